@@ -1,0 +1,47 @@
+# Each target sets up .venv by itself (scripts/setup.sh), so a fresh clone needs no other step.
+
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+setup: ## create .venv with the package and the tools of development
+	@sh scripts/setup.sh dev
+
+demo: ## fit Table 4.4 twice and reconcile the two answers
+	@sh scripts/setup.sh
+	.venv/bin/bhlm reconcile models/hsb_random_coefficient.toml
+
+test: setup ## run every test that is not slow
+	$(PYTHON) -m pytest -m "not slow"
+
+test-slow: setup ## run the slow tests
+	$(PYTHON) -m pytest -m slow
+
+lint: setup ## check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: setup ## rewrite the code in the house format
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: ## run the speed comparisons
+	@found=no; \
+	for script in comparisons/speed_*.py; do \
+	  [ -e "$$script" ] || continue; \
+	  [ "$$found" = yes ] || { sh scripts/setup.sh dev || exit 1; }; \
+	  found=yes; echo "== $$script"; $(PYTHON) "$$script" || exit 1; \
+	done; \
+	[ "$$found" = yes ] || echo "make bench: there is no comparisons/speed_*.py to run"
+
+clean: ## remove caches and build products
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## the same, and .venv
+	rm -rf .venv

@@ -1,0 +1,32 @@
+"""The exceptions of bhlm: one base class, one subclass for each edge that validates.
+
+Every message names the object, the offending value and the next step, in one line.
+"""
+
+
+class BhlmError(Exception):
+    """Base class of every error that bhlm raises on purpose."""
+
+
+class FormulaError(BhlmError, ValueError):
+    """The formula cannot be read, or asks for something that is not known."""
+
+
+class DataError(BhlmError, ValueError):
+    """The table cannot serve the formula: a missing column, infinite values, no rows."""
+
+
+class IdentifiabilityError(BhlmError, ValueError):
+    """The data cannot identify a parameter of the model."""
+
+
+class GalleryError(BhlmError, ValueError):
+    """A model file of the gallery is not valid."""
+
+
+class PriorError(BhlmError, ValueError):
+    """A prior does not fit the parameter that it was given for."""
+
+
+class ArgumentError(BhlmError, ValueError):
+    """An argument has a value outside the ones that are known."""
