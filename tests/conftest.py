@@ -1,0 +1,31 @@
+"""Fixtures that every test module may use: the data, the reference values, the printed ones."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bhlm.datasets import load_hsb
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def hsb() -> pd.DataFrame:
+    """Pupils joined with schools. Copy it before changing it: all tests share it."""
+    return load_hsb()
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, Any]:
+    """REML and ML answers of the four gallery models, as 16-digit strings, by model name."""
+    return json.loads((REFERENCE / "hsb_reml.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def printed() -> dict[str, Any]:
+    """Every value that Stata printed for Table 4.4, as the strings that it printed."""
+    return tomllib.loads((REFERENCE / "stata_table_4_4.toml").read_text(encoding="utf-8"))
