@@ -1,0 +1,141 @@
+"""Table -> its complete rows: the columns that a formula reads, under names of our own."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.errors import DataError
+from bhlm.expressions import Expression, Name, column_names
+from bhlm.formula import Formula, list_factors
+from bhlm.transforms import GROUP, Frame, take_row
+
+SHOWN_COLUMNS = 12
+LABELS = (nw.String, nw.Categorical, nw.Enum)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the columns that a formula reads stand in the prepared frame."""
+
+    columns: dict[str, str]  # table column -> Float64 column
+    categories: dict[str, str]  # categorical factor -> column of its levels
+    floats: tuple[str, ...]  # prepared columns that can hold NaN or infinity
+
+
+def read_frame(table: Any) -> Frame:
+    """Return a table as a narwhals frame; raise `DataError` if it is not one."""
+    try:
+        frame: Frame = nw.from_native(table)
+        frame.collect_schema()
+    except (TypeError, ValueError, nw.exceptions.NarwhalsError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"a table of type {type(table).__name__} cannot be read ({reason}); pass a pandas, "
+            "polars, pyarrow, DuckDB, Ibis or Spark table with distinct column names"
+        ) from None
+    return frame
+
+
+def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
+    """Return the types of the table's columns; raise `DataError` where the formula's are not there."""
+    schema = frame.collect_schema()
+    parts = (formula.response, *list_factors(formula), Name(formula.group))
+    for name in dict.fromkeys(name for part in parts for name in column_names(part)):
+        if name in schema:
+            continue
+        names = [str(column) for column in schema]
+        close = get_close_matches(name, names, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        shown = ", ".join(names[:SHOWN_COLUMNS])
+        more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+        raise DataError(f"the table has no column '{name}'; {hint}it has: {shown}{more}")
+    if schema[formula.group].is_nested():
+        raise DataError(
+            f"the group column '{formula.group}' has type {schema[formula.group]}; choose a column "
+            "of numbers, strings, booleans or categories"
+        )
+    return schema
+
+
+def prepare_rows(
+    frame: Frame, formula: Formula, schema: nw.Schema, *, factors: list[Expression]
+) -> tuple[Frame, Layout]:
+    """Return the columns that the formula reads under names of our own, and where they stand."""
+    prepared = {GROUP: nw.col(formula.group)}
+    floats = [GROUP] if schema[formula.group].is_float() else []
+    columns: dict[str, str] = {}
+    categories: dict[str, str] = {}
+    for part in dict.fromkeys((*list_factors(formula), formula.response)):
+        if part in factors:
+            name = column_names(part)[0]
+            safe = categories[str(part)] = f"k{len(categories)}"
+            dtype = schema[name]
+            _check_dtype(name, dtype, allowed=(*LABELS, nw.Boolean), use=f"in '{part}'")
+            # A decimal compares with its levels as a float.
+            decimal = isinstance(dtype, nw.Decimal)
+            prepared[safe] = nw.col(name).cast(nw.Float64) if decimal else nw.col(name)
+            floats += [safe] if dtype.is_float() else []
+            continue
+        for name in column_names(part):
+            dtype = schema[name]
+            if name in columns:
+                continue
+            _check_dtype(name, dtype, allowed=(nw.Boolean,), use=f"as a number in '{part}'")
+            safe = columns[name] = f"c{len(columns)}"
+            prepared[safe] = nw.col(name).cast(nw.Float64)
+            floats += [safe] if dtype.is_float() else []
+    layout = Layout(columns, categories, tuple(floats))
+    return frame.select(**prepared), layout
+
+
+def _check_dtype(name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...], use: str) -> None:
+    if dtype.is_numeric() or isinstance(dtype, allowed):
+        return
+    labels = ", string and categorical" if nw.String in allowed else ""
+    kinds = f"numeric, boolean{labels}" if labels else "numeric and boolean"
+    how = ", in pandas with astype('boolean') or astype(float)" if dtype == nw.Object else ""
+    raise DataError(
+        f"column '{name}' has type {dtype} and cannot be used {use}; {kinds} columns can, so "
+        f"convert it first{how}"
+    )
+
+
+def is_complete(layout: Layout) -> nw.Expr:
+    """Return whether a row of the prepared frame has every value that the formula reads."""
+    safe = (GROUP, *layout.columns.values(), *layout.categories.values())
+    present = [~nw.col(name).is_null() for name in safe]
+    present += [~nw.col(name).is_nan() for name in layout.floats]
+    return nw.all_horizontal(*present, ignore_nulls=False)
+
+
+def count_rows(rows: Frame, layout: Layout) -> tuple[int, int]:
+    """Return the number of complete rows and of all rows, in one pass.
+
+    Raises `DataError` where no row is complete, or a complete row has an infinite value.
+    """
+    complete = is_complete(layout)
+    sources = {safe: name for name, safe in layout.columns.items()}
+    sources |= {safe: factor for factor, safe in layout.categories.items()}
+    watched = [safe for safe in layout.floats if safe != GROUP]
+    infinite = [
+        (((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete).cast(nw.Int64).sum()
+        for safe in watched
+    ]
+    answers = take_row(rows, [nw.len(), complete.cast(nw.Int64).sum(), *infinite])
+    total, n, *counts = (int(answer or 0) for answer in answers)
+    if n == 0:
+        raise DataError(
+            f"none of the {total} rows of the table has a value in every column of the formula "
+            f"({', '.join([*layout.columns, *layout.categories])} and the group); check the file, "
+            "or drop the column that is missing throughout"
+        )
+    for safe, count in zip(watched, counts, strict=True):
+        if count:
+            raise DataError(
+                f"column '{sources[safe]}' has {count} infinite values in the {n} complete rows; "
+                "make them missing or drop those rows"
+            )
+    return n, total
