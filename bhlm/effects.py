@@ -1,0 +1,89 @@
+"""Random effects given the parameters: empirical Bayes (BLUP) and exact posterior draws.
+
+Write G = root root' and lam = root / sigma in the whitened basis. A priori u_j = root v_j with
+v_j ~ N(0, I); given y, v_j ~ N(K_j^-1 lam' Z_j'(y_j - X_j beta) / sigma, K_j^-1), with
+K_j = I + lam' Z_j'Z_j lam. Source: Raudenbush & Bryk (2002), eq. 3.56-3.59.
+"""
+
+import numba
+import numpy as np
+
+from bhlm.likelihood import factor_group
+from bhlm.whitening import Whitened, whiten_parameters
+
+Array = np.ndarray
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _draw(
+    blocks: Array, lam: Array, beta: Array, sigma: Array, root: Array, noise: Array, out: Array
+) -> None:
+    """Write root K^-T/2 (K^-1/2 lam'Z'r / sigma + noise) into `out` (draws, J, q)."""
+    n_groups, k, _ = blocks.shape
+    q = lam.shape[1]
+    p = beta.shape[1]
+    half_root = np.empty((q, q))
+    half = np.empty((q, k))
+    v = np.empty(q)
+    for d in range(len(lam)):
+        for j in range(n_groups):
+            factor_group(blocks[j], q, lam[d], half_root, half)
+            for a in range(q):
+                value = half[a, k - 1]
+                for i in range(p):
+                    value -= half[a, q + i] * beta[d, i]
+                v[a] = value / sigma[d] + noise[d, j, a]
+            for a in range(q - 1, -1, -1):
+                for b in range(a + 1, q):
+                    v[a] -= half_root[b, a] * v[b]
+                v[a] /= half_root[a, a]
+            for a in range(q):
+                value = 0.0
+                for b in range(q):
+                    value += root[d, a, b] * v[b]
+                out[d, j, a] = value
+
+
+def draw_effects(
+    white: Whitened, beta: Array, root: Array, sigma: Array, *, rng: np.random.Generator
+) -> Array:
+    """Return one exact draw of u (draws, J, q) for each draw of the parameters.
+
+    Args:
+        white: whitened cross-products of the J groups.
+        beta: fixed effects (draws, p), in the columns as given.
+        root: lower square roots (draws, q, q) of G.
+        sigma: residual SDs (draws,).
+        rng: the source of the normal noise.
+    """
+    shape = (len(beta), len(white.blocks), white.q)
+    return _spread(white, beta, root, sigma, rng.standard_normal(shape))
+
+
+def predict_effects(white: Whitened, beta: Array, root: Array, sigma: float) -> tuple[Array, Array]:
+    """Return the conditional means (J, q) and covariances (J, q, q) of u given the parameters.
+
+    The means are the empirical-Bayes estimates (BLUPs) when the parameters are estimates. A
+    singular G is allowed: a direction that has vanished has effects of exactly zero.
+    """
+    zero = np.zeros((1, len(white.blocks), white.q))
+    means = _spread(white, beta[None], root[None], np.array([sigma]), zero)[0]
+    _, lam, _ = whiten_parameters(white, beta, root, sigma)
+    q = white.q
+    k_matrix = np.eye(q) + lam.T @ white.blocks[:, :q, :q] @ lam
+    return means, np.asarray(root @ np.linalg.inv(k_matrix) @ root.T)
+
+
+def _spread(white: Whitened, beta: Array, root: Array, sigma: Array, noise: Array) -> Array:
+    whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
+    out = np.empty_like(noise)
+    _draw(
+        white.blocks,
+        np.ascontiguousarray(lam),
+        np.ascontiguousarray(whitened_beta),
+        np.ascontiguousarray(whitened_sigma),
+        np.ascontiguousarray(root),
+        noise,
+        out,
+    )
+    return out

@@ -1,0 +1,252 @@
+"""The marginal Gaussian algebra on whitened cross-products, once, with derivatives.
+
+Group j has the covariance sigma^2 H_j, H_j = I + Z_j Psi Z_j', Psi = lam lam'. With
+K_j = I + lam' Z_j'Z_j lam, everything follows from three sums over groups (Woodbury):
+
+    log |H_j| = log |K_j|
+    F_j = Z_j' H_j^-1 Z_j            U_j = Z_j' H_j^-1 [X_j y_j]
+    E   = sum_j [X_j y_j]' H_j^-1 [X_j y_j]
+
+and, since d F = -F dPsi F and d U = -F dPsi U, so do the gradient and the Hessian.
+Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 3, for the
+criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+Array = np.ndarray
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> float:
+    """Write the Cholesky root of K_j and half = root^-1 lam'[Z'Z Z'X Z'y]; return log |K_j|.
+
+    `root` (q, q) is lower triangular, `half` (q, k) covers the columns of Z, X and y.
+    """
+    k = block.shape[0]
+    for a in range(q):
+        for c in range(k):
+            value = 0.0
+            for i in range(q):
+                value += lam[i, a] * block[i, c]
+            half[a, c] = value
+    logdet = 0.0
+    for a in range(q):
+        for b in range(a + 1):
+            value = 1.0 if a == b else 0.0
+            for i in range(q):
+                value += half[a, i] * lam[i, b]
+            for i in range(b):
+                value -= root[a, i] * root[b, i]
+            if a == b:
+                root[a, a] = np.sqrt(value)
+                logdet += np.log(value)
+            else:
+                root[a, b] = value / root[b, b]
+    for c in range(k):
+        for a in range(q):
+            value = half[a, c]
+            for i in range(a):
+                value -= root[a, i] * half[i, c]
+            half[a, c] = value / root[a, a]
+    return logdet
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sum_groups(blocks: Array, q: int, lam: Array) -> tuple[float, Array]:
+    """Return sum_j log |H_j| and E (p + 1, p + 1)."""
+    n_groups, k, _ = blocks.shape
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    e = np.zeros((k - q, k - q))
+    logdet = 0.0
+    for j in range(n_groups):
+        block = blocks[j]
+        logdet += factor_group(block, q, lam, root, half)
+        for c in range(q, k):
+            for d in range(q, c + 1):
+                value = block[c, d]
+                for a in range(q):
+                    value -= half[a, c] * half[a, d]
+                e[c - q, d - q] += value
+    for c in range(k - q):
+        for d in range(c):
+            e[d, c] = e[c, d]
+    return logdet, e
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def project_group(block: Array, q: int, half: Array, out: Array) -> None:
+    """Write [F_j U_j] = Z'[Z X y] - half_Z' half into `out` (q, k)."""
+    k = block.shape[0]
+    for i in range(q):
+        for c in range(k):
+            value = block[i, c]
+            for a in range(q):
+                value -= half[a, i] * half[a, c]
+            out[i, c] = value
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sum_scores(blocks: Array, q: int, lam: Array, weight: Array) -> Array:
+    """Return sum_j F_j - U_j weight U_j', the derivative by Psi (q, q) of
+
+    sum_j log |H_j| + tr(weight E), with `weight` (p + 1, p + 1) held fixed.
+    """
+    n_groups, k, _ = blocks.shape
+    r = k - q
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    fu = np.empty((q, k))
+    score = np.zeros((q, q))
+    row = np.empty(r)
+    for j in range(n_groups):
+        factor_group(blocks[j], q, lam, root, half)
+        project_group(blocks[j], q, half, fu)
+        for a in range(q):
+            for c in range(r):
+                value = 0.0
+                for d in range(r):
+                    value += fu[a, q + d] * weight[d, c]
+                row[c] = value
+            for b in range(q):
+                value = fu[a, b]
+                for c in range(r):
+                    value -= row[c] * fu[b, q + c]
+                score[a, b] += value
+    return score
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sum_curvatures(
+    blocks: Array, q: int, lam: Array, phi: Array, beta: Array
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Return the sums over groups that second derivatives by Psi are made of.
+
+    With U = Z'H^-1 X, t = Z'H^-1 (y - X beta) and C = U phi U', phi (p, p):
+    F (x) F, F (x) C, F (x) tt', each (q, q, q, q); U (x) U (q, p, q, p); U (x) t (q, p, q);
+    tt' (q, q).
+    """
+    n_groups, k, _ = blocks.shape
+    p = k - q - 1
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    fu = np.empty((q, k))
+    c = np.empty((q, q))
+    t = np.empty(q)
+    row = np.empty(p)
+    ff = np.zeros((q, q, q, q))
+    fc = np.zeros((q, q, q, q))
+    ft = np.zeros((q, q, q, q))
+    uu = np.zeros((q, p, q, p))
+    ut = np.zeros((q, p, q))
+    tt = np.zeros((q, q))
+    for j in range(n_groups):
+        factor_group(blocks[j], q, lam, root, half)
+        project_group(blocks[j], q, half, fu)
+        for a in range(q):
+            t[a] = fu[a, k - 1]
+            for i in range(p):
+                t[a] -= fu[a, q + i] * beta[i]
+                value = 0.0
+                for m in range(p):
+                    value += fu[a, q + m] * phi[m, i]
+                row[i] = value
+            for b in range(q):
+                value = 0.0
+                for i in range(p):
+                    value += row[i] * fu[b, q + i]
+                c[a, b] = value
+        for a in range(q):
+            for b in range(q):
+                tt[a, b] += t[a] * t[b]
+                for d in range(q):
+                    for e in range(q):
+                        ff[a, b, d, e] += fu[a, b] * fu[d, e]
+                        fc[a, b, d, e] += fu[a, b] * c[d, e]
+                        ft[a, b, d, e] += fu[a, b] * t[d] * t[e]
+                for i in range(p):
+                    ut[a, i, b] += fu[a, q + i] * t[b]
+                    for m in range(p):
+                        uu[a, i, b, m] += fu[a, q + i] * fu[b, q + m]
+    return ff, fc, ft, uu, ut, tt
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Minus twice the profiled log-likelihood at one Psi, and what it was made of."""
+
+    value: float
+    logdet: float  # sum log |H_j|
+    beta: Array  # (p,) generalised least squares, whitened
+    phi: Array  # (p, p) inverse of X'H^-1 X
+    rss: float  # (y - X beta)' H^-1 (y - X beta)
+    dof: float  # n - p for REML, n for ML
+    restricted: bool
+
+    @property
+    def sigma2(self) -> float:
+        """The profiled residual variance, in whitened units."""
+        return self.rss / self.dof
+
+
+def evaluate(blocks: Array, q: int, lam: Array, *, n: float, restricted: bool) -> Criterion:
+    """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
+
+    log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
+    """
+    logdet, e = sum_groups(blocks, q, lam)
+    p = len(e) - 1
+    dof = n - p if restricted else n
+    root = np.linalg.cholesky(e[:p, :p])
+    inverse = np.linalg.inv(root)
+    phi = inverse.T @ inverse
+    half = inverse @ e[:p, p]
+    beta = inverse.T @ half
+    rss = float(e[p, p] - half @ half)
+    value = logdet + dof * (1.0 + np.log(2.0 * np.pi * rss / dof))
+    if restricted:
+        value += 2.0 * float(np.log(np.diag(root)).sum())
+    return Criterion(float(value), float(logdet), beta, phi, rss, dof, restricted)
+
+
+def score_psi(blocks: Array, q: int, lam: Array, at: Criterion) -> Array:
+    """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`."""
+    p = len(at.beta)
+    contrast = np.append(-at.beta, 1.0)
+    weight = (at.dof / at.rss) * np.outer(contrast, contrast)
+    if at.restricted:
+        weight[:p, :p] += at.phi
+    return np.asarray(sum_scores(blocks, q, lam, weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """First and second derivatives by Psi, along m directions, of the criterion's parts."""
+
+    logdet: Array  # (m, m) of log|H| + [log|X'H^-1 X|]
+    rss_slope: Array  # (m,)
+    rss: Array  # (m, m)
+
+
+def differentiate(blocks: Array, q: int, lam: Array, at: Criterion, directions: Array) -> Curvature:
+    """Return second derivatives along symmetric `directions` (m, q, q) of Psi."""
+    ff, fc, ft, uu, ut, tt = sum_curvatures(blocks, q, lam, at.phi, at.beta)
+    e = directions
+    logdet = -_trace_pairs(ff, e)
+    if at.restricted:
+        slope = -np.einsum("mab,aibj->mij", e, uu)
+        turned = np.einsum("ij,mjk->mik", at.phi, slope)
+        logdet += 2.0 * _trace_pairs(fc, e) - np.einsum("mij,nji->mn", turned, turned)
+    lean = np.einsum("mab,aib->mi", e, ut)
+    rss = 2.0 * _trace_pairs(ft, e) - 2.0 * lean @ at.phi @ lean.T
+    return Curvature(0.5 * (logdet + logdet.T), -np.einsum("mab,ab->m", e, tt), 0.5 * (rss + rss.T))
+
+
+def _trace_pairs(pairs: Array, directions: Array) -> Array:
+    """Return sum_j tr(E_m F_j E_n G_j), with pairs = sum_j F_j (x) G_j."""
+    left = np.einsum("mda,abde->mbe", directions, pairs)
+    return np.asarray(np.einsum("mbe,nbe->mn", left, directions))

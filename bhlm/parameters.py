@@ -1,0 +1,40 @@
+"""The names of the parameters, and moves between the variance, SD and correlation scale."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Array = np.ndarray
+RESIDUAL = "var(Residual)"
+
+
+def variance_names(
+    random: Sequence[str], group: str, labels: Sequence[tuple[int, int]]
+) -> list[str]:
+    """Return `var(x|g)` or `cov(x,z|g)` for each (row, column) of G."""
+    return [
+        f"var({random[i]}|{group})" if i == j else f"cov({random[i]},{random[j]}|{group})"
+        for i, j in labels
+    ]
+
+
+def scaled_names(random: Sequence[str], group: str, labels: Sequence[tuple[int, int]]) -> list[str]:
+    """Return `sd(x|g)` or `corr(x,z|g)` for each (row, column) of G."""
+    return [
+        f"sd({random[i]}|{group})" if i == j else f"corr({random[i]},{random[j]}|{group})"
+        for i, j in labels
+    ]
+
+
+def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:
+    """Return SDs and correlations (..., m) that stand at `labels` of G (..., q, q)."""
+    sd = np.sqrt(np.einsum("...ii->...i", g))
+    columns = []
+    for i, j in labels:
+        if i == j:
+            columns.append(sd[..., i])
+        else:
+            both = sd[..., i] * sd[..., j]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                columns.append(np.clip(g[..., i, j] / both, -1.0, 1.0))
+    return np.stack(columns, axis=-1)
