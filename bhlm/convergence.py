@@ -1,0 +1,154 @@
+"""The convergence verdict: what a set of draws must satisfy before anyone reads it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+# Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16, 667-718.
+RHAT = 1.01
+ESS = 400.0
+# Betancourt (2016), arXiv:1604.00695.
+BFMI = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """Whether the draws can be trusted, the numbers behind it, and what fails."""
+
+    ok: bool
+    max_rhat: float
+    min_ess_bulk: float
+    min_ess_tail: float
+    min_bfmi: float
+    divergences: int
+    max_treedepth: int  # draws that hit the tree-depth limit
+    failures: tuple[str, ...]  # one sentence each: what, which parameter, the next step
+
+    def to_dict(self) -> dict[str, float | int | bool | list[str]]:
+        """Return the fields under the names of the JSON."""
+        return {
+            "ok": self.ok,
+            "max_rhat": self.max_rhat,
+            "min_ess_bulk": self.min_ess_bulk,
+            "min_ess_tail": self.min_ess_tail,
+            "min_bfmi": self.min_bfmi,
+            "divergences": self.divergences,
+            "max_treedepth": self.max_treedepth,
+            "failures": list(self.failures),
+        }
+
+
+def diagnose(
+    draws: Mapping[str, Array],
+    *,
+    energy: Array,
+    diverging: Array,
+    treedepth: Array,
+) -> Diagnostics:
+    """Return the verdict on draws of the parameters, each (chain, draw).
+
+    It holds when rank-normalised split R-hat <= 1.01 and bulk and tail ESS >= 400 for every
+    parameter that varies, no transition diverged, none hit the tree-depth limit, and the
+    energy's E-BFMI is at least 0.3 in every chain. A value that cannot be computed fails.
+
+    Args:
+        draws: parameter name -> (chain, draw).
+        energy: Hamiltonian energy (chain, draw).
+        diverging: whether each transition diverged (chain, draw).
+        treedepth: whether each transition hit the tree-depth limit (chain, draw).
+    """
+    from arviz_stats.base import array_stats
+
+    names = list(draws)
+    stack = np.stack([draws[name] for name in names])
+    rhat = np.atleast_1d(array_stats.rhat(stack, chain_axis=1, draw_axis=2))
+    bulk = np.atleast_1d(array_stats.ess(stack, chain_axis=1, draw_axis=2, method="bulk"))
+    tail = np.atleast_1d(
+        array_stats.ess(stack, chain_axis=1, draw_axis=2, method="tail", prob=(0.05, 0.95))
+    )
+    bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
+    failures = [
+        *_failing(names, "R-hat", rhat, rhat <= RHAT, f"above {RHAT}", "run longer (tune, draws)"),
+        *_failing(names, "bulk ESS", bulk, bulk >= ESS, f"below {ESS:.0f}", "take more draws"),
+        *_failing(names, "tail ESS", tail, tail >= ESS, f"below {ESS:.0f}", "take more draws"),
+    ]
+    if not np.all(bfmi >= BFMI):
+        failures.append(
+            f"E-BFMI is {np.min(bfmi):.2f} in a chain, below {BFMI}; tune longer or give the "
+            "SDs a tighter prior"
+        )
+    n_diverging, n_deep = int(diverging.sum()), int(treedepth.sum())
+    if n_diverging:
+        failures.append(
+            f"{n_diverging} of {diverging.size} transitions diverged, so part of the posterior "
+            "was not reached; raise target_accept or give the SDs a tighter prior"
+        )
+    if n_deep:
+        failures.append(
+            f"{n_deep} of {treedepth.size} transitions hit the tree-depth limit; raise maxdepth "
+            "or rescale the columns"
+        )
+    return Diagnostics(
+        ok=not failures,
+        max_rhat=float(np.max(rhat)),
+        min_ess_bulk=float(np.min(bulk)),
+        min_ess_tail=float(np.min(tail)),
+        min_bfmi=float(np.min(bfmi)),
+        divergences=n_diverging,
+        max_treedepth=n_deep,
+        failures=tuple(failures),
+    )
+
+
+def _failing(
+    names: list[str], what: str, values: Array, holds: Array, limit: str, advice: str
+) -> list[str]:
+    """Return a sentence that names the worst parameter and how many fail; none if all hold."""
+    bad = np.flatnonzero(~holds)  # nan compares false, so it fails
+    if not len(bad):
+        return []
+    worst = bad[np.argmax(np.where(np.isnan(values[bad]), np.inf, np.abs(values[bad] - 1.0)))]
+    if "ESS" in what:
+        worst = bad[np.argmin(np.where(np.isnan(values[bad]), -1.0, values[bad]))]
+    more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return [f"{what} of {names[worst]}{more} is {values[worst]:.4g}, {limit}; {advice}"]
+
+
+def summarize(draws: Mapping[str, Array]) -> dict[str, list[float]]:
+    """Return `mean, median, mode, sd, lower, upper, ess_bulk, ess_tail, rhat, mcse_mean`.
+
+    The interval is the equal-tailed 95 % one; the mode is that of the marginal density, by
+    ArviZ's kernel estimate.
+
+    Args:
+        draws: parameter name -> (chain, draw).
+    """
+    from arviz_stats.base import array_stats
+
+    names = list(draws)
+    stack = np.stack([draws[name] for name in names])
+    axes = {"chain_axis": 1, "draw_axis": 2}
+    flat = stack.reshape(len(names), -1)
+    lower, median, upper = np.quantile(flat, [0.025, 0.5, 0.975], axis=1)
+    columns = [
+        flat.mean(axis=1),
+        median,
+        np.array([float(array_stats.mode(row)) for row in flat]),
+        flat.std(axis=1, ddof=1),
+        lower,
+        upper,
+        array_stats.ess(stack, method="bulk", **axes),
+        array_stats.ess(stack, method="tail", prob=(0.05, 0.95), **axes),
+        array_stats.rhat(stack, **axes),
+        array_stats.mcse(stack, method="mean", **axes),
+    ]
+    table = np.column_stack([np.atleast_1d(column) for column in columns])
+    return {name: row.tolist() for name, row in zip(names, table, strict=True)}
+
+
+SUMMARY_COLUMNS = (
+    "mean", "median", "mode", "sd", "lower", "upper", "ess_bulk", "ess_tail", "rhat", "mcse_mean",
+)  # fmt: skip
