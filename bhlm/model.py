@@ -1,0 +1,151 @@
+"""Model: one hierarchical linear model, stated once, to be fitted either way."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.design import Design, build_design, design_arrays
+from bhlm.errors import ArgumentError, DataError
+from bhlm.formula import Formula, parse_formula
+from bhlm.moments import Moments, compute_moments
+from bhlm.sources import open_table
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+    from bhlm.priors import Priors
+    from bhlm.reml import RemlFit
+    from bhlm.sampling import BayesFit, Progress
+
+
+class Model:
+    """A formula and the data it is about, reduced to moments in one pass over the table.
+
+    Args:
+        formula: such as "y ~ x + (x | g)"; see the README for what it may hold.
+        data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
+            .dta, .sav or .feather file; or a `Moments`.
+
+    Raises:
+        FormulaError: the formula cannot be read.
+        DataError: the data cannot serve the formula.
+    """
+
+    def __init__(self, formula: str, data: Any) -> None:
+        self.formula: Formula = parse_formula(formula)
+        self.design: Design | None = None
+        self._table: Any = None
+        if isinstance(data, Moments):
+            if parse_formula(data.formula) != self.formula:
+                raise DataError(
+                    f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
+                    "that formula, or reduce the table again"
+                )
+            self.moments: Moments = data
+        else:
+            self._table = open_table(data) if isinstance(data, str | Path) else data
+            self.design = build_design(self.formula, self._table)
+            self.moments = compute_moments(self.design, self._table, check=False)
+
+    def __repr__(self) -> str:
+        """Return the formula and the size of the data."""
+        size = f"{self.moments.n_rows} rows in {self.moments.n_groups} groups"
+        return f"Model({self.moments.formula!r}: {size})"
+
+    def reml(self, *, method: str = "reml", covariance: str | None = None) -> "RemlFit":
+        """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
+
+        Args:
+            method: "reml" or "ml".
+            covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
+                what the formula says.
+        """
+        from bhlm.reml import fit_moments
+
+        return fit_moments(self.moments, method=method, covariance=covariance)
+
+    def sample(
+        self,
+        *,
+        seed: int | None = None,
+        draws: int = 1000,
+        tune: int = 1000,
+        chains: int = 4,
+        priors: "Priors | None" = None,
+        covariance: str | None = None,
+        cores: int | None = None,
+        target_accept: float = 0.8,
+        maxdepth: int = 10,
+        prior_only: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "BayesFit":
+        """Return draws from the posterior; see `bhlm.sampling.sample_moments`.
+
+        Without a seed one is drawn and kept as `fit.seed`.
+        """
+        from bhlm.sampling import sample_moments
+
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        return sample_moments(
+            self.moments,
+            seed=seed,
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            priors=priors,
+            covariance=covariance,
+            cores=cores,
+            target_accept=target_accept,
+            maxdepth=maxdepth,
+            prior_only=prior_only,
+            progress=progress,
+        )
+
+    def pymc(
+        self,
+        *,
+        form: str = "marginal",
+        priors: "Priors | None" = None,
+        covariance: str | None = None,
+    ) -> "pm.Model":
+        """Return the model as a pm.Model.
+
+        Args:
+            form: "marginal" integrates the random effects out and needs only moments;
+                "conditional" holds them explicitly, non-centred, and needs the rows.
+            priors: what replaces the autoscaled defaults.
+            covariance: "unstructured" or "independent"; None keeps what the formula says.
+
+        Raises:
+            ArgumentError: an unknown form.
+            DataError: the conditional form of a model that has only moments.
+        """
+        from bhlm.covariance import combine
+        from bhlm.priors import resolve_priors
+        from bhlm.pymc_model import build_conditional, build_marginal
+        from bhlm.sampling import arrange_blocks
+        from bhlm.whitening import whiten
+
+        if form not in ("marginal", "conditional"):
+            raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
+        blocks = arrange_blocks(self.moments, covariance)
+        resolved = resolve_priors(priors, self.moments, blocks=blocks)
+        if form == "marginal":
+            white = whiten(self.moments, combine(blocks))
+            return build_marginal(self.moments, white, resolved, blocks)
+        return build_conditional(self.moments, self.rows(), resolved, blocks)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return group labels (n,), X (n, p), Z (n, q) and y (n,) of the rows used.
+
+        Raises:
+            DataError: the model was made from moments, which have no rows.
+        """
+        if self.design is None:
+            raise DataError(
+                "this model was made from moments and has no rows; make it from the table, or "
+                "use what needs only moments, such as form='marginal'"
+            )
+        return design_arrays(self.design, self._table, check=False)
