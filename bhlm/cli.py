@@ -1,0 +1,237 @@
+"""The command line: parse, call, print."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from bhlm.errors import ArgumentError, BhlmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bhlm.gallery import GalleryModel
+    from bhlm.model import Model
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Which = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A gallery model, by name or by the path of its TOML."),
+]
+Data = Annotated[Path | None, typer.Option(help="A .csv, .parquet, .dta, .sav or .feather file.")]
+FormulaText = Annotated[str | None, typer.Option(help="Such as 'y ~ x + (x | g)'.")]
+Covariance = Annotated[
+    str | None,
+    typer.Option(help="unstructured, independent, exchangeable or identity; default: formula's."),
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")]
+Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
+Draws = Annotated[int, typer.Option(help="Kept draws per chain.")]
+Tune = Annotated[int, typer.Option(help="Warm-up draws per chain.")]
+Chains = Annotated[int, typer.Option(help="Independent chains.")]
+
+
+@app.callback(invoke_without_command=True)
+def callback(context: typer.Context) -> None:
+    """Hierarchical linear models by REML and by Bayes, and the two answers reconciled."""
+    if context.invoked_subcommand is None:
+        raise ArgumentError(
+            "no command given; start with: bhlm reconcile hsb_random_coefficient (see bhlm --help)"
+        )
+
+
+@app.command("reconcile")
+def reconcile_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+    json: Json = None,
+) -> int:
+    """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
+    from bhlm.export import write_json
+    from bhlm.priors import read_priors
+    from bhlm.reconcile import reconcile
+
+    model, entry = _open_model(which, data, formula)
+    priors = read_priors(entry.priors) if entry else None
+    covariance = covariance or (entry.covariance if entry else None)
+    reml = model.reml(covariance=covariance)
+    _print_title(entry)
+    print(reml.summary())
+    with _show_progress("posterior", chains) as progress:
+        post = model.sample(
+            seed=seed, draws=draws, tune=tune, chains=chains, priors=priors,
+            covariance=covariance, progress=progress,
+        )  # fmt: skip
+    print(post.summary())
+    with _show_progress("flat-prior posterior", chains) as progress:
+        both = reconcile(
+            reml, post, published=entry.published if entry else None, progress=progress
+        )
+    print(both.summary())
+    if json:
+        write_json(both.to_dict(), json)
+    return 0 if both.verdict in ("agree", "explained") else 1
+
+
+@app.command("reml")
+def reml_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
+    covariance: Covariance = None,
+    style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
+    json: Json = None,
+) -> int:
+    """Fit by restricted (or full) maximum likelihood."""
+    from bhlm.export import describe_model, describe_reml, write_json
+
+    model, entry = _open_model(which, data, formula)
+    fit = model.reml(
+        method=method or (entry.method if entry else "reml"),
+        covariance=covariance or (entry.covariance if entry else None),
+    )
+    _print_title(entry)
+    print(fit.summary(style=style))
+    if json:
+        write_json({"model": describe_model(model.moments), "reml": describe_reml(fit)}, json)
+    return 0 if fit.converged else 1
+
+
+@app.command("sample")
+def sample_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+    json: Json = None,
+) -> int:
+    """Draw from the posterior by NUTS."""
+    from bhlm.export import describe_model, describe_posterior, write_json
+    from bhlm.priors import read_priors
+
+    model, entry = _open_model(which, data, formula)
+    with _show_progress("posterior", chains) as progress:
+        fit = model.sample(
+            seed=seed, draws=draws, tune=tune, chains=chains,
+            priors=read_priors(entry.priors) if entry else None,
+            covariance=covariance or (entry.covariance if entry else None), progress=progress,
+        )  # fmt: skip
+    _print_title(entry)
+    print(fit.summary())
+    if json:
+        content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
+        write_json(content, json)
+    return 0 if fit.converged else 1
+
+
+@app.command("models")
+def models_command(json: Json = None) -> int:
+    """List the gallery of published models."""
+    from bhlm.export import write_json
+    from bhlm.gallery import list_models
+
+    models = list_models()
+    for entry in models:
+        print(f"{entry.name}\n    {entry.title}\n    {entry.formula}")
+    if json:
+        keys = ("name", "title", "citation", "formula", "method")
+        write_json([{key: getattr(entry, key) for key in keys} for entry in models], json)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = app(arguments, prog_name="bhlm", standalone_mode=False)
+    except BhlmError as error:
+        status = _refuse(str(error))
+    except TyperException as error:
+        status = _refuse(f"{error.format_message()} See bhlm --help.")
+    except (KeyboardInterrupt, typer.Abort):
+        print("bhlm: interrupted; nothing was written", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+def _refuse(message: str) -> int:
+    print(f"bhlm: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _open_model(
+    which: str | None, data: Path | None, formula: str | None
+) -> tuple["Model", "GalleryModel | None"]:
+    """Return the model that the arguments name, and its gallery entry if it has one."""
+    from bhlm.gallery import find_model, load_data
+    from bhlm.model import Model
+
+    if which is not None:
+        if data is not None or formula is not None:
+            raise ArgumentError(
+                f"'{which}' names a gallery model, which has its data and formula; give either "
+                "the model or --data with --formula"
+            )
+        entry = find_model(which)
+        return Model(entry.formula, load_data(entry)), entry
+    if data is None or formula is None:
+        missing = "--data" if data is None else "--formula"
+        raise ArgumentError(
+            f"{missing} is missing: name a gallery model (bhlm models lists them), or give "
+            "--data FILE and --formula 'y ~ x + (x | g)'"
+        )
+    return Model(formula, data), None
+
+
+def _print_title(entry: "GalleryModel | None") -> None:
+    if entry:
+        print(f"{entry.title}\n{entry.citation}\n")
+
+
+@contextmanager
+def _show_progress(title: str, chains: int) -> "Iterator[Any]":
+    """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        tasks = [
+            bar.add_task(f"{title}, chain {i + 1}", total=None, note="") for i in range(chains)
+        ]
+
+        def update(states: Sequence[Any]) -> None:
+            for task, state in zip(tasks, states, strict=True):
+                note = f"{state.divergences} divergences" if state.divergences else ""
+                bar.update(task, completed=state.finished_draws, total=state.total_draws, note=note)
+
+        yield update
