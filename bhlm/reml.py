@@ -61,6 +61,7 @@ class RemlFit:
 
         rows = {**self._fixed_rows(), **self._variance_rows(), **self._scaled_rows()}
         columns = ["estimate", "se", "lower", "upper", "statistic", "df", "p"]
+        rows = {name: row + [np.nan] * (len(columns) - len(row)) for name, row in rows.items()}
         table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
         table.index.name = "parameter"
         return table
@@ -258,13 +259,16 @@ def _variance_covariance(structure: Structure, white: Whitened, optimum: Optimum
         cov = np.full((m + 1, m + 1), np.nan)
         cov[m, m] = _residual_variance(structure, white, optimum)
         return cov
-    inverse = np.linalg.inv(white.basis)
-    directions = inverse @ structure.directions @ inverse.T
+    # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
+    # is closed under the change of basis, so that g is linear in them.
+    directions = structure.directions
     curve = differentiate(white.blocks, white.q, optimum.lam, at, directions)
     information = _information(curve, at.sigma2, at.dof, white.scale)
-    psi = white.basis @ optimum.lam @ optimum.lam.T @ white.basis.T
+    psi = optimum.lam @ optimum.lam.T
+    turned = white.basis @ directions @ white.basis.T
     jacobian = np.zeros((m + 1, m + 1))
-    jacobian[:m, :m] = v * np.eye(m)
+    jacobian[:m, :m] = v * np.array([turned[:, i, j] for i, j in structure.labels])
+    psi = white.basis @ psi @ white.basis.T
     jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
     jacobian[m, m] = 1.0
     return np.asarray(jacobian @ np.linalg.inv(information) @ jacobian.T)
@@ -348,4 +352,9 @@ def _log_interval(value: float, se: float) -> list[Any]:
 
 
 def _errors(cov: Array) -> Array:
-    return np.asarray(np.sqrt(np.diag(cov)))
+    """Return standard errors; nan where rounding has left a variance below zero.
+
+    That happens to a correlation within rounding of +-1, far from a covariate's zero.
+    """
+    variances = np.diag(cov)
+    return np.sqrt(np.where(variances >= 0.0, variances, np.nan))

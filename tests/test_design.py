@@ -1,5 +1,6 @@
 """Formula + table -> columns: the same on every engine, R's coding, every refusal."""
 
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -198,6 +199,20 @@ def test_centring_of_a_far_offset_is_exact(engine: Callable[[Rows], Any]) -> Non
         assert len(set(found["gm(far)"][found["group"] == label])) == 1
 
 
+def test_means_of_many_far_values_are_exact(engine: Callable[[Rows], Any]) -> None:
+    n = 20_001
+    far = 1e8 + np.random.default_rng(7).normal(size=n)
+    group = np.arange(n) % 2
+    table = engine({"y": list(range(n)), "g": group.tolist(), "far": far.tolist()})
+    found = take_columns("y ~ gm(far) + cgm(far) + (1 | g)", table)
+    ulp = np.spacing(1e8)
+    mean = math.fsum(far[group == 0]) / (group == 0).sum()
+    assert abs(found["gm(far)"][0] - mean) <= ulp
+    # The column is far - mean, of which only the mean can be wrong.
+    shift = math.fsum(found["cgm(far)"]) / n
+    assert abs(shift) <= 1e-12
+
+
 def test_grand_mean_and_polynomial_of_a_far_offset(engine: Callable[[Rows], Any]) -> None:
     far = [x + 1e8 for x in ROWS["x"]]
     formula = "y ~ cgm(far) + poly(far, 3) + (1 | g)"
@@ -389,7 +404,9 @@ def test_numeric_levels_agree_over_dtypes() -> None:
     halves = pd.DataFrame({**ROWS, "k": [0.5, 1.5] * 4})
     assert build_design("y ~ C(k) + (1 | g)", halves).fixed[1] == "C(k)[1.5]"
     decimals = pl.DataFrame({**ROWS, "k": [Decimal("0.5"), Decimal("1.5")] * 4})
-    found = take_columns("y ~ C(k) + (1 | g)", decimals)
+    design = build_design("y ~ C(k) + (1 | g)", decimals)
+    assert [type(level) for level in design.levels["C(k)"]] == [float, float]
+    found = take_columns("", decimals, design=design)
     np.testing.assert_array_equal(found["C(k)[1.5]"], [0, 1] * 4)
 
 
@@ -429,6 +446,12 @@ def test_nan_inside_a_nullable_column_is_missing() -> None:
     assert build_design("y ~ k + (1 | g)", rows).dropped == 1
     frame = pl.DataFrame({**ROWS, "k": [float("nan"), None, *[1.0, 2.0] * 3]})
     assert build_design("y ~ k + (1 | g)", frame).dropped == 2
+
+
+def test_infinity_in_a_row_that_is_dropped_does_no_harm(engine: Callable[[Rows], Any]) -> None:
+    rows = {**ROWS, "x": [float("inf"), *ROWS["x"][1:]], "z": [float("nan"), *ROWS["z"][1:]]}
+    found = take_columns("y ~ cwc(x) + cgm(z) + (1 | g)", engine(rows))
+    np.testing.assert_allclose(found["cwc(x)"].sum(), 0, atol=1e-14)
 
 
 def test_pandas_index_does_not_matter() -> None:
@@ -597,7 +620,8 @@ def test_formula_error_names_the_value_and_the_way_out(formula: str, pieces: lis
 
 
 def test_change_score_may_be_explained_by_its_own_part() -> None:
-    assert build_design("I(y - x) ~ x + (1 | g)", pd.DataFrame(ROWS)).response == "I(y - x)"
+    for change in ("I(y - x)", "I(x - y)"):
+        assert build_design(f"{change} ~ x + (1 | g)", pd.DataFrame(ROWS)).response == change
 
 
 def test_column_named_intercept_is_refused() -> None:

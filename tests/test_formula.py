@@ -122,6 +122,7 @@ def test_interaction_in_a_random_term_takes_the_name_of_the_fixed_one() -> None:
         ("I(+x)", "I(x)"),
         ("I(x*1e-3)", "I(x * 0.001)"),
         ("I(x*2.5E3)", "I(x * 2500.0)"),
+        ("I(x*1e-7)", "I(x * 0.0000001)"),
         ("I(x*.5)", "I(x * 0.5)"),
         ("poly(x,2)", "poly(x, 2)"),
         ("poly(x)", "poly(x, 1)"),
