@@ -194,8 +194,8 @@ def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: 
     scales = _add_vector(f"scale{suffix}", sd, block, None)
     if size == 1:
         return pt.reshape(scales, (1, 1))
-    corr = pm.LKJCorr(f"lkj{suffix}", n=size, eta=eta)
-    return scales[:, None] * pt.linalg.cholesky(corr)
+    # LKJCorr is a distribution of the Cholesky factor of the correlation matrix.
+    return scales[:, None] * pm.LKJCorr(f"lkj{suffix}", n=size, eta=eta)
 
 
 class _distribution:
