@@ -60,8 +60,8 @@ def expand_terms(terms: Sequence[Term], levels: Levels) -> list[Column]:
 def choose_contrasts(terms: Sequence[Term], levels: Levels) -> set[tuple[Term, Expression]]:
     """Return the pairs (term, categorical factor) that leave out the reference level.
 
-    A factor of a term leaves it out if the rest of the term is contained in an earlier term
-    (earlier by degree, then as written), or is empty. Without an intercept, the first
+    A factor of a term leaves it out if the rest of the term, which may be empty, is contained
+    in an earlier term (earlier by degree, then as written). Without an intercept, the first
     categorical factor of the sum keeps all its levels.
     """
     ordered = sorted(terms, key=lambda term: len(term.factors))
@@ -74,7 +74,7 @@ def choose_contrasts(terms: Sequence[Term], levels: Levels) -> set[tuple[Term, E
             rest = set(term.factors) - {factor}
             if keep_all:
                 keep_all = False
-            elif not rest or any(rest <= set(earlier.factors) for earlier in ordered[:i]):
+            elif any(rest <= set(earlier.factors) for earlier in ordered[:i]):
                 contrasted.add((term, factor))
     return contrasted
 

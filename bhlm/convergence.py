@@ -64,12 +64,14 @@ def diagnose(
 
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
-    rhat = np.atleast_1d(array_stats.rhat(stack, chain_axis=1, draw_axis=2))
-    bulk = np.atleast_1d(array_stats.ess(stack, chain_axis=1, draw_axis=2, method="bulk"))
-    tail = np.atleast_1d(
-        array_stats.ess(stack, chain_axis=1, draw_axis=2, method="tail", prob=(0.05, 0.95))
-    )
-    bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
+    # A parameter that does not vary has no diagnostics: nan, which fails below.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rhat = np.atleast_1d(array_stats.rhat(stack, chain_axis=1, draw_axis=2))
+        bulk = np.atleast_1d(array_stats.ess(stack, chain_axis=1, draw_axis=2, method="bulk"))
+        tail = np.atleast_1d(
+            array_stats.ess(stack, chain_axis=1, draw_axis=2, method="tail", prob=(0.05, 0.95))
+        )
+        bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
     failures = [
         *_failing(names, "R-hat", rhat, rhat <= RHAT, f"above {RHAT}", "run longer (tune, draws)"),
         *_failing(names, "bulk ESS", bulk, bulk >= ESS, f"below {ESS:.0f}", "take more draws"),

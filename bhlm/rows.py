@@ -40,7 +40,7 @@ def read_frame(table: Any) -> Frame:
 
 
 def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
-    """Return the types of the table's columns; raise `DataError` where the formula's are not there."""
+    """Return the column types; raise `DataError` where a column of the formula is not there."""
     schema = frame.collect_schema()
     parts = (formula.response, *list_factors(formula), Name(formula.group))
     for name in dict.fromkeys(name for part in parts for name in column_names(part)):

@@ -92,6 +92,7 @@ class Steps:
     def _lower_group_moment(self, function: str, argument: Expression) -> tuple[int, Value]:
         """Return the group means of an expression (gm), or its deviations from them (cwc).
 
+        The expression is laid down first, since two steps read it.
         The mean of the deviations, zero but for rounding, is taken off once more: a sum of
         values near 1e8 is good to 1e-8 only, and the deviations deserve better.
         """

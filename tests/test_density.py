@@ -48,7 +48,7 @@ def posterior_of(random, priors, seed=1):
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])
 def test_gradient_equals_finite_differences(name, random):
-    white, posterior = posterior_of(random, SETS[name])
+    _, posterior = posterior_of(random, SETS[name])
     rng = np.random.default_rng(2)
     step = 1e-6
     for _ in range(5):

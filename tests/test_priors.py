@@ -98,5 +98,5 @@ def test_priors_read_from_text():
     for text in ("Normal(0", "Normal(0)", "Normal(0, x)", "__import__('os')", "Gauss(0, 1)"):
         with pytest.raises(PriorError, match="prior"):
             parse_prior(text)
-    with pytest.raises(PriorError, match="priors.slopes is not known; the keys are fixed, sd"):
+    with pytest.raises(PriorError, match=r"priors\.slopes is not known; the keys are fixed, sd"):
         read_priors({"slopes": "Flat"})

@@ -180,7 +180,7 @@ def log_jacobian(posterior, x):
     p, q = len(posterior.offset), len(posterior.unit)
     scale = x[p : p + q]
     total = float(np.sum(np.log(posterior.unit) + np.where(posterior.signed, 0.0, scale)))
-    total += float(np.sum(np.log1p(-np.tanh(x[p + q : -1]) ** 2)))
+    total += float(np.sum(np.log1p(-(np.tanh(x[p + q : -1]) ** 2))))
     return total + x[-1]
 
 

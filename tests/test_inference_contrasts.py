@@ -1,0 +1,188 @@
+"""Hypotheses as text, and their estimates and joint tests by every method."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulate import simulate_table
+
+from bhlm.errors import ArgumentError
+from bhlm.inference.contrasts import METHODS, estimate_contrasts, infer_fixed, judge_hypotheses
+from bhlm.inference.hlm_df import hlm_df
+from bhlm.inference.hypotheses import read_hypotheses
+from bhlm.inference.kenward_roger import kenward_roger
+from bhlm.inference.robust import robust_covariance
+from bhlm.inference.satterthwaite import satterthwaite_df
+from bhlm.inference.wald import wald_test
+from bhlm.model import Model
+from bhlm.reml import RemlFit
+
+NAMES = (
+    "Intercept",
+    "gm(ses)",
+    "sector",
+    "cwc(ses)",
+    "gm(ses):cwc(ses)",
+    "C(d, reference=2)[a; b]",
+)
+
+
+@pytest.fixture(scope="module")
+def fit() -> RemlFit:
+    return Model("y ~ x + w + x:w + (x | g)", simulate_table(3, n_groups=20)).reml()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "values", "labels"),
+    [
+        ("sector = 0", [{2: 1}], [0], ["sector = 0"]),
+        ("sector", [{2: 1}], [0], ["sector = 0"]),
+        ("cwc( ses ) - 2*gm(ses) = 0", [{3: 1, 1: -2}], [0], ["cwc(ses) - 2*gm(ses) = 0"]),
+        ("2 * (sector - 1) / 4 = gm(ses)", [{2: 0.5, 1: -1}], [0.5], None),
+        ("-(sector + 3) = +Intercept * 2", [{2: -1, 0: -2}], [3], None),
+        ("cwc(ses):gm(ses) = 1e-1", [{4: 1}], [0.1], ["gm(ses):cwc(ses) = 1e-1"]),
+        (
+            "sector = cwc(ses) = 0",
+            [{2: 1, 3: -1}, {3: 1}],
+            [0, 0],
+            ["sector = cwc(ses)", "cwc(ses) = 0"],
+        ),
+        ("sector = 0; cwc(ses) = 1", [{2: 1}, {3: 1}], [0, 1], None),
+        (["sector", "cwc(ses) = 1"], [{2: 1}, {3: 1}], [0, 1], None),
+        ("C(d, reference=2)[a; b] = 0", [{5: 1}], [0], ["C(d, reference=2)[a; b] = 0"]),
+    ],
+)
+def test_hypotheses_are_read(text, rows, values, labels):
+    read = read_hypotheses(text, NAMES)
+    expected = np.zeros((len(rows), len(NAMES)))
+    for row, entries in zip(expected, rows, strict=True):
+        for at, value in entries.items():
+            row[at] = value
+    assert read.contrasts == pytest.approx(expected)
+    assert read.values == pytest.approx(values)
+    assert labels is None or read.labels == tuple(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks a side; write 'sector = 0' or"),
+        ("sector =", "lacks a side"),
+        ("sector == 0", "lacks a side"),
+        ([], "there is no hypothesis to test"),
+        ("1 = 1", "says nothing about a fixed effect"),
+        ("sector = sector", "says nothing about a fixed effect"),
+        (
+            "secto = 0",
+            r"'secto' in the hypothesis 'secto = 0' cannot be read; did you mean 'sector'",
+        ),
+        ("cwc(sess) = 0", r"'cwc\(sess\)' in .* did you mean 'cwc\(ses\)'"),
+        ("ses = 0", "'ses' in the hypothesis"),
+        ("pupils = 0", "the fixed effects are Intercept, gm"),
+        ("sector sector = 0", "'sector sector' in the hypothesis"),
+        ("sector.x = 0", r"'sector\.x' in"),
+        ("sector(2) = 0", r"'sector\(2\)' in"),
+        ("True = sector", "'True' in"),
+        ("sector * sector = 0", "is not linear in the fixed effects"),
+        ("1 / sector = 0", "is not linear"),
+        ("sector / 0 = 0", "is not linear"),
+        ("sector ** 2 = 0", "is not linear"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        read_hypotheses(text, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_method_has_its_covariance_and_df(fit):
+    rows = np.eye(4)
+    robust = robust_covariance(fit)
+    expected = {
+        "z": (fit.beta_cov, np.full(4, np.inf)),
+        "satterthwaite": (fit.beta_cov, satterthwaite_df(fit, rows)),
+        "kenward-roger": (kenward_roger(fit).cov, None),
+        "hlm": (fit.beta_cov, hlm_df(fit, rows)),
+        "cr0": (robust_covariance(fit, kind="cr0").cov, np.full(4, np.inf)),
+        "cr2": (robust.cov, None),
+    }
+    assert set(expected) == set(METHODS)
+    for method, (cov, df) in expected.items():
+        inference = infer_fixed(fit, rows, method=method)
+        assert inference.cov == pytest.approx(cov, rel=1e-12)
+        assert df is None or inference.df.tolist() == pytest.approx(df.tolist(), rel=1e-12)
+        assert np.all(inference.df > 1.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_estimates_follow_from_the_covariance_and_the_df(fit, method):
+    table = estimate_contrasts(fit, ["x - 2*w = 1", "x:w"], method=method, level=0.9)
+    assert list(table.index) == ["x - 2*w = 1", "x:w = 0"]
+    row = np.array([0.0, 1.0, -2.0, 0.0])
+    inference = infer_fixed(fit, row, method=method)
+    first = table.iloc[0]
+    se = np.sqrt(row @ inference.cov @ row)
+    assert first["estimate"] == pytest.approx(row @ fit.beta, rel=1e-12)
+    assert first["se"] == pytest.approx(se, rel=1e-12)
+    assert first["df"] == pytest.approx(inference.df[0], rel=1e-12)
+    assert first["statistic"] == pytest.approx((row @ fit.beta - 1.0) / se, rel=1e-12)
+    half = stats.t.ppf(0.95, inference.df[0]) * se
+    assert first["lower"] == pytest.approx(row @ fit.beta - half, rel=1e-12)
+    assert first["upper"] == pytest.approx(row @ fit.beta + half, rel=1e-12)
+    p = 2.0 * stats.t.sf(abs(first["statistic"]), inference.df[0])
+    assert first["p"] == pytest.approx(p, rel=1e-12)
+    assert first["value"] == 1.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_joint_test_of_one_hypothesis_is_its_t_test(fit, method):
+    single = estimate_contrasts(fit, "x - w = 0.5", method=method).iloc[0]
+    joint = judge_hypotheses(fit, "x - w = 0.5", method=method)
+    assert joint.method == method
+    assert joint.df == 1
+    assert joint.statistic == pytest.approx(single["statistic"] ** 2, rel=1e-9)
+    assert joint.ddf == pytest.approx(single["df"], rel=1e-9)
+    assert joint.p == pytest.approx(single["p"], rel=1e-7)
+
+
+def test_hlm_joint_test_takes_the_smallest_df(fit):
+    joint = judge_hypotheses(fit, ["x = 0", "w = 0"], method="hlm")
+    chi2 = judge_hypotheses(fit, ["x = 0", "w = 0"])
+    assert joint.statistic == pytest.approx(chi2.statistic / 2.0, rel=1e-12)
+    assert joint.ddf == hlm_df(fit, np.eye(4)).min() == 18
+    assert joint.p == pytest.approx(stats.f.sf(joint.statistic, 2, 18), rel=1e-12)
+
+
+def test_wald_test_is_that_of_the_fit(fit):
+    test = wald_test(fit.beta, fit.beta_cov, contrasts=np.eye(4)[1:])
+    assert test.statistic == pytest.approx(fit.wald["chi2"], rel=1e-10)
+    assert (test.df, test.p) == (3, pytest.approx(fit.wald["p"], rel=1e-9))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_contradictions_are_refused_and_repetitions_are_not(fit, method):
+    same = judge_hypotheses(fit, ["x = 1", "2*x = 2"], method=method)
+    assert same.df == 1
+    with pytest.raises(ArgumentError, match="hypotheses contradict each other"):
+        judge_hypotheses(fit, ["x = 1", "2*x = 3"], method=method)
+
+
+def test_unknown_methods_and_levels_are_refused(fit):
+    with pytest.raises(ArgumentError, match="method='t' is not known; choose one of z, satter"):
+        estimate_contrasts(fit, "x", method="t")
+    with pytest.raises(ArgumentError, match="method='t' is not known"):
+        judge_hypotheses(fit, "x", method="t")
+    with pytest.raises(ArgumentError, match=r"level=95 is not between 0 and 1; write level=0\.95"):
+        estimate_contrasts(fit, "x", level=95)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "message"),
+    [
+        (np.eye(3), r"shape \(3, 3\) do not fit 4 fixed effects"),
+        ([[1.0, np.nan, 0.0, 0.0]], "not finite"),
+        ([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], "contrast 1 is zero"),
+    ],
+)
+def test_contrasts_that_do_not_fit_are_refused(fit, contrasts, message):
+    with pytest.raises(ArgumentError, match=message):
+        infer_fixed(fit, contrasts)

@@ -1,0 +1,86 @@
+"""Kenward and Roger's method against pbkrtest and dense matrices."""
+
+import numpy as np
+import pytest
+from lme4_cases import fit_case, in_order, load_cases, select_rows
+from simulate import Rows, dense_covariance, simulate_rows, simulate_table
+
+from bhlm.errors import ArgumentError
+from bhlm.inference.kenward_roger import kenward_roger, kenward_roger_df, kenward_roger_test
+from bhlm.model import Model
+from bhlm.reml import RemlFit
+
+PBKRTEST = 2e-9  # relative; the estimates themselves differ by about 1e-10
+DENSE = 1e-9
+CASES = list(load_cases())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_pbkrtest(name):
+    fit, stored = fit_case(name, "reml"), load_cases()[name]["reml"]
+    adjusted, expected = kenward_roger(fit), stored["kenward_roger"]
+    se = np.sqrt(np.diag(adjusted.cov))
+    df = kenward_roger_df(adjusted, np.eye(len(se)))
+    assert se == pytest.approx(in_order(fit, expected["se"]), rel=PBKRTEST)
+    assert df == pytest.approx(in_order(fit, expected["df"]), rel=PBKRTEST)
+    for joint in stored["joint"] or []:
+        test = kenward_roger_test(fit, select_rows(fit, joint["hypothesis"]))
+        assert test.df == joint["kenward_roger"]["ndf"]
+        assert test.statistic == pytest.approx(joint["kenward_roger"]["F"], rel=PBKRTEST)
+        assert test.ddf == pytest.approx(joint["kenward_roger"]["ddf"], rel=PBKRTEST)
+        assert test.p == pytest.approx(joint["kenward_roger"]["p"], rel=1e-6)
+
+
+def dense_kenward_roger(rows: Rows, fit: RemlFit) -> np.ndarray:
+    """Return the adjusted covariance by n x n matrices, as the paper defines it."""
+    same = rows.labels[:, None] == rows.labels[None, :]
+    parts = [
+        np.where(same, rows.z @ direction @ rows.z.T, 0.0) for direction in fit.structure.directions
+    ] + [np.eye(len(rows.y))]
+    inverse = np.linalg.inv(dense_covariance(rows, fit.g, fit.sigma2))
+    x = rows.x
+    phi = np.linalg.inv(x.T @ inverse @ x)
+    p = [-x.T @ inverse @ part @ inverse @ x for part in parts]
+    q = [[x.T @ inverse @ a @ inverse @ b @ inverse @ x for b in parts] for a in parts]
+    size = range(len(parts))
+    information = [
+        [
+            np.trace(inverse @ parts[i] @ inverse @ parts[j])
+            - 2.0 * np.trace(phi @ q[i][j])
+            + np.trace(phi @ p[i] @ phi @ p[j])
+            for j in size
+        ]
+        for i in size
+    ]
+    w = 2.0 * np.linalg.inv(information)
+    middle = sum(w[i, j] * (q[i][j] - p[i] @ phi @ p[j]) for i in size for j in size)
+    return phi + 2.0 * phi @ middle @ phi
+
+
+@pytest.mark.parametrize("random", ["1", "x", "x + t", "(1 | g) + (0 + x | g)"])
+def test_agrees_with_dense_matrices(random):
+    rows = simulate_rows(5, random, n_groups=25)
+    fit = rows.model.reml()
+    assert kenward_roger(fit).cov == pytest.approx(dense_kenward_roger(rows, fit), rel=DENSE)
+
+
+@pytest.mark.parametrize("covariance", ["exchangeable", "identity", "independent"])
+def test_agrees_with_dense_matrices_under_any_structure(covariance):
+    rows = simulate_rows(6, "x + t", n_groups=25)
+    fit = rows.model.reml(covariance=covariance)
+    assert kenward_roger(fit).cov == pytest.approx(dense_kenward_roger(rows, fit), rel=DENSE)
+
+
+def test_one_hypothesis_has_the_df_of_its_t():
+    fit = Model("y ~ x + w + (x | g)", simulate_table(3, n_groups=20)).reml()
+    adjusted, row = kenward_roger(fit), np.array([[0.0, 1.0, -1.0]])
+    test = kenward_roger_test(fit, row, values=np.array([0.5]))
+    gap = fit.beta[1] - fit.beta[2] - 0.5
+    assert test.ddf == pytest.approx(kenward_roger_df(adjusted, row)[0], rel=1e-10)
+    assert test.statistic == pytest.approx(gap**2 / (row @ adjusted.cov @ row.T).item(), rel=1e-9)
+
+
+def test_is_refused_for_ml():
+    fit = Model("y ~ x + w + (x | g)", simulate_table(3, n_groups=20)).reml(method="ml")
+    with pytest.raises(ArgumentError, match=r"defined for REML .* fit with method='reml' or"):
+        kenward_roger(fit)

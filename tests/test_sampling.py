@@ -1,0 +1,160 @@
+"""Sampling: repeatable, right where the answer is known, loud where it fails."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulate import simulate_table
+
+from bhlm.errors import ArgumentError
+from bhlm.gallery import find_model
+from bhlm.model import Model
+from bhlm.priors import Exponential, Flat, HalfNormal, Normal, Priors
+
+TABLE_4_4 = "hsb_random_coefficient"
+
+
+@pytest.fixture(scope="module")
+def table_4_4(hsb):
+    return Model(find_model(TABLE_4_4).formula, hsb)
+
+
+@pytest.fixture(scope="module")
+def post(table_4_4):
+    return table_4_4.sample(seed=1)
+
+
+def test_the_posterior_of_table_4_4_is_near_reml(table_4_4, post):
+    estimates, reml = post.estimates, table_4_4.reml().estimates
+    for name in ("Intercept", "cwc(ses)"):
+        gap = estimates.loc[name, "mean"] - reml.loc[name, "estimate"]
+        assert abs(gap) < 0.1 * estimates.loc[name, "sd"]
+    assert post.converged
+    assert (estimates["rhat"] <= 1.01).all()
+    assert (estimates[["ess_bulk", "ess_tail"]] >= 400).all(axis=None)
+
+
+def test_one_seed_gives_one_run(table_4_4, post):
+    again = table_4_4.sample(seed=1)
+    for name in post.data["posterior"].data_vars:
+        np.testing.assert_array_equal(post.data["posterior"][name], again.data["posterior"][name])
+    other = table_4_4.sample(seed=2)
+    assert not np.array_equal(post.data["posterior"]["beta"], other.data["posterior"]["beta"])
+
+
+def test_dimensions_and_scales(post):
+    data = post.data["posterior"]
+    assert data["u"].dims == ("chain", "draw", "school", "coefficient")
+    assert data["u"].shape == (4, 1000, 160, 2)
+    assert data["beta"].coords["fixed"].values.tolist() == ["Intercept", "cwc(ses)"]
+    g = data["G"].values
+    np.testing.assert_allclose(data["sd"], np.sqrt(np.einsum("cdii->cdi", g)), rtol=1e-12)
+    outer = data["sd"].values[..., :, None] * data["sd"].values[..., None, :]
+    np.testing.assert_allclose(data["corr"], g / outer, rtol=1e-9, atol=1e-12)
+    assert np.linalg.eigvalsh(g).min() > 0
+    draws = post.draws
+    np.testing.assert_allclose(draws["sd(Residual)"] ** 2, draws["var(Residual)"])
+
+
+def test_arviz_takes_the_data_as_it_is(post):
+    import arviz as az
+
+    table = az.summary(post.data, var_names=["beta", "sd", "sigma"], ci_prob=0.95)
+    assert len(table) == 5
+    assert not post.data["sample_stats"]["diverging"].any()
+
+
+def test_effects_agree_with_empirical_bayes(table_4_4, post):
+    exact, bayes = table_4_4.reml().group_effects(), post.group_effects()
+    assert exact["school"].equals(bayes["school"])
+    assert np.corrcoef(exact["estimate"], bayes["mean"])[0, 1] > 0.999
+    # Uncertainty about the parameters can only widen the effects on average.
+    assert bayes["sd"].mean() > exact["sd"].mean()
+
+
+def test_posterior_matches_numerical_integration():
+    """One variance, known answer: the posterior of (sd, sigma) on a fine grid."""
+    table = simulate_table(3, n_groups=12)
+    model = Model("y ~ 1 + (1 | g)", table)
+    priors = Priors(fixed=Flat(), sd=Exponential(0.7), sigma=HalfNormal(3))
+    post = model.sample(seed=4, priors=priors, draws=2000)
+    labels, x, _, y = model.rows()
+    same = labels[:, None] == labels[None, :]
+    sds, sigmas = np.linspace(1e-3, 8, 161), np.linspace(0.3, 5, 121)
+    weight = np.empty((len(sds), len(sigmas)))
+    for i, sd in enumerate(sds):
+        values, vectors = np.linalg.eigh(same * sd**2)
+        one, rotated = vectors.T @ x[:, 0], vectors.T @ y
+        for j, sigma in enumerate(sigmas):
+            v = values + sigma**2
+            precision = np.sum(one**2 / v)
+            mean = np.sum(one * rotated / v) / precision
+            rss = np.sum((rotated - one * mean) ** 2 / v)
+            weight[i, j] = -0.5 * (np.sum(np.log(v)) + np.log(precision) + rss)
+            weight[i, j] += stats.expon(scale=1 / 0.7).logpdf(sd)
+            weight[i, j] += stats.halfnorm(scale=3).logpdf(sigma)
+    weight = np.exp(weight - weight.max())
+    weight /= weight.sum()
+    estimates = post.estimates
+    for name, grid, axis in (("sd(Intercept|g)", sds, 1), ("sd(Residual)", sigmas, 0)):
+        marginal = weight.sum(axis=axis)
+        mean = float(grid @ marginal)
+        spread = float(np.sqrt((grid - mean) ** 2 @ marginal))
+        error = estimates.loc[name, "mcse_mean"]
+        # The grid itself is good to about a thousandth of an SD.
+        assert abs(estimates.loc[name, "mean"] - mean) < 4 * error + 2e-3 * spread
+        assert estimates.loc[name, "sd"] == pytest.approx(spread, rel=0.06)
+
+
+def test_prior_only_draws_the_prior():
+    model = Model("y ~ x + (1 | g)", simulate_table(5))
+    priors = Priors(fixed=Normal(0, 2), sd=Exponential(2), sigma=HalfNormal(3))
+    draws = model.sample(seed=6, priors=priors, prior_only=True).draws
+    assert draws["sd(Intercept|g)"].mean() == pytest.approx(0.5, rel=0.1)
+    assert draws["sd(Residual)"].mean() == pytest.approx(3 * np.sqrt(2 / np.pi), rel=0.1)
+    assert draws["x"].std() == pytest.approx(2.0, rel=0.1)
+
+
+def test_too_short_a_run_fails_loudly():
+    post = Model("y ~ x + (x | g)", simulate_table(7)).sample(seed=8, draws=50, tune=5)
+    assert not post.converged
+    assert "ESS" in " ".join(post.diagnostics.failures)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ({"draws": 0}, "draws=0 is not a count; give a positive integer"),
+        ({"chains": 2.5}, "chains=2.5 is not a count"),
+        ({"target_accept": 1.0}, "target_accept=1.0 must lie between 0 and 1"),
+        ({"covariance": "exchangeable"}, "covariance='exchangeable' has no prior for sampling"),
+    ],
+)
+def test_bad_arguments_are_refused(argument, expected):
+    model = Model("y ~ x + (x | g)", simulate_table(9))
+    with pytest.raises(ArgumentError) as error:
+        model.sample(seed=1, **argument)
+    assert expected in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])
+def test_both_pymc_forms_give_the_same_means(random):
+    """Means agree within Monte Carlo error over the three routes."""
+    import pymc as pm
+
+    terms = random if random.startswith("(") else f"({random} | g)"
+    model = Model(f"y ~ x + w + {terms}", simulate_table(10, n_groups=25, largest=12))
+    fast = model.sample(seed=11, draws=2000)
+    assert fast.converged
+    for form in ("marginal", "conditional"):
+        with model.pymc(form=form):
+            other = pm.sample(
+                draws=2000, tune=1500, chains=4, cores=2, random_seed=12, progressbar=False,
+                target_accept=0.95,
+            )  # fmt: skip
+        for variable in ("beta", "sd", "corr", "sigma"):
+            ours, theirs = fast.data["posterior"][variable], other["posterior"][variable]
+            sd = ours.std(("chain", "draw"))
+            difference = abs(ours.mean(("chain", "draw")) - theirs.mean(("chain", "draw")))
+            # Effective sizes are at least 400 on either side: an error of 0.07 SD, four times.
+            assert bool((difference <= 0.28 * sd + 1e-9).all()), (form, variable)
