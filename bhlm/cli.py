@@ -105,8 +105,9 @@ def reml_command(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
     )
+    text = fit.summary(style=style)
     _print_title(entry)
-    print(fit.summary(style=style))
+    print(text)
     if json:
         write_json({"model": describe_model(model.moments), "reml": describe_reml(fit)}, json)
     return 0 if fit.converged else 1

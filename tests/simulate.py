@@ -61,7 +61,7 @@ def dense_restricted(rows: Rows, g: Array, sigma2: float) -> float:
     v = dense_covariance(rows, g, sigma2)
     inner = rows.x.T @ np.linalg.solve(v, rows.x)
     beta = np.linalg.solve(inner, rows.x.T @ np.linalg.solve(v, rows.y))
-    n, p = rows.x.shape
+    p = rows.x.shape[1]
     full = dense_loglik(rows, beta, g, sigma2)
     return full + 0.5 * p * np.log(2.0 * np.pi) - 0.5 * float(np.linalg.slogdet(inner)[1])
 

@@ -1,0 +1,186 @@
+"""Text -> linear hypotheses on the fixed effects: "cwc(ses) - 2*gm(ses) = 0".
+
+The names of the fixed effects, which may hold any character, are found first, the longest
+first; what is left is arithmetic, which Python's own parser reads.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import pairwise, permutations
+
+import numpy as np
+
+from bhlm.errors import ArgumentError
+
+Array = np.ndarray
+
+EXAMPLE = "'sector = 0' or 'cwc(ses) - 2*gm(ses) = 0'"
+# Interactions of more factors are found only as they are spelled in the table.
+MAX_ORDERED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Hypotheses:
+    """c linear combinations of p fixed effects, and the values they are tested against."""
+
+    labels: tuple[str, ...]  # (c,)
+    contrasts: Array  # (c, p)
+    values: Array  # (c,)
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A constant and p coefficients of the fixed effects."""
+
+    constant: float
+    slopes: Array  # (p,)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether no fixed effect enters."""
+        return not self.slopes.any()
+
+
+def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypotheses:
+    """Return the hypotheses that the texts state about the fixed effects `names`.
+
+    A text is one or more expressions joined by "=" ("a = b = 0" is two hypotheses); without
+    "=" it is tested against zero. Expressions add, subtract, multiply and divide names,
+    numbers and parentheses, and must be linear. Several may be given in one text, separated by
+    ";".
+
+    Raises:
+        ArgumentError: a text cannot be read, is not linear, has an unknown name, or says
+            nothing about the fixed effects.
+    """
+    labels: list[str] = []
+    rows: list[Array] = []
+    values: list[float] = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        for statement in _mark_names(text, names).split(";"):
+            sides = [_read_side(side, names, text=text) for side in statement.split("=")]
+            shown = [_unmark(side, names) for side in statement.split("=")]
+            if len(sides) == 1:
+                sides.append(Affine(0.0, np.zeros(len(names))))
+                shown.append("0")
+            for (left, right), pair in zip(pairwise(sides), pairwise(shown), strict=True):
+                row = left.slopes - right.slopes
+                if not row.any():
+                    raise ArgumentError(
+                        f"the hypothesis {text!r} says nothing about a fixed effect; write "
+                        f"{EXAMPLE}"
+                    )
+                rows.append(row)
+                values.append(right.constant - left.constant)
+                labels.append(" = ".join(pair))
+    if not rows:
+        raise ArgumentError(f"there is no hypothesis to test; write {EXAMPLE}")
+    return Hypotheses(tuple(labels), np.array(rows), np.array(values))
+
+
+def _mark_names(text: str, names: Sequence[str]) -> str:
+    """Return the text with each name of a fixed effect replaced by its index, as `_3_`."""
+    spellings = _spell(names)
+    pattern = "|".join(_match_name(name) for name in sorted(spellings, key=len, reverse=True))
+    return re.sub(pattern, lambda found: f"_{spellings[_squeeze(found.group())]}_", text)
+
+
+def _unmark(marked: str, names: Sequence[str]) -> str:
+    text = re.sub(r"_(\d+)_", lambda found: names[int(found.group(1))], marked)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
+    if not marked.strip():
+        raise ArgumentError(f"the hypothesis {text!r} lacks a side; write {EXAMPLE}")
+    try:
+        tree = ast.parse(marked.strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise ArgumentError(_explain(marked, names, text=text)) from error
+    return _evaluate(tree.body, names, text=text)
+
+
+def _evaluate(node: ast.expr, names: Sequence[str], *, text: str) -> Affine:
+    """Return the value of a parsed expression as an affine function of the fixed effects."""
+    zero = np.zeros(len(names))
+    marks = [f"_{index}_" for index in range(len(names))]
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return Affine(float(number), zero)
+        case ast.Name(id=name) if name in marks:
+            slopes = zero.copy()
+            slopes[marks.index(name)] = 1.0
+            return Affine(0.0, slopes)
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=inner):
+            return _scale(
+                _evaluate(inner, names, text=text),
+                -1.0 if isinstance(sign, ast.USub) else 1.0,
+            )
+        case ast.BinOp(left=first, op=sign, right=second):
+            left = _evaluate(first, names, text=text)
+            right = _evaluate(second, names, text=text)
+            match sign:
+                case ast.Add():
+                    return Affine(left.constant + right.constant, left.slopes + right.slopes)
+                case ast.Sub():
+                    return Affine(left.constant - right.constant, left.slopes - right.slopes)
+                case ast.Mult() if right.is_number:
+                    return _scale(left, right.constant)
+                case ast.Mult() if left.is_number:
+                    return _scale(right, left.constant)
+                case ast.Div() if right.is_number and right.constant:
+                    return _scale(left, 1.0 / right.constant)
+            raise ArgumentError(
+                f"the hypothesis {text!r} is not linear in the fixed effects; write {EXAMPLE}"
+            )
+    raise ArgumentError(_explain(ast.unparse(node), names, text=text))
+
+
+def _scale(value: Affine, factor: float) -> Affine:
+    return Affine(factor * value.constant, factor * value.slopes)
+
+
+def _explain(part: str, names: Sequence[str], *, text: str) -> str:
+    """Return the error of a part that is neither arithmetic nor a known name."""
+    part = _unmark(part, names)
+    close = get_close_matches(part, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the fixed effects are {', '.join(names)}"
+    return f"'{part}' in the hypothesis {text!r} cannot be read; {hint}"
+
+
+def _spell(names: Sequence[str]) -> dict[str, int]:
+    """Return the index of every spelling of a name: interactions read in any order."""
+    spellings: dict[str, int] = {}
+    for index, name in enumerate(names):
+        parts = _split_factors(name)
+        orders = permutations(parts) if len(parts) <= MAX_ORDERED else [tuple(parts)]
+        for order in orders:
+            spellings.setdefault(_squeeze(":".join(order)), index)
+    # The name as it stands goes before another's rearrangement.
+    return spellings | {_squeeze(name): index for index, name in enumerate(names)}
+
+
+def _split_factors(name: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in name:
+        depth += (character in "([") - (character in ")]")
+        if character == ":" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def _match_name(name: str) -> str:
+    """Return a pattern that finds a name with any spaces in it, and not inside a longer word."""
+    body = r"\s*".join(re.escape(character) for character in name)
+    before = r"(?<![\w.])" if re.match(r"\w", name[0]) else ""
+    after = r"(?![\w.(\[])" if re.match(r"\w", name[-1]) else ""
+    return f"(?:{before}{body}{after})"

@@ -1,0 +1,216 @@
+"""Eager tables -> moments by compiled passes over NumPy columns.
+
+The same columns as the narwhals path of `moments`, for tables that are in memory anyway: the
+formula is evaluated on blocks of rows that fit the cache, so that no column of the design ever
+exists in full, and each block updates its groups' moments in one pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numba
+import numpy as np
+
+from bhlm.contrasts import Column
+from bhlm.expressions import Apply, Expression, Name, Number
+
+Array = np.ndarray
+BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache
+
+
+@dataclass(slots=True)
+class Rows:
+    """Complete rows in memory: raw columns, group codes, and group means as they are found."""
+
+    columns: Mapping[str, Array]  # table column -> (n,)
+    labels: Mapping[str, Array]  # categorical factor -> (n,) level codes, reference 0
+    codes: Array  # (n,) int64 codes of the groups, in the order of their labels
+    n_groups: int
+    constants: Mapping[str, tuple[float, ...]]
+    means: dict[Expression, Array] = field(default_factory=dict)  # argument of gm/cwc -> (J,)
+
+    def evaluate(self, expression: Expression, span: slice) -> Array | float:
+        """Return an expression on a block of rows."""
+        match expression:
+            case Name(name):
+                return np.asarray(self.columns[name][span], dtype=np.float64)
+            case Number(number):
+                return float(number)
+            case Apply("I", (argument,)):
+                return self.evaluate(argument, span)
+            case Apply("gm", (argument,)):
+                return self.means[argument][self.codes[span]]
+            case Apply("cwc", (argument,)):
+                return self.evaluate(argument, span) - self.means[argument][self.codes[span]]
+            case Apply("cgm", (argument,)):
+                mean, remainder = self.constants[str(expression)]
+                return (self.evaluate(argument, span) - mean) - remainder
+            case Apply(function, arguments):
+                return FUNCTIONS[function](*(self.evaluate(a, span) for a in arguments))
+
+    def column(self, column: Column, span: slice) -> Array | float:
+        """Return one column of the design on a block of rows."""
+        product: Array | float = 1.0
+        for part in column.parts:
+            if part.level is not None:
+                value: Array | float = self.indicate(str(part.factor), part.level, span)
+            elif part.degree and isinstance(part.factor, Apply):
+                value = self._power(part.factor, part.degree, span)
+            else:
+                value = self.evaluate(part.factor, span)
+            product = value if isinstance(product, float) and product == 1.0 else product * value
+        return product
+
+    def indicate(self, factor: str, level: Any, span: slice) -> Array:
+        """Return the 0/1 column of one level of a categorical factor."""
+        values, levels = self.labels[factor], self.constants
+        del levels
+        return np.asarray(values[span] == level, dtype=np.float64)
+
+    def _power(self, node: Apply, degree: int, span: slice) -> Array | float:
+        """Return one column of poly(), by the recurrence of `transforms.Steps`."""
+        value = self.evaluate(node.arguments[0], span)
+        if node.option("raw"):
+            return value**degree
+        constants = self.constants[str(node)]
+        z = value - constants[0]
+        before: Array | float = 1.0
+        here = z - constants[2]
+        for k in range(2, degree + 1):
+            ratio = constants[2 * k - 1] / constants[2 * k - 3]
+            before, here = here, (z - constants[2 * k]) * here - ratio * before
+        return here / np.sqrt(constants[2 * degree + 1])
+
+    def find_means(self, expressions: Sequence[Expression]) -> None:
+        """Find the group means that gm() and cwc() in the expressions need, inner ones first."""
+        for expression in expressions:
+            if not isinstance(expression, Apply):
+                continue
+            self.find_means(expression.arguments)
+            if expression.function in ("gm", "cwc") and expression.arguments[0] not in self.means:
+                argument = expression.arguments[0]
+                count = np.zeros(self.n_groups)
+                mean = np.zeros(self.n_groups)
+                for span in self.blocks():
+                    value = self.evaluate(argument, span)
+                    block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
+                    add_means(self.codes[span], np.ascontiguousarray(block), count, mean)
+                self.means[argument] = mean
+
+    def blocks(self) -> list[slice]:
+        """Return the blocks of rows."""
+        n = len(self.codes)
+        return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+FUNCTIONS: dict[str, Any] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: np.divide(a, b),
+    "**": lambda a, b: np.power(a, b),
+    "neg": lambda a: -a,
+    "abs": np.abs,
+    "exp": np.exp,
+    "log": np.log,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "log2": np.log2,
+    "sqrt": np.sqrt,
+}
+
+
+def accumulate_moments(
+    rows: Rows, columns: Sequence[Column], response: Expression
+) -> tuple[Array, Array, Array]:
+    """Return n (J,), means (J, k) and cross-products about them (J, k, k).
+
+    The columns of the design come first, the response last.
+    """
+    factors = [part.factor for column in columns for part in column.parts]
+    rows.find_means([*factors, response])
+    k = len(columns) + 1
+    count = np.zeros(rows.n_groups)
+    mean = np.zeros((rows.n_groups, k))
+    cross = np.zeros((rows.n_groups, k, k))
+    buffer = np.empty((BLOCK, k))
+    with np.errstate(all="ignore"):
+        for span in rows.blocks():
+            size = span.stop - span.start
+            for i, column in enumerate(columns):
+                buffer[:size, i] = rows.column(column, span)
+            buffer[:size, k - 1] = rows.evaluate(response, span)
+            add_moments(rows.codes[span], buffer[:size], count, mean, cross)
+    mirror_lower(cross)
+    return count, mean, cross
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_means(codes: Array, values: Array, count: Array, mean: Array) -> None:
+    """Update group counts and means (J,) with a block of rows."""
+    for i in range(len(codes)):
+        j = codes[i]
+        count[j] += 1.0
+        mean[j] += (values[i] - mean[j]) / count[j]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_moments(codes: Array, values: Array, count: Array, mean: Array, cross: Array) -> None:
+    """Update group counts, means and lower cross-products with a block of rows (n, k).
+
+    Adding a row at a time is the pairwise update with n_2 = 1 (Welford 1962).
+    """
+    n, k = values.shape
+    step = np.empty(k)
+    for i in range(n):
+        j = codes[i]
+        before = count[j]
+        count[j] = before + 1.0
+        share = 1.0 / (before + 1.0)
+        weight = before * share
+        for a in range(k):
+            step[a] = values[i, a] - mean[j, a]
+            mean[j, a] += step[a] * share
+            scaled = weight * step[a]
+            for b in range(a + 1):
+                cross[j, a, b] += scaled * step[b]
+
+
+@numba.njit(cache=True, nogil=True)
+def mirror_lower(cross: Array) -> None:
+    """Copy the lower triangles (J, k, k) to the upper ones."""
+    n_groups, k, _ = cross.shape
+    for j in range(n_groups):
+        for a in range(k):
+            for b in range(a):
+                cross[j, b, a] = cross[j, a, b]
+
+
+def code_groups(labels: Array) -> tuple[Array, Array]:
+    """Return the sorted distinct labels (J,) and each row's code (n,) among them."""
+    if labels.dtype.kind in "iu" and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < max(4 * len(labels), 1 << 16):
+            seen = np.zeros(high - low + 1, dtype=np.bool_)
+            _mark(labels, low, seen)
+            found = np.flatnonzero(seen)
+            rank = np.empty(high - low + 1, dtype=np.int64)
+            rank[found] = np.arange(len(found))
+            return (found + low).astype(labels.dtype), _look_up(labels, low, rank)
+    groups, codes = np.unique(labels, return_inverse=True)
+    return groups, codes.astype(np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark(labels: Array, low: int, seen: Array) -> None:
+    for i in range(len(labels)):
+        seen[labels[i] - low] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_up(labels: Array, low: int, rank: Array) -> Array:
+    codes = np.empty(len(labels), dtype=np.int64)
+    for i in range(len(labels)):
+        codes[i] = rank[labels[i] - low]
+    return codes

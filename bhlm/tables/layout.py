@@ -1,0 +1,105 @@
+"""Numbers and names -> text of a given width, for every style of table."""
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from rich.cells import cell_len
+
+from bhlm.errors import ArgumentError
+
+MISSING = "."
+NARROWEST = 8  # below this width Stata's format has no room for an exponent
+
+
+def format_g(value: float, width: int = 9) -> str:
+    """Return a number as Stata's %`width`.0g prints it; "." for one that is not finite.
+
+    At most width - 2 digits, no zero before the point, none at the end. Numbers from
+    10^(width - 2) on, or below 1e-5, have an exponent and keep their zeros: 1.00e+07.
+
+    Raises:
+        ArgumentError: a width below 8.
+    """
+    if width < NARROWEST:
+        raise ArgumentError(f"width={width!r} is too narrow for a number; give at least 8")
+    if not math.isfinite(value):
+        return MISSING
+    size, sign = abs(value), "-" if value < 0 else ""
+    if size == 0.0:
+        return "0"
+    digits = width - 2
+    exponent = int(f"{size:.{digits - 1}e}".split("e")[1])  # after rounding: .99999999 is 1
+    if -5 <= exponent < digits:
+        decimals = digits - 1 - max(exponent, -1)
+        text = f"{size:.{decimals}f}"
+        return sign + (text.rstrip("0").rstrip(".") if decimals else text).removeprefix("0")
+    text = f"{size:.{width - 7}e}"
+    if len(text) > width - 1:  # an exponent of three digits
+        text = f"{size:.{width - 8}e}"
+    return sign + text
+
+
+def format_fixed(value: float, decimals: int) -> str:
+    """Return a number with `decimals` places; "." for one that is not finite."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else MISSING
+
+
+def format_digits(value: float, digits: int) -> str:
+    """Return a number with `digits` significant digits, integers whole; "." if not finite."""
+    if not math.isfinite(value):
+        return MISSING
+    if value == 0.0:
+        return "0"
+    exponent = int(f"{abs(value):.{digits - 1}e}".split("e")[1])
+    if -5 <= exponent < 9:
+        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def show_name(name: object) -> str:
+    """Return a name for one line of text: control characters as escapes, such as \\n."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSHOWN else char
+        for char in str(name)
+    )
+
+
+UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def align_left(text: str, width: int) -> str:
+    """Return text filled with spaces on its right; a wide character takes two columns."""
+    return text + " " * (width - cell_len(text))
+
+
+def align_right(text: str, width: int) -> str:
+    """Return text filled with spaces on its left; a wide character takes two columns."""
+    return " " * (width - cell_len(text)) + text
+
+
+def measure_widest(texts: Sequence[str], *, least: int = 0) -> int:
+    """Return the columns that the widest text takes, `least` or more."""
+    return max([least, *map(cell_len, texts)])
+
+
+def align_columns(
+    rows: Sequence[Sequence[str]],
+    *,
+    sides: Sequence[Callable[[str, int], str]],
+    gap: str = " ",
+) -> list[str]:
+    """Return one line per row, each column as wide as its widest cell; no spaces at the end.
+
+    Args:
+        rows: cells, the same number in every row.
+        sides: `align_left` or `align_right`, one per column.
+        gap: what stands between two columns.
+    """
+    widths = [measure_widest(column) for column in zip(*rows, strict=True)]
+    return [
+        gap.join(
+            side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
