@@ -64,12 +64,15 @@ class Design:
     dropped: int  # rows left out because a column of the formula is missing there
 
 
-def build_design(formula: str | Formula, table: Any) -> Design:
+def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> Design:
     """Return the design of a formula on a table.
 
     Rows where a column of the formula is null or NaN are dropped and counted; levels and the
     means of cwc(), gm(), cgm() and poly() are those of the rows that remain. Strings, booleans,
     categoricals and C(x) have treatment contrasts, by R's rule (see `bhlm.contrasts`).
+
+    `check=False` leaves the last pass, which looks for terms that are not finite and for a single
+    group, to `check_design`.
 
     Raises `FormulaError` where the formula is at fault and `DataError` where the table is: a
     column that is unknown or of the wrong type, infinite values, a term that is not finite,
@@ -95,19 +98,44 @@ def build_design(formula: str | Formula, table: Any) -> Design:
             fixed=tuple(column.name for column in fixed),
             random=tuple(column.name for block in blocks for column in block),
             blocks=tuple(tuple(column.name for column in block) for block in blocks),
-            columns=(*_distinct_columns(formula, levels), str(formula.response)),
+            columns=(*distinct_columns(formula, levels), str(formula.response)),
             levels=levels,
             constants=constants,
             n_rows=n,
             dropped=total - n,
         )
-        groups = _check_values(design, rows, layout, n=n)
+        if check:
+            _check_groups(design, _check_values(design, rows, layout, n=n))
+    return design
+
+
+def check_design(design: Design, table: Any) -> None:
+    """Raise `DataError` if a term is not finite in some complete row, or there is one group."""
+    rows, layout = prepare_design(design, table)
+    with _ignore_floating_errors():
+        n = count_rows(rows, layout)[0]
+        _check_groups(design, _check_values(design, rows, layout, n=n))
+
+
+def _check_groups(design: Design, groups: int) -> None:
     if groups < 2:
         raise DataError(
-            f"the group column '{design.group}' has {groups} level in the {n} complete rows; "
-            "random effects need at least 2 groups, so choose another column or fit a regression"
+            f"the group column '{design.group}' has {groups} level in the {design.n_rows} complete "
+            "rows; random effects need at least 2 groups, so choose another column or fit a "
+            "regression"
         )
-    return design
+
+
+def prepare_design(design: Design, table: Any) -> tuple[Frame, Layout]:
+    """Return the complete rows of a table with the columns that a design reads."""
+    frame = read_frame(table)
+    schema = check_schema(frame, design.formula)
+    factors = [f for f in list_factors(design.formula) if str(f) in design.levels]
+    _check_types(design, factors, schema)
+    rows, layout = prepare_rows(frame, design.formula, schema, factors=factors)
+    if isinstance(rows, nw.DataFrame) and not design.dropped and len(rows) == design.n_rows:
+        return rows, layout
+    return rows.filter(is_complete(layout)), layout
 
 
 def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
@@ -261,7 +289,7 @@ def _expand_formula(
     return fixed, blocks
 
 
-def _distinct_columns(
+def distinct_columns(
     formula: Formula, levels: Mapping[str, tuple[Level, ...]]
 ) -> dict[str, Column]:
     """Return the columns other than the intercept by name, those of the random part first."""
@@ -274,11 +302,11 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
     """Return the steps to lay down, and then the values of `design.columns`."""
     steps = Steps(layout.columns, design.constants)
     values = []
-    for column in _distinct_columns(design.formula, design.levels).values():
+    for column in distinct_columns(design.formula, design.levels).values():
         product: Any = None
         for part in column.parts:
             if part.level is not None:
-                labels = _read_labels(layout, str(part.factor), part.level)
+                labels = read_labels(layout, str(part.factor), part.level)
                 value: Any = (labels == nw.lit(part.level)).cast(nw.Float64)
             elif part.degree and isinstance(part.factor, Apply):
                 value = steps.lower_power(part.factor, part.degree)[1]
@@ -302,7 +330,7 @@ def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int
     # A table column was checked for infinities already, and an indicator is finite by itself.
     safe = {str(Name(name)) for name in layout.columns} | {
         name
-        for name, column in _distinct_columns(design.formula, design.levels).items()
+        for name, column in distinct_columns(design.formula, design.levels).items()
         if all(part.level is not None for part in column.parts)
     }
     for name, value in zip(design.columns, values, strict=True):
@@ -317,7 +345,7 @@ def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int
 def _check_levels(design: Design, rows: Frame, layout: Layout) -> None:
     """Raise `DataError` for a level that the design does not know."""
     unknown = {
-        factor: ~_read_labels(layout, factor, levels[0]).is_in(levels)
+        factor: ~read_labels(layout, factor, levels[0]).is_in(levels)
         for factor, levels in design.levels.items()
     }
     counts = take_row(rows, [value.cast(nw.Int64).sum() for value in unknown.values()])
@@ -334,7 +362,7 @@ def _check_levels(design: Design, rows: Frame, layout: Layout) -> None:
             )
 
 
-def _read_labels(layout: Layout, factor: str, level: Level) -> nw.Expr:
+def read_labels(layout: Layout, factor: str, level: Level) -> nw.Expr:
     """Return the column of a categorical factor, comparable with levels such as this one."""
     labels = nw.col(layout.categories[factor])
     return labels.cast(nw.String) if isinstance(level, str) else labels

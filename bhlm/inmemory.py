@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import narwhals as nw
 import numba
 import numpy as np
 
-from bhlm.contrasts import Column
+from bhlm.contrasts import Column, Level
+from bhlm.design import Design, distinct_columns, prepare_design, read_labels
 from bhlm.expressions import Apply, Expression, Name, Number
 
 Array = np.ndarray
@@ -24,11 +26,13 @@ class Rows:
     """Complete rows in memory: raw columns, group codes, and group means as they are found."""
 
     columns: Mapping[str, Array]  # table column -> (n,)
-    labels: Mapping[str, Array]  # categorical factor -> (n,) level codes, reference 0
+    indicators: Mapping[tuple[str, Level], Array]  # categorical factor and level -> (n,) bool
     codes: Array  # (n,) int64 codes of the groups, in the order of their labels
     n_groups: int
     constants: Mapping[str, tuple[float, ...]]
-    means: dict[Expression, Array] = field(default_factory=dict)  # argument of gm/cwc -> (J,)
+    # Argument of gm() or cwc() -> each group's first value (J,) and mean deviation from it (J,):
+    # far from zero the two together have digits that the mean alone has not.
+    means: dict[Expression, tuple[Array, Array]] = field(default_factory=dict)
 
     def evaluate(self, expression: Expression, span: slice) -> Array | float:
         """Return an expression on a block of rows."""
@@ -40,9 +44,12 @@ class Rows:
             case Apply("I", (argument,)):
                 return self.evaluate(argument, span)
             case Apply("gm", (argument,)):
-                return self.means[argument][self.codes[span]]
+                first, rest = self.means[argument]
+                return (first + rest)[self.codes[span]]
             case Apply("cwc", (argument,)):
-                return self.evaluate(argument, span) - self.means[argument][self.codes[span]]
+                first, rest = self.means[argument]
+                codes = self.codes[span]
+                return (self.evaluate(argument, span) - first[codes]) - rest[codes]
             case Apply("cgm", (argument,)):
                 mean, remainder = self.constants[str(expression)]
                 return (self.evaluate(argument, span) - mean) - remainder
@@ -54,19 +61,14 @@ class Rows:
         product: Array | float = 1.0
         for part in column.parts:
             if part.level is not None:
-                value: Array | float = self.indicate(str(part.factor), part.level, span)
+                seen = self.indicators[str(part.factor), part.level][span]
+                value: Array | float = seen.astype(np.float64)
             elif part.degree and isinstance(part.factor, Apply):
                 value = self._power(part.factor, part.degree, span)
             else:
                 value = self.evaluate(part.factor, span)
             product = value if isinstance(product, float) and product == 1.0 else product * value
         return product
-
-    def indicate(self, factor: str, level: Any, span: slice) -> Array:
-        """Return the 0/1 column of one level of a categorical factor."""
-        values, levels = self.labels[factor], self.constants
-        del levels
-        return np.asarray(values[span] == level, dtype=np.float64)
 
     def _power(self, node: Apply, degree: int, span: slice) -> Array | float:
         """Return one column of poly(), by the recurrence of `transforms.Steps`."""
@@ -91,12 +93,12 @@ class Rows:
             if expression.function in ("gm", "cwc") and expression.arguments[0] not in self.means:
                 argument = expression.arguments[0]
                 count = np.zeros(self.n_groups)
-                mean = np.zeros(self.n_groups)
+                first, rest = np.zeros((2, self.n_groups))
                 for span in self.blocks():
                     value = self.evaluate(argument, span)
                     block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
-                    add_means(self.codes[span], np.ascontiguousarray(block), count, mean)
-                self.means[argument] = mean
+                    add_means(self.codes[span], np.ascontiguousarray(block), count, first, rest)
+                self.means[argument] = first, rest
 
     def blocks(self) -> list[slice]:
         """Return the blocks of rows."""
@@ -121,6 +123,33 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
+def is_in_memory(table: Any) -> bool:
+    """Return whether a table is an eager frame, rather than a query that an engine will run."""
+    return isinstance(nw.from_native(table, pass_through=True), nw.DataFrame)
+
+
+def reduce_rows(design: Design, table: Any) -> tuple[Array, Array, Array, Array]:
+    """Return group labels (J,), n (J,), means (J, k) and cross-products about them (J, k, k).
+
+    `table` is the very table that the design was built from, and is in memory.
+    """
+    frame, layout = prepare_design(design, table)
+    assert isinstance(frame, nw.DataFrame)
+    columns = tuple(distinct_columns(design.formula, design.levels).values())
+    wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
+    indicators = {
+        (factor, level): frame.select(read_labels(layout, factor, level) == nw.lit(level))
+        .to_numpy()
+        .ravel()
+        for factor, level in wanted
+        if level is not None
+    }
+    raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
+    groups, codes = code_groups(frame["group"].to_numpy())
+    rows = Rows(raw, indicators, codes, len(groups), design.constants)
+    return groups, *accumulate_moments(rows, columns, design.formula.response)
+
+
 def accumulate_moments(
     rows: Rows, columns: Sequence[Column], response: Expression
 ) -> tuple[Array, Array, Array]:
@@ -132,7 +161,7 @@ def accumulate_moments(
     rows.find_means([*factors, response])
     k = len(columns) + 1
     count = np.zeros(rows.n_groups)
-    mean = np.zeros((rows.n_groups, k))
+    first, rest = np.zeros((2, rows.n_groups, k))
     cross = np.zeros((rows.n_groups, k, k))
     buffer = np.empty((BLOCK, k))
     with np.errstate(all="ignore"):
@@ -141,37 +170,45 @@ def accumulate_moments(
             for i, column in enumerate(columns):
                 buffer[:size, i] = rows.column(column, span)
             buffer[:size, k - 1] = rows.evaluate(response, span)
-            add_moments(rows.codes[span], buffer[:size], count, mean, cross)
+            add_moments(rows.codes[span], buffer[:size], count, first, rest, cross)
     mirror_lower(cross)
-    return count, mean, cross
+    return count, first + rest, cross
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def add_means(codes: Array, values: Array, count: Array, mean: Array) -> None:
-    """Update group counts and means (J,) with a block of rows."""
+def add_means(codes: Array, values: Array, count: Array, first: Array, rest: Array) -> None:
+    """Update group counts, first values and mean deviations from them (J,) with rows (n,)."""
     for i in range(len(codes)):
         j = codes[i]
+        if count[j] == 0.0:
+            first[j] = values[i]
         count[j] += 1.0
-        mean[j] += (values[i] - mean[j]) / count[j]
+        rest[j] += ((values[i] - first[j]) - rest[j]) / count[j]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def add_moments(codes: Array, values: Array, count: Array, mean: Array, cross: Array) -> None:
-    """Update group counts, means and lower cross-products with a block of rows (n, k).
+def add_moments(
+    codes: Array, values: Array, count: Array, first: Array, rest: Array, cross: Array
+) -> None:
+    """Update counts, first rows, mean deviations and lower cross-products with rows (n, k).
 
-    Adding a row at a time is the pairwise update with n_2 = 1 (Welford 1962).
+    Adding a row at a time is the pairwise update with n_2 = 1 (Welford 1962). Deviations from
+    the group's first row are exact where the values lie far from zero.
     """
     n, k = values.shape
     step = np.empty(k)
     for i in range(n):
         j = codes[i]
         before = count[j]
+        if before == 0.0:
+            for a in range(k):
+                first[j, a] = values[i, a]
         count[j] = before + 1.0
         share = 1.0 / (before + 1.0)
         weight = before * share
         for a in range(k):
-            step[a] = values[i, a] - mean[j, a]
-            mean[j, a] += step[a] * share
+            step[a] = (values[i, a] - first[j, a]) - rest[j, a]
+            rest[j, a] += step[a] * share
             scaled = weight * step[a]
             for b in range(a + 1):
                 cross[j, a, b] += scaled * step[b]

@@ -45,7 +45,8 @@ class Model:
             self.moments: Moments = data
         else:
             self._table = open_table(data) if isinstance(data, str | Path) else data
-            self.design = build_design(self.formula, self._table)
+            # Values are checked on the moments, which a bad one would spoil.
+            self.design = build_design(self.formula, self._table, check=False)
             self.moments = compute_moments(self.design, self._table, check=False)
 
     def __repr__(self) -> str:

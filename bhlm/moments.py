@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 
-from bhlm.design import Design, apply_design
+from bhlm.design import Design, apply_design, check_design
 from bhlm.errors import DataError
+from bhlm.inmemory import is_in_memory, reduce_rows
+from bhlm.transforms import Frame
 
 Array = np.ndarray
 INTERCEPT = "Intercept"
@@ -89,9 +92,9 @@ def select_groups(moments: Moments, keep: Array) -> Moments:
 def compute_moments(design: Design, table: Any, *, check: bool = True) -> Moments:
     """Return the moments of the rows of `table` that the design uses.
 
-    One pass finds each group's means, a second sums the products about them: the two-pass
-    form keeps the digits that raw sums of squares would lose. The same narwhals expressions
-    run on every engine.
+    Cross-products are taken about the group means, which keeps the digits that raw sums of
+    squares would lose. Lazy tables are reduced where they are, by one GROUP BY of narwhals
+    expressions that is the same for every engine; tables in memory by compiled passes.
 
     Args:
         design: the lowered formula, from `bhlm.design.build_design`.
@@ -102,11 +105,35 @@ def compute_moments(design: Design, table: Any, *, check: bool = True) -> Moment
     Raises:
         DataError: the response does not vary, or the table cannot serve the design.
     """
-    import narwhals as nw
+    if not check and is_in_memory(table):
+        groups, n, mean, cross = reduce_rows(design, table)
+    else:
+        groups, n, mean, cross = reduce_frame(apply_design(design, table, check=check))
+    if not (len(groups) > 1 and np.isfinite(mean).all() and np.isfinite(cross).all()):
+        check_design(design, table)
+    return Moments(
+        groups=groups,
+        n=n,
+        mean=mean,
+        cross=cross,
+        columns=design.columns,
+        fixed=design.fixed,
+        random=design.random,
+        blocks=design.blocks,
+        group=design.group,
+        formula=design.formula.text,
+        dropped=design.dropped,
+        constants=_freeze(design.constants),
+    )
 
-    frame = apply_design(design, table, check=check)
-    k = len(design.columns)
-    names = [f"w{i}" for i in range(k)]
+
+def reduce_frame(frame: Frame) -> tuple[Array, Array, Array, Array]:
+    """Return group labels (J,), n (J,), means (J, k) and cross-products (J, k, k) of w0, w1, ...
+
+    The expressions are narwhals', so that a database computes them where the rows are.
+    """
+    names = [name for name in frame.collect_schema().names() if name != "group"]
+    k = len(names)
     centred = frame.with_columns(
         *[(nw.col(name) - nw.col(name).mean().over("group")).alias(f"d{name}") for name in names]
     )
@@ -121,26 +148,14 @@ def compute_moments(design: Design, table: Any, *, check: bool = True) -> Moment
     )
     if isinstance(reduced, nw.LazyFrame):
         reduced = reduced.collect()
-    reduced = reduced.sort("group")
-    n = reduced["n"].to_numpy().astype(np.float64)
+    labels = np.asarray(reduced["group"].to_numpy())
+    order = np.argsort(labels, kind="stable")
     mean = np.column_stack([reduced[name].to_numpy() for name in names]).astype(np.float64)
-    cross = np.empty((len(n), k, k))
+    cross = np.empty((len(labels), k, k))
     for i, j in pairs:
         cross[:, i, j] = cross[:, j, i] = reduced[f"c{i}_{j}"].to_numpy()
-    return Moments(
-        groups=np.asarray(reduced["group"].to_numpy()),
-        n=n,
-        mean=mean,
-        cross=cross,
-        columns=design.columns,
-        fixed=design.fixed,
-        random=design.random,
-        blocks=design.blocks,
-        group=design.group,
-        formula=design.formula.text,
-        dropped=design.dropped,
-        constants=_freeze(design.constants),
-    )
+    n = reduced["n"].to_numpy().astype(np.float64)
+    return labels[order], n[order], mean[order], cross[order]
 
 
 def merge_moments(parts: Sequence[Moments]) -> Moments:
