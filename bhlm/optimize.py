@@ -6,7 +6,7 @@ signs, so a variance of zero is an ordinary stationary point at which theta is 0
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import minimize
@@ -58,6 +58,18 @@ class Problem:
     white: Whitened
     structure: Structure
     restricted: bool
+    # The last point and what was computed there: value, gradient and Hessian ask one by one.
+    _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
+
+    def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
+        """Return lam, the criterion and its score by Psi at theta."""
+        key = theta.tobytes()
+        if key not in self._last:
+            lam, at = self.factor(theta), self.at(theta)
+            score = score_psi(self.white.blocks, self.white.q, lam, at)
+            self._last.clear()
+            self._last[key] = lam, at, score
+        return self._last[key]
 
     def factor(self, theta: Array) -> Array:
         """Return lam (q, q) = sum theta_c N_c."""
@@ -75,14 +87,12 @@ class Problem:
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
-        lam, at = self.factor(theta), self.at(theta)
-        score = score_psi(self.white.blocks, self.white.q, lam, at)
+        lam, at, score = self.visit(theta)
         return at.value, 2.0 * np.einsum("cij,ij->c", self.structure.factors, score @ lam)
 
     def hessian(self, theta: Array) -> Array:
         """Return the Hessian (c, c) of the profiled criterion by theta."""
-        lam, at = self.factor(theta), self.at(theta)
-        score = score_psi(self.white.blocks, self.white.q, lam, at)
+        lam, at, score = self.visit(theta)
         factors = self.structure.factors
         turned = factors @ lam.T
         curve = differentiate(
@@ -151,11 +161,10 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
     white = problem.white
     theta = project(problem.structure, np.eye(white.q))
     for iteration in range(EM_STEPS):
-        lam, at = problem.factor(theta), problem.at(theta)
+        lam, at, score = problem.visit(theta)
         loglik = unwhiten_loglik(at.value, white, problem.restricted)
         steps.append(Step("em", iteration, loglik))
         psi = lam @ lam.T
-        score = score_psi(white.blocks, white.q, lam, at)
         theta = project(problem.structure, psi - psi @ score @ psi / len(white.blocks))
     return theta
 

@@ -28,6 +28,7 @@ from bhlm.priors import Priors, resolve_priors
 from bhlm.published import PrintedCheck, check_published, describe_published
 from bhlm.reml import RemlFit
 from bhlm.sampling import BayesFit, Progress, sample_moments
+from bhlm.tables import render_reconciliation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +60,6 @@ class Reconciliation:
 
     def summary(self) -> str:
         """Return the table, the printed values and the verdict as text."""
-        from bhlm.tables import render_reconciliation
-
         return render_reconciliation(self)
 
     def to_dict(self) -> dict[str, Any]:

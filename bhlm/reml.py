@@ -13,6 +13,7 @@ from bhlm.likelihood import Curvature, differentiate, evaluate, score_psi
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.optimize import Optimum, Step, maximize, unwhiten_loglik
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.tables import render
 from bhlm.whitening import Whitened, group_ranks, whiten
 
 if TYPE_CHECKING:
@@ -140,16 +141,12 @@ class RemlFit:
         )
 
     def summary(self, *, style: str = "stata") -> str:
-        """Return the printed output in the style of Stata's `mixed`.
+        """Return the printed output in the style of "stata", "hlm" or "lme4".
 
         Raises:
             ArgumentError: a style that is not known.
         """
-        from bhlm.tables import render_stata
-
-        if style != "stata":
-            raise ArgumentError(f"style={style!r} is not known; choose 'stata'")
-        return render_stata(self)
+        return render(self, style=style)
 
     def _fixed_rows(self) -> dict[str, list[float]]:
         se = np.sqrt(np.diag(self.beta_cov))

@@ -15,6 +15,7 @@ from bhlm.errors import ArgumentError
 from bhlm.moments import Moments
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 from bhlm.priors import Priors, ResolvedPriors, resolve_priors
+from bhlm.tables import render_posterior
 from bhlm.whitening import Whitened, whiten
 
 if TYPE_CHECKING:
@@ -100,8 +101,6 @@ class BayesFit:
 
     def summary(self) -> str:
         """Return the posterior table, the priors and the convergence verdict as text."""
-        from bhlm.tables import render_posterior
-
         return render_posterior(self)
 
 

@@ -3,12 +3,15 @@
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from textwrap import wrap as wrap_words
 
 from rich.cells import cell_len
 
 from bhlm.errors import ArgumentError
 
 MISSING = "."
+UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories that break a line or hide text
+JOINERS = "\u200c\u200d"  # of letters, in Persian and Hindi words
 NARROWEST = 8  # below this width Stata's format has no room for an exponent
 
 
@@ -58,14 +61,24 @@ def format_digits(value: float, digits: int) -> str:
 
 
 def show_name(name: object) -> str:
-    """Return a name for one line of text: control characters as escapes, such as \\n."""
+    """Return a name for one line of text: what breaks or hides it is written as an escape."""
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSHOWN else char
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in UNSHOWN and char not in JOINERS
+        else char
         for char in str(name)
     )
 
 
-UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
+    """Return the lines of a sentence, broken at spaces only, so that no name is cut."""
+    return wrap_words(
+        show_name(text),
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def align_left(text: str, width: int) -> str:

@@ -1,83 +1,123 @@
-"""A posterior as text: what was sampled, the parameters, the priors, the verdict."""
+"""BayesFit -> the posterior table, the priors and the convergence verdict as text."""
 
-from textwrap import fill
 from typing import TYPE_CHECKING
 
-import pandas as pd
+from bhlm.tables.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_digits,
+    format_fixed,
+    measure_widest,
+    show_name,
+    wrap,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.convergence import Diagnostics
     from bhlm.sampling import BayesFit
 
 WIDTH = 100
-COLUMNS = {
-    "mean": ("mean", 10, ".5g"),
-    "sd": ("sd", 10, ".4g"),
-    "lower": ("2.5 %", 10, ".5g"),
-    "median": ("50 %", 10, ".5g"),
-    "upper": ("97.5 %", 10, ".5g"),
-    "ess_bulk": ("bulk ESS", 10, ".0f"),
-    "ess_tail": ("tail ESS", 10, ".0f"),
-    "rhat": ("R-hat", 8, ".3f"),
-    "mcse_mean": ("MCSE", 9, ".2g"),
-}
+DIGITS = 5  # of what is estimated; Monte Carlo noise hides the others
+HEADINGS = ("mean", "sd", "2.5 %", "50 %", "97.5 %", "bulk ESS", "tail ESS", "R-hat", "MCSE")
 
 
 def render_posterior(fit: "BayesFit") -> str:
-    """Return the posterior table, the priors and the convergence verdict.
+    """Return what was sampled and how, the parameters' table, the priors and the verdict.
 
-    A failed verdict leads.
+    Intervals are the equal-tailed 95 % ones; "." stands where a number does not exist. If the
+    draws fail the convergence verdict, the text begins with FAILED and a sentence for each
+    failure, and ends by saying so again.
     """
-    table = fit.estimates
-    width = max(len(str(name)) for name in table.index)
-    head = f"{'':<{width}}" + "".join(f"{h:>{w}}" for h, w, _ in COLUMNS.values())
-    rule = "-" * len(head)
-    verdict = describe_diagnostics(fit)
-    lines = [] if fit.converged else [verdict, ""]
-    lines += [_header(fit), rule, head, rule]
-    previous = ""
-    for name, row in table.iterrows():
-        kind = classify(str(name))
-        if previous and kind != previous:
-            lines.append("")
-        previous = kind
-        lines.append(f"{name!s:<{width}}" + _cells(row))
-    lines += [rule, "", "Priors (autoscaled to the data where none was given)"]
-    priors = fit.priors.describe(fit.moments)
-    wide = max(map(len, priors))
-    lines += [f"  {name:<{wide}}  {text}" for name, text in priors.items()]
-    return "\n".join([*lines, "", *([verdict] if fit.converged else [])]).rstrip()
+    lines = []
+    if not fit.diagnostics.ok:
+        lines += ["FAILED: the draws did not converge", *_list_failures(fit.diagnostics), ""]
+    lines += [
+        *_head(fit),
+        "",
+        *_tabulate(fit.estimates, fit.moments.fixed),
+        "",
+        *_list_priors(fit),
+        "",
+        *_judge(fit.diagnostics),
+    ]
+    return "\n".join(lines)
 
 
-def describe_diagnostics(fit: "BayesFit") -> str:
-    """Return the convergence verdict in words, each failure with its next step."""
-    seen = fit.diagnostics
+def _list_failures(diagnostics: "Diagnostics") -> list[str]:
+    return [
+        line for failure in diagnostics.failures for line in wrap(f"* {failure}", WIDTH, indent=2)
+    ]
+
+
+def _judge(diagnostics: "Diagnostics") -> list[str]:
     numbers = (
-        f"largest R-hat {seen.max_rhat:.4f}, smallest bulk ESS {seen.min_ess_bulk:.0f}, smallest "
-        f"tail ESS {seen.min_ess_tail:.0f}, smallest E-BFMI {seen.min_bfmi:.2f}, "
-        f"{seen.divergences} divergences, {seen.max_treedepth} at the tree-depth limit"
+        f"largest R-hat {format_fixed(diagnostics.max_rhat, 4)}, "
+        f"smallest bulk ESS {format_fixed(diagnostics.min_ess_bulk, 0)}, "
+        f"smallest tail ESS {format_fixed(diagnostics.min_ess_tail, 0)}, "
+        f"smallest E-BFMI {format_fixed(diagnostics.min_bfmi, 2)}, "
+        f"{diagnostics.divergences} divergences, "
+        f"{diagnostics.max_treedepth} at the tree-depth limit"
     )
-    if seen.ok:
-        return fill(f"Convergence: ok ({numbers}).", WIDTH)
-    points = [fill(f"* {failure}", WIDTH, subsequent_indent="  ") for failure in seen.failures]
-    return "\n".join([fill(f"Convergence: FAILED ({numbers}).", WIDTH), *points])
+    if diagnostics.ok:
+        return wrap(f"Convergence: ok ({numbers}).", WIDTH)
+    return wrap(
+        f"Convergence: FAILED ({numbers}); do not report these draws, see the top for the next "
+        "step.",
+        WIDTH,
+    )
 
 
-def classify(name: str) -> str:
-    """Return "fixed", "variance" or "scaled": the part of the table a parameter belongs to."""
-    if name.startswith(("sd(", "corr(")):
-        return "scaled"
-    return "variance" if name.startswith(("var(", "cov(")) and name.endswith(")") else "fixed"
-
-
-def _header(fit: "BayesFit") -> str:
-    chains, draws = fit.data["posterior"]["sigma"].shape
+def _head(fit: "BayesFit") -> list[str]:
     moments = fit.moments
+    size = moments.group_size
+    chains, draws = fit.data["posterior"]["sigma"].shape
+    dropped = f", {moments.dropped} dropped for missing values" if moments.dropped else ""
+    return [
+        f"Posterior of {show_name(moments.formula)}",
+        f"{moments.n_rows} rows{dropped}; {moments.n_groups} groups of "
+        f"'{show_name(moments.group)}' with {size['min']} to {size['max']} rows, "
+        f"{size['mean']:.1f} on average",
+        f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+    ]
+
+
+def _tabulate(estimates: "pd.DataFrame", fixed: tuple[str, ...]) -> list[str]:
+    """Return the table, cut by headings into fixed effects, variances and the scaled ones."""
+    rows = {str(name): _format_row(row) for name, row in estimates.iterrows()}
+    components = list(rows)[len(fixed) :]
+    sections = {
+        "Fixed effects": list(fixed),
+        "Variance components": [name for name in components if name.startswith(("var(", "cov("))],
+        "SDs and correlations": [name for name in components if name.startswith(("sd(", "corr("))],
+    }
+    shown = {name: "  " + show_name(name) for name in rows}
+    width = measure_widest([*shown.values(), *sections])
+    cells = align_columns([HEADINGS, *rows.values()], sides=(align_right,) * len(HEADINGS))
+    body = dict(zip(rows, cells[1:], strict=True))
+    rule = "-" * (width + 1 + measure_widest(cells))
+    lines = [rule, align_left("", width) + " " + cells[0], rule]
+    for title, names in sections.items():
+        lines.append(title)
+        lines += [f"{align_left(shown[name], width)} {body[name]}" for name in names]
+    return [*lines, rule]
+
+
+def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
     return (
-        f"Posterior of {moments.formula}\n"
-        f"{moments.n_rows} rows in {moments.n_groups} groups of '{moments.group}'; {chains} chains "
-        f"x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})"
+        *(format_digits(row[key], DIGITS) for key in ("mean", "sd", "lower", "median", "upper")),
+        *(format_fixed(row[key], 0) for key in ("ess_bulk", "ess_tail")),
+        format_fixed(row["rhat"], 4),
+        format_digits(row["mcse_mean"], 2),
     )
 
 
-def _cells(row: "pd.Series") -> str:
-    return "".join(f"{row[key]:>{w}{f}}" for key, (_, w, f) in COLUMNS.items())
+def _list_priors(fit: "BayesFit") -> list[str]:
+    pairs = [
+        ("  " + show_name(name), show_name(prior))
+        for name, prior in fit.priors.describe(fit.moments).items()
+    ]
+    lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
+    return ["Priors (autoscaled to the data where none was given)", *lines]

@@ -1,194 +1,198 @@
-"""A fit as Stata's `mixed` prints it."""
+"""RemlFit -> the printed output of Stata's `xtmixed`, block by block."""
 
-import math
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from bhlm.parameters import RESIDUAL, variance_names
+from bhlm.tables.layout import (
+    align_left,
+    align_right,
+    format_fixed,
+    format_g,
+    measure_widest,
+    show_name,
+    wrap,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.reml import RemlFit
 
 INTERCEPT = "Intercept"
 WIDTH = 78
-KINDS = {
-    "unstructured": "Unstructured",
-    "independent": "Independent",
-    "exchangeable": "Exchangeable",
-    "identity": "Identity",
-}
+LEFT = 48  # columns of the header's left half
+NAME = 12  # columns of a coefficient's name
+COMPONENT = 28  # columns of a variance component's name
+
+Section = tuple[str, list[tuple[str, str]]]  # title, then (parameter, printed name)
 
 
 def render_stata(fit: "RemlFit") -> str:
-    """Return the output of Stata's `mixed`, every block of it in its order.
+    """Return every block of Stata's `xtmixed ..., variance` output, in its order.
 
-    Iteration log, header with group sizes, Wald test, coefficients, variance components with
-    standard errors and intervals, test against linear regression. A standard error that does
-    not exist prints as a dot, and the advice of the fit follows.
+    The iteration log holds the fit's own steps. Slopes come before `_cons`, covariances after
+    the variances. A name that is longer than Stata's column widens it, so that nothing is
+    abbreviated. Standard errors that do not exist are printed as "."; a fit that did not
+    converge says so first, a singular one says last which component stands on its boundary.
     """
-    blocks = []
+    estimates = fit.estimates
+    lines = []
     if not fit.converged:
-        blocks.append(fill(f"NOT CONVERGED: {fit.advice}.", WIDTH))
-    blocks += [
-        _iteration_log(fit),
-        _header(fit),
-        _coefficients(fit),
-        _variance_components(fit),
+        lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
+    lines += [
+        *_log_iterations(fit),
+        *_head(fit),
+        "",
+        *_tabulate_coefficients(fit, estimates),
+        "",
+        *_tabulate_components(fit, estimates),
+        *_test_against_linear(fit),
     ]
     if fit.converged and fit.singular:
-        blocks.append(fill(f"Singular fit: {fit.advice}.", WIDTH))
-    return "\n\n".join(blocks)
-
-
-def format_g(value: float, width: int = 9) -> str:
-    """Return a number as Stata's %9.0g does: seven digits, no zero before the point."""
-    if math.isnan(value):
-        return "."
-    size = abs(value)
-    if size == 0.0:
-        return "0"
-    if size >= 10.0 ** (width - 1) or size < 1e-5:
-        return f"{value:.{width - 7}e}"
-    before = 0 if size < 1.0 else int(math.log10(size)) + 1
-    text = f"{value:.{max(width - 2 - before, 0)}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return text.replace("0.", ".", 1) if size < 1.0 and text.lstrip("-").startswith("0.") else text
-
-
-def _iteration_log(fit: "RemlFit") -> str:
-    name = _loglik_name(fit).lower()
-    lines = [
-        f"Iteration {step.iteration}:   {name} = {step.loglik:.8g}"
-        for step in fit.steps
-        if step.phase == "newton"
-    ]
-    return "\n".join(
-        [
-            "Performing EM optimization: ",
-            "",
-            "Performing gradient-based optimization: ",
-            "",
-            *lines,
-            "",
-            "Computing standard errors:",
-        ]
-    )
-
-
-def _loglik_name(fit: "RemlFit") -> str:
-    return "Log restricted-likelihood" if fit.method == "reml" else "Log likelihood"
-
-
-def _header(fit: "RemlFit") -> str:
-    moments, size, wald = fit.moments, fit.moments.group_size, fit.wald
-    title = f"Mixed-effects {'REML' if fit.method == 'reml' else 'ML'} regression"
-    p = "." if math.isnan(wald["p"]) else f"{wald['p']:.4f}"
-    chi2 = "." if math.isnan(wald["chi2"]) else f"{wald['chi2']:.2f}"
-    rows = [
-        (title, "Number of obs", f"{moments.n_rows}"),
-        (f"Group variable: {moments.group}", "Number of groups", f"{moments.n_groups}"),
-        None,
-        ("", "Obs per group: min", f"{size['min']:.0f}"),
-        ("", "avg", f"{size['mean']:.1f}"),
-        ("", "max", f"{size['max']:.0f}"),
-        None,
-        ("", f"Wald chi2({wald['df']:.0f})", chi2),
-        (f"{_loglik_name(fit)} = {_loglik_text(fit.loglik)}", "Prob > chi2", p),
-    ]
-    return "\n".join(
-        "" if row is None else f"{row[0]:<48}{row[1]:<19}= {row[2]:>9}" for row in rows
-    )
-
-
-def _loglik_text(value: float) -> str:
-    """Return a log-likelihood with eight significant digits, as Stata prints it."""
-    digits = max(8 - len(str(int(abs(value)))), 0)
-    return f"{value:.{digits}f}"
-
-
-def _coefficients(fit: "RemlFit") -> str:
-    table = fit.estimates.loc[list(fit.moments.fixed)]
-    order = [name for name in fit.moments.fixed if name != INTERCEPT]
-    order += [name for name in fit.moments.fixed if name == INTERCEPT]
-    width = max(12, *(len(_label(name)) for name in (*order, fit.moments.response)))
-    rule = "-" * (width + 1) + "+" + "-" * 64
-    lines = [
-        rule.replace("+", "-"),
-        f"{fit.moments.response:>{width}} |      Coef.   Std. Err.      z    P>|z|"
-        "     [95% Conf. Interval]",
-        rule,
-    ]
-    for name in order:
-        row = table.loc[name]
-        lines.append(
-            f"{_label(name):>{width}} |{format_g(row['estimate']):>11}{format_g(row['se']):>12}"
-            f"{row['statistic']:>9.2f}{row['p']:>8.3f}{format_g(row['lower']):>13}"
-            f"{format_g(row['upper']):>12}"
-        )
-    return "\n".join([*lines, rule.replace("+", "-")])
-
-
-def _variance_components(fit: "RemlFit") -> str:
-    moments, labels = fit.moments, fit.structure.labels
-    names = variance_names(moments.random, moments.group, labels)
-    shared = fit.structure.kind in ("exchangeable", "identity") and len(moments.random) > 1
-    printed = {}
-    for name, (i, j) in zip(names, labels, strict=True):
-        ends = (
-            moments.random if shared else [moments.random[k] for k in ((i,) if i == j else (j, i))]
-        )
-        short = [_label(end) for end in ends]
-        if shared:
-            short.sort(key=lambda end: end == "_cons")
-        printed[name] = f"{'var' if i == j else 'cov'}({','.join(short)})"
-    # Slopes come first, the intercept after them, covariances last.
-    order = sorted(
-        zip(names, labels, strict=True),
-        key=lambda pair: (
-            pair[1][0] != pair[1][1],
-            "_cons" in printed[pair[0]] and pair[1][0] == pair[1][1],
-        ),
-    )
-    title = f"{moments.group}: {KINDS[fit.structure.kind]}"
-    width = max(28, len(title), *(len(text) for text in printed.values()))
-    rule = "-" * (width + 1) + "+" + "-" * 48
-    flat = rule.replace("+", "-")
-    lines = [
-        flat,
-        f"{'  Random-effects Parameters':<{width}} |   Estimate   Std. Err.     [95% Conf. Interval]",
-        rule,
-        f"{title:<{width}} |",
-    ]
-    lines += [_component(fit, name, printed[name], width) for name, _ in order]
-    lines += [rule, _component(fit, RESIDUAL, RESIDUAL, width), flat, _lr_test(fit)]
-    if len(labels) > 1:
-        lines += ["", "Note: LR test is conservative and provided only for reference."]
+        lines += ["", *wrap(f"Note: {fit.advice}", WIDTH)]
     return "\n".join(lines)
 
 
-def _component(fit: "RemlFit", name: str, printed: str, width: int) -> str:
-    row = fit.estimates.loc[name]
-    return (
-        f"{printed:>{width}} |{format_g(row['estimate']):>11}{format_g(row['se']):>12}"
-        f"{format_g(row['lower']):>14}{format_g(row['upper']):>12}"
-    )
+def _name_coefficient(name: str) -> str:
+    return "_cons" if name == INTERCEPT else show_name(name)
 
 
-def _lr_test(fit: "RemlFit") -> str:
-    """Return the test against linear regression; with one variance it is a 50:50 mixture."""
-    test = fit.lr_test
-    if len(fit.structure.labels) > 1:
-        return (
-            f"LR test vs. linear regression:       chi2({test['df']:.0f}) = {test['chi2']:>8.2f}   "
-            f"Prob > chi2 = {test['p']:.4f}"
+def _name_likelihood(fit: "RemlFit") -> str:
+    return "log restricted-likelihood" if fit.method == "reml" else "log likelihood"
+
+
+def _log_iterations(fit: "RemlFit") -> list[str]:
+    label = _name_likelihood(fit)
+    steps = [step for step in fit.steps if step.phase == "newton"]
+    return [
+        "Performing EM optimization:",
+        "",
+        "Performing gradient-based optimization:",
+        "",
+        *(f"Iteration {step.iteration}:   {label} = {format_g(step.loglik, 10)}" for step in steps),
+        "",
+        "Computing standard errors:",
+        "",
+    ]
+
+
+def _head(fit: "RemlFit") -> list[str]:
+    moments, wald = fit.moments, fit.wald
+    size = moments.group_size
+    label = _name_likelihood(fit)
+    rows = [
+        (f"Mixed-effects {fit.method.upper()} regression", "Number of obs", moments.n_rows),
+        (f"Group variable: {show_name(moments.group)}", "Number of groups", moments.n_groups),
+        None,
+        ("", "Obs per group: min", size["min"]),
+        ("", "               avg", f"{size['mean']:.1f}"),
+        ("", "               max", size["max"]),
+        None,
+        ("", f"Wald chi2({wald['df']})", format_fixed(wald["chi2"], 2)),
+        (
+            f"{label.capitalize()} = {format_g(fit.loglik, 10)}",
+            "Prob > chi2",
+            format_fixed(wald["p"], 4),
+        ),
+    ]
+    left = measure_widest([row[0] + "  " for row in rows if row], least=LEFT)
+    return [f"{align_left(row[0], left)}{row[1]:<18} ={row[2]:>10}" if row else "" for row in rows]
+
+
+def _tabulate_coefficients(fit: "RemlFit", estimates: "pd.DataFrame") -> list[str]:
+    fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)
+    response = show_name(fit.moments.response)
+    width = measure_widest([response, *map(_name_coefficient, fixed)], least=NAME)
+    rule = "-" * (width + 66)
+    lines = [
+        rule,
+        f"{align_right(response, width)} |      Coef.   Std. Err.      z    P>|z|"
+        "     [95% Conf. Interval]",
+        f"{'-' * (width + 1)}+{'-' * 64}",
+    ]
+    for name in fixed:
+        row = _read(estimates, name)
+        lines.append(
+            f"{align_right(_name_coefficient(name), width)} |"
+            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
+            f"{_format_statistic(row['statistic']):>9}{format_fixed(row['p'], 3):>8}"
+            f"{format_g(row['lower']):>13}{format_g(row['upper']):>12}"
         )
-    p = 0.5 * test["p"] if test["chi2"] > 0 else 1.0
-    return (
-        f"LR test vs. linear regression: chibar2(01) = {test['chi2']:>8.2f} "
-        f"Prob >= chibar2 = {p:.4f}"
-    )
+    return [*lines, rule]
 
 
-def _label(name: str) -> str:
-    return "_cons" if name == INTERCEPT else name
+def _read(estimates: "pd.DataFrame", parameter: str) -> dict[str, float]:
+    return {str(key): float(value) for key, value in estimates.loc[parameter].items()}
+
+
+def _format_statistic(value: float) -> str:
+    """Return two places, or Stata's general format where they take more than eight columns."""
+    text = format_fixed(value, 2)
+    return text if len(text) <= 8 else format_g(value, 8)
+
+
+def _tabulate_components(fit: "RemlFit", estimates: "pd.DataFrame") -> list[str]:
+    sections = _divide_components(fit)
+    titles = [f"{show_name(fit.moments.group)}: {title}" for title, _ in sections]
+    names = [printed for _, rows in sections for _, printed in rows]
+    width = measure_widest([*names, *titles], least=COMPONENT)
+    rule = "-" * (width + 50)
+    ruled = f"{'-' * (width + 1)}+{'-' * 48}"
+    heading = align_left("  Random-effects Parameters", width)
+
+    def draw(parameter: str, printed: str) -> str:
+        row = _read(estimates, parameter)
+        return (
+            f"{align_right(printed, width)} |"
+            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
+            f"{format_g(row['lower']):>14}{format_g(row['upper']):>12}"
+        )
+
+    lines = [rule, f"{heading} |   Estimate   Std. Err.     [95% Conf. Interval]", ruled]
+    for title, (_, rows) in zip(titles, sections, strict=True):
+        lines += [f"{align_left(title, width)} |", *(draw(*row) for row in rows), ruled]
+    return [*lines, draw(RESIDUAL, RESIDUAL), rule]
+
+
+def _divide_components(fit: "RemlFit") -> list[Section]:
+    """Return one section per block of correlated coefficients, each in Stata's order."""
+    random, kind = fit.moments.random, fit.structure.kind
+    labels = fit.structure.labels
+    parameter = dict(zip(labels, variance_names(random, fit.moments.group, labels), strict=True))
+    order = sorted(range(len(random)), key=lambda i: random[i] == INTERCEPT)
+    printed = [_name_coefficient(name) for name in random]
+    if len(random) == 1 or kind in ("identity", "exchangeable"):
+        shared = " ".join(printed[i] for i in order)
+        rows = [
+            (name, f"{'var' if i == j else 'cov'}({shared})") for (i, j), name in parameter.items()
+        ]
+        return [("Identity" if len(random) == 1 else kind.capitalize(), rows)]
+    blocks = [order]
+    if kind == "unstructured" and len(labels) < len(random) * (len(random) + 1) // 2:
+        blocks = [[i for i in order if random[i] in block] for block in fit.moments.blocks]
+    sections = []
+    for block in blocks:
+        pairs = [(i, i) for i in block]
+        pairs += [(i, j) for at, i in enumerate(block) for j in block[at + 1 :]]
+        rows = [
+            (parameter[at], f"var({printed[i]})" if i == j else f"cov({printed[i]},{printed[j]})")
+            for i, j in pairs
+            if (at := (min(i, j), max(i, j))) in parameter
+        ]
+        sections.append(("Identity" if len(block) == 1 else kind.capitalize(), rows))
+    return sections
+
+
+def _test_against_linear(fit: "RemlFit") -> list[str]:
+    """Return the LR line; one variance has the mixture of a point at zero and chi2(1)."""
+    test = fit.lr_test
+    start, chi2 = "LR test vs. linear regression:", format_fixed(test["chi2"], 2)
+    if test["df"] == 1:
+        p = 0.5 * test["p"] if test["chi2"] > 0.0 else 1.0
+        return [f"{start} chibar2(01) ={chi2:>9} Prob >= chibar2 = {p:.4f}"]
+    name = f"chi2({test['df']}) ="
+    return [
+        f"{start}{name:>16}{chi2:>9}   Prob > chi2 = {test['p']:.4f}",
+        "",
+        "Note: LR test is conservative and provided only for reference.",
+    ]
