@@ -52,6 +52,26 @@ def test_numbers_decide_whatever_the_names_and_offsets(shift):
     }
 
 
+def test_a_centred_column_is_no_multiple_of_the_raw_one():
+    moments = Model("y ~ x + cwc(x) + gm(x) + (x | g)", simulate_table(7, n_groups=20)).moments
+    wrong = dict(zip(moments.fixed, assign_equations(moments), strict=True))
+    assert wrong == {"Intercept": 0, "x": 1, "cwc(x)": None, "gm(x)": 0}
+
+
+def test_its_own_name_comes_first():
+    table = simulate_table(7, n_groups=20)
+    table["same"] = table["w"] * table["x"]
+    moments = Model("y ~ x + same + (x + same | g)", table).moments
+    assert assign_equations(moments) == (0, 1, 2)
+
+
+def test_means_that_rounding_moves_stay_constant():
+    table = simulate_table(7, n_groups=20)
+    table["product"] = table["w"] * table.groupby("g")["x"].transform("mean")
+    moments = Model("y ~ gm(x) + product + (0 + gm(x) | g)", table).moments
+    assert assign_equations(moments)[1:] == (0, 0)
+
+
 def test_an_equation_without_its_own_intercept_loses_one_df_less():
     moments = Model("y ~ w + w:x + (x | g)", simulate_table(7, n_groups=20)).moments
     assert dict(zip(moments.fixed, coefficient_df(moments), strict=True)) == {

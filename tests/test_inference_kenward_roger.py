@@ -1,6 +1,7 @@
 """Kenward and Roger's method against pbkrtest and dense matrices."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from lme4_cases import fit_case, in_order, load_cases, select_rows
 from simulate import Rows, dense_covariance, simulate_rows, simulate_table
@@ -78,6 +79,21 @@ def test_one_hypothesis_has_the_df_of_its_t():
     gap = fit.beta[1] - fit.beta[2] - 0.5
     assert test.ddf == pytest.approx(kenward_roger_df(adjusted, row)[0], rel=1e-10)
     assert test.statistic == pytest.approx(gap**2 / (row @ adjusted.cov @ row.T).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 4, 5])
+def test_balanced_groups_have_their_exact_df(n_groups):
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(n_groups), 5)
+    y = 2.0 * rng.normal(size=n_groups)[group] + rng.normal(size=len(group))
+    fit = Model("y ~ 1 + (1 | g)", pd.DataFrame({"g": group, "y": y})).reml()
+    means = y.reshape(n_groups, 5).mean(axis=1)
+    test = kenward_roger_test(fit, np.eye(1))
+    assert not fit.singular
+    assert test.ddf == pytest.approx(n_groups - 1, rel=1e-9)
+    assert test.statistic == pytest.approx(
+        means.mean() ** 2 * n_groups / means.var(ddof=1), rel=1e-9
+    )
 
 
 def test_is_refused_for_ml():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lme4_cases import fit_case
 from scipy import stats
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import approx_fprime, minimize, minimize_scalar
 from simulate import dense_covariance, dense_loglik, dense_restricted, simulate_rows, simulate_table
 
 from bhlm.covariance import KINDS
@@ -208,6 +208,26 @@ def test_values_that_cannot_be_rise_without_bound():
         ("corr(Intercept,Days|Subject)", 1.1),
     ):
         assert build_profile(fit, name).rise(value) == np.inf
+
+
+def test_a_variance_of_zero_is_no_trap():
+    # With a small residual SD the best SD of the batches, 0 at the estimates, is not zero.
+    fit = fit_case("dyestuff2", "ml")
+    sigma = 0.3 * float(np.sqrt(fit.sigma2))
+    size, squares = fit.moments.n[0], fit.moments.cross[:, -1, -1].sum()
+    means = fit.moments.mean[:, -1]
+
+    def deviance(log_g):
+        total = sigma**2 + size * np.exp(log_g)
+        between = size * np.sum((means - means.mean()) ** 2) / total
+        logs = len(means) * (np.log(total) + (size - 1.0) * np.log(sigma**2))
+        n = size * len(means)
+        return n * np.log(2.0 * np.pi) + logs + squares / sigma**2 + between
+
+    expected = minimize_scalar(deviance, bounds=(-8.0, 4.0), method="bounded").fun
+    assert deviance(-50.0) > expected + 1.0
+    rise = build_profile(fit, "sd(Residual)").rise(sigma)
+    assert rise == pytest.approx(expected + 2.0 * fit.loglik, abs=DENSE)
 
 
 def test_a_wider_level_gives_a_wider_interval():

@@ -87,6 +87,19 @@ def test_cr2_agrees_with_dense_matrices(random):
     assert robust_df(robust, np.eye(3)) == pytest.approx(df, rel=DENSE)
 
 
+def test_cr2_of_groups_that_fit_themselves_agrees_with_dense_matrices():
+    table = simulate_table(5, n_groups=15)
+    table["own"] = (table["g"] == 1).astype(float)
+    model = Model("y ~ x + own + own:x + (1 | g)", table)
+    rows = Rows(model, *model.rows())
+    fit = model.reml()
+    cov, df = dense_cr2(rows, fit)
+    robust = robust_covariance(fit)
+    assert robust.cov == pytest.approx(cov, rel=DENSE, abs=DENSE * cov.max())
+    keep = np.eye(len(df))[[fit.moments.fixed.index(name) for name in ("Intercept", "x")]]
+    assert robust_df(robust, keep) == pytest.approx(keep @ df, rel=DENSE)
+
+
 def test_cr0_has_the_normal_as_its_reference():
     fit = Model("y ~ x + w + (x | g)", simulate_table(3, n_groups=20)).reml()
     robust = robust_covariance(fit, kind="cr0")

@@ -32,13 +32,16 @@ def test_hsb_table_4_4(hsb):
     assert test.naive_p == pytest.approx(halves[1], rel=1e-7)
 
 
-def test_chi_square_is_that_of_least_squares_in_each_group():
+@pytest.mark.parametrize("columns", [(), ("x",), ("x", "t")])
+def test_chi_square_is_that_of_least_squares_in_each_group(columns):
     table = simulate_table(9, n_groups=12)
-    fit = Model("y ~ x + w + t + (x | g)", table).reml()
-    chi2, groups = np.zeros(2), 0
+    random = " + ".join(("1", *columns))
+    fit = Model(f"y ~ x + w + t + ({random} | g)", table).reml()
+    q = len(columns) + 1
+    chi2, groups = np.zeros(q), 0
     for _, rows in table.groupby("g"):
-        z = np.column_stack([np.ones(len(rows)), rows["x"]])
-        if len(rows) < 2:
+        z = np.column_stack([np.ones(len(rows)), *(rows[name] for name in columns)])
+        if len(rows) < q:
             continue
         x = rows.assign(Intercept=1.0)[list(fit.moments.fixed)].to_numpy()
         inverse = np.linalg.inv(z.T @ z)
@@ -46,10 +49,10 @@ def test_chi_square_is_that_of_least_squares_in_each_group():
         chi2 += u**2 / (fit.sigma2 * np.diag(inverse))
         groups += 1
     result = hlm_chi_square(fit)
-    assert groups < 12
+    assert groups < 12 or q == 1
     assert result["chi2"].tolist() == pytest.approx(chi2, rel=1e-9)
-    assert result["groups"].tolist() == [groups, groups]
-    assert result["df"].tolist() == [groups - 2, groups - 1]
+    assert result["groups"].tolist() == [groups] * q
+    assert result["df"].tolist() == [groups - 2, *[groups - 1] * (q - 1)]
 
 
 @pytest.mark.parametrize("name", [name for name in SLOPES if SLOPES[name]["df"] <= 4])
@@ -85,6 +88,8 @@ def test_independent_coefficients_have_no_covariances_to_lose():
 
 
 def test_a_statistic_of_zero_has_p_one():
+    test = lr_test_coefficient(fit_case("dyestuff2", "reml"), "Intercept")
+    assert (test.chi2, test.p) == (0.0, 1.0)
     assert mix_chi_squares(0.0, (0, 1), weights=(0.5, 0.5), dropped=("x",)).p == 1.0
 
 

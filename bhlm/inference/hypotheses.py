@@ -179,8 +179,7 @@ def _squeeze(text: str) -> str:
 
 
 def _match_name(name: str) -> str:
-    """Return a pattern that finds a name with any spaces in it, and not inside a longer word."""
+    """Return a pattern that finds a name with any spaces in it, but not within a number (1e5)."""
     body = r"\s*".join(re.escape(character) for character in name)
     before = r"(?<![\w.])" if re.match(r"\w", name[0]) else ""
-    after = r"(?![\w.(\[])" if re.match(r"\w", name[-1]) else ""
-    return f"(?:{before}{body}{after})"
+    return f"(?:{before}{body})"

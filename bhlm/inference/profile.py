@@ -142,8 +142,6 @@ def find_limits(profile: Profile, *, level: float) -> tuple[float, float]:
 
 def _find_limit(profile: Profile, quantile: float, *, side: int) -> float:
     bound = profile.bounds[0 if side < 0 else 1]
-    if profile.estimate == bound:
-        return bound
 
     def gap(value: float) -> float:
         # The root of the rise is nearly a straight line.

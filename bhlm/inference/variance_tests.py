@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+# Twice a difference of log-likelihoods below this is zero, rounded.
+NOTHING = 1e-8
+
 
 @dataclass(frozen=True, slots=True)
 class MixtureTest:
@@ -58,7 +61,8 @@ def lr_test_coefficient(fit: RemlFit, coefficient: str) -> MixtureTest:
     at = random.index(coefficient)
     covariances = sum(i != j and at in (i, j) for i, j in fit.structure.labels)
     null = _loglik_without(fit, coefficient)
-    chi2 = max(0.0, 2.0 * (fit.loglik - null))
+    chi2 = 2.0 * (fit.loglik - null)
+    chi2 = chi2 if chi2 > NOTHING else 0.0
     return mix_chi_squares(
         chi2, (covariances, covariances + 1), weights=(0.5, 0.5), dropped=(coefficient,)
     )
