@@ -201,7 +201,7 @@ group_effects <- function(fit) {
 profile_intervals <- function(fit, group) {
   stopifnot(!isREML(fit))
   profiled <- profile(fit, signames = FALSE, delta = 0.12, maxpts = 200, alphamax = 0.01,
-                      optimizer = "bobyqa", control = list(rhoend = 1e-9, maxfun = 20000))
+                      devtol = 1e-6, optimizer = "bobyqa")
   limits <- confint(profiled, level = 0.95)
   e <- elements(fit)
   # lme4 orders sd, cor, cor, sd, ...: the columns of the lower triangle.
@@ -221,7 +221,7 @@ nlme_loglik <- function(formula, table, reml, group) {
   text <- paste(deparse(fixed, width.cutoff = 500), collapse = "")
   for (name in names(table)) text <- gsub(paste0("`", name, "`"), make.names(name), text, fixed = TRUE)
   blocks <- lapply(lme4::findbars(as.formula(formula)), function(bar) {
-    part <- paste("~", paste(deparse(bar[[2]], width.cutoff = 500), collapse = ""))
+    part <- paste("~", paste(deparse(bar[[2]], width.cutoff = 500, backtick = TRUE), collapse = ""))
     for (name in names(table)) {
       part <- gsub(paste0("`", name, "`"), make.names(name), part, fixed = TRUE)
     }
