@@ -1,5 +1,6 @@
 """Moments -> RemlFit: estimates by restricted (or full) maximum likelihood, with their errors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,18 +10,28 @@ from scipy import stats
 from bhlm.covariance import Structure, combine
 from bhlm.effects import predict_effects
 from bhlm.errors import ArgumentError
-from bhlm.likelihood import Curvature, differentiate, evaluate, score_psi
+from bhlm.likelihood import evaluate
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.optimize import Optimum, Step, maximize, unwhiten_loglik
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.standard_errors import (
+    Z95,
+    log_interval,
+    scale_slopes,
+    standard_errors,
+    variance_covariance,
+)
 from bhlm.tables import render
 from bhlm.whitening import Whitened, group_ranks, whiten
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.inference.bootstrap import Bootstrap
+    from bhlm.inference.variance_tests import MixtureTest
+    from bhlm.inference.wald import JointTest
+
 Array = np.ndarray
-Z95 = float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,89 @@ class RemlFit:
         """
         return render(self, style=style)
 
+    def fixed_effects(
+        self, *, method: str = "satterthwaite", level: float = 0.95
+    ) -> "pd.DataFrame":
+        """Return the fixed effects with standard errors, intervals and tests by one method.
+
+        Columns `estimate, se, lower, upper, statistic, df, p`. Methods: "z", "satterthwaite",
+        "kenward-roger", "hlm" (J - S - 1), "cr0" and "cr2" (cluster-robust).
+
+        Raises:
+            ArgumentError: an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.inference.contrasts import estimate_contrasts
+        from bhlm.inference.hypotheses import Hypotheses
+
+        p = len(self.beta)
+        every = Hypotheses(tuple(self.moments.fixed), np.eye(p), np.zeros(p))
+        table = estimate_contrasts(self, every, method=method, level=level)
+        return table.drop(columns="value").rename_axis("parameter")
+
+    def contrast(
+        self, *hypotheses: str, method: str = "satterthwaite", level: float = 0.95
+    ) -> "pd.DataFrame":
+        """Return linear combinations of fixed effects, such as "sector + 2*gm(ses) = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
+        """
+        from bhlm.inference.contrasts import estimate_contrasts
+
+        return estimate_contrasts(self, hypotheses, method=method, level=level)
+
+    def test(self, *hypotheses: str, method: str = "satterthwaite") -> "JointTest":
+        """Return the joint test of hypotheses about fixed effects, such as "sector = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, hypotheses that contradict each
+                other, or an unknown method.
+        """
+        from bhlm.inference.contrasts import judge_hypotheses
+
+        return judge_hypotheses(self, hypotheses, method=method)
+
+    def test_variances(self, coefficient: str | None = None) -> "pd.DataFrame | MixtureTest":
+        """Return HLM's chi-square test of each variance component.
+
+        With a coefficient: the LR test that it does not vary over groups, against the mixture
+        of chi-squares that holds on the boundary.
+
+        Raises:
+            ArgumentError: a coefficient that is not random, or a fit that cannot be tested so.
+        """
+        from bhlm.inference.variance_tests import hlm_chi_square, lr_test_coefficient
+
+        if coefficient is None:
+            return hlm_chi_square(self)
+        return lr_test_coefficient(self, coefficient)
+
+    def profile(
+        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    ) -> "pd.DataFrame":
+        """Return profile-likelihood intervals of the parameters; None is all of them.
+
+        Raises:
+            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
+        """
+        from bhlm.inference.profile import profile_intervals
+
+        return profile_intervals(self, level=level, parameters=parameters)
+
+    def bootstrap(
+        self, *, replicates: int = 1000, seed: int = 0, processes: int = 1, progress: Any = None
+    ) -> "Bootstrap":
+        """Return a parametric bootstrap of every parameter; see `bhlm.inference.bootstrap`.
+
+        Raises:
+            ArgumentError: too few replicates, or a negative number of processes or seed.
+        """
+        from bhlm.inference.bootstrap import bootstrap
+
+        return bootstrap(
+            self, replicates=replicates, seed=seed, processes=processes, progress=progress
+        )
+
     def _fixed_rows(self) -> dict[str, list[float]]:
         se = np.sqrt(np.diag(self.beta_cov))
         rows = {}
@@ -162,11 +256,11 @@ class RemlFit:
         names = [*variance_names(self.moments.random, self.moments.group, labels), RESIDUAL]
         values = [*(self.g[i, j] for i, j in labels), self.sigma2]
         rows = {}
-        for name, value, se in zip(names, values, _errors(self.variance_cov), strict=True):
+        for name, value, se in zip(names, values, standard_errors(self.variance_cov), strict=True):
             if name.startswith("cov("):
                 bounds = [value - Z95 * se, value + Z95 * se]
             else:
-                bounds = _log_interval(value, se)
+                bounds = log_interval(value, se)
             rows[name] = [value, se, *bounds]
         return rows
 
@@ -174,20 +268,20 @@ class RemlFit:
         labels = self.structure.labels
         names = scaled_names(self.moments.random, self.moments.group, labels)
         values = scale_covariance(self.g, labels)
-        slopes = _scale_slopes(self.g, labels)
-        se = _errors(slopes @ self.variance_cov[:-1, :-1] @ slopes.T)
+        slopes = scale_slopes(self.g, labels)
+        se = standard_errors(slopes @ self.variance_cov[:-1, :-1] @ slopes.T)
         rows = {}
         for name, value, error in zip(names, values, se, strict=True):
             if name.startswith("sd("):
-                rows[name] = [value, error, *_log_interval(value, error)]
+                rows[name] = [value, error, *log_interval(value, error)]
             elif abs(value) < 1.0:
                 z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
                 rows[name] = [value, error, np.tanh(z - half), np.tanh(z + half)]
             else:
                 rows[name] = [value, np.nan, np.nan, np.nan]
         sd = np.sqrt(self.sigma2)
-        error = _errors(self.variance_cov)[-1] / (2.0 * sd)
-        rows["sd(Residual)"] = [sd, error, *_log_interval(sd, error)]
+        error = standard_errors(self.variance_cov)[-1] / (2.0 * sd)
+        rows["sd(Residual)"] = [sd, error, *log_interval(sd, error)]
         return rows
 
 
@@ -230,7 +324,7 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         g=root @ root.T,
         root=root,
         sigma2=sigma2,
-        variance_cov=_variance_covariance(structure, white, optimum),
+        variance_cov=variance_covariance(structure, white, optimum),
         loglik=unwhiten_loglik(at.value, white, at.restricted),
         linear_loglik=unwhiten_loglik(linear.value, white, at.restricted),
         converged=optimum.converged,
@@ -240,62 +334,6 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         steps=optimum.steps,
         white=white,
     )
-
-
-def _variance_covariance(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
-    """Return the inverse observed information (m + 1, m + 1) of g's elements and sigma^2.
-
-    The information is that of the (restricted) log-likelihood in (psi, v), v = sigma^2,
-    psi = g / v, carried to (g, v). At a boundary the elements of g have no standard errors
-    (nan); that of sigma^2 comes from the factors that have not vanished.
-    """
-    at = optimum.criterion
-    v = at.sigma2 * white.scale**2
-    m = len(structure.directions)
-    if optimum.singular:
-        cov = np.full((m + 1, m + 1), np.nan)
-        cov[m, m] = _residual_variance(structure, white, optimum)
-        return cov
-    # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
-    # is closed under the change of basis, so that g is linear in them.
-    directions = structure.directions
-    curve = differentiate(white.blocks, white.q, optimum.lam, at, directions)
-    information = _information(curve, at.sigma2, at.dof, white.scale)
-    psi = optimum.lam @ optimum.lam.T
-    turned = white.basis @ directions @ white.basis.T
-    jacobian = np.zeros((m + 1, m + 1))
-    jacobian[:m, :m] = v * np.array([turned[:, i, j] for i, j in structure.labels])
-    psi = white.basis @ psi @ white.basis.T
-    jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
-    jacobian[m, m] = 1.0
-    return np.asarray(jacobian @ np.linalg.inv(information) @ jacobian.T)
-
-
-def _information(curve: Curvature, s2: float, dof: float, scale: float) -> Array:
-    """Return half the Hessian of minus twice the log-likelihood by (psi, v), at the optimum.
-
-    With rss = scale^2 rss~ and v = scale^2 s2 = rss / dof there.
-    """
-    m = len(curve.rss_slope)
-    v = scale**2 * s2
-    hessian = np.empty((m + 1, m + 1))
-    hessian[:m, :m] = curve.logdet + curve.rss / s2
-    hessian[:m, m] = hessian[m, :m] = -curve.rss_slope / (s2 * v)
-    hessian[m, m] = dof / v**2
-    return 0.5 * hessian
-
-
-def _residual_variance(structure: Structure, white: Whitened, optimum: Optimum) -> float:
-    """Return the variance of sigma^2 with the vanished directions held at zero."""
-    at, lam = optimum.criterion, optimum.lam
-    turned = structure.factors @ lam.T
-    directions = turned + turned.transpose(0, 2, 1)
-    curve = differentiate(white.blocks, white.q, lam, at, directions)
-    information = _information(curve, at.sigma2, at.dof, white.scale)
-    score = score_psi(white.blocks, white.q, lam, at)
-    factors = structure.factors
-    information[:-1, :-1] += np.einsum("cij,ik,dkj->cd", factors, score, factors)
-    return float(np.linalg.pinv(information, rcond=1e-10, hermitian=True)[-1, -1])
 
 
 def describe_singularity(fit: RemlFit) -> str:
@@ -321,37 +359,3 @@ def describe_singularity(fit: RemlFit) -> str:
     _, vectors = np.linalg.eigh(fit.g)
     parts = zip(vectors[:, 0], fit.moments.random, strict=True)
     return "the variance of " + " ".join(f"{w:+.2g} {name}" for w, name in parts) + " is 0"
-
-
-def _scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
-    """Return the Jacobian (m, m) of SDs and correlations by g's elements at `labels`."""
-    place = {label: index for index, label in enumerate(labels)}
-    slopes = np.zeros((len(labels), len(labels)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for row, (i, j) in enumerate(labels):
-            if i == j:
-                slopes[row, row] = 0.5 / np.sqrt(g[i, i])
-                continue
-            both = np.sqrt(g[i, i] * g[j, j])
-            slopes[row, row] = 1.0 / both
-            for k in (i, j):
-                # The exchangeable structure reports one variance for both coefficients.
-                at = place.get((k, k), 0)
-                slopes[row, at] -= 0.5 * g[i, j] / (both * g[k, k])
-    return slopes
-
-
-def _log_interval(value: float, se: float) -> list[Any]:
-    if not value > 0.0:
-        return [np.nan, np.nan]
-    factor = np.exp(Z95 * se / value)
-    return [value / factor, value * factor]
-
-
-def _errors(cov: Array) -> Array:
-    """Return standard errors; nan where rounding has left a variance below zero.
-
-    That happens to a correlation within rounding of +-1, far from a covariate's zero.
-    """
-    variances = np.diag(cov)
-    return np.sqrt(np.where(variances >= 0.0, variances, np.nan))

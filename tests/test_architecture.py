@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"likelihood"},
     {"marginal"},
     {"effects", "optimize"},
+    {"standard_errors"},
     {"reml"},
     {"inference"},
     {"group_effects", "predictions", "residuals", "influence", "comparison"},
@@ -55,7 +56,12 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 # Imports inside functions may go rightwards only here: __init__ and model hand over to what
 # is asked for, and a result prints itself (`fit.summary()`).
-LAZY = {"__init__": set(RANK), "model": set(RANK), "reconcile": {"export"}}
+LAZY = {
+    "__init__": set(RANK),
+    "model": set(RANK),
+    "reml": {"inference", "group_effects", "influence", "predictions", "residuals", "comparison"},
+    "reconcile": {"export"},
+}
 
 # Third-party packages that only these modules may import, at any depth.
 ROOMS = {

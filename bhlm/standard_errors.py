@@ -1,0 +1,103 @@
+"""Standard errors of variance components from the observed information, and their intervals."""
+
+import numpy as np
+from scipy import stats
+
+from bhlm.covariance import Structure
+from bhlm.likelihood import Curvature, differentiate, score_psi
+from bhlm.optimize import Optimum
+from bhlm.whitening import Whitened
+
+Array = np.ndarray
+Z95 = float(stats.norm.ppf(0.975))
+
+
+def variance_covariance(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
+    """Return the inverse observed information (m + 1, m + 1) of g's elements and sigma^2.
+
+    The information is that of the (restricted) log-likelihood in (psi, v), v = sigma^2,
+    psi = g / v, carried to (g, v). At a boundary the elements of g have no standard errors
+    (nan); that of sigma^2 comes from the factors that have not vanished.
+    """
+    at = optimum.criterion
+    v = at.sigma2 * white.scale**2
+    m = len(structure.directions)
+    if optimum.singular:
+        cov = np.full((m + 1, m + 1), np.nan)
+        cov[m, m] = _residual_variance(structure, white, optimum)
+        return cov
+    # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
+    # is closed under the change of basis, so that g is linear in them.
+    directions = structure.directions
+    curve = differentiate(white.blocks, white.q, optimum.lam, at, directions)
+    information = _information(curve, at.sigma2, at.dof, white.scale)
+    psi = optimum.lam @ optimum.lam.T
+    turned = white.basis @ directions @ white.basis.T
+    jacobian = np.zeros((m + 1, m + 1))
+    jacobian[:m, :m] = v * np.array([turned[:, i, j] for i, j in structure.labels])
+    psi = white.basis @ psi @ white.basis.T
+    jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
+    jacobian[m, m] = 1.0
+    return np.asarray(jacobian @ np.linalg.inv(information) @ jacobian.T)
+
+
+def _information(curve: Curvature, s2: float, dof: float, scale: float) -> Array:
+    """Return half the Hessian of minus twice the log-likelihood by (psi, v), at the optimum.
+
+    With rss = scale^2 rss~ and v = scale^2 s2 = rss / dof there.
+    """
+    m = len(curve.rss_slope)
+    v = scale**2 * s2
+    hessian = np.empty((m + 1, m + 1))
+    hessian[:m, :m] = curve.logdet + curve.rss / s2
+    hessian[:m, m] = hessian[m, :m] = -curve.rss_slope / (s2 * v)
+    hessian[m, m] = dof / v**2
+    return 0.5 * hessian
+
+
+def _residual_variance(structure: Structure, white: Whitened, optimum: Optimum) -> float:
+    """Return the variance of sigma^2 with the vanished directions held at zero."""
+    at, lam = optimum.criterion, optimum.lam
+    turned = structure.factors @ lam.T
+    directions = turned + turned.transpose(0, 2, 1)
+    curve = differentiate(white.blocks, white.q, lam, at, directions)
+    information = _information(curve, at.sigma2, at.dof, white.scale)
+    score = score_psi(white.blocks, white.q, lam, at)
+    factors = structure.factors
+    information[:-1, :-1] += np.einsum("cij,ik,dkj->cd", factors, score, factors)
+    return float(np.linalg.pinv(information, rcond=1e-10, hermitian=True)[-1, -1])
+
+
+def scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
+    """Return the Jacobian (m, m) of SDs and correlations by g's elements at `labels`."""
+    place = {label: index for index, label in enumerate(labels)}
+    slopes = np.zeros((len(labels), len(labels)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for row, (i, j) in enumerate(labels):
+            if i == j:
+                slopes[row, row] = 0.5 / np.sqrt(g[i, i])
+                continue
+            both = np.sqrt(g[i, i] * g[j, j])
+            slopes[row, row] = 1.0 / both
+            for k in (i, j):
+                # The exchangeable structure reports one variance for both coefficients.
+                at = place.get((k, k), 0)
+                slopes[row, at] -= 0.5 * g[i, j] / (both * g[k, k])
+    return slopes
+
+
+def log_interval(value: float, se: float) -> list[float]:
+    """Return the 95 % interval of a positive parameter, symmetric on the log scale."""
+    if not value > 0.0:
+        return [np.nan, np.nan]
+    factor = np.exp(Z95 * se / value)
+    return [value / factor, value * factor]
+
+
+def standard_errors(cov: Array) -> Array:
+    """Return standard errors; nan where rounding has left a variance below zero.
+
+    That happens to a correlation within rounding of +-1, far from a covariate's zero.
+    """
+    variances = np.diag(cov)
+    return np.sqrt(np.where(variances >= 0.0, variances, np.nan))
