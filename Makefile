@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean distclean
+.PHONY: help setup demo test test-slow lint format bench rivals clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -38,6 +38,10 @@ bench: ## run the speed comparisons
 	  found=yes; echo "== $$script"; $(PYTHON) "$$script" || exit 1; \
 	done; \
 	[ "$$found" = yes ] || echo "make bench: there is no comparisons/speed_*.py to run"
+
+rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals
+	[ -x .venv-rivals/bin/python ] || $(PYTHON) -m venv .venv-rivals
+	.venv-rivals/bin/python -m pip install --quiet mixedlm-rs statsmodels pandas pyarrow
 
 clean: ## remove caches and build products
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

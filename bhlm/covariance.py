@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numba
 import numpy as np
 
 from bhlm.errors import ArgumentError
@@ -131,16 +132,25 @@ def project(structure: Structure, psi: Array) -> Array:
     return np.asarray(np.einsum("cij,ij->c", structure.factors, root) / squares)
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _semidefinite_cholesky(matrix: Array) -> Array:
     """Return the lower Cholesky factor (q, q) of a matrix that may be singular."""
     q = len(matrix)
     root = np.zeros((q, q))
-    floor = 1e-14 * max(float(np.trace(matrix)), np.finfo(float).tiny)
+    floor = 1e-300
     for j in range(q):
-        pivot = matrix[j, j] - root[j, :j] @ root[j, :j]
+        floor += 1e-14 * max(matrix[j, j], 0.0)
+    for j in range(q):
+        pivot = matrix[j, j]
+        for i in range(j):
+            pivot -= root[j, i] * root[j, i]
         if pivot > floor:
             root[j, j] = np.sqrt(pivot)
-            root[j + 1 :, j] = (matrix[j + 1 :, j] - root[j + 1 :, :j] @ root[j, :j]) / root[j, j]
+            for k in range(j + 1, q):
+                value = matrix[k, j]
+                for i in range(j):
+                    value -= root[k, i] * root[j, i]
+                root[k, j] = value / root[j, j]
     return root
 
 

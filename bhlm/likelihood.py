@@ -193,34 +193,81 @@ class Criterion:
         return self.rss / self.dof
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def profile_groups(
+    blocks: Array, q: int, lam: Array, n: float, restricted: bool
+) -> tuple[float, float, Array, Array, float]:
+    """Return the criterion of `evaluate`, sum log|H_j|, beta (p,), phi (p, p) and rss."""
+    logdet, e = sum_groups(blocks, q, lam)
+    p = e.shape[0] - 1
+    root = np.zeros((p, p))
+    half = np.empty(p)
+    rss = e[p, p]
+    value = logdet
+    for a in range(p):
+        for b in range(a + 1):
+            entry = e[a, b]
+            for i in range(b):
+                entry -= root[a, i] * root[b, i]
+            if a == b:
+                root[a, a] = np.sqrt(entry)
+                if restricted:
+                    value += np.log(entry)
+            else:
+                root[a, b] = entry / root[b, b]
+        entry = e[a, p]
+        for i in range(a):
+            entry -= root[a, i] * half[i]
+        half[a] = entry / root[a, a]
+        rss -= half[a] * half[a]
+    inverse = np.zeros((p, p))
+    for c in range(p):
+        for a in range(c, p):
+            entry = 1.0 if a == c else 0.0
+            for i in range(c, a):
+                entry -= root[a, i] * inverse[i, c]
+            inverse[a, c] = entry / root[a, a]
+    beta = np.zeros(p)
+    phi = np.zeros((p, p))
+    for a in range(p):
+        for i in range(a, p):
+            beta[a] += inverse[i, a] * half[i]
+        for b in range(p):
+            for i in range(max(a, b), p):
+                phi[a, b] += inverse[i, a] * inverse[i, b]
+    dof = n - p if restricted else n
+    value += dof * (1.0 + np.log(2.0 * np.pi * rss / dof))
+    return value, logdet, beta, phi, rss
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def score_groups(
+    blocks: Array, q: int, lam: Array, beta: Array, phi: Array, precision: float, restricted: bool
+) -> Array:
+    """Return the derivative (q, q) by Psi of the profiled criterion; precision is dof / rss."""
+    p = len(beta)
+    weight = np.empty((p + 1, p + 1))
+    for a in range(p + 1):
+        left = 1.0 if a == p else -beta[a]
+        for b in range(p + 1):
+            weight[a, b] = precision * left * (1.0 if b == p else -beta[b])
+            if restricted and a < p and b < p:
+                weight[a, b] += phi[a, b]
+    return sum_scores(blocks, q, lam, weight)
+
+
 def evaluate(blocks: Array, q: int, lam: Array, *, n: float, restricted: bool) -> Criterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
     """
-    logdet, e = sum_groups(blocks, q, lam)
-    p = len(e) - 1
-    dof = n - p if restricted else n
-    root = np.linalg.cholesky(e[:p, :p])
-    inverse = np.linalg.inv(root)
-    phi = inverse.T @ inverse
-    half = inverse @ e[:p, p]
-    beta = inverse.T @ half
-    rss = float(e[p, p] - half @ half)
-    value = logdet + dof * (1.0 + np.log(2.0 * np.pi * rss / dof))
-    if restricted:
-        value += 2.0 * float(np.log(np.diag(root)).sum())
-    return Criterion(float(value), float(logdet), beta, phi, rss, dof, restricted)
+    value, logdet, beta, phi, rss = profile_groups(blocks, q, lam, n, restricted)
+    return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
 
 def score_psi(blocks: Array, q: int, lam: Array, at: Criterion) -> Array:
     """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`."""
-    p = len(at.beta)
-    contrast = np.append(-at.beta, 1.0)
-    weight = (at.dof / at.rss) * np.outer(contrast, contrast)
-    if at.restricted:
-        weight[:p, :p] += at.phi
-    return np.asarray(sum_scores(blocks, q, lam, weight))
+    return np.asarray(score_groups(blocks, q, lam, at.beta, at.phi, at.dof / at.rss, at.restricted))
 
 
 @dataclass(frozen=True, slots=True)

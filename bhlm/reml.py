@@ -18,6 +18,7 @@ from bhlm.standard_errors import (
     Z95,
     log_interval,
     scale_slopes,
+    scaled_errors,
     standard_errors,
     variance_covariance,
 )
@@ -269,7 +270,7 @@ class RemlFit:
         names = scaled_names(self.moments.random, self.moments.group, labels)
         values = scale_covariance(self.g, labels)
         slopes = scale_slopes(self.g, labels)
-        se = standard_errors(slopes @ self.variance_cov[:-1, :-1] @ slopes.T)
+        se = scaled_errors(slopes, self.variance_cov[:-1, :-1])
         rows = {}
         for name, value, error in zip(names, values, se, strict=True):
             if name.startswith("sd("):

@@ -5,7 +5,7 @@ from scipy import stats
 
 from bhlm.covariance import Structure
 from bhlm.likelihood import Curvature, differentiate, score_psi
-from bhlm.optimize import Optimum
+from bhlm.optimize import ZERO, Optimum
 from bhlm.whitening import Whitened
 
 Array = np.ndarray
@@ -16,16 +16,13 @@ def variance_covariance(structure: Structure, white: Whitened, optimum: Optimum)
     """Return the inverse observed information (m + 1, m + 1) of g's elements and sigma^2.
 
     The information is that of the (restricted) log-likelihood in (psi, v), v = sigma^2,
-    psi = g / v, carried to (g, v). At a boundary the elements of g have no standard errors
-    (nan); that of sigma^2 comes from the factors that have not vanished.
+    psi = g / v, carried to (g, v). At a boundary, elements of g that have none are nan.
     """
     at = optimum.criterion
     v = at.sigma2 * white.scale**2
     m = len(structure.directions)
     if optimum.singular:
-        cov = np.full((m + 1, m + 1), np.nan)
-        cov[m, m] = _residual_variance(structure, white, optimum)
-        return cov
+        return _singular_covariance(structure, white, optimum)
     # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
     # is closed under the change of basis, so that g is linear in them.
     directions = structure.directions
@@ -55,17 +52,50 @@ def _information(curve: Curvature, s2: float, dof: float, scale: float) -> Array
     return 0.5 * hessian
 
 
-def _residual_variance(structure: Structure, white: Whitened, optimum: Optimum) -> float:
-    """Return the variance of sigma^2 with the vanished directions held at zero."""
+def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
+    """Return the covariance (m + 1, m + 1) where G has lost rank.
+
+    In theta the vanished directions are stationary and leave the information, so that sigma^2
+    and the blocks of G that have kept their rank have standard errors; the others have none.
+    """
     at, lam = optimum.criterion, optimum.lam
+    m = len(structure.labels)
+    v = at.sigma2 * white.scale**2
     turned = structure.factors @ lam.T
-    directions = turned + turned.transpose(0, 2, 1)
-    curve = differentiate(white.blocks, white.q, lam, at, directions)
+    tangents = turned + turned.transpose(0, 2, 1)
+    curve = differentiate(white.blocks, white.q, lam, at, tangents)
     information = _information(curve, at.sigma2, at.dof, white.scale)
     score = score_psi(white.blocks, white.q, lam, at)
     factors = structure.factors
     information[:-1, :-1] += np.einsum("cij,ik,dkj->cd", factors, score, factors)
-    return float(np.linalg.pinv(information, rcond=1e-10, hermitian=True)[-1, -1])
+    covariance = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
+    tangents = white.basis @ tangents @ white.basis.T
+    psi = white.basis @ lam @ lam.T @ white.basis.T
+    jacobian = np.zeros((m + 1, len(factors) + 1))
+    jacobian[:m, :-1] = v * np.array([tangents[:, i, j] for i, j in structure.labels])
+    jacobian[:m, -1] = [psi[i, j] for i, j in structure.labels]
+    jacobian[m, -1] = 1.0
+    result = np.asarray(jacobian @ covariance @ jacobian.T)
+    lost = [
+        row
+        for row, (i, _) in enumerate(structure.labels)
+        if _has_lost_rank(lam, _block_of(structure, i))
+    ]
+    result[lost, :] = result[:, lost] = np.nan
+    return result
+
+
+def _block_of(structure: Structure, i: int) -> list[int]:
+    """Return the coefficients that share a block of G with coefficient i."""
+    if structure.kind in ("exchangeable", "identity"):
+        return list(range(structure.factors.shape[1]))
+    linked = np.abs(structure.directions).sum(axis=0) > 0
+    return [int(j) for j in np.flatnonzero(linked[i])]
+
+
+def _has_lost_rank(lam: Array, block: list[int]) -> bool:
+    singular_values = np.linalg.svd(lam[np.ix_(block, block)], compute_uv=False)
+    return bool(singular_values[-1] < ZERO)
 
 
 def scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
@@ -84,6 +114,20 @@ def scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
                 at = place.get((k, k), 0)
                 slopes[row, at] -= 0.5 * g[i, j] / (both * g[k, k])
     return slopes
+
+
+def scaled_errors(slopes: Array, cov: Array) -> Array:
+    """Return the standard errors (m,) of functions with Jacobian `slopes` (m, m), by row.
+
+    A function is nan only if an element that it depends on has no standard error.
+    """
+    variances = np.empty(len(slopes))
+    for row, slope in enumerate(slopes):
+        used = np.flatnonzero(slope)
+        part = slope[used]
+        finite = np.isfinite(part).all()
+        variances[row] = part @ cov[np.ix_(used, used)] @ part if finite else np.nan
+    return standard_errors(np.diag(variances))
 
 
 def log_interval(value: float, se: float) -> list[float]:

@@ -1,9 +1,13 @@
 """Fixtures that every test module may use: the data, the reference values, the printed ones."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
+
+# The matrices here are small: threads of BLAS would only get in each other's way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pandas as pd
 import pytest

@@ -1,0 +1,34 @@
+# Fits y ~ x + (x | g) by REML with lme4 or nlme and prints seconds and estimates as JSON.
+# Run as: Rscript workers.R PROGRAM TABLE.csv RUNS
+arguments <- commandArgs(trailingOnly = TRUE)
+program <- arguments[1]
+table <- read.csv(arguments[2])
+table$g <- factor(table$g)
+runs <- as.integer(arguments[3])
+
+if (program == "lme4") {
+  suppressMessages(library(lme4))
+  fit_once <- function(data) {
+    fit <- lmer(y ~ x + (x | g), data, REML = TRUE)
+    rows <- coef(summary(fit))
+    list(loglik = as.numeric(logLik(fit)), beta = unname(rows[, 1]), se = unname(rows[, 2]))
+  }
+} else {
+  suppressMessages(library(nlme))
+  fit_once <- function(data) {
+    fit <- lme(y ~ x, data, random = ~ x | g, method = "REML")
+    rows <- summary(fit)$tTable
+    list(loglik = as.numeric(logLik(fit)), beta = unname(rows[, 1]), se = unname(rows[, 2]))
+  }
+}
+invisible(try(fit_once(droplevels(head(table, 2000))), silent = TRUE))
+seconds <- numeric(runs)
+for (i in seq_len(runs)) {
+  start <- proc.time()[["elapsed"]]
+  result <- fit_once(table)
+  seconds[i] <- proc.time()[["elapsed"]] - start
+}
+peak <- as.numeric(sub("[^0-9]*([0-9]+).*", "\\1", grep("VmHWM", readLines("/proc/self/status"), value = TRUE)))
+cat(jsonlite::toJSON(c(result, list(
+  version = as.character(packageVersion(program)), seconds = seconds, peak_mb = peak / 1024
+)), auto_unbox = TRUE, digits = 17))

@@ -1,0 +1,81 @@
+"""Fits one model with one program and prints seconds, log-likelihood and estimates as JSON.
+
+Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is bhlm, statsmodels or mixedlm-rs and
+TABLE a Parquet file with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call
+goes from the pandas DataFrame and the formula to estimates with their standard errors.
+"""
+
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+
+def fit_bhlm(table: pd.DataFrame) -> tuple[Any, str]:
+    import bhlm
+
+    fit = bhlm.Model("y ~ x + (x | g)", table).reml()
+    rows = fit.estimates
+    return (fit.loglik, fit.beta.tolist(), rows.loc[["Intercept", "x"], "se"].tolist()), (
+        bhlm.__version__
+    )
+
+
+def fit_statsmodels(table: pd.DataFrame) -> tuple[Any, str]:
+    import statsmodels
+    import statsmodels.formula.api as smf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = smf.mixedlm("y ~ x", table, groups=table["g"], re_formula="~x").fit(reml=True)
+        values = (float(fit.llf), fit.fe_params.tolist(), fit.bse_fe.tolist())
+    return values, statsmodels.__version__
+
+
+def fit_mixedlm_rs(table: pd.DataFrame) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import mixedlm_rs
+
+    fit = mixedlm_rs.mixedlm("y ~ x", table, groups="g", re_formula="~x").fit(reml=True)
+    values = (float(fit.llf), list(map(float, fit.fe_params)), list(map(float, fit.bse_fe)))
+    return values, version("mixedlm-rs")
+
+
+PROGRAMS: dict[str, Callable[[pd.DataFrame], tuple[Any, str]]] = {
+    "bhlm": fit_bhlm,
+    "statsmodels": fit_statsmodels,
+    "mixedlm-rs": fit_mixedlm_rs,
+}
+
+
+def main() -> None:
+    program, path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    table = pd.read_parquet(path)
+    fit = PROGRAMS[program]
+    # Imports, compilation and caches are not what a fit costs: one small fit comes first.
+    fit(table.head(min(len(table), 2000)).copy())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        (loglik, beta, se), version = fit(table)
+        seconds.append(time.perf_counter() - start)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        json.dumps(
+            {
+                "version": version, "seconds": seconds, "loglik": loglik, "beta": beta, "se": se,
+                "peak_mb": after / 1024, "before_mb": before / 1024,
+            }
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
