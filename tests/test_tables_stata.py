@@ -262,6 +262,11 @@ def test_names_of_any_width_stay_whole_and_aligned(moments, names):
     assert len({cell_len(line) for line in values}) == 1
 
 
+def test_a_wide_header_keeps_its_halves_apart(moments):
+    text = render_stata(fit_moments(rename(moments, {"g": "g" * 60})))
+    assert f"\nGroup variable: {'g' * 60}  Number of groups   =        60\n" in text
+
+
 def test_huge_and_tiny_numbers_keep_their_columns():
     table = simulate_table(3, n_groups=40)
     for scale in (1e-9, 1e9):

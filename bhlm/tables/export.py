@@ -57,7 +57,7 @@ def to_latex(table: "pd.DataFrame", *, digits: int = DIGITS) -> str:
 
 
 def to_html(table: "pd.DataFrame", *, digits: int = DIGITS) -> str:
-    """Return a table as an HTML table element, without scripts or styles.
+    """Return a table as an HTML table element, escaped and without scripts.
 
     Args:
         table: a tidy table; its index is the first column.
@@ -70,8 +70,7 @@ def to_html(table: "pd.DataFrame", *, digits: int = DIGITS) -> str:
 
     heads, rows = _format_cells(table, digits)
     frame = pd.DataFrame(rows, columns=heads, dtype=object)
-    with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-        html: str = frame.to_html(index=False, border=0, justify="right")
+    html: str = frame.to_html(index=False, border=0, justify="right")
     return html.translate(HTML)
 
 
