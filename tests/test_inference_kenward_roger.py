@@ -7,7 +7,12 @@ from lme4_cases import fit_case, in_order, load_cases, select_rows
 from simulate import Rows, dense_covariance, simulate_rows, simulate_table
 
 from bhlm.errors import ArgumentError
-from bhlm.inference.kenward_roger import kenward_roger, kenward_roger_df, kenward_roger_test
+from bhlm.inference.kenward_roger import (
+    KenwardRoger,
+    kenward_roger,
+    kenward_roger_df,
+    kenward_roger_test,
+)
 from bhlm.model import Model
 from bhlm.reml import RemlFit
 
@@ -94,6 +99,14 @@ def test_balanced_groups_have_their_exact_df(n_groups):
     assert test.statistic == pytest.approx(
         means.mean() ** 2 * n_groups / means.var(ddof=1), rel=1e-9
     )
+
+
+def test_two_df_are_two_however_rounding_falls():
+    # One contrast of variance 1 that varies as one parameter of variance 1: A1 = A2 = 1, at
+    # which the formula is 0 / 0.
+    one = np.ones((1, 1))
+    adjusted = KenwardRoger(cov=one, plain=one, slopes=one[None], weights=one)
+    assert kenward_roger_df(adjusted, one) == pytest.approx([2.0], rel=1e-12)
 
 
 def test_is_refused_for_ml():

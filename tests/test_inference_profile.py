@@ -1,11 +1,8 @@
 """Profile likelihoods against lme4, a dense likelihood and what must hold at the bounds."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
-from lme4_cases import fit_case
+from lme4_cases import fit_case, load_cases
 from scipy import stats
 from scipy.optimize import approx_fprime, minimize, minimize_scalar
 from simulate import dense_covariance, dense_loglik, dense_restricted, simulate_rows, simulate_table
@@ -19,30 +16,41 @@ from bhlm.model import Model
 
 LME4 = 1e-3  # relative; lme4 interpolates between points of the profile
 DENSE = 1e-6  # of -2 log L; the dense maximum is found without derivatives
-REFERENCE = Path(__file__).parent / "reference"
 Q95 = stats.chi2.ppf(0.95, 1)
 
-LIMITS = json.loads((REFERENCE / "lme4_profile.json").read_text(encoding="utf-8"))["models"]
-# Here lme4 misses: a residual SD is profiled over half its interval, and the limits of the
-# correlation are interpolated to points at which the profile is at 3.59, not 3.84.
-MISSED = {
-    ("dyestuff2", "sd(Residual)"),
-    ("orthodont", "sd(Residual)"),
-    ("pixel", "corr(Intercept,day|Dog)"),
+LIMITS = {
+    name: {row: limits for row, limits in case["profile"]["intervals"].items() if limits}
+    for name, case in load_cases().items()
+    if "intervals" in case["profile"]
 }
+# Here lme4's interval is too short: at its limit we hold a point whose -2 log L is less than the
+# quantile above the minimum, which is enough to show it.
+SHORT = {
+    ("orthodont", "sd(Intercept|Subject)", "lower"),
+    ("gcsemv_written", "sd(Intercept|school)", "lower"),
+    ("gcsemv_written", "sd(Intercept|school)", "upper"),
+}
+
+
+def test_lme4_gives_limits_of_most_models():
+    assert len(LIMITS) == 25
+    assert sum(map(len, LIMITS.values())) > 120
 
 
 @pytest.mark.parametrize("name", list(LIMITS))
 def test_agrees_with_lme4(name):
-    table = profile_intervals(fit_case(name, "reml"), likelihood="ml")
-    assert set(LIMITS[name]) == {row for row in table.index if not row.startswith("var(")}
+    fit = fit_case(name, "reml")
+    table = profile_intervals(fit, likelihood="ml")
     assert set(table["likelihood"]) == {"ml"}
     for parameter, limits in LIMITS[name].items():
-        if (name, parameter) not in MISSED:
-            width = limits["upper"] - limits["lower"]
-            for side in ("lower", "upper"):
-                ours = table.loc[parameter, side]
-                assert ours == pytest.approx(limits[side], rel=LME4, abs=LME4 * width), parameter
+        for side, sign in (("lower", -1.0), ("upper", 1.0)):
+            ours, stored = table.loc[parameter, side], limits[side]
+            if (name, parameter, side) in SHORT:
+                assert sign * (ours - stored) > LME4 * stored
+                rise = build_profile(fit, parameter, likelihood="ml").rise(stored)
+                assert rise < 0.5 * Q95
+            else:
+                assert ours == pytest.approx(stored, rel=LME4), (parameter, side)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ def test_derivatives_and_what_is_held(kind, held, restricted):
     ],
 )
 def test_rise_is_that_of_a_dense_likelihood(parameter, value, restricted):
-    rows = simulate_rows(8, "x", n_groups=15)
+    rows = simulate_rows(8, "x", n_groups=8)
     fit = rows.model.reml(method="reml" if restricted else "ml")
 
     def deviance(g, sigma2):
@@ -112,7 +120,7 @@ def test_rise_is_that_of_a_dense_likelihood(parameter, value, restricted):
         off = corr * first * second
         return deviance(np.array([[first**2, off], [off, second**2]]), sigma**2)
 
-    options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 4000}
+    options = {"xatol": 1e-5, "fatol": 1e-9, "maxiter": 2000}
     best = np.inf
     for start in ([0.3, -0.2, 0.0, 0.0], [-0.5, 0.5, -0.8, 0.3]):
         found = minimize(held, start, method="Nelder-Mead", options=options)

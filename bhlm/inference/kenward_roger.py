@@ -29,8 +29,7 @@ Array = np.ndarray
 
 # Information below this share of the largest, each parameter at unit information, is none.
 NO_INFORMATION = 1e-12
-# Guards of pbkrtest against 0 / 0 in the balanced cases where F is exact.
-ZERO = 1e-10
+# Guards of pbkrtest against 0 / 0 where F is exact, as with three balanced groups.
 NEAR_TWO = 0.01
 NEAR_RATIO = 1e-14
 
@@ -172,7 +171,6 @@ def _match_f(adjusted: KenwardRoger, matrix: Array) -> tuple[float, float]:
     v0 = 1.0 + g / base * b
     v1 = 1.0 - (r - g) / base * b
     v2 = 1.0 - (r + 2 - g) / base * b
-    v0 = 0.0 if abs(v0) < ZERO else v0
     top = 1.0 - a2 / r
     ratio = 1.0 if abs(top) < NEAR_RATIO and abs(v1) < NEAR_RATIO else top / v1
     rho = ratio**2 * v0 / v2 / r

@@ -61,17 +61,22 @@ def lr_test_coefficient(fit: RemlFit, coefficient: str) -> MixtureTest:
     at = random.index(coefficient)
     covariances = sum(i != j and at in (i, j) for i, j in fit.structure.labels)
     null = _loglik_without(fit, coefficient)
-    chi2 = 2.0 * (fit.loglik - null)
-    chi2 = chi2 if chi2 > NOTHING else 0.0
     return mix_chi_squares(
-        chi2, (covariances, covariances + 1), weights=(0.5, 0.5), dropped=(coefficient,)
+        2.0 * (fit.loglik - null),
+        (covariances, covariances + 1),
+        weights=(0.5, 0.5),
+        dropped=(coefficient,),
     )
 
 
 def mix_chi_squares(
     chi2: float, df: tuple[int, ...], *, weights: tuple[float, ...], dropped: tuple[str, ...]
 ) -> MixtureTest:
-    """Return the test of `chi2` against the mixture of chi-squares with `df` and `weights`."""
+    """Return the test of `chi2` against the mixture of chi-squares with `df` and `weights`.
+
+    Two fits of the same maximum differ by rounding; what that leaves of `chi2` is zero.
+    """
+    chi2 = chi2 if chi2 > NOTHING else 0.0
     p = sum(
         weight * (stats.chi2.sf(chi2, count) if count else float(chi2 <= 0.0))
         for weight, count in zip(weights, df, strict=True)
