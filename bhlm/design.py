@@ -78,6 +78,18 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     column that is unknown or of the wrong type, infinite values, a term that is not finite,
     no complete row, a categorical or group column with one level.
     """
+    design, rows, layout = build_prepared(formula, table)
+    if check:
+        with _ignore_floating_errors():
+            _check_groups(design, _check_values(design, rows, layout, n=design.n_rows))
+    return design
+
+
+def build_prepared(formula: str | Formula, table: Any) -> tuple[Design, Frame, Layout]:
+    """Return the design, and with it the complete rows of the table that it was built from.
+
+    What `check_design` looks for is left to it. Raises as `build_design` does.
+    """
     formula = parse_formula(formula) if isinstance(formula, str) else formula
     _check_roles(formula)
     frame = read_frame(table)
@@ -86,7 +98,8 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
         factors = [f for f in list_factors(formula) if _is_categorical(f, schema)]
         rows, layout = prepare_rows(frame, formula, schema, factors=factors)
         n, total = count_rows(rows, layout)
-        rows = rows.filter(is_complete(layout))
+        if n < total or isinstance(rows, nw.LazyFrame):
+            rows = rows.filter(is_complete(layout))
         levels = {str(f): _find_levels(f, rows, layout) for f in factors}
         fixed, blocks = _expand_formula(formula, levels)
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
@@ -104,9 +117,7 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
             n_rows=n,
             dropped=total - n,
         )
-        if check:
-            _check_groups(design, _check_values(design, rows, layout, n=n))
-    return design
+    return design, rows, layout
 
 
 def check_design(design: Design, table: Any) -> None:

@@ -14,8 +14,9 @@ import numba
 import numpy as np
 
 from bhlm.contrasts import Column, Level
-from bhlm.design import Design, distinct_columns, prepare_design, read_labels
+from bhlm.design import Design, distinct_columns, read_labels
 from bhlm.expressions import Apply, Expression, Name, Number
+from bhlm.rows import Layout
 
 Array = np.ndarray
 BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache
@@ -123,18 +124,13 @@ FUNCTIONS: dict[str, Any] = {
 }
 
 
-def is_in_memory(table: Any) -> bool:
-    """Return whether a table is an eager frame, rather than a query that an engine will run."""
-    return isinstance(nw.from_native(table, pass_through=True), nw.DataFrame)
-
-
-def reduce_rows(design: Design, table: Any) -> tuple[Array, Array, Array, Array]:
+def reduce_rows(
+    design: Design, frame: nw.DataFrame[Any], layout: Layout
+) -> tuple[Array, Array, Array, Array]:
     """Return group labels (J,), n (J,), means (J, k) and cross-products about them (J, k, k).
 
-    `table` is the very table that the design was built from, and is in memory.
+    `frame` holds the complete rows that the design was built from, in memory.
     """
-    frame, layout = prepare_design(design, table)
-    assert isinstance(frame, nw.DataFrame)
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
     indicators = {

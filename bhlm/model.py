@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.design import Design, build_design, design_arrays
+from bhlm.design import Design, design_arrays
 from bhlm.errors import ArgumentError, DataError
 from bhlm.formula import Formula, parse_formula
-from bhlm.moments import Moments, compute_moments
+from bhlm.moments import Moments, reduce_table
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class Model:
             self.moments: Moments = data
         else:
             self._table = open_table(data) if isinstance(data, str | Path) else data
-            # Values are checked on the moments, which a bad one would spoil.
-            self.design = build_design(self.formula, self._table, check=False)
-            self.moments = compute_moments(self.design, self._table, check=False)
+            self.design, self.moments = reduce_table(self.formula, self._table)
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""

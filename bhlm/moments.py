@@ -7,9 +7,10 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design import Design, apply_design, check_design
+from bhlm.design import Design, apply_design, build_prepared, check_design
 from bhlm.errors import DataError
-from bhlm.inmemory import is_in_memory, reduce_rows
+from bhlm.formula import Formula
+from bhlm.inmemory import reduce_rows
 from bhlm.transforms import Frame
 
 Array = np.ndarray
@@ -89,28 +90,51 @@ def select_groups(moments: Moments, keep: Array) -> Moments:
     )
 
 
-def compute_moments(design: Design, table: Any, *, check: bool = True) -> Moments:
-    """Return the moments of the rows of `table` that the design uses.
+def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
+    """Return the design of a formula on a table, and the moments of the rows that it uses.
 
     Cross-products are taken about the group means, which keeps the digits that raw sums of
     squares would lose. Lazy tables are reduced where they are, by one GROUP BY of narwhals
     expressions that is the same for every engine; tables in memory by compiled passes.
 
     Args:
-        design: the lowered formula, from `bhlm.design.build_design`.
+        formula: the model.
         table: any dataframe that narwhals accepts, eager or lazy.
-        check: look for values and levels that the design does not know; not needed for the
-            table that the design was built from.
 
     Raises:
-        DataError: the response does not vary, or the table cannot serve the design.
+        FormulaError: the formula cannot be read.
+        DataError: the table cannot serve the formula.
     """
-    if not check and is_in_memory(table):
-        groups, n, mean, cross = reduce_rows(design, table)
+    design, rows, layout = build_prepared(formula, table)
+    if isinstance(rows, nw.DataFrame):
+        reduced = reduce_rows(design, rows, layout)
     else:
-        groups, n, mean, cross = reduce_frame(apply_design(design, table, check=check))
-    if not (len(groups) > 1 and np.isfinite(mean).all() and np.isfinite(cross).all()):
+        reduced = reduce_frame(apply_design(design, table, check=False))
+    groups, _, mean, cross = reduced
+    # A bad value spoils the moments, and only then is it worth looking for it.
+    if len(groups) < 2 or not (np.isfinite(mean).all() and np.isfinite(cross).all()):
         check_design(design, table)
+    return design, _label_moments(design, design.dropped, *reduced)
+
+
+def compute_moments(design: Design, table: Any) -> Moments:
+    """Return the moments of a table under a design that may come from another one.
+
+    The centring constants and levels are the design's, which makes moments of parts of a table
+    merge.
+
+    Raises:
+        DataError: the table has values or levels that the design cannot serve.
+    """
+    total = nw.from_native(table).lazy().select(nw.len()).collect().item()
+    reduced = reduce_frame(apply_design(design, table))
+    used = int(reduced[1].sum())
+    return _label_moments(design, int(total) - used, *reduced)
+
+
+def _label_moments(
+    design: Design, dropped: int, groups: Array, n: Array, mean: Array, cross: Array
+) -> Moments:
     return Moments(
         groups=groups,
         n=n,
@@ -122,7 +146,7 @@ def compute_moments(design: Design, table: Any, *, check: bool = True) -> Moment
         blocks=design.blocks,
         group=design.group,
         formula=design.formula.text,
-        dropped=design.dropped,
+        dropped=dropped,
         constants=_freeze(design.constants),
     )
 
