@@ -20,6 +20,7 @@ Array = np.ndarray
 # Newton does the rest in a few iterations; half of Stata's default emiterate() is enough.
 EM_STEPS = 10
 GRADIENT = 1e-6  # trust-region stop, in units of minus twice the log-likelihood per theta
+POLISHED = 1e-9  # a gradient below this has no digits left to gain
 # What counts as stationary after the Newton polish: the criterion is a sum of about n terms,
 # whose derivative rounding leaves at some eps * n.
 STATIONARY = 1e-5
@@ -61,6 +62,7 @@ class Problem:
     restricted: bool
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
+    _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""
@@ -93,6 +95,13 @@ class Problem:
 
     def hessian(self, theta: Array) -> Array:
         """Return the Hessian (c, c) of the profiled criterion by theta."""
+        key = theta.tobytes()
+        if key not in self._bends:
+            self._bends.clear()
+            self._bends[key] = self._differentiate(theta)
+        return self._bends[key]
+
+    def _differentiate(self, theta: Array) -> Array:
         lam, at, score = self.visit(theta)
         factors = self.structure.factors
         turned = factors @ lam.T
@@ -120,9 +129,8 @@ def maximize(
 
     def record(theta: Array) -> None:
         count = sum(step.phase == "newton" for step in steps)
-        steps.append(
-            Step("newton", count, unwhiten_loglik(problem.at(theta).value, white, restricted))
-        )
+        value = problem.visit(np.asarray(theta))[1].value
+        steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
 
     if start is None:
         theta = _expectation_maximization(problem, steps)
@@ -214,6 +222,8 @@ def _polish(problem: Problem, theta: Array) -> Array:
     """
     value, gradient = problem.value_and_gradient(theta)
     for _ in range(10):
+        if np.max(np.abs(gradient)) < POLISHED:
+            break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         usable = values > 1e-9 * max(values[-1], 1.0)
         weights = np.where(usable, 1.0 / np.where(usable, values, 1.0), 0.0)
