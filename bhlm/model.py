@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import narwhals as nw
 import numpy as np
 
 from bhlm.design import Design, design_arrays
 from bhlm.errors import ArgumentError, DataError
+from bhlm.expressions import column_names
 from bhlm.formula import Formula, parse_formula
 from bhlm.moments import Moments, reduce_table
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pymc as pm
 
     from bhlm.priors import Priors
@@ -148,3 +151,60 @@ class Model:
                 "use what needs only moments, such as form='marginal'"
             )
         return design_arrays(self.design, self._table, check=False)
+
+    def predict(
+        self,
+        fit: "RemlFit",
+        data: Any = None,
+        *,
+        kind: str = "conditional",
+        new_groups: str = "error",
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return predictions with intervals for the rows of a table; None is the model's own.
+
+        See `bhlm.predictions.predict_rows` for the columns and the choices.
+
+        Raises:
+            DataError: a model of moments has no rows; a formula with cwc() or gm() is asked to
+                centre new rows, which needs the group means that the model was fitted with.
+        """
+        from bhlm.predictions import predict_rows
+
+        if data is None:
+            labels, x, z, _ = self.rows()
+        else:
+            labels, x, z = self._new_rows(data)
+        return predict_rows(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+
+    def residuals(self, fit: "RemlFit") -> "pd.DataFrame":
+        """Return the level-1 residuals; see `bhlm.residuals.row_residuals`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.residuals import row_residuals
+
+        return row_residuals(fit, *self.rows())
+
+    def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self.design is None:
+            raise DataError("this model was made from moments and cannot read new rows")
+        for name in self.moments.columns[:-1]:
+            for function in ("cwc(", "gm("):
+                if function in name.replace("cgm(", ""):
+                    raise DataError(
+                        f"{name} of new rows needs the group means that the model was fitted "
+                        "with; put the centred column into both tables and use it in the formula"
+                    )
+        table = nw.from_native(open_table(data) if isinstance(data, str | Path) else data)
+        # The response is not known there, and any value will do.
+        blank = [nw.lit(1.0).alias(name) for name in column_names(self.formula.response)]
+        labels, x, z, _ = design_arrays(self.design, table.with_columns(*blank).to_native())
+        total = table.lazy().select(nw.len()).collect().item()
+        if len(labels) < total:
+            raise DataError(
+                f"{total - len(labels)} of the {total} new rows miss a value that the formula "
+                "reads; drop or fill them first"
+            )
+        return labels, x, z

@@ -243,6 +243,27 @@ class RemlFit:
             self, replicates=replicates, seed=seed, processes=processes, progress=progress
         )
 
+    def coefficients(self) -> "pd.DataFrame":
+        """Return each group's least-squares and empirical-Bayes coefficients.
+
+        With errors, reliabilities and shrinkage; see `bhlm.group_effects.describe_groups`.
+        """
+        from bhlm.group_effects import describe_groups
+
+        return describe_groups(self)
+
+    def group_residuals(self) -> "pd.DataFrame":
+        """Return level-2 residuals with distances; see `bhlm.residuals.group_residuals`."""
+        from bhlm.residuals import group_residuals
+
+        return group_residuals(self)
+
+    def influence(self) -> "pd.DataFrame":
+        """Return what deleting each group changes; see `bhlm.influence.measure_influence`."""
+        from bhlm.influence import measure_influence
+
+        return measure_influence(self)
+
     def _fixed_rows(self) -> dict[str, list[float]]:
         se = np.sqrt(np.diag(self.beta_cov))
         rows = {}

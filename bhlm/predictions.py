@@ -1,0 +1,94 @@
+"""Predictions for rows: population, conditional on known groups, and for new groups."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from bhlm.effects import predict_effects
+from bhlm.errors import ArgumentError, DataError
+from bhlm.group_effects import fixed_loadings
+from bhlm.reml import RemlFit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+KINDS = ("conditional", "population")
+
+
+def predict_rows(
+    fit: RemlFit,
+    labels: Array,
+    x: Array,
+    z: Array,
+    *,
+    kind: str = "conditional",
+    new_groups: str = "error",
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Return predictions with intervals, one row per row of x.
+
+    Columns `estimate`, `se` of the mean, `lower` and `upper` for the mean, and
+    `lower_new` and `upper_new` for one new observation. "population" is X beta, and a new
+    observation adds z'Gz + sigma^2. "conditional" is X beta + Z u_hat with the error
+    (x - z D_j)(beta_hat - beta) + z (u_hat - u), whose parts are independent.
+
+    Args:
+        fit: the fit.
+        labels: group labels (n,).
+        x: fixed columns (n, p).
+        z: random columns (n, q).
+        kind: "conditional" or "population".
+        new_groups: for groups that the fit has not seen, "error", or "population": X beta
+            with the error z'Gz of an unknown group.
+        level: of the intervals, normal.
+
+    Raises:
+        ArgumentError: an unknown kind, a level outside (0, 1).
+        DataError: a group that the fit has not seen, if that is an error.
+    """
+    import pandas as pd
+
+    if kind not in KINDS:
+        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
+    if new_groups not in ("error", "population"):
+        raise ArgumentError(
+            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
+        )
+    if not 0.0 < level < 1.0:
+        raise ArgumentError(f"level={level!r} is not between 0 and 1; write level=0.95 for 95 %")
+    estimate = x @ fit.beta
+    spread = np.einsum("ni,ij,nj->n", z, fit.g, z)
+    if kind == "population":
+        variance = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)
+        new = variance + spread + fit.sigma2
+    else:
+        at = np.searchsorted(fit.moments.groups, labels)
+        at = np.minimum(at, len(fit.moments.groups) - 1)
+        known = fit.moments.groups[at] == labels
+        if new_groups == "error" and not known.all():
+            unknown = np.asarray(labels)[~known].tolist()[0]
+            raise DataError(
+                f"{unknown!r} is not a {fit.moments.group} of the fit; ask for kind='population' "
+                "or new_groups='population'"
+            )
+        u, cov = predict_effects(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))
+        seen = known.astype(float)[:, None]
+        estimate = estimate + np.einsum("ni,ni->n", z, u[at]) * known
+        lever = x - seen * np.einsum("ni,nip->np", z, fixed_loadings(fit)[at])
+        variance = np.einsum("ni,ij,nj->n", lever, fit.beta_cov, lever)
+        variance += np.where(known, np.einsum("ni,nij,nj->n", z, cov[at], z), spread)
+        new = variance + fit.sigma2
+    half = stats.norm.ppf(0.5 + level / 2.0)
+    se, se_new = np.sqrt(variance), np.sqrt(new)
+    return pd.DataFrame(
+        {
+            "estimate": estimate,
+            "se": se,
+            "lower": estimate - half * se,
+            "upper": estimate + half * se,
+            "lower_new": estimate - half * se_new,
+            "upper_new": estimate + half * se_new,
+        }
+    )
