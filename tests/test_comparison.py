@@ -70,7 +70,7 @@ def test_r_squared_is_that_of_the_rows():
 
 
 def test_what_cannot_be_compared_is_refused(fits, hsb):
-    with pytest.raises(ArgumentError, match=r"differ in fixed effects, .*fit both with method='ml'"):
+    with pytest.raises(ArgumentError, match=r"differ in fixed effects, .*fit both with method"):
         compare_fits(fits["anova"], fits["means"])
     half = Model("mathach ~ 1 + (1 | school)", hsb.head(3000)).reml()
     with pytest.raises(ArgumentError, match="different rows"):

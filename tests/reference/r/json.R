@@ -1,7 +1,8 @@
 # JSON with 17 significant digits, which carry a double exactly; missing and infinite are null.
 
 to_json <- function(x, indent = "") {
-  if (is.null(x) || length(x) == 0) return("null")
+  if (is.null(x)) return("null")
+  if (length(x) == 0) return("[]")
   if (is.matrix(x)) return(list_json(apply(x, 1, function(row) list_json(number_json(row)))))
   if (is.list(x) && is.null(names(x))) return(list_json(vapply(x, to_json, "", indent)))
   if (!is.list(x)) {

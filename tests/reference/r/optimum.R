@@ -127,7 +127,7 @@ fit_at <- function(formula, table, reml, theta) {
   space$control <- lmerControl(
     optimizer = "stay", restart_edge = FALSE, boundary.tol = 0, calc.derivs = FALSE,
     # Read by profile() only; it cannot be told there, where lme4 1.1-31 takes one setting at most.
-    optCtrl = list(rhoend = 1e-9, maxfun = 20000)
+    optCtrl = list(rhoend = 1e-7, maxfun = 20000)
   )
   fit <- eval(
     quote(lme4::lmer(formula, data = table, REML = reml, start = theta, control = control)), space

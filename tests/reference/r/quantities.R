@@ -101,23 +101,26 @@ component_errors <- function(fit, group) {
     value <- space$pp$ldL2() + (space$resp$wrss() + space$pp$sqrL(1)) / s2
     value + n * log(2 * pi * s2) + isREML(fit) * (space$pp$ldRX2() - p * log(2 * pi * s2))
   }
-  # One standard error is the unit, found in three rounds from a small step.
   scale <- c(abs(estimate[seq_len(nrow(e))]), estimate[length(estimate)]) * 1e-2
   off <- which(e$i != e$j)
   for (k in off) {
     own <- e$i == e$j & e$term == e$term[k]
     scale[k] <- sqrt(prod(estimate[which(own & e$i %in% c(e$i[k], e$j[k]))])) * 1e-2
   }
-  zero <- numeric(length(estimate))
-  result <- tryCatch({
-    for (round in 1:4) {
-      steps <- list(eps = if (round == 1) 0.5 else 0.04, d = 0, r = 4, v = 2, zero.tol = 1e-5)
+  # One standard error becomes the unit, in rounds from a small step. Larger steps than 0.04 lose
+  # digits; smaller ones serve
+  # where a step leaves the positive definite matrices and chol fails.
+  errors <- function(largest) tryCatch({
+    zero <- numeric(length(estimate))
+    for (eps in c(0.5, min(0.04, largest), min(0.04, largest), largest)) {
+      steps <- list(eps = eps, d = 0, r = 4, v = 2, zero.tol = 1e-5)
       H <- numDeriv::hessian(function(z) minus2(estimate + scale * z), zero, method.args = steps)
-      S <- solve(H / 2)
-      scale <- scale * sqrt(diag(S))
+      scale <- scale * sqrt(diag(solve(H / 2)))
     }
-    if (any(!is.finite(scale))) NULL else as.list(setNames(scale, names(estimate)))
+    if (all(is.finite(scale))) as.list(setNames(scale, names(estimate)))
   }, error = function(e) NULL, warning = function(w) NULL)
+  result <- NULL
+  for (largest in c(0.04, 0.01, 0.003)) if (is.null(result)) result <- errors(largest)
   fn(getME(fit, "theta"))
   result
 }
@@ -198,20 +201,36 @@ group_effects <- function(fit) {
   setNames(out, levels[seq_len(shown)])
 }
 
+# lme4 profiles SDs and correlations in a box. The box keeps G positive semidefinite for one or
+# two correlated coefficients; with more, limits come out wrong without a warning (oxboys).
 profile_intervals <- function(fit, group) {
   stopifnot(!isREML(fit))
-  profiled <- profile(fit, signames = FALSE, delta = 0.12, maxpts = 200, alphamax = 0.01,
-                      devtol = 1e-6, optimizer = "bobyqa")
-  limits <- confint(profiled, level = 0.95)
+  q <- max(lengths(fit@cnms))
+  if (q > 2) stop("lme4's profile is not reliable for three or more correlated coefficients")
+  if (q > 1 && isSingular(fit)) stop("lme4's profile is not reliable from a correlation of +-1")
+  # Points 0.25 apart in zeta and a little beyond 1.96, joined by cubic splines.
+  beyond <- pchisq(2.3^2, attr(logLik(fit), "df"), lower.tail = FALSE)
+  messages <- character(0)
+  limits <- withCallingHandlers(
+    confint(profile(fit, signames = FALSE, delta = 0.25, maxpts = 100, alphamax = beyond,
+                    devtol = 1e-6, optimizer = "bobyqa"), level = 0.95),
+    warning = function(w) messages <<- c(messages, conditionMessage(w))
+  )
   e <- elements(fit)
-  # lme4 orders sd, cor, cor, sd, ...: the columns of the lower triangle.
-  e <- e[order(e$term, e$i, e$j), ]
+  expected <- ifelse(e$i == e$j, paste0("sd_", e$first), paste0("cor_", e$second, ".", e$first))
+  expected <- c(sub("Intercept", "(Intercept)", paste0(expected, "|", group)), "sigma",
+                sub("^Intercept$", "(Intercept)", unquote(names(fixef(fit)))))
   names <- c(component_names(e, group, c("sd", "corr")), "sd(Residual)",
              unquote(names(fixef(fit))))
-  stopifnot(nrow(limits) == length(names), sum(startsWith(rownames(limits), "sd_")) == sum(e$i == e$j))
-  setNames(lapply(seq_along(names), function(k) {
-    list(lower = unname(limits[k, 1]), upper = unname(limits[k, 2]))
-  }), names)
+  found <- gsub("`", "", rownames(limits), fixed = TRUE)
+  at <- match(expected, found)
+  stopifnot(!anyNA(at), length(at) == nrow(limits))
+  intervals <- lapply(at, function(k) {
+    bad <- any(endsWith(messages, paste("for", rownames(limits)[k]))) ||
+      any(grepl(paste0("spline fit for ", rownames(limits)[k], ":"), messages, fixed = TRUE))
+    if (bad) NULL else list(lower = unname(limits[k, 1]), upper = unname(limits[k, 2]))
+  })
+  list(intervals = setNames(intervals, names), warnings = I(unique(messages)))
 }
 
 # nlme on the same model, its columns under names that nlme accepts.
