@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bhlm.centering import center_grand, center_within, group_mean
+    from bhlm.comparison import (
+        compare_fits,
+        compare_nested,
+        design_effect,
+        intraclass_correlation,
+        r_squared,
+        variance_explained,
+    )
     from bhlm.datasets import load_hsb
     from bhlm.errors import BhlmError
     from bhlm.gallery import find_model, list_models
@@ -58,12 +66,18 @@ _HOMES = {
     "StudentT": "priors",
     "center_grand": "centering",
     "center_within": "centering",
+    "compare_fits": "comparison",
+    "compare_nested": "comparison",
+    "design_effect": "comparison",
     "find_model": "gallery",
     "group_mean": "centering",
+    "intraclass_correlation": "comparison",
     "list_models": "gallery",
     "load_hsb": "datasets",
     "merge_moments": "moments",
+    "r_squared": "comparison",
     "reconcile": "reconcile",
+    "variance_explained": "comparison",
 }
 
 __all__ = [
@@ -86,12 +100,18 @@ __all__ = [
     "StudentT",
     "center_grand",
     "center_within",
+    "compare_fits",
+    "compare_nested",
+    "design_effect",
     "find_model",
     "group_mean",
+    "intraclass_correlation",
     "list_models",
     "load_hsb",
     "merge_moments",
+    "r_squared",
     "reconcile",
+    "variance_explained",
 ]
 
 

@@ -27,6 +27,7 @@ STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
 # A criterion that rises by no more than this is the same criterion, rounded.
 SAME = 1e-9
+NEWTON_STEPS = 8
 SADDLES = 5  # restarts from saddles
 CURVED = 1e-8  # negative curvature below this share of the largest is rounding
 
@@ -181,20 +182,43 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
 def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
     """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
-        found = minimize(
-            problem.value_and_gradient,
-            theta,
-            jac=True,
-            hess=problem.hessian,
-            method="trust-exact",
-            callback=record,
-            options={"gtol": GRADIENT, "maxiter": 200},
-        )
-        theta = np.asarray(found.x)
+        theta = _advance(problem, theta, record)
+        if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
+            found = minimize(
+                problem.value_and_gradient,
+                theta,
+                jac=True,
+                hess=problem.hessian,
+                method="trust-exact",
+                callback=record,
+                options={"gtol": GRADIENT, "maxiter": 200},
+            )
+            theta = np.asarray(found.x)
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         if values[0] > -CURVED * max(1.0, values[-1]):
             break
         theta = theta + 0.1 * vectors[:, 0]
+    return theta
+
+
+def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
+    """Return theta after full Newton steps, as long as each is one down a convex slope.
+
+    After EM that is the rule; the trust region takes over where it is not.
+    """
+    value, gradient = problem.value_and_gradient(theta)
+    for _ in range(NEWTON_STEPS):
+        if np.max(np.abs(gradient)) < GRADIENT:
+            break
+        values, vectors = np.linalg.eigh(problem.hessian(theta))
+        if values[0] < 1e-6 * values[-1]:
+            break
+        trial = theta - vectors @ ((vectors.T @ gradient) / values)
+        trial_value, trial_gradient = problem.value_and_gradient(trial)
+        if not trial_value < value:
+            break
+        theta, value, gradient = trial, trial_value, trial_gradient
+        record(theta)
     return theta
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from bhlm.covariance import Structure, combine
 from bhlm.effects import predict_effects
@@ -22,7 +22,7 @@ from bhlm.standard_errors import (
     standard_errors,
     variance_covariance,
 )
-from bhlm.tables import render
+from bhlm.tables import estimates_html, render
 from bhlm.whitening import Whitened, group_ranks, whiten
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class RemlFit:
 
         rows = {**self._fixed_rows(), **self._variance_rows(), **self._scaled_rows()}
         columns = ["estimate", "se", "lower", "upper", "statistic", "df", "p"]
-        rows = {name: row + [np.nan] * (len(columns) - len(row)) for name, row in rows.items()}
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
-        table.index.name = "parameter"
-        return table
+        values = np.full((len(rows), len(columns)), np.nan)
+        for line, row in zip(values, rows.values(), strict=True):
+            line[: len(row)] = row
+        return pd.DataFrame(values, pd.Index(list(rows), name="parameter"), columns)
 
     @property
     def wald(self) -> dict[str, float]:
@@ -152,12 +152,20 @@ class RemlFit:
             }
         )
 
+    def _repr_html_(self) -> str:
+        """Return the estimates as a table for notebooks."""
+        return estimates_html(self.estimates, self.moments.formula)
+
     def summary(self, *, style: str = "stata") -> str:
         """Return the printed output in the style of "stata", "hlm" or "lme4".
 
         Raises:
             ArgumentError: a style that is not known.
         """
+        if style == "hlm":
+            from bhlm.inference.hlm_output import print_hlm
+
+            return print_hlm(self)
         return render(self, style=style)
 
     def fixed_effects(
@@ -269,7 +277,7 @@ class RemlFit:
         rows = {}
         for name, b, s in zip(self.moments.fixed, self.beta, se, strict=True):
             z = b / s
-            p = 2.0 * stats.norm.sf(abs(z))
+            p = 2.0 * special.ndtr(-abs(z))
             rows[name] = [b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p]
         return rows
 
