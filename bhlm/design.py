@@ -169,7 +169,7 @@ def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
         n = count_rows(rows, layout)[0] if check else 0
         rows = rows.filter(is_complete(layout))
         if check:
-            _check_levels(design, rows, layout)
+            check_levels(design, rows, layout)
             _check_values(design, rows, layout, n=n)
         steps, values = _lower_columns(design, layout)
         named = (value.cast(nw.Float64).alias(f"w{i}") for i, value in enumerate(values))
@@ -353,7 +353,7 @@ def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int
     return int(groups)
 
 
-def _check_levels(design: Design, rows: Frame, layout: Layout) -> None:
+def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
     """Raise `DataError` for a level that the design does not know."""
     unknown = {
         factor: ~read_labels(layout, factor, levels[0]).is_in(levels)

@@ -59,7 +59,7 @@ def describe_posterior(fit: BayesFit) -> dict[str, Any]:
             name: dict(zip(SUMMARY_COLUMNS, row, strict=True))
             for name, row in summarize(fit.draws).items()
         },
-        "priors": fit.priors.describe(fit.moments),
+        "priors": fit.priors.describe(fit.moments, blocks=fit.blocks),
         "sampler": fit.sampler,
         "seed": fit.seed,
         "chains": chains,

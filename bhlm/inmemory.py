@@ -132,6 +132,51 @@ def reduce_rows(
     `frame` holds the complete rows that the design was built from, in memory.
     """
     columns = tuple(distinct_columns(design.formula, design.levels).values())
+    groups, codes = code_groups(frame["group"].to_numpy())
+    rows = _read_rows(design, frame, layout, codes, len(groups))
+    return groups, *accumulate_moments(rows, columns, design.formula.response)
+
+
+def evaluate_new(
+    design: Design,
+    training: tuple[nw.DataFrame[Any], Layout],
+    new: tuple[nw.DataFrame[Any], Layout],
+) -> tuple[Array, dict[str, Array]]:
+    """Return the group labels (n,) and the columns of a design, by name, for new rows.
+
+    gm() and cwc() take the group means of the rows that the design was built from; a group
+    that is not among them is centred on its own new rows.
+    """
+    columns = distinct_columns(design.formula, design.levels)
+    factors = [part.factor for column in columns.values() for part in column.parts]
+    old_labels = np.asarray(training[0]["group"].to_numpy())
+    labels = np.asarray(new[0]["group"].to_numpy())
+    groups, codes = np.unique(np.concatenate([old_labels, labels]), return_inverse=True)
+    known = np.zeros(len(groups), dtype=bool)
+    known[codes[: len(old_labels)]] = True
+    old = _read_rows(design, *training, codes[: len(old_labels)], len(groups))
+    rows = _read_rows(design, *new, codes[len(old_labels) :], len(groups))
+    with np.errstate(all="ignore"):
+        old.find_means(factors)
+        rows.find_means(factors)
+        for argument, (first, rest) in old.means.items():
+            own_first, own_rest = rows.means[argument]
+            rows.means[argument] = (
+                np.where(known, first, own_first),
+                np.where(known, rest, own_rest),
+            )
+        whole = slice(0, len(labels))
+        values = {
+            name: np.broadcast_to(np.asarray(rows.column(column, whole), np.float64), labels.shape)
+            for name, column in columns.items()
+        }
+    return labels, values
+
+
+def _read_rows(
+    design: Design, frame: nw.DataFrame[Any], layout: Layout, codes: Array, n_groups: int
+) -> Rows:
+    columns = distinct_columns(design.formula, design.levels).values()
     wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
     indicators = {
         (factor, level): frame.select(read_labels(layout, factor, level) == nw.lit(level))
@@ -141,9 +186,7 @@ def reduce_rows(
         if level is not None
     }
     raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
-    groups, codes = code_groups(frame["group"].to_numpy())
-    rows = Rows(raw, indicators, codes, len(groups), design.constants)
-    return groups, *accumulate_moments(rows, columns, design.formula.response)
+    return Rows(raw, indicators, codes.astype(np.int64), n_groups, design.constants)
 
 
 def accumulate_moments(

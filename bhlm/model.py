@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design import Design, design_arrays
+from bhlm.design import Design, check_levels, design_arrays, prepare_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.expressions import column_names
 from bhlm.formula import Formula, parse_formula
+from bhlm.inmemory import evaluate_new
 from bhlm.moments import Moments, reduce_table
+from bhlm.rows import is_complete
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
@@ -163,11 +165,13 @@ class Model:
     ) -> "pd.DataFrame":
         """Return predictions with intervals for the rows of a table; None is the model's own.
 
-        See `bhlm.predictions.predict_rows` for the columns and the choices.
+        See `bhlm.predictions.predict_rows` for the columns and the choices. cwc() and gm() of new
+        rows take the group means of the rows that the model was made from; a group that is not
+        among them is centred on its own new rows.
 
         Raises:
-            DataError: a model of moments has no rows; a formula with cwc() or gm() is asked to
-                centre new rows, which needs the group means that the model was fitted with.
+            DataError: a model of moments has no rows; new rows miss a value, or hold a level
+                or a group that the model does not know.
         """
         from bhlm.predictions import predict_rows
 
@@ -190,21 +194,28 @@ class Model:
     def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.design is None:
             raise DataError("this model was made from moments and cannot read new rows")
-        for name in self.moments.columns[:-1]:
-            for function in ("cwc(", "gm("):
-                if function in name.replace("cgm(", ""):
-                    raise DataError(
-                        f"{name} of new rows needs the group means that the model was fitted "
-                        "with; put the centred column into both tables and use it in the formula"
-                    )
         table = nw.from_native(open_table(data) if isinstance(data, str | Path) else data)
         # The response is not known there, and any value will do.
         blank = [nw.lit(1.0).alias(name) for name in column_names(self.formula.response)]
-        labels, x, z, _ = design_arrays(self.design, table.with_columns(*blank).to_native())
+        new, layout = prepare_design(self.design, table.with_columns(*blank).to_native())
+        training, old_layout = prepare_design(self.design, self._table)
+        total = table.lazy().select(nw.len()).collect().item()
+        new = new.filter(is_complete(layout)).lazy().collect()
+        check_levels(self.design, new, layout)
+        labels, columns = evaluate_new(
+            self.design, (training.lazy().collect(), old_layout), (new, layout)
+        )
         total = table.lazy().select(nw.len()).collect().item()
         if len(labels) < total:
             raise DataError(
                 f"{total - len(labels)} of the {total} new rows miss a value that the formula "
                 "reads; drop or fill them first"
+            )
+        columns["Intercept"] = np.ones(len(labels))
+        x = np.column_stack([columns[name] for name in self.moments.fixed])
+        z = np.column_stack([columns[name] for name in self.moments.random])
+        if not (np.isfinite(x).all() and np.isfinite(z).all()):
+            raise DataError(
+                "a column of the formula is not finite in some new row; check the new table"
             )
         return labels, x, z

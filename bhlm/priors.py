@@ -223,8 +223,13 @@ class ResolvedPriors:
         every = (*self.fixed, *self.sd, self.sigma)
         return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in every)
 
-    def describe(self, moments: Moments) -> dict[str, str]:
-        """Return each parameter's prior as text, in the order of the tables."""
+    def describe(
+        self, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
+    ) -> dict[str, str]:
+        """Return each parameter's prior as text, in the order of the tables.
+
+        `blocks` are the correlated sets of random coefficients, the formula's if None.
+        """
         group = moments.group
         text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
         if np.any(self.centre != 0) and INTERCEPT in text:
@@ -233,7 +238,7 @@ class ResolvedPriors:
             f"sd({name}|{group})": str(prior)
             for name, prior in zip(moments.random, self.sd, strict=True)
         }
-        if any(len(block) > 1 for block in moments.blocks):
+        if any(len(block) > 1 for block in blocks or moments.blocks):
             text[f"corr(|{group})"] = str(self.corr)
         return text | {"sd(Residual)": str(self.sigma)}
 

@@ -14,6 +14,7 @@ from bhlm.likelihood import evaluate
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.optimize import Optimum, Step, maximize, unwhiten_loglik
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.progress import show_progress
 from bhlm.standard_errors import (
     Z95,
     log_interval,
@@ -242,14 +243,21 @@ class RemlFit:
     ) -> "Bootstrap":
         """Return a parametric bootstrap of every parameter; see `bhlm.inference.bootstrap`.
 
+        In a terminal a bar shows the progress, unless `progress` takes (done, total) instead.
+
         Raises:
             ArgumentError: too few replicates, or a negative number of processes or seed.
         """
         from bhlm.inference.bootstrap import bootstrap
 
-        return bootstrap(
-            self, replicates=replicates, seed=seed, processes=processes, progress=progress
-        )
+        with show_progress("bootstrap") as bar:
+            return bootstrap(
+                self,
+                replicates=replicates,
+                seed=seed,
+                processes=processes,
+                progress=progress or bar,
+            )
 
     def coefficients(self) -> "pd.DataFrame":
         """Return each group's least-squares and empirical-Bayes coefficients.

@@ -63,9 +63,31 @@ def test_model_predicts_new_rows(hsb):
     table = model.predict(fit, new)
     everything = model.predict(fit)
     np.testing.assert_allclose(table["estimate"], everything["estimate"].head(50), rtol=1e-12)
-    centred = Model("mathach ~ cwc(ses) + (1 | school)", hsb)
-    with pytest.raises(DataError, match=r"cwc\(ses\) of new rows"):
-        centred.predict(centred.reml(), new)
+    with pytest.raises(DataError, match="1 of the 50 new rows miss a value"):
+        model.predict(fit, new.assign(ses=new["ses"].where(new.index != 3)))
+
+
+def test_new_rows_are_centred_on_the_training_means(hsb):
+    model = Model("mathach ~ cwc(ses) + gm(ses) + sector + (cwc(ses) | school)", hsb)
+    fit = model.reml()
+    everything = model.predict(fit)
+    # A few rows of each school have other means; the predictions must not notice.
+    some = hsb.groupby("school").head(2).drop(columns="mathach")
+    table = model.predict(fit, some)
+    np.testing.assert_allclose(
+        table["estimate"], everything["estimate"].iloc[some.index], rtol=1e-10
+    )
+    stranger = some.head(2).assign(school=1)
+    mean = stranger["ses"].mean()
+    beta = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    expected = (
+        beta["Intercept"]
+        + beta["cwc(ses)"] * (stranger["ses"] - mean)
+        + beta["gm(ses)"] * mean
+        + beta["sector"] * stranger["sector"]
+    )
+    found = model.predict(fit, stranger, new_groups="population")
+    np.testing.assert_allclose(found["estimate"], expected, rtol=1e-10)
 
 
 def test_row_residuals(rows, fit):

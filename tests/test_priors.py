@@ -42,6 +42,14 @@ def test_defaults_are_scaled_to_the_data():
     assert text["Intercept"].endswith("at the predictors' means")
 
 
+def test_independent_coefficients_have_no_correlation_prior():
+    post = Model("y ~ x + w + (x | g)", TABLE).sample(
+        seed=1, covariance="independent", draws=20, tune=20
+    )
+    assert "corr(|g)" not in post.priors.describe(post.moments, blocks=post.blocks)
+    assert "LKJ" not in post.summary()
+
+
 def test_rescaling_the_data_rescales_the_defaults():
     other = Model("y ~ x + w + (x | g)", TABLE.assign(y=10 * TABLE["y"], x=TABLE["x"] / 2)).moments
     resolved, moved = resolve_priors(None, MOMENTS), resolve_priors(None, other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from simulate import dense_restricted, simulate_rows, simulate_table
+from simulate import Rows, dense_restricted, simulate_rows, simulate_table
 
 from bhlm.errors import ArgumentError
 from bhlm.gallery import find_model
@@ -152,6 +152,19 @@ class TestBoundary:
         assert fit.sigma2 == pytest.approx(within, rel=1e-9)
         assert fit.g[0, 0] == pytest.approx(between, rel=1e-8)
         assert fit.converged
+
+    def test_fewer_rows_than_random_effects(self):
+        rng = np.random.default_rng(8)
+        group = np.concatenate([np.arange(40), np.arange(20), np.arange(10)])
+        x = rng.normal(size=70)
+        u = rng.normal(size=(40, 2))[group]
+        table = pd.DataFrame({"g": group, "x": x, "y": u[:, 0] + u[:, 1] * x})
+        table["y"] += 0.5 * rng.normal(size=70)
+        model = Model("y ~ x + (x | g)", table)
+        fit = model.reml()
+        assert fit.converged
+        rows = Rows(model, *model.rows())
+        assert fit.loglik == pytest.approx(dense_restricted(rows, fit.g, fit.sigma2), rel=1e-10)
 
     def test_two_groups(self):
         table = simulate_table(9, n_groups=2, largest=12)

@@ -117,7 +117,7 @@ def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
 def _list_priors(fit: "BayesFit") -> list[str]:
     pairs = [
         ("  " + show_name(name), show_name(prior))
-        for name, prior in fit.priors.describe(fit.moments).items()
+        for name, prior in fit.priors.describe(fit.moments, blocks=fit.blocks).items()
     ]
     lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
     return ["Priors (autoscaled to the data where none was given)", *lines]
