@@ -79,7 +79,7 @@ class Model:
         priors: "Priors | None" = None,
         covariance: str | None = None,
         cores: int | None = None,
-        target_accept: float = 0.8,
+        target_accept: float = 0.9,
         maxdepth: int = 10,
         prior_only: bool = False,
         progress: "Progress | None" = None,
