@@ -6,14 +6,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from bhlm.covariance import Structure
 from bhlm.errors import ArgumentError
-from bhlm.moments import INTERCEPT, Moments
+from bhlm.moments import INTERCEPT, Moments, pool
+from bhlm.parameters import RESIDUAL
 from bhlm.reml import RemlFit
+from bhlm.whitening import whiten_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
+
+# Two engines sum the same rows in another order; a column of the same rows agrees to this share
+# of its SD. In a column far from zero only this share of its size is left to compare.
+SAME = 1e-8
+DIGITS = 1e-13
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +29,23 @@ class LrTest:
     """A likelihood-ratio test of nested fits, by the chi-square of `df`.
 
     Where the smaller model sets variances to zero they lie on the boundary, and p is
-    conservative: `boundary` says so.
+    conservative: `boundary` says so, and `note` what to do.
     """
 
     chi2: float
     df: int
     p: float
     boundary: bool
+
+    @property
+    def note(self) -> str:
+        """What to know about p; empty if it holds as it stands."""
+        if not self.boundary:
+            return ""
+        return (
+            "the smaller model sets a variance to zero, on the boundary, so p is too large; for "
+            "one coefficient fit.test_variances(coefficient) takes the mixture of chi-squares"
+        )
 
 
 def count_parameters(fit: RemlFit) -> int:
@@ -71,17 +89,7 @@ def compare_fits(*fits: RemlFit) -> "pd.DataFrame":
 def check_comparable(one: RemlFit, two: RemlFit) -> None:
     """Raise `ArgumentError` unless the likelihoods of two fits can be compared."""
     a, b = one.moments, two.moments
-    same_rows = (
-        a.response == b.response
-        and np.array_equal(a.groups, b.groups)
-        and np.array_equal(a.n, b.n)
-        and np.allclose(a.mean[:, -1], b.mean[:, -1], rtol=1e-12, atol=0.0)
-    )
-    if not same_rows:
-        raise ArgumentError(
-            f"'{a.formula}' and '{b.formula}' were fitted to different rows ({a.n_rows} and "
-            f"{b.n_rows}); fit both to the same complete rows"
-        )
+    check_same_data(a, b)
     if one.method != two.method:
         raise ArgumentError(
             f"'{a.formula}' was fitted by {one.method} and '{b.formula}' by {two.method}; fit both "
@@ -94,8 +102,46 @@ def check_comparable(one: RemlFit, two: RemlFit) -> None:
         )
 
 
+def check_same_data(a: Moments, b: Moments) -> None:
+    """Raise `ArgumentError` unless two models have the same response, rows and shared columns."""
+    if a.response != b.response:
+        raise ArgumentError(
+            f"'{a.formula}' explains '{a.response}' and '{b.formula}' '{b.response}'; compare "
+            "models of one response"
+        )
+    if (
+        a.group != b.group
+        or not np.array_equal(a.groups, b.groups)
+        or not np.array_equal(a.n, b.n)
+        or not _is_same_column(a, b, a.response)
+    ):
+        raise ArgumentError(
+            f"'{a.formula}' and '{b.formula}' were fitted to different rows ({a.n_rows} and "
+            f"{b.n_rows}); fit both to the same complete rows"
+        )
+    for name in a.columns:
+        if name in b.columns and not _is_same_column(a, b, name):
+            raise ArgumentError(
+                f"'{name}' has other values in '{b.formula}' than in '{a.formula}'; fit both to "
+                "the same table"
+            )
+
+
+def _is_same_column(a: Moments, b: Moments, name: str) -> bool:
+    """Return whether a column has the same mean and variation in every group of both."""
+    i, k = a.columns.index(name), b.columns.index(name)
+    n, _, total = pool(a)
+    sd = np.sqrt(total[i, i] / n)
+    same_mean = np.abs(a.mean[:, i] - b.mean[:, k]) <= SAME * sd + DIGITS * np.abs(a.mean[:, i])
+    same_squares = np.abs(a.cross[:, i, i] - b.cross[:, k, k]) <= SAME * a.n * sd**2
+    return bool(np.all(same_mean & same_squares))
+
+
 def compare_nested(small: RemlFit, large: RemlFit) -> LrTest:
     """Return the LR test of a model within a larger one.
+
+    The fixed and random columns of the smaller one are among the larger one's, by name, and its
+    covariance structure is a special case of the larger one's.
 
     Raises:
         ArgumentError: fits that cannot be compared, or are not nested.
@@ -103,25 +149,39 @@ def compare_nested(small: RemlFit, large: RemlFit) -> LrTest:
     check_comparable(small, large)
     a, b = small.moments, large.moments
     df = count_parameters(large) - count_parameters(small)
-    nested = set(a.fixed) <= set(b.fixed) and set(a.random) <= set(b.random)
-    if not nested or df <= 0:
+    named = set(a.fixed) <= set(b.fixed) and set(a.random) <= set(b.random)
+    if not named or df <= 0 or not _holds_structure(large.structure, b, small.structure, a):
         raise ArgumentError(
-            f"'{a.formula}' is not a special case of '{b.formula}'; give the smaller model first, "
-            "or compare by AIC"
+            f"'{a.formula}' ({small.structure.kind}) is not a special case of '{b.formula}' "
+            f"({large.structure.kind}); give the smaller model first, or compare by AIC"
         )
     chi2 = max(2.0 * (large.loglik - small.loglik), 0.0)
-    boundary = len(large.structure.labels) > len(small.structure.labels)
-    return LrTest(chi2, df, float(stats.chi2.sf(chi2, df)), boundary)
+    return LrTest(chi2, df, float(stats.chi2.sf(chi2, df)), set(a.random) != set(b.random))
+
+
+def _holds_structure(large: Structure, b: Moments, small: Structure, a: Moments) -> bool:
+    """Return whether every G of the smaller structure is one of the larger; zero elsewhere."""
+    q = len(b.random)
+    at = [b.random.index(name) for name in a.random]
+    placed = np.zeros((len(small.directions), q, q))
+    placed[np.ix_(range(len(placed)), at, at)] = small.directions
+    span, wanted = large.directions.reshape(-1, q * q).T, placed.reshape(-1, q * q).T
+    left = wanted - span @ np.linalg.lstsq(span, wanted, rcond=None)[0]
+    return bool(np.max(np.abs(left)) < SAME)
 
 
 def intraclass_correlation(fit: RemlFit) -> float:
     """Return the share of the variance that lies between groups, at the means of Z.
 
     With z the grand means of the random columns: z'Gz / (z'Gz + sigma^2); without slopes it is
-    tau / (tau + sigma^2).
+    tau / (tau + sigma^2). Of a model without predictors it is the unconditional ICC. Source:
+    Raudenbush & Bryk (2002), p. 71.
     """
-    z = _random_means(fit.moments)
-    between = float(z @ fit.g @ z)
+    _, grand, _ = pool(fit.moments)
+    mean = {INTERCEPT: 1.0} | dict(zip(fit.moments.columns, grand.tolist(), strict=True))
+    z = np.array([mean[name] for name in fit.moments.random])
+    # In the whitened basis, where a column far from zero does not cancel.
+    between = float(np.sum((z @ fit.white.basis @ _relative_root(fit)) ** 2)) * fit.sigma2
     return between / (between + fit.sigma2)
 
 
@@ -137,24 +197,16 @@ def r_squared(fit: RemlFit) -> dict[str, float]:
     marginal var_f / (var_f + var_r + sigma^2), conditional (var_f + var_r) / the same. Source:
     Johnson (2014), Methods in Ecology and Evolution 5, 944-946, for random slopes.
     """
-    moments = fit.moments
-    n = moments.n.sum()
-    grand = moments.n @ moments.mean / n
-    between = moments.mean - grand
-    total = moments.cross.sum(axis=0) + (moments.n[:, None] * between).T @ between
-    place = {name: i for i, name in enumerate(moments.columns)}
+    moments, white = fit.moments, fit.white
+    n, _, total = pool(moments)
     weights = np.zeros(len(moments.columns))
     for name, b in zip(moments.fixed, fit.beta, strict=True):
         if name != INTERCEPT:
-            weights[place[name]] += b
+            weights[moments.columns.index(name)] += b
     fixed = float(weights @ total @ weights) / (n - 1.0)
-    z = _random_means(moments)
-    square = np.outer(z, z)
-    at = [(k, place[name]) for k, name in enumerate(moments.random) if name != INTERCEPT]
-    for k, i in at:
-        for m, j in at:
-            square[k, m] += total[i, j] / n
-    random = float(np.sum(fit.g * square))
+    lam = _relative_root(fit)
+    products = white.blocks[:, : white.q, : white.q].sum(axis=0)
+    random = fit.sigma2 * float(np.trace(lam.T @ products @ lam)) / n
     whole = fixed + random + fit.sigma2
     return {"marginal": fixed / whole, "conditional": (fixed + random) / whole}
 
@@ -167,23 +219,19 @@ def variance_explained(fit: RemlFit, base: RemlFit) -> dict[str, float]:
     (2002), pp. 74 and 79.
 
     Raises:
-        ArgumentError: fits to different rows.
+        ArgumentError: fits to different data.
     """
-    if fit.moments.n_rows != base.moments.n_rows or fit.moments.n_groups != base.moments.n_groups:
-        raise ArgumentError(
-            f"the base model has {base.moments.n_rows} rows and this one {fit.moments.n_rows}; fit "
-            "both to the same complete rows"
-        )
+    check_same_data(base.moments, fit.moments)
     group = fit.moments.group
-    shares = {"var(Residual)": 1.0 - fit.sigma2 / base.sigma2}
+    shares = {RESIDUAL: 1.0 - fit.sigma2 / base.sigma2}
     for k, name in enumerate(fit.moments.random):
         if name in base.moments.random:
-            before = base.g[base.moments.random.index(name), base.moments.random.index(name)]
+            i = base.moments.random.index(name)
+            before = base.g[i, i]
             shares[f"var({name}|{group})"] = float(1.0 - fit.g[k, k] / before) if before else np.nan
     return shares
 
 
-def _random_means(moments: Moments) -> Array:
-    grand = moments.n @ moments.mean / moments.n.sum()
-    mean = {INTERCEPT: 1.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
-    return np.array([mean[name] for name in moments.random])
+def _relative_root(fit: RemlFit) -> Array:
+    """Return lam (q, q), the square root of G / sigma^2 in the whitened basis."""
+    return whiten_parameters(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))[1]

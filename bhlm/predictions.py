@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.effects import predict_effects
 from bhlm.errors import ArgumentError, DataError
-from bhlm.group_effects import fixed_loadings
+from bhlm.group_effects import locate_groups, solve_groups
 from bhlm.reml import RemlFit
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def predict_rows(
     Columns `estimate`, `se` of the mean, `lower` and `upper` for the mean, and
     `lower_new` and `upper_new` for one new observation. "population" is X beta, and a new
     observation adds z'Gz + sigma^2. "conditional" is X beta + Z u_hat with the error
-    (x - z D_j)(beta_hat - beta) + z (u_hat - u), whose parts are independent.
+    (x - z D_j)(beta_hat - beta) + z (u_hat - u), whose parts are independent
+    (D_j: `GroupSolution.loadings`). The variance parameters count as known.
 
     Args:
         fit: the fit.
@@ -58,27 +58,28 @@ def predict_rows(
         )
     if not 0.0 < level < 1.0:
         raise ArgumentError(f"level={level!r} is not between 0 and 1; write level=0.95 for 95 %")
+    solution = solve_groups(fit)
+    # Quadratic forms of columns far from zero would cancel; in the whitened ones they do not.
+    lever, turned = x @ solution.fixed, z @ solution.basis
     estimate = x @ fit.beta
-    spread = np.einsum("ni,ij,nj->n", z, fit.g, z)
+    spread = np.einsum("ni,ij,nj->n", turned, solution.prior, turned)
     if kind == "population":
-        variance = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)
+        variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever)
         new = variance + spread + fit.sigma2
     else:
-        at = np.searchsorted(fit.moments.groups, labels)
-        at = np.minimum(at, len(fit.moments.groups) - 1)
-        known = fit.moments.groups[at] == labels
+        at = locate_groups(fit.moments, labels)
+        known = at >= 0
         if new_groups == "error" and not known.all():
             unknown = np.asarray(labels)[~known].tolist()[0]
             raise DataError(
                 f"{unknown!r} is not a {fit.moments.group} of the fit; ask for kind='population' "
                 "or new_groups='population'"
             )
-        u, cov = predict_effects(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-        seen = known.astype(float)[:, None]
-        estimate = estimate + np.einsum("ni,ni->n", z, u[at]) * known
-        lever = x - seen * np.einsum("ni,nip->np", z, fixed_loadings(fit)[at])
-        variance = np.einsum("ni,ij,nj->n", lever, fit.beta_cov, lever)
-        variance += np.where(known, np.einsum("ni,nij,nj->n", z, cov[at], z), spread)
+        seen, mine = at[known], turned[known]
+        estimate[known] += np.einsum("ni,ni->n", mine, solution.mean[seen])
+        lever[known] -= np.einsum("ni,nip->np", mine, solution.loadings[seen])
+        spread[known] = np.einsum("ni,nij,nj->n", mine, solution.cov[seen], mine)
+        variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever) + spread
         new = variance + fit.sigma2
     half = stats.norm.ppf(0.5 + level / 2.0)
     se, se_new = np.sqrt(variance), np.sqrt(new)

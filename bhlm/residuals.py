@@ -5,29 +5,51 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.effects import predict_effects
-from bhlm.group_effects import fixed_loadings
+from bhlm.errors import ArgumentError, DataError
+from bhlm.group_effects import locate_groups, solve_groups
+from bhlm.moments import INTERCEPT, Moments
 from bhlm.reml import RemlFit
-from bhlm.whitening import group_ranks
+from bhlm.whitening import ROUNDING
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
 
+# A direction whose share of the largest variance is below this has none: var(u_hat) loses rank
+# where G has lost it, and in groups with fewer rows than random coefficients.
+VANISHED = 1e-10
+# Residual sums of squares below this share of the group's own variation are rounding.
+PERFECT = 1e-12
+
 
 def row_residuals(fit: RemlFit, labels: Array, x: Array, z: Array, y: Array) -> "pd.DataFrame":
-    """Return level-1 residuals, one row per row: group, `fitted`, `marginal`, `conditional`,
+    """Return level-1 residuals, one row per row.
 
-    `standardized`. Marginal is y - X beta, conditional y - X beta - Z u_hat, standardized the
-    conditional one over sigma.
+    Columns: the group; `fitted` X beta + Z u_hat; `marginal` y - X beta; `conditional` y -
+    fitted; `standardized`, the conditional residual over sigma.
+
+    Args:
+        fit: the fit.
+        labels: group labels (n,).
+        x: fixed columns (n, p).
+        z: random columns (n, q).
+        y: the response (n,).
+
+    Raises:
+        DataError: a row of a group that the fit has not seen.
     """
     import pandas as pd
 
-    u, _ = predict_effects(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-    at = np.searchsorted(fit.moments.groups, labels)
+    at = locate_groups(fit.moments, labels)
+    if np.any(at < 0):
+        raise DataError(
+            f"{np.asarray(labels)[at < 0].tolist()[0]!r} is not a {fit.moments.group} of the fit; "
+            "give the rows that the model was fitted to"
+        )
+    solution = solve_groups(fit)
     marginal = y - x @ fit.beta
-    conditional = marginal - np.einsum("ni,ni->n", z, u[at])
+    conditional = marginal - np.einsum("ni,ni->n", z @ solution.basis, solution.mean[at])
     return pd.DataFrame(
         {
             fit.moments.group: labels,
@@ -43,38 +65,38 @@ def group_residuals(fit: RemlFit) -> "pd.DataFrame":
     """Return level-2 residuals, one row per group.
 
     Columns: the group; each coefficient's empirical-Bayes residual; `mahalanobis`, the squared
-    distance u' var(u_hat)^-1 u with var(u_hat) = G - PEV; `expected`, the chi-square quantile
-    (q df) of its rank, for a Q-Q plot; `log_sd`, the log of the group's own residual SD about its
-    least-squares fit (nan without residual df). Source: Raudenbush & Bryk (2002), p. 274.
+    distance u' var(u_hat)^-1 u with var(u_hat) = G - PEV, a chi-square with `df` (the rank of
+    var(u_hat)) if the model holds, and its upper tail `p`; `expected`, the chi-square quantile
+    (df of the rank of G) of the distance's rank, for a Q-Q plot; `log_sd`, the log of the group's
+    own residual SD, of `log_dispersion`. Source: Raudenbush & Bryk (2002), chapter 9.
     """
     import pandas as pd
 
     moments = fit.moments
-    u, cov = predict_effects(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-    loadings = fixed_loadings(fit)
-    spread = fit.g - (cov + loadings @ fit.beta_cov @ loadings.transpose(0, 2, 1))
-    distance = np.einsum("ji,jik,jk->j", u, np.linalg.pinv(spread, hermitian=True), u)
+    solution = solve_groups(fit)
+    u = solution.mean @ solution.basis.T
+    distance, df = _measure_distances(solution.mean, solution.prior - solution.pev, solution.prior)
+    kept = int(np.sum(_keep(np.linalg.eigvalsh(solution.prior), solution.prior)))
     rank = stats.rankdata(distance)
-    expected = stats.chi2.ppf((rank - 0.5) / len(rank), u.shape[1])
+    expected = stats.chi2.ppf((rank - 0.5) / len(rank), kept) if kept else np.zeros(len(rank))
     table = pd.DataFrame({moments.group: moments.groups})
     for k, name in enumerate(moments.random):
         table[name] = u[:, k]
     table["mahalanobis"] = distance
+    table["df"] = df
+    table["p"] = np.where(df > 0, stats.chi2.sf(distance, np.maximum(df, 1)), np.nan)
     table["expected"] = expected
     table["log_sd"] = log_dispersion(fit)[0]
     return table
 
 
 def log_dispersion(fit: RemlFit) -> tuple[Array, Array]:
-    """Return each group's log residual SD (J,) about its own fit, and its df (J,)."""
-    q, white = fit.white.q, fit.white
-    df = fit.moments.n - group_ranks(fit.moments)
-    beta = np.linalg.solve(white.fixed, (fit.beta - white.ols) / white.scale)
-    contrast = np.append(-beta, 1.0)
-    left = np.einsum("jab,b->ja", white.blocks[:, :q, q:], contrast)
-    gram = np.linalg.pinv(white.blocks[:, :q, :q], rcond=1e-10, hermitian=True)
-    rss = np.einsum("a,jab,b->j", contrast, white.blocks[:, q:, q:], contrast)
-    rss = white.scale**2 * np.maximum(rss - np.einsum("ja,jab,jb->j", left, gram, left), 0.0)
+    """Return each group's log residual SD (J,) about its own regression, and its df (J,).
+
+    The regression is by least squares on every column of the model that varies in the group,
+    random or not, so that df = n_j - rank; nan without df, -inf where it fits without error.
+    """
+    rss, df = _group_squares(fit.moments)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(df > 0, 0.5 * np.log(rss / df), np.nan), df
 
@@ -82,13 +104,64 @@ def log_dispersion(fit: RemlFit) -> tuple[Array, Array]:
 def homogeneity_test(fit: RemlFit, *, least_df: int = 10) -> dict[str, float]:
     """Return HLM's test that the residual variance is the same in every group: chi2, df, p.
 
-    H = sum d_j^2 with d_j = (log S_j^2 - pooled) / sqrt(2 / f_j), over groups with at least
-    `least_df` residual df. Source: Raudenbush & Bryk (2002), eq. 9.6-9.8.
+    H = sum d_j^2 with d_j = (log S_j^2 - pooled) / sqrt(2 / f_j), pooled the mean of log S_j^2
+    weighted by f_j, over groups with at least `least_df` residual df f_j. Source: Raudenbush &
+    Bryk (2002), p. 264; Snijders & Bosker (2012), eq. 10.5.
+
+    Raises:
+        ArgumentError: fewer than two groups with that many df, or one without any residual.
     """
     log_sd, df = log_dispersion(fit)
-    use = df >= least_df
+    use = df >= max(least_df, 1)
+    if use.sum() < 2:
+        raise ArgumentError(
+            f"least_df={least_df!r} leaves {int(use.sum())} '{fit.moments.group}' to compare (the "
+            f"most residual df of one is {int(df.max())}); give a smaller least_df"
+        )
     value, f = 2.0 * log_sd[use], df[use]
+    if np.isneginf(value).any():
+        label = fit.moments.groups[use][np.isneginf(value)].tolist()[0]
+        raise ArgumentError(
+            f"'{fit.moments.group}' {label!r} has no residual variance at all, so its logarithm "
+            "does not exist; leave that group out of the model"
+        )
     pooled = float(f @ value / f.sum())
     chi2 = float(np.sum((value - pooled) ** 2 * f / 2.0))
     count = int(use.sum()) - 1
     return {"chi2": chi2, "df": count, "p": float(stats.chi2.sf(chi2, count))}
+
+
+def _keep(values: Array, prior: Array) -> Array:
+    """Return which variances (..., q) have not vanished beside the largest prior variance."""
+    return np.asarray(values > VANISHED * max(float(np.max(np.diag(prior))), 0.0))
+
+
+def _measure_distances(u: Array, spread: Array, prior: Array) -> tuple[Array, Array]:
+    """Return u' spread^+ u (J,) and the rank (J,) of each group's spread (J, q, q)."""
+    values, vectors = np.linalg.eigh(spread)
+    kept = _keep(values, prior)
+    turned = np.einsum("jab,ja->jb", vectors, u)
+    distance = np.sum(np.where(kept, turned**2 / np.where(kept, values, 1.0), 0.0), axis=1)
+    return distance, kept.sum(axis=1)
+
+
+def _group_squares(moments: Moments) -> tuple[Array, Array]:
+    """Return the residual sum of squares (J,) of each group's own regression, and its df (J,)."""
+    names = {*moments.fixed, *moments.random}
+    at = [i for i, name in enumerate(moments.columns[:-1]) if name in names]
+    cross, mean = moments.cross, moments.mean
+    centred = INTERCEPT in names
+    if not centred:
+        cross = cross + moments.n[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    inner = cross[:, at][:, :, at]
+    size = np.sqrt(np.maximum(np.einsum("jaa->ja", inner), 0.0))
+    varies = size > np.sqrt(ROUNDING * moments.n[:, None] * mean[:, at] ** 2)
+    scale = np.where(varies, 1.0 / np.where(varies, size, 1.0), 0.0)
+    values, vectors = np.linalg.eigh(inner * scale[:, :, None] * scale[:, None, :])
+    kept = values > VANISHED
+    along = np.einsum("jab,ja->jb", vectors, cross[:, at, -1] * scale)
+    whole = cross[:, -1, -1]
+    fitted = np.sum(np.where(kept, along**2 / np.where(kept, values, 1.0), 0.0), axis=1)
+    rss = np.maximum(whole - fitted, 0.0)
+    floor = PERFECT * whole + ROUNDING * moments.n * mean[:, -1] ** 2
+    return np.where(rss > floor, rss, 0.0), moments.n - kept.sum(axis=1) - int(centred)

@@ -1,9 +1,10 @@
 """Comparison of fits: what lme4 and the textbook say, and what must be refused."""
 
 import numpy as np
+import polars as pl
 import pytest
 from lme4_cases import fit_case, load_cases
-from simulate import simulate_rows
+from simulate import simulate_rows, simulate_table
 
 from bhlm.comparison import (
     compare_fits,
@@ -44,6 +45,7 @@ def test_lr_test_of_the_random_slope(fits):
     assert test.chi2 == pytest.approx(9.761657, abs=1e-6)
     assert test.df == 2
     assert test.boundary
+    assert "p is too large; for one coefficient fit.test_variances(coefficient)" in test.note
 
 
 def test_chapter_4_of_the_textbook(fits):
@@ -86,3 +88,87 @@ def test_what_cannot_be_compared_is_refused(fits, hsb):
         compare_fits()
     big = Model("mathach ~ gm(ses) + (1 | school)", hsb).reml(method="ml")
     assert compare_nested(by_ml, big).df == 1
+
+
+def test_structures_nest_by_what_they_allow():
+    """Names and counts do not tell: with three coefficients exchangeable has two parameters and
+    independent three, and neither holds the other."""
+    model = Model("y ~ x + t + (x + t | g)", simulate_table(2, n_groups=40))
+    kinds = ("identity", "exchangeable", "independent", "unstructured")
+    fits = {kind: model.reml(covariance=kind) for kind in kinds}
+    nested = {("identity", kind) for kind in kinds[1:]}
+    nested |= {(kind, "unstructured") for kind in kinds[1:3]}
+    for small in kinds:
+        for large in kinds:
+            if (small, large) in nested:
+                test = compare_nested(fits[small], fits[large])
+                assert test.df == len(fits[large].structure.labels) - len(
+                    fits[small].structure.labels
+                )
+                assert not test.boundary
+                assert test.note == ""
+            else:
+                with pytest.raises(ArgumentError, match=r"\(.*\) is not a special case of"):
+                    compare_nested(fits[small], fits[large])
+    alone = Model("y ~ x + t + (1 | g)", simulate_table(2, n_groups=40)).reml()
+    assert compare_nested(alone, fits["independent"]).boundary
+    with pytest.raises(ArgumentError, match=r"of .* \(identity\); give the smaller"):
+        compare_nested(alone, fits["identity"])
+
+
+def test_different_data_are_refused():
+    table = simulate_table(2, n_groups=20)
+    base = Model("y ~ x + (1 | g)", table).reml(method="ml")
+    other = Model("y ~ x + t + (1 | g)", table.assign(x=2.0 * table["x"])).reml(method="ml")
+    with pytest.raises(ArgumentError, match=r"'x' has other values in 'y ~ x \+ t"):
+        compare_nested(base, other)
+    noise = table["y"].where(table["g"] > 0, table["y"] + 1e-5)
+    other = Model("y ~ x + t + (1 | g)", table.assign(y=noise)).reml(method="ml")
+    with pytest.raises(ArgumentError, match="different rows"):
+        compare_nested(base, other)
+    spread = 1.0 + 1e-5 * (table["g"] == 1)
+    means = table.groupby("g")["y"].transform("mean")
+    scaled = table.assign(y=means + spread * (table["y"] - means))
+    other = Model("y ~ x + t + (1 | g)", scaled).reml(method="ml")
+    with pytest.raises(ArgumentError, match="different rows"):
+        compare_nested(base, other)
+    other = Model("I(y * 2) ~ x + t + (1 | g)", table).reml(method="ml")
+    with pytest.raises(ArgumentError, match=r"explains 'y' and .*; compare models of one response"):
+        compare_fits(base, other)
+    with pytest.raises(ArgumentError, match="compare models of one response"):
+        variance_explained(other, base)
+
+
+def test_two_engines_read_the_same_data():
+    """Centred columns have group means that are zero but for rounding."""
+    table = simulate_table(2, n_groups=20)
+    table["y"] -= table.groupby("g")["y"].transform("mean")
+    table["x"] += 1e6
+    small = Model("y ~ x + (1 | g)", table).reml(method="ml")
+    lazy = pl.from_pandas(table).lazy()
+    large = Model("y ~ x + t + (1 | g)", lazy).reml(method="ml")
+    assert compare_nested(small, large).df == 1
+
+
+def test_shares_of_variance_do_not_depend_on_where_zero_lies():
+    table = simulate_table(5, n_groups=15)
+    near, far = (
+        Model("y ~ x + w + (x | g)", data).reml()
+        for data in (table, table.assign(x=table["x"] + 1e7))
+    )
+    # x + 1e7 has lost nine digits of x, which leaves seven.
+    assert intraclass_correlation(far) == pytest.approx(intraclass_correlation(near), rel=1e-6)
+    assert r_squared(far) == pytest.approx(r_squared(near), rel=1e-6)
+    z = np.array([1.0, table["x"].mean()])
+    between = z @ near.g @ z
+    expected = between / (between + near.sigma2)
+    assert intraclass_correlation(near) == pytest.approx(expected, rel=1e-9)
+
+
+def test_variance_explained_of_a_slope(hsb):
+    base = Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb).reml()
+    formula = "mathach ~ cwc(ses) * (gm(ses) + sector) + (cwc(ses) | school)"
+    fit = Model(formula, hsb).reml()
+    found = variance_explained(fit, base)
+    assert list(found) == ["var(Residual)", "var(Intercept|school)", "var(cwc(ses)|school)"]
+    assert found["var(cwc(ses)|school)"] == pytest.approx(1 - fit.g[1, 1] / base.g[1, 1])

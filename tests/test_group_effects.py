@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from lme4_cases import fit_case, load_cases
-from simulate import dense_covariance, simulate_rows
+from simulate import dense_covariance, simulate_rows, simulate_table
 
-from bhlm.group_effects import describe_groups
+from bhlm.group_effects import describe_groups, locate_groups, solve_groups
 from bhlm.model import Model
 
 
@@ -67,3 +67,68 @@ def test_conditional_modes_are_lme4s(name):
             assert row["u"] == pytest.approx(mode, rel=1e-4, abs=1e-4 * scale)
             variance = coefficients["cov"][k][k]
             assert row["sd"] ** 2 == pytest.approx(variance, rel=1e-4, abs=1e-4 * scale**2)
+        solution = solve_groups(fit)
+        j = [str(g) for g in fit.moments.groups].index(str(label))
+        at = [list(coefficients["mode"]).index(name) for name in fit.moments.random]
+        ours = solution.basis @ solution.cov[j] @ solution.basis.T
+        wanted = np.array(coefficients["cov"])[np.ix_(at, at)]
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4 * scale**2)
+
+
+def test_a_group_without_least_squares_has_its_total():
+    """One row cannot give an intercept and a slope, but gamma'W_j and u are there."""
+    table = simulate_table(3, n_groups=12)
+    fit = Model("y ~ x * w + (x | g)", table).reml()
+    b = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    single = table[table["g"] == 0].iloc[0]
+    ours = describe_groups(fit)
+    intercept, slope = ours.iloc[0], ours.iloc[1]
+    assert intercept["n"] == 1
+    assert intercept["fixed"] == pytest.approx(b["Intercept"] + b["w"] * single["w"], rel=1e-10)
+    assert slope["fixed"] == pytest.approx(b["x"] + b["x:w"] * single["w"], rel=1e-10)
+    assert slope["eb"] == pytest.approx(slope["fixed"] + slope["u"], rel=1e-12)
+    without = ours.iloc[:2][["ols", "ols_se", "u_ols", "reliability", "shrinkage"]]
+    assert without.isna().all(axis=None)
+    assert ours.iloc[2:4].notna().all(axis=None)
+
+
+def test_level_1_effects_that_do_not_vary_stay_out_of_the_fixed_part():
+    """As in lme4's coef(); least squares then is that of what they leave of y."""
+    table = simulate_table(4, n_groups=12)
+    fit = Model("y ~ x + t + (x | g)", table).reml()
+    b = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    ours = describe_groups(fit).set_index(["g", "coefficient"])
+    fixed = ours["fixed"].unstack()[["Intercept", "x"]]
+    np.testing.assert_allclose(fixed, [[b["Intercept"], b["x"]]] * 12, rtol=1e-12)
+    rows = table[table["g"] == 1]
+    z = np.column_stack([np.ones(len(rows)), rows["x"]])
+    own = np.linalg.lstsq(z, rows["y"] - b["t"] * rows["t"], rcond=None)[0]
+    np.testing.assert_allclose(ours.loc[1, "ols"][["Intercept", "x"]], own, rtol=1e-9)
+    np.testing.assert_allclose(ours["u_ols"].dropna(), (ours["ols"] - ours["fixed"]).dropna())
+
+
+def test_columns_that_several_coefficients_make_up_count_in_each():
+    """y ~ Machine + (0 + Machine | Worker): the intercept is part of every machine's mean."""
+    fit = fit_case("machines_cell_means", "reml")
+    b = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    ours = describe_groups(fit)
+    for name in fit.moments.random:
+        fixed = ours.loc[ours["coefficient"] == name, "fixed"]
+        np.testing.assert_allclose(fixed, b["Intercept"] + b.get(name, 0.0), rtol=1e-10)
+
+
+def test_a_multiple_of_a_column_that_is_zero_is_not_known(hsb):
+    table = hsb.copy()
+    alone = table["school"] == 1224
+    table = table[~alone | (table.groupby("school").cumcount() == 0)]
+    formula = "mathach ~ sector + cwc(ses) + sector:cwc(ses) + (cwc(ses) | school)"
+    slope = describe_groups(Model(formula, table).reml()).iloc[1]
+    assert slope["school"] == 1224
+    assert np.isnan(slope["fixed"])
+    assert np.isfinite(slope["u"])
+
+
+def test_groups_are_found_by_label(hsb):
+    moments = Model("mathach ~ 1 + (1 | school)", hsb).moments
+    labels = np.array([9586, 1224, 1, "1224"], dtype=object)
+    np.testing.assert_array_equal(locate_groups(moments, labels), [159, 0, -1, -1])

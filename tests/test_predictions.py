@@ -1,14 +1,13 @@
-"""Predictions and residuals against dense algebra."""
+"""Predictions against dense algebra."""
 
 import numpy as np
 import pytest
 from scipy import stats
-from simulate import dense_covariance, simulate_rows
+from simulate import dense_covariance, simulate_rows, simulate_table
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.model import Model
 from bhlm.predictions import predict_rows
-from bhlm.residuals import group_residuals, homogeneity_test, log_dispersion, row_residuals
 
 
 @pytest.fixture(scope="module")
@@ -90,45 +89,35 @@ def test_new_rows_are_centred_on_the_training_means(hsb):
     np.testing.assert_allclose(found["estimate"], expected, rtol=1e-10)
 
 
-def test_row_residuals(rows, fit):
-    table = row_residuals(fit, rows.labels, rows.x, rows.z, rows.y)
-    predicted = predict_rows(fit, rows.labels, rows.x, rows.z)["estimate"]
-    np.testing.assert_allclose(table["fitted"], predicted, rtol=1e-10)
-    np.testing.assert_allclose(table["conditional"], rows.y - predicted, atol=1e-9)
-    np.testing.assert_allclose(table["marginal"], rows.y - rows.x @ fit.beta, atol=1e-12)
+def test_new_groups_have_the_variance_of_an_unknown_effect(rows, fit):
+    """Among known ones, whose predictions stay what they are; labels of any type may be asked."""
+    labels = np.array([999, *rows.labels[1:4], "west"], dtype=object)
+    x, z = rows.x[:5], rows.z[:5]
+    table = predict_rows(fit, labels, x, z, new_groups="population")
+    known = predict_rows(fit, rows.labels[1:4], x[1:4], z[1:4])
+    np.testing.assert_allclose(table.iloc[1:4], known, rtol=1e-12)
+    variance = np.diag(x @ fit.beta_cov @ x.T + z @ fit.g @ z.T)[[0, 4]]
+    np.testing.assert_allclose(table["se"].iloc[[0, 4]] ** 2, variance, rtol=1e-10)
+    new = table["upper_new"] - table["estimate"]
+    half = stats.norm.ppf(0.975)
+    np.testing.assert_allclose(new.iloc[[0, 4]], half * np.sqrt(variance + fit.sigma2), rtol=1e-9)
 
 
-def test_group_residuals(rows, fit):
-    table = group_residuals(fit)
-    assert list(table.columns) == ["g", "Intercept", "x", "mahalanobis", "expected", "log_sd"]
-    assert (table["mahalanobis"] > 0).all()
-    order = table["mahalanobis"].argsort()
-    assert table["expected"].iloc[order].is_monotonic_increasing
-    log_sd, df = log_dispersion(fit)
-    for j, label in enumerate(fit.moments.groups):
-        here = rows.labels == label
-        if df[j] <= 0:
-            assert np.isnan(log_sd[j])
-            continue
-        rest = rows.y[here] - rows.x[here] @ fit.beta
-        z = rows.z[here]
-        left = rest - z @ np.linalg.lstsq(z, rest, rcond=None)[0]
-        assert log_sd[j] == pytest.approx(0.5 * np.log(left @ left / df[j]), rel=1e-7)
+def test_population_intervals_of_a_new_observation(rows, fit):
+    table = predict_rows(fit, rows.labels, rows.x, rows.z, kind="population", level=0.8)
+    half = stats.norm.ppf(0.9)
+    mean = np.diag(rows.x @ fit.beta_cov @ rows.x.T)
+    new = mean + np.diag(rows.z @ fit.g @ rows.z.T) + fit.sigma2
+    middle = rows.x @ fit.beta
+    np.testing.assert_allclose(table["lower"], middle - half * np.sqrt(mean), rtol=1e-9)
+    np.testing.assert_allclose(table["lower_new"], middle - half * np.sqrt(new), rtol=1e-9)
 
 
-def test_homogeneity_of_the_residual_variance(hsb):
-    """R&B (2002, p. 264) print 244.08 on 159 df for the random-coefficient model; here by the
-    same formula from the log variances of the rows."""
-    fit = Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb).reml()
-    found = homogeneity_test(fit)
-    values, weights = [], []
-    for _, school in hsb.groupby("school"):
-        x = np.column_stack([np.ones(len(school)), school["ses"] - school["ses"].mean()])
-        rest = school["mathach"] - x @ np.linalg.lstsq(x, school["mathach"], rcond=None)[0]
-        weights.append(len(school) - 2)
-        values.append(np.log(float(rest @ rest) / (len(school) - 2)))
-    values, weights = np.array(values), np.array(weights)
-    pooled = weights @ values / weights.sum()
-    assert found["df"] == 159
-    assert found["chi2"] == pytest.approx(float(((values - pooled) ** 2 * weights / 2).sum()))
-    assert found["p"] < 0.001
+def test_predictions_keep_their_digits_far_from_zero():
+    table = simulate_table(5, n_groups=15)
+    far = table.assign(x=table["x"] + 1e7)
+    model, other = (Model("y ~ x + w + (x | g)", data) for data in (table, far))
+    for kind in ("conditional", "population"):
+        near = model.predict(model.reml(), kind=kind)
+        # x + 1e7 has lost nine digits of x, which leaves seven.
+        np.testing.assert_allclose(other.predict(other.reml(), kind=kind), near, atol=1e-6)
