@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from bhlm.gallery import GalleryModel
     from bhlm.model import Model
+    from bhlm.priors import Priors
+    from bhlm.sampling import BayesFit
 
 app = typer.Typer(
     add_completion=False,
@@ -62,20 +64,14 @@ def reconcile_command(
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
     from bhlm.export import write_json
-    from bhlm.priors import read_priors
     from bhlm.reconcile import reconcile
 
     model, entry = _open_model(which, data, formula)
-    priors = read_priors(entry.priors) if entry else None
-    covariance = covariance or (entry.covariance if entry else None)
+    priors, covariance = _read_settings(entry, covariance)
     reml = model.reml(covariance=covariance)
     _print_title(entry)
     print(reml.summary())
-    with _show_progress("posterior", chains) as progress:
-        post = model.sample(
-            seed=seed, draws=draws, tune=tune, chains=chains, priors=priors,
-            covariance=covariance, progress=progress,
-        )  # fmt: skip
+    post = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
     print(post.summary())
     with _show_progress("flat-prior posterior", chains) as progress:
         both = reconcile(
@@ -127,15 +123,10 @@ def sample_command(
 ) -> int:
     """Draw from the posterior by NUTS."""
     from bhlm.export import describe_model, describe_posterior, write_json
-    from bhlm.priors import read_priors
 
     model, entry = _open_model(which, data, formula)
-    with _show_progress("posterior", chains) as progress:
-        fit = model.sample(
-            seed=seed, draws=draws, tune=tune, chains=chains,
-            priors=read_priors(entry.priors) if entry else None,
-            covariance=covariance or (entry.covariance if entry else None), progress=progress,
-        )  # fmt: skip
+    priors, covariance = _read_settings(entry, covariance)
+    fit = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
     _print_title(entry)
     print(fit.summary())
     if json:
@@ -203,6 +194,25 @@ def _open_model(
             "--data FILE and --formula 'y ~ x + (x | g)'"
         )
     return Model(formula, data), None
+
+
+def _read_settings(
+    entry: "GalleryModel | None", covariance: str | None
+) -> tuple["Priors | None", str | None]:
+    """Return the priors and structure of a gallery entry, under what the caller names."""
+    from bhlm.priors import read_priors
+
+    if entry is None:
+        return None, covariance
+    return read_priors(entry.priors), covariance or entry.covariance
+
+
+def _draw(
+    model: "Model", priors: "Priors | None", covariance: str | None, **counts: Any
+) -> "BayesFit":
+    """Sample, with a bar per chain."""
+    with _show_progress("posterior", counts["chains"]) as progress:
+        return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
 
 
 def _print_title(entry: "GalleryModel | None") -> None:

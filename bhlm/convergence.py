@@ -73,9 +73,9 @@ def diagnose(
         )
         bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
     failures = [
-        *_failing(names, "R-hat", rhat, rhat <= RHAT, f"above {RHAT}", "run longer (tune, draws)"),
-        *_failing(names, "bulk ESS", bulk, bulk >= ESS, f"below {ESS:.0f}", "take more draws"),
-        *_failing(names, "tail ESS", tail, tail >= ESS, f"below {ESS:.0f}", "take more draws"),
+        *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", "run longer (tune, draws)"),
+        *_failing(names, "bulk ESS", bulk, ESS - bulk, f"below {ESS:.0f}", "take more draws"),
+        *_failing(names, "tail ESS", tail, ESS - tail, f"below {ESS:.0f}", "take more draws"),
     ]
     if not np.all(bfmi >= BFMI):
         failures.append(
@@ -106,15 +106,17 @@ def diagnose(
 
 
 def _failing(
-    names: list[str], what: str, values: Array, holds: Array, limit: str, advice: str
+    names: list[str], what: str, values: Array, excess: Array, limit: str, advice: str
 ) -> list[str]:
-    """Return a sentence that names the worst parameter and how many fail; none if all hold."""
-    bad = np.flatnonzero(~holds)  # nan compares false, so it fails
+    """Return a sentence that names the worst parameter and how many fail; none if all hold.
+
+    `excess` is how far each value is on the wrong side of its limit; nan is furthest.
+    """
+    excess = np.where(np.isnan(excess), np.inf, excess)
+    bad = np.flatnonzero(excess > 0.0)
     if not len(bad):
         return []
-    worst = bad[np.argmax(np.where(np.isnan(values[bad]), np.inf, np.abs(values[bad] - 1.0)))]
-    if "ESS" in what:
-        worst = bad[np.argmin(np.where(np.isnan(values[bad]), -1.0, values[bad]))]
+    worst = bad[np.argmax(excess[bad])]
     more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
     return [f"{what} of {names[worst]}{more} is {values[worst]:.4g}, {limit}; {advice}"]
 

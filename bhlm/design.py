@@ -139,14 +139,17 @@ def _check_groups(design: Design, groups: int) -> None:
 
 def prepare_design(design: Design, table: Any) -> tuple[Frame, Layout]:
     """Return the complete rows of a table with the columns that a design reads."""
+    rows, layout = _read_columns(design, table)
+    return rows.filter(is_complete(layout)), layout
+
+
+def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
+    """Return all rows of a table with the columns that a design reads."""
     frame = read_frame(table)
     schema = check_schema(frame, design.formula)
     factors = [f for f in list_factors(design.formula) if str(f) in design.levels]
     _check_types(design, factors, schema)
-    rows, layout = prepare_rows(frame, design.formula, schema, factors=factors)
-    if isinstance(rows, nw.DataFrame) and not design.dropped and len(rows) == design.n_rows:
-        return rows, layout
-    return rows.filter(is_complete(layout)), layout
+    return prepare_rows(frame, design.formula, schema, factors=factors)
 
 
 def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
@@ -159,13 +162,8 @@ def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
 
     Raises `DataError` where the table cannot serve the design.
     """
-    frame = read_frame(table)
-    formula = design.formula
     with _ignore_floating_errors():
-        schema = check_schema(frame, formula)
-        factors = [f for f in list_factors(formula) if str(f) in design.levels]
-        _check_types(design, factors, schema)
-        rows, layout = prepare_rows(frame, formula, schema, factors=factors)
+        rows, layout = _read_columns(design, table)
         n = count_rows(rows, layout)[0] if check else 0
         rows = rows.filter(is_complete(layout))
         if check:

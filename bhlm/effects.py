@@ -74,6 +74,29 @@ def predict_effects(white: Whitened, beta: Array, root: Array, sigma: float) -> 
     return means, np.asarray(root @ np.linalg.inv(k_matrix) @ root.T)
 
 
+def regress_groups(
+    white: Whitened, full: Array, *, beta: Array, sigma2: float
+) -> tuple[Array, Array]:
+    """Return the least-squares fit of y_j - X_j beta on Z_j, for the groups that have one.
+
+    That is the coefficients (J', q) and their sampling variances (J', q), the diagonal of
+    sigma^2 (Z_j'Z_j)^-1, of the J' groups in `full`.
+
+    Args:
+        white: whitened cross-products.
+        full: which groups (J,) have a Z_j of full rank.
+        beta: fixed effects (p,), in the columns as given.
+        sigma2: the residual variance.
+    """
+    q, turn = white.q, white.basis
+    blocks = white.blocks[full]
+    gram = np.linalg.inv(blocks[:, :q, :q])
+    whitened = np.linalg.solve(white.fixed, (beta - white.ols) / white.scale)
+    left = blocks[:, :q, -1] - blocks[:, :q, q:-1] @ whitened
+    u = white.scale * np.einsum("ia,jab,jb->ji", turn, gram, left)
+    return u, sigma2 * np.einsum("ia,jab,ib->ji", turn, gram, turn)
+
+
 def _spread(white: Whitened, beta: Array, root: Array, sigma: Array, noise: Array) -> Array:
     whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
     out = np.empty_like(noise)

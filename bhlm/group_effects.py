@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.effects import regress_groups
 from bhlm.inference.group_algebra import reduce_groups
 from bhlm.inference.hlm_df import assign_equations
 from bhlm.moments import INTERCEPT, Moments
@@ -89,13 +90,7 @@ def describe_groups(fit: RemlFit) -> "pd.DataFrame":
     full = group_ranks(moments) == q
     n_groups = len(moments.groups)
     deviation, se, reliability = (np.full((n_groups, q), np.nan) for _ in range(3))
-    blocks = white.blocks[full]
-    gram = np.linalg.inv(blocks[:, :q, :q])
-    # y - X beta = s (y~ - X~ beta~), regressed on Z~.
-    beta = np.linalg.solve(white.fixed, (fit.beta - white.ols) / white.scale)
-    left = blocks[:, :q, -1] - blocks[:, :q, q:-1] @ beta
-    deviation[full] = white.scale * np.einsum("ia,jab,jb->ji", turn, gram, left)
-    sampling = fit.sigma2 * np.einsum("ia,jab,ib->ji", turn, gram, turn)
+    deviation[full], sampling = regress_groups(white, full, beta=fit.beta, sigma2=fit.sigma2)
     se[full] = np.sqrt(sampling)
     tau = np.diag(fit.g)
     reliability[full] = tau / (tau + sampling)

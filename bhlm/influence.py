@@ -101,14 +101,11 @@ def loglik_at(fit: RemlFit, beta: Array, *, root: Array, sigma2: float) -> float
     b, lam, sigma = whiten_parameters(white, beta, root, np.sqrt(sigma2))
     lam = np.ascontiguousarray(lam)
     at = evaluate(white.blocks, white.q, lam, n=white.n, restricted=restricted)
-    v = float(sigma) ** 2
     rss = at.rss
     if not restricted:
         gap = b - at.beta
         rss += float(gap @ np.linalg.solve(at.phi, gap))
-    profiled = at.dof * (1.0 + np.log(2.0 * np.pi * at.rss / at.dof))
-    value = at.value - profiled + at.dof * np.log(2.0 * np.pi * v) + rss / v
-    return unwhiten_loglik(value, white, restricted)
+    return unwhiten_loglik(at.at_variance(float(sigma) ** 2, rss=rss), white, restricted)
 
 
 def _refit_without(fit: RemlFit, j: int, doubtful: bool) -> tuple[Whitened, Optimum] | None:

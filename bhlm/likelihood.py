@@ -192,6 +192,15 @@ class Criterion:
         """The profiled residual variance, in whitened units."""
         return self.rss / self.dof
 
+    def at_variance(self, v: float, *, rss: float | None = None) -> float:
+        """Return the criterion with the residual variance held at v, not profiled.
+
+        `rss` is that of other fixed effects than the generalised least squares ones.
+        """
+        profiled = self.dof * (1.0 + np.log(2.0 * np.pi * self.rss / self.dof))
+        held = self.dof * np.log(2.0 * np.pi * v) + (self.rss if rss is None else rss) / v
+        return float(self.value - profiled + held)
+
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def profile_groups(

@@ -12,7 +12,6 @@ from bhlm.expressions import column_names
 from bhlm.formula import Formula, parse_formula
 from bhlm.inmemory import evaluate_new
 from bhlm.moments import Moments, reduce_table
-from bhlm.rows import is_complete
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
@@ -199,8 +198,7 @@ class Model:
         blank = [nw.lit(1.0).alias(name) for name in column_names(self.formula.response)]
         new, layout = prepare_design(self.design, table.with_columns(*blank).to_native())
         training, old_layout = prepare_design(self.design, self._table)
-        total = table.lazy().select(nw.len()).collect().item()
-        new = new.filter(is_complete(layout)).lazy().collect()
+        new = new.lazy().collect()
         check_levels(self.design, new, layout)
         labels, columns = evaluate_new(
             self.design, (training.lazy().collect(), old_layout), (new, layout)

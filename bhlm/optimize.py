@@ -145,7 +145,7 @@ def maximize(
     return Optimum(
         theta=theta,
         lam=problem.factor(theta),
-        criterion=problem.at(theta),
+        criterion=problem.visit(theta)[1],
         gradient=gradient,
         converged=bool(np.max(np.abs(gradient)) < STATIONARY * max(1.0, white.n / 1e4)),
         singular=singular,

@@ -8,6 +8,12 @@ Array = np.ndarray
 RESIDUAL = "var(Residual)"
 
 
+def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
+    """Return the name of the groups' dimension: the column's, unless draws use it otherwise."""
+    always = ("chain", "draw", "fixed", "coefficient", "coefficient_bis")
+    return "group" if group in (*always, *taken) else group
+
+
 def variance_names(
     random: Sequence[str], group: str, labels: Sequence[tuple[int, int]]
 ) -> list[str]:

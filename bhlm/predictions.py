@@ -7,6 +7,7 @@ from scipy import stats
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.group_effects import locate_groups, solve_groups
+from bhlm.inference.contrasts import check_level
 from bhlm.reml import RemlFit
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def predict_rows(
         raise ArgumentError(
             f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
         )
-    if not 0.0 < level < 1.0:
-        raise ArgumentError(f"level={level!r} is not between 0 and 1; write level=0.95 for 95 %")
+    check_level(level)
     solution = solve_groups(fit)
     # Quadratic forms of columns far from zero would cancel; in the whitened ones they do not.
     lever, turned = x @ solution.fixed, z @ solution.basis

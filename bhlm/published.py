@@ -145,6 +145,4 @@ def loglik_at(fit: RemlFit, g: Array, sigma2: float) -> float:
         white.blocks, white.q, np.ascontiguousarray(lam), n=white.n, restricted=restricted
     )
     v = sigma2 / white.scale**2
-    profiled = at.dof * (1.0 + np.log(2.0 * np.pi * at.rss / at.dof))
-    value = at.value - profiled + at.dof * np.log(2.0 * np.pi * v) + at.rss / v
-    return unwhiten_loglik(float(value), white, restricted)
+    return unwhiten_loglik(at.at_variance(v), white, restricted)

@@ -18,6 +18,7 @@ from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_defa
 from bhlm.errors import PriorError
 from bhlm.marginal import marginal_loglik, total_products
 from bhlm.moments import Moments
+from bhlm.parameters import name_group_dimension
 from bhlm.priors import (
     Cauchy,
     Exponential,
@@ -125,7 +126,7 @@ def build_conditional(
         blocks: correlated sets of random coefficients.
     """
     labels, x, z, y = rows
-    group = _group_dimension(moments)
+    group = name_group_dimension(moments.group, taken=("row",))
     coords = _coordinates(moments) | {group: moments.groups, "row": np.arange(len(y))}
     with pm.Model(coords=coords) as model:
         beta, chol, sigma = _add_parameters(moments, priors, blocks)
@@ -143,11 +144,6 @@ def _coordinates(moments: Moments) -> dict[str, Any]:
         "coefficient": list(moments.random),
         "coefficient_bis": list(moments.random),
     }
-
-
-def _group_dimension(moments: Moments) -> str:
-    taken = ("chain", "draw", "row", "fixed", "coefficient", "coefficient_bis")
-    return moments.group if moments.group not in taken else "group"
 
 
 def _add_parameters(

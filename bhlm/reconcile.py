@@ -23,11 +23,10 @@ from bhlm.density import build_posterior
 from bhlm.errors import ArgumentError
 from bhlm.flat_mode import FlatMode, condition_fixed, find_flat_mode
 from bhlm.gallery import Published
-from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 from bhlm.priors import Priors, resolve_priors
 from bhlm.published import PrintedCheck, check_published, describe_published
 from bhlm.reml import RemlFit
-from bhlm.sampling import BayesFit, Progress, sample_moments
+from bhlm.sampling import BayesFit, Progress, parameter_draws, sample_moments
 from bhlm.tables import render_reconciliation
 
 if TYPE_CHECKING:
@@ -92,12 +91,16 @@ def reconcile(
     _check_pair(reml, post)
     flat = _sample_flat(post, progress) if _flat_is_proper(post) else None
     mode = _find_mode(post, flat)
-    table = _split_gaps(reml, post, flat, mode)
+    drawn = summarize(flat.draws) if flat else {}
+    # E[beta | y] by Rao-Blackwell: the exact conditional means at each draw of the rest.
+    exact = _summarize_conditionals(flat) if flat else {}
+    table = _split_gaps(reml, post, mode, drawn | exact)
     checks = check_published(reml, published) if published else ()
     note = describe_published(reml, published, checks) if published else ""
     _add_printed(table, published)
     judged = not published or published.comparable
-    verdict, reasons = _judge(reml, post, flat, table, checks if judged else ())
+    drift = _check_fixed(drawn, exact)
+    verdict, reasons = _judge(reml, post, flat, table, drift, checks if judged else ())
     return Reconciliation(reml, post, flat, table, verdict, reasons, checks, note)
 
 
@@ -176,8 +179,9 @@ def _find_mode(post: BayesFit, flat: BayesFit | None) -> FlatMode:
 
 
 def _split_gaps(
-    reml: RemlFit, post: BayesFit, flat: BayesFit | None, mode: FlatMode
+    reml: RemlFit, post: BayesFit, mode: FlatMode, flat: Mapping[str, list[float]]
 ) -> "pd.DataFrame":
+    """Return the split of every gap; `flat` summarizes the flat run, empty if there is none."""
     import pandas as pd
 
     estimates = reml.estimates["estimate"]
@@ -186,7 +190,8 @@ def _split_gaps(
     sd = {name: row[3] for name, row in summary.items()}
     mcse = {name: row[9] for name, row in summary.items()}
     modes = _name_mode(post, mode)
-    flat_mean, flat_mcse = _average_flat(flat)
+    flat_mean = {name: row[0] for name, row in flat.items()}
+    flat_mcse = {name: row[9] for name, row in flat.items()}
     rows = {}
     for name in mean:
         gap = mean[name] - float(estimates[name])
@@ -206,44 +211,23 @@ def _split_gaps(
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "parameter"
     limit = BOUNDARY_IDENTITY if reml.singular else IDENTITY
-    negligible = np.maximum(NEGLIGIBLE * table["sd"], 0.0)
     table["verdict"] = np.where(
         table["unexplained"].abs() > limit * table["sd"],
         "unexplained",
-        np.where(table["gap"].abs() <= negligible, "agree", "explained"),
+        np.where(table["gap"].abs() <= NEGLIGIBLE * table["sd"], "agree", "explained"),
     )
     return table
 
 
 def _name_mode(post: BayesFit, mode: FlatMode) -> dict[str, float]:
     """Return the mode under each parameter's name; on the SD scale, of the transformed mode."""
-    moments, labels = post.moments, combine(post.blocks).labels
-    named = dict(zip(moments.fixed, mode.beta.tolist(), strict=True))
-    names = variance_names(moments.random, moments.group, labels)
-    named |= {name: float(mode.g[i, j]) for name, (i, j) in zip(names, labels, strict=True)}
-    named[RESIDUAL] = mode.sigma2
-    scaled = scaled_names(moments.random, moments.group, labels)
-    named |= dict(zip(scaled, scale_covariance(mode.g, labels).tolist(), strict=True))
-    named["sd(Residual)"] = float(np.sqrt(mode.sigma2))
-    return named
+    sigma = np.sqrt(np.asarray(mode.sigma2))
+    named = parameter_draws(post.moments, post.blocks, mode.beta, mode.g, sigma)
+    return {name: float(value) for name, value in named.items()}
 
 
-def _average_flat(flat: BayesFit | None) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Return the flat run's means and their Monte Carlo errors.
-
-    The fixed effects' means are Rao-Blackwell averages: E[beta | y] is the mean over the draws
-    of the other parameters of the exact conditional mean.
-    """
-    if flat is None:
-        return {}, {}
-    summary = summarize(flat.draws)
-    means = {name: row[0] for name, row in summary.items()}
-    errors = {name: row[9] for name, row in summary.items()}
-    conditional = average_conditionals(flat)
-    averaged = summarize(dict(zip(flat.moments.fixed, conditional, strict=True)))
-    means |= {name: row[0] for name, row in averaged.items()}
-    errors |= {name: row[9] for name, row in averaged.items()}
-    return means, errors
+def _summarize_conditionals(flat: BayesFit) -> dict[str, list[float]]:
+    return summarize(dict(zip(flat.moments.fixed, average_conditionals(flat), strict=True)))
 
 
 def average_conditionals(fit: BayesFit) -> Array:
@@ -268,6 +252,7 @@ def _judge(
     post: BayesFit,
     flat: BayesFit | None,
     table: "pd.DataFrame",
+    drift: list[str],
     checks: tuple[PrintedCheck, ...],
 ) -> tuple[Verdict, tuple[str, ...]]:
     reasons = [f"Posterior: {failure}." for failure in post.diagnostics.failures]
@@ -295,31 +280,28 @@ def _judge(
             f"({table.loc[worst, 'unexplained'] / table.loc[worst, 'sd']:.2g} posterior SDs), "
             "where theory says they are equal: one of the two engines is wrong here."
         )
-    reasons += _check_fixed(flat)
+    reasons += drift
     wrong = [check for check in checks if not check.reproduced]
     if wrong:
         reasons.append(
             f"{len(wrong)} printed values are not reproduced, first {wrong[0].quantity} of "
             f"{wrong[0].name}: printed {wrong[0].printed}, computed {wrong[0].computed:.7g}."
         )
-    if bad or wrong or _check_fixed(flat):
+    if bad or wrong or drift:
         return "unexplained", tuple(reasons)
     return ("agree" if (table["verdict"] == "agree").all() else "explained"), tuple(reasons)
 
 
-def _check_fixed(flat: BayesFit | None) -> list[str]:
+def _check_fixed(drawn: Mapping[str, list[float]], exact: Mapping[str, list[float]]) -> list[str]:
     """Return a sentence if draws of beta do not average to their exact conditional means."""
-    if flat is None:
-        return []
-    summary = summarize(flat.draws)
-    conditional = average_conditionals(flat)
     found = []
-    for name, exact in zip(flat.moments.fixed, conditional, strict=True):
-        difference = summary[name][0] - float(exact.mean())
-        if abs(difference) > MONTE_CARLO * summary[name][9]:
+    for name, row in exact.items():
+        difference = drawn[name][0] - row[0]
+        error = drawn[name][9]
+        if abs(difference) > MONTE_CARLO * error:
             found.append(
                 f"The draws of {name} average {difference:+.3g} off their exact conditional means, "
-                f"{abs(difference) / summary[name][9]:.1f} Monte Carlo errors."
+                f"{abs(difference) / error:.1f} Monte Carlo errors."
             )
     return found
 

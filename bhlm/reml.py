@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.covariance import Structure, combine
-from bhlm.effects import predict_effects
+from bhlm.effects import predict_effects, regress_groups
 from bhlm.errors import ArgumentError
 from bhlm.likelihood import evaluate
 from bhlm.moments import INTERCEPT, Moments
@@ -111,9 +111,7 @@ class RemlFit:
         full = group_ranks(self.moments) == self.white.q
         if not full.any():
             return dict.fromkeys(self.moments.random, float("nan"))
-        q, basis = self.white.q, self.white.basis
-        gram = np.linalg.inv(self.white.blocks[full][:, :q, :q])
-        sampling = self.sigma2 * np.einsum("ia,jab,ib->ji", basis, gram, basis)
+        _, sampling = regress_groups(self.white, full, beta=self.beta, sigma2=self.sigma2)
         tau = np.diag(self.g)
         return dict(
             zip(self.moments.random, (tau / (tau + sampling)).mean(axis=0).tolist(), strict=True)

@@ -13,7 +13,13 @@ from bhlm.density import Posterior, build_posterior, constrain, log_density
 from bhlm.effects import draw_effects
 from bhlm.errors import ArgumentError
 from bhlm.moments import Moments
-from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.parameters import (
+    RESIDUAL,
+    name_group_dimension,
+    scale_covariance,
+    scaled_names,
+    variance_names,
+)
 from bhlm.priors import Priors, ResolvedPriors, resolve_priors
 from bhlm.tables import render_posterior
 from bhlm.whitening import Whitened, whiten
@@ -170,8 +176,7 @@ def sample_moments(
     stats = _sampler_statistics(trace["sample_stats"])
     return assemble(
         moments, blocks, resolved, white, x, stats,
-        seed=seed, seconds=time.perf_counter() - start, sampler="numba density, nutpie",
-        start=start,
+        seed=seed, start=start, sampler="numba density, nutpie",
     )  # fmt: skip
 
 
@@ -202,11 +207,13 @@ def assemble(
     stats: dict[str, Array],
     *,
     seed: int,
-    seconds: float,
+    start: float,
     sampler: str,
-    start: float | None = None,
 ) -> BayesFit:
-    """Return the BayesFit of unconstrained draws x (chain, draw, d) and sampler statistics."""
+    """Return the BayesFit of unconstrained draws x (chain, draw, d) and sampler statistics.
+
+    `start` is when the run began, by `time.perf_counter`.
+    """
     chains, draws, d = x.shape
     posterior = build_posterior(white, priors, tuple(len(block) for block in blocks))
     beta, root, sigma = constrain(posterior, white, x.reshape(-1, d))
@@ -223,11 +230,9 @@ def assemble(
         diverging=stats["diverging"],
         treedepth=stats["reached_max_treedepth"],
     )
-    if start is not None:
-        seconds = time.perf_counter() - start
     return BayesFit(
         moments=moments, blocks=blocks, priors=priors, data=data, diagnostics=diagnostics,
-        seed=seed, seconds=seconds, sampler=sampler, white=white,
+        seed=seed, seconds=time.perf_counter() - start, sampler=sampler, white=white,
     )  # fmt: skip
 
 
@@ -346,7 +351,7 @@ def _build_tree(
     sd = np.sqrt(np.einsum("cdii->cdi", g))
     corr = scale_covariance(g, pairs).reshape(g.shape)
     corr[..., np.arange(q), np.arange(q)] = 1.0
-    group = moments.group if moments.group not in ("chain", "draw") else "group"
+    group = name_group_dimension(moments.group, taken=("dimension",))
     square = ["coefficient", "coefficient_bis"]
     return from_dict(
         {

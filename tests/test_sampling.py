@@ -158,3 +158,10 @@ def test_both_pymc_forms_give_the_same_means(random):
             difference = abs(ours.mean(("chain", "draw")) - theirs.mean(("chain", "draw")))
             # Effective sizes are at least 400 on either side: an error of 0.07 SD, four times.
             assert bool((difference <= 0.28 * sd + 1e-9).all()), (form, variable)
+
+
+@pytest.mark.parametrize("name", ["chain", "fixed", "coefficient", "dimension"])
+def test_a_group_column_may_have_any_name(name):
+    table = simulate_table(11).rename(columns={"g": name})
+    post = Model(f"y ~ x + (1 | {name})", table).sample(seed=1, draws=20, tune=20)
+    assert post.data["posterior"]["u"].dims == ("chain", "draw", "group", "coefficient")

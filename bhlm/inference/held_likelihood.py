@@ -47,7 +47,7 @@ class HeldLikelihood:
         if self.v is None:
             along = at.dof - at.rss / v - np.sum(score * (loading @ loading.T)) / v
             gradient = np.append(gradient, along)
-        return self._value(at, v), gradient
+        return at.at_variance(v), gradient
 
     def hessian(self, point: Array) -> Array:
         """Return the Hessian at a point."""
@@ -73,7 +73,8 @@ class HeldLikelihood:
 
     def minimize(self, point: Array) -> tuple[float, Array]:
         """Return the minimum that is reached from a point, saddles left behind, and where."""
-        value = self._value(*self._evaluate(point)[:2])
+        at, v = self._evaluate(point)[:2]
+        value = at.at_variance(v)
         for _ in range(SADDLES):
             if not len(point):
                 break
@@ -101,10 +102,6 @@ class HeldLikelihood:
             self.white.blocks, self.white.q, lam, n=self.white.n, restricted=self.restricted
         )
         return at, v, lam, loading, slopes, bends
-
-    def _value(self, at: Criterion, v: float) -> float:
-        profiled = at.dof * (1.0 + np.log(2.0 * np.pi * at.rss / at.dof))
-        return float(at.value - profiled + at.dof * np.log(2.0 * np.pi * v) + at.rss / v)
 
     def _score(self, at: Criterion, v: float, loading: Array) -> Array:
         """Return the slope (q, q) by Psi at fixed v."""

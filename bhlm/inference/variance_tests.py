@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.covariance import Structure, combine
+from bhlm.effects import regress_groups
 from bhlm.errors import ArgumentError
 from bhlm.inference.hlm_df import assign_equations
 from bhlm.moments import Moments
@@ -98,8 +99,7 @@ def hlm_chi_square(fit: RemlFit) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    white = fit.white
-    q = white.q
+    q = fit.white.q
     full = group_ranks(fit.moments) == q
     groups = int(full.sum())
     equations = assign_equations(fit.moments)
@@ -110,12 +110,7 @@ def hlm_chi_square(fit: RemlFit) -> "pd.DataFrame":
             f"the {q} random coefficients, too few for HLM's chi-square; use the "
             "likelihood-ratio test"
         )
-    beta = np.linalg.solve(white.fixed, fit.beta - white.ols) / white.scale
-    blocks = white.blocks[full]
-    gram = np.linalg.inv(blocks[:, :q, :q])
-    left = blocks[:, :q, -1] - blocks[:, :q, q:-1] @ beta
-    u = np.einsum("jab,jb->ja", gram, left) @ white.basis.T * white.scale
-    v = fit.sigma2 * np.einsum("ia,jab,ib->ji", white.basis, gram, white.basis)
+    u, v = regress_groups(fit.white, full, beta=fit.beta, sigma2=fit.sigma2)
     chi2 = (u**2 / v).sum(axis=0)
     return pd.DataFrame(
         {"chi2": chi2, "df": df, "p": stats.chi2.sf(chi2, df), "groups": groups},
