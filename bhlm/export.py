@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bhlm.bayes import BayesFit
 from bhlm.convergence import SUMMARY_COLUMNS, summarize
-from bhlm.errors import DataError
+from bhlm.files import write_text
 from bhlm.moments import Moments
 from bhlm.reml import RemlFit
-from bhlm.sampling import BayesFit
 
 if TYPE_CHECKING:
     from bhlm.reconcile import Reconciliation
@@ -122,33 +120,3 @@ def write_json(value: Any, path: str | Path) -> None:
         DataError: the folder does not exist or cannot be written to.
     """
     write_text(json.dumps(clean(value), indent=2, allow_nan=False) + "\n", path)
-
-
-def write_text(text: str, path: str | Path) -> None:
-    """Write text in UTF-8, whole or not at all.
-
-    Raises:
-        DataError: the folder does not exist or cannot be written to.
-    """
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"cannot write '{target}' ({reason}); choose a folder that exists and is writable"
-        ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise DataError(f"cannot write '{target}' ({reason}); choose another place") from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

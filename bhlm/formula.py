@@ -1,5 +1,6 @@
 """Formula text -> frozen terms: `parse_formula("y ~ x + (x | g)")`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from bhlm.syntax import kind_of, parse_tree, show, strip_parentheses
 
 # A formula is written by hand; more terms than this are a slip such as (a + ... + z)**9.
 MAX_TERMS = 1000
+MAX_FACTORS = 100
 EXAMPLE = "y ~ x + (x | g)"
 
 
@@ -84,6 +86,7 @@ def parse_formula(text: str) -> Formula:
     if not text.strip():
         raise FormulaError(f"the formula is empty; write one such as '{EXAMPLE}'")
     try:
+        _check_interactions(text)
         return _read_formula(text)
     except FormulaError as error:
         reason = str(error)
@@ -98,6 +101,15 @@ def list_factors(formula: Formula) -> list[Expression]:
     """Return the distinct factors of the fixed and random terms."""
     terms = (*formula.fixed, *(term for block in formula.random for term in block.terms))
     return list(dict.fromkeys(factor for term in terms for factor in term.factors))
+
+
+def _check_interactions(text: str) -> None:
+    """Refuse endless interactions here: how deep the parser may go depends on other packages."""
+    longest = max(piece.count(":") for piece in re.split(r"[^\w\s.:`]", text))
+    if longest > MAX_FACTORS:
+        raise FormulaError(
+            f"an interaction of {longest + 1} columns is too long; write the ones you need"
+        )
 
 
 def _read_formula(text: str) -> Formula:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 
+from bhlm.contrasts import Level
 from bhlm.design import Design, apply_design, build_prepared, check_design
 from bhlm.errors import DataError
-from bhlm.formula import Formula
+from bhlm.expressions import Apply, walk
+from bhlm.formula import Formula, list_factors, parse_formula
 from bhlm.inmemory import reduce_rows
 from bhlm.transforms import Frame
 
@@ -39,6 +42,10 @@ class Moments:
     formula: str
     dropped: int  # rows left out because a used column was missing
     constants: tuple[tuple[str, Any], ...] = ()  # centring constants that the columns rest on
+    # by categorical factor, the reference first: two columns k[b] against different references
+    # have one name and two meanings
+    levels: tuple[tuple[str, tuple[Level, ...]], ...] = ()
+    suppressed: int = 0  # rows of groups that were too small to disclose
 
     @property
     def response(self) -> str:
@@ -77,6 +84,18 @@ class Moments:
                 f"{unknown[0]!r} is not a {self.group}; the labels are in moments.groups"
             )
         return select_groups(self, keep)
+
+    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
+        """Write the moments to one Parquet file; see `bhlm.moments_file.save_moments`."""
+        from bhlm.moments_file import save_moments
+
+        save_moments(self, path, min_group_size=min_group_size)
+
+    def update(self, more: Any) -> "Moments":
+        """Return the moments with more rows; see `bhlm.moments_file.update_moments`."""
+        from bhlm.moments_file import update_moments
+
+        return update_moments(self, more)
 
 
 def select_groups(moments: Moments, keep: Array) -> Moments:
@@ -148,6 +167,7 @@ def _label_moments(
         formula=design.formula.text,
         dropped=dropped,
         constants=_freeze(design.constants),
+        levels=tuple((factor, tuple(levels)) for factor, levels in design.levels.items()),
     )
 
 
@@ -182,28 +202,34 @@ def reduce_frame(frame: Frame) -> tuple[Array, Array, Array, Array]:
     return labels[order], n[order], mean[order], cross[order]
 
 
-def merge_moments(parts: Sequence[Moments]) -> Moments:
+def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = None) -> Moments:
     """Return the moments of the union of disjoint sets of rows.
 
     Two blocks of one group merge by the pairwise update: with d the difference of the means,
     cross = cross_1 + cross_2 + (n_1 n_2 / (n_1 + n_2)) d d'. Source: Chan, Golub & LeVeque
     (1983), The American Statistician 37, 242-247, eq. 2.1.
 
+    Columns of cwc() and gm() rest on the mean of a whole group. Parts that share a group have
+    each taken the mean of their own rows, and no merge of theirs is the moments of the union.
+
+    Args:
+        parts: moments under one formula, centring constants and levels.
+        names: what to call each part in an error, such as its file.
+
     Raises:
-        DataError: no parts, or parts of different models.
+        DataError: no parts; parts of different models, constants, levels or types of labels; a
+            group in two parts of a model with cwc() or gm().
     """
     if not parts:
         raise DataError("there are no moments to merge; give at least one part")
+    names = names or [f"part {i + 1}" for i in range(len(parts))]
     first = parts[0]
-    for part in parts[1:]:
-        for name in ("columns", "fixed", "random", "blocks", "group", "constants"):
-            if getattr(part, name) != getattr(first, name):
-                raise DataError(
-                    f"moments differ in {name}: {getattr(part, name)} and {getattr(first, name)}; "
-                    "compute both from the same design"
-                )
-    labels = np.concatenate([part.groups for part in parts])
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        _check_alike(first, part, names=(names[0], name))
+    labels = _join_labels(parts, names=names)
     groups, index = np.unique(labels, return_inverse=True)
+    if len(groups) < len(labels):
+        _check_shared(first, parts, index, names=names)
     k = len(first.columns)
     n = np.zeros(len(groups))
     mean = np.zeros((len(groups), k))
@@ -215,7 +241,8 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
         total = n[at] + part.n
         step = part.mean - mean[at]
         weight = n[at] * part.n / total
-        cross[at] += part.cross + weight[:, None, None] * step[:, :, None] * step[:, None, :]
+        # The product of the steps comes first, so that cross stays symmetric to the last bit.
+        cross[at] += part.cross + weight[:, None, None] * (step[:, :, None] * step[:, None, :])
         mean[at] += (part.n / total)[:, None] * step
         n[at] = total
     return replace(
@@ -225,7 +252,102 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
         mean=mean,
         cross=cross,
         dropped=sum(part.dropped for part in parts),
+        suppressed=sum(part.suppressed for part in parts),
     )
+
+
+def _check_alike(first: Moments, part: Moments, *, names: tuple[str, str]) -> None:
+    """Raise `DataError` where two parts are moments of different columns."""
+    remedy = f"compute {names[1]} again from its table by reduce_like, with {names[0]} as reference"
+    mine, yours = dict(first.levels), dict(part.levels)
+    for factor in mine.keys() & yours.keys():
+        if mine[factor] != yours[factor]:
+            raise DataError(
+                f"moments differ in levels of '{factor}': {names[1]} has {yours[factor]} and "
+                f"{names[0]} has {mine[factor]}; {remedy}"
+            )
+    for name in ("columns", "fixed", "random", "blocks", "group"):
+        here, there = getattr(part, name), getattr(first, name)
+        if here != there:
+            raise DataError(
+                f"moments differ in {name}: {names[1]} ('{part.formula}') has {here} and "
+                f"{names[0]} ('{first.formula}') has {there}; reduce both for one formula"
+            )
+    ours, theirs = dict(first.constants), dict(part.constants)
+    for call in ours | theirs:
+        if ours.get(call) != theirs.get(call):
+            raise DataError(
+                f"moments differ in constants of '{call}': {names[1]} has {theirs.get(call)} and "
+                f"{names[0]} has {ours.get(call)}, each from its own rows; {remedy}"
+            )
+
+
+def _join_labels(parts: Sequence[Moments], *, names: Sequence[str]) -> Array:
+    """Return the labels of all parts, one after the other.
+
+    Raises `DataError` where they are of different types, and 1 and '1' would be taken for one
+    group or for two.
+    """
+    first = parts[0]
+    expected = kind_of_labels(first.groups)
+
+    def describe(part: Moments, name: str) -> str:
+        labels = part.groups
+        return f"{kind_of_labels(labels)} ({labels.dtype}) such as {labels[:1].tolist()} in {name}"
+
+    dtypes = {first.groups.dtype}
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        alike = kind_of_labels(part.groups) == expected
+        if alike and expected == "integers":
+            # Integers of 64 bits, signed and not, only meet as floats, and those lose digits.
+            dtypes.add(part.groups.dtype)
+            alike = np.result_type(*dtypes).kind in "iu"
+        if not alike:
+            raise DataError(
+                f"labels of '{first.group}' are {describe(part, name)} and "
+                f"{describe(first, names[0])}; give the column one type in every part"
+            )
+    try:
+        return np.concatenate([part.groups for part in parts])
+    except OverflowError as error:
+        raise DataError(f"labels of '{first.group}': {error}; give them one unit") from error
+
+
+def kind_of_labels(labels: Array) -> str:
+    """Return what group labels are: "integers", "floats", "booleans", "text", "times", ..."""
+    if labels.dtype.kind == "O":
+        found = sorted({type(label).__name__ for label in labels})
+        return "text" if found in (["str"], []) else " and ".join(found)
+    kinds = {"i": "integers", "u": "integers", "f": "floats", "b": "booleans", "U": "text"}
+    return kinds.get(labels.dtype.kind, "times" if labels.dtype.kind == "M" else "others")
+
+
+def _check_shared(
+    first: Moments, parts: Sequence[Moments], index: Array, *, names: Sequence[str]
+) -> None:
+    """Raise `DataError` where a group with blocks in several places cannot be put together."""
+    start = 0
+    for part, name in zip(parts, names, strict=True):
+        at = index[start : start + len(part.groups)]
+        start += len(part.groups)
+        if len(np.unique(at)) < len(at):
+            raise DataError(
+                f"a label of '{first.group}' occurs twice in {name}; merge moments whose groups "
+                "are distinct"
+            )
+    factors = list_factors(parse_formula(first.formula))
+    calls = [
+        str(node)
+        for node in dict.fromkeys(node for factor in factors for node in walk(factor))
+        if isinstance(node, Apply) and node.function in ("cwc", "gm")
+    ]
+    if calls:
+        shared = int((np.bincount(index) > 1).sum())
+        raise DataError(
+            f"{shared} of the groups of '{first.group}' have rows in more than one part, and "
+            f"{' and '.join(calls)} would rest on each part's own group means; put all rows of a "
+            "group into one part and reduce it again"
+        )
 
 
 def pool(moments: Moments) -> tuple[float, Array, Array]:

@@ -1,0 +1,68 @@
+"""Files that take their place whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from bhlm.errors import DataError
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose bytes take the place of the file at `path` when the block ends.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and are renamed in one
+    step: whenever the writer is stopped, `path` holds the old content or the new one. If the
+    block raises, the temporary file is removed and `path` stays as it was.
+
+    Raises:
+        DataError: the folder does not exist, cannot be written to, or is full.
+    """
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"cannot write '{target}' ({reason}); choose a folder that exists and is writable"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, target)
+        if os.name == "posix":
+            _sync_folder(target.parent)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot write '{target}' ({reason}); choose another place") from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write text in UTF-8, whole or not at all.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to.
+    """
+    with replace_file(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the disk remember a renaming."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
