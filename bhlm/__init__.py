@@ -13,7 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bhlm.bayes import BayesFit
+    from bhlm.calibration.ranks import Calibration
+    from bhlm.calibration.study import calibrate
     from bhlm.centering import center_grand, center_within, group_mean
+    from bhlm.checks.loo import compare_posteriors
     from bhlm.comparison import (
         compare_fits,
         compare_nested,
@@ -22,11 +26,22 @@ if TYPE_CHECKING:
         r_squared,
         variance_explained,
     )
+    from bhlm.convergence import diagnose_data
     from bhlm.datasets import load_hsb
+    from bhlm.disclosure import suppress_small_groups
     from bhlm.errors import BhlmError
     from bhlm.gallery import find_model, list_models
     from bhlm.model import Model
     from bhlm.moments import Moments, merge_moments
+    from bhlm.moments_file import (
+        load_moments,
+        merge_files,
+        reduce_like,
+        reduce_part,
+        save_moments,
+    )
+    from bhlm.prior_predictive import draw_prior_predictive
+    from bhlm.prior_table import tabulate_priors
     from bhlm.priors import (
         LKJ,
         Cauchy,
@@ -42,14 +57,14 @@ if TYPE_CHECKING:
     )
     from bhlm.reconcile import Reconciliation, reconcile
     from bhlm.reml import RemlFit
-    from bhlm.sampling import BayesFit
+    from bhlm.storage.fits import load
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LKJ": "priors",
-    "BayesFit": "sampling",
+    "BayesFit": "bayes",
     "BhlmError": "errors",
+    "Calibration": "calibration.ranks",
     "Cauchy": "priors",
     "Exponential": "priors",
     "Flat": "priors",
@@ -57,6 +72,7 @@ _HOMES = {
     "HalfCauchy": "priors",
     "HalfNormal": "priors",
     "HalfStudentT": "priors",
+    "LKJ": "priors",
     "Model": "model",
     "Moments": "moments",
     "Normal": "priors",
@@ -64,19 +80,31 @@ _HOMES = {
     "Reconciliation": "reconcile",
     "RemlFit": "reml",
     "StudentT": "priors",
+    "calibrate": "calibration.study",
     "center_grand": "centering",
     "center_within": "centering",
     "compare_fits": "comparison",
     "compare_nested": "comparison",
+    "compare_posteriors": "checks.loo",
     "design_effect": "comparison",
+    "diagnose_data": "convergence",
+    "draw_prior_predictive": "prior_predictive",
     "find_model": "gallery",
     "group_mean": "centering",
     "intraclass_correlation": "comparison",
     "list_models": "gallery",
+    "load": "storage.fits",
     "load_hsb": "datasets",
+    "load_moments": "moments_file",
+    "merge_files": "moments_file",
     "merge_moments": "moments",
     "r_squared": "comparison",
     "reconcile": "reconcile",
+    "reduce_like": "moments_file",
+    "reduce_part": "moments_file",
+    "save_moments": "moments_file",
+    "suppress_small_groups": "disclosure",
+    "tabulate_priors": "prior_table",
     "variance_explained": "comparison",
 }
 
@@ -84,6 +112,7 @@ __all__ = [
     "LKJ",
     "BayesFit",
     "BhlmError",
+    "Calibration",
     "Cauchy",
     "Exponential",
     "Flat",
@@ -98,19 +127,31 @@ __all__ = [
     "Reconciliation",
     "RemlFit",
     "StudentT",
+    "calibrate",
     "center_grand",
     "center_within",
     "compare_fits",
     "compare_nested",
+    "compare_posteriors",
     "design_effect",
+    "diagnose_data",
+    "draw_prior_predictive",
     "find_model",
     "group_mean",
     "intraclass_correlation",
     "list_models",
+    "load",
     "load_hsb",
+    "load_moments",
+    "merge_files",
     "merge_moments",
     "r_squared",
     "reconcile",
+    "reduce_like",
+    "reduce_part",
+    "save_moments",
+    "suppress_small_groups",
+    "tabulate_priors",
     "variance_explained",
 ]
 

@@ -14,10 +14,11 @@ from bhlm.errors import ArgumentError, BhlmError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bhlm.bayes import BayesFit
     from bhlm.gallery import GalleryModel
     from bhlm.model import Model
+    from bhlm.moments import Moments
     from bhlm.priors import Priors
-    from bhlm.sampling import BayesFit
 
 app = typer.Typer(
     add_completion=False,
@@ -28,7 +29,14 @@ Which = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help="A gallery model, by name or by the path of its TOML."),
 ]
-Data = Annotated[Path | None, typer.Option(help="A .csv, .parquet, .dta, .sav or .feather file.")]
+Data = Annotated[
+    Path | None, typer.Option(help="A .csv, .parquet, .dta, .sav, .feather or .moments file.")
+]
+DataArgument = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A .csv, .parquet, .dta, .sav or .feather file.")
+]
+Parts = Annotated[list[Path], typer.Argument(metavar="PART...", help="Moments files.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The moments file to write.")]
 FormulaText = Annotated[str | None, typer.Option(help="Such as 'y ~ x + (x | g)'.")]
 Covariance = Annotated[
     str | None,
@@ -119,6 +127,9 @@ def sample_command(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the fit here, a .zarr or .nc; bhlm.load reads it.")
+    ] = None,
     json: Json = None,
 ) -> int:
     """Draw from the posterior by NUTS."""
@@ -129,10 +140,91 @@ def sample_command(
     fit = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
     _print_title(entry)
     print(fit.summary())
+    if save:
+        fit.save(save)
     if json:
         content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
         write_json(content, json)
     return 0 if fit.converged else 1
+
+
+@app.command("calibrate")
+def calibrate_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    replicates: Annotated[int, typer.Option(help="Simulated data sets.")] = 1000,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Keep replicates here, so that a killed study goes on.")
+    ] = None,
+    json: Json = None,
+) -> int:
+    """Simulate data from the prior, sample each, and rank the truth: is the sampler right?"""
+    from bhlm.calibration.study import calibrate
+    from bhlm.export import write_json
+    from bhlm.progress import show_progress
+
+    model, entry = _open_model(which, data, formula)
+    priors, covariance = _read_settings(entry, covariance)
+    with show_progress("calibration") as progress:
+        found = calibrate(
+            model, seed=seed, replicates=replicates, priors=priors, covariance=covariance,
+            workers=workers, file=file, progress=progress,
+        )  # fmt: skip
+    print(found.summary())
+    if json:
+        write_json(found.to_dict(), json)
+    return 0 if found.ok else 1
+
+
+@app.command("moments")
+def moments_command(
+    data: DataArgument,
+    formula: FormulaText = None,
+    output: Output = Path("model.moments"),
+    like: Annotated[
+        Path | None, typer.Option(help="A moments file whose constants and levels to use.")
+    ] = None,
+    min_group_size: Annotated[
+        int | None, typer.Option(help="Release no group with fewer rows than this.")
+    ] = None,
+    drop_small: Annotated[
+        bool, typer.Option("--drop-small", help="Drop small groups instead of refusing.")
+    ] = False,
+) -> int:
+    """Reduce a table to its moments: all that a fit needs, and no rows."""
+    from bhlm.disclosure import suppress_small_groups
+    from bhlm.moments_file import reduce_like, reduce_part
+
+    if formula is not None and like is None:
+        moments = reduce_part(formula, data)
+    elif like is not None and formula is None:
+        moments = reduce_like(like, data)
+    else:
+        raise ArgumentError(
+            "give either --formula 'y ~ x + (x | g)' or --like FILE.moments, which has a formula"
+        )
+    if min_group_size is not None:
+        action = "drop" if drop_small else "refuse"
+        moments, note = suppress_small_groups(moments, min_group_size, action=action)
+        print(f"{note}.")
+    moments.save(output, min_group_size=min_group_size)
+    _print_moments(moments, output)
+    return 0
+
+
+@app.command("merge")
+def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
+    """Merge moments files of disjoint rows, as those of sites that may not share rows."""
+    from bhlm.moments_file import merge_files
+
+    moments = merge_files(parts)
+    moments.save(output)
+    _print_moments(moments, output)
+    return 0
 
 
 @app.command("models")
@@ -178,6 +270,7 @@ def _open_model(
     """Return the model that the arguments name, and its gallery entry if it has one."""
     from bhlm.gallery import find_model, load_data
     from bhlm.model import Model
+    from bhlm.moments_file import is_moments_path
 
     if which is not None:
         if data is not None or formula is not None:
@@ -187,6 +280,8 @@ def _open_model(
             )
         entry = find_model(which)
         return Model(entry.formula, load_data(entry)), entry
+    if data is not None and formula is None and is_moments_path(data):
+        return Model.from_moments(data), None
     if data is None or formula is None:
         missing = "--data" if data is None else "--formula"
         raise ArgumentError(
@@ -200,7 +295,7 @@ def _read_settings(
     entry: "GalleryModel | None", covariance: str | None
 ) -> tuple["Priors | None", str | None]:
     """Return the priors and structure of a gallery entry, under what the caller names."""
-    from bhlm.priors import read_priors
+    from bhlm.prior_text import read_priors
 
     if entry is None:
         return None, covariance
@@ -213,6 +308,14 @@ def _draw(
     """Sample, with a bar per chain."""
     with _show_progress("posterior", counts["chains"]) as progress:
         return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
+
+
+def _print_moments(moments: "Moments", path: Path) -> None:
+    left = f", {moments.dropped} rows dropped for missing values" if moments.dropped else ""
+    print(
+        f"{moments.formula}: {moments.n_rows} rows in {moments.n_groups} groups of "
+        f"'{moments.group}'{left} -> {path}"
+    )
 
 
 def _print_title(entry: "GalleryModel | None") -> None:

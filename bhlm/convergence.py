@@ -1,9 +1,15 @@
 """The convergence verdict: what a set of draws must satisfy before anyone reads it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from bhlm.errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = np.ndarray
 
@@ -26,6 +32,10 @@ class Diagnostics:
     divergences: int
     max_treedepth: int  # draws that hit the tree-depth limit
     failures: tuple[str, ...]  # one sentence each: what, which parameter, the next step
+
+    def add_failure(self, sentence: str) -> "Diagnostics":
+        """Return the verdict that fails for one more reason."""
+        return replace(self, ok=False, failures=(*self.failures, sentence))
 
     def to_dict(self) -> dict[str, float | int | bool | list[str]]:
         """Return the fields under the names of the JSON."""
@@ -85,13 +95,14 @@ def diagnose(
     n_diverging, n_deep = int(diverging.sum()), int(treedepth.sum())
     if n_diverging:
         failures.append(
-            f"{n_diverging} of {diverging.size} transitions diverged, so part of the posterior "
-            "was not reached; raise target_accept or give the SDs a tighter prior"
+            f"{n_diverging} of {diverging.size} transitions diverged, "
+            f"{_locate(names, stack, diverging)}, so part of the posterior was not reached; raise "
+            "target_accept or give the SDs a tighter prior"
         )
     if n_deep:
         failures.append(
-            f"{n_deep} of {treedepth.size} transitions hit the tree-depth limit; raise maxdepth "
-            "or rescale the columns"
+            f"{n_deep} of {treedepth.size} transitions hit the tree-depth limit, "
+            f"{_locate(names, stack, treedepth)}; raise maxdepth or rescale the columns"
         )
     return Diagnostics(
         ok=not failures,
@@ -102,6 +113,65 @@ def diagnose(
         divergences=n_diverging,
         max_treedepth=n_deep,
         failures=tuple(failures),
+    )
+
+
+def diagnose_data(data: "xr.DataTree", *, var_names: Sequence[str] | None = None) -> Diagnostics:
+    """Return the verdict on the draws of any model that an ArviZ DataTree holds.
+
+    Args:
+        data: with the groups `posterior` and `sample_stats`; energy and divergences must be in
+            the latter, and the tree-depth flag under PyMC's or nutpie's name.
+        var_names: the variables to judge; None takes all of the posterior.
+
+    Raises:
+        DataError: a group, a variable or a statistic is missing.
+    """
+    for name in ("posterior", "sample_stats"):
+        if name not in data.children:
+            raise DataError(
+                f"the data has no group '{name}', which the verdict rests on; give the DataTree "
+                "of a sampler such as pm.sample"
+            )
+    posterior, stats = data["posterior"].dataset, data["sample_stats"].dataset
+    for name in var_names or ():
+        if name not in posterior:
+            raise DataError(
+                f"'{name}' is no variable of the posterior; it has {', '.join(posterior.data_vars)}"
+            )
+    depth = "reached_max_treedepth" if "reached_max_treedepth" in stats else "maxdepth_reached"
+    for name in ("energy", "diverging", depth):
+        if name not in stats:
+            raise DataError(
+                f"sample_stats has no '{name}', without which nobody knows whether the sampler "
+                "reached the whole posterior; keep it when sampling"
+            )
+    draws = {}
+    for name in var_names or posterior.data_vars:
+        values = posterior[name].transpose("chain", "draw", ...)
+        flat = values.values.reshape(*values.shape[:2], -1)
+        labels = [""] if values.ndim == 2 else [str(list(i)) for i in np.ndindex(values.shape[2:])]
+        for at, label in enumerate(labels):
+            # Constants, such as the diagonal of a correlation matrix, have no diagnostics.
+            if np.ptp(flat[..., at]) > 0.0:
+                draws[f"{name}{label}"] = flat[..., at]
+    return diagnose(
+        draws,
+        energy=stats["energy"].values,
+        diverging=stats["diverging"].values,
+        treedepth=stats[depth].values,
+    )
+
+
+def _locate(names: list[str], stack: Array, flagged: Array) -> str:
+    """Return where the flagged transitions lie: the parameter that they are furthest off in."""
+    flat = stack.reshape(len(names), -1)
+    mean, sd = flat.mean(axis=1), flat.std(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        away = np.nan_to_num((flat[:, flagged.ravel()].mean(axis=1) - mean) / sd)
+    worst = int(np.argmax(np.abs(away)))
+    return f"{'mostly ' if abs(away[worst]) > 1.0 else ''}where {names[worst]} is " + (
+        "small" if away[worst] < 0 else "large"
     )
 
 

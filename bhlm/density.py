@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from bhlm.marginal import marginal_loglik, total_products
-from bhlm.priors import ResolvedPriors
+from bhlm.priors import Prior, PyMCPrior, ResolvedPriors
 from bhlm.whitening import Whitened
 
 Array = np.ndarray
@@ -72,7 +72,7 @@ def build_posterior(
         sizes: how many random coefficients each correlated block has, summing to q.
         use_likelihood: False leaves the prior alone.
     """
-    every = (*priors.fixed, *priors.sd, priors.sigma)
+    every = priors.every
     numbers = np.zeros((len(every), 3))
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
@@ -134,6 +134,14 @@ def log_prior(code: int, numbers: Array, x: float) -> tuple[float, float]:
         constant += LOG_2
     inner = 1.0 + z * z / nu
     return constant - 0.5 * (nu + 1.0) * math.log(inner), -(nu + 1.0) * z / (nu * sigma * inner)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _log_priors(code: int, numbers: Array, x: Array) -> Array:
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        out[i] = log_prior(code, numbers, x[i])[0]
+    return out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -291,3 +299,69 @@ def constrain(posterior: Posterior, white: Whitened, x: Array) -> tuple[Array, A
     sd = posterior.unit * np.where(posterior.signed, x[:, p : p + q], np.exp(x[:, p : p + q]))
     root *= sd[:, :, None]
     return beta, root, np.exp(x[:, -1])
+
+
+def evaluate_priors(
+    priors: ResolvedPriors, sizes: tuple[int, ...], beta: Array, root: Array, sigma: Array
+) -> dict[str, Array]:
+    """Return the prior's terms at each draw, on the scale on which each prior stands.
+
+    `beta` (draws, p), the Intercept's at the means of the other columns; `sd` (draws, q);
+    `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated. There is no
+    Jacobian in them: they are what a change of the priors changes.
+
+    Args:
+        priors: one prior per parameter.
+        sizes: how many random coefficients each correlated block has.
+        beta: fixed effects (draws, p).
+        root: lower square roots (draws, q, q) of G.
+        sigma: residual SDs (draws,).
+    """
+    at_means = beta.copy()
+    if np.any(priors.centre):
+        at_means[:, int(np.flatnonzero(priors.centre == 0)[0])] += beta @ priors.centre
+    sd = np.linalg.norm(root, axis=2)
+    terms = {
+        "beta": _evaluate_columns(priors.fixed, at_means),
+        "sd": _evaluate_columns(priors.sd, sd),
+        "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
+    }
+    if max(sizes) > 1:
+        terms["lkj"] = _evaluate_lkj(priors.corr.eta, sizes, root, sd)
+    return terms
+
+
+def _evaluate_columns(priors: tuple[Prior, ...], values: Array) -> Array:
+    columns = []
+    for prior, column in zip(priors, values.T, strict=True):
+        if isinstance(prior, PyMCPrior):
+            from bhlm.pymc_model import log_prior_values
+
+            columns.append(log_prior_values(prior, column))
+            continue
+        numbers = np.zeros(3)
+        numbers[: len(prior.numbers)] = prior.numbers
+        columns.append(_log_priors(prior.code, numbers, np.ascontiguousarray(column)))
+    return np.stack(columns, axis=1)
+
+
+def _evaluate_lkj(eta: float, sizes: tuple[int, ...], root: Array, sd: Array) -> Array:
+    """Return log LKJ(R | eta) summed over the blocks (draws,).
+
+    For b coefficients the density is det(R)^(eta - 1) / c, and c is the product over
+    k = 1..b-1 of (2^(2 alpha_k - 1) B(alpha_k, alpha_k))^k with alpha_k = eta + (k - 1) / 2.
+    Source: Lewandowski, Kurowicka & Joe (2009), eq. 16.
+    """
+    pivot = np.abs(np.einsum("dii->di", root)) / sd
+    total = np.zeros(len(root))
+    start = 0
+    for size in sizes:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logdet = 2.0 * np.log(pivot[:, start : start + size]).sum(axis=1)
+        total += (eta - 1.0) * logdet if eta != 1.0 else 0.0
+        for k in range(1, size):
+            alpha = eta + 0.5 * (k - 1)
+            constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
+            total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
+        start += size
+    return total

@@ -84,6 +84,58 @@ def marginal_loglik(
     return loglik, dlam, dbeta, float(rss * precision - n)
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_logliks(
+    blocks: Array, n: Array, lam: Array, beta: Array, sigma: Array, out: Array
+) -> None:
+    n_groups, k, _ = blocks.shape
+    q = lam.shape[1]
+    p = beta.shape[1]
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    for d in range(len(lam)):
+        precision = 1.0 / (sigma[d] * sigma[d])
+        constant = LOG_2PI + 2.0 * np.log(sigma[d])
+        for j in range(n_groups):
+            block = blocks[j]
+            logdet = factor_group(block, q, lam[d], root, half)
+            rss = block[k - 1, k - 1]
+            for i in range(p):
+                value = 2.0 * block[q + i, k - 1]
+                for m in range(p):
+                    value -= block[q + i, q + m] * beta[d, m]
+                rss -= beta[d, i] * value
+            for a in range(q):
+                value = half[a, k - 1]
+                for i in range(p):
+                    value -= half[a, q + i] * beta[d, i]
+                rss -= value * value
+            out[d, j] = -0.5 * (n[j] * constant + logdet + rss * precision)
+
+
+def group_logliks(white: Whitened, n: Array, beta: Array, root: Array, sigma: Array) -> Array:
+    """Return each group's marginal log-likelihood at each draw of the parameters (draws, J).
+
+    Args:
+        white: whitened cross-products of the J groups.
+        n: rows per group (J,).
+        beta: fixed effects (draws, p), in the columns as given.
+        root: lower square roots (draws, q, q) of G.
+        sigma: residual SDs (draws,).
+    """
+    whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
+    out = np.empty((len(sigma), len(n)))
+    _fill_logliks(
+        white.blocks,
+        n,
+        np.ascontiguousarray(lam),
+        np.ascontiguousarray(whitened_beta),
+        np.ascontiguousarray(whitened_sigma),
+        out,
+    )
+    return out - n * np.log(white.scale)
+
+
 def total_products(white: Whitened) -> Array:
     """Return the sum over groups of [X y]'[X y] (p + 1, p + 1), whitened."""
     q = white.q

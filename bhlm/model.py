@@ -12,15 +12,19 @@ from bhlm.expressions import column_names
 from bhlm.formula import Formula, parse_formula
 from bhlm.inmemory import evaluate_new
 from bhlm.moments import Moments, reduce_table
+from bhlm.moments_file import is_moments_path, load_moments
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
     import pandas as pd
     import pymc as pm
 
+    from bhlm.bayes import BayesFit
+    from bhlm.checks.loo import Loo
+    from bhlm.checks.row_checks import RowCheck
     from bhlm.priors import Priors
     from bhlm.reml import RemlFit
-    from bhlm.sampling import BayesFit, Progress
+    from bhlm.sampling import Progress
 
 
 class Model:
@@ -29,7 +33,7 @@ class Model:
     Args:
         formula: such as "y ~ x + (x | g)"; see the README for what it may hold.
         data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
-            .dta, .sav or .feather file; or a `Moments`.
+            .dta, .sav, .feather or .moments file; or a `Moments`.
 
     Raises:
         FormulaError: the formula cannot be read.
@@ -40,8 +44,10 @@ class Model:
         self.formula: Formula = parse_formula(formula)
         self.design: Design | None = None
         self._table: Any = None
+        if is_moments_path(data):
+            data = load_moments(data)
         if isinstance(data, Moments):
-            if parse_formula(data.formula) != self.formula:
+            if str(parse_formula(data.formula)) != str(self.formula):
                 raise DataError(
                     f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
                     "that formula, or reduce the table again"
@@ -51,22 +57,35 @@ class Model:
             self._table = open_table(data) if isinstance(data, str | Path) else data
             self.design, self.moments = reduce_table(self.formula, self._table)
 
+    @classmethod
+    def from_moments(cls, data: str | Path | Moments) -> "Model":
+        """Return the model that moments, or a file of them, were reduced for."""
+        moments = data if isinstance(data, Moments) else load_moments(data)
+        return cls(moments.formula, moments)
+
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
         size = f"{self.moments.n_rows} rows in {self.moments.n_groups} groups"
         return f"Model({self.moments.formula!r}: {size})"
 
-    def reml(self, *, method: str = "reml", covariance: str | None = None) -> "RemlFit":
+    def reml(
+        self,
+        *,
+        method: str = "reml",
+        covariance: str | None = None,
+        start: "RemlFit | None" = None,
+    ) -> "RemlFit":
         """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
 
         Args:
             method: "reml" or "ml".
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
                 what the formula says.
+            start: a fit of the same model to start from, such as the one before new rows came.
         """
         from bhlm.reml import fit_moments
 
-        return fit_moments(self.moments, method=method, covariance=covariance)
+        return fit_moments(self.moments, method=method, covariance=covariance, start=start)
 
     def sample(
         self,
@@ -81,6 +100,7 @@ class Model:
         target_accept: float = 0.9,
         maxdepth: int = 10,
         prior_only: bool = False,
+        sampler: str | None = None,
         progress: "Progress | None" = None,
     ) -> "BayesFit":
         """Return draws from the posterior; see `bhlm.sampling.sample_moments`.
@@ -103,6 +123,7 @@ class Model:
             target_accept=target_accept,
             maxdepth=maxdepth,
             prior_only=prior_only,
+            sampler=sampler,
             progress=progress,
         )
 
@@ -155,7 +176,7 @@ class Model:
 
     def predict(
         self,
-        fit: "RemlFit",
+        fit: "RemlFit | BayesFit",
         data: Any = None,
         *,
         kind: str = "conditional",
@@ -164,21 +185,35 @@ class Model:
     ) -> "pd.DataFrame":
         """Return predictions with intervals for the rows of a table; None is the model's own.
 
-        See `bhlm.predictions.predict_rows` for the columns and the choices. cwc() and gm() of new
-        rows take the group means of the rows that the model was made from; a group that is not
-        among them is centred on its own new rows.
+        See `bhlm.predictions.predict_rows` for the columns and the choices, and
+        `bhlm.posterior_predictions.predict_posterior` for what they are of a BayesFit. cwc() and
+        gm() of new rows take the group means of the rows that the model was made from; a group
+        that is not among them is centred on its own new rows.
 
         Raises:
+            ArgumentError: a fit of another model, or a choice that is not known.
             DataError: a model of moments has no rows; new rows miss a value, or hold a level
                 or a group that the model does not know.
         """
-        from bhlm.predictions import predict_rows
+        from bhlm.reml import RemlFit
 
+        asked, made = self.moments, fit.moments
+        if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
+            raise ArgumentError(
+                f"the fit is of '{made.formula}' and this model is '{asked.formula}'; predict by "
+                "the model that was fitted"
+            )
         if data is None:
             labels, x, z, _ = self.rows()
         else:
             labels, x, z = self._new_rows(data)
-        return predict_rows(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+        if isinstance(fit, RemlFit):
+            from bhlm.predictions import predict_rows
+
+            return predict_rows(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+        from bhlm.posterior_predictions import predict_posterior
+
+        return predict_posterior(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
 
     def residuals(self, fit: "RemlFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.residuals.row_residuals`.
@@ -189,6 +224,30 @@ class Model:
         from bhlm.residuals import row_residuals
 
         return row_residuals(fit, *self.rows())
+
+    def check_rows(
+        self, fit: "BayesFit", *, draws: int = 100, seed: int | None = None
+    ) -> "RowCheck":
+        """Return the rows beside their predictive distribution.
+
+        See `bhlm.checks.row_checks.check_rows`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.checks.row_checks import check_rows
+
+        return check_rows(fit, *self.rows(), draws=draws, seed=seed)
+
+    def loo_rows(self, fit: "BayesFit") -> "Loo":
+        """Return the leave-one-row-out elpd; see `bhlm.checks.row_checks.leave_out_rows`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.checks.row_checks import leave_out_rows
+
+        return leave_out_rows(fit, *self.rows())
 
     def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.design is None:

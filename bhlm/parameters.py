@@ -9,9 +9,12 @@ RESIDUAL = "var(Residual)"
 
 
 def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
-    """Return the name of the groups' dimension: the column's, unless draws use it otherwise."""
-    always = ("chain", "draw", "fixed", "coefficient", "coefficient_bis")
-    return "group" if group in (*always, *taken) else group
+    """Return the name of the groups' dimension: the column's, unless draws use it otherwise.
+
+    A name that no path can hold has no place in a DataTree, nor in a file of one.
+    """
+    always = ("chain", "draw", "fixed", "coefficient", "coefficient_bis", ".", "..", "zarr.json")
+    return "group" if group in (*always, *taken) or "/" in group else group
 
 
 def variance_names(

@@ -4,15 +4,17 @@ A prior is a frozen value that says its family and its numbers; `Priors` holds o
 parameter, or one per coefficient; `resolve_priors` fills in the defaults, scaled to the data.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.errors import PriorError
 from bhlm.moments import INTERCEPT, Moments, pool
+
+if TYPE_CHECKING:
+    from pytensor.tensor import TensorVariable
 
 Array = np.ndarray
 
@@ -171,29 +173,59 @@ class LKJ:
         return f"LKJ({self.eta:g})"
 
 
-FAMILIES: dict[str, type[Prior] | type[LKJ]] = {
-    family.__name__: family
-    for family in (
-        Flat, Normal, StudentT, Cauchy, HalfNormal, HalfStudentT, HalfCauchy, Exponential,
-        Gamma, LKJ,
-    )
-}  # fmt: skip
+@dataclass(frozen=True, slots=True, eq=False)
+class PyMCPrior(Prior):
+    """Any distribution that PyMC makes by `dist`, such as `pm.Weibull.dist(2, 5)`.
+
+    `Priors` takes the distribution itself. Such a model is sampled on its pm.Model, which has
+    to be compiled, where the families above are sampled on a density that is compiled already.
+    """
+
+    dist: Any
+    code = 9
+
+    def __post_init__(self) -> None:
+        """Refuse a distribution of vectors: a prior stands on one parameter."""
+        if self.dist.ndim:
+            raise PriorError(
+                f"{self} is a distribution of arrays with {self.dist.ndim} dimensions; give one "
+                "number's distribution, or a mapping from coefficient to distribution"
+            )
+
+    @property
+    def finite_at_zero(self) -> bool:
+        """Whether the density at zero is finite and not zero, which is not asked of PyMC."""
+        return False
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """None that the compiled density could read."""
+        return ()
+
+    def __str__(self) -> str:
+        """Return the distribution's name, `PyMC weibull`, with its numbers where constant."""
+        node = self.dist.owner
+        name = getattr(node.op, "name", None) or type(node.op).__name__
+        scalars = [x for x in node.inputs if getattr(x, "ndim", 1) == 0]
+        numbers = [f"{float(x.data):.4g}" for x in scalars if hasattr(x, "data")]
+        return f"PyMC {name}({', '.join(numbers) if len(numbers) == len(scalars) else '...'})"
 
 
 @dataclass(frozen=True, slots=True)
 class Priors:
     """The priors of a model; None means the autoscaled default.
 
+    A prior is one of the families here, or any PyMC distribution, made by its `dist`.
     `fixed` and `sd` take one prior for all coefficients or a mapping from coefficient to prior,
     in which what is not named keeps its default. The prior of the fixed `Intercept` is that of
     the expected response where every other fixed column stands at its mean, as in brms and
     rstanarm, so that it does not depend on where a covariate's zero lies.
     """
 
-    fixed: Prior | Mapping[str, Prior] | None = None
-    sd: Prior | Mapping[str, Prior] | None = None
+    fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
+    sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
     corr: LKJ | None = None
-    sigma: Prior | None = None
+    sigma: "Prior | TensorVariable | None" = None
     flat_covariance: bool = False
 
     @classmethod
@@ -218,10 +250,14 @@ class ResolvedPriors:
     centre: Array  # (p,) column means that the Intercept's prior is taken at, 0 for itself
 
     @property
+    def every(self) -> tuple[Prior, ...]:
+        """The priors of the fixed effects, the SDs and sigma, in that order."""
+        return (*self.fixed, *self.sd, self.sigma)
+
+    @property
     def is_flat(self) -> bool:
         """Whether every prior is flat, on G and sigma^2 as `Priors.flat` means it."""
-        every = (*self.fixed, *self.sd, self.sigma)
-        return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in every)
+        return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in self.every)
 
     def describe(
         self, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
@@ -272,7 +308,7 @@ def resolve_priors(
     if priors.flat_covariance:
         for block in blocks or moments.blocks:
             sd_default |= {name: Flat(power=float(len(block))) for name in block}
-    sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else priors.sigma
+    sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
     has_intercept = INTERCEPT in moments.fixed
     resolved = ResolvedPriors(
         fixed=_choose("fixed", priors.fixed, fixed_default),
@@ -289,7 +325,7 @@ def resolve_priors(
             )
     named = zip((*moments.random, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
     for name, prior in named:
-        if not (prior.positive or isinstance(prior, Flat)):
+        if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
             raise PriorError(
                 f"{prior} allows negative values, but sd({name}) is positive; use HalfNormal, "
                 "HalfStudentT, HalfCauchy, Exponential, Gamma or Flat"
@@ -299,66 +335,55 @@ def resolve_priors(
     return resolved
 
 
-def parse_prior(text: str) -> Prior | LKJ:
-    """Return the prior written as `Family(number, ...)`, as the gallery's TOML files hold it.
-
-    Raises:
-        PriorError: a family that is not known, or numbers that it does not take.
-    """
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
-    known = ", ".join(FAMILIES)
-    if not match or match[1] not in FAMILIES:
-        raise PriorError(f"prior {text!r} is not known; write one of {known} with its numbers")
-    try:
-        numbers = [float(part) for part in (match[2] or "").split(",") if part.strip()]
-        return FAMILIES[match[1]](*numbers)
-    except (TypeError, ValueError) as error:
-        takes = ", ".join(field.name for field in fields(FAMILIES[match[1]]))
-        raise PriorError(f"prior {text!r} does not fit {match[1]}({takes})") from error
-
-
 def _choose(kind: str, given: Any, default: Mapping[str, Prior]) -> tuple[Prior, ...]:
     if given is None:
         return tuple(default.values())
-    if isinstance(given, Prior):
-        return tuple(given for _ in default)
     if not isinstance(given, Mapping):
-        raise PriorError(
-            f"{kind}={given!r} is not a prior; give one, or a mapping of names to them"
-        )
-    for name, prior in given.items():
+        return tuple(_read(kind, given) for _ in default)
+    for name in given:
         if name not in default:
             raise PriorError(
                 f"{kind} prior for '{name}', which is no coefficient of the model; "
                 f"the coefficients are {', '.join(default)}"
             )
-        if not isinstance(prior, Prior):
-            raise PriorError(
-                f"{kind}['{name}']={prior!r} is not a prior; use Normal(0, 1) or alike"
-            )
-    return tuple(given.get(name, prior) for name, prior in default.items())
+    read = {name: _read(f"{kind}['{name}']", prior) for name, prior in given.items()}
+    return tuple(read.get(name, prior) for name, prior in default.items())
 
 
-def read_priors(table: Mapping[str, Any] | None) -> Priors | None:
-    """Return the priors that a gallery file holds as text; None for none.
+def _read(what: str, given: Any) -> Prior:
+    """Return a prior as given; a PyMC distribution, which is a variable of a graph, wrapped."""
+    if isinstance(given, Prior):
+        return given
+    if getattr(given, "owner", None) is not None:
+        return PyMCPrior(given)
+    raise PriorError(
+        f"{what}={given!r} is not a prior; give one such as Normal(0, 1) or pm.Weibull.dist(2, 5), "
+        "or a mapping from coefficient to prior"
+    )
 
-    Keys are `fixed` and `sd` (text, or a table from coefficient to text), `corr` and `sigma`.
 
-    Raises:
-        PriorError: an unknown key, or text that is no prior.
+def bounds_variances(moments: Moments, block: tuple[str, ...]) -> bool:
+    """Whether the data alone bound the variances of a block of b random coefficients.
+
+    The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over G if
+    J - p/q > 2 b. Otherwise the posterior's upper tail is that of the prior.
     """
-    if table is None:
-        return None
-    known = ("fixed", "sd", "corr", "sigma")
-    for key in table:
-        if key not in known:
-            raise PriorError(f"priors.{key} is not known; the keys are {', '.join(known)}")
+    freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
+    return freedom > 2 * len(block)
 
-    def read(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: read(text) for name, text in value.items()}
-        if not isinstance(value, str):
-            raise PriorError(f"prior {value!r} is not text; write it as 'Normal(0, 10)'")
-        return parse_prior(value)
 
-    return Priors(**{key: read(value) for key, value in table.items()})
+def find_unbounded(
+    priors: Priors | None, moments: Moments, blocks: tuple[tuple[str, ...], ...]
+) -> list[str]:
+    """Return the SDs that neither the data bound nor a prior that the user chose."""
+    given = None if priors is None else priors.sd
+    if given is not None and not isinstance(given, Mapping):
+        return []
+    chosen = given or {}
+    return [
+        f"sd({name}|{moments.group})"
+        for block in blocks
+        if not bounds_variances(moments, block)
+        for name in block
+        if name not in chosen
+    ]

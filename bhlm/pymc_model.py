@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import DisconnectedType, disconnected_type
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import graph_inputs
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
+from pytensor.tensor.random.type import RandomType
 
 from bhlm.errors import PriorError
 from bhlm.marginal import marginal_loglik, total_products
@@ -29,6 +33,7 @@ from bhlm.priors import (
     HalfStudentT,
     Normal,
     Prior,
+    PyMCPrior,
     ResolvedPriors,
     StudentT,
 )
@@ -94,14 +99,25 @@ def build_marginal(
     white: Whitened,
     priors: ResolvedPriors,
     blocks: tuple[tuple[str, ...], ...],
+    *,
+    use_likelihood: bool = True,
 ) -> pm.Model:
     """Return the pm.Model with the random effects integrated out.
 
     Variables: beta (fixed), sd (coefficient), corr and G (coefficient, coefficient_bis),
     sigma; the log-likelihood enters as the potential `loglik`.
+
+    Args:
+        moments: the reduced table.
+        white: its whitened form.
+        priors: one prior per parameter.
+        blocks: correlated sets of random coefficients.
+        use_likelihood: False leaves the prior alone.
     """
     with pm.Model(coords=_coordinates(moments)) as model:
         beta, chol, sigma = _add_parameters(moments, priors, blocks)
+        if not use_likelihood:
+            return model
         whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
         lam = pt.dot(np.linalg.inv(white.basis), chol) / sigma
         value = MarginalLoglik()(
@@ -150,6 +166,9 @@ def _add_parameters(
     moments: Moments, priors: ResolvedPriors, blocks: tuple[tuple[str, ...], ...]
 ) -> tuple[Any, Any, Any]:
     """Add beta (p,), the lower root of G (q, q) and sigma to the model in context."""
+    for coefficient, prior in zip(moments.random, priors.sd, strict=True):
+        _check_positive(coefficient, prior)
+    _check_positive("Residual", priors.sigma)
     at_means = bool(np.any(priors.centre))
     name = "beta_at_means" if at_means else "beta"
     beta = _add_vector(name, priors.fixed, moments.fixed, "fixed")
@@ -176,8 +195,7 @@ def _add_parameters(
 def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: float) -> Any:
     """Add one correlated block of random coefficients; return its lower root of G."""
     size = len(block)
-    same = len({type(prior) for prior in sd}) == 1
-    if size > 1 and same and not isinstance(sd[0], Flat):
+    if size > 1 and _share_family(sd):
         chol, _, _ = pm.LKJCholeskyCov(
             f"chol{suffix}",
             n=size,
@@ -239,8 +257,7 @@ def _add_vector(
     """Add one vector variable, or scalars that are stacked where families differ."""
     if all(prior == Flat() for prior in priors) and dims is not None:
         return pm.Flat(name, dims=dims)
-    same = len({type(prior) for prior in priors}) == 1
-    if same and not isinstance(priors[0], Flat):
+    if _share_family(priors):
         return _distribution(priors, len(priors)).add(name, dims)
     scalars = [
         _add_scalar(f"{name}[{label}]", prior, positive=dims is None)
@@ -249,10 +266,51 @@ def _add_vector(
     return pt.stack(scalars)
 
 
+def _share_family(priors: tuple[Prior, ...]) -> bool:
+    """Whether one distribution with vector parameters can hold all of them."""
+    family = type(priors[0])
+    return family in _FAMILIES and all(type(prior) is family for prior in priors)
+
+
 def _add_scalar(name: str, prior: Prior, *, positive: bool = True) -> Any:
+    if isinstance(prior, PyMCPrior):
+        variable = pm.modelcontext(None).register_rv(_copy_variable(prior.dist), name)
+        return pt.cast(variable, "float64")
     if isinstance(prior, Flat):
         variable = pm.HalfFlat(name) if positive else pm.Flat(name)
         if prior.power:
             pm.Potential(f"{name}_power", prior.power * pt.log(variable))
         return variable
     return _distribution((prior,), None).add(name, None)
+
+
+def log_prior_values(prior: PyMCPrior, values: Array) -> Array:
+    """Return the log density of a PyMC distribution at values (m,)."""
+    points = pt.dvector()
+    density = pytensor.function([points], pm.logp(prior.dist, points))
+    return np.asarray(density(values))
+
+
+def _check_positive(name: str, prior: Prior) -> None:
+    """Refuse a PyMC distribution for an SD that allows negative values."""
+    if not isinstance(prior, PyMCPrior):
+        return
+    if log_prior_values(prior, np.array([-1e-3, -1.0, -1e3])).max() > -np.inf:
+        raise PriorError(
+            f"{prior} allows negative values, but sd({name}) is positive; use a distribution on "
+            "the positive numbers, such as pm.Weibull.dist, or pm.Truncated.dist(..., lower=0)"
+        )
+
+
+def _copy_variable(dist: Any) -> Any:
+    """Return a copy of a distribution that has a random stream of its own.
+
+    One distribution may stand on several coefficients and in several models.
+    """
+    streams = {
+        source: pytensor.shared(np.random.default_rng())
+        for source in graph_inputs([dist])
+        if isinstance(source.type, RandomType)
+    }
+    (copy,) = clone_replace([dist], replace=streams)
+    return copy

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bhlm.bayes import BayesFit, parameter_draws
 from bhlm.convergence import summarize
 from bhlm.covariance import combine
 from bhlm.density import build_posterior
 from bhlm.errors import ArgumentError
 from bhlm.flat_mode import FlatMode, condition_fixed, find_flat_mode
 from bhlm.gallery import Published
-from bhlm.priors import Priors, resolve_priors
+from bhlm.priors import Priors, bounds_variances, resolve_priors
 from bhlm.published import PrintedCheck, check_published, describe_published
 from bhlm.reml import RemlFit
-from bhlm.sampling import BayesFit, Progress, parameter_draws, sample_moments
+from bhlm.sampling import Progress, sample_moments
 from bhlm.tables import render_reconciliation
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def reconcile(
         ArgumentError: the two fits are not of the same model and data, or `reml` is by ML.
     """
     _check_pair(reml, post)
-    flat = _sample_flat(post, progress) if _flat_is_proper(post) else None
+    proper = all(bounds_variances(post.moments, block) for block in post.blocks)
+    flat = _sample_flat(post, progress) if proper else None
     mode = _find_mode(post, flat)
     drawn = summarize(flat.draws) if flat else {}
     # E[beta | y] by Rao-Blackwell: the exact conditional means at each draw of the rest.
@@ -128,18 +130,6 @@ def _check_pair(reml: RemlFit, post: BayesFit) -> None:
             f"the fits differ in model or data ('{ours.formula}' and '{theirs.formula}'); make "
             "both from one Model, with the same covariance"
         )
-
-
-def _flat_is_proper(post: BayesFit) -> bool:
-    """Whether the flat-prior posterior integrates.
-
-    For a block of b coefficients the likelihood falls as |G|^(-(J - p/q)/2) when G grows, and
-    is integrable over G if J - p/q > 2 b.
-    """
-    moments = post.moments
-    largest = max(len(block) for block in post.blocks)
-    freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
-    return freedom > 2 * largest
 
 
 def _sample_flat(post: BayesFit, progress: Progress | None) -> BayesFit:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import special, stats
 
-from bhlm.covariance import Structure, combine
+from bhlm.covariance import Structure, combine, project
 from bhlm.effects import predict_effects, regress_groups
 from bhlm.errors import ArgumentError
 from bhlm.likelihood import evaluate
@@ -15,6 +15,7 @@ from bhlm.moments import INTERCEPT, Moments
 from bhlm.optimize import Optimum, Step, maximize, unwhiten_loglik
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 from bhlm.progress import show_progress
+from bhlm.singularity import describe_singularity
 from bhlm.standard_errors import (
     Z95,
     log_interval,
@@ -24,7 +25,7 @@ from bhlm.standard_errors import (
     variance_covariance,
 )
 from bhlm.tables import estimates_html, render
-from bhlm.whitening import Whitened, group_ranks, whiten
+from bhlm.whitening import Whitened, group_ranks, whiten, whiten_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,8 +127,11 @@ class RemlFit:
                 f"{np.max(np.abs(self.gradient)):.2g}); do not report these estimates"
             )
         if self.singular:
+            what = describe_singularity(
+                self.moments, self.structure, self.white, self.g, self.sigma2
+            )
             return (
-                f"{describe_singularity(self)}; the data do not support the full random part: "
+                f"{what}; the data do not support the full random part: "
                 "drop the term, use independent coefficients, or give it a prior (model.sample)"
             )
         return ""
@@ -322,7 +326,11 @@ class RemlFit:
 
 
 def fit_moments(
-    moments: Moments, *, method: str = "reml", covariance: str | None = None
+    moments: Moments,
+    *,
+    method: str = "reml",
+    covariance: str | None = None,
+    start: RemlFit | None = None,
 ) -> RemlFit:
     """Return the maximum-likelihood fit of the model that `moments` were reduced for.
 
@@ -331,17 +339,30 @@ def fit_moments(
         method: "reml" maximises the restricted, "ml" the full likelihood.
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
             what the formula says, one unstructured block per random term.
+        start: a fit of the same model to start from, such as the one before new rows came.
 
     Raises:
-        ArgumentError: an unknown method or covariance.
+        ArgumentError: an unknown method or covariance; a start of another model.
         IdentifiabilityError: the moments cannot identify the model.
     """
     if method not in ("reml", "ml"):
         raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
     structure = combine(moments.blocks, covariance=covariance)
     white = whiten(moments, structure)
-    optimum = maximize(white, structure, restricted=method == "reml")
+    theta = None if start is None else _relocate(start, moments, structure, white)
+    optimum = maximize(white, structure, restricted=method == "reml", start=theta)
     return unwhiten(moments, structure, white, optimum)
+
+
+def _relocate(start: RemlFit, moments: Moments, structure: Structure, white: Whitened) -> Array:
+    """Return theta (c,) of another fit's G and sigma, in the whitened columns of these moments."""
+    if (start.moments.fixed, start.moments.random) != (moments.fixed, moments.random):
+        raise ArgumentError(
+            f"start is a fit of '{start.moments.formula}', not of '{moments.formula}'; give a fit "
+            "of the same model"
+        )
+    _, lam, _ = whiten_parameters(white, start.beta, start.root, np.sqrt(start.sigma2))
+    return project(structure, lam @ lam.T)
 
 
 def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: Optimum) -> RemlFit:
@@ -370,28 +391,3 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         steps=optimum.steps,
         white=white,
     )
-
-
-def describe_singularity(fit: RemlFit) -> str:
-    """Return which variance or correlation stands on its boundary, in one clause."""
-    names = variance_names(fit.moments.random, fit.moments.group, fit.structure.labels)
-    scaled = scaled_names(fit.moments.random, fit.moments.group, fit.structure.labels)
-    values = scale_covariance(fit.g, fit.structure.labels)
-    size = np.diag(fit.white.basis @ fit.white.basis.T)
-    zero = [
-        f"{name} = 0"
-        for name, (i, j) in zip(names, fit.structure.labels, strict=True)
-        if i == j and fit.g[i, i] < 1e-8 * fit.sigma2 * size[i]
-    ]
-    if zero:
-        return " and ".join(zero)
-    extreme = [
-        f"{name} = {round(value):+d}"
-        for name, value in zip(scaled, values, strict=True)
-        if name.startswith("corr(") and abs(value) > 1.0 - 1e-6
-    ]
-    if extreme:
-        return " and ".join(extreme)
-    _, vectors = np.linalg.eigh(fit.g)
-    parts = zip(vectors[:, 0], fit.moments.random, strict=True)
-    return "the variance of " + " ".join(f"{w:+.2g} {name}" for w, name in parts) + " is 0"

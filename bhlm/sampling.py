@@ -1,113 +1,24 @@
-"""NUTS on the marginal posterior -> BayesFit, with exact draws of the random effects."""
+"""NUTS on the marginal posterior -> BayesFit."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
+from bhlm.bayes import BayesFit, Settings, build_fit
 from bhlm.covariance import combine
 from bhlm.density import Posterior, build_posterior, constrain, log_density
-from bhlm.effects import draw_effects
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, PriorError
 from bhlm.moments import Moments
-from bhlm.parameters import (
-    RESIDUAL,
-    name_group_dimension,
-    scale_covariance,
-    scaled_names,
-    variance_names,
-)
-from bhlm.priors import Priors, ResolvedPriors, resolve_priors
-from bhlm.tables import render_posterior
+from bhlm.priors import Priors, PyMCPrior, ResolvedPriors, find_unbounded, resolve_priors
 from bhlm.whitening import Whitened, whiten
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
 
 Array = np.ndarray
 Progress = Callable[[Sequence[Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BayesFit:
-    """Draws from the posterior of one hierarchical linear model.
-
-    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
-    G, sigma and u, `unconstrained_posterior` the sampler's own coordinates, `sample_stats`
-    what ArviZ expects of NUTS.
-    """
-
-    moments: Moments
-    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
-    priors: ResolvedPriors
-    data: "xr.DataTree"
-    diagnostics: Diagnostics
-    seed: int
-    seconds: float
-    sampler: str
-    white: Whitened
-
-    @property
-    def converged(self) -> bool:
-        """Whether the convergence verdict holds."""
-        return self.diagnostics.ok
-
-    @property
-    def draws(self) -> dict[str, Array]:
-        """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
-        posterior = self.data["posterior"].dataset
-        return parameter_draws(
-            self.moments,
-            self.blocks,
-            posterior["beta"].values,
-            posterior["G"].values,
-            posterior["sigma"].values,
-        )
-
-    @property
-    def estimates(self) -> "pd.DataFrame":
-        """Every parameter: `mean, median, mode, sd, lower, upper, ess_bulk, ess_tail, rhat,
-
-        mcse_mean`, with equal-tailed 95 % intervals.
-        """
-        import pandas as pd
-
-        table = pd.DataFrame.from_dict(
-            summarize(self.draws), orient="index", columns=list(SUMMARY_COLUMNS)
-        )
-        table.index.name = "parameter"
-        return table
-
-    def group_effects(self) -> "pd.DataFrame":
-        """Return posterior effects, one row per group and coefficient.
-
-        Columns: the group's label, `coefficient`, `mean`, `sd`, `lower` and `upper` (95 %) of
-        the deviation u.
-        """
-        import pandas as pd
-
-        u = self.data["posterior"]["u"].values
-        flat = u.reshape(-1, *u.shape[2:])
-        lower, upper = np.quantile(flat, [0.025, 0.975], axis=0)
-        n_groups, q = flat.shape[1:]
-        return pd.DataFrame(
-            {
-                self.moments.group: np.repeat(self.moments.groups, q),
-                "coefficient": list(self.moments.random) * n_groups,
-                "mean": flat.mean(axis=0).ravel(),
-                "sd": flat.std(axis=0, ddof=1).ravel(),
-                "lower": lower.ravel(),
-                "upper": upper.ravel(),
-            }
-        )
-
-    def summary(self) -> str:
-        """Return the posterior table, the priors and the convergence verdict as text."""
-        return render_posterior(self)
 
 
 def sample_moments(
@@ -123,6 +34,7 @@ def sample_moments(
     target_accept: float = 0.9,
     maxdepth: int = 10,
     prior_only: bool = False,
+    sampler: str | None = None,
     progress: Progress | None = None,
 ) -> BayesFit:
     """Return posterior draws of the model that `moments` were reduced for.
@@ -143,6 +55,9 @@ def sample_moments(
             dozen groups, whose SDs have heavy-tailed posteriors, seldom make it diverge.
         maxdepth: trajectories have at most 2**maxdepth steps.
         prior_only: leave the likelihood out.
+        sampler: "density" moves on bhlm's own compiled density, "pymc" on the marginal pm.Model,
+            which has to be compiled in each process; None takes "pymc" where a prior is a PyMC
+            distribution and else "density".
         progress: called now and then with nutpie's progress of every chain.
 
     Raises:
@@ -155,28 +70,67 @@ def sample_moments(
             raise ArgumentError(f"{name}={value!r} is not a count; give a positive integer")
     if not 0.0 < target_accept < 1.0:
         raise ArgumentError(f"target_accept={target_accept!r} must lie between 0 and 1")
+    settings = Settings(
+        draws=int(draws), tune=int(tune), chains=int(chains), target_accept=target_accept,
+        maxdepth=maxdepth, prior_only=prior_only,
+    )  # fmt: skip
     blocks = arrange_blocks(moments, covariance)
-    start = time.perf_counter()
     white = whiten(moments, combine(blocks))
     resolved = resolve_priors(priors, moments, blocks=blocks)
-    sizes = tuple(len(block) for block in blocks)
-    posterior = build_posterior(white, resolved, sizes, use_likelihood=not prior_only)
-    trace = _run_nutpie(
-        posterior,
-        seed=seed,
-        draws=int(draws),
-        tune=int(tune),
-        chains=int(chains),
-        cores=cores,
-        target_accept=target_accept,
-        maxdepth=maxdepth,
-        progress=progress,
-    )
-    x = trace["posterior"]["x"].values
-    stats = _sampler_statistics(trace["sample_stats"])
-    return assemble(
-        moments, blocks, resolved, white, x, stats,
-        seed=seed, start=start, sampler="numba density, nutpie",
+    return sample_whitened(
+        moments, blocks, resolved, white,
+        settings=settings, seed=seed, sampler=sampler, cores=cores, progress=progress,
+        unbounded=[] if prior_only else find_unbounded(priors, moments, blocks),
+    )  # fmt: skip
+
+
+def sample_whitened(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    priors: ResolvedPriors,
+    white: Whitened,
+    *,
+    settings: Settings,
+    seed: int,
+    sampler: str | None = None,
+    cores: int | None = None,
+    unbounded: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> BayesFit:
+    """Return posterior draws in columns that are whitened already, under priors as they are.
+
+    Args:
+        moments: the reduced table.
+        blocks: correlated sets of random coefficients.
+        priors: one prior per parameter.
+        white: the whitened moments.
+        settings: how long to run, and how.
+        seed: makes the run repeatable, bit for bit.
+        sampler: "density", "pymc", or None for the one that the priors allow.
+        cores: chains that run side by side; None leaves it to nutpie.
+        unbounded: SDs that the default prior alone bounds; they fail the verdict.
+        progress: called now and then with nutpie's progress of every chain.
+
+    Raises:
+        ArgumentError: an unknown sampler.
+        PriorError: priors that the sampler asked for cannot read.
+    """
+    start = time.perf_counter()
+    if _choose_sampler(sampler, priors) == "pymc":
+        trace = _run_pymc(moments, blocks, priors, white, settings, seed, cores, progress)
+        drawn, x, route = trace["posterior"], None, "PyMC marginal model, nutpie"
+        beta, g, sigma = (drawn[name].values for name in ("beta", "G", "sigma"))
+        root = lower_roots(g)
+    else:
+        sizes = tuple(len(block) for block in blocks)
+        posterior = build_posterior(white, priors, sizes, use_likelihood=not settings.prior_only)
+        trace = run_nutpie(posterior, settings, seed=seed, cores=cores, progress=progress)
+        x, route = trace["posterior"]["x"].values, "numba density, nutpie"
+        flat = constrain(posterior, white, x.reshape(-1, x.shape[-1]))
+        beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
+    return build_fit(
+        moments, blocks, priors, white, beta, root, sigma, read_statistics(trace),
+        settings=settings, seed=seed, start=start, sampler=route, x=x, unbounded=unbounded,
     )  # fmt: skip
 
 
@@ -198,76 +152,15 @@ def arrange_blocks(moments: Moments, covariance: str | None) -> tuple[tuple[str,
     )
 
 
-def assemble(
-    moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
-    priors: ResolvedPriors,
-    white: Whitened,
-    x: Array,
-    stats: dict[str, Array],
-    *,
-    seed: int,
-    start: float,
-    sampler: str,
-) -> BayesFit:
-    """Return the BayesFit of unconstrained draws x (chain, draw, d) and sampler statistics.
-
-    `start` is when the run began, by `time.perf_counter`.
-    """
-    chains, draws, d = x.shape
-    posterior = build_posterior(white, priors, tuple(len(block) for block in blocks))
-    beta, root, sigma = constrain(posterior, white, x.reshape(-1, d))
-    u = draw_effects(white, beta, root, sigma, rng=np.random.default_rng([seed, 1]))
-    g = root @ root.transpose(0, 2, 1)
-
-    def chained(values: Array) -> Array:
-        return values.reshape(chains, draws, *values.shape[1:])
-
-    data = _build_tree(moments, chained(beta), chained(g), chained(sigma), chained(u), x, stats)
-    diagnostics = diagnose(
-        parameter_draws(moments, blocks, chained(beta), chained(g), chained(sigma)),
-        energy=stats["energy"],
-        diverging=stats["diverging"],
-        treedepth=stats["reached_max_treedepth"],
-    )
-    return BayesFit(
-        moments=moments, blocks=blocks, priors=priors, data=data, diagnostics=diagnostics,
-        seed=seed, seconds=time.perf_counter() - start, sampler=sampler, white=white,
-    )  # fmt: skip
-
-
-def parameter_draws(
-    moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
-    beta: Array,
-    g: Array,
-    sigma: Array,
-) -> dict[str, Array]:
-    """Return every parameter's draws (chain, draw) under its name, in the order of the tables."""
-    labels = combine(blocks).labels
-    variances = [g[..., i, j] for i, j in labels]
-    scaled = scale_covariance(g, labels)
-    named = dict(zip(moments.fixed, np.moveaxis(beta, -1, 0), strict=True))
-    named |= zip(variance_names(moments.random, moments.group, labels), variances, strict=True)
-    named[RESIDUAL] = sigma**2
-    names = scaled_names(moments.random, moments.group, labels)
-    named |= zip(names, np.moveaxis(scaled, -1, 0), strict=True)
-    named["sd(Residual)"] = sigma
-    return named
-
-
-def _run_nutpie(
+def run_nutpie(
     posterior: Posterior,
+    settings: Settings,
     *,
     seed: int,
-    draws: int,
-    tune: int,
-    chains: int,
-    cores: int | None,
-    target_accept: float,
-    maxdepth: int,
-    progress: Progress | None,
+    cores: int | None = None,
+    progress: Progress | None = None,
 ) -> "xr.DataTree":
+    """Return nutpie's trace of a posterior density: `x` (chain, draw, d) and its statistics."""
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
@@ -292,19 +185,73 @@ def _run_nutpie(
         coords={"dimension": [str(i) for i in range(d)]},
         make_initial_point_fn=lambda chain_seed: initial_position(posterior, chain_seed),
     )
-    return nutpie.sample(
-        model,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        cores=cores,
-        seed=seed,
-        target_accept=target_accept,
-        maxdepth=maxdepth,
-        save_warmup=False,
-        progress_bar=False,
-        progress_callback=progress,
-    )
+    return nutpie.sample(model, **_nutpie_arguments(settings, seed, cores, progress))
+
+
+def _run_pymc(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    priors: ResolvedPriors,
+    white: Whitened,
+    settings: Settings,
+    seed: int,
+    cores: int | None,
+    progress: Progress | None,
+) -> "xr.DataTree":
+    """Return nutpie's trace of the marginal pm.Model, compiled in this process."""
+    import nutpie
+
+    from bhlm.pymc_model import build_marginal
+
+    model = build_marginal(moments, white, priors, blocks, use_likelihood=not settings.prior_only)
+    compiled = nutpie.compile_pymc_model(model)
+    return nutpie.sample(compiled, **_nutpie_arguments(settings, seed, cores, progress))
+
+
+def lower_roots(g: Array) -> Array:
+    """Return lower roots (..., q, q) of covariance matrices (..., q, q), singular ones included."""
+    sd = np.sqrt(np.einsum("...ii->...i", g))
+    safe = np.where(sd > 0.0, sd, 1.0)
+    q = g.shape[-1]
+    scaled = g / (safe[..., :, None] * safe[..., None, :])
+    root = np.zeros_like(g)
+    for j in range(q):
+        left = scaled[..., j:, j] - np.einsum(
+            "...ik,...k->...i", root[..., j:, :j], root[..., j, :j]
+        )
+        pivot = np.sqrt(np.maximum(left[..., 0], 0.0))
+        root[..., j, j] = pivot
+        root[..., j + 1 :, j] = left[..., 1:] / np.where(pivot > 0.0, pivot, 1.0)[..., None]
+    return root * sd[..., :, None]
+
+
+def _nutpie_arguments(
+    settings: Settings, seed: int, cores: int | None, progress: Progress | None
+) -> dict[str, Any]:
+    return {
+        "draws": settings.draws,
+        "tune": settings.tune,
+        "chains": settings.chains,
+        "cores": cores,
+        "seed": seed,
+        "target_accept": settings.target_accept,
+        "maxdepth": settings.maxdepth,
+        "save_warmup": False,
+        "progress_bar": False,
+        "progress_callback": progress,
+    }
+
+
+def _choose_sampler(sampler: str | None, priors: ResolvedPriors) -> str:
+    if sampler not in (None, "density", "pymc"):
+        raise ArgumentError(f"sampler={sampler!r} is not known; choose 'density' or 'pymc'")
+    custom = [str(prior) for prior in priors.every if isinstance(prior, PyMCPrior)]
+    if custom and sampler == "density":
+        raise PriorError(
+            f"{custom[0]} is a PyMC distribution, which sampler='density' cannot read; leave "
+            "sampler out, or use a family of bhlm.priors"
+        )
+    return sampler or ("pymc" if custom else "density")
 
 
 def initial_position(posterior: Posterior, seed: int) -> Array:
@@ -320,8 +267,8 @@ def initial_position(posterior: Posterior, seed: int) -> Array:
     return x
 
 
-def _sampler_statistics(stats: "xr.DataTree") -> dict[str, Array]:
-    """Return nutpie's statistics under the names of the ArviZ schema."""
+def read_statistics(trace: "xr.DataTree") -> dict[str, Array]:
+    """Return the statistics of nutpie's trace under the names of the ArviZ schema."""
     names = {
         "energy": "energy",
         "diverging": "diverging",
@@ -332,45 +279,5 @@ def _sampler_statistics(stats: "xr.DataTree") -> dict[str, Array]:
         "step_size": "step_size",
         "mean_tree_accept": "acceptance_rate",
     }
+    stats = trace["sample_stats"]
     return {ours: stats[theirs].values for theirs, ours in names.items()}
-
-
-def _build_tree(
-    moments: Moments,
-    beta: Array,
-    g: Array,
-    sigma: Array,
-    u: Array,
-    x: Array,
-    stats: dict[str, Array],
-) -> "xr.DataTree":
-    from arviz_base import from_dict
-
-    q = len(moments.random)
-    pairs = [(i, j) for i in range(q) for j in range(q)]
-    sd = np.sqrt(np.einsum("cdii->cdi", g))
-    corr = scale_covariance(g, pairs).reshape(g.shape)
-    corr[..., np.arange(q), np.arange(q)] = 1.0
-    group = name_group_dimension(moments.group, taken=("dimension",))
-    square = ["coefficient", "coefficient_bis"]
-    return from_dict(
-        {
-            "posterior": {"beta": beta, "sd": sd, "corr": corr, "G": g, "sigma": sigma, "u": u},
-            "unconstrained_posterior": {"x": x},
-            "sample_stats": stats,
-        },
-        coords={
-            "fixed": list(moments.fixed),
-            "coefficient": list(moments.random),
-            "coefficient_bis": list(moments.random),
-            group: moments.groups,
-        },
-        dims={
-            "beta": ["fixed"],
-            "sd": ["coefficient"],
-            "corr": square,
-            "G": square,
-            "u": [group, "coefficient"],
-            "x": ["dimension"],
-        },
-    )

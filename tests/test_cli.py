@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from bhlm.cli import main
@@ -66,6 +67,19 @@ def test_a_failed_sampler_exits_1(capsys, pupils):
     )
     assert status == 1
     assert "FAILED" in out
+
+
+def test_two_groups_exit_1(capsys, pupils, tmp_path):
+    table = pd.read_csv(pupils)
+    path = tmp_path / "two.csv"
+    table[table["school"].isin(table["school"].unique()[:2])].to_csv(path, index=False)
+    arguments = ("--data", path, "--formula", "mathach ~ ses + (1 | school)")
+    status, out, _ = run(capsys, "sample", *arguments)
+    assert status == 1
+    assert "2 groups do not bound sd(Intercept|school)" in out
+    status, out, _ = run(capsys, "reconcile", *arguments)
+    assert status == 1
+    assert "not_converged" in out
 
 
 BAD = {
@@ -157,3 +171,76 @@ def test_reml_never_imports_pymc():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_moments_of_two_sites_merge_into_the_whole(capsys, pupils, tmp_path):
+    table = pd.read_csv(pupils)
+    first = table["school"] < 5000
+    sites = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    table[first].to_csv(sites[0], index=False)
+    table[~first].to_csv(sites[1], index=False)
+    files = [tmp_path / "a.moments", tmp_path / "b.moments", tmp_path / "all.moments"]
+    status, out, _ = run(capsys, "moments", sites[0], "--formula", FORMULA, "-o", files[0])
+    assert status == 0
+    assert out.startswith(f"{FORMULA}: {int(first.sum())} rows in ")
+    assert run(capsys, "moments", sites[1], "--like", files[0], "-o", files[1])[0] == 0
+    assert run(capsys, "merge", *files[:2], "-o", files[2])[0] == 0
+    status, merged, _ = run(capsys, "reml", "--data", files[2])
+    assert status == 0
+    whole = run(capsys, "reml", "--data", pupils, "--formula", FORMULA)[1]
+    assert merged == whole
+
+
+def test_small_groups_are_not_released(capsys, pupils, tmp_path):
+    target = tmp_path / "all.moments"
+    arguments = ("moments", pupils, "--formula", FORMULA, "-o", target, "--min-group-size", 20)
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    assert "have fewer than 20 rows; drop them from what is released" in error
+    assert not target.exists()
+    status, out, _ = run(capsys, *arguments, "--drop-small")
+    assert status == 0
+    assert "have fewer than 20 rows and were dropped." in out
+    status, _, error = run(capsys, "moments", pupils, "-o", target)
+    assert status == 2
+    assert "give either --formula" in error
+
+
+def test_a_merge_that_would_be_wrong_is_refused(capsys, pupils, tmp_path):
+    formula = "mathach ~ cwc(ses) + (1 | school)"
+    table = pd.read_csv(pupils)
+    files = []
+    for half in (0, 1):
+        path, target = tmp_path / f"{half}.csv", tmp_path / f"{half}.moments"
+        table.iloc[half::2].to_csv(path, index=False)
+        assert run(capsys, "moments", path, "--formula", formula, "-o", target)[0] == 0
+        files.append(target)
+    status, _, error = run(capsys, "merge", *files, "-o", tmp_path / "all.moments")
+    assert status == 2
+    assert "cwc(ses) would rest on each part's own group means" in error
+
+
+def test_a_sampled_fit_can_be_kept(capsys, pupils, tmp_path):
+    import bhlm
+
+    path = tmp_path / "fit.zarr"
+    arguments = ("--data", pupils, "--formula", FORMULA, "--save", path)
+    status, out, _ = run(capsys, "sample", *arguments)
+    assert status == 0
+    assert bhlm.load(path).summary() in out
+    status, _, error = run(capsys, "sample", *arguments[:-1], tmp_path / "fit.csv")
+    assert status == 2
+    assert "fit.csv" in error
+    assert ".zarr" in error
+
+
+def test_calibration_exits_0_when_the_ranks_are_uniform(capsys, tmp_path, pupils):
+    table = pd.read_csv(pupils)
+    path = tmp_path / "few.csv"
+    table[table["school"].isin(table["school"].unique()[:12])].to_csv(path, index=False)
+    arguments = ("--data", path, "--formula", FORMULA, "--replicates", 20, "--workers", 1)
+    target = tmp_path / "out.json"
+    status, out, _ = run(capsys, "calibrate", *arguments, "--json", target)
+    assert status == 0
+    assert "simulated 20 times" in out
+    assert json.loads(target.read_text())["ok"]

@@ -6,6 +6,7 @@ from simulate import simulate_table
 
 from bhlm.errors import PriorError
 from bhlm.model import Model
+from bhlm.prior_text import parse_prior, read_priors
 from bhlm.priors import (
     LKJ,
     Exponential,
@@ -14,8 +15,6 @@ from bhlm.priors import (
     HalfStudentT,
     Normal,
     Priors,
-    parse_prior,
-    read_priors,
     resolve_priors,
 )
 

@@ -190,3 +190,16 @@ def test_unknown_arguments_are_refused(hsb):
         model.reml(method="mle")
     with pytest.raises(ArgumentError, match="covariance='ar1' is not known; choose one of"):
         model.reml(covariance="ar1")
+
+
+def test_a_refit_starts_from_the_old_optimum(hsb):
+    """New rows move the optimum a little, and the steps to the new one are few."""
+    old = Model("mathach ~ ses + (ses | school)", hsb.iloc[:6500])
+    fit = old.reml()
+    new = Model("mathach ~ ses + (ses | school)", old.moments.update(hsb.iloc[6500:]))
+    again, whole = new.reml(start=fit), new.reml()
+    assert again.loglik == pytest.approx(whole.loglik, abs=1e-9)
+    np.testing.assert_allclose(again.beta, whole.beta, rtol=1e-9)
+    assert len(again.steps) < len(whole.steps) / 2
+    with pytest.raises(ArgumentError, match="start is a fit of"):
+        Model("mathach ~ ses + (1 | school)", hsb).reml(start=fit)

@@ -1,16 +1,22 @@
 """Sampling: repeatable, right where the answer is known, loud where it fails."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.errors import ArgumentError
+from bhlm import bayes
+from bhlm.bayes import flatten_draws
+from bhlm.errors import ArgumentError, DataError
 from bhlm.gallery import find_model
+from bhlm.marginal import evaluate_marginal, total_products
 from bhlm.model import Model
 from bhlm.priors import Exponential, Flat, HalfNormal, Normal, Priors
+from bhlm.sampling import lower_roots
 
 TABLE_4_4 = "hsb_random_coefficient"
+EXACT = 1e-10  # two orders of summation
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,19 @@ def test_too_short_a_run_fails_loudly():
     assert "ESS" in " ".join(post.diagnostics.failures)
 
 
+def test_two_groups_fail_unless_the_user_states_a_prior():
+    """Two groups do not bound an SD: its posterior has the tail of the default prior."""
+    table = simulate_table(17, n_groups=2, largest=30)
+    model = Model("y ~ x + (1 | g)", table)
+    post = model.sample(seed=1)
+    assert not post.converged
+    (text,) = (text for text in post.diagnostics.failures if "groups do not bound" in text)
+    assert text.startswith("2 groups do not bound sd(Intercept|g): the upper tail is that of the")
+    assert "Priors(sd=...)" in text
+    stated = model.sample(seed=1, priors=Priors(sd=HalfNormal(2)))
+    assert not any("bound" in text for text in stated.diagnostics.failures)
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
@@ -136,32 +155,68 @@ def test_bad_arguments_are_refused(argument, expected):
     assert expected in str(error.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])
-def test_both_pymc_forms_give_the_same_means(random):
-    """Means agree within Monte Carlo error over the three routes."""
-    import pymc as pm
-
-    terms = random if random.startswith("(") else f"({random} | g)"
-    model = Model(f"y ~ x + w + {terms}", simulate_table(10, n_groups=25, largest=12))
-    fast = model.sample(seed=11, draws=2000)
-    assert fast.converged
-    for form in ("marginal", "conditional"):
-        with model.pymc(form=form):
-            other = pm.sample(
-                draws=2000, tune=1500, chains=4, cores=2, random_seed=12, progressbar=False,
-                target_accept=0.95,
-            )  # fmt: skip
-        for variable in ("beta", "sd", "corr", "sigma"):
-            ours, theirs = fast.data["posterior"][variable], other["posterior"][variable]
-            sd = ours.std(("chain", "draw"))
-            difference = abs(ours.mean(("chain", "draw")) - theirs.mean(("chain", "draw")))
-            # Effective sizes are at least 400 on either side: an error of 0.07 SD, four times.
-            assert bool((difference <= 0.28 * sd + 1e-9).all()), (form, variable)
-
-
-@pytest.mark.parametrize("name", ["chain", "fixed", "coefficient", "dimension"])
+@pytest.mark.parametrize("name", ["chain", "fixed", "coefficient", "dimension", "a/b", "."])
 def test_a_group_column_may_have_any_name(name):
     table = simulate_table(11).rename(columns={"g": name})
-    post = Model(f"y ~ x + (1 | {name})", table).sample(seed=1, draws=20, tune=20)
+    post = Model(f"y ~ x + (1 | `{name}`)", table).sample(seed=1, draws=20, tune=20)
     assert post.data["posterior"]["u"].dims == ("chain", "draw", "group", "coefficient")
+
+
+def test_the_log_likelihood_is_that_of_each_group(table_4_4, post):
+    held = post.data["log_likelihood"]["loglik"]
+    assert held.dims == ("chain", "draw", "school")
+    beta, root, sigma = flatten_draws(post)
+    total = total_products(post.white)
+    for at in (0, 1234, 3999):
+        whole = evaluate_marginal(post.white, total, beta[at], root[at], sigma[at])[0]
+        assert held.values.reshape(4000, -1)[at].sum() == pytest.approx(whole, rel=EXACT)
+
+
+def test_effects_of_chosen_groups_are_those_of_all(post):
+    chosen = post.effect_draws([9586, 1224])
+    held = post.data["posterior"]["u"].sel(school=[9586, 1224])
+    np.testing.assert_array_equal(chosen, held)
+    assert chosen.coords["coefficient"].values.tolist() == ["Intercept", "cwc(ses)"]
+    with pytest.raises(DataError, match="7 is not a school; the labels are in"):
+        post.effect_draws([7])
+
+
+def test_effects_that_are_not_held_are_drawn_alike(monkeypatch):
+    """Beyond HELD numbers u and the log-likelihood are left out, and drawn when asked for."""
+    model = Model("y ~ x + (x | g)", simulate_table(12, n_groups=30))
+    monkeypatch.setattr(bayes, "STREAM", 7)
+    held = model.sample(seed=1, draws=60, tune=60)
+    monkeypatch.setattr(bayes, "HELD", 1000)
+    left = model.sample(seed=1, draws=60, tune=60)
+    assert "u" not in left.data["posterior"]
+    assert "log_likelihood" not in left.data
+    np.testing.assert_array_equal(left.effect_draws([3, 29, 8]), held.effect_draws([3, 29, 8]))
+    pd.testing.assert_frame_equal(left.group_effects(), held.group_effects(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_lower_roots_give_the_covariance_back(sign):
+    rng = np.random.default_rng(13)
+    root = np.tril(rng.normal(size=(50, 3, 3))) * [1.0, 1e-5, 1e4]
+    root[:10, 1] = sign * root[:10, 0] * 3.0  # correlation +-1
+    root[10:20, 2] = 0.0  # an SD of zero
+    g = root @ root.swapaxes(1, 2)
+    found = lower_roots(g)
+    assert not np.triu(found, 1).any()
+    scale = np.sqrt(np.einsum("nii->ni", g))
+    error = np.abs(found @ found.swapaxes(1, 2) - g)
+    assert (error <= 1e-14 * scale[:, :, None] * scale[:, None, :]).all()
+
+
+def test_a_prior_run_has_no_likelihood():
+    model = Model("y ~ x + (1 | g)", simulate_table(14))
+    post = model.sample(seed=1, draws=20, tune=20, prior_only=True)
+    assert "log_likelihood" not in post.data
+
+
+def test_a_prior_run_has_random_effects_of_the_prior():
+    """Their draws know nothing of the data: they are the SD's draw times a standard normal."""
+    model = Model("y ~ x + (1 | g)", simulate_table(14, n_groups=40))
+    post = model.sample(seed=1, draws=500, prior_only=True, priors=Priors(sd=HalfNormal(2)))
+    scaled = post.effect_draws().values[..., 0] / post.data["posterior"]["sd"].values
+    assert stats.kstest(scaled.ravel()[::7], stats.norm.cdf).pvalue > 1e-3

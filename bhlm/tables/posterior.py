@@ -16,8 +16,8 @@ from bhlm.tables.layout import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes import BayesFit
     from bhlm.convergence import Diagnostics
-    from bhlm.sampling import BayesFit
 
 WIDTH = 100
 DIGITS = 5  # of what is estimated; Monte Carlo noise hides the others
