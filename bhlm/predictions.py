@@ -8,6 +8,7 @@ from scipy import stats
 from bhlm.errors import ArgumentError, DataError
 from bhlm.group_effects import locate_groups, solve_groups
 from bhlm.inference.contrasts import check_level
+from bhlm.moments import Moments
 from bhlm.reml import RemlFit
 
 if TYPE_CHECKING:
@@ -51,13 +52,8 @@ def predict_rows(
     """
     import pandas as pd
 
-    if kind not in KINDS:
-        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
-    if new_groups not in ("error", "population"):
-        raise ArgumentError(
-            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
-        )
     check_level(level)
+    at = place_rows(fit.moments, labels, kind=kind, new_groups=new_groups)
     solution = solve_groups(fit)
     # Quadratic forms of columns far from zero would cancel; in the whitened ones they do not.
     lever, turned = x @ solution.fixed, z @ solution.basis
@@ -67,14 +63,7 @@ def predict_rows(
         variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever)
         new = variance + spread + fit.sigma2
     else:
-        at = locate_groups(fit.moments, labels)
         known = at >= 0
-        if new_groups == "error" and not known.all():
-            unknown = np.asarray(labels)[~known].tolist()[0]
-            raise DataError(
-                f"{unknown!r} is not a {fit.moments.group} of the fit; ask for kind='population' "
-                "or new_groups='population'"
-            )
         seen, mine = at[known], turned[known]
         estimate[known] += np.einsum("ni,ni->n", mine, solution.mean[seen])
         lever[known] -= np.einsum("ni,nip->np", mine, solution.loadings[seen])
@@ -93,3 +82,26 @@ def predict_rows(
             "upper_new": estimate + half * se_new,
         }
     )
+
+
+def place_rows(moments: Moments, labels: Array, *, kind: str, new_groups: str) -> Array:
+    """Return where the group of each row (n,) stands among those of the fit, -1 for new ones.
+
+    Raises:
+        ArgumentError: an unknown kind, or an unknown choice for new groups.
+        DataError: a new group, if conditional predictions are asked for and that is an error.
+    """
+    if kind not in KINDS:
+        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
+    if new_groups not in ("error", "population"):
+        raise ArgumentError(
+            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
+        )
+    at = locate_groups(moments, labels)
+    if kind == "conditional" and new_groups == "error" and np.any(at < 0):
+        unknown = np.asarray(labels)[at < 0].tolist()[0]
+        raise DataError(
+            f"{unknown!r} is not a {moments.group} of the fit; ask for kind='population' "
+            "or new_groups='population'"
+        )
+    return at

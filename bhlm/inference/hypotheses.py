@@ -6,7 +6,7 @@ first; what is left is arithmetic, which Python's own parser reads.
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise, permutations
@@ -59,10 +59,11 @@ def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypothe
     labels: list[str] = []
     rows: list[Array] = []
     values: list[float] = []
+    spellings = spell_names(names)
     for text in [texts] if isinstance(texts, str) else texts:
-        for statement in _mark_names(text, names).split(";"):
+        for statement in mark_names(text, spellings).split(";"):
             sides = [_read_side(side, names, text=text) for side in statement.split("=")]
-            shown = [_unmark(side, names) for side in statement.split("=")]
+            shown = [unmark_names(side, names) for side in statement.split("=")]
             if len(sides) == 1:
                 sides.append(Affine(0.0, np.zeros(len(names))))
                 shown.append("0")
@@ -81,16 +82,43 @@ def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypothe
     return Hypotheses(tuple(labels), np.array(rows), np.array(values))
 
 
-def _mark_names(text: str, names: Sequence[str]) -> str:
-    """Return the text with each name of a fixed effect replaced by its index, as `_3_`."""
-    spellings = _spell(names)
-    pattern = "|".join(_match_name(name) for name in sorted(spellings, key=len, reverse=True))
-    return re.sub(pattern, lambda found: f"_{spellings[_squeeze(found.group())]}_", text)
+def mark_names(text: str, spellings: Mapping[str, int]) -> str:
+    """Return the text with each name that it holds replaced by its index, as `_3_`.
+
+    The longest name goes first, and a name is not found within a word or a number (1e5).
+
+    Args:
+        text: what to read.
+        spellings: the index of every spelling of a name, without spaces; see `spell_names`.
+    """
+    patterns = [_match_name(name) for name in sorted(spellings, key=len, reverse=True)]
+    # What looks like a mark already is no name, and gets what no mark has.
+    patterns.append(r"\b_\d+_\b")
+
+    def mark(found: re.Match[str]) -> str:
+        index = spellings.get(_squeeze(found.group()))
+        return f"_{found.group()}" if index is None else f"_{index}_"
+
+    return re.sub("|".join(patterns), mark, text)
 
 
-def _unmark(marked: str, names: Sequence[str]) -> str:
-    text = re.sub(r"_(\d+)_", lambda found: names[int(found.group(1))], marked)
+def unmark_names(marked: str, names: Sequence[str]) -> str:
+    """Return a marked text with the names in it again, and single spaces."""
+
+    def unmark(found: re.Match[str]) -> str:
+        escape, index = found.group(1), int(found.group(2))
+        if escape:
+            return f"_{index}_"
+        return names[index] if index < len(names) else found.group()
+
+    text = re.sub(r"_(_?)(\d+)_", unmark, marked)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def suggest_name(part: str, names: Sequence[str], *, kind: str = "fixed effects") -> str:
+    """Return the name closest to what could not be read, or all of them, as a hint."""
+    close = get_close_matches(part, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"the {kind} are {', '.join(names)}"
 
 
 def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
@@ -145,13 +173,11 @@ def _scale(value: Affine, factor: float) -> Affine:
 
 def _explain(part: str, names: Sequence[str], *, text: str) -> str:
     """Return the error of a part that is neither arithmetic nor a known name."""
-    part = _unmark(part, names)
-    close = get_close_matches(part, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"the fixed effects are {', '.join(names)}"
-    return f"'{part}' in the hypothesis {text!r} cannot be read; {hint}"
+    part = unmark_names(part, names)
+    return f"'{part}' in the hypothesis {text!r} cannot be read; {suggest_name(part, names)}"
 
 
-def _spell(names: Sequence[str]) -> dict[str, int]:
+def spell_names(names: Sequence[str]) -> dict[str, int]:
     """Return the index of every spelling of a name: interactions read in any order."""
     spellings: dict[str, int] = {}
     for index, name in enumerate(names):
@@ -179,7 +205,8 @@ def _squeeze(text: str) -> str:
 
 
 def _match_name(name: str) -> str:
-    """Return a pattern that finds a name with any spaces in it, but not within a number (1e5)."""
+    """Return a pattern that finds a name with any spaces in it, but not within a longer word."""
     body = r"\s*".join(re.escape(character) for character in name)
     before = r"(?<![\w.])" if re.match(r"\w", name[0]) else ""
-    return f"(?:{before}{body})"
+    after = r"(?!\w)" if re.match(r"\w", name[-1]) else ""
+    return f"(?:{before}{body}{after})"
