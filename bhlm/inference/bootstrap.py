@@ -153,23 +153,32 @@ def build_simulator(fit: RemlFit) -> Simulator:
     """Return what is needed to draw data from the fitted model."""
     white = fit.white
     beta, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-    gram = white.blocks[:, :-1, :-1]
-    size = np.sqrt(np.einsum("jaa->a", gram) / white.n)
-    values, vectors = np.linalg.eigh(gram / np.outer(size, size))
-    present = values > RANK * values[:, -1:]
-    root = size[:, None] * vectors * np.sqrt(np.where(present, values, 0.0))[:, None, :]
+    root, free = factor_design(white, fit.moments.n)
     return Simulator(
         white=white,
         structure=fit.structure,
         restricted=fit.method == "reml",
         root=root,
-        free=np.maximum(fit.moments.n - present.sum(axis=1), 0.0),
+        free=free,
         beta=beta,
         effects=lam * sigma,
         sigma=float(sigma),
         # From a boundary the optimiser would have to leave a saddle; EM starts inside.
         start=None if fit.singular else fit.theta,
     )
+
+
+def factor_design(white: Whitened, n: Array) -> tuple[Array, Array]:
+    """Return R' (J, k, k), R'R = W'W, and the dimensions n - r (J,) outside the columns of W.
+
+    A direction that W'W lacks has a zero column in R'. `n` (J,) are the rows per group.
+    """
+    gram = white.blocks[:, :-1, :-1]
+    size = np.sqrt(np.einsum("jaa->a", gram) / white.n)
+    values, vectors = np.linalg.eigh(gram / np.outer(size, size))
+    present = values > RANK * values[:, -1:]
+    root = size[:, None] * vectors * np.sqrt(np.where(present, values, 0.0))[:, None, :]
+    return root, np.maximum(n - present.sum(axis=1), 0.0)
 
 
 def simulate_blocks(simulator: Simulator, rng: np.random.Generator) -> Array:

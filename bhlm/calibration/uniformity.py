@@ -1,0 +1,98 @@
+"""Whether ranks are uniform: simultaneous tests and bands for their empirical distribution.
+
+Ranks among L draws take the values 0..L. With z_i = i / (L + 1), i = 1..L, the number c_i of
+the N ranks below i is Binomial(N, z_i) when ranks are uniform, and c_1, c_2, ... is a Markov
+chain with binomial steps. The test statistic is the smallest tail probability of any c_i; its
+distribution comes exactly from that chain, without simulation.
+Source: Saeilynoja, Buerkner & Vehtari (2022), Statistics and Computing 32:32, section 2.
+"""
+
+import numpy as np
+from scipy.special import gammaln
+from scipy.stats import binom
+
+Array = np.ndarray
+
+# Two tail probabilities that differ by less than this share are one, computed twice.
+SAME = 1e-9
+# A p-value with a smaller bound is not worth its computation: the bound is returned.
+NEGLIGIBLE = 1e-6
+# Halvings of the interval of log tail probabilities in which the band is sought; beyond them
+# the counts at its edges no longer change.
+HALVINGS = 40
+
+
+def count_below(ranks: Array, n_draws: int) -> Array:
+    """Return c_i (n_draws,), how many ranks lie below i = 1..n_draws."""
+    return np.cumsum(np.bincount(ranks, minlength=n_draws + 1))[:-1]
+
+
+def uniformity_p(ranks: Array, n_draws: int) -> float:
+    """Return the probability that uniform ranks would deviate as much somewhere.
+
+    Below 1e-6 it is the sum of tail probabilities, which is an upper bound.
+
+    Args:
+        ranks: integers (N,) in 0..n_draws.
+        n_draws: how many draws each value was ranked among.
+    """
+    n = len(ranks)
+    z = grid_points(n_draws)
+    below = count_below(ranks, n_draws)
+    tails = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z))
+    smallest = float(tails.min())
+    bound = 2.0 * n_draws * smallest
+    if bound < NEGLIGIBLE:
+        return bound
+    return _tail_probability(n, z, smallest)
+
+
+def simultaneous_band(n: int, n_draws: int, level: float) -> tuple[Array, Array]:
+    """Return the smallest and largest counts (n_draws,) that the band of this level holds.
+
+    Counts of n uniform ranks stay inside at all grid points with a probability of at least
+    `level`; some count is outside exactly if `uniformity_p` is at most 1 - level.
+    """
+    z = grid_points(n_draws)
+    # At the first bound every band is wide enough, at the second none is.
+    wide, narrow = np.log(1.0 - level) - np.log(2.0 * n_draws), np.log(1.0 - level)
+    for _ in range(HALVINGS):
+        middle = 0.5 * (wide + narrow)
+        if _tail_probability(n, z, float(np.exp(middle))) <= 1.0 - level:
+            wide = middle
+        else:
+            narrow = middle
+    return _find_edges(n, z, float(np.exp(wide)))
+
+
+def grid_points(n_draws: int) -> Array:
+    """Return z_i (n_draws,), the shares of uniform ranks expected below i."""
+    return np.arange(1, n_draws + 1) / (n_draws + 1.0)
+
+
+def _find_edges(n: int, z: Array, tail: float) -> tuple[Array, Array]:
+    """Return the smallest and the largest counts whose tail probabilities pass `tail`."""
+    passed = min(tail * (1.0 + SAME), 1.0)
+    low = binom.ppf(passed, n, z)
+    high = n - binom.ppf(passed, n, 1.0 - z)
+    return np.maximum(low, 0).astype(np.int64), high.astype(np.int64)
+
+
+def _tail_probability(n: int, z: Array, tail: float) -> float:
+    """Return the probability that some count's tail probability is `tail` or less."""
+    low, high = _find_edges(n, z, tail)
+    if np.any(low > high):
+        return 1.0
+    log_factorial = gammaln(np.arange(n + 1) + 1.0)
+    mass = binom.pmf(np.arange(low[0], high[0] + 1), n, z[0])
+    for i in range(1, len(z)):
+        share = (z[i] - z[i - 1]) / (1.0 - z[i - 1])
+        before = np.arange(low[i - 1], high[i - 1] + 1)[:, None]
+        after = np.arange(low[i], high[i] + 1)
+        gain, left = after - before, n - before
+        possible = (gain >= 0) & (gain <= left)
+        gain = np.where(possible, gain, 0)
+        log_pmf = log_factorial[left] - log_factorial[gain] - log_factorial[left - gain]
+        log_pmf += gain * np.log(share) + (left - gain) * np.log1p(-share)
+        mass = mass @ np.where(possible, np.exp(log_pmf), 0.0)
+    return float(max(1.0 - mass.sum(), 0.0))
