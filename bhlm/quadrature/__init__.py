@@ -1,0 +1,5 @@
+"""The posterior by deterministic quadrature, for one or two random coefficients."""
+
+from bhlm.quadrature.posterior import QuadraturePosterior, integrate_posterior
+
+__all__ = ["QuadraturePosterior", "integrate_posterior"]
