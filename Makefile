@@ -39,9 +39,11 @@ bench: ## run the speed comparisons
 	done; \
 	[ "$$found" = yes ] || echo "make bench: there is no comparisons/speed_*.py to run"
 
-rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals
+rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals and .venv-bambi
 	[ -x .venv-rivals/bin/python ] || $(PYTHON) -m venv .venv-rivals
 	.venv-rivals/bin/python -m pip install --quiet mixedlm-rs statsmodels pandas pyarrow
+	[ -x .venv-bambi/bin/python ] || $(PYTHON) -m venv .venv-bambi
+	.venv-bambi/bin/python -m pip install --quiet bambi pyarrow
 
 clean: ## remove caches and build products
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
