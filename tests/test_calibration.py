@@ -138,6 +138,7 @@ class TestVerdict:
         assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
     def test_a_dropped_jacobian_is_caught(self, monkeypatch):
+        monkeypatch.setattr("bhlm.sampling.make_native", lambda posterior: None)
         monkeypatch.setattr("bhlm.sampling.log_density", drop_log_jacobian(1))
         found = calibrate(small_model(), replicates=80, **FAST)
         assert not found.ok
@@ -163,6 +164,7 @@ class TestVerdict:
         priors = Priors(fixed=Normal(0, 1), sd=Gamma(2, 2), sigma=Gamma(2, 1))
         study = FAST | {"replicates": 200, "priors": priors}
         assert calibrate(small_model(3, 2), **study).ok
+        monkeypatch.setattr("bhlm.sampling.make_native", lambda posterior: None)
         monkeypatch.setattr("bhlm.sampling.log_density", drop_log_jacobian(at))
         found = calibrate(small_model(3, 2), **study)
         name = ("Intercept", "var(Intercept|g)", "var(Residual)")[at]
