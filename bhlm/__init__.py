@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Priors,
         StudentT,
     )
+    from bhlm.quadrature import integrate_posterior
     from bhlm.reconcile import Reconciliation, reconcile
     from bhlm.reml import RemlFit
     from bhlm.storage.fits import load
@@ -91,6 +92,7 @@ _HOMES = {
     "draw_prior_predictive": "prior_predictive",
     "find_model": "gallery",
     "group_mean": "centering",
+    "integrate_posterior": "quadrature",
     "intraclass_correlation": "comparison",
     "list_models": "gallery",
     "load": "storage.fits",
@@ -138,6 +140,7 @@ __all__ = [
     "draw_prior_predictive",
     "find_model",
     "group_mean",
+    "integrate_posterior",
     "intraclass_correlation",
     "list_models",
     "load",

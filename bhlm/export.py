@@ -75,6 +75,7 @@ def describe_reconciliation(both: "Reconciliation") -> dict[str, Any]:
             "published": None if text is None else float(text),
             "published_text": text,
             **values,
+            "words": both.words[str(name)],
         }
     return clean(
         {
@@ -94,7 +95,10 @@ def describe_reconciliation(both: "Reconciliation") -> dict[str, Any]:
                 for check in both.printed
             ],
             "printed_note": both.printed_note,
+            "route": both.route,
             "reasons": list(both.reasons),
+            "advice": list(both.advice),
+            "conclusion": both.conclusion,
             "verdict": both.verdict,
         }
     )

@@ -1,48 +1,37 @@
 """RemlFit + BayesFit -> Reconciliation: where the two answers differ, by how much, and why.
 
-gap = posterior mean - REML estimate is split exactly:
-
-    shape        flat-prior posterior mean - flat-prior mode: skewness of the posterior, and
-                 integrating over the variance components instead of plugging them in
-    prior        posterior mean under the chosen priors - under flat ones
-    unexplained  flat-prior mode - REML estimate, which is zero if both engines are right
-
-The mode comes from the sampler's density by optimisation (`flat_mode`), the two means from two
-runs of the sampler; `monte_carlo` is the standard error that these leave in shape and prior.
+How a gap is split stands in `attribution`; the words for it in `explain`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bhlm.bayes import BayesFit, parameter_draws
-from bhlm.convergence import summarize
+from bhlm.attribution import (
+    Means,
+    collect_notes,
+    describe_route,
+    find_drift,
+    find_mode,
+    locate_chosen,
+    locate_flat,
+    split_gaps,
+)
+from bhlm.bayes import BayesFit
 from bhlm.covariance import combine
-from bhlm.density import build_posterior
 from bhlm.errors import ArgumentError
-from bhlm.flat_mode import FlatMode, condition_fixed, find_flat_mode
+from bhlm.explain import advise, describe_verdict, explain_gaps
 from bhlm.gallery import Published
-from bhlm.priors import Priors, bounds_variances, resolve_priors
 from bhlm.published import PrintedCheck, check_published, describe_published
 from bhlm.reml import RemlFit
-from bhlm.sampling import Progress, sample_moments
+from bhlm.sampling import Progress
 from bhlm.tables import render_reconciliation
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = np.ndarray
 Verdict = Literal["agree", "explained", "unexplained", "not_converged"]
-
-# A gap that no reader of the posterior would notice, in posterior SDs.
-NEGLIGIBLE = 0.1
-# What optimisation by numerical derivatives may leave between the two modes, in posterior SDs;
-# next to a boundary, where the mode is approached but not attained, it stops further away.
-IDENTITY = 1e-3
-BOUNDARY_IDENTITY = 2e-2
-MONTE_CARLO = 4.0  # standard errors that Monte Carlo noise may reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +40,37 @@ class Reconciliation:
 
     reml: RemlFit
     post: BayesFit
-    flat: BayesFit | None  # None where the flat-prior posterior is improper
+    chosen: Means | None  # exact means under the chosen priors; None where quadrature cannot serve
+    flat: Means | None  # means under flat priors; None where that posterior is improper
     table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
     verdict: Verdict
     reasons: tuple[str, ...]  # sentences behind the verdict, and flags
+    advice: tuple[str, ...]  # sentences on what to do
+    words: dict[str, str]  # by parameter, a sentence on its gap
+    conclusion: str  # the verdict in a sentence
     printed: tuple[PrintedCheck, ...]
     printed_note: str
+
+    @property
+    def route(self) -> str:
+        """How the means that the split rests on were found, in a sentence."""
+        return describe_route(self.chosen, self.flat)
+
+    def group_effects(self) -> "pd.DataFrame":
+        """Return empirical-Bayes and posterior effects, one row per group and coefficient.
+
+        Columns: the group's label, `coefficient`; `eb` and `eb_sd`, the BLUP and its conditional
+        SD at the REML estimates; `mean`, `sd`, `lower`, `upper` of the posterior (95 %); `gap`,
+        mean - eb; `widening`, sd / eb_sd: what the uncertainty of the parameters adds to the
+        width, which the conditional SD leaves out. It is nan where eb_sd is 0.
+        """
+        eb, posterior = self.reml.group_effects(), self.post.group_effects()
+        table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
+        for column in ("mean", "sd", "lower", "upper"):
+            table[column] = posterior[column]
+        table["gap"] = table["mean"] - table["eb"]
+        table["widening"] = table["sd"] / table["eb_sd"].where(table["eb_sd"] > 0.0)
+        return table
 
     def summary(self) -> str:
         """Return the table, the printed values and the verdict as text."""
@@ -78,32 +92,32 @@ def reconcile(
 ) -> Reconciliation:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
-    A second, flat-prior run of the sampler is made, with a seed derived from the posterior's.
-
     Args:
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
-        progress: called now and then with the progress of the flat run.
+        progress: called now and then with the progress of a flat-prior run of the sampler, which
+            is made where quadrature cannot serve.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, or `reml` is by ML.
     """
     _check_pair(reml, post)
-    proper = all(bounds_variances(post.moments, block) for block in post.blocks)
-    flat = _sample_flat(post, progress) if proper else None
-    mode = _find_mode(post, flat)
-    drawn = summarize(flat.draws) if flat else {}
-    # E[beta | y] by Rao-Blackwell: the exact conditional means at each draw of the rest.
-    exact = _summarize_conditionals(flat) if flat else {}
-    table = _split_gaps(reml, post, mode, drawn | exact)
+    chosen = locate_chosen(post)
+    flat = locate_flat(post, progress=progress)
+    table = split_gaps(reml, post, find_mode(post, flat), chosen, flat)
     checks = check_published(reml, published) if published else ()
     note = describe_published(reml, published, checks) if published else ""
-    _add_printed(table, published)
+    printed = published.estimates if published else {}
+    table.insert(0, "published", [printed.get(name, {}).get("estimate") for name in table.index])
     judged = not published or published.comparable
-    drift = _check_fixed(drawn, exact)
-    verdict, reasons = _judge(reml, post, flat, table, drift, checks if judged else ())
-    return Reconciliation(reml, post, flat, table, verdict, reasons, checks, note)
+    verdict, reasons = _judge(reml, post, chosen, flat, table, checks if judged else ())
+    words = explain_gaps(table, post)
+    return Reconciliation(
+        reml=reml, post=post, chosen=chosen, flat=flat, table=table, verdict=verdict,
+        reasons=reasons, advice=tuple(advise(table, post)), words=words,
+        conclusion=describe_verdict(table, verdict, words), printed=checks, printed_note=note,
+    )  # fmt: skip
 
 
 def _check_pair(reml: RemlFit, post: BayesFit) -> None:
@@ -132,144 +146,36 @@ def _check_pair(reml: RemlFit, post: BayesFit) -> None:
         )
 
 
-def _sample_flat(post: BayesFit, progress: Progress | None) -> BayesFit:
-    shape = post.data["posterior"]["sigma"].shape
-    covariance = None if post.blocks == post.moments.blocks else _name_blocks(post)
-    return sample_moments(
-        post.moments,
-        seed=int(np.random.SeedSequence([post.seed, 1]).generate_state(1)[0]),
-        draws=shape[1],
-        tune=max(shape[1], 1000),
-        chains=shape[0],
-        priors=Priors.flat(),
-        covariance=covariance,
-        progress=progress,
-    )
-
-
-def _name_blocks(post: BayesFit) -> str:
-    return "unstructured" if len(post.blocks) == 1 else "independent"
-
-
-def _find_mode(post: BayesFit, flat: BayesFit | None) -> FlatMode:
-    """Return the flat-prior mode, started from draws and not from the REML estimate."""
-    sizes = tuple(len(block) for block in post.blocks)
-    flat_priors = resolve_priors(Priors.flat(), post.moments, blocks=post.blocks)
-    posterior = build_posterior(post.white, flat_priors, sizes)
-    if flat is not None:
-        x = flat.data["unconstrained_posterior"]["x"].values
-        return find_flat_mode(posterior, post.white, x.reshape(-1, x.shape[-1]).mean(axis=0))
-    p, q = post.white.p, post.white.q
-    start = np.zeros(posterior.dimension)
-    start[p : p + q] = np.log(
-        post.data["posterior"]["sd"].values.mean(axis=(0, 1)) / posterior.unit
-    )
-    start[-1] = np.log(post.data["posterior"]["sigma"].values.mean())
-    return find_flat_mode(posterior, post.white, start)
-
-
-def _split_gaps(
-    reml: RemlFit, post: BayesFit, mode: FlatMode, flat: Mapping[str, list[float]]
-) -> "pd.DataFrame":
-    """Return the split of every gap; `flat` summarizes the flat run, empty if there is none."""
-    import pandas as pd
-
-    estimates = reml.estimates["estimate"]
-    summary = summarize(post.draws)
-    mean = {name: row[0] for name, row in summary.items()}
-    sd = {name: row[3] for name, row in summary.items()}
-    mcse = {name: row[9] for name, row in summary.items()}
-    modes = _name_mode(post, mode)
-    flat_mean = {name: row[0] for name, row in flat.items()}
-    flat_mcse = {name: row[9] for name, row in flat.items()}
-    rows = {}
-    for name in mean:
-        gap = mean[name] - float(estimates[name])
-        shape = flat_mean.get(name, np.nan) - modes[name]
-        noise = float(np.hypot(mcse[name], flat_mcse.get(name, 0.0)))
-        rows[name] = {
-            "reml": float(estimates[name]),
-            "posterior": mean[name],
-            "sd": sd[name],
-            "gap": gap,
-            "gap_sd": gap / sd[name],
-            "shape": shape,
-            "prior": mean[name] - flat_mean.get(name, np.nan),
-            "monte_carlo": noise,
-            "unexplained": modes[name] - float(estimates[name]),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "parameter"
-    limit = BOUNDARY_IDENTITY if reml.singular else IDENTITY
-    table["verdict"] = np.where(
-        table["unexplained"].abs() > limit * table["sd"],
-        "unexplained",
-        np.where(table["gap"].abs() <= NEGLIGIBLE * table["sd"], "agree", "explained"),
-    )
-    return table
-
-
-def _name_mode(post: BayesFit, mode: FlatMode) -> dict[str, float]:
-    """Return the mode under each parameter's name; on the SD scale, of the transformed mode."""
-    sigma = np.sqrt(np.asarray(mode.sigma2))
-    named = parameter_draws(post.moments, post.blocks, mode.beta, mode.g, sigma)
-    return {name: float(value) for name, value in named.items()}
-
-
-def _summarize_conditionals(flat: BayesFit) -> dict[str, list[float]]:
-    return summarize(dict(zip(flat.moments.fixed, average_conditionals(flat), strict=True)))
-
-
-def average_conditionals(fit: BayesFit) -> Array:
-    """Return E[beta | other parameters, y] at each draw (p, chain, draw), flat or normal priors."""
-    x = fit.data["unconstrained_posterior"]["x"].values
-    p = fit.white.p
-    sizes = tuple(len(block) for block in fit.blocks)
-    posterior = build_posterior(fit.white, fit.priors, sizes)
-    flat_x = x.reshape(-1, x.shape[-1])
-    means = np.stack([condition_fixed(posterior, p, row[p:])[0] for row in flat_x])
-    beta = fit.white.ols + fit.white.scale * means @ fit.white.fixed.T
-    return np.moveaxis(beta.reshape(*x.shape[:2], p), -1, 0)
-
-
-def _add_printed(table: "pd.DataFrame", published: Published | None) -> None:
-    printed = published.estimates if published else {}
-    table.insert(0, "published", [printed.get(name, {}).get("estimate") for name in table.index])
-
-
 def _judge(
     reml: RemlFit,
     post: BayesFit,
-    flat: BayesFit | None,
+    chosen: Means | None,
+    flat: Means | None,
     table: "pd.DataFrame",
-    drift: list[str],
     checks: tuple[PrintedCheck, ...],
 ) -> tuple[Verdict, tuple[str, ...]]:
-    reasons = [f"Posterior: {failure}." for failure in post.diagnostics.failures]
+    runs = {"Posterior": post} | ({"Flat-prior run": flat.fit} if flat and flat.fit else {})
+    reasons = [
+        f"{label}: {failure}."
+        for label, fit in runs.items()
+        for failure in fit.diagnostics.failures
+    ]
     if flat is None:
         reasons.append(
             f"With {post.moments.n_groups} groups the flat-prior posterior is improper, so shape "
             "and prior cannot be told apart; more groups would be needed."
         )
-    else:
-        reasons += [f"Flat-prior run: {failure}." for failure in flat.diagnostics.failures]
+    reasons += collect_notes(chosen, flat)
     if reml.advice:
         reasons.append(f"REML: {reml.advice}.")
     reasons += _flag_boundary(post)
-    failed = not (reml.converged and post.converged and (flat is None or flat.converged))
-    if failed:
+    if not (reml.converged and all(fit.converged for fit in runs.values())):
         return "not_converged", tuple(reasons)
-    bad = [name for name in table.index if table.loc[name, "verdict"] == "unexplained"]
-    if bad:
-        worst = max(
-            bad, key=lambda name: abs(table.loc[name, "unexplained"] / table.loc[name, "sd"])
-        )
-        reasons.append(
-            f"The mode of the flat-prior posterior and REML differ by "
-            f"{table.loc[worst, 'unexplained']:.3g} in {worst} "
-            f"({table.loc[worst, 'unexplained'] / table.loc[worst, 'sd']:.2g} posterior SDs), "
-            "where theory says they are equal: one of the two engines is wrong here."
-        )
+    bad = table[table["verdict"] == "unexplained"]
+    if len(bad):
+        reasons.append(_describe_unexplained(bad))
+    # Quadrature judges the draws itself.
+    drift = [] if chosen else [text for fit in runs.values() for text in find_drift(fit)]
     reasons += drift
     wrong = [check for check in checks if not check.reproduced]
     if wrong:
@@ -277,23 +183,20 @@ def _judge(
             f"{len(wrong)} printed values are not reproduced, first {wrong[0].quantity} of "
             f"{wrong[0].name}: printed {wrong[0].printed}, computed {wrong[0].computed:.7g}."
         )
-    if bad or wrong or drift:
+    if len(bad) or wrong or drift:
         return "unexplained", tuple(reasons)
     return ("agree" if (table["verdict"] == "agree").all() else "explained"), tuple(reasons)
 
 
-def _check_fixed(drawn: Mapping[str, list[float]], exact: Mapping[str, list[float]]) -> list[str]:
-    """Return a sentence if draws of beta do not average to their exact conditional means."""
-    found = []
-    for name, row in exact.items():
-        difference = drawn[name][0] - row[0]
-        error = drawn[name][9]
-        if abs(difference) > MONTE_CARLO * error:
-            found.append(
-                f"The draws of {name} average {difference:+.3g} off their exact conditional means, "
-                f"{abs(difference) / error:.1f} Monte Carlo errors."
-            )
-    return found
+def _describe_unexplained(bad: "pd.DataFrame") -> str:
+    """Return which identity is broken, in the parameter that is furthest off."""
+    worst = (bad["unexplained"] / bad["sd"]).abs().idxmax()
+    row = bad.loc[worst]
+    return (
+        f"{row['unexplained']:+.3g} in {worst} ({row['unexplained'] / row['sd']:+.2g} posterior "
+        "SDs) is accounted for by nothing: the flat-prior mode should be the REML estimate, and "
+        "the draws should average what quadrature gives. One of the two engines is wrong here."
+    )
 
 
 def _flag_boundary(post: BayesFit) -> list[str]:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from arviz_stats.base import array_stats
 from simulate import simulate_table
 
 from bhlm.errors import ArgumentError, DataError
@@ -11,7 +12,8 @@ from bhlm.export import clean, write_json
 from bhlm.flat_mode import find_flat_mode
 from bhlm.gallery import find_model, load_data
 from bhlm.model import Model
-from bhlm.priors import Normal, Priors
+from bhlm.priors import Normal, Priors, StudentT
+from bhlm.quadrature import integrate_resolved
 from bhlm.reconcile import reconcile
 
 MODELS = ["hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient",
@@ -33,15 +35,55 @@ def test_flat_mode_is_reml(both):
 
 def test_shares_add_up_to_the_gap(both):
     table = both.table
-    total = table["shape"] + table["prior"] + table["unexplained"]
+    total = table[["shape", "prior", "monte_carlo", "unexplained"]].sum(axis=1)
     assert (total - table["gap"]).abs().max() < 1e-10
     np.testing.assert_allclose(table["gap"], table["posterior"] - table["reml"], atol=1e-12)
     np.testing.assert_allclose(table["gap_sd"] * table["sd"], table["gap"], atol=1e-12)
 
 
+def test_nothing_is_left_unexplained(both):
+    """What is unexplained is within three Monte Carlo errors of zero, in every parameter."""
+    table = both.table
+    assert (table["unexplained"].abs() <= 3 * table["unexplained_se"]).all()
+
+
+def test_draws_average_what_quadrature_gives(both):
+    """The sampler is certified against numbers without Monte Carlo error, means and SDs."""
+    assert both.chosen.route == both.flat.route == "quadrature"
+    gap = both.table["monte_carlo"].abs() / both.table["monte_carlo_se"]
+    assert gap.max() < 4
+    exact = integrate_resolved(both.post.moments, both.post.blocks, both.post.priors)
+    for name, draws in both.post.draws.items():
+        error = float(array_stats.mcse(draws, method="sd", chain_axis=0, draw_axis=1))
+        assert abs(draws.std(ddof=1) - exact.sd[name]) < 4 * error, name
+
+
+def test_words_carry_the_numbers(both):
+    for name, text in both.words.items():
+        row = both.table.loc[name]
+        assert text.startswith(f"The posterior mean of {name} is ")
+        if abs(row["gap"]) >= 0.02 * row["sd"]:
+            assert f"{abs(row['gap']):.2g} {'above' if row['gap'] > 0 else 'below'} REML" in text
+        for share in ("shape", "prior", "monte_carlo"):
+            said = f"{abs(row[share]):.2g} {'up' if row[share] > 0 else 'down'} "
+            assert (said in text) or abs(row[share]) < 0.02 * row["sd"]
+        assert text.endswith("; nothing unexplained.")
+    assert both.words[both.table["gap_sd"].abs().idxmax()] in both.summary().replace("\n", " ") or (
+        both.verdict == "agree"
+    )
+
+
+def test_effects_are_wider_where_parameters_are_uncertain(both):
+    table = both.group_effects()
+    assert len(table) == both.reml.moments.n_groups * len(both.reml.moments.random)
+    # The posterior adds the uncertainty of the parameters to the conditional SD.
+    assert table["widening"].median() > 1.0
+    assert (table["gap"].abs() < table["sd"]).all()
+    np.testing.assert_array_equal(table["eb"], both.reml.group_effects()["estimate"])
+
+
 def test_the_gallery_is_reconciled(both):
     assert both.verdict in ("agree", "explained")
-    assert both.flat.converged
     assert both.table["verdict"].isin(["agree", "explained"]).all()
 
 
@@ -113,13 +155,34 @@ class TestSabotage:
             gradient[2] -= 1.0  # and that of the first SD
             return value - x[-1] - x[2], gradient
 
+        monkeypatch.setattr(bhlm.sampling, "make_native", lambda posterior: None)
         monkeypatch.setattr(bhlm.sampling, "log_density", wrong)
         monkeypatch.setattr(bhlm.flat_mode, "log_density", wrong)
         _, reml, post = self.fits()
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"
         assert both.table.loc["var(Intercept|g)", "verdict"] == "unexplained"
-        assert "one of the two engines is wrong" in " ".join(both.reasons)
+        assert "One of the two engines is wrong" in " ".join(both.reasons)
+
+    def test_a_jacobian_that_only_the_sampler_lacks(self, monkeypatch):
+        """The mode is right then, and the draws are not what quadrature gives."""
+        import bhlm.sampling
+        from bhlm.density import log_density
+
+        def wrong(x, *arguments):
+            value, gradient = log_density(x, *arguments)
+            gradient = gradient.copy()
+            gradient[-1] -= 20.0
+            return value - 20.0 * x[-1], gradient
+
+        monkeypatch.setattr(bhlm.sampling, "make_native", lambda posterior: None)
+        monkeypatch.setattr(bhlm.sampling, "log_density", wrong)
+        _, reml, post = self.fits()
+        both = reconcile(reml, post)
+        assert both.verdict == "unexplained"
+        assert both.table.loc["var(Residual)", "verdict"] == "unexplained"
+        assert "the draws should average what quadrature gives" in " ".join(both.reasons)
+        assert "unexplained" in both.words["var(Residual)"]
 
     def test_reml_stopped_early(self):
         from bhlm.optimize import Optimum, Problem
@@ -163,7 +226,39 @@ def test_too_few_groups_for_a_flat_prior():
     both = reconcile(model.reml(), model.sample(seed=7, target_accept=0.99))
     assert both.flat is None
     assert both.table["shape"].isna().all()
+    assert "cannot be told" in both.words["sd(x|g)"]
     assert any("improper" in reason for reason in both.reasons)
+
+
+def test_three_coefficients_are_reconciled_by_two_runs():
+    """Quadrature serves up to two; with three the means are those of draws."""
+    model = Model("y ~ x + t + (x + t | g)", simulate_table(3, n_groups=40, largest=15))
+    both = reconcile(model.reml(), model.sample(seed=1))
+    assert both.chosen is None
+    assert both.flat.route == "draws"
+    assert both.flat.fit.converged
+    assert (both.table["monte_carlo"] == 0).all()
+    total = both.table[["shape", "prior", "monte_carlo", "unexplained"]].sum(axis=1)
+    assert (total - both.table["gap"]).abs().max() < 1e-10
+    assert both.verdict in ("agree", "explained")
+    assert "Monte Carlo noise (+-MC) stays in shape and prior" in both.summary().replace("\n", " ")
+
+
+def test_student_priors_of_fixed_effects_are_reconciled_by_draws(hsb):
+    model = Model("mathach ~ 1 + (1 | school)", hsb)
+    post = model.sample(seed=6, priors=Priors(fixed=StudentT(4, 12, 10)))
+    both = reconcile(model.reml(), post)
+    assert both.chosen is None
+    assert both.flat.route == "quadrature"
+    assert both.verdict in ("agree", "explained")
+
+
+def test_heavy_tails_are_not_given_a_mean():
+    """Six groups under flat priors: the variance's mean is not certified, and is left out."""
+    model = Model("y ~ 1 + (1 | g)", simulate_table(9, n_groups=6, largest=10))
+    both = reconcile(model.reml(), model.sample(seed=7, target_accept=0.99))
+    assert np.isnan(both.table.loc["var(Intercept|g)", "shape"])
+    assert any("too heavy for its mean or SD" in reason for reason in both.reasons)
 
 
 def test_fits_of_different_models_are_refused(hsb):

@@ -1,5 +1,9 @@
 """The posterior by deterministic quadrature, for one or two random coefficients."""
 
-from bhlm.quadrature.posterior import QuadraturePosterior, integrate_posterior
+from bhlm.quadrature.posterior import (
+    QuadraturePosterior,
+    integrate_posterior,
+    integrate_resolved,
+)
 
-__all__ = ["QuadraturePosterior", "integrate_posterior"]
+__all__ = ["QuadraturePosterior", "integrate_posterior", "integrate_resolved"]

@@ -65,6 +65,7 @@ class QuadraturePosterior:
     tolerance: float
     converged: bool  # whether accuracy <= tolerance
     note: str  # what is wrong if not, else empty
+    stopped: str  # by what, if not: "tail" (too heavy to certify) or "budget", else empty
     nodes: tuple[int, ...]  # of t1, t2, r and log sigma; 1 for what the model lacks
     seconds: float
 
@@ -105,13 +106,35 @@ def integrate_posterior(
         PriorError: a fixed effect's prior that is neither normal nor flat.
         IdentifiabilityError: the moments cannot identify the model.
     """
-    _check_arguments(moments, tolerance, budget, cores)
     blocks = arrange_blocks(moments, covariance)
+    resolved = resolve_priors(priors, moments, blocks=blocks)
+    return integrate_resolved(
+        moments, blocks, resolved, tolerance=tolerance, budget=budget, cores=cores
+    )
+
+
+def integrate_resolved(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    resolved: ResolvedPriors,
+    *,
+    tolerance: float = 1e-6,
+    budget: int = BUDGET,
+    cores: int | None = None,
+) -> QuadraturePosterior:
+    """Return what `integrate_posterior` does, for blocks and priors of a fit as they are.
+
+    Raises:
+        ArgumentError: more than two random coefficients, or a bad tolerance or budget.
+        PriorError: a fixed effect's prior that is neither normal nor flat, or a prior that is a
+            PyMC distribution.
+        IdentifiabilityError: the moments cannot identify the model.
+    """
+    _check_arguments(moments, tolerance, budget, cores)
+    _check_priors(moments, resolved)
     start = time.perf_counter()
     structure = combine(blocks)
     white = whiten(moments, structure)
-    resolved = resolve_priors(priors, moments, blocks=blocks)
-    _check_fixed(moments, resolved)
     sizes = tuple(len(block) for block in blocks)
     integrand = build_integrand(build_posterior(white, resolved, sizes), white)
     degree = choose_degrees(sizes)
@@ -150,6 +173,7 @@ def integrate_posterior(
         accuracy=accuracy,
         tolerance=tolerance,
         converged=not found.note,
+        stopped=found.note,
         note=_explain(found, error, tolerance, budget),
         nodes=tuple(axis.size for axis in found.axes),
         seconds=time.perf_counter() - start,
@@ -173,7 +197,13 @@ def _check_arguments(moments: Moments, tolerance: float, budget: int, cores: int
         )
 
 
-def _check_fixed(moments: Moments, priors: ResolvedPriors) -> None:
+def _check_priors(moments: Moments, priors: ResolvedPriors) -> None:
+    for prior in (*priors.sd, priors.sigma):
+        if prior.code not in range(9):
+            raise PriorError(
+                f"{prior} has no density that quadrature can read; use a family of bhlm.priors, or "
+                "sample()"
+            )
     for name, prior in zip(moments.fixed, priors.fixed, strict=True):
         if isinstance(prior, Normal) or (isinstance(prior, Flat) and prior.power == 0.0):
             continue

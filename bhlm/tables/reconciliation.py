@@ -18,6 +18,7 @@ COLUMNS = {
     "prior": 9,
     "monte_carlo": 9,
     "unexplained": 9,
+    "monte_carlo_se": 9,
 }
 HEADS = {
     "published": "published",
@@ -26,14 +27,16 @@ HEADS = {
     "gap_sd": "gap/SD",
     "shape": "shape",
     "prior": "prior",
-    "monte_carlo": "+-MC",
+    "monte_carlo": "MC",
     "unexplained": "unexpl.",
+    "monte_carlo_se": "+-MC",
 }
 LEGEND = (
     "posterior: its mean. gap/SD: posterior mean less REML, in posterior SDs. The gap is shape "
     "(skewness, and integrating over the variance components where REML plugs them in) + prior "
-    "(the chosen priors against flat ones) + unexplained (the flat-prior posterior's mode less "
-    "REML: zero in theory). +-MC: standard error that Monte Carlo noise leaves in shape and prior."
+    "(the chosen priors against flat ones) + MC (Monte Carlo noise of the draws, whose standard "
+    "error is +-MC) + unexplained (the flat-prior posterior's mode less REML, zero in theory, and "
+    "what the draws miss beyond their noise)."
 )
 
 
@@ -47,33 +50,19 @@ def render_reconciliation(both: "Reconciliation") -> str:
     for name, row in table.iterrows():
         cells = "".join(_cell(key, row[key], width) for key, width in COLUMNS.items())
         lines.append(f"{name!s:<{name_width}}{cells}  {row['verdict']}")
-    lines += [rule, fill(LEGEND, WIDTH), ""]
+    lines += [rule, fill(f"{LEGEND} {both.route}", WIDTH), ""]
+    lines += ["In words", *(_bullet(both.words[name]) for name in both.words), ""]
     if both.printed_note:
         lines += [fill(f"Printed values: {both.printed_note}", WIDTH), ""]
-    lines += [fill(f"* {reason}", WIDTH, subsequent_indent="  ") for reason in both.reasons]
-    if both.reasons:
-        lines.append("")
-    lines.append(fill(f"Verdict: {both.verdict}. {describe_verdict(both)}", WIDTH))
+    for title, points in {"Points": both.reasons, "Advice": both.advice}.items():
+        if points:
+            lines += [title, *map(_bullet, points), ""]
+    lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
     return "\n".join(lines)
 
 
-def describe_verdict(both: "Reconciliation") -> str:
-    """Return the overall verdict in a sentence, with the numbers that carry it."""
-    table = both.table
-    if both.verdict == "not_converged":
-        return "A fit failed its own diagnostics, so the two answers must not be compared yet."
-    far = table["gap_sd"].abs().idxmax()
-    gap = f"The largest gap is {table.loc[far, 'gap_sd']:+.2f} posterior SDs, in {far}"
-    if both.verdict == "agree":
-        return f"{gap}: no reader of the posterior would notice it."
-    if both.verdict == "unexplained":
-        return f"{gap}. Part of what was found cannot be accounted for: see the points above."
-    shape, prior = table.loc[far, "shape"], table.loc[far, "prior"]
-    if np.isnan(shape):
-        return f"{gap}, by the shape of the posterior and the prior together."
-    return (
-        f"{gap}: {shape:+.3g} from its shape and {prior:+.3g} from the prior; nothing is left over."
-    )
+def _bullet(text: str) -> str:
+    return fill(f"* {text}", WIDTH, subsequent_indent="  ")
 
 
 def _cell(key: str, value: object, width: int) -> str:
