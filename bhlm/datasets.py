@@ -1,5 +1,7 @@
-"""The data sets that the package ships: the High School and Beyond tables."""
+"""The data sets that the package ships: High School and Beyond, and those of the gallery."""
 
+from difflib import get_close_matches
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,22 @@ def load_hsb(*, level: int | None = None) -> "pd.DataFrame":
     )
 
 
-DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {"hsb": load_hsb}
+def load_dataset(name: str) -> "pd.DataFrame":
+    """A data set of the gallery by its name, as a new pandas DataFrame.
+
+    The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
+    body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
+    oxboys, rail, sleepstudy. What the columns mean, where they were measured and by whom they
+    were published stands in bhlm/data/README.md. Labels of groups are as in the source: some
+    are text, some are integers.
+
+    Raises ArgumentError if there is no data set of that name.
+    """
+    if isinstance(name, str) and name in DATASETS:
+        return DATASETS[name]()
+    close = get_close_matches(str(name), DATASETS, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(DATASETS)}"
+    raise ArgumentError(f"no data set {name!r} is shipped; {hint}")
 
 
 def _read_shipped(name: str) -> "pd.DataFrame":
@@ -44,3 +61,13 @@ def _read_shipped(name: str) -> "pd.DataFrame":
 
     with files("bhlm").joinpath("data", name).open("rb") as stream:
         return pd.read_csv(stream)
+
+
+_ONE_FILE = (
+    *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
+    *("orthodont", "oxboys", "rail", "sleepstudy"),
+)
+DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {
+    "hsb": load_hsb,
+    **{name: partial(_read_shipped, f"{name}.csv") for name in _ONE_FILE},
+}

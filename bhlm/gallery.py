@@ -44,6 +44,7 @@ class Published:
     source: str  # where it was printed
     software: str | None = None
     loglik: str | None = None
+    deviance: str | None = None  # minus twice loglik: lme4's REML criterion
     wald: Mapping[str, str] | None = None  # chi2, df, p
     lr_test: Mapping[str, str] | None = None  # chi2, df, p
     n: str | None = None
@@ -195,6 +196,7 @@ def _read_published(table: "_Table") -> Published:
         source=table.take_text("source", required=True),
         software=table.take_text("software"),
         loglik=table.take_print("loglik"),
+        deviance=table.take_print("deviance"),
         wald=table.take_prints("wald", TEST_KEYS),
         lr_test=table.take_prints("lr_test", TEST_KEYS),
         n=table.take_print("n"),

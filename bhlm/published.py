@@ -65,6 +65,7 @@ def check_published(fit: RemlFit, published: Published) -> tuple[PrintedCheck, .
         for quantity, printed in values.items():
             add(name, quantity, printed, float(estimates.loc[name, quantity]))
     add("loglik", "value", published.loglik, fit.loglik)
+    add("deviance", "value", published.deviance, -2.0 * fit.loglik)
     newton = [step.loglik for step in fit.steps if step.phase == "newton"]
     for printed in published.iterations[-1:]:
         add("iterations", "last", printed, newton[-1])

@@ -25,7 +25,7 @@ def hsb() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def reference() -> dict[str, Any]:
-    """REML and ML answers of the four gallery models, as 16-digit strings, by model name."""
+    """REML and ML answers of the four models of chapter 4, as 16-digit strings, by model name."""
     return json.loads((REFERENCE / "hsb_reml.json").read_text(encoding="utf-8"))
 
 
