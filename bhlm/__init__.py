@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         variance_explained,
     )
     from bhlm.convergence import diagnose_data
-    from bhlm.datasets import load_hsb
+    from bhlm.datasets import load_dataset, load_hsb
     from bhlm.disclosure import suppress_small_groups
     from bhlm.errors import BhlmError
     from bhlm.gallery import find_model, list_models
@@ -96,6 +96,7 @@ _HOMES = {
     "intraclass_correlation": "comparison",
     "list_models": "gallery",
     "load": "storage.fits",
+    "load_dataset": "datasets",
     "load_hsb": "datasets",
     "load_moments": "moments_file",
     "merge_files": "moments_file",
@@ -144,6 +145,7 @@ __all__ = [
     "intraclass_correlation",
     "list_models",
     "load",
+    "load_dataset",
     "load_hsb",
     "load_moments",
     "merge_files",

@@ -27,7 +27,7 @@ from bhlm.density import build_posterior
 from bhlm.errors import PriorError
 from bhlm.flat_mode import FlatMode, condition_fixed, find_flat_mode
 from bhlm.priors import Normal, Priors, ResolvedPriors, bounds_variances, resolve_priors
-from bhlm.quadrature import integrate_resolved
+from bhlm.quadrature import QuadraturePosterior, integrate_resolved
 from bhlm.reml import RemlFit
 from bhlm.sampling import Progress, sample_moments
 
@@ -60,6 +60,7 @@ class Means:
     route: str  # "quadrature" or "draws"
     note: str = ""  # what keeps other parameters out
     fit: BayesFit | None = None  # the draws
+    exact: QuadraturePosterior | None = None  # the quadrature
 
 
 def locate_chosen(post: BayesFit) -> Means | None:
@@ -95,6 +96,7 @@ def _integrate(post: BayesFit, priors: ResolvedPriors) -> Means | None:
         error={name: found.error[name] * found.sd[name] for name in certified},
         route="quadrature",
         note="" if len(certified) == len(found.error) else found.note,
+        exact=found,
     )
 
 

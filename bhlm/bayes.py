@@ -26,7 +26,7 @@ from bhlm.parameters import (
 )
 from bhlm.posterior_checks import PosteriorChecks
 from bhlm.posterior_queries import PosteriorQueries
-from bhlm.priors import ResolvedPriors
+from bhlm.priors import ResolvedPriors, measure_scales
 from bhlm.tables import render_posterior
 from bhlm.whitening import Whitened
 
@@ -107,6 +107,11 @@ class BayesFit(PosteriorQueries, PosteriorChecks):
         )
         table.index.name = "parameter"
         return table
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The SD of every column, by which default priors are scaled."""
+        return measure_scales(self.moments)
 
     def effect_draws(self, groups: Sequence[Any] | None = None) -> "xr.DataArray":
         """Return u (chain, draw, group, coefficient), one exact draw for each kept draw.

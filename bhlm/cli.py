@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -244,6 +245,9 @@ def models_command(json: Json = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
+    logger = logging.getLogger("bhlm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # commands print the verdict themselves
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -256,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("bhlm: interrupted; nothing was written", file=sys.stderr)
         status = 130
+    finally:
+        logger.setLevel(level)
     sys.exit(status or 0)
 
 

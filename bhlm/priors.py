@@ -292,10 +292,9 @@ def resolve_priors(
         PriorError: a prior for an unknown coefficient, or of the wrong kind.
     """
     priors = Priors() if priors is None else priors
-    n, grand, total = pool(moments)
-    sd = np.sqrt(np.diag(total) / (n - 1.0))
-    sd_y, mean_y = float(sd[-1]), float(grand[-1])
-    size = {INTERCEPT: 1.0} | dict(zip(moments.columns, sd.tolist(), strict=True))
+    _, grand, _ = pool(moments)
+    size = {INTERCEPT: 1.0} | measure_scales(moments)
+    sd_y, mean_y = size[moments.response], float(grand[-1])
     mean = {INTERCEPT: 0.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
     fixed_default = {
         name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
@@ -333,6 +332,13 @@ def resolve_priors(
     if not isinstance(resolved.corr, LKJ):
         raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
     return resolved
+
+
+def measure_scales(moments: Moments) -> dict[str, float]:
+    """Return the SD of every column over all rows, the response's last: what defaults scale by."""
+    n, _, total = pool(moments)
+    sd = np.sqrt(np.diag(total) / (n - 1.0))
+    return dict(zip(moments.columns, sd.tolist(), strict=True))
 
 
 def _choose(kind: str, given: Any, default: Mapping[str, Prior]) -> tuple[Prior, ...]:

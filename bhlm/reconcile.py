@@ -20,6 +20,7 @@ from bhlm.attribution import (
 )
 from bhlm.bayes import BayesFit
 from bhlm.covariance import combine
+from bhlm.curves import tabulate_curves
 from bhlm.errors import ArgumentError
 from bhlm.explain import advise, describe_verdict, explain_gaps
 from bhlm.gallery import Published
@@ -71,6 +72,14 @@ class Reconciliation:
         table["gap"] = table["mean"] - table["eb"]
         table["widening"] = table["sd"] / table["eb_sd"].where(table["eb_sd"] > 0.0)
         return table
+
+    def curves(self, *, points: int = 61) -> "pd.DataFrame":
+        """Return profile likelihood, prior and posterior density over one grid per parameter.
+
+        For each SD, variance and correlation; see `bhlm.curves.tabulate_curves`.
+        """
+        exact = self.chosen.exact if self.chosen else None
+        return tabulate_curves(self.reml, self.post, exact, points=points)
 
     def summary(self) -> str:
         """Return the table, the printed values and the verdict as text."""

@@ -1,5 +1,6 @@
 """NUTS on the marginal posterior -> BayesFit."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Progress = Callable[[Sequence[Any]], None]
+LOGGER = logging.getLogger("bhlm")
 NATIVE = "numba density, nutpie"
 PYTHON = "numba density through Python, nutpie"
 
@@ -42,7 +44,8 @@ def sample_moments(
     """Return posterior draws of the model that `moments` were reduced for.
 
     NUTS (nutpie) moves over the fixed effects, SDs, correlations and residual SD with the
-    random effects integrated out; each draw then gets one exact draw of the random effects.
+    random effects integrated out; each draw then gets one exact draw of the random effects. What
+    fails the convergence verdict is logged as a warning of the logger "bhlm" too.
 
     Args:
         moments: the reduced table.
@@ -79,11 +82,14 @@ def sample_moments(
     blocks = arrange_blocks(moments, covariance)
     white = whiten(moments, combine(blocks))
     resolved = resolve_priors(priors, moments, blocks=blocks)
-    return sample_whitened(
+    fit = sample_whitened(
         moments, blocks, resolved, white,
         settings=settings, seed=seed, sampler=sampler, cores=cores, progress=progress,
         unbounded=[] if prior_only else find_unbounded(priors, moments, blocks),
     )  # fmt: skip
+    for failure in fit.diagnostics.failures:
+        LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
+    return fit
 
 
 def sample_whitened(

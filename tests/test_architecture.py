@@ -56,7 +56,7 @@ LAYERS: list[set[str]] = [
     {"storage"},
     {"model"},
     {"flat_mode"},
-    {"attribution"},
+    {"attribution", "curves"},
     {"explain"},
     {"reconcile"},
     {"export"},

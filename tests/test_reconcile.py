@@ -7,17 +7,20 @@ import pytest
 from arviz_stats.base import array_stats
 from simulate import simulate_table
 
+from bhlm.attribution import BOUNDARY_IDENTITY
 from bhlm.errors import ArgumentError, DataError
 from bhlm.export import clean, write_json
 from bhlm.flat_mode import find_flat_mode
-from bhlm.gallery import find_model, load_data
+from bhlm.gallery import find_model, list_models, load_data
 from bhlm.model import Model
 from bhlm.priors import Normal, Priors, StudentT
-from bhlm.quadrature import integrate_resolved
 from bhlm.reconcile import reconcile
 
-MODELS = ["hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient",
-          "hsb_intercepts_and_slopes"]  # fmt: skip
+QUICK = {"hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient", "dyestuff2", "rail"}
+MODELS = [
+    pytest.param(entry.name, marks=[] if entry.name in QUICK else pytest.mark.slow)
+    for entry in list_models()
+]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -28,14 +31,21 @@ def both(request):
 
 
 def test_flat_mode_is_reml(both):
-    """The mode of the sampler's flat-prior density is the REML estimate, at 1e-5 relative."""
-    difference = both.table["unexplained"] / both.table["reml"]
-    assert difference.abs().max() < 1e-5
+    """The mode of the sampler's flat-prior density is the REML estimate, at 1e-5 relative.
+
+    On the boundary the mode is approached and not attained, so that it stops some way off.
+    """
+    table = both.table
+    limit = BOUNDARY_IDENTITY * table["sd"] if both.reml.singular else 1e-5 * table["reml"].abs()
+    assert (table["unexplained"].abs() <= limit).all()
 
 
 def test_shares_add_up_to_the_gap(both):
     table = both.table
-    total = table[["shape", "prior", "monte_carlo", "unexplained"]].sum(axis=1)
+    total = table[["shape", "prior", "monte_carlo", "unexplained"]].sum(axis=1, skipna=False)
+    # With half a dozen groups a variance has no certified flat-prior mean, and no split.
+    unknown = total.isna()
+    assert unknown.sum() <= (0 if both.reml.moments.n_groups > 10 else 2)
     assert (total - table["gap"]).abs().max() < 1e-10
     np.testing.assert_allclose(table["gap"], table["posterior"] - table["reml"], atol=1e-12)
     np.testing.assert_allclose(table["gap_sd"] * table["sd"], table["gap"], atol=1e-12)
@@ -49,11 +59,15 @@ def test_nothing_is_left_unexplained(both):
 
 def test_draws_average_what_quadrature_gives(both):
     """The sampler is certified against numbers without Monte Carlo error, means and SDs."""
+    if len(both.reml.moments.random) > 2:
+        assert both.chosen is None
+        return
     assert both.chosen.route == both.flat.route == "quadrature"
     gap = both.table["monte_carlo"].abs() / both.table["monte_carlo_se"]
     assert gap.max() < 4
-    exact = integrate_resolved(both.post.moments, both.post.blocks, both.post.priors)
-    for name, draws in both.post.draws.items():
+    exact = both.chosen.exact
+    for name in both.chosen.mean:
+        draws = both.post.draws[name]
         error = float(array_stats.mcse(draws, method="sd", chain_axis=0, draw_axis=1))
         assert abs(draws.std(ddof=1) - exact.sd[name]) < 4 * error, name
 
@@ -65,8 +79,10 @@ def test_words_carry_the_numbers(both):
         if abs(row["gap"]) >= 0.02 * row["sd"]:
             assert f"{abs(row['gap']):.2g} {'above' if row['gap'] > 0 else 'below'} REML" in text
         for share in ("shape", "prior", "monte_carlo"):
-            said = f"{abs(row[share]):.2g} {'up' if row[share] > 0 else 'down'} "
-            assert (said in text) or abs(row[share]) < 0.02 * row["sd"]
+            if np.isnan(row[share]):
+                assert "how much of it is shape and how much prior cannot be told" in text
+            elif abs(row[share]) >= 0.02 * row["sd"] and not np.isnan(row["shape"]):
+                assert f"{abs(row[share]):.2g} {'up' if row[share] > 0 else 'down'} " in text
         assert text.endswith("; nothing unexplained.")
     assert both.words[both.table["gap_sd"].abs().idxmax()] in both.summary().replace("\n", " ") or (
         both.verdict == "agree"
@@ -77,7 +93,7 @@ def test_effects_are_wider_where_parameters_are_uncertain(both):
     table = both.group_effects()
     assert len(table) == both.reml.moments.n_groups * len(both.reml.moments.random)
     # The posterior adds the uncertainty of the parameters to the conditional SD.
-    assert table["widening"].median() > 1.0
+    assert both.reml.singular or table["widening"].median() > 1.0
     assert (table["gap"].abs() < table["sd"]).all()
     np.testing.assert_array_equal(table["eb"], both.reml.group_effects()["estimate"])
 

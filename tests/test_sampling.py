@@ -120,10 +120,13 @@ def test_prior_only_draws_the_prior():
     assert draws["x"].std() == pytest.approx(2.0, rel=0.1)
 
 
-def test_too_short_a_run_fails_loudly():
+def test_too_short_a_run_fails_loudly(caplog):
     post = Model("y ~ x + (x | g)", simulate_table(7)).sample(seed=8, draws=50, tune=5)
     assert not post.converged
     assert "ESS" in " ".join(post.diagnostics.failures)
+    logged = [record.getMessage() for record in caplog.records if record.name == "bhlm"]
+    assert [text.split("verdict: ")[1] for text in logged] == list(post.diagnostics.failures)
+    assert "the posterior of 'y ~ x + (x | g)' failed" in logged[0]
 
 
 def test_two_groups_fail_unless_the_user_states_a_prior():

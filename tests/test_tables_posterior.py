@@ -102,7 +102,10 @@ def test_sections(fit):
 
 def test_the_priors_are_those_of_the_fit(fit):
     text = render_posterior(fit).partition("\nPriors")[2].partition("\n\n")[0]
-    shown = dict(line.strip().split("  ", 1) for line in text.splitlines()[1:])
+    priors, _, scales = text.partition("scaled by the SDs")
+    shown = dict(line.strip().split("  ", 1) for line in priors.splitlines()[1:] if line.strip())
+    for name, sd in fit.scales.items():
+        assert f"{name} {sd:.4g}" in " ".join(scales.split())
     assert {name: prior.strip() for name, prior in shown.items()} == fit.priors.describe(
         fit.moments
     )

@@ -120,4 +120,6 @@ def _list_priors(fit: "BayesFit") -> list[str]:
         for name, prior in fit.priors.describe(fit.moments, blocks=fit.blocks).items()
     ]
     lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
-    return ["Priors (autoscaled to the data where none was given)", *lines]
+    scales = ", ".join(f"{show_name(name)} {sd:.4g}" for name, sd in fit.scales.items())
+    scaled = wrap(f"scaled by the SDs of the columns: {scales}", WIDTH, indent=2)
+    return ["Priors (autoscaled to the data where none was given)", *lines, *scaled]
