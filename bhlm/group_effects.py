@@ -8,7 +8,9 @@ import numpy as np
 from bhlm.effects import regress_groups
 from bhlm.inference.group_algebra import reduce_groups
 from bhlm.inference.hlm_df import assign_equations
+from bhlm.inference.hypotheses import spell_names
 from bhlm.moments import INTERCEPT, Moments
+from bhlm.parameters import refuse_shared_names
 from bhlm.reml import RemlFit
 from bhlm.whitening import ROUNDING, group_ranks
 
@@ -19,6 +21,12 @@ Array = np.ndarray
 
 # A column whose share of within-group variation outside Z_j is below this lies in Z_j's span.
 IN_SPAN = 1e-9
+# A factor that its products give and its own column agree to this.
+SAME_FACTOR = 1e-6
+COLUMNS = (
+    *("coefficient", "n", "fixed", "ols", "ols_se", "u_ols", "eb", "u", "sd", "pev"),
+    *("reliability", "shrinkage"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ def describe_groups(fit: RemlFit) -> "pd.DataFrame":
     import pandas as pd
 
     moments, white, q = fit.moments, fit.white, fit.white.q
+    refuse_shared_names([moments.group], table=COLUMNS)
     solution = solve_groups(fit)
     turn = white.basis
     u = solution.mean @ turn.T
@@ -123,7 +132,8 @@ def place_fixed(moments: Moments) -> Array:
     several random columns make up together counts by its least-squares regression on Z_j, which
     is then exact, but nan where Z_j has not full rank. A level-1 effect that does not vary over
     groups is part of none and counts nowhere. A multiple of a column that is zero throughout a
-    group is not known there (nan).
+    group, as cwc(x) is in a group of one row, is known there if the model has a column for the
+    other factor, and nan if not: from w:cwc(x) alone w cannot be told.
     """
     place = {name: i for i, name in enumerate(moments.columns)}
     t = np.zeros((moments.n_groups, len(moments.random), len(moments.fixed)))
@@ -173,13 +183,25 @@ def _means(moments: Moments, name: str) -> Array:
 
 
 def _find_multiple(moments: Moments, x: str, z: str) -> Array:
-    """Return w_j (J,) with x_ij = w_j z_ij; nan where z is zero."""
+    """Return w_j (J,) with x_ij = w_j z_ij; where z is zero, the mean of a column named w, or nan.
+
+    x is then named w:z, in any order of the factors.
+    """
     within, mean = _centred(moments, z, z), _means(moments, z)
     varies = within > ROUNDING * moments.n * mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
         w = np.where(
             varies, _centred(moments, x, z) / within, np.where(mean, _means(moments, x), 0.0) / mean
         )
+    unknown = np.isnan(w)
+    if unknown.any():
+        orders = spell_names([x])
+        for name in moments.columns[:-1]:
+            value = _means(moments, name)
+            if "".join(f"{name}:{z}".split()) in orders and np.allclose(
+                w[~unknown], value[~unknown], rtol=SAME_FACTOR
+            ):
+                return np.where(unknown, value, w)
     return np.asarray(w)
 
 

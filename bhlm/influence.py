@@ -10,8 +10,9 @@ from bhlm.inference.group_algebra import reduce_groups
 from bhlm.likelihood import evaluate
 from bhlm.moments import INTERCEPT, Moments, select_groups
 from bhlm.optimize import Optimum, maximize, unwhiten_loglik
-from bhlm.parameters import RESIDUAL, variance_names
+from bhlm.parameters import RESIDUAL, refuse_shared_names, variance_names
 from bhlm.reml import RemlFit
+from bhlm.standard_errors import is_flat
 from bhlm.whitening import ROUNDING, Whitened, group_ranks, whiten, whiten_parameters
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ Array = np.ndarray
 # Below this share of what there was, what a deletion leaves of the fixed columns or of the
 # residuals is reduced and checked afresh, because the coordinates of the full fit fit it badly.
 DOUBTFUL = 1e-6
+DISTANCES = ("cook", "mdffits", "covratio", "displacement")
+FLAGS = ("converged", "singular")
 
 
 def measure_influence(fit: RemlFit) -> "pd.DataFrame":
@@ -52,13 +55,14 @@ def measure_influence(fit: RemlFit) -> "pd.DataFrame":
         )
     components = variance_names(moments.random, moments.group, labels)
     names = [*moments.fixed, *components, RESIDUAL]
+    refuse_shared_names([moments.group, *names], table=(*DISTANCES, *FLAGS))
     own = np.array([*fit.beta, *(fit.g[i, j] for i, j in labels), fit.sigma2])
     # Distances are those of b = A^-1 beta, the same, but for digits that A would cost.
     cov = fit.sigma2 * reduce_groups(fit).phi
     rows = []
     for j, doubtful in enumerate(_find_doubtful(fit)):
         row = {moments.group: moments.groups[j]}
-        distances = dict.fromkeys(("cook", "mdffits", "covratio", "displacement"), np.nan)
+        distances = dict.fromkeys(DISTANCES, np.nan)
         refit = _refit_without(fit, j, doubtful)
         changes = np.full(len(own), np.nan)
         if refit is not None:
@@ -113,15 +117,17 @@ def _refit_without(fit: RemlFit, j: int, doubtful: bool) -> tuple[Whitened, Opti
     moments, white, structure = fit.moments, fit.white, fit.structure
     restricted = fit.method == "reml"
     keep = np.arange(moments.n_groups) != j
-    if not doubtful:
+    if doubtful:
+        try:
+            rest = whiten(select_groups(moments, keep), structure)
+        except IdentifiabilityError:
+            return None
+        found = maximize(rest, structure, restricted=restricted)
+    else:
         blocks = np.ascontiguousarray(white.blocks[keep])
         rest = replace(white, blocks=blocks, n=white.n - moments.n[j])
-        return rest, maximize(rest, structure, restricted=restricted, start=fit.theta)
-    try:
-        rest = whiten(select_groups(moments, keep), structure)
-    except IdentifiabilityError:
-        return None
-    return rest, maximize(rest, structure, restricted=restricted)
+        found = maximize(rest, structure, restricted=restricted, start=fit.theta)
+    return None if is_flat(structure, rest, found) else (rest, found)
 
 
 def _find_doubtful(fit: RemlFit) -> Array:

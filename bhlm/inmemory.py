@@ -15,6 +15,7 @@ import numpy as np
 
 from bhlm.contrasts import Column, Level
 from bhlm.design import Design, distinct_columns, read_labels
+from bhlm.errors import DataError
 from bhlm.expressions import Apply, Expression, Name, Number
 from bhlm.rows import Layout
 
@@ -147,15 +148,20 @@ def evaluate_new(
     gm() and cwc() take the group means of the rows that the design was built from; a group
     that is not among them is centred on its own new rows.
     """
+    import pandas as pd
+
     columns = distinct_columns(design.formula, design.levels)
     factors = [part.factor for column in columns.values() for part in column.parts]
     old_labels = np.asarray(training[0]["group"].to_numpy())
     labels = np.asarray(new[0]["group"].to_numpy())
-    groups, codes = np.unique(np.concatenate([old_labels, labels]), return_inverse=True)
-    known = np.zeros(len(groups), dtype=bool)
-    known[codes[: len(old_labels)]] = True
-    old = _read_rows(design, *training, codes[: len(old_labels)], len(groups))
-    rows = _read_rows(design, *new, codes[len(old_labels) :], len(groups))
+    # Labels of another type are other groups, and do not sort or join with those known.
+    groups, old_codes = code_groups(old_labels)
+    codes = np.asarray(pd.Index(groups).get_indexer(pd.Index(labels)))
+    fresh, others = pd.factorize(labels[codes < 0])
+    codes[codes < 0] = len(groups) + fresh
+    known = np.arange(len(groups) + len(others)) < len(groups)
+    old = _read_rows(design, *training, old_codes, len(known))
+    rows = _read_rows(design, *new, codes, len(known))
     with np.errstate(all="ignore"):
         old.find_means(factors)
         rows.find_means(factors)
@@ -264,7 +270,11 @@ def mirror_lower(cross: Array) -> None:
 
 
 def code_groups(labels: Array) -> tuple[Array, Array]:
-    """Return the sorted distinct labels (J,) and each row's code (n,) among them."""
+    """Return the sorted distinct labels (J,) and each row's code (n,) among them.
+
+    Raises:
+        DataError: labels of types that have no order among each other, such as 1 and "1".
+    """
     if labels.dtype.kind in "iu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         # Beyond 2^63 unsigned labels leave what the compiled pass counts in.
@@ -275,7 +285,14 @@ def code_groups(labels: Array) -> tuple[Array, Array]:
             rank = np.empty(high - low + 1, dtype=np.int64)
             rank[found] = np.arange(len(found))
             return (found + low).astype(labels.dtype), _look_up(labels, low, rank)
-    groups, codes = np.unique(labels, return_inverse=True)
+    try:
+        groups, codes = np.unique(labels, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise DataError(
+            f"the group column holds labels of several types ({', '.join(kinds)}), which have no "
+            "order; give it one type"
+        ) from None
     return groups, codes.astype(np.int64)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from bhlm.design import Design, check_levels, design_arrays, prepare_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.expressions import column_names
-from bhlm.formula import Formula, parse_formula
+from bhlm.formula import Formula, list_factors, parse_formula
 from bhlm.inmemory import evaluate_new
 from bhlm.moments import Moments, reduce_table
 from bhlm.moments_file import is_moments_path, load_moments
+from bhlm.rows import read_frame
 from bhlm.sources import open_table
 
 if TYPE_CHECKING:
@@ -252,9 +253,11 @@ class Model:
     def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.design is None:
             raise DataError("this model was made from moments and cannot read new rows")
-        table = nw.from_native(open_table(data) if isinstance(data, str | Path) else data)
-        # The response is not known there, and any value will do.
-        blank = [nw.lit(1.0).alias(name) for name in column_names(self.formula.response)]
+        table = read_frame(open_table(data) if isinstance(data, str | Path) else data)
+        # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
+        read = {name for part in list_factors(self.formula) for name in column_names(part)}
+        unread = [name for name in column_names(self.formula.response) if name not in read]
+        blank = [nw.lit(1.0).alias(name) for name in unread]
         new, layout = prepare_design(self.design, table.with_columns(*blank).to_native())
         training, old_layout = prepare_design(self.design, self._table)
         new = new.lazy().collect()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bhlm.errors import ArgumentError
+
 Array = np.ndarray
 RESIDUAL = "var(Residual)"
 
@@ -47,3 +49,20 @@ def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:
             with np.errstate(invalid="ignore", divide="ignore"):
                 columns.append(np.clip(g[..., i, j] / both, -1.0, 1.0))
     return np.stack(columns, axis=-1)
+
+
+def refuse_shared_names(names: Sequence[str], *, table: Sequence[str]) -> None:
+    """Raise `ArgumentError` where a name of the data would stand twice over a table's columns.
+
+    Args:
+        names: the group and the coefficients that have columns in the table.
+        table: the table's own columns.
+    """
+    seen = set(table)
+    for name in names:
+        if name in seen:
+            raise ArgumentError(
+                f"'{name}' is to be two columns of this table; rename it in the data and the "
+                "formula, or give the group a column of its own"
+            )
+        seen.add(name)

@@ -15,7 +15,7 @@ from bhlm.moments import INTERCEPT, Moments
 from bhlm.optimize import Optimum, Step, maximize, unwhiten_loglik
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 from bhlm.progress import show_progress
-from bhlm.singularity import describe_singularity
+from bhlm.singularity import describe_failure, describe_singularity
 from bhlm.standard_errors import (
     Z95,
     log_interval,
@@ -122,13 +122,11 @@ class RemlFit:
     def advice(self) -> str:
         """What to do about a fit that is singular or did not converge; empty if neither."""
         if not self.converged:
-            return (
-                "the optimiser did not reach a stationary point (gradient "
-                f"{np.max(np.abs(self.gradient)):.2g}); do not report these estimates"
-            )
+            share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
+            return describe_failure(self.moments, self.sigma2, share=share, gradient=gradient)
         if self.singular:
             what = describe_singularity(
-                self.moments, self.structure, self.white, self.g, self.sigma2
+                self.moments, self.structure, self.white, self.root, self.sigma2
             )
             return (
                 f"{what}; the data do not support the full random part: "
@@ -339,7 +337,8 @@ def fit_moments(
         method: "reml" maximises the restricted, "ml" the full likelihood.
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
             what the formula says, one unstructured block per random term.
-        start: a fit of the same model to start from, such as the one before new rows came.
+        start: a fit of the same model to start from, such as the one before new rows came; from
+            one that leads nowhere the search begins anew.
 
     Raises:
         ArgumentError: an unknown method or covariance; a start of another model.
@@ -351,11 +350,17 @@ def fit_moments(
     white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
+    if start is not None and not optimum.converged:
+        optimum = maximize(white, structure, restricted=method == "reml")
     return unwhiten(moments, structure, white, optimum)
 
 
 def _relocate(start: RemlFit, moments: Moments, structure: Structure, white: Whitened) -> Array:
     """Return theta (c,) of another fit's G and sigma, in the whitened columns of these moments."""
+    if not isinstance(start, RemlFit):
+        raise ArgumentError(
+            f"start is a {type(start).__name__} and no fit; give what model.reml() returned"
+        )
     if (start.moments.fixed, start.moments.random) != (moments.fixed, moments.random):
         raise ArgumentError(
             f"start is a fit of '{start.moments.formula}', not of '{moments.formula}'; give a fit "
@@ -381,7 +386,7 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         g=root @ root.T,
         root=root,
         sigma2=sigma2,
-        variance_cov=variance_covariance(structure, white, optimum),
+        variance_cov=variance_covariance(moments, structure, white, optimum),
         loglik=unwhiten_loglik(at.value, white, at.restricted),
         linear_loglik=unwhiten_loglik(linear.value, white, at.restricted),
         converged=optimum.converged,

@@ -8,6 +8,7 @@ from scipy import stats
 from bhlm.errors import ArgumentError, DataError
 from bhlm.group_effects import locate_groups, solve_groups
 from bhlm.moments import INTERCEPT, Moments
+from bhlm.parameters import refuse_shared_names
 from bhlm.reml import RemlFit
 from bhlm.whitening import ROUNDING
 
@@ -21,6 +22,8 @@ Array = np.ndarray
 VANISHED = 1e-10
 # Residual sums of squares below this share of the group's own variation are rounding.
 PERFECT = 1e-12
+ROW_COLUMNS = ("fitted", "marginal", "conditional", "standardized")
+GROUP_COLUMNS = ("mahalanobis", "df", "p", "expected", "log_sd")
 
 
 def row_residuals(fit: RemlFit, labels: Array, x: Array, z: Array, y: Array) -> "pd.DataFrame":
@@ -41,6 +44,7 @@ def row_residuals(fit: RemlFit, labels: Array, x: Array, z: Array, y: Array) -> 
     """
     import pandas as pd
 
+    refuse_shared_names([fit.moments.group], table=ROW_COLUMNS)
     at = locate_groups(fit.moments, labels)
     if np.any(at < 0):
         raise DataError(
@@ -73,6 +77,7 @@ def group_residuals(fit: RemlFit) -> "pd.DataFrame":
     import pandas as pd
 
     moments = fit.moments
+    refuse_shared_names([moments.group, *moments.random], table=GROUP_COLUMNS)
     solution = solve_groups(fit)
     u = solution.mean @ solution.basis.T
     distance, df = _measure_distances(solution.mean, solution.prior - solution.pev, solution.prior)

@@ -177,6 +177,12 @@ def _random_basis(
         return basis
     squares = np.concatenate([[n], np.diag(total) + n * grand**2])
     size = np.sqrt(squares[at] / n)
+    if not size.all():
+        name = moments.random[int(np.argmin(size))]
+        raise IdentifiabilityError(
+            f"'{name}' is zero in all of the {int(n)} rows used, so its random slope has no "
+            f"variance to estimate; drop it from '{moments.formula}'"
+        )
     if structure.whitening == "columns":
         return np.diag(1.0 / size)
     return np.asarray(np.eye(q) / np.sqrt(np.mean(size**2)))

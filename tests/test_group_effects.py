@@ -5,6 +5,7 @@ import pytest
 from lme4_cases import fit_case, load_cases
 from simulate import dense_covariance, simulate_rows, simulate_table
 
+from bhlm.errors import ArgumentError
 from bhlm.group_effects import describe_groups, locate_groups, solve_groups
 from bhlm.model import Model
 
@@ -117,18 +118,35 @@ def test_columns_that_several_coefficients_make_up_count_in_each():
         np.testing.assert_allclose(fixed, b["Intercept"] + b.get(name, 0.0), rtol=1e-10)
 
 
-def test_a_multiple_of_a_column_that_is_zero_is_not_known(hsb):
+@pytest.mark.parametrize("terms", ["sector +", "minority + C(sector) +", ""])
+def test_a_multiple_of_a_column_that_is_zero_is_known_by_its_factor(terms, hsb):
+    """cwc(ses) is zero in a school of one pupil: only a column of its own tells its sector."""
     table = hsb.copy()
-    alone = table["school"] == 1224
+    alone = table["school"] == 1317
     table = table[~alone | (table.groupby("school").cumcount() == 0)]
-    formula = "mathach ~ sector + cwc(ses) + sector:cwc(ses) + (cwc(ses) | school)"
-    slope = describe_groups(Model(formula, table).reml()).iloc[1]
-    assert slope["school"] == 1224
-    assert np.isnan(slope["fixed"])
+    sector = "C(sector)" if "C(" in terms else "sector"
+    formula = f"mathach ~ {terms} cwc(ses) + {sector}:cwc(ses) + (cwc(ses) | school)"
+    fit = Model(formula, table).reml()
+    slope = describe_groups(fit).set_index(["school", "coefficient"]).loc[(1317, "cwc(ses)")]
+    assert int(table.loc[alone, "sector"].iloc[0]) == 1
+    assert slope["n"] == 1
     assert np.isfinite(slope["u"])
+    if not terms:
+        assert np.isnan(slope["fixed"])
+        return
+    b = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    (product,) = (name for name in b if ":" in name)
+    assert slope["fixed"] == pytest.approx(b["cwc(ses)"] + b[product], rel=1e-12)
+    assert slope["eb"] == pytest.approx(slope["fixed"] + slope["u"], rel=1e-12)
 
 
 def test_groups_are_found_by_label(hsb):
     moments = Model("mathach ~ 1 + (1 | school)", hsb).moments
     labels = np.array([9586, 1224, 1, "1224"], dtype=object)
     np.testing.assert_array_equal(locate_groups(moments, labels), [159, 0, -1, -1])
+
+
+def test_a_group_named_like_a_column_of_the_table_is_refused():
+    fit = Model("y ~ x + (1 | n)", simulate_table(3).rename(columns={"g": "n"})).reml()
+    with pytest.raises(ArgumentError, match="'n' is to be two columns of this table"):
+        describe_groups(fit)

@@ -133,6 +133,9 @@ def test_intervals_are_quantiles_and_their_reflection():
         ({"replicates": 1}, "replicates=1 is too small; give at least 2"),
         ({"seed": -1}, "seed=-1 is too small; give at least 0"),
         ({"processes": -1}, "processes=-1 is too small"),
+        ({"replicates": 2.5}, "replicates=2.5 is not a whole number; give one such as 2"),
+        ({"seed": None}, "seed=None is not a whole number"),
+        ({"processes": "2"}, "processes='2' is not a whole number"),
     ],
 )
 def test_impossible_runs_are_refused(arguments, message):

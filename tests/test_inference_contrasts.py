@@ -194,3 +194,83 @@ def test_unknown_methods_and_levels_are_refused(fit):
 def test_contrasts_that_do_not_fit_are_refused(fit, contrasts, message):
     with pytest.raises(ArgumentError, match=message):
         infer_fixed(fit, contrasts)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fitted_values_far_from_a_covariates_zero_keep_their_digits(method):
+    table = simulate_table(3, n_groups=20)
+    shift = 1e8
+    table["x"] = (table["x"] + shift) - shift  # what a double near the shift can hold
+    near, far = (
+        Model("y ~ x + w + (x | g)", data).reml()
+        for data in (table, table.assign(x=table["x"] + shift))
+    )
+    texts = ["Intercept = 0"], ["Intercept + 1e8*x = 0"]
+    one, two = (
+        estimate_contrasts(fit, text, method=method)
+        for fit, text in zip((near, far), texts, strict=True)
+    )
+    # Of 1e8 x the estimate keeps eight digits; the standard error does not depend on it.
+    assert two["se"].item() == pytest.approx(one["se"].item(), rel=1e-6)
+    assert two["df"].item() == pytest.approx(one["df"].item(), rel=1e-5)
+    tests = [
+        judge_hypotheses(fit, [*text, "w = 0"], method=method)
+        for fit, text in zip((near, far), texts, strict=True)
+    ]
+    assert tests[1].df == tests[0].df == 2
+    assert tests[1].statistic == pytest.approx(tests[0].statistic, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_estimates_that_correlate_are_no_repetitions(method):
+    """Raw powers: what is tested is the same as with powers of the centred covariate."""
+    table = simulate_table(3, n_groups=20)
+    table["y"] += 0.1 * table["x"] ** 2
+    texts = ["x = 0", "I(x ** 2) = 0", "I(x ** 3) = 0"]
+    tests = []
+    for centre in (0.0, 130.0):
+        data = table.assign(x=table["x"] + centre)
+        fit = Model("y ~ x + I(x ** 2) + I(x ** 3) + (1 | g)", data).reml()
+        tests.append(judge_hypotheses(fit, texts, method=method))
+    assert tests[1].df == 3
+    # Given x and its square, the cube's own share of its variation is about 1e-11.
+    assert tests[1].statistic == pytest.approx(tests[0].statistic, rel=1e-4)
+
+
+def test_few_groups_are_no_ground_for_many_robust_hypotheses():
+    fit = Model("y ~ x + w + t + (1 | g)", simulate_table(1, n_groups=3, largest=20)).reml()
+    with pytest.raises(ArgumentError, match="rank to test 3 hypotheses at once, for want of gr"):
+        judge_hypotheses(fit, ["x", "w", "t"], method="cr0")
+
+
+@pytest.mark.parametrize("text", [1, None, ["x = 0", "w = 0"], b"x = 0"])
+def test_a_hypothesis_is_text(fit, text):
+    with pytest.raises(ArgumentError, match=r"a hypothesis is a text such as .*; write each in qu"):
+        fit.test(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sector = 1e999", "'sector = 1e999' holds a number that is too large"),
+        ("sector = " + "9" * 400, r"'sector = 9+\.\.\.' holds a number that is too large"),
+        ("sector / 1e-320", "holds a number that is too large"),
+        ("+".join(["sector"] * 4000), "is too long to read; write it with fewer terms"),
+    ],
+)
+def test_what_no_double_or_reader_holds_is_refused(text, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        read_hypotheses(text, NAMES)
+    assert len(str(caught.value)) < 200
+
+
+def test_names_that_differ_in_spaces_are_told_apart():
+    names = ("f[n y]", "f[ny]", "w")
+    read = read_hypotheses(["f[n y] = 0", "f[ny] = 0", "w : w = w"], (*names, "w:w"))
+    assert read.contrasts.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 1]]
+
+
+@pytest.mark.parametrize("level", ["0.95", None, float("nan")])
+def test_a_level_is_a_number(fit, level):
+    with pytest.raises(ArgumentError, match=r"level=.* is not between 0 and 1; write level=0\.95"):
+        fit.fixed_effects(level=level)

@@ -105,7 +105,7 @@ def test_two_df_are_two_however_rounding_falls():
     # One contrast of variance 1 that varies as one parameter of variance 1: A1 = A2 = 1, at
     # which the formula is 0 / 0.
     one = np.ones((1, 1))
-    adjusted = KenwardRoger(cov=one, plain=one, slopes=one[None], weights=one)
+    adjusted = KenwardRoger(inner=one, plain=one, slopes=one[None], weights=one, loadings=one)
     assert kenward_roger_df(adjusted, one) == pytest.approx([2.0], rel=1e-12)
 
 
@@ -113,3 +113,23 @@ def test_is_refused_for_ml():
     fit = Model("y ~ x + w + (x | g)", simulate_table(3, n_groups=20)).reml(method="ml")
     with pytest.raises(ArgumentError, match=r"defined for REML .* fit with method='reml' or"):
         kenward_roger(fit)
+
+
+@pytest.mark.parametrize("random", ["x", "x + t"])
+@pytest.mark.parametrize("shift", [2e3, 1e8])
+def test_offset_does_not_matter(random, shift):
+    """Columns far from zero make the variances as given all but coincide."""
+    table = simulate_table(5, n_groups=25)
+    table["x"] = (table["x"] + shift) - shift  # what a double near the shift can hold
+    near, far = (
+        Model(f"y ~ x + w + ({random} | g)", data).reml()
+        for data in (table, table.assign(x=table["x"] + shift))
+    )
+    rows = np.eye(3)[1:]
+    one, two = kenward_roger(near), kenward_roger(far)
+    # The optimum itself agrees to about 1e-8 at the greater shift.
+    np.testing.assert_allclose(two.cov[1:, 1:], one.cov[1:, 1:], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(kenward_roger_df(two, rows), kenward_roger_df(one, rows), rtol=1e-6)
+    joint, moved = kenward_roger_test(near, rows), kenward_roger_test(far, rows)
+    assert moved.ddf == pytest.approx(joint.ddf, rel=1e-6)
+    assert moved.statistic == pytest.approx(joint.statistic, rel=1e-6)

@@ -257,3 +257,22 @@ def test_wrong_arguments_are_refused():
         profile_intervals(fit, likelihood="reml")
     with pytest.raises(ArgumentError, match="level=1 is not between"):
         profile_intervals(fit, level=1)
+
+
+def test_offset_does_not_matter():
+    table = simulate_table(12, n_groups=14)
+    shift = 1e8
+    table["x"] = (table["x"] + shift) - shift  # what a double near the shift can hold
+    near, far = (
+        profile_intervals(Model("y ~ x + w + (x + t | g)", data).reml())
+        for data in (table, table.assign(x=table["x"] + shift))
+    )
+    names = ["x", "w", "sd(x|g)", "sd(t|g)", "corr(x,t|g)", "sd(Residual)"]
+    columns = ["estimate", "lower", "upper"]
+    # The whitened columns agree to about 1e-8, and a limit at 0 is one.
+    np.testing.assert_allclose(
+        far.loc[names, columns], near.loc[names, columns], rtol=1e-5, atol=1e-6
+    )
+    # No double tells this correlation from -1.
+    assert far.loc["corr(Intercept,x|g)", ["lower", "upper"]].isna().all()
+    assert near.loc["corr(Intercept,x|g)", ["lower", "upper"]].notna().all()

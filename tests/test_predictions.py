@@ -1,6 +1,7 @@
 """Predictions against dense algebra."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from simulate import dense_covariance, simulate_rows, simulate_table
@@ -121,3 +122,44 @@ def test_predictions_keep_their_digits_far_from_zero():
         near = model.predict(model.reml(), kind=kind)
         # x + 1e7 has lost nine digits of x, which leaves seven.
         np.testing.assert_allclose(other.predict(other.reml(), kind=kind), near, atol=1e-6)
+
+
+def test_a_change_score_is_predicted_from_what_it_started_from():
+    """The response is not known in new rows, but a part of it may be a predictor too."""
+    table = simulate_table(2)
+    table = table.assign(pre=table["x"], post=table["x"] + table["y"])
+    model = Model("I(post - pre) ~ pre + (1 | g)", table)
+    fit = model.reml()
+    own, new = model.predict(fit), model.predict(fit, table.drop(columns="post"))
+    np.testing.assert_allclose(new, own, rtol=1e-12)
+    with pytest.raises(DataError, match="the table has no column 'pre'"):
+        model.predict(fit, table.drop(columns="pre"))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["0", "1", "2"], [0, "one", 2], [True, False, True], pd.date_range("2020", periods=3)],
+)
+def test_labels_of_another_type_are_new_groups(labels):
+    table = simulate_table(2)
+    model = Model("y ~ cwc(x) + gm(x) + (cwc(x) | g)", table)
+    fit = model.reml()
+    rows = table.iloc[:3].assign(g=pd.Series(labels, dtype=object).to_numpy())
+    with pytest.raises(DataError, match="is not a g of the fit; ask for kind='population'"):
+        model.predict(fit, rows)
+    assert model.predict(fit, rows, new_groups="population").notna().all(axis=None)
+
+
+def test_labels_beyond_the_digits_of_floats_keep_their_means():
+    """Signed and unsigned labels of 64 bits have no common type but floats."""
+    table = simulate_table(2)
+    table["g"] += 2**53
+    model = Model("y ~ cwc(x) + gm(x) + (cwc(x) | g)", table)
+    fit = model.reml()
+    new = model.predict(fit, table.assign(g=table["g"].astype("uint64")))
+    np.testing.assert_allclose(new, model.predict(fit), rtol=1e-12)
+
+
+def test_new_rows_that_are_no_table_are_refused(rows, fit):
+    with pytest.raises(DataError, match="a table of type dict cannot be read"):
+        rows.model.predict(fit, {"x": [1.0], "w": [1.0], "g": [0]})

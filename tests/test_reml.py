@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from simulate import Rows, dense_restricted, simulate_rows, simulate_table
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, IdentifiabilityError
 from bhlm.gallery import find_model
 from bhlm.model import Model
 from bhlm.optimize import maximize
@@ -203,3 +203,83 @@ def test_a_refit_starts_from_the_old_optimum(hsb):
     assert len(again.steps) < len(whole.steps) / 2
     with pytest.raises(ArgumentError, match="start is a fit of"):
         Model("mathach ~ ses + (1 | school)", hsb).reml(start=fit)
+
+
+@pytest.mark.parametrize(
+    ("formula", "covariance", "message"),
+    [
+        ("y ~ w + (1 | g)", None, r"does not depend on var\(Intercept\|g\); drop"),
+        ("y ~ x + (1 | g) + (0 + x | g) + (0 + v | g)", None, r"not tell var\(x\|g\) and var\(v\|"),
+        ("y ~ x + (x + v | g)", "independent", r"does not tell var\(x\|g\) and var\(v\|g\) apart"),
+    ],
+)
+def test_variances_without_information_are_refused(formula, covariance, message):
+    """Two groups with a mean of their own each; a slope that repeats another."""
+    table = simulate_table(4, n_groups=2 if "w" in formula else 12, largest=12)
+    table = pd.concat([table, table.assign(x=-table["x"])]) if "w" in formula else table
+    model = Model(formula, table.assign(v=2.0 * table["x"]))
+    with pytest.raises(IdentifiabilityError, match=message):
+        model.reml(covariance=covariance)
+
+
+@pytest.mark.parametrize("column", ["x", "y"])
+def test_sizes_whose_squares_are_no_doubles_are_refused(column):
+    table = simulate_table(4)
+    table[column] *= 1e90
+    with pytest.raises(IdentifiabilityError, match=f"no double; give '{column}' in other units"):
+        Model("y ~ x + (x | g)", table).reml()
+
+
+def test_a_start_that_leads_nowhere_is_left():
+    """A residual SD of 1e-9 beside the groups': the criterion is flat all about there."""
+    table = simulate_table(6, n_groups=12)
+    rng = np.random.default_rng(2)
+    u, v = rng.normal(size=(2, 12))
+    steep = table.assign(y=1e9 * (u[table["g"]] + table["x"] * v[table["g"]]) + table["t"])
+    far = Model("y ~ x + (x | g)", steep).reml()
+    assert not far.converged
+    assert "fit 'y' all but without error" in far.advice
+    model = Model("y ~ x + (x | g)", table)
+    again, whole = model.reml(start=far), model.reml()
+    assert again.converged
+    assert again.loglik == pytest.approx(whole.loglik, abs=1e-8)
+    with pytest.raises(ArgumentError, match="start is a Moments and no fit; give what model"):
+        model.reml(start=model.moments)
+
+
+def test_the_vanished_direction_does_not_depend_on_units():
+    """Where no pair of coefficients correlates by +-1 the advice names a combination."""
+    seen = 0
+    for seed in range(12):
+        table = simulate_table(seed, n_groups=7)
+        small = table.assign(x=table["x"] * 1e6 + 1e9, t=table["t"] * 1e-4)
+        fits = [Model("y ~ x + t + (x + t | g)", data).reml() for data in (table, small)]
+        if not fits[0].singular or "the variance of" not in fits[0].advice:
+            continue
+        seen += 1
+        for fit in fits:
+            words = fit.advice.split("the variance of ")[1].split(" is 0")[0].split()
+            weights = np.array([float(word) for word in words[::2]])
+            assert words[1::2] == ["Intercept", "x", "t"]
+            sd = np.sqrt(np.diag(fit.g))
+            # Printed to two digits, of terms that weigh up to one SD each.
+            share = np.sum((weights @ fit.root) ** 2) / np.max(np.abs(weights) * sd) ** 2
+            assert share < 0.15**2
+    assert seen
+
+
+def test_an_interval_next_to_zero_has_no_upper_limit():
+    """One-way analysis of variance with between-group variance a millionth above its null."""
+    rng = np.random.default_rng(5)
+    group = np.repeat(np.arange(10), 5)
+    within = rng.normal(size=50)
+    within -= within.reshape(10, 5).mean(axis=1)[group]
+    means = rng.normal(size=10)
+    means -= means.mean()
+    means *= np.sqrt((within @ within / 40) * (1 + 1e-4) / 5 / (means @ means / 9))
+    fit = Model("y ~ 1 + (1 | g)", pd.DataFrame({"g": group, "y": within + means[group]})).reml()
+    assert not fit.singular
+    row = fit.estimates.loc["var(Intercept|g)"]
+    assert 0.0 < row["estimate"] < 1e-4
+    assert (row["lower"], row["upper"]) == (0.0, np.inf)
+    assert "." in fit.summary()

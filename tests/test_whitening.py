@@ -92,3 +92,11 @@ def test_too_few_rows_are_refused():
     table = BASE.groupby("g").head(1).reset_index(drop=True)
     with pytest.raises(IdentifiabilityError, match="6 rows cannot identify 6 parameters"):
         whitened("y ~ x + (x | g)", table.assign(g=[1, 1, 1, 2, 2, 2]))
+
+
+@pytest.mark.parametrize("covariance", [None, "identity"])
+def test_a_random_column_of_zeros_is_refused(covariance):
+    table = simulate_table(3).assign(none=0.0)
+    model = Model("y ~ w + (0 + x | g) + (0 + none | g)", table)
+    with pytest.raises(IdentifiabilityError, match=r"'none' is zero in all of the .* rows"):
+        model.reml(covariance=covariance)

@@ -115,13 +115,16 @@ def bootstrap(
         progress: called with (done, replicates) now and then.
 
     Raises:
-        ArgumentError: fewer than two replicates, or a negative number of processes or seed.
+        ArgumentError: fewer than two replicates, a negative number of processes or seed, or one
+            that is not whole.
     """
     for name, value, least in (
         ("replicates", replicates, 2),
         ("seed", seed, 0),
         ("processes", processes, 0),
     ):
+        if not isinstance(value, int | np.integer):
+            raise ArgumentError(f"{name}={value!r} is not a whole number; give one such as {least}")
         if value < least:
             raise ArgumentError(f"{name}={value} is too small; give at least {least}")
     simulator = build_simulator(fit)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.inference.group_algebra import reduce_groups
 from bhlm.inference.hlm_df import hlm_df
 from bhlm.inference.hypotheses import Hypotheses, read_hypotheses
 from bhlm.inference.kenward_roger import kenward_roger, kenward_roger_df, kenward_roger_test
@@ -27,8 +28,23 @@ METHODS = ("z", "satterthwaite", "kenward-roger", "hlm", "cr0", "cr2")
 class FixedInference:
     """The covariance of the fixed effects by one method, and the df of its t statistics."""
 
-    cov: Array  # (p, p)
+    inner: Array  # (p, p) of beta~, of which beta is b + loadings beta~
+    loadings: Array  # (p, p)
     df: Array  # (c,) of each contrast; infinite where the reference is the normal
+
+    @property
+    def cov(self) -> Array:
+        """The covariance (p, p) of the fixed effects."""
+        return np.asarray(self.loadings @ self.inner @ self.loadings.T)
+
+    def standard_errors(self, contrasts: Array) -> Array:
+        """Return the standard error of each row of `contrasts` (c, p).
+
+        By way of beta~, since the covariance as given cancels in contrasts such as the fitted
+        value at a covariate far from zero.
+        """
+        rows = contrasts @ self.loadings
+        return np.asarray(np.sqrt(np.einsum("ci,ij,cj->c", rows, self.inner, rows)))
 
 
 def infer_fixed(fit: RemlFit, contrasts: Array, *, method: str = "z") -> FixedInference:
@@ -45,19 +61,20 @@ def infer_fixed(fit: RemlFit, contrasts: Array, *, method: str = "z") -> FixedIn
             not fit.
     """
     matrix = check_contrasts(contrasts, len(fit.beta))
+    inner, load = _whiten_covariance(fit)
     match method:
         case "z":
-            return FixedInference(fit.beta_cov, np.full(len(matrix), np.inf))
+            return FixedInference(inner, load, np.full(len(matrix), np.inf))
         case "satterthwaite":
-            return FixedInference(fit.beta_cov, satterthwaite_df(fit, matrix))
+            return FixedInference(inner, load, satterthwaite_df(fit, matrix))
         case "kenward-roger":
             adjusted = kenward_roger(fit)
-            return FixedInference(adjusted.cov, kenward_roger_df(adjusted, matrix))
+            return FixedInference(adjusted.inner, load, kenward_roger_df(adjusted, matrix))
         case "hlm":
-            return FixedInference(fit.beta_cov, hlm_df(fit, matrix))
+            return FixedInference(inner, load, hlm_df(fit, matrix))
         case "cr0" | "cr2":
             robust = robust_covariance(fit, kind=method)
-            return FixedInference(robust.cov, robust_df(robust, matrix))
+            return FixedInference(robust.inner, load, robust_df(robust, matrix))
     raise _refuse_method(method)
 
 
@@ -84,7 +101,7 @@ def estimate_contrasts(
     stated = _state(hypotheses, fit)
     inference = infer_fixed(fit, stated.contrasts, method=method)
     estimate = stated.contrasts @ fit.beta
-    se = np.sqrt(np.einsum("ci,ij,cj->c", stated.contrasts, inference.cov, stated.contrasts))
+    se = inference.standard_errors(stated.contrasts)
     half = stats.t.ppf(0.5 + level / 2.0, inference.df) * se
     statistic = (estimate - stated.values) / se
     return pd.DataFrame(
@@ -116,15 +133,16 @@ def judge_hypotheses(
     """
     stated = _state(hypotheses, fit)
     matrix, values = stated.contrasts, stated.values
+    inner, load = _whiten_covariance(fit)
     match method:
         case "z":
-            return wald_test(fit.beta, fit.beta_cov, contrasts=matrix, values=values)
+            return wald_test(fit.beta, inner, contrasts=matrix, values=values, loadings=load)
         case "satterthwaite":
             return satterthwaite_test(fit, matrix, values=values)
         case "kenward-roger":
             return kenward_roger_test(fit, matrix, values=values)
         case "hlm":
-            _, scores, variances = decorrelate(fit.beta, fit.beta_cov, matrix, values)
+            _, scores, variances = decorrelate(fit.beta, inner, matrix, values, loadings=load)
             statistic, ddf = float((scores**2 / variances).mean()), float(hlm_df(fit, matrix).min())
             p = float(stats.f.sf(statistic, len(scores), ddf))
             return JointTest(statistic, len(scores), ddf, p, method)
@@ -135,7 +153,7 @@ def judge_hypotheses(
 
 def check_level(level: float) -> None:
     """Raise `ArgumentError` unless 0 < level < 1."""
-    if not 0.0 < level < 1.0:
+    if not (isinstance(level, int | float | np.number) and 0.0 < level < 1.0):
         raise ArgumentError(f"level={level!r} is not between 0 and 1; write level=0.95 for 95 %")
 
 
@@ -143,6 +161,12 @@ def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: RemlFit) -> Hypoth
     if isinstance(hypotheses, Hypotheses):
         return hypotheses
     return read_hypotheses(hypotheses, fit.moments.fixed)
+
+
+def _whiten_covariance(fit: RemlFit) -> tuple[Array, Array]:
+    """Return the covariance (p, p) of beta~, and the loadings (p, p): beta = b + loadings beta~."""
+    algebra = reduce_groups(fit)
+    return algebra.v * algebra.phi, algebra.loadings
 
 
 def _refuse_method(method: str) -> ArgumentError:

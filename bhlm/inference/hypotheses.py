@@ -20,6 +20,8 @@ Array = np.ndarray
 EXAMPLE = "'sector = 0' or 'cwc(ses) - 2*gm(ses) = 0'"
 # Interactions of more factors are found only as they are spelled in the table.
 MAX_ORDERED = 4
+SHOWN = 60  # characters of a text in an error
+LARGEST = 10**308  # a number that is larger is no double
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,19 @@ def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypothe
     ";".
 
     Raises:
-        ArgumentError: a text cannot be read, is not linear, has an unknown name, or says
-            nothing about the fixed effects.
+        ArgumentError: a text cannot be read, is not linear, has an unknown name, holds a number
+            beyond doubles, or says nothing about the fixed effects.
     """
     labels: list[str] = []
     rows: list[Array] = []
     values: list[float] = []
     spellings = spell_names(names)
     for text in [texts] if isinstance(texts, str) else texts:
+        if not isinstance(text, str):
+            raise ArgumentError(
+                f"a hypothesis is a text such as {EXAMPLE}, not {type(text).__name__}; write each "
+                "in quotes, one after the other"
+            )
         for statement in mark_names(text, spellings).split(";"):
             sides = [_read_side(side, names, text=text) for side in statement.split("=")]
             shown = [unmark_names(side, names) for side in statement.split("=")]
@@ -68,14 +75,19 @@ def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypothe
                 sides.append(Affine(0.0, np.zeros(len(names))))
                 shown.append("0")
             for (left, right), pair in zip(pairwise(sides), pairwise(shown), strict=True):
-                row = left.slopes - right.slopes
+                row, value = left.slopes - right.slopes, right.constant - left.constant
+                if not np.isfinite([*row, value]).all():
+                    raise ArgumentError(
+                        f"the hypothesis {_shorten(text)} holds a number that is too large; write "
+                        "a finite one"
+                    )
                 if not row.any():
                     raise ArgumentError(
                         f"the hypothesis {text!r} says nothing about a fixed effect; write "
                         f"{EXAMPLE}"
                     )
                 rows.append(row)
-                values.append(right.constant - left.constant)
+                values.append(value)
                 labels.append(" = ".join(pair))
     if not rows:
         raise ArgumentError(f"there is no hypothesis to test; write {EXAMPLE}")
@@ -96,7 +108,8 @@ def mark_names(text: str, spellings: Mapping[str, int]) -> str:
     patterns.append(r"\b_\d+_\b")
 
     def mark(found: re.Match[str]) -> str:
-        index = spellings.get(_squeeze(found.group()))
+        # A name as it stands goes before one that differs from it in spaces.
+        index = spellings.get(found.group(), spellings.get(_squeeze(found.group())))
         return f"_{found.group()}" if index is None else f"_{index}_"
 
     return re.sub("|".join(patterns), mark, text)
@@ -128,7 +141,21 @@ def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
         tree = ast.parse(marked.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
         raise ArgumentError(_explain(marked, names, text=text)) from error
-    return _evaluate(tree.body, names, text=text)
+    except (RecursionError, MemoryError):
+        raise ArgumentError(_refuse_length(text)) from None
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _evaluate(tree.body, names, text=text)
+    except RecursionError:
+        raise ArgumentError(_refuse_length(text)) from None
+
+
+def _refuse_length(text: str) -> str:
+    return f"the hypothesis {_shorten(text)} is too long to read; write it with fewer terms"
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def _evaluate(node: ast.expr, names: Sequence[str], *, text: str) -> Affine:
@@ -137,7 +164,7 @@ def _evaluate(node: ast.expr, names: Sequence[str], *, text: str) -> Affine:
     marks = [f"_{index}_" for index in range(len(names))]
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return Affine(float(number), zero)
+            return Affine(float(number) if abs(number) < LARGEST else np.inf, zero)
         case ast.Name(id=name) if name in marks:
             slopes = zero.copy()
             slopes[marks.index(name)] = 1.0
@@ -186,7 +213,8 @@ def spell_names(names: Sequence[str]) -> dict[str, int]:
         for order in orders:
             spellings.setdefault(_squeeze(":".join(order)), index)
     # The name as it stands goes before another's rearrangement.
-    return spellings | {_squeeze(name): index for index, name in enumerate(names)}
+    exact = {name: index for index, name in enumerate(names)}
+    return spellings | {_squeeze(name): index for name, index in exact.items()} | exact
 
 
 def _split_factors(name: str) -> list[str]:

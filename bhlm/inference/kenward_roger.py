@@ -38,10 +38,16 @@ NEAR_RATIO = 1e-14
 class KenwardRoger:
     """The adjusted covariance of the fixed effects, and what its df are made of."""
 
-    cov: Array  # (p, p) Phi_A
-    plain: Array  # (p, p) Phi
+    inner: Array  # (p, p) Phi_A of beta~, of which beta is b + loadings beta~
+    plain: Array  # (p, p) Phi of beta~
     slopes: Array  # (m + 1, p, p) Phi P_i Phi, minus the derivative of Phi by gamma_i
     weights: Array  # (m + 1, m + 1) W
+    loadings: Array  # (p, p)
+
+    @property
+    def cov(self) -> Array:
+        """The adjusted covariance (p, p) of the fixed effects."""
+        return np.asarray(self.loadings @ self.inner @ self.loadings.T)
 
 
 def kenward_roger(fit: RemlFit) -> KenwardRoger:
@@ -56,7 +62,9 @@ def kenward_roger(fit: RemlFit) -> KenwardRoger:
             "use method='satterthwaite'"
         )
     algebra = reduce_groups(fit)
-    p_matrices, q_matrices, traces = _sum_products(algebra, _unit_directions(fit))
+    # The structure is closed under the whitening, so that its own directions span the same G.
+    # Those of the columns as given would all but coincide where a column is far from zero.
+    p_matrices, q_matrices, traces = _sum_products(algebra, fit.structure.directions)
     phi = algebra.v * algebra.phi
     turned = phi @ p_matrices
     information = (
@@ -69,12 +77,12 @@ def kenward_roger(fit: RemlFit) -> KenwardRoger:
         "ij,iac,jcb->ab", weights, p_matrices, turned, optimize=True
     )
     middle = 0.5 * (middle + middle.T)
-    load = algebra.loadings
     return KenwardRoger(
-        cov=load @ (phi + 2.0 * phi @ middle @ phi) @ load.T,
-        plain=load @ phi @ load.T,
-        slopes=load @ turned @ phi @ load.T,
+        inner=phi + 2.0 * phi @ middle @ phi,
+        plain=phi,
+        slopes=turned @ phi,
         weights=weights,
+        loadings=algebra.loadings,
     )
 
 
@@ -84,8 +92,8 @@ def kenward_roger_df(adjusted: KenwardRoger, contrasts: Array) -> Array:
     Raises:
         ArgumentError: the contrasts do not fit the fixed effects.
     """
-    matrix = check_contrasts(contrasts, len(adjusted.cov))
-    return np.array([_match_f(adjusted, row[None])[0] for row in matrix])
+    rows = check_contrasts(contrasts, len(adjusted.plain)) @ adjusted.loadings
+    return np.array([_match_f(adjusted, row[None])[0] for row in rows])
 
 
 def kenward_roger_test(fit: RemlFit, contrasts: Array, *, values: Array | None = None) -> JointTest:
@@ -98,19 +106,12 @@ def kenward_roger_test(fit: RemlFit, contrasts: Array, *, values: Array | None =
         ArgumentError: the fit is by ML, or the contrasts contradict each other or do not fit.
     """
     adjusted = kenward_roger(fit)
+    load = adjusted.loadings
     matrix = check_contrasts(contrasts, len(fit.beta))
-    _, scores, variances = decorrelate(fit.beta, adjusted.cov, matrix, values)
-    turned, _, _ = decorrelate(fit.beta, adjusted.plain, matrix, values)
-    ddf, scaling = _match_f(adjusted, turned)
+    turned, scores, variances = decorrelate(fit.beta, adjusted.inner, matrix, values, loadings=load)
+    ddf, scaling = _match_f(adjusted, turned @ load)
     statistic, df = scaling * float((scores**2 / variances).mean()), len(turned)
     return JointTest(statistic, df, ddf, float(stats.f.sf(statistic, df, ddf)), "kenward-roger")
-
-
-def _unit_directions(fit: RemlFit) -> Array:
-    """Return the structure's directions E_a (m, q, q) in the whitened basis, of unit size."""
-    inverse = np.linalg.inv(fit.white.basis)
-    directions = inverse @ fit.structure.directions @ inverse.T
-    return np.asarray(directions / np.linalg.norm(directions, axis=(1, 2), keepdims=True))
 
 
 def _sum_products(algebra: GroupAlgebra, directions: Array) -> tuple[Array, Array, Array]:
@@ -158,7 +159,7 @@ def _invert(information: Array) -> Array:
 
 
 def _match_f(adjusted: KenwardRoger, matrix: Array) -> tuple[float, float]:
-    """Return (ddf, lambda) of the F statistic of linearly independent contrasts (r, p)."""
+    """Return (ddf, lambda) of the F statistic of independent contrasts (r, p) of beta~."""
     r = len(matrix)
     middle = np.linalg.inv(matrix @ adjusted.plain @ matrix.T)
     shares = middle @ (matrix @ adjusted.slopes @ matrix.T)

@@ -24,6 +24,7 @@ from bhlm.inference.held_likelihood import HeldLikelihood, hold_fixed
 from bhlm.optimize import maximize
 from bhlm.parameters import RESIDUAL, scaled_names
 from bhlm.reml import RemlFit, unwhiten
+from bhlm.whitening import whiten_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ type Point = tuple[float, Array]
 
 RESIDUAL_SD = "sd(Residual)"
 LIMIT = 1e-9  # of a limit, relative to the first step towards it
+UNRESOLVED = 1e-5  # a profile that is further from zero at its estimate has no digits there
 DOUBLINGS = 60  # of the step, until a limit is between two points
 
 
@@ -132,9 +134,11 @@ def build_profile(fit: RemlFit, parameter: str, *, likelihood: str | None = None
 def find_limits(profile: Profile, *, level: float) -> tuple[float, float]:
     """Return the values on both sides of the estimate at which the profile meets the quantile.
 
-    nan where the parameter does not exist at the estimate (the correlation with an SD of 0).
+    nan where the parameter does not exist at the estimate (the correlation with an SD of 0), and
+    where it is nearer to its bound than doubles tell (the correlation of a slope with an
+    intercept a million SDs of the covariate away): the profile then is not zero at the estimate.
     """
-    if np.isnan(profile.estimate):
+    if np.isnan(profile.estimate) or abs(profile.rise(profile.estimate)) > UNRESOLVED:
         return np.nan, np.nan
     quantile = float(stats.chi2.ppf(level, 1))
     return _find_limit(profile, quantile, side=-1), _find_limit(profile, quantile, side=1)
@@ -190,8 +194,10 @@ def _profile_fixed(fit: RemlFit, index: int) -> Profile:
 def _profile_variance(fit: RemlFit, name: str, label: tuple[int, int] | None) -> Profile:
     """Return the profile of the SD or correlation at `label` of G; of the residual SD for None."""
     white, structure, restricted = fit.white, fit.structure, fit.method == "reml"
-    inverse = np.linalg.inv(white.basis) / white.scale
-    g, v = inverse @ fit.g @ inverse.T, fit.sigma2 / white.scale**2
+    # By way of the root: G itself cancels where a covariate is far from zero.
+    _, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
+    v = float(sigma) ** 2
+    g = v * lam @ lam.T
     sd = np.sqrt(np.diag(fit.g))
     bounds = (0.0, np.inf)
     if label is None:

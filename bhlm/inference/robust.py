@@ -40,10 +40,15 @@ class Robust:
     """
 
     kind: str
-    cov: Array  # (p, p)
-    loadings: Array | None = None  # (p, p) into the whitened columns; None for CR0
+    inner: Array  # (p, p) of beta~, of which beta is b + loadings beta~
+    loadings: Array  # (p, p)
     own: Array | None = None  # (J, p, p) of beta~, CR2 only
     shared: Array | None = None  # (J, p, p) of beta~, CR2 only
+
+    @property
+    def cov(self) -> Array:
+        """The covariance (p, p) of the fixed effects."""
+        return np.asarray(self.loadings @ self.inner @ self.loadings.T)
 
 
 def robust_covariance(fit: RemlFit, *, kind: str = "cr2") -> Robust:
@@ -59,9 +64,9 @@ def robust_covariance(fit: RemlFit, *, kind: str = "cr2") -> Robust:
     q = algebra.q
     if kind == "cr0":
         scores = algebra.inverse[:, q:-1, -1] @ phi
-        return Robust(kind, load @ (scores.T @ scores) @ load.T)
+        return Robust(kind, scores.T @ scores, load)
     scores, own, shared = _adjust_groups(algebra)
-    return Robust(kind, load @ (scores.T @ scores) @ load.T, load, own, shared)
+    return Robust(kind, scores.T @ scores, load, own, shared)
 
 
 def robust_df(robust: Robust, contrasts: Array) -> Array:
@@ -74,7 +79,7 @@ def robust_df(robust: Robust, contrasts: Array) -> Array:
     Raises:
         ArgumentError: the contrasts do not fit the fixed effects.
     """
-    matrix = check_contrasts(contrasts, len(robust.cov))
+    matrix = check_contrasts(contrasts, len(robust.inner))
     if robust.own is None:
         return np.full(len(matrix), np.inf)
     diagonal, spread = _forms(robust, matrix)
@@ -99,10 +104,17 @@ def robust_test(
     robust = robust_covariance(fit, kind=kind)
     matrix = check_contrasts(contrasts, len(fit.beta))
     if kind == "cr0":
-        return wald_test(fit.beta, robust.cov, contrasts=matrix, values=values, method=kind)
-    turned, scores, _ = decorrelate(fit.beta, fit.beta_cov, matrix, values)
+        return wald_test(
+            fit.beta,
+            robust.inner,
+            contrasts=matrix,
+            values=values,
+            method=kind,
+            loadings=robust.loadings,
+        )
+    load = robust.loadings
+    turned, scores, _ = decorrelate(fit.beta, np.eye(len(load)), matrix, values, loadings=load)
     r = len(turned)
-    chi2 = float(scores @ np.linalg.solve(turned @ robust.cov @ turned.T, scores))
     eta = _hotelling_df(robust, turned)
     ddf = eta - r + 1.0
     if ddf <= 0.0:
@@ -110,6 +122,8 @@ def robust_test(
             f"{r} hypotheses leave CR2 with {ddf:.2g} degrees of freedom, too few groups for a "
             "joint test; test fewer at once or use method='kenward-roger'"
         )
+    rows = turned @ load
+    chi2 = float(scores @ np.linalg.solve(rows @ robust.inner @ rows.T, scores))
     statistic = ddf / (eta * r) * chi2
     return JointTest(statistic, r, ddf, float(stats.f.sf(statistic, r, ddf)), kind)
 
@@ -150,7 +164,6 @@ def _adjust_groups(algebra: GroupAlgebra) -> tuple[Array, Array, Array]:
 
 def _forms(robust: Robust, matrix: Array) -> tuple[Array, Array]:
     """Return L own L' (J, c, c) and L shared (J, c, p) for contrasts L of beta."""
-    assert robust.loadings is not None
     rows = matrix @ robust.loadings
     return rows @ robust.own @ rows.T, rows @ robust.shared
 

@@ -49,11 +49,14 @@ def satterthwaite_test(fit: RemlFit, contrasts: Array, *, values: Array | None =
         ArgumentError: the contrasts contradict each other or do not fit the fixed effects.
     """
     matrix = check_contrasts(contrasts, len(fit.beta))
-    _, scores, variances = decorrelate(fit.beta, fit.beta_cov, matrix, values)
+    algebra = reduce_groups(fit)
+    load, inner = algebra.loadings, algebra.v * algebra.phi
+    _, scores, variances = decorrelate(fit.beta, inner, matrix, values, loadings=load)
     statistic, df = float((scores**2 / variances).mean()), len(scores)
-    _, axes = np.linalg.eigh(matrix @ fit.beta_cov @ matrix.T)
+    loaded = matrix @ load
+    _, axes = np.linalg.eigh(loaded @ inner @ loaded.T)
     rows = axes[:, -df:].T @ matrix
-    nu = _degrees(fit, reduce_groups(fit), rows, theta_covariance(fit))
+    nu = _degrees(fit, algebra, rows, theta_covariance(fit))
     ddf = _pool_df(nu)
     return JointTest(statistic, df, ddf, float(stats.f.sf(statistic, df, ddf)), "satterthwaite")
 

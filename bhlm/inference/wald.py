@@ -9,8 +9,13 @@ from bhlm.errors import ArgumentError
 
 Array = np.ndarray
 
-# A direction whose variance is below this share of the largest repeats the others.
+# Hypotheses of unit length span no direction in which they are shorter than this. Columns may be
+# combinations of others up to 1e-6 of their length, and stay apart here.
 REPEATED = 1e-10
+# Values that repeated hypotheses ask for agree to this share of a standard error.
+AGREE = 1e-5
+# A variance below this share of the largest is rounding: the covariance has lost rank.
+LOST = 1e-14
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,13 @@ def check_contrasts(contrasts: Array, p: int) -> Array:
 
 
 def wald_test(
-    beta: Array, cov: Array, *, contrasts: Array, values: Array | None = None, method: str = "z"
+    beta: Array,
+    cov: Array,
+    *,
+    contrasts: Array,
+    values: Array | None = None,
+    method: str = "z",
+    loadings: Array | None = None,
 ) -> JointTest:
     """Return the chi-square test that contrasts beta = values.
 
@@ -63,37 +74,64 @@ def wald_test(
         contrasts: L (c, p).
         values: the hypothesised values (c,); zero without them.
         method: the name that the result carries.
+        loadings: (p, p) where cov is that of beta~, of which beta is b + loadings beta~.
 
     Raises:
         ArgumentError: the contrasts contradict each other or do not fit beta.
     """
     matrix = check_contrasts(contrasts, len(beta))
-    turned, scores, variances = decorrelate(beta, cov, matrix, values)
+    turned, scores, variances = decorrelate(beta, cov, matrix, values, loadings=loadings)
     chi2, df = float((scores**2 / variances).sum()), len(turned)
     return JointTest(chi2, df, np.inf, float(stats.chi2.sf(chi2, df)), method)
 
 
 def decorrelate(
-    beta: Array, cov: Array, matrix: Array, values: Array | None
+    beta: Array,
+    cov: Array,
+    matrix: Array,
+    values: Array | None,
+    *,
+    loadings: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Return uncorrelated combinations of hypotheses, without the repeated ones.
 
-    With L cov L' = P diag(d) P': P'L (r, p), P'(L beta - values) (r,) and d (r,), for the r
-    directions in which d is not zero.
+    That is P L (r, p), P (L beta - values) (r,) and their variances d (r,), P chosen so that the
+    r rows of P L are independent and P L cov (P L)' = diag(d). Which hypotheses repeat others is
+    a matter of L alone, however their estimates correlate.
+
+    Args:
+        beta: estimates (p,).
+        cov: the covariance (p, p) of beta~, of which beta is b + loadings beta~.
+        matrix: L (c, p).
+        values: the hypothesised values (c,); zero without them.
+        loadings: (p, p); None where cov is that of beta itself.
 
     Raises:
-        ArgumentError: a hypothesis that repeats others asks for another value than they do.
+        ArgumentError: a hypothesis that repeats others asks for another value than they do, or
+            a covariance of too low a rank, as cluster-robust ones of few groups are.
     """
+    if loadings is None:
+        loadings = np.diag(np.sqrt(np.diag(cov)))
+        cov = cov / np.outer(np.diag(loadings), np.diag(loadings))
     gaps = matrix @ beta - (0.0 if values is None else np.asarray(values, dtype=np.float64))
-    middle = matrix @ cov @ matrix.T
-    size = np.sqrt(np.diag(middle))
-    variances, vectors = np.linalg.eigh(middle / np.outer(size, size))
-    kept = variances > REPEATED * variances[-1]
-    turn = (vectors / size[:, None]).T
-    scores = turn @ gaps
-    if np.any(np.abs(scores[~kept]) > np.sqrt(REPEATED) * (1.0 + np.abs(turn[~kept]) @ abs(gaps))):
+    rows = matrix @ loadings
+    length = np.linalg.norm(rows, axis=1)
+    turn, size, axes = np.linalg.svd(rows / length[:, None])
+    kept = np.zeros(len(matrix), dtype=bool)
+    kept[: len(size)] = size > REPEATED * size[0]
+    lost, scaled = turn[:, ~kept].T, gaps / length
+    if np.any(np.abs(lost @ scaled) > AGREE * (1.0 + np.abs(lost) @ np.abs(scaled))):
         raise ArgumentError(
             "the hypotheses contradict each other: one repeats the others with another value; "
             "drop it"
         )
-    return (turn @ matrix)[kept], scores[kept], variances[kept]
+    r = int(kept.sum())
+    basis = axes[:r]
+    variances, vectors = np.linalg.eigh(basis @ cov @ basis.T)
+    if not variances[0] > LOST * variances[-1]:
+        raise ArgumentError(
+            f"the covariance of the estimates has too low a rank to test {r} hypotheses at once, "
+            "for want of groups; test fewer, or use another method"
+        )
+    turn = vectors.T @ (turn[:, kept].T / size[:r, None]) / length
+    return turn @ matrix, turn @ gaps, variances
