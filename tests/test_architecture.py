@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "bhlm"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"files"},
+    {"databases"},
     {"datasets", "sources", "centering", "expressions", "parameters", "progress"},
     {"tables"},
     {"syntax"},
@@ -53,6 +54,7 @@ LAYERS: list[set[str]] = [
     {"quantities", "posterior_hypotheses", "posterior_predictions"},
     {"prior_predictive", "prior_table"},
     {"checks", "calibration"},
+    {"simulation"},
     {"storage"},
     {"model"},
     {"flat_mode"},
@@ -62,6 +64,8 @@ LAYERS: list[set[str]] = [
     {"export"},
     {"plots"},
     {"dashboard"},
+    {"gallery_table"},
+    {"commands"},
     {"cli"},
     {"__init__"},
 ]
@@ -91,8 +95,10 @@ ROOMS = {
     "formulae": {"syntax"},
     "pyreadstat": {"sources"},
     "polars": set(),
-    "duckdb": set(),
-    "ibis": set(),
+    "duckdb": {"databases"},
+    "ibis": {"databases"},
+    "psycopg": {"databases"},
+    "distributed": {"simulation"},
     "dask": set(),
     "pyspark": set(),
 }

@@ -244,3 +244,16 @@ def test_calibration_exits_0_when_the_ranks_are_uniform(capsys, tmp_path, pupils
     assert status == 0
     assert "simulated 20 times" in out
     assert json.loads(target.read_text())["ok"]
+
+
+def test_the_gallery_is_compared_in_one_table(capsys, tmp_path):
+    path = tmp_path / "out.json"
+    status, out, _ = run(capsys, "compare", "hsb_anova", "rail", "--json", path)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("model ")
+    assert [line.split()[0] for line in lines[1:3]] == ["hsb_anova", "rail"]
+    assert json.loads(path.read_text())["rail"]["verdict"] == "explained"
+    status, _, error = run(capsys, "compare", "hsb_anowa")
+    assert status == 2
+    assert "hsb_anova" in error

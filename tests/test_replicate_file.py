@@ -105,6 +105,13 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
             open_replicates(path, IDENTITY)
 
 
+def test_a_disk_that_is_full_is_named(tmp_path):
+    path = tmp_path / "full"
+    path.symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"full' cannot take more replicates \(No space left"):
+        append_replicate(path, {"replicate": 1})
+
+
 def test_numbers_come_back_as_they_were():
     numbers = [0.1, 1e-300, 2.0**60, 1.0 / 3.0]
     assert json.loads(encode_line({"n": numbers}))["n"] == numbers

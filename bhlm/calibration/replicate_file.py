@@ -56,10 +56,27 @@ def open_replicates(path: Path, identity: Mapping[str, Any]) -> dict[int, dict[s
 
 
 def append_replicate(path: Path, record: Mapping[str, Any]) -> None:
-    """Write one finished replicate, numbered by `record["replicate"]`, at the file's end."""
-    # Unbuffered, the line is one write: it is there as a whole or cut short, never mixed.
-    with path.open("ab", buffering=0) as file:
-        file.write(encode_line(record))
+    """Write one finished replicate, numbered by `record["replicate"]`, at the file's end.
+
+    Raises:
+        DataError: the line cannot be written as a whole, because the disk is full, say.
+    """
+    line = encode_line(record)
+    try:
+        # Unbuffered, the line is one write: it is there as a whole or cut short, never mixed.
+        with path.open("ab", buffering=0) as file:
+            written = file.write(line)
+    except OSError as error:
+        raise DataError(_explain_write(path, error.strerror)) from error
+    if written < len(line):
+        raise DataError(_explain_write(path, "the disk took a part of a line only"))
+
+
+def _explain_write(path: Path, reason: str | None) -> str:
+    return (
+        f"'{path}' cannot take more replicates ({reason}); make room and run the study again, "
+        "which goes on from those that it holds"
+    )
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:

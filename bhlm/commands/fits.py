@@ -1,0 +1,157 @@
+"""reconcile, reml and sample: one model, fitted."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bhlm.commands.options import (
+    Chains,
+    Covariance,
+    Data,
+    Draws,
+    FormulaText,
+    Json,
+    Seed,
+    Tune,
+    Which,
+    app,
+    open_model,
+    print_title,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bhlm.bayes import BayesFit
+    from bhlm.model import Model
+    from bhlm.priors import Priors
+
+
+@app.command("reconcile")
+def reconcile_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+    json: Json = None,
+) -> int:
+    """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
+    from bhlm.export import write_json
+    from bhlm.reconcile import reconcile
+
+    model, entry = open_model(which, data, formula)
+    priors, covariance = read_settings(entry, covariance)
+    reml = model.reml(covariance=covariance)
+    print_title(entry)
+    print(reml.summary())
+    post = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
+    print(post.summary())
+    with _show_progress("flat-prior posterior", chains) as progress:
+        both = reconcile(
+            reml, post, published=entry.published if entry else None, progress=progress
+        )
+    print(both.summary())
+    if json:
+        write_json(both.to_dict(), json)
+    return 0 if both.verdict in ("agree", "explained") else 1
+
+
+@app.command("reml")
+def reml_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
+    covariance: Covariance = None,
+    style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
+    json: Json = None,
+) -> int:
+    """Fit by restricted (or full) maximum likelihood."""
+    from bhlm.export import describe_model, describe_reml, write_json
+
+    model, entry = open_model(which, data, formula)
+    fit = model.reml(
+        method=method or (entry.method if entry else "reml"),
+        covariance=covariance or (entry.covariance if entry else None),
+    )
+    text = fit.summary(style=style)
+    print_title(entry)
+    print(text)
+    if json:
+        write_json({"model": describe_model(model.moments), "reml": describe_reml(fit)}, json)
+    return 0 if fit.converged else 1
+
+
+@app.command("sample")
+def sample_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the fit here, a .zarr or .nc; bhlm.load reads it.")
+    ] = None,
+    json: Json = None,
+) -> int:
+    """Draw from the posterior by NUTS."""
+    from bhlm.export import describe_model, describe_posterior, write_json
+
+    model, entry = open_model(which, data, formula)
+    priors, covariance = read_settings(entry, covariance)
+    fit = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
+    print_title(entry)
+    print(fit.summary())
+    if save:
+        fit.save(save)
+    if json:
+        content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
+        write_json(content, json)
+    return 0 if fit.converged else 1
+
+
+def _draw(
+    model: "Model", priors: "Priors | None", covariance: str | None, **counts: Any
+) -> "BayesFit":
+    """Sample, with a bar per chain."""
+    with _show_progress("posterior", counts["chains"]) as progress:
+        return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
+
+
+@contextmanager
+def _show_progress(title: str, chains: int) -> "Iterator[Any]":
+    """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        tasks = [
+            bar.add_task(f"{title}, chain {i + 1}", total=None, note="") for i in range(chains)
+        ]
+
+        def update(states: Sequence[Any]) -> None:
+            for task, state in zip(tasks, states, strict=True):
+                note = f"{state.divergences} divergences" if state.divergences else ""
+                bar.update(task, completed=state.finished_draws, total=state.total_draws, note=note)
+
+        yield update

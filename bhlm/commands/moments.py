@@ -1,0 +1,67 @@
+"""moments and merge: tables reduced, and put together without their rows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bhlm.commands.options import DataArgument, FormulaText, Output, Parts, app
+from bhlm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from bhlm.moments import Moments
+
+
+@app.command("moments")
+def moments_command(
+    data: DataArgument,
+    formula: FormulaText = None,
+    output: Output = Path("model.moments"),
+    like: Annotated[
+        Path | None, typer.Option(help="A moments file whose constants and levels to use.")
+    ] = None,
+    min_group_size: Annotated[
+        int | None, typer.Option(help="Release no group with fewer rows than this.")
+    ] = None,
+    drop_small: Annotated[
+        bool, typer.Option("--drop-small", help="Drop small groups instead of refusing.")
+    ] = False,
+) -> int:
+    """Reduce a table to its moments: all that a fit needs, and no rows."""
+    from bhlm.disclosure import suppress_small_groups
+    from bhlm.moments_file import reduce_like, reduce_part
+
+    if formula is not None and like is None:
+        moments = reduce_part(formula, data)
+    elif like is not None and formula is None:
+        moments = reduce_like(like, data)
+    else:
+        raise ArgumentError(
+            "give either --formula 'y ~ x + (x | g)' or --like FILE.moments, which has a formula"
+        )
+    if min_group_size is not None:
+        action = "drop" if drop_small else "refuse"
+        moments, note = suppress_small_groups(moments, min_group_size, action=action)
+        print(f"{note}.")
+    moments.save(output, min_group_size=min_group_size)
+    _print_moments(moments, output)
+    return 0
+
+
+@app.command("merge")
+def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
+    """Merge moments files of disjoint rows, as those of sites that may not share rows."""
+    from bhlm.moments_file import merge_files
+
+    moments = merge_files(parts)
+    moments.save(output)
+    _print_moments(moments, output)
+    return 0
+
+
+def _print_moments(moments: "Moments", path: Path) -> None:
+    left = f", {moments.dropped} rows dropped for missing values" if moments.dropped else ""
+    print(
+        f"{moments.formula}: {moments.n_rows} rows in {moments.n_groups} groups of "
+        f"'{moments.group}'{left} -> {path}"
+    )

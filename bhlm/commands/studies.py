@@ -1,0 +1,80 @@
+"""calibrate and simulate: many simulated data sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bhlm.commands.options import (
+    Covariance,
+    Data,
+    FormulaText,
+    Json,
+    Seed,
+    Which,
+    app,
+    open_model,
+    read_settings,
+)
+
+Workers = Annotated[int | None, typer.Option(help="Processes; default: one a core.")]
+
+
+@app.command("calibrate")
+def calibrate_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    covariance: Covariance = None,
+    seed: Seed = 1,
+    replicates: Annotated[int, typer.Option(help="Simulated data sets.")] = 1000,
+    workers: Workers = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Keep replicates here, so that a killed study goes on.")
+    ] = None,
+    json: Json = None,
+) -> int:
+    """Simulate data from the prior, sample each, and rank the truth: is the sampler right?"""
+    from bhlm.calibration.study import calibrate
+    from bhlm.export import write_json
+    from bhlm.progress import show_progress
+
+    model, entry = open_model(which, data, formula)
+    priors, covariance = read_settings(entry, covariance)
+    with show_progress("calibration") as progress:
+        found = calibrate(
+            model, seed=seed, replicates=replicates, priors=priors, covariance=covariance,
+            workers=workers, file=file, progress=progress,
+        )  # fmt: skip
+    print(found.summary())
+    if json:
+        write_json(found.to_dict(), json)
+    return 0 if found.ok else 1
+
+
+@app.command("simulate")
+def simulate_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The TOML that states the study.")],
+    file: Annotated[
+        Path | None, typer.Option(help="Keep replicates here; default: STUDY with .jsonl.")
+    ] = None,
+    workers: Workers = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Dask scheduler whose workers run the replicates.")
+    ] = None,
+    json: Json = None,
+) -> int:
+    """Simulate data over a grid of conditions: bias, coverage and power of every method."""
+    from bhlm.export import write_json
+    from bhlm.progress import show_progress
+    from bhlm.simulation.run import run_study
+
+    with show_progress("simulation") as progress:
+        found = run_study(
+            study, file=file or study.with_suffix(".jsonl"), workers=workers, address=address,
+            progress=progress,
+        )  # fmt: skip
+    print(found.summary())
+    if json:
+        write_json(found.to_dict(), json)
+    return 0
