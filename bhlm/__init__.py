@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from bhlm.quadrature import integrate_posterior
     from bhlm.reconcile import Reconciliation, reconcile
     from bhlm.reml import RemlFit
+    from bhlm.sources import open_table
     from bhlm.storage.fits import load
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ _HOMES = {
     "load_moments": "moments_file",
     "merge_files": "moments_file",
     "merge_moments": "moments",
+    "open_table": "sources",
     "r_squared": "comparison",
     "reconcile": "reconcile",
     "reduce_like": "moments_file",
@@ -150,6 +152,7 @@ __all__ = [
     "load_moments",
     "merge_files",
     "merge_moments",
+    "open_table",
     "r_squared",
     "reconcile",
     "reduce_like",

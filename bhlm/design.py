@@ -30,10 +30,14 @@ from bhlm.rows import (
 from bhlm.transforms import (
     GROUP,
     Frame,
+    Step,
     Steps,
     check_finite,
     checkpoints,
+    collect_frame,
+    count_distinct,
     count_finite,
+    count_true,
     fit_constants,
     take_row,
 )
@@ -152,10 +156,11 @@ def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
     return prepare_rows(frame, design.formula, schema, factors=factors)
 
 
-def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
+def apply_design(design: Design, table: Any, *, check: bool = True, means: bool = False) -> Frame:
     """Return the complete rows of a table as narwhals columns `group`, `w0`, ..., `w{k-1}`.
 
-    w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. cgm() and poly() use the
+    w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means` there are also
+    `m0`, ..., `m{k-1}`, the means of the w within groups. cgm() and poly() use the
     constants of the design, cwc() and gm() the group means of this table. `check` looks, in one
     to three passes, for infinite values, values that are not finite and levels that the design
     does not know; leave it out for the very table that the design was built from.
@@ -170,8 +175,12 @@ def apply_design(design: Design, table: Any, *, check: bool = True) -> Frame:
             check_levels(design, rows, layout)
             _check_values(design, rows, layout, n=n)
         steps, values = _lower_columns(design, layout)
-        named = (value.cast(nw.Float64).alias(f"w{i}") for i, value in enumerate(values))
-        return steps.lay_down(rows).select(GROUP, *named)
+        named = {f"w{i}": value.cast(nw.Float64) for i, value in enumerate(values)}
+        if not means:
+            return steps.lay_down(rows).select(GROUP, **named)
+        averages = {f"m{i}": nw.col(name) for i, name in enumerate(named)}
+        steps.steps += [Step(values=named), Step(means=averages)]
+        return steps.lay_down(rows).select(GROUP, *named, *averages)
 
 
 def design_arrays(
@@ -185,7 +194,7 @@ def design_arrays(
     with _ignore_floating_errors():
         frame = apply_design(design, table, check=check)
         if isinstance(frame, nw.LazyFrame):
-            frame = frame.collect()
+            frame = collect_frame(frame)
     columns = {
         name: np.asarray(frame[f"w{i}"].to_numpy(), dtype=np.float64)
         for i, name in enumerate(design.columns)
@@ -243,8 +252,11 @@ def _find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level
     That order is the categories' own where the engine keeps one, else numeric or alphabetic.
     """
     safe = layout.categories[str(factor)]
-    found = rows.select(safe).unique()
-    series = (found.collect() if isinstance(found, nw.LazyFrame) else found)[safe]
+    if isinstance(rows, nw.LazyFrame):
+        # unique() of a database is a window over all rows; its GROUP BY streams them.
+        series = collect_frame(rows.group_by(safe).agg(nw.len().alias("n")))[safe]
+    else:
+        series = rows.select(safe).unique()[safe]
     dtype = rows.collect_schema()[safe]
     if isinstance(dtype, (nw.Enum, nw.Categorical)):
         series = series.sort().cast(nw.String)
@@ -316,7 +328,7 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
         for part in column.parts:
             if part.level is not None:
                 labels = read_labels(layout, str(part.factor), part.level)
-                value: Any = (labels == nw.lit(part.level)).cast(nw.Float64)
+                value: Any = (labels == nw.lit(part.level)).cast(nw.Int32).cast(nw.Float64)
             elif part.degree and isinstance(part.factor, Apply):
                 value = steps.lower_power(part.factor, part.degree)[1]
             else:
@@ -345,10 +357,9 @@ def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int
     for name, value in zip(design.columns, values, strict=True):
         if name not in safe:
             asked.setdefault(name, value)
-    questions = [nw.col(GROUP).n_unique(), *map(count_finite, asked.values())]
-    groups, *counts = take_row(steps.lay_down(rows), questions)
+    counts = take_row(steps.lay_down(rows), [*map(count_finite, asked.values())])
     check_finite(asked, counts, n=n)
-    return int(groups)
+    return count_distinct(rows, nw.col(GROUP))
 
 
 def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
@@ -357,12 +368,12 @@ def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
         factor: ~read_labels(layout, factor, levels[0]).is_in(levels)
         for factor, levels in design.levels.items()
     }
-    counts = take_row(rows, [value.cast(nw.Int64).sum() for value in unknown.values()])
+    counts = take_row(rows, [count_true(value) for value in unknown.values()])
     for (factor, is_unknown), count in zip(unknown.items(), counts, strict=True):
         if count:
             safe = layout.categories[factor]
             found = rows.filter(is_unknown).select(safe).head(1)
-            found = found.collect() if isinstance(found, nw.LazyFrame) else found
+            found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
             known = ", ".join(print_level(level) for level in design.levels[factor][:SHOWN_COLUMNS])
             raise DataError(
                 f"'{factor}' has the level {found[safe].to_list()[0]!r}, which the design does not "

@@ -14,7 +14,7 @@ from bhlm.errors import DataError
 from bhlm.expressions import Apply, walk
 from bhlm.formula import Formula, list_factors, parse_formula
 from bhlm.inmemory import reduce_rows
-from bhlm.transforms import Frame
+from bhlm.transforms import GROUP, Frame, collect_frame
 
 Array = np.ndarray
 INTERCEPT = "Intercept"
@@ -128,7 +128,7 @@ def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
     if isinstance(rows, nw.DataFrame):
         reduced = reduce_rows(design, rows, layout)
     else:
-        reduced = reduce_frame(apply_design(design, table, check=False))
+        reduced = reduce_frame(apply_design(design, table, check=False, means=True))
     groups, _, mean, cross = reduced
     # A bad value spoils the moments, and only then is it worth looking for it.
     if len(groups) < 2 or not (np.isfinite(mean).all() and np.isfinite(cross).all()):
@@ -145,8 +145,8 @@ def compute_moments(design: Design, table: Any) -> Moments:
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
-    total = nw.from_native(table).lazy().select(nw.len()).collect().item()
-    reduced = reduce_frame(apply_design(design, table))
+    total = collect_frame(nw.from_native(table).lazy().select(nw.len())).item()
+    reduced = reduce_frame(apply_design(design, table, means=True))
     used = int(reduced[1].sum())
     return _label_moments(design, int(total) - used, *reduced)
 
@@ -174,31 +174,40 @@ def _label_moments(
 def reduce_frame(frame: Frame) -> tuple[Array, Array, Array, Array]:
     """Return group labels (J,), n (J,), means (J, k) and cross-products (J, k, k) of w0, w1, ...
 
-    The expressions are narwhals', so that a database computes them where the rows are.
+    `frame` has the columns group, w0, ..., and the means m0, ... of these within groups.
+    The expressions are narwhals', so that a database computes them where the rows are. Engines
+    add in their own order, and a group mean near 1e8 is good to 1e-8 only. So the deviations d
+    from it are summed as well, and what they do not sum to zero corrects the cross-products:
+    cross -= sum(d) sum(d)' / n, the corrected two-pass algorithm. Source: Chan, Golub & LeVeque
+    (1983), The American Statistician 37, 242-247, section 1.
     """
-    names = [name for name in frame.collect_schema().names() if name != "group"]
-    k = len(names)
-    centred = frame.with_columns(
-        *[(nw.col(name) - nw.col(name).mean().over("group")).alias(f"d{name}") for name in names]
-    )
+    k = (len(frame.collect_schema().names()) - 1) // 2
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
-    centred = centred.with_columns(
-        *[(nw.col(f"dw{i}") * nw.col(f"dw{j}")).alias(f"c{i}_{j}") for i, j in pairs]
+    centred = frame.with_columns(
+        *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
     )
-    reduced = centred.group_by("group").agg(
+    centred = centred.with_columns(
+        *[(nw.col(f"d{i}") * nw.col(f"d{j}")).alias(f"c{i}_{j}") for i, j in pairs]
+    )
+    found = centred.group_by(GROUP).agg(
         nw.len().alias("n"),
-        *[nw.col(name).mean() for name in names],
+        *[nw.col(f"m{i}").max() for i in range(k)],
+        *[nw.col(f"d{i}").sum() for i in range(k)],
         *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
     )
-    if isinstance(reduced, nw.LazyFrame):
-        reduced = reduced.collect()
-    labels = np.asarray(reduced["group"].to_numpy())
-    order = np.argsort(labels, kind="stable")
-    mean = np.column_stack([reduced[name].to_numpy() for name in names]).astype(np.float64)
+    reduced = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
+    labels = np.asarray(reduced[GROUP].to_numpy())
+    n = reduced["n"].to_numpy().astype(np.float64)
+    mean, left = (
+        np.column_stack([reduced[f"{kind}{i}"].to_numpy() for i in range(k)]).astype(np.float64)
+        for kind in "md"
+    )
     cross = np.empty((len(labels), k, k))
     for i, j in pairs:
-        cross[:, i, j] = cross[:, j, i] = reduced[f"c{i}_{j}"].to_numpy()
-    n = reduced["n"].to_numpy().astype(np.float64)
+        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
+        # Rounding must not make a sum of squares negative.
+        cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
+    order = np.argsort(labels, kind="stable")
     return labels[order], n[order], mean[order], cross[order]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from bhlm.errors import DataError
 from bhlm.expressions import Expression, Name, column_names
 from bhlm.formula import Formula, list_factors
-from bhlm.transforms import GROUP, Frame, take_row
+from bhlm.transforms import GROUP, Frame, count_true, take_row
 
 SHOWN_COLUMNS = 12
 LABELS = (nw.String, nw.Categorical, nw.Enum)
@@ -85,10 +85,18 @@ def prepare_rows(
                 continue
             _check_dtype(name, dtype, allowed=(nw.Boolean,), use=f"as a number in '{part}'")
             safe = columns[name] = f"c{len(columns)}"
-            prepared[safe] = nw.col(name).cast(nw.Float64)
+            number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
+            prepared[safe] = number.cast(nw.Float64)
             floats += [safe] if dtype.is_float() else []
     layout = Layout(columns, categories, tuple(floats))
     return frame.select(**prepared), layout
+
+
+def _as_number(name: str) -> nw.Expr:
+    """Return a boolean column as 1, 0 or null."""
+    # PostgreSQL makes no other number of a boolean than one of 32 bits, and Dask none of a gap.
+    value = nw.col(name)
+    return nw.when(~value.is_null()).then(value.fill_null(False).cast(nw.Int32))
 
 
 def _check_dtype(name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...], use: str) -> None:
@@ -123,10 +131,10 @@ def count_rows(rows: Frame, layout: Layout) -> tuple[int, int]:
     sources |= {safe: factor for factor, safe in layout.categories.items()}
     watched = [safe for safe in layout.floats if safe != GROUP]
     infinite = [
-        (((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete).cast(nw.Int64).sum()
+        count_true(((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete)
         for safe in watched
     ]
-    answers = take_row(rows, [nw.len(), complete.cast(nw.Int64).sum(), *infinite])
+    answers = take_row(rows, [nw.len(), count_true(complete), *infinite])
     total, n, *counts = (int(answer or 0) for answer in answers)
     if n == 0:
         raise DataError(

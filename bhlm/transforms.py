@@ -1,7 +1,7 @@
 """Expressions of a formula -> steps of narwhals columns, the same for every engine.
 
-Means within groups are windows, and no database computes a window of a window, so a column
-that a mean reads is laid down in an earlier step than the mean itself.
+A mean within groups is an aggregate of its own, and no database nests one in another, so a
+column that a mean reads is laid down in an earlier step than the mean itself.
 """
 
 import math
@@ -19,11 +19,20 @@ type Value = nw.Expr | float
 type Constants = Mapping[str, tuple[float, ...]]
 
 GROUP = "group"  # the grouping column in every prepared frame
+MAX_REASON = 300  # characters of an engine's own error, some of which repeat the whole query
+
+
+@dataclass(slots=True)
+class Step:
+    """What is laid down together: values of each row, and means of columns within groups."""
+
+    values: dict[str, nw.Expr] = field(default_factory=dict)
+    means: dict[str, nw.Expr] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Steps:
-    """Successive `with_columns` steps over a prepared frame, grown by lowering expressions.
+    """Successive steps of columns over a prepared frame, grown by lowering expressions.
 
     A value that was lowered to step s can be read once the steps before s are laid down;
     after `lay_down` all can.
@@ -31,14 +40,52 @@ class Steps:
 
     columns: Mapping[str, str]  # column of the table -> its Float64 column of the frame
     constants: Constants
-    steps: list[dict[str, nw.Expr]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     named: dict[tuple[str, Expression], tuple[int, str]] = field(default_factory=dict)
 
     def lay_down(self, frame: Frame) -> Frame:
-        """Return the frame with the columns of every step."""
-        for step in self.steps:
-            frame = frame.with_columns(**step)
-        return frame
+        """Return the frame with the columns of every step.
+
+        Where rows have an order to keep, in memory and in polars, group means are windows.
+        Elsewhere they are a table of groups that is joined to the rows: a window would have the
+        engine write every row to disk, sorted by group, while it streams rows past a table.
+        Each step with means makes the table of groups anew from the rows and the table before
+        it, whose means it carries along, so that the rows are read once per such step.
+        """
+        if isinstance(frame, nw.DataFrame) or frame.implementation.is_polars():
+            for step in self.steps:
+                windows = {name: mean.mean().over(GROUP) for name, mean in step.means.items()}
+                frame = frame.with_columns(**step.values, **windows)
+            return frame
+        known: list[str] = []
+        groups: nw.LazyFrame[Any] | None = None
+        for i, step in enumerate(self.steps):
+            if step.means:
+                groups = (
+                    self._add_values(frame, groups, steps=self.steps[:i])
+                    .group_by(GROUP)
+                    .agg(
+                        **{name: column.mean() for name, column in step.means.items()},
+                        **{name: nw.col(name).max() for name in known},
+                    )
+                )
+                known += step.means
+        return self._add_values(frame, groups, steps=self.steps)
+
+    def _add_values(
+        self,
+        rows: nw.LazyFrame[Any],
+        groups: nw.LazyFrame[Any] | None,
+        *,
+        steps: list[Step],
+    ) -> nw.LazyFrame[Any]:
+        """Return the rows with their group's means, and the values of some steps over both."""
+        if groups is not None:
+            rows = rows.join(groups, on=GROUP, how="left")
+        for step in steps:
+            if step.values:
+                rows = rows.with_columns(**step.values)
+        return rows
 
     def lower(self, expression: Expression) -> tuple[int, Value]:
         """Return the first step at which an expression can be read, and its value there."""
@@ -99,24 +146,49 @@ class Steps:
         step, value = self.lower(argument)
         if not isinstance(argument, Name):
             step, value = self._name("x", argument, step, value)
-        step, mean = self._name("mean", argument, step, _group_mean(value))
+        step, mean = self._name("mean", argument, step, value, is_mean=True)
         step, rest = self._name("rest", argument, step, value - mean)
-        if function == "cwc":
-            return self._name("cwc", argument, step, rest - _group_mean(rest))
-        return self._name("gm", argument, step, mean + _group_mean(rest))
+        step, left = self._name("left", argument, step, rest, is_mean=True)
+        return step, rest - left if function == "cwc" else mean + left
 
     def _name(
-        self, kind: str, expression: Expression, step: int, value: Value
+        self, kind: str, expression: Expression, step: int, value: Value, *, is_mean: bool = False
     ) -> tuple[int, nw.Expr]:
-        """Lay a value down at a step, once, and return it as a column of the next."""
+        """Lay a value, or its group mean, down at a step, once; return it as a column of the next.
+
+        What a mean is taken of must be a column itself: Dask aggregates nothing else.
+        """
         if (kind, expression) not in self.named:
             while len(self.steps) <= step:
-                self.steps.append({})
+                self.steps.append(Step())
             name = f"t{len(self.named)}"
-            self.steps[step][name] = _as_expr(value)
+            laid = self.steps[step].means if is_mean else self.steps[step].values
+            laid[name] = _as_expr(value)
             self.named[kind, expression] = (step + 1, name)
         step, name = self.named[kind, expression]
         return step, nw.col(name)
+
+
+def collect_frame(frame: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
+    """Return a lazy frame as a table in memory.
+
+    Raises `DataError` with the engine's own words where it gives up: memory, a lost connection,
+    a number that it has no value for.
+    """
+    try:
+        return frame.collect()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        raise DataError(
+            f"{frame.implementation.name.lower()} stopped while it read the table ({reason}); "
+            "check the table and the engine's limits"
+        ) from error
+
+
+def count_true(condition: nw.Expr) -> nw.Expr:
+    """Return the aggregate that counts the rows where a condition holds."""
+    # By way of 32 bits, which is the only number that PostgreSQL makes of a boolean.
+    return condition.cast(nw.Int32).cast(nw.Int64).sum()
 
 
 def fit_constants(
@@ -148,6 +220,8 @@ def fit_constants(
         answers = take_row(steps.lay_down(frame), questions + finite)
         check_finite(suspects, answers[len(questions) :], n=n)
         for node in ready:
+            if node.function == "poly" and not partial[str(node)]:
+                _check_distinct(node, steps, frame)
             partial[str(node)] = _learn(node, partial[str(node)], answers, n=n)
     return partial
 
@@ -169,7 +243,7 @@ def checkpoints(expressions: Iterable[Expression]) -> list[Expression]:
 
 def count_finite(value: nw.Expr) -> nw.Expr:
     """Return the aggregate that counts the rows where a value is finite (null is not)."""
-    return value.is_finite().cast(nw.Int64).sum()
+    return count_true(value.is_finite())
 
 
 def check_finite(names: Iterable[object], finite: Iterable[Any], *, n: int) -> None:
@@ -187,9 +261,26 @@ def take_row(frame: Frame, aggregates: list[nw.Expr]) -> list[Any]:
     if not aggregates:
         return []
     found = frame.select(*(value.alias(f"a{i}") for i, value in enumerate(aggregates)))
-    if isinstance(found, nw.LazyFrame):
-        found = found.collect()
-    return list(found.row(0))
+    return list((collect_frame(found) if isinstance(found, nw.LazyFrame) else found).row(0))
+
+
+def count_distinct(frame: Frame, value: nw.Expr) -> int:
+    """Return the number of distinct values of an expression."""
+    if isinstance(frame, nw.DataFrame):
+        return int(frame.select(value.n_unique()).item())
+    # Not n_unique(): for PostgreSQL it would cast a boolean, which that refuses.
+    found = frame.select(v=value).group_by("v").agg(nw.len().alias("n"))
+    return int(take_row(found, [nw.len()])[0])
+
+
+def _check_distinct(node: Apply, steps: Steps, frame: Frame) -> None:
+    """Raise `DataError` where the argument of a poly() has too few distinct values."""
+    argument = _as_expr(steps.lower(node.arguments[0])[1])
+    if (distinct := count_distinct(steps.lay_down(frame), argument)) <= _degree(node):
+        raise DataError(
+            f"'{node}' needs more than {_degree(node)} distinct values of "
+            f"{node.arguments[0]}, which has {distinct}; lower the degree"
+        )
 
 
 def _constant_nodes(expressions: Iterable[Expression]) -> list[Apply]:
@@ -218,7 +309,7 @@ def _ask(node: Apply, steps: Steps, known: tuple[float, ...]) -> list[nw.Expr]:
     """Return the aggregates from which `_learn` finds the next constants of a node."""
     x = _as_expr(steps.lower(node.arguments[0])[1])
     if not known:
-        return [x.mean(), *([x.n_unique()] if node.function == "poly" else [])]
+        return [x.mean()]
     z = x - known[0]
     if len(known) < 3:
         return [z.mean()]
@@ -235,11 +326,6 @@ def _learn(
     if node.function == "cgm":
         return (*known, first)
     if not known:
-        if (distinct := int(answers.pop(0))) <= _degree(node):
-            raise DataError(
-                f"'{node}' needs more than {_degree(node)} distinct values of "
-                f"{node.arguments[0]}, which has {distinct}; lower the degree"
-            )
         return (first, float(n))
     if len(known) < 3:
         return (*known, first)
@@ -252,10 +338,6 @@ def _learn(
     return (
         (*known, first) if len(known) == 2 * _degree(node) + 1 else (*known, first, second / first)
     )
-
-
-def _group_mean(value: Value) -> nw.Expr:
-    return _as_expr(value).mean().over(GROUP)
 
 
 def _as_expr(value: Value) -> nw.Expr:

@@ -15,8 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "bhlm"
 # entry, and its files may import each other. A new module needs its entry here.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"files"},
-    {"databases"},
+    {"files", "databases"},
     {"datasets", "sources", "centering", "expressions", "parameters", "progress"},
     {"tables"},
     {"syntax"},

@@ -135,3 +135,10 @@ def test_compiled_passes_equal_the_group_by(formula, offset):
     np.testing.assert_allclose(fast.mean, lazy.mean, rtol=EXACT, atol=EXACT)
     difference = np.abs(fast.cross - lazy.cross) / (scale[:, None] * scale[None, :])
     assert difference.max() < (1e-12 if offset == 0 else 1e-7)
+
+
+def test_labels_without_an_order_are_refused():
+    table = simulate_table(3)
+    table["g"] = [label if i % 2 else str(label) for i, label in enumerate(table["g"])]
+    with pytest.raises(DataError, match=r"labels of several types \(int, str\)"):
+        Model("y ~ x + (1 | g)", table)

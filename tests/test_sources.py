@@ -161,7 +161,7 @@ def test_unknown_suffix_lists_the_known(name: str) -> None:
     with pytest.raises(
         DataError,
         match=rf"'{name}' has the suffix '{suffix}', which has no reader; "
-        r"give a \.csv, \.parquet, \.feather, \.dta or \.sav file",
+        r"give a \.csv, \.parquet, \.feather, \.dta, \.sav or \.sas7bdat file",
     ):
         open_table(name)
 

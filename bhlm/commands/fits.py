@@ -14,6 +14,7 @@ from bhlm.commands.options import (
     Draws,
     FormulaText,
     Json,
+    MemoryLimit,
     Seed,
     Tune,
     Which,
@@ -36,6 +37,7 @@ def reconcile_command(
     which: Which = None,
     data: Data = None,
     formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
     covariance: Covariance = None,
     seed: Seed = 1,
     draws: Draws = 1000,
@@ -47,7 +49,7 @@ def reconcile_command(
     from bhlm.export import write_json
     from bhlm.reconcile import reconcile
 
-    model, entry = open_model(which, data, formula)
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)
     reml = model.reml(covariance=covariance)
     print_title(entry)
@@ -69,6 +71,7 @@ def reml_command(
     which: Which = None,
     data: Data = None,
     formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
     method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
     covariance: Covariance = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
@@ -77,7 +80,7 @@ def reml_command(
     """Fit by restricted (or full) maximum likelihood."""
     from bhlm.export import describe_model, describe_reml, write_json
 
-    model, entry = open_model(which, data, formula)
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
@@ -95,6 +98,7 @@ def sample_command(
     which: Which = None,
     data: Data = None,
     formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
     covariance: Covariance = None,
     seed: Seed = 1,
     draws: Draws = 1000,
@@ -108,7 +112,7 @@ def sample_command(
     """Draw from the posterior by NUTS."""
     from bhlm.export import describe_model, describe_posterior, write_json
 
-    model, entry = open_model(which, data, formula)
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)
     fit = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
     print_title(entry)

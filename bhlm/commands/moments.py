@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import DataArgument, FormulaText, Output, Parts, app
+from bhlm.commands.options import DataArgument, FormulaText, MemoryLimit, Output, Parts, app
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def moments_command(
     data: DataArgument,
     formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
     output: Output = Path("model.moments"),
     like: Annotated[
         Path | None, typer.Option(help="A moments file whose constants and levels to use.")
@@ -30,11 +31,12 @@ def moments_command(
     """Reduce a table to its moments: all that a fit needs, and no rows."""
     from bhlm.disclosure import suppress_small_groups
     from bhlm.moments_file import reduce_like, reduce_part
+    from bhlm.sources import open_table
 
     if formula is not None and like is None:
-        moments = reduce_part(formula, data)
+        moments = reduce_part(formula, open_table(data, memory_limit=memory_limit))
     elif like is not None and formula is None:
-        moments = reduce_like(like, data)
+        moments = reduce_like(like, open_table(data, memory_limit=memory_limit))
     else:
         raise ArgumentError(
             "give either --formula 'y ~ x + (x | g)' or --like FILE.moments, which has a formula"

@@ -22,10 +22,17 @@ Which = Annotated[
     typer.Argument(metavar="MODEL", help="A gallery model, by name or by the path of its TOML."),
 ]
 Data = Annotated[
-    Path | None, typer.Option(help="A .csv, .parquet, .dta, .sav, .feather or .moments file.")
+    str | None,
+    typer.Option(
+        help="A .csv, .parquet, .feather, .dta, .sav, .sas7bdat or .moments file; "
+        "'parts/*.parquet'; duckdb:///file.db#table; postgresql://host/db#table."
+    ),
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option(help="Such as 500MB: DuckDB reads the file, within so much memory.")
 ]
 DataArgument = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A .csv, .parquet, .dta, .sav or .feather file.")
+    str, typer.Argument(metavar="DATA", help="A file, files or a table, as for --data elsewhere.")
 ]
 Parts = Annotated[list[Path], typer.Argument(metavar="PART...", help="Moments files.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The moments file to write.")]
@@ -42,12 +49,13 @@ Chains = Annotated[int, typer.Option(help="Independent chains.")]
 
 
 def open_model(
-    which: str | None, data: Path | None, formula: str | None
+    which: str | None, data: str | None, formula: str | None, *, memory_limit: str | None = None
 ) -> tuple["Model", "GalleryModel | None"]:
     """Return the model that the arguments name, and its gallery entry if it has one."""
     from bhlm.gallery import find_model, load_data
     from bhlm.model import Model
     from bhlm.moments_file import is_moments_path
+    from bhlm.sources import open_table
 
     if which is not None:
         if data is not None or formula is not None:
@@ -65,7 +73,9 @@ def open_model(
             f"{missing} is missing: name a gallery model (bhlm models lists them), or give "
             "--data FILE and --formula 'y ~ x + (x | g)'"
         )
-    return Model(formula, data), None
+    if is_moments_path(data):
+        return Model(formula, data), None
+    return Model(formula, open_table(data, memory_limit=memory_limit)), None
 
 
 def read_settings(

@@ -1,0 +1,214 @@
+"""DuckDB and PostgreSQL -> tables whose rows stay where they are until they are reduced."""
+
+import os
+import re
+import tempfile
+import uuid
+import weakref
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bhlm.errors import DataError
+
+if TYPE_CHECKING:
+    import duckdb
+
+# What pandas takes for missing in a CSV file, so that DuckDB does the same.
+CSV_MISSING = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+
+
+def has_duckdb() -> bool:
+    """Return whether DuckDB is installed."""
+    try:
+        import duckdb  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _connect_duckdb(
+    what: str, memory_limit: str | None, *, database: str = ":memory:"
+) -> "duckdb.DuckDBPyConnection":
+    """Return a connection that may use so much memory, and the system's temporary folder."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise miss_package(what, "duckdb", "duckdb") from error
+    # DuckDB makes the folder when it needs it, and takes it away at the end.
+    spill = os.path.join(tempfile.gettempdir(), f"bhlm-{uuid.uuid4().hex}")
+    # The order of rows, which nothing here rests on, would cost memory to keep.
+    config: dict[str, Any] = {"temp_directory": spill, "preserve_insertion_order": False}
+    if memory_limit is not None:
+        # DuckDB takes a negative limit for none at all.
+        if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):
+            raise DataError(
+                f"the memory limit {memory_limit!r} is not one; give a number with a unit, such as "
+                "'500MB' or '4GB'"
+            )
+        config["memory_limit"] = memory_limit
+    try:
+        return duckdb.connect(database, read_only=database != ":memory:", config=config)
+    except duckdb.Error as error:
+        raise DataError(
+            f"{what} cannot be opened ({shorten(error)}); check that it is a DuckDB file that no "
+            "other program writes, or give the relation of a connection that you have open"
+        ) from error
+
+
+def stream_files(
+    paths: Sequence[Path], suffix: str, memory_limit: str | None, text: str
+) -> "duckdb.DuckDBPyRelation":
+    """Return Parquet or CSV files, called `text` in errors, as a relation that reads in pieces.
+
+    Raises `DataError` where DuckDB is missing or cannot read them, they have no rows, or the
+    limit is not one.
+    """
+    connection = _connect_duckdb(f"'{text}' with a memory limit", memory_limit)
+    import duckdb
+
+    names = [str(path) for path in paths]
+    try:
+        relation = (
+            connection.read_parquet(names)
+            if suffix == ".parquet"
+            else _stream_csv(connection, names)
+        )
+        is_empty = not relation.limit(1).fetchall()
+    except duckdb.Error as error:
+        raise refuse_file(text, suffix, error) from error
+    if is_empty:
+        raise DataError(f"'{text}' has no rows; give a {suffix} file with at least one")
+    return relation
+
+
+def _stream_csv(connection: "duckdb.DuckDBPyConnection", names: Any) -> "duckdb.DuckDBPyRelation":
+    """Return CSV files as a relation whose columns have the types that pandas would give them."""
+    how: dict[str, Any] = {"sep": ",", "header": True, "na_values": list(CSV_MISSING)}
+    # A type rests on all rows, not on the first ones. Dates stay text, as pandas leaves them.
+    candidates = ["BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR"]
+    guess = connection.read_csv(names, sample_size=-1, auto_type_candidates=candidates, **how)
+    types = {name: str(dtype) for name, dtype in zip(guess.columns, guess.types, strict=True)}
+    # DuckDB takes yes and t for true, and 007 for text; pandas takes them for text and for 7.
+    doubtful = [name for name, dtype in types.items() if dtype in ("BOOLEAN", "VARCHAR")]
+    if doubtful:
+        raw = connection.read_csv(names, all_varchar=True, **how)
+        questions = []
+        for name in doubtful:
+            column = '"' + name.replace('"', '""') + '"'
+            questions += [
+                f"bool_and(lower({column}) in ('true', 'false'))",
+                f"bool_and(regexp_full_match({column}, '[+-]?[0-9]{{1,18}}'))",
+                f"bool_and(regexp_full_match({column}, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)"
+                "([eE][+-]?[0-9]+)?'))",
+            ]
+        (answers,) = raw.aggregate(", ".join(questions)).fetchall()
+        for i, name in enumerate(doubtful):
+            fits = zip(("BOOLEAN", "BIGINT", "DOUBLE"), answers[3 * i : 3 * i + 3], strict=True)
+            types[name] = next((dtype for dtype, fit in fits if fit), "VARCHAR")
+    return connection.read_csv(names, dtype=types, **how)
+
+
+def open_duckdb(place: str, name: str, shown: str, memory_limit: str | None) -> Any:
+    """Return a table of a DuckDB file, which is opened to be read, as a relation.
+
+    Args:
+        place: the URL without its table, such as duckdb:///file.db.
+        name: the table, with its schema where that is not main.
+        shown: the URL as errors show it.
+        memory_limit: what DuckDB may use.
+
+    Raises:
+        DataError: DuckDB, the file or the table is missing, or the file cannot be opened.
+    """
+    path = Path(place.split("://", 1)[1].removeprefix("/"))
+    if not path.is_file():
+        raise DataError(
+            f"'{path}' of '{shown}' does not exist; three slashes start a relative path, four an "
+            "absolute one"
+        )
+    connection = _connect_duckdb(f"'{shown}'", memory_limit, database=str(path))
+    import duckdb
+
+    try:
+        return connection.table(name)
+    except duckdb.CatalogException as error:
+        found = connection.execute(
+            "select table_schema, table_name from information_schema.tables"
+        ).fetchall()
+        connection.close()
+        raise _miss_table(name, shown, found, default="main") from error
+
+
+def open_postgres(place: str, name: str, shown: str, memory_limit: str | None) -> Any:
+    """Return a table of a PostgreSQL database as an Ibis table; see `open_duckdb` for the rest.
+
+    Raises `DataError` where a package or the table is missing, the server does not answer, or
+    a memory limit is given.
+    """
+    if memory_limit is not None:
+        raise DataError(
+            f"the memory limit {memory_limit!r} cannot be set for '{shown}', whose server has its "
+            "own; leave the limit out"
+        )
+    try:
+        import ibis
+        import psycopg
+    except ImportError as error:
+        raise miss_package(f"'{shown}'", "ibis-framework[postgres]", "postgres") from error
+    try:
+        connection = psycopg.connect(place, autocommit=True)
+    except psycopg.Error as error:
+        raise DataError(
+            f"'{shown}' cannot be opened ({shorten(error)}); check the address, the user and "
+            "the database"
+        ) from error
+    backend = ibis.postgres.from_connection(connection)
+    # The tables of a backend keep it alive; after the last of them nobody needs the connection.
+    weakref.finalize(backend, connection.close)
+    schema, _, table = name.rpartition(".")
+    try:
+        return backend.table(table, database=schema or None)
+    except ibis.common.exceptions.TableNotFound as error:
+        found = connection.execute(
+            "select table_schema, table_name from information_schema.tables "
+            "where table_schema not in ('pg_catalog', 'information_schema')"
+        ).fetchall()
+        connection.close()
+        raise _miss_table(name, shown, found, default="public") from error
+
+
+def _miss_table(
+    name: str, shown: str, found: Sequence[tuple[str, str]], *, default: str
+) -> DataError:
+    names = sorted(table if schema == default else f"{schema}.{table}" for schema, table in found)
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return DataError(
+        f"the database of '{shown}' has no table '{name}'; {hint}it has: "
+        f"{', '.join(names[:12]) or 'no tables'}"
+    )
+
+
+def miss_package(what: str, package: str, extra: str) -> DataError:
+    """Return the error for a package that is not installed, with the extra that installs it."""
+    return DataError(
+        f"{what} needs the package {package}; install it with: pip install 'bhlm[{extra}]'"
+    )
+
+
+def refuse_file(path: object, suffix: str, error: Exception) -> DataError:
+    """Return the error for files that their reader does not understand."""
+    return DataError(
+        f"'{path}' cannot be read as {suffix} ({shorten(error)}); check that its suffix is right "
+        "and that the file is whole"
+    )
+
+
+def shorten(error: Exception) -> str:
+    """Return the message of another package's error in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
