@@ -22,6 +22,7 @@ EXAMPLE = "'sector = 0' or 'cwc(ses) - 2*gm(ses) = 0'"
 MAX_ORDERED = 4
 SHOWN = 60  # characters of a text in an error
 LARGEST = 10**308  # a number that is larger is no double
+MOST_OPERATORS = 200  # of one side
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,9 @@ def suggest_name(part: str, names: Sequence[str], *, kind: str = "fixed effects"
 def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
     if not marked.strip():
         raise ArgumentError(f"the hypothesis {text!r} lacks a side; write {EXAMPLE}")
+    # How deep Python reads depends on what else is imported, so the limit is one of our own.
+    if sum(map(marked.count, "+-*/(")) > MOST_OPERATORS:
+        raise ArgumentError(_refuse_length(text))
     try:
         tree = ast.parse(marked.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
