@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench rivals clean distclean
+.PHONY: help setup demo test test-slow lint format bench rivals compare clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -39,11 +39,16 @@ bench: ## run the speed comparisons
 	done; \
 	[ "$$found" = yes ] || echo "make bench: there is no comparisons/speed_*.py to run"
 
-rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals and .venv-bambi
+rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals, -bambi, -interlace
 	[ -x .venv-rivals/bin/python ] || $(PYTHON) -m venv .venv-rivals
 	.venv-rivals/bin/python -m pip install --quiet mixedlm-rs statsmodels pandas pyarrow
 	[ -x .venv-bambi/bin/python ] || $(PYTHON) -m venv .venv-bambi
 	.venv-bambi/bin/python -m pip install --quiet bambi pyarrow
+	[ -x .venv-interlace/bin/python ] || $(PYTHON) -m venv .venv-interlace
+	.venv-interlace/bin/python -m pip install --quiet 'interlace-lme[bobyqa]' pandas pyarrow
+
+compare: setup ## run every rival on every model of the gallery, and make the tables
+	$(PYTHON) comparisons/run.py
 
 clean: ## remove caches and build products
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
