@@ -331,18 +331,20 @@ def evaluate_priors(
     return terms
 
 
-def _evaluate_columns(priors: tuple[Prior, ...], values: Array) -> Array:
-    columns = []
-    for prior, column in zip(priors, values.T, strict=True):
-        if isinstance(prior, PyMCPrior):
-            from bhlm.pymc_model import log_prior_values
+def evaluate_prior(prior: Prior, x: Array) -> Array:
+    """Return the log density of a prior at x (m,), improper ones up to a constant."""
+    if isinstance(prior, PyMCPrior):
+        from bhlm.pymc_model import log_prior_values
 
-            columns.append(log_prior_values(prior, column))
-            continue
-        numbers = np.zeros(3)
-        numbers[: len(prior.numbers)] = prior.numbers
-        columns.append(_log_priors(prior.code, numbers, np.ascontiguousarray(column)))
-    return np.stack(columns, axis=1)
+        return log_prior_values(prior, x)
+    numbers = np.zeros(3)
+    numbers[: len(prior.numbers)] = prior.numbers
+    return np.asarray(_log_priors(prior.code, numbers, np.ascontiguousarray(x)))
+
+
+def _evaluate_columns(priors: tuple[Prior, ...], values: Array) -> Array:
+    columns = zip(priors, values.T, strict=True)
+    return np.stack([evaluate_prior(prior, column) for prior, column in columns], axis=1)
 
 
 def _evaluate_lkj(eta: float, sizes: tuple[int, ...], root: Array, sd: Array) -> Array:

@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from bhlm.bayes import BayesFit
 from bhlm.covariance import combine
-from bhlm.density import log_prior
+from bhlm.density import evaluate_prior
 from bhlm.errors import ArgumentError
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.parameters import scaled_names
@@ -116,13 +116,7 @@ def find_quantiles(prior: Prior, p: Array) -> Array:
 
 def evaluate_density(prior: Prior, x: Array) -> Array:
     """Return the density of a prior at x (m,), improper ones up to a factor."""
-    if isinstance(prior, PyMCPrior):
-        from bhlm.pymc_model import log_prior_values
-
-        return np.exp(log_prior_values(prior, x))
-    numbers = np.zeros(3)
-    numbers[: len(prior.numbers)] = prior.numbers
-    return np.exp([log_prior(prior.code, numbers, value)[0] for value in x])
+    return np.asarray(np.exp(evaluate_prior(prior, x)))
 
 
 def _tabulate(

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "bhlm"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"files", "databases"},
-    {"datasets", "sources", "centering", "expressions", "parameters", "progress"},
+    {"datasets", "sources", "centering", "expressions", "parameters", "progress", "processes"},
     {"tables"},
     {"syntax"},
     {"reader"},

@@ -159,7 +159,7 @@ def test_a_cluster_of_other_versions_is_refused(cluster, monkeypatch):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://127.0.0.1:9"])
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch, address):
     pytest.importorskip("distributed", reason="needs the extra bhlm[dask]")
-    monkeypatch.setattr("bhlm.simulation.processes.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("bhlm.simulation.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(ArgumentError, match=f"no Dask scheduler answers at '{address}'"):
         run_study(small_study(), file=None, address=address)
 

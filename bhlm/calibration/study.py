@@ -12,13 +12,10 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +31,7 @@ from bhlm.marginal import group_logliks, total_products
 from bhlm.moments import Moments
 from bhlm.prior_draws import check_drawable, draw_prior
 from bhlm.priors import Priors, ResolvedPriors, resolve_priors
+from bhlm.processes import run_here
 from bhlm.sampling import arrange_blocks, run_nutpie
 from bhlm.whitening import Whitened, whiten
 
@@ -315,9 +313,7 @@ def evaluate_quantities(
     ranked = {name: draws for name, draws in named.items() if name not in doubled}
     loglik = group_logliks(white, study.moments.n, beta, root, sigma).sum(axis=1)
     sizes = tuple(len(block) for block in study.blocks)
-    # The sampler's SDs have signs; with its columns turned, the same G has a positive root.
-    positive = root * np.where(np.einsum("dii->di", root) < 0.0, -1.0, 1.0)[:, None, :]
-    terms = evaluate_priors(study.priors, sizes, beta, positive, sigma)
+    terms = evaluate_priors(study.priors, sizes, beta, root, sigma)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
     return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
 
@@ -331,35 +327,10 @@ def quantity_names(study: Study) -> tuple[str, ...]:
 
 def _run(study: Study, numbers: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
     """Yield each replicate when it is done."""
-    if workers <= 1:
-        for number in numbers:
-            yield run_replicate(study, number)
-        return
-    # Forking a process that has threads may lock up; spawning is the same on every system.
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
-    try:
-        waiting = [pool.submit(run_replicate, study, number) for number in numbers]
-        for future in as_completed(waiting):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ArgumentError(
-            f"the {workers} worker processes could not run; call calibrate() in a script under "
-            "`if __name__ == '__main__':`, or give workers=1"
-        ) from error
-    finally:
-        # An error or an interrupt must not wait for the replicates that have not begun.
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is killed, or it would wait for ever."""
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
+    if not numbers:
+        return iter(())
+    refusal = (
+        f"the {workers} worker processes could not run; call calibrate() in a script under "
+        "`if __name__ == '__main__':`, or give workers=1"
+    )
+    return run_here(partial(run_replicate, study), numbers, workers=workers, refusal=refusal)

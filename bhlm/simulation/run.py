@@ -10,7 +10,8 @@ from typing import Any
 
 from bhlm.calibration.replicate_file import append_replicate, open_replicates
 from bhlm.errors import ArgumentError
-from bhlm.simulation.processes import run_here, run_on_cluster
+from bhlm.processes import run_here
+from bhlm.simulation.cluster import run_on_cluster
 from bhlm.simulation.replicate import check_study, run_replicate
 from bhlm.simulation.result import StudyResult, collect_records
 from bhlm.simulation.study import Study, find_versions, identify_study, read_study
@@ -82,4 +83,10 @@ def _run(
     task = partial(run_replicate, study)
     if missing and address is not None:
         return run_on_cluster(task, missing, address=address, versions=find_versions())
-    return run_here(task, missing, workers=min(workers, len(missing)))
+    workers = min(workers, len(missing))
+    refusal = (
+        f"the {workers} worker processes stopped; start them in a script under "
+        "`if __name__ == '__main__':`, or give workers=1"
+    )
+    # The matrices are small, and threads that wait for each other cost more than they do.
+    return run_here(task, missing, workers=workers, refusal=refusal, single_threaded=True)
