@@ -1,0 +1,1 @@
+"""Fits and their checks -> one HTML file with everything in it, and its twin in JSON."""

@@ -1,0 +1,1 @@
+"""Figures for notebooks, papers and the dashboard: one function per file, two libraries."""

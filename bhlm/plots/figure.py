@@ -1,0 +1,68 @@
+"""Figure: what a plot function returns, drawn by Plotly or by matplotlib when asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bhlm.errors import ArgumentError
+from bhlm.files import replace_file, write_text
+from bhlm.plots.marks import Panel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATIC = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure before a library draws it: its marks, a sentence read off it, its numbers.
+
+    In a notebook it shows itself by Plotly; `.matplotlib()` gives the static version for a paper
+    and `.save("figure.pdf")` writes it.
+    """
+
+    name: str  # such as "caterpillar", the key in files
+    title: str
+    reading: str  # one sentence, computed from the numbers
+    table: "pd.DataFrame | None"  # the numbers that are drawn, tidy
+    panels: tuple[Panel, ...] = ()
+    columns: int = 1  # panels side by side
+    height: int = 420  # pixels, of all panels together
+    draw: Callable[[str], Any] | None = None  # "plotly" or "matplotlib" -> ArviZ's PlotCollection
+
+    def plotly(self, *, page: str = "light") -> Any:
+        """Return the figure as a plotly.graph_objects.Figure, for a "light" or "dark" page."""
+        from bhlm.plots.arviz_figures import draw_arviz
+        from bhlm.plots.plotly_figures import draw_plotly
+
+        return draw_arviz(self, "plotly") if self.draw else draw_plotly(self, page=page)
+
+    def matplotlib(self) -> Any:
+        """Return the figure as a matplotlib.figure.Figure, which no window shows by itself."""
+        from bhlm.plots.arviz_figures import draw_arviz
+        from bhlm.plots.matplotlib_figures import draw_matplotlib
+
+        return draw_arviz(self, "matplotlib") if self.draw else draw_matplotlib(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the figure: .png, .svg or .pdf by matplotlib, .html (with its script) by Plotly.
+
+        Raises:
+            ArgumentError: another ending.
+        """
+        path = Path(path)
+        if path.suffix in STATIC:
+            with replace_file(path) as stream:
+                self.matplotlib().savefig(stream, format=path.suffix[1:], bbox_inches="tight")
+        elif path.suffix == ".html":
+            write_text(self.plotly().to_html(include_plotlyjs=True), path)
+        else:
+            raise ArgumentError(
+                f"'{path.name}' is not a figure's file; end it in .png, .svg, .pdf or .html"
+            )
+
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
+        """Show the Plotly version in notebooks."""
+        return self.plotly()._repr_mimebundle_(*args, **kwargs)
