@@ -220,7 +220,10 @@ def _draw_extra(
         )  # fmt: skip
     if isinstance(mark, Rule):
         line = {"color": colour(mark.role, page), "dash": ROLES[mark.role].dash, "width": 1.5}
-        place = {"row": row, "col": column, "line": line, "name": mark.role}
+        place = {
+            "row": row, "col": column, "line": line, "name": mark.role,
+            "exclude_empty_subplots": False,
+        }  # fmt: skip
         if mark.axis == "x":
             drawn.add_vline(x=mark.value, **place)
         else:
