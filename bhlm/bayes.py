@@ -50,7 +50,7 @@ class Settings:
     draws: int
     tune: int
     chains: int
-    target_accept: float
+    target_accept: float | None  # None: by the number of groups, see `choose_acceptance`
     maxdepth: int
     prior_only: bool
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from bhlm.marginal import marginal_loglik, total_products
+from bhlm.marginal import marginal_panels
+from bhlm.panels import build_panels
 from bhlm.priors import Prior, PyMCPrior, ResolvedPriors
 from bhlm.whitening import Whitened
 
@@ -29,7 +30,9 @@ class Posterior:
     """All that the density kernel reads: data, priors and the map between scales."""
 
     blocks: Array  # (J, k, k) whitened cross-products
+    panels: Array  # (T, q, k, LANES) what the kernel reads of them, see `bhlm.panels`
     total: Array  # (p + 1, p + 1)
+    reach: float  # the largest trace of a group's Z'Z
     n: float
     scale: float  # s of the whitening
     inverse_basis: Array  # (q, q) B^-1
@@ -51,9 +54,9 @@ class Posterior:
     def arguments(self) -> tuple[object, ...]:
         """Return the fields in the order in which `log_density` takes them."""
         return (
-            self.blocks, self.total, self.n, self.scale, self.inverse_basis, self.offset,
-            self.slope, self.unit, self.signed, self.sizes, self.codes, self.numbers, self.eta,
-            self.use_likelihood,
+            self.panels, self.total, self.reach, self.n, self.scale, self.inverse_basis,
+            self.offset, self.slope, self.unit, self.signed, self.sizes, self.codes, self.numbers,
+            self.eta, self.use_likelihood,
         )  # fmt: skip
 
 
@@ -82,9 +85,12 @@ def build_posterior(
         # The Intercept's prior is on the expected response at the means of the other columns.
         intercept = int(np.flatnonzero(priors.centre == 0)[0])
         centring[intercept, at_means] = priors.centre[at_means]
+    panels = build_panels(white.blocks, white.q)
     return Posterior(
         blocks=white.blocks,
-        total=total_products(white),
+        panels=panels.values,
+        total=panels.total,
+        reach=panels.reach,
         n=white.n,
         scale=white.scale,
         inverse_basis=np.ascontiguousarray(np.linalg.inv(white.basis)),
@@ -211,8 +217,9 @@ def _pull_correlations(x: Array, sizes: Array, eta: float, dfactor: Array, dx: A
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def log_density(
     x: Array,
-    blocks: Array,
+    panels: Array,
     total: Array,
+    reach: float,
     n: float,
     scale: float,
     inverse_basis: Array,
@@ -249,7 +256,9 @@ def log_density(
             for j in range(q):
                 for m in range(q):
                     lam[i, j] += inverse_basis[i, m] * sd[m] * factor[m, j] / sigma
-        loglik, dlam, dbeta, dlog = marginal_loglik(blocks, total, n, lam, beta, sigma / scale)
+        loglik, dlam, dbeta, dlog = marginal_panels(
+            panels, total, reach, n, lam, beta, sigma / scale
+        )
         logp += loglik - n * math.log(scale)
         gradient[d - 1] += dlog
         for i in range(p):

@@ -7,7 +7,6 @@ A table is anything that narwhals reads, eager or lazy. What a design learns fro
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import narwhals as nw
@@ -17,6 +16,7 @@ from bhlm.contrasts import Column, Level, expand_terms, print_level
 from bhlm.errors import DataError, FormulaError
 from bhlm.expressions import Apply, Expression, Name, column_names
 from bhlm.formula import Formula, list_factors, parse_formula
+from bhlm.levels import find_levels
 from bhlm.rows import (
     LABELS,
     SHOWN_COLUMNS,
@@ -26,6 +26,7 @@ from bhlm.rows import (
     is_complete,
     prepare_rows,
     read_frame,
+    read_table,
 )
 from bhlm.transforms import (
     GROUP,
@@ -42,8 +43,6 @@ from bhlm.transforms import (
     take_row,
 )
 
-# Each level is a column of every group's cross-product; more than this is an identifier.
-MAX_LEVELS = 500
 INTERCEPT = "Intercept"
 
 
@@ -95,33 +94,45 @@ def build_prepared(formula: str | Formula, table: Any) -> tuple[Design, Frame, L
     What `check_design` looks for is left to it. Raises as `build_design` does.
     """
     formula = parse_formula(formula) if isinstance(formula, str) else formula
-    _check_roles(formula)
-    frame = read_frame(table)
+    check_roles(formula)
+    frame = read_frame(read_table(table, formula))
     with _ignore_floating_errors():
         schema = check_schema(frame, formula)
-        factors = [f for f in list_factors(formula) if _is_categorical(f, schema)]
+        factors = find_factors(formula, schema)
         rows, layout = prepare_rows(frame, formula, schema, factors=factors)
         n, total = count_rows(rows, layout)
         if n < total or isinstance(rows, nw.LazyFrame):
             rows = rows.filter(is_complete(layout))
-        levels = {str(f): _find_levels(f, rows, layout) for f in factors}
-        fixed, blocks = _expand_formula(formula, levels)
+        levels = {str(f): find_levels(f, rows, layout) for f in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
         constants = fit_constants(rows, values, columns=layout.columns, n=n)
-        design = Design(
-            formula=formula,
-            group=formula.group,
-            response=str(formula.response),
-            fixed=tuple(column.name for column in fixed),
-            random=tuple(column.name for block in blocks for column in block),
-            blocks=tuple(tuple(column.name for column in block) for block in blocks),
-            columns=(*distinct_columns(formula, levels), str(formula.response)),
-            levels=levels,
-            constants=constants,
-            n_rows=n,
-            dropped=total - n,
-        )
+        design = assemble_design(formula, levels, constants, n=n, dropped=total - n)
     return design, rows, layout
+
+
+def assemble_design(
+    formula: Formula,
+    levels: Mapping[str, tuple[Level, ...]],
+    constants: Mapping[str, tuple[float, ...]],
+    *,
+    n: int,
+    dropped: int,
+) -> Design:
+    """Return the design that rests on these levels, constants and counts of rows."""
+    fixed, blocks = _expand_formula(formula, levels)
+    return Design(
+        formula=formula,
+        group=formula.group,
+        response=str(formula.response),
+        fixed=tuple(column.name for column in fixed),
+        random=tuple(column.name for block in blocks for column in block),
+        blocks=tuple(tuple(column.name for column in block) for block in blocks),
+        columns=(*distinct_columns(formula, levels), str(formula.response)),
+        levels=levels,
+        constants=constants,
+        n_rows=n,
+        dropped=dropped,
+    )
 
 
 def check_design(design: Design, table: Any) -> None:
@@ -149,7 +160,7 @@ def prepare_design(design: Design, table: Any) -> tuple[Frame, Layout]:
 
 def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
     """Return all rows of a table with the columns that a design reads."""
-    frame = read_frame(table)
+    frame = read_frame(read_table(table, design.formula))
     schema = check_schema(frame, design.formula)
     factors = [f for f in list_factors(design.formula) if str(f) in design.levels]
     _check_types(design, factors, schema)
@@ -211,7 +222,7 @@ def _ignore_floating_errors() -> AbstractContextManager[Any]:
     return np.errstate(all="ignore")
 
 
-def _check_roles(formula: Formula) -> None:
+def check_roles(formula: Formula) -> None:
     """Raise `FormulaError` where one column plays two parts that exclude each other."""
     outcome = column_names(formula.response)
     if formula.group in outcome:
@@ -226,6 +237,11 @@ def _check_roles(formula: Formula) -> None:
                 f"the response '{formula.response}' is used again in the term '{factor}'; "
                 "remove that term"
             )
+
+
+def find_factors(formula: Formula, schema: nw.Schema) -> list[Expression]:
+    """Return the factors of a formula that are categorical."""
+    return [factor for factor in list_factors(formula) if _is_categorical(factor, schema)]
 
 
 def _is_categorical(factor: Expression, schema: nw.Schema) -> bool:
@@ -244,48 +260,6 @@ def _check_types(design: Design, factors: Iterable[Expression], schema: nw.Schem
                 f"column '{name}' has type {found} here, but levels such as {level!r} in the "
                 "design; give it the type that it had"
             )
-
-
-def _find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level, ...]:
-    """Return the levels that occur, the reference first and then in the order of the column.
-
-    That order is the categories' own where the engine keeps one, else numeric or alphabetic.
-    """
-    safe = layout.categories[str(factor)]
-    if isinstance(rows, nw.LazyFrame):
-        # unique() of a database is a window over all rows; its GROUP BY streams them.
-        series = collect_frame(rows.group_by(safe).agg(nw.len().alias("n")))[safe]
-    else:
-        series = rows.select(safe).unique()[safe]
-    dtype = rows.collect_schema()[safe]
-    if isinstance(dtype, (nw.Enum, nw.Categorical)):
-        series = series.sort().cast(nw.String)
-    levels = series.to_list()
-    if isinstance(dtype, nw.Enum):
-        order = {str(category): i for i, category in enumerate(dtype.categories)}
-        levels.sort(key=lambda level: order[level])
-    elif not isinstance(dtype, nw.Categorical):
-        levels.sort()
-    if len(levels) < 2:
-        raise DataError(
-            f"the categorical column '{factor}' has one level only in the complete rows, "
-            f"{levels[0]!r}; remove the term"
-        )
-    if len(levels) > MAX_LEVELS:
-        raise DataError(
-            f"the categorical column '{factor}' has {len(levels)} levels, and more than "
-            f"{MAX_LEVELS} look like an identifier; remove the term or merge levels"
-        )
-    reference = factor.option("reference") if isinstance(factor, Apply) else None
-    if reference is None:
-        return tuple(levels)
-    for level in levels:
-        if print_level(level) == print_level(reference):
-            return (level, *(other for other in levels if other != level))
-    close = get_close_matches(str(reference), [str(level) for level in levels], n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    shown = ", ".join(print_level(level) for level in levels[:SHOWN_COLUMNS])
-    raise DataError(f"'{factor}' has no level {reference!r}; {hint}its levels are: {shown}")
 
 
 def _expand_formula(

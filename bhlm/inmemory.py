@@ -20,6 +20,8 @@ from bhlm.expressions import Apply, Expression, Name, Number
 from bhlm.rows import Layout
 
 Array = np.ndarray
+LINE = 8  # doubles in a cache line
+AHEAD = 64  # rows whose groups' states are asked for together
 BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache
 
 
@@ -94,13 +96,18 @@ class Rows:
             self.find_means(expression.arguments)
             if expression.function in ("gm", "cwc") and expression.arguments[0] not in self.means:
                 argument = expression.arguments[0]
-                count = np.zeros(self.n_groups)
-                first, rest = np.zeros((2, self.n_groups))
-                for span in self.blocks():
-                    value = self.evaluate(argument, span)
-                    block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
-                    add_means(self.codes[span], np.ascontiguousarray(block), count, first, rest)
+                count, first, rest = np.zeros((3, self.n_groups))
+                self.accumulate_means(argument, count, first, rest)
                 self.means[argument] = first, rest
+
+    def accumulate_means(
+        self, argument: Expression, count: Array, first: Array, rest: Array
+    ) -> None:
+        """Update counts, first values and mean deviations from them (J,) of an expression."""
+        for span in self.blocks():
+            value = self.evaluate(argument, span)
+            block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
+            add_means(self.codes[span], np.ascontiguousarray(block), count, first, rest)
 
     def blocks(self) -> list[slice]:
         """Return the blocks of rows."""
@@ -134,7 +141,7 @@ def reduce_rows(
     """
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     groups, codes = code_groups(frame["group"].to_numpy())
-    rows = _read_rows(design, frame, layout, codes, len(groups))
+    rows = read_rows(design, frame, layout, codes, len(groups))
     return groups, *accumulate_moments(rows, columns, design.formula.response)
 
 
@@ -160,8 +167,8 @@ def evaluate_new(
     fresh, others = pd.factorize(labels[codes < 0])
     codes[codes < 0] = len(groups) + fresh
     known = np.arange(len(groups) + len(others)) < len(groups)
-    old = _read_rows(design, *training, old_codes, len(known))
-    rows = _read_rows(design, *new, codes, len(known))
+    old = read_rows(design, *training, old_codes, len(known))
+    rows = read_rows(design, *new, codes, len(known))
     with np.errstate(all="ignore"):
         old.find_means(factors)
         rows.find_means(factors)
@@ -179,9 +186,13 @@ def evaluate_new(
     return labels, values
 
 
-def _read_rows(
+def read_rows(
     design: Design, frame: nw.DataFrame[Any], layout: Layout, codes: Array, n_groups: int
 ) -> Rows:
+    """Return complete rows in memory with what a design reads of them, no group means yet.
+
+    `codes` (n,) are those of the rows' groups, `n_groups` of them.
+    """
     columns = distinct_columns(design.formula, design.levels).values()
     wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
     indicators = {
@@ -192,7 +203,7 @@ def _read_rows(
         if level is not None
     }
     raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
-    return Rows(raw, indicators, codes.astype(np.int64), n_groups, design.constants)
+    return Rows(raw, indicators, codes.astype(np.int64, copy=False), n_groups, design.constants)
 
 
 def accumulate_moments(
@@ -205,19 +216,40 @@ def accumulate_moments(
     factors = [part.factor for column in columns for part in column.parts]
     rows.find_means([*factors, response])
     k = len(columns) + 1
-    count = np.zeros(rows.n_groups)
-    first, rest = np.zeros((2, rows.n_groups, k))
-    cross = np.zeros((rows.n_groups, k, k))
-    buffer = np.empty((BLOCK, k))
+    state = make_states(rows.n_groups, k)
+    accumulate_rows(rows, columns, response, state)
+    return unpack_state(state, np.arange(rows.n_groups), k)
+
+
+def accumulate_rows(
+    rows: Rows, columns: Sequence[Column], response: Expression, state: Array
+) -> None:
+    """Update the state of every group, see `add_rows`, with rows whose means are known."""
+    k = len(columns) + 1
+    buffer = np.empty((min(BLOCK, len(rows.codes)), k))
     with np.errstate(all="ignore"):
         for span in rows.blocks():
             size = span.stop - span.start
             for i, column in enumerate(columns):
                 buffer[:size, i] = rows.column(column, span)
             buffer[:size, k - 1] = rows.evaluate(response, span)
-            add_moments(rows.codes[span], buffer[:size], count, first, rest, cross)
-    mirror_lower(cross)
-    return count, first + rest, cross
+            add_rows(rows.codes[span], buffer[:size], state)
+
+
+def reduce_columns(codes: Array, values: Array, n_groups: int) -> tuple[Array, Array, Array]:
+    """Return n (J,), means (J, k) and cross-products about them (J, k, k) of rows (n, k)."""
+    k = values.shape[1]
+    state = make_states(n_groups, k)
+    add_rows(codes, values, state)
+    return unpack_state(state, np.arange(n_groups), k)
+
+
+def make_states(n_groups: int, k: int) -> Array:
+    """Return empty states (J, width) of groups for k columns, each in cache lines of its own."""
+    width = -(-(1 + 2 * k + k * (k + 1) // 2) // LINE) * LINE
+    room = np.zeros((n_groups + 1) * width)
+    start = -room.ctypes.data // room.itemsize % LINE
+    return room[start : start + n_groups * width].reshape(n_groups, width)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -232,41 +264,59 @@ def add_means(codes: Array, values: Array, count: Array, first: Array, rest: Arr
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def add_moments(
-    codes: Array, values: Array, count: Array, first: Array, rest: Array, cross: Array
-) -> None:
-    """Update counts, first rows, mean deviations and lower cross-products with rows (n, k).
+def add_rows(codes: Array, values: Array, state: Array) -> float:
+    """Update the states of groups (J, width) with rows (n, k).
 
+    A group's state is its count, first row, mean deviation from that and lower cross-product,
+    side by side: rows of a group come from anywhere, and fetching its state is what they cost.
     Adding a row at a time is the pairwise update with n_2 = 1 (Welford 1962). Deviations from
-    the group's first row are exact where the values lie far from zero.
+    the group's first row are exact where the values lie far from zero. What is returned has no
+    meaning but that the compiler must read the states ahead.
     """
     n, k = values.shape
     step = np.empty(k)
+    touched = 0.0
     for i in range(n):
-        j = codes[i]
-        before = count[j]
+        if i % AHEAD == 0:
+            # Asked for together, states come from memory at the same time.
+            for m in range(i, min(i + AHEAD, n)):
+                touched += state[codes[m], 0]
+        own = state[codes[i]]
+        before = own[0]
         if before == 0.0:
             for a in range(k):
-                first[j, a] = values[i, a]
-        count[j] = before + 1.0
+                own[1 + a] = values[i, a]
+        own[0] = before + 1.0
         share = 1.0 / (before + 1.0)
         weight = before * share
+        at = 1 + 2 * k
         for a in range(k):
-            step[a] = (values[i, a] - first[j, a]) - rest[j, a]
-            rest[j, a] += step[a] * share
+            step[a] = (values[i, a] - own[1 + a]) - own[1 + k + a]
+            own[1 + k + a] += step[a] * share
             scaled = weight * step[a]
             for b in range(a + 1):
-                cross[j, a, b] += scaled * step[b]
+                own[at] += scaled * step[b]
+                at += 1
+    return touched
 
 
 @numba.njit(cache=True, nogil=True)
-def mirror_lower(cross: Array) -> None:
-    """Copy the lower triangles (J, k, k) to the upper ones."""
-    n_groups, k, _ = cross.shape
+def unpack_state(state: Array, order: Array, k: int) -> tuple[Array, Array, Array]:
+    """Return n (J,), means (J, k) and cross-products (J, k, k) of states, in that order."""
+    n_groups = len(order)
+    count = np.empty(n_groups)
+    mean = np.empty((n_groups, k))
+    cross = np.empty((n_groups, k, k))
     for j in range(n_groups):
+        own = state[order[j]]
+        count[j] = own[0]
+        at = 1 + 2 * k
         for a in range(k):
-            for b in range(a):
-                cross[j, b, a] = cross[j, a, b]
+            mean[j, a] = own[1 + a] + own[1 + k + a]
+            for b in range(a + 1):
+                cross[j, a, b] = cross[j, b, a] = own[at]
+                at += 1
+    return count, mean, cross
 
 
 def code_groups(labels: Array) -> tuple[Array, Array]:

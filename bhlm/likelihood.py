@@ -13,9 +13,13 @@ criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numba
 import numpy as np
+
+from bhlm.panel_sums import fill_products, fill_scores
+from bhlm.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
 
 Array = np.ndarray
 
@@ -56,29 +60,6 @@ def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> 
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def sum_groups(blocks: Array, q: int, lam: Array) -> tuple[float, Array]:
-    """Return sum_j log |H_j| and E (p + 1, p + 1)."""
-    n_groups, k, _ = blocks.shape
-    root = np.empty((q, q))
-    half = np.empty((q, k))
-    e = np.zeros((k - q, k - q))
-    logdet = 0.0
-    for j in range(n_groups):
-        block = blocks[j]
-        logdet += factor_group(block, q, lam, root, half)
-        for c in range(q, k):
-            for d in range(q, c + 1):
-                value = block[c, d]
-                for a in range(q):
-                    value -= half[a, c] * half[a, d]
-                e[c - q, d - q] += value
-    for c in range(k - q):
-        for d in range(c):
-            e[d, c] = e[c, d]
-    return logdet, e
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
 def project_group(block: Array, q: int, half: Array, out: Array) -> None:
     """Write [F_j U_j] = Z'[Z X y] - half_Z' half into `out` (q, k)."""
     k = block.shape[0]
@@ -90,34 +71,22 @@ def project_group(block: Array, q: int, half: Array, out: Array) -> None:
             out[i, c] = value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def sum_scores(blocks: Array, q: int, lam: Array, weight: Array) -> Array:
+def sum_scores(
+    blocks: Array, q: int, lam: Array, weight: Array, *, panels: Panels | None = None
+) -> Array:
     """Return sum_j F_j - U_j weight U_j', the derivative by Psi (q, q) of
 
     sum_j log |H_j| + tr(weight E), with `weight` (p + 1, p + 1) held fixed.
     """
-    n_groups, k, _ = blocks.shape
-    r = k - q
-    root = np.empty((q, q))
-    half = np.empty((q, k))
-    fu = np.empty((q, k))
-    score = np.zeros((q, q))
-    row = np.empty(r)
-    for j in range(n_groups):
-        factor_group(blocks[j], q, lam, root, half)
-        project_group(blocks[j], q, half, fu)
-        for a in range(q):
-            for c in range(r):
-                value = 0.0
-                for d in range(r):
-                    value += fu[a, q + d] * weight[d, c]
-                row[c] = value
-            for b in range(q):
-                value = fu[a, b]
-                for c in range(r):
-                    value -= row[c] * fu[b, q + c]
-                score[a, b] += value
-    return score
+    panels = panels or build_panels(blocks, q)
+    sums = np.empty((panels.n_stretches, q * q))
+
+    def fill(first: int, last: int) -> None:
+        fill_scores(panels.values, first, last, lam, weight, sums)
+
+    sum_stretches(fill, panels.n_stretches)
+    score = sums.sum(axis=0).reshape(q, q)
+    return np.asarray(0.5 * (score + score.T))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -203,11 +172,10 @@ class Criterion:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def profile_groups(
-    blocks: Array, q: int, lam: Array, n: float, restricted: bool
-) -> tuple[float, float, Array, Array, float]:
-    """Return the criterion of `evaluate`, sum log|H_j|, beta (p,), phi (p, p) and rss."""
-    logdet, e = sum_groups(blocks, q, lam)
+def profile_products(
+    logdet: float, e: Array, n: float, restricted: bool
+) -> tuple[float, Array, Array, float]:
+    """Return the criterion of `evaluate` from sum log|H_j| and E, beta (p,), phi (p, p), rss."""
     p = e.shape[0] - 1
     root = np.zeros((p, p))
     half = np.empty(p)
@@ -246,37 +214,58 @@ def profile_groups(
                 phi[a, b] += inverse[i, a] * inverse[i, b]
     dof = n - p if restricted else n
     value += dof * (1.0 + np.log(2.0 * np.pi * rss / dof))
-    return value, logdet, beta, phi, rss
+    return value, beta, phi, rss
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def score_groups(
-    blocks: Array, q: int, lam: Array, beta: Array, phi: Array, precision: float, restricted: bool
-) -> Array:
-    """Return the derivative (q, q) by Psi of the profiled criterion; precision is dof / rss."""
-    p = len(beta)
-    weight = np.empty((p + 1, p + 1))
-    for a in range(p + 1):
-        left = 1.0 if a == p else -beta[a]
-        for b in range(p + 1):
-            weight[a, b] = precision * left * (1.0 if b == p else -beta[b])
-            if restricted and a < p and b < p:
-                weight[a, b] += phi[a, b]
-    return sum_scores(blocks, q, lam, weight)
+def sum_products(panels: Panels, lam: Array, *, threads: int | None = None) -> tuple[float, Array]:
+    """Return sum_j log |H_j| and E (p + 1, p + 1); see `bhlm.panels.sum_stretches` for threads."""
+    r = len(panels.total)
+    sums = np.empty((panels.n_stretches, 1 + r * (r + 1) // 2))
+
+    def fill(first: int, last: int) -> None:
+        fill_products(panels.values, panels.reach, first, last, lam, sums)
+
+    sum_stretches(fill, panels.n_stretches, threads=threads)
+    logdet, *taken = sums.sum(axis=0)
+    e = panels.total.copy()
+    lower = np.tril_indices(r)
+    e[lower] -= taken
+    e.T[lower] = e[lower]
+    return float(logdet), e
 
 
-def evaluate(blocks: Array, q: int, lam: Array, *, n: float, restricted: bool) -> Criterion:
+def evaluate(
+    blocks: Array,
+    q: int,
+    lam: Array,
+    *,
+    n: float,
+    restricted: bool,
+    panels: Panels | None = None,
+) -> Criterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
+    `panels` are those of the blocks, for who asks more than once.
     """
-    value, logdet, beta, phi, rss = profile_groups(blocks, q, lam, n, restricted)
+    logdet, e = sum_products(panels or build_panels(blocks, q), lam)
+    value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
 
-def score_psi(blocks: Array, q: int, lam: Array, at: Criterion) -> Array:
-    """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`."""
-    return np.asarray(score_groups(blocks, q, lam, at.beta, at.phi, at.dof / at.rss, at.restricted))
+def score_psi(
+    blocks: Array, q: int, lam: Array, at: Criterion, *, panels: Panels | None = None
+) -> Array:
+    """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`.
+
+    With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
+    dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
+    """
+    left = np.append(-at.beta, 1.0)
+    weight = at.dof / at.rss * np.outer(left, left)
+    if at.restricted:
+        weight[:-1, :-1] += at.phi
+    return sum_scores(blocks, q, lam, weight, panels=panels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +279,16 @@ class Curvature:
 
 def differentiate(blocks: Array, q: int, lam: Array, at: Criterion, directions: Array) -> Curvature:
     """Return second derivatives along symmetric `directions` (m, q, q) of Psi."""
-    ff, fc, ft, uu, ut, tt = sum_curvatures(blocks, q, lam, at.phi, at.beta)
+    size = LANES * STRETCH
+    found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
+
+    def fill(first: int, last: int) -> None:
+        for s in range(first, last):
+            part = blocks[s * size : (s + 1) * size]
+            found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
+
+    sum_stretches(fill, len(found))
+    ff, fc, ft, uu, ut, tt = (reduce(np.add, parts) for parts in zip(*found, strict=True))
     e = directions
     logdet = -_trace_pairs(ff, e)
     if at.restricted:

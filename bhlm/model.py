@@ -14,7 +14,7 @@ from bhlm.inmemory import evaluate_new
 from bhlm.moments import Moments, reduce_table
 from bhlm.moments_file import is_moments_path, load_moments
 from bhlm.rows import read_frame
-from bhlm.sources import open_table
+from bhlm.sources import open_table, scan_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ class Model:
                 )
             self.moments: Moments = data
         else:
-            self._table = open_table(data) if isinstance(data, str | Path) else data
+            self._table = scan_table(data) if isinstance(data, str | Path) else data
             self.design, self.moments = reduce_table(self.formula, self._table)
 
     @classmethod
@@ -98,7 +98,7 @@ class Model:
         priors: "Priors | None" = None,
         covariance: str | None = None,
         cores: int | None = None,
-        target_accept: float = 0.9,
+        target_accept: float | None = None,
         maxdepth: int = 10,
         prior_only: bool = False,
         sampler: str | None = None,

@@ -14,6 +14,9 @@ from bhlm.errors import DataError
 from bhlm.expressions import Apply, walk
 from bhlm.formula import Formula, list_factors, parse_formula
 from bhlm.inmemory import reduce_rows
+from bhlm.parquet import ParquetScan
+from bhlm.rows import read_table
+from bhlm.streaming import can_stream, reduce_scan
 from bhlm.transforms import GROUP, Frame, collect_frame
 
 Array = np.ndarray
@@ -114,7 +117,8 @@ def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
 
     Cross-products are taken about the group means, which keeps the digits that raw sums of
     squares would lose. Lazy tables are reduced where they are, by one GROUP BY of narwhals
-    expressions that is the same for every engine; tables in memory by compiled passes.
+    expressions that is the same for every engine; tables in memory by compiled passes, and
+    Parquet files that are not read yet by the same passes, batch by batch.
 
     Args:
         formula: the model.
@@ -124,11 +128,16 @@ def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
     """
-    design, rows, layout = build_prepared(formula, table)
-    if isinstance(rows, nw.DataFrame):
-        reduced = reduce_rows(design, rows, layout)
+    formula = parse_formula(formula) if isinstance(formula, str) else formula
+    if isinstance(table, ParquetScan) and can_stream(formula, table):
+        design, reduced = reduce_scan(formula, table)
     else:
-        reduced = reduce_frame(apply_design(design, table, check=False, means=True))
+        table = read_table(table, formula)
+        design, rows, layout = build_prepared(formula, table)
+        if isinstance(rows, nw.DataFrame):
+            reduced = reduce_rows(design, rows, layout)
+        else:
+            reduced = reduce_frame(apply_design(design, table, check=False, means=True))
     groups, _, mean, cross = reduced
     # A bad value spoils the moments, and only then is it worth looking for it.
     if len(groups) < 2 or not (np.isfinite(mean).all() and np.isfinite(cross).all()):
@@ -145,6 +154,7 @@ def compute_moments(design: Design, table: Any) -> Moments:
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
+    table = read_table(table, design.formula)
     total = collect_frame(nw.from_native(table).lazy().select(nw.len())).item()
     reduced = reduce_frame(apply_design(design, table, means=True))
     used = int(reduced[1].sum())

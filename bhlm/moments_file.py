@@ -32,7 +32,7 @@ from bhlm.errors import DataError
 from bhlm.files import replace_file
 from bhlm.moments import Moments, compute_moments, kind_of_labels, merge_moments
 from bhlm.moments_check import check_moments, rebuild_design
-from bhlm.sources import open_table
+from bhlm.sources import scan_table
 
 Array = np.ndarray
 
@@ -172,7 +172,7 @@ def reduce_part(formula: str, table: Any) -> Moments:
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
     """
-    opened = open_table(table)
+    opened = scan_table(table)
     return compute_moments(build_design(formula, opened, check=False), opened)
 
 
@@ -192,7 +192,7 @@ def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
     """
     if not isinstance(reference, Moments):
         reference = load_moments(reference)
-    return compute_moments(rebuild_design(reference), open_table(table))
+    return compute_moments(rebuild_design(reference), scan_table(table))
 
 
 def update_moments(moments: Moments, more: Any) -> Moments:

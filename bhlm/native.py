@@ -3,8 +3,8 @@
 All that the density reads is packed into one array of doubles, whose address travels with each
 call:
 
-    size, d, p, q, J, n, scale, eta, use_likelihood, number of blocks, then
-    blocks, total, inverse_basis, offset, slope, unit, signed, sizes, codes, numbers
+    size, d, p, q, number of panels, n, scale, eta, use_likelihood, number of blocks, reach, then
+    panels, total, inverse_basis, offset, slope, unit, signed, sizes, codes, numbers
 """
 
 import numba
@@ -12,10 +12,11 @@ import numpy as np
 from numba import types
 
 from bhlm.density import Posterior, log_density
+from bhlm.panels import LANES
 
 Array = np.ndarray
 
-HEADER = 10
+HEADER = 11
 # What nutpie takes for a point outside of the support, which a trajectory may leave again.
 BAD_GRADIENT = 3
 BAD_VALUE = 4
@@ -27,14 +28,15 @@ def pack_posterior(posterior: Posterior) -> Array:
     """Return all that the density reads as one array of doubles."""
     p, q = len(posterior.offset), len(posterior.unit)
     parts = (
-        posterior.blocks, posterior.total, posterior.inverse_basis, posterior.offset,
+        posterior.panels, posterior.total, posterior.inverse_basis, posterior.offset,
         posterior.slope, posterior.unit, posterior.signed, posterior.sizes, posterior.codes,
         posterior.numbers,
     )  # fmt: skip
     body = np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
     header = (
-        HEADER + len(body), posterior.dimension, p, q, len(posterior.blocks), posterior.n,
+        HEADER + len(body), posterior.dimension, p, q, len(posterior.panels), posterior.n,
         posterior.scale, posterior.eta, posterior.use_likelihood, len(posterior.sizes),
+        posterior.reach,
     )  # fmt: skip
     return np.concatenate([np.array(header, dtype=np.float64), body])
 
@@ -42,11 +44,11 @@ def pack_posterior(posterior: Posterior) -> Array:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed posterior: its value and gradient (d,)."""
-    p, q, n_groups, n_blocks = int(data[2]), int(data[3]), int(data[4]), int(data[9])
+    p, q, n_panels, n_blocks = int(data[2]), int(data[3]), int(data[4]), int(data[9])
     k = q + p + 1
     at = HEADER
-    blocks = data[at : at + n_groups * k * k].reshape((n_groups, k, k))
-    at += n_groups * k * k
+    panels = data[at : at + n_panels * q * k * LANES].reshape((n_panels, q, k, LANES))
+    at += n_panels * q * k * LANES
     total = data[at : at + (p + 1) * (p + 1)].reshape((p + 1, p + 1))
     at += (p + 1) * (p + 1)
     inverse_basis = data[at : at + q * q].reshape((q, q))
@@ -66,8 +68,8 @@ def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     at += count
     numbers = data[at : at + 3 * count].reshape((count, 3))
     return log_density(
-        x, blocks, total, data[5], data[6], inverse_basis, offset, slope, unit, signed, sizes,
-        codes, numbers, data[7], data[8] > 0.0,
+        x, panels, total, data[10], data[5], data[6], inverse_basis, offset, slope, unit, signed,
+        sizes, codes, numbers, data[7], data[8] > 0.0,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from bhlm.covariance import Structure, project
 from bhlm.likelihood import Criterion, differentiate, evaluate, score_psi
+from bhlm.panels import Panels, build_panels
 from bhlm.whitening import Whitened
 
 Array = np.ndarray
@@ -61,16 +62,20 @@ class Problem:
     white: Whitened
     structure: Structure
     restricted: bool
+    panels: Panels = field(init=False, repr=False)
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "panels", build_panels(self.white.blocks, self.white.q))
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""
         key = theta.tobytes()
         if key not in self._last:
             lam, at = self.factor(theta), self.at(theta)
-            score = score_psi(self.white.blocks, self.white.q, lam, at)
+            score = score_psi(self.white.blocks, self.white.q, lam, at, panels=self.panels)
             self._last.clear()
             self._last[key] = lam, at, score
         return self._last[key]
@@ -87,6 +92,7 @@ class Problem:
             self.factor(theta),
             n=self.white.n,
             restricted=self.restricted,
+            panels=self.panels,
         )
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from bhlm.posterior_hypotheses import Hypothesis, Probability, Rope
@@ -58,6 +60,15 @@ class PosteriorQueries:
         from bhlm.quantities import derive_r_squared
 
         return derive_r_squared(self)
+
+    def save_effects(self: Any, path: "str | Path", *, draws: bool = False) -> None:
+        """Write every group's random effects to a Parquet file, in memory that does not grow.
+
+        See `bhlm.effects_file.save_effects` for its columns.
+        """
+        from bhlm.effects_file import save_effects
+
+        save_effects(self, path, draws=draws)
 
     def prior_table(self: Any) -> "pd.DataFrame":
         """Return each parameter's prior on a grid, with its quantiles and the posterior's.

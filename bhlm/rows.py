@@ -10,6 +10,7 @@ import numpy as np
 from bhlm.errors import DataError
 from bhlm.expressions import Expression, Name, column_names
 from bhlm.formula import Formula, list_factors
+from bhlm.parquet import ParquetScan
 from bhlm.transforms import GROUP, Frame, count_true, take_row
 
 SHOWN_COLUMNS = 12
@@ -25,8 +26,42 @@ class Layout:
     floats: tuple[str, ...]  # prepared columns that can hold NaN or infinity
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many rows there are, and of how many a column is infinite."""
+
+    total: int
+    complete: int
+    infinite: tuple[int, ...]  # complete rows by column of `watched_columns`
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Return the tally of both sets of rows."""
+        infinite = (a + b for a, b in zip(self.infinite, other.infinite, strict=True))
+        return Tally(self.total + other.total, self.complete + other.complete, tuple(infinite))
+
+
+def read_table(table: Any, formula: Formula) -> Any:
+    """Return a table whose rows can be had: of Parquet files, the columns of the formula.
+
+    Where one of these is missing there are no rows, but all columns, for `check_schema` to see.
+    """
+    if not isinstance(table, ParquetScan):
+        return table
+    names = formula_columns(formula)
+    there = all(name in table.schema.names for name in names)
+    return table.read(names) if there else table.schema.empty_table()
+
+
+def formula_columns(formula: Formula) -> list[str]:
+    """Return the columns of a table that a formula reads, each once."""
+    parts = (formula.response, *list_factors(formula), Name(formula.group))
+    return list(dict.fromkeys(name for part in parts for name in column_names(part)))
+
+
 def read_frame(table: Any) -> Frame:
     """Return a table as a narwhals frame; raise `DataError` if it is not one."""
+    if isinstance(table, ParquetScan):
+        table = table.read()
     try:
         frame: Frame = nw.from_native(table)
         frame.collect_schema()
@@ -42,8 +77,7 @@ def read_frame(table: Any) -> Frame:
 def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
     """Return the column types; raise `DataError` where a column of the formula is not there."""
     schema = frame.collect_schema()
-    parts = (formula.response, *list_factors(formula), Name(formula.group))
-    for name in dict.fromkeys(name for part in parts for name in column_names(part)):
+    for name in formula_columns(formula):
         if name in schema:
             continue
         names = [str(column) for column in schema]
@@ -124,31 +158,47 @@ def count_rows(rows: Frame, layout: Layout) -> tuple[int, int]:
 
     Raises `DataError` where no row is complete, or a complete row has an infinite value.
     """
+    tally = tally_rows(rows, layout)
+    check_tally(tally, layout)
+    return tally.complete, tally.total
+
+
+def tally_rows(rows: Frame, layout: Layout) -> Tally:
+    """Return the number of rows, complete rows and infinite values, in one pass."""
+    watched = _watched_columns(layout)
     if isinstance(rows, nw.DataFrame) and _is_full(rows, layout):
-        return len(rows), len(rows)
+        return Tally(len(rows), len(rows), (0,) * len(watched))
     complete = is_complete(layout)
-    sources = {safe: name for name, safe in layout.columns.items()}
-    sources |= {safe: factor for factor, safe in layout.categories.items()}
-    watched = [safe for safe in layout.floats if safe != GROUP]
     infinite = [
         count_true(((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete)
         for safe in watched
     ]
     answers = take_row(rows, [nw.len(), count_true(complete), *infinite])
     total, n, *counts = (int(answer or 0) for answer in answers)
-    if n == 0:
+    return Tally(total, n, tuple(counts))
+
+
+def check_tally(tally: Tally, layout: Layout) -> None:
+    """Raise `DataError` where no row is complete, or a complete row has an infinite value."""
+    if tally.complete == 0:
         raise DataError(
-            f"none of the {total} rows of the table has a value in every column of the formula "
-            f"({', '.join([*layout.columns, *layout.categories])} and the group); check the file, "
-            "or drop the column that is missing throughout"
+            f"none of the {tally.total} rows of the table has a value in every column of the "
+            f"formula ({', '.join([*layout.columns, *layout.categories])} and the group); check "
+            "the file, or drop the column that is missing throughout"
         )
-    for safe, count in zip(watched, counts, strict=True):
+    sources = {safe: name for name, safe in layout.columns.items()}
+    sources |= {safe: factor for factor, safe in layout.categories.items()}
+    for safe, count in zip(_watched_columns(layout), tally.infinite, strict=True):
         if count:
             raise DataError(
-                f"column '{sources[safe]}' has {count} infinite values in the {n} complete rows; "
-                "make them missing or drop those rows"
+                f"column '{sources[safe]}' has {count} infinite values in the {tally.complete} "
+                "complete rows; make them missing or drop those rows"
             )
-    return n, total
+
+
+def _watched_columns(layout: Layout) -> list[str]:
+    """Return the prepared columns that can hold an infinity which matters."""
+    return [safe for safe in layout.floats if safe != GROUP]
 
 
 def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:

@@ -3,11 +3,13 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit, Settings, build_fit
+from bhlm.bayes import BayesFit, Settings, build_fit, parameter_draws
 from bhlm.covariance import combine
 from bhlm.density import Posterior, build_posterior, constrain, log_density
 from bhlm.errors import ArgumentError, PriorError
@@ -20,9 +22,15 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Progress = Callable[[Sequence[Any]], None]
+type Reader = Callable[["xr.DataTree"], dict[str, Array]]  # a trace -> each parameter's draws
+# Given nutpie's running sampler and a reader of its traces, returns the trace of as many draws as
+# are wanted, the same number in each chain.
+type Watch = Callable[[Any, Reader], "xr.DataTree"]
 LOGGER = logging.getLogger("bhlm")
 NATIVE = "numba density, nutpie"
 PYTHON = "numba density through Python, nutpie"
+
+FEW_GROUPS = 30  # fewer make the step size smaller by default
 
 
 def sample_moments(
@@ -35,11 +43,12 @@ def sample_moments(
     cores: int | None = None,
     priors: Priors | None = None,
     covariance: str | None = None,
-    target_accept: float = 0.9,
+    target_accept: float | None = None,
     maxdepth: int = 10,
     prior_only: bool = False,
     sampler: str | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> BayesFit:
     """Return posterior draws of the model that `moments` were reduced for.
 
@@ -56,14 +65,16 @@ def sample_moments(
         cores: chains that run side by side; None leaves it to nutpie.
         priors: what replaces the autoscaled defaults.
         covariance: "unstructured" or "independent"; None keeps what the formula says.
-        target_accept: mean acceptance that the step size is tuned to, in (0, 1). At 0.9 half a
-            dozen groups, whose SDs have heavy-tailed posteriors, seldom make it diverge.
+        target_accept: mean acceptance that the step size is tuned to, in (0, 1); None takes 0.9,
+            and 0.99 with fewer than 30 groups, whose SDs have heavy-tailed posteriors: at 0.9
+            half of all runs with six groups diverge somewhere.
         maxdepth: trajectories have at most 2**maxdepth steps.
         prior_only: leave the likelihood out.
         sampler: "density" moves on bhlm's own compiled density, "pymc" on the marginal pm.Model,
             which has to be compiled in each process; None takes "pymc" where a prior is a PyMC
             distribution and else "density".
         progress: called now and then with nutpie's progress of every chain.
+        watch: waits for the sampler, and may stop it early; see `bhlm.live`.
 
     Raises:
         ArgumentError: a count that is not positive, or a covariance that has no prior here.
@@ -73,6 +84,8 @@ def sample_moments(
     for name, value in {"draws": draws, "tune": tune, "chains": chains}.items():
         if not (isinstance(value, int | np.integer) and value > 0):
             raise ArgumentError(f"{name}={value!r} is not a count; give a positive integer")
+    if target_accept is None:
+        target_accept = choose_acceptance(moments.n_groups)
     if not 0.0 < target_accept < 1.0:
         raise ArgumentError(f"target_accept={target_accept!r} must lie between 0 and 1")
     settings = Settings(
@@ -84,7 +97,7 @@ def sample_moments(
     resolved = resolve_priors(priors, moments, blocks=blocks)
     fit = sample_whitened(
         moments, blocks, resolved, white,
-        settings=settings, seed=seed, sampler=sampler, cores=cores, progress=progress,
+        settings=settings, seed=seed, sampler=sampler, cores=cores, progress=progress, watch=watch,
         unbounded=[] if prior_only else find_unbounded(priors, moments, blocks),
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
@@ -104,6 +117,7 @@ def sample_whitened(
     cores: int | None = None,
     unbounded: Sequence[str] = (),
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> BayesFit:
     """Return posterior draws in columns that are whitened already, under priors as they are.
 
@@ -118,28 +132,57 @@ def sample_whitened(
         cores: chains that run side by side; None leaves it to nutpie.
         unbounded: SDs that the default prior alone bounds; they fail the verdict.
         progress: called now and then with nutpie's progress of every chain.
+        watch: waits for the sampler, and may stop it early.
 
     Raises:
         ArgumentError: an unknown sampler.
         PriorError: priors that the sampler asked for cannot read.
     """
     start = time.perf_counter()
+    read: Callable[[xr.DataTree], tuple[Array | None, Array, Array, Array]]
     if _choose_sampler(sampler, priors) == "pymc":
-        trace = _run_pymc(moments, blocks, priors, white, settings, seed, cores, progress)
-        drawn, x, route = trace["posterior"], None, "PyMC marginal model, nutpie"
-        beta, g, sigma = (drawn[name].values for name in ("beta", "G", "sigma"))
-        root = lower_roots(g)
+        model = _compile_pymc(moments, blocks, priors, white, settings)
+        read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
         sizes = tuple(len(block) for block in blocks)
         posterior = build_posterior(white, priors, sizes, use_likelihood=not settings.prior_only)
-        trace = run_nutpie(posterior, settings, seed=seed, cores=cores, progress=progress)
-        x, route = trace["posterior"]["x"].values, trace.attrs["sampler"]
-        flat = constrain(posterior, white, x.reshape(-1, x.shape[-1]))
-        beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
-    return build_fit(
+        model, route = _make_model(posterior)
+
+        def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
+            x = trace["posterior"]["x"].values
+            flat = constrain(posterior, white, x.reshape(-1, x.shape[-1]))
+            beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
+            return x, beta, root, sigma
+
+    def read_parameters(trace: "xr.DataTree") -> dict[str, Array]:
+        _, beta, root, sigma = read(trace)
+        return parameter_draws(moments, blocks, beta, root @ np.swapaxes(root, -1, -2), sigma)
+
+    def wait(running: Any) -> "xr.DataTree":
+        return running.wait() if watch is None else watch(running, read_parameters)
+
+    trace = _await_trace(model, _nutpie_arguments(settings, seed, cores, progress), wait)
+    x, beta, root, sigma = read(trace)
+    kept = sigma.shape[1]
+    fit = build_fit(
         moments, blocks, priors, white, beta, root, sigma, read_statistics(trace),
-        settings=settings, seed=seed, start=start, sampler=route, x=x, unbounded=unbounded,
+        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
+        unbounded=unbounded,
     )  # fmt: skip
+    if kept == settings.draws:
+        return fit
+    return replace(
+        fit,
+        diagnostics=fit.diagnostics.add_failure(
+            f"stopped after {kept} of {settings.draws} draws per chain; run it to its end, or ask "
+            f"for draws={kept} with seed={seed}, which gives these very draws"
+        ),
+    )
+
+
+def choose_acceptance(n_groups: int) -> float:
+    """Return the mean acceptance that the step size is tuned to where nobody asks for one."""
+    return 0.99 if n_groups < FEW_GROUPS else 0.9
 
 
 def arrange_blocks(moments: Moments, covariance: str | None) -> tuple[tuple[str, ...], ...]:
@@ -169,14 +212,36 @@ def run_nutpie(
     progress: Progress | None = None,
 ) -> "xr.DataTree":
     """Return nutpie's trace of a posterior density: `x` (chain, draw, d) and its statistics."""
-    import nutpie
-
-    model, route = make_native(posterior), NATIVE
-    if model is None:
-        model, route = _make_python(posterior), PYTHON
-    trace = nutpie.sample(model, **_nutpie_arguments(settings, seed, cores, progress))
+    model, route = _make_model(posterior)
+    arguments = _nutpie_arguments(settings, seed, cores, progress)
+    trace = _await_trace(model, arguments, lambda running: running.wait())
     trace.attrs["sampler"] = route
     return trace
+
+
+def _make_model(posterior: Posterior) -> tuple[Any, str]:
+    """Return a posterior density as a nutpie model, and the name of its route."""
+    native = make_native(posterior)
+    return (_make_python(posterior), PYTHON) if native is None else (native, NATIVE)
+
+
+def _await_trace(
+    model: Any, arguments: dict[str, Any], wait: "Callable[[Any], xr.DataTree]"
+) -> "xr.DataTree":
+    """Return the trace of a run; whatever is raised while it is waited for ends the run first.
+
+    nutpie itself would take Ctrl-C for a wish to have the draws so far, as many in each chain as
+    there happen to be.
+    """
+    import nutpie
+
+    running = nutpie.sample(model, **arguments)
+    try:
+        return wait(running)
+    except BaseException:
+        with suppress(Exception):  # there is nothing to cancel once the draws were taken
+            running.cancel()
+        raise
 
 
 def make_native(posterior: Posterior) -> Any:
@@ -240,24 +305,26 @@ def _make_python(posterior: Posterior) -> Any:
     )
 
 
-def _run_pymc(
+def _compile_pymc(
     moments: Moments,
     blocks: tuple[tuple[str, ...], ...],
     priors: ResolvedPriors,
     white: Whitened,
     settings: Settings,
-    seed: int,
-    cores: int | None,
-    progress: Progress | None,
-) -> "xr.DataTree":
-    """Return nutpie's trace of the marginal pm.Model, compiled in this process."""
+) -> Any:
+    """Return the marginal pm.Model as a nutpie model, compiled in this process."""
     import nutpie
 
     from bhlm.pymc_model import build_marginal
 
     model = build_marginal(moments, white, priors, blocks, use_likelihood=not settings.prior_only)
-    compiled = nutpie.compile_pymc_model(model)
-    return nutpie.sample(compiled, **_nutpie_arguments(settings, seed, cores, progress))
+    return nutpie.compile_pymc_model(model)
+
+
+def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:
+    """Return beta, the lower roots of G and sigma of a trace of the marginal pm.Model."""
+    beta, g, sigma = (trace["posterior"][name].values for name in ("beta", "G", "sigma"))
+    return None, beta, lower_roots(g), sigma
 
 
 def lower_roots(g: Array) -> Array:
@@ -289,6 +356,7 @@ def _nutpie_arguments(
         "target_accept": settings.target_accept,
         "maxdepth": settings.maxdepth,
         "save_warmup": False,
+        "blocking": False,
         "progress_bar": False,
         "progress_callback": progress,
     }

@@ -19,6 +19,7 @@ from bhlm.databases import (
     stream_files,
 )
 from bhlm.errors import DataError
+from bhlm.parquet import ParquetScan, scan_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,8 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
         if "://" in text:
             return _open_url(text, memory_limit)
         return _open_files(text, memory_limit)
+    if isinstance(data, ParquetScan):
+        return data
     try:
         nw.from_native(data)
     except TypeError as error:
@@ -76,7 +79,24 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
     return data
 
 
-def _open_files(text: str, memory_limit: str | None) -> Any:
+def scan_table(data: Any, *, memory_limit: str | None = None) -> Any:
+    """The table behind data as `open_table` has it, but for Parquet files, which stay unread.
+
+    Without a memory limit they come as a `ParquetScan`. A model takes that for a table, reads
+    only the columns of its formula and, as a rule, never all rows at once.
+
+    Raises `DataError` as `open_table` does.
+    """
+    if isinstance(data, str | os.PathLike) and memory_limit is None:
+        text = os.fspath(data)
+        if "://" not in text and Path(text).suffix.lower() == ".parquet":
+            paths = _find_files(text)
+            return scan_files(paths, text, is_large=_is_streamed(paths))
+    return open_table(data, memory_limit=memory_limit)
+
+
+def _find_files(text: str) -> list[Path]:
+    """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
     pattern = Path(text)
     suffix = pattern.suffix.lower()
     if suffix not in _READERS:
@@ -94,6 +114,12 @@ def _open_files(text: str, memory_limit: str | None) -> Any:
             raise DataError(f"'{path}' {what}; give the path of a {suffix} file")
         if path.stat().st_size == 0:
             raise DataError(f"'{path}' is empty; give a {suffix} file with a header and rows")
+    return paths
+
+
+def _open_files(text: str, memory_limit: str | None) -> Any:
+    paths = _find_files(text)
+    suffix = Path(text).suffix.lower()
     if memory_limit is not None and suffix not in STREAMED:
         raise DataError(
             f"the memory limit {memory_limit!r} cannot be kept for '{text}': DuckDB reads "

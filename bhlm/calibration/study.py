@@ -32,7 +32,7 @@ from bhlm.moments import Moments
 from bhlm.prior_draws import check_drawable, draw_prior
 from bhlm.priors import Priors, ResolvedPriors, resolve_priors
 from bhlm.processes import run_here
-from bhlm.sampling import arrange_blocks, run_nutpie
+from bhlm.sampling import arrange_blocks, choose_acceptance, run_nutpie
 from bhlm.whitening import Whitened, whiten
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def calibrate(
     tune: int = 500,
     priors: Priors | None = None,
     covariance: str | None = None,
-    target_accept: float = 0.9,
+    target_accept: float | None = None,
     maxdepth: int = 10,
     level: float = 0.99,
     workers: int | None = None,
@@ -115,10 +115,12 @@ def calibrate(
     ):  # fmt: skip
         if not isinstance(value, int | np.integer) or value < least:
             raise ArgumentError(f"{name}={value!r} is not valid; give an integer from {least} on")
+    moments = model if isinstance(model, Moments) else model.moments
+    if target_accept is None:
+        target_accept = choose_acceptance(moments.n_groups)
     for name, share in (("target_accept", target_accept), ("level", level)):
         if not 0.0 < share < 1.0:
             raise ArgumentError(f"{name}={share!r} must lie between 0 and 1")
-    moments = model if isinstance(model, Moments) else model.moments
     settings = Settings(
         draws=int(n_draws * thin), tune=int(tune), chains=1, prior_only=False,
         target_accept=float(target_accept), maxdepth=int(maxdepth),

@@ -31,12 +31,12 @@ def moments_command(
     """Reduce a table to its moments: all that a fit needs, and no rows."""
     from bhlm.disclosure import suppress_small_groups
     from bhlm.moments_file import reduce_like, reduce_part
-    from bhlm.sources import open_table
+    from bhlm.sources import scan_table
 
     if formula is not None and like is None:
-        moments = reduce_part(formula, open_table(data, memory_limit=memory_limit))
+        moments = reduce_part(formula, scan_table(data, memory_limit=memory_limit))
     elif like is not None and formula is None:
-        moments = reduce_like(like, open_table(data, memory_limit=memory_limit))
+        moments = reduce_like(like, scan_table(data, memory_limit=memory_limit))
     else:
         raise ArgumentError(
             "give either --formula 'y ~ x + (x | g)' or --like FILE.moments, which has a formula"

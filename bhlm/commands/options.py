@@ -55,7 +55,7 @@ def open_model(
     from bhlm.gallery import find_model, load_data
     from bhlm.model import Model
     from bhlm.moments_file import is_moments_path
-    from bhlm.sources import open_table
+    from bhlm.sources import scan_table
 
     if which is not None:
         if data is not None or formula is not None:
@@ -75,7 +75,7 @@ def open_model(
         )
     if is_moments_path(data):
         return Model(formula, data), None
-    return Model(formula, open_table(data, memory_limit=memory_limit)), None
+    return Model(formula, scan_table(data, memory_limit=memory_limit)), None
 
 
 def read_settings(

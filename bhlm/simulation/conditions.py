@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 
 from bhlm.covariance import combine
-from bhlm.inmemory import add_moments, mirror_lower
+from bhlm.inmemory import reduce_columns
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 
@@ -138,16 +138,12 @@ def reduce_rows(truth: Truth, rows: dict[str, Array]) -> Moments:
     named = [name for name in dict.fromkeys((*truth.random, *truth.names)) if name != INTERCEPT]
     values = np.column_stack([_column(rows, name) for name in (*named, RESPONSE)])
     group = rows[GROUP]
-    n_groups, k = int(group[-1]) + 1, values.shape[1]
-    n = np.zeros(n_groups)
-    first, rest = np.zeros((2, n_groups, k))
-    cross = np.zeros((n_groups, k, k))
-    add_moments(group, values, n, first, rest, cross)
-    mirror_lower(cross)
+    n_groups = int(group[-1]) + 1
+    n, mean, cross = reduce_columns(group, values, n_groups)
     return Moments(
         groups=np.arange(n_groups),
         n=n,
-        mean=first + rest,
+        mean=mean,
         cross=cross,
         columns=(*named, RESPONSE),
         fixed=truth.names,

@@ -5,6 +5,7 @@ record is JSON's: numbers that do not exist, such as the interval of a variance 
 as zero, are null, and an estimator that could not run leaves its error in their place.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from bhlm.inference.contrasts import infer_fixed
 from bhlm.moments import Moments
 from bhlm.priors import Flat, Priors, bounds_variances, resolve_priors
 from bhlm.reml import fit_moments
-from bhlm.sampling import run_nutpie
+from bhlm.sampling import choose_acceptance, run_nutpie
 from bhlm.simulation.conditions import Condition, reduce_rows, simulate_rows
 from bhlm.simulation.study import Study
 from bhlm.whitening import whiten
@@ -75,7 +76,10 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
     white = whiten(moments, combine(blocks))
     resolved = resolve_priors(priors, moments, blocks=blocks)
     posterior = build_posterior(white, resolved, tuple(len(block) for block in blocks))
-    trace = run_nutpie(posterior, study.settings, seed=seed, cores=1)
+    settings = study.settings
+    if settings.target_accept is None:
+        settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
+    trace = run_nutpie(posterior, settings, seed=seed, cores=1)
     x = trace["posterior"]["x"].values
     beta, root, sigma = (
         part.reshape(*x.shape[:2], *part.shape[1:])

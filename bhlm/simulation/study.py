@@ -24,7 +24,7 @@
     draws = 500                     # kept per chain
     tune = 500
     chains = 2
-    target_accept = 0.9
+    # target_accept: left out, it is 0.9, and 0.99 where there are fewer than 30 groups
     maxdepth = 10
 
     [priors.default]                # each table is one set of priors to sample under;
@@ -121,11 +121,14 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
     )  # fmt: skip
     reml = top.table("reml", ("df",))
     bayes = top.table("bayes", ("draws", "tune", "chains", "target_accept", "maxdepth"))
+    acceptance = None
+    if "target_accept" in bayes.content:
+        acceptance = bayes.number("target_accept", None, _inside_unit, "between 0 and 1")
     settings = Settings(
         draws=bayes.integer("draws", least=4, default=DRAWS),  # R-hat splits chains in halves
         tune=bayes.integer("tune", least=1, default=TUNE),
         chains=bayes.integer("chains", least=1, default=CHAINS),
-        target_accept=bayes.number("target_accept", 0.9, _inside_unit, "between 0 and 1"),
+        target_accept=acceptance,
         maxdepth=bayes.integer("maxdepth", least=1, default=10),
         prior_only=False,
     )
