@@ -13,7 +13,7 @@ import numpy as np
 from bhlm.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
 from bhlm.covariance import combine
 from bhlm.density import evaluate_priors
-from bhlm.effects import draw_effects
+from bhlm.effects import draw_effects, tabulate_effects
 from bhlm.errors import DataError
 from bhlm.marginal import group_logliks
 from bhlm.moments import Moments
@@ -143,24 +143,14 @@ class BayesFit(PosteriorQueries, PosteriorChecks):
         Columns: the group's label, `coefficient`, `mean`, `sd`, `lower` and `upper` (95 %) of
         the deviation u.
         """
-        import pandas as pd
-
         n_groups, q = self.moments.n_groups, len(self.moments.random)
         table = np.empty((4, n_groups, q))
         for members, u in stream_effects(self, np.arange(n_groups)):
             table[0, members] = u.mean(axis=0)
             table[1, members] = u.std(axis=0, ddof=1)
             table[2:, members] = np.quantile(u, [0.025, 0.975], axis=0)
-        mean, sd, lower, upper = table.reshape(4, -1)
-        return pd.DataFrame(
-            {
-                self.moments.group: np.repeat(self.moments.groups, q),
-                "coefficient": list(self.moments.random) * n_groups,
-                "mean": mean,
-                "sd": sd,
-                "lower": lower,
-                "upper": upper,
-            }
+        return tabulate_effects(
+            self.moments, dict(zip(("mean", "sd", "lower", "upper"), table, strict=True))
         )
 
     def summary(self) -> str:

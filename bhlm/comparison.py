@@ -67,6 +67,9 @@ def compare_fits(*fits: RemlFit) -> "pd.DataFrame":
 
     if not fits:
         raise ArgumentError("there is nothing to compare; give at least one fit")
+    for fit in fits:
+        if not isinstance(fit, RemlFit):
+            raise ArgumentError(f"{fit!r} is not a REML or ML fit; give what model.reml() returns")
     for fit in fits[1:]:
         check_comparable(fits[0], fit)
     rows = []

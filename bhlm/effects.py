@@ -5,11 +5,19 @@ v_j ~ N(0, I); given y, v_j ~ N(K_j^-1 lam' Z_j'(y_j - X_j beta) / sigma, K_j^-1
 K_j = I + lam' Z_j'Z_j lam. Source: Raudenbush & Bryk (2002), eq. 3.56-3.59.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numba
 import numpy as np
 
 from bhlm.likelihood import factor_group
+from bhlm.moments import Moments
+from bhlm.parameters import refuse_shared_names
 from bhlm.whitening import Whitened, whiten_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = np.ndarray
 
@@ -110,3 +118,26 @@ def _spread(white: Whitened, beta: Array, root: Array, sigma: Array, noise: Arra
         out,
     )
     return out
+
+
+def tabulate_effects(moments: Moments, values: Mapping[str, Array]) -> "pd.DataFrame":
+    """Return one row per group and coefficient: label, `coefficient`, and each of `values`.
+
+    Args:
+        moments: of the fit.
+        values: column -> what it holds (J, q).
+
+    Raises:
+        ArgumentError: the group is called as one of the columns is.
+    """
+    import pandas as pd
+
+    refuse_shared_names([moments.group], table=("coefficient", *values))
+    n_groups, q = moments.n_groups, len(moments.random)
+    return pd.DataFrame(
+        {
+            moments.group: np.repeat(moments.groups, q),
+            "coefficient": list(moments.random) * n_groups,
+        }
+        | {name: array.ravel() for name, array in values.items()}
+    )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.covariance import Structure, combine, project
-from bhlm.effects import predict_effects, regress_groups
+from bhlm.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.errors import ArgumentError
 from bhlm.likelihood import evaluate
 from bhlm.moments import INTERCEPT, Moments
@@ -140,18 +140,9 @@ class RemlFit:
         Columns: the group's label, `coefficient`, `estimate` (the deviation u), and `sd`, its
         conditional standard deviation given the estimated parameters.
         """
-        import pandas as pd
-
         means, covs = predict_effects(self.white, self.beta, self.root, np.sqrt(self.sigma2))
-        n_groups, q = means.shape
-        return pd.DataFrame(
-            {
-                self.moments.group: np.repeat(self.moments.groups, q),
-                "coefficient": list(self.moments.random) * n_groups,
-                "estimate": means.ravel(),
-                "sd": np.sqrt(np.maximum(np.einsum("jaa->ja", covs), 0.0)).ravel(),
-            }
-        )
+        sd = np.sqrt(np.maximum(np.einsum("jaa->ja", covs), 0.0))
+        return tabulate_effects(self.moments, {"estimate": means, "sd": sd})
 
     def _repr_html_(self) -> str:
         """Return the estimates as a table for notebooks."""

@@ -82,7 +82,7 @@ LAZY = {
     "model": set(RANK),
     "moments": {"moments_file"},
     "bayes": {"storage"},
-    "posterior_checks": {"checks"},
+    "posterior_checks": {"checks", "dashboard"},
     "posterior_queries": {
         "posterior_hypotheses",
         "quantities",
@@ -92,7 +92,15 @@ LAZY = {
         "tables",
     },
     "density": {"pymc_model"},  # priors that are PyMC distributions
-    "reml": {"inference", "group_effects", "influence", "predictions", "residuals", "comparison"},
+    "reml": {
+        "inference",
+        "group_effects",
+        "influence",
+        "predictions",
+        "residuals",
+        "comparison",
+        "dashboard",
+    },
     "reconcile": {"export", "dashboard", "tables"},
 }
 

@@ -86,6 +86,8 @@ def test_what_cannot_be_compared_is_refused(fits, hsb):
         compare_nested(fits["slope"], fits["intercept"])
     with pytest.raises(ArgumentError, match="nothing to compare"):
         compare_fits()
+    with pytest.raises(ArgumentError, match=r"'a' is not a REML or ML fit; give what model.reml"):
+        compare_fits("a")
     big = Model("mathach ~ gm(ses) + (1 | school)", hsb).reml(method="ml")
     assert compare_nested(by_ml, big).df == 1
 

@@ -146,6 +146,13 @@ def test_groups_are_found_by_label(hsb):
     np.testing.assert_array_equal(locate_groups(moments, labels), [159, 0, -1, -1])
 
 
+@pytest.mark.parametrize("name", ["coefficient", "estimate", "sd"])
+def test_a_group_named_like_a_column_of_the_effects_is_refused(name):
+    fit = Model(f"y ~ x + (1 | {name})", simulate_table(3).rename(columns={"g": name})).reml()
+    with pytest.raises(ArgumentError, match=f"'{name}' is to be two columns of this table"):
+        fit.group_effects()
+
+
 def test_a_group_named_like_a_column_of_the_table_is_refused():
     fit = Model("y ~ x + (1 | n)", simulate_table(3).rename(columns={"g": "n"})).reml()
     with pytest.raises(ArgumentError, match="'n' is to be two columns of this table"):
