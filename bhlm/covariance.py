@@ -168,3 +168,20 @@ def _place(part: Structure, start: int, q: int) -> tuple[Array, Array, tuple[tup
     factors[:, start:stop, start:stop] = part.factors
     directions[:, start:stop, start:stop] = part.directions
     return factors, directions, tuple((row + start, col + start) for row, col in part.labels)
+
+
+def lower_roots(g: Array) -> Array:
+    """Return lower roots (..., q, q) of covariance matrices (..., q, q), singular ones included."""
+    sd = np.sqrt(np.einsum("...ii->...i", g))
+    safe = np.where(sd > 0.0, sd, 1.0)
+    q = g.shape[-1]
+    scaled = g / (safe[..., :, None] * safe[..., None, :])
+    root = np.zeros_like(g)
+    for j in range(q):
+        left = scaled[..., j:, j] - np.einsum(
+            "...ik,...k->...i", root[..., j:, :j], root[..., j, :j]
+        )
+        pivot = np.sqrt(np.maximum(left[..., 0], 0.0))
+        root[..., j, j] = pivot
+        root[..., j + 1 :, j] = left[..., 1:] / np.where(pivot > 0.0, pivot, 1.0)[..., None]
+    return root * sd[..., :, None]

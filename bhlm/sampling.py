@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes import BayesFit, Settings, build_fit, parameter_draws
-from bhlm.covariance import combine
+from bhlm.covariance import combine, lower_roots
 from bhlm.density import Posterior, build_posterior, constrain, log_density
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.moments import Moments
@@ -325,23 +325,6 @@ def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:
     """Return beta, the lower roots of G and sigma of a trace of the marginal pm.Model."""
     beta, g, sigma = (trace["posterior"][name].values for name in ("beta", "G", "sigma"))
     return None, beta, lower_roots(g), sigma
-
-
-def lower_roots(g: Array) -> Array:
-    """Return lower roots (..., q, q) of covariance matrices (..., q, q), singular ones included."""
-    sd = np.sqrt(np.einsum("...ii->...i", g))
-    safe = np.where(sd > 0.0, sd, 1.0)
-    q = g.shape[-1]
-    scaled = g / (safe[..., :, None] * safe[..., None, :])
-    root = np.zeros_like(g)
-    for j in range(q):
-        left = scaled[..., j:, j] - np.einsum(
-            "...ik,...k->...i", root[..., j:, :j], root[..., j, :j]
-        )
-        pivot = np.sqrt(np.maximum(left[..., 0], 0.0))
-        root[..., j, j] = pivot
-        root[..., j + 1 :, j] = left[..., 1:] / np.where(pivot > 0.0, pivot, 1.0)[..., None]
-    return root * sd[..., :, None]
 
 
 def _nutpie_arguments(

@@ -8,12 +8,12 @@ from simulate import simulate_table
 
 from bhlm import bayes
 from bhlm.bayes import flatten_draws
+from bhlm.covariance import lower_roots
 from bhlm.errors import ArgumentError, DataError
 from bhlm.gallery import find_model
 from bhlm.marginal import evaluate_marginal, total_products
 from bhlm.model import Model
 from bhlm.priors import Exponential, Flat, HalfNormal, Normal, Priors
-from bhlm.sampling import lower_roots
 
 TABLE_4_4 = "hsb_random_coefficient"
 EXACT = 1e-10  # two orders of summation
