@@ -47,8 +47,9 @@ rivals: setup ## install the Python rivals that the comparisons run, into .venv-
 	[ -x .venv-interlace/bin/python ] || $(PYTHON) -m venv .venv-interlace
 	.venv-interlace/bin/python -m pip install --quiet 'interlace-lme[bobyqa]' pandas pyarrow
 
-compare: setup ## run every rival on every model of the gallery, and make the tables
+compare: setup ## run every rival on every model of the gallery, and make the tables and figures
 	$(PYTHON) comparisons/run.py
+	$(PYTHON) comparisons/figures.py
 
 clean: ## remove caches and build products
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """calibrate and simulate: many simulated data sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,10 @@ from bhlm.commands.options import (
     open_model,
     read_settings,
 )
+from bhlm.errors import DataError
+
+if TYPE_CHECKING:
+    from bhlm.simulation.result import StudyResult
 
 Workers = Annotated[int | None, typer.Option(help="Processes; default: one a core.")]
 
@@ -63,12 +67,20 @@ def simulate_command(
         str | None, typer.Option(help="Of a Dask scheduler whose workers run the replicates.")
     ] = None,
     json: Json = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Draw bias, coverage and power into it, as .png and .html."
+        ),
+    ] = None,
 ) -> int:
     """Simulate data over a grid of conditions: bias, coverage and power of every method."""
     from bhlm.export import write_json
     from bhlm.progress import show_progress
     from bhlm.simulation.run import run_study
 
+    if figures:
+        make_folder(figures)  # before the study, which takes long
     with show_progress("simulation") as progress:
         found = run_study(
             study, file=file or study.with_suffix(".jsonl"), workers=workers, address=address,
@@ -77,4 +89,33 @@ def simulate_command(
     print(found.summary())
     if json:
         write_json(found.to_dict(), json)
+    if figures:
+        draw_study(found, figures)
     return 0
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot make the folder '{folder}' ({error.strerror}); name another for --figures"
+        ) from error
+
+
+def draw_study(found: "StudyResult", folder: Path) -> None:
+    """Write a study's figures into a folder, and print what each shows."""
+    from bhlm.plots.study_bias import plot_bias
+    from bhlm.plots.study_coverage import plot_coverage
+    from bhlm.plots.study_power import plot_power
+    from bhlm.simulation.report import WIDTH
+    from bhlm.tables.layout import wrap
+
+    has_power = bool(found.table["reject"].notna().any())
+    for plot in (plot_bias, plot_coverage, *([plot_power] if has_power else [])):
+        figure = plot(found)
+        for ending in (".png", ".html"):
+            figure.save(folder / f"{figure.name}{ending}")
+        text = f"{folder / figure.name}.png, .html: {figure.reading}"
+        print("", *wrap(text, WIDTH, indent=2), sep="\n")

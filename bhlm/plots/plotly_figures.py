@@ -18,6 +18,7 @@ Array = np.ndarray
 # Where a trace keeps its role, so that a page can recolour it when it turns dark.
 ROLE = "role"
 BAND_OPACITY = 0.18
+BETWEEN, BELOW = 100.0, 75.0  # pixels between panels, and between the lowest and the legend
 
 
 def draw_plotly(figure: "Figure", *, page: str = "light") -> Any:
@@ -31,7 +32,12 @@ def draw_plotly(figure: "Figure", *, page: str = "light") -> Any:
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     titles = [write(panel.title) for panel in figure.panels]
-    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles if any(titles) else None)
+    drawn = make_subplots(
+        rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
+        # Of a tall figure, no more than the labels between two panels need.
+        vertical_spacing=min(0.3 / rows, BETWEEN / figure.height),
+    )  # fmt: skip
+    drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
     named: set[str] = set()
     for at, panel in enumerate(figure.panels):
         row, column = at // columns + 1, at % columns + 1
@@ -46,6 +52,7 @@ def draw_plotly(figure: "Figure", *, page: str = "light") -> Any:
     drawn.update_layout(
         height=figure.height,
         showlegend=bool(named),
+        legend={"y": -BELOW / figure.height},
         margin={"l": 10, "r": 10, "t": 50 if any(titles) else 20, "b": 10},
     )
     return drawn
@@ -162,6 +169,7 @@ def _draw_line(mark: Line, page: str, named: set[str]) -> Any:
         line={
             "color": colour(mark.role, page), "dash": ROLES[mark.role].dash, "width": mark.width,
             "shape": "hv" if mark.steps else "linear",
+            "simplify": False,  # which would make polygons of smooth curves
         },
         **_hover(mark), **_entry(mark, named),
     )  # fmt: skip

@@ -1,0 +1,265 @@
+"""What the figures of a simulation study share: which rows, which series, rows of conditions.
+
+The style is that of Browne & Draper (2006), Bayesian Analysis 1, 473-514: each method's relative
+bias and actual coverage, condition by condition, each with its Monte Carlo error.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.errors import ArgumentError
+from bhlm.plots.marks import Axis, Mark, Note, Points
+from bhlm.plots.style import SERIES, shorten
+from bhlm.simulation.result import CONDITION, StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+Z = 1.959963984540054  # 95 % of a normal distribution lie within so many SDs
+MOST = 40  # conditions that a figure draws
+SPREAD = 0.76  # of a condition's row, taken by its series
+FACTORS = dict(
+    zip(CONDITION, ("J", "n", "ICC", "slope variance", "correlation"), strict=True)
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows of a study's table that a figure draws."""
+
+    rows: "pd.DataFrame"  # with the columns `series` and `place`, the condition's row from the top
+    series: tuple[str, ...]
+    parameters: tuple[str, ...]
+    places: tuple[str, ...]  # text of each condition
+    factors: tuple[str, ...]  # columns whose values those texts are
+    is_single: bool  # whether there is one condition
+    omitted: str  # what is not drawn, or ""
+
+    def role(self, series: str) -> str:
+        """Return the role of a series, the same in every panel."""
+        return SERIES[self.series.index(series)]
+
+
+def select_rows(
+    result: StudyResult,
+    table: "pd.DataFrame",
+    *,
+    parameters: Sequence[str] | None,
+    estimators: Sequence[str] | None,
+    is_default: Callable[[str], bool],
+) -> Selection:
+    """Return the rows of a figure.
+
+    Args:
+        result: the study's result.
+        table: rows of its table, each with the name of its `series`.
+        parameters: that are drawn, in their order; None for those that are no SDs or covariances.
+        estimators: series that are drawn; None for those that `is_default` takes.
+        is_default: whether a series is drawn when none are named.
+
+    Raises:
+        ArgumentError: a parameter or an estimator that the study does not have, or too many.
+    """
+    known = list(dict.fromkeys(table["parameter"]))
+    chosen = _choose("parameters", parameters, known, _is_shown_by_default)
+    rows = table[table["parameter"].isin(chosen)]
+    series = list(dict.fromkeys(rows["series"]))
+    drawn = _choose("estimators", estimators, series, is_default)
+    left: list[str] = []
+    if len(drawn) > len(SERIES):
+        if estimators is not None:
+            raise ArgumentError(
+                f"estimators names {len(drawn)} series, and a figure tells {len(SERIES)} apart; "
+                "name fewer and draw several figures"
+            )
+        left = [f"{len(drawn) - len(SERIES)} more estimators ({', '.join(drawn[len(SERIES) :])})"]
+        drawn = drawn[: len(SERIES)]
+    conditions = sorted(set(table["condition"]))
+    if len(conditions) > MOST:
+        left.append(f"{len(conditions) - MOST} of the {len(conditions)} conditions")
+        conditions = conditions[:MOST]
+    rows = rows[rows["series"].isin(drawn) & rows["condition"].isin(conditions)]
+    place = {condition: at for at, condition in enumerate(conditions)}
+    rows = rows.assign(place=rows["condition"].map(place)).reset_index(drop=True)
+    factors = find_factors(rows)
+    return Selection(
+        rows=rows,
+        series=tuple(drawn),
+        parameters=tuple(chosen),
+        places=name_conditions(rows, factors),
+        factors=factors,
+        is_single=len(conditions) == 1,
+        omitted=f"; not drawn, but in the study's table: {' and '.join(left)}" if left else "",
+    )
+
+
+def _is_shown_by_default(parameter: str) -> bool:
+    return not parameter.startswith(("sd(", "cov("))
+
+
+def _choose(
+    what: str, asked: Sequence[str] | None, known: list[str], is_default: Callable[[str], bool]
+) -> list[str]:
+    if asked is None:
+        return [name for name in known if is_default(name)]
+    asked = [asked] if isinstance(asked, str) else list(asked)
+    for name in asked:
+        if name not in known:
+            guess = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{guess[0]}'?" if guess else f"known are {', '.join(known)}"
+            raise ArgumentError(f"{what} has '{shorten(name)}', which the study does not; {hint}")
+    if not asked:
+        raise ArgumentError(f"{what}=[] leaves nothing to draw; known are {', '.join(known)}")
+    return list(dict.fromkeys(asked))
+
+
+def find_factors(rows: "pd.DataFrame") -> tuple[str, ...]:
+    """Return the columns in which conditions differ; J and n of a single one."""
+    return tuple(key for key in CONDITION if rows[key].nunique() > 1) or ("J", "n")
+
+
+def name_conditions(rows: "pd.DataFrame", factors: Sequence[str]) -> tuple[str, ...]:
+    """Return the values of the factors of each condition, from the top."""
+    first = rows.drop_duplicates("condition").sort_values("place")
+    return tuple(
+        ", ".join(shorten(row[key], 10) if key == "n" else f"{row[key]:g}" for key in factors)
+        for row in first.to_dict("records")
+    )
+
+
+def condition_axis(selection: Selection, *, labelled: bool = True) -> Axis:
+    """Return the vertical axis: a row for each condition, the first on top."""
+    C = len(selection.places)
+    texts = selection.places if labelled else ("",) * C
+    return Axis(
+        ", ".join(FACTORS[key] for key in selection.factors) if labelled else "",
+        ticks=(tuple(float(at) for at in range(C)), texts),
+        range=(C - 0.5, -0.5),
+    )
+
+
+def panel_height(selection: Selection) -> int:
+    """Return the pixels of a panel, labels included."""
+    C, S = len(selection.places), len(selection.series)
+    return round(C * max(18.0, min(11.0 * S + 8.0, 480.0 / C))) + 100
+
+
+def draw_series(
+    selection: Selection,
+    parameter: str,
+    *,
+    value: str,
+    hover: Callable[[dict[str, Any]], str],
+    absent: Callable[[dict[str, Any]], str],
+    absent_at: float = 0.0,
+    edges: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[Mark, ...]:
+    """Return the marks of one parameter: points with intervals, series beside each other.
+
+    Args:
+        selection: of `select_rows`, whose rows have the columns `value`, `low` and `high`, named
+            after `value` as in "coverage_low".
+        parameter: of the panel.
+        value: the column drawn.
+        hover: text of a row.
+        absent: what is said of a row without a value, once where it holds for every series.
+        absent_at: where it is said.
+        edges: values outside are drawn at the edge, with their number beside them.
+    """
+    rows = selection.rows[selection.rows["parameter"] == parameter]
+    series = [name for name in selection.series if (rows["series"] == name).any()]
+    marks: list[Mark] = []
+    missing: dict[int, list[tuple[float, str, str]]] = {}
+    for k, name in enumerate(series):
+        part = rows[rows["series"] == name]
+        at = part["place"].to_numpy(float) + SPREAD * ((k + 0.5) / len(series) - 0.5)
+        x = part[value].to_numpy(float)
+        inside = np.isfinite(x) & (edges[0] <= x) & (x <= edges[1])
+        records = part.to_dict("records")
+        low, high = (part[f"{value}_{end}"].to_numpy(float) for end in ("low", "high"))
+        marks.append(
+            Points(
+                x[inside],
+                at[inside],
+                selection.role(name),
+                name,
+                tuple(hover(row) for row, shown in zip(records, inside, strict=True) if shown),
+                x_low=_fill(low, x, edges[0])[inside],
+                x_high=_fill(high, x, edges[1])[inside],
+            )
+        )
+        for row, height in zip(records, at, strict=True):
+            size = row[value]
+            if np.isfinite(size) and not edges[0] <= size <= edges[1]:
+                edge = edges[0] if size < edges[0] else edges[1]
+                marks.append(_warn(edge, height, hover(row)))
+                marks.append(Note(min(edge, 0.0), height, f"{name}: {size:+.3g} %"))
+            elif not np.isfinite(size):
+                missing.setdefault(row["place"], []).append((height, name, absent(row)))
+    for place, found in missing.items():
+        reasons = {reason for _, _, reason in found}
+        if len(found) == len(series) and len(reasons) == 1:
+            marks.append(Note(absent_at, float(place), reasons.pop()))
+            continue
+        for height, name, reason in found:
+            marks.append(_warn(absent_at, height, f"{name}: {reason}"))
+            marks.append(Note(absent_at, height, f"{name}: {reason}"))
+    return tuple(marks)
+
+
+def _fill(ends: Array, middle: Array, edge: float) -> Array:
+    """Return the ends of intervals, the middle where there is none, cut at the edge."""
+    ends = np.where(np.isfinite(ends), ends, middle)
+    return np.maximum(ends, edge) if edge < 0.0 else np.minimum(ends, edge)
+
+
+def _warn(x: float, y: float, text: str) -> Points:
+    return Points(np.array([x]), np.array([y]), "warning", hover=(text,))
+
+
+def share_interval(share: Array, count: Array) -> tuple[Array, Array]:
+    """Return the 95 % intervals of shares out of counts, which do not collapse at 0 or 1.
+
+    (c + z^2 / 2R +- z sqrt(c (1 - c) / R + z^2 / 4R^2)) / (1 + z^2 / R), nan where R = 0.
+    Source: Wilson (1927), Journal of the American Statistical Association 22, 209-212.
+    """
+    count = np.where(count > 0, count, np.nan)
+    scale = 1.0 + Z**2 / count
+    middle = (share + Z**2 / (2.0 * count)) / scale
+    half = Z * np.sqrt(share * (1.0 - share) / count + (Z / (2.0 * count)) ** 2) / scale
+    return np.minimum(middle - half, share), np.maximum(middle + half, share)
+
+
+def name_condition(row: dict[str, Any]) -> str:
+    """Return a row's condition in words."""
+    return ", ".join(f"{FACTORS[key]} = {shorten(row[key], 30)}" for key in CONDITION)
+
+
+def name_place(selection: Selection, row: dict[str, Any]) -> str:
+    """Return a row's condition by the factors that differ; "" where there is one condition."""
+    if selection.is_single:
+        return ""
+    return (
+        f" at {', '.join(f'{FACTORS[key]} = {shorten(row[key], 30)}' for key in selection.factors)}"
+    )
+
+
+def describe_failures(result: StudyResult) -> str:
+    """Return the clause that says how many fits failed."""
+    fits = result.fits
+    total = int(fits["replicates"].sum())
+    failed = int(fits[["errors", "not_converged"]].sum().sum())
+    if not failed:
+        return f"; none of the {total} fits failed"
+    worst = fits.assign(failed=fits["errors"] + fits["not_converged"])
+    most = worst.groupby("fit", sort=False)["failed"].sum()
+    return (
+        f"; {failed} of the {total} fits {'has' if failed == 1 else 'have'} an error or did not "
+        f"converge, {most.max()} of them by {most.idxmax()}"
+    )

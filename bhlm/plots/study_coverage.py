@@ -1,0 +1,149 @@
+"""How often 95 % intervals hold the true value in a simulation study, and how wide they are."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Axis, Panel, Rule
+from bhlm.plots.study import (
+    Selection,
+    condition_axis,
+    describe_failures,
+    draw_series,
+    name_condition,
+    name_place,
+    panel_height,
+    select_rows,
+    share_interval,
+)
+from bhlm.simulation.result import StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOMINAL = 95.0  # percent
+LOWEST = 85.0  # the coverage axis begins here, or lower where an interval does
+
+
+def plot_coverage(
+    result: StudyResult,
+    *,
+    parameters: Sequence[str] | None = None,
+    estimators: Sequence[str] | None = None,
+) -> Figure:
+    """Return the figure of actual coverage of 95 % intervals, and of their median widths.
+
+    Coverage is a share of the replicates that have an interval; its own interval is Wilson's,
+    95 %. A variance that is truly 0 lies outside every interval for it and is not drawn.
+
+    Args:
+        result: of `run_study`.
+        parameters: that are drawn; default: fixed effects, variances and correlations.
+        estimators: that are drawn: "reml" with a df method, "reml" for variances, or "bayes" and
+            the set of priors.
+
+    Raises:
+        ArgumentError: a parameter or an estimator that the study does not have.
+
+    Source: after the figures of Browne & Draper (2006), Bayesian Analysis 1, 473-514.
+    """
+    selection = select_rows(
+        result, _measure(result.table), parameters=parameters, estimators=estimators,
+        is_default=lambda _: True,
+    )  # fmt: skip
+    return Figure(
+        name="study_coverage",
+        title=f"Coverage: {result.study.title}",
+        reading=_read(selection, result),
+        table=selection.rows,
+        panels=tuple(
+            panel for name in selection.parameters for panel in _draw(selection, name)
+        ),
+        columns=2,
+        height=len(selection.parameters) * panel_height(selection) + 60,
+    )  # fmt: skip
+
+
+def _measure(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the study's table with what is drawn: one row per condition, series, parameter."""
+    table = table.assign(series=table["estimator"])
+    table = table.drop_duplicates(["condition", "series", "parameter"])
+    is_bound = table["parameter"].str.startswith(("var(", "sd(")) & (table["true"] == 0.0)
+    share = table["coverage"].where(~is_bound).to_numpy(float)
+    low, high = share_interval(share, table["intervals"].to_numpy(float))
+    width = table["width_median"]
+    return table.assign(
+        is_bound=is_bound, drawn=100.0 * share, drawn_low=100.0 * low, drawn_high=100.0 * high,
+        width_median_low=width, width_median_high=width,
+    )  # fmt: skip
+
+
+def _draw(selection: Selection, parameter: str) -> tuple[Panel, Panel]:
+    rows = selection.rows[selection.rows["parameter"] == parameter]
+
+    def describe(row: dict[str, Any]) -> str:
+        return (
+            f"{row['series']}: {parameter}\n{name_condition(row)}\n"
+            f"covers {row['drawn']:.1f} % ({row['drawn_low']:.1f} to {row['drawn_high']:.1f}), "
+            f"median width {row['width_median']:.3g}\nof {row['intervals']} intervals in "
+            f"{row['replicates']} replicates, true value {row['true']:.4g}"
+        )
+
+    lowest = float(np.nanmin([LOWEST, *(rows["drawn_low"] - 1.0)]))
+    covered = draw_series(
+        selection, parameter, value="drawn", hover=describe, absent=_explain, absent_at=lowest
+    )
+    widths = draw_series(
+        selection,
+        parameter,
+        value="width_median",
+        hover=describe,
+        absent=lambda _: "no intervals",
+    )
+    return (
+        Panel(
+            x=Axis("coverage, %", range=(lowest - 0.02 * (100.0 - lowest), 100.5)),
+            y=condition_axis(selection),
+            marks=(Rule(NOMINAL, "x", "reference", "nominal 95 %"), *covered),
+            title=parameter,
+        ),
+        Panel(
+            x=Axis("median width"),
+            y=condition_axis(selection, labelled=False),
+            marks=widths,
+        ),
+    )
+
+
+def _explain(row: dict[str, Any]) -> str:
+    if not np.isfinite(row["true"]):
+        return "there is no true value"
+    return "the true value is 0" if row["is_bound"] else "no intervals"
+
+
+def _read(selection: Selection, result: StudyResult) -> str:
+    rows = selection.rows[np.isfinite(selection.rows["drawn"])]
+    if not len(rows):
+        return (
+            "No estimator has an interval for a parameter with a true value"
+            f"{describe_failures(result)}{selection.omitted}."
+        )
+    least, most = (
+        rows.loc[at].to_dict() for at in (rows["drawn"].idxmin(), rows["drawn"].idxmax())
+    )
+    below = int((rows["drawn_high"] < NOMINAL).sum())
+    above = int((rows["drawn_low"] > NOMINAL).sum())
+    texts = [
+        f"{row['drawn']:.1f} % ({row['parameter']} by {row['series']}{name_place(selection, row)})"
+        for row in (least, most)
+    ]
+    span = f"from {texts[0]} to {texts[1]}"
+    if rows["drawn"].nunique() == 1:
+        span = f"of {rows['drawn'].iloc[0]:.1f} % throughout" if len(rows) > 1 else f"of {texts[0]}"
+    return (
+        f"95 % intervals have an actual coverage {span}; {below} of the {len(rows)} coverages "
+        f"{'lies' if below == 1 else 'lie'} below 95 % and {above} above by more than Monte Carlo "
+        f"error explains{describe_failures(result)}{selection.omitted}."
+    )

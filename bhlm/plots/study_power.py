@@ -1,0 +1,126 @@
+"""How often a simulation study's intervals of fixed effects leave out zero: power, or size."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.errors import ArgumentError
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Axis, Panel, Rule
+from bhlm.plots.study import (
+    Selection,
+    condition_axis,
+    describe_failures,
+    draw_series,
+    name_condition,
+    name_place,
+    panel_height,
+    select_rows,
+    share_interval,
+)
+from bhlm.simulation.result import StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIZE = 5.0  # percent of true hypotheses that a test at this level rejects
+
+
+def plot_power(
+    result: StudyResult,
+    *,
+    parameters: Sequence[str] | None = None,
+    estimators: Sequence[str] | None = None,
+) -> Figure:
+    """Return the figure of the share of 95 % intervals without 0: power, size where true is 0.
+
+    Args:
+        result: of `run_study`.
+        parameters: fixed effects that are drawn; default: all.
+        estimators: that are drawn: "reml" with a df method, or "bayes" and the set of priors.
+
+    Raises:
+        ArgumentError: a parameter or an estimator that the study does not test.
+    """
+    selection = select_rows(
+        result, _measure(result.table), parameters=parameters, estimators=estimators,
+        is_default=lambda _: True,
+    )  # fmt: skip
+    return Figure(
+        name="study_power",
+        title=f"Power: {result.study.title}",
+        reading=_read(selection, result),
+        table=selection.rows,
+        panels=tuple(_draw(selection, name) for name in selection.parameters),
+        height=len(selection.parameters) * panel_height(selection) + 60,
+    )
+
+
+def _measure(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the tested rows with what is drawn: one row per condition, series, parameter."""
+    tested = table.loc[table["parameter"].isin(table.loc[table["reject"].notna(), "parameter"])]
+    if not len(tested):
+        raise ArgumentError(
+            "no fixed effect of the study has an interval, so that there is no power to draw; see "
+            "first_error in its fits"
+        )
+    tested = tested.assign(series=tested["estimator"])
+    tested = tested.drop_duplicates(["condition", "series", "parameter"])
+    share = tested["reject"].to_numpy(float)
+    low, high = share_interval(share, tested["intervals"].to_numpy(float))
+    return tested.assign(drawn=100.0 * share, drawn_low=100.0 * low, drawn_high=100.0 * high)
+
+
+def _draw(selection: Selection, parameter: str) -> Panel:
+    rows = selection.rows[selection.rows["parameter"] == parameter]
+    is_true = bool((rows["true"] == 0.0).all())
+
+    def describe(row: dict[str, Any]) -> str:
+        return (
+            f"{row['series']}: {parameter}\n{name_condition(row)}\n"
+            f"leaves out 0 in {row['drawn']:.1f} % ({row['drawn_low']:.1f} to "
+            f"{row['drawn_high']:.1f})\nof {row['intervals']} intervals, true value "
+            f"{row['true']:.4g}"
+        )
+
+    marks = draw_series(
+        selection, parameter, value="drawn", hover=describe, absent=lambda _: "no intervals"
+    )
+    widest = float(np.nanmax([2.0 * SIZE, *(rows["drawn_high"] + 1.0)]))
+    return Panel(
+        x=Axis(
+            "size of the test, %" if is_true else "power, %",
+            range=(0.0, widest) if is_true else (0.0, 101.0),
+        ),
+        y=condition_axis(selection),
+        marks=(Rule(SIZE, "x", "reference", "nominal size 5 %"), *marks),
+        title=f"{parameter}, truly {rows['true'].iloc[0]:g}",
+    )
+
+
+def _read(selection: Selection, result: StudyResult) -> str:
+    rows = selection.rows[np.isfinite(selection.rows["drawn"])]
+    parts = []
+    for sized, what in ((False, "power"), (True, "size")):
+        part = rows[(rows["true"] == 0.0) == sized]
+        if not len(part):
+            continue
+        ends = (part["drawn"].idxmin(), part["drawn"].idxmax())
+        texts = [
+            f"{row['drawn']:.1f} % ({row['parameter']} by {row['series']}"
+            f"{name_place(selection, row)})"
+            for row in (part.loc[at].to_dict() for at in ends)
+        ]
+        span = f"between {texts[0]} and {texts[1]}"
+        if part["drawn"].nunique() == 1:
+            span = f"{part['drawn'].iloc[0]:.1f} % throughout" if len(part) > 1 else texts[0]
+        parts.append(f"the {what} of the tests is {span}")
+        if sized:
+            off = int(((part["drawn_low"] > SIZE) | (part["drawn_high"] < SIZE)).sum())
+            parts.append(
+                f"{off} of the {len(part)} sizes {'differs' if off == 1 else 'differ'} from 5 % "
+                "by more than Monte Carlo error explains"
+            )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}{describe_failures(result)}{selection.omitted}."
