@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,7 @@ def tabulate_curves(
     moments = post.moments
     labels = reml.structure.labels
     names = [*scaled_names(moments.random, moments.group, labels), "sd(Residual)"]
-    priors = _collect_priors(post, names)
+    priors = _collect_priors(post)
     draws = post.draws
     tables = []
     for name in names:
@@ -98,18 +99,17 @@ def _estimate_density(
     return np.asarray(np.interp(x, at, density, left=np.nan, right=np.nan))
 
 
-def _collect_priors(post: BayesFit, names: list[str]) -> dict[str, Callable[[Array], Array]]:
+def _collect_priors(post: BayesFit) -> dict[str, Callable[[Array], Array]]:
     """Return the prior's density by parameter, as a function of the parameter."""
     moments = post.moments
     found: dict[str, Callable[[Array], Array]] = {}
     for coefficient, prior in zip(moments.random, post.priors.sd, strict=True):
         found[f"sd({coefficient}|{moments.group})"] = partial(evaluate_density, prior)
     found["sd(Residual)"] = partial(evaluate_density, post.priors.sigma)
-    size = max(len(block) for block in post.blocks)
-    # A correlation of an LKJ matrix of size b is 2 B - 1 with B ~ Beta(s, s), s = eta - 1 + b / 2.
-    shape = post.priors.corr.eta - 1.0 + 0.5 * size
-    marginal = stats.beta(shape, shape, loc=-1.0, scale=2.0)
-    for name in names:
-        if name.startswith("corr("):
-            found[name] = marginal.pdf
+    for block in post.blocks:
+        # A correlation of an LKJ matrix of size b is 2 B - 1, B ~ Beta(s, s), s = eta - 1 + b / 2.
+        shape = post.priors.corr.eta - 1.0 + 0.5 * len(block)
+        marginal = stats.beta(shape, shape, loc=-1.0, scale=2.0)
+        for one, two in combinations(block, 2):
+            found[f"corr({one},{two}|{moments.group})"] = marginal.pdf
     return found

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.curves import tabulate_curves
+from bhlm.curves import _collect_priors, tabulate_curves
 from bhlm.errors import ArgumentError
 from bhlm.model import Model
 from bhlm.priors import LKJ, HalfNormal, Priors
@@ -79,3 +79,17 @@ def test_without_quadrature_the_density_is_that_of_the_draws(both):
         assert np.abs(one[common] - two[common]).max() < 0.12 * two.max()
     with pytest.raises(ArgumentError, match="points=1 does not make a grid"):
         both.curves(points=1)
+
+
+def test_each_block_of_correlations_has_its_own_prior():
+    rng = np.random.default_rng(4)
+    table = simulate_table(2, n_groups=40, largest=12)
+    table[["v", "w", "z"]] = rng.normal(size=(len(table), 3))
+    model = Model("y ~ x + v + w + z + (1 + x | g) + (0 + v + w + z | g)", table)
+    post = model.sample(seed=1, draws=20, tune=20, chains=1, prior_only=True)
+    priors = _collect_priors(post)
+    # In a matrix of two a correlation under LKJ(2) is 2 Beta(2, 2) - 1, in one of three
+    # 2 Beta(5/2, 5/2) - 1 (Lewandowski, Kurowicka & Joe 2009, section 3).
+    assert priors["corr(Intercept,x|g)"](0.0) == pytest.approx(stats.beta(2, 2).pdf(0.5) / 2)
+    assert priors["corr(v,z|g)"](0.0) == pytest.approx(stats.beta(2.5, 2.5).pdf(0.5) / 2)
+    assert set(priors) == {name for name in post.draws if name.startswith(("sd(", "corr("))}

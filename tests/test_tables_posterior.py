@@ -127,7 +127,7 @@ def test_a_failed_verdict_leads_and_is_repeated(fit):
     assert not fit.converged  # 120 draws cannot have an ESS of 400
     text = render_posterior(fit)
     lead = text.partition("\n\n")[0]
-    assert lead.startswith("FAILED: the draws did not converge\n* ")
+    assert lead.startswith("FAILED: the draws do not pass their verdict\n* ")
     unwrapped = re.sub(r"\n  ", " ", lead).splitlines()[1:]
     assert unwrapped == [f"* {failure}" for failure in fit.diagnostics.failures]
     assert len(unwrapped) >= 2

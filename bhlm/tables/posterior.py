@@ -33,7 +33,7 @@ def render_posterior(fit: "BayesFit") -> str:
     """
     lines = []
     if not fit.diagnostics.ok:
-        lines += ["FAILED: the draws did not converge", *_list_failures(fit.diagnostics), ""]
+        lines += ["FAILED: the draws do not pass their verdict", *_list_failures(fit.diagnostics), ""]
     lines += [
         *_head(fit),
         "",
