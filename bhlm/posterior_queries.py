@@ -16,6 +16,12 @@ class PosteriorQueries:
 
     __slots__ = ()
 
+    def _repr_html_(self: Any) -> str:
+        """Return the estimates as HTML, under what fails, for notebooks."""
+        from bhlm.tables.notebook import show_posterior
+
+        return show_posterior(self)
+
     def probability(self: Any, text: str) -> "Probability":
         """Return the posterior probability of a statement, with its Monte Carlo error.
 

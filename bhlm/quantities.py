@@ -8,6 +8,8 @@ import numpy as np
 from bhlm.bayes import BayesFit, flatten_draws
 from bhlm.convergence import SUMMARY_COLUMNS, summarize
 from bhlm.moments import INTERCEPT, Moments, pool
+from bhlm.tables import to_html
+from bhlm.tables.notebook import DIGITS
 from bhlm.whitening import Whitened, whiten_parameters
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ class Quantities:
         )
         table.index.name = "quantity"
         return table
+
+    def _repr_html_(self) -> str:
+        """Return the estimates as HTML, for notebooks."""
+        return to_html(self.estimates, digits=DIGITS)
 
     def __repr__(self) -> str:
         """Return means and intervals, one line for each quantity."""

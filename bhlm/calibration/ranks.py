@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.calibration.uniformity import count_below, grid_points, simultaneous_band, uniformity_p
+from bhlm.tables.notebook import ShownAsText
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ MANY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(ShownAsText):
     """Ranks of known parameters in the posteriors of data simulated from them."""
 
     quantities: tuple[str, ...]  # (m,) what was ranked

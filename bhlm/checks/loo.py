@@ -23,6 +23,7 @@ from bhlm.marginal import group_logliks
 from bhlm.moments import Moments
 from bhlm.parameters import name_group_dimension
 from bhlm.tables.layout import align_columns, align_left, align_right, format_fixed, show_name, wrap
+from bhlm.tables.notebook import ShownAsText
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ NAMED = 5  # labels that a sentence names before it counts the rest
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class Loo(ELPDDataLOO):
+class Loo(ShownAsText, ELPDDataLOO):
     """Leave-one-out elpd, as ArviZ's functions take it, with its pointwise table.
 
     The base class is ArviZ's, which is neither frozen nor slotted. `elpd`, `se` and `p` (the

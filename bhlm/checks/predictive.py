@@ -26,6 +26,7 @@ from bhlm.tables.layout import (
     show_name,
     wrap,
 )
+from bhlm.tables.notebook import ShownAsText
 from bhlm.within_groups import find_tails, regress_within, replicate_statistics
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ NAMED = 5  # groups that a sentence names before it counts the rest
 
 
 @dataclass(frozen=True, slots=True)
-class PredictiveCheck:
+class PredictiveCheck(ShownAsText):
     """Statistics of the groups beside their posterior predictive distribution.
 
     `groups` has one row per statistic and group: `observed`, `predicted` (mean), `lower` and

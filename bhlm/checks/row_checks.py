@@ -43,6 +43,7 @@ from bhlm.marginal import LOG_2PI
 from bhlm.moments import INTERCEPT, Moments
 from bhlm.parameters import name_group_dimension
 from bhlm.tables.layout import align_columns, align_left, align_right, format_fixed, wrap
+from bhlm.tables.notebook import ShownAsText
 from bhlm.whitening import Whitened, whiten_parameters
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
-class RowCheck:
+class RowCheck(ShownAsText):
     """The rows beside their leave-one-out predictive distribution, and replicates of them.
 
     `loo.table["pit"]` holds each row's probability, given all other rows, of a smaller response

@@ -23,6 +23,7 @@ from bhlm.tables.layout import (
     show_name,
     wrap,
 )
+from bhlm.tables.notebook import ShownAsText
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitivity:
+class Sensitivity(ShownAsText):
     """How the posterior of each parameter answers to scaling the prior and the likelihood.
 
     `table`, by parameter: `prior` and `likelihood`, then the prior's terms one by one (`beta`,

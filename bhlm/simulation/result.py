@@ -10,6 +10,7 @@ from bhlm.simulation.conditions import true_values
 from bhlm.simulation.report import render_study
 from bhlm.simulation.study import Study, identify_study
 from bhlm.simulation.summary import MEASURES, count_fits, measure, read_estimates
+from bhlm.tables.notebook import ShownAsText
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ CONDITION = ("J", "n", "icc", "slope_variance", "correlation")
 
 
 @dataclass(frozen=True, slots=True)
-class StudyResult:
+class StudyResult(ShownAsText):
     """A simulation study with its finished replicates."""
 
     study: Study
