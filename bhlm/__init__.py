@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bhlm import plots
     from bhlm.bayes import BayesFit
     from bhlm.calibration.ranks import Calibration
     from bhlm.calibration.study import calibrate
@@ -153,6 +154,7 @@ __all__ = [
     "merge_files",
     "merge_moments",
     "open_table",
+    "plots",
     "r_squared",
     "reconcile",
     "reduce_like",
@@ -166,6 +168,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use, so that `import bhlm` stays light."""
+    if name == "plots":
+        return import_module("bhlm.plots")
     if name not in _HOMES:
         raise AttributeError(f"module 'bhlm' has no attribute '{name}'")
     home = import_module(f"bhlm.{_HOMES[name]}")

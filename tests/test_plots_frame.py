@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bhlm
+from bhlm import plots
 from bhlm.errors import ArgumentError
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Band, Bars, Line, Note, Panel, Points, Rule, Segments
@@ -137,3 +139,15 @@ def test_html_carries_its_script(tmp_path: Path) -> None:
     text = (tmp_path / "figure.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in text
     assert 'src="http' not in text
+
+
+@pytest.mark.parametrize("name", plots.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(plots, name).__name__ == name
+    assert bhlm.plots is plots
+    assert name in dir(plots)
+
+
+def test_other_names_are_not() -> None:
+    with pytest.raises(AttributeError, match="plot_nothing"):
+        _ = plots.plot_nothing

@@ -1,24 +1,141 @@
 """ArviZ's figures, by its Plotly or matplotlib backend, in bhlm's colours."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bhlm.plots.plotly_figures import theme
+import numpy as np
+
+from bhlm.plots.plotly_figures import BAND_OPACITY, BELOW, ROLE, colour, theme
+from bhlm.plots.style import DASHES, ROLES
 
 if TYPE_CHECKING:
     from bhlm.plots.figure import Figure
 
+# ArviZ is asked for the colours of a light page, and each colour stands for a role. Roles of one
+# colour have one on a dark page too.
+BY_COLOUR = {look.light: name for name, look in ROLES.items()}
 
-def draw_arviz(figure: "Figure", backend: str) -> Any:
-    """Return the native figure of a figure that ArviZ draws, by "plotly" or "matplotlib"."""
+
+def draw_arviz(figure: "Figure", backend: str, *, page: str = "light") -> Any:
+    """Return the native figure of a figure that ArviZ draws, by "plotly" or "matplotlib".
+
+    By Plotly each trace and shape names its role, found by the colour of a light page that it was
+    drawn in, and all text has the colour of the page's ink.
+    """
     assert figure.draw is not None
     collection = figure.draw(backend)
     drawn = collection.viz["figure"].item()
     if backend == "plotly":
-        drawn.update_layout(theme("light"))
-        drawn.update_layout(height=figure.height, width=None, autosize=True)
+        assign_roles(drawn)
+        _paint(drawn, page)
+        drawn.update_layout(theme(page))
+        drawn.update_layout(
+            height=figure.height, width=None, autosize=True, legend={"y": -BELOW / figure.height},
+            margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        )  # fmt: skip
     else:
         from matplotlib import pyplot
 
         # ArviZ draws through pyplot, which would keep the figure and show it a second time.
         pyplot.close(drawn)
+        drawn.set_layout_engine("constrained")
+        for place in drawn.axes:
+            if not place.get_subplotspec().is_last_row() and not _has_labels(place):
+                place.set_xlabel("")
     return drawn
+
+
+def assign_roles(drawn: Any) -> None:
+    """Name the role of every trace and shape of a Plotly figure that was drawn in its colour."""
+    for trace in drawn.data:
+        role = BY_COLOUR.get(_find_colour(trace))
+        if role is not None and not trace.meta:
+            trace.meta = {ROLE: role}
+        for axis in ("x", "y"):
+            values = getattr(trace, axis)
+            if values is not None and np.asarray(values).dtype == np.float64:
+                # A screen shows no more digits, and a page is half as heavy.
+                setattr(trace, axis, np.asarray(values, dtype=np.float32))
+    for shape in drawn.layout.shapes:
+        role = BY_COLOUR.get(str(shape.line.color).lower())
+        if role is not None:
+            shape.name = role
+
+
+def name_roles(
+    collection: Any, names: Mapping[str, str], backend: str, *, dashed: bool = False
+) -> None:
+    """Give what ArviZ drew in the colours of some roles one entry each in the legend.
+
+    Args:
+        collection: ArviZ's PlotCollection.
+        names: role -> the text of its entry, escaped for the library that draws.
+        backend: "plotly" or "matplotlib".
+        dashed: whether the lines have the dashes of their roles.
+    """
+    drawn = collection.viz["figure"].item()
+    if backend == "plotly":
+        assign_roles(drawn)
+        named = set()
+        for trace in drawn.data:
+            role = trace.meta and trace.meta.get(ROLE)
+            if role in names:
+                shown = role not in named and trace.mode != "none"
+                trace.update(name=names[role], legendgroup=role, showlegend=shown)
+                named |= {role} if shown else set()
+        return
+    from matplotlib.lines import Line2D
+
+    styles = {role: DASHES[ROLES[role].dash] if dashed else "-" for role in names}
+    handles = [
+        Line2D([], [], color=ROLES[role].light, linestyle=styles[role], label=name)
+        for role, name in names.items()
+    ]
+    drawn.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
+
+
+def _has_labels(place: Any) -> bool:
+    return any(label.get_visible() for label in place.get_xticklabels())
+
+
+def _find_colour(trace: Any) -> str:
+    """Return the colour that a trace was drawn in, as #rrggbb."""
+    for part in (trace.line.color, trace.marker.color, trace.fillcolor):
+        if isinstance(part, str):
+            return _write_hex(part)
+    return ""
+
+
+def _write_hex(text: str) -> str:
+    if text.startswith("rgb"):
+        red, green, blue = (int(float(x)) for x in text[text.index("(") + 1 : -1].split(",")[:3])
+        return f"#{red:02x}{green:02x}{blue:02x}"
+    return text.lower()
+
+
+def _paint(drawn: Any, page: str) -> None:
+    """Colour traces and shapes by their roles, and leave the colour of all text to the page."""
+    for trace in drawn.data:
+        role = trace.meta and trace.meta.get(ROLE)
+        if trace.mode == "text":
+            trace.textfont.color = None
+        if role is None:
+            continue
+        ink = colour(role, page)
+        if trace.fillcolor:
+            red, green, blue = (int(ink[at : at + 2], 16) for at in (1, 3, 5))
+            trace.fillcolor = f"rgba({red},{green},{blue},{BAND_OPACITY})"
+        if trace.mode == "markers":
+            trace.marker.update(color=ink, line={"color": ink})
+        elif trace.mode == "lines":
+            trace.line.color = ink
+    for shape in drawn.layout.shapes:
+        if shape.name in ROLES:
+            shape.line.color = colour(shape.name, page)
+    for note in drawn.layout.annotations:
+        note.font.color = None
+    for axis in (*drawn.select_xaxes(), *drawn.select_yaxes()):
+        if axis.showticklabels is False:
+            axis.title.text = None  # the panel below shows it
+        axis.title.font = {"color": None, "size": None}
+        axis.tickfont.color = None

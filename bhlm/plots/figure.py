@@ -37,7 +37,7 @@ class Figure:
         from bhlm.plots.arviz_figures import draw_arviz
         from bhlm.plots.plotly_figures import draw_plotly
 
-        return draw_arviz(self, "plotly") if self.draw else draw_plotly(self, page=page)
+        return draw_arviz(self, "plotly", page=page) if self.draw else draw_plotly(self, page=page)
 
     def matplotlib(self) -> Any:
         """Return the figure as a matplotlib.figure.Figure, which no window shows by itself."""

@@ -1,0 +1,246 @@
+"""Attribution: the way from the REML estimate to the posterior mean, step by step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.plots.choice import choose_parameters, count, is_squared, list_names, say, title
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Segments
+from bhlm.reconcile import Reconciliation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 12  # waterfalls of the default figure
+STEP, FRAME = 24, 130  # pixels of a row, and of a panel's title, ticks and the gap below
+# A panel is at least so many posterior SDs wide, so that a gap of no weight does not fill it.
+NARROWEST = 0.5
+ERRORS = 2.0  # standard errors that a whisker reaches to either side
+SHARES = {
+    "shape": "shape",
+    "prior": "prior",
+    "monte_carlo": "Monte Carlo",
+    "unexplained": "unexplained",
+}
+ROLES = {
+    "shape": "third",
+    "prior": "fifth",
+    "monte_carlo": "sixth",
+    "unexplained": "warning",
+    "undivided": "population",
+}
+WORDS = {
+    "shape": "flat-prior mean less flat-prior mode: skewness, and integrating over the variance "
+    "components where REML plugs them in",
+    "prior": "mean under the chosen priors less mean under flat ones",
+    "monte_carlo": "noise of the draws",
+    "unexplained": "flat-prior mode less REML estimate, and what the draws miss beyond their noise",
+    "undivided": "parts that cannot be told apart",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the way."""
+
+    key: str  # of ROLES
+    label: str
+    size: float
+    error: float  # a standard error; nan if it is not known
+
+
+def plot_attribution(both: Reconciliation, *, names: Sequence[str] | None = None) -> Figure:
+    """Return the figure of what leads from the REML estimate to the posterior mean.
+
+    Each parameter has a waterfall in its own units: the REML estimate on top, then shape, prior,
+    Monte Carlo and what is unexplained, then the posterior mean. Whiskers are 2 standard errors
+    of a step to either side. Steps that cannot be told apart are one bar, and its label says so.
+
+    The figure's table has one row per parameter and step: `parameter`, `step`, `start`, `end`,
+    `size`, `error` (a standard error), `size_sd` (in posterior SDs); the step "undivided" stands
+    for those that cannot be told apart.
+
+    Args:
+        both: the reconciliation.
+        names: parameters to draw; None for fixed effects, SDs and correlations, up to 12, those
+            of the largest gaps.
+
+    Raises:
+        ArgumentError: a name that is no parameter.
+    """
+    known = [str(name) for name in both.table.index]
+    fixed = both.post.moments.fixed
+    # A correlation with an SD of zero has no REML estimate, and so no gap.
+    weight = both.table["gap_sd"].abs().fillna(0.0)
+    default = [name for name in known if not is_squared(name, fixed)]
+    chosen, omitted = choose_parameters(known, names, default=default, weight=weight, most=MOST)
+    exact = both.chosen.mean if both.chosen else {}
+    steps = {name: split_steps(both.table.loc[name], is_exact=name in exact) for name in chosen}
+    table = _tabulate(both.table, steps)
+    panels = tuple(_draw_waterfall(name, both.table.loc[name], steps[name]) for name in chosen)
+    tallest = max(map(len, steps.values())) + 2
+    return Figure(
+        name="attribution",
+        title="From the REML estimate to the posterior mean",
+        reading=_read(both.table.loc[chosen], steps) + omitted + ".",
+        table=table,
+        panels=panels,
+        height=len(panels) * (STEP * tallest + FRAME) + 40,
+    )
+
+
+def split_steps(row: "pd.Series[float]", *, is_exact: bool) -> tuple[Step, ...]:
+    """Return the steps of a parameter's gap; none if there is no gap.
+
+    Shares that are nan are one step, whose size is what the others leave of the gap. Without an
+    exact mean under the chosen priors the Monte Carlo share is not known and stays in the others.
+    """
+    if not np.isfinite(row["gap"]):
+        return ()
+    known = {key: float(row[key]) for key in SHARES if np.isfinite(row[key])}
+    lost = [key for key in SHARES if key not in known]
+    if not is_exact:
+        known.pop("monte_carlo", None)
+    steps = [Step(key, SHARES[key], known[key], float(row[f"{key}_se"])) for key in known]
+    if lost:
+        label = f"{' + '.join(SHARES[key] for key in lost)}, undivided"
+        rest = float(row["gap"]) - sum(known.values())
+        steps.insert(0, Step("undivided", label, rest, np.nan))
+    return tuple(steps)
+
+
+def _tabulate(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = []
+    for name, each in steps.items():
+        start, sd = float(table.loc[name, "reml"]), float(table.loc[name, "sd"])
+        for step in each:
+            end = start + step.size
+            rows.append((name, step.key, start, end, step.size, step.error, step.size / sd))
+            start = end
+    columns = ["parameter", "step", "start", "end", "size", "error", "size_sd"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _draw_waterfall(name: str, row: "pd.Series[float]", steps: tuple[Step, ...]) -> Panel:
+    sd, posterior = float(row["sd"]), float(row["posterior"])
+    last = float(len(steps) + 1)
+    sizes = np.array([step.size for step in steps])
+    edges = float(row["reml"]) + np.concatenate([[0.0], np.cumsum(sizes)])
+    labels = ["REML", *(step.label for step in steps), "posterior mean"]
+    marks: list[Mark] = []
+    if steps:
+        levels = np.arange(len(edges), dtype=float)
+        marks.append(Segments(edges, levels, edges, levels + 1.0, "reference"))
+    else:
+        labels[0] = "REML: undefined"
+    for at, step in enumerate(steps):
+        marks += _draw_step(name, step, at=at + 1.0, start=edges[at], sd=sd)
+    marks += [
+        Points(
+            np.array([value]), np.array([level]), role, size=10.0,
+            hover=(f"{say(name)}\n{label}: {value:.6g}",),
+        )
+        for value, level, role, label in (
+            (float(row["reml"]), 0.0, "reml", "REML estimate"),
+            (posterior, last, "posterior", "posterior mean"),
+        )
+        if np.isfinite(value)
+    ]  # fmt: skip
+    gap = f"{_sign(row['gap_sd'])} posterior SDs" if steps else "no gap to split"
+    return Panel(
+        Axis(gap, range=_choose_range(edges, posterior, steps, sd)),
+        Axis(
+            "",
+            ticks=(tuple(np.arange(last + 1.0).tolist()), tuple(labels)),
+            range=(last + 0.6, -0.6),
+        ),
+        tuple(marks),
+        title=title(name),
+    )
+
+
+def _draw_step(name: str, step: Step, *, at: float, start: float, sd: float) -> list[Mark]:
+    end = start + step.size
+    has_error = np.isfinite(step.error) and step.error > 0.0
+    noise = f"\nstandard error {step.error:.2g}" if has_error else ""
+    text = (
+        f"{say(name)}\n{step.label}: {step.size:+.4g} ({step.size / sd:+.3f} posterior SDs)"
+        f"{noise}\n{WORDS[step.key]}"
+    )
+    place, size = np.array([at]), np.array([step.size])
+    marks: list[Mark] = [
+        Bars(place, size, np.array([start]), ROLES[step.key], horizontal=True, width=0.7,
+             hover=(text,)),
+    ]  # fmt: skip
+    if has_error:
+        reach = ERRORS * step.error
+        marks.append(
+            Segments(np.array([end - reach]), place, np.array([end + reach]), place, "population",
+                     width=1.5)
+        )  # fmt: skip
+    return marks
+
+
+def _choose_range(
+    edges: np.ndarray, posterior: float, steps: tuple[Step, ...], sd: float
+) -> tuple[float, float]:
+    """Return the ends of the axis: room for every step and its whiskers, and no zoom on nothing."""
+    reach = ERRORS * np.nan_to_num(np.array([step.error for step in steps]))
+    ends = edges[1:]
+    every = np.concatenate([edges, ends - reach, ends + reach, [posterior]])
+    every = every[np.isfinite(every)]
+    low, high = float(every.min()), float(every.max())
+    pad = max(0.06 * (high - low), 0.5 * (NARROWEST * sd - (high - low)))
+    pad = pad if pad > 0.0 else max(abs(high), 1.0)
+    return low - pad, high + pad
+
+
+def _sign(number: float) -> str:
+    """Return a number with its sign and two decimals; 0.00 has none."""
+    text = f"{number:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def _has(steps: tuple[Step, ...], key: str) -> bool:
+    return any(step.key == key for step in steps)
+
+
+def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> str:
+    """Return what the waterfalls say, without the full stop."""
+    gaps = table["gap_sd"].dropna()
+    if not len(gaps):
+        return "No parameter drawn has a REML estimate, so there is no gap to split"
+    far = str(gaps.abs().idxmax())
+    sd = float(table.loc[far, "sd"])
+    parts = ", ".join(f"{_sign(step.size / sd)} {step.label}" for step in steps[far])
+    among = f"the largest of {count(len(gaps), 'gap')}" if len(gaps) > 1 else "the gap drawn"
+    clauses = [
+        f"The posterior mean of {say(far)} is {_sign(gaps[far])} posterior SDs from REML, "
+        f"{among}, made up of {parts}"
+    ]
+    bad = table.index[table["verdict"] == "unexplained"]
+    if len(bad):
+        worst = (table.loc[bad, "unexplained"] / table.loc[bad, "sd"]).abs()
+        clauses.append(
+            f"{count(len(bad), 'gap')} {'is' if len(bad) == 1 else 'are'} not accounted for, by up "
+            f"to {worst.max():.2g} posterior SDs ({say(worst.idxmax())})"
+        )
+    lost = [name for name, each in steps.items() if _has(each, "undivided")]
+    if lost:
+        clauses.append(
+            f"how much is shape and how much prior cannot be told for {list_names(lost)}"
+        )
+    noisy = [name for name, each in steps.items() if each and not _has(each, "monte_carlo")]
+    if noisy:
+        which = "" if len(noisy) == len(steps) else f" of {list_names(noisy)}"
+        clauses.append(f"Monte Carlo noise{which} stays in the other steps, within their whiskers")
+    bare = [name for name, each in steps.items() if not each]
+    if bare:
+        verb = "has" if len(bare) == 1 else "have"
+        clauses.append(f"{list_names(bare)} {verb} no REML estimate and so no gap")
+    return "; ".join(clauses)

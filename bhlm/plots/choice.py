@@ -1,0 +1,79 @@
+"""Which parameters a figure draws, and what its reading says of those that it leaves out."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from bhlm.errors import ArgumentError
+from bhlm.plots.style import shorten
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEAD, TAIL = 20, 12  # characters of a panel's title: more would not fit a phone
+LISTED = 3  # names that a sentence lists
+
+
+def choose_parameters(
+    known: Sequence[str],
+    names: Sequence[str] | None,
+    *,
+    default: Sequence[str],
+    weight: "pd.Series[float]",
+    most: int,
+) -> tuple[list[str], str]:
+    """Return the parameters that a figure draws, and the clause on those that it leaves out.
+
+    Args:
+        known: the parameters that could be drawn, in the order of the tables.
+        names: those asked for, drawn in that order; None for the default.
+        default: those drawn when none are named.
+        weight: by parameter; where the default has too many, those of the largest are drawn.
+        most: parameters that the default draws.
+
+    Raises:
+        ArgumentError: a name that is not known, or an empty list.
+    """
+    if names is None:
+        heavy = weight.loc[list(default)].sort_values(ascending=False, kind="stable").index[:most]
+        chosen = [name for name in default if name in set(heavy)]
+        left = len(default) - len(chosen)
+        return chosen, f" ({left} more are left out; choose them by names=)" if left else ""
+    asked = [names] if isinstance(names, str) else list(names)
+    for name in asked:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+            raise ArgumentError(f"names has '{shorten(name)}', which the figure has not; {hint}")
+    if not asked:
+        raise ArgumentError(f"names=[] leaves nothing to draw; known are {', '.join(known)}")
+    return list(dict.fromkeys(asked)), ""
+
+
+def is_squared(name: str, fixed: Sequence[str]) -> bool:
+    """Whether a parameter stands on the variance scale, which the SD scale shows as well."""
+    return name not in fixed and name.startswith(("var(", "cov("))
+
+
+def say(name: str) -> str:
+    """Return a parameter's name as a sentence or a hover text has it."""
+    return shorten(name)
+
+
+def title(name: str) -> str:
+    """Return a parameter's name as a panel's title; a cut is in its middle, as its ends differ."""
+    line = shorten(name, len(name))
+    return line if len(line) <= HEAD + TAIL + 1 else f"{line[:HEAD]}…{line[-TAIL:]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 parameter", "2 parameters"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return parameters as a list in a sentence: "a", "a and b", "a, b, c and 4 more"."""
+    texts = [say(name) for name in names[:LISTED]]
+    if len(names) > LISTED:
+        texts.append(f"{len(names) - LISTED} more")
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -1,0 +1,130 @@
+"""Sensitivity: how far each posterior moves when the priors or the data are given more weight."""
+
+import numpy as np
+
+from bhlm.bayes import BayesFit
+from bhlm.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
+from bhlm.plots.choice import choose_parameters, count, list_names, say, title
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
+
+MOST = 30  # parameters
+ROW = 44  # pixels
+LABEL, TICK = 0.45, 0.2  # of a row: a name above its symbols, half the mark of the threshold
+# The priors last, so that they lie on top.
+SIDES = {
+    "likelihood": ("first", "data given more weight"),
+    "prior": ("prior", "priors given more weight"),
+}
+
+
+def plot_sensitivity(post: BayesFit) -> Figure:
+    """Return the figure of each posterior's power-scaling sensitivity, to priors and to data.
+
+    A sensitivity is the change of the posterior (cumulative Jensen-Shannon distance) per doubling
+    of the power to which the priors, or the likelihood, are raised. From the threshold on a
+    sensitivity counts; it should do so for the likelihood and not for the priors. Up to 30
+    parameters are drawn, those that are most sensitive to the priors.
+
+    The numbers are drawn, and not the reweighted densities of ArviZ's `plot_psense_dist`, since
+    what is judged is the number; they also exist where the groups' log-likelihoods are too many
+    to be held. The figure's table is that of `post.sensitivity()`.
+
+    Source: Kallioinen, Paananen, Buerkner & Vehtari (2024), Statistics and Computing 34:57.
+
+    Args:
+        post: draws from the posterior.
+
+    Raises:
+        ArgumentError: draws from the prior alone.
+    """
+    return draw_sensitivity(measure_sensitivity(post))
+
+
+def draw_sensitivity(found: Sensitivity) -> Figure:
+    """Return the figure of sensitivities that are measured already."""
+    table, threshold = found.table, found.threshold
+    known = [str(name) for name in table.index]
+    weight = table["prior"].fillna(-1.0)
+    chosen, _ = choose_parameters(known, None, default=known, weight=weight, most=MOST)
+    shown = table.loc[chosen]
+    R = len(chosen)
+    at = np.arange(R, dtype=float)
+    values = shown[list(SIDES)].to_numpy(float)
+    # A tick in each row, and not a rule, which would cross the names.
+    limit = np.full(R, threshold)
+    marks: list[Mark] = [
+        Segments(
+            limit, at - TICK, limit, at + TICK, "population",
+            name=f"{threshold:g}, from which it counts", width=2.0,
+        )
+    ]  # fmt: skip
+    is_known = np.isfinite(values).all(axis=1)
+    marks.append(
+        Segments(values[is_known, 0], at[is_known], values[is_known, 1], at[is_known], "reference")
+    )
+    is_flagged = (shown["diagnosis"] != "ok").to_numpy()
+    for column, (side, (role, label)) in enumerate(SIDES.items()):
+        texts = [_describe(found, name) for name in chosen]
+        groups = [(role, label, is_known & ~is_flagged), (role, label, is_known & is_flagged)]
+        if side == "prior":
+            groups[1] = ("warning", f"{label}: counts", is_known & is_flagged)
+        for kind, text, members in groups:
+            if members.any():
+                hover = tuple(np.array(texts, dtype=object)[members])
+                marks.append(
+                    Points(values[members, column], at[members], kind, text, hover, size=9.0)
+                )
+    marks += [Note(0.0, place - LABEL, title(name)) for place, name in zip(at, chosen, strict=True)]
+    marks += [Note(0.0, at[row], "does not vary") for row in np.flatnonzero(~is_known)]
+    highest = max(float(np.nanmax(values, initial=0.0)), threshold)
+    return Figure(
+        name="sensitivity",
+        title="Sensitivity to priors and data",
+        reading=_read(found, drawn=R),
+        table=table,
+        panels=(
+            Panel(
+                Axis(
+                    "change of the posterior per doubling", range=(-0.03 * highest, 1.08 * highest)
+                ),
+                Axis("", ticks=((), ()), range=(R - 0.5, -0.8)),
+                tuple(marks),
+            ),
+        ),
+        height=R * ROW + 140,
+    )
+
+
+def _describe(found: Sensitivity, name: str) -> str:
+    row = found.table.loc[name]
+    terms = ", ".join(f"{TERMS[term]} {row[term]:.3f}" for term in TERMS if term in row.index)
+    return (
+        f"{say(name)}: {row['diagnosis']}\npriors {row['prior']:.3f} ({terms})\n"
+        f"likelihood {row['likelihood']:.3f}"
+    )
+
+
+def _read(found: Sensitivity, *, drawn: int) -> str:
+    """Return what the figure says, in one sentence."""
+    table = found.table.dropna(subset=["prior", "likelihood"])
+    if not len(table):
+        return "No parameter varies in these draws, so that nothing can be sensitive."
+    flagged = list(table.index[table["diagnosis"] != "ok"])
+    worst = str(table["prior"].idxmax())
+    high = f"{table.loc[worst, 'prior']:.2g} ({say(worst)})"
+    weak, strong = table["likelihood"].min(), table["likelihood"].max()
+    data = f"{weak:.2g}" if len(table) == 1 else f"{weak:.2g} to {strong:.2g}"
+    if flagged:
+        text = (
+            f"The priors sway {len(flagged)} of {count(len(table), 'posterior')}, "
+            f"{list_names(flagged)}: their sensitivity reaches {high}, and {found.threshold:g} "
+            f"counts, beside {data} for the data"
+        )
+    else:
+        text = (
+            f"No posterior is swayed by the priors: sensitivity to them is at most {high}, below "
+            f"the {found.threshold:g} that counts, beside {data} for the data"
+        )
+    left = len(found.table) - drawn
+    return f"{text}{f'; {left} less sensitive ones are not drawn' if left else ''}."
