@@ -9,7 +9,9 @@ post = model.sample(seed=1)
 both = bhlm.reconcile(reml, post)
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -176,6 +178,20 @@ def __getattr__(name: str) -> Any:
     # `from bhlm import reconcile` must give the function, not the module of that name.
     value = globals()[name] = getattr(home, name)
     return value
+
+
+class _Package(ModuleType):
+    """The package, in which a public name is never taken by the module of that name.
+
+    Importing bhlm.reconcile would bind the module over the function `bhlm.reconcile`.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

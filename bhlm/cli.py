@@ -8,9 +8,10 @@ import typer
 from typer.exceptions import TyperException
 
 # Each family registers its commands, in the order in which --help lists them.
-from bhlm.commands import fits, gallery, moments, studies  # noqa: F401
+from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
 from bhlm.commands.options import app
 from bhlm.errors import ArgumentError, BhlmError
+from bhlm.tables.layout import show_name
 
 
 @app.callback(invoke_without_command=True)
@@ -45,5 +46,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _refuse(message: str) -> int:
-    print(f"bhlm: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bhlm: {show_name(' '.join(message.split()))}", file=sys.stderr)
     return 2

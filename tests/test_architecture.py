@@ -265,3 +265,8 @@ def test_import_bhlm_is_quick() -> None:
         return int(cumulative) / 1e6
 
     assert min(measure() for _ in range(3)) < IMPORT_SECONDS
+
+
+def test_a_public_function_is_not_taken_by_the_module_of_its_name() -> None:
+    code = "import bhlm.plots.attribution, bhlm.reconcile, bhlm; assert callable(bhlm.reconcile)"
+    subprocess.run([sys.executable, "-c", code], check=True)

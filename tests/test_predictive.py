@@ -209,3 +209,10 @@ def test_wrong_arguments(right, options, words):
 def test_too_few_draws_for_a_verdict():
     with pytest.raises(ArgumentError, match="the fit has 100 draws, and the check needs 200"):
         sample(simulate(1), draws=25).check()
+
+
+def test_a_name_with_a_slash_is_no_path():
+    table = simulate(5, n_groups=20).assign(z=2.0)
+    post = Model("y ~ I(x / z) + (I(x / z) | g)", table).sample(seed=1)
+    check = check_groups(post)
+    assert any("\u2044" in name for name in check.data["observed_data"].dataset)

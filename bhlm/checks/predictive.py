@@ -323,9 +323,10 @@ def _build_tree(
     """Return replicates and observed values, each statistic over the groups that have it."""
     from arviz_base import from_dict
 
-    dimension = name_group_dimension(moments.group, taken=names)
+    dimension = name_group_dimension(moments.group, taken=names).replace("/", "\u2044")
     replicated, own, coords, dims = {}, {}, {}, {}
-    for k, name in enumerate(names):
+    # A DataTree takes "/" for a path; the fraction slash looks the same.
+    for k, name in enumerate(each.replace("/", "\u2044") for each in names):
         there = ~np.isnan(observed[:, k])
         dim = dimension if there.all() else f"{dimension}[{name}]"
         coords[dim], dims[name] = moments.groups[there], [dim]

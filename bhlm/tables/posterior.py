@@ -33,7 +33,8 @@ def render_posterior(fit: "BayesFit") -> str:
     """
     lines = []
     if not fit.diagnostics.ok:
-        lines += ["FAILED: the draws do not pass their verdict", *_list_failures(fit.diagnostics), ""]
+        lines += ["FAILED: the draws do not pass their verdict"]
+        lines += [*_list_failures(fit.diagnostics), ""]
     lines += [
         *_head(fit),
         "",
