@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import narwhals as nw
 import numpy as np
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from bhlm.priors import Priors
     from bhlm.reml import RemlFit
     from bhlm.sampling import Progress
+
+# The models with rows that are still in use, by the identity of their moments: `find_source`.
+SOURCES: "WeakValueDictionary[int, Model]" = WeakValueDictionary()
 
 
 class Model:
@@ -57,6 +61,7 @@ class Model:
         else:
             self._table = scan_table(data) if isinstance(data, str | Path) else data
             self.design, self.moments = reduce_table(self.formula, self._table)
+            SOURCES[id(self.moments)] = self
 
     @classmethod
     def from_moments(cls, data: str | Path | Moments) -> "Model":
@@ -279,3 +284,9 @@ class Model:
                 "a column of the formula is not finite in some new row; check the new table"
             )
         return labels, x, z
+
+
+def find_source(moments: Moments) -> Model | None:
+    """Return the model that these very moments were reduced by, if it is still in use."""
+    model = SOURCES.get(id(moments))
+    return model if model is not None and model.moments is moments else None

@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bhlm.checks.loo import Loo, Progress
     from bhlm.checks.predictive import PredictiveCheck
     from bhlm.checks.sensitivity import Sensitivity
+    from bhlm.model import Model
 
 
 class PosteriorChecks:
@@ -51,3 +54,18 @@ class PosteriorChecks:
         from bhlm.checks.sensitivity import measure_sensitivity
 
         return measure_sensitivity(self)
+
+    def dashboard(
+        self: Any, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+    ) -> None:
+        """Write the page about this posterior to an HTML file; see `bhlm.dashboard.subjects`.
+
+        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
+        takes the model that the fit was made from, if it is still in use.
+
+        Raises:
+            DataError: a path that cannot be written to, or a model of other data.
+        """
+        from bhlm.dashboard.subjects import write_fit
+
+        write_fit(self, path, model=model, title=title)

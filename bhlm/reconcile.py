@@ -24,13 +24,19 @@ from bhlm.curves import tabulate_curves
 from bhlm.errors import ArgumentError
 from bhlm.explain import advise, describe_verdict, explain_gaps
 from bhlm.gallery import Published
+from bhlm.parameters import refuse_shared_names
 from bhlm.published import PrintedCheck, check_published, describe_published
 from bhlm.reml import RemlFit
 from bhlm.sampling import Progress
 from bhlm.tables import render_reconciliation
+from bhlm.tables.notebook import show_reconciliation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+
+    from bhlm.model import Model
 
 Verdict = Literal["agree", "explained", "unexplained", "not_converged"]
 
@@ -65,6 +71,7 @@ class Reconciliation:
         mean - eb; `widening`, sd / eb_sd: what the uncertainty of the parameters adds to the
         width, which the conditional SD leaves out. It is nan where eb_sd is 0.
         """
+        refuse_shared_names([self.reml.moments.group], table=("eb", "eb_sd", "gap", "widening"))
         eb, posterior = self.reml.group_effects(), self.post.group_effects()
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
         for column in ("mean", "sd", "lower", "upper"):
@@ -85,11 +92,30 @@ class Reconciliation:
         """Return the table, the printed values and the verdict as text."""
         return render_reconciliation(self)
 
+    def _repr_html_(self) -> str:
+        """Return the table under its conclusion as HTML, for notebooks."""
+        return show_reconciliation(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of `bhlm reconcile` as plain dictionaries; nan and inf become None."""
         from bhlm.export import describe_reconciliation
 
         return describe_reconciliation(self)
+
+    def dashboard(
+        self, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+    ) -> None:
+        """Write the page about both fits to an HTML file; see `bhlm.dashboard.subjects`.
+
+        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
+        takes the model that the fits were made from, if it is still in use.
+
+        Raises:
+            DataError: a path that cannot be written to, or a model of other data.
+        """
+        from bhlm.dashboard.subjects import write_reconciliation
+
+        write_reconciliation(self, path, model=model, title=title)
 
 
 def reconcile(

@@ -271,6 +271,12 @@ class RemlFit:
 
         return measure_influence(self)
 
+    def dashboard(self, path: Any, *, model: Any = None, title: str | None = None) -> None:
+        """Write the page about this fit, an .html; see `bhlm.dashboard.subjects.write_fit`."""
+        from bhlm.dashboard.subjects import write_fit
+
+        write_fit(self, path, model=model, title=title)
+
     def _fixed_rows(self) -> dict[str, list[float]]:
         se = np.sqrt(np.diag(self.beta_cov))
         rows = {}

@@ -35,6 +35,14 @@ ENDLESS = 3_000_000  # draws that no machine has before the tests stop it
 PATIENCE = 120.0  # seconds that a busy machine may take to start
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Let SIGINT be heard, here and in child processes: jobs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def model():
     from bhlm.gallery import find_model, load_data

@@ -1,5 +1,6 @@
 """reconcile, reml and sample: one model, fitted."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bhlm.commands.dashboard import check_json, print_text, write_command
 from bhlm.commands.options import (
     Chains,
     Covariance,
@@ -23,6 +25,16 @@ from bhlm.commands.options import (
     print_title,
     read_settings,
 )
+
+Dashboard = Annotated[
+    Path | None,
+    typer.Option("--dashboard", help="Write a page here, an .html, and its numbers to a .json."),
+]
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+Live = Annotated[
+    bool,
+    typer.Option("--live", help="Watch the run; Ctrl-C stops it and keeps what is drawn."),
+]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,26 +55,46 @@ def reconcile_command(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    live: Live = False,
+    dashboard: Dashboard = None,
     json: Json = None,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
     from bhlm.export import write_json
     from bhlm.reconcile import reconcile
 
+    if dashboard:
+        from bhlm.dashboard.page import check_path
+
+        check_path(dashboard)
+        check_json(dashboard, json)
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
-    priors, covariance = read_settings(entry, covariance)
-    reml = model.reml(covariance=covariance)
+    priors, chosen = read_settings(entry, covariance)
+    reml = model.reml(covariance=chosen)
     print_title(entry)
-    print(reml.summary())
-    post = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
-    print(post.summary())
-    with _show_progress("flat-prior posterior", chains) as progress:
+    print_text(reml.summary())
+    post = _draw(model, priors, chosen, live, seed=seed, draws=draws, tune=tune, chains=chains)
+    print_text(post.summary())
+    with show_chains("flat-prior posterior", chains) as progress:
         both = reconcile(
             reml, post, published=entry.published if entry else None, progress=progress
         )
-    print(both.summary())
+    print_text(both.summary())
     if json:
         write_json(both.to_dict(), json)
+    if dashboard:
+        from bhlm.dashboard.subjects import write_reconciliation
+
+        counts = {"seed": seed, "draws": post.settings.draws, "tune": tune, "chains": chains}
+        command = write_command(
+            "reconcile", which, data=data, formula=formula, covariance=covariance, **counts,
+            dashboard=dashboard,
+        )  # fmt: skip
+        source = {"Citation": entry.citation} if entry else {"Data": str(data)}
+        write_reconciliation(
+            both, dashboard, model=model, title=entry.title if entry else None,
+            source=source | {"Command": command},
+        )  # fmt: skip
     return 0 if both.verdict in ("agree", "explained") else 1
 
 
@@ -87,7 +119,7 @@ def reml_command(
     )
     text = fit.summary(style=style)
     print_title(entry)
-    print(text)
+    print_text(text)
     if json:
         write_json({"model": describe_model(model.moments), "reml": describe_reml(fit)}, json)
     return 0 if fit.converged else 1
@@ -104,6 +136,7 @@ def sample_command(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    live: Live = False,
     save: Annotated[
         Path | None, typer.Option(help="Keep the fit here, a .zarr or .nc; bhlm.load reads it.")
     ] = None,
@@ -114,9 +147,9 @@ def sample_command(
 
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)
-    fit = _draw(model, priors, covariance, seed=seed, draws=draws, tune=tune, chains=chains)
+    fit = _draw(model, priors, covariance, live, seed=seed, draws=draws, tune=tune, chains=chains)
     print_title(entry)
-    print(fit.summary())
+    print_text(fit.summary())
     if save:
         fit.save(save)
     if json:
@@ -126,15 +159,23 @@ def sample_command(
 
 
 def _draw(
-    model: "Model", priors: "Priors | None", covariance: str | None, **counts: Any
+    model: "Model", priors: "Priors | None", covariance: str | None, live: bool, **counts: Any
 ) -> "BayesFit":
-    """Sample, with a bar per chain."""
-    with _show_progress("posterior", counts["chains"]) as progress:
+    """Sample, with a bar per chain or, live, in a view that Ctrl-C stops."""
+    if live:
+        from bhlm.live import StoppedError, sample_live
+
+        try:
+            return sample_live(model, priors=priors, covariance=covariance, **counts)
+        except StoppedError as error:
+            print(f"bhlm: {error}; nothing was written", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from error
+    with show_chains("posterior", counts["chains"]) as progress:
         return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
 
 
 @contextmanager
-def _show_progress(title: str, chains: int) -> "Iterator[Any]":
+def show_chains(title: str, chains: int) -> "Iterator[Any]":
     """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

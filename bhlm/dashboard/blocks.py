@@ -36,6 +36,7 @@ class Text:
     tone: Tone = "plain"
     heading: str = ""
     listed: bool = False
+    code: bool = False  # lines to type, as they are
 
 
 @dataclass(frozen=True, slots=True)

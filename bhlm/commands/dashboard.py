@@ -1,0 +1,204 @@
+"""dashboard: a saved fit, or a gallery model, as one HTML page."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bhlm.commands.options import (
+    Covariance,
+    Data,
+    Json,
+    MemoryLimit,
+    app,
+    open_model,
+    print_title,
+    read_settings,
+)
+from bhlm.errors import ArgumentError
+from bhlm.tables.layout import show_name
+
+if TYPE_CHECKING:
+    from bhlm.bayes import BayesFit
+    from bhlm.gallery import GalleryModel
+    from bhlm.model import Model
+
+SAVED = (".zarr", ".nc")
+
+Fit = Annotated[
+    str,
+    typer.Argument(
+        metavar="FIT",
+        help="A fit that `bhlm sample --save` wrote, a .zarr or .nc; or a gallery model, by name "
+        "or by the path of its TOML, which is fitted first.",
+    ),
+]
+Page = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="The .html to write; every number on it goes to a .json beside it."
+    ),
+]
+Title = Annotated[str | None, typer.Option(help="The page's heading.")]
+
+Seed = Annotated[
+    int | None, typer.Option(help="Makes the run of a gallery model repeatable; 1 if not given.")
+]
+Draws = Annotated[int | None, typer.Option(help="Kept draws per chain; 1000 if not given.")]
+Tune = Annotated[int | None, typer.Option(help="Warm-up draws per chain; 1000 if not given.")]
+Chains = Annotated[int | None, typer.Option(help="Independent chains; 4 if not given.")]
+
+
+@app.command("dashboard")
+def dashboard_command(
+    fit: Fit,
+    output: Page,
+    data: Data = None,
+    memory_limit: MemoryLimit = None,
+    title: Title = None,
+    covariance: Covariance = None,
+    seed: Seed = None,
+    draws: Draws = None,
+    tune: Tune = None,
+    chains: Chains = None,
+    json: Json = None,
+) -> int:
+    """Write one self-contained HTML page about a fit: verdict, figures, checks, tables.
+
+    REML and the reconciliation of a saved fit are computed from the moments that it holds; its
+    rows, which some figures need, come from --data.
+    """
+    from bhlm.dashboard.page import check_path
+
+    check_path(output)
+    check_json(output, json)
+    counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
+    given = {name: value for name, value in counts.items() if value is not None}
+    if Path(fit).suffix.lower() in SAVED:
+        if given or covariance is not None:
+            raise ArgumentError(
+                f"--{next(iter(given), 'covariance')} cannot be given with the saved fit '{fit}', "
+                "which is drawn already"
+            )
+        return _show_saved(fit, output, data, memory_limit, title, json)
+    if data is not None:
+        raise ArgumentError(
+            f"'{fit}' names a gallery model, which has its data; give --data with a saved fit only"
+        )
+    model, entry = open_model(fit, None, None)
+    return _show_gallery(model, entry, output, title, covariance, given, json)
+
+
+def _show_saved(
+    fit: str,
+    output: Path,
+    data: str | None,
+    memory_limit: str | None,
+    title: str | None,
+    json: Path | None,
+) -> int:
+    from bhlm.commands.fits import show_chains
+    from bhlm.dashboard.subjects import check_rows, write_fit, write_reconciliation
+    from bhlm.export import write_json
+    from bhlm.model import Model
+    from bhlm.reconcile import reconcile
+    from bhlm.reml import fit_moments
+    from bhlm.sources import open_table
+    from bhlm.storage.fits import load
+
+    post = load(fit)
+    model = None
+    if data is not None:
+        model = Model(post.moments.formula, open_table(data, memory_limit=memory_limit))
+        check_rows(post.moments, model)
+    source = {"Fit": fit} | ({} if data is None else {"Data": data})
+    source["Command"] = write_command("dashboard", fit, data=data, output=output)
+    if post.settings.prior_only:
+        write_fit(post, output, model=model, title=title, source=source)
+        print_text(post.summary())
+        return 0 if post.converged else 1
+    reml = fit_moments(post.moments, covariance=_match_covariance(post))
+    with show_chains("flat-prior posterior", post.settings.chains) as progress:
+        both = reconcile(reml, post, progress=progress)
+    print_text(both.summary())
+    if json:
+        write_json(both.to_dict(), json)
+    write_reconciliation(both, output, model=model, title=title, source=source)
+    return 0 if both.verdict in ("agree", "explained") else 1
+
+
+def _match_covariance(post: "BayesFit") -> str | None:
+    """Return the covariance by which REML has the correlations that the posterior has."""
+    from bhlm.covariance import combine
+
+    wanted = combine(post.blocks).labels
+    kinds = (None, "unstructured", "independent")
+    blocks = post.moments.blocks
+    return next(kind for kind in kinds if combine(blocks, covariance=kind).labels == wanted)
+
+
+def _show_gallery(
+    model: "Model",
+    entry: "GalleryModel | None",
+    output: Path,
+    title: str | None,
+    covariance: str | None,
+    given: dict[str, int],
+    json: Path | None,
+) -> int:
+    from bhlm.commands.fits import show_chains
+    from bhlm.dashboard.subjects import write_reconciliation
+    from bhlm.export import write_json
+    from bhlm.reconcile import reconcile
+
+    assert entry is not None
+    priors, structure = read_settings(entry, covariance)
+    reml = model.reml(covariance=structure)
+    counts: dict[str, Any] = {"seed": 1} | given
+    chains = counts.get("chains", 4)
+    with show_chains("posterior", chains) as progress:
+        post = model.sample(priors=priors, covariance=structure, progress=progress, **counts)
+    with show_chains("flat-prior posterior", chains) as progress:
+        both = reconcile(reml, post, published=entry.published, progress=progress)
+    print_title(entry)
+    print_text(both.summary())
+    if json:
+        write_json(both.to_dict(), json)
+    command = write_command("dashboard", entry.name, output=output, covariance=covariance, **given)
+    write_reconciliation(
+        both,
+        output,
+        model=model,
+        title=title or entry.title,
+        source={"Citation": entry.citation, "Command": command},
+    )
+    return 0 if both.verdict in ("agree", "explained") else 1
+
+
+def check_json(page: Path, json: Path | None) -> None:
+    """Refuse a --json that names the page or the file of its numbers.
+
+    Raises:
+        ArgumentError: the two are one file.
+    """
+    from bhlm.dashboard.page import name_twin
+
+    if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
+        raise ArgumentError(
+            f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
+        )
+
+
+def write_command(name: str, *words: str | None, **options: Any) -> str:
+    """Return a command line; options that are None were not given."""
+    line = ["bhlm", name, *(word for word in words if word is not None)]
+    for option, value in options.items():
+        if value is not None:
+            line += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(line)
+
+
+def print_text(text: str) -> None:
+    """Print lines; a control character of a label is written as an escape."""
+    print("\n".join(map(show_name, text.split("\n"))))

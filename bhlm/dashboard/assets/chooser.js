@@ -1,0 +1,144 @@
+// One group at a time: its rows and its lines; `describe_chooser` says what the content holds.
+
+const LISTED = 200; // suggestions under the field at a time
+const WIDTHS = { population: 2, ols: 2.5, eb: 5, posterior: 2 }; // pixels
+
+// The posterior is drawn by its mean here, without a band.
+function nameLine(line) {
+  return line.key === "posterior" ? "Posterior mean" : line.name;
+}
+
+function pick(values, at) {
+  return values.length === 1 ? values[0] : values[at];
+}
+
+function traceChoice(content, at) {
+  const traces = [];
+  const rows = content.rows && { x: content.rows.x[at], y: content.rows.y[at] };
+  if (rows) {
+    traces.push({
+      type: "scatter", mode: "markers", name: "Rows", x: rows.x, y: rows.y, meta: { role: "data" },
+      marker: { symbol: SHARED.looks.data.symbol, size: 7, line: { width: 1.5 } },
+      hoverinfo: "x+y",
+    });
+  }
+  const isSpread = rows && rows.x[0] < rows.x[rows.x.length - 1];
+  const ends = isSpread ? [rows.x[0], rows.x[rows.x.length - 1]] : content.x.range;
+  for (const line of content.lines) {
+    const [start, slope] = [pick(line.at, at), pick(line.slope, at)];
+    if (start === null || slope === null) continue;
+    traces.push({
+      type: "scatter", mode: "lines", name: nameLine(line), x: ends, meta: { role: line.role },
+      y: ends.map((x) => start + slope * (x - content.x.origin)),
+      line: { width: WIDTHS[line.key], dash: SHARED.looks[line.role].dash },
+      hoverinfo: "x+y+name",
+    });
+  }
+  return traces;
+}
+
+function layoutChoice(content) {
+  const axis = (side) => ({
+    title: { text: escapePlotly(side.label), standoff: 8 }, range: side.range,
+  });
+  return {
+    xaxis: axis(content.x), yaxis: axis(content.y), height: 440, showlegend: true,
+    margin: { l: 10, r: 10, t: 20, b: 10 }, dragmode: false,
+    legend: SHARED.themes.light.legend, hoverlabel: SHARED.themes.light.hoverlabel,
+  };
+}
+
+function escapePlotly(text) {
+  return text.replace(/[&<>]/g, (x) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[x])
+    .replaceAll("$", "&#36;");
+}
+
+function tellChoice(content, at) {
+  const round = (value) => showNumber(value, 4);
+  const parts = content.lines
+    .filter((line) => pick(line.at, at) !== null)
+    .map((line) => {
+      const slope = pick(line.slope, at);
+      const tilt = slope ? `, slope ${round(slope)}` : "";
+      return `${nameLine(line)} ${round(pick(line.at, at))}${tilt}`;
+    });
+  const reliable = Object.entries(content.reliability)
+    .filter(([, values]) => pick(values, at) !== null)
+    .map(([name, values]) => `${reveal(name)} ${round(pick(values, at))}`);
+  const where = content.x.kind === "column"
+    ? ` at ${reveal(content.x.label)} = ${round(content.x.origin)}` : "";
+  const rows = content.n[at] === 1 ? "1 row" : `${content.n[at]} rows`;
+  const trust = reliable.length ? ` Reliability: ${reliable.join(", ")}.` : "";
+  return `${reveal(content.group)} ${reveal(content.groups[at])}, ${rows};${where}: ` +
+    `${parts.join("; ")}.${trust}`;
+}
+
+function listChooser(content) {
+  const column = (name, kind, values) => ({ name, kind, values });
+  const every = (values) => content.groups.map((_, at) => pick(values, at));
+  return [
+    column(content.group, "text", content.groups),
+    column("n", "number", content.n),
+    ...content.lines.flatMap((line) => [
+      column(`${line.key} at ${content.x.origin}`, "number", every(line.at)),
+      column(`${line.key} slope`, "number", every(line.slope)),
+    ]),
+    ...Object.entries(content.reliability).map(([name, values]) =>
+      column(`reliability ${name}`, "number", every(values))),
+  ];
+}
+
+function drawChooser(root) {
+  const place = root.querySelector(".chosen");
+  if (drawn.has(place)) return;
+  const content = read(root.dataset.chooser);
+  const field = root.querySelector("input");
+  const list = root.querySelector("datalist");
+  const telling = root.querySelector(".telling");
+  const labels = content.groups.map(reveal);
+  let current = -1;
+
+  function offer(text) {
+    const wanted = text.toLowerCase();
+    const found = labels.filter((label) => label.toLowerCase().includes(wanted)).slice(0, LISTED);
+    list.replaceChildren(...found.map((label) => {
+      const option = document.createElement("option");
+      option.value = label;
+      return option;
+    }));
+  }
+
+  function show(at) {
+    current = at;
+    field.value = labels[at];
+    telling.textContent = tellChoice(content, at);
+    root.querySelector('[data-step="-1"]').disabled = at === 0;
+    root.querySelector('[data-step="1"]').disabled = at === labels.length - 1;
+    draw(place, { data: traceChoice(content, at), layout: layoutChoice(content) });
+  }
+
+  function choose() {
+    const wanted = field.value.trim().toLowerCase();
+    const exact = labels.findIndex((label) => label.toLowerCase() === wanted);
+    if (exact >= 0) {
+      if (exact !== current) show(exact);
+      return;
+    }
+    const near = labels.findIndex((label) => label.toLowerCase().includes(wanted));
+    if (near >= 0) show(near);
+    else telling.textContent = `No ${reveal(content.group)} is called '${reveal(field.value)}'.`;
+  }
+
+  field.addEventListener("focus", () => { field.select(); offer(""); });
+  field.addEventListener("input", () => {
+    offer(field.value);
+    if (labels.includes(field.value)) choose();
+  });
+  field.addEventListener("change", choose);
+  field.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(); });
+  for (const button of root.querySelectorAll("[data-step]")) {
+    button.addEventListener("click", () => show(current + Number(button.dataset.step)));
+  }
+  offer("");
+  show(content.start);
+}

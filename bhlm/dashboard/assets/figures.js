@@ -1,0 +1,118 @@
+// Figures: traces and layouts from the page, drawn by Plotly in the colours of light and dark.
+
+const SHARED = read("shared");
+const CONFIG = {
+  responsive: true,
+  displaylogo: false,
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+};
+const NARROW = 560; // pixels of a figure from which panels stand side by side
+// On a narrow screen: characters of a tick's text and of every other, and ticks of an x axis.
+const SHORT = 18;
+const LONGER = 36;
+const TITLE = 28; // of a panel
+const FEW_TICKS = 5;
+const drawn = new Map(); // element -> what it shows
+const names = new WeakMap(); // trace -> its name in full
+
+function read(id) {
+  return JSON.parse(document.getElementById(id).textContent);
+}
+
+function colour(role, page) {
+  return SHARED.roles[role][page];
+}
+
+function soften(ink) {
+  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(ink.slice(at, at + 2), 16));
+  return `rgba(${red},${green},${blue},${SHARED.band})`;
+}
+
+function paintTrace(trace, page) {
+  const role = trace.meta && trace.meta.role;
+  if (!SHARED.roles[role]) return;
+  const ink = colour(role, page);
+  if (trace.marker) {
+    if (!Array.isArray(trace.marker.color)) trace.marker.color = ink;
+    if (trace.marker.line) trace.marker.line.color = ink;
+  }
+  if (trace.line) trace.line.color = ink;
+  if (trace.fillcolor) trace.fillcolor = soften(ink);
+}
+
+function shorten(text, longest) {
+  // Plotly's texts are escaped: one entity is one character.
+  const letters = String(text).match(/&#?\w+;|<br>|[^]/gu) || [];
+  return letters.length > longest ? letters.slice(0, longest - 1).join("") + "…" : text;
+}
+
+function nameTrace(trace, isNarrow) {
+  if (!trace.name) return;
+  if (!names.has(trace)) names.set(trace, trace.name);
+  trace.name = isNarrow ? shorten(names.get(trace), LONGER) : names.get(trace);
+}
+
+function narrowAxis(axis, isAcross) {
+  if (axis.title && axis.title.text) axis.title.text = shorten(axis.title.text, LONGER);
+  if (!Array.isArray(axis.ticktext) || !Array.isArray(axis.tickvals)) return;
+  const step = isAcross ? Math.ceil(axis.ticktext.length / FEW_TICKS) : 1;
+  const isKept = (_, at) => at % step === 0;
+  axis.ticktext = axis.ticktext.filter(isKept).map((text) => shorten(text, SHORT));
+  axis.tickvals = axis.tickvals.filter(isKept);
+}
+
+function arrange(layout, page, isNarrow) {
+  const theme = structuredClone(SHARED.themes[page]);
+  const found = structuredClone(layout);
+  found.template = theme.template;
+  found.paper_bgcolor = theme.paper_bgcolor;
+  found.plot_bgcolor = theme.plot_bgcolor;
+  found.font = { ...theme.font, ...found.font, color: theme.font.color };
+  for (const shape of found.shapes || []) {
+    if (SHARED.roles[shape.name]) shape.line.color = colour(shape.name, page);
+  }
+  if (isNarrow) {
+    for (const [name, axis] of Object.entries(found)) {
+      if (/^[xy]axis/.test(name)) narrowAxis(axis, name[0] === "x");
+    }
+    for (const note of found.annotations || []) note.text = shorten(note.text, TITLE);
+    found.font.size = 11;
+  }
+  return found;
+}
+
+// Draws `content` {data, layout, narrow, least} into an element, again when colours or width change.
+function draw(element, content) {
+  const page = currentPage();
+  if (content.least) {
+    element.style.minWidth = `${content.least}px`;
+    const frame = element.parentElement;
+    if (frame.scrollWidth > frame.clientWidth) {
+      frame.tabIndex = 0;
+      frame.setAttribute("role", "region");
+      frame.setAttribute("aria-label", "Figure that scrolls sideways");
+    }
+  }
+  const isNarrow = element.clientWidth < NARROW;
+  const layout = arrange(isNarrow && content.narrow ? content.narrow : content.layout, page, isNarrow);
+  for (const trace of content.data) {
+    paintTrace(trace, page);
+    nameTrace(trace, isNarrow);
+  }
+  layout.autosize = true;
+  delete layout.width;
+  if (layout.height) element.style.height = `${layout.height}px`;
+  drawn.set(element, { content, page, isNarrow });
+  return Plotly.react(element, content.data, layout, CONFIG);
+}
+
+function drawFigure(element) {
+  if (!drawn.has(element)) draw(element, read(element.dataset.figure));
+}
+
+function redrawAll() {
+  for (const [element, state] of drawn) {
+    const isNarrow = element.clientWidth < NARROW;
+    if (state.page !== currentPage() || state.isNarrow !== isNarrow) draw(element, state.content);
+  }
+}

@@ -1,0 +1,121 @@
+"""Fits -> the page about them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes import BayesFit
+from bhlm.dashboard.blocks import Subject
+from bhlm.dashboard.page import check_path, write_dashboard
+from bhlm.errors import DataError
+from bhlm.model import Model, find_source
+from bhlm.reml import RemlFit
+
+if TYPE_CHECKING:
+    from bhlm.moments import Moments
+    from bhlm.reconcile import Reconciliation
+
+# Relative difference up to which two engines' sums are of the same rows.
+SAME = 1e-9
+
+
+def write_reconciliation(
+    both: "Reconciliation",
+    path: str | Path,
+    *,
+    model: Model | None = None,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about two fits and their reconciliation, and its .json.
+
+    Args:
+        both: the reconciliation.
+        path: the HTML file to write.
+        model: the model with the rows; None takes the one that the fits were made from, if it is
+            still in use, and does without the figures of rows otherwise.
+        title: the page's heading; None names the response and the groups.
+        source: label -> text on where the model and its data come from.
+
+    Raises:
+        DataError: a path that cannot be written to, or a model of other data.
+    """
+    check_path(path)
+    moments = both.reml.moments
+    subject = Subject(
+        reml=both.reml,
+        post=both.post,
+        both=both,
+        model=_find_model(moments, model),
+        title=title or _name(moments),
+        source=source or {},
+    )
+    write_dashboard(subject, path)
+
+
+def write_fit(
+    fit: BayesFit | RemlFit,
+    path: str | Path,
+    *,
+    model: Model | None = None,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about one fit, by REML (or ML) or by Bayes, and its .json.
+
+    Args and errors are those of `write_reconciliation`.
+    """
+    check_path(path)
+    subject = Subject(
+        reml=fit if isinstance(fit, RemlFit) else None,
+        post=fit if isinstance(fit, BayesFit) else None,
+        both=None,
+        model=_find_model(fit.moments, model),
+        title=title or _name(fit.moments),
+        source=source or {},
+    )
+    write_dashboard(subject, path)
+
+
+def _name(moments: "Moments") -> str:
+    return f"{moments.response} by {moments.group}"
+
+
+def _find_model(moments: "Moments", model: Model | None) -> Model | None:
+    """Return the model with the rows of these moments."""
+    if model is None:
+        return find_source(moments)
+    check_rows(moments, model)
+    return model
+
+
+def check_rows(moments: "Moments", model: Model) -> None:
+    """Refuse a model whose rows are not those that a fit was made from.
+
+    Raises:
+        DataError: other columns, groups, or numbers.
+    """
+    ours, theirs = moments, model.moments
+    if ours is theirs:
+        return
+    same = (
+        ours.columns == theirs.columns
+        and ours.fixed == theirs.fixed
+        and ours.random == theirs.random
+        and ours.group == theirs.group
+        and np.array_equal(ours.groups, theirs.groups)
+        and np.array_equal(ours.n, theirs.n)
+    )
+    if not (same and _agree(ours.mean, theirs.mean) and _agree(ours.cross, theirs.cross)):
+        raise DataError(
+            f"the fit was made from {ours.n_rows} rows of {ours.n_groups} groups for "
+            f"'{ours.formula}', and the rows given are {theirs.n_rows} of {theirs.n_groups} groups "
+            f"for '{theirs.formula}' or hold other numbers; give the table that was fitted"
+        )
+
+
+def _agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Return whether two arrays are those of the same rows, added up in whatever order."""
+    size = float(np.max(np.abs(ours), initial=0.0))
+    return bool(np.allclose(ours, theirs, rtol=SAME, atol=SAME * size))

@@ -1,0 +1,258 @@
+"""What the figures of groups share: estimates side by side, lines of groups, which ones to show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes import HELD, BayesFit
+from bhlm.group_effects import describe_groups, place_fixed
+from bhlm.moments import INTERCEPT, Moments
+from bhlm.plots.style import shorten
+from bhlm.reml import RemlFit
+from bhlm.standard_errors import Z95
+from bhlm.tables.layout import show_name
+from bhlm.whitening import ROUNDING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reconcile import Reconciliation
+
+Array = np.ndarray
+type Fit = RemlFit | BayesFit | Reconciliation
+
+SHOWN = 200  # groups that one panel draws
+ENDS = 20  # of these, how many from either end of the order
+DRAWS = 1000  # on which a page rests where there are very many groups
+NAME = 30  # characters of a label in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLines:
+    """The expected response of J groups along one column, the other columns at the group's mean.
+
+    A line is y = at + slope (x - origin). What does not exist is nan. Without a column that varies
+    within groups the slopes are zero.
+    """
+
+    column: str | None  # the column along x; None: nothing varies within groups
+    origin: float  # where `at` is taken
+    at: dict[str, Array]  # "population", "ols", "eb", "posterior" -> (J,)
+    slope: dict[str, Array]  # the same keys -> (J,)
+
+
+def split_fit(fit: Fit) -> tuple[RemlFit | None, BayesFit | None]:
+    """Return the REML fit and the posterior that a fit consists of."""
+    if isinstance(fit, RemlFit):
+        return fit, None
+    if isinstance(fit, BayesFit):
+        return None, fit
+    return fit.reml, fit.post
+
+
+def tabulate_effects(reml: RemlFit | None, post: BayesFit | None) -> "pd.DataFrame":
+    """Return one row per group and random coefficient, under column names of its own.
+
+    Columns: `group`, `coefficient`, `n`; of REML `fixed`, `ols`, `eb`, `u` = eb - fixed, its
+    standard error of prediction `u_se` (the root of Henderson's C22) and 95 % interval `u_low`,
+    `u_high`, `reliability` and `shrinkage`; of the posterior `mean`, `low` and `high` (95 %) of
+    u, and `post_fixed`, the posterior mean of the fixed part. What a fit that is None would give
+    is nan.
+    """
+    import pandas as pd
+
+    given = reml if reml is not None else post
+    assert given is not None
+    moments = given.moments
+    q = len(moments.random)
+    table = pd.DataFrame(
+        {
+            "group": np.repeat(moments.groups, q),
+            "coefficient": list(moments.random) * moments.n_groups,
+            "n": np.repeat(moments.n.astype(int), q),
+        }
+    )
+    names = ("fixed", "ols", "eb", "u", "pev", "reliability", "shrinkage")
+    if reml is not None:
+        found = describe_groups(rename_group(reml))
+        for name in names:
+            table[name] = found[name].to_numpy()
+    else:
+        table[list(names)] = np.nan
+    table["u_se"] = np.sqrt(table.pop("pev"))
+    table["u_low"] = table["u"] - Z95 * table["u_se"]
+    table["u_high"] = table["u"] + Z95 * table["u_se"]
+    if post is not None:
+        effects = rename_group(post).group_effects()
+        for name, column in (("mean", "mean"), ("low", "lower"), ("high", "upper")):
+            table[name] = effects[column].to_numpy()
+        fixed = np.einsum("jip,p->ji", place_fixed(moments), mean_beta(post))
+        table["post_fixed"] = fixed.ravel()
+    else:
+        table[["mean", "low", "high", "post_fixed"]] = np.nan
+    return table
+
+
+def thin_posterior(post: BayesFit) -> BayesFit:
+    """Return the fit with about 1,000 of its draws, where all would take long for the groups.
+
+    That is where their effects are so many that the fit does not hold them.
+    """
+    draws = post.data["posterior"]["sigma"].size
+    step = draws // DRAWS
+    if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= HELD:
+        return post
+    return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
+
+
+def rename_group[Kind: (RemlFit, BayesFit)](fit: Kind) -> Kind:
+    """Return the fit with a grouping column named "group", which no table has otherwise.
+
+    A column of the data named "n" or "mean" would be a second one of that name.
+    """
+    return replace(fit, moments=replace(fit.moments, group="group"))
+
+
+def rename_columns(reml: RemlFit, taken: Sequence[str]) -> RemlFit:
+    """Return the fit with another name for each column of the data that is called as one `taken`.
+
+    Tables with a column for each coefficient have columns of their own, such as "p", which may
+    well be the name of a covariate.
+    """
+    moments = reml.moments
+
+    def rename(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{name} of the data" if name in taken else name for name in names)
+
+    renamed = replace(
+        moments,
+        group=rename([moments.group])[0],
+        columns=rename(moments.columns),
+        fixed=rename(moments.fixed),
+        random=rename(moments.random),
+        blocks=tuple(rename(block) for block in moments.blocks),
+    )
+    return replace(reml, moments=renamed)
+
+
+def mean_beta(post: BayesFit) -> Array:
+    """Return the posterior mean (p,) of the fixed effects."""
+    return np.asarray(post.data["posterior"]["beta"].values.mean(axis=(0, 1)))
+
+
+def find_column(moments: Moments) -> str | None:
+    """Return the column to draw groups along: the first random slope, or what varies within one."""
+    for name in (*moments.random, *moments.fixed):
+        if name != INTERCEPT and varies_within(moments, name).any():
+            return name
+    return None
+
+
+def varies_within(moments: Moments, name: str) -> Array:
+    """Return in which groups (J,) a column varies by more than rounding."""
+    i = moments.columns.index(name)
+    noise = ROUNDING * moments.n * moments.mean[:, i] ** 2
+    return np.asarray(moments.cross[:, i, i] > noise)
+
+
+def draw_lines(
+    moments: Moments, effects: "pd.DataFrame", beta: dict[str, Array], *, origin: float
+) -> GroupLines:
+    """Return the lines of every group through the means of its columns.
+
+    A line passes through (mean of x, mean_X'beta + mean_Z'u). Its slope is the group's coefficient
+    of x: the fixed part of `place_fixed`, which counts products of x with what is constant in
+    groups, plus u where x is random. Any other column stays at its mean in the group, a power of
+    x too.
+
+    Args:
+        moments: of the fit.
+        effects: what `tabulate_effects` returns.
+        beta: fixed effects (p,) of "reml" and "posterior", where there are such fits.
+        origin: where along x the lines' values are taken.
+    """
+    column = find_column(moments)
+    place = {name: i for i, name in enumerate(moments.columns)}
+    mean_x = np.column_stack([_mean_of(moments, place, name) for name in moments.fixed])
+    mean_z = np.column_stack([_mean_of(moments, place, name) for name in moments.random])
+    shape = (moments.n_groups, len(moments.random))
+    by_kind: dict[str, tuple[str, Array]] = {}
+    if "reml" in beta:
+        fixed = effects["fixed"].to_numpy().reshape(shape)
+        by_kind["population"] = ("reml", np.zeros(shape))
+        by_kind["ols"] = ("reml", effects["ols"].to_numpy().reshape(shape) - fixed)
+        by_kind["eb"] = ("reml", effects["u"].to_numpy().reshape(shape))
+    if "posterior" in beta:
+        by_kind.setdefault("population", ("posterior", np.zeros(shape)))
+        by_kind["posterior"] = ("posterior", effects["mean"].to_numpy().reshape(shape))
+    turn = np.zeros((moments.n_groups, len(moments.fixed)))
+    if column is not None:
+        turn = place_slopes(moments, column)
+    offset = 0.0 if column is None else _mean_of(moments, place, column) - origin
+    at, slope = {}, {}
+    for kind, (source, u) in by_kind.items():
+        slope[kind] = turn @ beta[source]
+        if column in moments.random:
+            slope[kind] = slope[kind] + u[:, moments.random.index(column)]
+        level = mean_x @ beta[source] + np.einsum("jk,jk->j", mean_z, u)
+        at[kind] = level - slope[kind] * offset
+    return GroupLines(column=column, origin=origin, at=at, slope=slope)
+
+
+def place_slopes(moments: Moments, column: str) -> Array:
+    """Return t_j (J, p): t_j beta is the fixed part of group j's slope along a column."""
+    random = moments.random
+    if column not in random:
+        random = (*(name for name in random if name == INTERCEPT), column)
+    place = place_fixed(replace(moments, random=random))
+    return np.asarray(place[:, random.index(column)])
+
+
+def find_held(moments: Moments, column: str | None) -> tuple[str, ...]:
+    """Return the columns that vary within groups and that a line along `column` holds fixed."""
+    if column is None:
+        return ()
+    counted = np.nan_to_num(place_slopes(moments, column), nan=1.0).any(axis=0)
+    along = {name for name, there in zip(moments.fixed, counted, strict=True) if there} | {column}
+    return tuple(
+        name
+        for name in dict.fromkeys((*moments.random, *moments.fixed))
+        if name != INTERCEPT and name not in along and varies_within(moments, name).any()
+    )
+
+
+def list_names(names: Sequence[str], *, most: int = 3) -> str:
+    """Return names for a sentence, the first few of them."""
+    shown = [shorten(name, NAME) for name in names[:most]]
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+def choose_shown(n: int, *, most: int = SHOWN, ends: int = ENDS) -> Array:
+    """Return which ranks of n to draw: all, or both ends and every k-th between them."""
+    if n <= most:
+        return np.arange(n)
+    inner = np.linspace(ends, n - 1 - ends, most - 2 * ends).round().astype(int)
+    return np.unique(np.concatenate([np.arange(ends), inner, np.arange(n - ends, n)]))
+
+
+def name_groups(labels: Sequence[Any] | Array) -> list[str]:
+    """Return group labels as texts."""
+    return [show_name(label) for label in np.asarray(labels).tolist()]
+
+
+def _mean_of(moments: Moments, place: dict[str, int], name: str) -> Array:
+    return np.ones(moments.n_groups) if name == INTERCEPT else moments.mean[:, place[name]]
+
+
+def name_group(moments: Moments, j: int) -> str:
+    """Return one group for a sentence, such as "school 8367"."""
+    return f"{shorten(moments.group, NAME)} {shorten(name_groups(moments.groups[[j]])[0], NAME)}"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 group" or "1,200 groups"."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
