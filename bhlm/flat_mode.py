@@ -20,6 +20,7 @@ Array = np.ndarray
 # 1e4 and rounded to about 1e-11, the curvatures are those of J / 2 groups or more.
 STEP = 2e-4
 CURVE_STEP = 2e-3
+LEAN = 1.5  # of a correlation's coordinate: tanh(1.5) is 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,11 @@ def find_flat_mode(posterior: Posterior, white: Whitened, start: Array) -> FlatM
 
     angles = np.asarray(start[p:], dtype=np.float64)
     offset = negative(angles)
-    found = minimize(lambda x: negative(x) - offset, angles, method="Nelder-Mead")
+    runs = [
+        minimize(lambda x: negative(x) - offset, position, method="Nelder-Mead")
+        for position in _spread_correlations(angles, white.q)
+    ]
+    found = min(runs, key=lambda run: float(run.fun))
     for _ in range(8):
         step = _newton_step(negative, found.x)
         trial = found.x + step
@@ -65,6 +70,21 @@ def find_flat_mode(posterior: Posterior, white: Whitened, start: Array) -> FlatM
         g=_unpack(elements[:-1], white.q, posterior.sizes),
         sigma2=float(elements[-1]),
     )
+
+
+def _spread_correlations(angles: Array, q: int) -> list[Array]:
+    """Return the position, and two at which every correlation leans to one side.
+
+    From a correlation near zero a search may end where an SD vanishes, which can be a mode of
+    its own, lower than one at a correlation of +-1.
+    """
+    positions = [angles]
+    if len(angles) > q + 1:
+        for lean in (-LEAN, LEAN):
+            other = angles.copy()
+            other[q:-1] = lean
+            positions.append(other)
+    return positions
 
 
 def condition_fixed(posterior: Posterior, p: int, angles: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from arviz_stats.base import array_stats
 from simulate import simulate_table
@@ -318,3 +319,16 @@ class TestExport:
             write_json({"new": object()}, path)
         assert json.loads(path.read_text()) == {"old": 1}
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_mode_is_found_at_a_correlation_of_one():
+    """Where the slope's SD vanishes there is a mode too, a unit of log-likelihood lower."""
+    rng = np.random.default_rng(5)
+    group, x = np.repeat(range(16), 20), rng.normal(size=320)
+    y = np.repeat(rng.normal(size=16), 20) + 0.5 * x + rng.normal(size=320)
+    model = Model("y ~ x + (x | g)", pd.DataFrame({"g": group, "x": x, "y": y}))
+    reml = model.reml()
+    assert reml.estimates.loc["corr(Intercept,x|g)", "estimate"] == pytest.approx(1.0)
+    both = reconcile(reml, model.sample(seed=2))
+    assert both.verdict == "explained"
+    assert (both.table["unexplained"] / both.table["sd"]).abs().max() < BOUNDARY_IDENTITY
