@@ -39,15 +39,30 @@ def choose_parameters(
         chosen = [name for name in default if name in set(heavy)]
         left = len(default) - len(chosen)
         return chosen, f" ({left} more are left out; choose them by names=)" if left else ""
-    asked = [names] if isinstance(names, str) else list(names)
+    return check_asked("names", names, known, absent="the figure has not"), ""
+
+
+def check_asked(what: str, asked: Sequence[str], known: Sequence[str], *, absent: str) -> list[str]:
+    """Return the names that were asked for, each once.
+
+    Args:
+        what: the argument that has them.
+        asked: one name or several.
+        known: what may be asked for.
+        absent: who lacks a name that is not known, such as "the figure has not".
+
+    Raises:
+        ArgumentError: a name that is not known, or an empty list.
+    """
+    asked = [asked] if isinstance(asked, str) else list(asked)
     for name in asked:
         if name not in known:
             near = get_close_matches(str(name), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-            raise ArgumentError(f"names has '{shorten(name)}', which the figure has not; {hint}")
+            raise ArgumentError(f"{what} has '{shorten(name)}', which {absent}; {hint}")
     if not asked:
-        raise ArgumentError(f"names=[] leaves nothing to draw; known are {', '.join(known)}")
-    return list(dict.fromkeys(asked)), ""
+        raise ArgumentError(f"{what}=[] leaves nothing to draw; known are {', '.join(known)}")
+    return list(dict.fromkeys(asked))
 
 
 def is_squared(name: str, fixed: Sequence[str]) -> bool:

@@ -6,12 +6,12 @@ bias and actual coverage, condition by condition, each with its Monte Carlo erro
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.plots.choice import check_asked
 from bhlm.plots.marks import Axis, Mark, Note, Points
 from bhlm.plots.style import SERIES, shorten
 from bhlm.simulation.result import CONDITION, StudyResult
@@ -108,15 +108,7 @@ def _choose(
 ) -> list[str]:
     if asked is None:
         return [name for name in known if is_default(name)]
-    asked = [asked] if isinstance(asked, str) else list(asked)
-    for name in asked:
-        if name not in known:
-            guess = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{guess[0]}'?" if guess else f"known are {', '.join(known)}"
-            raise ArgumentError(f"{what} has '{shorten(name)}', which the study does not; {hint}")
-    if not asked:
-        raise ArgumentError(f"{what}=[] leaves nothing to draw; known are {', '.join(known)}")
-    return list(dict.fromkeys(asked))
+    return check_asked(what, asked, known, absent="the study does not")
 
 
 def find_factors(rows: "pd.DataFrame") -> tuple[str, ...]:
