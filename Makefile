@@ -21,10 +21,11 @@ test: setup ## run every test that is not slow
 test-slow: setup ## run the slow tests
 	$(PYTHON) -m pytest -m slow
 
-lint: setup ## check style and types
+lint: setup ## check style, types and the order of the rooms
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	.venv/bin/lint-imports --no-cache
 
 format: setup ## rewrite the code in the house format
 	$(PYTHON) -m ruff check --fix .

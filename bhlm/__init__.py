@@ -9,43 +9,16 @@ post = model.sample(seed=1)
 both = bhlm.reconcile(reml, post)
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bhlm import plots
-    from bhlm.bayes import BayesFit
-    from bhlm.calibration.ranks import Calibration
-    from bhlm.calibration.study import calibrate
-    from bhlm.centering import center_grand, center_within, group_mean
-    from bhlm.checks.loo import compare_posteriors
-    from bhlm.comparison import (
-        compare_fits,
-        compare_nested,
-        design_effect,
-        intraclass_correlation,
-        r_squared,
-        variance_explained,
-    )
-    from bhlm.convergence import diagnose_data
-    from bhlm.datasets import load_dataset, load_hsb
-    from bhlm.disclosure import suppress_small_groups
-    from bhlm.errors import BhlmError
-    from bhlm.gallery import find_model, list_models
-    from bhlm.model import Model
-    from bhlm.moments import Moments, merge_moments
-    from bhlm.moments_file import (
-        load_moments,
-        merge_files,
-        reduce_like,
-        reduce_part,
-        save_moments,
-    )
-    from bhlm.prior_predictive import draw_prior_predictive
-    from bhlm.prior_table import tabulate_priors
-    from bhlm.priors import (
+    from bhlm.bayes.checks.loo import compare_posteriors
+    from bhlm.bayes.convergence import diagnose_data
+    from bhlm.bayes.prior_predictive import draw_prior_predictive
+    from bhlm.bayes.prior_table import tabulate_priors
+    from bhlm.bayes.priors.families import (
         LKJ,
         Cauchy,
         Exponential,
@@ -58,114 +31,89 @@ if TYPE_CHECKING:
         Priors,
         StudentT,
     )
-    from bhlm.quadrature import integrate_posterior
-    from bhlm.reconcile import Reconciliation, reconcile
-    from bhlm.reml import RemlFit
-    from bhlm.sources import open_table
-    from bhlm.storage.fits import load
+    from bhlm.bayes.quadrature import integrate_posterior
+    from bhlm.design.centering import center_grand, center_within, group_mean
+    from bhlm.errors import BhlmError
+    from bhlm.fits.bayes_fit import BayesFit, load
+    from bhlm.fits.model import Model
+    from bhlm.fits.reconciliation import Reconciliation, reconcile
+    from bhlm.fits.reml_fit import RemlFit
+    from bhlm.moments.disclosure import suppress_small_groups
+    from bhlm.moments.file import (
+        load_moments,
+        merge_files,
+        reduce_like,
+        reduce_part,
+        save_moments,
+    )
+    from bhlm.moments.moments import Moments, merge_moments
+    from bhlm.reml.compare import (
+        compare_fits,
+        compare_nested,
+        design_effect,
+        intraclass_correlation,
+        r_squared,
+        variance_explained,
+    )
+    from bhlm.sources.datasets import load_dataset, load_hsb
+    from bhlm.sources.gallery import find_model, list_models
+    from bhlm.sources.tables import open_table
+    from bhlm.studies.calibration.result import Calibration
+    from bhlm.studies.calibration.run import calibrate
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BayesFit": "bayes",
+    "BayesFit": "fits.bayes_fit",
     "BhlmError": "errors",
-    "Calibration": "calibration.ranks",
-    "Cauchy": "priors",
-    "Exponential": "priors",
-    "Flat": "priors",
-    "Gamma": "priors",
-    "HalfCauchy": "priors",
-    "HalfNormal": "priors",
-    "HalfStudentT": "priors",
-    "LKJ": "priors",
-    "Model": "model",
-    "Moments": "moments",
-    "Normal": "priors",
-    "Priors": "priors",
-    "Reconciliation": "reconcile",
-    "RemlFit": "reml",
-    "StudentT": "priors",
-    "calibrate": "calibration.study",
-    "center_grand": "centering",
-    "center_within": "centering",
-    "compare_fits": "comparison",
-    "compare_nested": "comparison",
-    "compare_posteriors": "checks.loo",
-    "design_effect": "comparison",
-    "diagnose_data": "convergence",
-    "draw_prior_predictive": "prior_predictive",
-    "find_model": "gallery",
-    "group_mean": "centering",
-    "integrate_posterior": "quadrature",
-    "intraclass_correlation": "comparison",
-    "list_models": "gallery",
-    "load": "storage.fits",
-    "load_dataset": "datasets",
-    "load_hsb": "datasets",
-    "load_moments": "moments_file",
-    "merge_files": "moments_file",
-    "merge_moments": "moments",
-    "open_table": "sources",
-    "r_squared": "comparison",
-    "reconcile": "reconcile",
-    "reduce_like": "moments_file",
-    "reduce_part": "moments_file",
-    "save_moments": "moments_file",
-    "suppress_small_groups": "disclosure",
-    "tabulate_priors": "prior_table",
-    "variance_explained": "comparison",
+    "Calibration": "studies.calibration.result",
+    "Cauchy": "bayes.priors.families",
+    "Exponential": "bayes.priors.families",
+    "Flat": "bayes.priors.families",
+    "Gamma": "bayes.priors.families",
+    "HalfCauchy": "bayes.priors.families",
+    "HalfNormal": "bayes.priors.families",
+    "HalfStudentT": "bayes.priors.families",
+    "LKJ": "bayes.priors.families",
+    "Model": "fits.model",
+    "Moments": "moments.moments",
+    "Normal": "bayes.priors.families",
+    "Priors": "bayes.priors.families",
+    "Reconciliation": "fits.reconciliation",
+    "RemlFit": "fits.reml_fit",
+    "StudentT": "bayes.priors.families",
+    "calibrate": "studies.calibration.run",
+    "center_grand": "design.centering",
+    "center_within": "design.centering",
+    "compare_fits": "reml.compare",
+    "compare_nested": "reml.compare",
+    "compare_posteriors": "bayes.checks.loo",
+    "design_effect": "reml.compare",
+    "diagnose_data": "bayes.convergence",
+    "draw_prior_predictive": "bayes.prior_predictive",
+    "find_model": "sources.gallery",
+    "group_mean": "design.centering",
+    "integrate_posterior": "bayes.quadrature",
+    "intraclass_correlation": "reml.compare",
+    "list_models": "sources.gallery",
+    "load": "fits.bayes_fit",
+    "load_dataset": "sources.datasets",
+    "load_hsb": "sources.datasets",
+    "load_moments": "moments.file",
+    "merge_files": "moments.file",
+    "merge_moments": "moments.moments",
+    "open_table": "sources.tables",
+    "r_squared": "reml.compare",
+    "reconcile": "fits.reconciliation",
+    "reduce_like": "moments.file",
+    "reduce_part": "moments.file",
+    "save_moments": "moments.file",
+    "suppress_small_groups": "moments.disclosure",
+    "tabulate_priors": "bayes.prior_table",
+    "variance_explained": "reml.compare",
 }
 
-__all__ = [
-    "LKJ",
-    "BayesFit",
-    "BhlmError",
-    "Calibration",
-    "Cauchy",
-    "Exponential",
-    "Flat",
-    "Gamma",
-    "HalfCauchy",
-    "HalfNormal",
-    "HalfStudentT",
-    "Model",
-    "Moments",
-    "Normal",
-    "Priors",
-    "Reconciliation",
-    "RemlFit",
-    "StudentT",
-    "calibrate",
-    "center_grand",
-    "center_within",
-    "compare_fits",
-    "compare_nested",
-    "compare_posteriors",
-    "design_effect",
-    "diagnose_data",
-    "draw_prior_predictive",
-    "find_model",
-    "group_mean",
-    "integrate_posterior",
-    "intraclass_correlation",
-    "list_models",
-    "load",
-    "load_dataset",
-    "load_hsb",
-    "load_moments",
-    "merge_files",
-    "merge_moments",
-    "open_table",
-    "plots",
-    "r_squared",
-    "reconcile",
-    "reduce_like",
-    "reduce_part",
-    "save_moments",
-    "suppress_small_groups",
-    "tabulate_priors",
-    "variance_explained",
-]
+__all__ = sorted([*_HOMES, "plots"])
 
 
 def __getattr__(name: str) -> Any:
@@ -175,23 +123,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bhlm' has no attribute '{name}'")
     home = import_module(f"bhlm.{_HOMES[name]}")
-    # `from bhlm import reconcile` must give the function, not the module of that name.
     value = globals()[name] = getattr(home, name)
     return value
-
-
-class _Package(ModuleType):
-    """The package, in which a public name is never taken by the module of that name.
-
-    Importing bhlm.reconcile would bind the module over the function `bhlm.reconcile`.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -18,9 +18,9 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 
-from bhlm.calibration.study import calibrate
-from bhlm.model import Model
+from bhlm.fits.model import Model
 from bhlm.progress import show_progress
+from bhlm.studies.calibration.run import calibrate
 
 GROUPS, ROWS = 30, 10
 SEED = 20_260_101

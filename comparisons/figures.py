@@ -26,9 +26,9 @@ from tables import (
 )
 
 from bhlm.files import write_text
-from bhlm.gallery import list_models, printed_tolerance
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points
+from bhlm.sources.gallery import list_models, printed_tolerance
 
 # Differences below are rounding, and stand on the axis here.
 FLOOR = 1e-8

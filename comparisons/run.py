@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 from tables import render_tables
 
+from bhlm.bayes.sampling import arrange_blocks
 from bhlm.files import write_text
-from bhlm.gallery import GalleryModel, find_model, list_models, load_data
-from bhlm.model import Model
-from bhlm.published import loglik_at
-from bhlm.reml import RemlFit
-from bhlm.sampling import arrange_blocks
+from bhlm.fits.model import Model
+from bhlm.fits.reml_fit import RemlFit
+from bhlm.reconciliation.published import loglik_at
+from bhlm.sources.gallery import GalleryModel, find_model, list_models, load_data
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

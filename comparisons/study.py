@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bhlm.progress import show_progress
-from bhlm.simulation.run import run_study
+from bhlm.studies.simulation.run import run_study
 
 STUDY = Path(__file__).parent / "studies" / "small_groups.toml"
 

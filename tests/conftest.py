@@ -12,7 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pandas as pd
 import pytest
 
-from bhlm.datasets import load_hsb
+from bhlm.sources.datasets import load_hsb
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
+from bhlm.bayes.storage.arrays import digest_arrays
+from bhlm.bayes.storage.description import describe_fit
+from bhlm.bayes.storage.file import load, save
+from bhlm.bayes.storage.folders import name_previous
 from bhlm.errors import DataError
-from bhlm.storage.arrays import digest_arrays
-from bhlm.storage.description import describe_fit
-from bhlm.storage.fits import load, save
-from bhlm.storage.folders import name_previous
+from bhlm.fits.bayes_fit import BayesFit
 
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "shutil.rmtree"}
 RANDOM_KILLS = 4

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bhlm.datasets import load_hsb
-from bhlm.model import Model
-from bhlm.reml import RemlFit
+from bhlm.fits.model import Model
+from bhlm.fits.reml_fit import RemlFit
+from bhlm.sources.datasets import load_hsb
 
 FOLDER = Path(__file__).parent / "reference" / "r"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import multivariate_normal
 
-from bhlm.model import Model
+from bhlm.fits.model import Model
 
 Array = np.ndarray
 

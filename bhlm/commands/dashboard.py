@@ -1,28 +1,25 @@
 """dashboard: a saved fit, or a gallery model, as one HTML page."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bhlm.commands.options import (
-    Covariance,
-    Data,
-    Json,
-    MemoryLimit,
-    app,
+from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, app
+from bhlm.commands.shared import (
+    check_json,
     open_model,
+    print_text,
     print_title,
     read_settings,
+    write_command,
 )
 from bhlm.errors import ArgumentError
-from bhlm.tables.layout import show_name
 
 if TYPE_CHECKING:
-    from bhlm.bayes import BayesFit
-    from bhlm.gallery import GalleryModel
-    from bhlm.model import Model
+    from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.model import Model
+    from bhlm.sources.gallery import GalleryModel
 
 SAVED = (".zarr", ".nc")
 
@@ -69,7 +66,7 @@ def dashboard_command(
     REML and the reconciliation of a saved fit are computed from the moments that it holds; its
     rows, which some figures need, come from --data.
     """
-    from bhlm.dashboard.page import check_path
+    from bhlm.reports.dashboard.page import check_path
 
     check_path(output)
     check_json(output, json)
@@ -98,14 +95,15 @@ def _show_saved(
     title: str | None,
     json: Path | None,
 ) -> int:
-    from bhlm.commands.fits import show_chains
-    from bhlm.dashboard.subjects import check_rows, write_fit, write_reconciliation
-    from bhlm.export import write_json
-    from bhlm.model import Model
-    from bhlm.reconcile import reconcile
-    from bhlm.reml import fit_moments
-    from bhlm.sources import open_table
-    from bhlm.storage.fits import load
+    from bhlm.commands.shared import show_chains
+    from bhlm.fits.bayes_fit import load
+    from bhlm.fits.model import Model
+    from bhlm.fits.reconciliation import reconcile
+    from bhlm.fits.reml_fit import RemlFit
+    from bhlm.reml.estimate import fit_moments
+    from bhlm.reports.dashboard.subjects import check_rows, write_fit, write_reconciliation
+    from bhlm.reports.json import write_json
+    from bhlm.sources.tables import open_table
 
     post = load(fit)
     model = None
@@ -118,7 +116,7 @@ def _show_saved(
         write_fit(post, output, model=model, title=title, source=source)
         print_text(post.summary())
         return 0 if post.converged else 1
-    reml = fit_moments(post.moments, covariance=_match_covariance(post))
+    reml = RemlFit.of(fit_moments(post.moments, covariance=_match_covariance(post)))
     with show_chains("flat-prior posterior", post.settings.chains) as progress:
         both = reconcile(reml, post, progress=progress)
     print_text(both.summary())
@@ -130,7 +128,7 @@ def _show_saved(
 
 def _match_covariance(post: "BayesFit") -> str | None:
     """Return the covariance by which REML has the correlations that the posterior has."""
-    from bhlm.covariance import combine
+    from bhlm.likelihood.covariance import combine
 
     wanted = combine(post.blocks).labels
     kinds = (None, "unstructured", "independent")
@@ -147,10 +145,10 @@ def _show_gallery(
     given: dict[str, int],
     json: Path | None,
 ) -> int:
-    from bhlm.commands.fits import show_chains
-    from bhlm.dashboard.subjects import write_reconciliation
-    from bhlm.export import write_json
-    from bhlm.reconcile import reconcile
+    from bhlm.commands.shared import show_chains
+    from bhlm.fits.reconciliation import reconcile
+    from bhlm.reports.dashboard.subjects import write_reconciliation
+    from bhlm.reports.json import write_json
 
     assert entry is not None
     priors, structure = read_settings(entry, covariance)
@@ -174,31 +172,3 @@ def _show_gallery(
         source={"Citation": entry.citation, "Command": command},
     )
     return 0 if both.verdict in ("agree", "explained") else 1
-
-
-def check_json(page: Path, json: Path | None) -> None:
-    """Refuse a --json that names the page or the file of its numbers.
-
-    Raises:
-        ArgumentError: the two are one file.
-    """
-    from bhlm.dashboard.page import name_twin
-
-    if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
-        raise ArgumentError(
-            f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
-        )
-
-
-def write_command(name: str, *words: str | None, **options: Any) -> str:
-    """Return a command line; options that are None were not given."""
-    line = ["bhlm", name, *(word for word in words if word is not None)]
-    for option, value in options.items():
-        if value is not None:
-            line += [f"--{option.replace('_', '-')}", str(value)]
-    return shlex.join(line)
-
-
-def print_text(text: str) -> None:
-    """Print lines; a control character of a label is written as an escape."""
-    print("\n".join(map(show_name, text.split("\n"))))

@@ -1,14 +1,11 @@
 """reconcile, reml and sample: one model, fitted."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bhlm.commands.dashboard import check_json, print_text, write_command
 from bhlm.commands.options import (
     Chains,
     Covariance,
@@ -21,9 +18,15 @@ from bhlm.commands.options import (
     Tune,
     Which,
     app,
+)
+from bhlm.commands.shared import (
+    check_json,
     open_model,
+    print_text,
     print_title,
     read_settings,
+    show_chains,
+    write_command,
 )
 
 Dashboard = Annotated[
@@ -37,11 +40,9 @@ Live = Annotated[
 ]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from bhlm.bayes import BayesFit
-    from bhlm.model import Model
-    from bhlm.priors import Priors
+    from bhlm.bayes.priors.families import Priors
+    from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.model import Model
 
 
 @app.command("reconcile")
@@ -60,11 +61,11 @@ def reconcile_command(
     json: Json = None,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
-    from bhlm.export import write_json
-    from bhlm.reconcile import reconcile
+    from bhlm.fits.reconciliation import reconcile
+    from bhlm.reports.json import write_json
 
     if dashboard:
-        from bhlm.dashboard.page import check_path
+        from bhlm.reports.dashboard.page import check_path
 
         check_path(dashboard)
         check_json(dashboard, json)
@@ -83,7 +84,7 @@ def reconcile_command(
     if json:
         write_json(both.to_dict(), json)
     if dashboard:
-        from bhlm.dashboard.subjects import write_reconciliation
+        from bhlm.reports.dashboard.subjects import write_reconciliation
 
         counts = {"seed": seed, "draws": post.settings.draws, "tune": tune, "chains": chains}
         command = write_command(
@@ -110,7 +111,7 @@ def reml_command(
     json: Json = None,
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
-    from bhlm.export import describe_model, describe_reml, write_json
+    from bhlm.reports.json import describe_model, describe_reml, write_json
 
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     fit = model.reml(
@@ -143,7 +144,7 @@ def sample_command(
     json: Json = None,
 ) -> int:
     """Draw from the posterior by NUTS."""
-    from bhlm.export import describe_model, describe_posterior, write_json
+    from bhlm.reports.json import describe_model, describe_posterior, write_json
 
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)
@@ -163,40 +164,14 @@ def _draw(
 ) -> "BayesFit":
     """Sample, with a bar per chain or, live, in a view that Ctrl-C stops."""
     if live:
-        from bhlm.live import StoppedError, sample_live
+        from bhlm.bayes.live import StoppedError, sample_live
+        from bhlm.fits.bayes_fit import BayesFit
 
         try:
-            return sample_live(model, priors=priors, covariance=covariance, **counts)
+            found = sample_live(model, priors=priors, covariance=covariance, **counts)
         except StoppedError as error:
             print(f"bhlm: {error}; nothing was written", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
+        return BayesFit.of(found, model=model)
     with show_chains("posterior", counts["chains"]) as progress:
         return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
-
-
-@contextmanager
-def show_chains(title: str, chains: int) -> "Iterator[Any]":
-    """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        tasks = [
-            bar.add_task(f"{title}, chain {i + 1}", total=None, note="") for i in range(chains)
-        ]
-
-        def update(states: Sequence[Any]) -> None:
-            for task, state in zip(tasks, states, strict=True):
-                note = f"{state.divergences} divergences" if state.divergences else ""
-                bar.update(task, completed=state.finished_draws, total=state.total_draws, note=note)
-
-        yield update

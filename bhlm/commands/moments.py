@@ -9,7 +9,7 @@ from bhlm.commands.options import DataArgument, FormulaText, MemoryLimit, Output
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from bhlm.moments import Moments
+    from bhlm.moments.moments import Moments
 
 
 @app.command("moments")
@@ -29,9 +29,9 @@ def moments_command(
     ] = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
-    from bhlm.disclosure import suppress_small_groups
-    from bhlm.moments_file import reduce_like, reduce_part
-    from bhlm.sources import scan_table
+    from bhlm.moments.disclosure import suppress_small_groups
+    from bhlm.moments.file import reduce_like, reduce_part
+    from bhlm.sources.tables import scan_table
 
     if formula is not None and like is None:
         moments = reduce_part(formula, scan_table(data, memory_limit=memory_limit))
@@ -53,7 +53,7 @@ def moments_command(
 @app.command("merge")
 def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
     """Merge moments files of disjoint rows, as those of sites that may not share rows."""
-    from bhlm.moments_file import merge_files
+    from bhlm.moments.file import merge_files
 
     moments = merge_files(parts)
     moments.save(output)

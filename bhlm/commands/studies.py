@@ -5,21 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import (
-    Covariance,
-    Data,
-    FormulaText,
-    Json,
-    Seed,
-    Which,
-    app,
-    open_model,
-    read_settings,
-)
+from bhlm.commands.options import Covariance, Data, FormulaText, Json, Seed, Which, app
+from bhlm.commands.shared import open_model, read_settings
 from bhlm.errors import DataError
 
 if TYPE_CHECKING:
-    from bhlm.simulation.result import StudyResult
+    from bhlm.studies.simulation.result import StudyResult
 
 Workers = Annotated[int | None, typer.Option(help="Processes; default: one a core.")]
 
@@ -39,9 +30,9 @@ def calibrate_command(
     json: Json = None,
 ) -> int:
     """Simulate data from the prior, sample each, and rank the truth: is the sampler right?"""
-    from bhlm.calibration.study import calibrate
-    from bhlm.export import write_json
     from bhlm.progress import show_progress
+    from bhlm.reports.json import write_json
+    from bhlm.studies.calibration.run import calibrate
 
     model, entry = open_model(which, data, formula)
     priors, covariance = read_settings(entry, covariance)
@@ -75,9 +66,9 @@ def simulate_command(
     ] = None,
 ) -> int:
     """Simulate data over a grid of conditions: bias, coverage and power of every method."""
-    from bhlm.export import write_json
     from bhlm.progress import show_progress
-    from bhlm.simulation.run import run_study
+    from bhlm.reports.json import write_json
+    from bhlm.studies.simulation.run import run_study
 
     if figures:
         make_folder(figures)  # before the study, which takes long
@@ -106,11 +97,11 @@ def make_folder(folder: Path) -> None:
 
 def draw_study(found: "StudyResult", folder: Path) -> None:
     """Write a study's figures into a folder, and print what each shows."""
+    from bhlm.layout import wrap
     from bhlm.plots.study_bias import plot_bias
     from bhlm.plots.study_coverage import plot_coverage
     from bhlm.plots.study_power import plot_power
-    from bhlm.simulation.report import WIDTH
-    from bhlm.tables.layout import wrap
+    from bhlm.studies.simulation.report import WIDTH
 
     has_power = bool(found.table["reject"].notna().any())
     for plot in (plot_bias, plot_coverage, *([plot_power] if has_power else [])):

@@ -57,30 +57,7 @@ _HOMES = {
     "plot_traces": "traces",
 }
 
-__all__ = [
-    "Figure",
-    "plot_attribution",
-    "plot_bias",
-    "plot_caterpillar",
-    "plot_coverage",
-    "plot_curves",
-    "plot_divergences",
-    "plot_energy",
-    "plot_evolution",
-    "plot_group",
-    "plot_influence",
-    "plot_intervals",
-    "plot_khat",
-    "plot_loo_pit",
-    "plot_power",
-    "plot_predictive",
-    "plot_prior_posterior",
-    "plot_ranks",
-    "plot_residuals",
-    "plot_sensitivity",
-    "plot_shrinkage",
-    "plot_traces",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

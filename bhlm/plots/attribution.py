@@ -9,7 +9,7 @@ import numpy as np
 from bhlm.plots.choice import choose_parameters, count, is_squared, list_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Segments
-from bhlm.reconcile import Reconciliation
+from bhlm.reconciliation.comparison import Comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ class Step:
     error: float  # a standard error; nan if it is not known
 
 
-def plot_attribution(both: Reconciliation, *, names: Sequence[str] | None = None) -> Figure:
+def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of what leads from the REML estimate to the posterior mean.
 
     Each parameter has a waterfall in its own units: the REML estimate on top, then shape, prior,

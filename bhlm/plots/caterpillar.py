@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.errors import ArgumentError
-from bhlm.moments import Moments
+from bhlm.layout import format_digits
+from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import (
     ENDS,
@@ -20,7 +21,6 @@ from bhlm.plots.groups import (
 )
 from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
-from bhlm.tables.layout import format_digits
 
 if TYPE_CHECKING:
     import pandas as pd

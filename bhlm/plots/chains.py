@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.live import ignore_short_chains, measure_shortfall
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.live import ignore_short_chains, measure_shortfall
 from bhlm.plots.choice import choose_parameters, is_squared, title
 from bhlm.plots.style import DASHES, ROLES, SERIES
 
@@ -22,7 +22,7 @@ BETWEEN = 48.0  # pixels between two rows, where a title stands
 
 
 def choose_worst(
-    post: BayesFit,
+    post: Draws,
     names: Sequence[str] | None,
     *,
     most: int = MOST,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from bhlm.inference.profile import build_profile
 from bhlm.plots.choice import choose_parameters, is_squared, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
-from bhlm.reconcile import Reconciliation
+from bhlm.reconciliation.comparison import Comparison
+from bhlm.reml.profile.intervals import build_profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ CURVES = {
 
 
 def plot_curves(
-    both: Reconciliation, *, names: Sequence[str] | None = None, points: int | None = None
+    both: Comparison, *, names: Sequence[str] | None = None, points: int | None = None
 ) -> Figure:
     """Return the figure of profile likelihood, prior and posterior density, overlaid.
 
@@ -77,7 +77,7 @@ def plot_curves(
     )
 
 
-def scale_curves(both: Reconciliation, rows: "pd.DataFrame") -> "pd.DataFrame":
+def scale_curves(both: Comparison, rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the curves of one parameter on a finer grid, each relative to its highest value.
 
     Args:
@@ -153,7 +153,7 @@ def _lay_around(centre: float, sd: float, x: Array, *, points: int = NEAR) -> Ar
     return found[(found >= x[0]) & (found <= x[-1])]
 
 
-def _find_density(both: Reconciliation, name: str) -> tuple[Array, Array]:
+def _find_density(both: Comparison, name: str) -> tuple[Array, Array]:
     """Return points and posterior density, by quadrature or else by ArviZ's kernel estimate."""
     from arviz_stats.base import array_stats
 
@@ -171,7 +171,7 @@ def _unsquare(name: str) -> str:
     return f"sd{name[3:]}" if name.startswith("var(") else name
 
 
-def _draw_panel(name: str, both: Reconciliation, curves: "pd.DataFrame") -> Panel:
+def _draw_panel(name: str, both: Comparison, curves: "pd.DataFrame") -> Panel:
     x = curves["x"].to_numpy()
     marks: list[Mark] = []
     for key, (role, label) in CURVES.items():
@@ -198,7 +198,7 @@ def _draw_panel(name: str, both: Reconciliation, curves: "pd.DataFrame") -> Pane
     )
 
 
-def _read(both: Reconciliation, curves: dict[str, "pd.DataFrame"]) -> str:
+def _read(both: Comparison, curves: dict[str, "pd.DataFrame"]) -> str:
     """Return what the curves say, without the full stop."""
     limits = both.post.estimates
     shifts, tilts = {}, {}

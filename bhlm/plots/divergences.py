@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.covariance import combine
-from bhlm.parameters import scaled_names
+from bhlm.bayes.draws import Draws
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.parameters import scaled_names
 from bhlm.plots.chains import tick_log
 from bhlm.plots.choice import count, title
 from bhlm.plots.figure import Figure
@@ -24,7 +24,7 @@ MARKED = 500  # divergent ones
 WIDE = 30.0  # times the smallest draw: from here on the axis is logarithmic
 
 
-def plot_divergences(post: BayesFit) -> Figure:
+def plot_divergences(post: Draws) -> Figure:
     """Return the figure of the draws in the plane of an SD and a correlation, divergences marked.
 
     Across is the random effects' SD in which the divergent transitions lie furthest from the
@@ -88,7 +88,7 @@ def plot_divergences(post: BayesFit) -> Figure:
     )
 
 
-def choose_plane(post: BayesFit, draws: Mapping[str, Array], diverging: Array) -> tuple[str, str]:
+def choose_plane(post: Draws, draws: Mapping[str, Array], diverging: Array) -> tuple[str, str]:
     """Return the SD that goes across and the parameter that goes up.
 
     Args:

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.convergence import BFMI
-from bhlm.live import ignore_short_chains
+from bhlm.bayes.convergence import BFMI
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.live import ignore_short_chains
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.choice import count
 from bhlm.plots.figure import Figure
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def plot_energy(post: BayesFit) -> Figure:
+def plot_energy(post: Draws) -> Figure:
     """Return the figure of the energies and of the changes between draws, with E-BFMI, by ArviZ.
 
     Left, E-BFMI of each chain, which should be at least 0.3: the mean squared change of energy

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.convergence import ESS, RHAT
+from bhlm.bayes.convergence import ESS, RHAT
+from bhlm.bayes.draws import Draws
 from bhlm.plots.chains import choose_worst, tick_log
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Panel, Rule
@@ -23,7 +23,7 @@ FIRST = 8  # draws of each chain, of which R-hat and ESS say anything
 KINDS = {"rhat": "R-hat", "ess_bulk": "Bulk ESS", "ess_tail": "Tail ESS"}
 
 
-def plot_evolution(post: BayesFit, *, names: Sequence[str] | None = None) -> Figure:
+def plot_evolution(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of R-hat, bulk and tail ESS of the first m draws of every chain, over m.
 
     R-hat comes down to its limit of 1.01 and stays, and the ESS grows in proportion to the draws

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
+from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
-from bhlm.group_effects import locate_groups
-from bhlm.moments import INTERCEPT, Moments, select_groups
+from bhlm.layout import format_digits
+from bhlm.moments.groups import locate_groups
+from bhlm.moments.moments import INTERCEPT, Moments, select_groups
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import (
     Fit,
@@ -26,12 +27,11 @@ from bhlm.plots.groups import (
 )
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points
 from bhlm.plots.style import shorten
-from bhlm.tables.layout import format_digits
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.model import Model
+    from bhlm.fits.model import Model
 
 Array = np.ndarray
 
@@ -152,7 +152,7 @@ def _find_ends(
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _tabulate(lines: GroupLines, post: BayesFit | None, j: int, x: Array) -> "pd.DataFrame":
+def _tabulate(lines: GroupLines, post: Draws | None, j: int, x: Array) -> "pd.DataFrame":
     """Return the lines of group j at x, one row per line and point."""
     import pandas as pd
 
@@ -169,7 +169,7 @@ def _tabulate(lines: GroupLines, post: BayesFit | None, j: int, x: Array) -> "pd
     return pd.concat(parts, ignore_index=True)
 
 
-def find_band(post: BayesFit, j: int, lines: GroupLines, x: Array) -> tuple[Array, Array]:
+def find_band(post: Draws, j: int, lines: GroupLines, x: Array) -> tuple[Array, Array]:
     """Return the 95 % interval (m,) of group j's line at x (m,), pointwise."""
     moments = select_groups(post.moments, np.array([j]))
     beta = post.data["posterior"]["beta"].values

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import HELD, BayesFit
-from bhlm.group_effects import describe_groups, place_fixed
-from bhlm.moments import INTERCEPT, Moments
+from bhlm.bayes.draws import HELD, Draws
+from bhlm.layout import show_name
+from bhlm.likelihood.whitening import ROUNDING
+from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.plots.style import shorten
-from bhlm.reml import RemlFit
-from bhlm.standard_errors import Z95
-from bhlm.tables.layout import show_name
-from bhlm.whitening import ROUNDING
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.groups import describe_groups, place_fixed
+from bhlm.reml.standard_errors import Z95
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.reconcile import Reconciliation
+    from bhlm.reconciliation.comparison import Comparison
 
 Array = np.ndarray
-type Fit = RemlFit | BayesFit | Reconciliation
+type Fit = Estimate | Draws | Comparison
 
 SHOWN = 200  # groups that one panel draws
 ENDS = 20  # of these, how many from either end of the order
@@ -43,16 +43,16 @@ class GroupLines:
     slope: dict[str, Array]  # the same keys -> (J,)
 
 
-def split_fit(fit: Fit) -> tuple[RemlFit | None, BayesFit | None]:
+def split_fit(fit: Fit) -> tuple[Estimate | None, Draws | None]:
     """Return the REML fit and the posterior that a fit consists of."""
-    if isinstance(fit, RemlFit):
+    if isinstance(fit, Estimate):
         return fit, None
-    if isinstance(fit, BayesFit):
+    if isinstance(fit, Draws):
         return None, fit
     return fit.reml, fit.post
 
 
-def tabulate_effects(reml: RemlFit | None, post: BayesFit | None) -> "pd.DataFrame":
+def tabulate_effects(reml: Estimate | None, post: Draws | None) -> "pd.DataFrame":
     """Return one row per group and random coefficient, under column names of its own.
 
     Columns: `group`, `coefficient`, `n`; of REML `fixed`, `ols`, `eb`, `u` = eb - fixed, its
@@ -95,7 +95,7 @@ def tabulate_effects(reml: RemlFit | None, post: BayesFit | None) -> "pd.DataFra
     return table
 
 
-def thin_posterior(post: BayesFit) -> BayesFit:
+def thin_posterior(post: Draws) -> Draws:
     """Return the fit with about 1,000 of its draws, where all would take long for the groups.
 
     That is where their effects are so many that the fit does not hold them.
@@ -107,7 +107,7 @@ def thin_posterior(post: BayesFit) -> BayesFit:
     return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
 
 
-def rename_group[Kind: (RemlFit, BayesFit)](fit: Kind) -> Kind:
+def rename_group[Kind: (Estimate, Draws)](fit: Kind) -> Kind:
     """Return the fit with a grouping column named "group", which no table has otherwise.
 
     A column of the data named "n" or "mean" would be a second one of that name.
@@ -115,7 +115,7 @@ def rename_group[Kind: (RemlFit, BayesFit)](fit: Kind) -> Kind:
     return replace(fit, moments=replace(fit.moments, group="group"))
 
 
-def rename_columns(reml: RemlFit, taken: Sequence[str]) -> RemlFit:
+def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:
     """Return the fit with another name for each column of the data that is called as one `taken`.
 
     Tables with a column for each coefficient have columns of their own, such as "p", which may
@@ -137,7 +137,7 @@ def rename_columns(reml: RemlFit, taken: Sequence[str]) -> RemlFit:
     return replace(reml, moments=renamed)
 
 
-def mean_beta(post: BayesFit) -> Array:
+def mean_beta(post: Draws) -> Array:
     """Return the posterior mean (p,) of the fixed effects."""
     return np.asarray(post.data["posterior"]["beta"].values.mean(axis=(0, 1)))
 

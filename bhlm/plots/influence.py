@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.influence import DISTANCES, FLAGS
-from bhlm.moments import Moments
+from bhlm.layout import format_digits
+from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import SHOWN, choose_shown, count, name_group, name_groups, rename_columns
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
-from bhlm.reml import RemlFit
-from bhlm.tables.layout import format_digits
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.influence import DISTANCES, FLAGS, measure_influence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ APART = (0.35, 0.08)  # share of the axes that two names need between them on a 
 HEIGHT = 380  # pixels
 
 
-def plot_influence(reml: RemlFit) -> Figure:
+def plot_influence(reml: Estimate) -> Figure:
     """Return each group's Cook's distance, from a refit without it, the largest ones named.
 
     The rule at 4 / J marks what is usually looked at more closely. Of more than 200 groups those
@@ -37,10 +37,10 @@ def plot_influence(reml: RemlFit) -> Figure:
     Raises:
         ArgumentError: fewer than three groups.
     """
-    return draw_influence(reml, rename_columns(reml, (*DISTANCES, *FLAGS)).influence())
+    return draw_influence(reml, measure_influence(rename_columns(reml, (*DISTANCES, *FLAGS))))
 
 
-def draw_influence(reml: RemlFit, influence: "pd.DataFrame") -> Figure:
+def draw_influence(reml: Estimate, influence: "pd.DataFrame") -> Figure:
     """Return the figure of what `measure_influence` returned of a fit by `rename_columns`."""
     import pandas as pd
 
@@ -97,7 +97,7 @@ def _name_largest(moments: Moments, cook: np.ndarray, largest: np.ndarray) -> li
     return notes
 
 
-def _read(reml: RemlFit, influence: "pd.DataFrame", order: np.ndarray, cut: float) -> str:
+def _read(reml: Estimate, influence: "pd.DataFrame", order: np.ndarray, cut: float) -> str:
     moments, se = reml.moments, np.sqrt(np.diag(reml.beta_cov))
     lost = moments.n_groups - len(order)
     if not len(order):

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.plots.choice import choose_parameters, count, list_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
-from bhlm.reconcile import Reconciliation
+from bhlm.reconciliation.comparison import Comparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ WORDS = {
 }
 
 
-def plot_intervals(both: Reconciliation, *, names: Sequence[str] | None = None) -> Figure:
+def plot_intervals(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of each parameter's REML interval, posterior interval and printed value.
 
     Each parameter has a strip with an axis of its own. Intervals are the 95 % ones of the tables:
@@ -56,7 +56,7 @@ def plot_intervals(both: Reconciliation, *, names: Sequence[str] | None = None) 
     )
 
 
-def tabulate_intervals(both: Reconciliation, names: Sequence[str]) -> "pd.DataFrame":
+def tabulate_intervals(both: Comparison, names: Sequence[str]) -> "pd.DataFrame":
     """Return value and 95 % interval by parameter and source; nan where there is none."""
     import pandas as pd
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.checks.loo import Loo
+from bhlm.bayes.checks.loo import Loo, leave_out_groups
+from bhlm.bayes.draws import Draws
+from bhlm.layout import format_digits
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import count, name_groups
 from bhlm.plots.style import ROLES, shorten
-from bhlm.tables.layout import format_digits
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +22,7 @@ SIZES = {"plotly": 36, "matplotlib": 12}  # of points, in the backend's units
 HEIGHT = 380  # pixels
 
 
-def plot_khat(post: BayesFit) -> Figure:
+def plot_khat(post: Draws) -> Figure:
     """Return the k-hat of each group's leave-one-out weights, beside the threshold.
 
     Drawn by ArviZ's `plot_khat`. Above min(0.7, 1 - 1 / log10(draws)) the weights are not trusted,
@@ -36,10 +36,10 @@ def plot_khat(post: BayesFit) -> Figure:
     Raises:
         ArgumentError: draws from the prior alone, or fewer than two groups.
     """
-    return draw_khat(post, post.loo(refit=False))
+    return draw_khat(post, leave_out_groups(post, refit=False))
 
 
-def draw_khat(post: BayesFit, loo: Loo) -> Figure:
+def draw_khat(post: Draws, loo: Loo) -> Figure:
     """Return the figure of a leave-one-group-out that has been made already."""
     import pandas as pd
     import xarray as xr

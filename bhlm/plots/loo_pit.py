@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr
 
-from bhlm.bayes import BayesFit
-from bhlm.checks.importance import score_units
-from bhlm.checks.loo import check_likelihood, relative_efficiency
-from bhlm.checks.predictive import thin_draws
-from bhlm.checks.row_checks import place_rows, stream_rows
+from bhlm.bayes.checks.importance import score_units
+from bhlm.bayes.checks.loo import check_likelihood, relative_efficiency
+from bhlm.bayes.checks.predictive import check_groups, thin_draws
+from bhlm.bayes.checks.rows import stream_rows
+from bhlm.bayes.draws import Draws
 from bhlm.errors import ArgumentError
+from bhlm.moments.groups import place_own_rows
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import count
 from bhlm.plots.style import ROLES
 
 if TYPE_CHECKING:
-    from bhlm.model import Model
+    from bhlm.fits.model import Model
 
 Array = np.ndarray
 
@@ -28,12 +29,12 @@ INSIDE = 1e-12  # the test of uniformity takes logarithms of the PIT and of 1 - 
 HEIGHT = 380  # pixels
 
 
-def plot_loo_pit(post: BayesFit, model: "Model | None" = None, *, rows: int = ROWS) -> Figure:
+def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS) -> Figure:
     """Return the empirical distribution of the PIT less the uniform's, by ArviZ's `plot_ecdf_pit`.
 
     Where the rows are at hand, the PIT of a row is the probability of a smaller response than it
     has, given all other rows, by Pareto-smoothed weights over up to 1,000 draws
-    (`bhlm.checks.row_checks`). Of more rows than `rows` a random choice is taken, the same for
+    (`bhlm.bayes.checks.rows`). Of more rows than `rows` a random choice is taken, the same for
     every call. Without rows it is that of each group's mean among replicates with new group
     effects, which have seen that group; so it is a little too narrow.
 
@@ -54,7 +55,7 @@ def plot_loo_pit(post: BayesFit, model: "Model | None" = None, *, rows: int = RO
     if model is None or model.design is None:
         return _draw_groups(post)
     labels, x, z, y = model.rows()
-    at = place_rows(post.moments, labels, y)
+    at = place_own_rows(post.moments, labels, y)
     picked = np.arange(len(y))
     if len(y) > rows:
         # At random, since every k-th row may be the same occasion in each group.
@@ -70,7 +71,7 @@ def plot_loo_pit(post: BayesFit, model: "Model | None" = None, *, rows: int = RO
     )
 
 
-def predict_rows_left_out(post: BayesFit, at: Array, x: Array, z: Array, y: Array) -> Array:
+def predict_rows_left_out(post: Draws, at: Array, x: Array, z: Array, y: Array) -> Array:
     """Return the PIT (m,) of some rows, each given all other rows of the fit.
 
     Args:
@@ -90,9 +91,9 @@ def predict_rows_left_out(post: BayesFit, at: Array, x: Array, z: Array, y: Arra
     return np.clip(pit, 0.0, 1.0)
 
 
-def _draw_groups(post: BayesFit) -> Figure:
+def _draw_groups(post: Draws) -> Figure:
     """Return the figure of the groups' means, from moments alone."""
-    check = post.check(kind="new groups")
+    check = check_groups(post, kind="new groups")
     table = check.groups[check.groups["statistic"] == "mean"]
     pit = 1.0 - table["p"].to_numpy()
     return _draw(pit, f"Of the means of {count(len(pit), 'group')}", "PIT of the groups' means")

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.checks.predictive import OUTSIDE, PredictiveCheck
+from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups
+from bhlm.bayes.draws import Draws
+from bhlm.layout import format_digits
 from bhlm.plots.arviz_figures import BY_COLOUR, name_roles
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import ROLES, shorten
-from bhlm.tables.layout import format_digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ PANEL = 190  # pixels
 PANELS = 6  # statistics that are drawn
 
 
-def plot_predictive(post: BayesFit, *, kind: str = "same groups") -> Figure:
+def plot_predictive(post: Draws, *, kind: str = "same groups") -> Figure:
     """Return the distribution over groups of their statistics, beside that of replicates.
 
     The statistics are each group's mean, its least-squares slopes and its residual SD. ArviZ's
@@ -37,7 +37,7 @@ def plot_predictive(post: BayesFit, *, kind: str = "same groups") -> Figure:
     Raises:
         ArgumentError: an unknown kind, or a fit with too few draws for the check.
     """
-    return draw_predictive(post.check(kind=kind))
+    return draw_predictive(check_groups(post, kind=kind))
 
 
 def draw_predictive(check: PredictiveCheck) -> Figure:

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.moments import INTERCEPT
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.prior_table import tabulate_fit
+from bhlm.moments.moments import INTERCEPT
 from bhlm.plots.choice import choose_parameters, count, list_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
@@ -23,7 +24,7 @@ LABELS = {"prior": "prior density", "posterior": "posterior density"}
 SIDES = ("lower", "median", "upper")
 
 
-def plot_prior_posterior(post: BayesFit) -> Figure:
+def plot_prior_posterior(post: Draws) -> Figure:
     """Return the figure of each parameter's prior with its posterior over it.
 
     The prior's density is exact, the posterior's ArviZ's kernel estimate of the draws. Each is
@@ -38,7 +39,7 @@ def plot_prior_posterior(post: BayesFit) -> Figure:
     Args:
         post: draws from the posterior.
     """
-    table = post.prior_table()
+    table = tabulate_fit(post)
     facts = compare_widths(table)
     # Where there is no width of a prior, nothing says that it is weak.
     weight = facts["width"].fillna(np.inf)
@@ -74,7 +75,7 @@ def compare_widths(table: "pd.DataFrame") -> "pd.DataFrame":
     return facts
 
 
-def shift_draws(post: BayesFit, name: str) -> Array:
+def shift_draws(post: Draws, name: str) -> Array:
     """Return the draws (N,) of a parameter as its prior means it.
 
     The Intercept's are those of the expected response at the means of the other columns.
@@ -87,7 +88,7 @@ def shift_draws(post: BayesFit, name: str) -> Array:
     return found
 
 
-def _scale_densities(post: BayesFit, name: str, rows: "pd.DataFrame") -> "pd.DataFrame":
+def _scale_densities(post: Draws, name: str, rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the two densities, each relative to its peak."""
     import pandas as pd
     from arviz_stats.base import array_stats
@@ -158,7 +159,7 @@ def _percent(share: float) -> str:
     return f"{100.0 * share:.2g} %" if share < 0.995 else f"{100.0 * share:.0f} %"
 
 
-def _read(post: BayesFit, facts: "pd.DataFrame", *, drawn: int) -> str:
+def _read(post: Draws, facts: "pd.DataFrame", *, drawn: int) -> str:
     """Return what the panels say, in one sentence."""
     width = facts["width"].dropna()
     clauses = []

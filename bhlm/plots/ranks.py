@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
+from bhlm.bayes.draws import Draws
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import (
     ROW,
@@ -32,7 +32,7 @@ CLEAR = 100.0  # times below its level a p-value leaves no doubt
 ERROR = 0.05  # chance that good chains fail the test in any of the panels
 
 
-def plot_ranks(post: BayesFit, *, names: Sequence[str] | None = None) -> Figure:
+def plot_ranks(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of the chains' rank ECDFs less the even one's, by ArviZ.
 
     The draws of all chains are ranked together. Where the chains have found one posterior, each

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.calibration.uniformity import grid_points, simultaneous_band
-from bhlm.group_effects import locate_groups, solve_groups
+from bhlm.moments.groups import locate_groups
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import name_groups, rename_columns
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points
 from bhlm.plots.style import shorten
-from bhlm.reml import RemlFit
-from bhlm.residuals import GROUP_COLUMNS, VANISHED, group_residuals
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.groups import solve_groups
+from bhlm.reml.residuals import GROUP_COLUMNS, VANISHED, group_residuals
+from bhlm.studies.uniformity import grid_points, simultaneous_band
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.model import Model
+    from bhlm.fits.model import Model
 
 Array = np.ndarray
 
@@ -49,7 +50,7 @@ class Sample:
     labels: tuple[str, ...]  # (m,) for the hover texts; may be empty
 
 
-def plot_residuals(reml: RemlFit, *, model: "Model | None" = None) -> Figure:
+def plot_residuals(reml: Estimate, *, model: "Model | None" = None) -> Figure:
     """Return Q-Q plots of level-1 residuals, of each random coefficient, and of the distances.
 
     Each residual is divided by its own standard deviation under the model, so that it is standard
@@ -95,7 +96,7 @@ def plot_residuals(reml: RemlFit, *, model: "Model | None" = None) -> Figure:
     )
 
 
-def studentize_rows(fit: RemlFit, labels: Array, x: Array, z: Array, y: Array) -> Array:
+def studentize_rows(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) -> Array:
     """Return the conditional residuals (n,) over their standard deviations.
 
     With P = H^-1 - H^-1 X (X'H^-1 X)^-1 X'H^-1 the conditional residuals are H^-1-weighted ones,
@@ -120,7 +121,7 @@ def studentize_rows(fit: RemlFit, labels: Array, x: Array, z: Array, y: Array) -
     return np.where(there, left / np.sqrt(np.where(there, variance, 1.0)), np.nan)
 
 
-def standardize_effects(fit: RemlFit) -> Array:
+def standardize_effects(fit: Estimate) -> Array:
     """Return u_hat (J, q) over its standard deviation, sqrt(G - PEV).
 
     nan where it has none, as of a coefficient whose variance is estimated as zero.
@@ -155,13 +156,13 @@ def _share_tail(n: int) -> float:
     return float(beyond.max()) * (1.0 + SAME)
 
 
-def _take_rows(fit: RemlFit, model: "Model") -> Sample:
+def _take_rows(fit: Estimate, model: "Model") -> Sample:
     values = studentize_rows(fit, *model.rows())
     return Sample("level 1", "Level 1: rows", values[np.isfinite(values)],
                   stats.norm, (), ())  # fmt: skip
 
 
-def _take_groups(fit: RemlFit) -> list[Sample]:
+def _take_groups(fit: Estimate) -> list[Sample]:
     """Return the samples of level 2, without coefficients that do not vary."""
     moments = fit.moments
     values = standardize_effects(fit)

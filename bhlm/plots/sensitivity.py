@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
-from bhlm.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
+from bhlm.bayes.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
+from bhlm.bayes.draws import Draws
 from bhlm.plots.choice import choose_parameters, count, list_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
@@ -18,7 +18,7 @@ SIDES = {
 }
 
 
-def plot_sensitivity(post: BayesFit) -> Figure:
+def plot_sensitivity(post: Draws) -> Figure:
     """Return the figure of each posterior's power-scaling sensitivity, to priors and to data.
 
     A sensitivity is the change of the posterior (cumulative Jensen-Shannon distance) per doubling

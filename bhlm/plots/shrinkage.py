@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.moments import Moments
+from bhlm.layout import format_digits
+from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import SHOWN, choose_shown, count, name_group, name_groups, tabulate_effects
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points, Segments
 from bhlm.plots.style import shorten
-from bhlm.reml import RemlFit
-from bhlm.tables.layout import format_digits
+from bhlm.reml.estimate import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ SAME = 1e-9  # of the size of coefficients: below it, what groups are drawn to i
 COLUMNS = ("group", "coefficient", "n", "fixed", "ols", "eb", "reliability", "shrinkage")
 
 
-def plot_shrinkage(reml: RemlFit) -> Figure:
+def plot_shrinkage(reml: Estimate) -> Figure:
     """Return least squares and empirical Bayes of each group, joined, in the plane of two.
 
     The plane is that of the first random coefficient and of each further one, up to three; with

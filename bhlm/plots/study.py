@@ -14,7 +14,7 @@ from bhlm.errors import ArgumentError
 from bhlm.plots.choice import check_asked
 from bhlm.plots.marks import Axis, Mark, Note, Points
 from bhlm.plots.style import SERIES, shorten
-from bhlm.simulation.result import CONDITION, StudyResult
+from bhlm.studies.simulation.result import CONDITION, StudyResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from bhlm.plots.study import (
     select_rows,
     share_interval,
 )
-from bhlm.simulation.result import StudyResult
+from bhlm.studies.simulation.result import StudyResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes import BayesFit
+from bhlm.bayes.draws import Draws
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import ROW, choose_worst, draw_panels, list_looks, name_chains, thin_draws
 from bhlm.plots.choice import count
@@ -20,7 +20,7 @@ Array = np.ndarray
 SHOWN = 250  # draws of each chain
 
 
-def plot_traces(post: BayesFit, *, names: Sequence[str] | None = None) -> Figure:
+def plot_traces(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of the draws in their order, one panel per parameter, by ArviZ.
 
     Chains that have found the posterior wander over the same range, without a trend. At most 250

@@ -1,0 +1,1 @@
+"""Priors, density, sampler -> Draws, and whatever is asked of Draws."""

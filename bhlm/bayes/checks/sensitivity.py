@@ -1,0 +1,181 @@
+"""Power-scaling sensitivity: how much the posterior moves when the priors are strengthened.
+
+The prior's density is raised to a power alpha near 1 by reweighting the draws; the sensitivity of a
+parameter is the change of its distribution (cumulative Jensen-Shannon distance) per doubling of
+alpha. Group effects are integrated out, so that their distribution N(0, G) is part of the
+likelihood, as it should be, and only the priors are perturbed. Source: Kallioinen, Paananen,
+Buerkner & Vehtari (2024), Statistics and Computing 34:57, section 2.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.draws import Draws, flatten_draws
+from bhlm.errors import ArgumentError
+from bhlm.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_fixed,
+    show_name,
+    wrap,
+)
+from bhlm.likelihood.marginal import group_logliks
+from bhlm.markup import ShownAsText
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+# Kallioinen et al. (2024): about what moves a normal's mean by 0.3 SD per doubling.
+THRESHOLD = 0.05
+ALPHAS = (0.99, 1.01)
+# Terms of the log prior, and what they are called in a sentence.
+TERMS = {"beta": "fixed effects", "sd": "SDs", "lkj": "correlations", "sigma": "residual SD"}
+READINGS = {
+    "prior-data conflict": "on the data too, which may contradict it",
+    "strong prior": "hardly on the data",
+}
+BLOCK = 2**22  # log-likelihoods that are in memory at a time
+WIDTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity(ShownAsText):
+    """How the posterior of each parameter answers to scaling the prior and the likelihood.
+
+    `table`, by parameter: `prior` and `likelihood`, then the prior's terms one by one (`beta`,
+    `sd`, `lkj`, `sigma`), and `diagnosis`: "ok", "prior-data conflict" (the posterior moves with
+    either) or "strong prior" (with the prior alone). nan stands where a parameter does not vary.
+    """
+
+    table: "pd.DataFrame"
+    threshold: float
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """One sentence for the parameters that the same terms of the prior move."""
+        terms = [name for name in TERMS if name in self.table.columns]
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, row in self.table[self.table["diagnosis"] != "ok"].iterrows():
+            moving = [term for term in terms if row[term] >= self.threshold]
+            groups.setdefault((row["diagnosis"], *moving), []).append(str(name))
+        sentences = []
+        for (diagnosis, *moving), names in groups.items():
+            rows = self.table.loc[names]
+            source = " and ".join(f"of the {TERMS[term]}" for term in moving)
+            sentences.append(
+                f"{', '.join(map(show_name, names))}: the answer depends on the prior"
+                f"{' ' + source if source else ''} (sensitivity up to {rows['prior'].max():.2f}; "
+                f"{self.threshold:g} counts) and {READINGS[diagnosis]} (down to "
+                f"{rows['likelihood'].min():.2f}); give the reason for that prior, or the answer "
+                "under another one beside it"
+            )
+        return tuple(sentences)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no parameter's sensitivity to the priors reaches the threshold."""
+        return not self.findings
+
+    def summary(self) -> str:
+        """Return the table and the findings as text."""
+        numbers = self.table.columns[:-1]
+        cells = [["", *numbers, "diagnosis"]]
+        for name, row in self.table.iterrows():
+            shown = [format_fixed(row[column], 3) for column in numbers]
+            cells.append([show_name(name), *shown, row["diagnosis"]])
+        sides = (align_left, *(align_right,) * len(numbers), align_left)
+        lines = align_columns(cells, sides=sides, gap="  ")
+        rule = "-" * max(map(len, lines))
+        findings = [f"* {sentence}" for sentence in self.findings] or [
+            f"No parameter's sensitivity to the priors reaches {self.threshold:g}."
+        ]
+        return "\n".join(
+            [
+                "Power-scaling sensitivity (change per doubling of the exponent)",
+                rule, lines[0], rule, *lines[1:], rule,
+                *(line for text in findings for line in wrap(text, WIDTH, indent=2)),
+            ]
+        )  # fmt: skip
+
+
+def measure_sensitivity(fit: Draws, *, threshold: float = THRESHOLD) -> Sensitivity:
+    """Return how much each parameter's posterior depends on the priors.
+
+    A term that is constant, as flat priors are, scales to itself, and its sensitivity is zero.
+
+    Args:
+        fit: the posterior.
+        threshold: from which on a sensitivity counts.
+
+    Raises:
+        ArgumentError: draws from the prior alone, or a threshold that is not positive.
+    """
+    import pandas as pd
+
+    if fit.settings.prior_only:
+        raise ArgumentError(
+            "the fit was sampled with prior_only=True, so all that it holds is prior; sample with "
+            "the likelihood"
+        )
+    if not threshold > 0.0:
+        raise ArgumentError(f"threshold={threshold!r} is not positive; 0.05 is usual")
+    draws = fit.draws
+    prior = sum_prior_terms(fit)
+    columns = {
+        "prior": _scale_term(draws, np.sum(list(prior.values()), axis=0)),
+        "likelihood": _scale_term(draws, total_loglik(fit)),
+    }
+    columns |= {name: _scale_term(draws, term) for name, term in prior.items()}
+    table = pd.DataFrame(columns, index=pd.Index(list(draws), name="parameter"))
+    by_prior, by_data = table["prior"] >= threshold, table["likelihood"] >= threshold
+    table["diagnosis"] = np.where(
+        by_prior, np.where(by_data, "prior-data conflict", "strong prior"), "ok"
+    )
+    return Sensitivity(table=table, threshold=threshold)
+
+
+def sum_prior_terms(fit: Draws) -> dict[str, Array]:
+    """Return each term of the log prior (chain, draw), summed over its parameters."""
+    stored = fit.data["log_prior"].dataset
+    terms = {}
+    for name in TERMS:
+        if name in stored.data_vars:
+            values = stored[name].values
+            terms[name] = values.reshape(*values.shape[:2], -1).sum(axis=2)
+    return terms
+
+
+def total_loglik(fit: Draws) -> Array:
+    """Return the log-likelihood of all rows (chain, draw), with random effects integrated out."""
+    beta, root, sigma = flatten_draws(fit)
+    total = np.empty(len(sigma))
+    size = max(1, BLOCK // fit.moments.n_groups)
+    for start in range(0, len(sigma), size):
+        part = slice(start, start + size)
+        logliks = group_logliks(fit.white, fit.moments.n, beta[part], root[part], sigma[part])
+        total[part] = logliks.sum(axis=1)
+    return total.reshape(fit.data["posterior"]["sigma"].shape)
+
+
+def _scale_term(draws: dict[str, Array], term: Array) -> Array:
+    """Return each parameter's sensitivity to a power of exp(term), term (chain, draw)."""
+    from arviz_stats.base import array_stats
+
+    out = np.zeros(len(draws))
+    if np.ptp(term) == 0.0:
+        return out
+    weights = []
+    for alpha in ALPHAS:
+        logs = array_stats.power_scale_lw(term, alpha=alpha, axis=(0, 1))
+        weight = np.exp(logs - logs.max())
+        weights.append(weight / weight.sum())
+    for at, values in enumerate(draws.values()):
+        # A parameter that does not vary, or a correlation with an SD of zero, has none.
+        varies = np.isfinite(values).all() and np.ptp(values) > 0.0
+        out[at] = array_stats.power_scale_sense(values, *weights, *ALPHAS) if varies else np.nan
+    return out

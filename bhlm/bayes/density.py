@@ -1,0 +1,378 @@
+"""The posterior density on the unconstrained scale, value and gradient, compiled once.
+
+A position x holds [beta~ (p), scales (q), correlations (c), log sigma]. beta~ are the whitened
+fixed effects. An SD whose prior is finite at zero is |unit x|, with x on the whole line: the
+likelihood is analytic through zero, where x changes sign (and the correlations with it), so
+that an SD near zero has no tail of small log SDs to be lost in. An SD whose prior vanishes at
+zero is unit exp(x). Each correlation is a canonical partial correlation tanh(x); row i of the
+Cholesky factor of a block's correlation matrix is built from them one by one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from bhlm.bayes.priors.families import Prior, PyMCPrior, ResolvedPriors
+from bhlm.likelihood.marginal import marginal_panels
+from bhlm.likelihood.panels import build_panels
+from bhlm.likelihood.whitening import Whitened
+
+Array = np.ndarray
+LOG_PI = math.log(math.pi)
+LOG_2 = math.log(2.0)
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """All that the density kernel reads: data, priors and the map between scales."""
+
+    blocks: Array  # (J, k, k) whitened cross-products
+    panels: Array  # (T, q, k, LANES) what the kernel reads of them, see `bhlm.likelihood.panels`
+    total: Array  # (p + 1, p + 1)
+    reach: float  # the largest trace of a group's Z'Z
+    n: float
+    scale: float  # s of the whitening
+    inverse_basis: Array  # (q, q) B^-1
+    offset: Array  # (p,) prior coordinates of the fixed effects at beta~ = 0
+    slope: Array  # (p, p) prior coordinates = offset + slope beta~
+    unit: Array  # (q,) scale of each SD's coordinate
+    signed: Array  # (q,) whether an SD's coordinate is signed (else logarithmic)
+    sizes: Array  # (b,) int64, sizes of the blocks of random coefficients
+    codes: Array  # (p + q + 1,) int64, prior families of fixed effects, SDs and sigma
+    numbers: Array  # (p + q + 1, 3) their numbers
+    eta: float  # of the LKJ prior
+    use_likelihood: bool  # False samples the prior
+
+    @property
+    def dimension(self) -> int:
+        """The length of x."""
+        return len(self.codes) + int(sum(b * (b - 1) // 2 for b in self.sizes))
+
+    def arguments(self) -> tuple[object, ...]:
+        """Return the fields in the order in which `log_density` takes them."""
+        return (
+            self.panels, self.total, self.reach, self.n, self.scale, self.inverse_basis,
+            self.offset, self.slope, self.unit, self.signed, self.sizes, self.codes, self.numbers,
+            self.eta, self.use_likelihood,
+        )  # fmt: skip
+
+
+def build_posterior(
+    white: Whitened,
+    priors: ResolvedPriors,
+    sizes: tuple[int, ...],
+    *,
+    use_likelihood: bool = True,
+) -> Posterior:
+    """Return the posterior of whitened data under resolved priors.
+
+    Args:
+        white: whitened cross-products.
+        priors: one prior per parameter.
+        sizes: how many random coefficients each correlated block has, summing to q.
+        use_likelihood: False leaves the prior alone.
+    """
+    every = priors.every
+    numbers = np.zeros((len(every), 3))
+    for row, prior in enumerate(every):
+        numbers[row, : len(prior.numbers)] = prior.numbers
+    centring = np.eye(white.p)
+    at_means = np.flatnonzero(priors.centre)
+    if len(at_means):
+        # The Intercept's prior is on the expected response at the means of the other columns.
+        intercept = int(np.flatnonzero(priors.centre == 0)[0])
+        centring[intercept, at_means] = priors.centre[at_means]
+    panels = build_panels(white.blocks, white.q)
+    return Posterior(
+        blocks=white.blocks,
+        panels=panels.values,
+        total=panels.total,
+        reach=panels.reach,
+        n=white.n,
+        scale=white.scale,
+        inverse_basis=np.ascontiguousarray(np.linalg.inv(white.basis)),
+        offset=centring @ white.ols,
+        slope=np.ascontiguousarray(white.scale * centring @ white.fixed),
+        unit=white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0),
+        signed=np.array([prior.finite_at_zero for prior in priors.sd]),
+        sizes=np.array(sizes, dtype=np.int64),
+        codes=np.array([prior.code for prior in every], dtype=np.int64),
+        numbers=numbers,
+        eta=float(priors.corr.eta),
+        use_likelihood=use_likelihood,
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_prior(code: int, numbers: Array, x: float) -> tuple[float, float]:
+    """Return the log density of one prior at x and its derivative by x."""
+    if code == 0:
+        if numbers[0] == 0.0:
+            return 0.0, 0.0
+        return numbers[0] * math.log(x), numbers[0] / x
+    if code == 1 or code == 4:
+        sigma = numbers[1] if code == 1 else numbers[0]
+        z = (x - numbers[0]) / sigma if code == 1 else x / sigma
+        constant = -0.5 * LOG_2PI - math.log(sigma) + (LOG_2 if code == 4 else 0.0)
+        return constant - 0.5 * z * z, -z / sigma
+    if code == 7:
+        return math.log(numbers[0]) - numbers[0] * x, -numbers[0]
+    if code == 8:
+        shape, rate = numbers[0], numbers[1]
+        constant = shape * math.log(rate) - math.lgamma(shape)
+        return constant + (shape - 1.0) * math.log(x) - rate * x, (shape - 1.0) / x - rate
+    # Student's t and Cauchy, whole or half.
+    if code == 2:
+        nu, mu, sigma = numbers[0], numbers[1], numbers[2]
+    elif code == 3:
+        nu, mu, sigma = 1.0, numbers[0], numbers[1]
+    elif code == 5:
+        nu, mu, sigma = numbers[0], 0.0, numbers[1]
+    else:
+        nu, mu, sigma = 1.0, 0.0, numbers[0]
+    z = (x - mu) / sigma
+    constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu)
+    constant -= 0.5 * (math.log(nu) + LOG_PI) + math.log(sigma)
+    if code >= 5:
+        constant += LOG_2
+    inner = 1.0 + z * z / nu
+    return constant - 0.5 * (nu + 1.0) * math.log(inner), -(nu + 1.0) * z / (nu * sigma * inner)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _log_priors(code: int, numbers: Array, x: Array) -> Array:
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        out[i] = log_prior(code, numbers, x[i])[0]
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def scale_coordinates(x: Array, unit: Array, signed: Array) -> Array:
+    """Return the SDs (q,) at coordinates x (q,), with the sign of the coordinate if signed."""
+    sd = np.empty(len(x))
+    for m in range(len(x)):
+        sd[m] = unit[m] * (x[m] if signed[m] else math.exp(x[m]))
+    return sd
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def correlate(x: Array, sizes: Array, out: Array) -> None:
+    """Write the Cholesky factors (q, q) of the blocks' correlation matrices into `out`."""
+    out[:] = 0.0
+    start = 0
+    at = 0
+    for size in sizes:
+        for i in range(size):
+            rest = 1.0
+            for j in range(i):
+                z = math.tanh(x[at])
+                at += 1
+                out[start + i, start + j] = z * rest
+                rest *= math.sqrt(1.0 - z * z)
+            out[start + i, start + i] = rest
+        start += size
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _pull_correlations(x: Array, sizes: Array, eta: float, dfactor: Array, dx: Array) -> float:
+    """Add to `dx` the pull-back of `dfactor` (q, q) and of the LKJ prior; return its log density.
+
+    Under LKJ(eta) the partial correlations of column j (from 1) of a block of b are independent
+    with density proportional to (1 - z^2)^(alpha_j - 1), alpha_j = eta + (b - 1 - j) / 2; with
+    dz/dx = 1 - z^2 the log density by x is alpha_j log(1 - z^2) less its constant.
+    """
+    logp = 0.0
+    start = 0
+    first = 0
+    for size in sizes:
+        for i in range(size):
+            rests = np.empty(i + 1)
+            rests[0] = 1.0
+            for j in range(i):
+                z = math.tanh(x[first + j])
+                rests[j + 1] = rests[j] * math.sqrt(1.0 - z * z)
+            back = dfactor[start + i, start + i]
+            for j in range(i - 1, -1, -1):
+                z = math.tanh(x[first + j])
+                slack = 1.0 - z * z
+                root = math.sqrt(slack)
+                alpha = eta + 0.5 * (size - 2 - j)
+                logp += (
+                    alpha * math.log(slack)
+                    - (2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha))
+                    - (2.0 * alpha - 1.0) * LOG_2
+                )
+                inner = dfactor[start + i, start + j]
+                dx[first + j] += rests[j] * root * (inner * root - back * z) - 2.0 * alpha * z
+                back = inner * z + back * root
+            first += i
+        start += size
+    return logp
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_density(
+    x: Array,
+    panels: Array,
+    total: Array,
+    reach: float,
+    n: float,
+    scale: float,
+    inverse_basis: Array,
+    offset: Array,
+    slope: Array,
+    unit: Array,
+    signed: Array,
+    sizes: Array,
+    codes: Array,
+    numbers: Array,
+    eta: float,
+    use_likelihood: bool,
+) -> tuple[float, Array]:
+    """Return the log posterior density at x, Jacobian included, and its gradient (d,).
+
+    The density is that of x: priors stand on the fixed effects, SDs, correlations and sigma,
+    and log-transformed parameters bring their Jacobian.
+    """
+    p = offset.shape[0]
+    q = inverse_basis.shape[0]
+    d = x.shape[0]
+    gradient = np.zeros(d)
+    beta = x[:p]
+    sd = scale_coordinates(x[p : p + q], unit, signed)
+    angles = x[p + q : d - 1]
+    sigma = math.exp(x[d - 1])
+    factor = np.empty((q, q))
+    correlate(angles, sizes, factor)
+    logp = 0.0
+    dfactor = np.zeros((q, q))
+    if use_likelihood:
+        lam = np.zeros((q, q))
+        for i in range(q):
+            for j in range(q):
+                for m in range(q):
+                    lam[i, j] += inverse_basis[i, m] * sd[m] * factor[m, j] / sigma
+        loglik, dlam, dbeta, dlog = marginal_panels(
+            panels, total, reach, n, lam, beta, sigma / scale
+        )
+        logp += loglik - n * math.log(scale)
+        gradient[d - 1] += dlog
+        for i in range(p):
+            gradient[i] += dbeta[i]
+        for m in range(q):
+            for j in range(q):
+                pulled = 0.0
+                for i in range(q):
+                    pulled += inverse_basis[i, m] * dlam[i, j]
+                pulled /= sigma
+                dfactor[m, j] = pulled * sd[m]
+                gradient[p + m] += pulled * factor[m, j] * (unit[m] if signed[m] else sd[m])
+        for i in range(q):
+            for j in range(q):
+                gradient[d - 1] -= dlam[i, j] * lam[i, j]
+    for i in range(p):
+        value = offset[i]
+        for m in range(p):
+            value += slope[i, m] * beta[m]
+        term, derivative = log_prior(codes[i], numbers[i], value)
+        logp += term
+        for m in range(p):
+            gradient[m] += derivative * slope[i, m]
+    for m in range(q):
+        term, derivative = log_prior(codes[p + m], numbers[p + m], abs(sd[m]))
+        if signed[m]:
+            # Half of the density of |sd| on either side of zero.
+            logp += term + math.log(unit[m]) - LOG_2
+            gradient[p + m] += (derivative if sd[m] >= 0.0 else -derivative) * unit[m]
+        else:
+            logp += term + math.log(sd[m])
+            gradient[p + m] += derivative * sd[m] + 1.0
+    term, derivative = log_prior(codes[p + q], numbers[p + q], sigma)
+    logp += term + x[d - 1]
+    gradient[d - 1] += derivative * sigma + 1.0
+    logp += _pull_correlations(angles, sizes, eta, dfactor, gradient[p + q : d - 1])
+    return logp, gradient
+
+
+def constrain(posterior: Posterior, white: Whitened, x: Array) -> tuple[Array, Array, Array]:
+    """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) at positions x (N, d)."""
+    p, q = white.p, white.q
+    beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
+    root = np.empty((len(x), q, q))
+    for row, position in enumerate(x):
+        correlate(position[p + q : -1], posterior.sizes, root[row])
+    sd = posterior.unit * np.where(posterior.signed, x[:, p : p + q], np.exp(x[:, p : p + q]))
+    root *= sd[:, :, None]
+    return beta, root, np.exp(x[:, -1])
+
+
+def evaluate_priors(
+    priors: ResolvedPriors, sizes: tuple[int, ...], beta: Array, root: Array, sigma: Array
+) -> dict[str, Array]:
+    """Return the prior's terms at each draw, on the scale on which each prior stands.
+
+    `beta` (draws, p), the Intercept's at the means of the other columns; `sd` (draws, q);
+    `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated. There is no
+    Jacobian in them: they are what a change of the priors changes.
+
+    Args:
+        priors: one prior per parameter.
+        sizes: how many random coefficients each correlated block has.
+        beta: fixed effects (draws, p).
+        root: lower square roots (draws, q, q) of G.
+        sigma: residual SDs (draws,).
+    """
+    at_means = beta.copy()
+    if np.any(priors.centre):
+        at_means[:, int(np.flatnonzero(priors.centre == 0)[0])] += beta @ priors.centre
+    sd = np.linalg.norm(root, axis=2)
+    terms = {
+        "beta": _evaluate_columns(priors.fixed, at_means),
+        "sd": _evaluate_columns(priors.sd, sd),
+        "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
+    }
+    if max(sizes) > 1:
+        terms["lkj"] = _evaluate_lkj(priors.corr.eta, sizes, root, sd)
+    return terms
+
+
+def evaluate_prior(prior: Prior, x: Array) -> Array:
+    """Return the log density of a prior at x (m,), improper ones up to a constant."""
+    if isinstance(prior, PyMCPrior):
+        from bhlm.bayes.pymc_model import log_prior_values
+
+        return log_prior_values(prior, x)
+    numbers = np.zeros(3)
+    numbers[: len(prior.numbers)] = prior.numbers
+    return np.asarray(_log_priors(prior.code, numbers, np.ascontiguousarray(x)))
+
+
+def _evaluate_columns(priors: tuple[Prior, ...], values: Array) -> Array:
+    columns = zip(priors, values.T, strict=True)
+    return np.stack([evaluate_prior(prior, column) for prior, column in columns], axis=1)
+
+
+def _evaluate_lkj(eta: float, sizes: tuple[int, ...], root: Array, sd: Array) -> Array:
+    """Return log LKJ(R | eta) summed over the blocks (draws,).
+
+    For b coefficients the density is det(R)^(eta - 1) / c, and c is the product over
+    k = 1..b-1 of (2^(2 alpha_k - 1) B(alpha_k, alpha_k))^k with alpha_k = eta + (k - 1) / 2.
+    Source: Lewandowski, Kurowicka & Joe (2009), eq. 16.
+    """
+    pivot = np.abs(np.einsum("dii->di", root)) / sd
+    total = np.zeros(len(root))
+    start = 0
+    for size in sizes:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logdet = 2.0 * np.log(pivot[:, start : start + size]).sum(axis=1)
+        total += (eta - 1.0) * logdet if eta != 1.0 else 0.0
+        for k in range(1, size):
+            alpha = eta + 0.5 * (k - 1)
+            constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
+            total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
+        start += size
+    return total

@@ -1,0 +1,353 @@
+"""Draws from the posterior of one model, and the tables that are read off them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
+from bhlm.bayes.density import evaluate_priors
+from bhlm.bayes.priors.families import ResolvedPriors, measure_scales
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.effects import draw_effects, tabulate_effects
+from bhlm.likelihood.marginal import group_logliks
+from bhlm.likelihood.parameters import (
+    RESIDUAL,
+    name_group_dimension,
+    scale_covariance,
+    scaled_names,
+    variance_names,
+)
+from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.groups import find_groups
+from bhlm.moments.moments import Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+Array = np.ndarray
+
+# Random effects of every draw are held in `data` up to this many numbers (256 MB), and the
+# log-likelihood of every group likewise; beyond it they are drawn when asked for.
+HELD = 2**25
+# Groups whose effects are drawn from one random stream. Any choice of groups is drawn alike.
+STREAM = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the sampler was asked for."""
+
+    draws: int
+    tune: int
+    chains: int
+    target_accept: float | None  # None: by the number of groups, see `choose_acceptance`
+    maxdepth: int
+    prior_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Draws from the posterior of one hierarchical linear model.
+
+    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
+    G, sigma and u, `log_likelihood` that of each group with its effects integrated out,
+    `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates,
+    `sample_stats` what ArviZ expects of NUTS. With so many groups that u or the log-likelihood
+    would pass 2^25 numbers they are left out there; `effect_draws` gives u for chosen groups.
+    """
+
+    moments: Moments
+    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
+    priors: ResolvedPriors
+    data: "xr.DataTree"
+    diagnostics: Diagnostics
+    settings: Settings
+    seed: int
+    seconds: float
+    sampler: str  # which route ran
+    white: Whitened
+
+    @property
+    def converged(self) -> bool:
+        """Whether the convergence verdict holds."""
+        return self.diagnostics.ok
+
+    @property
+    def draws(self) -> dict[str, Array]:
+        """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
+        posterior = self.data["posterior"].dataset
+        return parameter_draws(
+            self.moments,
+            self.blocks,
+            posterior["beta"].values,
+            posterior["G"].values,
+            posterior["sigma"].values,
+        )
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: `mean, median, mode, sd, lower, upper, ess_bulk, ess_tail, rhat,
+
+        mcse_mean`, with equal-tailed 95 % intervals.
+        """
+        import pandas as pd
+
+        table = pd.DataFrame.from_dict(
+            summarize(self.draws), orient="index", columns=list(SUMMARY_COLUMNS)
+        )
+        table.index.name = "parameter"
+        return table
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The SD of every column, by which default priors are scaled."""
+        return measure_scales(self.moments)
+
+    def effect_draws(self, groups: Sequence[Any] | None = None) -> "xr.DataArray":
+        """Return u (chain, draw, group, coefficient), one exact draw for each kept draw.
+
+        Args:
+            groups: labels of the groups wanted; None takes all.
+
+        Raises:
+            DataError: a label is not one of the groups.
+        """
+        import xarray as xr
+
+        at = (
+            np.arange(self.moments.n_groups)
+            if groups is None
+            else find_groups(self.moments, groups)
+        )
+        sigma = self.data["posterior"]["sigma"].values
+        out = np.empty((*sigma.shape, len(at), len(self.moments.random)))
+        for members, u in stream_effects(self, at):
+            out[:, :, members] = u.reshape(*sigma.shape, *u.shape[1:])
+        dims = ("chain", "draw", name_group_dimension(self.moments.group, taken=("dimension",)))
+        return xr.DataArray(
+            out,
+            dims=(*dims, "coefficient"),
+            coords={dims[2]: self.moments.groups[at], "coefficient": list(self.moments.random)},
+            name="u",
+        )
+
+    def group_effects(self) -> "pd.DataFrame":
+        """Return posterior effects, one row per group and coefficient.
+
+        Columns: the group's label, `coefficient`, `mean`, `sd`, `lower` and `upper` (95 %) of
+        the deviation u.
+        """
+        n_groups, q = self.moments.n_groups, len(self.moments.random)
+        table = np.empty((4, n_groups, q))
+        for members, u in stream_effects(self, np.arange(n_groups)):
+            table[0, members] = u.mean(axis=0)
+            table[1, members] = u.std(axis=0, ddof=1)
+            table[2:, members] = np.quantile(u, [0.025, 0.975], axis=0)
+        return tabulate_effects(
+            self.moments, dict(zip(("mean", "sd", "lower", "upper"), table, strict=True))
+        )
+
+
+def build_fit(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    priors: ResolvedPriors,
+    white: Whitened,
+    beta: Array,
+    root: Array,
+    sigma: Array,
+    stats: dict[str, Array],
+    *,
+    settings: Settings,
+    seed: int,
+    start: float,
+    sampler: str,
+    x: Array | None = None,
+    unbounded: Sequence[str] = (),
+) -> Draws:
+    """Return draws of the parameters as Draws, with the random effects drawn from them.
+
+    Args:
+        moments: the reduced table.
+        blocks: correlated sets of random coefficients.
+        priors: one prior per parameter.
+        white: the whitened moments.
+        beta: fixed effects (chain, draw, p).
+        root: lower roots of G, the random effects' covariance (chain, draw, q, q); the sign of
+            a column is arbitrary.
+        sigma: residual SDs (chain, draw).
+        stats: the sampler's statistics, each (chain, draw), under ArviZ's names.
+        settings: what the sampler was asked for.
+        seed: the run's seed, from which the random effects are drawn too.
+        start: when the run began, by `time.perf_counter`.
+        sampler: which route ran.
+        x: the sampler's coordinates (chain, draw, d), where they are those of `density`.
+        unbounded: SDs that the default prior alone bounds; they fail the verdict.
+    """
+    diagonal = np.einsum("...ii->...i", root)
+    root = root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
+    g = root @ root.swapaxes(-1, -2)
+    content = _fill_groups(moments, blocks, priors, white, beta, root, g, sigma, settings, seed)
+    content["sample_stats"] = stats
+    # G alone would lose digits of its root where a column is far from zero.
+    content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
+    diagnostics = diagnose(
+        parameter_draws(moments, blocks, beta, g, sigma),
+        energy=stats["energy"],
+        diverging=stats["diverging"],
+        treedepth=stats["reached_max_treedepth"],
+    )
+    if unbounded:
+        diagnostics = diagnostics.add_failure(
+            f"{moments.n_groups} groups do not bound {' and '.join(unbounded)}: the upper tail is "
+            "that of the default prior; give more groups, drop random coefficients, or state a "
+            "prior that you would defend, Priors(sd=...)"
+        )
+    return Draws(
+        moments=moments, blocks=blocks, priors=priors, data=_build_tree(moments, content),
+        diagnostics=diagnostics, settings=settings, seed=seed,
+        seconds=time.perf_counter() - start, sampler=sampler, white=white,
+    )  # fmt: skip
+
+
+def parameter_draws(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    beta: Array,
+    g: Array,
+    sigma: Array,
+) -> dict[str, Array]:
+    """Return every parameter's draws (chain, draw) under its name, in the order of the tables."""
+    labels = combine(blocks).labels
+    variances = [g[..., i, j] for i, j in labels]
+    scaled = scale_covariance(g, labels)
+    named = dict(zip(moments.fixed, np.moveaxis(beta, -1, 0), strict=True))
+    named |= zip(variance_names(moments.random, moments.group, labels), variances, strict=True)
+    named[RESIDUAL] = sigma**2
+    names = scaled_names(moments.random, moments.group, labels)
+    named |= zip(names, np.moveaxis(scaled, -1, 0), strict=True)
+    named["sd(Residual)"] = sigma
+    return named
+
+
+def flatten_draws(fit: Draws) -> tuple[Array, Array, Array]:
+    """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) of all N kept draws."""
+    posterior = fit.data["posterior"].dataset
+    root = fit.data["unconstrained_posterior"]["chol"].values
+    beta = posterior["beta"].values
+    return (
+        beta.reshape(-1, beta.shape[-1]),
+        root.reshape(-1, *root.shape[2:]),
+        posterior["sigma"].values.ravel(),
+    )
+
+
+def stream_effects(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield positions in `at` and the draws of u (N, m, q) of those m groups, a stream a time.
+
+    A group's draws depend on the seed and on its place among the groups, not on which other
+    groups are asked for.
+    """
+    held = fit.data["posterior"].dataset.data_vars.get("u")
+    if held is not None:
+        u = held.values
+        yield np.arange(len(at)), u.reshape(-1, *u.shape[2:])[:, at]
+        return
+    beta, root, sigma = flatten_draws(fit)
+    white = _informing(fit.white, fit.settings)
+    for stream in np.unique(at // STREAM):
+        u = _draw_stream(white, beta, root, sigma, fit.seed, int(stream))
+        members = np.flatnonzero(at // STREAM == stream)
+        yield members, u[:, at[members] - stream * STREAM]
+
+
+def _informing(white: Whitened, settings: Settings) -> Whitened:
+    """Return the data that the random effects are drawn given: none if the prior is sampled."""
+    return replace(white, blocks=np.zeros_like(white.blocks)) if settings.prior_only else white
+
+
+def _draw_stream(
+    white: Whitened, beta: Array, root: Array, sigma: Array, seed: int, stream: int
+) -> Array:
+    """Return u (N, m, q) of the groups of one stream."""
+    part = replace(white, blocks=white.blocks[stream * STREAM : (stream + 1) * STREAM])
+    return draw_effects(part, beta, root, sigma, rng=np.random.default_rng([seed, 1, stream]))
+
+
+def _fill_groups(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    priors: ResolvedPriors,
+    white: Whitened,
+    beta: Array,
+    root: Array,
+    g: Array,
+    sigma: Array,
+    settings: Settings,
+    seed: int,
+) -> dict[str, dict[str, Array]]:
+    """Return the variables of the DataTree's groups, but for the sampler's own."""
+    chained = sigma.shape
+    p, q, n_groups = len(moments.fixed), len(moments.random), moments.n_groups
+    flat = (beta.reshape(-1, p), root.reshape(-1, q, q), sigma.ravel())
+    pairs = [(i, j) for i in range(q) for j in range(q)]
+    sd = np.sqrt(np.einsum("cdii->cdi", g))
+    corr = scale_covariance(g, pairs).reshape(g.shape)
+    corr[..., np.arange(q), np.arange(q)] = 1.0
+    posterior = {"beta": beta, "sd": sd, "corr": corr, "G": g, "sigma": sigma}
+    if sigma.size * n_groups * q <= HELD:
+        streams = range(-(-n_groups // STREAM))
+        informing = _informing(white, settings)
+        u = np.concatenate([_draw_stream(informing, *flat, seed, i) for i in streams], axis=1)
+        posterior["u"] = u.reshape(*chained, n_groups, q)
+    sizes = tuple(len(block) for block in blocks)
+    prior = evaluate_priors(priors, sizes, *flat)
+    content = {
+        "posterior": posterior,
+        "log_prior": {name: x.reshape(*chained, *x.shape[1:]) for name, x in prior.items()},
+    }
+    if not settings.prior_only and sigma.size * n_groups <= HELD:
+        loglik = group_logliks(white, moments.n, *flat)
+        content["log_likelihood"] = {"loglik": loglik.reshape(*chained, n_groups)}
+    return content
+
+
+def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.DataTree":
+    from arviz_base import from_dict
+
+    group = name_group_dimension(moments.group, taken=("dimension",))
+    square = ["coefficient", "coefficient_bis"]
+    tree = from_dict(
+        content,
+        coords={
+            "fixed": list(moments.fixed),
+            "coefficient": list(moments.random),
+            "coefficient_bis": list(moments.random),
+            group: moments.groups,
+        },
+        dims={
+            "beta": ["fixed"],
+            "sd": ["coefficient"],
+            "corr": square,
+            "G": square,
+            "chol": square,
+            "u": [group, "coefficient"],
+            "loglik": [group],
+            "x": ["dimension"],
+        },
+    )
+    tree.attrs |= {"inference_library": "bhlm", "formula": moments.formula, **_versions()}
+    return tree
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of what the draws depend on."""
+    names = ("bhlm", "numba", "numpy", "nutpie", "scipy")
+    return {f"{name}_version": version(name) for name in names}

@@ -1,0 +1,203 @@
+"""Priors as a table that plots read: density on a grid, and quantiles, beside the posterior's."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special, stats
+
+from bhlm.bayes.density import evaluate_prior
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.priors.families import (
+    Cauchy,
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    Normal,
+    Prior,
+    Priors,
+    PyMCPrior,
+    ResolvedPriors,
+    StudentT,
+    resolve_priors,
+)
+from bhlm.bayes.sampling import arrange_blocks
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.parameters import scaled_names
+from bhlm.moments.moments import INTERCEPT, Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+TAILS = (0.025, 0.5, 0.975)
+# The grid ends at this quantile, or so many quartile distances from the median if that is
+# nearer: a Cauchy's outer quantiles would leave nothing to see of its middle.
+OUTERMOST = 0.999
+QUARTILES = 10.0
+
+
+def tabulate_priors(
+    moments: Moments,
+    priors: Priors | None = None,
+    *,
+    covariance: str | None = None,
+    points: int = 200,
+) -> "pd.DataFrame":
+    """Return the density of each parameter's prior on a grid, and its quantiles.
+
+    One row per parameter and grid point, on the scale on which the prior stands: fixed effects,
+    SDs, correlations and the residual SD. Columns `parameter`, `prior` (as text), `x`,
+    `density`, and `prior_lower`, `prior_median`, `prior_upper` (2.5, 50 and 97.5 %), the same in
+    all rows of a parameter. The Intercept's prior, and all that stands in its rows, is about the
+    expected response where the other columns are at their means.
+
+    An improper prior has no quantiles (nan), and a density that is scaled to one over the grid,
+    which is that of the default prior. A PyMC distribution has no quantiles here either.
+
+    Args:
+        moments: the reduced table, which scales the defaults.
+        priors: what replaces the autoscaled defaults.
+        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        points: of each grid.
+
+    Raises:
+        ArgumentError: fewer than two points, or a covariance that has no prior.
+        PriorError: priors that do not fit the model.
+    """
+    blocks = arrange_blocks(moments, covariance)
+    resolved = resolve_priors(priors, moments, blocks=blocks)
+    return _tabulate(moments, resolved, blocks, {}, points=points)
+
+
+def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
+    """Return the table of `tabulate_priors` for the priors of a fit, with the posterior beside it.
+
+    Adds `posterior_lower`, `posterior_median` and `posterior_upper`, of the same quantity as the
+    prior's. The grid reaches over the middle 99 % of the draws too.
+
+    Raises:
+        ArgumentError: fewer than two points.
+    """
+    draws = {name: values.ravel() for name, values in fit.draws.items()}
+    if INTERCEPT in fit.moments.fixed:
+        # The prior stands on the expected response at the means of the other columns.
+        for name, mean in zip(fit.moments.fixed, fit.priors.centre, strict=True):
+            draws[INTERCEPT] = draws[INTERCEPT] + mean * draws[name]
+    return _tabulate(fit.moments, fit.priors, fit.blocks, draws, points=points)
+
+
+def find_quantiles(prior: Prior, p: Array) -> Array:
+    """Return the quantiles of a prior at probabilities p; nan if it is improper or PyMC's."""
+    half = 0.5 + 0.5 * p
+    match prior:
+        case Normal(mu, sigma):
+            return np.asarray(mu + sigma * special.ndtri(p))
+        case StudentT(nu, mu, sigma):
+            return np.asarray(mu + sigma * stats.t.ppf(p, nu))
+        case Cauchy(mu, sigma):
+            return np.asarray(mu + sigma * stats.cauchy.ppf(p))
+        case HalfNormal(sigma):
+            return np.asarray(sigma * special.ndtri(half))
+        case HalfStudentT(nu, sigma):
+            return np.asarray(sigma * stats.t.ppf(half, nu))
+        case HalfCauchy(sigma):
+            return np.asarray(sigma * stats.cauchy.ppf(half))
+        case Exponential(rate):
+            return np.asarray(-np.log1p(-p) / rate)
+        case Gamma(shape, rate):
+            return np.asarray(special.gammaincinv(shape, p) / rate)
+    return np.full(np.shape(p), np.nan)
+
+
+def evaluate_density(prior: Prior, x: Array) -> Array:
+    """Return the density of a prior at x (m,), improper ones up to a factor."""
+    return np.asarray(np.exp(evaluate_prior(prior, x)))
+
+
+def _tabulate(
+    moments: Moments,
+    priors: ResolvedPriors,
+    blocks: tuple[tuple[str, ...], ...],
+    draws: Mapping[str, Array],
+    *,
+    points: int,
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    if not (isinstance(points, int | np.integer) and points >= 2):
+        raise ArgumentError(f"points={points!r} does not make a grid; give an integer of 2 or more")
+    texts = priors.describe(moments, blocks=blocks)
+    defaults = resolve_priors(None, moments, blocks=blocks)
+    scales = [f"sd({name}|{moments.group})" for name in moments.random]
+    names = [*moments.fixed, *scales, "sd(Residual)"]
+    frames = []
+    for at, (name, prior) in enumerate(zip(names, priors.every, strict=True)):
+        own = find_quantiles(prior, np.array(TAILS))
+        is_proper = not np.isnan(own).any()
+        positive = at >= len(moments.fixed)
+        x = _lay_grid(
+            prior if is_proper else defaults.every[at],
+            draws.get(name),
+            positive=positive,
+            points=points,
+        )
+        density = evaluate_density(prior, x)
+        if not is_proper and not isinstance(prior, PyMCPrior):
+            density = density / np.trapezoid(density, x)
+        frames.append(_frame(name, texts[name], x, density, own, draws))
+    for shape, name in _list_correlations(moments, blocks, priors.corr.eta):
+        x = np.linspace(-1.0, 1.0, points + 2)[1:-1]
+        law = stats.beta(shape, shape, loc=-1.0, scale=2.0)
+        frames.append(_frame(name, str(priors.corr), x, law.pdf(x), law.ppf(TAILS), draws))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _list_correlations(
+    moments: Moments, blocks: tuple[tuple[str, ...], ...], eta: float
+) -> list[tuple[float, str]]:
+    """Return the correlations with the shape of their prior, (1 + r) / 2 ~ Beta(shape, shape).
+
+    In a block of b, shape = eta - 1 + b / 2. Source: Lewandowski, Kurowicka & Joe (2009),
+    section 2.
+    """
+    size = {name: len(block) for block in blocks for name in block}
+    labels = [(i, j) for i, j in combine(blocks).labels if i != j]
+    names = scaled_names(moments.random, moments.group, labels)
+    return [
+        (eta - 1.0 + 0.5 * size[moments.random[i]], name)
+        for (i, _), name in zip(labels, names, strict=True)
+    ]
+
+
+def _lay_grid(prior: Prior, draws: Array | None, *, positive: bool, points: int) -> Array:
+    """Return points (m,) over the middle of a proper prior, and over that of draws if given."""
+    low, first, middle, third, high = find_quantiles(
+        prior, np.array([1.0 - OUTERMOST, 0.25, 0.5, 0.75, OUTERMOST])
+    )
+    low = max(low, middle - QUARTILES * (middle - first))
+    high = min(high, middle + QUARTILES * (third - middle))
+    if draws is not None:
+        first, last = np.quantile(draws, [0.005, 0.995])
+        low, high = min(low, first), max(high, last)
+    if positive:  # without zero itself, where a density may be infinite
+        return np.linspace(0.0, high, points + 1)[1:]
+    return np.linspace(low, high, points)
+
+
+def _frame(
+    name: str, text: str, x: Array, density: Array, own: Array, draws: Mapping[str, Array]
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns = {"parameter": name, "prior": text, "x": x, "density": density}
+    sides = ("lower", "median", "upper")
+    columns |= {f"prior_{side}": value for side, value in zip(sides, own, strict=True)}
+    if draws:
+        posterior = np.quantile(draws[name], TAILS)
+        columns |= {f"posterior_{s}": value for s, value in zip(sides, posterior, strict=True)}
+    return pd.DataFrame(columns)

@@ -1,0 +1,1 @@
+"""Prior families, and which parameter gets which."""

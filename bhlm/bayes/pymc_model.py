@@ -1,0 +1,316 @@
+"""Design + priors -> pm.Model, in a marginal and a conditional form.
+
+Both forms state the same posterior with the same priors. The conditional one holds the random
+effects u explicitly, non-centred, over the rows; the marginal one integrates them out and reads
+only the moments, through one pytensor Op that gives value and gradient in the same pass.
+"""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+from pytensor.gradient import DisconnectedType, disconnected_type
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import graph_inputs
+from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
+from pytensor.tensor.random.type import RandomType
+
+from bhlm.bayes.priors.families import (
+    Cauchy,
+    Exponential,
+    Flat,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    Normal,
+    Prior,
+    PyMCPrior,
+    ResolvedPriors,
+    StudentT,
+)
+from bhlm.errors import PriorError
+from bhlm.likelihood.marginal import marginal_loglik, total_products
+from bhlm.likelihood.parameters import name_group_dimension
+from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.moments import Moments
+
+Array = np.ndarray
+
+
+class MarginalLoglik(Op):
+    """The whitened marginal log-likelihood, with its gradients as further outputs.
+
+    Inputs: blocks (J, k, k), total (p + 1, p + 1), n, lam (q, q), beta (p,), sigma.
+    Outputs: the value, d/d lam, d/d beta and d/d log sigma with lam held.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return the node; every input is float64."""
+        blocks, total, n, lam, beta, sigma = (
+            pt.as_tensor_variable(value, dtype="float64") for value in inputs
+        )
+        outputs = [pt.dscalar(), pt.dmatrix(), pt.dvector(), pt.dscalar()]
+        return Apply(self, [blocks, total, n, lam, beta, sigma], outputs)
+
+    def perform(self, node: Apply, inputs: Any, output_storage: Any) -> None:
+        """Evaluate outside of numba mode."""
+        blocks, total, n, lam, beta, sigma = inputs
+        results = marginal_loglik(
+            np.ascontiguousarray(blocks), np.ascontiguousarray(total), float(n),
+            np.ascontiguousarray(lam), np.ascontiguousarray(beta), float(sigma),
+        )  # fmt: skip
+        for storage, result in zip(output_storage, results, strict=True):
+            storage[0] = np.asarray(result, dtype=np.float64)
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Return that only the value depends, differentiably, on lam, beta and sigma."""
+        parameters = [False, False, False, True, True, True]
+        return [[connected, False, False, False] for connected in parameters]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the value's cotangent times the gradients that the same pass computed."""
+        bar = cotangents[0]
+        if isinstance(bar.type, DisconnectedType):
+            return [disconnected_type() for _ in inputs]
+        _, dlam, dbeta, dlog = outputs
+        data = [disconnected_type() for _ in range(3)]
+        return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[5]]
+
+
+@register_funcify_default_op_cache_key(MarginalLoglik)
+def _compile_marginal(op: MarginalLoglik, node: Apply, **_: Any) -> Any:
+    @numba_njit
+    def marginal(blocks, total, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+        value, dlam, dbeta, dlog = marginal_loglik(blocks, total, n.item(), lam, beta, sigma.item())
+        return np.asarray(value), dlam, dbeta, np.asarray(dlog)
+
+    return marginal
+
+
+def build_marginal(
+    moments: Moments,
+    white: Whitened,
+    priors: ResolvedPriors,
+    blocks: tuple[tuple[str, ...], ...],
+    *,
+    use_likelihood: bool = True,
+) -> pm.Model:
+    """Return the pm.Model with the random effects integrated out.
+
+    Variables: beta (fixed), sd (coefficient), corr and G (coefficient, coefficient_bis),
+    sigma; the log-likelihood enters as the potential `loglik`.
+
+    Args:
+        moments: the reduced table.
+        white: its whitened form.
+        priors: one prior per parameter.
+        blocks: correlated sets of random coefficients.
+        use_likelihood: False leaves the prior alone.
+    """
+    with pm.Model(coords=_coordinates(moments)) as model:
+        beta, chol, sigma = _add_parameters(moments, priors, blocks)
+        if not use_likelihood:
+            return model
+        whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
+        lam = pt.dot(np.linalg.inv(white.basis), chol) / sigma
+        value = MarginalLoglik()(
+            white.blocks, total_products(white), white.n, lam, whitened, sigma / white.scale
+        )[0]
+        pm.Potential("loglik", value - white.n * np.log(white.scale))
+    return model
+
+
+def build_conditional(
+    moments: Moments,
+    rows: tuple[Array, Array, Array, Array],
+    priors: ResolvedPriors,
+    blocks: tuple[tuple[str, ...], ...],
+) -> pm.Model:
+    """Return the pm.Model with the random effects u explicit, non-centred, over the rows.
+
+    Args:
+        moments: the reduced table, for names and group labels.
+        rows: group labels (n,), X (n, p), Z (n, q) and y (n,).
+        priors: one prior per parameter.
+        blocks: correlated sets of random coefficients.
+    """
+    labels, x, z, y = rows
+    group = name_group_dimension(moments.group, taken=("row",))
+    coords = _coordinates(moments) | {group: moments.groups, "row": np.arange(len(y))}
+    with pm.Model(coords=coords) as model:
+        beta, chol, sigma = _add_parameters(moments, priors, blocks)
+        index = np.searchsorted(moments.groups, labels)
+        noise = pm.Normal("z", 0.0, 1.0, dims=(group, "coefficient"))
+        u = pm.Deterministic("u", pt.dot(noise, chol.T), dims=(group, "coefficient"))
+        mu = pt.dot(x, beta) + pt.sum(z * u[index], axis=1)
+        pm.Normal(moments.response, mu, sigma, observed=y, dims="row")
+    return model
+
+
+def _coordinates(moments: Moments) -> dict[str, Any]:
+    return {
+        "fixed": list(moments.fixed),
+        "coefficient": list(moments.random),
+        "coefficient_bis": list(moments.random),
+    }
+
+
+def _add_parameters(
+    moments: Moments, priors: ResolvedPriors, blocks: tuple[tuple[str, ...], ...]
+) -> tuple[Any, Any, Any]:
+    """Add beta (p,), the lower root of G (q, q) and sigma to the model in context."""
+    for coefficient, prior in zip(moments.random, priors.sd, strict=True):
+        _check_positive(coefficient, prior)
+    _check_positive("Residual", priors.sigma)
+    at_means = bool(np.any(priors.centre))
+    name = "beta_at_means" if at_means else "beta"
+    beta = _add_vector(name, priors.fixed, moments.fixed, "fixed")
+    if at_means:
+        # The Intercept's prior is on the expected response at the means of the other columns.
+        turn = np.eye(len(moments.fixed))
+        turn[int(np.flatnonzero(priors.centre == 0)[0])] -= priors.centre
+        beta = pm.Deterministic("beta", pt.dot(turn, beta), dims="fixed")
+    parts = []
+    start = 0
+    for number, block in enumerate(blocks):
+        suffix = "" if len(blocks) == 1 else f"_{number}"
+        some = priors.sd[start : start + len(block)]
+        parts.append(_add_block(suffix, block, some, priors.corr.eta))
+        start += len(block)
+    chol = parts[0] if len(parts) == 1 else pt.linalg.block_diag(*parts)
+    square = ("coefficient", "coefficient_bis")
+    g = pm.Deterministic("G", pt.dot(chol, chol.T), dims=square)
+    sd = pm.Deterministic("sd", pt.sqrt(pt.diagonal(g)), dims="coefficient")
+    pm.Deterministic("corr", g / pt.outer(sd, sd), dims=square)
+    return beta, chol, _add_scalar("sigma", priors.sigma)
+
+
+def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: float) -> Any:
+    """Add one correlated block of random coefficients; return its lower root of G."""
+    size = len(block)
+    if size > 1 and _share_family(sd):
+        chol, _, _ = pm.LKJCholeskyCov(
+            f"chol{suffix}",
+            n=size,
+            eta=eta,
+            sd_dist=_distribution(sd, size).dist,
+            compute_corr=True,
+            store_in_trace=False,
+        )
+        return chol
+    scales = _add_vector(f"scale{suffix}", sd, block, None)
+    if size == 1:
+        return pt.reshape(scales, (1, 1))
+    # LKJCorr is a distribution of the Cholesky factor of the correlation matrix.
+    return scales[:, None] * pm.LKJCorr(f"lkj{suffix}", n=size, eta=eta)
+
+
+class _distribution:
+    """A PyMC distribution of one family with vector parameters, under a name or as a dist."""
+
+    def __init__(self, priors: tuple[Prior, ...], size: int | None) -> None:
+        family = type(priors[0])
+        if family not in _FAMILIES:
+            raise PriorError(f"{priors[0]} has no PyMC counterpart; use a family of bhlm.priors")
+        columns = [prior.numbers for prior in priors]
+        values: list[Any] = [np.array(column) for column in zip(*columns, strict=True)]
+        if size is None:
+            values = [float(value[0]) for value in values]
+        self.factory, names = _FAMILIES[family]
+        self.keywords = dict(zip(names, values, strict=True))
+        self.shape = {} if size is None else {"shape": size}
+
+    @property
+    def dist(self) -> Any:
+        """The unnamed distribution."""
+        return self.factory.dist(**self.keywords, **self.shape)
+
+    def add(self, name: str, dims: str | None) -> Any:
+        """Add it to the model in context."""
+        if dims is not None:
+            return self.factory(name, **self.keywords, dims=dims)
+        return self.factory(name, **self.keywords, **self.shape)
+
+
+_FAMILIES: dict[type[Prior], tuple[Any, tuple[str, ...]]] = {
+    Normal: (pm.Normal, ("mu", "sigma")),
+    StudentT: (pm.StudentT, ("nu", "mu", "sigma")),
+    Cauchy: (pm.Cauchy, ("alpha", "beta")),
+    HalfNormal: (pm.HalfNormal, ("sigma",)),
+    HalfStudentT: (pm.HalfStudentT, ("nu", "sigma")),
+    HalfCauchy: (pm.HalfCauchy, ("beta",)),
+    Exponential: (pm.Exponential, ("lam",)),
+    Gamma: (pm.Gamma, ("alpha", "beta")),
+}
+
+
+def _add_vector(
+    name: str, priors: tuple[Prior, ...], labels: tuple[str, ...], dims: str | None
+) -> Any:
+    """Add one vector variable, or scalars that are stacked where families differ."""
+    if all(prior == Flat() for prior in priors) and dims is not None:
+        return pm.Flat(name, dims=dims)
+    if _share_family(priors):
+        return _distribution(priors, len(priors)).add(name, dims)
+    scalars = [
+        _add_scalar(f"{name}[{label}]", prior, positive=dims is None)
+        for label, prior in zip(labels, priors, strict=True)
+    ]
+    return pt.stack(scalars)
+
+
+def _share_family(priors: tuple[Prior, ...]) -> bool:
+    """Whether one distribution with vector parameters can hold all of them."""
+    family = type(priors[0])
+    return family in _FAMILIES and all(type(prior) is family for prior in priors)
+
+
+def _add_scalar(name: str, prior: Prior, *, positive: bool = True) -> Any:
+    if isinstance(prior, PyMCPrior):
+        variable = pm.modelcontext(None).register_rv(_copy_variable(prior.dist), name)
+        return pt.cast(variable, "float64")
+    if isinstance(prior, Flat):
+        variable = pm.HalfFlat(name) if positive else pm.Flat(name)
+        if prior.power:
+            pm.Potential(f"{name}_power", prior.power * pt.log(variable))
+        return variable
+    return _distribution((prior,), None).add(name, None)
+
+
+def log_prior_values(prior: PyMCPrior, values: Array) -> Array:
+    """Return the log density of a PyMC distribution at values (m,)."""
+    points = pt.dvector()
+    density = pytensor.function([points], pm.logp(prior.dist, points))
+    return np.asarray(density(values))
+
+
+def _check_positive(name: str, prior: Prior) -> None:
+    """Refuse a PyMC distribution for an SD that allows negative values."""
+    if not isinstance(prior, PyMCPrior):
+        return
+    if log_prior_values(prior, np.array([-1e-3, -1.0, -1e3])).max() > -np.inf:
+        raise PriorError(
+            f"{prior} allows negative values, but sd({name}) is positive; use a distribution on "
+            "the positive numbers, such as pm.Weibull.dist, or pm.Truncated.dist(..., lower=0)"
+        )
+
+
+def _copy_variable(dist: Any) -> Any:
+    """Return a copy of a distribution that has a random stream of its own.
+
+    One distribution may stand on several coefficients and in several models.
+    """
+    streams = {
+        source: pytensor.shared(np.random.default_rng())
+        for source in graph_inputs([dist])
+        if isinstance(source.type, RandomType)
+    }
+    (copy,) = clone_replace([dist], replace=streams)
+    return copy

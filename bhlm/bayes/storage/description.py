@@ -1,0 +1,217 @@
+"""BayesFit <-> a JSON text and named arrays, which together are the whole of it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from bhlm.bayes.convergence import Diagnostics
+from bhlm.bayes.draws import Draws, Settings
+from bhlm.bayes.priors.families import LKJ, Prior, ResolvedPriors
+from bhlm.bayes.priors.text import FAMILIES
+from bhlm.bayes.storage.arrays import digest_arrays, name_type
+from bhlm.errors import DataError, PriorError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.whitening import whiten
+from bhlm.moments.moments import Moments
+
+Array = np.ndarray
+type Arrays = dict[tuple[str, str], Array]  # by group and name, in the order of the file
+
+EXTRA = "/bhlm_moments"
+# The arrays of the moments and their dimensions in a file.
+MOMENTS = {
+    "groups": ["block"],
+    "n": ["block"],
+    "mean": ["block", "column"],
+    "cross": ["block", "column", "column_bis"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrior(Prior):
+    """A prior of which a file keeps only the text, such as a PyMC distribution.
+
+    It prints as the prior did. Asked for a density or put into another fit it raises PriorError.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Take any text."""
+
+    def __str__(self) -> str:
+        """Return the text that the prior printed as."""
+        return self.text
+
+    @property
+    def code(self) -> int:  # type: ignore[override]
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def positive(self) -> bool:  # type: ignore[override]
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def finite_at_zero(self) -> bool:
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Raise PriorError."""
+        raise self._refuse()
+
+    def _refuse(self) -> PriorError:
+        return PriorError(
+            f"the prior {self.text} comes from a saved fit, which keeps its text but not the "
+            "distribution; give the distribution again"
+        )
+
+
+def describe_fit(fit: Draws) -> tuple[str, Arrays]:
+    """Return the JSON text of all of a fit but its arrays, and the arrays.
+
+    Raises:
+        DataError: arrays of `fit.data` or labels of a type that has no place in a file, or a
+            group in `fit.data` with the name of the file's own.
+        TypeError: attributes in `fit.data` that JSON cannot hold.
+    """
+    arrays: Arrays = {}
+    nodes: dict[str, dict[str, Any]] = {}
+    for node in fit.data.subtree:
+        dataset = node.to_dataset(inherit=False)
+        entries = {}
+        for name, variable in dataset.variables.items():
+            arrays[node.path, name] = array = variable.values
+            entries[name] = _describe_array(array, variable.dims, variable.attrs)
+        nodes[node.path] = {
+            "attrs": dict(dataset.attrs),
+            "coordinates": list(dataset.coords),
+            "variables": entries,
+        }
+    if EXTRA in nodes:
+        raise DataError(f"fit.data has a group '{EXTRA}', which is the file's own; rename it")
+    entries = {}
+    for name, dims in MOMENTS.items():
+        arrays[EXTRA, name] = array = getattr(fit.moments, name)
+        entries[name] = _describe_array(array, dims, {})
+    nodes[EXTRA] = {"attrs": {}, "coordinates": [], "variables": entries}
+    priors = fit.priors
+    description = {
+        "bhlm": version("bhlm"),
+        "moments": _describe_moments(fit.moments),
+        "data_sha256": hash_moments(fit.moments),
+        "blocks": fit.blocks,
+        "priors": {
+            "fixed": [_describe_prior(prior) for prior in priors.fixed],
+            "sd": [_describe_prior(prior) for prior in priors.sd],
+            "corr": priors.corr.eta,
+            "sigma": _describe_prior(priors.sigma),
+            "centre": priors.centre,
+        },
+        "settings": asdict(fit.settings),
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "sampler": fit.sampler,
+        "diagnostics": asdict(fit.diagnostics),
+        "nodes": nodes,
+    }
+    return _encode(description), arrays
+
+
+def rebuild_fit(description: str, arrays: Arrays) -> Draws:
+    """Return the fit that a JSON text and arrays stand for."""
+    import xarray as xr
+
+    content = json.loads(description)
+    datasets = {}
+    for path, node in content["nodes"].items():
+        if path == EXTRA:
+            continue
+        variables = {
+            name: (entry["dims"], arrays[path, name], entry["attrs"])
+            for name, entry in node["variables"].items()
+        }
+        coordinates = {name: variables.pop(name) for name in node["coordinates"]}
+        datasets[path] = xr.Dataset(variables, coordinates, node["attrs"])
+    blocks, priors = _freeze(content["blocks"]), content["priors"]
+    parts: dict[str, Any] = {name: arrays[EXTRA, name] for name in MOMENTS}
+    moments = Moments(**parts, **_freeze_each(content["moments"]))
+    return Draws(
+        moments=moments,
+        blocks=blocks,
+        priors=ResolvedPriors(
+            fixed=tuple(_make_prior(*prior) for prior in priors["fixed"]),
+            sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
+            corr=LKJ(priors["corr"]),
+            sigma=_make_prior(*priors["sigma"]),
+            centre=np.array(priors["centre"], dtype=np.float64),
+        ),
+        data=xr.DataTree.from_dict(datasets),
+        diagnostics=Diagnostics(**_freeze_each(content["diagnostics"])),
+        settings=Settings(**content["settings"]),
+        seed=content["seed"],
+        seconds=content["seconds"],
+        sampler=content["sampler"],
+        white=whiten(moments, combine(blocks)),
+    )
+
+
+def hash_moments(moments: Moments) -> str:
+    """Return the SHA-256 of moments, by which two fits can be told to be of the same data."""
+    arrays = [getattr(moments, name) for name in MOMENTS]
+    return digest_arrays(_encode(_describe_moments(moments)), arrays)
+
+
+def _describe_moments(moments: Moments) -> dict[str, Any]:
+    names = [field.name for field in fields(moments) if field.name not in MOMENTS]
+    return {name: getattr(moments, name) for name in names}
+
+
+def _describe_array(array: Array, dims: Iterable[Any], attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "dims": list(dims),
+        "shape": list(array.shape),
+        "dtype": name_type(array),
+        "attrs": dict(attrs),
+    }
+
+
+def _describe_prior(prior: Prior) -> list[Any]:
+    """Return the prior's family and its numbers, or "" and its text."""
+    family = type(prior).__name__
+    if FAMILIES.get(family) is not type(prior):
+        return ["", str(prior)]
+    return [family, *(getattr(prior, field.name) for field in fields(prior))]
+
+
+def _make_prior(family: str, *content: Any) -> Prior:
+    prior = FAMILIES[family](*content) if family else StoredPrior(*content)
+    assert isinstance(prior, Prior)
+    return prior
+
+
+def _encode(value: Any) -> str:
+    """Return JSON, NumPy's arrays and scalars included; floats come back to the last bit."""
+    return json.dumps(value, default=_list_values)
+
+
+def _list_values(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{value!r} has no place in a file; make it a number or text")
+
+
+def _freeze(value: Any) -> Any:
+    """Return what JSON read with tuples in the place of its lists."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def _freeze_each(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _freeze(value) for name, value in values.items()}

@@ -1,0 +1,50 @@
+"""The command line: parse, call, print."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+# Each family registers its commands, in the order in which --help lists them.
+from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
+from bhlm.commands.options import app
+from bhlm.errors import ArgumentError, BhlmError
+from bhlm.layout import show_name
+
+
+@app.callback(invoke_without_command=True)
+def callback(context: typer.Context) -> None:
+    """Hierarchical linear models by REML and by Bayes, and the two answers reconciled."""
+    if context.invoked_subcommand is None:
+        raise ArgumentError(
+            "no command given; start with: bhlm reconcile hsb_random_coefficient (see bhlm --help)"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
+    logger = logging.getLogger("bhlm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # commands print the verdict themselves
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = app(arguments, prog_name="bhlm", standalone_mode=False)
+    except BhlmError as error:
+        status = _refuse(str(error))
+    except TyperException as error:
+        status = _refuse(f"{error.format_message()} See bhlm --help.")
+    except (KeyboardInterrupt, typer.Abort):
+        print("bhlm: interrupted; nothing was written", file=sys.stderr)
+        status = 130
+    finally:
+        logger.setLevel(level)
+    sys.exit(status or 0)
+
+
+def _refuse(message: str) -> int:
+    print(f"bhlm: {show_name(' '.join(message.split()))}", file=sys.stderr)
+    return 2

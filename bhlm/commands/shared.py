@@ -1,0 +1,118 @@
+"""What commands share: the model they name, what they print, the progress they show."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bhlm.errors import ArgumentError
+from bhlm.layout import show_name
+
+if TYPE_CHECKING:
+    from bhlm.bayes.priors.families import Priors
+    from bhlm.fits.model import Model
+    from bhlm.sources.gallery import GalleryModel
+
+
+def open_model(
+    which: str | None, data: str | None, formula: str | None, *, memory_limit: str | None = None
+) -> tuple["Model", "GalleryModel | None"]:
+    """Return the model that the arguments name, and its gallery entry if it has one."""
+    from bhlm.fits.model import Model
+    from bhlm.moments.file import is_moments_path
+    from bhlm.sources.gallery import find_model, load_data
+    from bhlm.sources.tables import scan_table
+
+    if which is not None:
+        if data is not None or formula is not None:
+            raise ArgumentError(
+                f"'{which}' names a gallery model, which has its data and formula; give either "
+                "the model or --data with --formula"
+            )
+        entry = find_model(which)
+        return Model(entry.formula, load_data(entry)), entry
+    if data is not None and formula is None and is_moments_path(data):
+        return Model.from_moments(data), None
+    if data is None or formula is None:
+        missing = "--data" if data is None else "--formula"
+        raise ArgumentError(
+            f"{missing} is missing: name a gallery model (bhlm models lists them), or give "
+            "--data FILE and --formula 'y ~ x + (x | g)'"
+        )
+    if is_moments_path(data):
+        return Model(formula, data), None
+    return Model(formula, scan_table(data, memory_limit=memory_limit)), None
+
+
+def read_settings(
+    entry: "GalleryModel | None", covariance: str | None
+) -> tuple["Priors | None", str | None]:
+    """Return the priors and structure of a gallery entry, under what the caller names."""
+    from bhlm.bayes.priors.text import read_priors
+
+    if entry is None:
+        return None, covariance
+    return read_priors(entry.priors), covariance or entry.covariance
+
+
+def print_title(entry: "GalleryModel | None") -> None:
+    """Print what a gallery model is, and where it was published."""
+    if entry:
+        print(f"{entry.title}\n{entry.citation}\n")
+
+
+def print_text(text: str) -> None:
+    """Print lines; a control character of a label is written as an escape."""
+    print("\n".join(map(show_name, text.split("\n"))))
+
+
+def write_command(name: str, *words: str | None, **options: Any) -> str:
+    """Return a command line; options that are None were not given."""
+    line = ["bhlm", name, *(word for word in words if word is not None)]
+    for option, value in options.items():
+        if value is not None:
+            line += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(line)
+
+
+def check_json(page: Path, json: Path | None) -> None:
+    """Refuse a --json that names the page or the file of its numbers.
+
+    Raises:
+        ArgumentError: the two are one file.
+    """
+    from bhlm.reports.dashboard.page import name_twin
+
+    if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
+        raise ArgumentError(
+            f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
+        )
+
+
+@contextmanager
+def show_chains(title: str, chains: int) -> "Iterator[Any]":
+    """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        tasks = [
+            bar.add_task(f"{title}, chain {i + 1}", total=None, note="") for i in range(chains)
+        ]
+
+        def update(states: Sequence[Any]) -> None:
+            for task, state in zip(tasks, states, strict=True):
+                note = f"{state.divergences} divergences" if state.divergences else ""
+                bar.update(task, completed=state.finished_draws, total=state.total_draws, note=note)
+
+        yield update

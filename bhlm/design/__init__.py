@@ -1,0 +1,1 @@
+"""Formula text + table -> named columns, the same on every engine."""

@@ -1,0 +1,362 @@
+"""Formula + table -> Design: the columns of a model, computed the same way by every engine.
+
+A table is anything that narwhals reads, eager or lazy. What a design learns from the table
+(levels, centring constants, counts) is kept in it, so that it can be applied to other rows.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.design.formula.coding import Column, Level, expand_terms, print_level
+from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
+from bhlm.design.formula.terms import Formula, list_factors, parse_formula
+from bhlm.design.levels import find_levels
+from bhlm.design.rows import (
+    LABELS,
+    SHOWN_COLUMNS,
+    Layout,
+    check_schema,
+    count_rows,
+    is_complete,
+    prepare_rows,
+    read_frame,
+    read_table,
+)
+from bhlm.design.transforms import (
+    GROUP,
+    Frame,
+    Step,
+    Steps,
+    check_finite,
+    checkpoints,
+    collect_frame,
+    count_distinct,
+    count_finite,
+    count_true,
+    fit_constants,
+    take_row,
+)
+from bhlm.errors import DataError, FormulaError
+
+INTERCEPT = "Intercept"
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The columns of a model with one grouping factor, and what they rest on.
+
+    n rows used, p fixed and q random coefficients. `columns` are the k - 1 distinct columns
+    other than the intercept, those of the random part first, and then the response.
+    """
+
+    formula: Formula
+    group: str
+    response: str
+    fixed: tuple[str, ...]  # (p,) columns of X, the intercept first if there is one
+    random: tuple[str, ...]  # (q,) columns of Z, block after block
+    blocks: tuple[tuple[str, ...], ...]  # the random coefficients that correlate, by term
+    columns: tuple[str, ...]  # (k,)
+    levels: Mapping[str, tuple[Level, ...]]  # by categorical factor, the reference first
+    constants: Mapping[str, tuple[float, ...]]  # by cgm() or poly() call, see fit_constants
+    n_rows: int
+    dropped: int  # rows left out because a column of the formula is missing there
+
+
+def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> Design:
+    """Return the design of a formula on a table.
+
+    Rows where a column of the formula is null or NaN are dropped and counted; levels and the
+    means of cwc(), gm(), cgm() and poly() are those of the rows that remain. Strings, booleans,
+    categoricals and C(x) have treatment contrasts, by R's rule (see `bhlm.design.formula.coding`).
+
+    `check=False` leaves the last pass, which looks for terms that are not finite and for a single
+    group, to `check_design`.
+
+    Raises `FormulaError` where the formula is at fault and `DataError` where the table is: a
+    column that is unknown or of the wrong type, infinite values, a term that is not finite,
+    no complete row, a categorical or group column with one level.
+    """
+    design, rows, layout = build_prepared(formula, table)
+    if check:
+        with _ignore_floating_errors():
+            _check_groups(design, _check_values(design, rows, layout, n=design.n_rows))
+    return design
+
+
+def build_prepared(formula: str | Formula, table: Any) -> tuple[Design, Frame, Layout]:
+    """Return the design, and with it the complete rows of the table that it was built from.
+
+    What `check_design` looks for is left to it. Raises as `build_design` does.
+    """
+    formula = parse_formula(formula) if isinstance(formula, str) else formula
+    check_roles(formula)
+    frame = read_frame(read_table(table, formula))
+    with _ignore_floating_errors():
+        schema = check_schema(frame, formula)
+        factors = find_factors(formula, schema)
+        rows, layout = prepare_rows(frame, formula, schema, factors=factors)
+        n, total = count_rows(rows, layout)
+        if n < total or isinstance(rows, nw.LazyFrame):
+            rows = rows.filter(is_complete(layout))
+        levels = {str(f): find_levels(f, rows, layout) for f in factors}
+        values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
+        constants = fit_constants(rows, values, columns=layout.columns, n=n)
+        design = assemble_design(formula, levels, constants, n=n, dropped=total - n)
+    return design, rows, layout
+
+
+def assemble_design(
+    formula: Formula,
+    levels: Mapping[str, tuple[Level, ...]],
+    constants: Mapping[str, tuple[float, ...]],
+    *,
+    n: int,
+    dropped: int,
+) -> Design:
+    """Return the design that rests on these levels, constants and counts of rows."""
+    fixed, blocks = _expand_formula(formula, levels)
+    return Design(
+        formula=formula,
+        group=formula.group,
+        response=str(formula.response),
+        fixed=tuple(column.name for column in fixed),
+        random=tuple(column.name for block in blocks for column in block),
+        blocks=tuple(tuple(column.name for column in block) for block in blocks),
+        columns=(*distinct_columns(formula, levels), str(formula.response)),
+        levels=levels,
+        constants=constants,
+        n_rows=n,
+        dropped=dropped,
+    )
+
+
+def check_design(design: Design, table: Any) -> None:
+    """Raise `DataError` if a term is not finite in some complete row, or there is one group."""
+    rows, layout = prepare_design(design, table)
+    with _ignore_floating_errors():
+        n = count_rows(rows, layout)[0]
+        _check_groups(design, _check_values(design, rows, layout, n=n))
+
+
+def _check_groups(design: Design, groups: int) -> None:
+    if groups < 2:
+        raise DataError(
+            f"the group column '{design.group}' has {groups} level in the {design.n_rows} complete "
+            "rows; random effects need at least 2 groups, so choose another column or fit a "
+            "regression"
+        )
+
+
+def prepare_design(design: Design, table: Any) -> tuple[Frame, Layout]:
+    """Return the complete rows of a table with the columns that a design reads."""
+    rows, layout = _read_columns(design, table)
+    return rows.filter(is_complete(layout)), layout
+
+
+def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
+    """Return all rows of a table with the columns that a design reads."""
+    frame = read_frame(read_table(table, design.formula))
+    schema = check_schema(frame, design.formula)
+    factors = [f for f in list_factors(design.formula) if str(f) in design.levels]
+    _check_types(design, factors, schema)
+    return prepare_rows(frame, design.formula, schema, factors=factors)
+
+
+def apply_design(design: Design, table: Any, *, check: bool = True, means: bool = False) -> Frame:
+    """Return the complete rows of a table as narwhals columns `group`, `w0`, ..., `w{k-1}`.
+
+    w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means` there are also
+    `m0`, ..., `m{k-1}`, the means of the w within groups. cgm() and poly() use the
+    constants of the design, cwc() and gm() the group means of this table. `check` looks, in one
+    to three passes, for infinite values, values that are not finite and levels that the design
+    does not know; leave it out for the very table that the design was built from.
+
+    Raises `DataError` where the table cannot serve the design.
+    """
+    with _ignore_floating_errors():
+        rows, layout = _read_columns(design, table)
+        n = count_rows(rows, layout)[0] if check else 0
+        rows = rows.filter(is_complete(layout))
+        if check:
+            check_levels(design, rows, layout)
+            _check_values(design, rows, layout, n=n)
+        steps, values = _lower_columns(design, layout)
+        named = {f"w{i}": value.cast(nw.Float64) for i, value in enumerate(values)}
+        if not means:
+            return steps.lay_down(rows).select(GROUP, **named)
+        averages = {f"m{i}": nw.col(name) for i, name in enumerate(named)}
+        steps.steps += [Step(values=named), Step(means=averages)]
+        return steps.lay_down(rows).select(GROUP, *named, *averages)
+
+
+def design_arrays(
+    design: Design, table: Any, *, check: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the group labels (n,), X (n, p), Z (n, q) and y (n,) of a table's complete rows.
+
+    Rows come in the order of the table, or in any order from an engine that has none.
+    Raises `DataError` as `apply_design` does.
+    """
+    with _ignore_floating_errors():
+        frame = apply_design(design, table, check=check)
+        if isinstance(frame, nw.LazyFrame):
+            frame = collect_frame(frame)
+    columns = {
+        name: np.asarray(frame[f"w{i}"].to_numpy(), dtype=np.float64)
+        for i, name in enumerate(design.columns)
+    }
+    y = columns[design.response]
+    columns[INTERCEPT] = np.ones_like(y)
+    X = np.column_stack([columns[name] for name in design.fixed])
+    Z = np.column_stack([columns[name] for name in design.random])
+    return np.asarray(frame[GROUP].to_numpy()), X, Z, y
+
+
+def _ignore_floating_errors() -> AbstractContextManager[Any]:
+    """Silence NumPy where it would warn: what is not finite is counted and raised."""
+    return np.errstate(all="ignore")
+
+
+def check_roles(formula: Formula) -> None:
+    """Raise `FormulaError` where one column plays two parts that exclude each other."""
+    outcome = column_names(formula.response)
+    if formula.group in outcome:
+        raise FormulaError(
+            f"'{formula.group}' is both the response and the group; change one of them"
+        )
+    for factor in list_factors(formula):
+        same = factor == formula.response
+        # A change score such as I(y - x) may well be explained by x.
+        if same or (len(outcome) == 1 and outcome[0] in column_names(factor)):
+            raise FormulaError(
+                f"the response '{formula.response}' is used again in the term '{factor}'; "
+                "remove that term"
+            )
+
+
+def find_factors(formula: Formula, schema: nw.Schema) -> list[Expression]:
+    """Return the factors of a formula that are categorical."""
+    return [factor for factor in list_factors(formula) if _is_categorical(factor, schema)]
+
+
+def _is_categorical(factor: Expression, schema: nw.Schema) -> bool:
+    if isinstance(factor, Name):
+        return isinstance(schema[factor.name], (*LABELS, nw.Boolean))
+    return isinstance(factor, Apply) and factor.function == "C"
+
+
+def _check_types(design: Design, factors: Iterable[Expression], schema: nw.Schema) -> None:
+    """Raise `DataError` where a categorical column changed its type since the design was built."""
+    for factor in factors:
+        name = column_names(factor)[0]
+        level, found = design.levels[str(factor)][0], schema[name]
+        if isinstance(level, str) != isinstance(found, LABELS):
+            raise DataError(
+                f"column '{name}' has type {found} here, but levels such as {level!r} in the "
+                "design; give it the type that it had"
+            )
+
+
+def _expand_formula(
+    formula: Formula, levels: Mapping[str, tuple[Level, ...]]
+) -> tuple[list[Column], list[list[Column]]]:
+    """Return the columns of X, and those of Z by block; raise `FormulaError` where two clash."""
+    fixed = expand_terms(formula.fixed, levels)
+    blocks = [expand_terms(block.terms, levels) for block in formula.random]
+    for part, columns in (("fixed", fixed), ("random", [c for block in blocks for c in block])):
+        seen: set[str] = set()
+        for column in columns:
+            if column.name in seen:
+                advice = (
+                    "write independent blocks as (1 | g) + (0 + x | g)"
+                    if part == "random"
+                    else "rename"
+                )
+                raise FormulaError(
+                    f"'{column.name}' stands twice in the {part} part of '{formula}'; {advice}"
+                )
+            seen.add(column.name)
+    return fixed, blocks
+
+
+def distinct_columns(
+    formula: Formula, levels: Mapping[str, tuple[Level, ...]]
+) -> dict[str, Column]:
+    """Return the columns other than the intercept by name, those of the random part first."""
+    fixed, blocks = _expand_formula(formula, levels)
+    every = [*(column for block in blocks for column in block), *fixed]
+    return {column.name: column for column in every if column.parts}
+
+
+def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]]:
+    """Return the steps to lay down, and then the values of `design.columns`."""
+    steps = Steps(layout.columns, design.constants)
+    values = []
+    for column in distinct_columns(design.formula, design.levels).values():
+        product: Any = None
+        for part in column.parts:
+            if part.level is not None:
+                labels = read_labels(layout, str(part.factor), part.level)
+                value: Any = (labels == nw.lit(part.level)).cast(nw.Int32).cast(nw.Float64)
+            elif part.degree and isinstance(part.factor, Apply):
+                value = steps.lower_power(part.factor, part.degree)[1]
+            else:
+                value = steps.lower(part.factor)[1]
+            product = value if product is None else product * value
+        values.append(product)
+    response: Any = steps.lower(design.formula.response)[1]
+    return steps, [*values, response]
+
+
+def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int:
+    """Return the number of groups, in the pass that finds any value that is not finite.
+
+    Raises `DataError` that names the innermost term of which some value is not finite.
+    """
+    steps, values = _lower_columns(design, layout)
+    numeric = [f for f in list_factors(design.formula) if str(f) not in design.levels]
+    suspects = list(dict.fromkeys(checkpoints([*numeric, design.formula.response])))
+    asked: dict[str, Any] = {str(suspect): steps.lower(suspect)[1] for suspect in suspects}
+    # A table column was checked for infinities already, and an indicator is finite by itself.
+    safe = {str(Name(name)) for name in layout.columns} | {
+        name
+        for name, column in distinct_columns(design.formula, design.levels).items()
+        if all(part.level is not None for part in column.parts)
+    }
+    for name, value in zip(design.columns, values, strict=True):
+        if name not in safe:
+            asked.setdefault(name, value)
+    counts = take_row(steps.lay_down(rows), [*map(count_finite, asked.values())])
+    check_finite(asked, counts, n=n)
+    return count_distinct(rows, nw.col(GROUP))
+
+
+def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
+    """Raise `DataError` for a level that the design does not know."""
+    unknown = {
+        factor: ~read_labels(layout, factor, levels[0]).is_in(levels)
+        for factor, levels in design.levels.items()
+    }
+    counts = take_row(rows, [count_true(value) for value in unknown.values()])
+    for (factor, is_unknown), count in zip(unknown.items(), counts, strict=True):
+        if count:
+            safe = layout.categories[factor]
+            found = rows.filter(is_unknown).select(safe).head(1)
+            found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
+            known = ", ".join(print_level(level) for level in design.levels[factor][:SHOWN_COLUMNS])
+            raise DataError(
+                f"'{factor}' has the level {found[safe].to_list()[0]!r}, which the design does not "
+                f"know ({count} such rows; known: {known}); drop those rows or build "
+                "the design anew"
+            )
+
+
+def read_labels(layout: Layout, factor: str, level: Level) -> nw.Expr:
+    """Return the column of a categorical factor, comparable with levels such as this one."""
+    labels = nw.col(layout.categories[factor])
+    return labels.cast(nw.String) if isinstance(level, str) else labels

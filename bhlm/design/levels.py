@@ -1,0 +1,61 @@
+"""The levels of a categorical column, in the order in which a design has them."""
+
+from difflib import get_close_matches
+
+import narwhals as nw
+
+from bhlm.design.formula.coding import Level, print_level
+from bhlm.design.formula.expressions import Apply, Expression
+from bhlm.design.rows import SHOWN_COLUMNS, Layout
+from bhlm.design.transforms import Frame, collect_frame
+from bhlm.errors import DataError
+
+# Each level is a column of every group's cross-product; more than this is an identifier.
+MAX_LEVELS = 500
+
+
+def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level, ...]:
+    """Return the levels that occur, the reference first and then in the order of the column.
+
+    That order is the categories' own where the engine keeps one, else numeric or alphabetic.
+    """
+    safe = layout.categories[str(factor)]
+    if isinstance(rows, nw.LazyFrame):
+        # unique() of a database is a window over all rows; its GROUP BY streams them.
+        series = collect_frame(rows.group_by(safe).agg(nw.len().alias("n")))[safe]
+    else:
+        series = rows.select(safe).unique()[safe]
+    dtype = rows.collect_schema()[safe]
+    if isinstance(dtype, (nw.Enum, nw.Categorical)):
+        series = series.sort().cast(nw.String)
+    levels = series.to_list()
+    if isinstance(dtype, nw.Enum):
+        order = {str(category): i for i, category in enumerate(dtype.categories)}
+        levels.sort(key=lambda level: order[level])
+    elif not isinstance(dtype, nw.Categorical):
+        levels.sort()
+    return arrange_levels(factor, levels)
+
+
+def arrange_levels(factor: Expression, levels: list[Level]) -> tuple[Level, ...]:
+    """Return ordered levels with the reference first; raise `DataError` if they cannot serve."""
+    if len(levels) < 2:
+        raise DataError(
+            f"the categorical column '{factor}' has one level only in the complete rows, "
+            f"{levels[0]!r}; remove the term"
+        )
+    if len(levels) > MAX_LEVELS:
+        raise DataError(
+            f"the categorical column '{factor}' has {len(levels)} levels, and more than "
+            f"{MAX_LEVELS} look like an identifier; remove the term or merge levels"
+        )
+    reference = factor.option("reference") if isinstance(factor, Apply) else None
+    if reference is None:
+        return tuple(levels)
+    for level in levels:
+        if print_level(level) == print_level(reference):
+            return (level, *(other for other in levels if other != level))
+    close = get_close_matches(str(reference), [str(level) for level in levels], n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    shown = ", ".join(print_level(level) for level in levels[:SHOWN_COLUMNS])
+    raise DataError(f"'{factor}' has no level {reference!r}; {hint}its levels are: {shown}")

@@ -1,0 +1,212 @@
+"""Table -> its complete rows: the columns that a formula reads, under names of our own."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.design.formula.expressions import Expression, Name, column_names
+from bhlm.design.formula.terms import Formula, list_factors
+from bhlm.design.transforms import GROUP, Frame, count_true, take_row
+from bhlm.errors import DataError
+from bhlm.sources.parquet import ParquetScan
+
+SHOWN_COLUMNS = 12
+LABELS = (nw.String, nw.Categorical, nw.Enum)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the columns that a formula reads stand in the prepared frame."""
+
+    columns: dict[str, str]  # table column -> Float64 column
+    categories: dict[str, str]  # categorical factor -> column of its levels
+    floats: tuple[str, ...]  # prepared columns that can hold NaN or infinity
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many rows there are, and of how many a column is infinite."""
+
+    total: int
+    complete: int
+    infinite: tuple[int, ...]  # complete rows by column of `watched_columns`
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Return the tally of both sets of rows."""
+        infinite = (a + b for a, b in zip(self.infinite, other.infinite, strict=True))
+        return Tally(self.total + other.total, self.complete + other.complete, tuple(infinite))
+
+
+def read_table(table: Any, formula: Formula) -> Any:
+    """Return a table whose rows can be had: of Parquet files, the columns of the formula.
+
+    Where one of these is missing there are no rows, but all columns, for `check_schema` to see.
+    """
+    if not isinstance(table, ParquetScan):
+        return table
+    names = formula_columns(formula)
+    there = all(name in table.schema.names for name in names)
+    return table.read(names) if there else table.schema.empty_table()
+
+
+def formula_columns(formula: Formula) -> list[str]:
+    """Return the columns of a table that a formula reads, each once."""
+    parts = (formula.response, *list_factors(formula), Name(formula.group))
+    return list(dict.fromkeys(name for part in parts for name in column_names(part)))
+
+
+def read_frame(table: Any) -> Frame:
+    """Return a table as a narwhals frame; raise `DataError` if it is not one."""
+    if isinstance(table, ParquetScan):
+        table = table.read()
+    try:
+        frame: Frame = nw.from_native(table)
+        frame.collect_schema()
+    except (TypeError, ValueError, nw.exceptions.NarwhalsError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(
+            f"a table of type {type(table).__name__} cannot be read ({reason}); pass a pandas, "
+            "polars, pyarrow, DuckDB, Ibis or Spark table with distinct column names"
+        ) from None
+    return frame
+
+
+def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
+    """Return the column types; raise `DataError` where a column of the formula is not there."""
+    schema = frame.collect_schema()
+    for name in formula_columns(formula):
+        if name in schema:
+            continue
+        names = [str(column) for column in schema]
+        close = get_close_matches(name, names, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        shown = ", ".join(names[:SHOWN_COLUMNS])
+        more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+        raise DataError(f"the table has no column '{name}'; {hint}it has: {shown}{more}")
+    if schema[formula.group].is_nested():
+        raise DataError(
+            f"the group column '{formula.group}' has type {schema[formula.group]}; choose a column "
+            "of numbers, strings, booleans or categories"
+        )
+    return schema
+
+
+def prepare_rows(
+    frame: Frame, formula: Formula, schema: nw.Schema, *, factors: list[Expression]
+) -> tuple[Frame, Layout]:
+    """Return the columns that the formula reads under names of our own, and where they stand."""
+    prepared = {GROUP: nw.col(formula.group)}
+    floats = [GROUP] if schema[formula.group].is_float() else []
+    columns: dict[str, str] = {}
+    categories: dict[str, str] = {}
+    for part in dict.fromkeys((*list_factors(formula), formula.response)):
+        if part in factors:
+            name = column_names(part)[0]
+            safe = categories[str(part)] = f"k{len(categories)}"
+            dtype = schema[name]
+            _check_dtype(name, dtype, allowed=(*LABELS, nw.Boolean), use=f"in '{part}'")
+            # A decimal compares with its levels as a float.
+            decimal = isinstance(dtype, nw.Decimal)
+            prepared[safe] = nw.col(name).cast(nw.Float64) if decimal else nw.col(name)
+            floats += [safe] if dtype.is_float() else []
+            continue
+        for name in column_names(part):
+            dtype = schema[name]
+            if name in columns:
+                continue
+            _check_dtype(name, dtype, allowed=(nw.Boolean,), use=f"as a number in '{part}'")
+            safe = columns[name] = f"c{len(columns)}"
+            number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
+            prepared[safe] = number.cast(nw.Float64)
+            floats += [safe] if dtype.is_float() else []
+    layout = Layout(columns, categories, tuple(floats))
+    return frame.select(**prepared), layout
+
+
+def _as_number(name: str) -> nw.Expr:
+    """Return a boolean column as 1, 0 or null."""
+    # PostgreSQL makes no other number of a boolean than one of 32 bits, and Dask none of a gap.
+    value = nw.col(name)
+    return nw.when(~value.is_null()).then(value.fill_null(False).cast(nw.Int32))
+
+
+def _check_dtype(name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...], use: str) -> None:
+    if dtype.is_numeric() or isinstance(dtype, allowed):
+        return
+    labels = ", string and categorical" if nw.String in allowed else ""
+    kinds = f"numeric, boolean{labels}" if labels else "numeric and boolean"
+    how = ", in pandas with astype('boolean') or astype(float)" if dtype == nw.Object else ""
+    raise DataError(
+        f"column '{name}' has type {dtype} and cannot be used {use}; {kinds} columns can, so "
+        f"convert it first{how}"
+    )
+
+
+def is_complete(layout: Layout) -> nw.Expr:
+    """Return whether a row of the prepared frame has every value that the formula reads."""
+    safe = (GROUP, *layout.columns.values(), *layout.categories.values())
+    present = [~nw.col(name).is_null() for name in safe]
+    present += [~nw.col(name).is_nan() for name in layout.floats]
+    return nw.all_horizontal(*present, ignore_nulls=False)
+
+
+def count_rows(rows: Frame, layout: Layout) -> tuple[int, int]:
+    """Return the number of complete rows and of all rows, in one pass.
+
+    Raises `DataError` where no row is complete, or a complete row has an infinite value.
+    """
+    tally = tally_rows(rows, layout)
+    check_tally(tally, layout)
+    return tally.complete, tally.total
+
+
+def tally_rows(rows: Frame, layout: Layout) -> Tally:
+    """Return the number of rows, complete rows and infinite values, in one pass."""
+    watched = _watched_columns(layout)
+    if isinstance(rows, nw.DataFrame) and _is_full(rows, layout):
+        return Tally(len(rows), len(rows), (0,) * len(watched))
+    complete = is_complete(layout)
+    infinite = [
+        count_true(((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete)
+        for safe in watched
+    ]
+    answers = take_row(rows, [nw.len(), count_true(complete), *infinite])
+    total, n, *counts = (int(answer or 0) for answer in answers)
+    return Tally(total, n, tuple(counts))
+
+
+def check_tally(tally: Tally, layout: Layout) -> None:
+    """Raise `DataError` where no row is complete, or a complete row has an infinite value."""
+    if tally.complete == 0:
+        raise DataError(
+            f"none of the {tally.total} rows of the table has a value in every column of the "
+            f"formula ({', '.join([*layout.columns, *layout.categories])} and the group); check "
+            "the file, or drop the column that is missing throughout"
+        )
+    sources = {safe: name for name, safe in layout.columns.items()}
+    sources |= {safe: factor for factor, safe in layout.categories.items()}
+    for safe, count in zip(_watched_columns(layout), tally.infinite, strict=True):
+        if count:
+            raise DataError(
+                f"column '{sources[safe]}' has {count} infinite values in the {tally.complete} "
+                "complete rows; make them missing or drop those rows"
+            )
+
+
+def _watched_columns(layout: Layout) -> list[str]:
+    """Return the prepared columns that can hold an infinity which matters."""
+    return [safe for safe in layout.floats if safe != GROUP]
+
+
+def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:
+    """Return whether a table in memory has rows, and no null, NaN or infinity in any of them.
+
+    That is the usual case, and quick to see.
+    """
+    safe = (GROUP, *layout.columns.values(), *layout.categories.values())
+    if not len(rows) or any(rows[name].null_count() for name in safe):
+        return False
+    return all(np.isfinite(rows[name].to_numpy()).all() for name in layout.floats)

@@ -1,0 +1,1 @@
+"""Model and the fits that users hold."""

@@ -1,0 +1,173 @@
+"""BayesFit: what `model.sample()` returns, and what `bhlm.load` gives back."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bhlm.bayes.draws import Draws
+from bhlm.fits.origin import Fitted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.bayes.checks.loo import Loo, Progress
+    from bhlm.bayes.checks.predictive import PredictiveCheck
+    from bhlm.bayes.checks.sensitivity import Sensitivity
+    from bhlm.bayes.hypotheses import Hypothesis, Probability, Rope
+    from bhlm.bayes.quantities import Quantities
+    from bhlm.fits.model import Model
+
+
+class BayesFit(Fitted, Draws):
+    """Draws from the posterior, and everything that can be asked of them."""
+
+    __slots__ = ("_model",)
+
+    def summary(self) -> str:
+        """Return the posterior table, the priors and the convergence verdict as text."""
+        from bhlm.reports.text.posterior import render_posterior
+
+        return render_posterior(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a folder `*.zarr` or a file `*.nc`; `bhlm.load` gives it back.
+
+        Needs the extra of that format, `bhlm[zarr]` or `bhlm[netcdf]`. See
+        `bhlm.bayes.storage.file.save`.
+        """
+        from bhlm.bayes.storage.file import save
+
+        save(self, path)
+
+    def check(
+        self, *, kind: str = "same groups", draws: int = 400, seed: int | None = None
+    ) -> "PredictiveCheck":
+        """Return each group's mean, slopes and residual SD beside replicates of them.
+
+        "same groups" keeps the groups' effects, "new groups" draws them from N(0, G); see
+        `bhlm.bayes.checks.predictive.check_groups`.
+
+        Raises:
+            ArgumentError: an unknown kind, a seed that is negative, or too few draws.
+        """
+        from bhlm.bayes.checks.predictive import check_groups
+
+        return check_groups(self, kind=kind, draws=draws, seed=seed)
+
+    def loo(self, *, refit: bool = True, progress: "Progress | None" = None) -> "Loo":
+        """Return the leave-one-group-out elpd, by exact refits where k-hat is too large.
+
+        ArviZ takes it as it is (`arviz.compare`); see `bhlm.bayes.checks.loo.leave_out_groups`.
+
+        Raises:
+            ArgumentError: draws from the prior alone, or fewer than two groups.
+        """
+        from bhlm.bayes.checks.loo import leave_out_groups
+
+        return leave_out_groups(self, refit=refit, progress=progress)
+
+    def sensitivity(self) -> "Sensitivity":
+        """Return how far each parameter's posterior depends on the priors, by power-scaling.
+
+        See `bhlm.bayes.checks.sensitivity.measure_sensitivity`.
+
+        Raises:
+            ArgumentError: draws from the prior alone.
+        """
+        from bhlm.bayes.checks.sensitivity import measure_sensitivity
+
+        return measure_sensitivity(self)
+
+    def dashboard(
+        self, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+    ) -> None:
+        """Write the page about this posterior to an HTML file.
+
+        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
+        takes `fit.model`.
+
+        Raises:
+            DataError: a path that cannot be written to, or a model of other data.
+        """
+        from bhlm.reports.dashboard.subjects import write_fit
+
+        write_fit(self, path, model=model or self.model, title=title)
+
+    def _repr_html_(self) -> str:
+        """Return the estimates as HTML, under what fails, for notebooks."""
+        from bhlm.reports.notebook import show_posterior
+
+        return show_posterior(self)
+
+    def probability(self, text: str) -> "Probability":
+        """Return the posterior probability of a statement, with its Monte Carlo error.
+
+        A statement compares expressions of the parameters under the names of the tables:
+        "cwc(ses) > 2", "2*a - b > 0.5 and sd(Intercept|school) > 3", "0 < a < 1".
+
+        Raises:
+            ArgumentError: an unknown name, text that is no comparison, or an equality.
+        """
+        from bhlm.bayes.hypotheses import find_probability
+
+        return find_probability(self, text)
+
+    def hypothesis(self, text: str, *, level: float = 0.95) -> "Hypothesis":
+        """Return one comparison's left side less its right side: draws, interval and odds.
+
+        Raises:
+            ArgumentError: an unknown name, or text that is not one comparison by < or >.
+        """
+        from bhlm.bayes.hypotheses import weigh_hypothesis
+
+        return weigh_hypothesis(self, text, level=level)
+
+    def rope(self, text: str, low: float, high: float, *, level: float = 0.95) -> "Rope":
+        """Return how a parameter's posterior lies to the region [low, high], with a decision.
+
+        Raises:
+            ArgumentError: low is not below high, or text that is no quantity.
+        """
+        from bhlm.bayes.hypotheses import compare_rope
+
+        return compare_rope(self, text, low, high, level=level)
+
+    def icc(self) -> "Quantities":
+        """Return draws of the intraclass correlation and of the design effect."""
+        from bhlm.bayes.quantities import derive_icc
+
+        return derive_icc(self)
+
+    def r_squared(self) -> "Quantities":
+        """Return draws of the marginal and the conditional R2 (Nakagawa, Johnson & Schielzeth)."""
+        from bhlm.bayes.quantities import derive_r_squared
+
+        return derive_r_squared(self)
+
+    def save_effects(self, path: "str | Path", *, draws: bool = False) -> None:
+        """Write every group's random effects to a Parquet file, in memory that does not grow.
+
+        See `bhlm.bayes.effects_file.save_effects` for its columns.
+        """
+        from bhlm.bayes.effects_file import save_effects
+
+        save_effects(self, path, draws=draws)
+
+    def prior_table(self) -> "pd.DataFrame":
+        """Return each parameter's prior on a grid, with its quantiles and the posterior's.
+
+        See `bhlm.bayes.prior_table.tabulate_priors` for the columns.
+        """
+        from bhlm.bayes.prior_table import tabulate_fit
+
+        return tabulate_fit(self)
+
+
+def load(path: str | Path) -> BayesFit:
+    """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
+
+    Raises:
+        DataError: the path is no saved fit, or one that is damaged.
+    """
+    from bhlm.bayes.storage.file import load as load_draws
+
+    return BayesFit.of(load_draws(path))

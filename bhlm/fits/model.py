@@ -1,0 +1,285 @@
+"""Model: one hierarchical linear model, stated once, to be fitted either way."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.design.design import Design, check_levels, design_arrays, prepare_design
+from bhlm.design.formula.expressions import column_names
+from bhlm.design.formula.terms import Formula, list_factors, parse_formula
+from bhlm.design.rows import read_frame
+from bhlm.errors import ArgumentError, DataError
+from bhlm.moments.file import is_moments_path, load_moments
+from bhlm.moments.memory import evaluate_new
+from bhlm.moments.moments import Moments, reduce_table
+from bhlm.sources.tables import open_table, scan_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pymc as pm
+
+    from bhlm.bayes.checks.loo import Loo
+    from bhlm.bayes.checks.rows import RowCheck
+    from bhlm.bayes.priors.families import Priors
+    from bhlm.bayes.sampling import Progress
+    from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.reml_fit import RemlFit
+
+
+class Model:
+    """A formula and the data it is about, reduced to moments in one pass over the table.
+
+    Args:
+        formula: such as "y ~ x + (x | g)"; see the README for what it may hold.
+        data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
+            .dta, .sav, .feather or .moments file; or a `Moments`.
+
+    Raises:
+        FormulaError: the formula cannot be read.
+        DataError: the data cannot serve the formula.
+    """
+
+    def __init__(self, formula: str, data: Any) -> None:
+        self.formula: Formula = parse_formula(formula)
+        self.design: Design | None = None
+        self._table: Any = None
+        if is_moments_path(data):
+            data = load_moments(data)
+        if isinstance(data, Moments):
+            if str(parse_formula(data.formula)) != str(self.formula):
+                raise DataError(
+                    f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
+                    "that formula, or reduce the table again"
+                )
+            self.moments: Moments = data
+        else:
+            self._table = scan_table(data) if isinstance(data, str | Path) else data
+            self.design, self.moments = reduce_table(self.formula, self._table)
+
+    @classmethod
+    def from_moments(cls, data: str | Path | Moments) -> "Model":
+        """Return the model that moments, or a file of them, were reduced for."""
+        moments = data if isinstance(data, Moments) else load_moments(data)
+        return cls(moments.formula, moments)
+
+    def __repr__(self) -> str:
+        """Return the formula and the size of the data."""
+        size = f"{self.moments.n_rows} rows in {self.moments.n_groups} groups"
+        return f"Model({self.moments.formula!r}: {size})"
+
+    def reml(
+        self,
+        *,
+        method: str = "reml",
+        covariance: str | None = None,
+        start: "RemlFit | None" = None,
+    ) -> "RemlFit":
+        """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
+
+        Args:
+            method: "reml" or "ml".
+            covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
+                what the formula says.
+            start: a fit of the same model to start from, such as the one before new rows came.
+        """
+        from bhlm.fits.reml_fit import RemlFit
+        from bhlm.reml.estimate import fit_moments
+
+        found = fit_moments(self.moments, method=method, covariance=covariance, start=start)
+        return RemlFit.of(found, model=self)
+
+    def sample(
+        self,
+        *,
+        seed: int | None = None,
+        draws: int = 1000,
+        tune: int = 1000,
+        chains: int = 4,
+        priors: "Priors | None" = None,
+        covariance: str | None = None,
+        cores: int | None = None,
+        target_accept: float | None = None,
+        maxdepth: int = 10,
+        prior_only: bool = False,
+        sampler: str | None = None,
+        progress: "Progress | None" = None,
+    ) -> "BayesFit":
+        """Return draws from the posterior; see `bhlm.bayes.sampling.sample_moments`.
+
+        Without a seed one is drawn and kept as `fit.seed`.
+        """
+        from bhlm.bayes.sampling import sample_moments
+        from bhlm.fits.bayes_fit import BayesFit
+
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        found = sample_moments(
+            self.moments,
+            seed=seed,
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            priors=priors,
+            covariance=covariance,
+            cores=cores,
+            target_accept=target_accept,
+            maxdepth=maxdepth,
+            prior_only=prior_only,
+            sampler=sampler,
+            progress=progress,
+        )
+        return BayesFit.of(found, model=self)
+
+    def pymc(
+        self,
+        *,
+        form: str = "marginal",
+        priors: "Priors | None" = None,
+        covariance: str | None = None,
+    ) -> "pm.Model":
+        """Return the model as a pm.Model.
+
+        Args:
+            form: "marginal" integrates the random effects out and needs only moments;
+                "conditional" holds them explicitly, non-centred, and needs the rows.
+            priors: what replaces the autoscaled defaults.
+            covariance: "unstructured" or "independent"; None keeps what the formula says.
+
+        Raises:
+            ArgumentError: an unknown form.
+            DataError: the conditional form of a model that has only moments.
+        """
+        from bhlm.bayes.priors.families import resolve_priors
+        from bhlm.bayes.pymc_model import build_conditional, build_marginal
+        from bhlm.bayes.sampling import arrange_blocks
+        from bhlm.likelihood.covariance import combine
+        from bhlm.likelihood.whitening import whiten
+
+        if form not in ("marginal", "conditional"):
+            raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
+        blocks = arrange_blocks(self.moments, covariance)
+        resolved = resolve_priors(priors, self.moments, blocks=blocks)
+        if form == "marginal":
+            white = whiten(self.moments, combine(blocks))
+            return build_marginal(self.moments, white, resolved, blocks)
+        return build_conditional(self.moments, self.rows(), resolved, blocks)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return group labels (n,), X (n, p), Z (n, q) and y (n,) of the rows used.
+
+        Raises:
+            DataError: the model was made from moments, which have no rows.
+        """
+        if self.design is None:
+            raise DataError(
+                "this model was made from moments and has no rows; make it from the table, or "
+                "use what needs only moments, such as form='marginal'"
+            )
+        return design_arrays(self.design, self._table, check=False)
+
+    def predict(
+        self,
+        fit: "RemlFit | BayesFit",
+        data: Any = None,
+        *,
+        kind: str = "conditional",
+        new_groups: str = "error",
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return predictions with intervals for the rows of a table; None is the model's own.
+
+        See `bhlm.reml.predictions.predict_rows` for the columns and the choices, and
+        `bhlm.bayes.predictions.predict_posterior` for what they are of a BayesFit. cwc() and
+        gm() of new rows take the group means of the rows that the model was made from; a group
+        that is not among them is centred on its own new rows.
+
+        Raises:
+            ArgumentError: a fit of another model, or a choice that is not known.
+            DataError: a model of moments has no rows; new rows miss a value, or hold a level
+                or a group that the model does not know.
+        """
+        from bhlm.fits.reml_fit import RemlFit
+
+        asked, made = self.moments, fit.moments
+        if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
+            raise ArgumentError(
+                f"the fit is of '{made.formula}' and this model is '{asked.formula}'; predict by "
+                "the model that was fitted"
+            )
+        if data is None:
+            labels, x, z, _ = self.rows()
+        else:
+            labels, x, z = self._new_rows(data)
+        if isinstance(fit, RemlFit):
+            from bhlm.reml.predictions import predict_rows
+
+            return predict_rows(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+        from bhlm.bayes.predictions import predict_posterior
+
+        return predict_posterior(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+
+    def residuals(self, fit: "RemlFit") -> "pd.DataFrame":
+        """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.reml.residuals import row_residuals
+
+        return row_residuals(fit, *self.rows())
+
+    def check_rows(
+        self, fit: "BayesFit", *, draws: int = 100, seed: int | None = None
+    ) -> "RowCheck":
+        """Return the rows beside their predictive distribution.
+
+        See `bhlm.bayes.checks.rows.check_rows`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.bayes.checks.rows import check_rows
+
+        return check_rows(fit, *self.rows(), draws=draws, seed=seed)
+
+    def loo_rows(self, fit: "BayesFit") -> "Loo":
+        """Return the leave-one-row-out elpd; see `bhlm.bayes.checks.rows.leave_out_rows`.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        from bhlm.bayes.checks.rows import leave_out_rows
+
+        return leave_out_rows(fit, *self.rows())
+
+    def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self.design is None:
+            raise DataError("this model was made from moments and cannot read new rows")
+        table = read_frame(open_table(data) if isinstance(data, str | Path) else data)
+        # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
+        read = {name for part in list_factors(self.formula) for name in column_names(part)}
+        unread = [name for name in column_names(self.formula.response) if name not in read]
+        blank = [nw.lit(1.0).alias(name) for name in unread]
+        new, layout = prepare_design(self.design, table.with_columns(*blank).to_native())
+        training, old_layout = prepare_design(self.design, self._table)
+        new = new.lazy().collect()
+        check_levels(self.design, new, layout)
+        labels, columns = evaluate_new(
+            self.design, (training.lazy().collect(), old_layout), (new, layout)
+        )
+        total = table.lazy().select(nw.len()).collect().item()
+        if len(labels) < total:
+            raise DataError(
+                f"{total - len(labels)} of the {total} new rows miss a value that the formula "
+                "reads; drop or fill them first"
+            )
+        columns["Intercept"] = np.ones(len(labels))
+        x = np.column_stack([columns[name] for name in self.moments.fixed])
+        z = np.column_stack([columns[name] for name in self.moments.random])
+        if not (np.isfinite(x).all() and np.isfinite(z).all()):
+            raise DataError(
+                "a column of the formula is not finite in some new row; check the new table"
+            )
+        return labels, x, z

@@ -1,0 +1,31 @@
+"""Where a fit came from: the values behind its facade, and the model with the rows."""
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
+
+if TYPE_CHECKING:
+    from bhlm.fits.model import Model
+
+
+class Fitted:
+    """Base of the fits that users hold: a frozen value that remembers its model, weakly.
+
+    A fit is pickled and saved without the model: the rows stay where they are.
+    """
+
+    __slots__ = ()
+    _model: "ref[Model] | None"  # a slot of each class of fits
+
+    @classmethod
+    def of(cls, value: Any, *, model: "Model | None" = None) -> Self:
+        """Return a value (an Estimate, Draws) as the class that users hold."""
+        fit = cls(*(getattr(value, field.name) for field in fields(value)))
+        object.__setattr__(fit, "_model", None if model is None else ref(model))
+        return fit
+
+    @property
+    def model(self) -> "Model | None":
+        """The model that this fit was made from; None if it is no longer in use."""
+        found = getattr(self, "_model", None)
+        return None if found is None else found()

@@ -1,0 +1,168 @@
+"""RemlFit: what `model.reml()` returns."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.fits.origin import Fitted
+from bhlm.reml.estimate import Estimate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from bhlm.fits.model import Model
+    from bhlm.reml.bootstrap import Bootstrap
+    from bhlm.reml.fixed.wald import JointTest
+    from bhlm.reml.variance_tests import MixtureTest
+
+
+class RemlFit(Fitted, Estimate):
+    """The estimates by REML or ML, and everything that can be asked of them."""
+
+    __slots__ = ("_model",)
+
+    def _repr_html_(self) -> str:
+        """Return the estimates as a table for notebooks."""
+        from bhlm.markup import estimates_html
+
+        return estimates_html(self.estimates, self.moments.formula)
+
+    def summary(self, *, style: str = "stata") -> str:
+        """Return the printed output in the style of "stata", "hlm" or "lme4".
+
+        Raises:
+            ArgumentError: a style that is not known.
+        """
+        from bhlm.reports.text.styles import render
+
+        return render(self, style=style)
+
+    def fixed_effects(
+        self, *, method: str = "satterthwaite", level: float = 0.95
+    ) -> "pd.DataFrame":
+        """Return the fixed effects with standard errors, intervals and tests by one method.
+
+        Columns `estimate, se, lower, upper, statistic, df, p`. Methods: "z", "satterthwaite",
+        "kenward-roger", "hlm" (J - S - 1), "cr0" and "cr2" (cluster-robust).
+
+        Raises:
+            ArgumentError: an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.likelihood.linear import Hypotheses
+        from bhlm.reml.fixed.contrasts import estimate_contrasts
+
+        p = len(self.beta)
+        every = Hypotheses(tuple(self.moments.fixed), np.eye(p), np.zeros(p))
+        table = estimate_contrasts(self, every, method=method, level=level)
+        return table.drop(columns="value").rename_axis("parameter")
+
+    def contrast(
+        self, *hypotheses: str, method: str = "satterthwaite", level: float = 0.95
+    ) -> "pd.DataFrame":
+        """Return linear combinations of fixed effects, such as "sector + 2*gm(ses) = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
+        """
+        from bhlm.reml.fixed.contrasts import estimate_contrasts
+
+        return estimate_contrasts(self, hypotheses, method=method, level=level)
+
+    def test(self, *hypotheses: str, method: str = "satterthwaite") -> "JointTest":
+        """Return the joint test of hypotheses about fixed effects, such as "sector = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, hypotheses that contradict each
+                other, or an unknown method.
+        """
+        from bhlm.reml.fixed.contrasts import judge_hypotheses
+
+        return judge_hypotheses(self, hypotheses, method=method)
+
+    def test_variances(self, coefficient: str | None = None) -> "pd.DataFrame | MixtureTest":
+        """Return HLM's chi-square test of each variance component.
+
+        With a coefficient: the LR test that it does not vary over groups, against the mixture
+        of chi-squares that holds on the boundary.
+
+        Raises:
+            ArgumentError: a coefficient that is not random, or a fit that cannot be tested so.
+        """
+        from bhlm.reml.variance_tests import hlm_chi_square, lr_test_coefficient
+
+        if coefficient is None:
+            return hlm_chi_square(self)
+        return lr_test_coefficient(self, coefficient)
+
+    def profile(
+        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    ) -> "pd.DataFrame":
+        """Return profile-likelihood intervals of the parameters; None is all of them.
+
+        Raises:
+            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
+        """
+        from bhlm.reml.profile.intervals import profile_intervals
+
+        return profile_intervals(self, level=level, parameters=parameters)
+
+    def bootstrap(
+        self, *, replicates: int = 1000, seed: int = 0, processes: int = 1, progress: Any = None
+    ) -> "Bootstrap":
+        """Return a parametric bootstrap of every parameter; see `bhlm.reml.bootstrap`.
+
+        In a terminal a bar shows the progress, unless `progress` takes (done, total) instead.
+
+        Raises:
+            ArgumentError: too few replicates, or a negative number of processes or seed.
+        """
+        from bhlm.progress import show_progress
+        from bhlm.reml.bootstrap import bootstrap
+
+        with show_progress("bootstrap") as bar:
+            return bootstrap(
+                self,
+                replicates=replicates,
+                seed=seed,
+                processes=processes,
+                progress=progress or bar,
+            )
+
+    def coefficients(self) -> "pd.DataFrame":
+        """Return each group's least-squares and empirical-Bayes coefficients.
+
+        With errors, reliabilities and shrinkage; see `bhlm.reml.groups.describe_groups`.
+        """
+        from bhlm.reml.groups import describe_groups
+
+        return describe_groups(self)
+
+    def group_residuals(self) -> "pd.DataFrame":
+        """Return level-2 residuals with distances; see `bhlm.reml.residuals.group_residuals`."""
+        from bhlm.reml.residuals import group_residuals
+
+        return group_residuals(self)
+
+    def influence(self) -> "pd.DataFrame":
+        """Return what deleting each group changes; see `bhlm.reml.influence.measure_influence`."""
+        from bhlm.reml.influence import measure_influence
+
+        return measure_influence(self)
+
+    def dashboard(
+        self, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+    ) -> None:
+        """Write the page about this fit to an HTML file; see `bhlm.reports.dashboard.subjects`.
+
+        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
+        takes `fit.model`.
+
+        Raises:
+            DataError: a path that cannot be written to, or a model of other data.
+        """
+        from bhlm.reports.dashboard.subjects import write_fit
+
+        write_fit(self, path, model=model or self.model, title=title)

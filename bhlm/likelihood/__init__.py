@@ -1,0 +1,1 @@
+"""Covariance structures, parameter names, whitening, kernels: the marginal algebra."""

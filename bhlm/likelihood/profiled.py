@@ -1,0 +1,309 @@
+"""The marginal Gaussian algebra on whitened cross-products, once, with derivatives.
+
+Group j has the covariance sigma^2 H_j, H_j = I + Z_j Psi Z_j', Psi = lam lam'. With
+K_j = I + lam' Z_j'Z_j lam, everything follows from three sums over groups (Woodbury):
+
+    log |H_j| = log |K_j|
+    F_j = Z_j' H_j^-1 Z_j            U_j = Z_j' H_j^-1 [X_j y_j]
+    E   = sum_j [X_j y_j]' H_j^-1 [X_j y_j]
+
+and, since d F = -F dPsi F and d U = -F dPsi U, so do the gradient and the Hessian.
+Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 3, for the
+criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numba
+import numpy as np
+
+from bhlm.likelihood.panel_sums import fill_products, fill_scores
+from bhlm.likelihood.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
+
+Array = np.ndarray
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> float:
+    """Write the Cholesky root of K_j and half = root^-1 lam'[Z'Z Z'X Z'y]; return log |K_j|.
+
+    `root` (q, q) is lower triangular, `half` (q, k) covers the columns of Z, X and y.
+    """
+    k = block.shape[0]
+    for a in range(q):
+        for c in range(k):
+            value = 0.0
+            for i in range(q):
+                value += lam[i, a] * block[i, c]
+            half[a, c] = value
+    logdet = 0.0
+    for a in range(q):
+        for b in range(a + 1):
+            value = 1.0 if a == b else 0.0
+            for i in range(q):
+                value += half[a, i] * lam[i, b]
+            for i in range(b):
+                value -= root[a, i] * root[b, i]
+            if a == b:
+                root[a, a] = np.sqrt(value)
+                logdet += np.log(value)
+            else:
+                root[a, b] = value / root[b, b]
+    for c in range(k):
+        for a in range(q):
+            value = half[a, c]
+            for i in range(a):
+                value -= root[a, i] * half[i, c]
+            half[a, c] = value / root[a, a]
+    return logdet
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def project_group(block: Array, q: int, half: Array, out: Array) -> None:
+    """Write [F_j U_j] = Z'[Z X y] - half_Z' half into `out` (q, k)."""
+    k = block.shape[0]
+    for i in range(q):
+        for c in range(k):
+            value = block[i, c]
+            for a in range(q):
+                value -= half[a, i] * half[a, c]
+            out[i, c] = value
+
+
+def sum_scores(
+    blocks: Array, q: int, lam: Array, weight: Array, *, panels: Panels | None = None
+) -> Array:
+    """Return sum_j F_j - U_j weight U_j', the derivative by Psi (q, q) of
+
+    sum_j log |H_j| + tr(weight E), with `weight` (p + 1, p + 1) held fixed.
+    """
+    panels = panels or build_panels(blocks, q)
+    sums = np.empty((panels.n_stretches, q * q))
+
+    def fill(first: int, last: int) -> None:
+        fill_scores(panels.values, first, last, lam, weight, sums)
+
+    sum_stretches(fill, panels.n_stretches)
+    score = sums.sum(axis=0).reshape(q, q)
+    return np.asarray(0.5 * (score + score.T))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sum_curvatures(
+    blocks: Array, q: int, lam: Array, phi: Array, beta: Array
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Return the sums over groups that second derivatives by Psi are made of.
+
+    With U = Z'H^-1 X, t = Z'H^-1 (y - X beta) and C = U phi U', phi (p, p):
+    F (x) F, F (x) C, F (x) tt', each (q, q, q, q); U (x) U (q, p, q, p); U (x) t (q, p, q);
+    tt' (q, q).
+    """
+    n_groups, k, _ = blocks.shape
+    p = k - q - 1
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    fu = np.empty((q, k))
+    c = np.empty((q, q))
+    t = np.empty(q)
+    row = np.empty(p)
+    ff = np.zeros((q, q, q, q))
+    fc = np.zeros((q, q, q, q))
+    ft = np.zeros((q, q, q, q))
+    uu = np.zeros((q, p, q, p))
+    ut = np.zeros((q, p, q))
+    tt = np.zeros((q, q))
+    for j in range(n_groups):
+        factor_group(blocks[j], q, lam, root, half)
+        project_group(blocks[j], q, half, fu)
+        for a in range(q):
+            t[a] = fu[a, k - 1]
+            for i in range(p):
+                t[a] -= fu[a, q + i] * beta[i]
+                value = 0.0
+                for m in range(p):
+                    value += fu[a, q + m] * phi[m, i]
+                row[i] = value
+            for b in range(q):
+                value = 0.0
+                for i in range(p):
+                    value += row[i] * fu[b, q + i]
+                c[a, b] = value
+        for a in range(q):
+            for b in range(q):
+                tt[a, b] += t[a] * t[b]
+                for d in range(q):
+                    for e in range(q):
+                        ff[a, b, d, e] += fu[a, b] * fu[d, e]
+                        fc[a, b, d, e] += fu[a, b] * c[d, e]
+                        ft[a, b, d, e] += fu[a, b] * t[d] * t[e]
+                for i in range(p):
+                    ut[a, i, b] += fu[a, q + i] * t[b]
+                    for m in range(p):
+                        uu[a, i, b, m] += fu[a, q + i] * fu[b, q + m]
+    return ff, fc, ft, uu, ut, tt
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Minus twice the profiled log-likelihood at one Psi, and what it was made of."""
+
+    value: float
+    logdet: float  # sum log |H_j|
+    beta: Array  # (p,) generalised least squares, whitened
+    phi: Array  # (p, p) inverse of X'H^-1 X
+    rss: float  # (y - X beta)' H^-1 (y - X beta)
+    dof: float  # n - p for REML, n for ML
+    restricted: bool
+
+    @property
+    def sigma2(self) -> float:
+        """The profiled residual variance, in whitened units."""
+        return self.rss / self.dof
+
+    def at_variance(self, v: float, *, rss: float | None = None) -> float:
+        """Return the criterion with the residual variance held at v, not profiled.
+
+        `rss` is that of other fixed effects than the generalised least squares ones.
+        """
+        profiled = self.dof * (1.0 + np.log(2.0 * np.pi * self.rss / self.dof))
+        held = self.dof * np.log(2.0 * np.pi * v) + (self.rss if rss is None else rss) / v
+        return float(self.value - profiled + held)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def profile_products(
+    logdet: float, e: Array, n: float, restricted: bool
+) -> tuple[float, Array, Array, float]:
+    """Return the criterion of `evaluate` from sum log|H_j| and E, beta (p,), phi (p, p), rss."""
+    p = e.shape[0] - 1
+    root = np.zeros((p, p))
+    half = np.empty(p)
+    rss = e[p, p]
+    value = logdet
+    for a in range(p):
+        for b in range(a + 1):
+            entry = e[a, b]
+            for i in range(b):
+                entry -= root[a, i] * root[b, i]
+            if a == b:
+                root[a, a] = np.sqrt(entry)
+                if restricted:
+                    value += np.log(entry)
+            else:
+                root[a, b] = entry / root[b, b]
+        entry = e[a, p]
+        for i in range(a):
+            entry -= root[a, i] * half[i]
+        half[a] = entry / root[a, a]
+        rss -= half[a] * half[a]
+    inverse = np.zeros((p, p))
+    for c in range(p):
+        for a in range(c, p):
+            entry = 1.0 if a == c else 0.0
+            for i in range(c, a):
+                entry -= root[a, i] * inverse[i, c]
+            inverse[a, c] = entry / root[a, a]
+    beta = np.zeros(p)
+    phi = np.zeros((p, p))
+    for a in range(p):
+        for i in range(a, p):
+            beta[a] += inverse[i, a] * half[i]
+        for b in range(p):
+            for i in range(max(a, b), p):
+                phi[a, b] += inverse[i, a] * inverse[i, b]
+    dof = n - p if restricted else n
+    value += dof * (1.0 + np.log(2.0 * np.pi * rss / dof))
+    return value, beta, phi, rss
+
+
+def sum_products(panels: Panels, lam: Array, *, threads: int | None = None) -> tuple[float, Array]:
+    """Return sum_j log |H_j| and E (p + 1, p + 1).
+
+    See `bhlm.likelihood.panels.sum_stretches` for threads.
+    """
+    r = len(panels.total)
+    sums = np.empty((panels.n_stretches, 1 + r * (r + 1) // 2))
+
+    def fill(first: int, last: int) -> None:
+        fill_products(panels.values, panels.reach, first, last, lam, sums)
+
+    sum_stretches(fill, panels.n_stretches, threads=threads)
+    logdet, *taken = sums.sum(axis=0)
+    e = panels.total.copy()
+    lower = np.tril_indices(r)
+    e[lower] -= taken
+    e.T[lower] = e[lower]
+    return float(logdet), e
+
+
+def evaluate(
+    blocks: Array,
+    q: int,
+    lam: Array,
+    *,
+    n: float,
+    restricted: bool,
+    panels: Panels | None = None,
+) -> Criterion:
+    """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
+
+    log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
+    `panels` are those of the blocks, for who asks more than once.
+    """
+    logdet, e = sum_products(panels or build_panels(blocks, q), lam)
+    value, beta, phi, rss = profile_products(logdet, e, n, restricted)
+    return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
+
+
+def score_psi(
+    blocks: Array, q: int, lam: Array, at: Criterion, *, panels: Panels | None = None
+) -> Array:
+    """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`.
+
+    With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
+    dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
+    """
+    left = np.append(-at.beta, 1.0)
+    weight = at.dof / at.rss * np.outer(left, left)
+    if at.restricted:
+        weight[:-1, :-1] += at.phi
+    return sum_scores(blocks, q, lam, weight, panels=panels)
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """First and second derivatives by Psi, along m directions, of the criterion's parts."""
+
+    logdet: Array  # (m, m) of log|H| + [log|X'H^-1 X|]
+    rss_slope: Array  # (m,)
+    rss: Array  # (m, m)
+
+
+def differentiate(blocks: Array, q: int, lam: Array, at: Criterion, directions: Array) -> Curvature:
+    """Return second derivatives along symmetric `directions` (m, q, q) of Psi."""
+    size = LANES * STRETCH
+    found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
+
+    def fill(first: int, last: int) -> None:
+        for s in range(first, last):
+            part = blocks[s * size : (s + 1) * size]
+            found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
+
+    sum_stretches(fill, len(found))
+    ff, fc, ft, uu, ut, tt = (reduce(np.add, parts) for parts in zip(*found, strict=True))
+    e = directions
+    logdet = -_trace_pairs(ff, e)
+    if at.restricted:
+        slope = -np.einsum("mab,aibj->mij", e, uu)
+        turned = np.einsum("ij,mjk->mik", at.phi, slope)
+        logdet += 2.0 * _trace_pairs(fc, e) - np.einsum("mij,nji->mn", turned, turned)
+    lean = np.einsum("mab,aib->mi", e, ut)
+    rss = 2.0 * _trace_pairs(ft, e) - 2.0 * lean @ at.phi @ lean.T
+    return Curvature(0.5 * (logdet + logdet.T), -np.einsum("mab,ab->m", e, tt), 0.5 * (rss + rss.T))
+
+
+def _trace_pairs(pairs: Array, directions: Array) -> Array:
+    """Return sum_j tr(E_m F_j E_n G_j), with pairs = sum_j F_j (x) G_j."""
+    left = np.einsum("mda,abde->mbe", directions, pairs)
+    return np.asarray(np.einsum("mbe,nbe->mn", left, directions))

@@ -1,0 +1,265 @@
+"""Moments -> whitened cross-products, in which scale and centring no longer matter.
+
+With X = X~ A^-1 from a pooled QR, Z~ = Z B as far as the covariance structure allows, and
+y~ = (y - X b) / s with b and s from ordinary least squares, the fit happens in columns that
+are orthonormal, of unit scale and free of offsets; the maps lead back exactly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from bhlm.errors import IdentifiabilityError
+from bhlm.likelihood.covariance import Structure
+from bhlm.moments.moments import INTERCEPT, Moments, pool
+
+Array = np.ndarray
+
+# A column whose share of unexplained variance, given the columns before it, is below this is
+# a linear combination of them. Squared, R's tolerance for the same decision is 1e-14; centred
+# moments of doubles cannot tell anything below about 1e-13 from rounding.
+COLLINEAR = 1e-12
+# A residual sum of squares below this share of the total is what rounding leaves of zero.
+PERFECT = 1e-13
+# Below this share of its mean square a variance is rounding, not variation.
+ROUNDING = 1e-26
+
+
+@dataclass(frozen=True, slots=True)
+class Whitened:
+    """Cross-products of [Z~ X~ y~] per group, and the maps back to the columns as given."""
+
+    blocks: Array  # (J, k, k) with k = q + p + 1, C-contiguous
+    n: float  # rows
+    q: int
+    p: int
+    basis: Array  # (q, q) B, with Z~ = Z B, so that u = B u~
+    fixed: Array  # (p, p) A, with X~ = X A, so that beta = b + s A beta~
+    ols: Array  # (p,) b
+    scale: float  # s, the residual SD of ordinary least squares
+    logdet_fixed: float  # log |det A|
+
+
+def whiten(moments: Moments, structure: Structure) -> Whitened:
+    """Return the whitened cross-products of `moments`.
+
+    Raises:
+        IdentifiabilityError: more parameters than rows, a constant or perfectly fitted
+            response, collinear columns, a random slope that varies within no group, or no
+            group with more rows than random coefficients.
+    """
+    p, q = len(moments.fixed), len(moments.random)
+    n, grand, total = pool(moments)
+    if n <= p + len(structure.directions) + 1:
+        raise IdentifiabilityError(
+            f"{int(n)} rows cannot identify {p + len(structure.directions) + 1} parameters "
+            f"({p} fixed effects, {len(structure.directions) + 1} variance components); "
+            f"drop terms from '{moments.formula}' or give more rows"
+        )
+    if not total[-1, -1] > ROUNDING * n * max(grand[-1] ** 2, np.finfo(float).tiny):
+        raise IdentifiabilityError(
+            f"the response '{moments.response}' is constant ({grand[-1]:g} in every row), so "
+            "there is nothing to model; choose a response that varies"
+        )
+    selection = _positions(moments)
+    fixed_at, random_at = selection[:p], selection[p : p + q]
+    _check_random(moments, structure)
+    shift, a = _orthonormal(moments, moments.fixed, fixed_at, n, grand, total)
+    xy = a.T @ _products(fixed_at, [len(grand)], n, grand, total, shift)[:, 0]
+    rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
+    if not rss > PERFECT * total[-1, -1]:
+        raise IdentifiabilityError(
+            f"the fixed effects fit '{moments.response}' without error, so no variance is left "
+            "to divide; drop the column that repeats the response"
+        )
+    scale = float(np.sqrt(rss / (n - p)))
+    ols = a @ xy
+    if shift:
+        ols[moments.fixed.index(INTERCEPT)] += grand[-1]
+    basis = _random_basis(moments, structure, random_at, n, grand, total)
+    loadings = np.zeros((len(grand) + 1, q + p + 1))
+    loadings[random_at, :q] = basis
+    loadings[fixed_at, q : q + p] = a
+    loadings[-1, -1] = 1.0 / scale
+    loadings[fixed_at, -1] -= ols / scale
+    blocks = _congruence(moments, loadings, grand)
+    return Whitened(
+        blocks=np.ascontiguousarray(blocks),
+        n=n,
+        q=q,
+        p=p,
+        basis=basis,
+        fixed=a,
+        ols=ols,
+        scale=scale,
+        logdet_fixed=float(np.linalg.slogdet(a)[1]),
+    )
+
+
+def _positions(moments: Moments) -> Array:
+    """Return where each fixed and then each random column stands in [1, columns]."""
+    place = {INTERCEPT: 0} | {name: i + 1 for i, name in enumerate(moments.columns)}
+    return np.array([place[name] for name in (*moments.fixed, *moments.random)], dtype=int)
+
+
+def _products(
+    rows: Array, columns: Array | list[int], n: float, grand: Array, total: Array, shift: bool
+) -> Array:
+    """Return cross-products over all rows of the table of [1, columns] (about the means if shift).
+
+    With `shift` every column but the intercept is taken about its grand mean.
+    """
+    extended = np.zeros((len(grand) + 1, len(grand) + 1))
+    extended[1:, 1:] = total
+    means = np.concatenate([[1.0], grand])
+    if shift:
+        extended[0, 0] = n
+    else:
+        extended += n * np.outer(means, means)
+    return extended[np.ix_(rows, columns)]
+
+
+def _orthonormal(
+    moments: Moments, names: tuple[str, ...], at: Array, n: float, grand: Array, total: Array
+) -> tuple[bool, Array]:
+    """Return whether an intercept absorbs the means, and A (p, p) with (X A)'(X A) = I."""
+    shift = INTERCEPT in names
+    gram = _products(at, at, n, grand, total, shift)
+    a = _inverse_factor(moments, names, gram, n, grand[at - 1])
+    if shift:
+        first = names.index(INTERCEPT)
+        others = np.flatnonzero(at != 0)
+        a[first] -= grand[at[others] - 1] @ a[others]
+    return shift, a
+
+
+def _inverse_factor(
+    moments: Moments, names: tuple[str, ...], gram: Array, n: float, means: Array
+) -> Array:
+    """Return R^-1 of gram = R'R, refusing columns that repeat the ones before them."""
+    size = np.sqrt(np.diag(gram))
+    for name, length, mean in zip(names, size, means, strict=True):
+        if name != INTERCEPT and not length**2 > ROUNDING * n * mean**2:
+            raise IdentifiabilityError(
+                f"'{name}' does not vary over the {int(n)} rows used, so it has no effect to "
+                f"estimate; drop it from '{moments.formula}'"
+            )
+    unit = gram / np.outer(size, size)
+    root = np.zeros_like(unit)
+    for j, name in enumerate(names):
+        root[:j, j] = solve_triangular(root[:j, :j], unit[:j, j], trans="T") if j else 0.0
+        left = unit[j, j] - root[:j, j] @ root[:j, j]
+        if left < COLLINEAR:
+            raise IdentifiabilityError(
+                f"'{name}' is a linear combination of {', '.join(names[:j])}, so their effects "
+                f"cannot be told apart; drop it from '{moments.formula}'"
+            )
+        root[j, j] = np.sqrt(left)
+    inverse = solve_triangular(root, np.eye(len(names)))
+    return np.asarray(inverse / size[:, None])
+
+
+def _random_basis(
+    moments: Moments, structure: Structure, at: Array, n: float, grand: Array, total: Array
+) -> Array:
+    """Return B (q, q), triangular in each block, diagonal or common as the structure allows."""
+    q = len(moments.random)
+    if structure.whitening == "triangular":
+        basis = np.zeros((q, q))
+        start = 0
+        blocks = moments.blocks if len(structure.labels) < q * (q + 1) // 2 else (moments.random,)
+        for block in blocks:
+            span = slice(start, start + len(block))
+            _, a = _orthonormal(moments, tuple(block), at[span], n, grand, total)
+            basis[span, span] = a * np.sqrt(n)
+            start += len(block)
+        return basis
+    squares = np.concatenate([[n], np.diag(total) + n * grand**2])
+    size = np.sqrt(squares[at] / n)
+    if not size.all():
+        name = moments.random[int(np.argmin(size))]
+        raise IdentifiabilityError(
+            f"'{name}' is zero in all of the {int(n)} rows used, so its random slope has no "
+            f"variance to estimate; drop it from '{moments.formula}'"
+        )
+    if structure.whitening == "columns":
+        return np.diag(1.0 / size)
+    return np.asarray(np.eye(q) / np.sqrt(np.mean(size**2)))
+
+
+def _check_random(moments: Moments, structure: Structure) -> None:
+    """Refuse random coefficients that the rows cannot identify."""
+    place = {name: i for i, name in enumerate(moments.columns)}
+    for name in moments.random:
+        if name == INTERCEPT or INTERCEPT not in moments.random:
+            continue
+        i = place[name]
+        within = float(moments.cross[:, i, i].sum())
+        if not within > ROUNDING * float(moments.n @ moments.mean[:, i] ** 2):
+            terms = " + ".join(moments.random).replace(INTERCEPT, "1")
+            raise IdentifiabilityError(
+                f"'{name}' never varies within any '{moments.group}', so its random slope has no "
+                f"variance to estimate; drop it from ({terms} | {moments.group})"
+            )
+    if float((moments.n - group_ranks(moments)).sum()) < 1:
+        raise IdentifiabilityError(
+            f"no '{moments.group}' has more rows than random coefficients "
+            f"({len(moments.random)}), so the residual variance cannot be told from theirs; "
+            "drop random terms or give more rows per group"
+        )
+
+
+def group_ranks(moments: Moments) -> Array:
+    """Return the rank (J,) of each group's Z_j, from its moments."""
+    place = {name: i for i, name in enumerate(moments.columns)}
+    slopes = [place[name] for name in moments.random if name != INTERCEPT]
+    has_intercept = INTERCEPT in moments.random
+    cross = moments.cross[:, slopes][:, :, slopes]
+    mean = moments.mean[:, slopes]
+    if not has_intercept:
+        cross = cross + moments.n[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    size = np.sqrt(np.maximum(np.einsum("jaa->ja", cross), 0.0))
+    noise = np.sqrt(ROUNDING * moments.n[:, None] * mean**2)
+    varies = size > noise
+    size = np.where(varies, size, 1.0)
+    unit = cross / size[:, :, None] / size[:, None, :] * (varies[:, :, None] & varies[:, None, :])
+    rank = np.linalg.matrix_rank(unit, tol=1e-10, hermitian=True) if slopes else 0
+    return np.asarray(np.minimum(rank + int(has_intercept), moments.n))
+
+
+def _congruence(moments: Moments, loadings: Array, grand: Array) -> Array:
+    """Return L'(cross + n mean mean')L per group, with the means taken about the grand mean.
+
+    The intercept's row of L absorbs the offsets, so that large column means cancel in L, once,
+    and not in every group's cross-product.
+    """
+    offset = loadings[0] + grand @ loadings[1:]
+    # Columns that an intercept centres have an offset that is zero but for rounding.
+    size = np.abs(loadings[0]) + np.abs(grand) @ np.abs(loadings[1:])
+    offset = np.where(np.abs(offset) < 8 * np.finfo(float).eps * size, 0.0, offset)
+    inner = loadings[1:]
+    means = (moments.mean - grand) @ inner + offset
+    blocks = np.matmul(np.matmul(inner.T, moments.cross), inner)
+    blocks += moments.n[:, None, None] * means[:, :, None] * means[:, None, :]
+    return np.asarray(blocks)
+
+
+def whiten_parameters(
+    white: Whitened, beta: Array, root: Array, sigma: Array | float
+) -> tuple[Array, Array, Array]:
+    """Return (beta~, lam, sigma~) for parameters of the columns as given.
+
+    Args:
+        white: the whitening.
+        beta: fixed effects (..., p).
+        root: a square root (..., q, q) of G, G = root root'.
+        sigma: residual SD (...).
+
+    Returns:
+        beta~ = A^-1 (beta - b) / s, lam = B^-1 root / sigma and sigma~ = sigma / s.
+    """
+    sigma = np.asarray(sigma, dtype=np.float64)
+    whitened_beta = (beta - white.ols) @ np.linalg.inv(white.fixed).T / white.scale
+    lam = np.linalg.inv(white.basis) @ root / sigma[..., None, None]
+    return whitened_beta, lam, sigma / white.scale

@@ -1,0 +1,1 @@
+"""Rows -> cross-products per group; files, merging, disclosure control."""

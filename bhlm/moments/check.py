@@ -1,0 +1,140 @@
+"""Whether moments agree with themselves and with their formula."""
+
+from itertools import chain
+from math import isfinite
+
+import numpy as np
+
+from bhlm.design.design import Design, distinct_columns
+from bhlm.design.formula.coding import expand_terms
+from bhlm.design.formula.expressions import Apply, walk
+from bhlm.design.formula.terms import list_factors, parse_formula
+from bhlm.errors import DataError, FormulaError
+from bhlm.moments.moments import Moments, kind_of_labels
+
+Array = np.ndarray
+
+# A cross-product has rounding errors of some n * eps relative to its columns' sums of squares;
+# the floor is for what the engines do beyond that, far below any dependence that matters.
+ROUNDING = 1e-9
+EPS = float(np.finfo(np.float64).eps)
+CHUNK = 1 << 16  # groups whose correlations are checked at a time
+LABELS = ("integers", "floats", "booleans", "text", "times", "date")
+
+
+def rebuild_design(moments: Moments) -> Design:
+    """Return the design that moments were reduced by: formula, levels, constants and columns.
+
+    Raises:
+        DataError: the columns are not those of the formula and levels, or the constants are not
+            those that the formula needs.
+    """
+    try:
+        formula, levels = parse_formula(moments.formula), dict(moments.levels)
+        fixed = expand_terms(formula.fixed, levels)
+        blocks = [expand_terms(block.terms, levels) for block in formula.random]
+        columns = (*distinct_columns(formula, levels), str(formula.response))
+    except FormulaError as error:
+        raise DataError(f"the formula of the moments cannot be read: {error}") from error
+    design = Design(
+        formula=formula,
+        group=formula.group,
+        response=str(formula.response),
+        fixed=tuple(column.name for column in fixed),
+        random=tuple(column.name for block in blocks for column in block),
+        blocks=tuple(tuple(column.name for column in block) for block in blocks),
+        columns=columns,
+        levels=levels,
+        constants=dict(moments.constants),
+        n_rows=moments.n_rows,
+        dropped=moments.dropped,
+    )
+    for name in ("group", "columns", "fixed", "random", "blocks"):
+        expected, given = getattr(design, name), getattr(moments, name)
+        if given != expected:
+            raise DataError(
+                f"the {name} {given} are not those of '{formula}', {expected}; reduce the table "
+                "again"
+            )
+    needed = {
+        str(node): 2 + 2 * int(node.option("degree") or 0)
+        for factor in list_factors(formula)
+        for node in walk(factor)
+        if isinstance(node, Apply)
+        and (node.function == "cgm" or (node.function == "poly" and not node.option("raw")))
+    }
+    found = {name: len(values) for name, values in design.constants.items()}
+    if found != needed or not all(map(isfinite, chain(*design.constants.values()))):
+        raise DataError(
+            f"the constants {design.constants} are not those of '{formula}'; reduce the table again"
+        )
+    return design
+
+
+def check_moments(moments: Moments, name: str) -> None:
+    """Raise `DataError`, about `name`, where moments contradict themselves.
+
+    Labels are distinct; n are whole and positive; mean and cross are finite; each cross-product
+    is symmetric and, within rounding, positive semi-definite; the columns are the formula's.
+    """
+    J, k = len(moments.groups), len(moments.columns)
+    shapes = [moments.groups.shape, moments.n.shape, moments.mean.shape, moments.cross.shape]
+    if not J:
+        raise DataError(f"{name} cannot be used: there is no group of '{moments.group}' in it")
+    if shapes != [(J,), (J,), (J, k), (J, k, k)]:
+        raise DataError(f"{name} cannot have arrays of the shapes {shapes}; reduce the table again")
+    labels = moments.groups
+    if kind_of_labels(labels) not in LABELS:
+        raise DataError(
+            f"{name} cannot have labels of '{moments.group}' that are {kind_of_labels(labels)}, "
+            f"such as {labels[0]!r}; make them integers or strings"
+        )
+
+    def refuse(bad: Array, what: str) -> None:
+        if bad.any():
+            label = labels[bad][:1].tolist()[0]
+            raise DataError(
+                f"{name} cannot be used: the group {label!r} has {what}; reduce the table again"
+            )
+
+    _, first = np.unique(labels, return_index=True)
+    repeated = np.ones(J, dtype=bool)
+    repeated[first] = False
+    n, mean, cross = moments.n, moments.mean, moments.cross
+    refuse(repeated, "two blocks")
+    refuse(
+        ~((n >= 1) & (n < 2**53) & (n == np.floor(n))), "an n that is not a whole number above 0"
+    )
+    refuse(~np.isfinite(mean).all(axis=1), "a mean that is not finite")
+    refuse(~np.isfinite(cross).all(axis=(1, 2)), "a cross-product that is not finite")
+    refuse((cross != cross.transpose(0, 2, 1)).any(axis=(1, 2)), "a cross-product not symmetric")
+    refuse((n == 1) & cross.any(axis=(1, 2)), "one row, and a cross-product that is not 0")
+    for start in range(0, J, CHUNK):
+        span = slice(start, start + CHUNK)
+        bad = np.zeros(J, dtype=bool)
+        bad[span] = _is_indefinite(n[span], cross[span])
+        refuse(bad, "a cross-product that no rows can have (it is not positive semi-definite)")
+    try:
+        rebuild_design(moments)
+    except DataError as error:
+        raise DataError(f"{name} cannot be used: {error}") from error
+
+
+def _is_indefinite(n: Array, cross: Array) -> Array:
+    """Return whether each cross-product (J, k, k) has a negative eigenvalue beyond rounding.
+
+    Eigenvalues are those of the correlations, so that units play no part.
+    """
+    k = cross.shape[1]
+    diagonal = np.einsum("jaa->ja", cross)
+    # The smallest normal number stands in where a sum of squares has vanished.
+    root = np.sqrt(np.maximum(diagonal, 0.0) + np.finfo(np.float64).tiny)
+    correlation = cross / root[:, :, None] / root[:, None, :]
+    slack = ROUNDING + 4.0 * k * n * EPS
+    bad: Array = (diagonal < 0.0).any(axis=1)
+    try:
+        # It exists if the smallest eigenvalue is above -slack, at a fraction of the price.
+        np.linalg.cholesky(correlation + slack[:, None, None] * np.eye(k))
+    except np.linalg.LinAlgError:
+        bad |= np.linalg.eigvalsh(correlation)[:, 0] < -2.0 * slack
+    return bad

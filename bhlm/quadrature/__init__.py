@@ -1,9 +1,0 @@
-"""The posterior by deterministic quadrature, for one or two random coefficients."""
-
-from bhlm.quadrature.posterior import (
-    QuadraturePosterior,
-    integrate_posterior,
-    integrate_resolved,
-)
-
-__all__ = ["QuadraturePosterior", "integrate_posterior", "integrate_resolved"]

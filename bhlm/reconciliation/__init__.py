@@ -1,0 +1,1 @@
+"""Estimate + Draws -> Comparison: how each gap splits, and the words."""

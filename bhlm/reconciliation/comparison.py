@@ -1,0 +1,218 @@
+"""Estimate + Draws -> Comparison: where the two answers differ, by how much, and why.
+
+How a gap is split stands in `attribution`; the words for it in `explain`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.sampling import Progress
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.parameters import refuse_shared_names
+from bhlm.reconciliation.curves import tabulate_curves
+from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
+from bhlm.reconciliation.split import (
+    Means,
+    collect_notes,
+    describe_route,
+    find_drift,
+    find_mode,
+    locate_chosen,
+    locate_flat,
+    split_gaps,
+)
+from bhlm.reconciliation.words import advise, describe_verdict, explain_gaps
+from bhlm.reml.estimate import Estimate
+from bhlm.sources.gallery import Published
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Verdict = Literal["agree", "explained", "unexplained", "not_converged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The two answers side by side, the split of each gap, and the verdict."""
+
+    reml: Estimate
+    post: Draws
+    chosen: Means | None  # exact means under the chosen priors; None where quadrature cannot serve
+    flat: Means | None  # means under flat priors; None where that posterior is improper
+    table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
+    verdict: Verdict
+    reasons: tuple[str, ...]  # sentences behind the verdict, and flags
+    advice: tuple[str, ...]  # sentences on what to do
+    words: dict[str, str]  # by parameter, a sentence on its gap
+    conclusion: str  # the verdict in a sentence
+    printed: tuple[PrintedCheck, ...]
+    printed_note: str
+
+    @property
+    def route(self) -> str:
+        """How the means that the split rests on were found, in a sentence."""
+        return describe_route(self.chosen, self.flat)
+
+    def group_effects(self) -> "pd.DataFrame":
+        """Return empirical-Bayes and posterior effects, one row per group and coefficient.
+
+        Columns: the group's label, `coefficient`; `eb` and `eb_sd`, the BLUP and its conditional
+        SD at the REML estimates; `mean`, `sd`, `lower`, `upper` of the posterior (95 %); `gap`,
+        mean - eb; `widening`, sd / eb_sd: what the uncertainty of the parameters adds to the
+        width, which the conditional SD leaves out. It is nan where eb_sd is 0.
+        """
+        refuse_shared_names([self.reml.moments.group], table=("eb", "eb_sd", "gap", "widening"))
+        eb, posterior = self.reml.group_effects(), self.post.group_effects()
+        table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
+        for column in ("mean", "sd", "lower", "upper"):
+            table[column] = posterior[column]
+        table["gap"] = table["mean"] - table["eb"]
+        table["widening"] = table["sd"] / table["eb_sd"].where(table["eb_sd"] > 0.0)
+        return table
+
+    def curves(self, *, points: int = 61) -> "pd.DataFrame":
+        """Return profile likelihood, prior and posterior density over one grid per parameter.
+
+        For each SD, variance and correlation; see `bhlm.reconciliation.curves.tabulate_curves`.
+        """
+        exact = self.chosen.exact if self.chosen else None
+        return tabulate_curves(self.reml, self.post, exact, points=points)
+
+
+def compare(
+    reml: Estimate,
+    post: Draws,
+    *,
+    published: Published | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Return the reconciliation of a REML fit and a posterior of the same model.
+
+    Args:
+        reml: a fit by REML; ML has no flat-prior counterpart and is refused.
+        post: draws from the posterior.
+        published: printed values, from the gallery.
+        progress: called now and then with the progress of a flat-prior run of the sampler, which
+            is made where quadrature cannot serve.
+
+    Raises:
+        ArgumentError: the two fits are not of the same model and data, or `reml` is by ML.
+    """
+    _check_pair(reml, post)
+    chosen = locate_chosen(post)
+    flat = locate_flat(post, progress=progress)
+    table = split_gaps(reml, post, find_mode(post, flat), chosen, flat)
+    checks = check_published(reml, published) if published else ()
+    note = describe_published(reml, published, checks) if published else ""
+    printed = published.estimates if published else {}
+    table.insert(0, "published", [printed.get(name, {}).get("estimate") for name in table.index])
+    judged = not published or published.comparable
+    verdict, reasons = _judge(reml, post, chosen, flat, table, checks if judged else ())
+    words = explain_gaps(table, post)
+    return Comparison(
+        reml=reml, post=post, chosen=chosen, flat=flat, table=table, verdict=verdict,
+        reasons=reasons, advice=tuple(advise(table, post)), words=words,
+        conclusion=describe_verdict(table, verdict, words), printed=checks, printed_note=note,
+    )  # fmt: skip
+
+
+def _check_pair(reml: Estimate, post: Draws) -> None:
+    if reml.method != "reml":
+        raise ArgumentError(
+            f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
+            "a flat-prior posterior; fit with model.reml()"
+        )
+    if reml.structure.kind in ("exchangeable", "identity"):
+        raise ArgumentError(
+            f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
+            "sides as 'unstructured' or 'independent'"
+        )
+    ours, theirs = reml.moments, post.moments
+    same = ours is theirs or (
+        ours.columns == theirs.columns
+        and ours.fixed == theirs.fixed
+        and ours.random == theirs.random
+        and np.array_equal(ours.mean, theirs.mean)
+        and np.array_equal(ours.cross, theirs.cross)
+    )
+    if not same or reml.structure.labels != combine(post.blocks).labels:
+        raise ArgumentError(
+            f"the fits differ in model or data ('{ours.formula}' and '{theirs.formula}'); make "
+            "both from one Model, with the same covariance"
+        )
+
+
+def _judge(
+    reml: Estimate,
+    post: Draws,
+    chosen: Means | None,
+    flat: Means | None,
+    table: "pd.DataFrame",
+    checks: tuple[PrintedCheck, ...],
+) -> tuple[Verdict, tuple[str, ...]]:
+    runs = {"Posterior": post} | ({"Flat-prior run": flat.fit} if flat and flat.fit else {})
+    reasons = [
+        f"{label}: {failure}."
+        for label, fit in runs.items()
+        for failure in fit.diagnostics.failures
+    ]
+    if flat is None:
+        reasons.append(
+            f"With {post.moments.n_groups} groups the flat-prior posterior is improper, so shape "
+            "and prior cannot be told apart; more groups would be needed."
+        )
+    reasons += collect_notes(chosen, flat)
+    if reml.advice:
+        reasons.append(f"REML: {reml.advice}.")
+    reasons += _flag_boundary(post)
+    if not (reml.converged and all(fit.converged for fit in runs.values())):
+        return "not_converged", tuple(reasons)
+    bad = table[table["verdict"] == "unexplained"]
+    if len(bad):
+        reasons.append(_describe_unexplained(bad))
+    # Quadrature judges the draws itself.
+    drift = [] if chosen else [text for fit in runs.values() for text in find_drift(fit)]
+    reasons += drift
+    wrong = [check for check in checks if not check.reproduced]
+    if wrong:
+        reasons.append(
+            f"{len(wrong)} printed values are not reproduced, first {wrong[0].quantity} of "
+            f"{wrong[0].name}: printed {wrong[0].printed}, computed {wrong[0].computed:.7g}."
+        )
+    if len(bad) or wrong or drift:
+        return "unexplained", tuple(reasons)
+    return ("agree" if (table["verdict"] == "agree").all() else "explained"), tuple(reasons)
+
+
+def _describe_unexplained(bad: "pd.DataFrame") -> str:
+    """Return which identity is broken, in the parameter that is furthest off."""
+    worst = (bad["unexplained"] / bad["sd"]).abs().idxmax()
+    row = bad.loc[worst]
+    return (
+        f"{row['unexplained']:+.3g} in {worst} ({row['unexplained'] / row['sd']:+.2g} posterior "
+        "SDs) is accounted for by nothing: the flat-prior mode should be the REML estimate, and "
+        "the draws should average what quadrature gives. One of the two engines is wrong here."
+    )
+
+
+def _flag_boundary(post: Draws) -> list[str]:
+    """Return a flag for each SD whose posterior reaches zero, each correlation near +-1."""
+    flags = []
+    for name, draws in post.draws.items():
+        lower, upper = np.quantile(draws, [0.025, 0.975])
+        if name.startswith("sd(") and lower < 0.1 * float(draws.mean()):
+            flags.append(
+                f"The posterior of {name} reaches zero (2.5 % point {lower:.2g}): the data do not "
+                "rule out that it vanishes, and its mean depends on the prior."
+            )
+        if name.startswith("corr(") and max(-lower, upper) > 0.95:
+            flags.append(
+                f"The posterior of {name} reaches {'+' if upper > -lower else '-'}1 (95 % interval "
+                f"{lower:.2f} to {upper:.2f}): the correlation is hardly identified."
+            )
+    return flags

@@ -1,0 +1,115 @@
+"""The profile likelihood beside prior and posterior density, for each SD, variance, correlation."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from bhlm.bayes.draws import Draws
+from bhlm.bayes.prior_table import evaluate_density
+from bhlm.bayes.quadrature import QuadraturePosterior
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.parameters import scaled_names
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.profile.intervals import build_profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+TAIL = 5e-4  # posterior probability left out at either end
+
+
+def tabulate_curves(
+    reml: Estimate, post: Draws, exact: QuadraturePosterior | None, *, points: int = 61
+) -> "pd.DataFrame":
+    """Return three curves over one grid per parameter, tidy.
+
+    Columns `parameter`, `x`; `profile`, the REML profile likelihood relative to its maximum,
+    exp(-rise / 2) where -2 log L rises by `rise` when the parameter is held at x; `prior` and
+    `posterior`, densities on the scale of the parameter, the posterior's by quadrature where
+    there is one and else by ArviZ's kernel estimate of the draws.
+
+    Args:
+        reml: the REML fit.
+        post: draws from the posterior.
+        exact: the same posterior by quadrature, or None.
+        points: of each grid.
+
+    Raises:
+        ArgumentError: fewer than two points.
+    """
+    import pandas as pd
+
+    if not (isinstance(points, int | np.integer) and points >= 2):
+        raise ArgumentError(f"points={points!r} does not make a grid; give an integer of 2 or more")
+    moments = post.moments
+    labels = reml.structure.labels
+    names = [*scaled_names(moments.random, moments.group, labels), "sd(Residual)"]
+    priors = _collect_priors(post)
+    draws = post.draws
+    tables = []
+    for name in names:
+        x = _lay_grid(draws[name].ravel(), float(reml.estimates.loc[name, "estimate"]), points)
+        rise = build_profile(reml, name).rise
+        profile = np.array([np.exp(-0.5 * rise(float(value))) for value in x])
+        posterior = _estimate_density(name, x, draws, exact)
+        prior = priors[name](x)
+        tables.append(_tabulate(name, x, profile, prior, posterior))
+        if name.startswith("sd("):
+            squared = "var" + name[2:]
+            jacobian = 2.0 * np.maximum(x, np.finfo(float).tiny)
+            tables.append(_tabulate(squared, x**2, profile, prior / jacobian, posterior / jacobian))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _tabulate(
+    name: str, x: Array, profile: Array, prior: Array, posterior: Array
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"parameter": name, "x": x, "profile": profile, "prior": prior, "posterior": posterior}
+    )
+
+
+def _lay_grid(draws: Array, estimate: float, points: int) -> Array:
+    """Return equally spaced points over the draws' bulk and the REML estimate."""
+    low, high = np.quantile(draws, [TAIL, 1.0 - TAIL])
+    if np.isfinite(estimate):
+        low, high = min(low, estimate), max(high, estimate)
+    if draws.min() >= 0.0 and low < 0.05 * high:
+        # Zero itself is left out: a density of the variance may be infinite there.
+        return np.linspace(0.0, high, points + 1)[1:]
+    return np.linspace(low, high, points)
+
+
+def _estimate_density(
+    name: str, x: Array, draws: dict[str, Array], exact: QuadraturePosterior | None
+) -> Array:
+    from arviz_stats.base import array_stats
+
+    if exact is not None:
+        at, density = exact.densities[name]
+    else:
+        at, density, _ = array_stats.kde(draws[name].ravel())
+    return np.asarray(np.interp(x, at, density, left=np.nan, right=np.nan))
+
+
+def _collect_priors(post: Draws) -> dict[str, Callable[[Array], Array]]:
+    """Return the prior's density by parameter, as a function of the parameter."""
+    moments = post.moments
+    found: dict[str, Callable[[Array], Array]] = {}
+    for coefficient, prior in zip(moments.random, post.priors.sd, strict=True):
+        found[f"sd({coefficient}|{moments.group})"] = partial(evaluate_density, prior)
+    found["sd(Residual)"] = partial(evaluate_density, post.priors.sigma)
+    for block in post.blocks:
+        # A correlation of an LKJ matrix of size b is 2 B - 1, B ~ Beta(s, s), s = eta - 1 + b / 2.
+        shape = post.priors.corr.eta - 1.0 + 0.5 * len(block)
+        marginal = stats.beta(shape, shape, loc=-1.0, scale=2.0)
+        for one, two in combinations(block, 2):
+            found[f"corr({one},{two}|{moments.group})"] = marginal.pdf
+    return found

@@ -1,0 +1,151 @@
+"""Printed values against the fit that should reproduce them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bhlm.errors import GalleryError
+from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.likelihood.profiled import evaluate
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.optimize import unwhiten_loglik
+from bhlm.sources.gallery import Published, agrees_with_print, printed_tolerance
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PrintedCheck:
+    """One printed value beside the value that is computed."""
+
+    name: str  # the parameter, or loglik, wald, lr_test, n, groups, group_size
+    quantity: str  # estimate, se, lower, upper, statistic, p, chi2, df, value, ...
+    printed: str
+    computed: float
+    reproduced: bool  # within the last printed digit, or the source's known tolerance
+    exact: bool  # within the last printed digit
+
+    @property
+    def relative(self) -> float:
+        """The relative difference, computed over printed less one."""
+        printed = float(self.printed)
+        return self.computed / printed - 1.0 if printed else self.computed
+
+
+def check_published(fit: Estimate, published: Published) -> tuple[PrintedCheck, ...]:
+    """Return every printed value beside the fit's.
+
+    Raises:
+        GalleryError: a printed parameter that the model does not have.
+    """
+    checks: list[PrintedCheck] = []
+
+    def add(name: str, quantity: str, printed: str | None, computed: float) -> None:
+        if printed is None:
+            return
+        tolerance = published.relative_tolerance
+        checks.append(
+            PrintedCheck(
+                name,
+                quantity,
+                printed,
+                float(computed),
+                agrees_with_print(computed, printed, relative_tolerance=tolerance),
+                agrees_with_print(computed, printed),
+            )
+        )
+
+    estimates = fit.estimates
+    for name, values in published.estimates.items():
+        if name not in estimates.index:
+            raise GalleryError(
+                f"published.estimates has '{name}', which is no parameter of "
+                f"'{fit.moments.formula}'; the parameters are {', '.join(estimates.index)}"
+            )
+        for quantity, printed in values.items():
+            add(name, quantity, printed, float(estimates.loc[name, quantity]))
+    add("loglik", "value", published.loglik, fit.loglik)
+    add("deviance", "value", published.deviance, -2.0 * fit.loglik)
+    newton = [step.loglik for step in fit.steps if step.phase == "newton"]
+    for printed in published.iterations[-1:]:
+        add("iterations", "last", printed, newton[-1])
+    for test, computed in (("wald", fit.wald), ("lr_test", fit.lr_test)):
+        for quantity, printed in (getattr(published, test) or {}).items():
+            add(test, quantity, printed, computed[quantity])
+    add("n", "value", published.n, fit.moments.n_rows)
+    add("groups", "value", published.groups, fit.moments.n_groups)
+    for quantity, printed in (published.group_size or {}).items():
+        add("group_size", quantity, printed, fit.moments.group_size[quantity])
+    return tuple(checks)
+
+
+def describe_published(
+    fit: Estimate, published: Published, checks: tuple[PrintedCheck, ...]
+) -> str:
+    """Return one paragraph on how far the printed values are reproduced, and why not further."""
+    inexact = [check for check in checks if not check.exact]
+    wrong = [check for check in checks if not check.reproduced]
+    source = published.software or published.source
+    if not published.comparable:
+        return f"The printed values are shown but not judged: {published.note or source}"
+    if wrong:
+        worst = max(wrong, key=lambda check: abs(check.relative))
+        return (
+            f"{len(wrong)} of {len(checks)} values printed by {source} are not reproduced; the "
+            f"furthest is {worst.quantity} of {worst.name}: printed {worst.printed}, computed "
+            f"{worst.computed:.7g}."
+        )
+    if not inexact:
+        return f"All {len(checks)} values printed by {source} are reproduced to their last digit."
+    worst = max(inexact, key=lambda check: abs(check.relative))
+    text = (
+        f"All {len(checks)} values printed by {source} are reproduced within "
+        f"{published.relative_tolerance:.0e} relative, {len(checks) - len(inexact)} of them to "
+        f"their last digit. The furthest is {worst.quantity} of {worst.name}: printed "
+        f"{worst.printed}, maximum at {worst.computed:.7g}."
+    )
+    shortfall = measure_shortfall(fit, published)
+    if shortfall is not None and shortfall > 0.0:
+        text += (
+            f" At the printed variance components the log-likelihood is {shortfall:.1e} below its "
+            f"maximum: {source} stopped before reaching it."
+        )
+    return text
+
+
+def measure_shortfall(fit: Estimate, published: Published) -> float | None:
+    """Return by how much the printed variance components miss the maximum log-likelihood.
+
+    None where some component is not printed, or where rounding in the last printed digit alone
+    could account for the difference.
+    """
+    labels = fit.structure.labels
+    names = variance_names(fit.moments.random, fit.moments.group, labels)
+    printed = [published.estimates.get(name, {}).get("estimate") for name in (*names, RESIDUAL)]
+    if any(text is None for text in printed):
+        return None
+    texts = [text for text in printed if text is not None]
+    values = np.array([float(text) for text in texts])
+    exact = np.array([*(fit.g[i, j] for i, j in labels), fit.sigma2])
+    if all(
+        abs(value - best) <= printed_tolerance(text)
+        for value, best, text in zip(values, exact, texts, strict=True)
+    ):
+        return None
+    g = np.zeros_like(fit.g)
+    for (i, j), value in zip(labels, values[:-1], strict=True):
+        g[i, j] = g[j, i] = value
+    return fit.loglik - loglik_at(fit, g, float(values[-1]))
+
+
+def loglik_at(fit: Estimate, g: Array, sigma2: float) -> float:
+    """Return the (restricted) log-likelihood at G and sigma^2, profiled over beta alone."""
+    white = fit.white
+    restricted = fit.method == "reml"
+    values, vectors = np.linalg.eigh(np.linalg.solve(white.basis, g) @ np.linalg.inv(white.basis).T)
+    lam = vectors * np.sqrt(np.maximum(values, 0.0) / sigma2)
+    at = evaluate(
+        white.blocks, white.q, np.ascontiguousarray(lam), n=white.n, restricted=restricted
+    )
+    v = sigma2 / white.scale**2
+    return unwhiten_loglik(at.at_variance(v), white, restricted)

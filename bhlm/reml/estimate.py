@@ -1,0 +1,256 @@
+"""Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import special, stats
+
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import Structure, combine, project
+from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
+from bhlm.likelihood.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.likelihood.profiled import evaluate
+from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
+from bhlm.moments.moments import INTERCEPT, Moments
+from bhlm.reml.advice import describe_failure, describe_singularity
+from bhlm.reml.optimize import Optimum, Step, maximize, unwhiten_loglik
+from bhlm.reml.standard_errors import (
+    Z95,
+    log_interval,
+    scale_slopes,
+    scaled_errors,
+    standard_errors,
+    variance_covariance,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Estimates of one hierarchical linear model by REML or ML.
+
+    `singular` says that the covariance of the random effects has lost rank: some combination of
+    them has an estimated variance of zero, standard errors of the components do not exist, and
+    `advice` says which and what to do.
+    """
+
+    moments: Moments
+    method: Literal["reml", "ml"]
+    structure: Structure
+    beta: Array  # (p,) fixed effects
+    beta_cov: Array  # (p, p) sigma^2 (X' H^-1 X)^-1
+    g: Array  # (q, q) covariance of the random coefficients
+    root: Array  # (q, q) a square root of g
+    sigma2: float
+    variance_cov: Array  # (m + 1, m + 1) of g's free elements and sigma2; nan where undefined
+    loglik: float
+    linear_loglik: float  # of the model without random effects
+    converged: bool
+    singular: bool
+    gradient: Array  # (c,) of minus twice the log-likelihood by theta, at the estimates
+    theta: Array  # (c,) the whitened factors' coefficients
+    steps: tuple[Step, ...]
+    white: Whitened
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
+
+        Intervals are 95 %: normal for fixed effects and covariances, on the log scale for
+        variances and SDs, on Fisher's z scale for correlations, as Stata's `mixed`. The df of
+        a z test is infinite.
+        """
+        import pandas as pd
+
+        rows = {**self._fixed_rows(), **self._variance_rows(), **self._scaled_rows()}
+        columns = ["estimate", "se", "lower", "upper", "statistic", "df", "p"]
+        values = np.full((len(rows), len(columns)), np.nan)
+        for line, row in zip(values, rows.values(), strict=True):
+            line[: len(row)] = row
+        return pd.DataFrame(values, pd.Index(list(rows), name="parameter"), columns)
+
+    @property
+    def wald(self) -> dict[str, float]:
+        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
+        at = [i for i, name in enumerate(self.moments.fixed) if name != INTERCEPT]
+        if not at:
+            return {"chi2": float("nan"), "df": 0, "p": float("nan")}
+        beta, cov = self.beta[at], self.beta_cov[np.ix_(at, at)]
+        chi2 = float(beta @ np.linalg.solve(cov, beta))
+        return {"chi2": chi2, "df": len(at), "p": float(stats.chi2.sf(chi2, len(at)))}
+
+    @property
+    def lr_test(self) -> dict[str, float]:
+        """The test against linear regression: chi2, df, p, with p from the naive chi-square.
+
+        The variances lie on the boundary under the null hypothesis, so that p is conservative.
+        """
+        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
+        df = len(self.structure.labels)
+        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+    @property
+    def reliability(self) -> dict[str, float]:
+        """The mean over groups of tau_qq / (tau_qq + v_qqj), per random coefficient.
+
+        v_j = sigma^2 (Z_j'Z_j)^-1 is the sampling variance of group j's own least-squares
+        coefficients; groups whose Z_j has not full rank have none and are left out, as in HLM.
+        Source: Raudenbush & Bryk (2002), eq. 3.53.
+        """
+        full = group_ranks(self.moments) == self.white.q
+        if not full.any():
+            return dict.fromkeys(self.moments.random, float("nan"))
+        _, sampling = regress_groups(self.white, full, beta=self.beta, sigma2=self.sigma2)
+        tau = np.diag(self.g)
+        return dict(
+            zip(self.moments.random, (tau / (tau + sampling)).mean(axis=0).tolist(), strict=True)
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do about a fit that is singular or did not converge; empty if neither."""
+        if not self.converged:
+            share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
+            return describe_failure(self.moments, self.sigma2, share=share, gradient=gradient)
+        if self.singular:
+            what = describe_singularity(
+                self.moments, self.structure, self.white, self.root, self.sigma2
+            )
+            return (
+                f"{what}; the data do not support the full random part: "
+                "drop the term, use independent coefficients, or give it a prior (model.sample)"
+            )
+        return ""
+
+    def group_effects(self) -> "pd.DataFrame":
+        """Return empirical-Bayes effects (BLUPs), one row per group and coefficient.
+
+        Columns: the group's label, `coefficient`, `estimate` (the deviation u), and `sd`, its
+        conditional standard deviation given the estimated parameters.
+        """
+        means, covs = predict_effects(self.white, self.beta, self.root, np.sqrt(self.sigma2))
+        sd = np.sqrt(np.maximum(np.einsum("jaa->ja", covs), 0.0))
+        return tabulate_effects(self.moments, {"estimate": means, "sd": sd})
+
+    def _fixed_rows(self) -> dict[str, list[float]]:
+        se = np.sqrt(np.diag(self.beta_cov))
+        rows = {}
+        for name, b, s in zip(self.moments.fixed, self.beta, se, strict=True):
+            z = b / s
+            p = 2.0 * special.ndtr(-abs(z))
+            rows[name] = [b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p]
+        return rows
+
+    def _variance_rows(self) -> dict[str, list[float]]:
+        labels = self.structure.labels
+        names = [*variance_names(self.moments.random, self.moments.group, labels), RESIDUAL]
+        values = [*(self.g[i, j] for i, j in labels), self.sigma2]
+        rows = {}
+        for name, value, se in zip(names, values, standard_errors(self.variance_cov), strict=True):
+            if name.startswith("cov("):
+                bounds = [value - Z95 * se, value + Z95 * se]
+            else:
+                bounds = log_interval(value, se)
+            rows[name] = [value, se, *bounds]
+        return rows
+
+    def _scaled_rows(self) -> dict[str, list[float]]:
+        labels = self.structure.labels
+        names = scaled_names(self.moments.random, self.moments.group, labels)
+        values = scale_covariance(self.g, labels)
+        slopes = scale_slopes(self.g, labels)
+        se = scaled_errors(slopes, self.variance_cov[:-1, :-1])
+        rows = {}
+        for name, value, error in zip(names, values, se, strict=True):
+            if name.startswith("sd("):
+                rows[name] = [value, error, *log_interval(value, error)]
+            elif abs(value) < 1.0:
+                z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
+                rows[name] = [value, error, np.tanh(z - half), np.tanh(z + half)]
+            else:
+                rows[name] = [value, np.nan, np.nan, np.nan]
+        sd = np.sqrt(self.sigma2)
+        error = standard_errors(self.variance_cov)[-1] / (2.0 * sd)
+        rows["sd(Residual)"] = [sd, error, *log_interval(sd, error)]
+        return rows
+
+
+def fit_moments(
+    moments: Moments,
+    *,
+    method: str = "reml",
+    covariance: str | None = None,
+    start: Estimate | None = None,
+) -> Estimate:
+    """Return the maximum-likelihood fit of the model that `moments` were reduced for.
+
+    Args:
+        moments: the reduced table.
+        method: "reml" maximises the restricted, "ml" the full likelihood.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
+            what the formula says, one unstructured block per random term.
+        start: a fit of the same model to start from, such as the one before new rows came; from
+            one that leads nowhere the search begins anew.
+
+    Raises:
+        ArgumentError: an unknown method or covariance; a start of another model.
+        IdentifiabilityError: the moments cannot identify the model.
+    """
+    if method not in ("reml", "ml"):
+        raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
+    structure = combine(moments.blocks, covariance=covariance)
+    white = whiten(moments, structure)
+    theta = None if start is None else _relocate(start, moments, structure, white)
+    optimum = maximize(white, structure, restricted=method == "reml", start=theta)
+    if start is not None and not optimum.converged:
+        optimum = maximize(white, structure, restricted=method == "reml")
+    return unwhiten(moments, structure, white, optimum)
+
+
+def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
+    """Return theta (c,) of another fit's G and sigma, in the whitened columns of these moments."""
+    if not isinstance(start, Estimate):
+        raise ArgumentError(
+            f"start is a {type(start).__name__} and no fit; give what model.reml() returned"
+        )
+    if (start.moments.fixed, start.moments.random) != (moments.fixed, moments.random):
+        raise ArgumentError(
+            f"start is a fit of '{start.moments.formula}', not of '{moments.formula}'; give a fit "
+            "of the same model"
+        )
+    _, lam, _ = whiten_parameters(white, start.beta, start.root, np.sqrt(start.sigma2))
+    return project(structure, lam @ lam.T)
+
+
+def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: Optimum) -> Estimate:
+    """Return the fit in the columns as given, with standard errors."""
+    at = optimum.criterion
+    sigma2 = at.sigma2 * white.scale**2
+    root = white.basis @ optimum.lam * np.sqrt(sigma2)
+    none = np.zeros((white.q, white.q))
+    linear = evaluate(white.blocks, white.q, none, n=white.n, restricted=at.restricted)
+    return Estimate(
+        moments=moments,
+        method="reml" if at.restricted else "ml",
+        structure=structure,
+        beta=white.ols + white.scale * white.fixed @ at.beta,
+        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T,
+        g=root @ root.T,
+        root=root,
+        sigma2=sigma2,
+        variance_cov=variance_covariance(moments, structure, white, optimum),
+        loglik=unwhiten_loglik(at.value, white, at.restricted),
+        linear_loglik=unwhiten_loglik(linear.value, white, at.restricted),
+        converged=optimum.converged,
+        singular=optimum.singular,
+        gradient=optimum.gradient,
+        theta=optimum.theta,
+        steps=optimum.steps,
+        white=white,
+    )

@@ -1,0 +1,1 @@
+"""Inference about fixed effects: one file per method."""

@@ -1,0 +1,265 @@
+"""Whitened cross-products -> the maximum of the (restricted) likelihood.
+
+A few EM steps bring theta near, a trust-region Newton method with the exact Hessian finishes.
+theta needs no bounds: the criterion depends on Psi = lam lam', which is even in the factors'
+signs, so a variance of zero is an ordinary stationary point at which theta is 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import minimize
+
+from bhlm.likelihood.covariance import Structure, project
+from bhlm.likelihood.panels import Panels, build_panels
+from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, score_psi
+from bhlm.likelihood.whitening import Whitened
+
+Array = np.ndarray
+
+# Newton does the rest in a few iterations; half of Stata's default emiterate() is enough.
+EM_STEPS = 10
+GRADIENT = 1e-6  # trust-region stop, in units of minus twice the log-likelihood per theta
+POLISHED = 1e-9  # a gradient below this has no digits left to gain
+# What counts as stationary after the Newton polish: the criterion is a sum of about n terms,
+# whose derivative rounding leaves at some eps * n.
+STATIONARY = 1e-5
+ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
+# A criterion that rises by no more than this is the same criterion, rounded.
+SAME = 1e-9
+NEWTON_STEPS = 8
+SADDLES = 5  # restarts from saddles
+CURVED = 1e-8  # negative curvature below this share of the largest is rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the iteration log."""
+
+    phase: str  # "em" or "newton"
+    iteration: int
+    loglik: float
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """The maximum found, in whitened units."""
+
+    theta: Array  # (c,) factors' coefficients
+    lam: Array  # (q, q) relative covariance factor
+    criterion: Criterion
+    gradient: Array  # (c,) of minus twice the log-likelihood by theta
+    converged: bool
+    singular: bool  # Psi has lost rank
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The profiled criterion as a function of theta, with its derivatives."""
+
+    white: Whitened
+    structure: Structure
+    restricted: bool
+    panels: Panels = field(init=False, repr=False)
+    # The last point and what was computed there: value, gradient and Hessian ask one by one.
+    _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
+    _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "panels", build_panels(self.white.blocks, self.white.q))
+
+    def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
+        """Return lam, the criterion and its score by Psi at theta."""
+        key = theta.tobytes()
+        if key not in self._last:
+            lam, at = self.factor(theta), self.at(theta)
+            score = score_psi(self.white.blocks, self.white.q, lam, at, panels=self.panels)
+            self._last.clear()
+            self._last[key] = lam, at, score
+        return self._last[key]
+
+    def factor(self, theta: Array) -> Array:
+        """Return lam (q, q) = sum theta_c N_c."""
+        return np.ascontiguousarray(np.tensordot(theta, self.structure.factors, axes=1))
+
+    def at(self, theta: Array) -> Criterion:
+        """Return the criterion at theta."""
+        return evaluate(
+            self.white.blocks,
+            self.white.q,
+            self.factor(theta),
+            n=self.white.n,
+            restricted=self.restricted,
+            panels=self.panels,
+        )
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
+        lam, at, score = self.visit(theta)
+        return at.value, 2.0 * np.einsum("cij,ij->c", self.structure.factors, score @ lam)
+
+    def hessian(self, theta: Array) -> Array:
+        """Return the Hessian (c, c) of the profiled criterion by theta."""
+        key = theta.tobytes()
+        if key not in self._bends:
+            self._bends.clear()
+            self._bends[key] = self._differentiate(theta)
+        return self._bends[key]
+
+    def _differentiate(self, theta: Array) -> Array:
+        lam, at, score = self.visit(theta)
+        factors = self.structure.factors
+        turned = factors @ lam.T
+        curve = differentiate(
+            self.white.blocks, self.white.q, lam, at, turned + turned.transpose(0, 2, 1)
+        )
+        slope = curve.rss_slope / at.rss
+        bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
+        return np.asarray(bend + 2.0 * np.einsum("cij,ik,dkj->cd", factors, score, factors))
+
+
+def maximize(
+    white: Whitened, structure: Structure, *, restricted: bool, start: Array | None = None
+) -> Optimum:
+    """Return the maximum of the profiled (restricted) likelihood over Psi.
+
+    Args:
+        white: whitened cross-products.
+        structure: the covariance structure, which spans Psi.
+        restricted: True for REML, False for ML.
+        start: theta (c,) to start at instead of EM from the unit matrix.
+    """
+    problem = Problem(white, structure, restricted)
+    steps: list[Step] = []
+
+    def record(theta: Array) -> None:
+        count = sum(step.phase == "newton" for step in steps)
+        value = problem.visit(np.asarray(theta))[1].value
+        steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
+
+    if start is None:
+        theta = _expectation_maximization(problem, steps)
+    else:
+        theta = np.asarray(start, dtype=np.float64)
+    record(theta)
+    theta = _descend(problem, theta, record)
+    theta, singular = _settle_boundary(problem, theta)
+    theta = _polish(problem, theta)
+    _, gradient = problem.value_and_gradient(theta)
+    return Optimum(
+        theta=theta,
+        lam=problem.factor(theta),
+        criterion=problem.visit(theta)[1],
+        gradient=gradient,
+        converged=bool(np.max(np.abs(gradient)) < STATIONARY * max(1.0, white.n / 1e4)),
+        singular=singular,
+        steps=tuple(steps),
+    )
+
+
+def unwhiten_loglik(value: float, white: Whitened, restricted: bool) -> float:
+    """Return the log-likelihood in the columns as given, from the whitened criterion."""
+    dof = white.n - white.p if restricted else white.n
+    value += 2.0 * dof * np.log(white.scale)
+    if restricted:
+        value -= 2.0 * white.logdet_fixed
+    return float(-0.5 * value)
+
+
+def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
+    """Return theta after EM from Psi = I.
+
+    With sigma^2 profiled, E[u u' | y] averaged over the J groups is
+    Psi - Psi score Psi / J, score the derivative of the criterion by Psi.
+    """
+    white = problem.white
+    theta = project(problem.structure, np.eye(white.q))
+    for iteration in range(EM_STEPS):
+        lam, at, score = problem.visit(theta)
+        loglik = unwhiten_loglik(at.value, white, problem.restricted)
+        steps.append(Step("em", iteration, loglik))
+        psi = lam @ lam.T
+        theta = project(problem.structure, psi - psi @ score @ psi / len(white.blocks))
+    return theta
+
+
+def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
+    """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
+    for _ in range(SADDLES):
+        theta = _advance(problem, theta, record)
+        if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
+            found = minimize(
+                problem.value_and_gradient,
+                theta,
+                jac=True,
+                hess=problem.hessian,
+                method="trust-exact",
+                callback=record,
+                options={"gtol": GRADIENT, "maxiter": 200},
+            )
+            theta = np.asarray(found.x)
+        values, vectors = np.linalg.eigh(problem.hessian(theta))
+        if values[0] > -CURVED * max(1.0, values[-1]):
+            break
+        theta = theta + 0.1 * vectors[:, 0]
+    return theta
+
+
+def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
+    """Return theta after full Newton steps, as long as each is one down a convex slope.
+
+    After EM that is the rule; the trust region takes over where it is not.
+    """
+    value, gradient = problem.value_and_gradient(theta)
+    for _ in range(NEWTON_STEPS):
+        if np.max(np.abs(gradient)) < GRADIENT:
+            break
+        values, vectors = np.linalg.eigh(problem.hessian(theta))
+        if values[0] < 1e-6 * values[-1]:
+            break
+        trial = theta - vectors @ ((vectors.T @ gradient) / values)
+        trial_value, trial_gradient = problem.value_and_gradient(trial)
+        if not trial_value < value:
+            break
+        theta, value, gradient = trial, trial_value, trial_gradient
+        record(theta)
+    return theta
+
+
+def _settle_boundary(problem: Problem, theta: Array) -> tuple[Array, bool]:
+    """Return theta with directions of Psi that have all but vanished set to zero, and if any were.
+
+    A direction goes to zero only where the criterion does not rise by it.
+    """
+    lam = problem.factor(theta)
+    values, vectors = np.linalg.eigh(lam @ lam.T)
+    small = values < ZERO**2
+    if not small.any():
+        return theta, False
+    kept = (vectors * np.where(small, 0.0, values)) @ vectors.T
+    settled = project(problem.structure, kept)
+    if problem.at(settled).value <= problem.at(theta).value + SAME:
+        return settled, True
+    return theta, False
+
+
+def _polish(problem: Problem, theta: Array) -> Array:
+    """Return theta after full Newton steps, taken while they shrink the gradient.
+
+    Directions without curvature (the unused half of a singular factor) are left alone.
+    """
+    value, gradient = problem.value_and_gradient(theta)
+    for _ in range(10):
+        if np.max(np.abs(gradient)) < POLISHED:
+            break
+        values, vectors = np.linalg.eigh(problem.hessian(theta))
+        usable = values > 1e-9 * max(values[-1], 1.0)
+        weights = np.where(usable, 1.0 / np.where(usable, values, 1.0), 0.0)
+        trial = theta - vectors @ (weights * (vectors.T @ gradient))
+        trial_value, trial_gradient = problem.value_and_gradient(trial)
+        if np.linalg.norm(trial_gradient) >= np.linalg.norm(gradient) or trial_value > value + SAME:
+            break
+        theta, value, gradient = trial, trial_value, trial_gradient
+    return theta

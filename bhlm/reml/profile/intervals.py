@@ -1,0 +1,267 @@
+"""Profile-likelihood intervals of every parameter.
+
+The profile of a parameter is minus twice the log-likelihood, maximised over all others, less
+its minimum; the interval holds the values at which it stays below the chi-square quantile with
+1 df. Variance parameters may be profiled by the restricted likelihood ("reml", the default for
+a REML fit) or by the full one ("ml", which is what lme4's `confint(profile)` does, refitting
+first). Fixed effects are not parameters of the restricted likelihood, so theirs are always
+those of the full one; the column `likelihood` says which was used. An SD has the limit 0, and
+a correlation +-1, where the profile does not reach the quantile before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.parameters import RESIDUAL, check_level, scaled_names
+from bhlm.likelihood.whitening import whiten_parameters
+from bhlm.reml.estimate import Estimate, unwhiten
+from bhlm.reml.optimize import maximize
+from bhlm.reml.profile.family import Chart, chart_all, chart_correlation, chart_sd
+from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+type Point = tuple[float, Array]
+
+RESIDUAL_SD = "sd(Residual)"
+LIMIT = 1e-9  # of a limit, relative to the first step towards it
+UNRESOLVED = 1e-5  # a profile that is further from zero at its estimate has no digits there
+DOUBLINGS = 60  # of the step, until a limit is between two points
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The profile of one parameter: `rise(value)` is what -2 log L rises by when it is held."""
+
+    name: str
+    likelihood: str  # "reml" or "ml"
+    estimate: float
+    step: float  # about one standard error
+    bounds: tuple[float, float]
+    rise: Callable[[float], float]
+
+
+def profile_intervals(
+    fit: Estimate,
+    *,
+    level: float = 0.95,
+    likelihood: str | None = None,
+    parameters: Sequence[str] | None = None,
+) -> "pd.DataFrame":
+    """Return the profile-likelihood interval of each parameter.
+
+    Rows are the fixed effects, then variances, SDs and correlations; columns `estimate, lower,
+    upper, likelihood`. Variances are the squares of SDs, and so are their limits; covariances
+    have none.
+
+    Args:
+        fit: the fit.
+        level: of the intervals.
+        likelihood: "reml" or "ml" for the variance parameters; None is the fit's own.
+        parameters: the rows wanted; None is all.
+
+    Raises:
+        ArgumentError: a level outside (0, 1), an unknown likelihood or parameter, or "reml" for
+            a fit by ML.
+    """
+    import pandas as pd
+
+    check_level(level)
+    names = list_parameters(fit)
+    wanted = names if parameters is None else list(parameters)
+    sources: dict[str, Profile] = {}
+    limits: dict[str, tuple[float, float]] = {}
+    rows: dict[str, list[float | str]] = {}
+    for name in wanted:
+        source = name.replace("var(", "sd(", 1) if name.startswith("var(") else name
+        if name not in names:
+            raise ArgumentError(f"'{name}' has no profile; choose one of {', '.join(names)}")
+        if source not in limits:
+            sources[source] = build_profile(fit, source, likelihood=likelihood)
+            limits[source] = find_limits(sources[source], level=level)
+        row = [sources[source].estimate, *limits[source]]
+        shown = np.square(row) if name != source else row
+        rows[name] = [*(float(value) for value in shown), sources[source].likelihood]
+    table = pd.DataFrame.from_dict(
+        rows, orient="index", columns=["estimate", "lower", "upper", "likelihood"]
+    )
+    table.index.name = "parameter"
+    return table
+
+
+def list_parameters(fit: Estimate) -> list[str]:
+    """Return the names of the parameters that have a profile."""
+    scaled = scaled_names(fit.moments.random, fit.moments.group, fit.structure.labels)
+    variances = ["var(" + name[3:] for name in scaled if name.startswith("sd(")]
+    return [*fit.moments.fixed, *variances, RESIDUAL, *scaled, RESIDUAL_SD]
+
+
+def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = None) -> Profile:
+    """Return the profile of a fixed effect, an SD or a correlation.
+
+    Raises:
+        ArgumentError: an unknown likelihood or parameter, or "reml" for a fit by ML.
+    """
+    if likelihood not in (None, "reml", "ml"):
+        raise ArgumentError(f"likelihood={likelihood!r} is not known; choose 'reml' or 'ml'")
+    if likelihood == "reml" and fit.method == "ml":
+        raise ArgumentError(
+            "likelihood='reml' does not belong to a fit by ML; fit with method='reml' first"
+        )
+    if parameter in fit.moments.fixed:
+        return _profile_fixed(_refit(fit, "ml"), fit.moments.fixed.index(parameter))
+    fit = _refit(fit, likelihood or fit.method)
+    scaled = scaled_names(fit.moments.random, fit.moments.group, fit.structure.labels)
+    if parameter == RESIDUAL_SD:
+        return _profile_variance(fit, parameter, None)
+    if parameter in scaled:
+        return _profile_variance(fit, parameter, fit.structure.labels[scaled.index(parameter)])
+    raise ArgumentError(
+        f"'{parameter}' has no profile of its own; choose one of "
+        f"{', '.join([*fit.moments.fixed, *scaled, RESIDUAL_SD])}"
+    )
+
+
+def find_limits(profile: Profile, *, level: float) -> tuple[float, float]:
+    """Return the values on both sides of the estimate at which the profile meets the quantile.
+
+    nan where the parameter does not exist at the estimate (the correlation with an SD of 0), and
+    where it is nearer to its bound than doubles tell (the correlation of a slope with an
+    intercept a million SDs of the covariate away): the profile then is not zero at the estimate.
+    """
+    if np.isnan(profile.estimate) or abs(profile.rise(profile.estimate)) > UNRESOLVED:
+        return np.nan, np.nan
+    quantile = float(stats.chi2.ppf(level, 1))
+    return _find_limit(profile, quantile, side=-1), _find_limit(profile, quantile, side=1)
+
+
+def _find_limit(profile: Profile, quantile: float, *, side: int) -> float:
+    bound = profile.bounds[0 if side < 0 else 1]
+
+    def gap(value: float) -> float:
+        # The root of the rise is nearly a straight line.
+        return float(np.sqrt(max(profile.rise(value), 0.0)) - np.sqrt(quantile))
+
+    inner, step = profile.estimate, profile.step
+    for _ in range(DOUBLINGS):
+        outer = inner + side * step
+        if (outer - bound) * side >= 0.0:
+            outer = bound if profile.name != RESIDUAL_SD else 0.5 * inner
+        if gap(outer) >= 0.0:
+            return float(brentq(gap, inner, outer, xtol=LIMIT * profile.step, rtol=1e-12))
+        if outer == bound:
+            return bound
+        inner, step = outer, 2.0 * step
+    return side * np.inf
+
+
+def _refit(fit: Estimate, method: str) -> Estimate:
+    if fit.method == method:
+        return fit
+    found = maximize(fit.white, fit.structure, restricted=method == "reml")
+    return unwhiten(fit.moments, fit.structure, fit.white, found)
+
+
+def _profile_fixed(fit: Estimate, index: int) -> Profile:
+    lowest = -2.0 * fit.loglik
+    offset = 2.0 * fit.white.n * np.log(fit.white.scale)
+    theta = fit.theta
+
+    def rise(value: float) -> float:
+        held = hold_fixed(fit.white, index, value)
+        found = maximize(held, fit.structure, restricted=False, start=theta)
+        return found.criterion.value + offset - lowest
+
+    return Profile(
+        name=fit.moments.fixed[index],
+        likelihood="ml",
+        estimate=float(fit.beta[index]),
+        step=2.0 * float(np.sqrt(fit.beta_cov[index, index])),
+        bounds=(-np.inf, np.inf),
+        rise=rise,
+    )
+
+
+def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -> Profile:
+    """Return the profile of the SD or correlation at `label` of G; of the residual SD for None."""
+    white, structure, restricted = fit.white, fit.structure, fit.method == "reml"
+    # By way of the root: G itself cancels where a covariate is far from zero.
+    _, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
+    v = float(sigma) ** 2
+    g = v * lam @ lam.T
+    sd = np.sqrt(np.diag(fit.g))
+    bounds = (0.0, np.inf)
+    if label is None:
+        estimate = float(np.sqrt(fit.sigma2))
+    elif label[0] == label[1]:
+        estimate = float(sd[label[0]])
+    else:
+        with np.errstate(invalid="ignore"):
+            estimate = float(np.clip(fit.g[label] / (sd[label[0]] * sd[label[1]]), -1.0, 1.0))
+        bounds = (-1.0 / (white.q - 1.0) if structure.kind == "exchangeable" else -1.0, 1.0)
+
+    def hold(value: float) -> HeldLikelihood:
+        if label is None:
+            held = (value / white.scale) ** 2
+            return HeldLikelihood(white, chart_all(structure), restricted, held)
+        chart: Chart
+        if label[0] == label[1]:
+            chart = chart_sd(structure, white, label[0], sd=value)
+        else:
+            chart = chart_correlation(structure, white, *label, correlation=value)
+        return HeldLikelihood(white, chart, restricted)
+
+    whole = HeldLikelihood(white, chart_all(structure), restricted)
+    lowest = whole.value_and_gradient(whole.start(g, v))[0]
+    # A correlation's coordinates are two SDs. Where one of them turns negative, the point is
+    # one of the opposite correlation; the minimum is then that with an SD of zero, at which
+    # every correlation is the same.
+    signed = label is not None and label[0] != label[1] and structure.kind == "unstructured"
+    floor = np.inf
+    if signed:
+        zeros = (chart_sd(structure, white, i, sd=0.0) for i in label or ())
+        helds = [HeldLikelihood(white, chart, restricted) for chart in zeros]
+        floor = min(held.minimize(held.start(g, v))[0] for held in helds)
+    # Each point starts at the nearest one found before (coordinates of one family of charts
+    # agree) and at the estimates, which keeps it out of lesser minima.
+    found: dict[float, Array] = {}
+
+    def rise(value: float) -> float:
+        if not bounds[0] <= value <= bounds[1] or (label is None and value == 0.0):
+            return np.inf
+        held = hold(value)
+        near = min(found, key=lambda known: abs(known - value), default=None)
+        starts = [held.start(g, v)] + ([] if near is None else [found[near]])
+        lower = floor
+        for reached, point in (held.minimize(start) for start in starts):
+            if reached < lower and not (signed and point[0] * point[1] < 0.0):
+                lower, found[value] = reached, point
+        return lower - lowest
+
+    step = 2.0 * _guess_error(fit, label)
+    return Profile(name, fit.method, estimate, step, bounds, rise)
+
+
+def _guess_error(fit: Estimate, label: tuple[int, int] | None) -> float:
+    """Return about one standard error, the scale of the search for a limit.
+
+    From the information where there is one; for an SD of zero, the residual SD in the units of
+    the coefficient over the root of the mean group size.
+    """
+    if label is not None and label[0] != label[1]:
+        return float(1.0 / np.sqrt(len(fit.white.blocks)))
+    at = -1 if label is None else fit.structure.labels.index(label)
+    variance = fit.sigma2 if label is None else float(fit.g[label])
+    error = float(np.sqrt(fit.variance_cov[at, at]))
+    if variance > 0.0 and np.isfinite(error) and error > 0.0:
+        return float(error / (2.0 * np.sqrt(variance)))
+    unit = 1.0 if label is None else float(np.linalg.norm(fit.white.basis[label[0]]))
+    return float(np.sqrt(fit.sigma2 * len(fit.white.blocks) / fit.white.n) * unit)

@@ -1,0 +1,233 @@
+"""Standard errors of variance components from the observed information, and their intervals."""
+
+import numpy as np
+from scipy import stats
+
+from bhlm.errors import IdentifiabilityError
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.likelihood.profiled import Curvature, differentiate, score_psi
+from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.moments import Moments
+from bhlm.reml.optimize import ZERO, Optimum
+
+Array = np.ndarray
+
+LARGEST = 1e150  # whose square still is a double
+Z95 = float(stats.norm.ppf(0.975))
+
+# Information below this, per group, or correlated with that of other elements to this, is none.
+# Not more than that: independent coefficients of 1 and of a year number keep 1e-10.
+NO_INFORMATION = 1e-10
+REPEATED = 1e-12
+
+
+def variance_covariance(
+    moments: Moments, structure: Structure, white: Whitened, optimum: Optimum
+) -> Array:
+    """Return the inverse observed information (m + 1, m + 1) of g's elements and sigma^2.
+
+    The information is that of the (restricted) log-likelihood in (psi, v), v = sigma^2,
+    psi = g / v, carried to (g, v). At a boundary, elements of g that have none are nan.
+
+    Raises:
+        IdentifiabilityError: the likelihood does not depend on some element, or combination.
+    """
+    at = optimum.criterion
+    v = at.sigma2 * white.scale**2
+    m = len(structure.directions)
+    _check_sizes(moments, white, v)
+    information = _observe(structure, white, optimum)
+    _refuse_flat(moments, structure, white, _find_flat(structure, white, optimum, information))
+    if optimum.singular:
+        return _singular_covariance(structure, white, optimum)
+    # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
+    # is closed under the change of basis, so that g is linear in them.
+    directions = structure.directions
+    psi = optimum.lam @ optimum.lam.T
+    turned = white.basis @ directions @ white.basis.T
+    jacobian = np.zeros((m + 1, m + 1))
+    jacobian[:m, :m] = v * np.array([turned[:, i, j] for i, j in structure.labels])
+    psi = white.basis @ psi @ white.basis.T
+    jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
+    jacobian[m, m] = 1.0
+    return np.asarray(jacobian @ np.linalg.inv(information) @ jacobian.T)
+
+
+def _check_sizes(moments: Moments, white: Whitened, v: float) -> None:
+    """Raise `IdentifiabilityError` where the square of a variance is no double."""
+    sizes = [v, *(v * row @ row for row in white.basis)]
+    for name, size in zip((moments.response, *moments.random), sizes, strict=True):
+        if not 1.0 / LARGEST < size < LARGEST:
+            raise IdentifiabilityError(
+                f"a variance of the size {size:.2g} has a standard error that is no double; give "
+                f"'{name}' in other units"
+            )
+
+
+def is_flat(structure: Structure, white: Whitened, optimum: Optimum) -> bool:
+    """Return whether the likelihood does not depend on some element of G, or combination."""
+    information = _observe(structure, white, optimum)
+    return len(_find_flat(structure, white, optimum, information)) > 0
+
+
+def _observe(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
+    at = optimum.criterion
+    curve = differentiate(white.blocks, white.q, optimum.lam, at, structure.directions)
+    return _information(curve, at.sigma2, at.dof, white.scale)
+
+
+def _find_flat(
+    structure: Structure, white: Whitened, optimum: Optimum, information: Array
+) -> Array:
+    """Return directions (f, m + 1) of (psi, log v) in which the likelihood is flat; mostly none.
+
+    Each element is taken relative to its size, one at least, and then has an information of
+    about the number of groups that tell of it. At a boundary or close to one the likelihood may
+    bend either way, and then only elements without any information are looked for.
+    """
+    at = optimum.criterion
+    if not optimum.converged:
+        return np.empty((0, len(information)))
+    wide = np.maximum(np.diag(optimum.lam @ optimum.lam.T), 1.0)
+    size = np.sqrt([wide[i] * wide[j] for i, j in structure.labels])
+    size = np.append(size, at.sigma2 * white.scale**2)
+    scaled = information * np.outer(size, size)
+    own = np.diag(scaled)
+    none = np.abs(own) < NO_INFORMATION * len(white.blocks)
+    if none.any() or own.min() < 0.0:
+        return np.asarray(np.eye(len(own))[none])
+    values, vectors = np.linalg.eigh(scaled / np.sqrt(np.outer(own, own)))
+    size[-1] = 1.0
+    return np.asarray((vectors * (size / np.sqrt(own))[:, None]).T[np.abs(values) < REPEATED])
+
+
+def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: Array) -> None:
+    """Raise `IdentifiabilityError` that names what the likelihood does not depend on."""
+    if not len(flat):
+        return
+    length = np.linalg.norm(white.basis, axis=1)
+    seen = np.zeros(len(structure.labels) + 1, dtype=bool)
+    for direction in flat:
+        turned = np.tensordot(direction[:-1], structure.directions, axes=1)
+        turned = white.basis @ turned @ white.basis.T / np.outer(length, length)
+        share = np.array([*(turned[i, j] for i, j in structure.labels), direction[-1]])
+        seen |= np.abs(share) > 1e-6 * np.abs(share).max()
+    names = [*variance_names(moments.random, moments.group, structure.labels), RESIDUAL]
+    shown = " and ".join(name for name, named in zip(names, seen, strict=True) if named)
+    what = f"depend on {shown}" if seen.sum() == 1 else f"tell {shown} apart"
+    raise IdentifiabilityError(
+        f"the likelihood of '{moments.formula}' does not {what}; drop random terms that repeat "
+        "others, or fixed effects that tell every group from the others"
+    )
+
+
+def _information(curve: Curvature, s2: float, dof: float, scale: float) -> Array:
+    """Return half the Hessian of minus twice the log-likelihood by (psi, v), at the optimum.
+
+    With rss = scale^2 rss~ and v = scale^2 s2 = rss / dof there.
+    """
+    m = len(curve.rss_slope)
+    v = scale**2 * s2
+    hessian = np.empty((m + 1, m + 1))
+    hessian[:m, :m] = curve.logdet + curve.rss / s2
+    hessian[:m, m] = hessian[m, :m] = -curve.rss_slope / (s2 * v)
+    hessian[m, m] = dof / v**2
+    return 0.5 * hessian
+
+
+def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
+    """Return the covariance (m + 1, m + 1) where G has lost rank.
+
+    In theta the vanished directions are stationary and leave the information, so that sigma^2
+    and the blocks of G that have kept their rank have standard errors; the others have none.
+    """
+    at, lam = optimum.criterion, optimum.lam
+    m = len(structure.labels)
+    v = at.sigma2 * white.scale**2
+    turned = structure.factors @ lam.T
+    tangents = turned + turned.transpose(0, 2, 1)
+    curve = differentiate(white.blocks, white.q, lam, at, tangents)
+    information = _information(curve, at.sigma2, at.dof, white.scale)
+    score = score_psi(white.blocks, white.q, lam, at)
+    factors = structure.factors
+    information[:-1, :-1] += np.einsum("cij,ik,dkj->cd", factors, score, factors)
+    covariance = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
+    tangents = white.basis @ tangents @ white.basis.T
+    psi = white.basis @ lam @ lam.T @ white.basis.T
+    jacobian = np.zeros((m + 1, len(factors) + 1))
+    jacobian[:m, :-1] = v * np.array([tangents[:, i, j] for i, j in structure.labels])
+    jacobian[:m, -1] = [psi[i, j] for i, j in structure.labels]
+    jacobian[m, -1] = 1.0
+    result = np.asarray(jacobian @ covariance @ jacobian.T)
+    lost = [
+        row
+        for row, (i, _) in enumerate(structure.labels)
+        if _has_lost_rank(lam, _block_of(structure, i))
+    ]
+    result[lost, :] = result[:, lost] = np.nan
+    return result
+
+
+def _block_of(structure: Structure, i: int) -> list[int]:
+    """Return the coefficients that share a block of G with coefficient i."""
+    if structure.kind in ("exchangeable", "identity"):
+        return list(range(structure.factors.shape[1]))
+    linked = np.abs(structure.directions).sum(axis=0) > 0
+    return [int(j) for j in np.flatnonzero(linked[i])]
+
+
+def _has_lost_rank(lam: Array, block: list[int]) -> bool:
+    singular_values = np.linalg.svd(lam[np.ix_(block, block)], compute_uv=False)
+    return bool(singular_values[-1] < ZERO)
+
+
+def scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
+    """Return the Jacobian (m, m) of SDs and correlations by g's elements at `labels`."""
+    place = {label: index for index, label in enumerate(labels)}
+    slopes = np.zeros((len(labels), len(labels)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for row, (i, j) in enumerate(labels):
+            if i == j:
+                slopes[row, row] = 0.5 / np.sqrt(g[i, i])
+                continue
+            both = np.sqrt(g[i, i] * g[j, j])
+            slopes[row, row] = 1.0 / both
+            for k in (i, j):
+                # The exchangeable structure reports one variance for both coefficients.
+                at = place.get((k, k), 0)
+                slopes[row, at] -= 0.5 * g[i, j] / (both * g[k, k])
+    return slopes
+
+
+def scaled_errors(slopes: Array, cov: Array) -> Array:
+    """Return the standard errors (m,) of functions with Jacobian `slopes` (m, m), by row.
+
+    A function is nan only if an element that it depends on has no standard error.
+    """
+    variances = np.empty(len(slopes))
+    for row, slope in enumerate(slopes):
+        used = np.flatnonzero(slope)
+        part = slope[used]
+        finite = np.isfinite(part).all()
+        variances[row] = part @ cov[np.ix_(used, used)] @ part if finite else np.nan
+    return standard_errors(np.diag(variances))
+
+
+def log_interval(value: float, se: float) -> list[float]:
+    """Return the 95 % interval of a positive parameter, symmetric on the log scale."""
+    if not value > 0.0:
+        return [np.nan, np.nan]
+    # Next to zero the interval spans all that doubles can say.
+    with np.errstate(over="ignore"):
+        factor = np.exp(Z95 * se / value)
+        return [value / factor, value * factor]
+
+
+def standard_errors(cov: Array) -> Array:
+    """Return standard errors; nan where rounding has left a variance below zero.
+
+    That happens to a correlation within rounding of +-1, far from a covariate's zero.
+    """
+    variances = np.diag(cov)
+    return np.sqrt(np.where(variances >= 0.0, variances, np.nan))

@@ -1,0 +1,1 @@
+"""Printed styles, tables, JSON, the dashboard."""

@@ -1,0 +1,72 @@
+"""What a page is made of: sections of texts, tables and figures."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bhlm.plots.figure import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.bayes.draws import Draws
+    from bhlm.fits.model import Model
+    from bhlm.reconciliation.comparison import Comparison
+    from bhlm.reml.estimate import Estimate
+
+Tone = Literal["plain", "good", "caution", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a page is about: a REML fit, a posterior, or both and their reconciliation."""
+
+    reml: "Estimate | None"
+    post: "Draws | None"
+    both: "Comparison | None"
+    model: "Model | None"  # has the rows, where they are at hand
+    title: str
+    source: dict[str, str]  # label -> text: citation, data, command
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Sentences, one paragraph or list item each."""
+
+    sentences: tuple[str, ...]
+    tone: Tone = "plain"
+    heading: str = ""
+    listed: bool = False
+    code: bool = False  # lines to type, as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that sorts and can be copied as CSV."""
+
+    name: str  # unique on the page
+    title: str
+    reading: str  # one sentence, computed from the numbers
+    frame: "pd.DataFrame"  # the index, if it is named, is the first column
+    digits: int = 4  # significant digits shown; the CSV and the JSON hold every digit
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """A figure of one group at a time, with a field to search for the group."""
+
+    name: str
+    title: str
+    reading: str
+    content: dict[str, Any]  # what the script draws from; see `schools.describe_chooser`
+
+
+Block = Text | Table | Figure | Chooser
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One page of the dashboard."""
+
+    name: str  # the anchor
+    title: str
+    blocks: tuple[Block, ...]

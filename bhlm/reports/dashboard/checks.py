@@ -1,0 +1,139 @@
+"""The page of the model checks: prediction, leaving groups out, influence, residuals."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from bhlm.bayes.checks.loo import leave_out_groups
+from bhlm.bayes.checks.predictive import check_groups
+from bhlm.errors import BhlmError
+from bhlm.plots.groups import count, thin_posterior
+from bhlm.plots.influence import plot_influence
+from bhlm.plots.khat import draw_khat
+from bhlm.plots.loo_pit import plot_loo_pit
+from bhlm.plots.predictive import draw_predictive
+from bhlm.plots.residuals import plot_residuals
+from bhlm.reports.dashboard.blocks import Block, Section, Subject, Text
+from bhlm.reports.dashboard.groups import describe_thinning
+
+if TYPE_CHECKING:
+    from bhlm.bayes.checks.loo import Loo
+    from bhlm.bayes.draws import Draws
+    from bhlm.reml.estimate import Estimate
+
+# Groups up to which every one is left out and the model refitted: seconds for 1,000, and the
+# cost grows with the square.
+INFLUENCE = 1000
+# Groups above the threshold of k-hat up to which the posterior is sampled without each.
+REFITS = 3
+
+
+def build_checks(subject: Subject) -> Section | None:
+    """Return the page of the model checks; None if there is neither a REML fit nor a posterior.
+
+    A block that cannot be computed is replaced by the reason why. Draws from the prior alone have
+    nothing to check.
+
+    Args:
+        subject: the fits, and the model if its rows are to be checked.
+    """
+    blocks: list[Block] = []
+    post = subject.post
+    if post is not None and post.settings.prior_only:
+        blocks.append(
+            Text(("The draws are from the prior alone, which no data can contradict yet.",))
+        )
+        post = None
+    if post is not None:
+        thin = thin_posterior(post)
+        blocks += _try("Posterior predictive check", lambda: _predict(thin))
+        blocks += _try("LOO-PIT", lambda: iter([plot_loo_pit(post, subject.model)]))
+        blocks += _try("Leaving groups out", lambda: _leave_out(thin))
+        if thin is not post:
+            what = "The predictive check of the groups and leaving them out"
+            blocks.append(Text((describe_thinning(post, what),)))
+    reml = subject.reml
+    if reml is not None:
+        blocks += _try("Influence", lambda: _influence(reml))
+        blocks += _try("Residuals", lambda: _residuals(reml, subject))
+    return Section("checks", "Model checks", tuple(blocks)) if blocks else None
+
+
+def _try(heading: str, build: Callable[[], Iterator[Block]]) -> list[Block]:
+    """Return the blocks, or why they cannot be built."""
+    try:
+        return list(build())
+    except BhlmError as error:
+        return [Text((_close(str(error)),), tone="caution", heading=f"{heading}: not shown")]
+
+
+def _close(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _predict(post: "Draws") -> Iterator[Block]:
+    check = check_groups(post)
+    yield draw_predictive(check)
+    outside = check.outside
+    yield Text(
+        tuple(_close(sentence) for sentence in outside)
+        or (
+            "No statistic of the groups lies outside what the model predicts of them "
+            f"({count(check.draws, 'replicate')}, seed {check.seed}).",
+        ),
+        tone="caution" if outside else "good",
+        heading="Posterior predictive check",
+        listed=len(outside) > 1,
+    )
+
+
+def _leave_out(post: "Draws") -> Iterator[Block]:
+    loo = leave_out_groups(post, refit=False)
+    bad = int((~(loo.table["khat"] <= loo.good_k)).sum())
+    if 0 < bad <= REFITS and post.converged:
+        loo = leave_out_groups(post, refit=True)
+    yield draw_khat(post, loo)
+    yield Text(
+        (_describe_loo(loo, bad), *(_close(failure) for failure in loo.failures)),
+        tone="caution" if loo.failures else "plain",
+        heading="Leaving groups out",
+    )
+
+
+def _describe_loo(loo: "Loo", bad: int) -> str:
+    text = (
+        f"The elpd of a new group, summed over {count(loo.n_data_points, 'group')}, is "
+        f"{loo.elpd:.1f} (SE {loo.se:.1f}), with {loo.p:.1f} effective parameters"
+    )
+    refitted = int(loo.table["refitted"].sum())
+    if refitted:
+        text += f"; the posterior was sampled anew without {count(refitted, 'group')}"
+    elif bad:
+        text += (
+            f"; the posterior was not sampled anew without the {count(bad, 'group')} above the "
+            "threshold, which post.loo() does"
+        )
+    return text + "."
+
+
+def _influence(reml: "Estimate") -> Iterator[Block]:
+    groups = reml.moments.n_groups
+    if groups > INFLUENCE:
+        yield Text(
+            (
+                f"Influence is not measured here: it refits the model without each of the "
+                f"{groups:,} groups. reml.influence() does, and bhlm.plots.plot_influence(reml) "
+                "draws it.",
+            ),
+            heading="Influence",
+        )
+        return
+    yield plot_influence(reml)
+
+
+def _residuals(reml: "Estimate", subject: Subject) -> Iterator[Block]:
+    yield plot_residuals(reml, model=subject.model)
+    if subject.model is None or subject.model.design is None:
+        yield Text(
+            ("The fit comes without its rows, so that no residual of a row can be drawn.",),
+            heading="Residuals",
+        )

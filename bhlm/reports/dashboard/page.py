@@ -1,0 +1,234 @@
+"""Sections -> one HTML file that needs no network, and its twin in JSON."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bhlm.errors import BhlmError, DataError
+from bhlm.files import write_text
+from bhlm.plots.figure import Figure
+from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
+from bhlm.reports.dashboard.content import (
+    clean_arrays,
+    describe_sections,
+    list_columns,
+    name_blocks,
+    show_code,
+    show_text,
+)
+from bhlm.reports.dashboard.drawing import describe_figure, describe_style
+from bhlm.reports.dashboard.verdict import find_moments, judge
+from bhlm.reports.json import describe_model, describe_reconciliation, write_json
+
+# In the order of the page: the module that builds a section, its function, what it is called.
+SECTIONS = (
+    ("verdict", "build_verdict", "Verdict"),
+    ("reconciliation", "build_reconciliation", "Comparison"),
+    ("convergence", "build_convergence", "Convergence"),
+    ("groups", "build_groups", "Groups"),
+    ("checks", "build_checks", "Model checks"),
+    ("priors", "build_priors", "Priors"),
+    ("reproduction", "build_reproduction", "Reproduction"),
+)
+# Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
+LARGEST_TABLE = 200_000
+TABLE_ROW = 2.1  # rem of a row of a table
+TABLE_PAGE = 25  # rows of a table at a time, as in tables.js
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script of the page, with the hash by which the page's policy lets it run."""
+
+    text: str
+    hash: str
+
+
+def write_dashboard(subject: Subject, path: str | Path) -> None:
+    """Write the page about a fit to an HTML file, and every number on it to a .json beside it.
+
+    The page loads nothing: scripts, styles and numbers are inside, and its policy forbids the
+    browser every request. It appears whole or not at all.
+
+    Raises:
+        DataError: `path` does not end in .html, or its folder does not exist or cannot be written
+            to; this is found before anything is computed.
+    """
+    path = check_path(path)
+    sections = build_sections(subject)
+    outcome = judge(subject)
+    twin = {
+        "title": subject.title,
+        "model": describe_model(find_moments(subject)),
+        "outcome": {
+            "label": outcome.label,
+            "tone": outcome.tone,
+            "headline": outcome.headline,
+            "failures": list(outcome.failures),
+            "advice": list(outcome.advice),
+        },
+        "source": subject.source,
+        "sections": describe_sections(sections),
+        "reconciliation": None if subject.both is None else describe_reconciliation(subject.both),
+    }
+    page = render_page(subject, sections, twin=name_twin(path).name)
+    write_json(twin, name_twin(path))
+    write_text(page, path)
+
+
+def name_twin(path: Path) -> Path:
+    """Return where the numbers of a page stand."""
+    return path.with_suffix(".json")
+
+
+def check_path(path: str | Path) -> Path:
+    """Return the path of a page that can be written.
+
+    Raises:
+        DataError: another ending than .html or .htm; a folder that does not exist or cannot be
+            written to; a folder in the file's place.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"'{path}' is not a page's file; end it in .html")
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(
+            f"cannot write '{path}': '{folder}' is no folder that can be written to; choose one "
+            "that exists and is writable"
+        )
+    if path.is_dir():
+        raise DataError(f"cannot write '{path}', which is a folder; choose another name")
+    return path
+
+
+def build_sections(subject: Subject) -> tuple[Section, ...]:
+    """Return the sections of a page in their order, without those that do not apply.
+
+    A section that cannot be computed says why in its place.
+    """
+    built = []
+    for module, function, title in SECTIONS:
+        build: Callable[[Subject], Section | None] = getattr(
+            import_module(f"bhlm.reports.dashboard.{module}"), function
+        )
+        try:
+            section = build(subject)
+        except BhlmError as error:
+            sentence = f"This section could not be computed: {error}"
+            section = Section(module, title, (Text((sentence,), tone="caution"),))
+        if section is not None:
+            built.append(section)
+    return tuple(built)
+
+
+def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> str:
+    """Return the page as text.
+
+    Args:
+        subject: what the page is about.
+        sections: what it shows.
+        twin: the name of the file with the numbers.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("bhlm.reports.dashboard", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["show"] = show_text
+    environment.filters["code"] = show_code
+    environment.filters["embed"] = lambda value: Markup(embed(value))
+    shown: list[tuple[Section, list[dict[str, Any]]]] = [(section, []) for section in sections]
+    places = {section.name: blocks for section, blocks in shown}
+    for section, block, anchor in name_blocks(sections):
+        places[section.name].append(_describe(block, anchor))
+    scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
+    return environment.get_template("page.html.jinja").render(
+        title=subject.title,
+        formula=find_moments(subject).formula,
+        outcome=judge(subject),
+        sections=shown,
+        style=Markup(_read("style.css")),
+        shared=describe_style(),
+        scripts=scripts,
+        twin=twin,
+    )
+
+
+def _describe(block: Block, anchor: str) -> dict[str, Any]:
+    """Return what the template and the scripts need of a block."""
+    height = 0.0  # rem of a table before it is drawn, so that what follows keeps its place
+    match block:
+        case Text():
+            return {"kind": "text", "anchor": anchor, "block": block}
+        case Table():
+            kind = "table"
+            data: dict[str, Any] = {"digits": block.digits, "columns": list_columns(block.frame)}
+            height = TABLE_ROW * (1 + min(len(block.frame), TABLE_PAGE))
+        case Figure():
+            kind = "figure"
+            data = describe_figure(block) | {"height": block.height, "name": block.name}
+            columns = None if block.table is None else list_columns(block.table)
+            data["columns"] = columns if len(json.dumps(columns)) <= LARGEST_TABLE else None
+        case Chooser():
+            kind, data = "chooser", clean_arrays(block.content)
+    return {"kind": kind, "anchor": anchor, "block": block, "data": data, "height": height}
+
+
+def embed(value: Any) -> str:
+    """Return JSON that can stand in a script element of HTML: nothing in it closes the element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _read(name: str) -> str:
+    return files("bhlm.reports.dashboard").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+@cache
+def load_scripts() -> dict[str, str]:
+    """Return the scripts of the page: Plotly's, DataTables' and the page's own.
+
+    DataTables comes as the bundle that itables ships: a module, whose exports are made a global
+    name, since a module inside a page cannot be imported by another.
+
+    Raises:
+        DataError: itables has another bundle than the one that is known.
+    """
+    from plotly.offline import get_plotlyjs
+
+    bundle = files("itables").joinpath("html", "dt_bundle.js").read_text(encoding="utf-8")
+    tables, found = re.subn(
+        r"export\s*\{[^}]*?(\w+) as default[^}]*\};?", r"window.DataTable=\1;", bundle
+    )
+    if found != 1:
+        raise DataError(
+            "the installed itables has no bundle of DataTables that the page can use; install "
+            "itables 2.9"
+        )
+    own = [_read(name) for name in ("figures.js", "tables.js", "chooser.js", "page.js")]
+    texts = {"plotly": get_plotlyjs(), "tables": tables, "page": "\n".join(own)}
+    # A browser reads every line end as a line feed, and hashes that. A comment's start changes
+    # how it looks for the script's end; in the strings and patterns here the backslash is idle.
+    return {
+        name: text.replace("\r\n", "\n").replace("\r", "\n").replace("<!--", "<\\!--")
+        for name, text in texts.items()
+    }
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

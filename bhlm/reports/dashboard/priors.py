@@ -1,0 +1,86 @@
+"""The page of the priors: what they are, what the data add to them, how much hangs on them."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.checks.sensitivity import Sensitivity, measure_sensitivity
+from bhlm.bayes.prior_table import tabulate_fit
+from bhlm.plots.choice import count, say
+from bhlm.plots.prior_posterior import compare_widths, plot_prior_posterior
+from bhlm.plots.sensitivity import draw_sensitivity
+from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+
+if TYPE_CHECKING:
+    from bhlm.bayes.draws import Draws
+
+NARROW = 0.1  # share of the prior's width below which the data clearly outweigh the prior
+
+
+def build_priors(subject: Subject) -> Section | None:
+    """Return the section on the priors of the posterior; None if there is none."""
+    post = subject.post
+    if post is None:
+        return None
+    texts = post.priors.describe(post.moments, blocks=post.blocks)
+    blocks: list[Block] = [
+        Text(
+            tuple(f"{say(name)} ~ {text}" for name, text in texts.items()),
+            heading="The priors",
+            listed=True,
+        ),
+        plot_prior_posterior(post),
+        _tabulate_quantiles(post),
+    ]
+    if post.settings.prior_only:
+        blocks.append(
+            Text(
+                (
+                    "These draws are of the prior alone, so there is no posterior whose "
+                    "sensitivity to it could be measured: sample with the likelihood.",
+                ),
+                tone="caution",
+            )
+        )
+    else:
+        found = measure_sensitivity(post)
+        blocks += [_judge(found), draw_sensitivity(found), _tabulate_sensitivity(found)]
+    return Section("priors", "Priors", tuple(blocks))
+
+
+def _tabulate_quantiles(post: "Draws") -> Table:
+    facts = compare_widths(tabulate_fit(post))
+    narrow = int((facts["width"] < NARROW).sum())
+    known = int(np.isfinite(facts["width"]).sum())
+    narrower = (
+        f"{narrow or 'none'} {'have' if narrow > 1 else 'has'} a posterior interval less than"
+    )
+    reading = (
+        f"Of {count(known, 'parameter')} whose prior has an interval, {narrower} a tenth as wide, "
+        "by which the data clearly outweigh the prior."
+        if known
+        else "No prior here has an interval to compare the posterior's with."
+    )
+    frame = facts.rename(columns={"width": "posterior_width_share"})
+    return Table("prior_quantiles", "Priors and posteriors in numbers", reading, frame)
+
+
+def _judge(found: Sensitivity) -> Text:
+    heading = "Does the answer hang on the priors?"
+    if found.ok:
+        text = f"No: no parameter's sensitivity to the priors reaches {found.threshold:g}."
+        return Text((text,), tone="good", heading=heading)
+    sentences = tuple(f"{sentence}." for sentence in found.findings)
+    return Text(sentences, tone="caution", heading=heading, listed=len(sentences) > 1)
+
+
+def _tabulate_sensitivity(found: Sensitivity) -> Table:
+    table = found.table
+    moved = int((table["likelihood"] >= found.threshold).sum())
+    swayed = int((table["prior"] >= found.threshold).sum())
+    reading = (
+        f"Of {count(len(table), 'parameter')}, {moved} {'follows' if moved == 1 else 'follow'} the "
+        f"data and {swayed} the priors with a sensitivity of {found.threshold:g} or more per "
+        "doubling of their weight."
+    )
+    return Table("power_scaling", "Power-scaling sensitivity", reading, table, digits=3)

@@ -1,0 +1,91 @@
+"""The page of the reconciliation: how far the two answers lie apart, and what accounts for it."""
+
+from typing import TYPE_CHECKING
+
+from bhlm.plots.attribution import plot_attribution
+from bhlm.plots.choice import count, say
+from bhlm.plots.curves import plot_curves
+from bhlm.plots.intervals import plot_intervals
+from bhlm.reconciliation.split import NEGLIGIBLE
+from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
+
+if TYPE_CHECKING:
+    from bhlm.reconciliation.comparison import Comparison
+
+TONES: dict[str, Tone] = {
+    "agree": "good",
+    "explained": "good",
+    "unexplained": "bad",
+    "not_converged": "bad",
+}
+HEADINGS = {
+    "agree": "The two answers agree",
+    "explained": "Every gap is explained",
+    "unexplained": "A gap is not explained",
+    "not_converged": "Not to be compared yet",
+}
+COLUMNS = [
+    *("published", "reml", "posterior", "sd", "gap", "gap_sd"),
+    *("shape", "prior", "monte_carlo", "unexplained"),
+    *("shape_se", "prior_se", "monte_carlo_se", "unexplained_se", "verdict"),
+]
+
+
+def build_reconciliation(subject: Subject) -> Section | None:
+    """Return the section on REML against the posterior; None if there are not both."""
+    both = subject.both
+    if both is None:
+        return None
+    blocks: list[Block] = [
+        Text((both.conclusion,), tone=TONES[both.verdict], heading=HEADINGS[both.verdict]),
+        plot_intervals(both),
+        plot_attribution(both),
+        _tabulate_shares(both),
+        Text(_shorten_words(both.words), heading="Each gap in words", listed=True),
+        plot_curves(both),
+    ]
+    if both.printed:
+        blocks.append(_tabulate_printed(both))
+    blocks.append(Text((both.route,), heading="How the means were found"))
+    return Section("reconciliation", "Comparison", tuple(blocks))
+
+
+def _shorten_words(words: dict[str, str]) -> tuple[str, ...]:
+    """Return the sentences on the gaps, with names of no more than a line's length."""
+    return tuple(text.replace(name, say(name)) for name, text in words.items())
+
+
+def _tabulate_shares(both: "Comparison") -> Table:
+    table = both.table
+    frame = table[COLUMNS].astype({"published": object})
+    if table["published"].isna().all():
+        frame = frame.drop(columns="published")
+    number = table["verdict"].value_counts()
+    parts = [f"{number.get('agree', 0)} within {NEGLIGIBLE} posterior SDs"]
+    if number.get("explained", 0):
+        parts.append(f"{number['explained']} larger and accounted for")
+    if number.get("unexplained", 0):
+        parts.append(f"{number['unexplained']} with a part that nothing accounts for")
+    noise = float((table["monte_carlo_se"] / table["sd"]).max())
+    reading = (
+        f"Of {count(len(table), 'gap')} between posterior mean and REML, {', '.join(parts)}; the "
+        f"Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
+    )
+    title = "Where each gap comes from"
+    return Table("attribution_shares", title, reading, frame, digits=5)
+
+
+def _tabulate_printed(both: "Comparison") -> Table:
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "name": [check.name for check in both.printed],
+            "quantity": [check.quantity for check in both.printed],
+            "printed": [check.printed for check in both.printed],
+            "computed": [check.computed for check in both.printed],
+            "reproduced": ["yes" if check.reproduced else "no" for check in both.printed],
+            "to its last digit": ["yes" if check.exact else "no" for check in both.printed],
+        }
+    )
+    return Table("printed_values", "Printed values", both.printed_note, frame, digits=7)

@@ -1,0 +1,230 @@
+"""The last section: what it takes to get the same numbers again."""
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from bhlm.bayes.priors.families import PyMCPrior, resolve_priors
+from bhlm.bayes.sampling import choose_acceptance
+from bhlm.bayes.storage.description import StoredPrior, hash_moments
+from bhlm.likelihood.covariance import combine
+from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.verdict import find_moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.bayes.draws import Draws
+    from bhlm.moments.moments import Moments
+
+PACKAGES = (
+    *("bhlm", "pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "numba", "pandas"),
+    *("narwhals", "plotly", "itables"),
+)
+
+
+def build_reproduction(subject: Subject) -> Section:
+    """Return settings, versions, the data's hash, the priors, and the lines that run it again."""
+    moments = find_moments(subject)
+    blocks: list[Block] = [_tabulate_settings(subject, moments)]
+    if subject.post is not None:
+        blocks.append(_tabulate_priors(subject.post))
+    blocks.append(_tabulate_versions())
+    lines, notes = write_lines(subject, moments)
+    command = subject.source.get("Command") or _write_command(subject, moments)
+    if command:
+        blocks.append(Text((command,), heading="The command", code=True))
+    blocks.append(Text(lines, heading="In Python", code=True))
+    if notes:
+        blocks.append(Text(notes, tone="caution"))
+    return Section("reproduction", "Reproduction", tuple(blocks))
+
+
+def _tabulate_settings(subject: Subject, moments: "Moments") -> Table:
+    digest = hash_moments(moments)
+    rows: dict[str, object] = {
+        "formula": moments.formula,
+        "rows": moments.n_rows,
+        "groups": moments.n_groups,
+        "rows dropped": moments.dropped,
+        "SHA-256 of the moments": digest,
+    }
+    reading = f"The moments of the {moments.n_rows:,} rows have the SHA-256 {digest[:12]}…"
+    if subject.reml is not None:
+        rows |= {
+            "likelihood": subject.reml.method,
+            "covariance": subject.reml.structure.kind,
+            "log-likelihood": subject.reml.loglik,
+        }
+    post = subject.post
+    if post is not None:
+        chosen = post.settings
+        rows |= {
+            "seed": post.seed,
+            "chains": chosen.chains,
+            "draws per chain": chosen.draws,
+            "warm-up per chain": chosen.tune,
+            "target acceptance": chosen.target_accept,
+            "largest tree depth": chosen.maxdepth,
+            "prior only": chosen.prior_only,
+            "sampler": post.sampler,
+            "seconds": post.seconds,
+        }
+        reading += (
+            f", and seed {post.seed} gives the same {chosen.chains} x {chosen.draws} draws on the "
+            "versions below, bit for bit"
+        )
+    return Table("settings", "Data and settings", f"{reading}.", _frame(rows, "setting"), digits=10)
+
+
+def _tabulate_priors(fit: "Draws") -> Table:
+    texts = fit.priors.describe(fit.moments, blocks=fit.blocks)
+    default = _find_default(fit)
+    chosen = [at for at, pair in enumerate(default) if str(pair[0]) != str(pair[1])]
+    kind = (
+        "All are the defaults, scaled by the SDs of the columns"
+        if not chosen
+        else f"{len(chosen)} of {len(default)} were chosen and the others are the defaults, scaled "
+        "by the SDs of the columns"
+        if len(chosen) < len(default)
+        else "All were chosen for this model"
+    )
+    return Table(
+        "priors", "Priors", f"{kind}.", _frame(texts, "parameter", value="prior"), digits=10
+    )
+
+
+def _tabulate_versions() -> Table:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    reading = (
+        f"bhlm {versions['bhlm']} ran on Python {versions['python']} with NumPy "
+        f"{versions['numpy']} and SciPy {versions['scipy']}."
+    )
+    return Table(
+        "versions", "Versions", reading, _frame(versions, "package", value="version"), digits=10
+    )
+
+
+def _frame(rows: Mapping[str, object], name: str, *, value: str = "value") -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame({value: pd.Series(rows, dtype=object)}).rename_axis(name)
+
+
+def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the Python lines that run the analysis again, and what they cannot repeat."""
+    reml, post = subject.reml, subject.post
+    notes: list[str] = []
+    lines = ["import bhlm", ""]
+    lines.append(f"model = bhlm.Model({moments.formula!r}, data)  # data: the table")
+    kind = _name_covariance(subject, moments)
+    if reml is not None:
+        given = [] if reml.method == "reml" else [f"method={reml.method!r}"]
+        lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
+    if post is not None:
+        priors, notes = _write_priors(post)
+        chosen = post.settings
+        given = [f"seed={post.seed}", f"draws={chosen.draws}", f"tune={chosen.tune}"]
+        given.append(f"chains={chosen.chains}")
+        given.append(f"target_accept={chosen.target_accept!r}")
+        given.append(f"maxdepth={chosen.maxdepth}")
+        given += ["prior_only=True"] if chosen.prior_only else []
+        lines += ["post = model.sample(", *(f"    {part}," for part in [*given, *kind, *priors])]
+        lines.append(")")
+    if subject.both is not None:
+        lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html", model=model)']
+    return tuple(lines), tuple(notes)
+
+
+def _name_covariance(subject: Subject, moments: "Moments") -> list[str]:
+    """Return the argument for the covariance, if it is not what the formula says."""
+    structure = subject.reml.structure if subject.reml else combine(_blocks(subject))
+    plain = combine(moments.blocks)
+    if (structure.kind, structure.labels) == (plain.kind, plain.labels):
+        return []
+    return [f"covariance={structure.kind!r}"]
+
+
+def _blocks(subject: Subject) -> tuple[tuple[str, ...], ...]:
+    assert subject.post is not None
+    return subject.post.blocks
+
+
+def _find_default(fit: "Draws") -> list[tuple[Any, Any]]:
+    """Return each prior beside its default: fixed effects, SDs, sigma, the correlations."""
+    default = resolve_priors(None, fit.moments, blocks=fit.blocks)
+    pairs: list[tuple[Any, Any]] = list(zip(fit.priors.every, default.every, strict=True))
+    if any(len(block) > 1 for block in fit.blocks):
+        pairs.append((fit.priors.corr, default.corr))
+    return pairs
+
+
+def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
+    """Return the argument for the priors, none for the defaults, and what has no text."""
+    pairs = _find_default(fit)
+    if all(chosen == default for chosen, default in pairs):
+        return [], []
+    if fit.priors.is_flat:
+        return ["priors=bhlm.Priors.flat()"], []
+    notes = [
+        f"The prior {prior} is a PyMC distribution: it stands here by name and has to be written "
+        "out again."
+        for prior, _ in pairs
+        if isinstance(prior, PyMCPrior | StoredPrior)
+    ]
+    p, q = len(fit.moments.fixed), len(fit.moments.random)
+    given = [
+        f"{key}={{{entries}}}"
+        for key, names, part in (
+            ("fixed", fit.moments.fixed, pairs[:p]),
+            ("sd", fit.moments.random, pairs[p : p + q]),
+        )
+        if (entries := _write_entries(names, part))
+    ]
+    sigma, default = pairs[p + q]
+    given += [f"sigma={_write_prior(sigma)}"] if sigma != default else []
+    for chosen, usual in pairs[p + q + 1 :]:
+        given += [f"corr={_write_prior(chosen)}"] if chosen != usual else []
+    return [f"priors=bhlm.Priors({', '.join(given)})"], notes
+
+
+def _write_entries(names: Sequence[str], pairs: Sequence[tuple[Any, Any]]) -> str:
+    return ", ".join(
+        f"{name!r}: {_write_prior(prior)}"
+        for name, (prior, default) in zip(names, pairs, strict=True)
+        if prior != default
+    )
+
+
+def _write_prior(prior: Any) -> str:
+    if isinstance(prior, PyMCPrior | StoredPrior):
+        return "..."
+    numbers = {field.name: float(getattr(prior, field.name)) for field in fields(prior)}
+    arguments = ", ".join(f"{name}={number!r}" for name, number in numbers.items())
+    return f"bhlm.{type(prior).__name__}({arguments})"
+
+
+def _write_command(subject: Subject, moments: "Moments") -> str:
+    """Return the command line, "" where it cannot say what was fitted."""
+    post = subject.post
+    if post is None or (subject.reml is not None and subject.reml.method == "ml"):
+        return ""
+    chosen = (post.settings.target_accept, post.settings.maxdepth, post.settings.prior_only)
+    if _write_priors(post)[0] or chosen != (choose_acceptance(moments.n_groups), 10, False):
+        return ""
+    words = ["bhlm", "reconcile" if subject.both is not None else "sample", "--data", "FILE"]
+    words += ["--formula", moments.formula, "--seed", str(post.seed)]
+    words += ["--draws", str(post.settings.draws), "--tune", str(post.settings.tune)]
+    words += ["--chains", str(post.settings.chains)]
+    for argument in _name_covariance(subject, moments):
+        words += ["--covariance", argument.split("'")[1]]
+    words += ["--dashboard", "report.html"] if subject.both is not None else []
+    return shlex.join(words)

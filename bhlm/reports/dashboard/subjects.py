@@ -1,0 +1,120 @@
+"""Fits -> the page about them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.draws import Draws
+from bhlm.errors import DataError
+from bhlm.reml.estimate import Estimate
+from bhlm.reports.dashboard.blocks import Subject
+from bhlm.reports.dashboard.page import check_path, write_dashboard
+
+if TYPE_CHECKING:
+    from bhlm.fits.model import Model
+    from bhlm.moments.moments import Moments
+    from bhlm.reconciliation.comparison import Comparison
+
+# Relative difference up to which two engines' sums are of the same rows.
+SAME = 1e-9
+
+
+def write_reconciliation(
+    both: "Comparison",
+    path: str | Path,
+    *,
+    model: "Model | None" = None,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about two fits and their reconciliation, and its .json.
+
+    Args:
+        both: the reconciliation.
+        path: the HTML file to write.
+        model: the model with the rows; None does without the figures of rows.
+        title: the page's heading; None names the response and the groups.
+        source: label -> text on where the model and its data come from.
+
+    Raises:
+        DataError: a path that cannot be written to, or a model of other data.
+    """
+    check_path(path)
+    moments = both.reml.moments
+    subject = Subject(
+        reml=both.reml,
+        post=both.post,
+        both=both,
+        model=_check_model(moments, model),
+        title=title or _name(moments),
+        source=source or {},
+    )
+    write_dashboard(subject, path)
+
+
+def write_fit(
+    fit: Draws | Estimate,
+    path: str | Path,
+    *,
+    model: "Model | None" = None,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about one fit, by REML (or ML) or by Bayes, and its .json.
+
+    Args and errors are those of `write_reconciliation`.
+    """
+    check_path(path)
+    subject = Subject(
+        reml=fit if isinstance(fit, Estimate) else None,
+        post=fit if isinstance(fit, Draws) else None,
+        both=None,
+        model=_check_model(fit.moments, model),
+        title=title or _name(fit.moments),
+        source=source or {},
+    )
+    write_dashboard(subject, path)
+
+
+def _name(moments: "Moments") -> str:
+    return f"{moments.response} by {moments.group}"
+
+
+def _check_model(moments: "Moments", model: "Model | None") -> "Model | None":
+    """Return the model with the rows of these moments, where it has any."""
+    if model is None or model.design is None:
+        return None
+    check_rows(moments, model)
+    return model
+
+
+def check_rows(moments: "Moments", model: "Model") -> None:
+    """Refuse a model whose rows are not those that a fit was made from.
+
+    Raises:
+        DataError: other columns, groups, or numbers.
+    """
+    ours, theirs = moments, model.moments
+    if ours is theirs:
+        return
+    same = (
+        ours.columns == theirs.columns
+        and ours.fixed == theirs.fixed
+        and ours.random == theirs.random
+        and ours.group == theirs.group
+        and np.array_equal(ours.groups, theirs.groups)
+        and np.array_equal(ours.n, theirs.n)
+    )
+    if not (same and _agree(ours.mean, theirs.mean) and _agree(ours.cross, theirs.cross)):
+        raise DataError(
+            f"the fit was made from {ours.n_rows} rows of {ours.n_groups} groups for "
+            f"'{ours.formula}', and the rows given are {theirs.n_rows} of {theirs.n_groups} groups "
+            f"for '{theirs.formula}' or hold other numbers; give the table that was fitted"
+        )
+
+
+def _agree(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Return whether two arrays are those of the same rows, added up in whatever order."""
+    size = float(np.max(np.abs(ours), initial=0.0))
+    return bool(np.allclose(ours, theirs, rtol=SAME, atol=SAME * size))

@@ -1,0 +1,126 @@
+"""Results -> the dictionaries of the JSON, and their writing to a file in one piece."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
+from bhlm.bayes.draws import Draws
+from bhlm.files import write_text
+from bhlm.moments.moments import Moments
+from bhlm.reml.estimate import Estimate
+
+if TYPE_CHECKING:
+    from bhlm.reconciliation.comparison import Comparison
+
+ESTIMATE_KEYS = ("estimate", "se", "lower", "upper")
+
+
+def describe_model(moments: Moments) -> dict[str, Any]:
+    """Return formula, n, groups, group sizes and dropped rows."""
+    return {
+        "formula": moments.formula,
+        "n": moments.n_rows,
+        "groups": moments.n_groups,
+        "group": moments.group,
+        "group_size": moments.group_size,
+        "dropped_rows": moments.dropped,
+    }
+
+
+def describe_reml(fit: Estimate) -> dict[str, Any]:
+    """Return the REML or ML fit under the keys of the JSON."""
+    table = fit.estimates
+    return {
+        "method": fit.method,
+        "loglik": fit.loglik,
+        "converged": fit.converged,
+        "singular": fit.singular,
+        "advice": fit.advice,
+        "estimates": {
+            name: {key: float(table.loc[name, key]) for key in ESTIMATE_KEYS}
+            for name in table.index
+        },
+        "wald": fit.wald,
+        "lr_test": fit.lr_test,
+        "reliability": fit.reliability,
+    }
+
+
+def describe_posterior(fit: Draws) -> dict[str, Any]:
+    """Return the posterior under the keys of the JSON."""
+    chains, draws = fit.data["posterior"]["sigma"].shape
+    return {
+        "diagnostics": fit.diagnostics.to_dict() | {"seconds": fit.seconds},
+        "estimates": {
+            name: dict(zip(SUMMARY_COLUMNS, row, strict=True))
+            for name, row in summarize(fit.draws).items()
+        },
+        "priors": fit.priors.describe(fit.moments, blocks=fit.blocks),
+        "sampler": fit.sampler,
+        "seed": fit.seed,
+        "chains": chains,
+        "draws": draws,
+    }
+
+
+def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
+    """Return the whole reconciliation under the keys of the JSON."""
+    rows = {}
+    for name, row in both.table.iterrows():
+        values = row.to_dict()
+        text = values.pop("published")
+        rows[str(name)] = {
+            "published": None if text is None else float(text),
+            "published_text": text,
+            **values,
+            "words": both.words[str(name)],
+        }
+    return clean(
+        {
+            "model": describe_model(both.reml.moments),
+            "reml": describe_reml(both.reml),
+            "posterior": describe_posterior(both.post),
+            "reconciliation": rows,
+            "printed": [
+                {
+                    "name": check.name,
+                    "quantity": check.quantity,
+                    "printed": check.printed,
+                    "computed": check.computed,
+                    "reproduced": check.reproduced,
+                    "to_last_digit": check.exact,
+                }
+                for check in both.printed
+            ],
+            "printed_note": both.printed_note,
+            "route": both.route,
+            "reasons": list(both.reasons),
+            "advice": list(both.advice),
+            "conclusion": both.conclusion,
+            "verdict": both.verdict,
+        }
+    )
+
+
+def clean(value: Any) -> Any:
+    """Return nested values that JSON can hold: numpy scalars unpacked, nan and inf as None."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write a value as JSON, to a temporary file that then takes the place of `path`.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to.
+    """
+    write_text(json.dumps(clean(value), indent=2, allow_nan=False) + "\n", path)

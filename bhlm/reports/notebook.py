@@ -1,0 +1,35 @@
+"""Fits at the end of a notebook cell: HTML in which every name is text."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from bhlm.layout import show_name
+from bhlm.markup import HTML, NOTEBOOK_DIGITS, estimates_html
+
+if TYPE_CHECKING:
+    from bhlm.bayes.draws import Draws
+    from bhlm.reconciliation.comparison import Comparison
+
+SHOWN = ("published", "reml", "posterior", "gap", "gap_sd", "verdict")
+
+
+def show_posterior(fit: "Draws") -> str:
+    """Return the table of a posterior, under what fails if anything does."""
+    failed = [f"FAILED: {sentence}." for sentence in fit.diagnostics.failures]
+    table = estimates_html(fit.estimates, fit.moments.formula, digits=NOTEBOOK_DIGITS)
+    return _list_sentences(failed) + table
+
+
+def show_reconciliation(both: "Comparison") -> str:
+    """Return the table of a reconciliation under its conclusion, with the reasons below."""
+    table = both.table[[name for name in SHOWN if name in both.table]]
+    table = table.dropna(axis=1, how="all")
+    html = estimates_html(table, both.reml.moments.formula, digits=NOTEBOOK_DIGITS)
+    return _list_sentences([both.conclusion]) + html + _list_sentences(both.reasons)
+
+
+def _list_sentences(sentences: Sequence[str]) -> str:
+    return "".join(
+        f"<p>{escape(show_name(sentence)).translate(HTML)}</p>\n" for sentence in sentences
+    )

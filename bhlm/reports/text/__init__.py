@@ -1,0 +1,1 @@
+"""Results as text: Stata-, HLM- and lme4-style output, the posterior, the reconciliation."""

@@ -1,0 +1,267 @@
+"""RemlFit -> the printed output of the HLM program."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.errors import ArgumentError
+from bhlm.layout import (
+    MISSING,
+    align_columns,
+    align_left,
+    align_right,
+    format_fixed,
+    measure_widest,
+    show_name,
+)
+from bhlm.likelihood.parameters import scale_covariance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reml.estimate import Estimate
+
+INTERCEPT = "Intercept"
+TESTED = ("se", "statistic", "df", "p")
+CHI_SQUARE = ("chi2", "df", "p")
+Equations = Sequence[int | None]
+
+
+def render_hlm(
+    fit: "Estimate",
+    *,
+    inference: "pd.DataFrame | None" = None,
+    robust: "pd.DataFrame | None" = None,
+    variance_tests: "pd.DataFrame | None" = None,
+    equations: Equations | None = None,
+) -> str:
+    """Return the blocks of HLM's output for a two-level model, in their order.
+
+    Sigma squared, tau, tau as correlations, reliabilities, the log-likelihood, fixed effects
+    (and again with robust standard errors), variance components, deviance. What a fit does not
+    hold comes in by the arguments; without them the fixed effects have z tests (df "."), the
+    variance components no chi-square. A fit that did not converge says so first, a singular
+    one last. Layout: Raudenbush, Bryk, Cheong, Congdon & du Toit (2011), HLM 7, section 2.5.
+
+    Args:
+        fit: the fit to print.
+        inference: rows the fixed effects, columns `se, statistic, df, p`.
+        robust: the same with cluster-robust standard errors; printed as the second table.
+        variance_tests: rows the random coefficients, columns `chi2, df, p`.
+        equations: for each fixed effect the index of the random coefficient whose level-2
+            equation it stands in, None for a level-1 effect that does not vary; groups the
+            fixed effects under "For ...", as HLM does.
+
+    Raises:
+        ArgumentError: an argument lacks a row or a column, or has not one entry per effect.
+    """
+    moments = fit.moments
+    if inference is None:
+        inference = fit.estimates
+    if equations is not None:
+        _check_equations(fit, equations)
+    lines = [] if fit.converged else [f"FAILED: {show_name(fit.advice)}", ""]
+    lines += [f"sigma_squared = {fit.sigma2:.5f}", "", *_draw_tau(fit), *_list_reliability(fit)]
+    lines += [
+        f"The value of the log-likelihood function at iteration {len(fit.steps)} = "
+        f"{_format_exponent(fit.loglik)}",
+        "",
+    ]
+    lines += _tabulate_fixed(fit, _check(inference, "inference", moments.fixed, TESTED), equations)
+    if robust is not None:
+        table = _check(robust, "robust", moments.fixed, TESTED)
+        lines += _tabulate_fixed(fit, table, equations, " (with robust standard errors)")
+    if variance_tests is not None:
+        _check(variance_tests, "variance_tests", moments.random, CHI_SQUARE)
+    lines += _tabulate_components(fit, variance_tests)
+    count = len(fit.structure.labels) + 1 + (len(fit.beta) if fit.method == "ml" else 0)
+    lines += [
+        "Statistics for the current model",
+        "-" * 38,
+        f"Deviance                       = {-2.0 * fit.loglik:.6f}",
+        f"Number of estimated parameters = {count}",
+    ]
+    if fit.converged and fit.singular:
+        lines += ["", f"Note: {show_name(fit.advice)}"]
+    return "\n".join(lines)
+
+
+def _check_equations(fit: "Estimate", equations: Equations) -> None:
+    p, q = len(fit.moments.fixed), len(fit.moments.random)
+    if len(equations) != p:
+        raise ArgumentError(
+            f"equations={list(equations)!r} do not fit {p} fixed effects; give one entry per effect"
+        )
+    if any(equation is not None and not 0 <= equation < q for equation in equations):
+        raise ArgumentError(
+            f"equations={list(equations)!r} point outside of the {q} random coefficients; give "
+            f"0 to {q - 1}, or None"
+        )
+
+
+def _check(
+    table: "pd.DataFrame", argument: str, names: Sequence[str], columns: Sequence[str]
+) -> "pd.DataFrame":
+    for what, wanted, there in (("column", columns, table.columns), ("row", names, table.index)):
+        absent = [name for name in wanted if name not in there]
+        if absent:
+            raise ArgumentError(
+                f"{argument} has no {what} '{absent[0]}'; it needs the {what}s {', '.join(wanted)}"
+            )
+    return table
+
+
+def _name_random(name: str) -> str:
+    return "INTRCPT1" if name == INTERCEPT else show_name(name)
+
+
+def _label_random(fit: "Estimate", letter: str) -> list[str]:
+    """Return `INTRCPT1,B0` for each random coefficient, numbered in the model's order."""
+    return [f"{_name_random(name)},{letter}{i}" for i, name in enumerate(fit.moments.random)]
+
+
+def _format_exponent(value: float) -> str:
+    """Return a number as HLM prints it, -2.335712E+004."""
+    mantissa, exponent = f"{value:.6E}".split("E")
+    return f"{mantissa}E{int(exponent):+04d}"
+
+
+def _draw_matrix(labels: Sequence[str], matrix: np.ndarray, decimals: int) -> list[str]:
+    rows = [
+        [label, *(format_fixed(value, decimals) for value in row)]
+        for label, row in zip(labels, matrix.tolist(), strict=True)
+    ]
+    sides = (align_right,) * (len(labels) + 1)
+    return [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
+
+
+def _draw_tau(fit: "Estimate") -> list[str]:
+    labels = _label_random(fit, "B")
+    q = len(labels)
+    lines = ["tau", *_draw_matrix(labels, fit.g, 5), ""]
+    if q == 1:
+        return lines
+    pairs = [(i, j) for i in range(q) for j in range(q)]
+    corr = scale_covariance(fit.g, pairs).reshape(q, q)
+    diagonal = np.arange(q)
+    corr[diagonal, diagonal] = np.where(np.diag(fit.g) > 0.0, 1.0, np.nan)
+    return [*lines, "tau (as correlations)", *_draw_matrix(labels, corr, 3), ""]
+
+
+def _list_reliability(fit: "Estimate") -> list[str]:
+    reliability = fit.reliability
+    labels = ["Random level-1 coefficient", *_label_random(fit, "B")]
+    values = [format_fixed(reliability[name], 3) for name in fit.moments.random]
+    rows = list(zip(labels, ["Reliability estimate", *values], strict=True))
+    body = [" " + line for line in align_columns(rows, sides=(align_left, align_right), gap="  ")]
+    rule = "-" * (measure_widest(body) + 1)
+    return [rule, body[0], rule, *body[1:], rule, ""]
+
+
+def _tabulate_fixed(
+    fit: "Estimate", table: "pd.DataFrame", equations: Equations | None, note: str = ""
+) -> list[str]:
+    heads = (
+        ("", "", "Standard", "", "Approx.", ""),
+        ("Fixed Effect", "Coefficient", "Error", "T-ratio", "d.f.", "P-value"),
+    )
+    rows: list[tuple[str, ...]] = [*heads]
+    titles: dict[int, str] = {}  # the line of `rows` that a title stands before
+    for title, members in _order_effects(fit, equations):
+        if title:
+            titles[len(rows)] = title
+        for at, label in members:
+            row = table.loc[fit.moments.fixed[at]]
+            rows.append(
+                (
+                    label,
+                    format_fixed(float(fit.beta[at]), 6),
+                    format_fixed(row["se"], 6),
+                    format_fixed(row["statistic"], 3),
+                    _format_df(row["df"]),
+                    format_fixed(row["p"], 3),
+                )
+            )
+    sides = (align_left, *(align_right,) * 5)
+    lines = [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
+    rule = "-" * (measure_widest([*lines, *titles.values()]) + 1)
+    body = []
+    for at, line in enumerate(lines[2:], start=2):
+        body += [titles[at], line] if at in titles else [line]
+    return [f"Final estimation of fixed effects{note}:", rule, *lines[:2], rule, *body, rule, ""]
+
+
+def _order_effects(
+    fit: "Estimate", equations: Equations | None
+) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return titles, each with the fixed effects (index, printed name) under it."""
+    fixed, random = fit.moments.fixed, fit.moments.random
+    if equations is None:
+        members = [(i, "INTRCPT" if n == INTERCEPT else show_name(n)) for i, n in enumerate(fixed)]
+        return [("", members)]
+    grouped = []
+    for k, coefficient in enumerate(random):
+        inside = [i for i, equation in enumerate(equations) if equation == k]
+        # HLM's level-2 intercept is the coefficient's own column; it comes first.
+        own = [i for i in inside if fixed[i] == coefficient]
+        inside = own + [i for i in inside if fixed[i] != coefficient]
+        title = _title_equation(coefficient, k)
+        if inside:
+            grouped.append((title, _number_effects(fixed, inside, coefficient, k)))
+    k = len(random)
+    for i in (i for i, equation in enumerate(equations) if equation is None):
+        grouped.append((_title_equation(fixed[i], k), [(i, f"   INTRCPT2, G{k}0")]))
+        k += 1
+    return grouped
+
+
+def _title_equation(coefficient: str, k: int) -> str:
+    slope = "" if coefficient == INTERCEPT else " slope"
+    return f" For {_name_random(coefficient)}{slope}, B{k}"
+
+
+def _number_effects(
+    fixed: Sequence[str], inside: Sequence[int], coefficient: str, k: int
+) -> list[tuple[int, str]]:
+    start = 0 if fixed[inside[0]] == coefficient else 1  # an equation without its intercept
+    return [
+        (i, f"   {'INTRCPT2' if fixed[i] == coefficient else show_name(fixed[i])}, G{k}{at}")
+        for at, i in enumerate(inside, start=start)
+    ]
+
+
+def _format_df(value: float) -> str:
+    if not np.isfinite(value):
+        return MISSING
+    return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
+
+
+def _tabulate_components(fit: "Estimate", tests: "pd.DataFrame | None") -> list[str]:
+    rows: list[tuple[str, ...]] = [
+        ("", "Standard", "Variance", "", "", ""),
+        ("Random Effect", "Deviation", "Component", "d.f.", "Chi-square", "P-value"),
+    ]
+    for i, name in enumerate(fit.moments.random):
+        slope = "" if name == INTERCEPT else " slope"
+        variance = float(fit.g[i, i])
+        if tests is None:
+            test: tuple[str, ...] = (MISSING,) * 3
+        else:
+            at = tests.loc[name]
+            test = (_format_df(at["df"]), format_fixed(at["chi2"], 5), format_fixed(at["p"], 3))
+        rows.append(
+            (
+                f"{_name_random(name)}{slope}, U{i}",
+                format_fixed(np.sqrt(variance), 5),
+                format_fixed(variance, 5),
+                *test,
+            )
+        )
+    residual = (format_fixed(np.sqrt(fit.sigma2), 5), format_fixed(fit.sigma2, 5))
+    rows.append(("level-1, R", *residual, "", "", ""))
+    sides = (align_left, *(align_right,) * 5)
+    lines = [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
+    rule = "-" * (measure_widest(lines) + 1)
+    title = "Final estimation of variance components:"
+    return [title, rule, *lines[:2], rule, *lines[2:], rule, ""]

@@ -1,0 +1,191 @@
+"""RemlFit -> the output of R's print(summary(lmer(...)))."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.layout import align_columns, align_left, align_right, measure_widest, show_name
+from bhlm.likelihood.parameters import scale_covariance
+
+if TYPE_CHECKING:
+    from bhlm.reml.estimate import Estimate
+
+INTERCEPT = "Intercept"
+DIGITS = 4  # getOption("digits") - 3
+
+
+def render_lme4(fit: "Estimate", *, data: str | None = None) -> str:
+    """Return the blocks of lme4's summary: title, criterion, both tables, correlations.
+
+    lme4 also prints quantiles of the scaled residuals; residuals need the rows, a fit has only
+    the moments, so that block is left out. Names are never abbreviated. A fit that did not
+    converge says so first, a singular one last.
+
+    Args:
+        fit: the fit to print.
+        data: what stands behind `Data:`; that line is left out without it.
+    """
+    moments = fit.moments
+    lines = []
+    if not fit.converged:
+        lines += [f"FAILED: {show_name(fit.advice)}", ""]
+    method = "REML" if fit.method == "reml" else "maximum likelihood "
+    lines.append(f"Linear mixed model fit by {method} ['lmerMod']")
+    lines.append(f"Formula: {show_name(moments.formula)}")
+    if data is not None:
+        lines.append(f"   Data: {show_name(data)}")
+    lines += ["", *_criterion(fit), "", "Random effects:", *_tabulate_random(fit)]
+    lines += [
+        f"Number of obs: {moments.n_rows}, groups:  {show_name(moments.group)}, {moments.n_groups}",
+        "",
+        "Fixed effects:",
+        *_tabulate_fixed(fit),
+    ]
+    if len(moments.fixed) > 1:
+        lines += ["", "Correlation of Fixed Effects:", *_correlate_fixed(fit)]
+    if fit.converged and fit.singular:
+        lines += ["", f"boundary (singular) fit: {show_name(fit.advice)}"]
+    return "\n".join(lines)
+
+
+def format_r(values: Sequence[float], digits: int = DIGITS) -> list[str]:
+    """Return numbers as R's format(x, digits=): as many places as the neediest of them needs.
+
+    Each needs the places that show `digits` significant digits, without zeros at the end. All
+    are filled to one width; scientific notation is used where it is narrower.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    needs = [_count_places(value, digits) for value in finite]
+    places = max([0, *(digits_needed - 1 - exponent for digits_needed, exponent in needs)])
+    mantissa = max([0, *(digits_needed - 1 for digits_needed, _ in needs)])
+    fixed = [f"{value:.{places}f}" for value in finite]
+    scientific = [f"{value:.{mantissa}e}" for value in finite]
+    if max(map(len, fixed), default=0) > max(map(len, scientific), default=0):
+        fixed = scientific
+    texts = iter(fixed)
+    cells = [next(texts) if math.isfinite(value) else _name_odd(value) for value in values]
+    width = max(map(len, cells), default=0)
+    return [cell.rjust(width) for cell in cells]
+
+
+def _count_places(value: float, digits: int) -> tuple[int, int]:
+    """Return the significant digits that are left without zeros at the end, and the exponent."""
+    mantissa, exponent = f"{abs(value):.{digits - 1}e}".split("e")
+    return max(len(mantissa.replace(".", "").rstrip("0")), 1), int(exponent)
+
+
+def _name_odd(value: float) -> str:
+    return "NaN" if math.isnan(value) else ("Inf" if value > 0 else "-Inf")
+
+
+def _name(name: str) -> str:
+    return "(Intercept)" if name == INTERCEPT else show_name(name)
+
+
+def _criterion(fit: "Estimate") -> list[str]:
+    deviance = -2.0 * fit.loglik
+    if fit.method == "reml":
+        return [f"REML criterion at convergence: {round(deviance, 1):.7g}"]
+    n, count = fit.moments.n_rows, len(fit.beta) + len(fit.structure.labels) + 1
+    values = {
+        "AIC": deviance + 2.0 * count,
+        "BIC": deviance + math.log(n) * count,
+        "logLik": fit.loglik,
+        "deviance": deviance,
+    }
+    heads = [*values, "df.resid"]
+    cells = [*format_r([round(value, 1) for value in values.values()], 7), f"{n - count}"]
+    width = measure_widest([*heads, *cells])
+    return [" ".join(align_right(text, width) for text in row) for row in (heads, cells)]
+
+
+def _tabulate_random(fit: "Estimate") -> list[str]:
+    """Return Groups, Name, Variance, Std.Dev., Corr; a further random term is `group.1`."""
+    random, group = fit.moments.random, show_name(fit.moments.group)
+    blocks = _divide(fit)
+    order = [i for block in blocks for i in block]
+    variances = [*np.diag(fit.g)[order].tolist(), fit.sigma2]
+    columns = [
+        [group if at == 0 else f"{group}.{at}" for at in range(len(blocks))],
+        format_r(variances),
+        format_r(np.sqrt(variances).tolist()),
+    ]
+    wide = max(map(len, blocks)) - 1  # columns of correlations
+    rows = [["Groups", "Name", "Variance", "Std.Dev.", "Corr"][: 5 if wide else 4]]
+    rows[0] += [""] * (wide - 1)
+    at = 0
+    for title, block in zip(columns[0], blocks, strict=True):
+        corr = _correlate_block(fit.g, block)
+        for place, i in enumerate(block):
+            name = title if place == 0 else ""
+            cells = [name, _name(random[i]), columns[1][at], columns[2][at], *corr[place]]
+            rows.append(cells + [""] * (4 + wide - len(cells)))
+            at += 1
+    rows.append(["Residual", "", columns[1][at], columns[2][at], *[""] * wide])
+    sides = (align_left,) * len(rows[0])
+    return [" " + line for line in align_columns(rows, sides=sides)]
+
+
+def _correlate_block(g: np.ndarray, block: list[int]) -> list[list[str]]:
+    """Return each coefficient's correlations with those before it, all of one width."""
+    pairs = [(i, j) for place, i in enumerate(block) for j in block[:place]]
+    if not pairs:
+        return [[] for _ in block]
+    texts = [_format_corr(value, 2) for value in scale_covariance(g, pairs).tolist()]
+    width = measure_widest(texts)
+    cells = iter([align_right(text, width) for text in texts])
+    return [[next(cells) for _ in range(place)] for place in range(len(block))]
+
+
+def _format_corr(value: float, places: int) -> str:
+    """Return a correlation; one that rounds to zero has no sign, as in R."""
+    return f"{round(value, places) + 0.0:.{places}f}" if math.isfinite(value) else "NaN"
+
+
+def _divide(fit: "Estimate") -> list[list[int]]:
+    """Return the coefficients of each block that has correlations inside."""
+    q, labels = len(fit.moments.random), fit.structure.labels
+    if fit.structure.kind == "exchangeable":
+        return [list(range(q))]
+    linked = {i: {i} for i in range(q)}
+    for i, j in labels:
+        merged = linked[i] | linked[j]
+        for member in merged:
+            linked[member] = merged
+    seen: list[list[int]] = []
+    for i in range(q):
+        block = sorted(linked[i])
+        if block not in seen:
+            seen.append(block)
+    return seen
+
+
+def _tabulate_fixed(fit: "Estimate") -> list[str]:
+    """Return R's coefficient matrix: places by the smallest number, as printCoefmat does."""
+    se = np.sqrt(np.diag(fit.beta_cov))
+    both = np.concatenate([fit.beta, se])
+    sizes = np.abs(both[np.isfinite(both) & (both != 0.0)])
+    least = 1 + math.floor(math.log10(sizes.min())) if len(sizes) else 0
+    places = max(1, DIGITS - least)
+    cells = format_r(np.round(both, places).tolist())
+    t = format_r(np.round(fit.beta / se, 3).tolist())
+    p = len(fit.beta)
+    names = [_name(name) for name in fit.moments.fixed]
+    rows = [("", "Estimate", "Std. Error", "t value")]
+    rows += list(zip(names, cells[:p], cells[p:], t, strict=True))
+    return align_columns(rows, sides=(align_left, align_right, align_right, align_right))
+
+
+def _correlate_fixed(fit: "Estimate") -> list[str]:
+    names = [_name(name) for name in fit.moments.fixed]
+    se = np.sqrt(np.diag(fit.beta_cov))
+    corr = fit.beta_cov / np.outer(se, se)
+    texts = [[_format_corr(value, 3) for value in row] for row in corr.tolist()]
+    width = max(len(text) for row in texts for text in row)
+    rows = [["", *names[:-1]]]
+    for i in range(1, len(names)):
+        cells = [align_right(text, width) for text in texts[i][:i]]
+        rows.append([names[i], *cells, *[""] * (len(names) - 1 - i)])
+    return align_columns(rows, sides=(align_left,) * len(names))

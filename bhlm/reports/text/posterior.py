@@ -1,0 +1,126 @@
+"""BayesFit -> the posterior table, the priors and the convergence verdict as text."""
+
+from typing import TYPE_CHECKING
+
+from bhlm.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_digits,
+    format_fixed,
+    measure_widest,
+    show_name,
+    wrap,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.bayes.convergence import Diagnostics
+    from bhlm.bayes.draws import Draws
+
+WIDTH = 100
+DIGITS = 5  # of what is estimated; Monte Carlo noise hides the others
+HEADINGS = ("mean", "sd", "2.5 %", "50 %", "97.5 %", "bulk ESS", "tail ESS", "R-hat", "MCSE")
+
+
+def render_posterior(fit: "Draws") -> str:
+    """Return what was sampled and how, the parameters' table, the priors and the verdict.
+
+    Intervals are the equal-tailed 95 % ones; "." stands where a number does not exist. If the
+    draws fail the convergence verdict, the text begins with FAILED and a sentence for each
+    failure, and ends by saying so again.
+    """
+    lines = []
+    if not fit.diagnostics.ok:
+        lines += ["FAILED: the draws do not pass their verdict"]
+        lines += [*_list_failures(fit.diagnostics), ""]
+    lines += [
+        *_head(fit),
+        "",
+        *_tabulate(fit.estimates, fit.moments.fixed),
+        "",
+        *_list_priors(fit),
+        "",
+        *_judge(fit.diagnostics),
+    ]
+    return "\n".join(lines)
+
+
+def _list_failures(diagnostics: "Diagnostics") -> list[str]:
+    return [
+        line for failure in diagnostics.failures for line in wrap(f"* {failure}", WIDTH, indent=2)
+    ]
+
+
+def _judge(diagnostics: "Diagnostics") -> list[str]:
+    numbers = (
+        f"largest R-hat {format_fixed(diagnostics.max_rhat, 4)}, "
+        f"smallest bulk ESS {format_fixed(diagnostics.min_ess_bulk, 0)}, "
+        f"smallest tail ESS {format_fixed(diagnostics.min_ess_tail, 0)}, "
+        f"smallest E-BFMI {format_fixed(diagnostics.min_bfmi, 2)}, "
+        f"{diagnostics.divergences} divergences, "
+        f"{diagnostics.max_treedepth} at the tree-depth limit"
+    )
+    if diagnostics.ok:
+        return wrap(f"Convergence: ok ({numbers}).", WIDTH)
+    return wrap(
+        f"Convergence: FAILED ({numbers}); do not report these draws, see the top for the next "
+        "step.",
+        WIDTH,
+    )
+
+
+def _head(fit: "Draws") -> list[str]:
+    moments = fit.moments
+    size = moments.group_size
+    chains, draws = fit.data["posterior"]["sigma"].shape
+    dropped = f", {moments.dropped} dropped for missing values" if moments.dropped else ""
+    return [
+        f"Posterior of {show_name(moments.formula)}",
+        f"{moments.n_rows} rows{dropped}; {moments.n_groups} groups of "
+        f"'{show_name(moments.group)}' with {size['min']} to {size['max']} rows, "
+        f"{size['mean']:.1f} on average",
+        f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+    ]
+
+
+def _tabulate(estimates: "pd.DataFrame", fixed: tuple[str, ...]) -> list[str]:
+    """Return the table, cut by headings into fixed effects, variances and the scaled ones."""
+    rows = {str(name): _format_row(row) for name, row in estimates.iterrows()}
+    components = list(rows)[len(fixed) :]
+    sections = {
+        "Fixed effects": list(fixed),
+        "Variance components": [name for name in components if name.startswith(("var(", "cov("))],
+        "SDs and correlations": [name for name in components if name.startswith(("sd(", "corr("))],
+    }
+    shown = {name: "  " + show_name(name) for name in rows}
+    width = measure_widest([*shown.values(), *sections])
+    cells = align_columns([HEADINGS, *rows.values()], sides=(align_right,) * len(HEADINGS))
+    body = dict(zip(rows, cells[1:], strict=True))
+    rule = "-" * (width + 1 + measure_widest(cells))
+    lines = [rule, align_left("", width) + " " + cells[0], rule]
+    for title, names in sections.items():
+        lines.append(title)
+        lines += [f"{align_left(shown[name], width)} {body[name]}" for name in names]
+    return [*lines, rule]
+
+
+def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
+    return (
+        *(format_digits(row[key], DIGITS) for key in ("mean", "sd", "lower", "median", "upper")),
+        *(format_fixed(row[key], 0) for key in ("ess_bulk", "ess_tail")),
+        format_fixed(row["rhat"], 4),
+        format_digits(row["mcse_mean"], 2),
+    )
+
+
+def _list_priors(fit: "Draws") -> list[str]:
+    pairs = [
+        ("  " + show_name(name), show_name(prior))
+        for name, prior in fit.priors.describe(fit.moments, blocks=fit.blocks).items()
+    ]
+    lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
+    scales = ", ".join(f"{show_name(name)} {sd:.4g}" for name, sd in fit.scales.items())
+    scaled = wrap(f"scaled by the SDs of the columns: {scales}", WIDTH, indent=2)
+    return ["Priors (autoscaled to the data where none was given)", *lines, *scaled]

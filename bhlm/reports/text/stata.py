@@ -1,0 +1,198 @@
+"""RemlFit -> the printed output of Stata's `xtmixed`, block by block."""
+
+from typing import TYPE_CHECKING
+
+from bhlm.layout import (
+    align_left,
+    align_right,
+    format_fixed,
+    format_g,
+    measure_widest,
+    show_name,
+    wrap,
+)
+from bhlm.likelihood.parameters import RESIDUAL, variance_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reml.estimate import Estimate
+
+INTERCEPT = "Intercept"
+WIDTH = 78
+LEFT = 48  # columns of the header's left half
+NAME = 12  # columns of a coefficient's name
+COMPONENT = 28  # columns of a variance component's name
+
+Section = tuple[str, list[tuple[str, str]]]  # title, then (parameter, printed name)
+
+
+def render_stata(fit: "Estimate") -> str:
+    """Return every block of Stata's `xtmixed ..., variance` output, in its order.
+
+    The iteration log holds the fit's own steps. Slopes come before `_cons`, covariances after
+    the variances. A name that is longer than Stata's column widens it, so that nothing is
+    abbreviated. Standard errors that do not exist are printed as "."; a fit that did not
+    converge says so first, a singular one says last which component stands on its boundary.
+    """
+    estimates = fit.estimates
+    lines = []
+    if not fit.converged:
+        lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
+    lines += [
+        *_log_iterations(fit),
+        *_head(fit),
+        "",
+        *_tabulate_coefficients(fit, estimates),
+        "",
+        *_tabulate_components(fit, estimates),
+        *_test_against_linear(fit),
+    ]
+    if fit.converged and fit.singular:
+        lines += ["", *wrap(f"Note: {fit.advice}", WIDTH)]
+    return "\n".join(lines)
+
+
+def _name_coefficient(name: str) -> str:
+    return "_cons" if name == INTERCEPT else show_name(name)
+
+
+def _name_likelihood(fit: "Estimate") -> str:
+    return "log restricted-likelihood" if fit.method == "reml" else "log likelihood"
+
+
+def _log_iterations(fit: "Estimate") -> list[str]:
+    label = _name_likelihood(fit)
+    steps = [step for step in fit.steps if step.phase == "newton"]
+    return [
+        "Performing EM optimization:",
+        "",
+        "Performing gradient-based optimization:",
+        "",
+        *(f"Iteration {step.iteration}:   {label} = {format_g(step.loglik, 10)}" for step in steps),
+        "",
+        "Computing standard errors:",
+        "",
+    ]
+
+
+def _head(fit: "Estimate") -> list[str]:
+    moments, wald = fit.moments, fit.wald
+    size = moments.group_size
+    label = _name_likelihood(fit)
+    rows = [
+        (f"Mixed-effects {fit.method.upper()} regression", "Number of obs", moments.n_rows),
+        (f"Group variable: {show_name(moments.group)}", "Number of groups", moments.n_groups),
+        None,
+        ("", "Obs per group: min", size["min"]),
+        ("", "               avg", f"{size['mean']:.1f}"),
+        ("", "               max", size["max"]),
+        None,
+        ("", f"Wald chi2({wald['df']})", format_fixed(wald["chi2"], 2)),
+        (
+            f"{label.capitalize()} = {format_g(fit.loglik, 10)}",
+            "Prob > chi2",
+            format_fixed(wald["p"], 4),
+        ),
+    ]
+    left = measure_widest([row[0] + "  " for row in rows if row], least=LEFT)
+    return [f"{align_left(row[0], left)}{row[1]:<18} ={row[2]:>10}" if row else "" for row in rows]
+
+
+def _tabulate_coefficients(fit: "Estimate", estimates: "pd.DataFrame") -> list[str]:
+    fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)
+    response = show_name(fit.moments.response)
+    width = measure_widest([response, *map(_name_coefficient, fixed)], least=NAME)
+    rule = "-" * (width + 66)
+    lines = [
+        rule,
+        f"{align_right(response, width)} |      Coef.   Std. Err.      z    P>|z|"
+        "     [95% Conf. Interval]",
+        f"{'-' * (width + 1)}+{'-' * 64}",
+    ]
+    for name in fixed:
+        row = _read(estimates, name)
+        lines.append(
+            f"{align_right(_name_coefficient(name), width)} |"
+            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
+            f"{_format_statistic(row['statistic']):>9}{format_fixed(row['p'], 3):>8}"
+            f"{format_g(row['lower']):>13}{format_g(row['upper']):>12}"
+        )
+    return [*lines, rule]
+
+
+def _read(estimates: "pd.DataFrame", parameter: str) -> dict[str, float]:
+    return {str(key): float(value) for key, value in estimates.loc[parameter].items()}
+
+
+def _format_statistic(value: float) -> str:
+    """Return two places, or Stata's general format where they take more than eight columns."""
+    text = format_fixed(value, 2)
+    return text if len(text) <= 8 else format_g(value, 8)
+
+
+def _tabulate_components(fit: "Estimate", estimates: "pd.DataFrame") -> list[str]:
+    sections = _divide_components(fit)
+    titles = [f"{show_name(fit.moments.group)}: {title}" for title, _ in sections]
+    names = [printed for _, rows in sections for _, printed in rows]
+    width = measure_widest([*names, *titles], least=COMPONENT)
+    rule = "-" * (width + 50)
+    ruled = f"{'-' * (width + 1)}+{'-' * 48}"
+    heading = align_left("  Random-effects Parameters", width)
+
+    def draw(parameter: str, printed: str) -> str:
+        row = _read(estimates, parameter)
+        return (
+            f"{align_right(printed, width)} |"
+            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
+            f"{format_g(row['lower']):>14}{format_g(row['upper']):>12}"
+        )
+
+    lines = [rule, f"{heading} |   Estimate   Std. Err.     [95% Conf. Interval]", ruled]
+    for title, (_, rows) in zip(titles, sections, strict=True):
+        lines += [f"{align_left(title, width)} |", *(draw(*row) for row in rows), ruled]
+    return [*lines, draw(RESIDUAL, RESIDUAL), rule]
+
+
+def _divide_components(fit: "Estimate") -> list[Section]:
+    """Return one section per block of correlated coefficients, each in Stata's order."""
+    random, kind = fit.moments.random, fit.structure.kind
+    labels = fit.structure.labels
+    parameter = dict(zip(labels, variance_names(random, fit.moments.group, labels), strict=True))
+    order = sorted(range(len(random)), key=lambda i: random[i] == INTERCEPT)
+    printed = [_name_coefficient(name) for name in random]
+    if len(random) == 1 or kind in ("identity", "exchangeable"):
+        shared = " ".join(printed[i] for i in order)
+        rows = [
+            (name, f"{'var' if i == j else 'cov'}({shared})") for (i, j), name in parameter.items()
+        ]
+        return [("Identity" if len(random) == 1 else kind.capitalize(), rows)]
+    blocks = [order]
+    if kind == "unstructured" and len(labels) < len(random) * (len(random) + 1) // 2:
+        blocks = [[i for i in order if random[i] in block] for block in fit.moments.blocks]
+    sections = []
+    for block in blocks:
+        pairs = [(i, i) for i in block]
+        pairs += [(i, j) for at, i in enumerate(block) for j in block[at + 1 :]]
+        rows = [
+            (parameter[at], f"var({printed[i]})" if i == j else f"cov({printed[i]},{printed[j]})")
+            for i, j in pairs
+            if (at := (min(i, j), max(i, j))) in parameter
+        ]
+        sections.append(("Identity" if len(block) == 1 else kind.capitalize(), rows))
+    return sections
+
+
+def _test_against_linear(fit: "Estimate") -> list[str]:
+    """Return the LR line; one variance has the mixture of a point at zero and chi2(1)."""
+    test = fit.lr_test
+    start, chi2 = "LR test vs. linear regression:", format_fixed(test["chi2"], 2)
+    if test["df"] == 1:
+        p = 0.5 * test["p"] if test["chi2"] > 0.0 else 1.0
+        return [f"{start} chibar2(01) ={chi2:>9} Prob >= chibar2 = {p:.4f}"]
+    name = f"chi2({test['df']}) ="
+    return [
+        f"{start}{name:>16}{chi2:>9}   Prob > chi2 = {test['p']:.4f}",
+        "",
+        "Note: LR test is conservative and provided only for reference.",
+    ]

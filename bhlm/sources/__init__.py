@@ -1,0 +1,1 @@
+"""Paths, URLs, databases, shipped data and the gallery -> tables."""

@@ -1,0 +1,73 @@
+"""The data sets that the package ships: High School and Beyond, and those of the gallery."""
+
+from difflib import get_close_matches
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from bhlm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+
+def load_hsb(*, level: int | None = None) -> "pd.DataFrame":
+    """High School and Beyond, 1982: 7185 pupils in 160 schools, as a pandas DataFrame.
+
+    By default pupils joined with their schools, in the order of the pupils' file, with the
+    columns school, minority, female, ses, mathach, size, sector, pracad, disclim, himinty,
+    meanses. `level=1` gives the pupils' file alone (7185 rows, 5 columns), `level=2` the
+    schools' (160 rows, 7 columns), as Raudenbush & Bryk (2002, chapter 4) use them.
+
+    `school` is an integer label. `meanses` is rounded: it differs from the mean of the
+    pupils' ses by up to 0.0065, so `gm(ses)` in a formula is not the same variable.
+
+    Raises ArgumentError if level is not None, 1 or 2.
+    """
+    if level is None:
+        pupils, schools = _read_shipped("hsb_students.csv"), _read_shipped("hsb_schools.csv")
+        return pupils.merge(schools, on="school", how="left", validate="many_to_one")
+    if level == 1:
+        return _read_shipped("hsb_students.csv")
+    if level == 2:
+        return _read_shipped("hsb_schools.csv")
+    raise ArgumentError(
+        f"load_hsb has no level {level!r}; give 1 for pupils, 2 for schools, or None for both"
+    )
+
+
+def load_dataset(name: str) -> "pd.DataFrame":
+    """A data set of the gallery by its name, as a new pandas DataFrame.
+
+    The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
+    body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
+    oxboys, rail, sleepstudy. What the columns mean, where they were measured and by whom they
+    were published stands in bhlm/data/README.md. Labels of groups are as in the source: some
+    are text, some are integers.
+
+    Raises ArgumentError if there is no data set of that name.
+    """
+    if isinstance(name, str) and name in DATASETS:
+        return DATASETS[name]()
+    close = get_close_matches(str(name), DATASETS, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(DATASETS)}"
+    raise ArgumentError(f"no data set {name!r} is shipped; {hint}")
+
+
+def _read_shipped(name: str) -> "pd.DataFrame":
+    import pandas as pd
+
+    with files("bhlm.sources").joinpath("data", name).open("rb") as stream:
+        return pd.read_csv(stream)
+
+
+_ONE_FILE = (
+    *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
+    *("orthodont", "oxboys", "rail", "sleepstudy"),
+)
+DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {
+    "hsb": load_hsb,
+    **{name: partial(_read_shipped, f"{name}.csv") for name in _ONE_FILE},
+}

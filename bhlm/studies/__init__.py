@@ -1,0 +1,1 @@
+"""Many data sets: calibration and simulation."""

@@ -1,0 +1,338 @@
+"""Simulation-based calibration: does the sampler find parameters that are known?
+
+Each replicate draws parameters from the prior and a response by the model over the same design,
+and samples the posterior of that response. If prior, model, density and sampler are right, the
+rank of the true value among L independent draws is uniform on 0..L, for every parameter and for
+every other function of parameters and data, such as their joint log-likelihood.
+Sources: Talts, Betancourt, Simpson, Vehtari & Gelman (2018), arXiv:1804.06788; Modrak, Moon, Kim,
+Buerkner, Huurre, Faltejskova, Gelman & Vehtari (2023), Bayesian Analysis 20, 461-488.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.density import build_posterior, constrain, evaluate_priors
+from bhlm.bayes.draws import Settings, parameter_draws
+from bhlm.bayes.priors.draws import check_drawable, draw_prior
+from bhlm.bayes.priors.families import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.sampling import arrange_blocks, choose_acceptance, run_nutpie
+from bhlm.errors import ArgumentError, PriorError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.marginal import group_logliks, total_products
+from bhlm.likelihood.whitening import Whitened, whiten
+from bhlm.moments.moments import Moments
+from bhlm.processes import run_here
+from bhlm.reml.bootstrap import Simulator, factor_design, simulate_blocks
+from bhlm.studies.calibration.result import Calibration, judge_ranks
+from bhlm.studies.replicate_file import append_replicate, open_replicates
+
+if TYPE_CHECKING:
+    from bhlm.fits.model import Model
+
+Array = np.ndarray
+type Progress = Callable[[int, int], None]
+
+LOGLIK, LOG_POSTERIOR = "log-likelihood", "log posterior density"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What every replicate needs, the same for all of them."""
+
+    moments: Moments
+    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
+    priors: ResolvedPriors
+    simulator: Simulator  # of the design; each replicate puts its own parameters in
+    settings: Settings
+    seed: int
+    n_draws: int  # L, among which a true value is ranked
+    thin: int  # every thin-th draw counts
+
+
+def calibrate(
+    model: "Model | Moments",
+    *,
+    seed: int,
+    replicates: int = 1000,
+    n_draws: int = 99,
+    thin: int = 10,
+    tune: int = 500,
+    priors: Priors | None = None,
+    covariance: str | None = None,
+    target_accept: float | None = None,
+    maxdepth: int = 10,
+    level: float = 0.99,
+    workers: int | None = None,
+    file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Return the ranks of true values in posteriors of simulated data, and the verdict on them.
+
+    The design (rows per group, Z and X) is the model's, and only moments are simulated, at a
+    cost that does not depend on the number of rows. Priors are resolved once: those that the
+    parameters are drawn from are those that every replicate is fitted with. A replicate depends
+    on the seed and its number alone, not on `workers`, nor on how many there are.
+
+    Args:
+        model: the model, or its moments.
+        seed: of the random numbers.
+        replicates: how many data sets.
+        n_draws: L, among how many draws a true value is ranked.
+        thin: of how many sampled draws one counts; too few leave them dependent, which looks
+            as if the posterior were too narrow.
+        tune: warm-up draws, discarded.
+        priors: what replaces the autoscaled defaults; they must be proper.
+        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        target_accept: as in `sample_moments`.
+        maxdepth: as in `sample_moments`.
+        level: probability that calibrated ranks of all quantities stay inside their bands.
+        workers: processes; None is one per processor. A script that starts processes must do
+            so under `if __name__ == "__main__":`.
+        file: where finished replicates are kept as they come. A call with the same study goes
+            on from there, also with more replicates; a file of another study is refused.
+        progress: called with (done, replicates) after every replicate.
+
+    Raises:
+        ArgumentError: a count that is too small, or a level or acceptance outside (0, 1).
+        PriorError: a prior that is improper, or under which data cannot be computed with.
+        IdentifiabilityError: the moments cannot identify the model.
+        DataError: the file is of another study, or no such file.
+    """
+    start = time.perf_counter()
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    for name, value, least in (
+        ("replicates", replicates, 2), ("n_draws", n_draws, 1), ("thin", thin, 1),
+        ("tune", tune, 1), ("seed", seed, 0), ("workers", workers, 1),
+    ):  # fmt: skip
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ArgumentError(f"{name}={value!r} is not valid; give an integer from {least} on")
+    moments = model if isinstance(model, Moments) else model.moments
+    if target_accept is None:
+        target_accept = choose_acceptance(moments.n_groups)
+    for name, share in (("target_accept", target_accept), ("level", level)):
+        if not 0.0 < share < 1.0:
+            raise ArgumentError(f"{name}={share!r} must lie between 0 and 1")
+    settings = Settings(
+        draws=int(n_draws * thin), tune=int(tune), chains=1, prior_only=False,
+        target_accept=float(target_accept), maxdepth=int(maxdepth),
+    )  # fmt: skip
+    study = plan_study(
+        moments, settings, priors=priors, covariance=covariance, seed=int(seed),
+        n_draws=int(n_draws), thin=int(thin),
+    )  # fmt: skip
+    path = None if file is None else Path(file)
+    finished = {} if path is None else open_replicates(path, identify_study(study))
+    finished = {number: row for number, row in finished.items() if number < replicates}
+    missing = [number for number in range(replicates) if number not in finished]
+    if progress is not None:
+        progress(len(finished), replicates)
+    for row in _run(study, missing, min(workers, len(missing))):
+        finished[row["replicate"]] = row
+        if path is not None:
+            append_replicate(path, row)
+        if progress is not None:
+            progress(len(finished), replicates)
+    rows = [finished[number] for number in range(replicates)]
+    return judge_ranks(
+        quantity_names(study),
+        np.array([row["ranks"] for row in rows]),
+        n_draws=study.n_draws,
+        level=level,
+        thin=study.thin,
+        tune=settings.tune,
+        divergences=np.array([row["divergences"] for row in rows]),
+        ess=np.array([row["ess"] for row in rows]),
+        seed=study.seed,
+        formula=moments.formula,
+        n_rows=moments.n_rows,
+        n_groups=moments.n_groups,
+        priors=study.priors.describe(moments, blocks=study.blocks),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def plan_study(
+    moments: Moments,
+    settings: Settings,
+    *,
+    priors: Priors | None,
+    covariance: str | None,
+    seed: int,
+    n_draws: int,
+    thin: int,
+) -> Study:
+    """Return what every replicate needs.
+
+    Raises:
+        PriorError: a prior that is improper.
+        ArgumentError: a covariance that has no prior.
+        IdentifiabilityError: the moments cannot identify the model.
+    """
+    blocks = arrange_blocks(moments, covariance)
+    resolved = resolve_priors(priors, moments, blocks=blocks)
+    check_drawable(resolved, moments)
+    structure = combine(blocks)
+    white = whiten(moments, structure)
+    root, free = factor_design(white, moments.n)
+    simulator = Simulator(
+        white=white, structure=structure, restricted=False, root=root, free=free,
+        beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0, start=None,
+    )  # fmt: skip
+    return Study(moments, blocks, resolved, simulator, settings, seed, n_draws, thin)
+
+
+def identify_study(study: Study) -> dict[str, Any]:
+    """Return what makes a study this one: model, data, priors, seed, settings and versions."""
+    moments, settings = study.moments, study.settings
+    digest = hashlib.sha256()
+    for array in (moments.n, moments.mean, moments.cross):
+        digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    priors = [[type(prior).__name__, *prior.numbers] for prior in study.priors.every]
+    return {
+        "study": "calibration",
+        "formula": moments.formula,
+        "columns": [moments.columns, moments.fixed, moments.random, moments.group],
+        "blocks": study.blocks,
+        "data": digest.hexdigest(),
+        "priors": [*priors, ["LKJ", study.priors.corr.eta], study.priors.centre.tolist()],
+        "seed": study.seed,
+        "n_draws": study.n_draws,
+        "thin": study.thin,
+        "tune": settings.tune,
+        "target_accept": settings.target_accept,
+        "maxdepth": settings.maxdepth,
+        "versions": {name: version(name) for name in ("bhlm", "numba", "numpy", "nutpie")},
+    }
+
+
+def run_replicate(study: Study, number: int) -> dict[str, Any]:
+    """Return one replicate's ranks, its divergent transitions and its smallest bulk ESS.
+
+    Raises:
+        PriorError: the prior gave parameters that double precision cannot compute with.
+    """
+    from arviz_stats.base import array_stats
+
+    rng = np.random.default_rng(np.random.SeedSequence([study.seed, number]))
+    sizes = tuple(len(block) for block in study.blocks)
+    beta, root, sigma = draw_prior(study.priors, sizes, rng, 1)
+    with np.errstate(all="ignore"):
+        white = simulate_whitened(study.simulator, beta[0], root[0], float(sigma[0]), rng)
+    if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
+        raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
+    posterior = build_posterior(white, study.priors, sizes)
+    trace = run_nutpie(posterior, study.settings, seed=int(rng.integers(2**31)), cores=1)
+    drawn = constrain(posterior, white, trace["posterior"]["x"].values[0])
+    true = (beta, root, sigma)
+    both = [np.concatenate(pair) for pair in zip(true, drawn, strict=True)]
+    with np.errstate(all="ignore"):
+        values = np.stack(list(evaluate_quantities(study, white, *both).values()))
+    if not np.isfinite(values).all():
+        raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
+    first, sampled = values[:, :1], values[:, 1:]
+    ranks = (sampled[:, study.thin - 1 :: study.thin] < first).sum(axis=1)
+    ess = array_stats.ess(sampled[:, None], chain_axis=1, draw_axis=2, method="bulk")
+    return {
+        "replicate": number,
+        "ranks": ranks.tolist(),
+        "divergences": int(trace["sample_stats"]["diverging"].values.sum()),
+        "ess": float(np.nan_to_num(np.min(ess), nan=0.0)),  # nan if a chain did not move
+    }
+
+
+def _explain_overflow(number: int, root: Array, sigma: float) -> str:
+    """Return why a replicate could not be computed, and what to do."""
+    return (
+        f"the priors gave replicate {number} a residual SD of {sigma:.3g} beside group SDs up to "
+        f"{np.linalg.norm(root, axis=1).max():.3g}, with which double precision cannot compute; "
+        "give less diffuse priors"
+    )
+
+
+def simulate_whitened(
+    simulator: Simulator, beta: Array, root: Array, sigma: float, rng: np.random.Generator
+) -> Whitened:
+    """Return the whitened cross-products of a response drawn at the parameters.
+
+    y - X beta is simulated in units of sigma, and then whitened as `whiten` would, about its
+    least-squares fit: no digit is lost to large fixed effects.
+
+    Args:
+        simulator: of the design, in whose whitening the blocks come.
+        beta: fixed effects (p,).
+        root: a square root (q, q) of G.
+        sigma: the residual SD.
+        rng: the source of the random numbers.
+    """
+    lam = np.linalg.inv(simulator.white.basis) @ root / sigma
+    white = replace(simulator.white, ols=beta, scale=sigma)
+    drawn = replace(simulator, white=white, effects=lam)
+    return refit_scale(replace(white, blocks=simulate_blocks(drawn, rng)))
+
+
+def refit_scale(white: Whitened) -> Whitened:
+    """Return the same data with y~ about its own least-squares fit and in its residual SDs."""
+    p, q = white.p, white.q
+    total = total_products(white)
+    fit = np.linalg.solve(total[:p, :p], total[:p, p])
+    size = np.sqrt((total[p, p] - fit @ total[:p, p]) / (white.n - p))
+    loadings = np.eye(q + p + 1)
+    loadings[q:, -1] = np.append(-fit, 1.0) / size
+    return replace(
+        white,
+        blocks=np.ascontiguousarray(loadings.T @ white.blocks @ loadings),
+        ols=white.ols + white.scale * white.fixed @ fit,
+        scale=float(white.scale * size),
+    )
+
+
+def evaluate_quantities(
+    study: Study, white: Whitened, beta: Array, root: Array, sigma: Array
+) -> dict[str, Array]:
+    """Return what is ranked, each (draws,): parameters, log-likelihood, log posterior density.
+
+    SDs are left out, because their ranks are those of the variances.
+
+    Args:
+        study: the study.
+        white: the simulated data.
+        beta: fixed effects (draws, p).
+        root: lower square roots (draws, q, q) of G.
+        sigma: residual SDs (draws,).
+    """
+    named = parameter_draws(study.moments, study.blocks, beta, root @ root.swapaxes(1, 2), sigma)
+    moments = study.moments
+    doubled = {f"sd({name}|{moments.group})" for name in moments.random} | {"sd(Residual)"}
+    ranked = {name: draws for name, draws in named.items() if name not in doubled}
+    loglik = group_logliks(white, study.moments.n, beta, root, sigma).sum(axis=1)
+    sizes = tuple(len(block) for block in study.blocks)
+    terms = evaluate_priors(study.priors, sizes, beta, root, sigma)
+    log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
+    return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
+
+
+def quantity_names(study: Study) -> tuple[str, ...]:
+    """Return the names of what `evaluate_quantities` returns."""
+    p, q = len(study.moments.fixed), len(study.moments.random)
+    unit = (np.zeros((1, p)), np.eye(q)[None], np.ones(1))
+    return tuple(evaluate_quantities(study, study.simulator.white, *unit))
+
+
+def _run(study: Study, numbers: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield each replicate when it is done."""
+    if not numbers:
+        return iter(())
+    refusal = (
+        f"the {workers} worker processes could not run; call calibrate() in a script under "
+        "`if __name__ == '__main__':`, or give workers=1"
+    )
+    return run_here(partial(run_replicate, study), numbers, workers=workers, refusal=refusal)

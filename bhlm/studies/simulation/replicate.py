@@ -1,0 +1,153 @@
+"""One replicate: a data set is simulated, and every estimator's numbers on it are recorded.
+
+A replicate depends on the study's seed and its number alone, not on where or when it runs. The
+record is JSON's: numbers that do not exist, such as the interval of a variance that is estimated
+as zero, are null, and an estimator that could not run leaves its error in their place.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
+from bhlm.bayes.density import build_posterior, constrain
+from bhlm.bayes.draws import parameter_draws
+from bhlm.bayes.priors.families import Flat, Priors, bounds_variances, resolve_priors
+from bhlm.bayes.sampling import choose_acceptance, run_nutpie
+from bhlm.errors import ArgumentError, BhlmError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.whitening import whiten
+from bhlm.moments.moments import Moments
+from bhlm.reml.estimate import fit_moments
+from bhlm.reml.fixed.contrasts import infer_fixed
+from bhlm.studies.simulation.conditions import Condition, reduce_rows, simulate_rows
+from bhlm.studies.simulation.study import Study
+
+Array = np.ndarray
+POINTS = ("mean", "median", "mode")  # point estimates that are taken from a posterior
+INTERVAL = ("lower", "upper")
+# What an estimator may fail with on a data set; anything else is an error of the program.
+FAILURES = (BhlmError, np.linalg.LinAlgError, RuntimeError)
+
+
+def run_replicate(study: Study, number: int) -> dict[str, Any]:
+    """Return the record of one replicate.
+
+    Replicates of all conditions take turns, so that a study that is stopped has as many of each,
+    and more of them can be added. `fits` holds, for "reml" and each set of priors, what to know
+    of convergence, and the values:
+
+    - "reml": `fixed`, by df method (p, 3), and `variances` (m, 3): estimate, lower, upper;
+    - each set of priors: `all` (p + m, 5): mean, median, mode, lower, upper.
+    """
+    turn, at = divmod(number, len(study.conditions))
+    rng = np.random.default_rng(np.random.SeedSequence([study.seed, at, turn]))
+    moments = reduce_rows(study.truth, simulate_rows(study.truth, study.conditions[at], rng))
+    seeds = rng.integers(2**31, size=len(study.priors)).tolist()
+    fits = {"reml": _try(fit_reml, study, moments)}
+    for (name, priors), seed in zip(study.priors, seeds, strict=True):
+        fits[f"bayes {name}"] = _try(sample_posterior, study, moments, priors, seed)
+    return {"replicate": number, "fits": fits}
+
+
+def fit_reml(study: Study, moments: Moments) -> dict[str, Any]:
+    """Return the REML estimates with the intervals of every df method."""
+    fit = fit_moments(moments)
+    every = np.eye(len(fit.beta))
+    fixed = {}
+    for method in study.df_methods:
+        inference = infer_fixed(fit, every, method=method)
+        half = stats.t.ppf(0.975, inference.df) * np.sqrt(np.diag(inference.cov))
+        fixed[method] = encode(np.column_stack([fit.beta, fit.beta - half, fit.beta + half]))
+    variances = fit.estimates[["estimate", *INTERVAL]].to_numpy()[len(fit.beta) :]
+    return {
+        "converged": bool(fit.converged),
+        "singular": bool(fit.singular),
+        "fixed": fixed,
+        "variances": encode(variances),
+    }
+
+
+def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) -> dict[str, Any]:
+    """Return the posterior's point estimates and equal-tailed 95 % intervals."""
+    blocks = study.truth.blocks
+    white = whiten(moments, combine(blocks))
+    resolved = resolve_priors(priors, moments, blocks=blocks)
+    posterior = build_posterior(white, resolved, tuple(len(block) for block in blocks))
+    settings = study.settings
+    if settings.target_accept is None:
+        settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
+    trace = run_nutpie(posterior, settings, seed=seed, cores=1)
+    x = trace["posterior"]["x"].values
+    beta, root, sigma = (
+        part.reshape(*x.shape[:2], *part.shape[1:])
+        for part in constrain(posterior, white, x.reshape(-1, x.shape[-1]))
+    )
+    draws = parameter_draws(moments, blocks, beta, root @ root.swapaxes(-1, -2), sigma)
+    table = np.array(list(summarize(draws).values()))
+    column = {name: table[:, at] for at, name in enumerate(SUMMARY_COLUMNS)}
+    return {
+        "rhat": encode(np.max(column["rhat"])),  # null where one cannot be computed
+        "ess_bulk": encode(np.min(column["ess_bulk"])),
+        "ess_tail": encode(np.min(column["ess_tail"])),
+        "divergences": int(trace["sample_stats"]["diverging"].values.sum()),
+        "all": encode(np.column_stack([column[name] for name in (*POINTS, *INTERVAL)])),
+    }
+
+
+def check_study(study: Study) -> None:
+    """Refuse a study in which a condition cannot identify the model, or a prior does not fit it.
+
+    Raises:
+        IdentifiabilityError: a condition with too few rows or groups.
+        PriorError: priors that do not fit the model.
+        ArgumentError: flat priors on SDs that the groups of a condition do not bound.
+    """
+    for condition in study.conditions:
+        rows = simulate_rows(study.truth, condition, np.random.default_rng(study.seed))
+        moments = reduce_rows(study.truth, rows)
+        try:
+            whiten(moments, combine(study.truth.blocks))
+        except BhlmError as error:
+            raise type(error)(f"condition {condition}: {error}") from error
+        for name, priors in study.priors:
+            _check_priors(study, condition, moments, name, priors)
+
+
+def _check_priors(
+    study: Study, condition: Condition, moments: Moments, name: str, priors: Priors
+) -> None:
+    try:
+        resolved = resolve_priors(priors, moments, blocks=study.truth.blocks)
+    except BhlmError as error:
+        raise type(error)(f"priors '{name}': {error}") from error
+    for block in study.truth.blocks:
+        flat = [
+            coefficient
+            for coefficient, prior in zip(moments.random, resolved.sd, strict=True)
+            if coefficient in block and isinstance(prior, Flat)
+        ]
+        if flat and not bounds_variances(moments, block):
+            raise ArgumentError(
+                f"priors '{name}' are flat on sd({flat[0]}|{moments.group}), which the groups of "
+                f"condition {condition} do not bound, so the posterior may not exist; give more "
+                "groups or a proper prior"
+            )
+
+
+def encode(values: Array) -> Any:
+    """Return numbers as nested lists, with None in the place of those that are not finite."""
+    held = np.asarray(values).astype(object)
+    held[~np.isfinite(values)] = None
+    return held.tolist()
+
+
+def _try(estimate: Any, *arguments: Any) -> dict[str, Any]:
+    """Return what an estimator returns, or the error that it failed with."""
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is recorded as such
+            return estimate(*arguments)
+    except FAILURES as error:
+        return {"error": f"{type(error).__name__}: {error}"}

@@ -1,0 +1,177 @@
+"""Leave-one-group-out: importance sampling against exact refits, and models compared by it."""
+
+from dataclasses import replace
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+from bhlm.checks import loo as module
+
+from bhlm.bayes.checks.loo import (
+    compare_posteriors,
+    khat_threshold,
+    leave_out_groups,
+    relative_efficiency,
+)
+from bhlm.bayes.priors.families import HalfNormal, Normal, Priors
+from bhlm.errors import ArgumentError, DataError
+from bhlm.fits.model import Model
+
+# Standard errors of the gap between two estimates of one elpd. Over five seeds the 60 gaps had an
+# SD of one of them and a largest of 2.2.
+ERRORS = 4.0
+
+
+def simulate(seed, *, n_groups=12, rows=6, far=0.0):
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(n_groups), rows)
+    # x differs so much between groups that its mean moves when one is left out.
+    x = rng.normal(size=len(g)) + 3.0 * rng.normal(size=n_groups)[g]
+    z = rng.normal(size=len(g))
+    u = rng.normal(size=n_groups)
+    u[0] += far
+    y = 1.0 + 2.0 * x + 0.8 * z + u[g] + rng.normal(size=len(g))
+    return pd.DataFrame({"g": g, "x": x, "z": z, "y": y})
+
+
+@pytest.fixture(scope="module")
+def table():
+    return simulate(1)
+
+
+@pytest.fixture(scope="module")
+def post(table):
+    """A fit whose prior of the Intercept is narrow where the columns stand at their means."""
+    priors = Priors(fixed={"Intercept": Normal(0.0, 0.3)}, sd=HalfNormal(1.0), sigma=HalfNormal(1))
+    return Model("y ~ x + z + (1 | g)", table).sample(seed=1, priors=priors)
+
+
+@pytest.fixture(scope="module")
+def smoothed(post):
+    return leave_out_groups(post, refit=False)
+
+
+def test_elpd_is_that_of_arviz(post, smoothed):
+    theirs = az.loo(post.data, pointwise=True, reff=relative_efficiency(post))
+    np.testing.assert_allclose(smoothed.elpd_i, theirs.elpd_i, rtol=1e-10)
+    np.testing.assert_allclose(smoothed.table["khat"], theirs.pareto_k, rtol=1e-8)
+    np.testing.assert_allclose(smoothed.se, theirs.se)
+    np.testing.assert_allclose(smoothed.p, theirs.p, rtol=1e-8)
+    assert smoothed.good_k == theirs.good_k
+    assert smoothed.elpd_i.dims == ("g",)
+
+
+def test_smoothed_weights_agree_with_exact_refits(post, smoothed, monkeypatch):
+    """Under the same priors: the mean of x, where the Intercept's stands, moves with the groups."""
+    good = smoothed.table["khat"] < 0.7
+    assert good.sum() >= 8
+    monkeypatch.setattr(module, "khat_threshold", lambda fit: -np.inf)
+    told = []
+    short = replace(post, settings=replace(post.settings, draws=500, tune=300))
+    exact = leave_out_groups(short, progress=lambda *at: told.append(at))
+    assert exact.table["refitted"].all()
+    assert told == [(i, 12) for i in range(1, 13)]
+    gap = exact.table["elpd"] - smoothed.table["elpd"]
+    error = np.hypot(exact.table["mcse"], smoothed.table["mcse"])
+    assert error[good].max() < 0.1
+    assert (gap / error)[good].abs().max() < ERRORS
+    pd.testing.assert_series_equal(exact.table["khat"], smoothed.table["khat"])
+    assert (exact.pareto_k == 0.0).all()
+    np.testing.assert_allclose(exact.elpd, exact.table["elpd"].sum())
+
+
+def test_an_outlying_group_is_refitted():
+    fit = Model("y ~ x + (1 | g)", simulate(3, far=10.0)).sample(seed=1, draws=500)
+    smoothed, exact = fit.loo(refit=False), fit.loo()
+    assert smoothed.table.loc[0, "khat"] > 0.7
+    assert not smoothed.trusted
+    assert "k-hat is above 0.70 for 0, so" in smoothed.summary()
+    assert exact.table["refitted"].tolist() == [True] + [False] * 11
+    assert not exact.warning
+    assert "1 above 0.70, of which 1 with an exact refit" in exact.summary()
+    # The group is far worse predicted by those who have not seen it than the weights can tell.
+    assert exact.table.loc[0, "elpd"] < smoothed.table.loc[0, "elpd"] - 1.0
+    assert 0.0 < exact.table.loc[0, "mcse"] < 0.5
+    np.testing.assert_array_equal(exact.table["elpd"][1:], smoothed.table["elpd"][1:])
+
+
+def test_a_refit_that_does_not_converge_is_told(table):
+    fit = Model("y ~ x + (1 | g)", table.assign(y=table["y"] + 40.0 * (table["g"] == 0))).sample(
+        seed=1
+    )
+    rushed = replace(fit, settings=replace(fit.settings, draws=40, tune=5))
+    loo = leave_out_groups(rushed)
+    assert any("leaving out g 0: the posterior did not converge" in t for t in loo.failures)
+
+
+def test_draws_that_failed_are_told(post):
+    bad = replace(post, diagnostics=replace(post.diagnostics, ok=False, failures=("x",)))
+    assert "failed the convergence verdict" in leave_out_groups(bad, refit=False).failures[0]
+
+
+def test_groups_are_streamed(post, smoothed, monkeypatch):
+    monkeypatch.setattr(module, "HELD", 5 * 4000)
+    data = post.data.copy()
+    del data["log_likelihood"]
+    part = leave_out_groups(replace(post, data=data), refit=False)
+    pd.testing.assert_frame_equal(part.table, smoothed.table)
+
+
+def test_the_model_that_made_the_data_wins(table, post):
+    fits = {name: Model(f"y ~ {name} + (1 | g)", table).sample(seed=1) for name in ("x", "z")}
+    fits["x + z"] = post
+    result = compare_posteriors(fits)
+    assert result.index.tolist() == ["x + z", "x", "z"]
+    assert result["elpd_diff"].tolist()[0] == 0.0
+    assert result.loc["z", "elpd_diff"] < -2 * result.loc["z", "dse"]
+    assert result.loc["x + z", "weight"] > 0.5
+    given = {name: fit.loo() for name, fit in fits.items()}
+    pd.testing.assert_frame_equal(result, compare_posteriors(given))
+    pd.testing.assert_frame_equal(result, az.compare(given, round_to="none"))
+
+
+def quick(table, formula="y ~ x + (1 | g)"):
+    return Model(formula, table).sample(seed=1, draws=100, tune=200, chains=2).loo(refit=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.assign(y=t["y"] + 1.0 * (t["g"] == 4)), "different values of 'y' in group 4"),
+        (lambda t: t.iloc[1:], "different values of 'y' in group 0"),
+        (lambda t: t[t["g"] > 0], r"different groups \(12 and 11\)"),
+    ],
+)
+def test_other_data_are_refused(table, change, words):
+    with pytest.raises(DataError, match=words):
+        compare_posteriors({"a": quick(table), "b": quick(change(table))})
+
+
+def test_another_response_is_refused(table):
+    squared = quick(table, "I(y**2) ~ x + (1 | g)")
+    with pytest.raises(DataError, match=r"different responses, 'y' and 'I\(y"):
+        compare_posteriors({"a": quick(table), "b": squared})
+
+
+def test_wrong_arguments(table, post, smoothed):
+    with pytest.raises(ArgumentError, match="by='school' is not known"):
+        compare_posteriors({"a": post, "b": post}, by="school")
+    with pytest.raises(ArgumentError, match="1 models cannot be compared"):
+        compare_posteriors({"a": post})
+    with pytest.raises(ArgumentError, match="'a' is BayesFit, which has no elpd by row"):
+        compare_posteriors({"a": post, "b": post}, by="row")
+    with pytest.raises(ArgumentError, match="'a' is leave-one-group-out"):
+        compare_posteriors({"a": smoothed, "b": smoothed}, by="row")
+    with pytest.raises(ArgumentError, match="'b' is str"):
+        compare_posteriors({"a": smoothed, "b": "x"})
+    prior = Model("y ~ x + (1 | g)", table).sample(seed=1, draws=100, prior_only=True)
+    with pytest.raises(ArgumentError, match="has not seen the response"):
+        prior.loo()
+
+
+def test_threshold_falls_with_few_draws(post):
+    assert khat_threshold(post) == 0.7
+    fewer = replace(post, data=post.data.isel(chain=slice(0, 1), draw=slice(0, 100)))
+    assert khat_threshold(fewer) == 0.5
+    assert relative_efficiency(fewer) == 1.0

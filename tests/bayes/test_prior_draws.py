@@ -1,0 +1,146 @@
+"""Draws from the prior: each family against scipy, correlations against their known laws."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulate import simulate_table
+
+from bhlm.bayes.priors.draws import check_drawable, draw_correlations, draw_prior
+from bhlm.bayes.priors.families import (
+    LKJ,
+    Cauchy,
+    Exponential,
+    Flat,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    Normal,
+    Priors,
+    ResolvedPriors,
+    StudentT,
+    resolve_priors,
+)
+from bhlm.bayes.priors.text import FAMILIES
+from bhlm.errors import PriorError
+from bhlm.fits.model import Model
+
+DRAWS = 20_000
+# The seeds are fixed; a right sampler falls below this with a probability of 1e-3 per test, and
+# a wrong scale or shape of 10 % is far below it.
+LEAST_P = 1e-3
+SIGMAS = 4.5  # of Monte Carlo error, for means; the seed is fixed
+
+CDFS = {
+    Normal(1.5, 2.0): stats.norm(1.5, 2.0).cdf,
+    StudentT(4.0, -1.0, 3.0): stats.t(4.0, -1.0, 3.0).cdf,
+    Cauchy(2.0, 0.5): stats.cauchy(2.0, 0.5).cdf,
+    HalfNormal(3.0): stats.halfnorm(scale=3.0).cdf,
+    HalfStudentT(3.0, 2.0): lambda x: 2.0 * stats.t.cdf(x / 2.0, 3.0) - 1.0,
+    HalfCauchy(2.5): stats.halfcauchy(scale=2.5).cdf,
+    Exponential(0.25): stats.expon(scale=4.0).cdf,
+    Gamma(2.5, 0.5): stats.gamma(2.5, scale=2.0).cdf,
+}
+
+
+def test_every_family_but_the_improper_is_here():
+    assert {type(prior) for prior in CDFS} == {*FAMILIES.values()} - {Flat, LKJ}
+
+
+@pytest.mark.parametrize("prior", CDFS, ids=str)
+def test_a_family_has_the_law_of_scipy(prior):
+    fixed = Normal(0.0, 1.0) if prior.positive else prior
+    sd = prior if prior.positive else HalfNormal(1.0)
+    priors = ResolvedPriors((fixed,), (sd,), LKJ(), HalfNormal(1.0), centre=np.zeros(1))
+    beta, root, _ = draw_prior(priors, (1,), np.random.default_rng(1), DRAWS)
+    drawn = root[:, 0, 0] if prior.positive else beta[:, 0]
+    assert stats.kstest(drawn, CDFS[prior]).pvalue > LEAST_P
+    assert stats.kstest(1.1 * drawn, CDFS[prior]).pvalue < LEAST_P
+
+
+def test_sigma_has_its_own_prior():
+    priors = ResolvedPriors(
+        (Normal(0, 1),), (HalfNormal(1),), LKJ(), Exponential(5.0), centre=np.zeros(1)
+    )
+    _, _, sigma = draw_prior(priors, (1,), np.random.default_rng(2), DRAWS)
+    assert stats.kstest(sigma, stats.expon(scale=0.2).cdf).pvalue > LEAST_P
+
+
+def test_the_intercept_stands_at_the_means():
+    table = simulate_table(3, n_groups=9).assign(x=lambda t: t["x"] + 100.0)
+    moments = Model("y ~ x + w + (1 | g)", table).moments
+    priors = resolve_priors(Priors(fixed=Normal(5.0, 0.5)), moments)
+    beta, _, _ = draw_prior(priors, (1,), np.random.default_rng(3), DRAWS)
+    at_means = beta @ [1.0, table["x"].mean(), table["w"].mean()]
+    assert stats.kstest(at_means, stats.norm(5.0, 0.5).cdf).pvalue > LEAST_P
+    assert beta[:, 0].std() > 40.0  # 100 x the SD of the slope: at zero it is another thing
+
+
+@pytest.mark.parametrize(("eta", "q"), [(1.0, 2), (2.0, 2), (0.5, 3), (2.0, 3), (4.0, 4)])
+def test_each_correlation_has_the_marginal_of_lkj(eta, q):
+    """(r + 1) / 2 is Beta(a, a), a = eta - 1 + q / 2, for every pair alike."""
+    root = draw_correlations(eta, (q,), np.random.default_rng(4), DRAWS)
+    corr = root @ root.swapaxes(1, 2)
+    np.testing.assert_allclose(np.einsum("dii->di", corr), 1.0, rtol=1e-12)
+    a = eta - 1.0 + 0.5 * q
+    for i in range(q):
+        for j in range(i):
+            assert stats.kstest(corr[:, i, j], stats.beta(a, a, -1.0, 2.0).cdf).pvalue > LEAST_P
+
+
+def test_correlations_have_the_joint_law_of_lkj():
+    """Under LKJ(eta) the density is det(R)^(eta - 1) over all correlation matrices.
+
+    For q = 3, uniform points of the cube that are correlation matrices, weighted by the
+    determinant, are LKJ(2) by definition.
+    """
+    rng = np.random.default_rng(5)
+    r = rng.uniform(-1.0, 1.0, (400_000, 3))
+    det = 1.0 + 2.0 * r.prod(axis=1) - (r**2).sum(axis=1)
+    r, det = r[det > 0.0], det[det > 0.0]
+    root = draw_correlations(2.0, (3,), rng, DRAWS)
+    corr = root @ root.swapaxes(1, 2)
+    drawn = np.column_stack([corr[:, 1, 0], corr[:, 2, 0], corr[:, 2, 1]])
+    for power in ([1, 1, 1], [2, 2, 0], [2, 0, 2], [0, 2, 2], [4, 0, 0], [0, 0, 4]):
+        expected = (r**power).prod(axis=1) @ det / det.sum()
+        seen = (drawn**power).prod(axis=1)
+        assert abs(seen.mean() - expected) < SIGMAS * seen.std() / np.sqrt(DRAWS), power
+
+
+def test_blocks_are_uncorrelated_and_scaled_by_their_sds():
+    sd = (HalfNormal(1.0), Gamma(400.0, 100.0), Exponential(1.0))
+    priors = ResolvedPriors((Normal(0, 1),), sd, LKJ(), HalfNormal(1.0), centre=np.zeros(1))
+    _, root, _ = draw_prior(priors, (1, 2), np.random.default_rng(6), DRAWS)
+    g = root @ root.swapaxes(1, 2)
+    assert not g[:, 0, 1:].any()
+    assert g[:, 1, 2].std() > 0.0
+    np.testing.assert_allclose(np.triu(root, 1), 0.0, atol=0.0)
+    scale = np.sqrt(g[:, 1, 1])
+    assert stats.kstest(scale, stats.gamma(400.0, scale=0.01).cdf).pvalue > LEAST_P
+
+
+@pytest.mark.parametrize(
+    ("priors", "words"),
+    [
+        (Priors(fixed={"x": Flat()}), ["prior of x is Flat", "improper"]),
+        (Priors(sd=Flat()), ["sd(Intercept|g)", "improper"]),
+        (Priors(sigma=Flat(power=1.0)), ["sd(Residual)", "Flat(power=1)"]),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(priors, words):
+    moments = Model("y ~ x + (1 | g)", simulate_table(3)).moments
+    resolved = resolve_priors(priors, moments)
+    with pytest.raises(PriorError) as caught:
+        check_drawable(resolved, moments)
+    assert all(word in str(caught.value) for word in words)
+    with pytest.raises(PriorError, match="improper"):
+        draw_prior(resolved, (1,), np.random.default_rng(1), 3)
+
+
+def test_a_pymc_distribution_is_refused():
+    import pymc as pm
+
+    moments = Model("y ~ x + (1 | g)", simulate_table(3)).moments
+    resolved = resolve_priors(Priors(sigma=pm.Weibull.dist(2.0, 5.0)), moments)
+    with pytest.raises(PriorError, match=r"sd\(Residual\) is PyMC weibull"):
+        check_drawable(resolved, moments)

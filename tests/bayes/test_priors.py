@@ -1,0 +1,109 @@
+"""Priors: what they mean, the scale of the defaults, and what is refused."""
+
+import numpy as np
+import pytest
+from simulate import simulate_table
+
+from bhlm.bayes.priors.families import (
+    LKJ,
+    Exponential,
+    Flat,
+    Gamma,
+    HalfStudentT,
+    Normal,
+    Priors,
+    resolve_priors,
+)
+from bhlm.bayes.priors.text import parse_prior, read_priors
+from bhlm.errors import PriorError
+from bhlm.fits.model import Model
+
+TABLE = simulate_table(1)
+MOMENTS = Model("y ~ x + w + (x | g)", TABLE).moments
+
+
+def test_defaults_are_scaled_to_the_data():
+    resolved = resolve_priors(None, MOMENTS)
+    sd_y, sd_x = TABLE["y"].std(), TABLE["x"].std()
+    assert resolved.fixed[0].mu == pytest.approx(TABLE["y"].mean())
+    assert resolved.fixed[0].sigma == pytest.approx(2.5 * sd_y)
+    assert resolved.fixed[1].mu == 0.0
+    assert resolved.fixed[1].sigma == pytest.approx(2.5 * sd_y / sd_x)
+    assert resolved.sd[0].numbers == pytest.approx((3.0, sd_y))
+    assert resolved.sd[1].numbers == pytest.approx((3.0, sd_y / sd_x))
+    assert resolved.sigma.numbers == pytest.approx((3.0, sd_y))
+    assert resolved.corr == LKJ(2.0)
+    np.testing.assert_allclose(resolved.centre, [0.0, TABLE["x"].mean(), TABLE["w"].mean()])
+    text = resolved.describe(MOMENTS)
+    assert list(text) == [
+        "Intercept", "x", "w", "sd(Intercept|g)", "sd(x|g)", "corr(|g)", "sd(Residual)",
+    ]  # fmt: skip
+    assert text["Intercept"].endswith("at the predictors' means")
+
+
+def test_independent_coefficients_have_no_correlation_prior():
+    post = Model("y ~ x + w + (x | g)", TABLE).sample(
+        seed=1, covariance="independent", draws=20, tune=20
+    )
+    assert "corr(|g)" not in post.priors.describe(post.moments, blocks=post.blocks)
+    assert "LKJ" not in post.summary()
+
+
+def test_rescaling_the_data_rescales_the_defaults():
+    other = Model("y ~ x + w + (x | g)", TABLE.assign(y=10 * TABLE["y"], x=TABLE["x"] / 2)).moments
+    resolved, moved = resolve_priors(None, MOMENTS), resolve_priors(None, other)
+    assert moved.fixed[1].sigma == pytest.approx(20 * resolved.fixed[1].sigma)
+    assert moved.sd[0].sigma == pytest.approx(10 * resolved.sd[0].sigma)
+    assert moved.sigma.sigma == pytest.approx(10 * resolved.sigma.sigma)
+
+
+def test_one_coefficient_can_have_its_own():
+    resolved = resolve_priors(Priors(fixed={"x": Normal(0, 1)}, sd=Exponential(2)), MOMENTS)
+    assert resolved.fixed[1] == Normal(0, 1)
+    assert resolved.fixed[2] != Normal(0, 1)
+    assert resolved.sd == (Exponential(2), Exponential(2))
+
+
+def test_flat_priors_are_flat_on_the_covariance_matrix():
+    resolved = resolve_priors(Priors.flat(), MOMENTS)
+    assert resolved.is_flat
+    assert resolved.sd == (Flat(power=2.0), Flat(power=2.0))
+    assert not resolve_priors(None, MOMENTS).is_flat
+
+
+@pytest.mark.parametrize(
+    ("priors", "expected"),
+    [
+        (Priors(fixed={"z": Normal(0, 1)}), "'z', which is no coefficient of the model"),
+        (Priors(sd=Normal(0, 1)), "allows negative values"),
+        (Priors(sigma=Normal(0, 1)), "sd(Residual) is positive"),
+        (Priors(fixed=HalfStudentT(3, 1)), "the fixed effect 'Intercept' may be negative"),
+        (Priors(fixed="wide"), "fixed='wide' is not a prior"),
+        (Priors(fixed={"x": 3}), "fixed['x']=3 is not a prior"),
+        (Priors(corr=Normal(0, 1)), "use LKJ(eta)"),
+    ],
+)
+def test_priors_that_do_not_fit_are_refused(priors, expected):
+    with pytest.raises(PriorError) as error:
+        resolve_priors(priors, MOMENTS)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda: Normal(0, 0), lambda: Gamma(-1, 2), lambda: LKJ(0)])
+def test_impossible_numbers_are_refused(make):
+    with pytest.raises(PriorError, match="is not a distribution"):
+        make()
+
+
+def test_priors_read_from_text():
+    assert parse_prior("Normal(0, 2.5)") == Normal(0, 2.5)
+    assert parse_prior("Flat") == Flat()
+    assert parse_prior(str(HalfStudentT(3, 6.878))) == HalfStudentT(3, 6.878)
+    priors = read_priors({"fixed": {"x": "Normal(0, 1)"}, "corr": "LKJ(4)", "sigma": "Flat"})
+    assert priors == Priors(fixed={"x": Normal(0, 1)}, corr=LKJ(4), sigma=Flat())
+    assert read_priors(None) is None
+    for text in ("Normal(0", "Normal(0)", "Normal(0, x)", "__import__('os')", "Gauss(0, 1)"):
+        with pytest.raises(PriorError, match="prior"):
+            parse_prior(text)
+    with pytest.raises(PriorError, match=r"priors\.slopes is not known; the keys are fixed, sd"):
+        read_priors({"slopes": "Flat"})

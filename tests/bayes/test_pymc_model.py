@@ -1,0 +1,208 @@
+"""The pm.Model in its two forms: each against dense algebra, and against each other."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulate import dense_loglik, simulate_rows
+
+from bhlm.bayes.priors.families import (
+    LKJ,
+    Cauchy,
+    Exponential,
+    Flat,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    Normal,
+    Priors,
+    StudentT,
+)
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+
+RELATIVE = 1e-8
+SETS = {
+    "default": None,
+    "flat": Priors.flat(),
+    "heavy": Priors(Cauchy(0, 3), HalfCauchy(1.5), LKJ(1.0), HalfCauchy(2)),
+    "light": Priors(StudentT(4, 1, 2), HalfNormal(2), LKJ(5.0), HalfNormal(3)),
+    "away": Priors(Flat(), Gamma(2, 0.5), LKJ(0.7), Gamma(3, 1)),
+    "mixed": Priors({"x": Normal(0, 1)}, {"Intercept": Gamma(2, 0.1)}, LKJ(2), Exponential(0.3)),
+}
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """Compiled log-densities are slow to make, so each model's is made once."""
+    made = {}
+
+    def compile_for(rows, form, priors, what):
+        moments = rows.model.moments
+        key = (moments.formula, moments.mean.tobytes(), form, repr(priors))
+        if key not in made:
+            model = rows.model.pymc(form=form, priors=priors)
+            made[key] = {
+                "model": model,
+                "logp": model.compile_logp(jacobian=False),
+                "dlogp": model.compile_dlogp(),
+                "full": model.compile_logp(),
+            }
+        return made[key][what]
+
+    return compile_for
+
+
+def positions(model, count, seed):
+    """Return random unconstrained points near the initial one."""
+    rng = np.random.default_rng(seed)
+    start = model.initial_point()
+    for _ in range(count):
+        yield {
+            name: np.asarray(value + 0.4 * rng.normal(size=np.shape(value)))
+            for name, value in start.items()
+        }
+
+
+def parameters_at(model, point):
+    """Return beta, G and sigma at an unconstrained point."""
+    names = [model["beta"], model["G"], model["sigma"]]
+    values = model.compile_fn(
+        [*model.replace_rvs_by_values(names)], inputs=model.value_vars, on_unused_input="ignore"
+    )
+    return values(point)
+
+
+@pytest.mark.parametrize("random", ["1", "x", "x + t"])
+def test_marginal_equals_conditional_with_u_integrated_out(random, functions):
+    """Both minus their priors: the marginal's potential is the dense normal density of y."""
+    rows = simulate_rows(1, random)
+    marginal = functions(rows, "marginal", None, "model")
+    conditional = functions(rows, "conditional", None, "model")
+    logp = functions(rows, "marginal", None, "logp")
+    prior = marginal.compile_logp(vars=marginal.free_RVs, jacobian=False)
+    joint = conditional.compile_logp(jacobian=False)
+    z_and_y = conditional.compile_logp(
+        vars=[conditional["z"], conditional.observed_RVs[0]], jacobian=False
+    )
+    for point in positions(marginal, 3, seed=2):
+        beta, g, sigma = parameters_at(marginal, point)
+        dense = dense_loglik(rows, beta, g, float(sigma) ** 2)
+        assert float(logp(point)) - float(prior(point)) == pytest.approx(dense, rel=RELATIVE)
+        # In the conditional form log p(z, y) - log p(z | y) = log p(y), at any z; p(z | y) is
+        # the normal that dense algebra gives.
+        root = np.linalg.cholesky(g)
+        rng = np.random.default_rng(3)
+        groups = rows.model.moments.groups
+        z = rng.normal(size=(len(groups), len(g)))
+        at = point | {"z": z}
+        log_posterior = 0.0
+        for j, label in enumerate(groups):
+            here = rows.labels == label
+            loading = rows.z[here] @ root
+            precision = np.eye(len(g)) + loading.T @ loading / sigma**2
+            mean = np.linalg.solve(
+                precision, loading.T @ (rows.y[here] - rows.x[here] @ beta) / sigma**2
+            )
+            log_posterior += stats.multivariate_normal.logpdf(z[j], mean, np.linalg.inv(precision))
+        assert float(z_and_y(at)) - log_posterior == pytest.approx(dense, rel=RELATIVE)
+        # And the whole conditional density has the same priors as the marginal one.
+        difference = float(joint(at)) - log_posterior
+        assert difference == pytest.approx(float(logp(point)), rel=RELATIVE)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_gradient_equals_finite_differences(name, functions):
+    rows = simulate_rows(4, "x")
+    model = functions(rows, "marginal", SETS[name], "model")
+    logp = functions(rows, "marginal", SETS[name], "full")
+    gradient = functions(rows, "marginal", SETS[name], "dlogp")
+    step = 1e-6
+    for point in positions(model, 2, seed=5):
+        differences = []
+        for variable in model.value_vars:
+            for i in range(point[variable.name].size):
+                moved = []
+                for sign in (1, -1):
+                    value = point[variable.name].copy()
+                    value.flat[i] += sign * step
+                    moved.append(float(logp(point | {variable.name: value})))
+                differences.append((moved[0] - moved[1]) / (2 * step))
+        np.testing.assert_allclose(gradient(point), differences, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("random", ["1", "x"])
+def test_pymc_density_is_the_samplers(name, random, functions):
+    """Up to a constant, and without Jacobians, both are one density of the same parameters."""
+    from bhlm.bayes.density import build_posterior, constrain, log_density
+    from bhlm.bayes.priors.families import resolve_priors
+    from bhlm.likelihood.covariance import combine
+    from bhlm.likelihood.whitening import whiten
+
+    rows = simulate_rows(6, random)
+    moments = rows.model.moments
+    white = whiten(moments, combine(moments.blocks))
+    priors = resolve_priors(SETS[name], moments)
+    posterior = build_posterior(white, priors, tuple(len(block) for block in moments.blocks))
+    model = functions(rows, "marginal", SETS[name], "model")
+    logp = functions(rows, "marginal", SETS[name], "logp")
+    rng = np.random.default_rng(7)
+    gaps = []
+    for point in positions(model, 20, seed=8):
+        beta, g, sigma = parameters_at(model, point)
+        x = locate(white, posterior, beta, g, float(sigma), rng)
+        again = constrain(posterior, white, x[None])
+        np.testing.assert_allclose(again[1][0] @ again[1][0].T, g, rtol=1e-9)
+        ours = log_density(x, *posterior.arguments())[0] - log_jacobian(posterior, x)
+        gaps.append(float(logp(point)) - ours - log_measure(model, g, name))
+    # The constant is that of the flat and half-of-the-line priors; it must not vary.
+    np.testing.assert_allclose(gaps, gaps[0], rtol=0, atol=RELATIVE * abs(float(logp(point))))
+
+
+def locate(white, posterior, beta, g, sigma, rng):
+    """Return the sampler's position x of the parameters, with random signs of signed SDs."""
+    p, q = white.p, white.q
+    x = np.empty(posterior.dimension)
+    x[:p] = np.linalg.solve(white.fixed, (beta - white.ols) / white.scale)
+    sd = np.sqrt(np.diag(g))
+    sign = np.where(posterior.signed, rng.choice([-1.0, 1.0], q), 1.0)
+    x[p : p + q] = np.where(
+        posterior.signed, sign * sd / posterior.unit, np.log(sd / posterior.unit)
+    )
+    if q == 2:
+        x[p + q] = np.arctanh(sign[0] * sign[1] * g[0, 1] / (sd[0] * sd[1]))
+    x[-1] = np.log(sigma)
+    return x
+
+
+def log_jacobian(posterior, x):
+    """Return log |d(sd, corr, sigma) / dx|."""
+    p, q = len(posterior.offset), len(posterior.unit)
+    scale = x[p : p + q]
+    total = float(np.sum(np.log(posterior.unit) + np.where(posterior.signed, 0.0, scale)))
+    total += float(np.sum(np.log1p(-(np.tanh(x[p + q : -1]) ** 2))))
+    return total + x[-1]
+
+
+def log_measure(model, g, name):
+    """Return log |d(sd, corr) / d(PyMC's own variables)|: LKJCholeskyCov is a density of the
+    Cholesky factor of G, (L11, L21, L22), for q = 2."""
+    if len(g) == 1 or "chol" not in model.named_vars:
+        return 0.0
+    # sd1 = L11, sd2^2 = L21^2 + L22^2, corr = L21 / sd2: the determinant is L22 / sd2^2.
+    root = np.linalg.cholesky(g)
+    return float(np.log(root[1, 1] / g[1, 1]))
+
+
+def test_dimensions_are_named(functions):
+    rows = simulate_rows(1, "x")
+    conditional = functions(rows, "conditional", None, "model")
+    assert conditional.named_vars_to_dims["u"] == ("g", "coefficient")
+    assert conditional.coords["coefficient"] == ("Intercept", "x")
+    assert conditional.coords["fixed"] == ("Intercept", "x", "w")
+    assert conditional.named_vars_to_dims["beta"] == ("fixed",)
+
+
+def test_unknown_form_is_refused(hsb):
+    with pytest.raises(ArgumentError, match="form='centered' is not known"):
+        Model("mathach ~ 1 + (1 | school)", hsb).pymc(form="centered")

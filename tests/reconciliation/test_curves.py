@@ -1,0 +1,95 @@
+"""Profile, prior and posterior over one grid: each integrates, peaks and scales as it should."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulate import simulate_table
+
+from bhlm.bayes.priors.families import LKJ, HalfNormal, Priors
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+from bhlm.fits.reconciliation import reconcile
+from bhlm.reconciliation.curves import _collect_priors, tabulate_curves
+
+# Trapezoids over 61 points leave this much, and the grid leaves a thousandth of the draws out.
+AREA = 0.01
+
+
+@pytest.fixture(scope="module")
+def both():
+    model = Model("y ~ x + (x | g)", simulate_table(1, n_groups=40, largest=12))
+    priors = Priors(sd=HalfNormal(2), corr=LKJ(3))
+    return reconcile(model.reml(), model.sample(seed=1, priors=priors))
+
+
+@pytest.fixture(scope="module")
+def curves(both):
+    return both.curves().set_index("parameter")
+
+
+def test_every_scale_has_its_curves(curves):
+    assert curves.index.unique().tolist() == [
+        "sd(Intercept|g)", "var(Intercept|g)", "sd(x|g)", "var(x|g)", "corr(Intercept,x|g)",
+        "sd(Residual)", "var(Residual)",
+    ]  # fmt: skip
+
+
+def test_the_posterior_integrates_to_one_and_has_the_mean_of_the_draws(both, curves):
+    for name, rows in curves.groupby(level=0):
+        rows = rows.dropna()
+        area = np.trapezoid(rows["posterior"], rows["x"])
+        assert area == pytest.approx(1.0, abs=AREA), name
+        mean = np.trapezoid(rows["posterior"] * rows["x"], rows["x"]) / area
+        row = both.table.loc[name]
+        assert abs(mean - row["posterior"]) < 0.03 * row["sd"] + 4 * row["monte_carlo_se"], name
+
+
+def test_the_profile_peaks_at_reml_and_reaches_the_limits(both, curves):
+    limits = both.reml.profile()
+    for name, rows in curves.groupby(level=0):
+        at = rows["x"].to_numpy()[rows["profile"].argmax()]
+        step = np.diff(rows["x"]).max()
+        assert abs(at - both.table.loc[name, "reml"]) <= step, name
+        assert rows["profile"].max() <= 1.0 + 1e-9
+        # At the ends of the 95 % interval -2 log L has risen by 3.84.
+        for side in ("lower", "upper"):
+            value = np.interp(limits.loc[name, side], rows["x"], rows["profile"])
+            if rows["x"].iloc[0] < limits.loc[name, side] < rows["x"].iloc[-1]:
+                assert value == pytest.approx(np.exp(-0.5 * stats.chi2.ppf(0.95, 1)), abs=0.02)
+
+
+def test_priors_are_those_of_each_scale(curves):
+    sd = curves.loc["sd(x|g)"]
+    np.testing.assert_allclose(sd["prior"], stats.halfnorm(0, 2).pdf(sd["x"]), rtol=1e-12)
+    variance = curves.loc["var(x|g)"]
+    np.testing.assert_allclose(
+        variance["prior"], stats.gamma(0.5, scale=8).pdf(variance["x"]), rtol=1e-9
+    )
+    corr = curves.loc["corr(Intercept,x|g)"]
+    expected = stats.beta(3, 3, loc=-1, scale=2).pdf(corr["x"])
+    np.testing.assert_allclose(corr["prior"], expected, rtol=1e-12)
+
+
+def test_without_quadrature_the_density_is_that_of_the_draws(both):
+    drawn = tabulate_curves(both.reml, both.post, None, points=41)
+    exact = tabulate_curves(both.reml, both.post, both.chosen.exact, points=41)
+    for name in ("sd(x|g)", "corr(Intercept,x|g)"):
+        one, two = (t[t["parameter"] == name].dropna()["posterior"] for t in (drawn, exact))
+        common = one.index.intersection(two.index)
+        assert np.abs(one[common] - two[common]).max() < 0.12 * two.max()
+    with pytest.raises(ArgumentError, match="points=1 does not make a grid"):
+        both.curves(points=1)
+
+
+def test_each_block_of_correlations_has_its_own_prior():
+    rng = np.random.default_rng(4)
+    table = simulate_table(2, n_groups=40, largest=12)
+    table[["v", "w", "z"]] = rng.normal(size=(len(table), 3))
+    model = Model("y ~ x + v + w + z + (1 + x | g) + (0 + v + w + z | g)", table)
+    post = model.sample(seed=1, draws=20, tune=20, chains=1, prior_only=True)
+    priors = _collect_priors(post)
+    # In a matrix of two a correlation under LKJ(2) is 2 Beta(2, 2) - 1, in one of three
+    # 2 Beta(5/2, 5/2) - 1 (Lewandowski, Kurowicka & Joe 2009, section 3).
+    assert priors["corr(Intercept,x|g)"](0.0) == pytest.approx(stats.beta(2, 2).pdf(0.5) / 2)
+    assert priors["corr(v,z|g)"](0.0) == pytest.approx(stats.beta(2.5, 2.5).pdf(0.5) / 2)
+    assert set(priors) == {name for name in post.draws if name.startswith(("sd(", "corr("))}

@@ -1,0 +1,144 @@
+"""The bootstrap's simulated moments against rows, and its seeds, processes and intervals."""
+
+import numpy as np
+import pytest
+from lme4_cases import fit_case
+from simulate import dense_covariance, simulate_rows, simulate_table
+
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+from bhlm.reml.bootstrap import (
+    Bootstrap,
+    bootstrap,
+    build_simulator,
+    refit_replicate,
+    simulate_blocks,
+)
+
+DRAWS = 20_000
+SIGMAS = 5.0  # of Monte Carlo error; the seed is fixed
+
+
+@pytest.mark.parametrize("random", ["1", "x", "x + t"])
+def test_simulated_moments_have_the_law_of_simulated_rows(random):
+    # Group 0 has one row, so that W'W is singular there, and group 1 has nine.
+    rows = simulate_rows(5, random, n_groups=6)
+    fit = rows.model.reml()
+    white, q = fit.white, fit.white.q
+    simulator = build_simulator(fit)
+    rng = np.random.default_rng(1)
+    v = dense_covariance(rows, fit.g, fit.sigma2)
+    drawn = np.array([simulate_blocks(simulator, rng)[:, :, -1] for _ in range(DRAWS)])
+    for j in range(len(white.blocks)):
+        at = rows.labels == j
+        columns = np.column_stack([rows.z[at] @ white.basis, rows.x[at] @ white.fixed])
+        mean = (rows.x[at] @ (fit.beta - white.ols)) / white.scale
+        vj = v[np.ix_(at, at)] / white.scale**2
+        expected = np.append(columns.T @ mean, mean @ mean + np.trace(vj))
+        cov = np.empty((len(expected), len(expected)))
+        cov[:-1, :-1] = columns.T @ vj @ columns
+        cov[:-1, -1] = cov[-1, :-1] = 2.0 * columns.T @ vj @ mean
+        cov[-1, -1] = 2.0 * np.trace(vj @ vj) + 4.0 * mean @ vj @ mean
+        sd = np.sqrt(np.diag(cov))
+        gap = (drawn[:, j].mean(axis=0) - expected) / sd
+        assert np.abs(gap).max() < SIGMAS / np.sqrt(DRAWS), j
+        # The squared length is far from normal: its fourth moment sets the Monte Carlo error.
+        seen = np.cov(drawn[:, j].T)
+        products = np.einsum("da,db->dab", *[drawn[:, j] - expected] * 2)
+        error = products.std(axis=0) / np.sqrt(DRAWS)
+        assert np.all(np.abs(seen - cov) < SIGMAS * error + 1e-12), j
+    assert simulate_blocks(simulator, rng)[:, :-1, :-1] == pytest.approx(
+        white.blocks[:, :-1, :-1], rel=1e-15
+    )
+    assert q + 4 == white.blocks.shape[1]
+
+
+def test_simulated_moments_could_come_from_rows():
+    fit = simulate_rows(5, "x", n_groups=6).model.reml()
+    simulator, rng = build_simulator(fit), np.random.default_rng(2)
+    for _ in range(50):
+        blocks = simulate_blocks(simulator, rng)
+        assert np.linalg.eigvalsh(blocks).min() > -1e-10
+        assert np.linalg.matrix_rank(blocks[0], tol=1e-8) == 1
+
+
+def test_draws_are_near_the_fit_and_its_standard_errors():
+    fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=60, largest=20)).reml()
+    table = bootstrap(fit, replicates=600, seed=3).intervals()
+    assert not fit.singular
+    expected = fit.estimates
+    assert list(table.index) == list(expected.index)
+    assert table["estimate"].to_numpy() == pytest.approx(expected["estimate"].to_numpy(), rel=1e-9)
+    # A SD of 600 draws has an error of 3 %; REML's own is an approximation.
+    assert table["se"].to_numpy() == pytest.approx(expected["se"].to_numpy(), rel=0.25)
+    assert np.all(np.abs(table["bias"]) < 0.2 * table["se"])
+    assert np.all((table["lower"] < table["estimate"]) & (table["estimate"] < table["upper"]))
+
+
+def test_the_seed_alone_decides():
+    fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=12)).reml()
+    calls: list[tuple[int, int]] = []
+    serial = bootstrap(fit, replicates=30, seed=4, progress=lambda *now: calls.append(now))
+    spread = bootstrap(fit, replicates=30, seed=4, processes=2)
+    other = bootstrap(fit, replicates=30, seed=5)
+    np.testing.assert_array_equal(serial.draws, spread.draws)
+    np.testing.assert_array_equal(serial.converged, spread.converged)
+    assert not np.array_equal(serial.draws, other.draws)
+    assert len({tuple(row) for row in serial.draws}) == 30
+    assert calls[-1] == (30, 30)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    # A longer run starts with the shorter one.
+    longer = bootstrap(fit, replicates=40, seed=4)
+    np.testing.assert_array_equal(longer.draws[:30], serial.draws)
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_replicates_are_fitted_by_the_method_of_the_fit(method):
+    fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=12)).reml(method=method)
+    found = refit_replicate(build_simulator(fit), np.random.SeedSequence(1))
+    assert found.criterion.restricted == (method == "reml")
+
+
+def test_a_singular_fit_can_be_resampled():
+    fit = fit_case("dyestuff2", "reml")
+    result = bootstrap(fit, replicates=200, seed=1)
+    assert fit.singular
+    assert result.converged.all()
+    # With a true variance of zero, somewhat more than half of the estimates are zero.
+    assert 0.45 < result.singular.mean() < 0.8
+    assert np.all((result.draws[:, 1] == 0.0) == result.singular)
+    assert result.intervals().loc["var(Intercept|Batch)", "lower"] == 0.0
+
+
+def test_intervals_are_quantiles_and_their_reflection():
+    draws = np.array([[1.0, np.nan], [2.0, 0.5], [3.0, np.nan], [6.0, 0.7]])
+    flags = np.ones(4, dtype=bool)
+    result = Bootstrap(("a", "b"), np.array([2.0, 0.6]), draws, flags, ~flags, 1)
+    percentile = result.intervals(level=0.5).loc["a"]
+    basic = result.intervals(level=0.5, kind="basic").loc["a"]
+    assert (percentile["lower"], percentile["upper"]) == (1.75, 3.75)
+    assert (basic["lower"], basic["upper"]) == (0.25, 2.25)
+    assert percentile["bias"] == 1.0
+    assert percentile["se"] == pytest.approx(np.std([1, 2, 3, 6], ddof=1))
+    assert result.intervals().loc["b", "bias"] == pytest.approx(0.0)
+    with pytest.raises(ArgumentError, match="kind='bca' is not known; choose one of percentile"):
+        result.intervals(kind="bca")
+    with pytest.raises(ArgumentError, match="level=0 is not between"):
+        result.intervals(level=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"replicates": 1}, "replicates=1 is too small; give at least 2"),
+        ({"seed": -1}, "seed=-1 is too small; give at least 0"),
+        ({"processes": -1}, "processes=-1 is too small"),
+        ({"replicates": 2.5}, "replicates=2.5 is not a whole number; give one such as 2"),
+        ({"seed": None}, "seed=None is not a whole number"),
+        ({"processes": "2"}, "processes='2' is not a whole number"),
+    ],
+)
+def test_impossible_runs_are_refused(arguments, message):
+    fit = Model("y ~ x + w + (1 | g)", simulate_table(2)).reml()
+    with pytest.raises(ArgumentError, match=message):
+        bootstrap(fit, **arguments)

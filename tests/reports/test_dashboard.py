@@ -1,0 +1,410 @@
+"""The dashboard without a browser: what its sections say, its files, its commands, its refusals."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import check_refusal, run
+
+from bhlm.bayes.priors.families import HalfNormal, Priors
+from bhlm.bayes.storage.description import hash_moments
+from bhlm.errors import ArgumentError, DataError
+from bhlm.fits.bayes_fit import load
+from bhlm.fits.model import Model, find_source
+from bhlm.fits.reconciliation import reconcile
+from bhlm.reports.dashboard import page as page_module
+from bhlm.reports.dashboard.blocks import Subject, Table, Text
+from bhlm.reports.dashboard.content import list_columns, show_text
+from bhlm.reports.dashboard.page import build_sections, embed, load_scripts
+from bhlm.reports.dashboard.reproduction import build_reproduction
+from bhlm.reports.dashboard.subjects import check_rows
+from bhlm.reports.dashboard.verdict import build_verdict, judge
+
+FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
+# Sections that take no seconds: what the files are like does not depend on the others.
+QUICK = tuple(each for each in page_module.SECTIONS if each[0] in ("verdict", "reproduction"))
+
+
+@pytest.fixture(scope="module")
+def model(hsb):
+    return Model(FORMULA, hsb)
+
+
+@pytest.fixture(scope="module")
+def both(model):
+    return reconcile(model.reml(), model.sample(seed=1))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(page_module, "SECTIONS", QUICK)
+
+
+def make_subject(both, *, reml=None, post=None, **more):
+    given = {"reml": reml or both.reml, "post": post or both.post, "both": both, "model": None}
+    return Subject(**given | {"title": "t", "source": {}} | more)
+
+
+def texts_of(section):
+    return [
+        sentence
+        for block in section.blocks
+        if isinstance(block, Text)
+        for sentence in block.sentences
+    ]
+
+
+def tables_of(section):
+    return {block.name: block for block in section.blocks if isinstance(block, Table)}
+
+
+class TestVerdict:
+    def test_a_fit_that_holds(self, both, model):
+        section = build_verdict(make_subject(both, model=model))
+        first = section.blocks[0]
+        assert (first.tone, first.heading) == ("good", "Every gap is explained")
+        text = "\n".join(texts_of(section))
+        assert "Data: 7,185 rows in 160 groups of 'school', 14 to 67 rows each, 44.9 on" in text
+        assert "No row was dropped" in text
+        assert "Only the moments" not in text
+        tables = tables_of(section)
+        pd.testing.assert_frame_equal(tables["reml_estimates"].frame, both.reml.estimates)
+        pd.testing.assert_frame_equal(tables["posterior_estimates"].frame, both.post.estimates)
+
+    def test_dropped_rows_and_missing_rows_are_told(self, hsb):
+        table = hsb.copy()
+        table.loc[:9, "ses"] = np.nan
+        fit = Model(FORMULA, table).reml()
+        text = "\n".join(texts_of(build_verdict(Subject(fit, None, None, None, "t", {}))))
+        assert "10 of 7,185 rows (0.1%) dropped" in text
+        assert "Only the moments of the rows are at hand" in text
+
+    def test_divergences_lead(self, both):
+        failed = both.post.diagnostics.add_failure("7 of 4000 transitions diverged; do so and so")
+        post = replace(both.post, diagnostics=replace(failed, divergences=7))
+        section = build_verdict(Subject(None, post, None, None, "t", {}))
+        first, second = section.blocks[:2]
+        assert first.tone == "bad"
+        assert "7 of 4000 transitions diverged; do so and so" in " ".join(first.sentences)
+        assert second.heading == "What to do"
+
+    def test_a_reconciliation_that_fails_leads(self, both):
+        for verdict in ("unexplained", "not_converged"):
+            bad = replace(both, verdict=verdict, reasons=("Something is off.",))
+            first = build_verdict(make_subject(bad)).blocks[0]
+            assert first.tone == "bad"
+            assert "Something is off." in first.sentences
+        assert judge(make_subject(both)).tone == "good"
+
+    def test_reml_that_did_not_converge_leads(self, both):
+        fit = replace(both.reml, converged=False)
+        first = build_verdict(Subject(fit, None, None, None, "t", {})).blocks[0]
+        assert first.tone == "bad"
+        assert "did not converge" in first.sentences[0]
+        assert any("do not report these estimates" in text for text in first.sentences)
+
+    def test_singular_reml_leads(self):
+        rng = np.random.default_rng(0)
+        table = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(6), 10)})
+        table["y"] -= table.groupby("g")["y"].transform("mean")
+        fit = Model("y ~ 1 + (1 | g)", table).reml()
+        assert fit.singular
+        first, second = build_verdict(Subject(fit, None, None, None, "t", {})).blocks[:2]
+        assert (first.tone, first.heading) == ("caution", "Singular REML fit")
+        assert any("var(Intercept|g) = 0" in text for text in first.sentences)
+        assert second.heading == "What to do"
+
+
+class TestReproduction:
+    def test_the_lines_repeat_the_draws(self, hsb):
+        """Typed as they stand they give the same draws, chosen priors and all."""
+        priors = Priors(sd={"cwc(ses)": HalfNormal(np.float64(0.7))}, sigma=HalfNormal(8.0))
+        model = Model(FORMULA, hsb)
+        post = model.sample(seed=3, draws=60, tune=100, chains=2, priors=priors)
+        section = build_reproduction(Subject(None, post, None, model, "t", {}))
+        (lines,) = [block for block in section.blocks if isinstance(block, Text) and block.code]
+        space = {"data": hsb}
+        exec("\n".join(lines.sentences), space)
+        again = space["post"].data["posterior"]["beta"].values
+        np.testing.assert_array_equal(again, post.data["posterior"]["beta"].values)
+        assert tables_of(section)["priors"].reading.startswith("2 of 6 were chosen")
+
+    def test_default_priors_and_the_command(self, both):
+        section = build_reproduction(make_subject(both))
+        command, lines = [block for block in section.blocks if isinstance(block, Text)]
+        assert command.sentences[0].startswith("bhlm reconcile --data FILE --formula 'mathach ~")
+        assert not any("priors=" in line for line in lines.sentences)
+        settings = tables_of(section)["settings"].frame["value"]
+        assert settings["SHA-256 of the moments"] == hash_moments(both.reml.moments)
+        assert settings["seed"] == 1
+
+    def test_independent_covariance_is_named(self, hsb):
+        fit = Model(FORMULA, hsb).reml(covariance="independent")
+        section = build_reproduction(Subject(fit, None, None, None, "t", {}))
+        assert any("model.reml(covariance='independent')" in text for text in texts_of(section))
+
+
+class Reader(HTMLParser):
+    """Collects elements, attributes and text of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.shown, self.within = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.within.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.within and self.within.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.within):
+            self.shown.append(data)
+
+
+def read_page(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+@pytest.mark.usefixtures("quick")
+class TestFiles:
+    def test_nothing_is_loaded(self, both, tmp_path):
+        both.dashboard(tmp_path / "page.html")
+        reader = read_page(tmp_path / "page.html")
+        loading = [
+            (name, value)
+            for name, value in reader.attributes
+            if name in ("src", "srcset", "data", "action") or (name == "href" and value[0] != "#")
+        ]
+        assert loading == [("href", "data:,")]
+
+    def test_the_policy_names_every_script(self, both, tmp_path):
+        both.dashboard(tmp_path / "page.html")
+        reader = read_page(tmp_path / "page.html")
+        policy = dict(reader.attributes[:4])["content"]
+        rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+        assert rules["default-src"] == "'none'"
+        assert re.fullmatch(r"('sha256-[\w+/]{43}=' ?){3}", rules["script-src"])
+        data = sum(pair == ("type", "application/json") for pair in reader.attributes)
+        assert reader.tags.count("script") == 3 + data
+
+    def test_the_twin_holds_every_digit(self, both, tmp_path):
+        both.dashboard(tmp_path / "page.html", title="A title")
+        twin = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+        assert twin["title"] == "A title"
+        assert twin["reconciliation"]["verdict"] == both.verdict
+        (verdict,) = [part for part in twin["sections"] if part["name"] == "verdict"]
+        (table,) = [part for part in verdict["blocks"] if part.get("name") == "reml_estimates"]
+        columns = {column["name"]: column["values"] for column in table["columns"]}
+        assert columns["parameter"] == list(both.reml.estimates.index)
+        assert columns["estimate"] == both.reml.estimates["estimate"].tolist()
+        assert columns["df"][0] == "inf"
+        assert columns["p"][-1] is None
+
+    def test_fits_alone(self, model, both, tmp_path):
+        both.post.dashboard(tmp_path / "post.html", model=model)
+        both.reml.dashboard(tmp_path / "reml.html")
+        for name in ("post", "reml"):
+            twin = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+            assert twin["reconciliation"] is None
+            assert twin["outcome"]["tone"] == "good"
+
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("nowhere/page.html", "no folder that can be written to"),
+            ("page.pdf", "end it in .html"),
+            ("folder.html", "which is a folder"),
+        ],
+    )
+    def test_bad_paths_are_refused_before_computing(
+        self, both, tmp_path, path, message, monkeypatch
+    ):
+        (tmp_path / "folder.html").mkdir()
+        monkeypatch.setattr(page_module, "build_sections", lambda subject: pytest.fail("computed"))
+        with pytest.raises(DataError, match=message):
+            both.dashboard(tmp_path / path)
+
+    def test_a_failed_render_leaves_the_old_page(self, both, tmp_path, monkeypatch):
+        (tmp_path / "page.html").write_text("old")
+        monkeypatch.setattr(page_module, "render_page", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            both.dashboard(tmp_path / "page.html")
+        assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+        assert (tmp_path / "page.html").read_text() == "old"
+
+
+class TestSections:
+    def test_their_order(self, both, monkeypatch):
+        names = [name for name, _, _ in page_module.SECTIONS]
+        assert names == [
+            *("verdict", "reconciliation", "convergence", "schools", "checks", "priors"),
+            "reproduction",
+        ]
+
+    def test_a_section_that_cannot_be_computed_says_so(self, both, monkeypatch):
+        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
+
+        def refuse(subject):
+            raise ArgumentError("'x' is not known; give y")
+
+        monkeypatch.setattr("bhlm.reports.dashboard.reproduction.build_reproduction", refuse)
+        _, last = build_sections(make_subject(both))
+        assert last.blocks[0].tone == "caution"
+        assert "'x' is not known; give y" in last.blocks[0].sentences[0]
+
+    def test_a_mistake_in_a_section_is_not_hidden(self, both, monkeypatch):
+        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
+        monkeypatch.setattr(
+            "bhlm.reports.dashboard.reproduction.build_reproduction", lambda _: 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            build_sections(make_subject(both))
+
+    def test_a_section_that_does_not_apply_is_left_out(self, both, monkeypatch):
+        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
+        monkeypatch.setattr(
+            "bhlm.reports.dashboard.reproduction.build_reproduction", lambda _: None
+        )
+        assert [section.name for section in build_sections(make_subject(both))] == ["verdict"]
+
+
+class TestRows:
+    def test_a_model_in_use_is_found(self, hsb):
+        model = Model(FORMULA, hsb)
+        Model.from_moments(model.moments)  # has no rows and takes nobody's place
+        is_found = find_source(model.moments) is model
+        assert is_found
+        moments = model.moments
+        del model
+        assert find_source(moments) is None
+
+    def test_a_model_of_other_rows_is_refused(self, hsb, both, tmp_path):
+        table = hsb.copy()
+        table.loc[5, "mathach"] += 0.01
+        with pytest.raises(DataError, match="or hold other numbers; give the table"):
+            both.dashboard(tmp_path / "page.html", model=Model(FORMULA, table))
+        with pytest.raises(DataError, match="7185 rows of 160 groups"):
+            check_rows(both.reml.moments, Model("mathach ~ ses + (1 | school)", hsb))
+
+    def test_the_same_rows_in_another_order_are_accepted(self, hsb, both):
+        check_rows(both.reml.moments, Model(FORMULA, hsb.sample(frac=1.0, random_state=1)))
+
+
+class TestText:
+    def test_what_hides_or_breaks_text_is_escaped(self):
+        assert show_text("a\x1b[31mb\u202ec") == "a\\x1b[31mb\\u202ec"
+
+    def test_long_words_and_long_texts_are_cut(self):
+        assert show_text("x" * 10_000) == "x" * 79 + "…"
+        assert len(show_text("word " * 10_000)) == 1500
+
+    def test_json_cannot_close_its_element(self):
+        text = embed({"</script><!--": ["&", "\u2028"]})
+        assert not set("<>&\u2028") & set(text)
+        assert json.loads(text) == {"</script><!--": ["&", "\u2028"]}
+
+    def test_scripts_cannot_close_their_element(self):
+        for text in load_scripts().values():
+            assert "</script" not in text.lower()
+            assert "<!--" not in text
+            assert "\r" not in text
+            assert "sourceMappingURL" not in text
+
+    def test_columns_hold_every_kind_of_value(self):
+        frame = pd.DataFrame(
+            {
+                "a": [0.1 + 0.2, np.inf, np.nan],
+                "b": np.array([1, 2, 3], dtype=np.int64),
+                "c": ["x", None, "<b>"],
+                "d": [np.float64(1.5), "text", True],
+            },
+            index=pd.Index(["r", "s", "t"], name="row"),
+        )
+        found = {column["name"]: column for column in list_columns(frame)}
+        assert found["row"]["values"] == ["r", "s", "t"]
+        assert found["a"] == {
+            "name": "a", "kind": "number", "values": [0.30000000000000004, "inf", None],
+        }  # fmt: skip
+        assert found["b"]["values"] == [1, 2, 3]
+        assert found["c"]["kind"] == found["d"]["kind"] == "text"
+        json.dumps(list(found.values()), allow_nan=False)
+        assert "row" not in {column["name"] for column in list_columns(frame.rename_axis(None))}
+
+
+@pytest.mark.usefixtures("quick")
+class TestCommands:
+    def test_a_gallery_model(self, capsys, tmp_path):
+        page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+        arguments = ("dashboard", "rail", "-o", page, "--json", numbers, "--title", "Six rails")
+        status, out, err = run(capsys, *arguments)
+        verdict = json.loads(numbers.read_text())["verdict"]
+        assert status == (0 if verdict in ("agree", "explained") else 1)
+        assert err == ""
+        assert f"Verdict: {verdict}" in out
+        assert "Six rails" in "".join(read_page(page).shown)
+
+    def test_a_saved_fit_with_and_without_its_rows(self, capsys, hsb, tmp_path):
+        hsb.to_csv(tmp_path / "hsb.csv", index=False)
+        fit, page = tmp_path / "fit.nc", tmp_path / "page.html"
+        Model(FORMULA, tmp_path / "hsb.csv").sample(seed=1).save(fit)
+        status, _, err = run(capsys, "dashboard", fit, "-o", page)
+        assert (status, err) == (0, "")
+        assert "Only the moments of the rows" in "".join(read_page(page).shown)
+        arguments = ("dashboard", fit, "-o", page, "--data", tmp_path / "hsb.csv")
+        status, _, err = run(capsys, *arguments)
+        assert (status, err) == (0, "")
+        assert "Only the moments of the rows" not in "".join(read_page(page).shown)
+        assert load(fit).seed == 1
+
+    def test_reconcile_writes_the_page_of_a_failure(self, capsys, tmp_path):
+        page = tmp_path / "page.html"
+        arguments = ("--draws", 30, "--tune", 5, "--dashboard", page)
+        status, _, _ = run(capsys, "reconcile", "rail", *arguments)
+        assert status == 1
+        shown = read_page(page)
+        assert "Not converged" in "".join(shown.shown)
+        command = "bhlm reconcile rail --seed 1 --draws 30 --tune 5 --chains 4"
+        assert command in "".join(shown.shown)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("dashboard", "nothing", "-o", "{}/p.html"), "neither a model file nor a model"),
+            (("dashboard", "nothing.zarr", "-o", "{}/p.html"), "does not exist"),
+            (("dashboard", "rail"), "-o"),
+            (("dashboard", "rail", "-o", "{}/nowhere/p.html"), "no folder that can be written"),
+            (("dashboard", "rail", "-o", "{}/p.txt"), "end it in .html"),
+            (("dashboard", "f.nc", "-o", "{}/p.html", "--seed", "2"), "--seed cannot be given"),
+            (("dashboard", "rail", "-o", "{}/p.html", "--data", "x.csv"), "has its data"),
+            (("dashboard", "rail", "-o", "{}/p.html", "--json", "{}/p.json"), "its own numbers"),
+            (("reconcile", "rail", "--dashboard", "{}/no/p.html"), "no folder that can be"),
+            (("reconcile", "rail", "--dashboard", "{}/p.html", "--json", "{}/p.json"), "its own"),
+        ],
+    )
+    def test_bad_input_exits_2_with_one_line(self, capsys, tmp_path, arguments, message):
+        given = [word.replace("{}", str(tmp_path)) for word in arguments]
+        check_refusal(run(capsys, *given), message)
+
+    def test_control_characters_stay_out_of_the_terminal(self, capsys, hsb, tmp_path):
+        table = hsb[hsb["school"].isin(hsb["school"].unique()[:25])].copy()
+        table["track\x1b[31m"] = "b"
+        table.loc[table.index[::2], "track\x1b[31m"] = "a"
+        table["kind"] = np.where(np.arange(len(table)) % 2, "a", "b\x1b[31m")
+        table.to_csv(tmp_path / "odd.csv", index=False)
+        arguments = ("--data", tmp_path / "odd.csv", "--formula", "mathach ~ kind + (1 | school)")
+        page = tmp_path / "p.html"
+        _, out, err = run(capsys, "reconcile", *arguments, "--dashboard", page)
+        assert "kind[b\\x1b[31m]" in out
+        assert "\x1b" not in out + err
+        _, _, err = run(capsys, "reml", "--data", "no\x1b[31m.csv", "--formula", "y ~ 1 + (1 | g)")
+        assert "\x1b" not in err

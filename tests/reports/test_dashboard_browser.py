@@ -1,0 +1,451 @@
+"""The dashboard in headless Chromium: what it draws, what it loads, how it reads and prints."""
+
+import csv
+import io
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bhlm.fits.model import Model
+from bhlm.fits.reconciliation import reconcile
+from bhlm.plots.style import ROLES
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists(), reason="no chromium here; apt-get install chromium"
+)
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'bhlm[dev]'")
+
+FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
+MEGABYTE = 1e6
+HSB_BYTES, LARGE_BYTES = 8 * MEGABYTE, 12 * MEGABYTE
+BUILD_SECONDS = 10.0  # of processor time, so that a busy machine does not fail it
+NOTHING = ""  # no text of a figure may be clipped or overlap another
+# Pixels that a text may stick out: Chromium rounds the boxes of text.
+SLACK = 3
+# Shape of two texts' overlap, of the smaller one, from which it can no longer be read.
+COVERED = 0.25
+HOSTILE = (
+    "<script>alert(1)</script>\"'&amp;{{ 7*7 }}</script><img src=x onerror=alert(1)> \u202eabc"
+)
+
+# Texts of a figure outside it, or on top of each other.
+FIND_CLIPPED = """([slack, covered]) => {
+  const found = [];
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    const box = plot.getBoundingClientRect();
+    const texts = [...plot.querySelectorAll("svg text")].filter(
+      (text) => !text.closest(".hoverlayer") && text.textContent.trim()
+        && getComputedStyle(text).visibility !== "hidden");
+    const rects = texts.map((text) => text.getBoundingClientRect());
+    rects.forEach((rect, at) => {
+      if (!rect.width) return; // Plotly hides what has no room
+      if (rect.left < box.left - slack || rect.right > box.right + slack
+          || rect.top < box.top - slack || rect.bottom > box.bottom + slack) {
+        found.push(`${plot.dataset.figure}: '${texts[at].textContent}' is clipped`);
+      }
+      for (let other = at + 1; other < rects.length; other++) {
+        const next = rects[other];
+        const width = Math.min(rect.right, next.right) - Math.max(rect.left, next.left);
+        const height = Math.min(rect.bottom, next.bottom) - Math.max(rect.top, next.top);
+        const smaller = Math.min(rect.width * rect.height, next.width * next.height);
+        if (width > 1 && height > 1 && width * height > covered * smaller) {
+          found.push(`${plot.dataset.figure}: '${texts[at].textContent}' covers `
+            + `'${texts[other].textContent}'`);
+        }
+      }
+    });
+  }
+  return found.join("\\n");
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page and watch it: `faults` collects what no page may do."""
+    contexts, faults = [], []
+
+    def open_page(path, *, width=1280, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (faults.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: watch(request.url, path))
+        page.goto(path.as_uri())
+        return page
+
+    def watch(url, path):
+        if url != path.as_uri() and not url.startswith(("data:", "blob:")):
+            faults.append(f"request: {url}")
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def walk(page):
+    """Scroll to every figure, table and chooser, and wait until it is drawn."""
+    for element in page.query_selector_all("[data-figure], [data-table], [data-chooser]"):
+        element.scroll_into_view_if_needed()
+        element.wait_for_selector(".main-svg, table.dataTable tbody tr", state="attached")
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(300)
+
+
+def read_csv(text):
+    rows = list(csv.reader(io.StringIO(text)))
+    return pd.DataFrame(rows[1:], columns=rows[0])
+
+
+@pytest.fixture(scope="module")
+def built(hsb, tmp_path_factory):
+    """The page of HSB, and the processor's seconds that it took after the fit."""
+    model = Model(FORMULA, hsb)
+    both = reconcile(model.reml(), model.sample(seed=1))
+    path = tmp_path_factory.mktemp("page") / "hsb.html"
+    start = time.process_time()
+    both.dashboard(path, title="High School and Beyond")
+    return path, both, time.process_time() - start
+
+
+@pytest.fixture(scope="module")
+def hsb_page(built):
+    return built[0]
+
+
+def read_twin(path):
+    return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_size_and_seconds(built):
+    path, _, seconds = built
+    assert path.stat().st_size <= HSB_BYTES
+    assert seconds < BUILD_SECONDS
+
+
+def test_all_sections_are_there(visit, hsb_page):
+    page = visit(hsb_page)
+    titles = page.locator("main > section > h2").all_inner_texts()
+    assert titles[0] == "Verdict"
+    assert titles[-1] == "Reproduction"
+    assert len(titles) == 7
+    assert page.locator("nav[aria-label=Sections] a").all_inner_texts() == titles
+
+
+def test_every_figure_and_table_is_drawn(visit, hsb_page):
+    page = visit(hsb_page)
+    walk(page)
+    blocks = [block for section in read_twin(hsb_page)["sections"] for block in section["blocks"]]
+    figures = [block for block in blocks if block["kind"] == "figure"]
+    tables = [block for block in blocks if block["kind"] == "table"]
+    assert page.locator("[data-figure] .main-svg").count() >= len(figures) > 0
+    # A figure that is drawn has marks, not only axes.
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('[data-figure]')].map(plot => plot.querySelectorAll("
+        "'.trace path, .trace .point, .scatterlayer path, .shapelayer path, .heatmaplayer image'"
+        ").length)"
+    )
+    assert len(drawn) == len(figures)
+    assert min(drawn) > 0
+    assert page.locator("table.dataTable").count() == len(tables)
+    for block in [*figures, *tables]:
+        assert block["reading"] != ""
+    captions = page.locator("main figure > figcaption")
+    assert captions.count() == page.locator("main figure").count()
+
+
+def test_another_school_changes_the_chart(visit, hsb_page):
+    page = visit(hsb_page)
+    root = page.locator("[data-chooser]").first
+    root.scroll_into_view_if_needed()
+    root.locator(".main-svg").first.wait_for(state="attached")
+    look = "document.querySelector('.chosen').querySelector('.scatterlayer').innerHTML"
+    before, told = page.evaluate(look), root.locator(".telling").inner_text()
+    field = root.locator("input")
+    labels = page.evaluate(
+        "JSON.parse(document.getElementById(document.querySelector('[data-chooser]').dataset"
+        ".chooser).textContent).groups"
+    )
+    other = next(label for label in labels if label != field.input_value())
+    field.fill(other)
+    field.press("Enter")
+    page.wait_for_timeout(200)
+    assert page.evaluate(look) != before
+    assert other in root.locator(".telling").inner_text() != told
+    field.fill("no such school")
+    field.press("Enter")
+    assert "is called 'no such school'" in root.locator(".telling").inner_text()
+    root.get_by_role("button", name="Next").click()
+    assert field.input_value() == labels[labels.index(other) + 1]
+
+
+def test_the_csv_holds_every_digit(visit, built):
+    path, both, _ = built
+    page = visit(path)
+    walk(page)
+    with page.expect_download() as waiting:
+        page.click("[data-save='verdict-reml_estimates']")
+    table = read_csv(Path(waiting.value.path()).read_text(encoding="utf-8"))
+    expected = both.reml.estimates
+    assert table["parameter"].tolist() == list(expected.index)
+    for name in expected.columns:
+        given = [float(cell) if cell else np.nan for cell in table[name]]
+        np.testing.assert_array_equal(given, expected[name].to_numpy())
+    page.click("[data-copy='verdict-posterior_estimates']")
+    playwright.expect(page.locator("#said")).to_have_text("Copied 10 rows.")
+    table = read_csv(page.evaluate("navigator.clipboard.readText()"))
+    np.testing.assert_array_equal(table["mean"].astype(float), both.post.estimates["mean"])
+
+
+def test_the_csv_of_a_figure_is_its_table(visit, hsb_page):
+    page = visit(hsb_page)
+    blocks = {
+        f"{section['name']}-{block['name']}": block
+        for section in read_twin(hsb_page)["sections"]
+        for block in section["blocks"]
+        if block["kind"] == "figure" and block["columns"]
+    }
+    anchor = next(name for name in blocks if page.locator(f"[data-save='{name}']").count())
+    with page.expect_download() as waiting:
+        page.click(f"[data-save='{anchor}']")
+    table = read_csv(Path(waiting.value.path()).read_text(encoding="utf-8"))
+    columns = blocks[anchor]["columns"]
+    assert list(table.columns) == [column["name"] for column in columns]
+    numbers = next(column for column in columns if column["kind"] == "number")
+    given = [float(cell) if cell else None for cell in table[numbers["name"]]]
+    assert given == numbers["values"]
+
+
+def test_tables_sort_by_click_and_by_keyboard(visit, built):
+    path, both, _ = built
+    page = visit(path)
+    table = page.locator("[data-table='verdict-posterior_estimates']")
+    table.scroll_into_view_if_needed()
+    head = table.locator("thead th").nth(1)
+    first = table.locator("tbody tr").first.locator("td").first
+    expect = playwright.expect
+    head.click()
+    expect(first).to_have_text(both.post.estimates["mean"].idxmin())
+    button = head.get_by_role("button", name="mean")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(first).to_have_text(both.post.estimates["mean"].idxmax())
+    assert button.get_attribute("aria-label").startswith("mean")
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_nothing_overflows_overlaps_or_is_clipped(visit, hsb_page, width):
+    page = visit(hsb_page, width=width)
+    walk(page)
+    sizes = "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
+    needed, given = page.evaluate(sizes)
+    assert needed <= given
+    assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
+
+
+def test_colours_follow_the_system_and_the_button(visit, hsb_page):
+    page = visit(hsb_page, scheme="dark")
+    walk(page)
+    paper = "getComputedStyle(document.querySelector('[data-figure] .main-svg')).backgroundColor"
+    dark = page.evaluate(paper)
+    inks = """[...document.querySelectorAll("[data-figure], .chosen")].flatMap((plot) =>
+      plot.data.filter((trace) => trace.meta && (trace.line || trace.marker)).map((trace) => [
+        trace.meta.role, (trace.line || trace.marker).color]))"""
+    for name, shade in (("light", "dark"), ("dark", "light")):
+        assert page.evaluate("document.documentElement.dataset.theme") == shade
+        wanted = [[role, getattr(ROLES[role], shade)] for role, _ in page.evaluate(inks)]
+        assert page.evaluate(inks) == wanted != []
+        page.locator("#theme").click()
+        page.wait_for_timeout(500)
+        assert page.locator("html").get_attribute("data-theme") == name
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.get_by_role("button", name="Light page").click()
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert page.evaluate(paper) == "rgb(255, 255, 255)" != dark
+    page.get_by_role("button", name="Dark page").click()
+    page.wait_for_timeout(500)
+    assert page.evaluate(paper) == dark
+
+
+def test_the_keyboard_reaches_everything(visit, hsb_page):
+    page = visit(hsb_page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("!!document.activeElement.closest('main')")
+    page.goto(hsb_page.as_uri())
+    last = page.locator("nav[aria-label=Sections] a").last
+    last.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(800)
+    assert page.evaluate("location.hash") == "#reproduction"
+    box = page.locator("#reproduction").bounding_box()
+    assert -5 < box["y"] < 900
+    page.locator("#theme").focus()
+    page.keyboard.press("Tab")  # from the keyboard, so that the focus has to show
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.locator("#theme").focus()
+    page.keyboard.press("Space")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_print_shows_all_in_light(visit, hsb_page):
+    page = visit(hsb_page, scheme="dark")
+    page.emulate_media(media="print")
+    figures = page.locator("[data-figure]")
+    drawn = figures.filter(has=page.locator(".main-svg"))
+    playwright.expect(drawn).to_have_count(figures.count())
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert not page.locator("nav[aria-label=Sections]").is_visible()
+    assert page.locator("table.dataTable").count() == page.locator("[data-table]").count()
+    assert len(page.pdf()) > 10_000
+
+
+def check_accessibility(page):
+    """axe-core finds no violation that it calls serious or critical."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page).response["violations"]
+    serious = [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:200]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"][:3]
+    ]
+    assert serious == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, hsb_page, scheme):
+    page = visit(hsb_page, scheme=scheme)
+    walk(page)
+    check_accessibility(page)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A page whose labels, columns, title and file name attack it, and its fit's labels."""
+    rng = np.random.default_rng(5)
+    schools = [HOSTILE, "x" * 10_000, "{{ 7*7 }}", "\u05d0\u202eevil", "\x1b[31mred", "="]
+    schools += [f"</script><b>{at}" for at in range(10)]
+    group = "</textarea><script>alert(2)</script>"
+    column = "<img src=x onerror=alert(3)>"
+    n = 20
+    table = pd.DataFrame({group: np.repeat(schools, n), column: rng.normal(size=n * len(schools))})
+    effect = np.repeat(rng.normal(size=len(schools)), n)
+    table["y"] = effect + 0.5 * table[column] + rng.normal(size=len(table))
+    model = Model(f"y ~ `{column}` + (`{column}` | `{group}`)", table)
+    both = reconcile(model.reml(), model.sample(seed=2))
+    path = tmp_path_factory.mktemp("bad") / "a<script>alert(4)<'\" {{ 7*7 }}.html"
+    title = f"{HOSTILE} {'long ' * 2000}"
+    both.dashboard(path, title=title)
+    return path, schools, title, column
+
+
+def test_hostile_input_is_text(visit, hostile):
+    path, schools, title, column = hostile
+    page = visit(path)
+    walk(page)
+    # Only the page's own elements are there: no image, bold text or script out of a label.
+    assert page.locator("main img, header img, main b").count() == 0
+    scripts = page.evaluate(
+        "[...document.scripts].filter(x => x.type !== 'application/json').length"
+    )
+    assert scripts == 3
+    assert page.locator("h1").inner_text().startswith("<script>alert(1)</script>\"'&amp;{{ 7*7 }}")
+    assert column in page.locator(".formula").inner_text()
+    assert "49" not in page.locator("h1").inner_text()
+    field = page.locator("[data-chooser] input")
+    for label in ("{{ 7*7 }}", "</script><b>3"):
+        field.fill(label)
+        field.press("Enter")
+        assert label in page.locator(".telling").inner_text()
+    assert "\u202e" not in page.locator("body").inner_text()
+    # A search reads every cell of a table.
+    search = page.locator("[data-table='groups-groups'] input")
+    search.fill("<script>alert(1)</script>")
+    rows = page.locator("[data-table='groups-groups'] tbody tr")
+    playwright.expect(rows).to_have_count(2)
+    needed, given = page.evaluate(
+        "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
+    )
+    assert needed <= given
+    twin = read_twin(path)
+    assert twin["title"] == title
+    text = json.dumps(twin)
+    assert all(json.dumps(school)[1:-1] in text for school in schools)
+
+
+def test_a_failed_fit_leads_with_the_failure(visit, tmp_path):
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(6), 10)})
+    table["y"] -= table.groupby("g")["y"].transform("mean")
+    model = Model("y ~ 1 + (1 | g)", table)
+    both = reconcile(model.reml(), model.sample(seed=1, draws=50, tune=10))
+    assert both.reml.singular
+    assert both.verdict == "not_converged"
+    both.dashboard(tmp_path / "failed.html")
+    page = visit(tmp_path / "failed.html", scheme="dark")
+    walk(page)
+    first = page.locator("main > section").first.locator(".text").first
+    assert "bad" in first.get_attribute("class")
+    told = first.inner_text()
+    for what in ("Not converged", "var(Intercept|g) = 0", "ESS", "take more draws"):
+        assert what in told
+    assert "bad" in page.locator("header .badge").get_attribute("class")
+    box = first.bounding_box()
+    assert box["y"] < 400  # seen without scrolling
+    check_accessibility(page)
+
+
+@pytest.mark.slow
+def test_ten_thousand_groups(visit, tmp_path):
+    rng = np.random.default_rng(7)
+    groups, n = 10_000, 5
+    table = pd.DataFrame(
+        {
+            "g": np.repeat([f"school {at:05d}" for at in range(groups)], n),
+            "x": rng.normal(size=groups * n),
+        }
+    )
+    table["y"] = np.repeat(rng.normal(size=groups), n) + table["x"] + rng.normal(size=groups * n)
+    model = Model("y ~ x + (x | g)", table)
+    both = reconcile(model.reml(), model.sample(seed=1, draws=500, tune=500))
+    path = tmp_path / "large.html"
+    both.dashboard(path)
+    assert path.stat().st_size <= LARGE_BYTES
+    page = visit(path)
+    start = time.monotonic()
+    walk(page)
+    assert time.monotonic() - start < 60.0
+    assert page.locator("datalist option").count() <= 200
+    field = page.locator("[data-chooser] input")
+    labels = page.evaluate(
+        "JSON.parse(document.getElementById(document.querySelector('[data-chooser]').dataset"
+        ".chooser).textContent).groups"
+    )
+    field.fill(labels[-1])
+    field.press("Enter")
+    assert labels[-1] in page.locator(".telling").inner_text()
+    nodes = page.evaluate("document.querySelectorAll('*').length")
+    assert nodes < 60_000

@@ -1,0 +1,315 @@
+"""The pages of the groups and of the model checks: their content, their limits, their refusals."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulate import simulate_table
+
+from bhlm.bayes.draws import STREAM
+from bhlm.fits.model import Model
+from bhlm.plots.figure import Figure
+from bhlm.reports.dashboard import checks, schools
+from bhlm.reports.dashboard.blocks import Chooser, Subject, Table, Text
+from bhlm.reports.dashboard.checks import build_checks
+from bhlm.reports.dashboard.groups import build_groups, describe_chooser
+from bhlm.sources.gallery import find_model, load_data
+
+# A line's value keeps 5 digits of the range of y, which here is about 30.
+ROUNDED = 5e-3
+
+
+@pytest.fixture(scope="module")
+def model(hsb):
+    return Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb)
+
+
+@pytest.fixture(scope="module")
+def subject(model):
+    return make_subject(model, model.reml(), model.sample(seed=1))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A model of 20 groups, six of them without least squares of their own."""
+    model = Model("y ~ x + (x | g)", simulate_table(5, n_groups=20))
+    return make_subject(model, model.reml())
+
+
+def make_subject(model, reml=None, post=None):
+    return Subject(reml, post, None, model, "t", {})
+
+
+def pick(values, at):
+    return values[0] if len(values) == 1 else values[at]
+
+
+def value(content, key, at, x):
+    """What a page draws: y = at + slope (x - origin), of one group."""
+    line = next(line for line in content["lines"] if line["key"] == key)
+    start, slope = pick(line["at"], at), pick(line["slope"], at)
+    return start + slope * (np.asarray(x) - content["x"]["origin"])
+
+
+def blocks_of(section, kind):
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def sentences_of(section):
+    return " ".join(s for text in blocks_of(section, Text) for s in (text.heading, *text.sentences))
+
+
+def test_chooser_is_plain_json(subject):
+    content = describe_chooser(subject)
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again == content
+    assert list(content) == [
+        *("group", "groups", "n", "start", "x", "y", "lines", "rows", "reliability", "note")
+    ]
+    assert [line["key"] for line in content["lines"]] == ["population", "ols", "eb", "posterior"]
+    for line in content["lines"]:
+        assert len(line["at"]) in (1, 160)
+        assert len(line["slope"]) in (1, 160)
+    assert content["note"] == ""
+
+
+def test_chooser_draws_what_the_model_predicts(model, subject, hsb):
+    content = describe_chooser(subject)
+    predicted = {
+        "eb": model.predict(subject.reml)["estimate"],
+        "population": model.predict(subject.reml, kind="population")["estimate"],
+        "posterior": model.predict(subject.post)["estimate"],
+    }
+    labels, _, z, y = model.rows()
+    for at in (0, 41, 159):
+        mine = np.asarray(labels) == subject.reml.moments.groups[at]
+        x = z[mine, 1]
+        for key, expected in predicted.items():
+            np.testing.assert_allclose(value(content, key, at, x), expected[mine], atol=ROUNDED)
+        slope, level = np.polyfit(x, y[mine], 1)
+        np.testing.assert_allclose(value(content, "ols", at, x), level + slope * x, atol=ROUNDED)
+        order = np.argsort(x, kind="stable")
+        np.testing.assert_allclose(content["rows"]["x"][at], x[order], atol=1e-4)
+        np.testing.assert_allclose(content["rows"]["y"][at], y[mine][order], atol=1e-3)
+    low, high = content["x"]["range"]
+    assert low < z[:, 1].min()
+    assert high > z[:, 1].max()
+
+
+def test_chooser_starts_with_the_furthest_group(subject):
+    content = describe_chooser(subject)
+    effects = subject.post.group_effects().pivot(
+        index="school", columns="coefficient", values="mean"
+    )
+    score = (effects**2 / (effects**2).mean()).sum(axis=1)
+    assert content["groups"][content["start"]] == str(score.idxmax())
+
+
+def test_chooser_thins_rows_and_keeps_their_ends(small, monkeypatch):
+    monkeypatch.setattr(schools, "ROWS", 4)
+    content = describe_chooser(small)
+    labels, _, z, _ = small.model.rows()
+    for at, label in enumerate(small.reml.moments.groups):
+        x = z[np.asarray(labels) == label, 1]
+        shown = content["rows"]["x"][at]
+        assert len(shown) == min(4, len(x))
+        assert content["n"][at] == len(x)
+        if len(x) > 1:
+            assert shown[0] == pytest.approx(x.min(), abs=1e-3)
+            assert shown[-1] == pytest.approx(x.max(), abs=1e-3)
+    drawn = sum(map(len, content["rows"]["x"]))
+    assert f"{drawn} of the {len(labels)} rows are drawn" in content["note"].lower()
+
+
+def test_chooser_holds_no_more_numbers_than_it_may(small, monkeypatch):
+    """Fewer rows first, then fewer groups: the furthest and an even choice of the others."""
+
+    def numbers(content):
+        lines = sum(len(line[k]) for line in content["lines"] for k in ("at", "slope"))
+        reliable = sum(map(len, content["reliability"].values()))
+        return len(content["n"]) + lines + reliable + 2 * sum(map(len, content["rows"]["x"]))
+
+    whole = numbers(describe_chooser(small))
+    monkeypatch.setattr(schools, "NUMBERS", 270)
+    fewer = describe_chooser(small)
+    assert len(fewer["groups"]) == 20
+    assert numbers(fewer) <= 270 < whole
+    monkeypatch.setattr(schools, "NUMBERS", 130)
+    least = describe_chooser(small)
+    assert len(least["groups"]) == 10
+    assert numbers(least) <= 130
+    assert least["note"].startswith("10 of the 20 groups can be chosen")
+    full = describe_chooser(small)
+    start = describe_chooser(small)["groups"][full["start"]]
+    assert fewer["groups"][fewer["start"]] == start
+    assert set(least["groups"]) < set(fewer["groups"])
+    for key in ("eb", "ols"):
+        at = fewer["groups"].index(start)
+        np.testing.assert_allclose(
+            value(least, key, least["start"], 0.5), value(fewer, key, at, 0.5), rtol=1e-12
+        )
+
+
+def test_chooser_of_moments_has_no_rows(small):
+    subject = make_subject(Model.from_moments(small.model.moments), small.reml)
+    content = describe_chooser(subject)
+    assert content["rows"] is None
+    assert "no rows are drawn" in content["note"].lower()
+    json.dumps(content, allow_nan=False)
+    bare = describe_chooser(make_subject(None, small.reml))
+    assert bare == content
+
+
+def test_chooser_marks_what_does_not_exist(small):
+    content = describe_chooser(small)
+    missing = small.reml.coefficients().query("coefficient == 'x'")["ols"].isna().to_numpy()
+    ols = next(line for line in content["lines"] if line["key"] == "ols")
+    assert [at is None for at in ols["at"]] == missing.tolist()
+    assert [at is None for at in content["reliability"]["x"]] == missing.tolist()
+    assert missing.sum() == 6
+
+
+def test_chooser_of_a_posterior_alone(subject):
+    content = describe_chooser(make_subject(subject.model, None, subject.post))
+    assert [line["key"] for line in content["lines"]] == ["population", "posterior"]
+    assert content["reliability"] == {}
+
+
+def test_chooser_without_a_column_counts_rows():
+    model = Model("y ~ w + (1 | g)", simulate_table(5, n_groups=20))
+    content = describe_chooser(make_subject(model, model.reml()))
+    assert content["x"]["kind"] == "row"
+    for n, x in zip(content["n"], content["rows"]["x"], strict=True):
+        assert x == list(range(1, n + 1))
+    assert all(slope == 0.0 for line in content["lines"] for slope in line["slope"])
+
+
+def test_chooser_of_a_column_far_from_zero_keeps_its_digits():
+    table = simulate_table(5, n_groups=20)
+    near = Model("y ~ x + (x | g)", table)
+    far = Model("y ~ x + (x | g)", table.assign(x=table["x"] + 1e6))
+    one, other = (describe_chooser(make_subject(m, m.reml())) for m in (near, far))
+    assert other["x"]["origin"] == 1e6
+    for at in (1, 7, 19):
+        np.testing.assert_allclose(
+            value(other, "eb", at, 1e6 + 0.5), value(one, "eb", at, 0.5), atol=ROUNDED
+        )
+        np.testing.assert_allclose(
+            np.array(other["rows"]["x"][at]) - 1e6, one["rows"]["x"][at], atol=1e-3
+        )
+
+
+def test_chooser_tells_long_labels_apart():
+    table = simulate_table(5, n_groups=6)
+    labels = np.array(["x" * 10_000 + str(i) for i in range(5)] + ["<script>"], dtype=object)
+    model = Model("y ~ x + (x | g)", table.assign(g=labels[table["g"]]))
+    content = describe_chooser(make_subject(model, model.reml()))
+    assert len(set(content["groups"])) == 6
+    assert all(len(label) < 80 for label in content["groups"])
+    assert "<script>" in content["groups"]
+
+
+def test_groups_page_holds_every_group(subject):
+    section = build_groups(subject)
+    assert (section.name, section.title) == ("groups", "Groups")
+    assert [figure.name for figure in blocks_of(section, Figure)] == ["caterpillar", "shrinkage"]
+    assert len(blocks_of(section, Chooser)) == 1
+    table = blocks_of(section, Table)[0].frame
+    assert len(table) == 320
+    assert list(table)[:3] == ["school", "coefficient", "n"]
+    assert (
+        table["school"].tolist() == np.repeat(subject.reml.moments.groups, 2).astype(str).tolist()
+    )
+    own = subject.reml.coefficients()
+    effects = subject.post.group_effects()
+    np.testing.assert_allclose(table["OLS"], own["ols"], rtol=1e-12)
+    np.testing.assert_allclose(table["EB"], own["eb"], rtol=1e-12)
+    np.testing.assert_allclose(table["EB SE"] ** 2, own["pev"], rtol=1e-9)
+    np.testing.assert_allclose(table["reliability"], own["reliability"], rtol=1e-12)
+    np.testing.assert_allclose(table["u 2.5 %"], effects["lower"], rtol=1e-12)
+    estimates = subject.post.estimates["mean"]
+    fixed = np.tile([estimates["Intercept"], estimates["cwc(ses)"]], 160)
+    np.testing.assert_allclose(table["posterior mean"], fixed + effects["mean"], rtol=1e-9)
+    clear = int(np.sum((effects["lower"] > 0) | (effects["upper"] < 0)))
+    assert f"In {clear} of 320 rows" in blocks_of(section, Table)[0].reading
+
+
+def test_groups_table_lists_the_furthest_of_many(small, monkeypatch):
+    monkeypatch.setattr(schools, "TABLE", 5)
+    table = blocks_of(build_groups(small), Table)[0]
+    u = small.reml.coefficients().pivot(index="g", columns="coefficient", values="u")
+    score = (u**2 / (u**2).mean()).sum(axis=1)
+    assert table.frame["g"].drop_duplicates().astype(int).tolist() == (
+        score.nlargest(5).index.tolist()
+    )
+    assert "listed are the 5 groups of 20 that are furthest" in table.reading
+    assert "6 groups without full rank have no least squares" in table.reading
+
+
+def test_page_says_how_many_draws_it_rests_on(subject, monkeypatch):
+    assert "draws" not in sentences_of(build_groups(subject))
+    monkeypatch.setattr("bhlm.plots.groups.HELD", STREAM)
+    text = sentences_of(build_groups(subject))
+    assert "rest here on 1,000 of the 4,000 draws" in text
+
+
+def test_checks_page_of_a_model_with_rows(subject):
+    section = build_checks(subject)
+    assert [figure.name for figure in blocks_of(section, Figure)] == [
+        *("predictive", "loo_pit", "khat", "influence", "residuals")
+    ]
+    text = sentences_of(section)
+    loo = subject.post.loo(refit=False)
+    assert f"over 160 groups, is {loo.elpd:.1f} (SE {loo.se:.1f})" in text
+    assert "Residual SD of school 3427 is outside" in text
+    for figure in blocks_of(section, Figure):
+        assert figure.reading.endswith(".")
+        assert figure.reading[0].isupper()
+
+
+def test_checks_refit_a_few_groups_and_say_so(monkeypatch):
+    entry = find_model("sleepstudy")
+    model = Model(entry.formula, load_data(entry))
+    subject = make_subject(model, None, model.sample(seed=1))
+    assert "sampled anew without 1 group" in sentences_of(build_checks(subject))
+    monkeypatch.setattr(checks, "REFITS", 0)
+    text = sentences_of(build_checks(subject))
+    assert "was not sampled anew without the 1 group above the threshold" in text
+
+
+def test_checks_say_why_a_block_is_missing(monkeypatch):
+    table = simulate_table(8, n_groups=2, largest=30)
+    table["g"] = np.arange(len(table)) % 2
+    fit = Model("y ~ x + (1 | g)", table).reml()
+    section = build_checks(make_subject(None, fit))
+    text = sentences_of(section)
+    assert "Influence: not shown The fit has 2 'g'" in text
+    assert "The fit comes without its rows" in text
+    monkeypatch.setattr(checks, "INFLUENCE", 1)
+    assert "each of the 2 groups" in sentences_of(build_checks(make_subject(None, fit)))
+
+
+def test_checks_of_the_prior_alone_or_of_nothing(subject):
+    post = replace(subject.post, settings=replace(subject.post.settings, prior_only=True))
+    section = build_checks(make_subject(subject.model, None, post))
+    assert not blocks_of(section, Figure)
+    assert "from the prior alone" in sentences_of(section)
+    assert build_checks(make_subject(subject.model)) is None
+
+
+def test_pages_of_a_singular_fit():
+    entry = find_model("dyestuff2")
+    model = Model(entry.formula, load_data(entry))
+    subject = make_subject(model, model.reml(), model.sample(seed=1))
+    groups, model_checks = build_groups(subject), build_checks(subject)
+    readings = [figure.reading for figure in blocks_of(groups, Figure)]
+    assert "every empirical-Bayes effect is 0" in readings[0]
+    assert "REML finds no variance of Intercept" in blocks_of(model_checks, Figure)[-1].reading
+    content = blocks_of(groups, Chooser)[0].content
+    eb = next(line for line in content["lines"] if line["key"] == "eb")
+    assert len(eb["at"]) == 1
+    frame = blocks_of(groups, Table)[0].frame
+    assert isinstance(frame, pd.DataFrame)
+    assert (frame["EB SE"] == 0.0).all()

@@ -1,0 +1,220 @@
+"""The HLM program's layout: blocks, numbers, and what arguments bring in."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.cells import cell_len
+
+from bhlm.design.design import build_design
+from bhlm.design.formula.terms import parse_formula
+from bhlm.errors import ArgumentError
+from bhlm.moments.moments import compute_moments
+from bhlm.reml.estimate import fit_moments
+from bhlm.reports.text.hlm import render_hlm
+
+TABLE_4_4 = "mathach ~ cwc(ses) + (cwc(ses) | school)"
+TABLE_4_5 = "mathach ~ gm(ses) * cwc(ses) + female + (cwc(ses) | school)"
+
+
+def reduce(formula, table):
+    return compute_moments(build_design(parse_formula(formula), table), table)
+
+
+@pytest.fixture(scope="module")
+def table_4_4(hsb):
+    return fit_moments(reduce(TABLE_4_4, hsb))
+
+
+@pytest.fixture(scope="module")
+def table_4_5(hsb):
+    return fit_moments(reduce(TABLE_4_5, hsb))
+
+
+def make_inference(fit, df, factor=1.0):
+    fixed = fit.estimates.loc[list(fit.moments.fixed)]
+    return pd.DataFrame(
+        {"se": factor * fixed["se"], "statistic": fixed["statistic"] / factor, "df": df, "p": 0.25}
+    )
+
+
+# Estimates of tests/reference/hsb_reml.json, chi-squares and robust errors as HLM has them.
+EXPECTED = """\
+sigma_squared = 36.70020
+
+tau
+ INTRCPT1,B0  8.68097  0.04679
+ cwc(ses),B1  0.04679  0.69399
+
+tau (as correlations)
+ INTRCPT1,B0  1.000  0.019
+ cwc(ses),B1  0.019  1.000
+
+--------------------------------------------------
+ Random level-1 coefficient  Reliability estimate
+--------------------------------------------------
+ INTRCPT1,B0                                0.908
+ cwc(ses),B1                                0.264
+--------------------------------------------------
+
+The value of the log-likelihood function at iteration N = -2.335712E+004
+
+Final estimation of fixed effects:
+--------------------------------------------------------------------
+                                Standard           Approx.
+ Fixed Effect      Coefficient     Error  T-ratio     d.f.  P-value
+--------------------------------------------------------------------
+ For INTRCPT1, B0
+    INTRCPT2, G00    12.636193  0.244504   51.681      159    0.250
+ For cwc(ses) slope, B1
+    INTRCPT2, G10     2.193196  0.128259   17.100      159    0.250
+--------------------------------------------------------------------
+
+Final estimation of fixed effects (with robust standard errors):
+--------------------------------------------------------------------
+                                Standard           Approx.
+ Fixed Effect      Coefficient     Error  T-ratio     d.f.  P-value
+--------------------------------------------------------------------
+ For INTRCPT1, B0
+    INTRCPT2, G00    12.636193  0.489008   25.840   156.75    0.250
+ For cwc(ses) slope, B1
+    INTRCPT2, G10     2.193196  0.256517    8.550   155.22    0.250
+--------------------------------------------------------------------
+
+Final estimation of variance components:
+---------------------------------------------------------------------
+                      Standard   Variance
+ Random Effect       Deviation  Component  d.f.  Chi-square  P-value
+---------------------------------------------------------------------
+ INTRCPT1, U0          2.94635    8.68097   159  1771.01300    0.000
+ cwc(ses) slope, U1    0.83306    0.69399   159   213.45700    0.003
+ level-1, R            6.05807   36.70020
+---------------------------------------------------------------------
+
+Statistics for the current model
+--------------------------------------
+Deviance                       = 46714.234050
+Number of estimated parameters = 4"""
+
+
+def test_table_4_4_line_by_line(table_4_4):
+    tests = pd.DataFrame(
+        {"chi2": [1771.013, 213.457], "df": [159, 159], "p": [0.0, 0.003]},
+        index=["Intercept", "cwc(ses)"],
+    )
+    text = render_hlm(
+        table_4_4,
+        inference=make_inference(table_4_4, [159.0, 159.0]),
+        robust=make_inference(table_4_4, [156.75, 155.22], 2.0),
+        variance_tests=tests,
+        equations=(0, 1),
+    )
+    text = re.sub(r"(at iteration) \d+ ", r"\1 N ", text)
+    assert text.splitlines() == EXPECTED.splitlines()
+
+
+def test_without_arguments_there_is_no_second_table_and_no_chi_square(table_4_4):
+    text = render_hlm(table_4_4)
+    assert "robust" not in text
+    fixed = text.partition("fixed effects:")[2].partition("Final")[0]
+    assert "For " not in fixed
+    assert re.search(
+        r"^ INTRCPT +12\.636193  0\.244504   51\.681        \.    0\.000$", fixed, re.M
+    )
+    assert re.search(
+        r"^ INTRCPT1, U0 +2\.94635    8\.68097     \.           \.        \.$", text, re.M
+    )
+
+
+def test_effects_stand_under_their_equation(table_4_5):
+    moments = table_4_5.moments
+    assert moments.fixed == ("Intercept", "gm(ses)", "cwc(ses)", "gm(ses):cwc(ses)", "female")
+    text = render_hlm(table_4_5, equations=(0, 0, 1, 1, None))
+    fixed = text.partition("P-value\n")[2].partition("\n\n")[0].splitlines()[1:-1]
+    heads = [re.sub(r" +-?\d+\.\d{6} .*", "", line) for line in fixed]
+    assert heads == [
+        " For INTRCPT1, B0",
+        "    INTRCPT2, G00",
+        "    gm(ses), G01",
+        " For cwc(ses) slope, B1",
+        "    INTRCPT2, G10",
+        "    gm(ses):cwc(ses), G11",
+        " For female slope, B2",
+        "    INTRCPT2, G20",
+    ]
+    own_last = render_hlm(table_4_5, equations=(1, 1, 1, 0, None))
+    assert " For INTRCPT1, B0\n    gm(ses):cwc(ses), G01 " in own_last
+    assert " For cwc(ses) slope, B1\n    INTRCPT2, G10  " in own_last
+
+
+def test_every_coefficient_parses_back(table_4_5):
+    text = render_hlm(table_4_5)
+    estimates = table_4_5.estimates
+    for name in table_4_5.moments.fixed:
+        shown = "INTRCPT" if name == "Intercept" else name
+        (numbers,) = re.findall(rf"^ {re.escape(shown)} +(-?\d.*)$", text, re.M)
+        values = numbers.split()
+        for key, number, places in zip(
+            ("estimate", "se", "statistic", "df", "p"), values, (6, 6, 3, 0, 3), strict=True
+        ):
+            if key != "df":
+                assert float(number) == pytest.approx(
+                    estimates.loc[name, key], rel=0, abs=0.51 * 10.0**-places
+                )
+
+
+def test_ml_counts_the_fixed_effects_too(hsb):
+    fit = fit_moments(reduce(TABLE_4_4, hsb), method="ml")
+    assert render_hlm(fit).endswith("Number of estimated parameters = 6")
+    fit = fit_moments(reduce("mathach ~ 1 + (1 | school)", hsb), method="ml")
+    text = render_hlm(fit)
+    assert text.endswith("Deviance                       = 47115.810225\n"
+                         "Number of estimated parameters = 3")  # fmt: skip
+    assert "as correlations" not in text
+
+
+def test_singular_last_and_failed_first(table_4_4):
+    y = np.tile([-1.0, 1.0, -2.0, 2.0], 6) + np.linspace(0.0, 0.01, 24)
+    fit = fit_moments(
+        reduce("y ~ 1 + (1 | g)", pd.DataFrame({"g": np.repeat(np.arange(6), 4), "y": y}))
+    )
+    assert fit.singular
+    assert render_hlm(fit).endswith(f"\n\nNote: {fit.advice}")
+    failed = replace(table_4_4, converged=False)
+    assert render_hlm(failed).startswith("FAILED: the optimiser did not reach")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inference": pd.DataFrame({"se": []})}, "inference has no column 'statistic'"),
+        (
+            {"robust": pd.DataFrame(0.0, ["Intercept"], ["se", "statistic", "df", "p"])},
+            r"robust has no row 'cwc\(ses\)'",
+        ),
+        ({"variance_tests": pd.DataFrame({"df": [], "p": []})}, "variance_tests has no column"),
+        ({"equations": (0,)}, r"equations=\[0\] do not fit 2 fixed effects"),
+        ({"equations": (0, 2)}, r"equations=\[0, 2\] .* 2 random coefficients"),
+        ({"equations": (0, -1)}, r"equations=\[0, -1\] .* 2 random coefficients"),
+    ],
+)
+def test_arguments_that_do_not_fit(table_4_4, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        render_hlm(table_4_4, **arguments)
+
+
+def test_long_and_wide_names_stay_whole_and_aligned(table_4_4):
+    for name in ("x" * 60, "\u5b66\u6821"):
+        moments = replace(
+            table_4_4.moments, fixed=("Intercept", name), random=("Intercept", name),
+            columns=(name, "mathach"), blocks=(("Intercept", name),),
+        )  # fmt: skip
+        text = render_hlm(fit_moments(moments), equations=(0, 1))
+        assert f"{name} slope, U1" in text
+        for table in re.findall(r"(-+\n[^-].*?)\n\n", text, re.S):
+            rows = [line for line in table.splitlines() if re.search(r"\d\.\d", line)]
+            assert rows
+            ends = {cell_len(line) for line in rows if not line.startswith(" level-1")}
+            assert len(ends) == 1

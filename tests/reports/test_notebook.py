@@ -1,0 +1,135 @@
+"""Results at the end of a notebook cell: their tables, with every name as text."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+import bhlm
+from bhlm.bayes.checks.loo import Loo
+from bhlm.bayes.checks.predictive import PredictiveCheck
+from bhlm.bayes.checks.rows import RowCheck
+from bhlm.bayes.checks.sensitivity import Sensitivity
+from bhlm.markup import show_text
+from bhlm.sources.gallery import find_model, load_data
+from bhlm.studies.calibration.result import Calibration
+from bhlm.studies.simulation.result import StudyResult
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}\x1b[2J" + "é" * 10_000
+TAGS = {"section", "h4", "table", "thead", "tbody", "tr", "th", "td", "p", "pre"}
+
+
+class Reader(HTMLParser):
+    """Collects the tags, the attributes and the text of a document."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], set(), ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def read(result):
+    html = result._repr_html_()
+    assert "{{" not in html
+    assert "\x1b" not in html
+    reader = Reader()
+    reader.feed(html)
+    assert set(reader.tags) <= TAGS
+    assert reader.attributes <= {"style", "border", "class"}
+    return reader
+
+
+@pytest.fixture(scope="module")
+def model():
+    entry = find_model("sleepstudy")
+    return bhlm.Model(entry.formula, load_data(entry))
+
+
+@pytest.fixture(scope="module")
+def post(model):
+    return model.sample(seed=1)
+
+
+@pytest.fixture(scope="module")
+def both(model, post):
+    return bhlm.reconcile(model.reml(), post)
+
+
+def rename(moments):
+    def swap(names):
+        return tuple(HOSTILE if name == "Days" else name for name in names)
+
+    return replace(
+        moments, formula=f"y ~ {HOSTILE}", fixed=swap(moments.fixed),
+        random=swap(moments.random), columns=swap(moments.columns),
+    )  # fmt: skip
+
+
+def test_a_posterior_shows_its_table(post):
+    found = read(post)
+    for name, row in post.estimates.iterrows():
+        assert name in found.text
+        assert f"{row['mean']:.5g}" in found.text
+    assert post.moments.formula in found.text
+    assert "FAILED" not in found.text
+
+
+def test_a_failure_leads(post):
+    failed = replace(post, diagnostics=post.diagnostics.add_failure(f"R-hat of {HOSTILE} is 2"))
+    found = read(failed)
+    assert found.tags[0] == "p"
+    assert found.text.startswith("FAILED: R-hat of <script>alert(1)</script>")
+
+
+def test_a_reconciliation_shows_its_conclusion_and_table(both):
+    found = read(both)
+    assert found.text.startswith(both.conclusion)
+    for name, row in both.table.iterrows():
+        assert name in found.text
+        assert f"{row['gap']:.5g}" in found.text
+    assert "published" not in found.text  # nothing was printed
+
+
+def test_hostile_names_are_text(post, both):
+    changed = rename(post.moments)
+    blocks = tuple(
+        tuple(HOSTILE if name == "Days" else name for name in block) for block in post.blocks
+    )
+    named = replace(post, moments=changed, blocks=blocks)
+    assert "<script>alert(1)</script>" in read(named).text
+    table = both.table.rename(index={"Days": HOSTILE})
+    reml = replace(both.reml, moments=changed)
+    hostile = replace(both, table=table, reml=reml, conclusion=HOSTILE, reasons=(HOSTILE,))
+    assert read(hostile).text.count("<script>alert(1)</script>") >= 4
+
+
+def test_the_other_results(model, post):
+    for result in (post.icc(), post.check(draws=200), post.sensitivity(), post.loo(refit=False)):
+        found = read(result)
+        assert found.tags[0] in ("pre", "table")
+        assert found.text.strip()
+    check = post.check(draws=200)
+    assert read(check).text == check.summary()
+    icc = post.icc()
+    assert f"{icc.estimates.loc['icc', 'mean']:.5g}" in read(icc).text
+
+
+@pytest.mark.parametrize(
+    "kind", [Loo, RowCheck, PredictiveCheck, Sensitivity, Calibration, StudyResult]
+)
+def test_results_with_a_summary_show_it(kind):
+    assert callable(kind._repr_html_)
+    assert callable(kind.summary)
+
+
+def test_lines_are_kept_and_escaped():
+    html = show_text(f"a  b\n{HOSTILE}\n")
+    assert html.startswith('<pre style="overflow-x: auto">a  b\n&lt;script&gt;')
+    assert "&#123;&#123; 7*7" in html
+    assert "\x1b" not in html

@@ -1,0 +1,189 @@
+"""Tables from dataframes and files, and every way in which a file can fail."""
+
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyreadstat
+import pytest
+
+from bhlm.errors import DataError
+from bhlm.sources import tables as sources
+from bhlm.sources.tables import open_table
+
+TABLE = pd.DataFrame({"school": [1, 1, 2], "ses": [0.5, -0.25, 1.0], "name": ["x", "y", "z"]})
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    ".csv": lambda path: TABLE.to_csv(path, index=False),
+    ".parquet": TABLE.to_parquet,
+    ".feather": TABLE.to_feather,
+    ".dta": lambda path: TABLE.to_stata(path, write_index=False),
+    ".sav": lambda path: pyreadstat.write_sav(TABLE, path),
+}
+SUFFIXES = pytest.mark.parametrize("suffix", WRITERS)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_every_format_is_read_back(
+    suffix: str, as_path: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / f"my table{suffix}"
+    WRITERS[suffix](path)
+    pd.testing.assert_frame_equal(open_table(as_path(path)), TABLE, check_dtype=False)
+
+
+def test_suffix_in_capitals(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "TABLE.CSV", index=False)
+    assert open_table(tmp_path / "TABLE.CSV").shape == (3, 3)
+
+
+def test_labelled_values_come_as_numbers(tmp_path: Path) -> None:
+    labels = {"school": {1: "one", 2: "two"}}
+    TABLE.to_stata(tmp_path / "t.dta", write_index=False, value_labels=labels)
+    pyreadstat.write_sav(TABLE, tmp_path / "t.sav", variable_value_labels=labels)
+    for name in ("t.dta", "t.sav"):
+        assert open_table(tmp_path / name)["school"].tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [TABLE, pl.DataFrame({"a": [1]}), pl.LazyFrame({"a": [1]}), pa.table({"a": [1]})],
+    ids=lambda table: type(table).__name__,
+)
+def test_dataframes_pass_through_untouched(table: Any) -> None:
+    assert open_table(table) is table
+
+
+def test_a_duckdb_relation_passes_through() -> None:
+    relation = duckdb.sql("select 1 as a")
+    assert open_table(relation) is relation
+
+
+@pytest.mark.parametrize("thing", [[1, 2], {"a": [1]}, None, 3.5])
+def test_what_is_not_a_table(thing: object) -> None:
+    with pytest.raises(DataError, match=f"a {type(thing).__name__} is not a table; give a data"):
+        open_table(thing)
+
+
+@SUFFIXES
+def test_missing_file(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"absent\{suffix}' does not exist; give the path"):
+        open_table(tmp_path / f"absent{suffix}")
+
+
+def test_folder(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match=r"folder\.csv' is a folder"):
+        open_table(tmp_path / "folder.csv")
+
+
+@SUFFIXES
+def test_empty_file(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"t{suffix}").touch()
+    with pytest.raises(DataError, match=rf"t\{suffix}' is empty; give a"):
+        open_table(tmp_path / f"t{suffix}")
+
+
+def test_header_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"t\.csv' has no rows"):
+        open_table(tmp_path / "t.csv")
+
+
+BROKEN = {
+    "ragged": b"a,b\n1,2\n1,2,3\n",
+    "blank": b"\n  \n",
+    "binary": bytes(range(256)) * 4,
+    "short": b"PAR1",
+}
+
+
+@SUFFIXES
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_file_is_one_clear_line(suffix: str, kind: str, tmp_path: Path) -> None:
+    if (suffix, kind) == (".csv", "short"):
+        kind = "ragged"  # four letters are a valid csv header
+    (tmp_path / f"t{suffix}").write_bytes(BROKEN[kind])
+    with pytest.raises(DataError, match=rf"t\{suffix}' cannot be read as \{suffix} \(") as caught:
+        open_table(tmp_path / f"t{suffix}")
+    assert "\n" not in str(caught.value)
+
+
+@SUFFIXES
+def test_cut_off_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t{suffix}"
+    WRITERS[suffix](path)
+    content = path.read_bytes()
+    # A csv that is cut off is still a csv, so there the break is an open quote.
+    path.write_bytes(b'a,b\n"1,2\n' if suffix == ".csv" else content[: len(content) // 2])
+    with pytest.raises(DataError, match=rf"cannot be read as \{suffix}"):
+        open_table(path)
+
+
+# Each was raised by a reader on a good file with a few changed bytes.
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("type code 64"),
+        IndexError("offset"),
+        TypeError("data type 'unYcode'"),
+        NotImplementedError("65-bit integers"),
+        MemoryError("malloc of 2 PB"),
+        struct.error("unpack"),
+        EOFError(),
+        OSError("no magic bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_reader_stumbles_on_is_a_data_error(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(path: Path) -> pd.DataFrame:
+        raise error
+
+    monkeypatch.setitem(sources._READERS, ".csv", stumble)
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(DataError, match=r"t\.csv' cannot be read as \.csv \(") as caught:
+        open_table(tmp_path / "t.csv")
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "t.csv.gz", "t"])
+def test_unknown_suffix_lists_the_known(name: str) -> None:
+    suffix = Path(name).suffix
+    with pytest.raises(
+        DataError,
+        match=rf"'{name}' has the suffix '{suffix}', which has no reader; "
+        r"give a \.csv, \.parquet, \.feather, \.dta, \.sav or \.sas7bdat file",
+    ):
+        open_table(name)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "package", "extra"),
+    [
+        (".parquet", "pyarrow", "arrow"),
+        (".feather", "pyarrow", "arrow"),
+        (".sav", "pyreadstat", "spss"),
+    ],
+)
+def test_missing_reader_names_the_extra(
+    suffix: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"t{suffix}"
+    WRITERS[suffix](path)
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        DataError,
+        match=rf"needs the package {package}; install it with: pip install 'bhlm\[{extra}\]'",
+    ):
+        open_table(path)
