@@ -1,4 +1,4 @@
-"""The HLM program's layout: blocks, numbers, and what arguments bring in."""
+"""The HLM program's layout: blocks, equations, and the tests that it prints."""
 
 import re
 from dataclasses import replace
@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.cells import cell_len
+from scipy import stats
 
 from bhlm.design.design import build_design
 from bhlm.design.formula.terms import parse_formula
-from bhlm.errors import ArgumentError
 from bhlm.moments.moments import compute_moments
 from bhlm.reml.estimate import fit_moments
+from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reports.text.hlm import render_hlm
 
 TABLE_4_4 = "mathach ~ cwc(ses) + (cwc(ses) | school)"
@@ -33,14 +34,8 @@ def table_4_5(hsb):
     return fit_moments(reduce(TABLE_4_5, hsb))
 
 
-def make_inference(fit, df, factor=1.0):
-    fixed = fit.estimates.loc[list(fit.moments.fixed)]
-    return pd.DataFrame(
-        {"se": factor * fixed["se"], "statistic": fixed["statistic"] / factor, "df": df, "p": 0.25}
-    )
-
-
-# Estimates of tests/reference/hsb_reml.json, chi-squares and robust errors as HLM has them.
+# Estimates of tests/reference/hsb_reml.json; tests/reml hold the chi-squares, the degrees of
+# freedom and the robust errors against plain algebra.
 EXPECTED = """\
 sigma_squared = 36.70020
 
@@ -67,9 +62,9 @@ Final estimation of fixed effects:
  Fixed Effect      Coefficient     Error  T-ratio     d.f.  P-value
 --------------------------------------------------------------------
  For INTRCPT1, B0
-    INTRCPT2, G00    12.636193  0.244504   51.681      159    0.250
+    INTRCPT2, G00    12.636193  0.244504   51.681      159    0.000
  For cwc(ses) slope, B1
-    INTRCPT2, G10     2.193196  0.128259   17.100      159    0.250
+    INTRCPT2, G10     2.193196  0.128259   17.100      159    0.000
 --------------------------------------------------------------------
 
 Final estimation of fixed effects (with robust standard errors):
@@ -78,9 +73,9 @@ Final estimation of fixed effects (with robust standard errors):
  Fixed Effect      Coefficient     Error  T-ratio     d.f.  P-value
 --------------------------------------------------------------------
  For INTRCPT1, B0
-    INTRCPT2, G00    12.636193  0.489008   25.840   156.75    0.250
+    INTRCPT2, G00    12.636193  0.243738   51.843      159    0.000
  For cwc(ses) slope, B1
-    INTRCPT2, G10     2.193196  0.256517    8.550   155.22    0.250
+    INTRCPT2, G10     2.193196  0.127829   17.157      159    0.000
 --------------------------------------------------------------------
 
 Final estimation of variance components:
@@ -88,8 +83,8 @@ Final estimation of variance components:
                       Standard   Variance
  Random Effect       Deviation  Component  d.f.  Chi-square  P-value
 ---------------------------------------------------------------------
- INTRCPT1, U0          2.94635    8.68097   159  1771.01300    0.000
- cwc(ses) slope, U1    0.83306    0.69399   159   213.45700    0.003
+ INTRCPT1, U0          2.94635    8.68097   159  1771.01321    0.000
+ cwc(ses) slope, U1    0.83306    0.69399   159   213.45722    0.003
  level-1, R            6.05807   36.70020
 ---------------------------------------------------------------------
 
@@ -100,38 +95,21 @@ Number of estimated parameters = 4"""
 
 
 def test_table_4_4_line_by_line(table_4_4):
-    tests = pd.DataFrame(
-        {"chi2": [1771.013, 213.457], "df": [159, 159], "p": [0.0, 0.003]},
-        index=["Intercept", "cwc(ses)"],
-    )
-    text = render_hlm(
-        table_4_4,
-        inference=make_inference(table_4_4, [159.0, 159.0]),
-        robust=make_inference(table_4_4, [156.75, 155.22], 2.0),
-        variance_tests=tests,
-        equations=(0, 1),
-    )
-    text = re.sub(r"(at iteration) \d+ ", r"\1 N ", text)
+    text = re.sub(r"(at iteration) \d+ ", r"\1 N ", render_hlm(table_4_4))
     assert text.splitlines() == EXPECTED.splitlines()
 
 
-def test_without_arguments_there_is_no_second_table_and_no_chi_square(table_4_4):
-    text = render_hlm(table_4_4)
-    assert "robust" not in text
-    fixed = text.partition("fixed effects:")[2].partition("Final")[0]
-    assert "For " not in fixed
-    assert re.search(
-        r"^ INTRCPT +12\.636193  0\.244504   51\.681        \.    0\.000$", fixed, re.M
-    )
-    assert re.search(
-        r"^ INTRCPT1, U0 +2\.94635    8\.68097     \.           \.        \.$", text, re.M
-    )
+def test_shared_variances_have_no_chi_square(table_4_4):
+    text = render_hlm(fit_moments(table_4_4.moments, covariance="exchangeable"))
+    rows = re.findall(r"^ (?:INTRCPT1|cwc\(ses\) slope), U\d .*$", text, re.M)
+    assert len(rows) == 2
+    assert all(re.search(r"  \.  +\.  +\.$", row) for row in rows)
 
 
 def test_effects_stand_under_their_equation(table_4_5):
     moments = table_4_5.moments
     assert moments.fixed == ("Intercept", "gm(ses)", "cwc(ses)", "gm(ses):cwc(ses)", "female")
-    text = render_hlm(table_4_5, equations=(0, 0, 1, 1, None))
+    text = render_hlm(table_4_5)
     fixed = text.partition("P-value\n")[2].partition("\n\n")[0].splitlines()[1:-1]
     heads = [re.sub(r" +-?\d+\.\d{6} .*", "", line) for line in fixed]
     assert heads == [
@@ -144,25 +122,37 @@ def test_effects_stand_under_their_equation(table_4_5):
         " For female slope, B2",
         "    INTRCPT2, G20",
     ]
-    own_last = render_hlm(table_4_5, equations=(1, 1, 1, 0, None))
-    assert " For INTRCPT1, B0\n    gm(ses):cwc(ses), G01 " in own_last
-    assert " For cwc(ses) slope, B1\n    INTRCPT2, G10  " in own_last
+
+
+def test_an_equations_own_intercept_comes_first_and_may_be_missing(hsb):
+    own_last = "mathach ~ gm(ses):cwc(ses) + cwc(ses) + (cwc(ses) | school)"
+    text = render_hlm(
+        fit_moments(reduce("mathach ~ gm(ses):cwc(ses) + cwc(ses) + (cwc(ses) | school)", hsb))
+    )
+    assert " For cwc(ses) slope, B1\n    INTRCPT2, G10  " in text
+    assert "\n    gm(ses):cwc(ses), G11 " in text
+    without = render_hlm(fit_moments(reduce("mathach ~ 0 + gm(ses) + (1 | school)", hsb)))
+    assert " For INTRCPT1, B0\n    gm(ses), G01 " in without
 
 
 def test_every_coefficient_parses_back(table_4_5):
-    text = render_hlm(table_4_5)
+    fixed = render_hlm(table_4_5).partition("fixed effects:")[2].partition("Final")[0]
     estimates = table_4_5.estimates
+    df = dict(zip(table_4_5.moments.fixed, coefficient_df(table_4_5.moments), strict=True))
+    shown = {
+        "Intercept": "G00", "gm(ses)": "G01", "cwc(ses)": "G10", "gm(ses):cwc(ses)": "G11",
+        "female": "G20",
+    }  # fmt: skip
     for name in table_4_5.moments.fixed:
-        shown = "INTRCPT" if name == "Intercept" else name
-        (numbers,) = re.findall(rf"^ {re.escape(shown)} +(-?\d.*)$", text, re.M)
-        values = numbers.split()
-        for key, number, places in zip(
-            ("estimate", "se", "statistic", "df", "p"), values, (6, 6, 3, 0, 3), strict=True
-        ):
-            if key != "df":
-                assert float(number) == pytest.approx(
-                    estimates.loc[name, key], rel=0, abs=0.51 * 10.0**-places
-                )
+        (numbers,) = re.findall(rf", {shown[name]} +(-?\d.*)$", fixed, re.M)
+        estimate, se, t, printed_df, p = (float(number) for number in numbers.split())
+        for key, number, places in (("estimate", estimate, 6), ("se", se, 6), ("statistic", t, 3)):
+            assert number == pytest.approx(
+                estimates.loc[name, key], rel=0, abs=0.51 * 10.0**-places
+            )
+        assert printed_df == df[name]
+        two_sided = 2.0 * stats.t.sf(abs(estimates.loc[name, "statistic"]), df[name])
+        assert p == pytest.approx(two_sided, rel=0, abs=0.51e-3)
 
 
 def test_ml_counts_the_fixed_effects_too(hsb):
@@ -186,32 +176,13 @@ def test_singular_last_and_failed_first(table_4_4):
     assert render_hlm(failed).startswith("FAILED: the optimiser did not reach")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"inference": pd.DataFrame({"se": []})}, "inference has no column 'statistic'"),
-        (
-            {"robust": pd.DataFrame(0.0, ["Intercept"], ["se", "statistic", "df", "p"])},
-            r"robust has no row 'cwc\(ses\)'",
-        ),
-        ({"variance_tests": pd.DataFrame({"df": [], "p": []})}, "variance_tests has no column"),
-        ({"equations": (0,)}, r"equations=\[0\] do not fit 2 fixed effects"),
-        ({"equations": (0, 2)}, r"equations=\[0, 2\] .* 2 random coefficients"),
-        ({"equations": (0, -1)}, r"equations=\[0, -1\] .* 2 random coefficients"),
-    ],
-)
-def test_arguments_that_do_not_fit(table_4_4, arguments, message):
-    with pytest.raises(ArgumentError, match=message):
-        render_hlm(table_4_4, **arguments)
-
-
 def test_long_and_wide_names_stay_whole_and_aligned(table_4_4):
     for name in ("x" * 60, "\u5b66\u6821"):
         moments = replace(
             table_4_4.moments, fixed=("Intercept", name), random=("Intercept", name),
             columns=(name, "mathach"), blocks=(("Intercept", name),),
         )  # fmt: skip
-        text = render_hlm(fit_moments(moments), equations=(0, 1))
+        text = render_hlm(fit_moments(moments))
         assert f"{name} slope, U1" in text
         for table in re.findall(r"(-+\n[^-].*?)\n\n", text, re.S):
             rows = [line for line in table.splitlines() if re.search(r"\d\.\d", line)]

@@ -79,12 +79,6 @@ def test_correlations_of_the_fixed_effects_have_whole_names():
     ]
 
 
-def test_data_is_named_on_request():
-    fit = fit_case("sleepstudy", "reml")
-    assert render_lme4(fit, data="sleepstudy").splitlines()[2] == "   Data: sleepstudy"
-    assert "Data:" not in render_lme4(fit)
-
-
 def test_singular_last_and_failed_first():
     fit = fit_case("dyestuff2", "reml")
     assert render_lme4(fit).endswith(f"\n\nboundary (singular) fit: {fit.advice}")

@@ -1,9 +1,10 @@
-"""RemlFit -> the printed output of the HLM program."""
+"""Estimate -> the printed output of the HLM program."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
@@ -16,51 +17,27 @@ from bhlm.layout import (
     show_name,
 )
 from bhlm.likelihood.parameters import scale_covariance
+from bhlm.moments.moments import INTERCEPT
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.hlm_df import assign_equations, coefficient_df
+from bhlm.reml.fixed.robust import robust_covariance
+from bhlm.reml.variance_tests import hlm_chi_square
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.reml.estimate import Estimate
-
-INTERCEPT = "Intercept"
-TESTED = ("se", "statistic", "df", "p")
-CHI_SQUARE = ("chi2", "df", "p")
-Equations = Sequence[int | None]
+Array = np.ndarray
 
 
-def render_hlm(
-    fit: "Estimate",
-    *,
-    inference: "pd.DataFrame | None" = None,
-    robust: "pd.DataFrame | None" = None,
-    variance_tests: "pd.DataFrame | None" = None,
-    equations: Equations | None = None,
-) -> str:
+def render_hlm(fit: Estimate) -> str:
     """Return the blocks of HLM's output for a two-level model, in their order.
 
-    Sigma squared, tau, tau as correlations, reliabilities, the log-likelihood, fixed effects
-    (and again with robust standard errors), variance components, deviance. What a fit does not
-    hold comes in by the arguments; without them the fixed effects have z tests (df "."), the
-    variance components no chi-square. A fit that did not converge says so first, a singular
-    one last. Layout: Raudenbush, Bryk, Cheong, Congdon & du Toit (2011), HLM 7, section 2.5.
-
-    Args:
-        fit: the fit to print.
-        inference: rows the fixed effects, columns `se, statistic, df, p`.
-        robust: the same with cluster-robust standard errors; printed as the second table.
-        variance_tests: rows the random coefficients, columns `chi2, df, p`.
-        equations: for each fixed effect the index of the random coefficient whose level-2
-            equation it stands in, None for a level-1 effect that does not vary; groups the
-            fixed effects under "For ...", as HLM does.
-
-    Raises:
-        ArgumentError: an argument lacks a row or a column, or has not one entry per effect.
+    Sigma squared, tau, tau as correlations, reliabilities, the log-likelihood; fixed effects under
+    their level-2 equations with t tests on HLM's degrees of freedom, and again with robust standard
+    errors (CR0, on the same df); variance components with their chi-square tests; deviance. A fit
+    that did not converge says so first, a singular one last.
+    Layout: Raudenbush, Bryk, Cheong, Congdon & du Toit (2011), HLM 7, section 2.5.
     """
-    moments = fit.moments
-    if inference is None:
-        inference = fit.estimates
-    if equations is not None:
-        _check_equations(fit, equations)
     lines = [] if fit.converged else [f"FAILED: {show_name(fit.advice)}", ""]
     lines += [f"sigma_squared = {fit.sigma2:.5f}", "", *_draw_tau(fit), *_list_reliability(fit)]
     lines += [
@@ -68,13 +45,10 @@ def render_hlm(
         f"{_format_exponent(fit.loglik)}",
         "",
     ]
-    lines += _tabulate_fixed(fit, _check(inference, "inference", moments.fixed, TESTED), equations)
-    if robust is not None:
-        table = _check(robust, "robust", moments.fixed, TESTED)
-        lines += _tabulate_fixed(fit, table, equations, " (with robust standard errors)")
-    if variance_tests is not None:
-        _check(variance_tests, "variance_tests", moments.random, CHI_SQUARE)
-    lines += _tabulate_components(fit, variance_tests)
+    lines += _tabulate_fixed(fit, _test_effects(fit, fit.beta_cov))
+    robust = _test_effects(fit, robust_covariance(fit, kind="cr0").cov)
+    lines += _tabulate_fixed(fit, robust, " (with robust standard errors)")
+    lines += _tabulate_components(fit, _test_variances(fit))
     count = len(fit.structure.labels) + 1 + (len(fit.beta) if fit.method == "ml" else 0)
     lines += [
         "Statistics for the current model",
@@ -87,36 +61,36 @@ def render_hlm(
     return "\n".join(lines)
 
 
-def _check_equations(fit: "Estimate", equations: Equations) -> None:
-    p, q = len(fit.moments.fixed), len(fit.moments.random)
-    if len(equations) != p:
-        raise ArgumentError(
-            f"equations={list(equations)!r} do not fit {p} fixed effects; give one entry per effect"
-        )
-    if any(equation is not None and not 0 <= equation < q for equation in equations):
-        raise ArgumentError(
-            f"equations={list(equations)!r} point outside of the {q} random coefficients; give "
-            f"0 to {q - 1}, or None"
-        )
+def _test_effects(fit: Estimate, cov: Array) -> "pd.DataFrame":
+    """Return `se`, `statistic`, `df` and `p` of each fixed effect, on J - S - 1 df."""
+    import pandas as pd
+
+    se, df = np.sqrt(np.diag(cov)), coefficient_df(fit.moments)
+    t = fit.beta / se
+    return pd.DataFrame(
+        {"se": se, "statistic": t, "df": df, "p": 2.0 * stats.t.sf(np.abs(t), df)},
+        index=list(fit.moments.fixed),
+    )
 
 
-def _check(
-    table: "pd.DataFrame", argument: str, names: Sequence[str], columns: Sequence[str]
-) -> "pd.DataFrame":
-    for what, wanted, there in (("column", columns, table.columns), ("row", names, table.index)):
-        absent = [name for name in wanted if name not in there]
-        if absent:
-            raise ArgumentError(
-                f"{argument} has no {what} '{absent[0]}'; it needs the {what}s {', '.join(wanted)}"
-            )
-    return table
+def _test_variances(fit: Estimate) -> "pd.DataFrame | None":
+    """Return the chi-square tests; None, which prints as dots, where HLM has none either.
+
+    That is for shared variances, and where too few groups have a Z_j of full rank.
+    """
+    if fit.structure.kind in ("exchangeable", "identity"):
+        return None
+    try:
+        return hlm_chi_square(fit)
+    except ArgumentError:
+        return None
 
 
 def _name_random(name: str) -> str:
     return "INTRCPT1" if name == INTERCEPT else show_name(name)
 
 
-def _label_random(fit: "Estimate", letter: str) -> list[str]:
+def _label_random(fit: Estimate, letter: str) -> list[str]:
     """Return `INTRCPT1,B0` for each random coefficient, numbered in the model's order."""
     return [f"{_name_random(name)},{letter}{i}" for i, name in enumerate(fit.moments.random)]
 
@@ -127,7 +101,7 @@ def _format_exponent(value: float) -> str:
     return f"{mantissa}E{int(exponent):+04d}"
 
 
-def _draw_matrix(labels: Sequence[str], matrix: np.ndarray, decimals: int) -> list[str]:
+def _draw_matrix(labels: Sequence[str], matrix: Array, decimals: int) -> list[str]:
     rows = [
         [label, *(format_fixed(value, decimals) for value in row)]
         for label, row in zip(labels, matrix.tolist(), strict=True)
@@ -136,7 +110,7 @@ def _draw_matrix(labels: Sequence[str], matrix: np.ndarray, decimals: int) -> li
     return [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
 
 
-def _draw_tau(fit: "Estimate") -> list[str]:
+def _draw_tau(fit: Estimate) -> list[str]:
     labels = _label_random(fit, "B")
     q = len(labels)
     lines = ["tau", *_draw_matrix(labels, fit.g, 5), ""]
@@ -149,7 +123,7 @@ def _draw_tau(fit: "Estimate") -> list[str]:
     return [*lines, "tau (as correlations)", *_draw_matrix(labels, corr, 3), ""]
 
 
-def _list_reliability(fit: "Estimate") -> list[str]:
+def _list_reliability(fit: Estimate) -> list[str]:
     reliability = fit.reliability
     labels = ["Random level-1 coefficient", *_label_random(fit, "B")]
     values = [format_fixed(reliability[name], 3) for name in fit.moments.random]
@@ -159,18 +133,15 @@ def _list_reliability(fit: "Estimate") -> list[str]:
     return [rule, body[0], rule, *body[1:], rule, ""]
 
 
-def _tabulate_fixed(
-    fit: "Estimate", table: "pd.DataFrame", equations: Equations | None, note: str = ""
-) -> list[str]:
+def _tabulate_fixed(fit: Estimate, table: "pd.DataFrame", note: str = "") -> list[str]:
     heads = (
         ("", "", "Standard", "", "Approx.", ""),
         ("Fixed Effect", "Coefficient", "Error", "T-ratio", "d.f.", "P-value"),
     )
     rows: list[tuple[str, ...]] = [*heads]
     titles: dict[int, str] = {}  # the line of `rows` that a title stands before
-    for title, members in _order_effects(fit, equations):
-        if title:
-            titles[len(rows)] = title
+    for title, members in _order_effects(fit):
+        titles[len(rows)] = title
         for at, label in members:
             row = table.loc[fit.moments.fixed[at]]
             rows.append(
@@ -192,14 +163,10 @@ def _tabulate_fixed(
     return [f"Final estimation of fixed effects{note}:", rule, *lines[:2], rule, *body, rule, ""]
 
 
-def _order_effects(
-    fit: "Estimate", equations: Equations | None
-) -> list[tuple[str, list[tuple[int, str]]]]:
-    """Return titles, each with the fixed effects (index, printed name) under it."""
+def _order_effects(fit: Estimate) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return titles of equations, each with the fixed effects (index, printed name) under it."""
     fixed, random = fit.moments.fixed, fit.moments.random
-    if equations is None:
-        members = [(i, "INTRCPT" if n == INTERCEPT else show_name(n)) for i, n in enumerate(fixed)]
-        return [("", members)]
+    equations = assign_equations(fit.moments)
     grouped = []
     for k, coefficient in enumerate(random):
         inside = [i for i, equation in enumerate(equations) if equation == k]
@@ -237,7 +204,7 @@ def _format_df(value: float) -> str:
     return f"{value:.0f}" if value == round(value) else f"{value:.2f}"
 
 
-def _tabulate_components(fit: "Estimate", tests: "pd.DataFrame | None") -> list[str]:
+def _tabulate_components(fit: Estimate, tests: "pd.DataFrame | None") -> list[str]:
     rows: list[tuple[str, ...]] = [
         ("", "Standard", "Variance", "", "", ""),
         ("Random Effect", "Deviation", "Component", "d.f.", "Chi-square", "P-value"),

@@ -8,24 +8,20 @@ import numpy as np
 
 from bhlm.layout import align_columns, align_left, align_right, measure_widest, show_name
 from bhlm.likelihood.parameters import scale_covariance
+from bhlm.moments.moments import INTERCEPT
 
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
 
-INTERCEPT = "Intercept"
 DIGITS = 4  # getOption("digits") - 3
 
 
-def render_lme4(fit: "Estimate", *, data: str | None = None) -> str:
+def render_lme4(fit: "Estimate") -> str:
     """Return the blocks of lme4's summary: title, criterion, both tables, correlations.
 
-    lme4 also prints quantiles of the scaled residuals; residuals need the rows, a fit has only
-    the moments, so that block is left out. Names are never abbreviated. A fit that did not
-    converge says so first, a singular one last.
-
-    Args:
-        fit: the fit to print.
-        data: what stands behind `Data:`; that line is left out without it.
+    lme4 also names the data and prints quantiles of the scaled residuals; a fit has only the
+    moments, so these are left out. Names are never abbreviated. A fit that did not converge says so
+    first, a singular one last.
     """
     moments = fit.moments
     lines = []
@@ -34,8 +30,6 @@ def render_lme4(fit: "Estimate", *, data: str | None = None) -> str:
     method = "REML" if fit.method == "reml" else "maximum likelihood "
     lines.append(f"Linear mixed model fit by {method} ['lmerMod']")
     lines.append(f"Formula: {show_name(moments.formula)}")
-    if data is not None:
-        lines.append(f"   Data: {show_name(data)}")
     lines += ["", *_criterion(fit), "", "Random effects:", *_tabulate_random(fit)]
     lines += [
         f"Number of obs: {moments.n_rows}, groups:  {show_name(moments.group)}, {moments.n_groups}",

@@ -12,13 +12,13 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.moments.moments import INTERCEPT
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.reml.estimate import Estimate
 
-INTERCEPT = "Intercept"
 WIDTH = 78
 LEFT = 48  # columns of the header's left half
 NAME = 12  # columns of a coefficient's name

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
-from bhlm.reports.text.hlm_output import print_hlm
+from bhlm.reports.text.hlm import render_hlm
 from bhlm.reports.text.lme4 import render_lme4
 from bhlm.reports.text.stata import render_stata
 
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
 
-STYLES = {"stata": render_stata, "hlm": print_hlm, "lme4": render_lme4}
+STYLES = {"stata": render_stata, "hlm": render_hlm, "lme4": render_lme4}
 
 
 def render(fit: "Estimate", *, style: str = "stata") -> str:
