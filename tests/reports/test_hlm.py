@@ -126,9 +126,7 @@ def test_effects_stand_under_their_equation(table_4_5):
 
 def test_an_equations_own_intercept_comes_first_and_may_be_missing(hsb):
     own_last = "mathach ~ gm(ses):cwc(ses) + cwc(ses) + (cwc(ses) | school)"
-    text = render_hlm(
-        fit_moments(reduce("mathach ~ gm(ses):cwc(ses) + cwc(ses) + (cwc(ses) | school)", hsb))
-    )
+    text = render_hlm(fit_moments(reduce(own_last, hsb)))
     assert " For cwc(ses) slope, B1\n    INTRCPT2, G10  " in text
     assert "\n    gm(ses):cwc(ses), G11 " in text
     without = render_hlm(fit_moments(reduce("mathach ~ 0 + gm(ses) + (1 | school)", hsb)))
