@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
-from bhlm.checks import group_refit
+from bhlm.bayes.checks import group_refit
 from scipy import stats
 
 from bhlm.bayes.checks.group_refit import predict_left_out

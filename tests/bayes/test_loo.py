@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.checks import loo as module
+from bhlm.bayes.checks import loo as module
 
 from bhlm.bayes.checks.loo import (
     compare_posteriors,

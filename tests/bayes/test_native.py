@@ -66,7 +66,7 @@ def test_draws_are_those_of_the_public_interface(monkeypatch):
     model = Model("y ~ x + (x | g)", simulate_table(3))
     native = model.sample(seed=4, draws=200, tune=200)
     assert native.sampler == "numba density, nutpie"
-    monkeypatch.setattr(bhlm.sampling, "make_native", lambda posterior: None)
+    monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
     through = model.sample(seed=4, draws=200, tune=200)
     assert through.sampler == "numba density through Python, nutpie"
     for name, draws in native.data["posterior"].data_vars.items():

@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.checks import predictive
+from bhlm.bayes.checks import predictive
 from scipy.stats import kstest
 
 from bhlm.bayes.checks.predictive import check_groups, thin_draws

@@ -6,7 +6,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.checks import row_checks as module
+from bhlm.bayes.checks import rows as module
 from scipy.stats import kstest, norm
 from simulate import dense_covariance, simulate_rows, simulate_table
 

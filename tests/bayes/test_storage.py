@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from bhlm.storage import fits
+from bhlm.bayes.storage import file as fits
 from killed_saves import fingerprint
 from simulate import simulate_table
 

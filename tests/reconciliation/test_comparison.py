@@ -172,9 +172,9 @@ class TestSabotage:
             gradient[2] -= 1.0  # and that of the first SD
             return value - x[-1] - x[2], gradient
 
-        monkeypatch.setattr(bhlm.sampling, "make_native", lambda posterior: None)
-        monkeypatch.setattr(bhlm.sampling, "log_density", wrong)
-        monkeypatch.setattr(bhlm.flat_mode, "log_density", wrong)
+        monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
+        monkeypatch.setattr(bhlm.bayes.sampling, "log_density", wrong)
+        monkeypatch.setattr(bhlm.reconciliation.flat_mode, "log_density", wrong)
         _, reml, post = self.fits()
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"
@@ -192,8 +192,8 @@ class TestSabotage:
             gradient[-1] -= 20.0
             return value - 20.0 * x[-1], gradient
 
-        monkeypatch.setattr(bhlm.sampling, "make_native", lambda posterior: None)
-        monkeypatch.setattr(bhlm.sampling, "log_density", wrong)
+        monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
+        monkeypatch.setattr(bhlm.bayes.sampling, "log_density", wrong)
         _, reml, post = self.fits()
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"

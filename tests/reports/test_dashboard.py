@@ -14,7 +14,7 @@ from bhlm.bayes.priors.families import HalfNormal, Priors
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.bayes_fit import load
-from bhlm.fits.model import Model, find_source
+from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
@@ -281,12 +281,12 @@ class TestSections:
 class TestRows:
     def test_a_model_in_use_is_found(self, hsb):
         model = Model(FORMULA, hsb)
+        fit = model.reml()
         Model.from_moments(model.moments)  # has no rows and takes nobody's place
-        is_found = find_source(model.moments) is model
+        is_found = fit.model is model
         assert is_found
-        moments = model.moments
         del model
-        assert find_source(moments) is None
+        assert fit.model is None
 
     def test_a_model_of_other_rows_is_refused(self, hsb, both, tmp_path):
         table = hsb.copy()

@@ -11,7 +11,8 @@ from simulate import simulate_table
 from bhlm.bayes.draws import STREAM
 from bhlm.fits.model import Model
 from bhlm.plots.figure import Figure
-from bhlm.reports.dashboard import checks, schools
+from bhlm.reports.dashboard import checks
+from bhlm.reports.dashboard import groups as schools
 from bhlm.reports.dashboard.blocks import Chooser, Subject, Table, Text
 from bhlm.reports.dashboard.checks import build_checks
 from bhlm.reports.dashboard.groups import build_groups, describe_chooser
