@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pymc as pm
 import pytest
-from bhlm.bayes.checks import group_refit
 from scipy import stats
 
+from bhlm.bayes.checks import group_refit
 from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.draws import flatten_draws
 from bhlm.bayes.priors.families import HalfNormal, Normal, Priors, PyMCPrior

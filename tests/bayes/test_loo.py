@@ -6,8 +6,8 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.bayes.checks import loo as module
 
+from bhlm.bayes.checks import loo as module
 from bhlm.bayes.checks.loo import (
     compare_posteriors,
     khat_threshold,

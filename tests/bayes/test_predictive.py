@@ -6,9 +6,9 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.bayes.checks import predictive
 from scipy.stats import kstest
 
+from bhlm.bayes.checks import predictive
 from bhlm.bayes.checks.predictive import check_groups, thin_draws
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model

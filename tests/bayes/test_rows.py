@@ -6,10 +6,10 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
-from bhlm.bayes.checks import rows as module
 from scipy.stats import kstest, norm
 from simulate import dense_covariance, simulate_rows, simulate_table
 
+from bhlm.bayes.checks import rows as module
 from bhlm.bayes.checks.loo import compare_posteriors
 from bhlm.bayes.checks.rows import leave_out_rows, stream_rows
 from bhlm.bayes.draws import flatten_draws

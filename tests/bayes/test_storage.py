@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from bhlm.bayes.storage import file as fits
 from killed_saves import fingerprint
 from simulate import simulate_table
 
 import bhlm.bayes.draws
 from bhlm.bayes.priors.families import Flat, HalfNormal, Normal, Priors, PyMCPrior
 from bhlm.bayes.sampling import sample_moments
+from bhlm.bayes.storage import file as fits
 from bhlm.bayes.storage.arrays import digest_arrays
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.bayes.storage.file import load, save
