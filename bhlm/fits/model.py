@@ -32,7 +32,7 @@ class Model:
     """A formula and the data it is about, reduced to moments in one pass over the table.
 
     Args:
-        formula: such as "y ~ x + (x | g)"; see the README for what it may hold.
+        formula: such as "y ~ x + (x | g)"; see docs/reference.md for what it may hold.
         data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
             .dta, .sav, .feather or .moments file; or a `Moments`.
 
