@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from bhlm.bayes.convergence import diagnose_data
     from bhlm.bayes.prior_predictive import draw_prior_predictive
     from bhlm.bayes.prior_table import tabulate_priors
+    from bhlm.bayes.priors.correlations import LKJ
     from bhlm.bayes.priors.families import (
-        LKJ,
         Cauchy,
         Exponential,
         Flat,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         HalfNormal,
         HalfStudentT,
         Normal,
-        Priors,
         StudentT,
     )
+    from bhlm.bayes.priors.resolve import Priors
     from bhlm.bayes.quadrature import integrate_posterior
     from bhlm.design.centering import center_grand, center_within, group_mean
     from bhlm.errors import BhlmError
@@ -74,11 +74,11 @@ _HOMES = {
     "HalfCauchy": "bayes.priors.families",
     "HalfNormal": "bayes.priors.families",
     "HalfStudentT": "bayes.priors.families",
-    "LKJ": "bayes.priors.families",
+    "LKJ": "bayes.priors.correlations",
     "Model": "fits.model",
     "Moments": "moments.moments",
     "Normal": "bayes.priors.families",
-    "Priors": "bayes.priors.families",
+    "Priors": "bayes.priors.resolve",
     "Reconciliation": "fits.reconciliation",
     "RemlFit": "fits.reml_fit",
     "StudentT": "bayes.priors.families",

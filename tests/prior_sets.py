@@ -1,7 +1,9 @@
-"""Sets of priors that hold every built-in family."""
+"""Sets of priors that hold every built-in family, and one prior of each."""
 
+from dataclasses import fields
+
+from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
-    LKJ,
     Cauchy,
     Exponential,
     Flat,
@@ -9,9 +11,10 @@ from bhlm.bayes.priors.families import (
     HalfCauchy,
     HalfNormal,
     Normal,
-    Priors,
+    Prior,
     StudentT,
 )
+from bhlm.bayes.priors.resolve import Priors
 
 SETS = {
     "default": None,
@@ -24,3 +27,9 @@ SETS = {
     ),
     "exponential": Priors(Flat(), Exponential(0.4), LKJ(2), Exponential(0.3)),
 }  # fmt: skip
+
+
+def proper_examples():
+    """Return a prior of each proper family, without a round number among its parameters."""
+    numbers = (2.3, 0.7, 1.9)
+    return [family(*numbers[: len(fields(family))]) for family in Prior.families() if family.proper]

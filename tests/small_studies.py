@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from bhlm.bayes.priors.families import Gamma, HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import Gamma, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.studies.simulation.study import Study, parse_study
 

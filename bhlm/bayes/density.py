@@ -14,15 +14,13 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from bhlm.bayes.priors.families import Prior, PyMCPrior, ResolvedPriors
+from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
+from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
-LOG_PI = math.log(math.pi)
-LOG_2 = math.log(2.0)
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,42 +102,6 @@ def build_posterior(
         eta=float(priors.corr.eta),
         use_likelihood=use_likelihood,
     )
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def log_prior(code: int, numbers: Array, x: float) -> tuple[float, float]:
-    """Return the log density of one prior at x and its derivative by x."""
-    if code == 0:
-        if numbers[0] == 0.0:
-            return 0.0, 0.0
-        return numbers[0] * math.log(x), numbers[0] / x
-    if code == 1 or code == 4:
-        sigma = numbers[1] if code == 1 else numbers[0]
-        z = (x - numbers[0]) / sigma if code == 1 else x / sigma
-        constant = -0.5 * LOG_2PI - math.log(sigma) + (LOG_2 if code == 4 else 0.0)
-        return constant - 0.5 * z * z, -z / sigma
-    if code == 7:
-        return math.log(numbers[0]) - numbers[0] * x, -numbers[0]
-    if code == 8:
-        shape, rate = numbers[0], numbers[1]
-        constant = shape * math.log(rate) - math.lgamma(shape)
-        return constant + (shape - 1.0) * math.log(x) - rate * x, (shape - 1.0) / x - rate
-    # Student's t and Cauchy, whole or half.
-    if code == 2:
-        nu, mu, sigma = numbers[0], numbers[1], numbers[2]
-    elif code == 3:
-        nu, mu, sigma = 1.0, numbers[0], numbers[1]
-    elif code == 5:
-        nu, mu, sigma = numbers[0], 0.0, numbers[1]
-    else:
-        nu, mu, sigma = 1.0, 0.0, numbers[0]
-    z = (x - mu) / sigma
-    constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu)
-    constant -= 0.5 * (math.log(nu) + LOG_PI) + math.log(sigma)
-    if code >= 5:
-        constant += LOG_2
-    inner = 1.0 + z * z / nu
-    return constant - 0.5 * (nu + 1.0) * math.log(inner), -(nu + 1.0) * z / (nu * sigma * inner)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -336,7 +298,7 @@ def evaluate_priors(
         "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
     if max(sizes) > 1:
-        terms["lkj"] = _evaluate_lkj(priors.corr.eta, sizes, root, sd)
+        terms["lkj"] = priors.corr.log_density(sizes, root, sd)
     return terms
 
 
@@ -346,33 +308,9 @@ def evaluate_prior(prior: Prior, x: Array) -> Array:
         from bhlm.bayes.pymc_model import log_prior_values
 
         return log_prior_values(prior, x)
-    numbers = np.zeros(3)
-    numbers[: len(prior.numbers)] = prior.numbers
-    return np.asarray(_log_priors(prior.code, numbers, np.ascontiguousarray(x)))
+    return np.asarray(_log_priors(prior.code, np.array(prior.numbers), np.ascontiguousarray(x)))
 
 
 def _evaluate_columns(priors: tuple[Prior, ...], values: Array) -> Array:
     columns = zip(priors, values.T, strict=True)
     return np.stack([evaluate_prior(prior, column) for prior, column in columns], axis=1)
-
-
-def _evaluate_lkj(eta: float, sizes: tuple[int, ...], root: Array, sd: Array) -> Array:
-    """Return log LKJ(R | eta) summed over the blocks (draws,).
-
-    For b coefficients the density is det(R)^(eta - 1) / c, and c is the product over
-    k = 1..b-1 of (2^(2 alpha_k - 1) B(alpha_k, alpha_k))^k with alpha_k = eta + (k - 1) / 2.
-    Source: Lewandowski, Kurowicka & Joe (2009), eq. 16.
-    """
-    pivot = np.abs(np.einsum("dii->di", root)) / sd
-    total = np.zeros(len(root))
-    start = 0
-    for size in sizes:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logdet = 2.0 * np.log(pivot[:, start : start + size]).sum(axis=1)
-        total += (eta - 1.0) * logdet if eta != 1.0 else 0.0
-        for k in range(1, size):
-            alpha = eta + 0.5 * (k - 1)
-            constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
-            total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
-        start += size
-    return total

@@ -11,7 +11,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
 from bhlm.bayes.density import evaluate_priors
-from bhlm.bayes.priors.families import ResolvedPriors, measure_scales
+from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import HELD, STREAM, parameter_draws
-from bhlm.bayes.priors.draws import check_drawable, draw_prior
-from bhlm.bayes.priors.families import Priors, resolve_priors
+from bhlm.bayes.priors.resolve import Priors, check_drawable, draw_prior, resolve_priors
 from bhlm.bayes.sampling import arrange_blocks
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.within import WithinRegressions, regress_within, replicate_statistics

@@ -1,28 +1,18 @@
 """Priors as a table that plots read: density on a grid, and quantiles, beside the posterior's."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special, stats
 
 from bhlm.bayes.density import evaluate_prior
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
-    Cauchy,
-    Exponential,
-    Gamma,
-    HalfCauchy,
-    HalfNormal,
-    HalfStudentT,
-    Normal,
     Prior,
-    Priors,
     PyMCPrior,
-    ResolvedPriors,
-    StudentT,
-    resolve_priors,
 )
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.sampling import arrange_blocks
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import combine
@@ -91,29 +81,6 @@ def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
     return _tabulate(fit.moments, fit.priors, fit.blocks, draws, points=points)
 
 
-def find_quantiles(prior: Prior, p: Array) -> Array:
-    """Return the quantiles of a prior at probabilities p; nan if it is improper or PyMC's."""
-    half = 0.5 + 0.5 * p
-    match prior:
-        case Normal(mu, sigma):
-            return np.asarray(mu + sigma * special.ndtri(p))
-        case StudentT(nu, mu, sigma):
-            return np.asarray(mu + sigma * stats.t.ppf(p, nu))
-        case Cauchy(mu, sigma):
-            return np.asarray(mu + sigma * stats.cauchy.ppf(p))
-        case HalfNormal(sigma):
-            return np.asarray(sigma * special.ndtri(half))
-        case HalfStudentT(nu, sigma):
-            return np.asarray(sigma * stats.t.ppf(half, nu))
-        case HalfCauchy(sigma):
-            return np.asarray(sigma * stats.cauchy.ppf(half))
-        case Exponential(rate):
-            return np.asarray(-np.log1p(-p) / rate)
-        case Gamma(shape, rate):
-            return np.asarray(special.gammaincinv(shape, p) / rate)
-    return np.full(np.shape(p), np.nan)
-
-
 def evaluate_density(prior: Prior, x: Array) -> Array:
     """Return the density of a prior at x (m,), improper ones up to a factor."""
     return np.asarray(np.exp(evaluate_prior(prior, x)))
@@ -137,7 +104,7 @@ def _tabulate(
     names = [*moments.fixed, *scales, "sd(Residual)"]
     frames = []
     for at, (name, prior) in enumerate(zip(names, priors.every, strict=True)):
-        own = find_quantiles(prior, np.array(TAILS))
+        own = prior.quantile(np.array(TAILS))
         is_proper = not np.isnan(own).any()
         positive = at >= len(moments.fixed)
         x = _lay_grid(
@@ -150,34 +117,29 @@ def _tabulate(
         if not is_proper and not isinstance(prior, PyMCPrior):
             density = density / np.trapezoid(density, x)
         frames.append(_frame(name, texts[name], x, density, own, draws))
-    for shape, name in _list_correlations(moments, blocks, priors.corr.eta):
+    for name, law in _list_correlations(moments, blocks, priors.corr):
         x = np.linspace(-1.0, 1.0, points + 2)[1:-1]
-        law = stats.beta(shape, shape, loc=-1.0, scale=2.0)
         frames.append(_frame(name, str(priors.corr), x, law.pdf(x), law.ppf(TAILS), draws))
     return pd.concat(frames, ignore_index=True)
 
 
 def _list_correlations(
-    moments: Moments, blocks: tuple[tuple[str, ...], ...], eta: float
-) -> list[tuple[float, str]]:
-    """Return the correlations with the shape of their prior, (1 + r) / 2 ~ Beta(shape, shape).
-
-    In a block of b, shape = eta - 1 + b / 2. Source: Lewandowski, Kurowicka & Joe (2009),
-    section 2.
-    """
+    moments: Moments, blocks: tuple[tuple[str, ...], ...], prior: LKJ
+) -> list[tuple[str, Any]]:
+    """Return the correlations with the marginal distribution that their prior gives them."""
     size = {name: len(block) for block in blocks for name in block}
     labels = [(i, j) for i, j in combine(blocks).labels if i != j]
     names = scaled_names(moments.random, moments.group, labels)
     return [
-        (eta - 1.0 + 0.5 * size[moments.random[i]], name)
+        (name, prior.marginal(size[moments.random[i]]))
         for (i, _), name in zip(labels, names, strict=True)
     ]
 
 
 def _lay_grid(prior: Prior, draws: Array | None, *, positive: bool, points: int) -> Array:
     """Return points (m,) over the middle of a proper prior, and over that of draws if given."""
-    low, first, middle, third, high = find_quantiles(
-        prior, np.array([1.0 - OUTERMOST, 0.25, 0.5, 0.75, OUTERMOST])
+    low, first, middle, third, high = prior.quantile(
+        np.array([1.0 - OUTERMOST, 0.25, 0.5, 0.75, OUTERMOST])
     )
     low = max(low, middle - QUARTILES * (middle - first))
     high = min(high, middle + QUARTILES * (third - middle))

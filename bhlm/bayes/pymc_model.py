@@ -20,19 +20,11 @@ from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_defa
 from pytensor.tensor.random.type import RandomType
 
 from bhlm.bayes.priors.families import (
-    Cauchy,
-    Exponential,
     Flat,
-    Gamma,
-    HalfCauchy,
-    HalfNormal,
-    HalfStudentT,
-    Normal,
     Prior,
     PyMCPrior,
-    ResolvedPriors,
-    StudentT,
 )
+from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
 from bhlm.likelihood.marginal import marginal_loglik, total_products
 from bhlm.likelihood.parameters import name_group_dimension
@@ -200,7 +192,7 @@ def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: 
             f"chol{suffix}",
             n=size,
             eta=eta,
-            sd_dist=_distribution(sd, size).dist,
+            sd_dist=_Distribution(sd, size).dist,
             compute_corr=True,
             store_in_trace=False,
         )
@@ -212,19 +204,19 @@ def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: 
     return scales[:, None] * pm.LKJCorr(f"lkj{suffix}", n=size, eta=eta)
 
 
-class _distribution:
+class _Distribution:
     """A PyMC distribution of one family with vector parameters, under a name or as a dist."""
 
     def __init__(self, priors: tuple[Prior, ...], size: int | None) -> None:
-        family = type(priors[0])
-        if family not in _FAMILIES:
+        if priors[0].pymc is None:
             raise PriorError(f"{priors[0]} has no PyMC counterpart; use a family of bhlm.priors")
         columns = [prior.numbers for prior in priors]
         values: list[Any] = [np.array(column) for column in zip(*columns, strict=True)]
         if size is None:
             values = [float(value[0]) for value in values]
-        self.factory, names = _FAMILIES[family]
-        self.keywords = dict(zip(names, values, strict=True))
+        name, keywords = priors[0].pymc
+        self.factory = getattr(pm, name)
+        self.keywords = dict(zip(keywords, values, strict=True))
         self.shape = {} if size is None else {"shape": size}
 
     @property
@@ -239,18 +231,6 @@ class _distribution:
         return self.factory(name, **self.keywords, **self.shape)
 
 
-_FAMILIES: dict[type[Prior], tuple[Any, tuple[str, ...]]] = {
-    Normal: (pm.Normal, ("mu", "sigma")),
-    StudentT: (pm.StudentT, ("nu", "mu", "sigma")),
-    Cauchy: (pm.Cauchy, ("alpha", "beta")),
-    HalfNormal: (pm.HalfNormal, ("sigma",)),
-    HalfStudentT: (pm.HalfStudentT, ("nu", "sigma")),
-    HalfCauchy: (pm.HalfCauchy, ("beta",)),
-    Exponential: (pm.Exponential, ("lam",)),
-    Gamma: (pm.Gamma, ("alpha", "beta")),
-}
-
-
 def _add_vector(
     name: str, priors: tuple[Prior, ...], labels: tuple[str, ...], dims: str | None
 ) -> Any:
@@ -258,7 +238,7 @@ def _add_vector(
     if all(prior == Flat() for prior in priors) and dims is not None:
         return pm.Flat(name, dims=dims)
     if _share_family(priors):
-        return _distribution(priors, len(priors)).add(name, dims)
+        return _Distribution(priors, len(priors)).add(name, dims)
     scalars = [
         _add_scalar(f"{name}[{label}]", prior, positive=dims is None)
         for label, prior in zip(labels, priors, strict=True)
@@ -269,7 +249,7 @@ def _add_vector(
 def _share_family(priors: tuple[Prior, ...]) -> bool:
     """Whether one distribution with vector parameters can hold all of them."""
     family = type(priors[0])
-    return family in _FAMILIES and all(type(prior) is family for prior in priors)
+    return family.pymc is not None and all(type(prior) is family for prior in priors)
 
 
 def _add_scalar(name: str, prior: Prior, *, positive: bool = True) -> Any:
@@ -281,7 +261,7 @@ def _add_scalar(name: str, prior: Prior, *, positive: bool = True) -> Any:
         if prior.power:
             pm.Potential(f"{name}_power", prior.power * pt.log(variable))
         return variable
-    return _distribution((prior,), None).add(name, None)
+    return _Distribution((prior,), None).add(name, None)
 
 
 def log_prior_values(prior: PyMCPrior, values: Array) -> Array:

@@ -11,13 +11,8 @@ import numpy as np
 
 from bhlm.bayes.density import Posterior, build_posterior, constrain, log_density
 from bhlm.bayes.draws import Draws, Settings, build_fit, parameter_draws
-from bhlm.bayes.priors.families import (
-    Priors,
-    PyMCPrior,
-    ResolvedPriors,
-    find_unbounded,
-    resolve_priors,
-)
+from bhlm.bayes.priors.families import PyMCPrior
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_unbounded, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import combine, lower_roots
 from bhlm.likelihood.whitening import Whitened, whiten

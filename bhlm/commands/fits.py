@@ -40,7 +40,7 @@ Live = Annotated[
 ]
 
 if TYPE_CHECKING:
-    from bhlm.bayes.priors.families import Priors
+    from bhlm.bayes.priors.resolve import Priors
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
 

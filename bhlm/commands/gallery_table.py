@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bhlm.bayes.priors.text import read_priors
+from bhlm.bayes.priors.resolve import read_priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import Reconciliation, reconcile

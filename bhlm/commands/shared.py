@@ -10,7 +10,7 @@ from bhlm.errors import ArgumentError
 from bhlm.layout import show_name
 
 if TYPE_CHECKING:
-    from bhlm.bayes.priors.families import Priors
+    from bhlm.bayes.priors.resolve import Priors
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import GalleryModel
 
@@ -49,7 +49,7 @@ def read_settings(
     entry: "GalleryModel | None", covariance: str | None
 ) -> tuple["Priors | None", str | None]:
     """Return the priors and structure of a gallery entry, under what the caller names."""
-    from bhlm.bayes.priors.text import read_priors
+    from bhlm.bayes.priors.resolve import read_priors
 
     if entry is None:
         return None, covariance

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.checks.loo import Loo
     from bhlm.bayes.checks.rows import RowCheck
-    from bhlm.bayes.priors.families import Priors
+    from bhlm.bayes.priors.resolve import Priors
     from bhlm.bayes.sampling import Progress
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.reml_fit import RemlFit
@@ -151,7 +151,7 @@ class Model:
             ArgumentError: an unknown form.
             DataError: the conditional form of a model that has only moments.
         """
-        from bhlm.bayes.priors.families import resolve_priors
+        from bhlm.bayes.priors.resolve import resolve_priors
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
         from bhlm.bayes.sampling import arrange_blocks
         from bhlm.likelihood.covariance import combine

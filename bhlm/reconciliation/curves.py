@@ -6,7 +6,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.prior_table import evaluate_density
@@ -107,9 +106,7 @@ def _collect_priors(post: Draws) -> dict[str, Callable[[Array], Array]]:
         found[f"sd({coefficient}|{moments.group})"] = partial(evaluate_density, prior)
     found["sd(Residual)"] = partial(evaluate_density, post.priors.sigma)
     for block in post.blocks:
-        # A correlation of an LKJ matrix of size b is 2 B - 1, B ~ Beta(s, s), s = eta - 1 + b / 2.
-        shape = post.priors.corr.eta - 1.0 + 0.5 * len(block)
-        marginal = stats.beta(shape, shape, loc=-1.0, scale=2.0)
+        marginal = post.priors.corr.marginal(len(block))
         for one, two in combinations(block, 2):
             found[f"corr({one},{two}|{moments.group})"] = marginal.pdf
     return found

@@ -24,13 +24,8 @@ import numpy as np
 from bhlm.bayes.convergence import summarize
 from bhlm.bayes.density import build_posterior
 from bhlm.bayes.draws import Draws, parameter_draws
-from bhlm.bayes.priors.families import (
-    Normal,
-    Priors,
-    ResolvedPriors,
-    bounds_variances,
-    resolve_priors,
-)
+from bhlm.bayes.priors.families import Normal
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, bounds_variances, resolve_priors
 from bhlm.bayes.quadrature import QuadraturePosterior, integrate_resolved
 from bhlm.bayes.sampling import Progress, sample_moments
 from bhlm.errors import PriorError

@@ -2,22 +2,25 @@
 
 import numpy as np
 import pytest
-from prior_sets import SETS
+from prior_sets import SETS, proper_examples
 from scipy import integrate, stats
 from simulate import simulate_rows
 
-from bhlm.bayes.density import build_posterior, constrain, correlate, log_density, log_prior
+from bhlm.bayes.density import build_posterior, constrain, correlate, log_density
 from bhlm.bayes.priors.families import (
     Cauchy,
     Exponential,
+    Flat,
     Gamma,
     HalfCauchy,
     HalfNormal,
     HalfStudentT,
     Normal,
+    Prior,
     StudentT,
-    resolve_priors,
+    log_prior,
 )
+from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
 from bhlm.likelihood.whitening import whiten
@@ -47,6 +50,19 @@ def test_gradient_equals_finite_differences(name, random):
             difference = (up - down) / (2 * step)
             scale = np.abs(gradient).max()
             assert gradient[i] == pytest.approx(difference, rel=1e-5, abs=1e-6 * scale + 1e-5)
+
+
+@pytest.mark.parametrize("prior", [*proper_examples(), Flat(), Flat(1.5)], ids=str)
+def test_a_familys_slope_is_that_of_its_density(prior):
+    numbers = np.array(prior.numbers)
+    for x in (0.1, 0.7, 2.0, 9.0):
+        up, down = (log_prior(prior.code, numbers, x + e)[0] for e in (1e-6, -1e-6))
+        slope = log_prior(prior.code, numbers, x)[1]
+        assert slope == pytest.approx((up - down) / 2e-6, rel=1e-6, abs=1e-8)
+
+
+def test_no_family_has_no_density():
+    assert np.isnan(log_prior(len(Prior.families()), np.ones(3), 1.0)).all()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from scipy import stats
 from bhlm.bayes.checks import group_refit
 from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.draws import flatten_draws
-from bhlm.bayes.priors.families import HalfNormal, Normal, Priors, PyMCPrior
+from bhlm.bayes.priors.families import HalfNormal, Normal, PyMCPrior
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 
 # The integral's own error: halving the grid's step moves it by less than 1e-3.

@@ -14,7 +14,8 @@ from bhlm.bayes.checks.loo import (
     leave_out_groups,
     relative_efficiency,
 )
-from bhlm.bayes.priors.families import HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 

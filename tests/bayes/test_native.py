@@ -10,7 +10,7 @@ from simulate import simulate_rows, simulate_table
 import bhlm.bayes.sampling
 from bhlm.bayes.density import build_posterior, log_density
 from bhlm.bayes.native import BAD_VALUE, density_callback, evaluate_packed, pack_posterior
-from bhlm.bayes.priors.families import resolve_priors
+from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.whitening import whiten

@@ -6,8 +6,8 @@ from simulate import simulate_rows, simulate_table
 
 from bhlm.bayes import prior_predictive
 from bhlm.bayes.prior_predictive import add_squares, draw_prior_predictive
-from bhlm.bayes.priors.draws import draw_prior
-from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal, Priors, resolve_priors
+from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors, draw_prior, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
 from bhlm.likelihood.within import regress_within

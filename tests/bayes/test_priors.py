@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 from simulate import simulate_table
 
-from bhlm.bayes.priors.families import (
-    LKJ,
-    Exponential,
-    Flat,
-    Gamma,
-    HalfStudentT,
-    Normal,
-    Priors,
-    resolve_priors,
-)
-from bhlm.bayes.priors.text import parse_prior, read_priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfStudentT, Normal
+from bhlm.bayes.priors.resolve import Priors, parse_prior, read_priors, resolve_priors
 from bhlm.errors import PriorError
 from bhlm.fits.model import Model
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from prior_sets import proper_examples
 from scipy import stats
 from simulate import dense_loglik, simulate_rows
 
+from bhlm.bayes.density import evaluate_prior
+from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
-    LKJ,
     Cauchy,
     Exponential,
     Flat,
@@ -14,9 +16,9 @@ from bhlm.bayes.priors.families import (
     HalfCauchy,
     HalfNormal,
     Normal,
-    Priors,
     StudentT,
 )
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 
@@ -29,6 +31,17 @@ SETS = {
     "away": Priors(Flat(), Gamma(2, 0.5), LKJ(0.7), Gamma(3, 1)),
     "mixed": Priors({"x": Normal(0, 1)}, {"Intercept": Gamma(2, 0.1)}, LKJ(2), Exponential(0.3)),
 }
+
+
+@pytest.mark.parametrize("prior", proper_examples(), ids=str)
+def test_a_family_is_that_of_pymc(prior):
+    import pymc as pm
+
+    name, keywords = prior.pymc
+    theirs = getattr(pm, name).dist(**dict(zip(keywords, prior.numbers, strict=True)))
+    x = np.array([0.1, 0.7, 2.0, 9.0])
+    expected = [pm.logp(theirs, value).eval() for value in x]
+    np.testing.assert_allclose(evaluate_prior(prior, x), expected, rtol=RELATIVE, atol=RELATIVE)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +148,7 @@ def test_gradient_equals_finite_differences(name, functions):
 def test_pymc_density_is_the_samplers(name, random, functions):
     """Up to a constant, and without Jacobians, both are one density of the same parameters."""
     from bhlm.bayes.density import build_posterior, constrain, log_density
-    from bhlm.bayes.priors.families import resolve_priors
+    from bhlm.bayes.priors.resolve import resolve_priors
     from bhlm.likelihood.covariance import combine
     from bhlm.likelihood.whitening import whiten
 

@@ -8,18 +8,17 @@ from lme4_cases import FOLDER, load_cases
 from scipy import integrate, special
 from simulate import dense_covariance, simulate_rows
 
+from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
-    LKJ,
     Exponential,
     Flat,
     Gamma,
     HalfNormal,
     HalfStudentT,
     Normal,
-    Priors,
     StudentT,
-    resolve_priors,
 )
+from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.bayes.quadrature import integrate_posterior
 from bhlm.bayes.quadrature.axes import Axis, interpolate, map_nodes, weigh_half, weigh_nodes
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects

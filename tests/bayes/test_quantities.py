@@ -6,7 +6,7 @@ import pytest
 from simulate import simulate_rows, simulate_table
 
 from bhlm.bayes.draws import flatten_draws
-from bhlm.bayes.priors.families import Priors
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.quantities import correlate_within, explain_variance
 from bhlm.fits.model import Model
 from bhlm.reml.compare import design_effect, intraclass_correlation, r_squared

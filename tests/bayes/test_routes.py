@@ -10,8 +10,8 @@ from scipy import stats
 from simulate import simulate_rows, simulate_table
 
 from bhlm.bayes.density import build_posterior, evaluate_priors, log_density
+from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
-    LKJ,
     Cauchy,
     Exponential,
     Flat,
@@ -20,10 +20,9 @@ from bhlm.bayes.priors.families import (
     HalfNormal,
     HalfStudentT,
     Normal,
-    Priors,
     StudentT,
-    resolve_priors,
 )
+from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import combine

@@ -13,7 +13,8 @@ from bhlm.bayes.checks import rows as module
 from bhlm.bayes.checks.loo import compare_posteriors
 from bhlm.bayes.checks.rows import leave_out_rows, stream_rows
 from bhlm.bayes.draws import flatten_draws
-from bhlm.bayes.priors.families import HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 from bhlm.likelihood.marginal import group_logliks

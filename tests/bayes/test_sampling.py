@@ -8,7 +8,8 @@ from simulate import simulate_table
 
 from bhlm.bayes import draws as bayes
 from bhlm.bayes.draws import flatten_draws
-from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import lower_roots

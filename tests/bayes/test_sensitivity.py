@@ -10,7 +10,8 @@ import pytest
 from bhlm.bayes.checks.sensitivity import measure_sensitivity, sum_prior_terms, total_loglik
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import flatten_draws
-from bhlm.bayes.priors.families import HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.likelihood.marginal import group_logliks

@@ -18,7 +18,8 @@ from killed_saves import fingerprint
 from simulate import simulate_table
 
 import bhlm.bayes.draws
-from bhlm.bayes.priors.families import Flat, HalfNormal, Normal, Priors, PyMCPrior
+from bhlm.bayes.priors.families import Flat, HalfNormal, Normal, PyMCPrior
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
 from bhlm.bayes.storage import file as fits
 from bhlm.bayes.storage.arrays import digest_arrays

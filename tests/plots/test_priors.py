@@ -9,7 +9,8 @@ from arviz_stats.base import array_stats
 
 from bhlm.bayes.checks.sensitivity import measure_sensitivity
 from bhlm.bayes.prior_table import evaluate_density
-from bhlm.bayes.priors.families import Flat, HalfCauchy, HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import Flat, HalfCauchy, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.plots.marks import Line, Note, Points

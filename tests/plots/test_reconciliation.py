@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bhlm.bayes.priors.families import Gamma, Priors
+from bhlm.bayes.priors.families import Gamma
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile

@@ -8,7 +8,8 @@ import pytest
 from arviz_stats.base import array_stats
 from simulate import simulate_table
 
-from bhlm.bayes.priors.families import Normal, Priors, StudentT
+from bhlm.bayes.priors.families import Normal, StudentT
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
@@ -290,7 +291,7 @@ def test_fits_of_different_models_are_refused(hsb):
 
 def test_flat_mode_needs_no_good_start(hsb):
     from bhlm.bayes.density import build_posterior
-    from bhlm.bayes.priors.families import resolve_priors
+    from bhlm.bayes.priors.resolve import resolve_priors
     from bhlm.bayes.sampling import initial_position
     from bhlm.likelihood.covariance import combine
     from bhlm.likelihood.whitening import whiten

@@ -5,7 +5,9 @@ import pytest
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.bayes.priors.families import LKJ, HalfNormal, Priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import HalfNormal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from command_line import check_refusal, run
 
-from bhlm.bayes.priors.families import HalfNormal, Priors
+from bhlm.bayes.priors.families import HalfNormal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.bayes_fit import load

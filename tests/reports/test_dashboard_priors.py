@@ -5,7 +5,8 @@ import pytest
 from simulate import simulate_table
 
 from bhlm.bayes.checks.sensitivity import measure_sensitivity
-from bhlm.bayes.priors.families import Flat, HalfNormal, Normal, Priors
+from bhlm.bayes.priors.families import Flat, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.plots.figure import Figure
 from bhlm.plots.prior_posterior import compare_widths

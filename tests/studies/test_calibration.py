@@ -16,7 +16,9 @@ from small_studies import FAST, VAGUE, small_model
 
 from bhlm.bayes.density import log_density
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.priors.families import LKJ, Exponential, Flat, Gamma, HalfNormal, Normal, Priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfNormal, Normal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, PriorError
 from bhlm.fits.model import Model
 from bhlm.moments.moments import Moments

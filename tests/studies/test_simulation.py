@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bhlm.bayes.priors.families import LKJ, Flat, HalfNormal, Priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Flat, HalfNormal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError, IdentifiabilityError, PriorError
 from bhlm.fits.model import Model

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import bhlm.studies.simulation.study as module
-from bhlm.bayes.priors.families import LKJ, Flat, HalfNormal, Priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Flat, HalfNormal
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.studies.simulation.conditions import Condition
 from bhlm.studies.simulation.study import identify_study, parse_study, read_study

@@ -1,30 +1,62 @@
-"""Priors on the fixed effects, the SDs, the correlations and the residual SD.
+"""The prior families: one class each, which holds all that is known of it.
 
-A prior is a frozen value that says its family and its numbers; `Priors` holds one per kind of
-parameter, or one per coefficient; `resolve_priors` fills in the defaults, scaled to the data.
+A prior is a frozen value that says its family and its numbers. A family of the sampler's density
+states `log_density`, which the density kernel compiles in; to add one is to write its class.
+After a change of these kernels `make clean` removes what numba compiled before.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numba
 import numpy as np
+from scipy import special
 
 from bhlm.errors import PriorError
-from bhlm.moments.moments import INTERCEPT, Moments, pool
-
-if TYPE_CHECKING:
-    from pytensor.tensor import TensorVariable
 
 Array = np.ndarray
+LOG_PI = math.log(math.pi)
+LOG_2 = math.log(2.0)
+LOG_2PI = math.log(2.0 * math.pi)
+
+# Kernels are inlined into those that call them, which are the ones that numba keeps on disk.
+_compiled = numba.njit(nogil=True, error_model="numpy")
+
+_REGISTERED: dict[str, "type[Prior]"] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """Base of the families. `code` and `numbers` are what the density kernel reads."""
+    """Base of the families. `code` and `numbers` are what the density kernel reads.
 
-    code = -1
-    positive = False  # a distribution on the positive half-line
+    A family that states `log_density(numbers, x)`, a compiled function that returns the log
+    density at x and its derivative by x, is one that the kernel knows, and gets its code.
+    """
+
+    code: ClassVar[int] = -1  # -1: no density that the kernel knows
+    positive: ClassVar[bool] = False  # a distribution on the positive half-line
+    # The class in PyMC, and its names for the numbers, in the order of the fields.
+    pymc: ClassVar[tuple[str, tuple[str, ...]] | None] = None
+    proper: ClassVar[bool] = True
+    # Why nothing can be drawn from it and what to do; empty where draws can be made.
+    undrawable: ClassVar[str] = ""
+    if TYPE_CHECKING:
+        log_density: ClassVar[Any]
+
+    def __init_subclass__(cls) -> None:
+        """Number the families that have a kernel, in the order in which they stand here."""
+        super(Prior, cls).__init_subclass__()
+        if "log_density" in cls.__dict__:
+            # `slots=True` makes each class a second time, which takes the first one's place.
+            known = _REGISTERED.get(cls.__name__)
+            cls.code = len(_REGISTERED) if known is None else known.code
+            _REGISTERED[cls.__name__] = cls
+
+    @classmethod
+    def families(cls) -> "tuple[type[Prior], ...]":
+        """Return the families that the density kernel knows, in the order of their codes."""
+        return tuple(_REGISTERED.values())
 
     def __post_init__(self) -> None:
         """Refuse numbers outside the family's range."""
@@ -42,6 +74,11 @@ class Prior:
         return True
 
     @property
+    def smooth_at_zero(self) -> bool:
+        """Whether the density is analytic from the right at zero."""
+        return True
+
+    @property
     def numbers(self) -> tuple[float, ...]:
         """The numbers of the family, in the order of its fields."""
         return tuple(float(getattr(self, field.name)) for field in fields(self))
@@ -49,6 +86,47 @@ class Prior:
     def __str__(self) -> str:
         """Return the prior as it is written, `Normal(0, 2.5)`."""
         return f"{type(self).__name__}({', '.join(f'{x:.4g}' for x in self.numbers)})"
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p; nan if it is improper or PyMC's."""
+        return np.full(np.shape(p), np.nan)
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,).
+
+        Raises:
+            PriorError: nothing can be drawn from it.
+        """
+        raise PriorError(f"the prior is {self}, {self.undrawable}")
+
+
+@_compiled
+def _normal(z: float, sigma: float, shift: float) -> tuple[float, float]:
+    """Return log density and derivative at z SDs from the mean; `shift` is added to the log."""
+    constant = -0.5 * LOG_2PI - math.log(sigma) + shift
+    return constant - 0.5 * z * z, -z / sigma
+
+
+@_compiled
+def _student(z: float, nu: float, sigma: float, shift: float) -> tuple[float, float]:
+    """Return log density and derivative at z scales from the location."""
+    constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu)
+    constant -= 0.5 * (math.log(nu) + LOG_PI) + math.log(sigma)
+    constant += shift
+    inner = 1.0 + z * z / nu
+    return constant - 0.5 * (nu + 1.0) * math.log(inner), -(nu + 1.0) * z / (nu * sigma * inner)
+
+
+def _quantile_t(nu: float, p: Array) -> Array:
+    from scipy import stats  # costs half a second, and few ask for it
+
+    return np.asarray(stats.t.ppf(p, nu))
+
+
+def _quantile_cauchy(p: Array) -> Array:
+    from scipy import stats
+
+    return np.asarray(stats.cauchy.ppf(p))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +137,26 @@ class Flat(Prior):
     """
 
     power: float = 0.0
-    code = 0
+    proper = False
+    undrawable = "which is improper and cannot be drawn from; give a proper prior"
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x, up to a constant, and its derivative."""
+        if numbers[0] == 0.0:
+            return 0.0, 0.0
+        return numbers[0] * math.log(x), numbers[0] / x
 
     @property
     def finite_at_zero(self) -> bool:
         """Whether the density at zero is finite and not zero."""
         return self.power == 0
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        """Whether the density is analytic from the right at zero."""
+        return self.power >= 0.0 and self.power % 1.0 == 0.0
 
     def __str__(self) -> str:
         """Return `Flat` or the power that it is flat to."""
@@ -77,7 +169,21 @@ class Normal(Prior):
 
     mu: float
     sigma: float
-    code = 1
+    pymc = ("Normal", ("mu", "sigma"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _normal((x - numbers[0]) / numbers[1], numbers[1], 0.0)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.mu + self.sigma * special.ndtri(p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.mu + self.sigma * rng.standard_normal(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +193,21 @@ class StudentT(Prior):
     nu: float
     mu: float
     sigma: float
-    code = 2
+    pymc = ("StudentT", ("nu", "mu", "sigma"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _student((x - numbers[1]) / numbers[2], numbers[0], numbers[2], 0.0)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.mu + self.sigma * _quantile_t(self.nu, p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.mu + self.sigma * rng.standard_t(self.nu, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +216,21 @@ class Cauchy(Prior):
 
     mu: float
     sigma: float
-    code = 3
+    pymc = ("Cauchy", ("alpha", "beta"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _student((x - numbers[0]) / numbers[1], 1.0, numbers[1], 0.0)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.mu + self.sigma * _quantile_cauchy(p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.mu + self.sigma * rng.standard_cauchy(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +238,22 @@ class HalfNormal(Prior):
     """The positive half of a normal with mean 0 and SD sigma."""
 
     sigma: float
-    code = 4
     positive = True
+    pymc = ("HalfNormal", ("sigma",))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _normal(x / numbers[0], numbers[0], LOG_2)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.sigma * special.ndtri(0.5 + 0.5 * p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.sigma * np.abs(rng.standard_normal(size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +262,22 @@ class HalfStudentT(Prior):
 
     nu: float
     sigma: float
-    code = 5
     positive = True
+    pymc = ("HalfStudentT", ("nu", "sigma"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _student(x / numbers[1], numbers[0], numbers[1], LOG_2)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.sigma * _quantile_t(self.nu, 0.5 + 0.5 * p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.sigma * np.abs(rng.standard_t(self.nu, size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +285,22 @@ class HalfCauchy(Prior):
     """The positive half of a Cauchy with scale sigma."""
 
     sigma: float
-    code = 6
     positive = True
+    pymc = ("HalfCauchy", ("beta",))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return _student(x / numbers[0], 1.0, numbers[0], LOG_2)
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(self.sigma * _quantile_cauchy(0.5 + 0.5 * p))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return self.sigma * np.abs(rng.standard_cauchy(size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +308,22 @@ class Exponential(Prior):
     """Exponential with the given rate."""
 
     rate: float
-    code = 7
     positive = True
+    pymc = ("Exponential", ("lam",))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        return math.log(numbers[0]) - numbers[0] * x, -numbers[0]
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(-np.log1p(-p) / self.rate)
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return rng.standard_exponential(size) / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,32 +335,34 @@ class Gamma(Prior):
 
     shape: float
     rate: float
-    code = 8
     positive = True
+    pymc = ("Gamma", ("alpha", "beta"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        shape, rate = numbers[0], numbers[1]
+        constant = shape * math.log(rate) - math.lgamma(shape)
+        return constant + (shape - 1.0) * math.log(x) - rate * x, (shape - 1.0) / x - rate
 
     @property
     def finite_at_zero(self) -> bool:
         """Whether the density at zero is finite and not zero."""
         return self.shape == 1
 
+    @property
+    def smooth_at_zero(self) -> bool:
+        """Whether the density is analytic from the right at zero."""
+        return self.shape % 1.0 == 0.0
 
-@dataclass(frozen=True, slots=True)
-class LKJ:
-    """The LKJ distribution of a correlation matrix; eta = 1 is uniform.
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(special.gammaincinv(self.shape, p) / self.rate)
 
-    Source: Lewandowski, Kurowicka & Joe (2009), J. Multivariate Anal. 100, 1989-2001.
-    """
-
-    eta: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Refuse an eta that is not positive."""
-        if not (np.isfinite(self.eta) and self.eta > 0):
-            raise PriorError(f"LKJ(eta={self.eta!r}) is not a distribution; give a positive eta")
-
-    def __str__(self) -> str:
-        """Return `LKJ(2)`."""
-        return f"LKJ({self.eta:g})"
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return rng.standard_gamma(self.shape, size) / self.rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +374,7 @@ class PyMCPrior(Prior):
     """
 
     dist: Any
-    code = 9
+    undrawable = "which is not drawn from here; give one of the families of bhlm.priors"
 
     def __post_init__(self) -> None:
         """Refuse a distribution of vectors: a prior stands on one parameter."""
@@ -212,184 +404,71 @@ class PyMCPrior(Prior):
 
 
 @dataclass(frozen=True, slots=True)
-class Priors:
-    """The priors of a model; None means the autoscaled default.
+class TextPrior(Prior):
+    """A prior of which only the text is known, such as a PyMC distribution of a saved fit.
 
-    A prior is one of the families here, or any PyMC distribution, made by its `dist`.
-    `fixed` and `sd` take one prior for all coefficients or a mapping from coefficient to prior,
-    in which what is not named keeps its default. The prior of the fixed `Intercept` is that of
-    the expected response where every other fixed column stands at its mean, as in brms and
-    rstanarm, so that it does not depend on where a covariate's zero lies.
+    It prints as the prior did. Asked for a density or put into another fit it raises PriorError.
     """
 
-    fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
-    sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
-    corr: LKJ | None = None
-    sigma: "Prior | TensorVariable | None" = None
-    flat_covariance: bool = False
+    text: str
+    undrawable = "of which only the text was saved; give the distribution again"
 
-    @classmethod
-    def flat(cls) -> "Priors":
-        """Return priors that are flat on the fixed effects, on G and on the residual variance.
+    def __post_init__(self) -> None:
+        """Take any text."""
 
-        Under them the mode of the posterior of (G, sigma^2) is the REML estimate.
-        """
-        return cls(
-            fixed=Flat(), sd=None, corr=LKJ(1.0), sigma=Flat(power=1.0), flat_covariance=True
+    def __str__(self) -> str:
+        """Return the text that the prior printed as."""
+        return self.text
+
+    @property
+    def code(self) -> int:  # type: ignore[override]
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def positive(self) -> bool:  # type: ignore[override]
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def finite_at_zero(self) -> bool:
+        """Raise PriorError."""
+        raise self._refuse()
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Raise PriorError."""
+        raise self._refuse()
+
+    def _refuse(self) -> PriorError:
+        return PriorError(
+            f"the prior {self.text} comes from a saved fit, which keeps its text but not the "
+            "distribution; give the distribution again"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedPriors:
-    """One proper value per parameter, on the scale of the data."""
-
-    fixed: tuple[Prior, ...]  # (p,)
-    sd: tuple[Prior, ...]  # (q,)
-    corr: LKJ
-    sigma: Prior
-    centre: Array  # (p,) column means that the Intercept's prior is taken at, 0 for itself
-
-    @property
-    def every(self) -> tuple[Prior, ...]:
-        """The priors of the fixed effects, the SDs and sigma, in that order."""
-        return (*self.fixed, *self.sd, self.sigma)
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether every prior is flat, on G and sigma^2 as `Priors.flat` means it."""
-        return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in self.every)
-
-    def describe(
-        self, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
-    ) -> dict[str, str]:
-        """Return each parameter's prior as text, in the order of the tables.
-
-        `blocks` are the correlated sets of random coefficients, the formula's if None.
-        """
-        group = moments.group
-        text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
-        if np.any(self.centre != 0) and INTERCEPT in text:
-            text[INTERCEPT] += " at the predictors' means"
-        text |= {
-            f"sd({name}|{group})": str(prior)
-            for name, prior in zip(moments.random, self.sd, strict=True)
-        }
-        if any(len(block) > 1 for block in blocks or moments.blocks):
-            text[f"corr(|{group})"] = str(self.corr)
-        return text | {"sd(Residual)": str(self.sigma)}
+type Kernel = Any  # a compiled (code, numbers, x) -> (log density, derivative)
 
 
-def resolve_priors(
-    priors: Priors | None, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
-) -> ResolvedPriors:
-    """Return the priors of every parameter, defaults scaled by the SDs of response and columns.
+def _choose_kernel(rest: "tuple[type[Prior], ...]") -> Kernel:
+    """Return a kernel that asks the family with the given code, one by one; nan for no family."""
+    if not rest:
+        return _compiled(lambda code, numbers, x: (math.nan, math.nan))
+    own, density, others = rest[0].code, rest[0].log_density, _choose_kernel(rest[1:])
 
-    With sd_y the response's SD and sd_x a column's: fixed Normal(0, 2.5 sd_y / sd_x), Intercept
-    Normal(mean_y, 2.5 sd_y), SDs HalfStudentT(3, sd_y / sd_x) with sd_x = 1 for the Intercept,
-    correlations LKJ(2), residual HalfStudentT(3, sd_y).
+    @_compiled
+    def choose(code: int, numbers: Array, x: float) -> tuple[float, float]:
+        if code == own:
+            return density(numbers, x)
+        return others(code, numbers, x)
 
-    Raises:
-        PriorError: a prior for an unknown coefficient, or of the wrong kind.
-    """
-    priors = Priors() if priors is None else priors
-    _, grand, _ = pool(moments)
-    size = {INTERCEPT: 1.0} | measure_scales(moments)
-    sd_y, mean_y = size[moments.response], float(grand[-1])
-    mean = {INTERCEPT: 0.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
-    fixed_default = {
-        name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
-        for name in moments.fixed
-    }
-    sd_default: dict[str, Prior] = {
-        name: HalfStudentT(3.0, sd_y / size[name]) if size[name] > 0 else HalfStudentT(3.0, sd_y)
-        for name in moments.random
-    }
-    if priors.flat_covariance:
-        for block in blocks or moments.blocks:
-            sd_default |= {name: Flat(power=float(len(block))) for name in block}
-    sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
-    has_intercept = INTERCEPT in moments.fixed
-    resolved = ResolvedPriors(
-        fixed=_choose("fixed", priors.fixed, fixed_default),
-        sd=_choose("sd", priors.sd, sd_default),
-        corr=LKJ() if priors.corr is None else priors.corr,
-        sigma=sigma,
-        centre=np.array([mean[name] if has_intercept else 0.0 for name in moments.fixed]),
-    )
-    for name, prior in zip(moments.fixed, resolved.fixed, strict=True):
-        if prior.positive:
-            raise PriorError(
-                f"{prior} is a prior for positive parameters, but the fixed effect '{name}' may "
-                "be negative; use Normal, StudentT, Cauchy or Flat"
-            )
-    named = zip((*moments.random, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
-    for name, prior in named:
-        if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
-            raise PriorError(
-                f"{prior} allows negative values, but sd({name}) is positive; use HalfNormal, "
-                "HalfStudentT, HalfCauchy, Exponential, Gamma or Flat"
-            )
-    if not isinstance(resolved.corr, LKJ):
-        raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
-    return resolved
+    return choose
 
 
-def measure_scales(moments: Moments) -> dict[str, float]:
-    """Return the SD of every column over all rows, the response's last: what defaults scale by."""
-    n, _, total = pool(moments)
-    sd = np.sqrt(np.diag(total) / (n - 1.0))
-    return dict(zip(moments.columns, sd.tolist(), strict=True))
+_choose = _choose_kernel(Prior.families())
 
 
-def _choose(kind: str, given: Any, default: Mapping[str, Prior]) -> tuple[Prior, ...]:
-    if given is None:
-        return tuple(default.values())
-    if not isinstance(given, Mapping):
-        return tuple(_read(kind, given) for _ in default)
-    for name in given:
-        if name not in default:
-            raise PriorError(
-                f"{kind} prior for '{name}', which is no coefficient of the model; "
-                f"the coefficients are {', '.join(default)}"
-            )
-    read = {name: _read(f"{kind}['{name}']", prior) for name, prior in given.items()}
-    return tuple(read.get(name, prior) for name, prior in default.items())
-
-
-def _read(what: str, given: Any) -> Prior:
-    """Return a prior as given; a PyMC distribution, which is a variable of a graph, wrapped."""
-    if isinstance(given, Prior):
-        return given
-    if getattr(given, "owner", None) is not None:
-        return PyMCPrior(given)
-    raise PriorError(
-        f"{what}={given!r} is not a prior; give one such as Normal(0, 1) or pm.Weibull.dist(2, 5), "
-        "or a mapping from coefficient to prior"
-    )
-
-
-def bounds_variances(moments: Moments, block: tuple[str, ...]) -> bool:
-    """Whether the data alone bound the variances of a block of b random coefficients.
-
-    The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over G if
-    J - p/q > 2 b. Otherwise the posterior's upper tail is that of the prior.
-    """
-    freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
-    return freedom > 2 * len(block)
-
-
-def find_unbounded(
-    priors: Priors | None, moments: Moments, blocks: tuple[tuple[str, ...], ...]
-) -> list[str]:
-    """Return the SDs that neither the data bound nor a prior that the user chose."""
-    given = None if priors is None else priors.sd
-    if given is not None and not isinstance(given, Mapping):
-        return []
-    chosen = given or {}
-    return [
-        f"sd({name}|{moments.group})"
-        for block in blocks
-        if not bounds_variances(moments, block)
-        for name in block
-        if name not in chosen
-    ]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_prior(code: int, numbers: Array, x: float) -> tuple[float, float]:
+    """Return the log density of one prior at x and its derivative by x; nan for no family."""
+    return _choose(code, numbers, x)

@@ -23,8 +23,6 @@ from typing import Literal
 import numpy as np
 from scipy.special import betaln, wrightomega
 
-from bhlm.bayes.priors.families import Flat, Gamma, Prior
-
 Array = np.ndarray
 Kind = Literal["open", "edge", "corr", "log", "absent"]
 # How far y may reach, either way: at the ends t is of the order of 1e-156 and 1e+17 times c, and
@@ -73,13 +71,6 @@ class Axis:
     def is_present(self) -> bool:
         """Whether the model has this dimension."""
         return self.kind != "absent"
-
-
-def is_smooth_at_zero(prior: Prior) -> bool:
-    """Whether the density of an SD is analytic from the right at 0, so that an edge axis serves."""
-    if isinstance(prior, Flat):
-        return prior.power >= 0.0 and prior.power % 1.0 == 0.0
-    return not isinstance(prior, Gamma) or prior.shape % 1.0 == 0.0
 
 
 def map_nodes(axis: Axis, y: Array) -> Array:

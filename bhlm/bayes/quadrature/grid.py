@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from bhlm.bayes.density import LOG_2PI, Posterior, log_prior
+from bhlm.bayes.density import Posterior
+from bhlm.bayes.priors.families import LOG_2PI, Normal, log_prior
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
 from bhlm.likelihood.whitening import Whitened
 
@@ -62,7 +63,7 @@ class Integrand:
 def build_integrand(posterior: Posterior, white: Whitened) -> Integrand:
     """Return the integrand of a posterior whose fixed effects have flat or normal priors."""
     p = white.p
-    normal = posterior.codes[:p] == 1
+    normal = posterior.codes[:p] == Normal.code
     mu, sd = posterior.numbers[:p, 0], posterior.numbers[:p, 1]
     weight = np.where(normal, 1.0 / np.where(normal, sd, 1.0) ** 2, 0.0)
     gap = np.where(normal, mu - posterior.offset, 0.0)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.density import build_posterior
-from bhlm.bayes.priors.families import Flat, Normal, Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.priors.families import Flat, Normal
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.axes import (
     Axis,
     interpolate,
-    is_smooth_at_zero,
     locate,
     log_stretch,
     map_nodes,
@@ -141,7 +141,7 @@ def integrate_resolved(
     axes, centre = find_start(integrand, resolved, sizes)
     found = refine_grid(
         integrand, axes, centre, degree,
-        smooth=[i for i, prior in enumerate(resolved.sd) if is_smooth_at_zero(prior)],
+        smooth=[i for i, prior in enumerate(resolved.sd) if prior.smooth_at_zero],
         tolerance=tolerance, budget=int(budget), cores=cores,
     )  # fmt: skip
     mean = found.mean + np.concatenate([white.ols, np.zeros(len(degree))])
@@ -159,7 +159,7 @@ def integrate_resolved(
 
     error = by_name(found.error)
     every = (*resolved.fixed, *resolved.sd, resolved.sigma)
-    is_proper = not any(isinstance(prior, Flat) for prior in every)
+    is_proper = all(prior.proper for prior in every)
     accuracy = max(error.values())
     return QuadraturePosterior(
         moments=moments,
@@ -199,7 +199,7 @@ def _check_arguments(moments: Moments, tolerance: float, budget: int, cores: int
 
 def _check_priors(moments: Moments, priors: ResolvedPriors) -> None:
     for prior in (*priors.sd, priors.sigma):
-        if prior.code not in range(9):
+        if prior.code < 0:
             raise PriorError(
                 f"{prior} has no density that quadrature can read; use a family of bhlm.priors, or "
                 "sample()"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
-from bhlm.bayes.priors.families import ResolvedPriors
+from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.quadrature.axes import (
     REACH,
     Axis,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.draws import Draws, Settings
-from bhlm.bayes.priors.families import LKJ, Prior, ResolvedPriors
-from bhlm.bayes.priors.text import FAMILIES
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Prior, TextPrior
+from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
-from bhlm.errors import DataError, PriorError
+from bhlm.errors import DataError
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
@@ -29,49 +30,6 @@ MOMENTS = {
     "mean": ["block", "column"],
     "cross": ["block", "column", "column_bis"],
 }
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPrior(Prior):
-    """A prior of which a file keeps only the text, such as a PyMC distribution.
-
-    It prints as the prior did. Asked for a density or put into another fit it raises PriorError.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        """Take any text."""
-
-    def __str__(self) -> str:
-        """Return the text that the prior printed as."""
-        return self.text
-
-    @property
-    def code(self) -> int:  # type: ignore[override]
-        """Raise PriorError."""
-        raise self._refuse()
-
-    @property
-    def positive(self) -> bool:  # type: ignore[override]
-        """Raise PriorError."""
-        raise self._refuse()
-
-    @property
-    def finite_at_zero(self) -> bool:
-        """Raise PriorError."""
-        raise self._refuse()
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """Raise PriorError."""
-        raise self._refuse()
-
-    def _refuse(self) -> PriorError:
-        return PriorError(
-            f"the prior {self.text} comes from a saved fit, which keeps its text but not the "
-            "distribution; give the distribution again"
-        )
 
 
 def describe_fit(fit: Draws) -> tuple[str, Arrays]:
@@ -186,15 +144,15 @@ def _describe_array(array: Array, dims: Iterable[Any], attrs: Mapping[Any, Any])
 def _describe_prior(prior: Prior) -> list[Any]:
     """Return the prior's family and its numbers, or "" and its text."""
     family = type(prior).__name__
-    if FAMILIES.get(family) is not type(prior):
+    if type(prior) not in Prior.families():
         return ["", str(prior)]
     return [family, *(getattr(prior, field.name) for field in fields(prior))]
 
 
 def _make_prior(family: str, *content: Any) -> Prior:
-    prior = FAMILIES[family](*content) if family else StoredPrior(*content)
-    assert isinstance(prior, Prior)
-    return prior
+    if not family:
+        return TextPrior(*content)
+    return {known.__name__: known for known in Prior.families()}[family](*content)
 
 
 def _encode(value: Any) -> str:

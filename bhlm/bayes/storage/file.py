@@ -101,7 +101,7 @@ def save(fit: Draws, path: str | Path) -> None:
 def load(path: str | Path) -> Draws:
     """Return the posterior that `save` wrote, its draws equal to the last bit.
 
-    A prior that is a PyMC distribution comes back as its text, see `StoredPrior`.
+    A prior that is a PyMC distribution comes back as its text, see `TextPrior`.
 
     Raises:
         DataError: no such file; not a saved fit; cut off, changed or corrupted; written in a

@@ -7,9 +7,10 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.priors.families import PyMCPrior, resolve_priors
+from bhlm.bayes.priors.families import PyMCPrior, TextPrior
+from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.bayes.sampling import choose_acceptance
-from bhlm.bayes.storage.description import StoredPrior, hash_moments
+from bhlm.bayes.storage.description import hash_moments
 from bhlm.likelihood.covariance import combine
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.verdict import find_moments
@@ -178,7 +179,7 @@ def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
         f"The prior {prior} is a PyMC distribution: it stands here by name and has to be written "
         "out again."
         for prior, _ in pairs
-        if isinstance(prior, PyMCPrior | StoredPrior)
+        if isinstance(prior, PyMCPrior | TextPrior)
     ]
     p, q = len(fit.moments.fixed), len(fit.moments.random)
     given = [
@@ -205,7 +206,7 @@ def _write_entries(names: Sequence[str], pairs: Sequence[tuple[Any, Any]]) -> st
 
 
 def _write_prior(prior: Any) -> str:
-    if isinstance(prior, PyMCPrior | StoredPrior):
+    if isinstance(prior, PyMCPrior | TextPrior):
         return "..."
     numbers = {field.name: float(getattr(prior, field.name)) for field in fields(prior)}
     arguments = ", ".join(f"{name}={number!r}" for name, number in numbers.items())

@@ -22,8 +22,13 @@ import numpy as np
 
 from bhlm.bayes.density import build_posterior, constrain, evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
-from bhlm.bayes.priors.draws import check_drawable, draw_prior
-from bhlm.bayes.priors.families import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.priors.resolve import (
+    Priors,
+    ResolvedPriors,
+    check_drawable,
+    draw_prior,
+    resolve_priors,
+)
 from bhlm.bayes.sampling import arrange_blocks, choose_acceptance, run_nutpie
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import combine

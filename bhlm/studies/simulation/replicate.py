@@ -14,7 +14,8 @@ from scipy import stats
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
 from bhlm.bayes.density import build_posterior, constrain
 from bhlm.bayes.draws import parameter_draws
-from bhlm.bayes.priors.families import Flat, Priors, bounds_variances, resolve_priors
+from bhlm.bayes.priors.families import Flat
+from bhlm.bayes.priors.resolve import Priors, bounds_variances, resolve_priors
 from bhlm.bayes.sampling import choose_acceptance, run_nutpie
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.likelihood.covariance import combine

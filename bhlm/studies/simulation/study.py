@@ -51,8 +51,9 @@ from typing import Any
 import numpy as np
 
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.priors.families import LKJ, Prior, Priors
-from bhlm.bayes.priors.text import read_priors
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Prior
+from bhlm.bayes.priors.resolve import Priors, read_priors
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.fixed.contrasts import METHODS

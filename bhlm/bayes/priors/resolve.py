@@ -1,0 +1,305 @@
+"""Which parameter gets which prior.
+
+`Priors` holds a prior per kind of parameter, or per coefficient; `read_priors` reads them from
+text; `resolve_priors` fills in the defaults, scaled to the data.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
+from bhlm.errors import PriorError
+from bhlm.moments.moments import INTERCEPT, Moments, pool
+
+if TYPE_CHECKING:
+    from pytensor.tensor import TensorVariable
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """The priors of a model; None means the autoscaled default.
+
+    A prior is one of the families here, or any PyMC distribution, made by its `dist`.
+    `fixed` and `sd` take one prior for all coefficients or a mapping from coefficient to prior,
+    in which what is not named keeps its default. The prior of the fixed `Intercept` is that of
+    the expected response where every other fixed column stands at its mean, as in brms and
+    rstanarm, so that it does not depend on where a covariate's zero lies.
+    """
+
+    fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
+    sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
+    corr: LKJ | None = None
+    sigma: "Prior | TensorVariable | None" = None
+    flat_covariance: bool = False
+
+    @classmethod
+    def flat(cls) -> "Priors":
+        """Return priors that are flat on the fixed effects, on G and on the residual variance.
+
+        Under them the mode of the posterior of (G, sigma^2) is the REML estimate.
+        """
+        return cls(
+            fixed=Flat(), sd=None, corr=LKJ(1.0), sigma=Flat(power=1.0), flat_covariance=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPriors:
+    """One proper value per parameter, on the scale of the data."""
+
+    fixed: tuple[Prior, ...]  # (p,)
+    sd: tuple[Prior, ...]  # (q,)
+    corr: LKJ
+    sigma: Prior
+    centre: Array  # (p,) column means that the Intercept's prior is taken at, 0 for itself
+
+    @property
+    def every(self) -> tuple[Prior, ...]:
+        """The priors of the fixed effects, the SDs and sigma, in that order."""
+        return (*self.fixed, *self.sd, self.sigma)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every prior is flat, on G and sigma^2 as `Priors.flat` means it."""
+        return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in self.every)
+
+    def describe(
+        self, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
+    ) -> dict[str, str]:
+        """Return each parameter's prior as text, in the order of the tables.
+
+        `blocks` are the correlated sets of random coefficients, the formula's if None.
+        """
+        group = moments.group
+        text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
+        if np.any(self.centre != 0) and INTERCEPT in text:
+            text[INTERCEPT] += " at the predictors' means"
+        text |= {
+            f"sd({name}|{group})": str(prior)
+            for name, prior in zip(moments.random, self.sd, strict=True)
+        }
+        if any(len(block) > 1 for block in blocks or moments.blocks):
+            text[f"corr(|{group})"] = str(self.corr)
+        return text | {"sd(Residual)": str(self.sigma)}
+
+
+def resolve_priors(
+    priors: Priors | None, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
+) -> ResolvedPriors:
+    """Return the priors of every parameter, defaults scaled by the SDs of response and columns.
+
+    With sd_y the response's SD and sd_x a column's: fixed Normal(0, 2.5 sd_y / sd_x), Intercept
+    Normal(mean_y, 2.5 sd_y), SDs HalfStudentT(3, sd_y / sd_x) with sd_x = 1 for the Intercept,
+    correlations LKJ(2), residual HalfStudentT(3, sd_y).
+
+    Raises:
+        PriorError: a prior for an unknown coefficient, or of the wrong kind.
+    """
+    priors = Priors() if priors is None else priors
+    _, grand, _ = pool(moments)
+    size = {INTERCEPT: 1.0} | measure_scales(moments)
+    sd_y, mean_y = size[moments.response], float(grand[-1])
+    mean = {INTERCEPT: 0.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
+    fixed_default = {
+        name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
+        for name in moments.fixed
+    }
+    sd_default: dict[str, Prior] = {
+        name: HalfStudentT(3.0, sd_y / size[name]) if size[name] > 0 else HalfStudentT(3.0, sd_y)
+        for name in moments.random
+    }
+    if priors.flat_covariance:
+        for block in blocks or moments.blocks:
+            sd_default |= {name: Flat(power=float(len(block))) for name in block}
+    sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
+    has_intercept = INTERCEPT in moments.fixed
+    resolved = ResolvedPriors(
+        fixed=_choose("fixed", priors.fixed, fixed_default),
+        sd=_choose("sd", priors.sd, sd_default),
+        corr=LKJ() if priors.corr is None else priors.corr,
+        sigma=sigma,
+        centre=np.array([mean[name] if has_intercept else 0.0 for name in moments.fixed]),
+    )
+    for name, prior in zip(moments.fixed, resolved.fixed, strict=True):
+        if prior.positive:
+            raise PriorError(
+                f"{prior} is a prior for positive parameters, but the fixed effect '{name}' may "
+                f"be negative; use {_list_families(positive=False)}"
+            )
+    named = zip((*moments.random, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
+    for name, prior in named:
+        if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
+            raise PriorError(
+                f"{prior} allows negative values, but sd({name}) is positive; use "
+                f"{_list_families(positive=True)}"
+            )
+    if not isinstance(resolved.corr, LKJ):
+        raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
+    return resolved
+
+
+def measure_scales(moments: Moments) -> dict[str, float]:
+    """Return the SD of every column over all rows, the response's last: what defaults scale by."""
+    n, _, total = pool(moments)
+    sd = np.sqrt(np.diag(total) / (n - 1.0))
+    return dict(zip(moments.columns, sd.tolist(), strict=True))
+
+
+def _choose(kind: str, given: Any, default: Mapping[str, Prior]) -> tuple[Prior, ...]:
+    if given is None:
+        return tuple(default.values())
+    if not isinstance(given, Mapping):
+        return tuple(_read(kind, given) for _ in default)
+    for name in given:
+        if name not in default:
+            raise PriorError(
+                f"{kind} prior for '{name}', which is no coefficient of the model; "
+                f"the coefficients are {', '.join(default)}"
+            )
+    read = {name: _read(f"{kind}['{name}']", prior) for name, prior in given.items()}
+    return tuple(read.get(name, prior) for name, prior in default.items())
+
+
+def _read(what: str, given: Any) -> Prior:
+    """Return a prior as given; a PyMC distribution, which is a variable of a graph, wrapped."""
+    if isinstance(given, Prior):
+        return given
+    if getattr(given, "owner", None) is not None:
+        return PyMCPrior(given)
+    raise PriorError(
+        f"{what}={given!r} is not a prior; give one such as Normal(0, 1) or pm.Weibull.dist(2, 5), "
+        "or a mapping from coefficient to prior"
+    )
+
+
+def _list_families(*, positive: bool) -> str:
+    """Return the names of the families on the positive numbers, or on all, and Flat."""
+    names = [
+        family.__name__
+        for family in Prior.families()
+        if family.positive is positive and family is not Flat
+    ]
+    return f"{', '.join(names)} or Flat"
+
+
+def bounds_variances(moments: Moments, block: tuple[str, ...]) -> bool:
+    """Whether the data alone bound the variances of a block of b random coefficients.
+
+    The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over G if
+    J - p/q > 2 b. Otherwise the posterior's upper tail is that of the prior.
+    """
+    freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
+    return freedom > 2 * len(block)
+
+
+def find_unbounded(
+    priors: Priors | None, moments: Moments, blocks: tuple[tuple[str, ...], ...]
+) -> list[str]:
+    """Return the SDs that neither the data bound nor a prior that the user chose."""
+    given = None if priors is None else priors.sd
+    if given is not None and not isinstance(given, Mapping):
+        return []
+    chosen = given or {}
+    return [
+        f"sd({name}|{moments.group})"
+        for block in blocks
+        if not bounds_variances(moments, block)
+        for name in block
+        if name not in chosen
+    ]
+
+
+def draw_prior(
+    priors: ResolvedPriors, sizes: tuple[int, ...], rng: np.random.Generator, size: int
+) -> tuple[Array, Array, Array]:
+    """Return beta (size, p), lower roots of G (size, q, q) and sigma (size,) from the prior.
+
+    The Intercept's prior stands where the other fixed columns are at their means, so that
+    beta[Intercept] = drawn value - sum of means x beta.
+
+    Args:
+        priors: one prior per parameter.
+        sizes: how many random coefficients each correlated block has, summing to q.
+        rng: the source of the random numbers.
+        size: how many draws.
+
+    Raises:
+        PriorError: a prior from which nothing can be drawn.
+    """
+    beta = _draw_columns(priors.fixed, rng, size)
+    if np.any(priors.centre):
+        intercept = int(np.flatnonzero(priors.centre == 0)[0])
+        beta[:, intercept] -= beta @ priors.centre
+    sd = _draw_columns(priors.sd, rng, size)
+    root = sd[:, :, None] * priors.corr.draw(sizes, rng, size)
+    return beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0]
+
+
+def check_drawable(priors: ResolvedPriors, moments: Moments) -> None:
+    """Refuse priors from which nothing can be drawn.
+
+    Raises:
+        PriorError: the first such prior, with its parameter.
+    """
+    scales = (f"sd({name}|{moments.group})" for name in moments.random)
+    names = (*moments.fixed, *scales, "sd(Residual)")
+    for name, prior in zip(names, priors.every, strict=True):
+        if prior.undrawable:
+            raise PriorError(f"the prior of {name} is {prior}, {prior.undrawable}")
+
+
+def _draw_columns(priors: tuple[Prior, ...], rng: np.random.Generator, size: int) -> Array:
+    """Return one column of draws (size, m) for each prior."""
+    return np.stack([prior.draw(rng, size) for prior in priors], axis=1)
+
+
+def parse_prior(text: str) -> Prior | LKJ:
+    """Return the prior written as `Family(number, ...)`, as the gallery's TOML files hold it.
+
+    Raises:
+        PriorError: a family that is not known, or numbers that it does not take.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
+    written = {family.__name__: family for family in (*Prior.families(), LKJ)}
+    if not match or match[1] not in written:
+        known = ", ".join(written)
+        raise PriorError(f"prior {text!r} is not known; write one of {known} with its numbers")
+    family = written[match[1]]
+    try:
+        numbers = [float(part) for part in (match[2] or "").split(",") if part.strip()]
+        return family(*numbers)
+    except (TypeError, ValueError) as error:
+        takes = ", ".join(field.name for field in fields(family))
+        raise PriorError(f"prior {text!r} does not fit {match[1]}({takes})") from error
+
+
+def read_priors(table: Mapping[str, Any] | None) -> Priors | None:
+    """Return the priors that a gallery file holds as text; None for none.
+
+    Keys are `fixed` and `sd` (text, or a table from coefficient to text), `corr` and `sigma`.
+
+    Raises:
+        PriorError: an unknown key, or text that is no prior.
+    """
+    if table is None:
+        return None
+    known = ("fixed", "sd", "corr", "sigma")
+    for key in table:
+        if key not in known:
+            raise PriorError(f"priors.{key} is not known; the keys are {', '.join(known)}")
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: read(text) for name, text in value.items()}
+        if not isinstance(value, str):
+            raise PriorError(f"prior {value!r} is not text; write it as 'Normal(0, 10)'")
+        return parse_prior(value)
+
+    return Priors(**{key: read(value) for key, value in table.items()})
