@@ -1,11 +1,13 @@
-"""Files that take their place whole or not at all."""
+"""Files that take their place whole or not at all, and values that JSON can hold."""
 
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from bhlm.errors import DataError
 
@@ -57,6 +59,34 @@ def write_text(text: str, path: str | Path) -> None:
     """
     with replace_file(path) as stream:
         stream.write(text.encode("utf-8"))
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write a value as JSON, whole or not at all; see `make_plain`.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to.
+    """
+    write_text(json.dumps(make_plain(value), indent=2, allow_nan=False) + "\n", path)
+
+
+def make_plain(value: Any, *, finite: bool = True) -> Any:
+    """Return nested values that JSON can hold: arrays as lists, NumPy's scalars unpacked.
+
+    Args:
+        value: a scalar or an array, or dictionaries, lists and tuples of them; what is none of
+            these stays as it is.
+        finite: whether nan and infinities become None; they stay for a JSON of Python's own.
+    """
+    if isinstance(value, dict):
+        return {str(key): make_plain(item, finite=finite) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [make_plain(item, finite=finite) for item in value]
+    if hasattr(value, "tolist") and not isinstance(value, str):
+        return make_plain(value.tolist(), finite=finite)
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _sync_folder(folder: Path) -> None:

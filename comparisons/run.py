@@ -11,7 +11,6 @@ gallery's data, written once by bhlm. Results are added to those that are there,
 
 import argparse
 import json
-import math
 import os
 import platform
 import shutil
@@ -29,7 +28,7 @@ import pandas as pd
 from tables import render_tables
 
 from bhlm.bayes.sampling import arrange_blocks
-from bhlm.files import write_text
+from bhlm.files import make_plain, write_text
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reconciliation.published import loglik_at
@@ -230,19 +229,10 @@ def write_results(record: dict[str, Any], folder: Path) -> None:
         said["program"]: said["version"] for said in record["outcomes"] if "version" in said
     }
     folder.mkdir(exist_ok=True)
-    write_text(json.dumps(clean(record), indent=1) + "\n", folder / "gallery.json")
+    write_text(json.dumps(make_plain(record), indent=1) + "\n", folder / "gallery.json")
     path = folder / "gallery.csv"
     write_text(list_rows(record["outcomes"]).to_csv(index=False), path)
     write_text(render_tables(pd.read_csv(path)), folder / "gallery.md")
-
-
-def clean(value: Any) -> Any:
-    """Return nested values without nan and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def describe_machine() -> dict[str, Any]:

@@ -96,13 +96,13 @@ def _show_saved(
     json: Path | None,
 ) -> int:
     from bhlm.commands.shared import show_chains
+    from bhlm.files import write_json
     from bhlm.fits.bayes_fit import load
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit, write_reconciliation
-    from bhlm.reports.json import write_json
     from bhlm.sources.tables import open_table
 
     post = load(fit)
@@ -146,9 +146,9 @@ def _show_gallery(
     json: Path | None,
 ) -> int:
     from bhlm.commands.shared import show_chains
+    from bhlm.files import write_json
     from bhlm.fits.reconciliation import reconcile
     from bhlm.reports.dashboard.subjects import write_reconciliation
-    from bhlm.reports.json import write_json
 
     assert entry is not None
     priors, structure = read_settings(entry, covariance)

@@ -61,8 +61,8 @@ def reconcile_command(
     json: Json = None,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
+    from bhlm.files import write_json
     from bhlm.fits.reconciliation import reconcile
-    from bhlm.reports.json import write_json
 
     if dashboard:
         from bhlm.reports.dashboard.page import check_path
@@ -111,7 +111,8 @@ def reml_command(
     json: Json = None,
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
-    from bhlm.reports.json import describe_model, describe_reml, write_json
+    from bhlm.files import write_json
+    from bhlm.reports.json import describe_model, describe_reml
 
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     fit = model.reml(
@@ -144,7 +145,8 @@ def sample_command(
     json: Json = None,
 ) -> int:
     """Draw from the posterior by NUTS."""
-    from bhlm.reports.json import describe_model, describe_posterior, write_json
+    from bhlm.files import write_json
+    from bhlm.reports.json import describe_model, describe_posterior
 
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)

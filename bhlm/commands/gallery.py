@@ -10,7 +10,7 @@ from bhlm.commands.options import Json, Seed, app
 @app.command("models")
 def models_command(json: Json = None) -> int:
     """List the gallery of published models."""
-    from bhlm.reports.json import write_json
+    from bhlm.files import write_json
     from bhlm.sources.gallery import list_models
 
     models = list_models()
@@ -32,8 +32,8 @@ def compare_command(
 ) -> int:
     """Reconcile every published model of the gallery, and print one table."""
     from bhlm.commands.gallery_table import compare_gallery, render_gallery
+    from bhlm.files import write_json
     from bhlm.progress import show_progress
-    from bhlm.reports.json import write_json
 
     with show_progress("gallery") as progress:
         table = compare_gallery(names, seed=seed, progress=progress)

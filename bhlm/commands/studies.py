@@ -30,8 +30,8 @@ def calibrate_command(
     json: Json = None,
 ) -> int:
     """Simulate data from the prior, sample each, and rank the truth: is the sampler right?"""
+    from bhlm.files import write_json
     from bhlm.progress import show_progress
-    from bhlm.reports.json import write_json
     from bhlm.studies.calibration.run import calibrate
 
     model, entry = open_model(which, data, formula)
@@ -66,8 +66,8 @@ def simulate_command(
     ] = None,
 ) -> int:
     """Simulate data over a grid of conditions: bias, coverage and power of every method."""
+    from bhlm.files import write_json
     from bhlm.progress import show_progress
-    from bhlm.reports.json import write_json
     from bhlm.studies.simulation.run import run_study
 
     if figures:

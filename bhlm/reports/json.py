@@ -1,13 +1,10 @@
-"""Results -> the dictionaries of the JSON, and their writing to a file in one piece."""
+"""Results -> the dictionaries of the JSON."""
 
-import json
-import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
 from bhlm.bayes.draws import Draws
-from bhlm.files import write_text
+from bhlm.files import make_plain
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 
@@ -77,7 +74,7 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
             **values,
             "words": both.words[str(name)],
         }
-    return clean(
+    return make_plain(
         {
             "model": describe_model(both.reml.moments),
             "reml": describe_reml(both.reml),
@@ -102,25 +99,3 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
             "verdict": both.verdict,
         }
     )
-
-
-def clean(value: Any) -> Any:
-    """Return nested values that JSON can hold: numpy scalars unpacked, nan and inf as None."""
-    if isinstance(value, dict):
-        return {str(key): clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_json(value: Any, path: str | Path) -> None:
-    """Write a value as JSON, to a temporary file that then takes the place of `path`.
-
-    Raises:
-        DataError: the folder does not exist or cannot be written to.
-    """
-    write_text(json.dumps(clean(value), indent=2, allow_nan=False) + "\n", path)

@@ -10,12 +10,12 @@ from simulate import simulate_table
 
 from bhlm.bayes.priors.families import Normal, StudentT
 from bhlm.bayes.priors.resolve import Priors
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError
+from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.flat_mode import find_flat_mode
 from bhlm.reconciliation.split import BOUNDARY_IDENTITY
-from bhlm.reports.json import clean, write_json
 from bhlm.sources.gallery import find_model, list_models, load_data
 
 QUICK = {"hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient", "dyestuff2", "rail"}
@@ -302,24 +302,6 @@ def test_flat_mode_needs_no_good_start(hsb):
     for seed in range(3):
         mode = find_flat_mode(posterior, white, initial_position(posterior, seed))
         np.testing.assert_allclose(mode.g, model.reml().g, rtol=1e-5)
-
-
-class TestExport:
-    def test_clean_makes_numbers_that_json_can_hold(self):
-        value = {"a": np.float64(1.5), "b": [np.nan, np.inf, np.int64(3)], "c": np.bool_(True)}
-        assert clean(value) == {"a": 1.5, "b": [None, None, 3], "c": True}
-
-    def test_missing_folder_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="choose a folder that exists"):
-            write_json({}, tmp_path / "no" / "out.json")
-
-    def test_a_failing_write_leaves_the_old_file(self, tmp_path):
-        path = tmp_path / "out.json"
-        write_json({"old": 1}, path)
-        with pytest.raises(TypeError):
-            write_json({"new": object()}, path)
-        assert json.loads(path.read_text()) == {"old": 1}
-        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_mode_is_found_at_a_correlation_of_one():

@@ -15,6 +15,7 @@ from bhlm.bayes.priors.families import Prior, TextPrior
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
+from bhlm.files import make_plain
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
@@ -157,13 +158,7 @@ def _make_prior(family: str, *content: Any) -> Prior:
 
 def _encode(value: Any) -> str:
     """Return JSON, NumPy's arrays and scalars included; floats come back to the last bit."""
-    return json.dumps(value, default=_list_values)
-
-
-def _list_values(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{value!r} has no place in a file; make it a number or text")
+    return json.dumps(make_plain(value, finite=False))
 
 
 def _freeze(value: Any) -> Any:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bhlm.files import make_plain
 from bhlm.layout import show_name
 from bhlm.plots.figure import Figure
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Table, Text
-from bhlm.reports.json import clean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,19 +95,8 @@ def _describe_block(block: Block) -> dict[str, Any]:
             columns = None if block.table is None else list_columns(block.table)
             content = {"kind": "figure", "columns": columns}
         case Chooser():
-            content = {"kind": "chooser", "content": clean_arrays(block.content)}
+            content = {"kind": "chooser", "content": make_plain(block.content)}
     return {"name": block.name, "title": block.title, "reading": block.reading} | content
-
-
-def clean_arrays(value: Any) -> Any:
-    """Return nested values that JSON can hold, arrays as lists."""
-    if isinstance(value, dict):
-        return {str(key): clean_arrays(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean_arrays(item) for item in value]
-    if getattr(value, "ndim", 0) > 0:
-        return clean(value.tolist())
-    return clean(value)
 
 
 def name_blocks(sections: Sequence[Section]) -> Iterator[tuple[Section, Block, str]]:

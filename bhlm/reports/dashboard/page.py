@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bhlm.errors import BhlmError, DataError
-from bhlm.files import write_text
+from bhlm.files import make_plain, write_json, write_text
 from bhlm.plots.figure import Figure
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
 from bhlm.reports.dashboard.content import (
-    clean_arrays,
     describe_sections,
     list_columns,
     name_blocks,
@@ -27,7 +26,7 @@ from bhlm.reports.dashboard.content import (
 )
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
 from bhlm.reports.dashboard.verdict import find_moments, judge
-from bhlm.reports.json import describe_model, describe_reconciliation, write_json
+from bhlm.reports.json import describe_model, describe_reconciliation
 
 # In the order of the page: the module that builds a section, its function, what it is called.
 SECTIONS = (
@@ -185,7 +184,7 @@ def _describe(block: Block, anchor: str) -> dict[str, Any]:
             columns = None if block.table is None else list_columns(block.table)
             data["columns"] = columns if len(json.dumps(columns)) <= LARGEST_TABLE else None
         case Chooser():
-            kind, data = "chooser", clean_arrays(block.content)
+            kind, data = "chooser", make_plain(block.content)
     return {"kind": kind, "anchor": anchor, "block": block, "data": data, "height": height}
 
 

@@ -18,6 +18,7 @@ from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import Priors, bounds_variances, resolve_priors
 from bhlm.bayes.sampling import choose_acceptance, run_nutpie
 from bhlm.errors import ArgumentError, BhlmError
+from bhlm.files import make_plain
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
@@ -61,13 +62,13 @@ def fit_reml(study: Study, moments: Moments) -> dict[str, Any]:
     for method in study.df_methods:
         inference = infer_fixed(fit, every, method=method)
         half = stats.t.ppf(0.975, inference.df) * np.sqrt(np.diag(inference.cov))
-        fixed[method] = encode(np.column_stack([fit.beta, fit.beta - half, fit.beta + half]))
+        fixed[method] = make_plain(np.column_stack([fit.beta, fit.beta - half, fit.beta + half]))
     variances = fit.estimates[["estimate", *INTERVAL]].to_numpy()[len(fit.beta) :]
     return {
         "converged": bool(fit.converged),
         "singular": bool(fit.singular),
         "fixed": fixed,
-        "variances": encode(variances),
+        "variances": make_plain(variances),
     }
 
 
@@ -90,11 +91,11 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
     table = np.array(list(summarize(draws).values()))
     column = {name: table[:, at] for at, name in enumerate(SUMMARY_COLUMNS)}
     return {
-        "rhat": encode(np.max(column["rhat"])),  # null where one cannot be computed
-        "ess_bulk": encode(np.min(column["ess_bulk"])),
-        "ess_tail": encode(np.min(column["ess_tail"])),
+        "rhat": make_plain(np.max(column["rhat"])),  # null where one cannot be computed
+        "ess_bulk": make_plain(np.min(column["ess_bulk"])),
+        "ess_tail": make_plain(np.min(column["ess_tail"])),
         "divergences": int(trace["sample_stats"]["diverging"].values.sum()),
-        "all": encode(np.column_stack([column[name] for name in (*POINTS, *INTERVAL)])),
+        "all": make_plain(np.column_stack([column[name] for name in (*POINTS, *INTERVAL)])),
     }
 
 
@@ -136,13 +137,6 @@ def _check_priors(
                 f"condition {condition} do not bound, so the posterior may not exist; give more "
                 "groups or a proper prior"
             )
-
-
-def encode(values: Array) -> Any:
-    """Return numbers as nested lists, with None in the place of those that are not finite."""
-    held = np.asarray(values).astype(object)
-    held[~np.isfinite(values)] = None
-    return held.tolist()
 
 
 def _try(estimate: Any, *arguments: Any) -> dict[str, Any]:
