@@ -44,8 +44,8 @@ def load_dataset(name: str) -> "pd.DataFrame":
     The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
     oxboys, rail, sleepstudy. What the columns mean, where they were measured and by whom they
-    were published stands in bhlm/sources/data/README.md. Labels of groups are as in the source: some
-    are text, some are integers.
+    were published stands in bhlm/sources/data/README.md. Labels of groups are as in the source:
+    some are text, some are integers.
 
     Raises ArgumentError if there is no data set of that name.
     """

@@ -1,7 +1,6 @@
 """Linear combinations of the fixed effects and joint tests of them, by any method."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,41 +10,18 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import Hypotheses, read_hypotheses
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.fixed.hlm_df import hlm_df
-from bhlm.reml.fixed.kenward_roger import kenward_roger, kenward_roger_df, kenward_roger_test
-from bhlm.reml.fixed.robust import robust_covariance, robust_df, robust_test
-from bhlm.reml.fixed.satterthwaite import satterthwaite_df, satterthwaite_test
-from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate, wald_test
-from bhlm.reml.group_algebra import reduce_groups
+from bhlm.reml.fixed.hlm_df import HLM
+from bhlm.reml.fixed.kenward_roger import KENWARD_ROGER
+from bhlm.reml.fixed.method import NORMAL, FixedInference, Method
+from bhlm.reml.fixed.robust import CR0, CR2
+from bhlm.reml.fixed.satterthwaite import SATTERTHWAITE
+from bhlm.reml.fixed.wald import JointTest, check_contrasts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
-METHODS = ("z", "satterthwaite", "kenward-roger", "hlm", "cr0", "cr2")
-
-
-@dataclass(frozen=True, slots=True)
-class FixedInference:
-    """The covariance of the fixed effects by one method, and the df of its t statistics."""
-
-    inner: Array  # (p, p) of beta~, of which beta is b + loadings beta~
-    loadings: Array  # (p, p)
-    df: Array  # (c,) of each contrast; infinite where the reference is the normal
-
-    @property
-    def cov(self) -> Array:
-        """The covariance (p, p) of the fixed effects."""
-        return np.asarray(self.loadings @ self.inner @ self.loadings.T)
-
-    def standard_errors(self, contrasts: Array) -> Array:
-        """Return the standard error of each row of `contrasts` (c, p).
-
-        By way of beta~, since the covariance as given cancels in contrasts such as the fitted
-        value at a covariate far from zero.
-        """
-        rows = contrasts @ self.loadings
-        return np.asarray(np.sqrt(np.einsum("ci,ij,cj->c", rows, self.inner, rows)))
+METHODS = {method.name: method for method in (NORMAL, SATTERTHWAITE, KENWARD_ROGER, HLM, CR0, CR2)}
 
 
 def infer_fixed(fit: Estimate, contrasts: Array, *, method: str = "z") -> FixedInference:
@@ -61,22 +37,7 @@ def infer_fixed(fit: Estimate, contrasts: Array, *, method: str = "z") -> FixedI
         ArgumentError: an unknown method, one that the fit does not allow, or contrasts that do
             not fit.
     """
-    matrix = check_contrasts(contrasts, len(fit.beta))
-    inner, load = _whiten_covariance(fit)
-    match method:
-        case "z":
-            return FixedInference(inner, load, np.full(len(matrix), np.inf))
-        case "satterthwaite":
-            return FixedInference(inner, load, satterthwaite_df(fit, matrix))
-        case "kenward-roger":
-            adjusted = kenward_roger(fit)
-            return FixedInference(adjusted.inner, load, kenward_roger_df(adjusted, matrix))
-        case "hlm":
-            return FixedInference(inner, load, hlm_df(fit, matrix))
-        case "cr0" | "cr2":
-            robust = robust_covariance(fit, kind=method)
-            return FixedInference(robust.inner, load, robust_df(robust, matrix))
-    raise _refuse_method(method)
+    return _find(method).infer(fit, check_contrasts(contrasts, len(fit.beta)))
 
 
 def estimate_contrasts(
@@ -133,23 +94,7 @@ def judge_hypotheses(
             an unknown method, or one that the fit does not allow.
     """
     stated = _state(hypotheses, fit)
-    matrix, values = stated.contrasts, stated.values
-    inner, load = _whiten_covariance(fit)
-    match method:
-        case "z":
-            return wald_test(fit.beta, inner, contrasts=matrix, values=values, loadings=load)
-        case "satterthwaite":
-            return satterthwaite_test(fit, matrix, values=values)
-        case "kenward-roger":
-            return kenward_roger_test(fit, matrix, values=values)
-        case "hlm":
-            _, scores, variances = decorrelate(fit.beta, inner, matrix, values, loadings=load)
-            statistic, ddf = float((scores**2 / variances).mean()), float(hlm_df(fit, matrix).min())
-            p = float(stats.f.sf(statistic, len(scores), ddf))
-            return JointTest(statistic, len(scores), ddf, p, method)
-        case "cr0" | "cr2":
-            return robust_test(fit, matrix, values=values, kind=method)
-    raise _refuse_method(method)
+    return _find(method).test(fit, stated.contrasts, stated.values)
 
 
 def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Estimate) -> Hypotheses:
@@ -158,11 +103,7 @@ def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Estimate) -> Hypot
     return read_hypotheses(hypotheses, fit.moments.fixed)
 
 
-def _whiten_covariance(fit: Estimate) -> tuple[Array, Array]:
-    """Return the covariance (p, p) of beta~, and the loadings (p, p): beta = b + loadings beta~."""
-    algebra = reduce_groups(fit)
-    return algebra.v * algebra.phi, algebra.loadings
-
-
-def _refuse_method(method: str) -> ArgumentError:
-    return ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+def _find(method: str) -> Method:
+    if method not in METHODS:
+        raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+    return METHODS[method]

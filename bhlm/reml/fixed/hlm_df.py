@@ -12,11 +12,13 @@ Congdon & du Toit (2011), HLM 7, chapter 2.
 """
 
 import numpy as np
+from scipy import stats
 
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.fixed.wald import check_contrasts
+from bhlm.reml.fixed.method import Method, infer_plainly
+from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
 
 Array = np.ndarray
 
@@ -95,3 +97,21 @@ def _describe(moments: Moments, x: str, z: str) -> tuple[Array, Array, Array]:
     i = place[x]
     both = none if z == INTERCEPT else moments.cross[:, i, place[z]]
     return moments.mean[:, i], moments.cross[:, i, i], both
+
+
+def hlm_test(fit: Estimate, contrasts: Array, values: Array) -> JointTest:
+    """Return the F test that contrasts beta = values, on the smallest df among them.
+
+    Raises:
+        ArgumentError: the contrasts contradict each other or do not fit the fixed effects.
+    """
+    plain = infer_plainly(fit, hlm_df(fit, contrasts))
+    _, scores, variances = decorrelate(
+        fit.beta, plain.inner, contrasts, values, loadings=plain.loadings
+    )
+    statistic, ddf = float((scores**2 / variances).mean()), float(plain.df.min())
+    p = float(stats.f.sf(statistic, len(scores), ddf))
+    return JointTest(statistic, len(scores), ddf, p, "hlm")
+
+
+HLM = Method("hlm", lambda fit, contrasts: infer_plainly(fit, hlm_df(fit, contrasts)), hlm_test)

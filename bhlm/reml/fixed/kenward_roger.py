@@ -22,6 +22,7 @@ from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
 from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
 
@@ -180,3 +181,16 @@ def _match_f(adjusted: KenwardRoger, matrix: Array) -> tuple[float, float]:
     ddf = 4.0 + (r + 2.0) / (r * rho - 1.0)
     scaling = 1.0 if abs(ddf - 2.0) < NEAR_TWO else ddf * top / (ddf - 2.0)
     return ddf, scaling
+
+
+def _infer(fit: Estimate, contrasts: Array) -> FixedInference:
+    adjusted = kenward_roger(fit)
+    df = kenward_roger_df(adjusted, contrasts)
+    return FixedInference(adjusted.inner, adjusted.loadings, df)
+
+
+KENWARD_ROGER = Method(
+    "kenward-roger",
+    infer=_infer,
+    test=lambda fit, contrasts, values: kenward_roger_test(fit, contrasts, values=values),
+)

@@ -18,6 +18,7 @@ from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate, wald_test
 from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
 
@@ -201,3 +202,19 @@ def _hotelling_df(robust: Robust, matrix: Array) -> float:
 def _cross(diagonal: Array, spread: Array, s: int, t: int) -> float:
     """Return the sum over groups i, j of P_st[i, j] P_ts[i, j]."""
     return _inner(diagonal, spread, s, t, t, s)
+
+
+def _name(kind: str) -> Method:
+    """Return the method of one kind of cluster-robust covariance."""
+
+    def infer(fit: Estimate, contrasts: Array) -> FixedInference:
+        robust = robust_covariance(fit, kind=kind)
+        return FixedInference(robust.inner, robust.loadings, robust_df(robust, contrasts))
+
+    def test(fit: Estimate, contrasts: Array, values: Array) -> JointTest:
+        return robust_test(fit, contrasts, values=values, kind=kind)
+
+    return Method(kind, infer, test)
+
+
+CR0, CR2 = map(_name, KINDS)

@@ -15,6 +15,7 @@ from scipy import stats
 
 from bhlm.likelihood.profiled import differentiate, score_psi
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.method import Method, infer_plainly
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
 from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
 from bhlm.reml.optimize import Problem
@@ -107,3 +108,10 @@ def _pool_df(nu: Array) -> float:
         return 2.0
     expected = float((nu / (nu - 2.0)).sum())
     return 2.0 * expected / (expected - len(nu))
+
+
+SATTERTHWAITE = Method(
+    "satterthwaite",
+    infer=lambda fit, contrasts: infer_plainly(fit, satterthwaite_df(fit, contrasts)),
+    test=lambda fit, contrasts, values: satterthwaite_test(fit, contrasts, values=values),
+)
