@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from tables import render_tables
 
-from bhlm.bayes.sampling import arrange_blocks
 from bhlm.files import make_plain, write_text
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
+from bhlm.likelihood.covariance import arrange_prior
 from bhlm.reconciliation.published import loglik_at
 from bhlm.sources.gallery import GalleryModel, find_model, list_models, load_data
 
@@ -104,7 +104,7 @@ def prepare_task(entry: GalleryModel, folder: Path) -> Task:
     model = Model(entry.formula, load_data(entry))
     fit = model.reml(method=entry.method, covariance=entry.covariance)
     moments = fit.moments
-    blocks = arrange_blocks(moments, entry.covariance)
+    blocks = arrange_prior(moments, entry.covariance).blocks
     labels, x, z, y = model.rows()
     plain = {"Intercept": "Intercept"}
     codes = np.unique(labels, return_inverse=True)[1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.whitening import Whitened
@@ -61,7 +62,7 @@ class Posterior:
 def build_posterior(
     white: Whitened,
     priors: ResolvedPriors,
-    sizes: tuple[int, ...],
+    structure: Structure,
     *,
     use_likelihood: bool = True,
 ) -> Posterior:
@@ -70,7 +71,7 @@ def build_posterior(
     Args:
         white: whitened cross-products.
         priors: one prior per parameter.
-        sizes: how many random coefficients each correlated block has, summing to q.
+        structure: of the random coefficients.
         use_likelihood: False leaves the prior alone.
     """
     every = priors.every
@@ -96,7 +97,7 @@ def build_posterior(
         slope=np.ascontiguousarray(white.scale * centring @ white.fixed),
         unit=white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0),
         signed=np.array([prior.finite_at_zero for prior in priors.sd]),
-        sizes=np.array(sizes, dtype=np.int64),
+        sizes=np.array(structure.sizes, dtype=np.int64),
         codes=np.array([prior.code for prior in every], dtype=np.int64),
         numbers=numbers,
         eta=float(priors.corr.eta),
@@ -273,7 +274,7 @@ def constrain(posterior: Posterior, white: Whitened, x: Array) -> tuple[Array, A
 
 
 def evaluate_priors(
-    priors: ResolvedPriors, sizes: tuple[int, ...], beta: Array, root: Array, sigma: Array
+    priors: ResolvedPriors, structure: Structure, beta: Array, root: Array, sigma: Array
 ) -> dict[str, Array]:
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
@@ -283,7 +284,7 @@ def evaluate_priors(
 
     Args:
         priors: one prior per parameter.
-        sizes: how many random coefficients each correlated block has.
+        structure: of the random coefficients.
         beta: fixed effects (draws, p).
         root: lower square roots (draws, q, q) of G.
         sigma: residual SDs (draws,).
@@ -297,8 +298,8 @@ def evaluate_priors(
         "sd": _evaluate_columns(priors.sd, sd),
         "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
-    if max(sizes) > 1:
-        terms["lkj"] = priors.corr.log_density(sizes, root, sd)
+    if structure.has_correlations:
+        terms["lkj"] = priors.corr.log_density(structure.sizes, root, sd)
     return terms
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
@@ -63,7 +63,7 @@ class Draws:
     """
 
     moments: Moments
-    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
+    structure: Structure
     priors: ResolvedPriors
     data: "xr.DataTree"
     diagnostics: Diagnostics
@@ -84,7 +84,7 @@ class Draws:
         posterior = self.data["posterior"].dataset
         return parameter_draws(
             self.moments,
-            self.blocks,
+            self.structure,
             posterior["beta"].values,
             posterior["G"].values,
             posterior["sigma"].values,
@@ -156,7 +156,7 @@ class Draws:
 
 def build_fit(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     priors: ResolvedPriors,
     white: Whitened,
     beta: Array,
@@ -175,7 +175,7 @@ def build_fit(
 
     Args:
         moments: the reduced table.
-        blocks: correlated sets of random coefficients.
+        structure: of the random coefficients.
         priors: one prior per parameter.
         white: the whitened moments.
         beta: fixed effects (chain, draw, p).
@@ -193,12 +193,12 @@ def build_fit(
     diagonal = np.einsum("...ii->...i", root)
     root = root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
     g = root @ root.swapaxes(-1, -2)
-    content = _fill_groups(moments, blocks, priors, white, beta, root, g, sigma, settings, seed)
+    content = _fill_groups(moments, structure, priors, white, beta, root, g, sigma, settings, seed)
     content["sample_stats"] = stats
     # G alone would lose digits of its root where a column is far from zero.
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
     diagnostics = diagnose(
-        parameter_draws(moments, blocks, beta, g, sigma),
+        parameter_draws(moments, structure, beta, g, sigma),
         energy=stats["energy"],
         diverging=stats["diverging"],
         treedepth=stats["reached_max_treedepth"],
@@ -210,7 +210,7 @@ def build_fit(
             "prior that you would defend, Priors(sd=...)"
         )
     return Draws(
-        moments=moments, blocks=blocks, priors=priors, data=_build_tree(moments, content),
+        moments=moments, structure=structure, priors=priors, data=_build_tree(moments, content),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white,
     )  # fmt: skip
@@ -218,13 +218,13 @@ def build_fit(
 
 def parameter_draws(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     beta: Array,
     g: Array,
     sigma: Array,
 ) -> dict[str, Array]:
     """Return every parameter's draws (chain, draw) under its name, in the order of the tables."""
-    labels = combine(blocks).labels
+    labels = structure.labels
     variances = [g[..., i, j] for i, j in labels]
     scaled = scale_covariance(g, labels)
     named = dict(zip(moments.fixed, np.moveaxis(beta, -1, 0), strict=True))
@@ -282,7 +282,7 @@ def _draw_stream(
 
 def _fill_groups(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     priors: ResolvedPriors,
     white: Whitened,
     beta: Array,
@@ -306,8 +306,7 @@ def _fill_groups(
         informing = _informing(white, settings)
         u = np.concatenate([_draw_stream(informing, *flat, seed, i) for i in streams], axis=1)
         posterior["u"] = u.reshape(*chained, n_groups, q)
-    sizes = tuple(len(block) for block in blocks)
-    prior = evaluate_priors(priors, sizes, *flat)
+    prior = evaluate_priors(priors, structure, *flat)
     content = {
         "posterior": posterior,
         "log_prior": {name: x.reshape(*chained, *x.shape[1:]) for name, x in prior.items()},

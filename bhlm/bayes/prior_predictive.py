@@ -7,8 +7,8 @@ import numpy as np
 
 from bhlm.bayes.draws import HELD, STREAM, parameter_draws
 from bhlm.bayes.priors.resolve import Priors, check_drawable, draw_prior, resolve_priors
-from bhlm.bayes.sampling import arrange_blocks
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.within import WithinRegressions, regress_within, replicate_statistics
 from bhlm.moments.moments import Moments, pool
 
@@ -94,12 +94,11 @@ def draw_prior_predictive(
     for name, value, least in (("draws", draws, 1), ("seed", seed, 0)):
         if not (isinstance(value, int | np.integer) and value >= least):
             raise ArgumentError(f"{name}={value!r} is not an integer of at least {least}")
-    blocks = arrange_blocks(moments, covariance)
-    resolved = resolve_priors(priors, moments, blocks=blocks)
+    structure = arrange_prior(moments, covariance)
+    resolved = resolve_priors(priors, moments, structure=structure)
     check_drawable(resolved, moments)
     rng = np.random.default_rng([seed, PRIOR])
-    sizes = tuple(len(block) for block in blocks)
-    beta, root, sigma = draw_prior(resolved, sizes, rng, draws)
+    beta, root, sigma = draw_prior(resolved, structure, rng, draws)
     g = root @ root.swapaxes(-1, -2)
     within = regress_within(moments)
     observed = np.column_stack([moments.mean[:, -1], within.slopes, within.sd])
@@ -130,13 +129,13 @@ def draw_prior_predictive(
     drawn = {"response mean": mean + centre[0], "response SD": np.sqrt(squares / (n - 1.0))}
     drawn |= _summarize_groups(sums, names, centre)
     return PriorPredictive(
-        draws=parameter_draws(moments, blocks, beta[None], g[None], sigma[None]),
+        draws=parameter_draws(moments, structure, beta[None], g[None], sigma[None]),
         statistics=names,
         groups=held,
         overall=drawn,
         observed=seen,
         observed_groups=observed,
-        priors=resolved.describe(moments, blocks=blocks),
+        priors=resolved.describe(moments, structure=structure),
         seed=int(seed),
     )
 

@@ -13,9 +13,8 @@ from bhlm.bayes.priors.families import (
     PyMCPrior,
 )
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
-from bhlm.bayes.sampling import arrange_blocks
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure, arrange_prior
 from bhlm.likelihood.parameters import scaled_names
 from bhlm.moments.moments import INTERCEPT, Moments
 
@@ -59,9 +58,9 @@ def tabulate_priors(
         ArgumentError: fewer than two points, or a covariance that has no prior.
         PriorError: priors that do not fit the model.
     """
-    blocks = arrange_blocks(moments, covariance)
-    resolved = resolve_priors(priors, moments, blocks=blocks)
-    return _tabulate(moments, resolved, blocks, {}, points=points)
+    structure = arrange_prior(moments, covariance)
+    resolved = resolve_priors(priors, moments, structure=structure)
+    return _tabulate(moments, resolved, structure, {}, points=points)
 
 
 def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
@@ -78,7 +77,7 @@ def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
         # The prior stands on the expected response at the means of the other columns.
         for name, mean in zip(fit.moments.fixed, fit.priors.centre, strict=True):
             draws[INTERCEPT] = draws[INTERCEPT] + mean * draws[name]
-    return _tabulate(fit.moments, fit.priors, fit.blocks, draws, points=points)
+    return _tabulate(fit.moments, fit.priors, fit.structure, draws, points=points)
 
 
 def evaluate_density(prior: Prior, x: Array) -> Array:
@@ -89,7 +88,7 @@ def evaluate_density(prior: Prior, x: Array) -> Array:
 def _tabulate(
     moments: Moments,
     priors: ResolvedPriors,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     draws: Mapping[str, Array],
     *,
     points: int,
@@ -98,8 +97,8 @@ def _tabulate(
 
     if not (isinstance(points, int | np.integer) and points >= 2):
         raise ArgumentError(f"points={points!r} does not make a grid; give an integer of 2 or more")
-    texts = priors.describe(moments, blocks=blocks)
-    defaults = resolve_priors(None, moments, blocks=blocks)
+    texts = priors.describe(moments, structure=structure)
+    defaults = resolve_priors(None, moments, structure=structure)
     scales = [f"sd({name}|{moments.group})" for name in moments.random]
     names = [*moments.fixed, *scales, "sd(Residual)"]
     frames = []
@@ -117,21 +116,18 @@ def _tabulate(
         if not is_proper and not isinstance(prior, PyMCPrior):
             density = density / np.trapezoid(density, x)
         frames.append(_frame(name, texts[name], x, density, own, draws))
-    for name, law in _list_correlations(moments, blocks, priors.corr):
+    for name, law in _list_correlations(structure, priors.corr):
         x = np.linspace(-1.0, 1.0, points + 2)[1:-1]
         frames.append(_frame(name, str(priors.corr), x, law.pdf(x), law.ppf(TAILS), draws))
     return pd.concat(frames, ignore_index=True)
 
 
-def _list_correlations(
-    moments: Moments, blocks: tuple[tuple[str, ...], ...], prior: LKJ
-) -> list[tuple[str, Any]]:
+def _list_correlations(structure: Structure, prior: LKJ) -> list[tuple[str, Any]]:
     """Return the correlations with the marginal distribution that their prior gives them."""
-    size = {name: len(block) for block in blocks for name in block}
-    labels = [(i, j) for i, j in combine(blocks).labels if i != j]
-    names = scaled_names(moments.random, moments.group, labels)
+    labels = [(i, j) for i, j in structure.labels if i != j]
+    names = scaled_names(structure.names, structure.group, labels)
     return [
-        (name, prior.marginal(size[moments.random[i]]))
+        (name, prior.marginal(len(structure.find_block(i))))
         for (i, _), name in zip(labels, names, strict=True)
     ]
 

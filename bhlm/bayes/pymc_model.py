@@ -26,6 +26,7 @@ from bhlm.bayes.priors.families import (
 )
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_loglik, total_products
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.likelihood.whitening import Whitened
@@ -90,7 +91,7 @@ def build_marginal(
     moments: Moments,
     white: Whitened,
     priors: ResolvedPriors,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     *,
     use_likelihood: bool = True,
 ) -> pm.Model:
@@ -103,11 +104,11 @@ def build_marginal(
         moments: the reduced table.
         white: its whitened form.
         priors: one prior per parameter.
-        blocks: correlated sets of random coefficients.
+        structure: of the random coefficients.
         use_likelihood: False leaves the prior alone.
     """
     with pm.Model(coords=_coordinates(moments)) as model:
-        beta, chol, sigma = _add_parameters(moments, priors, blocks)
+        beta, chol, sigma = _add_parameters(moments, priors, structure)
         if not use_likelihood:
             return model
         whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
@@ -123,7 +124,7 @@ def build_conditional(
     moments: Moments,
     rows: tuple[Array, Array, Array, Array],
     priors: ResolvedPriors,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
 ) -> pm.Model:
     """Return the pm.Model with the random effects u explicit, non-centred, over the rows.
 
@@ -131,13 +132,13 @@ def build_conditional(
         moments: the reduced table, for names and group labels.
         rows: group labels (n,), X (n, p), Z (n, q) and y (n,).
         priors: one prior per parameter.
-        blocks: correlated sets of random coefficients.
+        structure: of the random coefficients.
     """
     labels, x, z, y = rows
     group = name_group_dimension(moments.group, taken=("row",))
     coords = _coordinates(moments) | {group: moments.groups, "row": np.arange(len(y))}
     with pm.Model(coords=coords) as model:
-        beta, chol, sigma = _add_parameters(moments, priors, blocks)
+        beta, chol, sigma = _add_parameters(moments, priors, structure)
         index = np.searchsorted(moments.groups, labels)
         noise = pm.Normal("z", 0.0, 1.0, dims=(group, "coefficient"))
         u = pm.Deterministic("u", pt.dot(noise, chol.T), dims=(group, "coefficient"))
@@ -155,7 +156,7 @@ def _coordinates(moments: Moments) -> dict[str, Any]:
 
 
 def _add_parameters(
-    moments: Moments, priors: ResolvedPriors, blocks: tuple[tuple[str, ...], ...]
+    moments: Moments, priors: ResolvedPriors, structure: Structure
 ) -> tuple[Any, Any, Any]:
     """Add beta (p,), the lower root of G (q, q) and sigma to the model in context."""
     for coefficient, prior in zip(moments.random, priors.sd, strict=True):
@@ -171,8 +172,8 @@ def _add_parameters(
         beta = pm.Deterministic("beta", pt.dot(turn, beta), dims="fixed")
     parts = []
     start = 0
-    for number, block in enumerate(blocks):
-        suffix = "" if len(blocks) == 1 else f"_{number}"
+    for number, block in enumerate(structure.blocks):
+        suffix = "" if len(structure.blocks) == 1 else f"_{number}"
         some = priors.sd[start : start + len(block)]
         parts.append(_add_block(suffix, block, some, priors.corr.eta))
         start += len(block)

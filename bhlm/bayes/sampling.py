@@ -14,7 +14,7 @@ from bhlm.bayes.draws import Draws, Settings, build_fit, parameter_draws
 from bhlm.bayes.priors.families import PyMCPrior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_unbounded, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.likelihood.covariance import combine, lower_roots
+from bhlm.likelihood.covariance import Structure, arrange_prior, lower_roots
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 
@@ -93,13 +93,13 @@ def sample_moments(
         draws=int(draws), tune=int(tune), chains=int(chains), target_accept=target_accept,
         maxdepth=maxdepth, prior_only=prior_only,
     )  # fmt: skip
-    blocks = arrange_blocks(moments, covariance)
-    white = whiten(moments, combine(blocks))
-    resolved = resolve_priors(priors, moments, blocks=blocks)
+    structure = arrange_prior(moments, covariance)
+    white = whiten(moments, structure)
+    resolved = resolve_priors(priors, moments, structure=structure)
     fit = sample_whitened(
-        moments, blocks, resolved, white,
+        moments, structure, resolved, white,
         settings=settings, seed=seed, sampler=sampler, cores=cores, progress=progress, watch=watch,
-        unbounded=[] if prior_only else find_unbounded(priors, moments, blocks),
+        unbounded=[] if prior_only else find_unbounded(priors, moments, structure),
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
         LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
@@ -108,7 +108,7 @@ def sample_moments(
 
 def sample_whitened(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     priors: ResolvedPriors,
     white: Whitened,
     *,
@@ -124,7 +124,7 @@ def sample_whitened(
 
     Args:
         moments: the reduced table.
-        blocks: correlated sets of random coefficients.
+        structure: of the random coefficients.
         priors: one prior per parameter.
         white: the whitened moments.
         settings: how long to run, and how.
@@ -142,11 +142,12 @@ def sample_whitened(
     start = time.perf_counter()
     read: Callable[[xr.DataTree], tuple[Array | None, Array, Array, Array]]
     if _choose_sampler(sampler, priors) == "pymc":
-        model = _compile_pymc(moments, blocks, priors, white, settings)
+        model = _compile_pymc(moments, structure, priors, white, settings)
         read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
-        sizes = tuple(len(block) for block in blocks)
-        posterior = build_posterior(white, priors, sizes, use_likelihood=not settings.prior_only)
+        posterior = build_posterior(
+            white, priors, structure, use_likelihood=not settings.prior_only
+        )
         model, route = _make_model(posterior)
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
@@ -157,7 +158,7 @@ def sample_whitened(
 
     def read_parameters(trace: "xr.DataTree") -> dict[str, Array]:
         _, beta, root, sigma = read(trace)
-        return parameter_draws(moments, blocks, beta, root @ np.swapaxes(root, -1, -2), sigma)
+        return parameter_draws(moments, structure, beta, root @ np.swapaxes(root, -1, -2), sigma)
 
     def wait(running: Any) -> "xr.DataTree":
         return running.wait() if watch is None else watch(running, read_parameters)
@@ -166,7 +167,7 @@ def sample_whitened(
     x, beta, root, sigma = read(trace)
     kept = sigma.shape[1]
     fit = build_fit(
-        moments, blocks, priors, white, beta, root, sigma, read_statistics(trace),
+        moments, structure, priors, white, beta, root, sigma, read_statistics(trace),
         settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
         unbounded=unbounded,
     )  # fmt: skip
@@ -184,24 +185,6 @@ def sample_whitened(
 def choose_acceptance(n_groups: int) -> float:
     """Return the mean acceptance that the step size is tuned to where nobody asks for one."""
     return 0.99 if n_groups < FEW_GROUPS else 0.9
-
-
-def arrange_blocks(moments: Moments, covariance: str | None) -> tuple[tuple[str, ...], ...]:
-    """Return the correlated blocks of random coefficients that `covariance` asks for.
-
-    Raises:
-        ArgumentError: a structure for which there is no prior.
-    """
-    if covariance is None:
-        return moments.blocks
-    if covariance == "unstructured":
-        return (moments.random,)
-    if covariance == "independent":
-        return tuple((name,) for name in moments.random)
-    raise ArgumentError(
-        f"covariance={covariance!r} has no prior for sampling; choose 'unstructured' or "
-        "'independent', or fit it with reml()"
-    )
 
 
 def run_nutpie(
@@ -308,7 +291,7 @@ def _make_python(posterior: Posterior) -> Any:
 
 def _compile_pymc(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     priors: ResolvedPriors,
     white: Whitened,
     settings: Settings,
@@ -318,7 +301,9 @@ def _compile_pymc(
 
     from bhlm.bayes.pymc_model import build_marginal
 
-    model = build_marginal(moments, white, priors, blocks, use_likelihood=not settings.prior_only)
+    model = build_marginal(
+        moments, white, priors, structure, use_likelihood=not settings.prior_only
+    )
     return nutpie.compile_pymc_model(model)
 
 

@@ -17,7 +17,6 @@ from bhlm.commands.shared import (
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import GalleryModel
 
@@ -116,7 +115,7 @@ def _show_saved(
         write_fit(post, output, model=model, title=title, source=source)
         print_text(post.summary())
         return 0 if post.converged else 1
-    reml = RemlFit.of(fit_moments(post.moments, covariance=_match_covariance(post)))
+    reml = RemlFit.of(fit_moments(post.moments, covariance=post.structure.name_override))
     with show_chains("flat-prior posterior", post.settings.chains) as progress:
         both = reconcile(reml, post, progress=progress)
     print_text(both.summary())
@@ -124,16 +123,6 @@ def _show_saved(
         write_json(both.to_dict(), json)
     write_reconciliation(both, output, model=model, title=title, source=source)
     return 0 if both.verdict in ("agree", "explained") else 1
-
-
-def _match_covariance(post: "BayesFit") -> str | None:
-    """Return the covariance by which REML has the correlations that the posterior has."""
-    from bhlm.likelihood.covariance import combine
-
-    wanted = combine(post.blocks).labels
-    kinds = (None, "unstructured", "independent")
-    blocks = post.moments.blocks
-    return next(kind for kind in kinds if combine(blocks, covariance=kind).labels == wanted)
 
 
 def _show_gallery(

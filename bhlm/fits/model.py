@@ -153,18 +153,17 @@ class Model:
         """
         from bhlm.bayes.priors.resolve import resolve_priors
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
-        from bhlm.bayes.sampling import arrange_blocks
-        from bhlm.likelihood.covariance import combine
+        from bhlm.likelihood.covariance import arrange_prior
         from bhlm.likelihood.whitening import whiten
 
         if form not in ("marginal", "conditional"):
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
-        blocks = arrange_blocks(self.moments, covariance)
-        resolved = resolve_priors(priors, self.moments, blocks=blocks)
+        structure = arrange_prior(self.moments, covariance)
+        resolved = resolve_priors(priors, self.moments, structure=structure)
         if form == "marginal":
-            white = whiten(self.moments, combine(blocks))
-            return build_marginal(self.moments, white, resolved, blocks)
-        return build_conditional(self.moments, self.rows(), resolved, blocks)
+            white = whiten(self.moments, structure)
+            return build_marginal(self.moments, white, resolved, structure)
+        return build_conditional(self.moments, self.rows(), resolved, structure)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return group labels (n,), X (n, p), Z (n, q) and y (n,) of the rows used.

@@ -4,132 +4,415 @@ Write Psi = G / sigma^2 for the relative covariance and Psi = lam lam' for a squ
 it. Every structure here is linear twice over: lam = sum_c theta_c N_c (the *factors*, in which
 the optimiser moves freely, since the sign of a factor does not matter), and
 G = sum_a g_a E_a (the *directions*, in which standard errors are reported).
+
+A structure is one class: whatever differs between structures is a method or an attribute of it,
+and nobody else asks which one a fit has. To add one, write the class and its line in `STRUCTURES`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numba
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.moments.moments import Moments
+
+if TYPE_CHECKING:
+    from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
-Kind = Literal["unstructured", "independent", "exchangeable", "identity"]
-KINDS: tuple[Kind, ...] = ("unstructured", "independent", "exchangeable", "identity")
+type Terms = tuple[tuple[str, ...], ...]  # the coefficients of each random term of a formula
+type Labels = tuple[tuple[int, int], ...]  # (row, column) of elements of G
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
-    """One covariance structure over a block of q random coefficients.
+class Structure(ABC):
+    """One covariance structure of the q random coefficients of one grouping factor.
 
-    `whitening` says which change of basis Z -> Z B keeps the structure: any triangular one,
-    a scale per column, or one common scale.
+    `kind` is the name that users write and tables print. `whitening` says which change of basis
+    Z -> Z B keeps the structure: any triangular one within each block, a scale per column, or one
+    common scale. `correlation_prior` is what the correlations of a block have a prior by, None
+    if the structure cannot be sampled.
     """
 
-    kind: Kind
-    whitening: Literal["triangular", "columns", "common"]
-    factors: Array  # (c, q, q) N_c, with lam = sum theta_c N_c
-    directions: Array  # (m, q, q) symmetric E_a, with G = sum g_a E_a
-    labels: tuple[tuple[int, int], ...]  # (row, column) of G that each g_a is read from
+    kind: ClassVar[str]
+    whitening: ClassVar[Literal["triangular", "columns", "common"]]
+    correlation_prior: ClassVar[Literal["lkj"] | None] = "lkj"
+
+    group: str  # the grouping factor
+    terms: Terms  # of the formula, in the order of the coefficients
+    factors: Array = field(init=False, repr=False, compare=False)  # (c, q, q) N_c
+    directions: Array = field(init=False, repr=False, compare=False)  # (m, q, q) symmetric E_a
+    labels: Labels = field(init=False, repr=False, compare=False)  # where each g_a is read from
+
+    def __post_init__(self) -> None:
+        """Lay out factors, directions and labels."""
+        for name, value in zip(("factors", "directions", "labels"), self._span(), strict=True):
+            object.__setattr__(self, name, value)
+
+    @abstractmethod
+    def _span(self) -> tuple[Array, Array, Labels]:
+        """Return the factors, the directions and the labels."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Terms:
+        """The sets of coefficients that may be correlated, in the order of the coefficients."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The random coefficients."""
+        return tuple(name for term in self.terms for name in term)
+
+    @property
+    def q(self) -> int:
+        """How many random coefficients there are."""
+        return sum(map(len, self.terms))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many coefficients each block has, summing to q."""
+        return tuple(map(len, self.blocks))
+
+    @property
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """The blocks by the places of their coefficients."""
+        stops = np.cumsum(self.sizes).tolist()
+        return tuple(
+            tuple(range(stop - size, stop)) for stop, size in zip(stops, self.sizes, strict=True)
+        )
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether there is a prior by which the structure can be sampled."""
+        return self.correlation_prior is not None
+
+    @property
+    def has_correlations(self) -> bool:
+        """Whether some coefficients may be correlated."""
+        return max(self.sizes) > 1
+
+    @property
+    def shares_variance(self) -> bool:
+        """Whether several coefficients have one variance, so that none has one of its own."""
+        return False
+
+    @property
+    def correlation_bounds(self) -> tuple[float, float]:
+        """The values between which a correlation can lie."""
+        return -1.0, 1.0
+
+    @property
+    def title(self) -> str:
+        """The structure's name at the head of a printed table."""
+        return "Identity" if self.q == 1 else self.kind.capitalize()
+
+    @property
+    def sections(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The parts that a printed table shows on their own: title and places of each."""
+        return ((self.title, tuple(range(self.q))),)
+
+    @property
+    def name_override(self) -> str | None:
+        """The `covariance=` that asks for the structure; None if it is the formula's own."""
+        return None if self == combine(self.terms, group=self.group) else self.kind
+
+    def find_block(self, i: int) -> list[int]:
+        """Return the places of the coefficients that may covary with i, and i, in order."""
+        return list(next(block for block in self.places if i in block))
+
+    def assemble(self, values: Array) -> Array:
+        """Return G (q, q) from its free elements (m,)."""
+        return np.tensordot(values, self.directions, axes=1)
+
+    def project(self, psi: Array) -> Array:
+        """Return theta (c,) whose lam lam' is the structure's nearest match to psi (q, q).
+
+        Psi is first averaged over each direction's pattern, then a square root is taken that lies
+        in the span of the factors; eigenvalues that rounding made negative count as zero.
+        """
+        directions, factors = self.directions, self.factors
+        weights = np.einsum("aij,aij->a", directions, directions)
+        means = np.einsum("aij,ij->a", directions, psi) / weights
+        root = self._take_root(np.einsum("a,aij->ij", means, directions))
+        squares = np.einsum("cij,cij->c", factors, factors)
+        return np.asarray(np.einsum("cij,ij->c", factors, root) / squares)
+
+    def _take_root(self, psi: Array) -> Array:
+        """Return a square root (q, q) of a covariance of the structure, in the factors' span."""
+        return np.asarray(_semidefinite_cholesky(psi))
+
+    def family(self) -> "Family":
+        """Return the family of all covariance matrices of the structure."""
+        return Family(self, np.eye(self.q), np.zeros((self.q, self.q)), self.factors)
+
+    def family_with_sd(self, white: "Whitened", i: int, *, sd: float) -> "Family":
+        """Return the family in which coefficient i has the given SD."""
+        q, block = self.q, self.find_block(i)
+        turn, first = np.eye(q), block[0]
+        vectors, triangle = np.linalg.qr(white.basis[i, block][:, None], mode="complete")
+        turn[np.ix_(block, block)] = vectors
+        base = np.zeros((q, q))
+        base[first, first] = sd / (white.scale * abs(triangle[0, 0]))
+        free = [factor for factor in self.factors if not factor[first].any()]
+        return Family(self, turn, base, _stack(free, q))
+
+    def family_with_correlation(
+        self, white: "Whitened", i: int, j: int, *, correlation: float
+    ) -> "Family":
+        """Return the family in which coefficients i and j have the given correlation."""
+        q, block = self.q, self.find_block(i)
+        turn, (first, second) = np.eye(q), block[:2]
+        vectors, triangle = np.linalg.qr(white.basis[np.ix_([i, j], block)].T, mode="complete")
+        # Positive first coordinates, so that L_11 and the correlation have the right signs.
+        signs = np.ones(len(block))
+        signs[:2] = np.where(np.diag(triangle) < 0.0, -1.0, 1.0)
+        turn[np.ix_(block, block)] = vectors * signs
+        (_, shared), (_, own) = triangle[:2] * signs[:2, None]
+        # Row j of the turned basis is (shared, own): shared L_11 + own L_21 = correlation SD_j, and
+        # own L_22 = sqrt(1 - correlation^2) SD_j. The coordinates are L_11 and SD_j.
+        spans = np.zeros((2, q, q))
+        spans[0, first, first] = 1.0
+        spans[0, second, first] = -shared / own
+        spans[1, second, first] = correlation / own
+        spans[1, second, second] = np.sqrt(1.0 - correlation**2) / own
+        free = [factor for factor in self.factors if not factor[[first, second]].any()]
+        return Family(self, turn, np.zeros((q, q)), np.concatenate([spans, _stack(free, q)]))
 
 
-def unstructured(q: int) -> Structure:
-    """Return the structure with every variance and covariance free; lam lower triangular."""
-    pairs = [(row, column) for row in range(q) for column in range(row + 1)]
-    factors = np.zeros((len(pairs), q, q))
-    for index, (row, column) in enumerate(pairs):
-        factors[index, row, column] = 1.0
-    labels = [(i, i) for i in range(q)] + [(i, j) for i in range(q) for j in range(i + 1, q)]
-    return Structure("unstructured", "triangular", factors, _units(q, labels), tuple(labels))
+@dataclass(frozen=True, slots=True)
+class Unstructured(Structure):
+    """Every variance and covariance is free; lam is lower triangular."""
+
+    kind: ClassVar[str] = "unstructured"
+    whitening: ClassVar = "triangular"
+
+    @property
+    def blocks(self) -> Terms:
+        """All coefficients as one set."""
+        return (self.names,)
+
+    def _span(self) -> tuple[Array, Array, Labels]:
+        return _span_triangle(self.q)
 
 
-def independent(q: int) -> Structure:
-    """Return the structure with one variance per coefficient and no covariances."""
-    labels = [(i, i) for i in range(q)]
-    units = _units(q, labels)
-    return Structure("independent", "columns", units, units, tuple(labels))
+@dataclass(frozen=True, slots=True)
+class Independent(Structure):
+    """Every coefficient has its own variance, and there are no covariances."""
+
+    kind: ClassVar[str] = "independent"
+    whitening: ClassVar = "columns"
+
+    @property
+    def blocks(self) -> Terms:
+        """Every coefficient on its own."""
+        return tuple((name,) for name in self.names)
+
+    def _span(self) -> tuple[Array, Array, Labels]:
+        labels = tuple((i, i) for i in range(self.q))
+        units = _units(self.q, labels)
+        return units, units, labels
 
 
-def identity(q: int) -> Structure:
-    """Return the structure with one variance that all coefficients share, no covariances."""
-    eye = np.eye(q)[None]
-    return Structure("identity", "common", eye, eye, ((0, 0),))
+@dataclass(frozen=True, slots=True)
+class BlockDiagonal(Structure):
+    """The coefficients of each term are unstructured, those of different terms independent."""
+
+    kind: ClassVar[str] = "unstructured"
+    whitening: ClassVar = "triangular"
+
+    @property
+    def blocks(self) -> Terms:
+        """The terms."""
+        return self.terms
+
+    @property
+    def sections(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """One section per term."""
+        return tuple(
+            (Unstructured(self.group, (term,)).title, places)
+            for term, places in zip(self.terms, self.places, strict=True)
+        )
+
+    def _span(self) -> tuple[Array, Array, Labels]:
+        placed = [_place(_span_triangle(len(block)), block[0], self.q) for block in self.places]
+        return (
+            np.concatenate([factors for factors, _, _ in placed]),
+            np.concatenate([directions for _, directions, _ in placed]),
+            tuple(label for _, _, labels in placed for label in labels),
+        )
 
 
-def exchangeable(q: int) -> Structure:
-    """Return the structure with one shared variance and one shared covariance.
+@dataclass(frozen=True, slots=True)
+class _Shared(Structure):
+    """All coefficients share one variance; lam is the symmetric square root."""
 
-    lam is the symmetric square root, theta_1 (I - 11'/q) + theta_2 11'/q, so that every
-    attainable pair, with correlations from -1/(q-1) to 1, has a real theta.
+    whitening: ClassVar = "common"
+    correlation_prior: ClassVar = None
+
+    @property
+    def shares_variance(self) -> bool:
+        """Whether there is more than one coefficient."""
+        return self.q > 1
+
+    def _take_root(self, psi: Array) -> Array:
+        values, vectors = np.linalg.eigh(psi)
+        return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+    def family_with_sd(self, white: "Whitened", i: int, *, sd: float) -> "Family":
+        """Return the family in which all coefficients have the given SD."""
+        q, r = self.q, sd / (white.scale * white.basis[i, i])
+        if len(self.factors) == 1:
+            return Family(self, np.eye(q), r * self.factors[0], self.factors[:0])
+        # The two eigenvalues of G move on an ellipse: q SD^2 = (q - 1) x + y.
+        sizes = np.array([np.sqrt(q / (q - 1.0)), np.sqrt(q)])
+        spans = r * sizes[:, None, None] * self.factors
+        return Family(self, np.eye(q), np.zeros((q, q)), spans, angular=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchangeable(_Shared):
+    """One shared variance and one shared covariance.
+
+    lam = theta_1 (I - 11'/q) + theta_2 11'/q, so that every attainable pair, with correlations
+    from -1/(q-1) to 1, has a real theta.
     """
-    if q == 1:
-        return identity(1)
-    mean = np.full((q, q), 1.0 / q)
-    directions = np.stack([np.eye(q), np.ones((q, q)) - np.eye(q)])
-    return Structure(
-        "exchangeable", "common", np.stack([np.eye(q) - mean, mean]), directions, ((0, 0), (0, 1))
-    )
+
+    kind: ClassVar[str] = "exchangeable"
+
+    @property
+    def blocks(self) -> Terms:
+        """All coefficients as one set."""
+        return (self.names,)
+
+    @property
+    def correlation_bounds(self) -> tuple[float, float]:
+        """Below the lower one, G is not positive semidefinite."""
+        return -1.0 / (self.q - 1.0), 1.0
+
+    def family_with_correlation(
+        self, white: "Whitened", i: int, j: int, *, correlation: float
+    ) -> "Family":
+        """Return the family in which all coefficients have the given correlation."""
+        q = self.q
+        weights = np.sqrt(np.maximum([1.0 - correlation, 1.0 + (q - 1.0) * correlation], 0.0))
+        span = np.tensordot(weights, self.factors, axes=1)
+        return Family(self, np.eye(q), np.zeros((q, q)), span[None])
+
+    def _span(self) -> tuple[Array, Array, Labels]:
+        q, eye = self.q, np.eye(self.q)
+        if q == 1:
+            return eye[None], eye[None], ((0, 0),)
+        mean = np.full((q, q), 1.0 / q)
+        directions = np.stack([eye, np.ones((q, q)) - eye])
+        return np.stack([eye - mean, mean]), directions, ((0, 0), (0, 1))
 
 
-_BUILDERS = {
-    "unstructured": unstructured,
-    "independent": independent,
-    "exchangeable": exchangeable,
-    "identity": identity,
+@dataclass(frozen=True, slots=True)
+class Identity(_Shared):
+    """One variance that all coefficients share, and no covariances."""
+
+    kind: ClassVar[str] = "identity"
+
+    @property
+    def blocks(self) -> Terms:
+        """Every coefficient on its own."""
+        return tuple((name,) for name in self.names)
+
+    def _span(self) -> tuple[Array, Array, Labels]:
+        eye = np.eye(self.q)[None]
+        return eye, eye, ((0, 0),)
+
+
+STRUCTURES: dict[str, type[Structure]] = {
+    each.kind: each for each in (Unstructured, Independent, Exchangeable, Identity)
 }
 
 
-def combine(blocks: Sequence[Sequence[str]], *, covariance: str | None = None) -> Structure:
-    """Return the structure of all q coefficients, block diagonal over the random terms.
+def arrange(moments: Moments, covariance: str | None = None) -> Structure:
+    """Return the structure of the random coefficients of `moments`; see `combine`."""
+    return combine(moments.blocks, group=moments.group, covariance=covariance)
 
-    Without `covariance` each block (one random term of the formula) is unstructured, as in
-    lme4; a name from `KINDS` overrides and treats all coefficients as one block, as Stata's
-    `covariance()` does.
+
+def arrange_prior(moments: Moments, covariance: str | None = None) -> Structure:
+    """Return the structure of `arrange`, if it has a prior.
 
     Raises:
-        ArgumentError: `covariance` is not one of the four known names.
+        ArgumentError: it has none.
     """
-    if covariance is not None and covariance not in _BUILDERS:
+    structure = arrange(moments, covariance)
+    if not structure.has_prior:
+        known = [f"'{kind}'" for kind, each in STRUCTURES.items() if each.correlation_prior]
         raise ArgumentError(
-            f"covariance={covariance!r} is not known; choose one of {', '.join(KINDS)}"
+            f"covariance={covariance!r} has no prior for sampling; choose {' or '.join(known)}, or "
+            "fit it with reml()"
         )
-    q = sum(len(block) for block in blocks)
-    if covariance is not None:
-        return _BUILDERS[covariance](q)
-    if len(blocks) == 1:
-        return unstructured(q)
-    if all(len(block) == 1 for block in blocks):
-        return independent(q)
-    parts = [unstructured(len(block)) for block in blocks]
-    starts = np.cumsum([0, *(len(block) for block in blocks)])
-    placed = [_place(part, start, q) for part, start in zip(parts, starts, strict=False)]
-    return Structure(
-        "unstructured",
-        "triangular",
-        np.concatenate([factors for factors, _, _ in placed]),
-        np.concatenate([directions for _, directions, _ in placed]),
-        tuple(label for _, _, labels in placed for label in labels),
-    )
+    return structure
 
 
-def project(structure: Structure, psi: Array) -> Array:
-    """Return theta (c,) whose lam lam' is the structure's nearest match to psi (q, q).
+def combine(terms: Terms, *, group: str, covariance: str | None = None) -> Structure:
+    """Return the structure of all q coefficients of one grouping factor.
 
-    Psi is first averaged over each direction's pattern, then a square root is taken that lies
-    in the span of the factors; eigenvalues that rounding made negative count as zero.
+    Without `covariance` each random term of the formula is unstructured, as in lme4; a name from
+    `STRUCTURES` overrides and treats all coefficients as one block, as Stata's `covariance()` does.
+
+    Raises:
+        ArgumentError: `covariance` is not one of the known names.
     """
-    directions = structure.directions
-    weights = np.einsum("aij,aij->a", directions, directions)
-    matched = np.einsum("a,aij->ij", np.einsum("aij,ij->a", directions, psi) / weights, directions)
-    if structure.kind in ("exchangeable", "identity"):
-        values, vectors = np.linalg.eigh(matched)
-        root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    else:
-        root = _semidefinite_cholesky(matched)
-    squares = np.einsum("cij,cij->c", structure.factors, structure.factors)
-    return np.asarray(np.einsum("cij,ij->c", structure.factors, root) / squares)
+    if covariance is not None:
+        if covariance not in STRUCTURES:
+            raise ArgumentError(
+                f"covariance={covariance!r} is not known; choose one of {', '.join(STRUCTURES)}"
+            )
+        return STRUCTURES[covariance](group, terms)
+    if len(terms) == 1:
+        return Unstructured(group, terms)
+    if all(len(term) == 1 for term in terms):
+        return Independent(group, terms)
+    return BlockDiagonal(group, terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Covariance matrices G = L L' of a structure in which one SD or correlation may be given.
+
+    In the whitened columns and in units of y~, L = turn (base + sum_c x_c spans_c) or, if
+    `angular`, with cos(x) and sin(x) for the two x_c. L keeps the held parameter and moves freely
+    otherwise, so that the rest is found by unconstrained minimisation, up to and including the
+    boundary (an SD of 0, a correlation of +-1).
+
+    With b_i the row of the whitening basis B that belongs to coefficient i, SD_i = s |L' b_i|. Turn
+    the coordinates so that b_i points along the first axis: then SD_i = s |b_i| L_11. Turn them so
+    that b_i has one and b_j two coordinates: then the SDs and the correlation of i and j fix the
+    first two rows of L.
+    """
+
+    structure: Structure
+    turn: Array  # (q, q) orthogonal
+    base: Array  # (q, q)
+    spans: Array  # (c, q, q)
+    angular: bool = False
+
+    def at(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return L (q, q), its slopes (c, q, q) and its second derivatives (c, c, q, q)."""
+        if self.angular:
+            ahead = np.tensordot([np.cos(x[0]), np.sin(x[0])], self.spans, axes=1)
+            aside = np.tensordot([-np.sin(x[0]), np.cos(x[0])], self.spans, axes=1)
+            return self.turn @ ahead, (self.turn @ aside)[None], -(self.turn @ ahead)[None, None]
+        straight = self.base + np.tensordot(x, self.spans, axes=1)
+        bends = np.zeros((len(x), len(x), *self.base.shape))
+        return self.turn @ straight, self.turn @ self.spans, bends
+
+    def coordinates(self, g: Array) -> Array:
+        """Return the x (c,) whose L L' is near g (q, q)."""
+        theta = self.structure.project(self.turn.T @ g @ self.turn)
+        target = np.tensordot(theta, self.structure.factors, axes=1) - self.base
+        spans = self.spans.reshape(len(self.spans), target.size).T
+        weights = np.linalg.lstsq(spans, target.ravel())[0]
+        return np.array([np.arctan2(weights[1], weights[0])]) if self.angular else weights
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -154,6 +437,16 @@ def _semidefinite_cholesky(matrix: Array) -> Array:
     return root
 
 
+def _span_triangle(q: int) -> tuple[Array, Array, Labels]:
+    """Return what spans all covariance matrices (q, q) and their lower roots."""
+    pairs = [(row, column) for row in range(q) for column in range(row + 1)]
+    factors = np.zeros((len(pairs), q, q))
+    for index, (row, column) in enumerate(pairs):
+        factors[index, row, column] = 1.0
+    labels = [(i, i) for i in range(q)] + [(i, j) for i in range(q) for j in range(i + 1, q)]
+    return factors, _units(q, labels), tuple(labels)
+
+
 def _units(q: int, labels: Sequence[tuple[int, int]]) -> Array:
     units = np.zeros((len(labels), q, q))
     for index, (row, column) in enumerate(labels):
@@ -161,13 +454,18 @@ def _units(q: int, labels: Sequence[tuple[int, int]]) -> Array:
     return units
 
 
-def _place(part: Structure, start: int, q: int) -> tuple[Array, Array, tuple[tuple[int, int], ...]]:
-    stop = start + part.factors.shape[1]
-    factors = np.zeros((len(part.factors), q, q))
-    directions = np.zeros((len(part.directions), q, q))
-    factors[:, start:stop, start:stop] = part.factors
-    directions[:, start:stop, start:stop] = part.directions
-    return factors, directions, tuple((row + start, col + start) for row, col in part.labels)
+def _place(part: tuple[Array, Array, Labels], start: int, q: int) -> tuple[Array, Array, Labels]:
+    """Return the span of one block (b, b) of matrices (q, q)."""
+    span, units, labels = part
+    inside = slice(start, start + span.shape[1])
+    factors, directions = np.zeros((len(span), q, q)), np.zeros((len(units), q, q))
+    factors[:, inside, inside] = span
+    directions[:, inside, inside] = units
+    return factors, directions, tuple((row + start, column + start) for row, column in labels)
+
+
+def _stack(factors: Sequence[Array], q: int) -> Array:
+    return np.array(factors).reshape(-1, q, q)
 
 
 def lower_roots(g: Array) -> Array:

@@ -168,8 +168,7 @@ def _random_basis(
     if structure.whitening == "triangular":
         basis = np.zeros((q, q))
         start = 0
-        blocks = moments.blocks if len(structure.labels) < q * (q + 1) // 2 else (moments.random,)
-        for block in blocks:
+        for block in structure.blocks:
             span = slice(start, start + len(block))
             _, a = _orthonormal(moments, tuple(block), at[span], n, grand, total)
             basis[span, span] = a * np.sqrt(n)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
-from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.parameters import scaled_names
 from bhlm.plots.chains import tick_log
 from bhlm.plots.choice import count, title
@@ -96,7 +95,7 @@ def choose_plane(post: Draws, draws: Mapping[str, Array], diverging: Array) -> t
         draws: parameter -> (chain, draw).
         diverging: (chain, draw) of bool.
     """
-    labels = combine(post.blocks).labels
+    labels = post.structure.labels
     named = dict(
         zip(labels, scaled_names(post.moments.random, post.moments.group, labels), strict=True)
     )

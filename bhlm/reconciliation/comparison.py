@@ -11,7 +11,6 @@ import numpy as np
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.sampling import Progress
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.parameters import refuse_shared_names
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
@@ -127,7 +126,7 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
         )
-    if reml.structure.kind in ("exchangeable", "identity"):
+    if not reml.structure.has_prior:
         raise ArgumentError(
             f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
             "sides as 'unstructured' or 'independent'"
@@ -140,7 +139,7 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
         and np.array_equal(ours.mean, theirs.mean)
         and np.array_equal(ours.cross, theirs.cross)
     )
-    if not same or reml.structure.labels != combine(post.blocks).labels:
+    if not same or reml.structure.labels != post.structure.labels:
         raise ArgumentError(
             f"the fits differ in model or data ('{ours.formula}' and '{theirs.formula}'); make "
             "both from one Model, with the same covariance"

@@ -105,7 +105,7 @@ def _collect_priors(post: Draws) -> dict[str, Callable[[Array], Array]]:
     for coefficient, prior in zip(moments.random, post.priors.sd, strict=True):
         found[f"sd({coefficient}|{moments.group})"] = partial(evaluate_density, prior)
     found["sd(Residual)"] = partial(evaluate_density, post.priors.sigma)
-    for block in post.blocks:
+    for block in post.structure.blocks:
         marginal = post.priors.corr.marginal(len(block))
         for one, two in combinations(block, 2):
             found[f"corr({one},{two}|{moments.group})"] = marginal.pdf

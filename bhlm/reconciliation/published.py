@@ -132,9 +132,7 @@ def measure_shortfall(fit: Estimate, published: Published) -> float | None:
         for value, best, text in zip(values, exact, texts, strict=True)
     ):
         return None
-    g = np.zeros_like(fit.g)
-    for (i, j), value in zip(labels, values[:-1], strict=True):
-        g[i, j] = g[j, i] = value
+    g = fit.structure.assemble(values[:-1])
     return fit.loglik - loglik_at(fit, g, float(values[-1]))
 
 

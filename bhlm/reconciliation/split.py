@@ -75,9 +75,9 @@ def locate_flat(post: Draws, *, progress: Progress | None = None) -> Means | Non
     They come from quadrature or, where that cannot serve, from a second run of the sampler with
     a seed derived from the posterior's.
     """
-    if not all(bounds_variances(post.moments, block) for block in post.blocks):
+    if not all(bounds_variances(post.moments, block) for block in post.structure.blocks):
         return None
-    exact = _integrate(post, resolve_priors(Priors.flat(), post.moments, blocks=post.blocks))
+    exact = _integrate(post, resolve_priors(Priors.flat(), post.moments, structure=post.structure))
     return exact or _sample_flat(post, progress)
 
 
@@ -86,7 +86,7 @@ def _integrate(post: Draws, priors: ResolvedPriors) -> Means | None:
     if len(moments.random) > 2 or moments.n_groups > MOST_GROUPS or len(moments.fixed) > MOST_FIXED:
         return None
     try:
-        found = integrate_resolved(moments, post.blocks, priors)
+        found = integrate_resolved(moments, post.structure, priors)
     except PriorError:
         return None
     certified = [name for name, error in found.error.items() if error <= CERTIFIED]
@@ -103,9 +103,6 @@ def _integrate(post: Draws, priors: ResolvedPriors) -> Means | None:
 
 def _sample_flat(post: Draws, progress: Progress | None) -> Means:
     settings = post.settings
-    blocks = None
-    if post.blocks != post.moments.blocks:
-        blocks = "unstructured" if len(post.blocks) == 1 else "independent"
     flat = sample_moments(
         post.moments,
         seed=int(np.random.SeedSequence([post.seed, 1]).generate_state(1)[0]),
@@ -113,7 +110,7 @@ def _sample_flat(post: Draws, progress: Progress | None) -> Means:
         tune=max(settings.draws, 1000),
         chains=settings.chains,
         priors=Priors.flat(),
-        covariance=blocks,
+        covariance=post.structure.name_override,
         progress=progress,
     )
     # E[beta | y] by Rao-Blackwell: the exact conditional means at each draw of the rest.
@@ -129,9 +126,8 @@ def _sample_flat(post: Draws, progress: Progress | None) -> Means:
 
 def find_mode(post: Draws, flat: Means | None) -> FlatMode:
     """Return the flat-prior mode, started from draws and not from the REML estimate."""
-    sizes = tuple(len(block) for block in post.blocks)
-    flat_priors = resolve_priors(Priors.flat(), post.moments, blocks=post.blocks)
-    posterior = build_posterior(post.white, flat_priors, sizes)
+    flat_priors = resolve_priors(Priors.flat(), post.moments, structure=post.structure)
+    posterior = build_posterior(post.white, flat_priors, post.structure)
     if flat is not None and flat.fit is not None:
         x = flat.fit.data["unconstrained_posterior"]["x"].values
         return find_flat_mode(posterior, post.white, x.reshape(-1, x.shape[-1]).mean(axis=0))
@@ -195,7 +191,7 @@ def split_gaps(
 def _name_mode(post: Draws, mode: FlatMode) -> dict[str, float]:
     """Return the mode under each parameter's name; on the SD scale, of the transformed mode."""
     sigma = np.sqrt(np.asarray(mode.sigma2))
-    named = parameter_draws(post.moments, post.blocks, mode.beta, mode.g, sigma)
+    named = parameter_draws(post.moments, post.structure, mode.beta, mode.g, sigma)
     return {name: float(value) for name, value in named.items()}
 
 
@@ -225,8 +221,7 @@ def average_conditionals(fit: Draws) -> Array:
     """Return E[beta | other parameters, y] at each draw (p, chain, draw), flat or normal priors."""
     x = fit.data["unconstrained_posterior"]["x"].values
     p = fit.white.p
-    sizes = tuple(len(block) for block in fit.blocks)
-    posterior = build_posterior(fit.white, fit.priors, sizes)
+    posterior = build_posterior(fit.white, fit.priors, fit.structure)
     flat_x = x.reshape(-1, x.shape[-1])
     means = np.stack([condition_fixed(posterior, p, row[p:])[0] for row in flat_x])
     beta = fit.white.ols + fit.white.scale * means @ fit.white.fixed.T

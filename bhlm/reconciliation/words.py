@@ -67,7 +67,7 @@ def _side(gap: float) -> str:
 
 def _name_priors(post: Draws) -> dict[str, str]:
     """Return for each parameter the prior that acts on it, as a noun."""
-    texts = post.priors.describe(post.moments, blocks=post.blocks)
+    texts = post.priors.describe(post.moments, structure=post.structure)
     group = post.moments.group
     correlation = texts.get(f"corr(|{group})", "")
     named = {}

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import Structure, combine, project
+from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
 from bhlm.likelihood.profiled import evaluate
@@ -204,7 +204,7 @@ def fit_moments(
     """
     if method not in ("reml", "ml"):
         raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
-    structure = combine(moments.blocks, covariance=covariance)
+    structure = arrange(moments, covariance)
     white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
@@ -225,7 +225,7 @@ def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Wh
             "of the same model"
         )
     _, lam, _ = whiten_parameters(white, start.beta, start.root, np.sqrt(start.sigma2))
-    return project(structure, lam @ lam.T)
+    return structure.project(lam @ lam.T)
 
 
 def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: Optimum) -> Estimate:

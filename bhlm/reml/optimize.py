@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import minimize
 
-from bhlm.likelihood.covariance import Structure, project
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, score_psi
 from bhlm.likelihood.whitening import Whitened
@@ -175,13 +175,13 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
     Psi - Psi score Psi / J, score the derivative of the criterion by Psi.
     """
     white = problem.white
-    theta = project(problem.structure, np.eye(white.q))
+    theta = problem.structure.project(np.eye(white.q))
     for iteration in range(EM_STEPS):
         lam, at, score = problem.visit(theta)
         loglik = unwhiten_loglik(at.value, white, problem.restricted)
         steps.append(Step("em", iteration, loglik))
         psi = lam @ lam.T
-        theta = project(problem.structure, psi - psi @ score @ psi / len(white.blocks))
+        theta = problem.structure.project(psi - psi @ score @ psi / len(white.blocks))
     return theta
 
 
@@ -239,7 +239,7 @@ def _settle_boundary(problem: Problem, theta: Array) -> tuple[Array, bool]:
     if not small.any():
         return theta, False
     kept = (vectors * np.where(small, 0.0, values)) @ vectors.T
-    settled = project(problem.structure, kept)
+    settled = problem.structure.project(kept)
     if problem.at(settled).value <= problem.at(theta).value + SAME:
         return settled, True
     return theta, False

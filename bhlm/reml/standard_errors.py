@@ -163,18 +163,10 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     lost = [
         row
         for row, (i, _) in enumerate(structure.labels)
-        if _has_lost_rank(lam, _block_of(structure, i))
+        if _has_lost_rank(lam, structure.find_block(i))
     ]
     result[lost, :] = result[:, lost] = np.nan
     return result
-
-
-def _block_of(structure: Structure, i: int) -> list[int]:
-    """Return the coefficients that share a block of G with coefficient i."""
-    if structure.kind in ("exchangeable", "identity"):
-        return list(range(structure.factors.shape[1]))
-    linked = np.abs(structure.directions).sum(axis=0) > 0
-    return [int(j) for j in np.flatnonzero(linked[i])]
 
 
 def _has_lost_rank(lam: Array, block: list[int]) -> bool:

@@ -7,10 +7,8 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.effects import regress_groups
 from bhlm.likelihood.whitening import group_ranks
-from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.fixed.hlm_df import assign_equations
 
@@ -54,7 +52,7 @@ def lr_test_coefficient(fit: Estimate, coefficient: str) -> MixtureTest:
             f"'{coefficient}' is not a random coefficient of '{fit.moments.formula}'; choose one "
             f"of {', '.join(random)}"
         )
-    if fit.structure.kind in ("exchangeable", "identity") and len(random) > 1:
+    if fit.structure.shares_variance:
         raise ArgumentError(
             f"the {fit.structure.kind} structure shares one variance among {', '.join(random)}, so "
             f"'{coefficient}' has none of its own to test; fit it as unstructured or independent"
@@ -128,12 +126,5 @@ def _loglik_without(fit: Estimate, coefficient: str) -> float:
         left for block in moments.blocks if (left := tuple(n for n in block if n != coefficient))
     )
     reduced = replace(moments, random=kept, blocks=blocks)
-    covariance = _name_override(moments, fit.structure)
+    covariance = fit.structure.name_override
     return fit_moments(reduced, method=fit.method, covariance=covariance).loglik
-
-
-def _name_override(moments: Moments, structure: Structure) -> str | None:
-    """Return the `covariance=` that the structure came from, None if the formula's own."""
-    own = combine(moments.blocks)
-    same = own.kind == structure.kind and own.labels == structure.labels
-    return None if same else structure.kind

@@ -54,7 +54,7 @@ def describe_posterior(fit: Draws) -> dict[str, Any]:
             name: dict(zip(SUMMARY_COLUMNS, row, strict=True))
             for name, row in summarize(fit.draws).items()
         },
-        "priors": fit.priors.describe(fit.moments, blocks=fit.blocks),
+        "priors": fit.priors.describe(fit.moments, structure=fit.structure),
         "sampler": fit.sampler,
         "seed": fit.seed,
         "chains": chains,

@@ -21,7 +21,7 @@ from bhlm.bayes.priors.families import (
     log_prior,
 )
 from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
 from bhlm.likelihood.whitening import whiten
 
@@ -29,9 +29,8 @@ from bhlm.likelihood.whitening import whiten
 def posterior_of(random, priors, seed=1):
     rows = simulate_rows(seed, random)
     moments = rows.model.moments
-    white = whiten(moments, combine(moments.blocks))
-    sizes = tuple(len(block) for block in moments.blocks)
-    return white, build_posterior(white, resolve_priors(priors, moments), sizes)
+    white = whiten(moments, arrange(moments))
+    return white, build_posterior(white, resolve_priors(priors, moments), arrange(moments))
 
 
 @pytest.mark.parametrize("name", SETS)

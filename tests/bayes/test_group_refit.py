@@ -81,7 +81,7 @@ def test_a_refit_takes_the_priors_as_they_are(fit, monkeypatch):
     custom = replace(fit, priors=replace(fit.priors, sigma=PyMCPrior(pm.HalfNormal.dist(1.0))))
     predict_left_out(custom, 2)
     assert asked["priors"] is custom.priors
-    assert asked["blocks"] == fit.blocks
+    assert asked["structure"] == fit.structure
     assert asked["settings"] is fit.settings
     assert not asked["white"].blocks[2].any()
     np.testing.assert_array_equal(asked["white"].blocks[3], fit.white.blocks[3])

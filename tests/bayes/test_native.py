@@ -12,15 +12,14 @@ from bhlm.bayes.density import build_posterior, log_density
 from bhlm.bayes.native import BAD_VALUE, density_callback, evaluate_packed, pack_posterior
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 
 
 def posterior_of(random, priors, **options):
     moments = simulate_rows(1, random).model.moments
-    white = whiten(moments, combine(moments.blocks))
-    sizes = tuple(len(block) for block in moments.blocks)
-    return build_posterior(white, resolve_priors(priors, moments), sizes, **options)
+    white = whiten(moments, arrange(moments))
+    return build_posterior(white, resolve_priors(priors, moments), arrange(moments), **options)
 
 
 @pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])

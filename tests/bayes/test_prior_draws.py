@@ -28,8 +28,10 @@ from bhlm.bayes.priors.resolve import (
 )
 from bhlm.errors import PriorError
 from bhlm.fits.model import Model
+from bhlm.likelihood.covariance import combine
 
 DRAWS = 20_000
+ONE = combine((("Intercept",),), group="g")
 # The seeds are fixed; a right sampler falls below this with a probability of 1e-3 per test, and
 # a wrong scale or shape of 10 % is far below it.
 LEAST_P = 1e-3
@@ -56,7 +58,7 @@ def draw_one(prior):
     fixed = Normal(0.0, 1.0) if prior.positive else prior
     sd = prior if prior.positive else HalfNormal(1.0)
     priors = ResolvedPriors((fixed,), (sd,), LKJ(), HalfNormal(1.0), centre=np.zeros(1))
-    beta, root, _ = draw_prior(priors, (1,), np.random.default_rng(1), DRAWS)
+    beta, root, _ = draw_prior(priors, ONE, np.random.default_rng(1), DRAWS)
     return root[:, 0, 0] if prior.positive else beta[:, 0]
 
 
@@ -79,7 +81,7 @@ def test_sigma_has_its_own_prior():
     priors = ResolvedPriors(
         (Normal(0, 1),), (HalfNormal(1),), LKJ(), Exponential(5.0), centre=np.zeros(1)
     )
-    _, _, sigma = draw_prior(priors, (1,), np.random.default_rng(2), DRAWS)
+    _, _, sigma = draw_prior(priors, ONE, np.random.default_rng(2), DRAWS)
     assert stats.kstest(sigma, stats.expon(scale=0.2).cdf).pvalue > LEAST_P
 
 
@@ -87,7 +89,7 @@ def test_the_intercept_stands_at_the_means():
     table = simulate_table(3, n_groups=9).assign(x=lambda t: t["x"] + 100.0)
     moments = Model("y ~ x + w + (1 | g)", table).moments
     priors = resolve_priors(Priors(fixed=Normal(5.0, 0.5)), moments)
-    beta, _, _ = draw_prior(priors, (1,), np.random.default_rng(3), DRAWS)
+    beta, _, _ = draw_prior(priors, ONE, np.random.default_rng(3), DRAWS)
     at_means = beta @ [1.0, table["x"].mean(), table["w"].mean()]
     assert stats.kstest(at_means, stats.norm(5.0, 0.5).cdf).pvalue > LEAST_P
     assert beta[:, 0].std() > 40.0  # 100 x the SD of the slope: at zero it is another thing
@@ -127,7 +129,9 @@ def test_correlations_have_the_joint_law_of_lkj():
 def test_blocks_are_uncorrelated_and_scaled_by_their_sds():
     sd = (HalfNormal(1.0), Gamma(400.0, 100.0), Exponential(1.0))
     priors = ResolvedPriors((Normal(0, 1),), sd, LKJ(), HalfNormal(1.0), centre=np.zeros(1))
-    _, root, _ = draw_prior(priors, (1, 2), np.random.default_rng(6), DRAWS)
+    _, root, _ = draw_prior(
+        priors, combine((("a",), ("b", "c")), group="g"), np.random.default_rng(6), DRAWS
+    )
     g = root @ root.swapaxes(1, 2)
     assert not g[:, 0, 1:].any()
     assert g[:, 1, 2].std() > 0.0
@@ -151,7 +155,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(priors, words):
         check_drawable(resolved, moments)
     assert all(word in str(caught.value) for word in words)
     with pytest.raises(PriorError, match="improper"):
-        draw_prior(resolved, (1,), np.random.default_rng(1), 3)
+        draw_prior(resolved, ONE, np.random.default_rng(1), 3)
 
 
 def test_a_pymc_distribution_is_refused():

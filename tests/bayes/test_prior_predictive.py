@@ -10,6 +10,7 @@ from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors, draw_prior, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.within import regress_within
 from bhlm.moments.moments import pool
 
@@ -31,7 +32,7 @@ def drawn(rows):
 def simulate_statistics(rows, rng, draws):
     """Return the same summaries (draws,) of data sets simulated row by row."""
     moments = rows.model.moments
-    beta, root, sigma = draw_prior(resolve_priors(PRIORS, moments), (2,), rng, draws)
+    beta, root, sigma = draw_prior(resolve_priors(PRIORS, moments), arrange(moments), rng, draws)
     at = np.searchsorted(moments.groups, rows.labels)
     shown = [rows.labels == group for group in moments.groups]
     names = list(regress_within(moments).columns)

@@ -37,7 +37,7 @@ def test_independent_coefficients_have_no_correlation_prior():
     post = Model("y ~ x + w + (x | g)", TABLE).sample(
         seed=1, covariance="independent", draws=20, tune=20
     )
-    assert "corr(|g)" not in post.priors.describe(post.moments, blocks=post.blocks)
+    assert "corr(|g)" not in post.priors.describe(post.moments, structure=post.structure)
     assert "LKJ" not in post.summary()
 
 

@@ -149,14 +149,14 @@ def test_pymc_density_is_the_samplers(name, random, functions):
     """Up to a constant, and without Jacobians, both are one density of the same parameters."""
     from bhlm.bayes.density import build_posterior, constrain, log_density
     from bhlm.bayes.priors.resolve import resolve_priors
-    from bhlm.likelihood.covariance import combine
+    from bhlm.likelihood.covariance import arrange
     from bhlm.likelihood.whitening import whiten
 
     rows = simulate_rows(6, random)
     moments = rows.model.moments
-    white = whiten(moments, combine(moments.blocks))
+    white = whiten(moments, arrange(moments))
     priors = resolve_priors(SETS[name], moments)
-    posterior = build_posterior(white, priors, tuple(len(block) for block in moments.blocks))
+    posterior = build_posterior(white, priors, arrange(moments))
     model = functions(rows, "marginal", SETS[name], "model")
     logp = functions(rows, "marginal", SETS[name], "logp")
     rng = np.random.default_rng(7)

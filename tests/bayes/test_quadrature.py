@@ -25,7 +25,7 @@ from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
 from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import whiten
 from bhlm.sources.datasets import load_hsb
@@ -221,11 +221,9 @@ def integrate_otherwise(moments, priors, covariance):
 
     Fixed effects have flat priors, so that beta and sigma follow from `likelihood.evaluate`.
     """
-    blocks = (
-        (moments.random,) if covariance == "unstructured" else tuple((x,) for x in moments.random)
-    )
-    white = whiten(moments, combine(blocks))
-    resolved = resolve_priors(priors, moments, blocks=blocks)
+    structure = arrange(moments, covariance)
+    white = whiten(moments, structure)
+    resolved = resolve_priors(priors, moments, structure=structure)
     dof = white.n - white.p
     t1, w1 = half_line(44, 1.0)
     t2, w2 = half_line(44, 0.7)
@@ -462,7 +460,7 @@ def test_arguments_out_of_range_are_refused(arguments):
 )
 def test_group_sums_equal_those_of_the_likelihood(random, seed):
     moments = simulate_rows(seed, random).model.moments
-    white = whiten(moments, combine(moments.blocks))
+    white = whiten(moments, arrange(moments))
     d, vectors, fitted, within, logdet = decompose_groups(white.blocks, white.q)
     inverse = np.zeros((2, 2))
     inverse[: white.q, : white.q] = np.linalg.inv(white.basis)

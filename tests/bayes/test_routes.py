@@ -25,7 +25,7 @@ from bhlm.bayes.priors.families import (
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 
 # Two orders of the same sums in doubles, at 1000 points.
@@ -53,8 +53,8 @@ def test_density_and_gradient_are_pymcs_at_1000_points(name):
     log p(v) = log p(x(v)) + log |det dx/dv|, and the gradients follow by the chain rule.
     """
     moments = simulate_rows(4, "x").model.moments
-    white = whiten(moments, combine(moments.blocks))
-    posterior = build_posterior(white, resolve_priors(SETS[name], moments), (2,))
+    white = whiten(moments, arrange(moments))
+    posterior = build_posterior(white, resolve_priors(SETS[name], moments), arrange(moments))
     model = Model(moments.formula, moments).pymc(priors=SETS[name])
     logp, dlogp = model.compile_logp(), model.compile_dlogp()
     locate = compile_position(model, white, posterior)
@@ -200,7 +200,7 @@ def test_prior_terms_are_scipys_and_pymcs(eta):
     root *= np.sign(np.einsum("dii->di", root))[:, None, :]
     beta, sigma = rng.normal(size=(draws, 3)), np.exp(rng.normal(size=draws))
     resolved = resolve_priors(priors, moments)
-    terms = evaluate_priors(resolved, (3,), beta, root, sigma)
+    terms = evaluate_priors(resolved, arrange(moments), beta, root, sigma)
     mean = np.append(0.0, [moments.n @ moments.mean[:, moments.columns.index(name)]
                            for name in moments.fixed[1:]]) / moments.n.sum()  # fmt: skip
     at_means = beta + np.column_stack([beta @ mean, np.zeros((draws, 2))])
@@ -226,5 +226,6 @@ def test_the_lkj_term_integrates_to_one():
     for eta in (1.0, 2.0, 5.0):
         resolved = resolve_priors(Priors(corr=LKJ(eta)), moments)
         beta, sigma = np.zeros((len(r), 3)), np.ones(len(r))
-        density = np.exp(evaluate_priors(resolved, (2,), beta, root, sigma)["lkj"])
+        terms = evaluate_priors(resolved, arrange(moments), beta, root, sigma)
+        density = np.exp(terms["lkj"])
         assert np.trapezoid(density, r) == pytest.approx(1.0, rel=1e-4)

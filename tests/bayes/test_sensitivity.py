@@ -112,7 +112,7 @@ def test_flat_priors_scale_to_themselves(model):
 
 def test_terms_are_sums_over_parameters(post):
     terms = sum_prior_terms(post)
-    each = evaluate_priors(post.priors, (2,), *flatten_draws(post))
+    each = evaluate_priors(post.priors, post.structure, *flatten_draws(post))
     assert set(terms) == set(each)
     for name, values in each.items():
         flat = values.reshape(len(values), -1).sum(axis=1)

@@ -1,5 +1,6 @@
 """Saved fits: the same to the last bit, whole or not there, and refused when damaged."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
 from bhlm.bayes.storage import file as fits
 from bhlm.bayes.storage.arrays import digest_arrays
-from bhlm.bayes.storage.description import hash_moments
+from bhlm.bayes.storage.description import describe_fit, hash_moments, rebuild_fit
 from bhlm.bayes.storage.file import load, save
 from bhlm.bayes.storage.folders import name_previous
 from bhlm.errors import ArgumentError, DataError, PriorError
@@ -64,6 +65,20 @@ def other() -> BayesFit:
     return make_model(2).sample(seed=2, **SHORT)
 
 
+@pytest.mark.parametrize("covariance", [None, "unstructured", "independent"])
+@pytest.mark.parametrize("random", ["(x | g)", "(1 | g) + (0 + x | g)"])
+def test_an_older_description_names_the_blocks(random, covariance):
+    table = simulate_table(4, n_groups=N_GROUPS)
+    fit = Model(f"y ~ x + {random}", table).sample(seed=1, covariance=covariance, **SHORT)
+    description, arrays = describe_fit(fit)
+    content = json.loads(description)
+    assert content["covariance"] == fit.structure.name_override
+    del content["covariance"]
+    back = rebuild_fit(json.dumps(content | {"blocks": fit.structure.blocks}), arrays)
+    assert back.structure == fit.structure
+    np.testing.assert_array_equal(back.white.basis, fit.white.basis)
+
+
 def keep_posterior(fit: BayesFit) -> BayesFit:
     """Return a fit whose file has a third of the arrays, where a test saves many times."""
     posterior = fit.data["posterior"].to_dataset()
@@ -94,7 +109,7 @@ def assert_same(back: BayesFit, fit: BayesFit) -> None:
             assert ours[1].values.tobytes() == theirs[1].values.tobytes() or (
                 theirs[1].values.dtype.kind in "OT"
             )
-    assert back.blocks == fit.blocks
+    assert back.structure == fit.structure
     assert back.settings == fit.settings
     assert repr(back.diagnostics) == repr(fit.diagnostics)
     assert (back.seed, back.seconds, back.sampler) == (fit.seed, fit.seconds, fit.sampler)
@@ -261,7 +276,7 @@ def test_a_pymc_prior_comes_back_as_its_text(model, post, tmp_path, format):
     from bhlm.bayes.density import build_posterior
 
     with pytest.raises(PriorError, match="give the distribution again"):
-        build_posterior(back.white, back.priors, (2,))
+        build_posterior(back.white, back.priors, back.structure)
 
 
 def test_a_hash_does_not_depend_on_the_order_of_bytes():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulate import dense_loglik, simulate_rows
 
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.effects import draw_effects, predict_effects
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
 from bhlm.likelihood.whitening import whiten
@@ -14,7 +14,7 @@ EXACT = 1e-10
 
 def setup(random, seed=1):
     rows = simulate_rows(seed, random)
-    white = whiten(rows.model.moments, combine(rows.model.moments.blocks))
+    white = whiten(rows.model.moments, arrange(rows.model.moments))
     return rows, white
 
 

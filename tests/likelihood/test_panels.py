@@ -7,7 +7,7 @@ import pytest
 
 from bhlm.likelihood import panels
 from bhlm.likelihood import profiled as likelihood
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.marginal import fill_marginal, marginal_loglik, marginal_panels
 from bhlm.likelihood.panels import (
     LANES,
@@ -224,7 +224,7 @@ def test_a_fit_of_many_groups_has_the_same_bits_by_any_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moments = simulate_moments(300_000)
-    structure = combine(moments.blocks)
+    structure = arrange(moments)
     white = whiten(moments, structure)
     found = []
     for cores in (1, 2, 5):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulate import dense_restricted, random_covariance, simulate_rows
 
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import whiten
 from bhlm.reconciliation.published import loglik_at
@@ -31,7 +31,7 @@ def test_restricted_loglik_equals_the_dense_one(random, seed):
 @pytest.mark.parametrize("restricted", [True, False])
 def test_derivatives_equal_finite_differences(random, restricted):
     moments = simulate_rows(3, random).model.moments
-    structure = combine(moments.blocks)
+    structure = arrange(moments)
     problem = Problem(whiten(moments, structure), structure, restricted)
     rng = np.random.default_rng(4)
     step = 1e-5
@@ -51,7 +51,7 @@ def test_profile_at_zero_is_linear_regression(hsb):
     from bhlm.fits.model import Model
 
     model = Model("mathach ~ ses + (1 | school)", hsb)
-    structure = combine(model.moments.blocks)
+    structure = arrange(model.moments)
     white = whiten(model.moments, structure)
     zero = evaluate(white.blocks, 1, np.zeros((1, 1)), n=white.n, restricted=False)
     x = np.column_stack([np.ones(len(hsb)), hsb["ses"]])

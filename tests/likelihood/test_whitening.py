@@ -7,18 +7,18 @@ from simulate import simulate_table
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import group_ranks, whiten, whiten_parameters
 
 
 def whitened(formula, table):
     moments = Model(formula, table).moments
-    return whiten(moments, combine(moments.blocks))
+    return whiten(moments, arrange(moments))
 
 
 def test_blocks_are_the_cross_products_of_whitened_rows():
     model = Model("y ~ x + w + (x | g)", simulate_table(5))
-    white = whiten(model.moments, combine(model.moments.blocks))
+    white = whiten(model.moments, arrange(model.moments))
     labels, x, z, y = model.rows()
     columns = np.column_stack([z @ white.basis, x @ white.fixed, (y - x @ white.ols) / white.scale])
     for block, label in zip(white.blocks, model.moments.groups, strict=True):

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 import bhlm
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import arrange
 from bhlm.plots import arviz_figures, ranks
 from bhlm.plots.divergences import MARKED, SHOWN, choose_plane, plot_divergences
 from bhlm.plots.energy import plot_energy
@@ -109,10 +110,10 @@ def test_hostile_names_are_text(plot, post):
         fixed=rename(moments.fixed),
         random=rename(moments.random),
         columns=rename(moments.columns),
+        blocks=tuple(map(rename, moments.blocks)),
         group="$g$",
     )
-    blocks = tuple(rename(block) for block in post.blocks)
-    check_figure(plot(replace(post, moments=changed, blocks=blocks)))
+    check_figure(plot(replace(post, moments=changed, structure=arrange(changed))))
 
 
 @pytest.mark.parametrize("plot", [plot_ranks, plot_traces, plot_evolution])

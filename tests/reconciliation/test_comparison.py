@@ -293,12 +293,14 @@ def test_flat_mode_needs_no_good_start(hsb):
     from bhlm.bayes.density import build_posterior
     from bhlm.bayes.priors.resolve import resolve_priors
     from bhlm.bayes.sampling import initial_position
-    from bhlm.likelihood.covariance import combine
+    from bhlm.likelihood.covariance import arrange
     from bhlm.likelihood.whitening import whiten
 
     model = Model(find_model("hsb_random_coefficient").formula, hsb)
-    white = whiten(model.moments, combine(model.moments.blocks))
-    posterior = build_posterior(white, resolve_priors(Priors.flat(), model.moments), (2,))
+    white = whiten(model.moments, arrange(model.moments))
+    posterior = build_posterior(
+        white, resolve_priors(Priors.flat(), model.moments), arrange(model.moments)
+    )
     for seed in range(3):
         mode = find_flat_mode(posterior, white, initial_position(posterior, seed))
         np.testing.assert_allclose(mode.g, model.reml().g, rtol=1e-5)

@@ -9,8 +9,7 @@ from simulate import dense_covariance, dense_loglik, dense_restricted, simulate_
 
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import KINDS
-from bhlm.reml.profile.family import chart_all, chart_correlation, chart_sd
+from bhlm.likelihood.covariance import STRUCTURES
 from bhlm.reml.profile.held_likelihood import HeldLikelihood
 from bhlm.reml.profile.intervals import build_profile, list_parameters, profile_intervals
 
@@ -55,7 +54,7 @@ def test_agrees_with_lme4(name):
 
 @pytest.mark.parametrize(
     ("held", "kind"),
-    [(held, kind) for held in ("sd", "sigma") for kind in KINDS]
+    [(held, kind) for held in ("sd", "sigma") for kind in STRUCTURES]
     + [("corr", "unstructured"), ("corr", "exchangeable")],
 )
 @pytest.mark.parametrize("restricted", [True, False])
@@ -63,15 +62,15 @@ def test_derivatives_and_what_is_held(kind, held, restricted):
     fit = Model("y ~ x + w + (x + t | g)", simulate_table(2, n_groups=12)).reml(covariance=kind)
     white, structure = fit.white, fit.structure
     sigma = 0.8 if held == "sigma" else None
-    chart = {
-        "sd": lambda: chart_sd(structure, white, 1, sd=0.7),
-        "corr": lambda: chart_correlation(structure, white, 0, 1, correlation=-0.3),
-        "sigma": lambda: chart_all(structure),
+    family = {
+        "sd": lambda: structure.family_with_sd(white, 1, sd=0.7),
+        "corr": lambda: structure.family_with_correlation(white, 0, 1, correlation=-0.3),
+        "sigma": lambda: structure.family(),
     }[held]()
-    function = HeldLikelihood(white, chart, restricted, sigma)
+    function = HeldLikelihood(white, family, restricted, sigma)
     point = function.start(np.linalg.inv(white.basis) @ fit.g @ np.linalg.inv(white.basis).T, 0.7)
     point = point + 0.1 * np.random.default_rng(1).normal(size=len(point))
-    loading, _, _ = chart.at(point) if held == "sigma" else chart.at(point[:-1])
+    loading, _, _ = family.at(point) if held == "sigma" else family.at(point[:-1])
     root = white.scale * white.basis @ loading
     g = root @ root.T
     if held == "sd":

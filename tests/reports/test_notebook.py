@@ -10,6 +10,7 @@ from bhlm.bayes.checks.loo import Loo
 from bhlm.bayes.checks.predictive import PredictiveCheck
 from bhlm.bayes.checks.rows import RowCheck
 from bhlm.bayes.checks.sensitivity import Sensitivity
+from bhlm.likelihood.covariance import arrange
 from bhlm.markup import show_text
 from bhlm.sources.gallery import find_model, load_data
 from bhlm.studies.calibration.result import Calibration
@@ -68,6 +69,7 @@ def rename(moments):
     return replace(
         moments, formula=f"y ~ {HOSTILE}", fixed=swap(moments.fixed),
         random=swap(moments.random), columns=swap(moments.columns),
+        blocks=tuple(map(swap, moments.blocks)),
     )  # fmt: skip
 
 
@@ -98,13 +100,10 @@ def test_a_reconciliation_shows_its_conclusion_and_table(both):
 
 def test_hostile_names_are_text(post, both):
     changed = rename(post.moments)
-    blocks = tuple(
-        tuple(HOSTILE if name == "Days" else name for name in block) for block in post.blocks
-    )
-    named = replace(post, moments=changed, blocks=blocks)
+    named = replace(post, moments=changed, structure=arrange(changed))
     assert "<script>alert(1)</script>" in read(named).text
     table = both.table.rename(index={"Days": HOSTILE})
-    reml = replace(both.reml, moments=changed)
+    reml = replace(both.reml, moments=changed, structure=arrange(changed))
     hostile = replace(both, table=table, reml=reml, conclusion=HOSTILE, reasons=(HOSTILE,))
     assert read(hostile).text.count("<script>alert(1)</script>") >= 4
 

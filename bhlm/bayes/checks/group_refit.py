@@ -79,7 +79,7 @@ def _sample_weighted(fit: Draws, j: int, weight: float, step: int) -> Draws:
     )
     seed = int(np.random.SeedSequence([fit.seed, REFIT, j, step]).generate_state(1)[0])
     return sample_whitened(
-        fit.moments, fit.blocks, fit.priors, white, settings=fit.settings, seed=seed
+        fit.moments, fit.structure, fit.priors, white, settings=fit.settings, seed=seed
     )
 
 

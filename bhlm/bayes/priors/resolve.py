@@ -14,6 +14,7 @@ import numpy as np
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.errors import PriorError
+from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 if TYPE_CHECKING:
@@ -70,12 +71,10 @@ class ResolvedPriors:
         """Whether every prior is flat, on G and sigma^2 as `Priors.flat` means it."""
         return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in self.every)
 
-    def describe(
-        self, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
-    ) -> dict[str, str]:
+    def describe(self, moments: Moments, *, structure: Structure | None = None) -> dict[str, str]:
         """Return each parameter's prior as text, in the order of the tables.
 
-        `blocks` are the correlated sets of random coefficients, the formula's if None.
+        `structure` is that of the random coefficients, the formula's if None.
         """
         group = moments.group
         text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
@@ -85,13 +84,13 @@ class ResolvedPriors:
             f"sd({name}|{group})": str(prior)
             for name, prior in zip(moments.random, self.sd, strict=True)
         }
-        if any(len(block) > 1 for block in blocks or moments.blocks):
+        if (structure or arrange(moments)).has_correlations:
             text[f"corr(|{group})"] = str(self.corr)
         return text | {"sd(Residual)": str(self.sigma)}
 
 
 def resolve_priors(
-    priors: Priors | None, moments: Moments, *, blocks: tuple[tuple[str, ...], ...] | None = None
+    priors: Priors | None, moments: Moments, *, structure: Structure | None = None
 ) -> ResolvedPriors:
     """Return the priors of every parameter, defaults scaled by the SDs of response and columns.
 
@@ -116,7 +115,7 @@ def resolve_priors(
         for name in moments.random
     }
     if priors.flat_covariance:
-        for block in blocks or moments.blocks:
+        for block in (structure or arrange(moments)).blocks:
             sd_default |= {name: Flat(power=float(len(block))) for name in block}
     sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
     has_intercept = INTERCEPT in moments.fixed
@@ -199,9 +198,7 @@ def bounds_variances(moments: Moments, block: tuple[str, ...]) -> bool:
     return freedom > 2 * len(block)
 
 
-def find_unbounded(
-    priors: Priors | None, moments: Moments, blocks: tuple[tuple[str, ...], ...]
-) -> list[str]:
+def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure) -> list[str]:
     """Return the SDs that neither the data bound nor a prior that the user chose."""
     given = None if priors is None else priors.sd
     if given is not None and not isinstance(given, Mapping):
@@ -209,7 +206,7 @@ def find_unbounded(
     chosen = given or {}
     return [
         f"sd({name}|{moments.group})"
-        for block in blocks
+        for block in structure.blocks
         if not bounds_variances(moments, block)
         for name in block
         if name not in chosen
@@ -217,7 +214,7 @@ def find_unbounded(
 
 
 def draw_prior(
-    priors: ResolvedPriors, sizes: tuple[int, ...], rng: np.random.Generator, size: int
+    priors: ResolvedPriors, structure: Structure, rng: np.random.Generator, size: int
 ) -> tuple[Array, Array, Array]:
     """Return beta (size, p), lower roots of G (size, q, q) and sigma (size,) from the prior.
 
@@ -226,7 +223,7 @@ def draw_prior(
 
     Args:
         priors: one prior per parameter.
-        sizes: how many random coefficients each correlated block has, summing to q.
+        structure: of the random coefficients.
         rng: the source of the random numbers.
         size: how many draws.
 
@@ -238,7 +235,7 @@ def draw_prior(
         intercept = int(np.flatnonzero(priors.centre == 0)[0])
         beta[:, intercept] -= beta @ priors.centre
     sd = _draw_columns(priors.sd, rng, size)
-    root = sd[:, :, None] * priors.corr.draw(sizes, rng, size)
+    root = sd[:, :, None] * priors.corr.draw(structure.sizes, rng, size)
     return beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0]
 
 

@@ -27,9 +27,8 @@ from bhlm.bayes.quadrature.axes import (
 from bhlm.bayes.quadrature.grid import ABSENT, build_integrand
 from bhlm.bayes.quadrature.refine import Summed, choose_degrees, refine_grid
 from bhlm.bayes.quadrature.start import find_start
-from bhlm.bayes.sampling import arrange_blocks
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure, arrange_prior
 from bhlm.likelihood.parameters import RESIDUAL, scaled_names, variance_names
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
@@ -53,7 +52,7 @@ class QuadraturePosterior:
     """Posterior means and SDs without Monte Carlo error, and how accurate they are."""
 
     moments: Moments
-    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
+    structure: Structure
     priors: ResolvedPriors
     mean: dict[str, float]  # by parameter, in the order of the tables
     sd: dict[str, float]
@@ -106,23 +105,23 @@ def integrate_posterior(
         PriorError: a fixed effect's prior that is neither normal nor flat.
         IdentifiabilityError: the moments cannot identify the model.
     """
-    blocks = arrange_blocks(moments, covariance)
-    resolved = resolve_priors(priors, moments, blocks=blocks)
+    structure = arrange_prior(moments, covariance)
+    resolved = resolve_priors(priors, moments, structure=structure)
     return integrate_resolved(
-        moments, blocks, resolved, tolerance=tolerance, budget=budget, cores=cores
+        moments, structure, resolved, tolerance=tolerance, budget=budget, cores=cores
     )
 
 
 def integrate_resolved(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     resolved: ResolvedPriors,
     *,
     tolerance: float = 1e-6,
     budget: int = BUDGET,
     cores: int | None = None,
 ) -> QuadraturePosterior:
-    """Return what `integrate_posterior` does, for blocks and priors of a fit as they are.
+    """Return what `integrate_posterior` does, for structure and priors of a fit as they are.
 
     Raises:
         ArgumentError: more than two random coefficients, or a bad tolerance or budget.
@@ -133,12 +132,10 @@ def integrate_resolved(
     _check_arguments(moments, tolerance, budget, cores)
     _check_priors(moments, resolved)
     start = time.perf_counter()
-    structure = combine(blocks)
     white = whiten(moments, structure)
-    sizes = tuple(len(block) for block in blocks)
-    integrand = build_integrand(build_posterior(white, resolved, sizes), white)
-    degree = choose_degrees(sizes)
-    axes, centre = find_start(integrand, resolved, sizes)
+    integrand = build_integrand(build_posterior(white, resolved, structure), white)
+    degree = choose_degrees(structure.sizes)
+    axes, centre = find_start(integrand, resolved, structure.sizes)
     found = refine_grid(
         integrand, axes, centre, degree,
         smooth=[i for i, prior in enumerate(resolved.sd) if prior.smooth_at_zero],
@@ -163,7 +160,7 @@ def integrate_resolved(
     accuracy = max(error.values())
     return QuadraturePosterior(
         moments=moments,
-        blocks=blocks,
+        structure=structure,
         priors=resolved,
         mean=by_name(mean),
         sd=by_name(found.sd),

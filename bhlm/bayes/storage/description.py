@@ -16,7 +16,7 @@ from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
 from bhlm.files import make_plain
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 
@@ -66,7 +66,7 @@ def describe_fit(fit: Draws) -> tuple[str, Arrays]:
         "bhlm": version("bhlm"),
         "moments": _describe_moments(fit.moments),
         "data_sha256": hash_moments(fit.moments),
-        "blocks": fit.blocks,
+        "covariance": fit.structure.name_override,
         "priors": {
             "fixed": [_describe_prior(prior) for prior in priors.fixed],
             "sd": [_describe_prior(prior) for prior in priors.sd],
@@ -99,12 +99,13 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
         }
         coordinates = {name: variables.pop(name) for name in node["coordinates"]}
         datasets[path] = xr.Dataset(variables, coordinates, node["attrs"])
-    blocks, priors = _freeze(content["blocks"]), content["priors"]
+    priors = content["priors"]
     parts: dict[str, Any] = {name: arrays[EXTRA, name] for name in MOMENTS}
     moments = Moments(**parts, **_freeze_each(content["moments"]))
+    structure = arrange_prior(moments, _read_covariance(content, moments))
     return Draws(
         moments=moments,
-        blocks=blocks,
+        structure=structure,
         priors=ResolvedPriors(
             fixed=tuple(_make_prior(*prior) for prior in priors["fixed"]),
             sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
@@ -118,8 +119,21 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
         seed=content["seed"],
         seconds=content["seconds"],
         sampler=content["sampler"],
-        white=whiten(moments, combine(blocks)),
+        white=whiten(moments, structure),
     )
+
+
+def _read_covariance(content: Mapping[str, Any], moments: Moments) -> str | None:
+    """Return what `covariance=` the fit was sampled with.
+
+    Older files hold the correlated sets of coefficients in its place.
+    """
+    if "blocks" not in content:
+        return content["covariance"]
+    blocks = _freeze(content["blocks"])
+    if blocks == moments.blocks:
+        return None
+    return "unstructured" if len(blocks) == 1 else "independent"
 
 
 def hash_moments(moments: Moments) -> str:

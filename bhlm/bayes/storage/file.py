@@ -5,7 +5,7 @@ ArviZ read it too. The group `bhlm_moments` holds the rest:
 
     groups, n, mean, cross  the moments, one row per group of the data; cross in full (J, k, k)
     description             UTF-8 bytes of a JSON object: formula, columns, constants and levels
-                            of the moments, their SHA-256 (`data_sha256`), blocks, priors,
+                            of the moments, their SHA-256 (`data_sha256`), covariance, priors,
                             settings, seed, seconds, sampler, diagnostics, and of each array its
                             dimensions, shape, type and attributes
 

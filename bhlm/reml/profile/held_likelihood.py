@@ -1,7 +1,7 @@
 """The likelihood with one parameter held, maximised over all others: points of a profile.
 
-A held variance parameter leaves a chart of G and log v, the residual variance; with L the
-point of the chart, Psi = L L' / v, and S = sum_j F_j - U_j W U_j' the slope by Psi, the
+A held variance parameter leaves a family of G and log v, the residual variance; with L the
+point of the family, Psi = L L' / v, and S = sum_j F_j - U_j W U_j' the slope by Psi, the
 function and its derivatives follow from the same sums over groups as for the fit itself. A
 held fixed effect leaves an ordinary fit with one column less.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
+from bhlm.likelihood.covariance import Family
 from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, sum_scores
 from bhlm.likelihood.whitening import Whitened
 from bhlm.reml.optimize import CURVED, SADDLES
-from bhlm.reml.profile.family import Chart
 
 Array = np.ndarray
 
@@ -24,19 +24,19 @@ NUDGE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HeldLikelihood:
-    """Minus twice the (restricted) log-likelihood on a chart, in whitened units.
+    """Minus twice the (restricted) log-likelihood on a family, in whitened units.
 
-    A point is x (c,) of the chart, then log v unless v is held.
+    A point is x (c,) of the family, then log v unless v is held.
     """
 
     white: Whitened
-    chart: Chart
+    family: Family
     restricted: bool
     v: float | None = None
 
     def start(self, g: Array, v: float) -> Array:
         """Return the point near G~ = g (q, q) and the residual variance v."""
-        x = self.chart.coordinates(g)
+        x = self.family.coordinates(g)
         return x if self.v is not None else np.append(x, np.log(v))
 
     def value_and_gradient(self, point: Array) -> tuple[float, Array]:
@@ -96,7 +96,7 @@ class HeldLikelihood:
     def _evaluate(self, point: Array) -> tuple[Criterion, float, Array, Array, Array, Array]:
         """Return the criterion, v, lam, L, its slopes and its second derivatives."""
         x, v = (point, self.v) if self.v is not None else (point[:-1], float(np.exp(point[-1])))
-        loading, slopes, bends = self.chart.at(x)
+        loading, slopes, bends = self.family.at(x)
         lam = np.ascontiguousarray(loading / np.sqrt(v))
         at = evaluate(
             self.white.blocks, self.white.q, lam, n=self.white.n, restricted=self.restricted

@@ -22,7 +22,6 @@ from bhlm.likelihood.parameters import RESIDUAL, check_level, scaled_names
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.reml.estimate import Estimate, unwhiten
 from bhlm.reml.optimize import maximize
-from bhlm.reml.profile.family import Chart, chart_all, chart_correlation, chart_sd
 from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
 
 if TYPE_CHECKING:
@@ -206,31 +205,30 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
     else:
         with np.errstate(invalid="ignore"):
             estimate = float(np.clip(fit.g[label] / (sd[label[0]] * sd[label[1]]), -1.0, 1.0))
-        bounds = (-1.0 / (white.q - 1.0) if structure.kind == "exchangeable" else -1.0, 1.0)
+        bounds = structure.correlation_bounds
 
     def hold(value: float) -> HeldLikelihood:
         if label is None:
             held = (value / white.scale) ** 2
-            return HeldLikelihood(white, chart_all(structure), restricted, held)
-        chart: Chart
+            return HeldLikelihood(white, structure.family(), restricted, held)
         if label[0] == label[1]:
-            chart = chart_sd(structure, white, label[0], sd=value)
+            family = structure.family_with_sd(white, label[0], sd=value)
         else:
-            chart = chart_correlation(structure, white, *label, correlation=value)
-        return HeldLikelihood(white, chart, restricted)
+            family = structure.family_with_correlation(white, *label, correlation=value)
+        return HeldLikelihood(white, family, restricted)
 
-    whole = HeldLikelihood(white, chart_all(structure), restricted)
+    whole = HeldLikelihood(white, structure.family(), restricted)
     lowest = whole.value_and_gradient(whole.start(g, v))[0]
     # A correlation's coordinates are two SDs. Where one of them turns negative, the point is
     # one of the opposite correlation; the minimum is then that with an SD of zero, at which
     # every correlation is the same.
-    signed = label is not None and label[0] != label[1] and structure.kind == "unstructured"
+    signed = label is not None and label[0] != label[1] and not structure.shares_variance
     floor = np.inf
     if signed:
-        zeros = (chart_sd(structure, white, i, sd=0.0) for i in label or ())
-        helds = [HeldLikelihood(white, chart, restricted) for chart in zeros]
+        zeros = (structure.family_with_sd(white, i, sd=0.0) for i in label or ())
+        helds = [HeldLikelihood(white, family, restricted) for family in zeros]
         floor = min(held.minimize(held.start(g, v))[0] for held in helds)
-    # Each point starts at the nearest one found before (coordinates of one family of charts
+    # Each point starts at the nearest one found before (coordinates of families of one kind
     # agree) and at the estimates, which keeps it out of lesser minima.
     found: dict[float, Array] = {}
 

@@ -22,7 +22,7 @@ def build_priors(subject: Subject) -> Section | None:
     post = subject.post
     if post is None:
         return None
-    texts = post.priors.describe(post.moments, blocks=post.blocks)
+    texts = post.priors.describe(post.moments, structure=post.structure)
     blocks: list[Block] = [
         Text(
             tuple(f"{say(name)} ~ {text}" for name, text in texts.items()),

@@ -11,7 +11,7 @@ from bhlm.bayes.priors.families import PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.verdict import find_moments
 
@@ -82,7 +82,7 @@ def _tabulate_settings(subject: Subject, moments: "Moments") -> Table:
 
 
 def _tabulate_priors(fit: "Draws") -> Table:
-    texts = fit.priors.describe(fit.moments, blocks=fit.blocks)
+    texts = fit.priors.describe(fit.moments, structure=fit.structure)
     default = _find_default(fit)
     chosen = [at for at, pair in enumerate(default) if str(pair[0]) != str(pair[1])]
     kind = (
@@ -126,7 +126,8 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     notes: list[str] = []
     lines = ["import bhlm", ""]
     lines.append(f"model = bhlm.Model({moments.formula!r}, data)  # data: the table")
-    kind = _name_covariance(subject, moments)
+    override = _find_structure(subject).name_override
+    kind = [] if override is None else [f"covariance={override!r}"]
     if reml is not None:
         given = [] if reml.method == "reml" else [f"method={reml.method!r}"]
         lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
@@ -145,25 +146,17 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     return tuple(lines), tuple(notes)
 
 
-def _name_covariance(subject: Subject, moments: "Moments") -> list[str]:
-    """Return the argument for the covariance, if it is not what the formula says."""
-    structure = subject.reml.structure if subject.reml else combine(_blocks(subject))
-    plain = combine(moments.blocks)
-    if (structure.kind, structure.labels) == (plain.kind, plain.labels):
-        return []
-    return [f"covariance={structure.kind!r}"]
-
-
-def _blocks(subject: Subject) -> tuple[tuple[str, ...], ...]:
-    assert subject.post is not None
-    return subject.post.blocks
+def _find_structure(subject: Subject) -> Structure:
+    fit = subject.reml or subject.post
+    assert fit is not None
+    return fit.structure
 
 
 def _find_default(fit: "Draws") -> list[tuple[Any, Any]]:
     """Return each prior beside its default: fixed effects, SDs, sigma, the correlations."""
-    default = resolve_priors(None, fit.moments, blocks=fit.blocks)
+    default = resolve_priors(None, fit.moments, structure=fit.structure)
     pairs: list[tuple[Any, Any]] = list(zip(fit.priors.every, default.every, strict=True))
-    if any(len(block) > 1 for block in fit.blocks):
+    if fit.structure.has_correlations:
         pairs.append((fit.priors.corr, default.corr))
     return pairs
 
@@ -225,7 +218,7 @@ def _write_command(subject: Subject, moments: "Moments") -> str:
     words += ["--formula", moments.formula, "--seed", str(post.seed)]
     words += ["--draws", str(post.settings.draws), "--tune", str(post.settings.tune)]
     words += ["--chains", str(post.settings.chains)]
-    for argument in _name_covariance(subject, moments):
-        words += ["--covariance", argument.split("'")[1]]
+    override = _find_structure(subject).name_override
+    words += [] if override is None else ["--covariance", override]
     words += ["--dashboard", "report.html"] if subject.both is not None else []
     return shlex.join(words)

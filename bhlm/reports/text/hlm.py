@@ -78,7 +78,7 @@ def _test_variances(fit: Estimate) -> "pd.DataFrame | None":
 
     That is for shared variances, and where too few groups have a Z_j of full rank.
     """
-    if fit.structure.kind in ("exchangeable", "identity"):
+    if fit.structure.shares_variance:
         return None
     try:
         return hlm_chi_square(fit)

@@ -98,7 +98,7 @@ def _criterion(fit: "Estimate") -> list[str]:
 def _tabulate_random(fit: "Estimate") -> list[str]:
     """Return Groups, Name, Variance, Std.Dev., Corr; a further random term is `group.1`."""
     random, group = fit.moments.random, show_name(fit.moments.group)
-    blocks = _divide(fit)
+    blocks = fit.structure.places
     order = [i for block in blocks for i in block]
     variances = [*np.diag(fit.g)[order].tolist(), fit.sigma2]
     columns = [
@@ -122,7 +122,7 @@ def _tabulate_random(fit: "Estimate") -> list[str]:
     return [" " + line for line in align_columns(rows, sides=sides)]
 
 
-def _correlate_block(g: np.ndarray, block: list[int]) -> list[list[str]]:
+def _correlate_block(g: np.ndarray, block: Sequence[int]) -> list[list[str]]:
     """Return each coefficient's correlations with those before it, all of one width."""
     pairs = [(i, j) for place, i in enumerate(block) for j in block[:place]]
     if not pairs:
@@ -136,24 +136,6 @@ def _correlate_block(g: np.ndarray, block: list[int]) -> list[list[str]]:
 def _format_corr(value: float, places: int) -> str:
     """Return a correlation; one that rounds to zero has no sign, as in R."""
     return f"{round(value, places) + 0.0:.{places}f}" if math.isfinite(value) else "NaN"
-
-
-def _divide(fit: "Estimate") -> list[list[int]]:
-    """Return the coefficients of each block that has correlations inside."""
-    q, labels = len(fit.moments.random), fit.structure.labels
-    if fit.structure.kind == "exchangeable":
-        return [list(range(q))]
-    linked = {i: {i} for i in range(q)}
-    for i, j in labels:
-        merged = linked[i] | linked[j]
-        for member in merged:
-            linked[member] = merged
-    seen: list[list[int]] = []
-    for i in range(q):
-        block = sorted(linked[i])
-        if block not in seen:
-            seen.append(block)
-    return seen
 
 
 def _tabulate_fixed(fit: "Estimate") -> list[str]:

@@ -118,7 +118,7 @@ def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
 def _list_priors(fit: "Draws") -> list[str]:
     pairs = [
         ("  " + show_name(name), show_name(prior))
-        for name, prior in fit.priors.describe(fit.moments, blocks=fit.blocks).items()
+        for name, prior in fit.priors.describe(fit.moments, structure=fit.structure).items()
     ]
     lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
     scales = ", ".join(f"{show_name(name)} {sd:.4g}" for name, sd in fit.scales.items())

@@ -156,22 +156,20 @@ def _tabulate_components(fit: "Estimate", estimates: "pd.DataFrame") -> list[str
 
 def _divide_components(fit: "Estimate") -> list[Section]:
     """Return one section per block of correlated coefficients, each in Stata's order."""
-    random, kind = fit.moments.random, fit.structure.kind
-    labels = fit.structure.labels
+    random, structure = fit.moments.random, fit.structure
+    labels = structure.labels
     parameter = dict(zip(labels, variance_names(random, fit.moments.group, labels), strict=True))
     order = sorted(range(len(random)), key=lambda i: random[i] == INTERCEPT)
     printed = [_name_coefficient(name) for name in random]
-    if len(random) == 1 or kind in ("identity", "exchangeable"):
+    if structure.shares_variance:
         shared = " ".join(printed[i] for i in order)
         rows = [
             (name, f"{'var' if i == j else 'cov'}({shared})") for (i, j), name in parameter.items()
         ]
-        return [("Identity" if len(random) == 1 else kind.capitalize(), rows)]
-    blocks = [order]
-    if kind == "unstructured" and len(labels) < len(random) * (len(random) + 1) // 2:
-        blocks = [[i for i in order if random[i] in block] for block in fit.moments.blocks]
+        return [(structure.title, rows)]
     sections = []
-    for block in blocks:
+    for title, places in structure.sections:
+        block = [i for i in order if i in places]
         pairs = [(i, i) for i in block]
         pairs += [(i, j) for at, i in enumerate(block) for j in block[at + 1 :]]
         rows = [
@@ -179,7 +177,7 @@ def _divide_components(fit: "Estimate") -> list[Section]:
             for i, j in pairs
             if (at := (min(i, j), max(i, j))) in parameter
         ]
-        sections.append(("Identity" if len(block) == 1 else kind.capitalize(), rows))
+        sections.append((title, rows))
     return sections
 
 

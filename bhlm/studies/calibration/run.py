@@ -29,9 +29,9 @@ from bhlm.bayes.priors.resolve import (
     draw_prior,
     resolve_priors,
 )
-from bhlm.bayes.sampling import arrange_blocks, choose_acceptance, run_nutpie
+from bhlm.bayes.sampling import choose_acceptance, run_nutpie
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure, arrange_prior
 from bhlm.likelihood.marginal import group_logliks, total_products
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
@@ -54,7 +54,7 @@ class Study:
     """What every replicate needs, the same for all of them."""
 
     moments: Moments
-    blocks: tuple[tuple[str, ...], ...]  # correlated sets of random coefficients
+    structure: Structure
     priors: ResolvedPriors
     simulator: Simulator  # of the design; each replicate puts its own parameters in
     settings: Settings
@@ -160,7 +160,7 @@ def calibrate(
         formula=moments.formula,
         n_rows=moments.n_rows,
         n_groups=moments.n_groups,
-        priors=study.priors.describe(moments, blocks=study.blocks),
+        priors=study.priors.describe(moments, structure=study.structure),
         seconds=time.perf_counter() - start,
     )
 
@@ -182,17 +182,16 @@ def plan_study(
         ArgumentError: a covariance that has no prior.
         IdentifiabilityError: the moments cannot identify the model.
     """
-    blocks = arrange_blocks(moments, covariance)
-    resolved = resolve_priors(priors, moments, blocks=blocks)
+    structure = arrange_prior(moments, covariance)
+    resolved = resolve_priors(priors, moments, structure=structure)
     check_drawable(resolved, moments)
-    structure = combine(blocks)
     white = whiten(moments, structure)
     root, free = factor_design(white, moments.n)
     simulator = Simulator(
         white=white, structure=structure, restricted=False, root=root, free=free,
         beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0, start=None,
     )  # fmt: skip
-    return Study(moments, blocks, resolved, simulator, settings, seed, n_draws, thin)
+    return Study(moments, structure, resolved, simulator, settings, seed, n_draws, thin)
 
 
 def identify_study(study: Study) -> dict[str, Any]:
@@ -206,7 +205,7 @@ def identify_study(study: Study) -> dict[str, Any]:
         "study": "calibration",
         "formula": moments.formula,
         "columns": [moments.columns, moments.fixed, moments.random, moments.group],
-        "blocks": study.blocks,
+        "blocks": study.structure.blocks,
         "data": digest.hexdigest(),
         "priors": [*priors, ["LKJ", study.priors.corr.eta], study.priors.centre.tolist()],
         "seed": study.seed,
@@ -228,13 +227,12 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
     from arviz_stats.base import array_stats
 
     rng = np.random.default_rng(np.random.SeedSequence([study.seed, number]))
-    sizes = tuple(len(block) for block in study.blocks)
-    beta, root, sigma = draw_prior(study.priors, sizes, rng, 1)
+    beta, root, sigma = draw_prior(study.priors, study.structure, rng, 1)
     with np.errstate(all="ignore"):
         white = simulate_whitened(study.simulator, beta[0], root[0], float(sigma[0]), rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
         raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
-    posterior = build_posterior(white, study.priors, sizes)
+    posterior = build_posterior(white, study.priors, study.structure)
     trace = run_nutpie(posterior, study.settings, seed=int(rng.integers(2**31)), cores=1)
     drawn = constrain(posterior, white, trace["posterior"]["x"].values[0])
     true = (beta, root, sigma)
@@ -314,13 +312,13 @@ def evaluate_quantities(
         root: lower square roots (draws, q, q) of G.
         sigma: residual SDs (draws,).
     """
-    named = parameter_draws(study.moments, study.blocks, beta, root @ root.swapaxes(1, 2), sigma)
+    g = root @ root.swapaxes(1, 2)
+    named = parameter_draws(study.moments, study.structure, beta, g, sigma)
     moments = study.moments
     doubled = {f"sd({name}|{moments.group})" for name in moments.random} | {"sd(Residual)"}
     ranked = {name: draws for name, draws in named.items() if name not in doubled}
     loglik = group_logliks(white, study.moments.n, beta, root, sigma).sum(axis=1)
-    sizes = tuple(len(block) for block in study.blocks)
-    terms = evaluate_priors(study.priors, sizes, beta, root, sigma)
+    terms = evaluate_priors(study.priors, study.structure, beta, root, sigma)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
     return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
 

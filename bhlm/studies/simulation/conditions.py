@@ -108,7 +108,7 @@ def true_values(truth: Truth, condition: Condition) -> dict[str, float]:
     """
     at = [COEFFICIENTS.index(name) for name in truth.random]
     g = true_covariance(truth, condition)[np.ix_(at, at)]
-    labels = combine(truth.blocks).labels
+    labels = combine(truth.blocks, group=GROUP).labels
     values = dict(truth.fixed)
     components = [float(g[i, j]) for i, j in labels]
     values |= zip(variance_names(truth.random, GROUP, labels), components, strict=True)

@@ -19,7 +19,7 @@ from bhlm.bayes.priors.resolve import Priors, bounds_variances, resolve_priors
 from bhlm.bayes.sampling import choose_acceptance, run_nutpie
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.files import make_plain
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import fit_moments
@@ -74,10 +74,10 @@ def fit_reml(study: Study, moments: Moments) -> dict[str, Any]:
 
 def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) -> dict[str, Any]:
     """Return the posterior's point estimates and equal-tailed 95 % intervals."""
-    blocks = study.truth.blocks
-    white = whiten(moments, combine(blocks))
-    resolved = resolve_priors(priors, moments, blocks=blocks)
-    posterior = build_posterior(white, resolved, tuple(len(block) for block in blocks))
+    structure = arrange(moments)
+    white = whiten(moments, structure)
+    resolved = resolve_priors(priors, moments, structure=structure)
+    posterior = build_posterior(white, resolved, structure)
     settings = study.settings
     if settings.target_accept is None:
         settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
@@ -87,7 +87,7 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
         part.reshape(*x.shape[:2], *part.shape[1:])
         for part in constrain(posterior, white, x.reshape(-1, x.shape[-1]))
     )
-    draws = parameter_draws(moments, blocks, beta, root @ root.swapaxes(-1, -2), sigma)
+    draws = parameter_draws(moments, structure, beta, root @ root.swapaxes(-1, -2), sigma)
     table = np.array(list(summarize(draws).values()))
     column = {name: table[:, at] for at, name in enumerate(SUMMARY_COLUMNS)}
     return {
@@ -111,7 +111,7 @@ def check_study(study: Study) -> None:
         rows = simulate_rows(study.truth, condition, np.random.default_rng(study.seed))
         moments = reduce_rows(study.truth, rows)
         try:
-            whiten(moments, combine(study.truth.blocks))
+            whiten(moments, arrange(moments))
         except BhlmError as error:
             raise type(error)(f"condition {condition}: {error}") from error
         for name, priors in study.priors:
@@ -122,7 +122,7 @@ def _check_priors(
     study: Study, condition: Condition, moments: Moments, name: str, priors: Priors
 ) -> None:
     try:
-        resolved = resolve_priors(priors, moments, blocks=study.truth.blocks)
+        resolved = resolve_priors(priors, moments)
     except BhlmError as error:
         raise type(error)(f"priors '{name}': {error}") from error
     for block in study.truth.blocks:
