@@ -1,6 +1,7 @@
 """Priors of correlation matrices: density, draws and marginals."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +77,20 @@ class LKJ:
             with np.errstate(divide="ignore", invalid="ignore"):
                 logdet = 2.0 * np.log(pivot[:, start : start + size]).sum(axis=1)
             total += (self.eta - 1.0) * logdet if self.eta != 1.0 else 0.0
-            for k in range(1, size):
-                alpha = self.eta + 0.5 * (k - 1)
-                constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
-                total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
+            total += self._log_constant(size)
             start += size
+        return total
+
+    def log_constant(self, sizes: Sequence[int]) -> float:
+        """Return minus the log of what det(R)^(eta - 1) integrates to, over all blocks."""
+        return sum(map(self._log_constant, sizes))
+
+    def _log_constant(self, size: int) -> float:
+        total = 0.0
+        for k in range(1, size):
+            alpha = self.eta + 0.5 * (k - 1)
+            constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
+            total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
         return total
 
     def marginal(self, size: int) -> Any:

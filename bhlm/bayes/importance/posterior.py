@@ -1,0 +1,197 @@
+"""The posterior of every parameter by importance sampling, for any number of random coefficients.
+
+What the fixed effects leave is drawn from a mixture of multivariate t's that is fitted to it: at
+the modes first, then to its own weighted draws. The last set of draws is independent and
+identically distributed, so that its errors are known, and Pareto's k says whether they may be
+believed.
+
+Sources: Geweke (1989), Econometrica 57, 1317-1339, theorem 2; Owen (2013), Monte Carlo theory,
+methods and examples, section 9.2; Glynn (1996), for quantiles.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.density import evaluate_prior
+from bhlm.bayes.draws import parameter_draws
+from bhlm.bayes.importance.draws import KHAT, WeightedDraws, draw_weighted, smooth_weights
+from bhlm.bayes.importance.kernels import Kernels, Located, locate
+from bhlm.bayes.importance.modes import Modes, find_modes
+from bhlm.bayes.importance.target import (
+    Conditional,
+    Place,
+    Target,
+    bend_target,
+    build_target,
+    condition_fixed,
+    log_target,
+    place,
+    spread_starts,
+)
+from bhlm.bayes.priors.families import Flat
+from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.whitening import Whitened, whiten
+from bhlm.moments.moments import Moments
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ImportancePosterior:
+    """The posterior of every parameter by importance sampling, and whether it may be believed."""
+
+    moments: Moments
+    blocks: tuple[tuple[str, ...], ...]
+    target: Target
+    modes: Modes
+    draws: WeightedDraws
+    at: Place  # what the draws stand for
+    given: Conditional  # the fixed effects there
+    kernels: dict[str, Kernels]  # by parameter, in the order of the tables
+    located: dict[str, Located]
+    seconds: float
+
+    @property
+    def khat(self) -> float:
+        """Pareto's k of the weights."""
+        return self.draws.khat
+
+    @property
+    def certified(self) -> bool:
+        """Whether k is at most 0.7 and so the standard errors hold."""
+        return self.khat <= KHAT
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: `mean, sd, lower, upper` and the standard error of each."""
+        import pandas as pd
+
+        table = pd.DataFrame.from_dict(
+            {name: each._asdict() for name, each in self.located.items()}, orient="index"
+        )
+        table.index.name = "parameter"
+        return table
+
+
+def integrate_importance(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    priors: ResolvedPriors,
+    *,
+    seed: int,
+    draws: int = 4000,
+    budget: int = 30_000,
+    without: frozenset[str] = frozenset(),
+    frame: Array | None = None,
+    white: Whitened | None = None,
+) -> ImportancePosterior:
+    """Return the posterior of every parameter by importance sampling.
+
+    The posterior must be proper: what the weights of an improper one converge to is nothing, and
+    k does not always tell.
+
+    Args:
+        moments: the reduced table.
+        blocks: correlated sets of random coefficients.
+        priors: one prior per parameter.
+        seed: makes the answer repeatable.
+        draws: weighted draws.
+        budget: the most evaluations that adaptation may take.
+        without: names of PRIORS to swap for flat ones.
+        frame: of the priors of the random part, see `build_target`.
+        white: the whitened moments; None whitens them.
+    """
+    white = whiten(moments, combine(blocks)) if white is None else white
+    sizes = [len(block) for block in blocks]
+    target = build_target(white, priors, sizes, frame=frame, without=without)
+    return integrate_target(moments, blocks, target, seed=seed, draws=draws, budget=budget)
+
+
+def integrate_target(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    target: Target,
+    *,
+    seed: int,
+    draws: int = 4000,
+    budget: int = 30_000,
+) -> ImportancePosterior:
+    """Return the posterior of every parameter for a target that is built already.
+
+    Args are those of `integrate_importance`.
+    """
+    start = time.perf_counter()
+    straight = replace(target, knee=np.full(len(target.basis), -np.inf))
+    rough = find_modes(lambda y: log_target(straight, y), spread_starts(straight))
+    target, places = bend_target(straight, rough)
+    modes = find_modes(lambda y: log_target(target, y), places)
+    modes = replace(modes, evaluations=modes.evaluations + rough.evaluations)
+    found = draw_weighted(
+        lambda y: log_target(target, y), modes, seed=seed, draws=draws, budget=budget
+    )
+    at = place(target, found.y)
+    given = condition_fixed(target, at)
+    kernels, correction = read_kernels(moments, blocks, target, at, given, seed=seed)
+    if correction is not None:
+        height = found.log_target + correction
+        weight, khat = smooth_weights(height - found.log_proposal)
+        found = replace(found, log_target=height, weight=weight, khat=khat)
+    return ImportancePosterior(
+        moments=moments,
+        blocks=blocks,
+        target=target,
+        modes=modes,
+        draws=found,
+        at=at,
+        given=given,
+        kernels=kernels,
+        located={name: locate(each, found.weight) for name, each in kernels.items()},
+        seconds=time.perf_counter() - start,
+    )
+
+
+def read_kernels(
+    moments: Moments,
+    blocks: tuple[tuple[str, ...], ...],
+    target: Target,
+    at: Place,
+    given: Conditional,
+    *,
+    seed: int,
+) -> tuple[dict[str, Kernels], Array | None]:
+    """Return every parameter at each place, and what its log weight still lacks.
+
+    Under normal and flat priors a fixed effect is the normal that it is given the rest
+    (Rao-Blackwell), and nothing is lacking. Under others it is a draw from that normal, and the
+    log density of its prior is lacking.
+    """
+    p = len(target.ols)
+    inverse = np.linalg.inv(given.root)  # precision^-1 = inverse' inverse
+    spread = target.back @ np.swapaxes(inverse, 1, 2)  # (N, p, p)
+    beta = target.ols + given.mean @ target.back.T
+    width = np.linalg.norm(spread, axis=2)
+    correction = None
+    if not target.exact and "fixed" not in target.without:
+        rng = np.random.default_rng([seed, 2])
+        noise = rng.standard_normal(beta.shape)
+        drawn = given.mean + np.einsum("nji,nj->ni", inverse, noise)
+        beta, width = target.ols + drawn @ target.back.T, np.zeros_like(width)
+        shown = target.offset + drawn @ target.slope.T
+        correction = np.zeros(len(beta))
+        for i, prior in enumerate(target.priors.fixed):
+            if not (target.normal[i] or isinstance(prior, Flat)):
+                correction += evaluate_prior(prior, shown[:, i])
+    named = parameter_draws(moments, blocks, beta, at.g, at.sigma)
+    point = np.zeros(len(beta))
+    kernels = {
+        name: Kernels(values, width[:, i] if i < p else point)
+        for i, (name, values) in enumerate(named.items())
+    }
+    return kernels, correction

@@ -1,0 +1,326 @@
+"""The posterior of (G, sigma) with the fixed effects integrated out, as a density to draw from.
+
+A position y holds coordinates of [log t (q), a (c), log sigma]. In the whitened columns of each
+block
+
+    G = sigma^2 B diag(t) R~ diag(t) B',    R~ = C C',    C from partial correlations tanh(a)
+
+so that neither an offset nor the unit of a covariate changes what is drawn. An SD that may vanish
+has an exponential tail to the left in log t; with
+
+    log t = knee + h(y),    h(y) = y - s(-y)^2 / 2,    s(x) = log(1 + exp(x))
+
+its density by y falls as that of a normal there, and well above its knee y is log t but for a
+constant.
+
+Fixed effects are integrated out exactly where their priors are normal or flat, so that
+q + c + 1 dimensions are left. Nothing here is shared with the sampler but the priors: the
+likelihood is summed by the kernel of the profiled likelihood, and the Jacobian is derived anew.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import qmc
+
+from bhlm.bayes.density import build_posterior, evaluate_prior
+from bhlm.bayes.importance.modes import Modes
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Flat, Normal, Prior
+from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.positions import sum_positions
+from bhlm.likelihood.whitening import Whitened
+
+Array = np.ndarray
+
+# What a posterior's prior is made of: the scale on which flat is flat, then each prior that stands
+# on it. Without all of them it is flat on beta, G and sigma^2.
+PRIORS = ("scale", "sd", "corr", "residual", "fixed")
+TINY = -300.0  # the logarithm of an SD below which its square would underflow
+SEARCH = 256  # positions at which the search for modes begins to look
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The posterior of (G, sigma) with the fixed effects integrated out, and what it reads."""
+
+    values: Array  # (T, q, k, LANES) panels of whitened cross-products
+    total: Array  # (p + 1, p + 1)
+    reach: float
+    n: float
+    sizes: tuple[int, ...]  # of the blocks of random coefficients
+    basis: Array  # (q, q) B
+    frame: Array  # (q, q) block-diagonal F: priors stand on the SDs and correlations of F G F'
+    priors: ResolvedPriors
+    scale: float  # s of the whitening
+    ols: Array  # (p,)
+    back: Array  # (p, p) s A, so that beta = ols + back beta~
+    offset: Array  # (p,) prior coordinates of the fixed effects at beta~ = 0
+    slope: Array  # (p, p) prior coordinates = offset + slope beta~
+    normal: Array  # (p,) which fixed effects have a normal prior
+    exact: bool  # whether all others have flat ones, so that beta is integrated out exactly
+    logdet_back: float  # log |s A|
+    knee: Array  # (q,) of log t, below which y bends; -inf where y is log t itself
+    without: frozenset[str] = frozenset()  # names of PRIORS that are swapped for flat ones
+
+    @property
+    def dimension(self) -> int:
+        """The length of y."""
+        return len(self.basis) + sum(b * (b - 1) // 2 for b in self.sizes) + 1
+
+
+class Place(NamedTuple):
+    """What positions y stand for."""
+
+    lam: Array  # (N, q, q) relative root in the whitened basis, lower triangular in each block
+    g: Array  # (N, q, q)
+    sigma: Array  # (N,)
+    sd: Array  # (N, q) in the priors' frame
+    logdet: Array  # (N,) log |R| summed over the blocks, in the priors' frame
+    jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
+
+
+class Conditional(NamedTuple):
+    """The fixed effects given (G, sigma): normal, under their normal priors."""
+
+    value: Array  # (N,) log of the likelihood times those priors, integrated over beta
+    mean: Array  # (N, p) of beta~
+    root: Array  # (N, p, p) lower root of beta~'s precision
+
+
+def build_target(
+    white: Whitened,
+    priors: ResolvedPriors,
+    sizes: Sequence[int],
+    *,
+    frame: Array | None = None,
+    without: frozenset[str] = frozenset(),
+) -> Target:
+    """Return the posterior of whitened data under resolved priors.
+
+    Args:
+        white: whitened cross-products.
+        priors: one prior per parameter.
+        sizes: how many random coefficients each correlated block has, summing to q.
+        frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
+            of F G F' (at the columns' means, say); None takes those of G.
+        without: names of PRIORS to swap for flat ones.
+    """
+    posterior = build_posterior(white, priors, tuple(sizes))
+    normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
+    flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
+    return Target(
+        values=posterior.panels,
+        total=posterior.total,
+        reach=posterior.reach,
+        n=white.n,
+        sizes=tuple(int(size) for size in sizes),
+        basis=white.basis,
+        frame=np.eye(white.q) if frame is None else frame,
+        priors=priors,
+        scale=white.scale,
+        ols=white.ols,
+        back=white.scale * white.fixed,
+        offset=posterior.offset,
+        slope=posterior.slope,
+        normal=normal,
+        exact=bool(np.all(normal | flat)),
+        logdet_back=white.p * math.log(white.scale) + white.logdet_fixed,
+        knee=np.full(white.q, -np.inf),
+        without=without,
+    )
+
+
+def bend(x: Array) -> tuple[Array, Array]:
+    """Return h(x) and the log of its derivative, 1 + s(-x) / (1 + exp(x))."""
+    s = np.logaddexp(0.0, -x)
+    return x - 0.5 * s**2, np.log1p(s * np.exp(-np.logaddexp(0.0, x)))
+
+
+def unbend(h: Array) -> Array:
+    """Return the x at which `bend` gives h, by bisection and Newton's rule."""
+    x = np.where(h > 0.0, h, -np.sqrt(np.maximum(-2.0 * h, 0.0)))
+    for _ in range(60):
+        value, log_slope = bend(x)
+        x = x - np.clip((value - h) * np.exp(-log_slope), -1.0, 1.0)
+    return np.asarray(x)
+
+
+def bend_target(target: Target, modes: Modes) -> tuple[Target, Array]:
+    """Return the target whose SDs bend where they may vanish, and its modes' positions (M, d).
+
+    With delta the posterior SD of log t by the curvature at the highest mode, the knee stands
+    1 / delta - 1.4 below the mode: at it for a half-normal SD (delta = .71), far below it for one
+    that the data keep from zero.
+    """
+    q = len(target.basis)
+    top = modes.mixture
+    half = top.axes[0] * (0.5 * (top.ahead[0] + top.behind[0]))
+    delta = np.sqrt(np.sum(half[:q] ** 2, axis=1))
+    knee = modes.y[0, :q] - np.maximum(1.0 / delta - 1.4, -0.5)
+    places = modes.y.copy()
+    # Shifted so that y is still log t where it does not bend.
+    places[:, :q] = knee + unbend(modes.y[:, :q] - knee)
+    return replace(target, knee=knee), places
+
+
+def place(target: Target, y: Array) -> Place:
+    """Return what positions y (N, d) stand for.
+
+    With b the size of m's block, z = tanh(a) in column j of it, and the SDs and correlations
+    those of F G F',
+
+        d(sd, R) / dG     = prod_m 1 / (2 sd_m^b)
+        dG / dG~          = prod_blocks sigma^(b (b + 1)) |F B|^(b + 1)
+        dG~ / d(t, R~)    = prod_m 2 t_m^b
+        dR~ / da          = prod (1 - z^2)^((b - 2 - j) / 2 + 1)
+
+    and a factor of t_m and sigma for each logarithm. The last line is LKJ's at eta = 1:
+    Lewandowski, Kurowicka & Joe (2009), section 2.
+    """
+    q = len(target.basis)
+    log_t, jacobian = y[:, :q], y[:, -1].copy()
+    if np.all(np.isfinite(target.knee)):
+        bent, log_slope = bend(log_t - target.knee)
+        log_t, jacobian = target.knee + bent, jacobian + log_slope.sum(axis=1)
+    log_t = np.maximum(log_t, TINY)
+    sigma = np.exp(y[:, -1])
+    lam = np.zeros((len(y), q, q))
+    jacobian += log_t.sum(axis=1)
+    logdet_relative = np.zeros(len(y))
+    span = target.frame @ target.basis
+    logdet = np.zeros(len(y))
+    start, at = 0, q
+    for size in target.sizes:
+        part = slice(start, start + size)
+        for i in range(size):
+            log_rest = np.zeros(len(y))
+            for j in range(i):
+                a = np.abs(y[:, at])
+                log_slack = 2.0 * (math.log(2.0) - a - np.log1p(np.exp(-2.0 * a)))  # log(1 - z^2)
+                lam[:, start + i, start + j] = np.tanh(y[:, at]) * np.exp(0.5 * log_rest)
+                jacobian += (0.5 * (size - 2 - j) + 1.0) * log_slack
+                log_rest += log_slack
+                at += 1
+            lam[:, start + i, start + i] = np.exp(0.5 * log_rest)
+            logdet_relative += log_rest
+        jacobian += size * log_t[:, part].sum(axis=1) + size * (size + 1) * y[:, -1]
+        jacobian += (size + 1) * np.linalg.slogdet(span[part, part])[1]
+        logdet += 2.0 * np.linalg.slogdet(span[part, part])[1] + 2.0 * size * y[:, -1]
+        start += size
+    lam *= np.exp(log_t)[:, :, None]
+    root = span @ lam * sigma[:, None, None]
+    sd = np.linalg.norm(root, axis=2)
+    log_sd = np.log(sd)
+    widths = np.repeat(target.sizes, target.sizes)
+    jacobian -= log_sd @ widths
+    logdet += logdet_relative + 2.0 * (log_t - log_sd).sum(axis=1)
+    own = target.basis @ lam * sigma[:, None, None]
+    g = own @ np.swapaxes(own, 1, 2)
+    return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian)
+
+
+def condition_fixed(target: Target, at: Place) -> Conditional:
+    """Return the fixed effects given (G, sigma) at each place, and the integral over them.
+
+    With r = y~ - X~ beta~ and sigma~ = sigma / s, minus twice the log-likelihood is
+    n log(2 pi) + 2 n log sigma + log|H| + r'H^-1 r / sigma~^2; normal priors N(mu, tau) on
+    offset + slope beta~ add a quadratic. Under flat priors alone the value is the restricted
+    log-likelihood.
+    """
+    p = len(target.ols)
+    logdet, e = sum_positions(target.values, target.total, target.reach, at.lam)
+    weight = (target.scale / at.sigma) ** 2
+    prior = np.zeros((p, p))
+    pull = np.zeros(p)
+    constant = -0.5 * target.n * math.log(2.0 * math.pi) + target.logdet_back
+    # Without their priors they are flat, and nothing is added.
+    held = target.normal & ("fixed" not in target.without)
+    for i in np.flatnonzero(held):
+        mu, tau = target.priors.fixed[i].numbers
+        gap = mu - target.offset[i]
+        prior += np.outer(target.slope[i], target.slope[i]) / tau**2
+        pull += target.slope[i] * gap / tau**2
+        constant -= 0.5 * math.log(2.0 * math.pi) + math.log(tau) + 0.5 * (gap / tau) ** 2
+    precision = weight[:, None, None] * e[:, :p, :p] + prior
+    root = np.linalg.cholesky(precision)
+    right = weight[:, None] * e[:, :p, p] + pull
+    half = np.linalg.solve(root, right[..., None])
+    mean = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
+    value = constant - target.n * np.log(at.sigma) - 0.5 * logdet
+    value += 0.5 * np.sum(half[..., 0] ** 2, axis=1) - 0.5 * weight * e[:, p, p]
+    value += 0.5 * p * math.log(2.0 * math.pi)
+    value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
+    return Conditional(value, mean, root)
+
+
+def list_terms(target: Target, at: Place) -> dict[str, Array]:
+    """Return the log prior's terms at each place (N,) by their names in PRIORS, swapped ones flat.
+
+    They stand on the SDs, the correlations and sigma, without any Jacobian, improper ones up to a
+    constant. A flat prior of some power is a choice of scale: `scale` holds the flat ones, and
+    without it they are d(G, sigma^2) / d(sd, R, sigma) but for a constant, sd_m^b for each
+    coefficient of a block of b, and sigma. `fixed` is not among them; see `condition_fixed`.
+    """
+    priors, sizes = target.priors, target.sizes
+    zero = np.zeros(len(at.sigma))
+    log_sd, log_sigma = np.log(at.sd), np.log(at.sigma)
+    powers = np.array([_read_power(prior) for prior in priors.sd])
+    sd = [
+        evaluate_prior(prior, x)
+        for prior, x in zip(priors.sd, at.sd.T, strict=True)
+        if not isinstance(prior, Flat)
+    ]
+    scale = log_sd @ powers + _read_power(priors.sigma) * log_sigma
+    flat_scale = log_sd @ np.repeat(sizes, sizes) + log_sigma
+    eta, constant = priors.corr.eta, priors.corr.log_constant(sizes)
+    residual = zero if isinstance(priors.sigma, Flat) else evaluate_prior(priors.sigma, at.sigma)
+    named = {
+        "scale": (scale, flat_scale),
+        "sd": (np.sum(sd, axis=0) if sd else zero, zero),
+        "corr": (constant + (eta - 1.0) * at.logdet, zero + LKJ(1.0).log_constant(sizes)),
+        "residual": (residual, zero),
+    }
+    return {name: pair[name in target.without] for name, pair in named.items()}
+
+
+def _read_power(prior: Prior) -> float:
+    return prior.power if isinstance(prior, Flat) else 0.0
+
+
+def log_target(target: Target, y: Array) -> Array:
+    """Return the log posterior density (N,) at y (N, d), -inf where it cannot be computed.
+
+    Fixed effects whose priors are neither normal nor flat are integrated out as if they were flat;
+    `posterior.read_kernels` puts that right.
+    """
+    with np.errstate(all="ignore"):
+        at = place(target, y)
+        terms = list_terms(target, at)
+        try:
+            value = condition_fixed(target, at).value + at.jacobian
+        except np.linalg.LinAlgError:
+            if len(y) == 1:
+                return np.full(1, -np.inf)
+            return np.concatenate([log_target(target, row[None]) for row in y])
+        for term in terms.values():
+            value = value + term
+    return np.where(np.isfinite(value), value, -np.inf)
+
+
+def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Array:
+    """Return positions (count, d) that cover where the modes of a target may be.
+
+    SDs from 1/50 to 10 residual SDs per unit of a whitened column, correlations to +-.9, the
+    residual SD from 1/10 to 1.3 of that of least squares.
+    """
+    q, d = len(target.basis), target.dimension
+    low = np.full(d, -1.5)
+    high = np.full(d, 1.5)
+    low[:q], high[:q] = math.log(0.02), math.log(10.0)
+    low[-1] = math.log(0.1 * target.scale)
+    high[-1] = math.log(1.3 * target.scale)
+    return qmc.scale(qmc.Sobol(d, rng=np.random.default_rng(seed)).random(count), low, high)

@@ -1,0 +1,57 @@
+"""What the profiled likelihood sums over groups, at many roots of G at once."""
+
+import numba
+import numpy as np
+
+from bhlm.likelihood.panel_sums import fill_products
+from bhlm.likelihood.panels import STRETCH, count_cores, sum_stretches
+
+Array = np.ndarray
+LANES_PER_THREAD = 20_000  # panels x positions below which a second thread is not worth its start
+
+
+def sum_positions(values: Array, total: Array, reach: float, lam: Array) -> tuple[Array, Array]:
+    """Return sum_j log|H_j| (N,) and E = sum_j [X y]'H_j^-1 [X y] (N, r, r) at each lam (N, q, q).
+
+    Several threads share the positions where that pays; the sums do not depend on how many.
+
+    Args:
+        values: panels of whitened cross-products, see `bhlm.likelihood.panels`.
+        total: cross-products of [X y] over all rows (r, r).
+        reach: the largest trace of a group's Z'Z.
+        lam: relative roots.
+    """
+    count, r = len(lam), len(total)
+    logdet, e = np.empty(count), np.empty((count, r, r))
+
+    def fill(first: int, last: int) -> None:
+        part = slice(first, last)
+        _sum_positions(values, total, reach, lam[part], logdet[part], e[part])
+
+    threads = max(1, count * len(values) // LANES_PER_THREAD)
+    sum_stretches(fill, count, threads=min(count_cores(), threads))
+    return logdet, e
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _sum_positions(
+    values: Array, total: Array, reach: float, lam: Array, logdet: Array, e: Array
+) -> None:
+    """Write sum_j log|H_j| (N,) and E = sum_j [X y]'H_j^-1 [X y] (N, r, r) at each lam (N, q, q)."""
+    r = total.shape[0]
+    n_stretches = (values.shape[0] + STRETCH - 1) // STRETCH
+    sums = np.empty((n_stretches, 1 + r * (r + 1) // 2))
+    for i in range(lam.shape[0]):
+        fill_products(values, reach, 0, n_stretches, lam[i], sums)
+        logdet[i] = 0.0
+        for s in range(n_stretches):
+            logdet[i] += sums[s, 0]
+        at = 1
+        for c in range(r):
+            for d in range(c + 1):
+                taken = 0.0
+                for s in range(n_stretches):
+                    taken += sums[s, at]
+                at += 1
+                e[i, c, d] = total[c, d] - taken
+                e[i, d, c] = e[i, c, d]

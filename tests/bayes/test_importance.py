@@ -1,0 +1,197 @@
+"""The posterior by importance sampling: against quadrature, dense algebra and itself recoded."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from few_groups import simulate_model
+from scipy import stats
+
+from bhlm.bayes.importance import integrate_importance
+from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture
+from bhlm.bayes.importance.target import (
+    bend,
+    build_target,
+    condition_fixed,
+    place,
+    unbend,
+)
+from bhlm.bayes.priors.families import Normal, StudentT
+from bhlm.bayes.priors.resolve import Priors, resolve_priors
+from bhlm.bayes.quadrature import integrate_resolved
+from bhlm.fits.model import Model
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.whitening import whiten
+from bhlm.sources.gallery import find_model, list_models, load_data
+
+# Standard errors that an estimate may be off by: of some 200 compared, one in a million.
+ERRORS = 5.5
+
+
+def integrate(moments, priors=None, **options):
+    resolved = resolve_priors(priors, moments, blocks=moments.blocks)
+    options = {"seed": 1} | options
+    return integrate_importance(moments, moments.blocks, resolved, **options)
+
+
+def resample(exact, *, seed, size=(4, 1000)):
+    """Independent draws of every parameter from the weighted ones: sound by construction."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(exact.draws.weight), size=size, p=exact.draws.weight)
+    noise = rng.standard_normal(size)
+    return {
+        name: each.centre[rows] + each.width[rows] * noise for name, each in exact.kernels.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def sleepstudy():
+    model = find_model("sleepstudy")
+    return Model(model.formula, load_data(model)).moments
+
+
+@pytest.fixture(scope="module")
+def exact(sleepstudy):
+    return integrate(sleepstudy)
+
+
+def build(moments, priors=None):
+    white = whiten(moments, combine(moments.blocks))
+    resolved = resolve_priors(priors, moments, blocks=moments.blocks)
+    return build_target(white, resolved, [len(block) for block in moments.blocks])
+
+
+@pytest.mark.parametrize("q", [1, 2, 3, 4])
+def test_jacobian_is_that_of_central_differences(q):
+    target = build(simulate_model(20, q, 1).moments)
+    target = replace(target, knee=np.linspace(-1.0, 0.3, q))
+    y = np.random.default_rng(q).normal(0.0, 0.6, target.dimension)
+
+    def natural(y):
+        at = place(target, y[None])
+        root = np.linalg.cholesky(at.g[0])
+        sd = np.linalg.norm(root, axis=1)
+        corr = at.g[0] / np.outer(sd, sd)
+        return np.concatenate([sd, corr[np.tril_indices(q, -1)], at.sigma])
+
+    h = 1e-5 * np.eye(len(y))
+    columns = [(natural(y + e) - natural(y - e)) / 2e-5 for e in h]
+    expected = np.linalg.slogdet(np.column_stack(columns))[1]
+    assert place(target, y[None]).jacobian[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_value_is_the_dense_marginal_density():
+    model = simulate_model(6, 2, 3)
+    target = build(model.moments)
+    labels, x, z, response = model.rows()
+    y = np.random.default_rng(1).normal(0.0, 0.5, target.dimension)
+    at = place(target, y[None])
+    v = at.sigma[0] ** 2 * np.eye(len(response))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        v[np.ix_(rows, rows)] += z[rows] @ at.g[0] @ z[rows].T
+    # Normal priors, the intercept's at the means of the other columns.
+    at_means = np.eye(x.shape[1])
+    at_means[0, 1:] = x[:, 1:].mean(axis=0)
+    mu = np.array([prior.mu for prior in target.priors.fixed])
+    tau = np.array([prior.sigma for prior in target.priors.fixed])
+    back = np.linalg.inv(at_means)
+    covariance = v + x @ back @ np.diag(tau**2) @ back.T @ x.T
+    expected = stats.multivariate_normal(x @ back @ mu, covariance).logpdf(response)
+    assert condition_fixed(target, at).value[0] == pytest.approx(expected, abs=1e-7)
+
+
+def test_bend_is_undone_and_keeps_logarithms_above_its_knee():
+    y = np.linspace(-8.0, 12.0, 41)
+    np.testing.assert_allclose(unbend(bend(y)[0]), y, atol=1e-9)
+    assert bend(np.array([12.0]))[0][0] == pytest.approx(12.0, abs=1e-9)
+
+
+def test_mixture_is_a_density():
+    rng = np.random.default_rng(0)
+    mixture = Mixture(
+        weight=np.array([0.3, 0.7]),
+        mean=np.array([[0.0, 1.0], [2.0, -1.0]]),
+        axes=np.stack([np.eye(2), np.array([[1.0, 0.0], [0.5, 2.0]])]),
+        ahead=np.array([[0.5, 2.0], [1.0, 1.0]]),
+        behind=np.array([[1.5, 0.3], [1.0, 1.0]]),
+        df=np.array([5.0, 8.0]),
+    )
+    # The mean of g / mixture over its draws is the integral of g, here 1.
+    y = draw_mixture(mixture, 20_000, rng)
+    g = stats.multivariate_normal([1.0, 0.0], np.diag([0.5, 0.5])).logpdf(y)
+    ratio = np.exp(g - log_mixture(mixture, y))
+    assert ratio.mean() == pytest.approx(1.0, abs=ERRORS * ratio.std() / np.sqrt(len(ratio)))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_agrees_with_quadrature_in_means_sds_and_evidence(seed):
+    moments = simulate_model(12, 1, seed, "singular").moments
+    found, known = (
+        integrate(moments),
+        integrate_resolved(
+            moments, moments.blocks, resolve_priors(None, moments, blocks=moments.blocks)
+        ),
+    )
+    for name, each in found.located.items():
+        assert abs(each.mean - known.mean[name]) <= ERRORS * each.mean_se + 1e-6 * each.sd, name
+        assert abs(each.sd - known.sd[name]) <= ERRORS * each.sd_se + 1e-6 * each.sd, name
+    assert found.draws.log_integral == pytest.approx(known.log_marginal, abs=0.05)
+
+
+def test_points_hold_their_probability_in_draws(exact):
+    drawn = resample(exact, seed=5, size=(4, 5000))
+    for name, each in exact.located.items():
+        below = np.mean(drawn[name] < each.lower)
+        assert below == pytest.approx(0.025, abs=0.006), name
+        assert np.mean(drawn[name] > each.upper) == pytest.approx(0.025, abs=0.006), name
+
+
+def test_same_seed_same_answer(sleepstudy, exact):
+    again = integrate(sleepstudy)
+    np.testing.assert_array_equal(again.draws.weight, exact.draws.weight)
+    assert again.located == exact.located
+
+
+def test_offset_and_unit_of_a_covariate_change_no_weight():
+    """Under priors that are flat on G the posterior of what a recoding leaves alone is the same."""
+    model = find_model("sleepstudy")
+    table = load_data(model)
+    plain = integrate(Model(model.formula, table).moments, Priors.flat())
+    table = table.assign(Days=(table["Days"] + 2000.0) / 7.0)
+    moved = integrate(Model(model.formula, table).moments, Priors.flat())
+    assert moved.khat == pytest.approx(plain.khat, abs=1e-2)
+    assert moved.located["sd(Days|Subject)"].mean == pytest.approx(
+        7.0 * plain.located["sd(Days|Subject)"].mean, rel=1e-4
+    )
+    assert moved.located["var(Residual)"].mean == pytest.approx(
+        plain.located["var(Residual)"].mean, rel=1e-4
+    )
+
+
+def test_other_priors_of_fixed_effects_are_weighed_in():
+    """A t with many degrees of freedom is a normal: one goes through weights, one is exact."""
+    moments = simulate_model(20, 1, 2).moments
+    near = integrate(moments, Priors(fixed=StudentT(400.0, 0.0, 0.3)))
+    normal = integrate(moments, Priors(fixed=Normal(0.0, 0.3)))
+    assert not near.target.exact
+    for name, each in near.located.items():
+        gap = abs(each.mean - normal.located[name].mean)
+        assert gap <= ERRORS * each.mean_se + 0.01 * each.sd, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [model.name for model in list_models()])
+def test_gallery_is_certified(name):
+    model = find_model(name)
+    assert integrate(Model(model.formula, load_data(model)).moments).certified
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["regular", "singular", "zero"])
+@pytest.mark.parametrize("q", [1, 2, 3, 4])
+@pytest.mark.parametrize("J", [6, 12, 20, 160])
+def test_simulated_sets_are_certified(kind, q, J):
+    if J == 6 and q == 4:
+        pytest.skip("fewer groups than the random part has parameters")
+    assert integrate(simulate_model(J, q, 5, kind).moments).certified
