@@ -37,7 +37,7 @@ def sum_positions(values: Array, total: Array, reach: float, lam: Array) -> tupl
 def _sum_positions(
     values: Array, total: Array, reach: float, lam: Array, logdet: Array, e: Array
 ) -> None:
-    """Write sum_j log|H_j| (N,) and E = sum_j [X y]'H_j^-1 [X y] (N, r, r) at each lam (N, q, q)."""
+    """Write what `sum_positions` returns."""
     r = total.shape[0]
     n_stretches = (values.shape[0] + STRETCH - 1) // STRETCH
     sums = np.empty((n_stretches, 1 + r * (r + 1) // 2))

@@ -20,7 +20,7 @@ from bhlm.bayes.priors.families import Normal, StudentT
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.bayes.quadrature import integrate_resolved
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 from bhlm.sources.gallery import find_model, list_models, load_data
 
@@ -29,9 +29,9 @@ ERRORS = 5.5
 
 
 def integrate(moments, priors=None, **options):
-    resolved = resolve_priors(priors, moments, blocks=moments.blocks)
+    resolved = resolve_priors(priors, moments, structure=arrange(moments))
     options = {"seed": 1} | options
-    return integrate_importance(moments, moments.blocks, resolved, **options)
+    return integrate_importance(moments, arrange(moments), resolved, **options)
 
 
 def resample(exact, *, seed, size=(4, 1000)):
@@ -56,9 +56,9 @@ def exact(sleepstudy):
 
 
 def build(moments, priors=None):
-    white = whiten(moments, combine(moments.blocks))
-    resolved = resolve_priors(priors, moments, blocks=moments.blocks)
-    return build_target(white, resolved, [len(block) for block in moments.blocks])
+    white = whiten(moments, arrange(moments))
+    resolved = resolve_priors(priors, moments, structure=arrange(moments))
+    return build_target(white, resolved, arrange(moments))
 
 
 @pytest.mark.parametrize("q", [1, 2, 3, 4])
@@ -130,7 +130,7 @@ def test_agrees_with_quadrature_in_means_sds_and_evidence(seed):
     found, known = (
         integrate(moments),
         integrate_resolved(
-            moments, moments.blocks, resolve_priors(None, moments, blocks=moments.blocks)
+            moments, arrange(moments), resolve_priors(None, moments, structure=arrange(moments))
         ),
     )
     for name, each in found.located.items():

@@ -33,7 +33,7 @@ from bhlm.bayes.importance.target import (
 )
 from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 
@@ -48,7 +48,7 @@ class ImportancePosterior:
     """The posterior of every parameter by importance sampling, and whether it may be believed."""
 
     moments: Moments
-    blocks: tuple[tuple[str, ...], ...]
+    structure: Structure
     target: Target
     modes: Modes
     draws: WeightedDraws
@@ -82,7 +82,7 @@ class ImportancePosterior:
 
 def integrate_importance(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     priors: ResolvedPriors,
     *,
     seed: int,
@@ -99,7 +99,7 @@ def integrate_importance(
 
     Args:
         moments: the reduced table.
-        blocks: correlated sets of random coefficients.
+        structure: of the random coefficients.
         priors: one prior per parameter.
         seed: makes the answer repeatable.
         draws: weighted draws.
@@ -108,15 +108,14 @@ def integrate_importance(
         frame: of the priors of the random part, see `build_target`.
         white: the whitened moments; None whitens them.
     """
-    white = whiten(moments, combine(blocks)) if white is None else white
-    sizes = [len(block) for block in blocks]
-    target = build_target(white, priors, sizes, frame=frame, without=without)
-    return integrate_target(moments, blocks, target, seed=seed, draws=draws, budget=budget)
+    white = whiten(moments, structure) if white is None else white
+    target = build_target(white, priors, structure, frame=frame, without=without)
+    return integrate_target(moments, structure, target, seed=seed, draws=draws, budget=budget)
 
 
 def integrate_target(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     target: Target,
     *,
     seed: int,
@@ -138,14 +137,14 @@ def integrate_target(
     )
     at = place(target, found.y)
     given = condition_fixed(target, at)
-    kernels, correction = read_kernels(moments, blocks, target, at, given, seed=seed)
+    kernels, correction = read_kernels(moments, structure, target, at, given, seed=seed)
     if correction is not None:
         height = found.log_target + correction
         weight, khat = smooth_weights(height - found.log_proposal)
         found = replace(found, log_target=height, weight=weight, khat=khat)
     return ImportancePosterior(
         moments=moments,
-        blocks=blocks,
+        structure=structure,
         target=target,
         modes=modes,
         draws=found,
@@ -159,7 +158,7 @@ def integrate_target(
 
 def read_kernels(
     moments: Moments,
-    blocks: tuple[tuple[str, ...], ...],
+    structure: Structure,
     target: Target,
     at: Place,
     given: Conditional,
@@ -188,7 +187,7 @@ def read_kernels(
         for i, prior in enumerate(target.priors.fixed):
             if not (target.normal[i] or isinstance(prior, Flat)):
                 correction += evaluate_prior(prior, shown[:, i])
-    named = parameter_draws(moments, blocks, beta, at.g, at.sigma)
+    named = parameter_draws(moments, structure, beta, at.g, at.sigma)
     point = np.zeros(len(beta))
     kernels = {
         name: Kernels(values, width[:, i] if i < p else point)

@@ -19,7 +19,6 @@ likelihood is summed by the kernel of the profiled likelihood, and the Jacobian 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from bhlm.bayes.importance.modes import Modes
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, Normal, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.positions import sum_positions
 from bhlm.likelihood.whitening import Whitened
 
@@ -94,7 +94,7 @@ class Conditional(NamedTuple):
 def build_target(
     white: Whitened,
     priors: ResolvedPriors,
-    sizes: Sequence[int],
+    structure: Structure,
     *,
     frame: Array | None = None,
     without: frozenset[str] = frozenset(),
@@ -104,12 +104,12 @@ def build_target(
     Args:
         white: whitened cross-products.
         priors: one prior per parameter.
-        sizes: how many random coefficients each correlated block has, summing to q.
+        structure: of the random coefficients.
         frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
             of F G F' (at the columns' means, say); None takes those of G.
         without: names of PRIORS to swap for flat ones.
     """
-    posterior = build_posterior(white, priors, tuple(sizes))
+    posterior = build_posterior(white, priors, structure)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
     flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
     return Target(
@@ -117,7 +117,7 @@ def build_target(
         total=posterior.total,
         reach=posterior.reach,
         n=white.n,
-        sizes=tuple(int(size) for size in sizes),
+        sizes=structure.sizes,
         basis=white.basis,
         frame=np.eye(white.q) if frame is None else frame,
         priors=priors,
