@@ -9,13 +9,14 @@ Cholesky factor of a block's correlation matrix is built from them one by one.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import build_panels
@@ -24,12 +25,10 @@ from bhlm.likelihood.whitening import Whitened
 Array = np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class Posterior:
+class Density(NamedTuple):
     """All that the density kernel reads: data, priors and the map between scales."""
 
-    blocks: Array  # (J, k, k) whitened cross-products
-    panels: Array  # (T, q, k, LANES) what the kernel reads of them, see `bhlm.likelihood.panels`
+    panels: Array  # (T, q, k, LANES) cross-products, see `bhlm.likelihood.panels`
     total: Array  # (p + 1, p + 1)
     reach: float  # the largest trace of a group's Z'Z
     n: float
@@ -41,41 +40,42 @@ class Posterior:
     signed: Array  # (q,) whether an SD's coordinate is signed (else logarithmic)
     sizes: Array  # (b,) int64, sizes of the blocks of random coefficients
     codes: Array  # (p + q + 1,) int64, prior families of fixed effects, SDs and sigma
-    numbers: Array  # (p + q + 1, 3) their numbers
+    numbers: Array  # (p + q + 1, m) their numbers
     eta: float  # of the LKJ prior
-    use_likelihood: bool  # False samples the prior
+    use_likelihood: bool  # False is the prior alone
 
     @property
     def dimension(self) -> int:
         """The length of x."""
         return len(self.codes) + int(sum(b * (b - 1) // 2 for b in self.sizes))
 
-    def arguments(self) -> tuple[object, ...]:
-        """Return the fields in the order in which `log_density` takes them."""
-        return (
-            self.panels, self.total, self.reach, self.n, self.scale, self.inverse_basis,
-            self.offset, self.slope, self.unit, self.signed, self.sizes, self.codes, self.numbers,
-            self.eta, self.use_likelihood,
-        )  # fmt: skip
 
-
-def build_posterior(
+def build_density(
     white: Whitened,
     priors: ResolvedPriors,
     structure: Structure,
     *,
     use_likelihood: bool = True,
-) -> Posterior:
-    """Return the posterior of whitened data under resolved priors.
+) -> Density:
+    """Return the posterior density of whitened data under resolved priors.
 
     Args:
         white: whitened cross-products.
         priors: one prior per parameter.
         structure: of the random coefficients.
         use_likelihood: False leaves the prior alone.
+
+    Raises:
+        PriorError: a prior without a density that the kernel knows.
     """
     every = priors.every
-    numbers = np.zeros((len(every), 3))
+    for prior in every:
+        if prior.code < 0:
+            raise PriorError(
+                f"{prior} has no density that is compiled here; use a family of bhlm.priors, or "
+                "sample()"
+            )
+    numbers = np.zeros((len(every), max(len(prior.numbers) for prior in every)))
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
     centring = np.eye(white.p)
@@ -85,8 +85,7 @@ def build_posterior(
         intercept = int(np.flatnonzero(priors.centre == 0)[0])
         centring[intercept, at_means] = priors.centre[at_means]
     panels = build_panels(white.blocks, white.q)
-    return Posterior(
-        blocks=white.blocks,
+    return Density(
         panels=panels.values,
         total=panels.total,
         reach=panels.reach,
@@ -178,29 +177,15 @@ def _pull_correlations(x: Array, sizes: Array, eta: float, dfactor: Array, dx: A
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def log_density(
-    x: Array,
-    panels: Array,
-    total: Array,
-    reach: float,
-    n: float,
-    scale: float,
-    inverse_basis: Array,
-    offset: Array,
-    slope: Array,
-    unit: Array,
-    signed: Array,
-    sizes: Array,
-    codes: Array,
-    numbers: Array,
-    eta: float,
-    use_likelihood: bool,
-) -> tuple[float, Array]:
+def log_density(x: Array, density: Density) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,).
 
     The density is that of x: priors stand on the fixed effects, SDs, correlations and sigma,
     and log-transformed parameters bring their Jacobian.
     """
+    inverse_basis, unit, signed = density.inverse_basis, density.unit, density.signed
+    offset, slope, codes, numbers = density.offset, density.slope, density.codes, density.numbers
+    n = density.n
     p = offset.shape[0]
     q = inverse_basis.shape[0]
     d = x.shape[0]
@@ -210,19 +195,19 @@ def log_density(
     angles = x[p + q : d - 1]
     sigma = math.exp(x[d - 1])
     factor = np.empty((q, q))
-    correlate(angles, sizes, factor)
+    correlate(angles, density.sizes, factor)
     logp = 0.0
     dfactor = np.zeros((q, q))
-    if use_likelihood:
+    if density.use_likelihood:
         lam = np.zeros((q, q))
         for i in range(q):
             for j in range(q):
                 for m in range(q):
                     lam[i, j] += inverse_basis[i, m] * sd[m] * factor[m, j] / sigma
         loglik, dlam, dbeta, dlog = marginal_panels(
-            panels, total, reach, n, lam, beta, sigma / scale
+            density.panels, density.total, density.reach, n, lam, beta, sigma / density.scale
         )
-        logp += loglik - n * math.log(scale)
+        logp += loglik - n * math.log(density.scale)
         gradient[d - 1] += dlog
         for i in range(p):
             gradient[i] += dbeta[i]
@@ -257,18 +242,18 @@ def log_density(
     term, derivative = log_prior(codes[p + q], numbers[p + q], sigma)
     logp += term + x[d - 1]
     gradient[d - 1] += derivative * sigma + 1.0
-    logp += _pull_correlations(angles, sizes, eta, dfactor, gradient[p + q : d - 1])
+    logp += _pull_correlations(angles, density.sizes, density.eta, dfactor, gradient[p + q : d - 1])
     return logp, gradient
 
 
-def constrain(posterior: Posterior, white: Whitened, x: Array) -> tuple[Array, Array, Array]:
+def constrain(density: Density, white: Whitened, x: Array) -> tuple[Array, Array, Array]:
     """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) at positions x (N, d)."""
     p, q = white.p, white.q
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
     for row, position in enumerate(x):
-        correlate(position[p + q : -1], posterior.sizes, root[row])
-    sd = posterior.unit * np.where(posterior.signed, x[:, p : p + q], np.exp(x[:, p : p + q]))
+        correlate(position[p + q : -1], density.sizes, root[row])
+    sd = density.unit * np.where(density.signed, x[:, p : p + q], np.exp(x[:, p : p + q]))
     root *= sd[:, :, None]
     return beta, root, np.exp(x[:, -1])
 

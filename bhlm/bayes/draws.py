@@ -12,6 +12,7 @@ import numpy as np
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
@@ -41,14 +42,39 @@ STREAM = 256
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the sampler was asked for."""
+    """How long to sample, and how.
 
-    draws: int
-    tune: int
-    chains: int
-    target_accept: float | None  # None: by the number of groups, see `choose_acceptance`
-    maxdepth: int
-    prior_only: bool
+    Raises:
+        ArgumentError: a count that is not positive, or an acceptance outside of (0, 1).
+    """
+
+    draws: int = 1000  # kept per chain
+    tune: int = 1000  # warm-up draws per chain, discarded
+    chains: int = 4
+    # Mean acceptance that the step size is tuned to; None: by the number of groups, see
+    # `bhlm.bayes.sampling.choose_acceptance`.
+    target_accept: float | None = None
+    maxdepth: int = 10  # trajectories have at most 2**maxdepth steps
+    prior_only: bool = False  # leave the likelihood out
+    # "density" moves on bhlm's own compiled density, "pymc" on the marginal pm.Model, which has
+    # to be compiled in each process; None takes "pymc" where a prior is a PyMC distribution and
+    # else "density".
+    sampler: str | None = None
+    cores: int | None = None  # chains that run side by side; None leaves it to nutpie
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody can sample by."""
+        for name in ("draws", "tune", "chains"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | np.integer) and value > 0):
+                raise ArgumentError(f"{name}={value!r} is not a count; give a positive integer")
+            object.__setattr__(self, name, int(value))  # NumPy's integers are none to JSON
+        if self.target_accept is not None and not 0.0 < self.target_accept < 1.0:
+            raise ArgumentError(f"target_accept={self.target_accept!r} must lie between 0 and 1")
+        if self.sampler not in (None, "density", "pymc"):
+            raise ArgumentError(
+                f"sampler={self.sampler!r} is not known; choose 'density' or 'pymc'"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.bayes.convergence import ESS, RHAT
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, Settings
+from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import Progress, Reader, sample_moments
 from bhlm.errors import BhlmError
 from bhlm.layout import format_fixed, show_name
@@ -61,13 +62,11 @@ def sample_live(
     model: "Model",
     *,
     seed: int | None = None,
-    draws: int = 1000,
-    tune: int = 1000,
-    chains: int = 4,
-    cores: int | None = None,
+    settings: Settings | None = None,
+    priors: Priors | None = None,
+    covariance: str | None = None,
     progress: Progress | None = None,
     console: "Console | None" = None,
-    **arguments: Any,
 ) -> Draws:
     """Return the fit of `model.sample(...)`, watched while it runs and stopped by Ctrl-C.
 
@@ -80,14 +79,12 @@ def sample_live(
     Args:
         model: the model to sample.
         seed: makes the run repeatable; without one it is drawn and kept as `fit.seed`.
-        draws: kept draws per chain that are asked for.
-        tune: warm-up draws per chain, discarded.
-        chains: independent chains.
-        cores: chains that run side by side; None runs all of them, so that they have about as
-            many draws each when they are stopped.
+        settings: how long to run, and how; where they leave `cores` open all chains run side by
+            side, so that they have about as many draws each when they are stopped.
+        priors: what replaces the autoscaled defaults.
+        covariance: "unstructured" or "independent"; None keeps what the formula says.
         progress: called now and then with nutpie's progress of every chain.
         console: where to show it; None takes standard error.
-        arguments: whatever else `model.sample` takes.
 
     Raises:
         StoppedError: stopped before every chain had 50 draws after warm-up.
@@ -95,10 +92,14 @@ def sample_live(
     """
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    watcher = Watcher(console or _open_console(), draws=draws, tune=tune, progress=progress)
+    settings = settings or Settings()
+    settings = replace(settings, cores=settings.cores or settings.chains)
+    watcher = Watcher(
+        console or _open_console(), draws=settings.draws, tune=settings.tune, progress=progress
+    )
     return sample_moments(
-        model.moments, seed=seed, draws=draws, tune=tune, chains=chains, cores=cores or chains,
-        progress=watcher.note, watch=watcher.watch, **arguments,
+        model.moments, seed=seed, settings=settings, priors=priors, covariance=covariance,
+        progress=watcher.note, watch=watcher.watch,
     )  # fmt: skip
 
 

@@ -162,18 +162,29 @@ def sample_command(
 
 
 def _draw(
-    model: "Model", priors: "Priors | None", covariance: str | None, live: bool, **counts: Any
+    model: "Model",
+    priors: "Priors | None",
+    covariance: str | None,
+    live: bool,
+    *,
+    seed: int | None,
+    **counts: Any,
 ) -> "BayesFit":
     """Sample, with a bar per chain or, live, in a view that Ctrl-C stops."""
     if live:
+        from bhlm.bayes.draws import Settings
         from bhlm.bayes.live import StoppedError, sample_live
         from bhlm.fits.bayes_fit import BayesFit
 
         try:
-            found = sample_live(model, priors=priors, covariance=covariance, **counts)
+            found = sample_live(
+                model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance
+            )
         except StoppedError as error:
             print(f"bhlm: {error}; nothing was written", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
         return BayesFit.of(found, model=model)
     with show_chains("posterior", counts["chains"]) as progress:
-        return model.sample(priors=priors, covariance=covariance, progress=progress, **counts)
+        return model.sample(
+            priors=priors, covariance=covariance, seed=seed, progress=progress, **counts
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from bhlm.bayes.density import Posterior, constrain, log_density
+from bhlm.bayes.density import Density, constrain, log_density
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -32,20 +32,20 @@ class FlatMode:
     sigma2: float
 
 
-def find_flat_mode(posterior: Posterior, white: Whitened, start: Array) -> FlatMode:
+def find_flat_mode(density: Density, white: Whitened, start: Array) -> FlatMode:
     """Return the mode of the flat-prior posterior of (G, sigma^2).
 
     Args:
-        posterior: the density under `Priors.flat`.
+        density: the posterior under `Priors.flat`.
         white: the whitening behind it.
         start: an unconstrained position (d,), such as the mean of the flat run's draws.
     """
     p = white.p
 
     def negative(angles: Array) -> float:
-        value, _ = _integrate_fixed(posterior, p, angles)
+        value, _ = _integrate_fixed(density, p, angles)
         with np.errstate(all="ignore"):
-            value -= _log_jacobian(posterior, white, angles)
+            value -= _log_jacobian(density, white, angles)
         return -value if np.isfinite(value) else np.inf
 
     angles = np.asarray(start[p:], dtype=np.float64)
@@ -63,11 +63,11 @@ def find_flat_mode(posterior: Posterior, white: Whitened, start: Array) -> FlatM
         found.x, found.fun = trial, negative(trial) - offset
         if np.max(np.abs(step)) < 1e-9:
             break
-    _, beta = _integrate_fixed(posterior, p, found.x)
-    elements = _elements(posterior, white, found.x)
+    _, beta = _integrate_fixed(density, p, found.x)
+    elements = _elements(density, white, found.x)
     return FlatMode(
         beta=white.ols + white.scale * white.fixed @ beta,
-        g=_unpack(elements[:-1], white.q, posterior.sizes),
+        g=_unpack(elements[:-1], white.q, density.sizes),
         sigma2=float(elements[-1]),
     )
 
@@ -87,38 +87,37 @@ def _spread_correlations(angles: Array, q: int) -> list[Array]:
     return positions
 
 
-def condition_fixed(posterior: Posterior, p: int, angles: Array) -> tuple[Array, Array]:
+def condition_fixed(density: Density, p: int, angles: Array) -> tuple[Array, Array]:
     """Return mean (p,) and precision (p, p) of the whitened fixed effects given the rest.
 
     The density is Gaussian in beta~ under flat or normal priors, so its gradient is linear in
     them: p + 1 gradients give both exactly.
     """
-    arguments = posterior.arguments()
     at = np.concatenate([np.zeros(p), angles])
-    _, gradient = log_density(at, *arguments)
+    _, gradient = log_density(at, density)
     origin = gradient[:p]
     precision = np.empty((p, p))
     for i in range(p):
         at[:p] = 0.0
         at[i] = 1.0
-        precision[:, i] = origin - log_density(at, *arguments)[1][:p]
+        precision[:, i] = origin - log_density(at, density)[1][:p]
     precision = 0.5 * (precision + precision.T)
     return np.linalg.solve(precision, origin), precision
 
 
-def _integrate_fixed(posterior: Posterior, p: int, angles: Array) -> tuple[float, Array]:
+def _integrate_fixed(density: Density, p: int, angles: Array) -> tuple[float, Array]:
     """Return the log density of the rest with beta~ integrated out, and beta~'s mean (p,)."""
-    mean, precision = condition_fixed(posterior, p, angles)
-    value, _ = log_density(np.concatenate([mean, angles]), *posterior.arguments())
+    mean, precision = condition_fixed(density, p, angles)
+    value, _ = log_density(np.concatenate([mean, angles]), density)
     return float(value - 0.5 * np.linalg.slogdet(precision)[1]), mean
 
 
-def _elements(posterior: Posterior, white: Whitened, angles: Array) -> Array:
+def _elements(density: Density, white: Whitened, angles: Array) -> Array:
     """Return G's free elements and sigma^2 (m + 1,) at the unconstrained coordinates."""
     x = np.concatenate([np.zeros(white.p), angles])
-    _, root, sigma = constrain(posterior, white, x[None])
+    _, root, sigma = constrain(density, white, x[None])
     g = root[0] @ root[0].T
-    return np.append(g[_free(white.q, posterior.sizes)], sigma[0] ** 2)
+    return np.append(g[_free(white.q, density.sizes)], sigma[0] ** 2)
 
 
 def _free(q: int, sizes: Array) -> tuple[Array, Array]:
@@ -141,15 +140,15 @@ def _unpack(values: Array, q: int, sizes: Array) -> Array:
     return g
 
 
-def _log_jacobian(posterior: Posterior, white: Whitened, angles: Array) -> float:
+def _log_jacobian(density: Density, white: Whitened, angles: Array) -> float:
     """Return log |d(G, sigma^2) / d angles| by central differences."""
     d = len(angles)
     jacobian = np.empty((d, d))
     for i in range(d):
         step = np.zeros(d)
         step[i] = STEP
-        up = _elements(posterior, white, angles + step)
-        jacobian[:, i] = (up - _elements(posterior, white, angles - step)) / (2.0 * STEP)
+        up = _elements(density, white, angles + step)
+        jacobian[:, i] = (up - _elements(density, white, angles - step)) / (2.0 * STEP)
     return float(np.linalg.slogdet(jacobian)[1])
 
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.convergence import summarize
-from bhlm.bayes.density import build_posterior
-from bhlm.bayes.draws import Draws, parameter_draws
+from bhlm.bayes.density import build_density
+from bhlm.bayes.draws import Draws, Settings, parameter_draws
 from bhlm.bayes.priors.families import Normal
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, bounds_variances, resolve_priors
 from bhlm.bayes.quadrature import QuadraturePosterior, integrate_resolved
@@ -106,9 +106,9 @@ def _sample_flat(post: Draws, progress: Progress | None) -> Means:
     flat = sample_moments(
         post.moments,
         seed=int(np.random.SeedSequence([post.seed, 1]).generate_state(1)[0]),
-        draws=settings.draws,
-        tune=max(settings.draws, 1000),
-        chains=settings.chains,
+        settings=Settings(
+            draws=settings.draws, tune=max(settings.draws, 1000), chains=settings.chains
+        ),
         priors=Priors.flat(),
         covariance=post.structure.name_override,
         progress=progress,
@@ -127,16 +127,16 @@ def _sample_flat(post: Draws, progress: Progress | None) -> Means:
 def find_mode(post: Draws, flat: Means | None) -> FlatMode:
     """Return the flat-prior mode, started from draws and not from the REML estimate."""
     flat_priors = resolve_priors(Priors.flat(), post.moments, structure=post.structure)
-    posterior = build_posterior(post.white, flat_priors, post.structure)
+    density = build_density(post.white, flat_priors, post.structure)
     if flat is not None and flat.fit is not None:
         x = flat.fit.data["unconstrained_posterior"]["x"].values
-        return find_flat_mode(posterior, post.white, x.reshape(-1, x.shape[-1]).mean(axis=0))
+        return find_flat_mode(density, post.white, x.reshape(-1, x.shape[-1]).mean(axis=0))
     p, q = post.white.p, post.white.q
     drawn = post.data["posterior"].dataset
-    start = np.zeros(posterior.dimension)
-    start[p : p + q] = np.log(drawn["sd"].values.mean(axis=(0, 1)) / posterior.unit)
+    start = np.zeros(density.dimension)
+    start[p : p + q] = np.log(drawn["sd"].values.mean(axis=(0, 1)) / density.unit)
     start[-1] = np.log(drawn["sigma"].values.mean())
-    return find_flat_mode(posterior, post.white, start)
+    return find_flat_mode(density, post.white, start)
 
 
 def split_gaps(
@@ -221,9 +221,9 @@ def average_conditionals(fit: Draws) -> Array:
     """Return E[beta | other parameters, y] at each draw (p, chain, draw), flat or normal priors."""
     x = fit.data["unconstrained_posterior"]["x"].values
     p = fit.white.p
-    posterior = build_posterior(fit.white, fit.priors, fit.structure)
+    density = build_density(fit.white, fit.priors, fit.structure)
     flat_x = x.reshape(-1, x.shape[-1])
-    means = np.stack([condition_fixed(posterior, p, row[p:])[0] for row in flat_x])
+    means = np.stack([condition_fixed(density, p, row[p:])[0] for row in flat_x])
     beta = fit.white.ols + fit.white.scale * means @ fit.white.fixed.T
     return np.moveaxis(beta.reshape(*x.shape[:2], p), -1, 0)
 

@@ -6,7 +6,7 @@ from prior_sets import SETS, proper_examples
 from scipy import integrate, stats
 from simulate import simulate_rows
 
-from bhlm.bayes.density import build_posterior, constrain, correlate, log_density
+from bhlm.bayes.density import build_density, constrain, correlate, log_density
 from bhlm.bayes.priors.families import (
     Cauchy,
     Exponential,
@@ -30,7 +30,7 @@ def posterior_of(random, priors, seed=1):
     rows = simulate_rows(seed, random)
     moments = rows.model.moments
     white = whiten(moments, arrange(moments))
-    return white, build_posterior(white, resolve_priors(priors, moments), arrange(moments))
+    return white, build_density(white, resolve_priors(priors, moments), arrange(moments))
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -41,11 +41,11 @@ def test_gradient_equals_finite_differences(name, random):
     step = 1e-6
     for _ in range(5):
         x = rng.normal(size=posterior.dimension)
-        value, gradient = log_density(x, *posterior.arguments())
+        value, gradient = log_density(x, posterior)
         assert np.isfinite(value)
         for i, e in enumerate(step * np.eye(len(x))):
-            up, _ = log_density(x + e, *posterior.arguments())
-            down, _ = log_density(x - e, *posterior.arguments())
+            up, _ = log_density(x + e, posterior)
+            down, _ = log_density(x - e, posterior)
             difference = (up - down) / (2 * step)
             scale = np.abs(gradient).max()
             assert gradient[i] == pytest.approx(difference, rel=1e-5, abs=1e-6 * scale + 1e-5)
@@ -96,14 +96,14 @@ def test_the_prior_integrates_to_one(name):
     """A dropped Jacobian or constant would show: the density over x must be proper."""
     white, posterior = posterior_of("1", SETS[name])
     resolved = posterior.codes
-    arguments = (*posterior.arguments()[:-1], False)
+    posterior = posterior._replace(use_likelihood=False)
     p = white.p
 
     def slice_of(index):
         def density(value):
             x = np.zeros(posterior.dimension)
             x[index] = value
-            return np.exp(log_density(x, *arguments)[0])
+            return np.exp(log_density(x, posterior)[0])
 
         far = np.inf if index == p and posterior.signed[0] else 60.0
         halves = [(-far, 0.0), (0.0, far)]
@@ -111,7 +111,7 @@ def test_the_prior_integrates_to_one(name):
 
     # The prior of sd and sigma factorises: the integral over one of them, divided by the
     # density at the others' origin, is one.
-    origin = log_density(np.zeros(posterior.dimension), *arguments)[0]
+    origin = log_density(np.zeros(posterior.dimension), posterior)[0]
     for index in (p, posterior.dimension - 1):
         numbers = posterior.numbers[index if index == p else len(resolved) - 1]
         code = posterior.codes[index if index == p else len(resolved) - 1]
@@ -158,6 +158,6 @@ def test_density_is_likelihood_plus_priors_plus_jacobian():
     x = rng.normal(size=posterior.dimension)
     beta, root, sigma = constrain(posterior, white, x[None])
     loglik = evaluate_marginal(white, total_products(white), beta[0], root[0], float(sigma[0]))[0]
-    with_data = log_density(x, *posterior.arguments())[0]
-    alone = log_density(x, *posterior.arguments()[:-1], False)[0]
+    with_data = log_density(x, posterior)[0]
+    alone = log_density(x, posterior._replace(use_likelihood=False))[0]
     assert with_data - alone == pytest.approx(loglik, rel=1e-10)

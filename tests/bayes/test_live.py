@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 import bhlm
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.live import (
     LEAST,
     StoppedError,
@@ -176,7 +177,7 @@ def test_a_pipe_gets_lines(monkeypatch, tmp_path):
 
 def test_a_run_to_its_end_gives_the_same_draws(model):
     seen = []
-    live = sample_live(model, seed=3, draws=200, tune=200, progress=seen.append)
+    live = sample_live(model, seed=3, settings=Settings(draws=200, tune=200), progress=seen.append)
     plain = model.sample(seed=3, draws=200, tune=200)
     for name in ("beta", "G", "sigma", "u"):
         ours, theirs = (fit.data["posterior"][name].values for fit in (live, plain))
@@ -195,17 +196,18 @@ def test_live_command_to_its_end(capsys):
 
 def test_the_handler_of_ctrl_c_comes_back(model):
     before = signal.getsignal(signal.SIGINT)
-    sample_live(model, seed=3, draws=100, tune=100, chains=2)
+    sample_live(model, seed=3, settings=Settings(draws=100, tune=100, chains=2))
     assert signal.getsignal(signal.SIGINT) == before
     with pytest.raises(ArgumentError, match="draws=0"):
-        sample_live(model, seed=3, draws=0)
+        sample_live(model, seed=3, settings=Settings(draws=0))
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_outside_the_main_thread(model):
     fits = []
+    settings = Settings(draws=60, tune=100, chains=2)
     worker = threading.Thread(
-        target=lambda: fits.append(sample_live(model, seed=3, draws=60, tune=100, chains=2))
+        target=lambda: fits.append(sample_live(model, seed=3, settings=settings))
     )
     worker.start()
     worker.join()

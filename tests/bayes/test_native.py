@@ -7,9 +7,9 @@ import pytest
 from prior_sets import SETS
 from simulate import simulate_rows, simulate_table
 
-import bhlm.bayes.sampling
-from bhlm.bayes.density import build_posterior, log_density
-from bhlm.bayes.native import BAD_VALUE, density_callback, evaluate_packed, pack_posterior
+import bhlm.bayes.native
+from bhlm.bayes.density import build_density, log_density
+from bhlm.bayes.native import BAD_VALUE, density_callback, evaluate_packed, pack_density
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
@@ -19,7 +19,7 @@ from bhlm.likelihood.whitening import whiten
 def posterior_of(random, priors, **options):
     moments = simulate_rows(1, random).model.moments
     white = whiten(moments, arrange(moments))
-    return build_posterior(white, resolve_priors(priors, moments), arrange(moments), **options)
+    return build_density(white, resolve_priors(priors, moments), arrange(moments), **options)
 
 
 @pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])
@@ -28,10 +28,10 @@ def posterior_of(random, priors, **options):
 def test_packing_changes_nothing(name, random, use_likelihood):
     posterior = posterior_of(random, SETS[name], use_likelihood=use_likelihood)
     rng = np.random.default_rng(2)
-    data = pack_posterior(posterior)
+    data = pack_density(posterior)
     for _ in range(5):
         x = rng.normal(size=posterior.dimension)
-        value, gradient = log_density(x, *posterior.arguments())
+        value, gradient = log_density(x, posterior)
         packed, packed_gradient = evaluate_packed(x, data)
         assert packed == value
         np.testing.assert_array_equal(packed_gradient, gradient)
@@ -39,7 +39,7 @@ def test_packing_changes_nothing(name, random, use_likelihood):
 
 def call(posterior, x):
     """Return the status, value and gradient of one call from C."""
-    data = pack_posterior(posterior)
+    data = pack_density(posterior)
     gradient, value = np.zeros(len(x)), np.zeros(1)
     pointer = ctypes.POINTER(ctypes.c_double)
     arguments = [array.ctypes.data_as(pointer) for array in (x, gradient, value, data)]
@@ -51,7 +51,7 @@ def test_the_callback_reports_points_that_are_bad():
     posterior = posterior_of("x", None)
     good = np.full(posterior.dimension, 0.1)
     status, value, gradient = call(posterior, good)
-    expected, expected_gradient = log_density(good, *posterior.arguments())
+    expected, expected_gradient = log_density(good, posterior)
     assert status == 0
     assert value == expected
     np.testing.assert_array_equal(gradient, expected_gradient)
@@ -65,7 +65,7 @@ def test_draws_are_those_of_the_public_interface(monkeypatch):
     model = Model("y ~ x + (x | g)", simulate_table(3))
     native = model.sample(seed=4, draws=200, tune=200)
     assert native.sampler == "numba density, nutpie"
-    monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
+    monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
     through = model.sample(seed=4, draws=200, tune=200)
     assert through.sampler == "numba density through Python, nutpie"
     for name, draws in native.data["posterior"].data_vars.items():

@@ -8,6 +8,7 @@ from lme4_cases import FOLDER, load_cases
 from scipy import integrate, special
 from simulate import dense_covariance, simulate_rows
 
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
     Exponential,
@@ -309,7 +310,7 @@ NUTS = {
 def test_the_sampler_agrees(name):
     moments = case_moments(name)
     found = integrate_posterior(moments)
-    fit = sample_moments(moments, seed=20, draws=4000, tune=1000)
+    fit = sample_moments(moments, seed=20, settings=Settings(draws=4000, tune=1000))
     assert found.converged, found.note
     assert list(found.mean) == list(fit.draws)
     for parameter, draws in fit.draws.items():

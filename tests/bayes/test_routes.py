@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from simulate import simulate_rows, simulate_table
 
-from bhlm.bayes.density import build_posterior, evaluate_priors, log_density
+from bhlm.bayes.density import build_density, evaluate_priors, log_density
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import (
     Cauchy,
@@ -54,7 +54,7 @@ def test_density_and_gradient_are_pymcs_at_1000_points(name):
     """
     moments = simulate_rows(4, "x").model.moments
     white = whiten(moments, arrange(moments))
-    posterior = build_posterior(white, resolve_priors(SETS[name], moments), arrange(moments))
+    posterior = build_density(white, resolve_priors(SETS[name], moments), arrange(moments))
     model = Model(moments.formula, moments).pymc(priors=SETS[name])
     logp, dlogp = model.compile_logp(), model.compile_dlogp()
     locate = compile_position(model, white, posterior)
@@ -67,7 +67,7 @@ def test_density_and_gradient_are_pymcs_at_1000_points(name):
             for key, value in start.items()
         }
         x, jacobian, logdet, dlogdet = locate(point)
-        ours, gradient = log_density(x, *posterior.arguments())
+        ours, gradient = log_density(x, posterior)
         theirs, their_gradient = float(logp(point)), dlogp(point)
         gaps.append(theirs - ours - logdet)
         sizes.append(abs(theirs))

@@ -19,6 +19,7 @@ from killed_saves import fingerprint
 from simulate import simulate_table
 
 import bhlm.bayes.draws
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.families import Flat, HalfNormal, Normal, PyMCPrior
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
@@ -173,7 +174,7 @@ LABELS = {
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_keep_their_type(model, tmp_path, format, kind):
     moments = replace(model.moments, groups=LABELS[kind])
-    fit = sample_moments(moments, seed=1, **SHORT)
+    fit = sample_moments(moments, seed=1, settings=Settings(**SHORT))
     path = tmp_path / f"fit.{format}"
     save(fit, path)
     assert_same(load(path), fit)
@@ -273,10 +274,10 @@ def test_a_pymc_prior_comes_back_as_its_text(model, post, tmp_path, format):
     ):
         with pytest.raises(PriorError, match=r"weibull\(2, 5\) comes from a saved fit"):
             model.sample(seed=1, priors=Priors(**use), **SHORT)
-    from bhlm.bayes.density import build_posterior
+    from bhlm.bayes.density import build_density
 
     with pytest.raises(PriorError, match="give the distribution again"):
-        build_posterior(back.white, back.priors, back.structure)
+        build_density(back.white, back.priors, back.structure)
 
 
 def test_a_hash_does_not_depend_on_the_order_of_bytes():

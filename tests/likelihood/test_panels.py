@@ -247,11 +247,14 @@ def test_a_fit_of_many_groups_has_the_same_bits_by_any_threads(
 @pytest.mark.slow
 def test_draws_of_many_groups_repeat_to_the_last_bit() -> None:
     """Chains run side by side, in whatever order the cores take them."""
+    from bhlm.bayes.draws import Settings
     from bhlm.bayes.sampling import sample_moments
 
     moments = simulate_moments(20_000)
     one, two, alone = (
-        sample_moments(moments, seed=4, draws=60, tune=200, chains=2, cores=cores)
+        sample_moments(
+            moments, seed=4, settings=Settings(draws=60, tune=200, chains=2, cores=cores)
+        )
         for cores in (2, 2, 1)
     )
     for other in (two, alone):

@@ -162,19 +162,19 @@ class TestSabotage:
         return model, model.reml(), model.sample(seed=2)
 
     def test_a_dropped_jacobian(self, monkeypatch):
-        import bhlm.bayes.sampling
+        import bhlm.bayes.native
         import bhlm.reconciliation.flat_mode
         from bhlm.bayes.density import log_density
 
-        def wrong(x, *arguments):
-            value, gradient = log_density(x, *arguments)
+        def wrong(x, density):
+            value, gradient = log_density(x, density)
             gradient = gradient.copy()
             gradient[-1] -= 1.0  # the log Jacobian of sigma = exp(x)
             gradient[2] -= 1.0  # and that of the first SD
             return value - x[-1] - x[2], gradient
 
-        monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
-        monkeypatch.setattr(bhlm.bayes.sampling, "log_density", wrong)
+        monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
+        monkeypatch.setattr(bhlm.bayes.native, "log_density", wrong)
         monkeypatch.setattr(bhlm.reconciliation.flat_mode, "log_density", wrong)
         _, reml, post = self.fits()
         both = reconcile(reml, post)
@@ -184,17 +184,17 @@ class TestSabotage:
 
     def test_a_jacobian_that_only_the_sampler_lacks(self, monkeypatch):
         """The mode is right then, and the draws are not what quadrature gives."""
-        import bhlm.bayes.sampling
+        import bhlm.bayes.native
         from bhlm.bayes.density import log_density
 
-        def wrong(x, *arguments):
-            value, gradient = log_density(x, *arguments)
+        def wrong(x, density):
+            value, gradient = log_density(x, density)
             gradient = gradient.copy()
             gradient[-1] -= 20.0
             return value - 20.0 * x[-1], gradient
 
-        monkeypatch.setattr(bhlm.bayes.sampling, "make_native", lambda posterior: None)
-        monkeypatch.setattr(bhlm.bayes.sampling, "log_density", wrong)
+        monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
+        monkeypatch.setattr(bhlm.bayes.native, "log_density", wrong)
         _, reml, post = self.fits()
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"
@@ -290,7 +290,7 @@ def test_fits_of_different_models_are_refused(hsb):
 
 
 def test_flat_mode_needs_no_good_start(hsb):
-    from bhlm.bayes.density import build_posterior
+    from bhlm.bayes.density import build_density
     from bhlm.bayes.priors.resolve import resolve_priors
     from bhlm.bayes.sampling import initial_position
     from bhlm.likelihood.covariance import arrange
@@ -298,7 +298,7 @@ def test_flat_mode_needs_no_good_start(hsb):
 
     model = Model(find_model("hsb_random_coefficient").formula, hsb)
     white = whiten(model.moments, arrange(model.moments))
-    posterior = build_posterior(
+    posterior = build_density(
         white, resolve_priors(Priors.flat(), model.moments), arrange(model.moments)
     )
     for seed in range(3):

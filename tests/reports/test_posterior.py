@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from simulate import simulate_table
 
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.sampling import sample_moments
 from bhlm.design.design import build_design
 from bhlm.design.formula.terms import parse_formula
@@ -29,7 +30,7 @@ def sample(names=None, formula="y ~ x + (x | g)"):
             random=tuple(names.get(name, name) for name in moments.random),
             blocks=tuple(tuple(names.get(n, n) for n in block) for block in moments.blocks),
         )
-    return sample_moments(moments, seed=1, draws=60, tune=200, chains=2)
+    return sample_moments(moments, seed=1, settings=Settings(draws=60, tune=200, chains=2))
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,8 @@ def plan(moments: Moments, *, priors: Priors | None = None):
 def drop_log_jacobian(at: int):
     """Return a density that forgets the Jacobian of the logarithm at coordinate `at`."""
 
-    def wrong(x, *arguments):
-        value, gradient = log_density(x, *arguments)
+    def wrong(x, density):
+        value, gradient = log_density(x, density)
         gradient = gradient.copy()
         gradient[at] -= 1.0
         return value - x[at], gradient
@@ -128,8 +128,8 @@ class TestVerdict:
         assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
     def test_a_dropped_jacobian_is_caught(self, monkeypatch):
-        monkeypatch.setattr("bhlm.bayes.sampling.make_native", lambda posterior: None)
-        monkeypatch.setattr("bhlm.bayes.sampling.log_density", drop_log_jacobian(1))
+        monkeypatch.setattr("bhlm.bayes.native.make_native", lambda *_: None)
+        monkeypatch.setattr("bhlm.bayes.native.log_density", drop_log_jacobian(1))
         found = calibrate(small_model(), replicates=80, **FAST)
         assert not found.ok
         (failure,) = (text for text in found.failures if text.startswith("var(Intercept|g)"))
@@ -154,8 +154,8 @@ class TestVerdict:
         priors = Priors(fixed=Normal(0, 1), sd=Gamma(2, 2), sigma=Gamma(2, 1))
         study = FAST | {"replicates": 200, "priors": priors}
         assert calibrate(small_model(3, 2), **study).ok
-        monkeypatch.setattr("bhlm.bayes.sampling.make_native", lambda posterior: None)
-        monkeypatch.setattr("bhlm.bayes.sampling.log_density", drop_log_jacobian(at))
+        monkeypatch.setattr("bhlm.bayes.native.make_native", lambda *_: None)
+        monkeypatch.setattr("bhlm.bayes.native.log_density", drop_log_jacobian(at))
         found = calibrate(small_model(3, 2), **study)
         name = ("Intercept", "var(Intercept|g)", "var(Residual)")[at]
         assert any(text.startswith(name) for text in found.failures), found.summary()
@@ -210,7 +210,7 @@ class TestStudy:
             raise InterruptedError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bhlm.studies.calibration.run.build_posterior", spy)
+            patch.setattr("bhlm.studies.calibration.run.build_density", spy)
             for number in range(3):
                 with pytest.raises(InterruptedError):
                     run_replicate(study, number)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, HalfNormal
 from bhlm.bayes.priors.resolve import Priors
@@ -122,7 +123,9 @@ class TestReplicate:
         moments = reduce_rows(study.truth, rows)
         for name, priors in study.priors:
             seed = int(rng.integers(2**31))
-            post = sample_moments(moments, seed=seed, draws=60, tune=60, chains=2, priors=priors)
+            post = sample_moments(
+                moments, seed=seed, settings=Settings(draws=60, tune=60, chains=2), priors=priors
+            )
             wanted = post.estimates[["mean", "median", "mode", "lower", "upper"]].to_numpy()
             found = record["fits"][f"bayes {name}"]
             np.testing.assert_allclose(found["all"], wanted, rtol=ROUNDING)
@@ -144,7 +147,7 @@ class TestReplicate:
 
         study = plan(priors={"default": {}})
         monkeypatch.setattr("bhlm.studies.simulation.replicate.fit_moments", fail)
-        monkeypatch.setattr("bhlm.studies.simulation.replicate.run_nutpie", fail)
+        monkeypatch.setattr("bhlm.studies.simulation.replicate.sample_density", fail)
         wanted = {"error": "LinAlgError: singular"}
         record = run_replicate(study, 0)
         assert record["fits"] == {"reml": wanted, "bayes default": wanted}

@@ -78,8 +78,9 @@ def _sample_weighted(fit: Draws, j: int, weight: float, step: int) -> Draws:
         fit.white, blocks=blocks, n=fit.white.n - (1.0 - weight) * float(fit.moments.n[j])
     )
     seed = int(np.random.SeedSequence([fit.seed, REFIT, j, step]).generate_state(1)[0])
+    settings = replace(fit.settings, sampler=None)  # the fastest that the priors allow
     return sample_whitened(
-        fit.moments, fit.structure, fit.priors, white, settings=fit.settings, seed=seed
+        fit.moments, fit.structure, fit.priors, white, settings=settings, seed=seed
     )
 
 

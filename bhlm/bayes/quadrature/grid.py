@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from bhlm.bayes.density import Posterior
+from bhlm.bayes.density import Density
 from bhlm.bayes.priors.families import LOG_2PI, Normal, log_prior
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
 from bhlm.likelihood.whitening import Whitened
@@ -60,30 +60,30 @@ class Integrand:
         )  # fmt: skip
 
 
-def build_integrand(posterior: Posterior, white: Whitened) -> Integrand:
+def build_integrand(density: Density, white: Whitened) -> Integrand:
     """Return the integrand of a posterior whose fixed effects have flat or normal priors."""
     p = white.p
-    normal = posterior.codes[:p] == Normal.code
-    mu, sd = posterior.numbers[:p, 0], posterior.numbers[:p, 1]
+    normal = density.codes[:p] == Normal.code
+    mu, sd = density.numbers[:p, 0], density.numbers[:p, 1]
     weight = np.where(normal, 1.0 / np.where(normal, sd, 1.0) ** 2, 0.0)
-    gap = np.where(normal, mu - posterior.offset, 0.0)
+    gap = np.where(normal, mu - density.offset, 0.0)
     dof = white.n - p
     constant = -0.5 * dof * LOG_2PI
     constant -= float(np.sum(0.5 * LOG_2PI + np.log(sd[normal])))
     constant += white.logdet_fixed - dof * math.log(white.scale)
-    d, vectors, fitted, within, logdet = decompose_groups(posterior.blocks, white.q)
+    d, vectors, fitted, within, logdet = decompose_groups(white.blocks, white.q)
     inverse_basis = np.zeros((2, 2))
-    inverse_basis[: white.q, : white.q] = posterior.inverse_basis
+    inverse_basis[: white.q, : white.q] = density.inverse_basis
     return Integrand(
         d=d,
         turn=np.ascontiguousarray(np.swapaxes(vectors, 1, 2) @ inverse_basis),
         fitted=fitted,
         within=within,
-        unit=1.0 / np.linalg.norm(posterior.inverse_basis, axis=0),
-        precision=np.ascontiguousarray(posterior.slope.T * weight @ posterior.slope),
-        middle=np.linalg.solve(posterior.slope, gap),
-        codes=np.ascontiguousarray(posterior.codes[p:]),
-        numbers=np.ascontiguousarray(posterior.numbers[p:]),
+        unit=1.0 / np.linalg.norm(density.inverse_basis, axis=0),
+        precision=np.ascontiguousarray(density.slope.T * weight @ density.slope),
+        middle=np.linalg.solve(density.slope, gap),
+        codes=np.ascontiguousarray(density.codes[p:]),
+        numbers=np.ascontiguousarray(density.numbers[p:]),
         dof=dof,
         scale=white.scale,
         constant=constant - 0.5 * logdet,
@@ -216,7 +216,7 @@ def sum_grid(
     d: Array, turn: Array, fitted: Array, within: Array, precision: Array, prior: Array,
     codes: Array, numbers: Array, dof: float, scale: float, constant: float,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:  # fmt: skip
-    """Return sums over the grid of the features f (1 + 2 p + 2 c) of the posterior.
+    """Return sums over the grid of the features f (1 + 2 p + 2 c) of the density.
 
     The features are 1, then the deviations of the p fixed effects and c variance parameters
     from their centres, then the squares. Parameter c of the variance components is

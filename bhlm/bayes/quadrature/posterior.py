@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.density import build_posterior
+from bhlm.bayes.density import build_density
 from bhlm.bayes.priors.families import Flat, Normal
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.axes import (
@@ -133,7 +133,7 @@ def integrate_resolved(
     _check_priors(moments, resolved)
     start = time.perf_counter()
     white = whiten(moments, structure)
-    integrand = build_integrand(build_posterior(white, resolved, structure), white)
+    integrand = build_integrand(build_density(white, resolved, structure), white)
     degree = choose_degrees(structure.sizes)
     axes, centre = find_start(integrand, resolved, structure.sizes)
     found = refine_grid(

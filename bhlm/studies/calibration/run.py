@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.density import build_posterior, constrain, evaluate_priors
+from bhlm.bayes.density import build_density, constrain, evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
 from bhlm.bayes.priors.resolve import (
     Priors,
@@ -29,7 +29,7 @@ from bhlm.bayes.priors.resolve import (
     draw_prior,
     resolve_priors,
 )
-from bhlm.bayes.sampling import choose_acceptance, run_nutpie
+from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure, arrange_prior
 from bhlm.likelihood.marginal import group_logliks, total_products
@@ -127,8 +127,8 @@ def calibrate(
         if not 0.0 < share < 1.0:
             raise ArgumentError(f"{name}={share!r} must lie between 0 and 1")
     settings = Settings(
-        draws=int(n_draws * thin), tune=int(tune), chains=1, prior_only=False,
-        target_accept=float(target_accept), maxdepth=int(maxdepth),
+        draws=int(n_draws * thin), tune=int(tune), chains=1,
+        target_accept=float(target_accept), maxdepth=int(maxdepth), cores=1,
     )  # fmt: skip
     study = plan_study(
         moments, settings, priors=priors, covariance=covariance, seed=int(seed),
@@ -232,9 +232,9 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
         white = simulate_whitened(study.simulator, beta[0], root[0], float(sigma[0]), rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
         raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
-    posterior = build_posterior(white, study.priors, study.structure)
-    trace = run_nutpie(posterior, study.settings, seed=int(rng.integers(2**31)), cores=1)
-    drawn = constrain(posterior, white, trace["posterior"]["x"].values[0])
+    density = build_density(white, study.priors, study.structure)
+    trace = sample_density(density, study.settings, seed=int(rng.integers(2**31)))
+    drawn = constrain(density, white, trace["posterior"]["x"].values[0])
     true = (beta, root, sigma)
     both = [np.concatenate(pair) for pair in zip(true, drawn, strict=True)]
     with np.errstate(all="ignore"):

@@ -12,11 +12,11 @@ import numpy as np
 from scipy import stats
 
 from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
-from bhlm.bayes.density import build_posterior, constrain
+from bhlm.bayes.density import build_density, constrain
 from bhlm.bayes.draws import parameter_draws
 from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import Priors, bounds_variances, resolve_priors
-from bhlm.bayes.sampling import choose_acceptance, run_nutpie
+from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.files import make_plain
 from bhlm.likelihood.covariance import arrange
@@ -77,15 +77,15 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
     structure = arrange(moments)
     white = whiten(moments, structure)
     resolved = resolve_priors(priors, moments, structure=structure)
-    posterior = build_posterior(white, resolved, structure)
+    density = build_density(white, resolved, structure)
     settings = study.settings
     if settings.target_accept is None:
         settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
-    trace = run_nutpie(posterior, settings, seed=seed, cores=1)
+    trace = sample_density(density, settings, seed=seed)
     x = trace["posterior"]["x"].values
     beta, root, sigma = (
         part.reshape(*x.shape[:2], *part.shape[1:])
-        for part in constrain(posterior, white, x.reshape(-1, x.shape[-1]))
+        for part in constrain(density, white, x.reshape(-1, x.shape[-1]))
     )
     draws = parameter_draws(moments, structure, beta, root @ root.swapaxes(-1, -2), sigma)
     table = np.array(list(summarize(draws).values()))

@@ -131,7 +131,7 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
         chains=bayes.integer("chains", least=1, default=CHAINS),
         target_accept=acceptance,
         maxdepth=bayes.integer("maxdepth", least=1, default=10),
-        prior_only=False,
+        cores=1,
     )
     truth = _read_truth(top.table("model", ("fixed", "random", "correlated", "residual_variance")))
     return Study(
