@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.reml.bootstrap import Bootstrap
     from bhlm.reml.fixed.wald import JointTest
-    from bhlm.reml.variance_tests import MixtureTest
+    from bhlm.reml.variance_tests import VarianceTest
 
 
 class RemlFit(Fitted, Estimate):
@@ -82,20 +82,43 @@ class RemlFit(Fitted, Estimate):
 
         return judge_hypotheses(self, hypotheses, method=method)
 
-    def test_variances(self, coefficient: str | None = None) -> "pd.DataFrame | MixtureTest":
-        """Return HLM's chi-square test of each variance component.
+    def test_variances(
+        self,
+        coefficients: str | Sequence[str] | None = None,
+        *,
+        null: str = "auto",
+        replicates: int | None = None,
+        seed: int = 0,
+        processes: int = 1,
+        progress: Any = None,
+    ) -> "pd.DataFrame | VarianceTest":
+        """Return the LR test that the named random coefficients do not vary over groups.
 
-        With a coefficient: the LR test that it does not vary over groups, against the mixture
-        of chi-squares that holds on the boundary.
+        None returns HLM's chi-square test of each variance instead. The result shows the mixture
+        of chi-squares, which holds for many groups, beside the null that was asked for: "exact"
+        for a variance that is the whole random part (Crainiceanu & Ruppert 2004), "bootstrap"
+        for any, "mixture" alone, or "auto", which up to 50 groups takes exact where it exists,
+        else the bootstrap; see `bhlm.reml.variance_tests.judge_variances`.
 
         Raises:
             ArgumentError: a coefficient that is not random, or a fit that cannot be tested so.
         """
-        from bhlm.reml.variance_tests import hlm_chi_square, lr_test_coefficient
+        from bhlm.progress import show_progress
+        from bhlm.reml.hlm_chi_square import hlm_chi_square
+        from bhlm.reml.variance_tests import judge_variances
 
-        if coefficient is None:
+        if coefficients is None:
             return hlm_chi_square(self)
-        return lr_test_coefficient(self, coefficient)
+        with show_progress("refits under H0") as bar:
+            return judge_variances(
+                self,
+                coefficients,
+                null=null,
+                replicates=replicates,
+                seed=seed,
+                processes=processes,
+                progress=progress or bar,
+            )
 
     def profile(
         self, *, level: float = 0.95, parameters: Sequence[str] | None = None

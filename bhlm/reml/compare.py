@@ -43,8 +43,8 @@ class LrTest:
         if not self.boundary:
             return ""
         return (
-            "the smaller model sets a variance to zero, on the boundary, so p is too large; for "
-            "one coefficient fit.test_variances(coefficient) takes the mixture of chi-squares"
+            "the smaller model sets a variance to zero, on the boundary, so p is too large; "
+            "fit.test_variances(coefficients) takes the distribution that holds there"
         )
 
 

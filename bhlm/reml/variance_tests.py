@@ -1,130 +1,224 @@
-"""Tests of variance components: likelihood ratios on the boundary, and HLM's chi-square."""
+"""Tests that some random coefficients, or all of them, do not vary over groups.
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+Dropping r of q coefficients whose covariances with the q - r others number m0 fixes m = m0 + (their
+own free variances and covariances) parameters. The likelihood ratio is asymptotically the squared
+length of the projection of a normal vector on a cone that contains a subspace of dimension m0, lies
+in a half space of dimension m, and so has a p-value between
+
+    1/2 P(chi2_m0 >= x) + 1/2 P(chi2_m0+1 >= x)   and   1/2 P(chi2_m-1 >= x) + 1/2 P(chi2_m >= x),
+
+which meet for a single coefficient (Stram & Lee's case 3). Exact weights depend on the information
+and, with few groups, no mixture holds. Two other null distributions do not lean on many groups:
+
+- "exact": one variance that is the whole random part; see `bhlm.reml.exact_null`.
+- "bootstrap": data drawn from the fit without the coefficients; see `bhlm.reml.null_bootstrap`.
+
+Source: Silvapulle & Sen (2005), Constrained Statistical Inference, sections 3.5 and 4.8, for the
+bounds; Stram & Lee (1994), Biometrics 50, 1171-1177; Self & Liang (1987), JASA 82, 605-610.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.effects import regress_groups
-from bhlm.likelihood.whitening import group_ranks
 from bhlm.reml.estimate import Estimate, fit_moments
-from bhlm.reml.fixed.hlm_df import assign_equations
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bhlm.reml.exact_null import DRAWS, null_of_component
+from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
 
 Array = np.ndarray
+Null = Literal["mixture", "exact", "bootstrap"]
 
+NULLS: tuple[Null, ...] = ("mixture", "exact", "bootstrap")
+NULL_NAMES = {"exact": "exact null, any number of groups", "bootstrap": "parametric bootstrap"}
 # Twice a difference of log-likelihoods below this is zero, rounded.
 NOTHING = 1e-8
+# Up to here the mixture's 5 % point is off by more than a tenth, and refits are cheap.
+FEW_GROUPS = 50
+LEAST = 100  # replicates
 
 
 @dataclass(frozen=True, slots=True)
-class MixtureTest:
-    """A likelihood-ratio test whose reference is a mixture of chi-squares."""
+class VarianceTest:
+    """A likelihood-ratio test of variance components, by mixtures and by the null asked for.
 
-    chi2: float
+    `weights` are those of the mixture of chi-squares with `df`; of several coefficients they are
+    not known, `weights` is empty, and `p_bounds` holds what any mixture of `df` can give.
+    """
+
+    dropped: tuple[str, ...]  # the random coefficients that the null hypothesis leaves out
+    chi2: float  # twice the difference of the log-likelihoods
     df: tuple[int, ...]  # of the chi-squares that are mixed; 0 is a point at zero
     weights: tuple[float, ...]
-    p: float
-    naive_p: float  # by the chi-square of the largest df, which is conservative
-    dropped: tuple[str, ...]  # the random coefficients that the null hypothesis leaves out
+    p_bounds: tuple[float, float]  # by mixtures; equal for one coefficient
+    method: str  # "reml" or "ml"
+    null: Null  # what `p` rests on
+    p: float  # by the mixture with bounds that differ: the larger
+    p_error: float  # Monte Carlo error of p; 0 for the mixture
+    zero: float  # the null's point mass at zero; nan for bounds that differ
+    failures: int  # replicates that did not converge, and are left out
+    sample: Array = field(repr=False, compare=False)  # (draws,) of the null, sorted
+
+    @property
+    def naive_p(self) -> float:
+        """P by the chi-square of the largest df, which is conservative."""
+        return float(stats.chi2.sf(self.chi2, self.df[-1]))
+
+    def __str__(self) -> str:
+        """Return the test as three or four lines, the mixture beside the null that was taken."""
+        low, high = self.p_bounds
+        mixed = f"p = {low:.4f}" if low == high else f"p between {low:.4f} and {high:.4f}"
+        fixed = self.df[-1]
+        verb = "does" if len(self.dropped) == 1 else "do"
+        lines = [
+            f"H0: {', '.join(self.dropped)} {verb} not vary over groups ({self.method.upper()})",
+            f"  chi2 = {self.chi2:.3f}; H0 fixes {fixed} parameter{'s' if fixed > 1 else ''}",
+            f"  {'mixture of chi-squares':34} {mixed} (holds for many groups)",
+        ]
+        if self.null != "mixture":
+            lines.append(
+                f"  {NULL_NAMES[self.null]:34} p = {self.p:.4f} +- {self.p_error:.4f} "
+                f"({len(self.sample)} draws, {100 * self.zero:.0f} % of them zero)"
+            )
+        if self.failures:
+            lines.append(f"  {self.failures} replicates did not converge and are left out")
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
 
-def lr_test_coefficient(fit: Estimate, coefficient: str) -> MixtureTest:
-    """Return the test that one random coefficient has no variance, hence no covariances.
+def judge_variances(
+    fit: Estimate,
+    coefficients: str | Sequence[str],
+    *,
+    null: str = "auto",
+    replicates: int | None = None,
+    seed: int = 0,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> VarianceTest:
+    """Return the test that random coefficients do not vary over groups, hence do not covary.
 
-    The model is refitted without it, by the method of `fit`. The variance lies on its boundary
-    and the r covariances that go with it do not, so that twice the difference of the
-    log-likelihoods is a mixture, in halves, of chi-squares with r and r + 1 degrees of freedom.
-    Source: Stram & Lee (1994), Biometrics 50, 1171-1177, case 3; Self & Liang (1987), JASA 82,
-    605-610.
+    Args:
+        fit: the fit of the model with them, by whose method the model without them is fitted.
+        coefficients: one or several.
+        null: "mixture" of chi-squares, "exact" (one variance, alone), "bootstrap", or "auto": up
+            to 50 groups exact where it exists, else the bootstrap; the mixture above.
+        replicates: of the bootstrap (1000) or draws of the exact null (20 000).
+        seed: of the random numbers.
+        processes: threads that refit; 0 is one per processor. p does not depend on it.
+        progress: called with (done, replicates) now and then.
 
     Raises:
-        ArgumentError: not one of the random coefficients, or the structure shares its variance
-            among several.
+        ArgumentError: coefficients that are not random or named twice, a structure that shares
+            their variance with others, an unknown null, "exact" with more than one variance, or
+            too few replicates.
     """
-    random = fit.moments.random
-    if coefficient not in random:
+    dropped = check_coefficients(fit, coefficients)
+    null = _choose_null(fit, null)
+    many = replicates if replicates is not None else (DRAWS if null == "exact" else REPLICATES)
+    if many < LEAST:
         raise ArgumentError(
-            f"'{coefficient}' is not a random coefficient of '{fit.moments.formula}'; choose one "
-            f"of {', '.join(random)}"
+            f"replicates={many} cannot tell a p-value of .01; give at least {LEAST}"
         )
-    if fit.structure.shares_variance:
-        raise ArgumentError(
-            f"the {fit.structure.kind} structure shares one variance among {', '.join(random)}, so "
-            f"'{coefficient}' has none of its own to test; fit it as unstructured or independent"
-        )
-    at = random.index(coefficient)
-    covariances = sum(i != j and at in (i, j) for i, j in fit.structure.labels)
-    null = _loglik_without(fit, coefficient)
-    return mix_chi_squares(
-        2.0 * (fit.loglik - null),
-        (covariances, covariances + 1),
-        weights=(0.5, 0.5),
-        dropped=(coefficient,),
-    )
+    reduced = fit_without(fit, dropped)
+    chi2 = 2.0 * (fit.loglik - (fit.linear_loglik if reduced is None else reduced.loglik))
+    result = mix_chi_squares(chi2, count_fixed(fit, dropped), dropped=dropped, method=fit.method)
+    if null == "mixture":
+        return result
+    if null == "exact":
+        found, failures = null_of_component(fit, draws=many, seed=seed), 0
+    else:
+        found, failures = bootstrap_null(
+            fit, reduced, dropped,
+            replicates=many, seed=seed, processes=processes, progress=progress,
+        )  # fmt: skip
+    return replace(
+        result, null=null, p=found.p_value(result.chi2), p_error=found.error(result.chi2),
+        zero=found.zero, failures=failures, sample=found.chi2,
+    )  # fmt: skip
 
 
 def mix_chi_squares(
-    chi2: float, df: tuple[int, ...], *, weights: tuple[float, ...], dropped: tuple[str, ...]
-) -> MixtureTest:
-    """Return the test of `chi2` against the mixture of chi-squares with `df` and `weights`.
+    chi2: float, fixed: tuple[int, int], *, dropped: tuple[str, ...], method: str = "reml"
+) -> VarianceTest:
+    """Return the test of `chi2` against mixtures of chi-squares; `fixed` is `count_fixed`'s.
 
     Two fits of the same maximum differ by rounding; what that leaves of `chi2` is zero.
     """
     chi2 = chi2 if chi2 > NOTHING else 0.0
-    p = sum(
-        weight * (stats.chi2.sf(chi2, count) if count else float(chi2 <= 0.0))
-        for weight, count in zip(weights, df, strict=True)
-    )
-    return MixtureTest(chi2, df, weights, float(p), float(stats.chi2.sf(chi2, max(df))), dropped)
+    first, last = fixed
+    bounds = _mix_halves(chi2, first), _mix_halves(chi2, last - 1)
+    alone = last - first == 1
+    zero = (0.5 if first == 0 else 0.0) if alone else float("nan")
+    return VarianceTest(
+        dropped=dropped, chi2=chi2, df=tuple(range(first, last + 1)),
+        weights=(0.5, 0.5) if alone else (), p_bounds=bounds, method=method, null="mixture",
+        p=bounds[1], p_error=0.0, zero=zero, failures=0, sample=np.empty(0),
+    )  # fmt: skip
 
 
-def hlm_chi_square(fit: Estimate) -> "pd.DataFrame":
-    """Return HLM's chi-square test of each random coefficient's variance.
-
-    Rows are the random coefficients; columns `chi2, df, p, groups`. With u_j the least-squares
-    coefficients of group j on Z_j, of what the fixed effects leave, and v_qqj their sampling
-    variance, chi2 = sum_j u_qj^2 / v_qqj over the groups whose Z_j has full rank, `groups` of
-    them; df = groups - S_q - 1, with S_q the predictors in the coefficient's equation (see
-    `bhlm.reml.fixed.hlm_df`). Source: Raudenbush & Bryk (2002), eq. 3.103.
+def check_coefficients(fit: Estimate, coefficients: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the coefficients to test, in the order of the model.
 
     Raises:
-        ArgumentError: no group has a Z_j of full rank, or too few have.
+        ArgumentError: see `judge_variances`.
     """
-    import pandas as pd
-
-    q = fit.white.q
-    full = group_ranks(fit.moments) == q
-    groups = int(full.sum())
-    equations = assign_equations(fit.moments)
-    df = np.array([groups - equations.count(i) for i in range(q)])
-    if df.min() < 1:
+    random = fit.moments.random
+    asked = [coefficients] if isinstance(coefficients, str) else list(coefficients)
+    for name in asked:
+        if name not in random:
+            raise ArgumentError(
+                f"'{name}' is not a random coefficient of '{fit.moments.formula}'; choose among "
+                f"{', '.join(random)}"
+            )
+        if asked.count(name) > 1:
+            raise ArgumentError(f"'{name}' is named twice; name each coefficient once")
+    if not asked:
+        raise ArgumentError(f"no coefficient is named; choose among {', '.join(random)}")
+    if fit.structure.shares_variance and len(asked) < len(random):
         raise ArgumentError(
-            f"only {groups} of {len(full)} '{fit.moments.group}' have as many independent rows as "
-            f"the {q} random coefficients, too few for HLM's chi-square; use the "
-            "likelihood-ratio test"
+            f"the {fit.structure.kind} structure shares one variance among {', '.join(random)}, so "
+            f"{', '.join(asked)} cannot be tested without the others; fit it as unstructured or "
+            "independent"
         )
-    u, v = regress_groups(fit.white, full, beta=fit.beta, sigma2=fit.sigma2)
-    chi2 = (u**2 / v).sum(axis=0)
-    return pd.DataFrame(
-        {"chi2": chi2, "df": df, "p": stats.chi2.sf(chi2, df), "groups": groups},
-        index=pd.Index(fit.moments.random, name="coefficient"),
-    )
+    return tuple(name for name in random if name in asked)
 
 
-def _loglik_without(fit: Estimate, coefficient: str) -> float:
-    """Return the log-likelihood of the model without one random coefficient."""
+def count_fixed(fit: Estimate, dropped: Sequence[str]) -> tuple[int, int]:
+    """Return how many covariances with kept coefficients, and parameters in all, are fixed."""
+    out = {i for i, name in enumerate(fit.moments.random) if name in dropped}
+    sides = [{i, j} <= out for i, j in fit.structure.labels if {i, j} & out]
+    return sides.count(False), len(sides)
+
+
+def fit_without(fit: Estimate, dropped: Sequence[str]) -> Estimate | None:
+    """Return the fit without some random coefficients, by the same method; None without any."""
     moments = fit.moments
-    kept = tuple(name for name in moments.random if name != coefficient)
+    kept = tuple(name for name in moments.random if name not in dropped)
     if not kept:
-        return fit.linear_loglik
+        return None
     blocks = tuple(
-        left for block in moments.blocks if (left := tuple(n for n in block if n != coefficient))
+        left for block in moments.blocks if (left := tuple(n for n in block if n not in dropped))
     )
     reduced = replace(moments, random=kept, blocks=blocks)
-    covariance = fit.structure.name_override
-    return fit_moments(reduced, method=fit.method, covariance=covariance).loglik
+    return fit_moments(reduced, method=fit.method, covariance=fit.structure.name_override)
+
+
+def _choose_null(fit: Estimate, null: str) -> Null:
+    if null == "auto":
+        if fit.moments.n_groups > FEW_GROUPS:
+            return "mixture"
+        return "exact" if len(fit.structure.labels) == 1 else "bootstrap"
+    if null not in NULLS:
+        raise ArgumentError(f"null={null!r} is not known; choose one of auto, {', '.join(NULLS)}")
+    return null
+
+
+def _mix_halves(chi2: float, df: int) -> float:
+    """Return P(X >= chi2) where X is chi-square with df or df + 1, in halves."""
+    tails = [stats.chi2.sf(chi2, i) if i else float(chi2 <= 0.0) for i in (df, df + 1)]
+    return float(0.5 * sum(tails))

@@ -45,7 +45,7 @@ def test_lr_test_of_the_random_slope(fits):
     assert test.chi2 == pytest.approx(9.761657, abs=1e-6)
     assert test.df == 2
     assert test.boundary
-    assert "p is too large; for one coefficient fit.test_variances(coefficient)" in test.note
+    assert "p is too large; fit.test_variances(coefficients)" in test.note
 
 
 def test_chapter_4_of_the_textbook(fits):

@@ -21,7 +21,7 @@ from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import assign_equations, coefficient_df
 from bhlm.reml.fixed.robust import robust_covariance
-from bhlm.reml.variance_tests import hlm_chi_square
+from bhlm.reml.hlm_chi_square import hlm_chi_square
 
 if TYPE_CHECKING:
     import pandas as pd
