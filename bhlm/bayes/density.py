@@ -78,12 +78,7 @@ def build_density(
     numbers = np.zeros((len(every), max(len(prior.numbers) for prior in every)))
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
-    centring = np.eye(white.p)
-    at_means = np.flatnonzero(priors.centre)
-    if len(at_means):
-        # The Intercept's prior is on the expected response at the means of the other columns.
-        intercept = int(np.flatnonzero(priors.centre == 0)[0])
-        centring[intercept, at_means] = priors.centre[at_means]
+    offset, slope = place_fixed(white, priors)
     panels = build_panels(white.blocks, white.q)
     return Density(
         panels=panels.values,
@@ -92,8 +87,8 @@ def build_density(
         n=white.n,
         scale=white.scale,
         inverse_basis=np.ascontiguousarray(np.linalg.inv(white.basis)),
-        offset=centring @ white.ols,
-        slope=np.ascontiguousarray(white.scale * centring @ white.fixed),
+        offset=offset,
+        slope=slope,
         unit=white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0),
         signed=np.array([prior.finite_at_zero for prior in priors.sd]),
         sizes=np.array(structure.sizes, dtype=np.int64),
@@ -102,6 +97,17 @@ def build_density(
         eta=float(priors.corr.eta),
         use_likelihood=use_likelihood,
     )
+
+
+def place_fixed(white: Whitened, priors: ResolvedPriors) -> tuple[Array, Array]:
+    """Return offset (p,) and slope (p, p): priors stand on offset + slope beta~."""
+    centring = np.eye(white.p)
+    at_means = np.flatnonzero(priors.centre)
+    if len(at_means):
+        # The Intercept's prior is on the expected response at the means of the other columns.
+        intercept = int(np.flatnonzero(priors.centre == 0)[0])
+        centring[intercept, at_means] = priors.centre[at_means]
+    return centring @ white.ols, np.ascontiguousarray(white.scale * centring @ white.fixed)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -25,12 +25,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import qmc
 
-from bhlm.bayes.density import build_posterior, evaluate_prior
+from bhlm.bayes.density import evaluate_prior, place_fixed
 from bhlm.bayes.importance.modes import Modes
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, Normal, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.positions import sum_positions
 from bhlm.likelihood.whitening import Whitened
 
@@ -109,13 +110,14 @@ def build_target(
             of F G F' (at the columns' means, say); None takes those of G.
         without: names of PRIORS to swap for flat ones.
     """
-    posterior = build_posterior(white, priors, structure)
+    panels = build_panels(white.blocks, white.q)
+    offset, slope = place_fixed(white, priors)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
     flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
     return Target(
-        values=posterior.panels,
-        total=posterior.total,
-        reach=posterior.reach,
+        values=panels.values,
+        total=panels.total,
+        reach=panels.reach,
         n=white.n,
         sizes=structure.sizes,
         basis=white.basis,
@@ -124,8 +126,8 @@ def build_target(
         scale=white.scale,
         ols=white.ols,
         back=white.scale * white.fixed,
-        offset=posterior.offset,
-        slope=posterior.slope,
+        offset=offset,
+        slope=slope,
         normal=normal,
         exact=bool(np.all(normal | flat)),
         logdet_back=white.p * math.log(white.scale) + white.logdet_fixed,
