@@ -17,11 +17,10 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
-    RESIDUAL,
+    Parameter,
+    list_parameters,
     name_group_dimension,
     scale_covariance,
-    scaled_names,
-    variance_names,
 )
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.groups import find_groups
@@ -103,6 +102,11 @@ class Draws:
     def converged(self) -> bool:
         """Whether the convergence verdict holds."""
         return self.diagnostics.ok
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        return list_parameters(self.moments.fixed, self.structure)
 
     @property
     def draws(self) -> dict[str, Array]:
@@ -253,13 +257,8 @@ def parameter_draws(
     labels = structure.labels
     variances = [g[..., i, j] for i, j in labels]
     scaled = scale_covariance(g, labels)
-    named = dict(zip(moments.fixed, np.moveaxis(beta, -1, 0), strict=True))
-    named |= zip(variance_names(moments.random, moments.group, labels), variances, strict=True)
-    named[RESIDUAL] = sigma**2
-    names = scaled_names(moments.random, moments.group, labels)
-    named |= zip(names, np.moveaxis(scaled, -1, 0), strict=True)
-    named["sd(Residual)"] = sigma
-    return named
+    values = [*np.moveaxis(beta, -1, 0), *variances, sigma**2, *np.moveaxis(scaled, -1, 0), sigma]
+    return dict(zip(map(str, list_parameters(moments.fixed, structure)), values, strict=True))
 
 
 def flatten_draws(fit: Draws) -> tuple[Array, Array, Array]:

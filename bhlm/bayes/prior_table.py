@@ -12,10 +12,9 @@ from bhlm.bayes.priors.families import (
     Prior,
     PyMCPrior,
 )
-from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange_prior
-from bhlm.likelihood.parameters import scaled_names
 from bhlm.moments.moments import INTERCEPT, Moments
 
 if TYPE_CHECKING:
@@ -99,13 +98,13 @@ def _tabulate(
         raise ArgumentError(f"points={points!r} does not make a grid; give an integer of 2 or more")
     texts = priors.describe(moments, structure=structure)
     defaults = resolve_priors(None, moments, structure=structure)
-    scales = [f"sd({name}|{moments.group})" for name in moments.random]
-    names = [*moments.fixed, *scales, "sd(Residual)"]
     frames = []
-    for at, (name, prior) in enumerate(zip(names, priors.every, strict=True)):
+    parameters = list_judged(moments, structure)
+    for at, (parameter, prior) in enumerate(zip(parameters, priors.every, strict=True)):
+        name = str(parameter)
         own = prior.quantile(np.array(TAILS))
         is_proper = not np.isnan(own).any()
-        positive = at >= len(moments.fixed)
+        positive = not parameter.is_fixed
         x = _lay_grid(
             prior if is_proper else defaults.every[at],
             draws.get(name),
@@ -124,11 +123,10 @@ def _tabulate(
 
 def _list_correlations(structure: Structure, prior: LKJ) -> list[tuple[str, Any]]:
     """Return the correlations with the marginal distribution that their prior gives them."""
-    labels = [(i, j) for i, j in structure.labels if i != j]
-    names = scaled_names(structure.names, structure.group, labels)
     return [
-        (name, prior.marginal(len(structure.find_block(i))))
-        for (i, _), name in zip(labels, names, strict=True)
+        (str(parameter), prior.marginal(len(structure.find_block(i))))
+        for (i, _), parameter in zip(structure.labels, structure.scaled, strict=True)
+        if parameter.is_correlation
     ]
 
 

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.moments import Moments
 
 if TYPE_CHECKING:
@@ -84,6 +85,32 @@ class Structure(ABC):
         return tuple(
             tuple(range(stop - size, stop)) for stop, size in zip(stops, self.sizes, strict=True)
         )
+
+    @property
+    def variances(self) -> tuple[Parameter, ...]:
+        """The free elements of G as parameters: variances and covariances, as in `labels`."""
+        names, group = self.names, self.group
+        return tuple(
+            Parameter("var", names[i], group=group)
+            if i == j
+            else Parameter("cov", names[i], names[j], group)
+            for i, j in self.labels
+        )
+
+    @property
+    def scaled(self) -> tuple[Parameter, ...]:
+        """The same as SDs and correlations."""
+        return tuple(parameter.scaled for parameter in self.variances)
+
+    @property
+    def sds(self) -> tuple[Parameter, ...]:
+        """The SDs that are free."""
+        return tuple(parameter for parameter in self.scaled if parameter.is_sd)
+
+    @property
+    def correlations(self) -> Parameter:
+        """All correlations together, as a prior has them: `corr(|group)`."""
+        return Parameter("corr", "", group=self.group)
 
     @property
     def has_prior(self) -> bool:

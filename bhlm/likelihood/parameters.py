@@ -1,13 +1,100 @@
 """The names of the parameters, and moves between the variance, SD and correlation scale."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from bhlm.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from bhlm.likelihood.covariance import Structure
+
 Array = np.ndarray
-RESIDUAL = "var(Residual)"
+Kind = Literal["fixed", "sd", "corr", "var", "cov"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a model; `str` gives its public name, which nothing parses back."""
+
+    kind: Kind
+    row: str  # the coefficient, or "Residual"
+    column: str = ""  # the other coefficient of a covariance or correlation
+    group: str = ""  # the grouping factor; empty for fixed effects and the residual
+
+    def __str__(self) -> str:
+        """Return the name in every table, file and plot."""
+        if self.is_fixed:
+            return self.row
+        pair = f"{self.row},{self.column}" if self.column else self.row
+        return f"{self.kind}({pair}|{self.group})" if self.group else f"{self.kind}({pair})"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a fixed effect."""
+        return self.kind == "fixed"
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether it is the SD or variance of the residuals."""
+        return not (self.is_fixed or self.group)
+
+    @property
+    def is_sd(self) -> bool:
+        """Whether it is an SD."""
+        return self.kind == "sd"
+
+    @property
+    def is_variance(self) -> bool:
+        """Whether it is a variance."""
+        return self.kind == "var"
+
+    @property
+    def is_correlation(self) -> bool:
+        """Whether it is a correlation."""
+        return self.kind == "corr"
+
+    @property
+    def is_covariance(self) -> bool:
+        """Whether it is a covariance."""
+        return self.kind == "cov"
+
+    @property
+    def is_squared(self) -> bool:
+        """Whether it stands on the variance scale, which the SD scale shows as well."""
+        return self.kind in ("var", "cov")
+
+    @property
+    def scaled(self) -> "Parameter":
+        """The same on the scale of SDs and correlations."""
+        kinds: dict[Kind, Kind] = {"var": "sd", "cov": "corr"}
+        return replace(self, kind=kinds.get(self.kind, self.kind))
+
+    @property
+    def squared(self) -> "Parameter":
+        """The same on the scale of variances and covariances."""
+        kinds: dict[Kind, Kind] = {"sd": "var", "corr": "cov"}
+        return replace(self, kind=kinds.get(self.kind, self.kind))
+
+
+RESIDUAL = Parameter("var", "Residual")
+RESIDUAL_SD = RESIDUAL.scaled
+
+
+def list_parameters(fixed: Sequence[str], structure: "Structure") -> tuple[Parameter, ...]:
+    """Return every parameter in the order of the tables.
+
+    Fixed effects, then variances and covariances, then SDs and correlations.
+    """
+    effects = (Parameter("fixed", name) for name in fixed)
+    return (*effects, *structure.variances, RESIDUAL, *structure.scaled, RESIDUAL_SD)
+
+
+def map_names(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
+    """Return the parameters by their names."""
+    return {str(parameter): parameter for parameter in parameters}
 
 
 def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
@@ -17,24 +104,6 @@ def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
     """
     always = ("chain", "draw", "fixed", "coefficient", "coefficient_bis", ".", "..", "zarr.json")
     return "group" if group in (*always, *taken) or "/" in group else group
-
-
-def variance_names(
-    random: Sequence[str], group: str, labels: Sequence[tuple[int, int]]
-) -> list[str]:
-    """Return `var(x|g)` or `cov(x,z|g)` for each (row, column) of G."""
-    return [
-        f"var({random[i]}|{group})" if i == j else f"cov({random[i]},{random[j]}|{group})"
-        for i, j in labels
-    ]
-
-
-def scaled_names(random: Sequence[str], group: str, labels: Sequence[tuple[int, int]]) -> list[str]:
-    """Return `sd(x|g)` or `corr(x,z|g)` for each (row, column) of G."""
-    return [
-        f"sd({random[i]}|{group})" if i == j else f"corr({random[i]},{random[j]}|{group})"
-        for i, j in labels
-    ]
 
 
 def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.plots.choice import choose_parameters, count, is_squared, list_names, say, title
+from bhlm.plots.choice import choose_parameters, count, list_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Segments
 from bhlm.reconciliation.comparison import Comparison
@@ -72,10 +72,9 @@ def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) ->
         ArgumentError: a name that is no parameter.
     """
     known = [str(name) for name in both.table.index]
-    fixed = both.post.moments.fixed
     # A correlation with an SD of zero has no REML estimate, and so no gap.
     weight = both.table["gap_sd"].abs().fillna(0.0)
-    default = [name for name in known if not is_squared(name, fixed)]
+    default = [str(parameter) for parameter in both.post.parameters if not parameter.is_squared]
     chosen, omitted = choose_parameters(known, names, default=default, weight=weight, most=MOST)
     exact = both.chosen.mean if both.chosen else {}
     steps = {name: split_steps(both.table.loc[name], is_exact=name in exact) for name in chosen}

@@ -7,7 +7,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.live import ignore_short_chains, measure_shortfall
-from bhlm.plots.choice import choose_parameters, is_squared, title
+from bhlm.plots.choice import choose_parameters, title
 from bhlm.plots.style import DASHES, ROLES, SERIES
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def choose_worst(
     """
     import pandas as pd
 
-    known = list(post.draws)
-    default = [name for name in known if not is_squared(name, post.moments.fixed)]
+    known = [str(parameter) for parameter in post.parameters]
+    default = [str(parameter) for parameter in post.parameters if not parameter.is_squared]
     weight = pd.Series(0.0, index=known)
     if names is None and len(default) > most:
         estimates = post.estimates if estimates is None else estimates

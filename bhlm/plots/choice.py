@@ -65,11 +65,6 @@ def check_asked(what: str, asked: Sequence[str], known: Sequence[str], *, absent
     return list(dict.fromkeys(asked))
 
 
-def is_squared(name: str, fixed: Sequence[str]) -> bool:
-    """Whether a parameter stands on the variance scale, which the SD scale shows as well."""
-    return name not in fixed and name.startswith(("var(", "cov("))
-
-
 def say(name: str) -> str:
     """Return a parameter's name as a sentence or a hover text has it."""
     return shorten(name)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from bhlm.plots.choice import choose_parameters, is_squared, say, title
+from bhlm.likelihood.parameters import map_names
+from bhlm.plots.choice import choose_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
 from bhlm.reconciliation.comparison import Comparison
@@ -63,7 +64,8 @@ def plot_curves(
     found = both.curves(points=points)
     known = list(dict.fromkeys(found["parameter"]))
     weight = both.table["gap_sd"].abs().fillna(0.0)
-    default = [name for name in known if not is_squared(name, ())]
+    every = map_names(both.post.parameters)
+    default = [name for name in known if not every[name].is_squared]
     chosen, omitted = choose_parameters(known, names, default=default, weight=weight, most=MOST)
     curves = {name: scale_curves(both, found[found["parameter"] == name]) for name in chosen}
     panels = tuple(_draw_panel(name, both, curves[name]) for name in chosen)
@@ -104,8 +106,9 @@ def scale_curves(both: Comparison, rows: "pd.DataFrame") -> "pd.DataFrame":
     if (profile > SEEN).sum() < FEWEST:
         extra = np.setdiff1d(_lay_around(estimate, se, x, points=FEW_POINTS), x)
         if len(extra):
-            rise = build_profile(both.reml, _unsquare(name)).rise
-            held = np.sqrt(extra) if _unsquare(name) != name else extra
+            sd = _unsquare(both, name)
+            rise = build_profile(both.reml, sd).rise
+            held = np.sqrt(extra) if sd != name else extra
             more = np.exp([-0.5 * rise(float(value)) for value in held])
             order = np.argsort(np.concatenate([x, extra]))
             nodes = np.concatenate([x, extra])[order]
@@ -159,16 +162,17 @@ def _find_density(both: Comparison, name: str) -> tuple[Array, Array]:
 
     if both.chosen is not None and both.chosen.exact is not None:
         return both.chosen.exact.densities[name]
-    at, density, _ = array_stats.kde(both.post.draws[_unsquare(name)].ravel(), bw="silverman")
-    if _unsquare(name) == name:
+    sd = _unsquare(both, name)
+    at, density, _ = array_stats.kde(both.post.draws[sd].ravel(), bw="silverman")
+    if sd == name:
         return at, density
     at, density = at[at > 0.0], density[at > 0.0]
     return at**2, density / (2.0 * at)
 
 
-def _unsquare(name: str) -> str:
+def _unsquare(both: Comparison, name: str) -> str:
     """Return the SD's name for a variance's."""
-    return f"sd{name[3:]}" if name.startswith("var(") else name
+    return str(map_names(both.post.parameters)[name].scaled)
 
 
 def _draw_panel(name: str, both: Comparison, curves: "pd.DataFrame") -> Panel:

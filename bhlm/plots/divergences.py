@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
-from bhlm.likelihood.parameters import scaled_names
+from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.chains import tick_log
 from bhlm.plots.choice import count, title
 from bhlm.plots.figure import Figure
@@ -96,14 +96,12 @@ def choose_plane(post: Draws, draws: Mapping[str, Array], diverging: Array) -> t
         diverging: (chain, draw) of bool.
     """
     labels = post.structure.labels
-    named = dict(
-        zip(labels, scaled_names(post.moments.random, post.moments.group, labels), strict=True)
-    )
+    named = dict(zip(labels, map(str, post.structure.scaled), strict=True))
     sds = [i for i, j in labels if i == j]
     at = max(sds, key=lambda i: _measure_pull(draws[named[i, i]], diverging))
     partners = [named[label] for label in labels if at in label and label != (at, at)]
     others = [named[i, i] for i in sds if i != at]
-    return named[at, at], [*partners, *others, "sd(Residual)"][0]
+    return named[at, at], [*partners, *others, str(RESIDUAL_SD)][0]
 
 
 def _measure_pull(draws: Array, diverging: Array) -> float:

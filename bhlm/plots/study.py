@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.parameters import Parameter, map_names
 from bhlm.plots.choice import check_asked
 from bhlm.plots.marks import Axis, Mark, Note, Points
 from bhlm.plots.style import SERIES, shorten
@@ -67,7 +68,8 @@ def select_rows(
         ArgumentError: a parameter or an estimator that the study does not have, or too many.
     """
     known = list(dict.fromkeys(table["parameter"]))
-    chosen = _choose("parameters", parameters, known, _is_shown_by_default)
+    every = map_names(result.study.truth.parameters)
+    chosen = _choose("parameters", parameters, known, lambda name: _is_shown(every[name]))
     rows = table[table["parameter"].isin(chosen)]
     series = list(dict.fromkeys(rows["series"]))
     drawn = _choose("estimators", estimators, series, is_default)
@@ -99,8 +101,9 @@ def select_rows(
     )
 
 
-def _is_shown_by_default(parameter: str) -> bool:
-    return not parameter.startswith(("sd(", "cov("))
+def _is_shown(parameter: Parameter) -> bool:
+    """Whether a parameter is drawn when none are named: no SD, which a variance stands for."""
+    return not (parameter.is_sd or parameter.is_covariance)
 
 
 def _choose(

@@ -50,7 +50,7 @@ def plot_coverage(
     Source: after the figures of Browne & Draper (2006), Bayesian Analysis 1, 473-514.
     """
     selection = select_rows(
-        result, _measure(result.table), parameters=parameters, estimators=estimators,
+        result, _measure(result), parameters=parameters, estimators=estimators,
         is_default=lambda _: True,
     )  # fmt: skip
     return Figure(
@@ -66,11 +66,16 @@ def plot_coverage(
     )  # fmt: skip
 
 
-def _measure(table: "pd.DataFrame") -> "pd.DataFrame":
+def _measure(result: StudyResult) -> "pd.DataFrame":
     """Return the study's table with what is drawn: one row per condition, series, parameter."""
-    table = table.assign(series=table["estimator"])
+    table = result.table.assign(series=result.table["estimator"])
     table = table.drop_duplicates(["condition", "series", "parameter"])
-    is_bound = table["parameter"].str.startswith(("var(", "sd(")) & (table["true"] == 0.0)
+    positive = [
+        str(parameter)
+        for parameter in result.study.truth.parameters
+        if parameter.is_variance or parameter.is_sd
+    ]
+    is_bound = table["parameter"].isin(positive) & (table["true"] == 0.0)
     share = table["coverage"].where(~is_bound).to_numpy(float)
     low, high = share_interval(share, table["intervals"].to_numpy(float))
     width = table["width_median"]

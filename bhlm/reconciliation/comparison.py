@@ -202,14 +202,14 @@ def _describe_unexplained(bad: "pd.DataFrame") -> str:
 def _flag_boundary(post: Draws) -> list[str]:
     """Return a flag for each SD whose posterior reaches zero, each correlation near +-1."""
     flags = []
-    for name, draws in post.draws.items():
+    for name, draws in zip(post.parameters, post.draws.values(), strict=True):
         lower, upper = np.quantile(draws, [0.025, 0.975])
-        if name.startswith("sd(") and lower < 0.1 * float(draws.mean()):
+        if name.is_sd and lower < 0.1 * float(draws.mean()):
             flags.append(
                 f"The posterior of {name} reaches zero (2.5 % point {lower:.2g}): the data do not "
                 "rule out that it vanishes, and its mean depends on the prior."
             )
-        if name.startswith("corr(") and max(-lower, upper) > 0.95:
+        if name.is_correlation and max(-lower, upper) > 0.95:
             flags.append(
                 f"The posterior of {name} reaches {'+' if upper > -lower else '-'}1 (95 % interval "
                 f"{lower:.2f} to {upper:.2f}): the correlation is hardly identified."

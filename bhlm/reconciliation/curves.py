@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from bhlm.bayes.draws import Draws
 from bhlm.bayes.prior_table import evaluate_density
 from bhlm.bayes.quadrature import QuadraturePosterior
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.parameters import scaled_names
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.profile.intervals import build_profile
 
@@ -45,21 +44,19 @@ def tabulate_curves(
 
     if not (isinstance(points, int | np.integer) and points >= 2):
         raise ArgumentError(f"points={points!r} does not make a grid; give an integer of 2 or more")
-    moments = post.moments
-    labels = reml.structure.labels
-    names = [*scaled_names(moments.random, moments.group, labels), "sd(Residual)"]
     priors = _collect_priors(post)
     draws = post.draws
     tables = []
-    for name in names:
+    for parameter in (*reml.structure.scaled, RESIDUAL_SD):
+        name = str(parameter)
         x = _lay_grid(draws[name].ravel(), float(reml.estimates.loc[name, "estimate"]), points)
         rise = build_profile(reml, name).rise
         profile = np.array([np.exp(-0.5 * rise(float(value))) for value in x])
         posterior = _estimate_density(name, x, draws, exact)
-        prior = priors[name](x)
+        prior = priors[parameter](x)
         tables.append(_tabulate(name, x, profile, prior, posterior))
-        if name.startswith("sd("):
-            squared = "var" + name[2:]
+        if parameter.is_sd:
+            squared = str(parameter.squared)
             jacobian = 2.0 * np.maximum(x, np.finfo(float).tiny)
             tables.append(_tabulate(squared, x**2, profile, prior / jacobian, posterior / jacobian))
     return pd.concat(tables, ignore_index=True)
@@ -98,15 +95,14 @@ def _estimate_density(
     return np.asarray(np.interp(x, at, density, left=np.nan, right=np.nan))
 
 
-def _collect_priors(post: Draws) -> dict[str, Callable[[Array], Array]]:
+def _collect_priors(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
     """Return the prior's density by parameter, as a function of the parameter."""
-    moments = post.moments
-    found: dict[str, Callable[[Array], Array]] = {}
-    for coefficient, prior in zip(moments.random, post.priors.sd, strict=True):
-        found[f"sd({coefficient}|{moments.group})"] = partial(evaluate_density, prior)
-    found["sd(Residual)"] = partial(evaluate_density, post.priors.sigma)
-    for block in post.structure.blocks:
-        marginal = post.priors.corr.marginal(len(block))
-        for one, two in combinations(block, 2):
-            found[f"corr({one},{two}|{moments.group})"] = marginal.pdf
+    structure = post.structure
+    found: dict[Parameter, Callable[[Array], Array]] = {}
+    for parameter, prior in zip(structure.sds, post.priors.sd, strict=True):
+        found[parameter] = partial(evaluate_density, prior)
+    found[RESIDUAL_SD] = partial(evaluate_density, post.priors.sigma)
+    for (i, _), parameter in zip(structure.labels, structure.scaled, strict=True):
+        if parameter.is_correlation:
+            found[parameter] = post.priors.corr.marginal(len(structure.find_block(i))).pdf
     return found

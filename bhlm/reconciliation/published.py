@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.errors import GalleryError
-from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.optimize import unwhiten_loglik
@@ -120,8 +120,8 @@ def measure_shortfall(fit: Estimate, published: Published) -> float | None:
     could account for the difference.
     """
     labels = fit.structure.labels
-    names = variance_names(fit.moments.random, fit.moments.group, labels)
-    printed = [published.estimates.get(name, {}).get("estimate") for name in (*names, RESIDUAL)]
+    names = map(str, (*fit.structure.variances, RESIDUAL))
+    printed = [published.estimates.get(name, {}).get("estimate") for name in names]
     if any(text is None for text in printed):
         return None
     texts = [text for text in printed if text is not None]

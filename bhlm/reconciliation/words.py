@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
-from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.reconciliation.split import NEGLIGIBLE
 
 if TYPE_CHECKING:
@@ -68,19 +67,16 @@ def _side(gap: float) -> str:
 def _name_priors(post: Draws) -> dict[str, str]:
     """Return for each parameter the prior that acts on it, as a noun."""
     texts = post.priors.describe(post.moments, structure=post.structure)
-    group = post.moments.group
-    correlation = texts.get(f"corr(|{group})", "")
     named = {}
-    for name in post.draws:
-        if name in post.moments.fixed:
-            named[name] = f"the prior {texts[name]}"
-        elif name in (RESIDUAL, "sd(Residual)"):
-            named[name] = f"the prior {texts['sd(Residual)']} on the residual SD"
-        elif name.startswith(("cov(", "corr(")):
-            named[name] = f"the prior {correlation} on the correlation"
+    for parameter in post.parameters:
+        if parameter.is_covariance or parameter.is_correlation:
+            words = f"{texts[str(post.structure.correlations)]} on the correlation"
+        elif parameter.is_fixed:
+            words = texts[str(parameter)]
         else:
-            sd = "sd(" + name.split("(", 1)[1]
-            named[name] = f"the prior {texts[sd]} on its SD"
+            what = "the residual SD" if parameter.is_residual else "its SD"
+            words = f"{texts[str(parameter.scaled)]} on {what}"
+        named[str(parameter)] = f"the prior {words}"
     return named
 
 
@@ -88,7 +84,8 @@ def advise(table: "pd.DataFrame", post: Draws) -> list[str]:
     """Return what would make the two answers meet, or the posterior firmer."""
     advice = []
     n_groups = post.moments.n_groups
-    scaled = table[table.index.str.startswith("sd(") | table.index.isin(post.moments.fixed)]
+    told = [str(each) for each in post.parameters if each.is_sd or each.is_fixed]
+    scaled = table[table.index.isin(told)]
     strong = scaled.index[scaled["prior"].abs() > LARGE * scaled["sd"]]
     if len(strong):
         advice.append(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import scale_covariance, scaled_names, variance_names
+from bhlm.likelihood.parameters import scale_covariance
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import ZERO
@@ -29,20 +29,18 @@ def describe_singularity(
     # Of a slope and an intercept far from the covariate's zero every correlation is all but +-1;
     # whether their plane has lost a dimension shows in the whitened basis.
     g, lam = root @ root.T, np.linalg.solve(white.basis, root) / np.sqrt(sigma2)
-    names = variance_names(moments.random, moments.group, structure.labels)
-    scaled = scaled_names(moments.random, moments.group, structure.labels)
     values = scale_covariance(g, structure.labels)
     size = np.diag(white.basis @ white.basis.T)
     zero = [
         f"{name} = 0"
-        for name, (i, j) in zip(names, structure.labels, strict=True)
+        for name, (i, j) in zip(structure.variances, structure.labels, strict=True)
         if i == j and g[i, i] < 1e-8 * sigma2 * size[i]
     ]
     if zero:
         return " and ".join(zero)
     extreme = [
         f"{name} = {round(value):+d}"
-        for name, value, (i, j) in zip(scaled, values, structure.labels, strict=True)
+        for name, value, (i, j) in zip(structure.scaled, values, structure.labels, strict=True)
         if i != j and abs(value) > 1.0 - 1e-6 and _lose_dimension(white.basis[[i, j]], lam)
     ]
     if extreme:

@@ -20,11 +20,8 @@ import numpy as np
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import (
-    RESIDUAL,
     check_level,
     scale_covariance,
-    scaled_names,
-    variance_names,
 )
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.reml.estimate import Estimate
@@ -148,7 +145,7 @@ def bootstrap(
     own = np.concatenate([fit.beta, fit.g.ravel(), [fit.sigma2]])
     labels = fit.structure.labels
     return Bootstrap(
-        names=_name_parameters(fit),
+        names=tuple(map(str, fit.parameters)),
         estimate=_spread(own[None], q, p, labels)[0],
         draws=_spread(estimates, q, p, labels),
         converged=flags[:, 0],
@@ -251,17 +248,6 @@ def _run(
         waiting = {pool.submit(_refit_many, simulator, seeds[at : at + size]): at for at in chunks}
         for future in as_completed(waiting):
             yield waiting[future], *future.result()
-
-
-def _name_parameters(fit: Estimate) -> tuple[str, ...]:
-    random, group, labels = fit.moments.random, fit.moments.group, fit.structure.labels
-    return (
-        *fit.moments.fixed,
-        *variance_names(random, group, labels),
-        RESIDUAL,
-        *scaled_names(random, group, labels),
-        "sd(Residual)",
-    )
 
 
 def _spread(rows: Array, q: int, p: int, labels: tuple[tuple[int, int], ...]) -> Array:

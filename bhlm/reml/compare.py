@@ -8,7 +8,7 @@ from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import RESIDUAL
+from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 from bhlm.reml.estimate import Estimate
@@ -225,13 +225,13 @@ def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
         ArgumentError: fits to different data.
     """
     check_same_data(base.moments, fit.moments)
-    group = fit.moments.group
-    shares = {RESIDUAL: 1.0 - fit.sigma2 / base.sigma2}
+    shares = {str(RESIDUAL): 1.0 - fit.sigma2 / base.sigma2}
     for k, name in enumerate(fit.moments.random):
         if name in base.moments.random:
             i = base.moments.random.index(name)
             before = base.g[i, i]
-            shares[f"var({name}|{group})"] = float(1.0 - fit.g[k, k] / before) if before else np.nan
+            share = float(1.0 - fit.g[k, k] / before) if before else np.nan
+            shares[str(Parameter("var", name, group=fit.moments.group))] = share
     return shares
 
 

@@ -9,7 +9,13 @@ from scipy import special, stats
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
-from bhlm.likelihood.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.likelihood.parameters import (
+    RESIDUAL,
+    RESIDUAL_SD,
+    Parameter,
+    list_parameters,
+    scale_covariance,
+)
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments
@@ -57,6 +63,11 @@ class Estimate:
     theta: Array  # (c,) the whitened factors' coefficients
     steps: tuple[Step, ...]
     white: Whitened
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        return list_parameters(self.moments.fixed, self.structure)
 
     @property
     def estimates(self) -> "pd.DataFrame":
@@ -149,26 +160,27 @@ class Estimate:
 
     def _variance_rows(self) -> dict[str, list[float]]:
         labels = self.structure.labels
-        names = [*variance_names(self.moments.random, self.moments.group, labels), RESIDUAL]
+        parameters = (*self.structure.variances, RESIDUAL)
         values = [*(self.g[i, j] for i, j in labels), self.sigma2]
+        errors = standard_errors(self.variance_cov)
         rows = {}
-        for name, value, se in zip(names, values, standard_errors(self.variance_cov), strict=True):
-            if name.startswith("cov("):
+        for parameter, value, se in zip(parameters, values, errors, strict=True):
+            if parameter.is_covariance:
                 bounds = [value - Z95 * se, value + Z95 * se]
             else:
                 bounds = log_interval(value, se)
-            rows[name] = [value, se, *bounds]
+            rows[str(parameter)] = [value, se, *bounds]
         return rows
 
     def _scaled_rows(self) -> dict[str, list[float]]:
         labels = self.structure.labels
-        names = scaled_names(self.moments.random, self.moments.group, labels)
         values = scale_covariance(self.g, labels)
         slopes = scale_slopes(self.g, labels)
         se = scaled_errors(slopes, self.variance_cov[:-1, :-1])
         rows = {}
-        for name, value, error in zip(names, values, se, strict=True):
-            if name.startswith("sd("):
+        for parameter, value, error in zip(self.structure.scaled, values, se, strict=True):
+            name = str(parameter)
+            if parameter.is_sd:
                 rows[name] = [value, error, *log_interval(value, error)]
             elif abs(value) < 1.0:
                 z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
@@ -177,7 +189,7 @@ class Estimate:
                 rows[name] = [value, np.nan, np.nan, np.nan]
         sd = np.sqrt(self.sigma2)
         error = standard_errors(self.variance_cov)[-1] / (2.0 * sd)
-        rows["sd(Residual)"] = [sd, error, *log_interval(sd, error)]
+        rows[str(RESIDUAL_SD)] = [sd, error, *log_interval(sd, error)]
         return rows
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.errors import ArgumentError, IdentifiabilityError
-from bhlm.likelihood.parameters import RESIDUAL, refuse_shared_names, variance_names
+from bhlm.likelihood.parameters import RESIDUAL, refuse_shared_names
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import ROUNDING, Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
@@ -53,8 +53,7 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
             f"the fit has {moments.n_groups} '{moments.group}', and without one of them nothing is "
             "left to tell how groups vary; influence needs at least 3"
         )
-    components = variance_names(moments.random, moments.group, labels)
-    names = [*moments.fixed, *components, RESIDUAL]
+    names = [*moments.fixed, *map(str, (*fit.structure.variances, RESIDUAL))]
     refuse_shared_names([moments.group, *names], table=(*DISTANCES, *FLAGS))
     own = np.array([*fit.beta, *(fit.g[i, j] for i, j in labels), fit.sigma2])
     # Distances are those of b = A^-1 beta, the same, but for digits that A would cost.

@@ -5,7 +5,7 @@ from scipy import stats
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import Curvature, differentiate, score_psi
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
@@ -113,8 +113,8 @@ def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: 
         turned = white.basis @ turned @ white.basis.T / np.outer(length, length)
         share = np.array([*(turned[i, j] for i, j in structure.labels), direction[-1]])
         seen |= np.abs(share) > 1e-6 * np.abs(share).max()
-    names = [*variance_names(moments.random, moments.group, structure.labels), RESIDUAL]
-    shown = " and ".join(name for name, named in zip(names, seen, strict=True) if named)
+    parameters = (*structure.variances, RESIDUAL)
+    shown = " and ".join(str(each) for each, named in zip(parameters, seen, strict=True) if named)
     what = f"depend on {shown}" if seen.sum() == 1 else f"tell {shown} apart"
     raise IdentifiabilityError(
         f"the likelihood of '{moments.formula}' does not {what}; drop random terms that repeat "

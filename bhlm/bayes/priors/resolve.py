@@ -15,6 +15,7 @@ from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, arrange
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 if TYPE_CHECKING:
@@ -76,17 +77,20 @@ class ResolvedPriors:
 
         `structure` is that of the random coefficients, the formula's if None.
         """
-        group = moments.group
+        structure = structure or arrange(moments)
         text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
         if np.any(self.centre != 0) and INTERCEPT in text:
             text[INTERCEPT] += " at the predictors' means"
-        text |= {
-            f"sd({name}|{group})": str(prior)
-            for name, prior in zip(moments.random, self.sd, strict=True)
-        }
-        if (structure or arrange(moments)).has_correlations:
-            text[f"corr(|{group})"] = str(self.corr)
-        return text | {"sd(Residual)": str(self.sigma)}
+        text |= zip(map(str, structure.sds), map(str, self.sd), strict=True)
+        if structure.has_correlations:
+            text[str(structure.correlations)] = str(self.corr)
+        return text | {str(RESIDUAL_SD): str(self.sigma)}
+
+
+def list_judged(moments: Moments, structure: Structure | None = None) -> tuple[Parameter, ...]:
+    """Return the parameters that have a prior of their own, in the order of `every`."""
+    effects = (Parameter("fixed", name) for name in moments.fixed)
+    return (*effects, *(structure or arrange(moments)).sds, RESIDUAL_SD)
 
 
 def resolve_priors(
@@ -204,13 +208,14 @@ def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure
     if given is not None and not isinstance(given, Mapping):
         return []
     chosen = given or {}
-    return [
-        f"sd({name}|{moments.group})"
+    unbounded = {
+        name
         for block in structure.blocks
         if not bounds_variances(moments, block)
         for name in block
         if name not in chosen
-    ]
+    }
+    return [str(parameter) for parameter in structure.sds if parameter.row in unbounded]
 
 
 def draw_prior(
@@ -245,11 +250,9 @@ def check_drawable(priors: ResolvedPriors, moments: Moments) -> None:
     Raises:
         PriorError: the first such prior, with its parameter.
     """
-    scales = (f"sd({name}|{moments.group})" for name in moments.random)
-    names = (*moments.fixed, *scales, "sd(Residual)")
-    for name, prior in zip(names, priors.every, strict=True):
+    for parameter, prior in zip(list_judged(moments), priors.every, strict=True):
         if prior.undrawable:
-            raise PriorError(f"the prior of {name} is {prior}, {prior.undrawable}")
+            raise PriorError(f"the prior of {parameter} is {prior}, {prior.undrawable}")
 
 
 def _draw_columns(priors: tuple[Prior, ...], rng: np.random.Generator, size: int) -> Array:

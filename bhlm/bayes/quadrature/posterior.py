@@ -29,7 +29,7 @@ from bhlm.bayes.quadrature.refine import Summed, choose_degrees, refine_grid
 from bhlm.bayes.quadrature.start import find_start
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure, arrange_prior
-from bhlm.likelihood.parameters import RESIDUAL, scaled_names, variance_names
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, list_parameters
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 
@@ -143,13 +143,7 @@ def integrate_resolved(
     )  # fmt: skip
     mean = found.mean + np.concatenate([white.ols, np.zeros(len(degree))])
     keep = np.concatenate([np.full(white.p, True), degree != ABSENT])
-    names = (
-        *moments.fixed,
-        *variance_names(moments.random, moments.group, structure.labels),
-        RESIDUAL,
-        *scaled_names(moments.random, moments.group, structure.labels),
-        "sd(Residual)",
-    )
+    names = [str(parameter) for parameter in list_parameters(moments.fixed, structure)]
 
     def by_name(values: Array) -> dict[str, float]:
         return dict(zip(names, values[keep].tolist(), strict=True))
@@ -166,7 +160,7 @@ def integrate_resolved(
         sd=by_name(found.sd),
         error=error,
         log_marginal=found.log_mass if is_proper else float("nan"),
-        densities=_draw_densities(moments, found),
+        densities=_draw_densities(structure, found),
         accuracy=accuracy,
         tolerance=tolerance,
         converged=not found.note,
@@ -228,29 +222,26 @@ def _explain(found: Summed, error: dict[str, float], tolerance: float, budget: i
     return ""
 
 
-def _draw_densities(moments: Moments, found: Summed) -> dict[str, tuple[Array, Array]]:
+def _draw_densities(structure: Structure, found: Summed) -> dict[str, tuple[Array, Array]]:
     """Return points and marginal density of every SD, variance and correlation."""
     first, second, turn, last = found.axes
-    diagonal = [(i, i) for i in range(len(moments.random))]
-    names = scaled_names(moments.random, moments.group, diagonal)
     densities: dict[str, tuple[Array, Array]] = {}
-    for name, axis, table in zip(names, (first, second), found.sums.tables, strict=False):
-        densities |= _pair_scales(name, *_draw_product(axis, last, table))
+    for sd, axis, table in zip(structure.sds, (first, second), found.sums.tables, strict=False):
+        densities |= _pair_scales(sd, *_draw_product(axis, last, table))
     if turn.kind == "corr":
-        densities[scaled_names(moments.random, moments.group, [(0, 1)])[0]] = _draw_correlation(
-            turn, found.sums.margins[2][:, 0]
-        )
+        (name,) = (str(parameter) for parameter in structure.scaled if parameter.is_correlation)
+        densities[name] = _draw_correlation(turn, found.sums.margins[2][:, 0])
     mass = found.sums.tables[0].sum(axis=0)
     sigma = map_nodes(last, last.y)
     points = _spread(sigma, mass)
     density = interpolate(last, mass / (mass.sum() * last.step), locate(last, points)) / points
-    return densities | _pair_scales("sd(Residual)", points, np.maximum(density, 0.0))
+    return densities | _pair_scales(RESIDUAL_SD, points, np.maximum(density, 0.0))
 
 
-def _pair_scales(name: str, points: Array, density: Array) -> dict[str, tuple[Array, Array]]:
+def _pair_scales(sd: Parameter, points: Array, density: Array) -> dict[str, tuple[Array, Array]]:
     """Return the density of an SD and that of its square."""
     squared = (points**2, density / (2.0 * points))
-    return {name: (points, density), name.replace("sd(", "var("): squared}
+    return {str(sd): (points, density), str(sd.squared): squared}
 
 
 def _draw_product(axis: Axis, last: Axis, table: Array) -> tuple[Array, Array]:

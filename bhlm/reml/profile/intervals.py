@@ -18,7 +18,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.parameters import RESIDUAL, check_level, scaled_names
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, check_level, map_names
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.reml.estimate import Estimate, unwhiten
 from bhlm.reml.optimize import maximize
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type Point = tuple[float, Array]
 
-RESIDUAL_SD = "sd(Residual)"
 LIMIT = 1e-9  # of a limit, relative to the first step towards it
 UNRESOLVED = 1e-5  # a profile that is further from zero at its estimate has no digits there
 DOUBLINGS = 60  # of the step, until a limit is between two points
@@ -74,15 +73,16 @@ def profile_intervals(
     import pandas as pd
 
     check_level(level)
-    names = list_parameters(fit)
+    known = map_names(list_profiled(fit))
+    names = list(known)
     wanted = names if parameters is None else list(parameters)
     sources: dict[str, Profile] = {}
     limits: dict[str, tuple[float, float]] = {}
     rows: dict[str, list[float | str]] = {}
     for name in wanted:
-        source = name.replace("var(", "sd(", 1) if name.startswith("var(") else name
-        if name not in names:
+        if name not in known:
             raise ArgumentError(f"'{name}' has no profile; choose one of {', '.join(names)}")
+        source = str(known[name].scaled)
         if source not in limits:
             sources[source] = build_profile(fit, source, likelihood=likelihood)
             limits[source] = find_limits(sources[source], level=level)
@@ -96,11 +96,9 @@ def profile_intervals(
     return table
 
 
-def list_parameters(fit: Estimate) -> list[str]:
-    """Return the names of the parameters that have a profile."""
-    scaled = scaled_names(fit.moments.random, fit.moments.group, fit.structure.labels)
-    variances = ["var(" + name[3:] for name in scaled if name.startswith("sd(")]
-    return [*fit.moments.fixed, *variances, RESIDUAL, *scaled, RESIDUAL_SD]
+def list_profiled(fit: Estimate) -> list[Parameter]:
+    """Return the parameters that have a profile: all but the covariances."""
+    return [parameter for parameter in fit.parameters if not parameter.is_covariance]
 
 
 def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = None) -> Profile:
@@ -118,14 +116,14 @@ def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = Non
     if parameter in fit.moments.fixed:
         return _profile_fixed(_refit(fit, "ml"), fit.moments.fixed.index(parameter))
     fit = _refit(fit, likelihood or fit.method)
-    scaled = scaled_names(fit.moments.random, fit.moments.group, fit.structure.labels)
-    if parameter == RESIDUAL_SD:
+    scaled = [str(each) for each in fit.structure.scaled]
+    if parameter == str(RESIDUAL_SD):
         return _profile_variance(fit, parameter, None)
     if parameter in scaled:
         return _profile_variance(fit, parameter, fit.structure.labels[scaled.index(parameter)])
     raise ArgumentError(
         f"'{parameter}' has no profile of its own; choose one of "
-        f"{', '.join([*fit.moments.fixed, *scaled, RESIDUAL_SD])}"
+        f"{', '.join([*fit.moments.fixed, *scaled, str(RESIDUAL_SD)])}"
     )
 
 
@@ -153,7 +151,7 @@ def _find_limit(profile: Profile, quantile: float, *, side: int) -> float:
     for _ in range(DOUBLINGS):
         outer = inner + side * step
         if (outer - bound) * side >= 0.0:
-            outer = bound if profile.name != RESIDUAL_SD else 0.5 * inner
+            outer = bound if profile.name != str(RESIDUAL_SD) else 0.5 * inner
         if gap(outer) >= 0.0:
             return float(brentq(gap, inner, outer, xtol=LIMIT * profile.step, rtol=1e-12))
         if outer == bound:

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.convergence import BFMI, ESS, RHAT
 from bhlm.bayes.live import measure_shortfall
 from bhlm.plots.chains import choose_worst
-from bhlm.plots.choice import count, is_squared
+from bhlm.plots.choice import count
 from bhlm.plots.divergences import plot_divergences
 from bhlm.plots.energy import plot_energy
 from bhlm.plots.evolution import plot_evolution
@@ -58,7 +58,7 @@ def _describe_verdict(post: "Draws", panels: Sequence[str]) -> Text:
     chains, draws = post.data["posterior"]["sigma"].shape
     run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
     run += f" after {post.settings.tune:,} of warm-up"
-    left = sum(not is_squared(name, post.moments.fixed) for name in post.draws) - len(panels)
+    left = sum(not parameter.is_squared for parameter in post.parameters) - len(panels)
     shown = (
         (
             f"Ranks and traces are those of the {len(panels)} fixed effects, SDs and correlations "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     else:
         intervals = f"the 95 % intervals of {clear or 'none'} of the {len(fixed)} fixed effects"
         verb = "exclude"
-    sd, wald = table.loc["sd(Residual)", "estimate"], fit.wald
+    sd, wald = table.loc[str(RESIDUAL_SD), "estimate"], fit.wald
     joint = (
         f"; jointly the slopes differ from 0 with chi2({wald['df']}) = {wald['chi2']:.4g}, "
         f"p = {wald['p']:.2g}"

@@ -1,5 +1,6 @@
 """BayesFit -> the posterior table, the priors and the convergence verdict as text."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bhlm.layout import (
@@ -12,6 +13,7 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
+from bhlm.likelihood.parameters import Parameter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +40,7 @@ def render_posterior(fit: "Draws") -> str:
     lines += [
         *_head(fit),
         "",
-        *_tabulate(fit.estimates, fit.moments.fixed),
+        *_tabulate(fit.estimates, fit.parameters),
         "",
         *_list_priors(fit),
         "",
@@ -85,15 +87,18 @@ def _head(fit: "Draws") -> list[str]:
     ]
 
 
-def _tabulate(estimates: "pd.DataFrame", fixed: tuple[str, ...]) -> list[str]:
+def _tabulate(estimates: "pd.DataFrame", parameters: Sequence[Parameter]) -> list[str]:
     """Return the table, cut by headings into fixed effects, variances and the scaled ones."""
     rows = {str(name): _format_row(row) for name, row in estimates.iterrows()}
-    components = list(rows)[len(fixed) :]
-    sections = {
-        "Fixed effects": list(fixed),
-        "Variance components": [name for name in components if name.startswith(("var(", "cov("))],
-        "SDs and correlations": [name for name in components if name.startswith(("sd(", "corr("))],
+    sections: dict[str, list[str]] = {
+        "Fixed effects": [],
+        "Variance components": [],
+        "SDs and correlations": [],
     }
+    effects, squared, scaled = sections.values()
+    for parameter in parameters:
+        part = effects if parameter.is_fixed else squared if parameter.is_squared else scaled
+        part.append(str(parameter))
     shown = {name: "  " + show_name(name) for name in rows}
     width = measure_widest([*shown.values(), *sections])
     cells = align_columns([HEADINGS, *rows.values()], sides=(align_right,) * len(HEADINGS))

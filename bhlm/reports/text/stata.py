@@ -11,7 +11,7 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
-from bhlm.likelihood.parameters import RESIDUAL, variance_names
+from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.moments.moments import INTERCEPT
 
 if TYPE_CHECKING:
@@ -151,14 +151,13 @@ def _tabulate_components(fit: "Estimate", estimates: "pd.DataFrame") -> list[str
     lines = [rule, f"{heading} |   Estimate   Std. Err.     [95% Conf. Interval]", ruled]
     for title, (_, rows) in zip(titles, sections, strict=True):
         lines += [f"{align_left(title, width)} |", *(draw(*row) for row in rows), ruled]
-    return [*lines, draw(RESIDUAL, RESIDUAL), rule]
+    return [*lines, draw(str(RESIDUAL), str(RESIDUAL)), rule]
 
 
 def _divide_components(fit: "Estimate") -> list[Section]:
     """Return one section per block of correlated coefficients, each in Stata's order."""
     random, structure = fit.moments.random, fit.structure
-    labels = structure.labels
-    parameter = dict(zip(labels, variance_names(random, fit.moments.group, labels), strict=True))
+    parameter = dict(zip(structure.labels, map(str, structure.variances), strict=True))
     order = sorted(range(len(random)), key=lambda i: random[i] == INTERCEPT)
     printed = [_name_coefficient(name) for name in random]
     if structure.shares_variance:

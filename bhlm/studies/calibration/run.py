@@ -33,6 +33,7 @@ from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure, arrange_prior
 from bhlm.likelihood.marginal import group_logliks, total_products
+from bhlm.likelihood.parameters import list_parameters
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 from bhlm.processes import run_here
@@ -314,9 +315,8 @@ def evaluate_quantities(
     """
     g = root @ root.swapaxes(1, 2)
     named = parameter_draws(study.moments, study.structure, beta, g, sigma)
-    moments = study.moments
-    doubled = {f"sd({name}|{moments.group})" for name in moments.random} | {"sd(Residual)"}
-    ranked = {name: draws for name, draws in named.items() if name not in doubled}
+    parameters = list_parameters(study.moments.fixed, study.structure)
+    ranked = {str(each): named[str(each)] for each in parameters if not each.is_sd}
     loglik = group_logliks(white, study.moments.n, beta, root, sigma).sum(axis=1)
     terms = evaluate_priors(study.priors, study.structure, beta, root, sigma)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())

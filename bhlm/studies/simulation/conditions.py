@@ -16,8 +16,8 @@ from itertools import product
 
 import numpy as np
 
-from bhlm.likelihood.covariance import combine
-from bhlm.likelihood.parameters import RESIDUAL, scale_covariance, scaled_names, variance_names
+from bhlm.likelihood.covariance import Structure, combine
+from bhlm.likelihood.parameters import Parameter, list_parameters, scale_covariance
 from bhlm.moments.memory import reduce_columns
 from bhlm.moments.moments import INTERCEPT, Moments
 
@@ -66,6 +66,16 @@ class Truth:
         return (self.random,) if self.correlated else tuple((name,) for name in self.random)
 
     @property
+    def structure(self) -> Structure:
+        """The covariance structure of the model that is fitted."""
+        return combine(self.blocks, group=GROUP)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter of the model that is fitted, in the order of its tables."""
+        return list_parameters(self.names, self.structure)
+
+    @property
     def formula(self) -> str:
         """The model that is fitted."""
         text = {INTERCEPT: "1", "x": "0 + x"}
@@ -108,15 +118,15 @@ def true_values(truth: Truth, condition: Condition) -> dict[str, float]:
     """
     at = [COEFFICIENTS.index(name) for name in truth.random]
     g = true_covariance(truth, condition)[np.ix_(at, at)]
-    labels = combine(truth.blocks, group=GROUP).labels
-    values = dict(truth.fixed)
-    components = [float(g[i, j]) for i, j in labels]
-    values |= zip(variance_names(truth.random, GROUP, labels), components, strict=True)
-    values[RESIDUAL] = truth.residual_variance
-    scaled = scale_covariance(g, labels).tolist()
-    values |= zip(scaled_names(truth.random, GROUP, labels), scaled, strict=True)
-    values["sd(Residual)"] = float(np.sqrt(truth.residual_variance))
-    return values
+    labels = truth.structure.labels
+    values = [
+        *(value for _, value in truth.fixed),
+        *(float(g[i, j]) for i, j in labels),
+        truth.residual_variance,
+        *scale_covariance(g, labels).tolist(),
+        float(np.sqrt(truth.residual_variance)),
+    ]
+    return dict(zip(map(str, truth.parameters), values, strict=True))
 
 
 def simulate_rows(truth: Truth, condition: Condition, rng: np.random.Generator) -> dict[str, Array]:

@@ -46,17 +46,17 @@ def render_study(study: Study, table: "pd.DataFrame", fits: "pd.DataFrame") -> s
             f"{settings.tune} of warm-up"
         )
         lines += [f"  priors {name}: {_describe_priors(priors)}" for name, priors in study.priors]
+    # Means tell all about the fixed effects, and variances about SDs.
+    sds = [str(parameter) for parameter in study.truth.parameters if parameter.is_sd]
     for at, condition in enumerate(study.conditions):
         lines += ["", str(condition)]
-        lines += _draw_table(table[table["condition"] == at])
+        lines += _draw_table(table[(table["condition"] == at) & ~table["parameter"].isin(sds)])
         lines += _describe_fits(fits[fits["condition"] == at])
     return "\n".join([*lines, "", *wrap(LEGEND, WIDTH), *wrap(_explain_failures(study), WIDTH)])
 
 
-def _draw_table(table: "pd.DataFrame") -> list[str]:
+def _draw_table(shown: "pd.DataFrame") -> list[str]:
     """Return the table of one condition: under each parameter its estimators."""
-    # Means tell all about the fixed effects, and variances about SDs.
-    shown = table[~table["parameter"].str.startswith("sd(")]
     tested = shown["reject"].notna()
     shown = shown[~tested | shown["point"].isin(["estimate", "mean"])]
     rows: list[tuple[str, ...]] = [HEAD]
