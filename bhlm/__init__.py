@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         HalfCauchy,
         HalfNormal,
         HalfStudentT,
+        LogNormal,
         Normal,
         StudentT,
     )
@@ -75,6 +76,7 @@ _HOMES = {
     "HalfNormal": "bayes.priors.families",
     "HalfStudentT": "bayes.priors.families",
     "LKJ": "bayes.priors.correlations",
+    "LogNormal": "bayes.priors.families",
     "Model": "fits.model",
     "Moments": "moments.moments",
     "Normal": "bayes.priors.families",

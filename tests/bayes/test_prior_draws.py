@@ -15,6 +15,7 @@ from bhlm.bayes.priors.families import (
     HalfCauchy,
     HalfNormal,
     HalfStudentT,
+    LogNormal,
     Normal,
     Prior,
     StudentT,
@@ -46,6 +47,7 @@ LAWS = {
     HalfCauchy(2.5): stats.halfcauchy(scale=2.5).cdf,
     Exponential(0.25): stats.expon(scale=4.0).cdf,
     Gamma(2.5, 0.5): stats.gamma(2.5, scale=2.0).cdf,
+    LogNormal(0.5, 1.5): stats.lognorm(1.5, scale=np.exp(0.5)).cdf,
 }
 
 

@@ -17,7 +17,7 @@ from small_studies import FAST, VAGUE, small_model
 from bhlm.bayes.density import log_density
 from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.correlations import LKJ
-from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfNormal, Normal
+from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfNormal, LogNormal, Normal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, PriorError
 from bhlm.fits.model import Model
@@ -146,6 +146,13 @@ class TestVerdict:
         found = calibrate(model, seed=5, replicates=200)
         assert found.ok, found.summary()
         assert (found.divergences > 0).mean() < 0.05
+
+    @pytest.mark.slow
+    def test_two_hundred_replicates_of_lognormal_sds_pass(self):
+        priors = Priors(fixed=Normal(0, 1), sd=LogNormal(-0.5, 0.7), sigma=LogNormal(0.0, 0.4))
+        found = calibrate(small_model(), **FAST | {"replicates": 200, "priors": priors})
+        assert found.ok, found.summary()
+        assert "LogNormal(-0.5, 0.7)" in found.summary()
 
     @pytest.mark.slow
     @pytest.mark.parametrize("at", [1, 2])

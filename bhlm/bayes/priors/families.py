@@ -365,6 +365,42 @@ class Gamma(Prior):
         return rng.standard_gamma(self.shape, size) / self.rate
 
 
+@dataclass(frozen=True, slots=True)
+class LogNormal(Prior):
+    """The distribution of exp(z) for a normal z with mean mu and SD sigma."""
+
+    mu: float
+    sigma: float
+    positive = True
+    pymc = ("LogNormal", ("mu", "sigma"))
+
+    @staticmethod
+    @_compiled
+    def log_density(numbers: Array, x: float) -> tuple[float, float]:
+        """Return the log density at x and its derivative."""
+        z = (math.log(x) - numbers[0]) / numbers[1]
+        value, slope = _normal(z, numbers[1], 0.0)
+        return value - math.log(x), (slope - 1.0) / x
+
+    @property
+    def finite_at_zero(self) -> bool:
+        """The density at zero is zero."""
+        return False
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        """All derivatives vanish at zero, and no power series is the density."""
+        return False
+
+    def quantile(self, p: Array) -> Array:
+        """Return the quantiles at probabilities p."""
+        return np.asarray(np.exp(self.mu + self.sigma * special.ndtri(p)))
+
+    def draw(self, rng: np.random.Generator, size: int) -> Array:
+        """Return draws (size,)."""
+        return np.exp(self.mu + self.sigma * rng.standard_normal(size))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PyMCPrior(Prior):
     """Any distribution that PyMC makes by `dist`, such as `pm.Weibull.dist(2, 5)`.
