@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import Reconciliation, reconcile
     from bhlm.fits.reml_fit import RemlFit
-    from bhlm.moments.disclosure import suppress_small_groups
-    from bhlm.moments.file import (
+    from bhlm.moments.moments import (
+        Moments,
         load_moments,
         merge_files,
+        merge_moments,
         reduce_like,
         reduce_part,
         save_moments,
+        suppress_small_groups,
     )
-    from bhlm.moments.moments import Moments, merge_moments
     from bhlm.reml.compare import (
         compare_fits,
         compare_nested,
@@ -101,16 +102,16 @@ _HOMES = {
     "load": "fits.bayes_fit",
     "load_dataset": "sources.datasets",
     "load_hsb": "sources.datasets",
-    "load_moments": "moments.file",
-    "merge_files": "moments.file",
+    "load_moments": "moments.moments",
+    "merge_files": "moments.moments",
     "merge_moments": "moments.moments",
     "open_table": "sources.tables",
     "r_squared": "reml.compare",
     "reconcile": "fits.reconciliation",
-    "reduce_like": "moments.file",
-    "reduce_part": "moments.file",
-    "save_moments": "moments.file",
-    "suppress_small_groups": "moments.disclosure",
+    "reduce_like": "moments.moments",
+    "reduce_part": "moments.moments",
+    "save_moments": "moments.moments",
+    "suppress_small_groups": "moments.moments",
     "tabulate_priors": "bayes.prior_table",
     "variance_explained": "reml.compare",
 }

@@ -29,8 +29,7 @@ def moments_command(
     ] = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
-    from bhlm.moments.disclosure import suppress_small_groups
-    from bhlm.moments.file import reduce_like, reduce_part
+    from bhlm.moments.moments import reduce_like, reduce_part, suppress_small_groups
     from bhlm.sources.tables import scan_table
 
     if formula is not None and like is None:
@@ -53,7 +52,7 @@ def moments_command(
 @app.command("merge")
 def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
     """Merge moments files of disjoint rows, as those of sites that may not share rows."""
-    from bhlm.moments.file import merge_files
+    from bhlm.moments.moments import merge_files
 
     moments = merge_files(parts)
     moments.save(output)

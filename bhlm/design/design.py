@@ -6,15 +6,25 @@ A table is anything that narwhals reads, eager or lazy. What a design learns fro
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
 
+from bhlm.design.constants import check_finite, checkpoints, fit_constants
 from bhlm.design.formula.coding import Column, Level, expand_terms, print_level
 from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
 from bhlm.design.formula.terms import Formula, list_factors, parse_formula
+from bhlm.design.frames import (
+    GROUP,
+    Frame,
+    collect_frame,
+    count_distinct,
+    count_finite,
+    count_true,
+    take_row,
+)
 from bhlm.design.levels import find_levels
 from bhlm.design.rows import (
     LABELS,
@@ -27,20 +37,7 @@ from bhlm.design.rows import (
     read_frame,
     read_table,
 )
-from bhlm.design.transforms import (
-    GROUP,
-    Frame,
-    Step,
-    Steps,
-    check_finite,
-    checkpoints,
-    collect_frame,
-    count_distinct,
-    count_finite,
-    count_true,
-    fit_constants,
-    take_row,
-)
+from bhlm.design.steps import Step, Steps
 from bhlm.errors import DataError, FormulaError
 
 INTERCEPT = "Intercept"
@@ -50,20 +47,70 @@ INTERCEPT = "Intercept"
 class Design:
     """The columns of a model with one grouping factor, and what they rest on.
 
-    n rows used, p fixed and q random coefficients. `columns` are the k - 1 distinct columns
-    other than the intercept, those of the random part first, and then the response.
+    p fixed and q random coefficients. `columns` are the k - 1 distinct columns other than the
+    intercept, those of the random part first, and then the response.
     """
 
     formula: Formula
     group: str
-    response: str
     fixed: tuple[str, ...]  # (p,) columns of X, the intercept first if there is one
     random: tuple[str, ...]  # (q,) columns of Z, block after block
     blocks: tuple[tuple[str, ...], ...]  # the random coefficients that correlate, by term
     columns: tuple[str, ...]  # (k,)
     levels: Mapping[str, tuple[Level, ...]]  # by categorical factor, the reference first
     constants: Mapping[str, tuple[float, ...]]  # by cgm() or poly() call, see fit_constants
-    n_rows: int
+
+    @property
+    def response(self) -> str:
+        """The name of the response column."""
+        return self.columns[-1]
+
+    @classmethod
+    def assemble(
+        cls,
+        formula: Formula,
+        levels: Mapping[str, tuple[Level, ...]],
+        constants: Mapping[str, tuple[float, ...]],
+    ) -> "Design":
+        """Return the design that rests on these levels and constants.
+
+        Raises `FormulaError` where two columns of it have one name.
+        """
+        fixed, blocks = _expand_formula(formula, levels)
+        return cls(
+            formula=formula,
+            group=formula.group,
+            fixed=tuple(column.name for column in fixed),
+            random=tuple(column.name for block in blocks for column in block),
+            blocks=tuple(tuple(column.name for column in block) for block in blocks),
+            columns=(*distinct_columns(formula, levels), str(formula.response)),
+            levels=levels,
+            constants=constants,
+        )
+
+    def rename(self, names: Mapping[str, str]) -> "Design":
+        """Return the design with other names for some columns, and for the group."""
+
+        def put(old: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(names.get(name, name) for name in old)
+
+        return replace(
+            self,
+            group=names.get(self.group, self.group),
+            fixed=put(self.fixed),
+            random=put(self.random),
+            blocks=tuple(put(block) for block in self.blocks),
+            columns=put(self.columns),
+        )
+
+
+class Prepared(NamedTuple):
+    """A design with the complete rows of the table that it was built from."""
+
+    design: Design
+    rows: Frame  # the columns of `layout`
+    layout: Layout
+    n: int  # complete rows
     dropped: int  # rows left out because a column of the formula is missing there
 
 
@@ -81,14 +128,14 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     column that is unknown or of the wrong type, infinite values, a term that is not finite,
     no complete row, a categorical or group column with one level.
     """
-    design, rows, layout = build_prepared(formula, table)
+    design, rows, layout, n, _ = build_prepared(formula, table)
     if check:
         with _ignore_floating_errors():
-            _check_groups(design, _check_values(design, rows, layout, n=design.n_rows))
+            _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
     return design
 
 
-def build_prepared(formula: str | Formula, table: Any) -> tuple[Design, Frame, Layout]:
+def build_prepared(formula: str | Formula, table: Any) -> Prepared:
     """Return the design, and with it the complete rows of the table that it was built from.
 
     What `check_design` looks for is left to it. Raises as `build_design` does.
@@ -106,33 +153,8 @@ def build_prepared(formula: str | Formula, table: Any) -> tuple[Design, Frame, L
         levels = {str(f): find_levels(f, rows, layout) for f in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
         constants = fit_constants(rows, values, columns=layout.columns, n=n)
-        design = assemble_design(formula, levels, constants, n=n, dropped=total - n)
-    return design, rows, layout
-
-
-def assemble_design(
-    formula: Formula,
-    levels: Mapping[str, tuple[Level, ...]],
-    constants: Mapping[str, tuple[float, ...]],
-    *,
-    n: int,
-    dropped: int,
-) -> Design:
-    """Return the design that rests on these levels, constants and counts of rows."""
-    fixed, blocks = _expand_formula(formula, levels)
-    return Design(
-        formula=formula,
-        group=formula.group,
-        response=str(formula.response),
-        fixed=tuple(column.name for column in fixed),
-        random=tuple(column.name for block in blocks for column in block),
-        blocks=tuple(tuple(column.name for column in block) for block in blocks),
-        columns=(*distinct_columns(formula, levels), str(formula.response)),
-        levels=levels,
-        constants=constants,
-        n_rows=n,
-        dropped=dropped,
-    )
+        design = Design.assemble(formula, levels, constants)
+    return Prepared(design, rows, layout, n, total - n)
 
 
 def check_design(design: Design, table: Any) -> None:
@@ -140,14 +162,14 @@ def check_design(design: Design, table: Any) -> None:
     rows, layout = prepare_design(design, table)
     with _ignore_floating_errors():
         n = count_rows(rows, layout)[0]
-        _check_groups(design, _check_values(design, rows, layout, n=n))
+        _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
 
 
-def _check_groups(design: Design, groups: int) -> None:
+def _check_groups(design: Design, groups: int, *, n: int) -> None:
     if groups < 2:
         raise DataError(
-            f"the group column '{design.group}' has {groups} level in the {design.n_rows} complete "
-            "rows; random effects need at least 2 groups, so choose another column or fit a "
+            f"the group column '{design.group}' has {groups} level in the {n} complete rows; "
+            " random effects need at least 2 groups, so choose another column or fit a "
             "regression"
         )
 

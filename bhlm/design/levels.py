@@ -6,8 +6,8 @@ import narwhals as nw
 
 from bhlm.design.formula.coding import Level, print_level
 from bhlm.design.formula.expressions import Apply, Expression
+from bhlm.design.frames import Frame, collect_frame
 from bhlm.design.rows import SHOWN_COLUMNS, Layout
-from bhlm.design.transforms import Frame, collect_frame
 from bhlm.errors import DataError
 
 # Each level is a column of every group's cross-product; more than this is an identifier.

@@ -9,7 +9,7 @@ import numpy as np
 
 from bhlm.design.formula.expressions import Expression, Name, column_names
 from bhlm.design.formula.terms import Formula, list_factors
-from bhlm.design.transforms import GROUP, Frame, count_true, take_row
+from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.errors import DataError
 from bhlm.sources.parquet import ParquetScan
 

@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import narwhals as nw
 import numpy as np
 
-from bhlm.design.design import Design, check_levels, design_arrays, prepare_design
-from bhlm.design.formula.expressions import column_names
-from bhlm.design.formula.terms import Formula, list_factors, parse_formula
-from bhlm.design.rows import read_frame
+from bhlm.design.design import Design, design_arrays
+from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.errors import ArgumentError, DataError
-from bhlm.moments.file import is_moments_path, load_moments
-from bhlm.moments.memory import evaluate_new
-from bhlm.moments.moments import Moments, reduce_table
+from bhlm.moments.file import is_moments_path
+from bhlm.moments.moments import Moments, load_moments, reduce_table
 from bhlm.sources.tables import open_table, scan_table
 
 if TYPE_CHECKING:
@@ -43,12 +39,11 @@ class Model:
 
     def __init__(self, formula: str, data: Any) -> None:
         self.formula: Formula = parse_formula(formula)
-        self.design: Design | None = None
         self._table: Any = None
         if is_moments_path(data):
             data = load_moments(data)
         if isinstance(data, Moments):
-            if str(parse_formula(data.formula)) != str(self.formula):
+            if str(data.design.formula) != str(self.formula):
                 raise DataError(
                     f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
                     "that formula, or reduce the table again"
@@ -56,13 +51,23 @@ class Model:
             self.moments: Moments = data
         else:
             self._table = scan_table(data) if isinstance(data, str | Path) else data
-            self.design, self.moments = reduce_table(self.formula, self._table)
+            self.moments = reduce_table(self.formula, self._table)
 
     @classmethod
     def from_moments(cls, data: str | Path | Moments) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
         moments = data if isinstance(data, Moments) else load_moments(data)
         return cls(moments.formula, moments)
+
+    @property
+    def design(self) -> Design:
+        """The columns of the model, and the levels and constants that they rest on."""
+        return self.moments.design
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the rows are at hand: not for a model that was made from moments."""
+        return self._table is not None
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
@@ -191,7 +196,7 @@ class Model:
         Raises:
             DataError: the model was made from moments, which have no rows.
         """
-        if self.design is None:
+        if not self.has_rows:
             raise DataError(
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
@@ -230,7 +235,12 @@ class Model:
         if data is None:
             labels, x, z, _ = self.rows()
         else:
-            labels, x, z = self._new_rows(data)
+            if not self.has_rows:
+                raise DataError("this model was made from moments and cannot read new rows")
+            from bhlm.design.new_rows import read_new_rows
+
+            new = open_table(data) if isinstance(data, str | Path) else data
+            labels, x, z = read_new_rows(self.design, self._table, new)
         if isinstance(fit, RemlFit):
             from bhlm.reml.predictions import predict_rows
 
@@ -272,33 +282,3 @@ class Model:
         from bhlm.bayes.checks.rows import leave_out_rows
 
         return leave_out_rows(fit, *self.rows())
-
-    def _new_rows(self, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self.design is None:
-            raise DataError("this model was made from moments and cannot read new rows")
-        table = read_frame(open_table(data) if isinstance(data, str | Path) else data)
-        # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
-        read = {name for part in list_factors(self.formula) for name in column_names(part)}
-        unread = [name for name in column_names(self.formula.response) if name not in read]
-        blank = [nw.lit(1.0).alias(name) for name in unread]
-        new, layout = prepare_design(self.design, table.with_columns(*blank).to_native())
-        training, old_layout = prepare_design(self.design, self._table)
-        new = new.lazy().collect()
-        check_levels(self.design, new, layout)
-        labels, columns = evaluate_new(
-            self.design, (training.lazy().collect(), old_layout), (new, layout)
-        )
-        total = table.lazy().select(nw.len()).collect().item()
-        if len(labels) < total:
-            raise DataError(
-                f"{total - len(labels)} of the {total} new rows miss a value that the formula "
-                "reads; drop or fill them first"
-            )
-        columns["Intercept"] = np.ones(len(labels))
-        x = np.column_stack([columns[name] for name in self.moments.fixed])
-        z = np.column_stack([columns[name] for name in self.moments.random])
-        if not (np.isfinite(x).all() and np.isfinite(z).all()):
-            raise DataError(
-                "a column of the formula is not finite in some new row; check the new table"
-            )
-        return labels, x, z

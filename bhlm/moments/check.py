@@ -5,12 +5,12 @@ from math import isfinite
 
 import numpy as np
 
-from bhlm.design.design import Design, distinct_columns
-from bhlm.design.formula.coding import expand_terms
-from bhlm.design.formula.expressions import Apply, walk
-from bhlm.design.formula.terms import list_factors, parse_formula
+from bhlm.design.constants import constant_nodes, count_constants
+from bhlm.design.design import Design
+from bhlm.design.formula.terms import list_factors
+from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError, FormulaError
-from bhlm.moments.moments import Moments, kind_of_labels
+from bhlm.moments.memory import Reduced
 
 Array = np.ndarray
 
@@ -22,71 +22,22 @@ CHUNK = 1 << 16  # groups whose correlations are checked at a time
 LABELS = ("integers", "floats", "booleans", "text", "times", "date")
 
 
-def rebuild_design(moments: Moments) -> Design:
-    """Return the design that moments were reduced by: formula, levels, constants and columns.
-
-    Raises:
-        DataError: the columns are not those of the formula and levels, or the constants are not
-            those that the formula needs.
-    """
-    try:
-        formula, levels = parse_formula(moments.formula), dict(moments.levels)
-        fixed = expand_terms(formula.fixed, levels)
-        blocks = [expand_terms(block.terms, levels) for block in formula.random]
-        columns = (*distinct_columns(formula, levels), str(formula.response))
-    except FormulaError as error:
-        raise DataError(f"the formula of the moments cannot be read: {error}") from error
-    design = Design(
-        formula=formula,
-        group=formula.group,
-        response=str(formula.response),
-        fixed=tuple(column.name for column in fixed),
-        random=tuple(column.name for block in blocks for column in block),
-        blocks=tuple(tuple(column.name for column in block) for block in blocks),
-        columns=columns,
-        levels=levels,
-        constants=dict(moments.constants),
-        n_rows=moments.n_rows,
-        dropped=moments.dropped,
-    )
-    for name in ("group", "columns", "fixed", "random", "blocks"):
-        expected, given = getattr(design, name), getattr(moments, name)
-        if given != expected:
-            raise DataError(
-                f"the {name} {given} are not those of '{formula}', {expected}; reduce the table "
-                "again"
-            )
-    needed = {
-        str(node): 2 + 2 * int(node.option("degree") or 0)
-        for factor in list_factors(formula)
-        for node in walk(factor)
-        if isinstance(node, Apply)
-        and (node.function == "cgm" or (node.function == "poly" and not node.option("raw")))
-    }
-    found = {name: len(values) for name, values in design.constants.items()}
-    if found != needed or not all(map(isfinite, chain(*design.constants.values()))):
-        raise DataError(
-            f"the constants {design.constants} are not those of '{formula}'; reduce the table again"
-        )
-    return design
-
-
-def check_moments(moments: Moments, name: str) -> None:
-    """Raise `DataError`, about `name`, where moments contradict themselves.
+def check_blocks(design: Design, reduced: Reduced, name: str) -> None:
+    """Raise `DataError`, about `name`, where moments contradict themselves or their formula.
 
     Labels are distinct; n are whole and positive; mean and cross are finite; each cross-product
     is symmetric and, within rounding, positive semi-definite; the columns are the formula's.
     """
-    J, k = len(moments.groups), len(moments.columns)
-    shapes = [moments.groups.shape, moments.n.shape, moments.mean.shape, moments.cross.shape]
+    labels, n, mean, cross = reduced
+    J, k = len(labels), len(design.columns)
+    shapes = [array.shape for array in reduced]
     if not J:
-        raise DataError(f"{name} cannot be used: there is no group of '{moments.group}' in it")
+        raise DataError(f"{name} cannot be used: there is no group of '{design.group}' in it")
     if shapes != [(J,), (J,), (J, k), (J, k, k)]:
         raise DataError(f"{name} cannot have arrays of the shapes {shapes}; reduce the table again")
-    labels = moments.groups
     if kind_of_labels(labels) not in LABELS:
         raise DataError(
-            f"{name} cannot have labels of '{moments.group}' that are {kind_of_labels(labels)}, "
+            f"{name} cannot have labels of '{design.group}' that are {kind_of_labels(labels)}, "
             f"such as {labels[0]!r}; make them integers or strings"
         )
 
@@ -100,7 +51,6 @@ def check_moments(moments: Moments, name: str) -> None:
     _, first = np.unique(labels, return_index=True)
     repeated = np.ones(J, dtype=bool)
     repeated[first] = False
-    n, mean, cross = moments.n, moments.mean, moments.cross
     refuse(repeated, "two blocks")
     refuse(
         ~((n >= 1) & (n < 2**53) & (n == np.floor(n))), "an n that is not a whole number above 0"
@@ -115,9 +65,31 @@ def check_moments(moments: Moments, name: str) -> None:
         bad[span] = _is_indefinite(n[span], cross[span])
         refuse(bad, "a cross-product that no rows can have (it is not positive semi-definite)")
     try:
-        rebuild_design(moments)
+        _check_columns(design)
     except DataError as error:
         raise DataError(f"{name} cannot be used: {error}") from error
+
+
+def _check_columns(design: Design) -> None:
+    """Raise `DataError` where a design is not the one of its formula, levels and constants."""
+    formula = design.formula
+    try:
+        whole = Design.assemble(formula, design.levels, design.constants)
+    except FormulaError as error:
+        raise DataError(str(error)) from error
+    for name in ("group", "columns", "fixed", "random", "blocks"):
+        expected, given = getattr(whole, name), getattr(design, name)
+        if given != expected:
+            raise DataError(
+                f"the {name} {given} are not those of '{formula}', {expected}; reduce the table "
+                "again"
+            )
+    needed = {str(node): count_constants(node) for node in constant_nodes(list_factors(formula))}
+    found = {name: len(values) for name, values in design.constants.items()}
+    if found != needed or not all(map(isfinite, chain(*design.constants.values()))):
+        raise DataError(
+            f"the constants {design.constants} are not those of '{formula}'; reduce the table again"
+        )
 
 
 def _is_indefinite(n: Array, cross: Array) -> Array:

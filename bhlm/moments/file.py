@@ -19,20 +19,18 @@ little-endian bytes. Nothing in a file is ever executed.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bhlm.design.design import build_design
+from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError
 from bhlm.files import replace_file
-from bhlm.moments.check import check_moments, rebuild_design
-from bhlm.moments.disclosure import suppress_small_groups
-from bhlm.moments.moments import Moments, compute_moments, kind_of_labels, merge_moments
-from bhlm.sources.tables import scan_table
+from bhlm.moments.memory import Reduced
 
 Array = np.ndarray
 
@@ -48,44 +46,43 @@ def is_moments_path(data: Any) -> bool:
     return isinstance(data, str | Path) and Path(data).suffix.lower() == SUFFIX
 
 
-def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | None = None) -> None:
-    """Write moments to one file, which `load_moments` gives back to the last bit.
-
-    The file appears whole or not at all: a writer that is stopped leaves what was there before.
-
-    Args:
-        moments: what to write.
-        path: the file; by custom it ends in .moments.
-        min_group_size: refuse to write groups with fewer rows than this, and promise so in the
-            file; see `suppress_small_groups` for what that guards against, and for dropping them.
+def write_blocks(path: str | Path, description: Mapping[str, Any], reduced: Reduced) -> None:
+    """Write blocks and what their columns are to one file.
 
     Raises:
-        DataError: groups below the minimum, moments that contradict themselves, labels of a type
-            that has no place in a file, a folder that cannot be written to.
+        DataError: labels of a type that has no place in a file, a folder that cannot be written
+            to.
     """
-    if min_group_size is not None:
-        moments, _ = suppress_small_groups(moments, min_group_size)
-    check_moments(moments, "the moments")
-    pa, pq = _import_arrow("writing a moments file")
-    lower = moments.cross[:, *np.tril_indices(len(moments.columns))]
-    arrays = (moments.groups, moments.n, moments.mean, lower)
-    description = json.dumps(_describe(moments, min_group_size), allow_nan=False)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    groups, n, mean, cross = reduced
+    lower = cross[:, *np.tril_indices(mean.shape[1])]
+    header = {
+        "schema": SCHEMA,
+        "bhlm": version("bhlm"),
+        **description,
+        "labels": kind_of_labels(groups) if groups.dtype.kind == "O" else groups.dtype.str,
+        "rows": int(n.sum()),
+        "groups": len(groups),
+    }
+    text = json.dumps(header, allow_nan=False)
     try:
-        labels = _labels_to_arrow(pa, moments.groups)
+        labels = _labels_to_arrow(pa, groups)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise DataError(
-            f"labels of '{moments.group}' ({moments.groups.dtype}) cannot be written "
+            f"labels of '{description['group']}' ({groups.dtype}) cannot be written "
             f"({' '.join(str(error).split())}); make them integers or strings"
         ) from error
     table = pa.table(
         {
             "group": labels,
-            "n": pa.array(moments.n.astype(np.int64)),
-            "mean": pa.FixedSizeListArray.from_arrays(moments.mean.ravel(), moments.mean.shape[1]),
+            "n": pa.array(n.astype(np.int64)),
+            "mean": pa.FixedSizeListArray.from_arrays(mean.ravel(), mean.shape[1]),
             "cross": pa.FixedSizeListArray.from_arrays(lower.ravel(), lower.shape[1]),
         }
     ).replace_schema_metadata(
-        {DESCRIPTION: description.encode(), CHECKSUM: _digest(description, *arrays).encode()}
+        {DESCRIPTION: text.encode(), CHECKSUM: _digest(text, groups, n, mean, lower).encode()}
     )
     with replace_file(path) as stream:
         # Means and cross-products hardly repeat, so a dictionary would only take time.
@@ -94,34 +91,42 @@ def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | No
         )
 
 
-def load_moments(path: str | Path) -> Moments:
-    """Return the moments of a file that `save_moments` wrote, equal to the last bit.
+def read_blocks(path: str | Path) -> tuple[dict[str, Any], Reduced]:
+    """Return the description and the blocks of a file that `write_blocks` wrote.
 
     Raises:
         DataError: no such file; not a moments file; cut off, changed or corrupted; written in a
-            newer schema; or its content contradicts itself.
+            newer schema.
     """
+    import pyarrow.parquet as pq
+
     name = f"'{path}'"
     _check_whole(Path(path))
-    pa, pq = _import_arrow(f"reading {name}")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            metadata = file.metadata.metadata or {}
-            if DESCRIPTION not in metadata:
-                raise DataError(
-                    f"{name} is a Parquet file without moments; reduce it first, with its formula"
-                )
-            description = metadata[DESCRIPTION].decode()
-            header = json.loads(description)
-            _check_schema_version(header, name)
-            arrays = _read_arrays(file.read(columns=["group", "n", "mean", "cross"]), header)
-        if metadata[CHECKSUM].decode() != _digest(description, *arrays):
+    with report_broken(name), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        metadata = file.metadata.metadata or {}
+        if DESCRIPTION not in metadata:
+            raise DataError(
+                f"{name} is a Parquet file without moments; reduce it first, with its formula"
+            )
+        text = metadata[DESCRIPTION].decode()
+        header = json.loads(text)
+        _check_schema_version(header, name)
+        arrays = _read_arrays(file.read(columns=["group", "n", "mean", "cross"]), header)
+        if metadata[CHECKSUM].decode() != _digest(text, *arrays):
             raise DataError(
                 f"{name} is corrupted: its content does not have the SHA-256 that it was written "
                 "with; copy it again, or reduce the table again"
             )
-        moments = _assemble(header, *arrays)
-        check_moments(moments, name)
+        return header, _fill_cross(*arrays)
+
+
+@contextmanager
+def report_broken(name: str) -> Iterator[None]:
+    """Raise `DataError` for whatever bytes lead to that were changed or made up."""
+    import pyarrow as pa
+
+    try:
+        yield
     except DataError:
         raise
     except (*_BROKEN, pa.ArrowException) as error:
@@ -129,113 +134,11 @@ def load_moments(path: str | Path) -> Moments:
         raise DataError(
             f"{name} is corrupted ({reason}); copy it again, or reduce the table again"
         ) from error
-    return moments
 
 
-def merge_files(paths: Sequence[str | Path]) -> Moments:
-    """Return the moments of the union of the rows behind several files.
-
-    The files must hold disjoint rows, as those of different sites do. Every site but the first
-    reduces its rows by `reduce_like` with the first one's file, so that all have the constants
-    of cgm() and poly() and the levels of factors in common.
-
-    Raises:
-        DataError: a file that cannot be loaded, two files with the same content, or parts that
-            do not merge; see `merge_moments`.
-    """
-    parts, names = [load_moments(path) for path in paths], [f"'{path}'" for path in paths]
-    seen: dict[str, str] = {}
-    for part, name in zip(parts, names, strict=True):
-        content = _digest("", part.groups, part.n, part.mean, part.cross)
-        if content in seen:
-            raise DataError(
-                f"{seen[content]} and {name} hold the same moments, and their rows would count "
-                "twice; give disjoint rows"
-            )
-        seen[content] = name
-    return merge_moments(parts, names=names)
-
-
-def reduce_part(formula: str, table: Any) -> Moments:
-    """Return the moments of a table that may be one part of many, even a single group.
-
-    The constants of cgm() and poly() and the levels of factors are those of this part; the other
-    parts take them over with `reduce_like`. The part that goes first must have every level; where
-    no site has all of them, build the design from a made-up table that does
-    (`bhlm.design.design.build_design`), and let every site compute its moments under it
-    (`bhlm.moments.moments.compute_moments`).
-
-    Args:
-        formula: the model.
-        table: any dataframe that narwhals accepts, or the path of a file.
-
-    Raises:
-        FormulaError: the formula cannot be read.
-        DataError: the table cannot serve the formula.
-    """
-    opened = scan_table(table)
-    return compute_moments(build_design(formula, opened, check=False), opened)
-
-
-def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
-    """Return the moments of a table under the constants and levels of other moments.
-
-    Moments that are computed so merge with those of the reference. Centring on the reference's
-    grand means instead of one's own moves the intercept, and changes no fit otherwise.
-
-    Args:
-        reference: moments, or the path of a moments file.
-        table: any dataframe that narwhals accepts, or the path of a file.
-
-    Raises:
-        DataError: the reference cannot be read, or the table has levels or types that it does not
-            know.
-    """
-    if not isinstance(reference, Moments):
-        reference = load_moments(reference)
-    return compute_moments(rebuild_design(reference), scan_table(table))
-
-
-def update_moments(moments: Moments, more: Any) -> Moments:
-    """Return the moments of the rows so far and of new ones, which must be disjoint.
-
-    Args:
-        moments: of the rows so far.
-        more: moments, a .moments file, or a table or path of new rows, to be reduced under the
-            constants and levels of `moments`.
-
-    Raises:
-        DataError: the new rows cannot be read or do not merge; see `merge_moments`. In a model
-            with cwc() or gm(), new rows of an old group change its mean and do not merge.
-    """
-    if is_moments_path(more):
-        more = load_moments(more)
-    elif not isinstance(more, Moments):
-        more = reduce_like(moments, more)
-    return merge_moments([moments, more], names=["the moments so far", "the new rows"])
-
-
-def _describe(moments: Moments, min_group_size: int | None) -> dict[str, Any]:
-    """Return the metadata of a file."""
-    labels = moments.groups
-    return {
-        "schema": SCHEMA,
-        "bhlm": version("bhlm"),
-        "formula": moments.formula,
-        "group": moments.group,
-        "columns": moments.columns,
-        "fixed": moments.fixed,
-        "random": moments.random,
-        "blocks": moments.blocks,
-        "levels": moments.levels,
-        "constants": moments.constants,
-        "labels": kind_of_labels(labels) if labels.dtype.kind == "O" else labels.dtype.str,
-        "rows": moments.n_rows,
-        "groups": moments.n_groups,
-        "dropped": moments.dropped,
-        "suppressed": moments.suppressed,
-        "min_group_size": None if min_group_size is None else int(min_group_size),
-    }
+def digest_blocks(reduced: Reduced) -> str:
+    """Return the SHA-256 of blocks, by which two files can be told to be of the same rows."""
+    return _digest("", *reduced)
 
 
 def _digest(description: str, labels: Array, n: Array, mean: Array, cross: Array) -> str:
@@ -313,50 +216,13 @@ def _read_arrays(table: Any, header: dict[str, Any]) -> tuple[Array, Array, Arra
     return labels, n, read_list("mean", k), read_list("cross", k * (k + 1) // 2)
 
 
-def _assemble(
-    header: dict[str, Any], labels: Array, n: Array, mean: Array, lower: Array
-) -> Moments:
-    """Return the moments that a description and arrays stand for."""
-    k = len(header["columns"])
+def _fill_cross(labels: Array, n: Array, mean: Array, lower: Array) -> Reduced:
+    """Return blocks with the cross-products (J, k, k) of which `lower` has the triangles."""
+    k = mean.shape[1]
     rows, columns = np.tril_indices(k)
     cross = np.empty((len(labels), k, k))
     cross[:, rows, columns] = cross[:, columns, rows] = lower
-    moments = Moments(
-        groups=labels,
-        n=n,
-        mean=mean,
-        cross=cross,
-        columns=_freeze(header["columns"]),
-        fixed=_freeze(header["fixed"]),
-        random=_freeze(header["random"]),
-        blocks=_freeze(header["blocks"]),
-        group=header["group"],
-        formula=header["formula"],
-        dropped=header["dropped"],
-        constants=_freeze(header["constants"]),
-        levels=_freeze(header["levels"]),
-        suppressed=header["suppressed"],
-    )
-    counts = (moments.dropped, moments.suppressed)
-    if moments.n_rows != header["rows"] or any(type(c) is not int or c < 0 for c in counts):
-        raise ValueError(f"{header['rows']} rows, of which {counts} left out")
-    return moments
-
-
-def _freeze(value: Any) -> Any:
-    """Return what JSON read with tuples in the place of its lists."""
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value
-
-
-def _import_arrow(what: str) -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            f"{what} needs the package pyarrow; install it with: pip install 'bhlm[arrow]'"
-        ) from error
-    return pa, pq
+    return Reduced(labels, n, mean, cross)
 
 
 # What a file of which bytes were changed or made up leads to, in the reader or further in.

@@ -1,23 +1,31 @@
-"""Design + any dataframe -> Moments, by one GROUP BY; merging of moments."""
+"""Moments: all that a Gaussian likelihood needs from a table, and where they come from.
+
+From a table by its formula or by the design of other moments, from a file, from parts.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 
-from bhlm.design.design import Design, apply_design, build_prepared, check_design
-from bhlm.design.formula.coding import Level
-from bhlm.design.formula.expressions import Apply, walk
-from bhlm.design.formula.terms import Formula, list_factors, parse_formula
-from bhlm.design.rows import read_table
-from bhlm.design.transforms import GROUP, Frame, collect_frame
-from bhlm.errors import DataError
-from bhlm.moments.memory import reduce_rows
-from bhlm.moments.stream import can_stream, reduce_scan
-from bhlm.sources.parquet import ParquetScan
+from bhlm.design.design import Design, build_design
+from bhlm.design.formula.terms import Formula, parse_formula
+from bhlm.errors import DataError, FormulaError
+from bhlm.moments.check import check_blocks
+from bhlm.moments.disclosure import find_large_groups
+from bhlm.moments.file import (
+    digest_blocks,
+    is_moments_path,
+    read_blocks,
+    report_broken,
+    write_blocks,
+)
+from bhlm.moments.memory import Reduced
+from bhlm.moments.merge import check_alike, merge_blocks
+from bhlm.moments.reduce import reduce_designed, reduce_formula
+from bhlm.sources.tables import scan_table
 
 Array = np.ndarray
 INTERCEPT = "Intercept"
@@ -37,18 +45,44 @@ class Moments:
     n: Array  # (J,) rows per group, float64 that holds integers
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
-    columns: tuple[str, ...]  # the k column names, response last
-    fixed: tuple[str, ...]  # the p fixed effects, in order
-    random: tuple[str, ...]  # the q random coefficients, in order
-    blocks: tuple[tuple[str, ...], ...]  # the random coefficients of each random term
-    group: str  # name of the grouping column
-    formula: str
+    design: Design  # what the k columns are, and the constants and levels that they rest on
     dropped: int  # rows left out because a used column was missing
-    constants: tuple[tuple[str, Any], ...] = ()  # centring constants that the columns rest on
-    # by categorical factor, the reference first: two columns k[b] against different references
-    # have one name and two meanings
-    levels: tuple[tuple[str, tuple[Level, ...]], ...] = ()
     suppressed: int = 0  # rows of groups that were too small to disclose
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The k column names, response last."""
+        return self.design.columns
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The p fixed effects, in order."""
+        return self.design.fixed
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """The q random coefficients, in order."""
+        return self.design.random
+
+    @property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """The random coefficients of each random term."""
+        return self.design.blocks
+
+    @property
+    def group(self) -> str:
+        """The name of the grouping column."""
+        return self.design.group
+
+    @property
+    def formula(self) -> str:
+        """The formula, as the user wrote it."""
+        return self.design.formula.text
+
+    @property
+    def reduced(self) -> Reduced:
+        """The blocks without what their columns are."""
+        return Reduced(self.groups, self.n, self.mean, self.cross)
 
     @property
     def response(self) -> str:
@@ -88,17 +122,68 @@ class Moments:
             )
         return select_groups(self, keep)
 
-    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
-        """Write the moments to one Parquet file; see `bhlm.moments.file.save_moments`."""
-        from bhlm.moments.file import save_moments
+    def with_blocks(self, blocks: tuple[tuple[str, ...], ...]) -> "Moments":
+        """Return the moments with other random coefficients, which are columns or the intercept."""
+        random = tuple(name for block in blocks for name in block)
+        return replace(self, design=replace(self.design, random=random, blocks=blocks))
 
+    def rename(self, names: Mapping[str, str]) -> "Moments":
+        """Return the moments with other names for some columns, and for the group."""
+        return replace(self, design=self.design.rename(names))
+
+    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
+        """Write the moments to one Parquet file; see `save_moments`."""
         save_moments(self, path, min_group_size=min_group_size)
 
     def update(self, more: Any) -> "Moments":
-        """Return the moments with more rows; see `bhlm.moments.file.update_moments`."""
-        from bhlm.moments.file import update_moments
-
+        """Return the moments with more rows; see `update_moments`."""
         return update_moments(self, more)
+
+
+def describe_moments(moments: Moments) -> dict[str, Any]:
+    """Return all of some moments but the arrays, as JSON can hold it."""
+    design = moments.design
+    return {
+        "columns": design.columns,
+        "fixed": design.fixed,
+        "random": design.random,
+        "blocks": design.blocks,
+        "group": design.group,
+        "formula": design.formula.text,
+        "dropped": moments.dropped,
+        "constants": sorted(design.constants.items()),
+        "levels": list(design.levels.items()),
+        "suppressed": moments.suppressed,
+    }
+
+
+def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments:
+    """Return the moments of which `describe_moments` is a description, perhaps read from JSON.
+
+    Raises:
+        DataError: its formula cannot be read.
+        ValueError, LookupError, TypeError: it is not such a description.
+    """
+    try:
+        formula = parse_formula(description["formula"])
+    except FormulaError as error:
+        raise DataError(f"the formula of the moments cannot be read: {error}") from error
+    design = Design(
+        formula=formula,
+        group=description["group"],
+        fixed=_freeze(description["fixed"]),
+        random=_freeze(description["random"]),
+        blocks=_freeze(description["blocks"]),
+        columns=_freeze(description["columns"]),
+        levels={factor: tuple(levels) for factor, levels in description["levels"]},
+        constants={call: tuple(values) for call, values in description["constants"]},
+    )
+    return Moments(
+        *reduced,
+        design=design,
+        dropped=description["dropped"],
+        suppressed=description["suppressed"],
+    )
 
 
 def select_groups(moments: Moments, keep: Array) -> Moments:
@@ -112,8 +197,8 @@ def select_groups(moments: Moments, keep: Array) -> Moments:
     )
 
 
-def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
-    """Return the design of a formula on a table, and the moments of the rows that it uses.
+def reduce_table(formula: str | Formula, table: Any) -> Moments:
+    """Return the moments of the rows of a table that a formula uses.
 
     Cross-products are taken about the group means, which keeps the digits that raw sums of
     squares would lose. Lazy tables are reduced where they are, by one GROUP BY of narwhals
@@ -129,20 +214,8 @@ def reduce_table(formula: str | Formula, table: Any) -> tuple[Design, Moments]:
         DataError: the table cannot serve the formula.
     """
     formula = parse_formula(formula) if isinstance(formula, str) else formula
-    if isinstance(table, ParquetScan) and can_stream(formula, table):
-        design, reduced = reduce_scan(formula, table)
-    else:
-        table = read_table(table, formula)
-        design, rows, layout = build_prepared(formula, table)
-        if isinstance(rows, nw.DataFrame):
-            reduced = reduce_rows(design, rows, layout)
-        else:
-            reduced = reduce_frame(apply_design(design, table, check=False, means=True))
-    groups, _, mean, cross = reduced
-    # A bad value spoils the moments, and only then is it worth looking for it.
-    if len(groups) < 2 or not (np.isfinite(mean).all() and np.isfinite(cross).all()):
-        check_design(design, table)
-    return design, _label_moments(design, design.dropped, *reduced)
+    design, reduced, dropped = reduce_formula(formula, table)
+    return Moments(*reduced, design=design, dropped=dropped)
 
 
 def compute_moments(design: Design, table: Any) -> Moments:
@@ -154,79 +227,14 @@ def compute_moments(design: Design, table: Any) -> Moments:
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
-    table = read_table(table, design.formula)
-    total = collect_frame(nw.from_native(table).lazy().select(nw.len())).item()
-    reduced = reduce_frame(apply_design(design, table, means=True))
-    used = int(reduced[1].sum())
-    return _label_moments(design, int(total) - used, *reduced)
-
-
-def _label_moments(
-    design: Design, dropped: int, groups: Array, n: Array, mean: Array, cross: Array
-) -> Moments:
-    return Moments(
-        groups=groups,
-        n=n,
-        mean=mean,
-        cross=cross,
-        columns=design.columns,
-        fixed=design.fixed,
-        random=design.random,
-        blocks=design.blocks,
-        group=design.group,
-        formula=design.formula.text,
-        dropped=dropped,
-        constants=_freeze(design.constants),
-        levels=tuple((factor, tuple(levels)) for factor, levels in design.levels.items()),
-    )
-
-
-def reduce_frame(frame: Frame) -> tuple[Array, Array, Array, Array]:
-    """Return group labels (J,), n (J,), means (J, k) and cross-products (J, k, k) of w0, w1, ...
-
-    `frame` has the columns group, w0, ..., and the means m0, ... of these within groups.
-    The expressions are narwhals', so that a database computes them where the rows are. Engines
-    add in their own order, and a group mean near 1e8 is good to 1e-8 only. So the deviations d
-    from it are summed as well, and what they do not sum to zero corrects the cross-products:
-    cross -= sum(d) sum(d)' / n, the corrected two-pass algorithm. Source: Chan, Golub & LeVeque
-    (1983), The American Statistician 37, 242-247, section 1.
-    """
-    k = (len(frame.collect_schema().names()) - 1) // 2
-    pairs = [(i, j) for i in range(k) for j in range(i + 1)]
-    centred = frame.with_columns(
-        *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
-    )
-    centred = centred.with_columns(
-        *[(nw.col(f"d{i}") * nw.col(f"d{j}")).alias(f"c{i}_{j}") for i, j in pairs]
-    )
-    found = centred.group_by(GROUP).agg(
-        nw.len().alias("n"),
-        *[nw.col(f"m{i}").max() for i in range(k)],
-        *[nw.col(f"d{i}").sum() for i in range(k)],
-        *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
-    )
-    reduced = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
-    labels = np.asarray(reduced[GROUP].to_numpy())
-    n = reduced["n"].to_numpy().astype(np.float64)
-    mean, left = (
-        np.column_stack([reduced[f"{kind}{i}"].to_numpy() for i in range(k)]).astype(np.float64)
-        for kind in "md"
-    )
-    cross = np.empty((len(labels), k, k))
-    for i, j in pairs:
-        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
-        # Rounding must not make a sum of squares negative.
-        cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
-    order = np.argsort(labels, kind="stable")
-    return labels[order], n[order], mean[order], cross[order]
+    reduced, dropped = reduce_designed(design, table)
+    return Moments(*reduced, design=design, dropped=dropped)
 
 
 def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = None) -> Moments:
     """Return the moments of the union of disjoint sets of rows.
 
-    Two blocks of one group merge by the pairwise update: with d the difference of the means,
-    cross = cross_1 + cross_2 + (n_1 n_2 / (n_1 + n_2)) d d'. Source: Chan, Golub & LeVeque
-    (1983), The American Statistician 37, 242-247, eq. 2.1.
+    Two blocks of one group merge by the pairwise update, see `bhlm.moments.merge.merge_blocks`.
 
     Columns of cwc() and gm() rest on the mean of a whole group. Parts that share a group have
     each taken the mean of their own rows, and no merge of theirs is the moments of the union.
@@ -244,129 +252,180 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
     names = names or [f"part {i + 1}" for i in range(len(parts))]
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
-        _check_alike(first, part, names=(names[0], name))
-    labels = _join_labels(parts, names=names)
-    groups, index = np.unique(labels, return_inverse=True)
-    if len(groups) < len(labels):
-        _check_shared(first, parts, index, names=names)
-    k = len(first.columns)
-    n = np.zeros(len(groups))
-    mean = np.zeros((len(groups), k))
-    cross = np.zeros((len(groups), k, k))
-    start = 0
-    for part in parts:
-        at = index[start : start + len(part.groups)]
-        start += len(part.groups)
-        total = n[at] + part.n
-        step = part.mean - mean[at]
-        weight = n[at] * part.n / total
-        # The product of the steps comes first, so that cross stays symmetric to the last bit.
-        cross[at] += part.cross + weight[:, None, None] * (step[:, :, None] * step[:, None, :])
-        mean[at] += (part.n / total)[:, None] * step
-        n[at] = total
-    return replace(
-        first,
-        groups=groups,
-        n=n,
-        mean=mean,
-        cross=cross,
+        check_alike(first.design, part.design, names=(names[0], name))
+    reduced = merge_blocks(first.design, [part.reduced for part in parts], names=names)
+    return Moments(
+        *reduced,
+        design=first.design,
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
     )
 
 
-def _check_alike(first: Moments, part: Moments, *, names: tuple[str, str]) -> None:
-    """Raise `DataError` where two parts are moments of different columns."""
-    remedy = f"compute {names[1]} again from its table by reduce_like, with {names[0]} as reference"
-    mine, yours = dict(first.levels), dict(part.levels)
-    for factor in mine.keys() & yours.keys():
-        if mine[factor] != yours[factor]:
-            raise DataError(
-                f"moments differ in levels of '{factor}': {names[1]} has {yours[factor]} and "
-                f"{names[0]} has {mine[factor]}; {remedy}"
-            )
-    for name in ("columns", "fixed", "random", "blocks", "group"):
-        here, there = getattr(part, name), getattr(first, name)
-        if here != there:
-            raise DataError(
-                f"moments differ in {name}: {names[1]} ('{part.formula}') has {here} and "
-                f"{names[0]} ('{first.formula}') has {there}; reduce both for one formula"
-            )
-    ours, theirs = dict(first.constants), dict(part.constants)
-    for call in ours | theirs:
-        if ours.get(call) != theirs.get(call):
-            raise DataError(
-                f"moments differ in constants of '{call}': {names[1]} has {theirs.get(call)} and "
-                f"{names[0]} has {ours.get(call)}, each from its own rows; {remedy}"
-            )
+def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | None = None) -> None:
+    """Write moments to one file, which `load_moments` gives back to the last bit.
 
+    The file appears whole or not at all: a writer that is stopped leaves what was there before.
 
-def _join_labels(parts: Sequence[Moments], *, names: Sequence[str]) -> Array:
-    """Return the labels of all parts, one after the other.
+    Args:
+        moments: what to write.
+        path: the file; by custom it ends in .moments.
+        min_group_size: refuse to write groups with fewer rows than this, and promise so in the
+            file; see `suppress_small_groups` for what that guards against, and for dropping them.
 
-    Raises `DataError` where they are of different types, and 1 and '1' would be taken for one
-    group or for two.
+    Raises:
+        DataError: groups below the minimum, moments that contradict themselves, labels of a type
+            that has no place in a file, a folder that cannot be written to.
     """
-    first = parts[0]
-    expected = kind_of_labels(first.groups)
-
-    def describe(part: Moments, name: str) -> str:
-        labels = part.groups
-        return f"{kind_of_labels(labels)} ({labels.dtype}) such as {labels[:1].tolist()} in {name}"
-
-    dtypes = {first.groups.dtype}
-    for part, name in zip(parts[1:], names[1:], strict=True):
-        alike = kind_of_labels(part.groups) == expected
-        if alike and expected == "integers":
-            # Integers of 64 bits, signed and not, only meet as floats, and those lose digits.
-            dtypes.add(part.groups.dtype)
-            alike = np.result_type(*dtypes).kind in "iu"
-        if not alike:
-            raise DataError(
-                f"labels of '{first.group}' are {describe(part, name)} and "
-                f"{describe(first, names[0])}; give the column one type in every part"
-            )
-    try:
-        return np.concatenate([part.groups for part in parts])
-    except OverflowError as error:
-        raise DataError(f"labels of '{first.group}': {error}; give them one unit") from error
+    if min_group_size is not None:
+        find_large_groups(moments.n, min_group_size, group=moments.group, action="refuse")
+        min_group_size = int(min_group_size)
+    check_moments(moments, "the moments")
+    description = describe_moments(moments) | {"min_group_size": min_group_size}
+    write_blocks(path, description, moments.reduced)
 
 
-def kind_of_labels(labels: Array) -> str:
-    """Return what group labels are: "integers", "floats", "booleans", "text", "times", ..."""
-    if labels.dtype.kind == "O":
-        found = sorted({type(label).__name__ for label in labels})
-        return "text" if found in (["str"], []) else " and ".join(found)
-    kinds = {"i": "integers", "u": "integers", "f": "floats", "b": "booleans", "U": "text"}
-    return kinds.get(labels.dtype.kind, "times" if labels.dtype.kind == "M" else "others")
+def load_moments(path: str | Path) -> Moments:
+    """Return the moments of a file that `save_moments` wrote, equal to the last bit.
+
+    Raises:
+        DataError: no such file; not a moments file; cut off, changed or corrupted; written in a
+            newer schema; or its content contradicts itself.
+    """
+    name = f"'{path}'"
+    header, reduced = read_blocks(path)
+    with report_broken(name):
+        moments = rebuild_moments(header, reduced)
+        counts = (moments.dropped, moments.suppressed)
+        if moments.n_rows != header["rows"] or any(type(c) is not int or c < 0 for c in counts):
+            raise ValueError(f"{header['rows']} rows, of which {counts} left out")
+        check_moments(moments, name)
+    return moments
 
 
-def _check_shared(
-    first: Moments, parts: Sequence[Moments], index: Array, *, names: Sequence[str]
-) -> None:
-    """Raise `DataError` where a group with blocks in several places cannot be put together."""
-    start = 0
+def check_moments(moments: Moments, name: str) -> None:
+    """Raise `DataError`, about `name`, where moments contradict themselves or their formula."""
+    check_blocks(moments.design, moments.reduced, name)
+
+
+def merge_files(paths: Sequence[str | Path]) -> Moments:
+    """Return the moments of the union of the rows behind several files.
+
+    The files must hold disjoint rows, as those of different sites do. Every site but the first
+    reduces its rows by `reduce_like` with the first one's file, so that all have the constants
+    of cgm() and poly() and the levels of factors in common.
+
+    Raises:
+        DataError: a file that cannot be loaded, two files with the same content, or parts that
+            do not merge; see `merge_moments`.
+    """
+    parts, names = [load_moments(path) for path in paths], [f"'{path}'" for path in paths]
+    seen: dict[str, str] = {}
     for part, name in zip(parts, names, strict=True):
-        at = index[start : start + len(part.groups)]
-        start += len(part.groups)
-        if len(np.unique(at)) < len(at):
+        content = digest_blocks(part.reduced)
+        if content in seen:
             raise DataError(
-                f"a label of '{first.group}' occurs twice in {name}; merge moments whose groups "
-                "are distinct"
+                f"{seen[content]} and {name} hold the same moments, and their rows would count "
+                "twice; give disjoint rows"
             )
-    factors = list_factors(parse_formula(first.formula))
-    calls = [
-        str(node)
-        for node in dict.fromkeys(node for factor in factors for node in walk(factor))
-        if isinstance(node, Apply) and node.function in ("cwc", "gm")
-    ]
-    if calls:
-        shared = int((np.bincount(index) > 1).sum())
-        raise DataError(
-            f"{shared} of the groups of '{first.group}' have rows in more than one part, and "
-            f"{' and '.join(calls)} would rest on each part's own group means; put all rows of a "
-            "group into one part and reduce it again"
-        )
+        seen[content] = name
+    return merge_moments(parts, names=names)
+
+
+def reduce_part(formula: str, table: Any) -> Moments:
+    """Return the moments of a table that may be one part of many, even a single group.
+
+    The constants of cgm() and poly() and the levels of factors are those of this part; the other
+    parts take them over with `reduce_like`. The part that goes first must have every level; where
+    no site has all of them, build the design from a made-up table that does
+    (`bhlm.design.design.build_design`), and let every site compute its moments under it
+    (`bhlm.moments.moments.compute_moments`).
+
+    Args:
+        formula: the model.
+        table: any dataframe that narwhals accepts, or the path of a file.
+
+    Raises:
+        FormulaError: the formula cannot be read.
+        DataError: the table cannot serve the formula.
+    """
+    opened = scan_table(table)
+    return compute_moments(build_design(formula, opened, check=False), opened)
+
+
+def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
+    """Return the moments of a table under the constants and levels of other moments.
+
+    Moments that are computed so merge with those of the reference. Centring on the reference's
+    grand means instead of one's own moves the intercept, and changes no fit otherwise.
+
+    Args:
+        reference: moments, or the path of a moments file.
+        table: any dataframe that narwhals accepts, or the path of a file.
+
+    Raises:
+        DataError: the reference cannot be read, or the table has levels or types that it does not
+            know.
+    """
+    if not isinstance(reference, Moments):
+        reference = load_moments(reference)
+    return compute_moments(reference.design, scan_table(table))
+
+
+def update_moments(moments: Moments, more: Any) -> Moments:
+    """Return the moments of the rows so far and of new ones, which must be disjoint.
+
+    Args:
+        moments: of the rows so far.
+        more: moments, a .moments file, or a table or path of new rows, to be reduced under the
+            constants and levels of `moments`.
+
+    Raises:
+        DataError: the new rows cannot be read or do not merge; see `merge_moments`. In a model
+            with cwc() or gm(), new rows of an old group change its mean and do not merge.
+    """
+    if is_moments_path(more):
+        more = load_moments(more)
+    elif not isinstance(more, Moments):
+        more = reduce_like(moments, more)
+    return merge_moments([moments, more], names=["the moments so far", "the new rows"])
+
+
+def suppress_small_groups(
+    moments: Moments, k: int, *, action: str = "refuse"
+) -> tuple[Moments, str]:
+    """Return moments without groups of fewer than k rows, and a sentence on what was done.
+
+    What this guarantees: no block of the result comes from fewer than k rows. Why it is needed:
+    a group's moments fix its rows up to order and (n - 1)(n - 2)/2 free numbers where n - 1 is at
+    most the number of columns. One row is given away exactly, two are given away exactly, three
+    but for one number, which a 0/1 column may settle. So k should exceed the number of columns
+    by 2 at least, and 10 is a customary floor.
+
+    What this does not guarantee: a 0/1 column that is 1 in a single row of a large group gives
+    away that row, since its cross-products are sums over that row alone; a column that is constant
+    in a group (any covariate of the group, any gm()) is given away by its mean; labels and the
+    names of all levels are written as they are; the difference of two releases, with other rows
+    or another k, has the moments of the rows between them; the constants of cgm() and poly() come
+    from all rows, suppressed ones included. It is a threshold, not differential privacy.
+
+    Args:
+        moments: the moments to be released.
+        k: the fewest rows that a group may have, at least 1.
+        action: "refuse" raises if there is a smaller group; "drop" leaves those groups out and
+            adds their rows to `moments.suppressed`. A fit to what remains is a fit to the large
+            groups only.
+
+    Raises:
+        ArgumentError: k is not a whole number above 0, or the action is not known.
+        DataError: there are groups below k to refuse, or no group would be left.
+    """
+    keep, sentence = find_large_groups(moments.n, k, group=moments.group, action=action)
+    if keep.all():
+        return moments, sentence
+    rows = int(moments.n[~keep].sum())
+    kept = replace(select_groups(moments, keep), suppressed=moments.suppressed + rows)
+    return kept, sentence
 
 
 def pool(moments: Moments) -> tuple[float, Array, Array]:
@@ -378,5 +437,6 @@ def pool(moments: Moments) -> tuple[float, Array, Array]:
     return n, grand, total
 
 
-def _freeze(constants: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((name, value) for name, value in constants.items()))
+def _freeze(value: Any) -> Any:
+    """Return what JSON read with tuples in the place of its lists."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

@@ -7,23 +7,19 @@ take one before that. The next batch is decoded while one is reduced.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import narwhals as nw
-import numba
 import numpy as np
 
-from bhlm.design.design import (
-    Design,
-    assemble_design,
-    check_roles,
-    distinct_columns,
-    find_factors,
-)
+from bhlm.design.constants import constant_nodes
+from bhlm.design.design import Design, check_roles, distinct_columns, find_factors
+from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.coding import Level
-from bhlm.design.formula.expressions import Apply, Expression, walk
+from bhlm.design.formula.expressions import Apply, Expression
 from bhlm.design.formula.terms import Formula, list_factors
+from bhlm.design.frames import GROUP
 from bhlm.design.levels import arrange_levels
 from bhlm.design.rows import (
     Layout,
@@ -35,86 +31,12 @@ from bhlm.design.rows import (
     prepare_rows,
     tally_rows,
 )
-from bhlm.design.transforms import GROUP
-from bhlm.moments.memory import Rows, accumulate_rows, make_states, read_rows, unpack_state
+from bhlm.moments.coder import START, Coder, grow, is_text
+from bhlm.moments.memory import Reduced, accumulate_rows, make_states, unpack_state
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
-Reduced = tuple[Array, Array, Array, Array]
-Means = dict[Expression, tuple[Array, Array]]  # as `inmemory.Rows` has them
-# Integers per group or row up to which a window over all of them is held, 4 bytes each.
-SPARSE = 8
-START = 1 << 10  # groups that there is room for at first
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth, vol. 3, section 6.4)
-
-
-def _no_codes() -> Array:
-    return np.empty(0, dtype=np.int32)
-
-
-@dataclass(slots=True)
-class Coder:
-    """Group labels -> codes in the order of their first row, grown batch by batch."""
-
-    labels: Array  # (capacity,) int64 labels by code, where they are integers
-    window: Array = field(default_factory=_no_codes)  # code of each integer from `low` on, or -1
-    slots: Array = field(default_factory=_no_codes)  # hash table: code of what hashes here, or -1
-    texts: dict[str, int] = field(default_factory=dict)
-    low: int = 0
-    size: int = 0
-    is_dense: bool = True  # whether the window serves, which costs a third of the hash table
-
-    def encode(self, labels: Any) -> Array:
-        """Return the codes (n,) of a pyarrow array of labels, integers or text, none missing."""
-        if is_text(labels.type):
-            encoded = labels.combine_chunks().dictionary_encode()
-            known = [
-                self.texts.setdefault(text, len(self.texts))
-                for text in encoded.dictionary.to_pylist()
-            ]
-            self.size = len(self.texts)
-            return np.array(known, dtype=np.int64)[encoded.indices.to_numpy()]
-        # Unsigned labels beyond 2^63 are other integers of the same 64 bits, until `sort`.
-        numbers = labels.to_numpy().astype(np.int64, copy=False)
-        codes = np.empty(len(numbers), dtype=np.int64)
-        if len(numbers) == 0:
-            return codes
-        self.labels = grow(self.labels, self.size + len(numbers))
-        if self.is_dense and self._widen(int(numbers.min()), int(numbers.max()), len(numbers)):
-            self.size = code_dense(numbers, codes, self.labels, self.window, self.low, self.size)
-            return codes
-        if len(self.slots) < 2 * len(self.labels):
-            width = 1 << int(2 * len(self.labels) - 1).bit_length()
-            self.slots = np.full(width, -1, dtype=np.int32)
-            enter_labels(self.labels, self.slots, self.size)
-        self.size = code_sparse(numbers, codes, self.labels, self.slots, self.size)
-        return codes
-
-    def _widen(self, low: int, high: int, n: int) -> bool:
-        """Have the window hold labels from low to high; return False if they lie too far apart.
-
-        From then on labels are hashed.
-        """
-        if len(self.window):
-            low, high = min(low, self.low), max(high, self.low + len(self.window) - 1)
-        if high - low >= SPARSE * max(n, self.size):
-            self.is_dense, self.window = False, self.window[:0]
-            return False
-        if high - low >= len(self.window):
-            wider = np.full(high - low + 1, -1, dtype=np.int32)
-            start = self.low - low if len(self.window) else 0
-            wider[start : start + len(self.window)] = self.window
-            self.low, self.window = low, wider
-        return True
-
-    def sort(self, dtype: Any) -> tuple[Array, Array]:
-        """Return the labels (J,), which are of a pyarrow type, sorted, and their codes (J,)."""
-        if is_text(dtype):
-            labels = np.array(list(self.texts), dtype=object)
-        else:
-            labels = self.labels[: self.size].astype(dtype.to_pandas_dtype())
-        order = np.argsort(labels, kind="stable")
-        return labels[order], order
+Means = dict[Expression, tuple[Array, Array]]  # as `evaluate.Rows` has them
 
 
 @dataclass(slots=True)
@@ -156,26 +78,15 @@ def can_stream(formula: Formula, scan: ParquetScan) -> bool:
     if not all(name in scan.schema.names for name in columns) or not scan.is_plain(columns):
         return False
     label = scan.schema.field(formula.group).type
-    return (types.is_integer(label) or is_text(label)) and not any(
-        isinstance(node, Apply)
-        and (node.function == "cgm" or (node.function == "poly" and not node.option("raw")))
-        for part in (*list_factors(formula), formula.response)
-        for node in walk(part)
-    )
+    readable = types.is_integer(label) or is_text(label)
+    return readable and not constant_nodes((*list_factors(formula), formula.response))
 
 
-def is_text(dtype: Any) -> bool:
-    """Return whether a pyarrow type is one of text."""
-    from pyarrow import types
+def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, int]:
+    """Return the design of a formula on Parquet files, the moments of their complete rows, and
+    the number of rows that are not complete.
 
-    return bool(types.is_string(dtype) or types.is_large_string(dtype))
-
-
-def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced]:
-    """Return the design of a formula on Parquet files, and the moments of their complete rows.
-
-    The moments are the group labels (J,), n (J,), means (J, k) and cross-products about them
-    (J, k, k). The formula must be one that `can_stream`.
+    The formula must be one that `can_stream`.
 
     Raises:
         FormulaError: the formula is at fault.
@@ -193,12 +104,12 @@ def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced]:
             levels = _survey(reading, depths[0] if depths else [], means)
         for wanted in depths[1:]:
             means |= _find_means(reading, wanted, means)
-        design = assemble_design(formula, levels, {}, n=0, dropped=0)
+        design = Design.assemble(formula, levels, {})
         state, tally = _accumulate(reading, design, means)
     check_tally(tally, reading.layout)
     labels, order = reading.coder.sort(scan.schema.field(formula.group).type)
-    design = replace(design, n_rows=tally.complete, dropped=tally.total - tally.complete)
-    return design, (labels, *unpack_state(state, order, len(design.columns)))
+    reduced = Reduced(labels, *unpack_state(state, order, len(design.columns)))
+    return design, reduced, tally.total - tally.complete
 
 
 def _prepare_reading(formula: Formula, scan: ParquetScan) -> Reading:
@@ -287,7 +198,7 @@ def _add_means(
 
 
 def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, Tally]:
-    """Return the groups' states by code, see `inmemory.add_rows`, and the count of rows."""
+    """Return the groups' states by code, see `memory.add_rows`, and the count of rows."""
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     k = len(columns) + 1
     state = make_states(START, k)
@@ -303,65 +214,3 @@ def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, 
         )
         accumulate_rows(rows, columns, design.formula.response, state)
     return state, total or Tally(0, 0, ())
-
-
-def grow(array: Array, size: int) -> Array:
-    """Return the array with at least so many rows, new ones zero, twice as many if it must grow."""
-    if size <= len(array):
-        return array
-    more = np.zeros((max(size, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
-    more[: len(array)] = array
-    return more
-
-
-@numba.njit(cache=True, nogil=True)
-def find_slot(label: int, labels: Array, slots: Array) -> np.int64:
-    """Return the slot that holds the code of a label, or the free one where it would go."""
-    shift = np.uint64(64)
-    width = len(slots)
-    while width > 1:
-        shift -= np.uint64(1)
-        width >>= 1
-    slot = np.int64((np.uint64(label) * GOLDEN) >> shift)
-    while slots[slot] >= 0 and labels[slots[slot]] != label:
-        slot = (slot + 1) & (len(slots) - 1)
-    return slot
-
-
-@numba.njit(cache=True, nogil=True)
-def enter_labels(labels: Array, slots: Array, size: int) -> None:
-    """Enter the first `size` labels into empty slots."""
-    for code in range(size):
-        slots[find_slot(labels[code], labels, slots)] = code
-
-
-@numba.njit(cache=True, nogil=True)
-def code_dense(
-    numbers: Array, codes: Array, labels: Array, window: Array, low: int, size: int
-) -> int:
-    """Write the codes (n,) of labels (n,) in a window; return how many labels are known."""
-    for i in range(len(numbers)):
-        code = window[numbers[i] - low]
-        if code < 0:
-            code = size
-            window[numbers[i] - low] = code
-            labels[size] = numbers[i]
-            size += 1
-        codes[i] = code
-    return size
-
-
-@numba.njit(cache=True, nogil=True)
-def code_sparse(numbers: Array, codes: Array, labels: Array, slots: Array, size: int) -> int:
-    """Write the codes (n,) of labels (n,) by hashing; return how many labels are known."""
-    for i in range(len(numbers)):
-        if i > 0 and numbers[i] == numbers[i - 1]:
-            codes[i] = codes[i - 1]
-            continue
-        slot = find_slot(numbers[i], labels, slots)
-        if slots[slot] < 0:
-            labels[size] = numbers[i]
-            slots[slot] = size
-            size += 1
-        codes[i] = slots[slot]
-    return size

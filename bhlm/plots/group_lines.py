@@ -105,7 +105,7 @@ def plot_group(fit: Fit, group: Any, *, model: "Model | None" = None) -> Figure:
 
 def take_rows(model: "Model | None", moments: Moments, column: str | None) -> GroupRows | None:
     """Return the rows along a column, or by their number in the group; None if there are none."""
-    if model is None or model.design is None:
+    if model is None or not model.has_rows:
         return None
     labels, fixed, random, y = model.rows()
     at = locate_groups(moments, labels)

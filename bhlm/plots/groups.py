@@ -112,7 +112,8 @@ def rename_group[Kind: (Estimate, Draws)](fit: Kind) -> Kind:
 
     A column of the data named "n" or "mean" would be a second one of that name.
     """
-    return replace(fit, moments=replace(fit.moments, group="group"))
+    design = replace(fit.moments.design, group="group")
+    return replace(fit, moments=replace(fit.moments, design=design))
 
 
 def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:
@@ -123,18 +124,9 @@ def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:
     """
     moments = reml.moments
 
-    def rename(names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(f"{name} of the data" if name in taken else name for name in names)
-
-    renamed = replace(
-        moments,
-        group=rename([moments.group])[0],
-        columns=rename(moments.columns),
-        fixed=rename(moments.fixed),
-        random=rename(moments.random),
-        blocks=tuple(rename(block) for block in moments.blocks),
-    )
-    return replace(reml, moments=renamed)
+    names = {name: f"{name} of the data" for name in (moments.group, *moments.columns)}
+    clashing = {name: other for name, other in names.items() if name in taken}
+    return replace(reml, moments=moments.rename(clashing))
 
 
 def mean_beta(post: Draws) -> Array:
@@ -206,7 +198,7 @@ def place_slopes(moments: Moments, column: str) -> Array:
     random = moments.random
     if column not in random:
         random = (*(name for name in random if name == INTERCEPT), column)
-    place = place_fixed(replace(moments, random=random))
+    place = place_fixed(moments.with_blocks((random,)))
     return np.asarray(place[:, random.index(column)])
 
 

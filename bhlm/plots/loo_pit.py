@@ -52,7 +52,7 @@ def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS)
     check_likelihood(post)
     if not (isinstance(rows, int) and rows > 0):
         raise ArgumentError(f"rows={rows!r} is not a number of rows; give 1 or more")
-    if model is None or model.design is None:
+    if model is None or not model.has_rows:
         return _draw_groups(post)
     labels, x, z, y = model.rows()
     at = place_own_rows(post.moments, labels, y)

@@ -72,7 +72,7 @@ def plot_residuals(reml: Estimate, *, model: "Model | None" = None) -> Figure:
     """
     import pandas as pd
 
-    samples = [] if model is None or model.design is None else [_take_rows(reml, model)]
+    samples = [] if model is None or not model.has_rows else [_take_rows(reml, model)]
     samples += _take_groups(reml)
     panels, parts, found = [], [], []
     for sample in samples:

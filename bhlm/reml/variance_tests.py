@@ -204,7 +204,7 @@ def fit_without(fit: Estimate, dropped: Sequence[str]) -> Estimate | None:
     blocks = tuple(
         left for block in moments.blocks if (left := tuple(n for n in block if n not in dropped))
     )
-    reduced = replace(moments, random=kept, blocks=blocks)
+    reduced = moments.with_blocks(blocks)
     return fit_moments(reduced, method=fit.method, covariance=fit.structure.name_override)
 
 

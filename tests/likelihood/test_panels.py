@@ -5,6 +5,8 @@ import threading
 import numpy as np
 import pytest
 
+from bhlm.design.design import Design
+from bhlm.design.formula.terms import parse_formula
 from bhlm.likelihood import panels
 from bhlm.likelihood import profiled as likelihood
 from bhlm.likelihood.covariance import arrange
@@ -213,9 +215,8 @@ def simulate_moments(J: int, *, seed: int = 1) -> Moments:
     yy = xy**2 / xx + 4.0 * rng.chisquare(n - 2)
     cross = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -1)
     return Moments(
-        groups=np.arange(J), n=n, mean=np.column_stack([x, y]), cross=cross, columns=("x", "y"),
-        fixed=("Intercept", "x"), random=("Intercept", "x"), blocks=(("Intercept", "x"),),
-        group="g", formula="y ~ x + (x | g)", dropped=0,
+        groups=np.arange(J), n=n, mean=np.column_stack([x, y]), cross=cross, dropped=0,
+        design=Design.assemble(parse_formula("y ~ x + (x | g)"), {}, {}),
     )  # fmt: skip
 
 

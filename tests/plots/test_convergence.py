@@ -104,15 +104,7 @@ def test_few_chains_and_draws(plot, chains, draws, post):
 def test_hostile_names_are_text(plot, post):
     moments = post.moments
     named = {"cwc(ses)": HOSTILE, "Intercept": "a/b\x1b[2J"}
-    rename = lambda names: tuple(named.get(name, name) for name in names)  # noqa: E731
-    changed = replace(
-        moments,
-        fixed=rename(moments.fixed),
-        random=rename(moments.random),
-        columns=rename(moments.columns),
-        blocks=tuple(map(rename, moments.blocks)),
-        group="$g$",
-    )
+    changed = moments.rename({**named, moments.group: "$g$"})
     check_figure(plot(replace(post, moments=changed, structure=arrange(changed))))
 
 

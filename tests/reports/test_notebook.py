@@ -63,14 +63,9 @@ def both(model, post):
 
 
 def rename(moments):
-    def swap(names):
-        return tuple(HOSTILE if name == "Days" else name for name in names)
-
-    return replace(
-        moments, formula=f"y ~ {HOSTILE}", fixed=swap(moments.fixed),
-        random=swap(moments.random), columns=swap(moments.columns),
-        blocks=tuple(map(swap, moments.blocks)),
-    )  # fmt: skip
+    formula = replace(moments.design.formula, text=f"y ~ {HOSTILE}")
+    design = replace(moments.design, formula=formula)
+    return replace(moments, design=design).rename({"Days": HOSTILE})
 
 
 def test_a_posterior_shows_its_table(post):

@@ -22,14 +22,7 @@ def sample(names=None, formula="y ~ x + (x | g)"):
     table = simulate_table(3, n_groups=30)
     moments = compute_moments(build_design(parse_formula(formula), table), table)
     if names:
-        moments = replace(
-            moments,
-            group=names["g"],
-            columns=tuple(names.get(name, name) for name in moments.columns),
-            fixed=tuple(names.get(name, name) for name in moments.fixed),
-            random=tuple(names.get(name, name) for name in moments.random),
-            blocks=tuple(tuple(names.get(n, n) for n in block) for block in moments.blocks),
-        )
+        moments = moments.rename(names)
     return sample_moments(moments, seed=1, settings=Settings(draws=60, tune=200, chains=2))
 
 

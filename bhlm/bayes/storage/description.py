@@ -18,7 +18,8 @@ from bhlm.errors import DataError
 from bhlm.files import make_plain
 from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.whitening import whiten
-from bhlm.moments.moments import Moments
+from bhlm.moments.memory import Reduced
+from bhlm.moments.moments import Moments, describe_moments, rebuild_moments
 
 Array = np.ndarray
 type Arrays = dict[tuple[str, str], Array]  # by group and name, in the order of the file
@@ -64,7 +65,7 @@ def describe_fit(fit: Draws) -> tuple[str, Arrays]:
     priors = fit.priors
     description = {
         "bhlm": version("bhlm"),
-        "moments": _describe_moments(fit.moments),
+        "moments": describe_moments(fit.moments),
         "data_sha256": hash_moments(fit.moments),
         "covariance": fit.structure.name_override,
         "priors": {
@@ -100,8 +101,8 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
         coordinates = {name: variables.pop(name) for name in node["coordinates"]}
         datasets[path] = xr.Dataset(variables, coordinates, node["attrs"])
     priors = content["priors"]
-    parts: dict[str, Any] = {name: arrays[EXTRA, name] for name in MOMENTS}
-    moments = Moments(**parts, **_freeze_each(content["moments"]))
+    reduced = Reduced(*(arrays[EXTRA, name] for name in MOMENTS))
+    moments = rebuild_moments(content["moments"], reduced)
     structure = arrange_prior(moments, _read_covariance(content, moments))
     return Draws(
         moments=moments,
@@ -139,12 +140,7 @@ def _read_covariance(content: Mapping[str, Any], moments: Moments) -> str | None
 def hash_moments(moments: Moments) -> str:
     """Return the SHA-256 of moments, by which two fits can be told to be of the same data."""
     arrays = [getattr(moments, name) for name in MOMENTS]
-    return digest_arrays(_encode(_describe_moments(moments)), arrays)
-
-
-def _describe_moments(moments: Moments) -> dict[str, Any]:
-    names = [field.name for field in fields(moments) if field.name not in MOMENTS]
-    return {name: getattr(moments, name) for name in names}
+    return digest_arrays(_encode(describe_moments(moments)), arrays)
 
 
 def _describe_array(array: Array, dims: Iterable[Any], attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from bhlm.design.formula.functions import ELEMENTWISE
+
 type Expression = Name | Number | Apply
 type Option = str | int | float | bool
 
-ELEMENTWISE = ("abs", "exp", "log", "log10", "log1p", "log2", "sqrt")
 CENTRINGS = ("cgm", "cwc", "gm")
 FUNCTIONS = ("C", "I", *ELEMENTWISE, *CENTRINGS, "poly")
 ALIASES = {f"{module}.{name}": name for module in ("np", "numpy") for name in ELEMENTWISE}

@@ -1,26 +1,27 @@
 """Formula text -> frozen terms: `parse_formula("y ~ x + (x | g)")`."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from bhlm.design.formula.expressions import (
-    ELEMENTWISE,
-    PRECEDENCE,
-    Apply,
-    Expression,
-    Name,
-    walk,
+from bhlm.design.formula.expressions import PRECEDENCE, Apply, Expression, Name, walk
+from bhlm.design.formula.functions import ELEMENTWISE
+from bhlm.design.formula.parse import (
+    EXAMPLE,
+    Binary,
+    Call,
+    Leaf,
+    Level,
+    Node,
+    Prefix,
+    parse_tree,
+    strip_parentheses,
 )
 from bhlm.design.formula.reader import read_factor
-from bhlm.design.formula.syntax import kind_of, parse_tree, show, strip_parentheses
 from bhlm.errors import FormulaError
 
 # A formula is written by hand; more terms than this are a slip such as (a + ... + z)**9.
 MAX_TERMS = 1000
 MAX_FACTORS = 100
-EXAMPLE = "y ~ x + (x | g)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,6 @@ def parse_formula(text: str) -> Formula:
     if not text.strip():
         raise FormulaError(f"the formula is empty; write one such as '{EXAMPLE}'")
     try:
-        _check_interactions(text)
         return _read_formula(text)
     except FormulaError as error:
         reason = str(error)
@@ -101,15 +101,6 @@ def list_factors(formula: Formula) -> list[Expression]:
     """Return the distinct factors of the fixed and random terms."""
     terms = (*formula.fixed, *(term for block in formula.random for term in block.terms))
     return list(dict.fromkeys(factor for term in terms for factor in term.factors))
-
-
-def _check_interactions(text: str) -> None:
-    """Refuse endless interactions here: how deep the parser may go depends on other packages."""
-    longest = max(piece.count(":") for piece in re.split(r"[^\w\s.:`]", text))
-    if longest > MAX_FACTORS:
-        raise FormulaError(
-            f"an interaction of {longest + 1} columns is too long; write the ones you need"
-        )
 
 
 def _read_formula(text: str) -> Formula:
@@ -144,11 +135,11 @@ def _read_formula(text: str) -> Formula:
     )
 
 
-def _read_response(node: Any) -> Expression:
+def _read_response(node: Node) -> Expression:
     node = strip_parentheses(node)
-    if kind_of(node) in ("Binary", "Unary"):
+    if isinstance(node, Binary | Prefix):
         raise FormulaError(
-            f"the response '{show(node)}' is arithmetic; write it inside I(), as in I(y + 1)"
+            f"the response '{node}' is arithmetic; write it inside I(), as in I(y + 1)"
         )
     response = read_factor(node)
     for part in walk(response):
@@ -161,40 +152,31 @@ def _read_response(node: Any) -> Expression:
     return response
 
 
-def _summands(node: Any) -> Iterator[tuple[int, Any]]:
+def _summands(node: Node) -> Iterator[tuple[int, Node]]:
     """Yield the addends of a sum with their signs, through parentheses, in order."""
     stack = [(1, node)]
     while stack:
         sign, node = stack.pop()
-        node = strip_parentheses(node)
-        kind = kind_of(node)
-        if kind in ("Binary", "Unary") and node.operator.kind in ("PLUS", "MINUS"):
-            turned = -sign if node.operator.kind == "MINUS" else sign
-            stack.append((turned, node.right))
-            if kind == "Binary":
-                stack.append((sign, node.left))
-        else:
-            yield sign, node
+        match node := strip_parentheses(node):
+            case Binary("+" | "-" as operator, left, right):
+                stack += [(-sign if operator == "-" else sign, right), (sign, left)]
+            case Prefix(operator, operand):
+                stack.append((-sign if operator == "-" else sign, operand))
+            case _:
+                yield sign, node
 
 
-def _is_bar(node: Any) -> bool:
-    return kind_of(node) == "Binary" and node.operator.kind == "PIPE"
-
-
-def _read_sum(node: Any) -> tuple[list[Term], list[Any]]:
+def _read_sum(node: Node) -> tuple[list[Term], list[Binary]]:
     """Return the terms of a sum, with its implied intercept, and its random terms unread."""
-    terms, bars = [Term()], []
+    terms, bars = [Term()], list[Binary]()
     for sign, item in _summands(node):
-        if _is_bar(item):
+        if isinstance(item, Binary) and item.sign in ("|", "||"):
             if sign < 0:
-                raise FormulaError(
-                    f"the random term ({show(item)}) is subtracted; leave it out instead"
-                )
+                raise FormulaError(f"the random term ({item}) is subtracted; leave it out instead")
             bars.append(item)
             continue
-        number = kind_of(item) == "Literal" and type(item.value) in (int, float)
-        if number and item.value in (0, 1):
-            intercept = (item.value == 1) == (sign > 0)
+        if isinstance(item, Leaf) and item.number in (0, 1):
+            intercept = (item.number == 1) == (sign > 0)
             terms = _add(terms, [Term()]) if intercept else _remove(terms, [Term()])
         elif sign > 0:
             terms = _add(terms, _expand(item))
@@ -209,87 +191,98 @@ def _read_sum(node: Any) -> tuple[list[Term], list[Any]]:
     return sorted(terms, key=lambda term: bool(term.factors)), bars
 
 
-def _read_random(bar: Any) -> list[RandomTerm]:
+def _read_random(bar: Binary) -> list[RandomTerm]:
     """Return the blocks of `lhs | group`: one, or one for each term of `lhs || group`."""
     group = strip_parentheses(bar.right)
-    kind = kind_of(group)
-    if kind == "Variable" and group.level is None:
-        name = group.name.lexeme
-    elif kind == "QuotedName":
-        name = group.expression.lexeme[1:-1]
-    else:
+    if not isinstance(group, Leaf) or not group.is_column:
         raise FormulaError(
-            f"'{show(group)}' after '|' is not a column, and only one grouping factor is supported "
+            f"'{group}' after '|' is not a column, and only one grouping factor is supported "
             "(neither nested nor crossed); write one column, as in (x | g)"
         )
+    name = str(group.token.value)
     terms, inner = _read_sum(bar.left)
     if inner:
-        raise FormulaError(
-            f"({show(bar)}) has a '|' inside a random term; write (x | g) once per term"
-        )
+        raise FormulaError(f"({bar}) has a '|' inside a random term; write (x | g) once per term")
     if not terms:
-        raise FormulaError(f"({show(bar)}) has no coefficient; write (1 | {name}) or leave it out")
-    if bar.operator.lexeme == "||":
+        raise FormulaError(f"({bar}) has no coefficient; write (1 | {name}) or leave it out")
+    if bar.sign == "||":
         return [RandomTerm((term,), name) for term in terms]
     return [RandomTerm(tuple(terms), name)]
 
 
-def _expand(node: Any) -> list[Term]:
+def _expand(node: Node) -> list[Term]:
     """Return the terms that a product stands for."""
     node = strip_parentheses(node)
-    kind = kind_of(node)
-    if kind in ("Variable", "QuotedName", "Call"):
-        return [Term((read_factor(node),))]
-    if kind == "Literal":
-        raise FormulaError(
-            f"{node.value!r} is not a term: 1 and 0 alone stand for the intercept and its absence; "
-            "remove it, or multiply inside I(), as in I(2 * x)"
-        )
-    operator = node.operator.kind if kind in ("Binary", "Unary") else kind
-    if kind == "Unary" or operator in ("PLUS", "MINUS"):
-        return _expand_sum(node)
-    if operator == "COLON":
-        return _cross(_expand(node.left), _expand(node.right))
-    if operator == "STAR":
-        left, right = _expand(node.left), _expand(node.right)
-        return _add(_add(left, right), _cross(left, right))
-    if operator == "SLASH":
-        left, right = _expand(node.left), _expand(node.right)
-        whole = Term(tuple(dict.fromkeys(factor for term in left for factor in term.factors)))
-        return _add(left, _cross([whole], right))
-    if operator == "STAR_STAR":
-        return _expand_power(node)
-    if operator == "PIPE":
-        raise FormulaError(f"the random term ({show(node)}) is inside a product; add it with '+'")
+    match node:
+        case Leaf() if not node.is_column:
+            raise FormulaError(
+                f"{node} is not a term: 1 and 0 alone stand for the intercept and its absence; "
+                "remove it, or multiply inside I(), as in I(2 * x)"
+            )
+        case Leaf() | Call():
+            return [Term((read_factor(node),))]
+        case Prefix() | Binary("+" | "-"):
+            return _expand_sum(node)
+        case Binary(":"):
+            return _expand_interaction(node)
+        case Binary("*", left, right):
+            one, other = _expand(left), _expand(right)
+            return _add(_add(one, other), _cross(one, other))
+        case Binary("/", left, right):
+            one, other = _expand(left), _expand(right)
+            whole = Term(tuple(dict.fromkeys(factor for term in one for factor in term.factors)))
+            return _add(one, _cross([whole], other))
+        case Binary("**"):
+            return _expand_power(node)
+        case Binary("|" | "||"):
+            raise FormulaError(f"the random term ({node}) is inside a product; add it with '+'")
+        case Level():
+            return [Term((read_factor(node),))]
     raise FormulaError(
-        f"'{show(node)}' is not a term: a comparison or assignment is not known; compute that "
-        "column first"
+        f"'{node}' is not a term: a comparison or assignment is not known; compute that column "
+        "first"
     )
 
 
-def _expand_sum(node: Any) -> list[Term]:
+def _expand_interaction(node: Node) -> list[Term]:
+    """Return the terms of a:b:..., from the left."""
+    factors: list[Node] = []
+    while isinstance(node, Binary) and node.sign == ":":
+        factors.append(node.right)
+        node = node.left
+    if len(factors) > MAX_FACTORS:
+        raise FormulaError(
+            f"an interaction of {len(factors) + 1} columns is too long; write the ones you need"
+        )
+    terms = _expand(node)
+    for factor in reversed(factors):
+        terms = _cross(terms, _expand(factor))
+    return terms
+
+
+def _expand_sum(node: Node) -> list[Term]:
     terms: list[Term] = []
     for sign, item in _summands(node):
         terms = _add(terms, _expand(item)) if sign > 0 else _remove(terms, _expand(item))
     if not terms:
-        raise FormulaError(f"'{show(node)}' in a product leaves no term; remove it")
+        raise FormulaError(f"'{node}' in a product leaves no term; remove it")
     return terms
 
 
-def _expand_power(node: Any) -> list[Term]:
+def _expand_power(node: Binary) -> list[Term]:
     base, power = _expand(node.left), strip_parentheses(node.right)
     if len(base) == 1:
         raise FormulaError(
-            f"'{show(node)}' outside a call would not be a power (in a formula, ** means all "
-            f"interactions); write I({show(node)}) for the power"
+            f"'{node}' outside a call would not be a power (in a formula, ** means all "
+            f"interactions); write I({node}) for the power"
         )
-    if kind_of(power) != "Literal" or type(power.value) is not int or power.value < 1:
+    times = power.number if isinstance(power, Leaf) else None
+    if not isinstance(times, int) or times < 1:
         raise FormulaError(
-            f"the power in '{show(node)}' is not a whole number above 0; write one, as in "
-            "(a + b)**2"
+            f"the power in '{node}' is not a whole number above 0; write one, as in (a + b)**2"
         )
     terms = base
-    for _ in range(min(power.value, len(base)) - 1):
+    for _ in range(min(times, len(base)) - 1):
         terms = _add(terms, _cross(terms, base))
     return sorted(terms, key=lambda term: len(term.factors))
 

@@ -132,7 +132,7 @@ def _influence(reml: "Estimate") -> Iterator[Block]:
 
 def _residuals(reml: "Estimate", subject: Subject) -> Iterator[Block]:
     yield plot_residuals(reml, model=subject.model)
-    if subject.model is None or subject.model.design is None:
+    if subject.model is None or not subject.model.has_rows:
         yield Text(
             ("The fit comes without its rows, so that no residual of a row can be drawn.",),
             heading="Residuals",

@@ -83,7 +83,7 @@ def _name(moments: "Moments") -> str:
 
 def _check_model(moments: "Moments", model: "Model | None") -> "Model | None":
     """Return the model with the rows of these moments, where it has any."""
-    if model is None or model.design is None:
+    if model is None or not model.has_rows:
         return None
     check_rows(moments, model)
     return model

@@ -157,7 +157,7 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
         sentences.append(
             f"{_count(moments.suppressed, 'row')} of groups too small to disclose left out."
         )
-    if subject.model is None or subject.model.design is None:
+    if subject.model is None or not subject.model.has_rows:
         sentences.append(
             "Only the moments of the rows are at hand, not the rows: figures of single rows are "
             "left out. Give the model that was made from the table, model=..., or --data on the "

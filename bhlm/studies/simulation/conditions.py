@@ -16,6 +16,8 @@ from itertools import product
 
 import numpy as np
 
+from bhlm.design.design import Design
+from bhlm.design.formula.terms import parse_formula
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.parameters import Parameter, list_parameters, scale_covariance
 from bhlm.moments.memory import reduce_columns
@@ -155,12 +157,7 @@ def reduce_rows(truth: Truth, rows: dict[str, Array]) -> Moments:
         n=n,
         mean=mean,
         cross=cross,
-        columns=(*named, RESPONSE),
-        fixed=truth.names,
-        random=truth.random,
-        blocks=truth.blocks,
-        group=GROUP,
-        formula=truth.formula,
+        design=Design.assemble(parse_formula(truth.formula), {}, {}),
         dropped=0,
     )
 

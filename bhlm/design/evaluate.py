@@ -1,0 +1,144 @@
+"""The columns of a design on rows in memory, a block of rows at a time.
+
+The same columns as those of `steps`, which databases compute, by NumPy: the formula is evaluated on
+blocks of rows that fit the cache, so that no column of the design ever exists in full.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import narwhals as nw
+import numba
+import numpy as np
+
+from bhlm.design.design import Design, distinct_columns, read_labels
+from bhlm.design.formula.coding import Column, Level
+from bhlm.design.formula.expressions import Apply, Expression, Name, Number
+from bhlm.design.formula.functions import ROW_BY_ROW
+from bhlm.design.rows import Layout
+
+Array = np.ndarray
+BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache
+
+
+@dataclass(slots=True)
+class Rows:
+    """Complete rows in memory: raw columns, group codes, and group means as they are found."""
+
+    columns: Mapping[str, Array]  # table column -> (n,)
+    indicators: Mapping[tuple[str, Level], Array]  # categorical factor and level -> (n,) bool
+    codes: Array  # (n,) int64 codes of the groups, in the order of their labels
+    n_groups: int
+    constants: Mapping[str, tuple[float, ...]]
+    # Argument of gm() or cwc() -> each group's first value (J,) and mean deviation from it (J,):
+    # far from zero the two together have digits that the mean alone has not.
+    means: dict[Expression, tuple[Array, Array]] = field(default_factory=dict)
+
+    def evaluate(self, expression: Expression, span: slice) -> Array | float:
+        """Return an expression on a block of rows."""
+        match expression:
+            case Name(name):
+                return np.asarray(self.columns[name][span], dtype=np.float64)
+            case Number(number):
+                return float(number)
+            case Apply("I", (argument,)):
+                return self.evaluate(argument, span)
+            case Apply("gm", (argument,)):
+                first, rest = self.means[argument]
+                return (first + rest)[self.codes[span]]
+            case Apply("cwc", (argument,)):
+                first, rest = self.means[argument]
+                codes = self.codes[span]
+                return (self.evaluate(argument, span) - first[codes]) - rest[codes]
+            case Apply("cgm", (argument,)):
+                mean, remainder = self.constants[str(expression)]
+                return (self.evaluate(argument, span) - mean) - remainder
+            case Apply(function, arguments):
+                values = (self.evaluate(argument, span) for argument in arguments)
+                return ROW_BY_ROW[function].array(*values)
+
+    def column(self, column: Column, span: slice) -> Array | float:
+        """Return one column of the design on a block of rows."""
+        product: Array | float = 1.0
+        for part in column.parts:
+            if part.level is not None:
+                seen = self.indicators[str(part.factor), part.level][span]
+                value: Array | float = seen.astype(np.float64)
+            elif part.degree and isinstance(part.factor, Apply):
+                value = self._power(part.factor, part.degree, span)
+            else:
+                value = self.evaluate(part.factor, span)
+            product = value if isinstance(product, float) and product == 1.0 else product * value
+        return product
+
+    def _power(self, node: Apply, degree: int, span: slice) -> Array | float:
+        """Return one column of poly(), by the recurrence of `steps.Steps`."""
+        value = self.evaluate(node.arguments[0], span)
+        if node.option("raw"):
+            return value**degree
+        constants = self.constants[str(node)]
+        z = value - constants[0]
+        before: Array | float = 1.0
+        here = z - constants[2]
+        for k in range(2, degree + 1):
+            ratio = constants[2 * k - 1] / constants[2 * k - 3]
+            before, here = here, (z - constants[2 * k]) * here - ratio * before
+        return here / np.sqrt(constants[2 * degree + 1])
+
+    def find_means(self, expressions: Sequence[Expression]) -> None:
+        """Find the group means that gm() and cwc() in the expressions need, inner ones first."""
+        for expression in expressions:
+            if not isinstance(expression, Apply):
+                continue
+            self.find_means(expression.arguments)
+            if expression.function in ("gm", "cwc") and expression.arguments[0] not in self.means:
+                argument = expression.arguments[0]
+                count, first, rest = np.zeros((3, self.n_groups))
+                self.accumulate_means(argument, count, first, rest)
+                self.means[argument] = first, rest
+
+    def accumulate_means(
+        self, argument: Expression, count: Array, first: Array, rest: Array
+    ) -> None:
+        """Update counts, first values and mean deviations from them (J,) of an expression."""
+        for span in self.blocks():
+            value = self.evaluate(argument, span)
+            block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
+            add_means(self.codes[span], np.ascontiguousarray(block), count, first, rest)
+
+    def blocks(self) -> list[slice]:
+        """Return the blocks of rows."""
+        n = len(self.codes)
+        return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+
+
+def read_rows(
+    design: Design, frame: nw.DataFrame[Any], layout: Layout, codes: Array, n_groups: int
+) -> Rows:
+    """Return complete rows in memory with what a design reads of them, no group means yet.
+
+    `codes` (n,) are those of the rows' groups, `n_groups` of them.
+    """
+    columns = distinct_columns(design.formula, design.levels).values()
+    wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
+    indicators = {
+        (factor, level): frame.select(read_labels(layout, factor, level) == nw.lit(level))
+        .to_numpy()
+        .ravel()
+        for factor, level in wanted
+        if level is not None
+    }
+    raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
+    return Rows(raw, indicators, codes.astype(np.int64, copy=False), n_groups, design.constants)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_means(codes: Array, values: Array, count: Array, first: Array, rest: Array) -> None:
+    """Update group counts, first values and mean deviations from them (J,) with rows (n,)."""
+    for i in range(len(codes)):
+        j = codes[i]
+        if count[j] == 0.0:
+            first[j] = values[i]
+        count[j] += 1.0
+        rest[j] += ((values[i] - first[j]) - rest[j]) / count[j]

@@ -1,0 +1,58 @@
+"""Group labels in memory: their kind, and their codes in the order of the labels."""
+
+import numba
+import numpy as np
+
+from bhlm.errors import DataError
+
+Array = np.ndarray
+
+
+def kind_of_labels(labels: Array) -> str:
+    """Return what group labels are: "integers", "floats", "booleans", "text", "times", ..."""
+    if labels.dtype.kind == "O":
+        found = sorted({type(label).__name__ for label in labels})
+        return "text" if found in (["str"], []) else " and ".join(found)
+    kinds = {"i": "integers", "u": "integers", "f": "floats", "b": "booleans", "U": "text"}
+    return kinds.get(labels.dtype.kind, "times" if labels.dtype.kind == "M" else "others")
+
+
+def code_groups(labels: Array) -> tuple[Array, Array]:
+    """Return the sorted distinct labels (J,) and each row's code (n,) among them.
+
+    Raises:
+        DataError: labels of types that have no order among each other, such as 1 and "1".
+    """
+    if labels.dtype.kind in "iu" and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        # Beyond 2^63 unsigned labels leave what the compiled pass counts in.
+        if high < 2**63 and high - low < max(4 * len(labels), 1 << 16):
+            seen = np.zeros(high - low + 1, dtype=np.bool_)
+            _mark(labels, low, seen)
+            found = np.flatnonzero(seen)
+            rank = np.empty(high - low + 1, dtype=np.int64)
+            rank[found] = np.arange(len(found))
+            return (found + low).astype(labels.dtype), _look_up(labels, low, rank)
+    try:
+        groups, codes = np.unique(labels, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise DataError(
+            f"the group column holds labels of several types ({', '.join(kinds)}), which have no "
+            "order; give it one type"
+        ) from None
+    return groups, codes.astype(np.int64)
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark(labels: Array, low: int, seen: Array) -> None:
+    for i in range(len(labels)):
+        seen[labels[i] - low] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_up(labels: Array, low: int, rank: Array) -> Array:
+    codes = np.empty(len(labels), dtype=np.int64)
+    for i in range(len(labels)):
+        codes[i] = rank[labels[i] - low]
+    return codes

@@ -1,0 +1,133 @@
+"""Moments of disjoint sets of rows -> those of their union."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bhlm.design.design import Design
+from bhlm.design.formula.expressions import Apply, walk
+from bhlm.design.formula.terms import list_factors
+from bhlm.design.labels import kind_of_labels
+from bhlm.errors import DataError
+from bhlm.moments.memory import Reduced
+
+Array = np.ndarray
+
+
+def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[str]) -> Reduced:
+    """Return the blocks of all groups of some parts, which have the columns of one design.
+
+    Two blocks of one group merge by the pairwise update: with d the difference of the means,
+    cross = cross_1 + cross_2 + (n_1 n_2 / (n_1 + n_2)) d d'. Source: Chan, Golub & LeVeque
+    (1983), The American Statistician 37, 242-247, eq. 2.1.
+
+    Raises:
+        DataError: labels of different types; a label twice in one part; a group in two parts of
+            a model with cwc() or gm(), of which each part has taken the mean of its own rows.
+    """
+    first = parts[0]
+    labels = _join_labels(parts, design.group, names=names)
+    groups, index = np.unique(labels, return_inverse=True)
+    if len(groups) < len(labels):
+        _check_shared(design, parts, index, names=names)
+    k = first.mean.shape[1]
+    n = np.zeros(len(groups))
+    mean = np.zeros((len(groups), k))
+    cross = np.zeros((len(groups), k, k))
+    start = 0
+    for part in parts:
+        at = index[start : start + len(part.groups)]
+        start += len(part.groups)
+        total = n[at] + part.n
+        step = part.mean - mean[at]
+        weight = n[at] * part.n / total
+        # The product of the steps comes first, so that cross stays symmetric to the last bit.
+        cross[at] += part.cross + weight[:, None, None] * (step[:, :, None] * step[:, None, :])
+        mean[at] += (part.n / total)[:, None] * step
+        n[at] = total
+    return Reduced(groups, n, mean, cross)
+
+
+def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
+    """Raise `DataError` where two parts are moments of different columns."""
+    remedy = f"compute {names[1]} again from its table by reduce_like, with {names[0]} as reference"
+    mine, yours = first.levels, part.levels
+    for factor in mine.keys() & yours.keys():
+        if mine[factor] != yours[factor]:
+            raise DataError(
+                f"moments differ in levels of '{factor}': {names[1]} has {yours[factor]} and "
+                f"{names[0]} has {mine[factor]}; {remedy}"
+            )
+    for name in ("columns", "fixed", "random", "blocks", "group"):
+        here, there = getattr(part, name), getattr(first, name)
+        if here != there:
+            raise DataError(
+                f"moments differ in {name}: {names[1]} ('{part.formula.text}') has {here} and "
+                f"{names[0]} ('{first.formula.text}') has {there}; reduce both for one formula"
+            )
+    ours, theirs = first.constants, part.constants
+    for call in sorted({*ours, *theirs}):
+        if ours.get(call) != theirs.get(call):
+            raise DataError(
+                f"moments differ in constants of '{call}': {names[1]} has {theirs.get(call)} and "
+                f"{names[0]} has {ours.get(call)}, each from its own rows; {remedy}"
+            )
+
+
+def _join_labels(parts: Sequence[Reduced], group: str, *, names: Sequence[str]) -> Array:
+    """Return the labels of all parts, one after the other.
+
+    Raises `DataError` where they are of different types, and 1 and '1' would be taken for one
+    group or for two.
+    """
+    first = parts[0]
+    expected = kind_of_labels(first.groups)
+
+    def describe(part: Reduced, name: str) -> str:
+        labels = part.groups
+        return f"{kind_of_labels(labels)} ({labels.dtype}) such as {labels[:1].tolist()} in {name}"
+
+    dtypes = {first.groups.dtype}
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        alike = kind_of_labels(part.groups) == expected
+        if alike and expected == "integers":
+            # Integers of 64 bits, signed and not, only meet as floats, and those lose digits.
+            dtypes.add(part.groups.dtype)
+            alike = np.result_type(*dtypes).kind in "iu"
+        if not alike:
+            raise DataError(
+                f"labels of '{group}' are {describe(part, name)} and "
+                f"{describe(first, names[0])}; give the column one type in every part"
+            )
+    try:
+        return np.concatenate([part.groups for part in parts])
+    except OverflowError as error:
+        raise DataError(f"labels of '{group}': {error}; give them one unit") from error
+
+
+def _check_shared(
+    design: Design, parts: Sequence[Reduced], index: Array, *, names: Sequence[str]
+) -> None:
+    """Raise `DataError` where a group with blocks in several places cannot be put together."""
+    start = 0
+    for part, name in zip(parts, names, strict=True):
+        at = index[start : start + len(part.groups)]
+        start += len(part.groups)
+        if len(np.unique(at)) < len(at):
+            raise DataError(
+                f"a label of '{design.group}' occurs twice in {name}; merge moments whose groups "
+                "are distinct"
+            )
+    factors = list_factors(design.formula)
+    calls = [
+        str(node)
+        for node in dict.fromkeys(node for factor in factors for node in walk(factor))
+        if isinstance(node, Apply) and node.function in ("cwc", "gm")
+    ]
+    if calls:
+        shared = int((np.bincount(index) > 1).sum())
+        raise DataError(
+            f"{shared} of the groups of '{design.group}' have rows in more than one part, and "
+            f"{' and '.join(calls)} would rest on each part's own group means; put all rows of a "
+            "group into one part and reduce it again"
+        )

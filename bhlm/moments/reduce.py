@@ -1,0 +1,95 @@
+"""Formula + table -> design and blocks, by the engine that suits the table."""
+
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.design.design import Design, apply_design, build_prepared, check_design
+from bhlm.design.formula.terms import Formula
+from bhlm.design.frames import GROUP, Frame, collect_frame
+from bhlm.design.rows import read_table
+from bhlm.moments.memory import Reduced, reduce_rows
+from bhlm.moments.stream import can_stream, reduce_scan
+from bhlm.sources.parquet import ParquetScan
+
+Array = np.ndarray
+
+
+def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, int]:
+    """Return the design of a formula on a table, its moments, and the number of rows left out.
+
+    Lazy tables are reduced where they are, by one GROUP BY of narwhals expressions that is the
+    same for every engine; tables in memory by compiled passes, and Parquet files that are not
+    read yet by the same passes, batch by batch.
+
+    Raises:
+        FormulaError: the formula is at fault.
+        DataError: the table cannot serve the formula.
+    """
+    if isinstance(table, ParquetScan) and can_stream(formula, table):
+        design, reduced, dropped = reduce_scan(formula, table)
+    else:
+        table = read_table(table, formula)
+        design, rows, layout, _, dropped = build_prepared(formula, table)
+        if isinstance(rows, nw.DataFrame):
+            reduced = reduce_rows(design, rows, layout)
+        else:
+            reduced = reduce_frame(apply_design(design, table, check=False, means=True))
+    # A bad value spoils the moments, and only then is it worth looking for it.
+    is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
+    if len(reduced.groups) < 2 or not is_finite:
+        check_design(design, table)
+    return design, reduced, dropped
+
+
+def reduce_designed(design: Design, table: Any) -> tuple[Reduced, int]:
+    """Return the moments of a table under a design, and the number of rows left out.
+
+    Raises:
+        DataError: the table has values or levels that the design cannot serve.
+    """
+    table = read_table(table, design.formula)
+    total = collect_frame(nw.from_native(table).lazy().select(nw.len())).item()
+    reduced = reduce_frame(apply_design(design, table, means=True))
+    return reduced, int(total) - int(reduced.n.sum())
+
+
+def reduce_frame(frame: Frame) -> Reduced:
+    """Return the moments of the columns w0, w1, ... of a frame.
+
+    `frame` has the columns group, w0, ..., and the means m0, ... of these within groups.
+    The expressions are narwhals', so that a database computes them where the rows are. Engines
+    add in their own order, and a group mean near 1e8 is good to 1e-8 only. So the deviations d
+    from it are summed as well, and what they do not sum to zero corrects the cross-products:
+    cross -= sum(d) sum(d)' / n, the corrected two-pass algorithm. Source: Chan, Golub & LeVeque
+    (1983), The American Statistician 37, 242-247, section 1.
+    """
+    k = (len(frame.collect_schema().names()) - 1) // 2
+    pairs = [(i, j) for i in range(k) for j in range(i + 1)]
+    centred = frame.with_columns(
+        *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
+    )
+    centred = centred.with_columns(
+        *[(nw.col(f"d{i}") * nw.col(f"d{j}")).alias(f"c{i}_{j}") for i, j in pairs]
+    )
+    found = centred.group_by(GROUP).agg(
+        nw.len().alias("n"),
+        *[nw.col(f"m{i}").max() for i in range(k)],
+        *[nw.col(f"d{i}").sum() for i in range(k)],
+        *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
+    )
+    reduced = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
+    labels = np.asarray(reduced[GROUP].to_numpy())
+    n = reduced["n"].to_numpy().astype(np.float64)
+    mean, left = (
+        np.column_stack([reduced[f"{kind}{i}"].to_numpy() for i in range(k)]).astype(np.float64)
+        for kind in "md"
+    )
+    cross = np.empty((len(labels), k, k))
+    for i, j in pairs:
+        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
+        # Rounding must not make a sum of squares negative.
+        cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
+    order = np.argsort(labels, kind="stable")
+    return Reduced(labels[order], n[order], mean[order], cross[order])
