@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     )
     from bhlm.sources.datasets import load_dataset, load_hsb
     from bhlm.sources.gallery import find_model, list_models
-    from bhlm.sources.tables import open_table
+    from bhlm.sources.open import open_table
     from bhlm.studies.calibration.result import Calibration
     from bhlm.studies.calibration.run import calibrate
 
@@ -105,7 +105,7 @@ _HOMES = {
     "load_moments": "moments.moments",
     "merge_files": "moments.moments",
     "merge_moments": "moments.moments",
-    "open_table": "sources.tables",
+    "open_table": "sources.open",
     "r_squared": "reml.compare",
     "reconcile": "fits.reconciliation",
     "reduce_like": "moments.moments",

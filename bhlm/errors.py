@@ -28,5 +28,16 @@ class PriorError(BhlmError, ValueError):
     """A prior does not fit the parameter that it was given for."""
 
 
+class MissingPackageError(BhlmError, ImportError):
+    """A package that only some users need is not installed."""
+
+
 class ArgumentError(BhlmError, ValueError):
     """An argument has a value outside the ones that are known."""
+
+
+def miss_package(what: str, package: str, extra: str) -> MissingPackageError:
+    """Return the error for a package that is not installed, with the extra that installs it."""
+    return MissingPackageError(
+        f"{what} needs the package {package}; install it with: pip install 'bhlm[{extra}]'"
+    )

@@ -4,7 +4,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, miss_package
 from bhlm.layout import show_name
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def to_markdown(table: "pd.DataFrame", *, digits: int = DIGITS) -> str:
         digits: significant digits of the numbers; missing ones are left empty.
 
     Raises:
-        ArgumentError: tabulate is not installed, or `digits` is not positive.
+        ArgumentError: `digits` is not positive.
+        MissingPackageError: tabulate is not installed.
     """
     return _tabulate(table, "pipe", digits, MARKDOWN)
 
@@ -52,7 +53,8 @@ def to_latex(table: "pd.DataFrame", *, digits: int = DIGITS) -> str:
         digits: significant digits of the numbers; missing ones are left empty.
 
     Raises:
-        ArgumentError: tabulate is not installed, or `digits` is not positive.
+        ArgumentError: `digits` is not positive.
+        MissingPackageError: tabulate is not installed.
     """
     return _tabulate(table, "latex_raw", digits, LATEX)
 
@@ -112,10 +114,7 @@ def _tabulate(table: "pd.DataFrame", layout: str, digits: int, escapes: dict[int
     try:
         import tabulate
     except ImportError as error:
-        raise ArgumentError(
-            "Markdown and LaTeX need the package 'tabulate', which is not installed; run: "
-            "pip install 'bhlm[tables]'"
-        ) from error
+        raise miss_package("a table in Markdown or LaTeX", "tabulate", "tables") from error
     heads, rows = _format_cells(table, digits)
     numeric = ["right" if kind.kind in "fiu" else "left" for kind in table.dtypes]
     return tabulate.tabulate(

@@ -1,4 +1,4 @@
-"""Numbered tasks in this process, or in several on this machine."""
+"""The cores that are there, and numbered tasks in one process or in several."""
 
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -14,6 +14,11 @@ from bhlm.errors import ArgumentError
 type Task = Callable[[int], dict[str, Any]]
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_here(

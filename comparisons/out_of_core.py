@@ -21,7 +21,7 @@ from pathlib import Path
 import duckdb
 
 from bhlm.fits.model import Model
-from bhlm.sources.tables import open_table
+from bhlm.sources.open import open_table
 
 FORMULA = "y ~ cwc(x) + z + (cwc(x) | g)"
 LARGE = 2_000_000_000  # bytes that the file must exceed

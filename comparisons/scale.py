@@ -122,7 +122,7 @@ def measure_bhlm(path: Path, *, sample: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     import bhlm
     from bhlm.fits.model import Model
-    from bhlm.sources.tables import scan_table
+    from bhlm.sources.open import scan_table
 
     small = path.with_name("small.parquet")
     first = Model(FORMULA, scan_table(small)).reml()

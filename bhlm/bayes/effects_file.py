@@ -10,8 +10,7 @@ import numpy as np
 from bhlm.bayes.draws import STREAM, stream_effects
 from bhlm.errors import ArgumentError
 from bhlm.files import replace_file
-from bhlm.likelihood.panels import count_cores
-from bhlm.sources.databases import miss_package
+from bhlm.processes import count_cores
 
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Draws
@@ -39,16 +38,14 @@ def save_effects(fit: "Draws", path: str | Path, *, draws: bool = False) -> None
     Raises:
         ArgumentError: the path does not end in .parquet, or the group has a name that a column
             of the file has.
-        DataError: pyarrow is missing, or the file cannot be written.
+        DataError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".parquet":
         raise ArgumentError(f"'{path}' does not end in .parquet; give a path that does")
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise miss_package(f"'{path}'", "pyarrow", "arrow") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns = ["coefficient", "mean", "sd", "lower", "upper", *(["draws"] if draws else [])]
     if fit.moments.group in columns:
         raise ArgumentError(

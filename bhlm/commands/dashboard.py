@@ -102,7 +102,7 @@ def _show_saved(
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit, write_reconciliation
-    from bhlm.sources.tables import open_table
+    from bhlm.sources.open import open_table
 
     post = load(fit)
     model = None

@@ -30,7 +30,7 @@ def moments_command(
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
     from bhlm.moments.moments import reduce_like, reduce_part, suppress_small_groups
-    from bhlm.sources.tables import scan_table
+    from bhlm.sources.open import scan_table
 
     if formula is not None and like is None:
         moments = reduce_part(formula, scan_table(data, memory_limit=memory_limit))

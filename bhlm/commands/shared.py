@@ -22,7 +22,7 @@ def open_model(
     from bhlm.fits.model import Model
     from bhlm.moments.file import is_moments_path
     from bhlm.sources.gallery import find_model, load_data
-    from bhlm.sources.tables import scan_table
+    from bhlm.sources.open import scan_table
 
     if which is not None:
         if data is not None or formula is not None:

@@ -10,7 +10,7 @@ from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.moments import Moments, load_moments, reduce_table
-from bhlm.sources.tables import open_table, scan_table
+from bhlm.sources.open import open_table, scan_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,13 +10,14 @@ their order. So they do not depend on how many threads work, nor on the width of
 vectors.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
 import numpy as np
+
+from bhlm.processes import count_cores
 
 Array = np.ndarray
 
@@ -83,11 +84,6 @@ def sum_stretches(
     edges = [n_stretches * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, edges[:-1], edges[1:]))
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

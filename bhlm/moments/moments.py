@@ -25,7 +25,7 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
-from bhlm.sources.tables import scan_table
+from bhlm.sources.open import scan_table
 
 Array = np.ndarray
 INTERCEPT = "Intercept"

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bhlm.errors import DataError
+from bhlm.errors import DataError, miss_package
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,8 +65,8 @@ def stream_files(
 ) -> "duckdb.DuckDBPyRelation":
     """Return Parquet or CSV files, called `text` in errors, as a relation that reads in pieces.
 
-    Raises `DataError` where DuckDB is missing or cannot read them, they have no rows, or the
-    limit is not one.
+    Raises `MissingPackageError` without DuckDB, and `DataError` where that cannot read them, they
+    have no rows, or the limit is not one.
     """
     connection = _connect_duckdb(f"'{text}' with a memory limit", memory_limit)
     import duckdb
@@ -191,13 +191,6 @@ def _miss_table(
     return DataError(
         f"the database of '{shown}' has no table '{name}'; {hint}it has: "
         f"{', '.join(names[:12]) or 'no tables'}"
-    )
-
-
-def miss_package(what: str, package: str, extra: str) -> DataError:
-    """Return the error for a package that is not installed, with the extra that installs it."""
-    return DataError(
-        f"{what} needs the package {package}; install it with: pip install 'bhlm[{extra}]'"
     )
 
 

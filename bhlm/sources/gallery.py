@@ -17,7 +17,7 @@ from typing import Any
 
 from bhlm.errors import GalleryError
 from bhlm.sources.datasets import DATASETS
-from bhlm.sources.tables import open_table
+from bhlm.sources.open import open_table
 
 METHODS = ("reml", "ml")
 ESTIMATE_KEYS = ("estimate", "se", "statistic", "p", "lower", "upper")

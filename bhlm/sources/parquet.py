@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bhlm.errors import DataError
-from bhlm.sources.databases import miss_package, refuse_file, stream_files
+from bhlm.sources.databases import refuse_file, stream_files
 
 # Rows that are decoded at a time: a few columns of them take some megabytes.
 BATCH = 1 << 18
@@ -77,14 +77,12 @@ def scan_files(paths: Sequence[Path], text: str, *, is_large: bool) -> ParquetSc
     """Return Parquet files, called `text` in errors, unread.
 
     Raises:
-        DataError: pyarrow is missing; a file cannot be read, or its columns are not those of the
+        DataError: a file cannot be read, or its columns are not those of the
             first; there are no rows.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise miss_package(f"'{text}'", "pyarrow", "arrow") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     schemas = []
     n_rows = 0
     for path in paths:

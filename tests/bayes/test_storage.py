@@ -28,7 +28,7 @@ from bhlm.bayes.storage.arrays import digest_arrays
 from bhlm.bayes.storage.description import describe_fit, hash_moments, rebuild_fit
 from bhlm.bayes.storage.file import load, save
 from bhlm.bayes.storage.folders import name_previous
-from bhlm.errors import ArgumentError, DataError, PriorError
+from bhlm.errors import ArgumentError, DataError, MissingPackageError, PriorError
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
@@ -522,10 +522,14 @@ def test_a_missing_package_is_named_with_its_extra(
     path = tmp_path / f"fit.{format}"
     save(post, path)
     monkeypatch.setitem(sys.modules, module, None)
-    expected = rf'pip install "bhlm\[{extra}\]"'
-    with pytest.raises(DataError, match=f"reading '{path}' needs the package .*{expected}"):
+    expected = rf"pip install 'bhlm\[{extra}\]'"
+    with pytest.raises(
+        MissingPackageError, match=f"reading '{path}' needs the package .*{expected}"
+    ):
         load(path)
-    with pytest.raises(DataError, match=f"saving '{path}' needs the package .*{expected}"):
+    with pytest.raises(
+        MissingPackageError, match=f"saving '{path}' needs the package .*{expected}"
+    ):
         save(post, path)
 
 

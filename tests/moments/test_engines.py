@@ -29,11 +29,11 @@ from nasty_table import (
 )
 
 from bhlm.design.design import apply_design, build_design
-from bhlm.errors import DataError
+from bhlm.errors import DataError, MissingPackageError
 from bhlm.fits.model import Model
 from bhlm.sources import databases
-from bhlm.sources import tables as sources
-from bhlm.sources.tables import open_table
+from bhlm.sources import open as sources
+from bhlm.sources.open import open_table
 
 pytestmark = [
     # What engines say about their own future.
@@ -360,7 +360,7 @@ def test_large_files_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(open_table(path), duckdb.DuckDBPyRelation)
     monkeypatch.setitem(sys.modules, "duckdb", None)
     assert isinstance(open_table(path), pd.DataFrame)
-    with pytest.raises(DataError, match=r"needs the package duckdb; .*'bhlm\[duckdb\]'"):
+    with pytest.raises(MissingPackageError, match=r"needs the package duckdb; .*'bhlm\[duckdb\]'"):
         open_table(path, memory_limit="1GB")
 
 
@@ -487,7 +487,9 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     (tmp_path / "t.db").touch()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf"install it with: pip install 'bhlm\[{extra}\]'"):
+    with pytest.raises(
+        MissingPackageError, match=rf"install it with: pip install 'bhlm\[{extra}\]'"
+    ):
         open_table(url.format(tmp_path / "t.db"))
 
 

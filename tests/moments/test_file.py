@@ -709,12 +709,6 @@ def test_new_rows_update_moments(tmp_path):
         centred.update(table[table["g"] >= 4])
 
 
-def test_a_missing_package_is_named(saved, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"needs the package pyarrow; .*'bhlm\[arrow\]'"):
-        load_moments(saved)
-
-
 def test_a_moments_path_is_known_by_its_suffix(tmp_path):
     assert is_moments_path("a.moments")
     assert is_moments_path(tmp_path / "A.MOMENTS")

@@ -19,8 +19,8 @@ from bhlm.moments.memory import make_states
 from bhlm.moments.moments import compute_moments, reduce_like, reduce_part
 from bhlm.moments.stream import can_stream, sort_means
 from bhlm.sources import parquet
+from bhlm.sources.open import open_table, scan_table
 from bhlm.sources.parquet import ParquetScan
-from bhlm.sources.tables import open_table, scan_table
 
 # pyarrow, which gives the rows, adds up group means in another order than pandas.
 MEANS = 1e-12
@@ -251,7 +251,7 @@ def test_large_files_that_cannot_be_streamed_go_to_duckdb(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = write(NASTY, tmp_path / "t.parquet")
-    monkeypatch.setattr("bhlm.sources.tables.STREAMED_SIZE", 1)
+    monkeypatch.setattr("bhlm.sources.open.STREAMED_SIZE", 1)
     scan = scan_table(path)
     assert type(scan.read(["x"])).__name__ == "DuckDBPyRelation"
     expected = Model(NASTY_FORMULA, as_pandas(NASTY)).moments

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyreadstat
 import pytest
 
-from bhlm.errors import DataError
-from bhlm.sources import tables as sources
-from bhlm.sources.tables import open_table
+from bhlm.errors import DataError, MissingPackageError
+from bhlm.sources import files
+from bhlm.sources.open import open_table
 
 TABLE = pd.DataFrame({"school": [1, 1, 2], "ses": [0.5, -0.25, 1.0], "name": ["x", "y", "z"]})
 
@@ -148,7 +148,7 @@ def test_whatever_a_reader_stumbles_on_is_a_data_error(
     def stumble(path: Path) -> pd.DataFrame:
         raise error
 
-    monkeypatch.setitem(sources._READERS, ".csv", stumble)
+    monkeypatch.setitem(files._READERS, ".csv", stumble)
     (tmp_path / "t.csv").write_text("a\n1\n")
     with pytest.raises(DataError, match=r"t\.csv' cannot be read as \.csv \(") as caught:
         open_table(tmp_path / "t.csv")
@@ -169,8 +169,6 @@ def test_unknown_suffix_lists_the_known(name: str) -> None:
 @pytest.mark.parametrize(
     ("suffix", "package", "extra"),
     [
-        (".parquet", "pyarrow", "arrow"),
-        (".feather", "pyarrow", "arrow"),
         (".sav", "pyreadstat", "spss"),
     ],
 )
@@ -183,7 +181,7 @@ def test_missing_reader_names_the_extra(
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        DataError,
+        MissingPackageError,
         match=rf"needs the package {package}; install it with: pip install 'bhlm\[{extra}\]'",
     ):
         open_table(path)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from small_studies import small_study
 
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError, DataError, MissingPackageError
 from bhlm.studies.simulation.run import run_study
 
 
@@ -156,7 +156,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch, address):
 
 def test_without_distributed_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ArgumentError, match=r"pip install 'bhlm\[dask\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'bhlm\[dask\]'"):
         run_study(small_study(), file=None, address="tcp://127.0.0.1:1")
 
 

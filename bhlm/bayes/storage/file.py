@@ -35,7 +35,7 @@ from bhlm.bayes.draws import Draws
 from bhlm.bayes.storage.arrays import choose_encoding, digest_arrays, pack_array, unpack_array
 from bhlm.bayes.storage.description import EXTRA, Arrays, describe_fit, rebuild_fit
 from bhlm.bayes.storage.folders import lock_folder, recover_folder, replace_folder
-from bhlm.errors import ArgumentError, BhlmError, DataError
+from bhlm.errors import ArgumentError, BhlmError, DataError, miss_package
 from bhlm.files import replace_file
 
 if TYPE_CHECKING:
@@ -270,10 +270,7 @@ def _require(package: str, what: str) -> None:
         for name in PACKAGES[package]:
             import_module(name)
     except ImportError as error:
-        raise DataError(
-            f"{what} needs the package {PACKAGES[package][0]}; install it with: "
-            f'pip install "bhlm[{EXTRAS[package]}]"'
-        ) from error
+        raise miss_package(what, PACKAGES[package][0], EXTRAS[package]) from error
 
 
 @contextmanager

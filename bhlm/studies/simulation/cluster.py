@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, miss_package
 from bhlm.processes import Task
 
 CONNECT_SECONDS = 20  # how long a cluster may take to answer
@@ -25,17 +25,16 @@ def run_on_cluster(
         versions: of packages, which every worker must have.
 
     Raises:
-        ArgumentError: distributed is not installed, no scheduler answers, workers are lost again
+        MissingPackageError: distributed is not installed.
+        ArgumentError: no scheduler answers, workers are lost again
             and again, or a worker has other versions.
     """
     try:
         from distributed import Client, KilledWorker
         from distributed import as_completed as as_finished
     except ImportError as error:
-        raise ArgumentError(
-            f"address={address!r} asks for a Dask cluster, and distributed is not installed; "
-            "pip install 'bhlm[dask]'"
-        ) from error
+        what = f"address={address!r} asks for a Dask cluster, which"
+        raise miss_package(what, "distributed", "dask") from error
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:

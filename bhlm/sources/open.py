@@ -1,28 +1,17 @@
-"""Paths and URLs -> tables, each kind with its own reader and its own way to fail clearly."""
+"""Paths, patterns and URLs -> tables: which of the readers opens what."""
 
-import glob
 import os
 import re
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import narwhals as nw
 
 from bhlm.errors import DataError
-from bhlm.sources.databases import (
-    has_duckdb,
-    miss_package,
-    open_duckdb,
-    open_postgres,
-    refuse_file,
-    stream_files,
-)
+from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
+from bhlm.sources.files import find_files, known_suffixes, read_file
 from bhlm.sources.parquet import ParquetScan, scan_files
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Bytes on disk from which DuckDB streams a file instead of pandas reading all of it: a file of
 # half a gigabyte may fill several gigabytes of memory.
@@ -54,8 +43,7 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
-            table does not exist, has no rows or cannot be read; the package that reads it is
-            not installed; the limit is not one or cannot be kept.
+    XX
     """
     if isinstance(data, str | os.PathLike):
         text = os.fspath(data)
@@ -69,7 +57,7 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
     except TypeError as error:
         raise DataError(
             f"a {type(data).__name__} is not a table; give a dataframe (pandas, polars, pyarrow, "
-            f"DuckDB, Spark, Ibis, Dask) or the path of a {_known_suffixes()} file"
+            f"DuckDB, Spark, Ibis, Dask) or the path of a {known_suffixes()} file"
         ) from error
     if memory_limit is not None:
         raise DataError(
@@ -90,35 +78,13 @@ def scan_table(data: Any, *, memory_limit: str | None = None) -> Any:
     if isinstance(data, str | os.PathLike) and memory_limit is None:
         text = os.fspath(data)
         if "://" not in text and Path(text).suffix.lower() == ".parquet":
-            paths = _find_files(text)
+            paths = find_files(text)
             return scan_files(paths, text, is_large=_is_streamed(paths))
     return open_table(data, memory_limit=memory_limit)
 
 
-def _find_files(text: str) -> list[Path]:
-    """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
-    pattern = Path(text)
-    suffix = pattern.suffix.lower()
-    if suffix not in _READERS:
-        raise DataError(
-            f"'{text}' has the suffix '{pattern.suffix}', which has no reader; "
-            f"give a {_known_suffixes()} file"
-        )
-    if pattern.exists() or not glob.has_magic(text):
-        paths = [pattern]
-    elif not (paths := [Path(found) for found in sorted(glob.glob(text, recursive=True))]):
-        raise DataError(f"no file matches '{text}'; check the folder and the pattern")
-    for path in paths:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise DataError(f"'{path}' {what}; give the path of a {suffix} file")
-        if path.stat().st_size == 0:
-            raise DataError(f"'{path}' is empty; give a {suffix} file with a header and rows")
-    return paths
-
-
 def _open_files(text: str, memory_limit: str | None) -> Any:
-    paths = _find_files(text)
+    paths = find_files(text)
     suffix = Path(text).suffix.lower()
     if memory_limit is not None and suffix not in STREAMED:
         raise DataError(
@@ -127,7 +93,7 @@ def _open_files(text: str, memory_limit: str | None) -> Any:
         )
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths)):
         return stream_files(paths, suffix, memory_limit, text)
-    tables = [_read_file(path, suffix) for path in paths]
+    tables = [read_file(path, suffix) for path in paths]
     if len(tables) == 1:
         return tables[0]
     import pandas as pd
@@ -144,107 +110,6 @@ def _open_files(text: str, memory_limit: str | None) -> Any:
 def _is_streamed(paths: Sequence[Path]) -> bool:
     """Return whether files are so large that DuckDB reads them, and DuckDB is there."""
     return sum(path.stat().st_size for path in paths) >= STREAMED_SIZE and has_duckdb()
-
-
-def _read_file(path: Path, suffix: str) -> "pd.DataFrame":
-    try:
-        table = _name_booleans(_READERS[suffix](path))
-    except ImportError as error:
-        if suffix not in _OPTIONAL:
-            raise
-        raise miss_package(f"'{path}'", *_OPTIONAL[suffix]) from error
-    except _BROKEN_FILE as error:
-        raise refuse_file(path, suffix, error) from error
-    if len(table) == 0:
-        raise DataError(f"'{path}' has no rows; give a {suffix} file with at least one")
-    return table
-
-
-def _name_booleans(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the table with booleans that have gaps as such: pandas reads them as objects."""
-    import pandas as pd
-
-    gappy = [
-        name
-        for name, dtype in table.dtypes.items()
-        if pd.api.types.is_object_dtype(dtype)
-        and pd.api.types.infer_dtype(table[name], skipna=True) == "boolean"
-    ]
-    return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
-
-
-def _read_csv(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    # In one piece, so that a column's type does not depend on where a chunk ends.
-    return pd.read_csv(path, low_memory=False)
-
-
-def _read_parquet(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-def _read_feather(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_feather(path)
-
-
-def _read_stata(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_stata(path, convert_categoricals=False)
-
-
-def _read_spss(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-    from pyreadstat import ReadstatError
-
-    try:
-        return pd.read_spss(path, convert_categoricals=False)
-    except ReadstatError as error:
-        raise ValueError(str(error)) from error
-
-
-def _read_sas(path: Path) -> "pd.DataFrame":
-    from pyreadstat import ReadstatError, read_sas7bdat
-
-    try:
-        return read_sas7bdat(path)[0]
-    except ReadstatError as error:
-        raise ValueError(str(error)) from error
-
-
-def _known_suffixes() -> str:
-    *others, last = _READERS
-    return f"{', '.join(others)} or {last}"
-
-
-_READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".feather": _read_feather,
-    ".dta": _read_stata,
-    ".sav": _read_spss,
-    ".sas7bdat": _read_sas,
-}
-
-# What the readers raised when bytes of good files were changed or cut off at random: parsers a
-# ValueError mostly, and whatever a wrong length, offset, type or encoding led to further in.
-_BROKEN_FILE = (
-    *(ValueError, OSError, LookupError, TypeError, EOFError, RuntimeError, MemoryError),
-    struct.error,
-)
-
-# suffix: the package that its reader needs, and the extra that installs it
-_OPTIONAL = {
-    ".parquet": ("pyarrow", "arrow"),
-    ".feather": ("pyarrow", "arrow"),
-    ".sav": ("pyreadstat", "spss"),
-    ".sas7bdat": ("pyreadstat", "spss"),
-}
 
 
 def _open_url(url: str, memory_limit: str | None) -> Any:

@@ -1,0 +1,137 @@
+"""Files -> pandas tables, each format with its own reader and its own way to fail clearly."""
+
+import glob
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bhlm.errors import DataError, miss_package
+from bhlm.sources.databases import refuse_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def find_files(text: str) -> list[Path]:
+    """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
+    pattern = Path(text)
+    suffix = pattern.suffix.lower()
+    if suffix not in _READERS:
+        raise DataError(
+            f"'{text}' has the suffix '{pattern.suffix}', which has no reader; "
+            f"give a {known_suffixes()} file"
+        )
+    if pattern.exists() or not glob.has_magic(text):
+        paths = [pattern]
+    elif not (paths := [Path(found) for found in sorted(glob.glob(text, recursive=True))]):
+        raise DataError(f"no file matches '{text}'; check the folder and the pattern")
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise DataError(f"'{path}' {what}; give the path of a {suffix} file")
+        if path.stat().st_size == 0:
+            raise DataError(f"'{path}' is empty; give a {suffix} file with a header and rows")
+    return paths
+
+
+def read_file(path: Path, suffix: str) -> "pd.DataFrame":
+    """Return the table of a file of a known suffix.
+
+    Raises `DataError` where it cannot be read or has no rows, and `MissingPackageError` where the
+    package that reads it is not installed.
+    """
+    try:
+        table = _name_booleans(_READERS[suffix](path))
+    except ImportError as error:
+        if suffix not in _OPTIONAL:
+            raise
+        raise miss_package(f"'{path}'", *_OPTIONAL[suffix]) from error
+    except _BROKEN_FILE as error:
+        raise refuse_file(path, suffix, error) from error
+    if len(table) == 0:
+        raise DataError(f"'{path}' has no rows; give a {suffix} file with at least one")
+    return table
+
+
+def _name_booleans(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table with booleans that have gaps as such: pandas reads them as objects."""
+    import pandas as pd
+
+    gappy = [
+        name
+        for name, dtype in table.dtypes.items()
+        if pd.api.types.is_object_dtype(dtype)
+        and pd.api.types.infer_dtype(table[name], skipna=True) == "boolean"
+    ]
+    return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
+
+
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    # In one piece, so that a column's type does not depend on where a chunk ends.
+    return pd.read_csv(path, low_memory=False)
+
+
+def _read_parquet(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def _read_feather(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_feather(path)
+
+
+def _read_stata(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_stata(path, convert_categoricals=False)
+
+
+def _read_spss(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+    from pyreadstat import ReadstatError
+
+    try:
+        return pd.read_spss(path, convert_categoricals=False)
+    except ReadstatError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_sas(path: Path) -> "pd.DataFrame":
+    from pyreadstat import ReadstatError, read_sas7bdat
+
+    try:
+        return read_sas7bdat(path)[0]
+    except ReadstatError as error:
+        raise ValueError(str(error)) from error
+
+
+def known_suffixes() -> str:
+    """Return the suffixes that have a reader, for a sentence."""
+    *others, last = _READERS
+    return f"{', '.join(others)} or {last}"
+
+
+_READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".feather": _read_feather,
+    ".dta": _read_stata,
+    ".sav": _read_spss,
+    ".sas7bdat": _read_sas,
+}
+
+# What the readers raised when bytes of good files were changed or cut off at random: parsers a
+# ValueError mostly, and whatever a wrong length, offset, type or encoding led to further in.
+_BROKEN_FILE = (
+    *(ValueError, OSError, LookupError, TypeError, EOFError, RuntimeError, MemoryError),
+    struct.error,
+)
+
+# suffix: the package that its reader needs, and the extra that installs it
+_OPTIONAL = {".sav": ("pyreadstat", "spss"), ".sas7bdat": ("pyreadstat", "spss")}
