@@ -105,14 +105,7 @@ def test_blocks_are_groups_of_their_own():
     rows = shared.partition("Random effects:\n")[2].splitlines()
     corr = [row.split()[-1] for row in rows[2:4]]
     assert corr[0] == corr[1]
-    long = replace(
-        moments,
-        group="\u5b66\u6821" * 15,
-        columns=("x" * 60, "t", "y"),
-        fixed=("Intercept", "x" * 60, "t"),
-        random=("Intercept", "x" * 60, "t"),
-        blocks=(("Intercept", "x" * 60), ("t",)),
-    )
+    long = moments.rename({"g": "\u5b66\u6821" * 15, "x": "x" * 60})
     text = render_lme4(fit_moments(long))
     assert "\u5b66\u6821" * 15 in text
     fixed = text.partition("Fixed effects:\n")[2].partition("\n\n")[0].splitlines()

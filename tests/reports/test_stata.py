@@ -39,18 +39,6 @@ def moments():
     return reduce("y ~ x + t + (x + t | g)", simulate_table(3, n_groups=60))
 
 
-def rename(moments, names):
-    """The same moments with other names for columns and group."""
-    return replace(
-        moments,
-        group=names.get(moments.group, moments.group),
-        columns=tuple(names.get(name, name) for name in moments.columns),
-        fixed=tuple(names.get(name, name) for name in moments.fixed),
-        random=tuple(names.get(name, name) for name in moments.random),
-        blocks=tuple(tuple(names.get(name, name) for name in block) for block in moments.blocks),
-    )
-
-
 def read_rows(text):
     """Every row of the two tables: its name and its numbers, as strings."""
     rows = [line.split(" |") for line in text.splitlines() if " |" in line]
@@ -253,7 +241,7 @@ def check_alignment(text):
     ],
 )
 def test_names_of_any_width_stay_whole_and_aligned(moments, names):
-    text = render_stata(fit_moments(rename(moments, names)))
+    text = render_stata(fit_moments(moments.rename(names)))
     check_alignment(text)
     for name in names.values():
         assert name.replace("\n", "\\n").replace("\t", "\\t") in text
@@ -264,7 +252,7 @@ def test_names_of_any_width_stay_whole_and_aligned(moments, names):
 
 
 def test_a_wide_header_keeps_its_halves_apart(moments):
-    text = render_stata(fit_moments(rename(moments, {"g": "g" * 60})))
+    text = render_stata(fit_moments(moments.rename({"g": "g" * 60})))
     assert f"\nGroup variable: {'g' * 60}  Number of groups   =        60\n" in text
 
 
