@@ -4,7 +4,8 @@ import numba
 import numpy as np
 
 from bhlm.likelihood.panel_sums import fill_products
-from bhlm.likelihood.panels import STRETCH, count_cores, sum_stretches
+from bhlm.likelihood.panels import STRETCH, sum_stretches
+from bhlm.processes import count_cores
 
 Array = np.ndarray
 LANES_PER_THREAD = 20_000  # panels x positions below which a second thread is not worth its start
