@@ -1,15 +1,26 @@
-"""Files that take their place whole or not at all, and values that JSON can hold."""
+"""Files and folders that take their place whole or not at all, and values that JSON can hold.
+
+A file can be replaced in one step, a folder that is not empty cannot. Here a new folder is
+written beside the old one, the old one is renamed to `.NAME.previous`, the new one is renamed to
+NAME, and `.NAME.previous` is deleted. Wherever the writer is killed, NAME is whole, old or new,
+or it is missing and `recover_folder` puts the old one back.
+"""
 
 import json
 import math
 import os
+import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bhlm.errors import DataError
+
+UNFINISHED = ".saving"  # how the names of new folders end until they take their place
 
 
 @contextmanager
@@ -40,8 +51,7 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
-        if os.name == "posix":
-            _sync_folder(target.parent)
+        _sync(target.parent)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         reason = error.strerror or str(error)
@@ -89,9 +99,117 @@ def make_plain(value: Any, *, finite: bool = True) -> Any:
     return value
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the disk remember a renaming."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep every other process that locks the folder waiting until the block ends.
+
+    A process that is killed loses its lock. Without locks, on Windows and on some network
+    drives, nobody waits, and of two that save to one path at once one may fail.
+
+    Args:
+        folder: the folder, which gets no new file by this.
+        shared: let others in that also ask for a shared lock.
+    """
+    handle = None
+    try:
+        if sys.platform != "win32":
+            import fcntl
+
+            with suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of the one at `target` when the block ends.
+
+    Its files reach the disk before it is renamed. If the block raises, it is removed and
+    `target` stays as it was. The caller holds the lock of the folder around `target`.
+
+    Raises:
+        DataError: the folder around `target` does not exist, cannot be written to, or is full.
+    """
+    previous = name_previous(target)
+    try:
+        recover_folder(target)
+        shutil.rmtree(previous, ignore_errors=True)
+        remove_unfinished(target)
+        fresh = Path(
+            tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=UNFINISHED)
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"cannot write '{target}' ({reason}); choose a folder that exists and is writable"
+        ) from error
+    try:
+        yield fresh
+        _sync_tree(fresh)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(fresh, 0o777 & ~umask)
+        if target.exists():
+            os.rename(target, previous)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            recover_folder(target)
+            raise
+        _sync(target.parent)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot write '{target}' ({reason}); choose another place") from error
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put the folder from before back, if a killed writer had moved it and not come further.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    previous = name_previous(target)
+    if previous.is_dir() and not target.exists():
+        os.rename(previous, target)
+
+
+def remove_unfinished(target: Path) -> None:
+    """Remove the new folders that killed writers of `target` left beside it."""
+    # What mkdtemp puts between has no dot, so another path's leftovers do not match.
+    pattern = re.compile(re.escape(f".{target.name}.") + r"\w+" + re.escape(UNFINISHED))
+    for entry in target.parent.iterdir():
+        if pattern.fullmatch(entry.name) and entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def name_previous(target: Path) -> Path:
+    """Return where the old folder stands while the new one takes its place."""
+    return target.with_name(f".{target.name}.previous")
+
+
+def _sync_tree(folder: Path) -> None:
+    """Make the disk hold every file of a folder."""
+    for where, _, files in os.walk(folder):
+        for name in files:
+            _sync(Path(where, name))
+        _sync(Path(where))
+
+
+def _sync(path: Path) -> None:
+    """Make the disk hold a file, or the names in a folder."""
+    if path.is_dir() and os.name != "posix":
+        return
+    # Windows only syncs what is open for writing.
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

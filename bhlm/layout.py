@@ -81,6 +81,25 @@ def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:
     )
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 parameter", "1,200 parameters"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def list_names(names: Sequence[str], *, most: int = 3) -> str:
+    """Return names as a list in a sentence: "a", "a and b", "a, b, c and 4 more"."""
+    texts = list(names[:most])
+    if len(names) > most:
+        texts.append(f"{len(names) - most} more")
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def name_some(labels: Sequence[object], *, most: int = 5) -> str:
+    """Return labels for a sentence, the first few by name: "a, b, c, d, e and 4 more"."""
+    names = ", ".join(show_name(label) for label in labels[:most])
+    return names + (f" and {len(labels) - most} more" if len(labels) > most else "")
+
+
 def align_left(text: str, width: int) -> str:
     """Return text filled with spaces on its right; a wide character takes two columns."""
     return text + " " * (width - cell_len(text))

@@ -19,8 +19,8 @@ import numpy as np
 from bhlm.bayes.storage.arrays import digest_arrays
 from bhlm.bayes.storage.description import describe_fit
 from bhlm.bayes.storage.file import load, save
-from bhlm.bayes.storage.folders import name_previous
 from bhlm.errors import DataError
+from bhlm.files import name_previous
 from bhlm.fits.bayes_fit import BayesFit
 
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open", "shutil.rmtree"}

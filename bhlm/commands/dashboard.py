@@ -94,12 +94,12 @@ def _show_saved(
     title: str | None,
     json: Path | None,
 ) -> int:
-    from bhlm.commands.shared import show_chains
     from bhlm.files import write_json
     from bhlm.fits.bayes_fit import load
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.progress import show_chains
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit, write_reconciliation
     from bhlm.sources.open import open_table
@@ -134,9 +134,9 @@ def _show_gallery(
     given: dict[str, int],
     json: Path | None,
 ) -> int:
-    from bhlm.commands.shared import show_chains
     from bhlm.files import write_json
     from bhlm.fits.reconciliation import reconcile
+    from bhlm.progress import show_chains
     from bhlm.reports.dashboard.subjects import write_reconciliation
 
     assert entry is not None

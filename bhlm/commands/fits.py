@@ -25,9 +25,9 @@ from bhlm.commands.shared import (
     print_text,
     print_title,
     read_settings,
-    show_chains,
     write_command,
 )
+from bhlm.progress import show_chains
 
 Dashboard = Annotated[
     Path | None,

@@ -1,8 +1,6 @@
 """What commands share: the model they name, what they print, the progress they show."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,31 +86,3 @@ def check_json(page: Path, json: Path | None) -> None:
         raise ArgumentError(
             f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
         )
-
-
-@contextmanager
-def show_chains(title: str, chains: int) -> "Iterator[Any]":
-    """Show a bar per chain on standard error while the sampler runs, if it is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        tasks = [
-            bar.add_task(f"{title}, chain {i + 1}", total=None, note="") for i in range(chains)
-        ]
-
-        def update(states: Sequence[Any]) -> None:
-            for task, state in zip(tasks, states, strict=True):
-                note = f"{state.divergences} divergences" if state.divergences else ""
-                bar.update(task, completed=state.finished_draws, total=state.total_draws, note=note)
-
-        yield update

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.plots.choice import choose_parameters, count, list_names, say, title
+from bhlm.layout import count
+from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Segments
 from bhlm.reconciliation.comparison import Comparison
@@ -232,14 +233,14 @@ def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> str:
     lost = [name for name, each in steps.items() if _has(each, "undivided")]
     if lost:
         clauses.append(
-            f"how much is shape and how much prior cannot be told for {list_names(lost)}"
+            f"how much is shape and how much prior cannot be told for {list_parameters(lost)}"
         )
     noisy = [name for name, each in steps.items() if each and not _has(each, "monte_carlo")]
     if noisy:
-        which = "" if len(noisy) == len(steps) else f" of {list_names(noisy)}"
+        which = "" if len(noisy) == len(steps) else f" of {list_parameters(noisy)}"
         clauses.append(f"Monte Carlo noise{which} stays in the other steps, within their whiskers")
     bare = [name for name, each in steps.items() if not each]
     if bare:
         verb = "has" if len(bare) == 1 else "have"
-        clauses.append(f"{list_names(bare)} {verb} no REML estimate and so no gap")
+        clauses.append(f"{list_parameters(bare)} {verb} no REML estimate and so no gap")
     return "; ".join(clauses)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.errors import ArgumentError
-from bhlm.layout import format_digits
+from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import (
@@ -13,7 +13,6 @@ from bhlm.plots.groups import (
     SHOWN,
     Fit,
     choose_shown,
-    count,
     name_group,
     name_groups,
     split_fit,

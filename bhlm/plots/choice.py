@@ -5,13 +5,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
+from bhlm.layout import list_names
 from bhlm.plots.style import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
 
 HEAD, TAIL = 20, 12  # characters of a panel's title: more would not fit a phone
-LISTED = 3  # names that a sentence lists
 
 
 def choose_parameters(
@@ -76,14 +76,6 @@ def title(name: str) -> str:
     return line if len(line) <= HEAD + TAIL + 1 else f"{line[:HEAD]}…{line[-TAIL:]}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 parameter", "2 parameters"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Return parameters as a list in a sentence: "a", "a and b", "a, b, c and 4 more"."""
-    texts = [say(name) for name in names[:LISTED]]
-    if len(names) > LISTED:
-        texts.append(f"{len(names) - LISTED} more")
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+def list_parameters(names: Sequence[str]) -> str:
+    """Return parameters as a list in a sentence, the first few of them."""
+    return list_names([say(name) for name in names])

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.layout import count
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.chains import tick_log
-from bhlm.plots.choice import count, title
+from bhlm.plots.choice import title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import shorten

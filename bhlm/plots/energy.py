@@ -7,8 +7,8 @@ import numpy as np
 from bhlm.bayes.convergence import BFMI
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.live import ignore_short_chains
+from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
-from bhlm.plots.choice import count
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import BAND_OPACITY
 from bhlm.plots.style import ROLES

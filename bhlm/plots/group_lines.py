@@ -7,18 +7,17 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
-from bhlm.layout import format_digits
+from bhlm.layout import count, format_digits
 from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import (
     Fit,
     GroupLines,
-    count,
     draw_lines,
     find_column,
     find_held,
-    list_names,
+    list_columns,
     mean_beta,
     name_group,
     place_slopes,
@@ -253,7 +252,9 @@ def _read(moments: Moments, effects: "pd.DataFrame", lines: GroupLines, j: int, 
         text += "; it has no least squares of its own"
     held = find_held(moments, column)
     if held:
-        text += f"; {list_names(held)} {'is' if len(held) == 1 else 'are'} held at the group's mean"
+        text += (
+            f"; {list_columns(held)} {'is' if len(held) == 1 else 'are'} held at the group's mean"
+        )
     if drawn and moments.n[j] > ROWS:
         text += f"; {ROWS:,} of its rows are drawn"
     return text + "."

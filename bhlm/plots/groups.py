@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import HELD, Draws
-from bhlm.layout import show_name
+from bhlm.layout import list_names, show_name
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.plots.style import shorten
@@ -215,12 +215,9 @@ def find_held(moments: Moments, column: str | None) -> tuple[str, ...]:
     )
 
 
-def list_names(names: Sequence[str], *, most: int = 3) -> str:
-    """Return names for a sentence, the first few of them."""
-    shown = [shorten(name, NAME) for name in names[:most]]
-    if len(names) > most:
-        shown.append(f"{len(names) - most} more")
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+def list_columns(names: Sequence[str]) -> str:
+    """Return names of columns as a list in a sentence, the first few of them."""
+    return list_names([shorten(name, NAME) for name in names])
 
 
 def choose_shown(n: int, *, most: int = SHOWN, ends: int = ENDS) -> Array:
@@ -243,8 +240,3 @@ def _mean_of(moments: Moments, place: dict[str, int], name: str) -> Array:
 def name_group(moments: Moments, j: int) -> str:
     """Return one group for a sentence, such as "school 8367"."""
     return f"{shorten(moments.group, NAME)} {shorten(name_groups(moments.groups[[j]])[0], NAME)}"
-
-
-def count(n: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 group" or "1,200 groups"."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")

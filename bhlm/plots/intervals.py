@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.plots.choice import choose_parameters, count, list_names, say, title
+from bhlm.layout import count
+from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.reconciliation.comparison import Comparison
@@ -119,7 +120,7 @@ def _read(table: "pd.DataFrame", names: Sequence[str], *, is_singular: bool) -> 
     if bare:
         why = "a variance or correlation of that fit stands on its boundary"
         clauses.append(
-            f"REML gives no interval for {list_names(bare)}, because "
+            f"REML gives no interval for {list_parameters(bare)}, because "
             f"{why if is_singular else 'its information there has no inverse'}"
         )
     if "published" in sides:
@@ -129,7 +130,7 @@ def _read(table: "pd.DataFrame", names: Sequence[str], *, is_singular: bool) -> 
         outside = list(printed.index[~is_inside])
         clauses.append(
             f"the published {'value lies' if len(outside) == 1 else 'values lie'} outside the "
-            f"posterior's interval in {list_names(outside)}"
+            f"posterior's interval in {list_parameters(outside)}"
             if outside
             else f"{_all_published(len(printed))} within the posterior's interval"
         )

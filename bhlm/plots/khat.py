@@ -7,9 +7,9 @@ import numpy as np
 
 from bhlm.bayes.checks.loo import Loo, leave_out_groups
 from bhlm.bayes.draws import Draws
-from bhlm.layout import format_digits
+from bhlm.layout import count, format_digits
 from bhlm.plots.figure import Figure
-from bhlm.plots.groups import count, name_groups
+from bhlm.plots.groups import name_groups
 from bhlm.plots.style import ROLES, shorten
 
 if TYPE_CHECKING:

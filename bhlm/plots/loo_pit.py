@@ -11,9 +11,9 @@ from bhlm.bayes.checks.predictive import check_groups, thin_draws
 from bhlm.bayes.checks.rows import stream_rows
 from bhlm.bayes.draws import Draws
 from bhlm.errors import ArgumentError
+from bhlm.layout import count
 from bhlm.moments.groups import place_own_rows
 from bhlm.plots.figure import Figure
-from bhlm.plots.groups import count
 from bhlm.plots.style import ROLES
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.prior_table import tabulate_fit
+from bhlm.layout import count
 from bhlm.moments.moments import INTERCEPT
-from bhlm.plots.choice import choose_parameters, count, list_names, say, title
+from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
 
@@ -187,7 +188,8 @@ def _read(post: Draws, facts: "pd.DataFrame", *, drawn: int) -> str:
     strange = facts.index[(middle < facts["prior_lower"]) | (middle > facts["prior_upper"])]
     if len(strange):
         clauses.append(
-            f"the posterior median of {list_names(list(strange))} lies outside the prior's 95 % "
+            f"the posterior median of {list_parameters(list(strange))} lies outside the prior's "
+            "95 % "
             "interval, which data and prior that agree would hardly show"
         )
     if drawn < len(facts):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import (
     ROW,
@@ -16,7 +17,6 @@ from bhlm.plots.chains import (
     name_chains,
     thin_draws,
 )
-from bhlm.plots.choice import count
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import ROLE
 from bhlm.plots.style import ROLES, shorten

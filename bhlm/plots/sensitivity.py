@@ -4,7 +4,8 @@ import numpy as np
 
 from bhlm.bayes.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
 from bhlm.bayes.draws import Draws
-from bhlm.plots.choice import choose_parameters, count, list_names, say, title
+from bhlm.layout import count
+from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
 
@@ -118,7 +119,8 @@ def _read(found: Sensitivity, *, drawn: int) -> str:
     if flagged:
         text = (
             f"The priors sway {len(flagged)} of {count(len(table), 'posterior')}, "
-            f"{list_names(flagged)}: their sensitivity reaches {high}, and {found.threshold:g} "
+            f"{list_parameters(flagged)}: their sensitivity reaches {high}, and "
+            f"{found.threshold:g} "
             f"counts, beside {data} for the data"
         )
     else:

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.layout import format_digits
+from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
-from bhlm.plots.groups import SHOWN, choose_shown, count, name_group, name_groups, tabulate_effects
+from bhlm.plots.groups import SHOWN, choose_shown, name_group, name_groups, tabulate_effects
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points, Segments
 from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate

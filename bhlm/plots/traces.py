@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import ROW, choose_worst, draw_panels, list_looks, name_chains, thin_draws
-from bhlm.plots.choice import count
 from bhlm.plots.figure import Figure
 from bhlm.plots.style import shorten
 

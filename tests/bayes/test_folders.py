@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from bhlm.bayes.storage.folders import (
+from bhlm.errors import DataError
+from bhlm.files import (
     name_previous,
     recover_folder,
     remove_unfinished,
     replace_folder,
 )
-from bhlm.errors import DataError
 
 
 def fill(folder, name):

@@ -27,8 +27,8 @@ from bhlm.bayes.storage import file as fits
 from bhlm.bayes.storage.arrays import digest_arrays
 from bhlm.bayes.storage.description import describe_fit, hash_moments, rebuild_fit
 from bhlm.bayes.storage.file import load, save
-from bhlm.bayes.storage.folders import name_previous
 from bhlm.errors import ArgumentError, DataError, MissingPackageError, PriorError
+from bhlm.files import name_previous
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile

@@ -20,7 +20,7 @@ from bhlm.plots.groups import (
     draw_lines,
     find_column,
     find_held,
-    list_names,
+    list_columns,
     mean_beta,
     tabulate_effects,
     thin_posterior,
@@ -171,9 +171,9 @@ def test_column_along_which_groups_are_drawn():
 
 
 def test_list_names():
-    assert list_names(["a"]) == "a"
-    assert list_names(["a", "b"]) == "a and b"
-    assert list_names(list("abcde")) == "a, b, c and 2 more"
+    assert list_columns(["a"]) == "a"
+    assert list_columns(["a", "b"]) == "a and b"
+    assert list_columns(list("abcde")) == "a, b, c and 2 more"
 
 
 def test_choice_keeps_both_ends_and_spreads():

@@ -12,7 +12,7 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.plots.attribution import NARROWEST, plot_attribution
-from bhlm.plots.choice import choose_parameters, list_names, title
+from bhlm.plots.choice import choose_parameters, list_parameters, title
 from bhlm.plots.curves import plot_curves, refine_curve
 from bhlm.plots.intervals import plot_intervals
 from bhlm.plots.marks import Bars, Points, Segments
@@ -341,9 +341,9 @@ def test_a_cut_title_keeps_both_ends():
 
 
 def test_a_list_of_names():
-    assert list_names(["a"]) == "a"
-    assert list_names(["a", "b"]) == "a and b"
-    assert list_names(list("abcdefg")) == "a, b, c and 4 more"
+    assert list_parameters(["a"]) == "a"
+    assert list_parameters(["a", "b"]) == "a and b"
+    assert list_parameters(list("abcdefg")) == "a, b, c and 4 more"
 
 
 def test_too_many_parameters_leave_those_of_least_weight():

@@ -19,7 +19,15 @@ from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.checks.importance import log_mean, score_units
 from bhlm.bayes.draws import Draws, flatten_draws
 from bhlm.errors import ArgumentError, DataError
-from bhlm.layout import align_columns, align_left, align_right, format_fixed, show_name, wrap
+from bhlm.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_fixed,
+    name_some,
+    show_name,
+    wrap,
+)
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.markup import ShownAsText
@@ -36,7 +44,6 @@ HELD = 2**23
 # Shares of groups' moments that differ by less are one table, reduced in another order.
 SAME = 1e-8
 WIDTH = 80
-NAMED = 5  # labels that a sentence names before it counts the rest
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -132,7 +139,8 @@ def leave_out_groups(fit: Draws, *, refit: bool = True, progress: Progress | Non
             progress(done, len(bad))
     if len(bad) and not refit:
         failures.append(
-            f"k-hat is above {threshold:.2f} for {name_some(moments.groups[bad])}, so their elpd "
+            f"k-hat is above {threshold:.2f} for {name_some(moments.groups[bad].tolist())}, so "
+            "their elpd "
             "may be far off; leave refit=True"
         )
     return assemble(
@@ -305,12 +313,6 @@ def relative_efficiency(fit: Draws) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         ess = array_stats.ess(stack, chain_axis=1, draw_axis=2, method="mean")
     return float(np.nanmean(ess)) / stack[0].size
-
-
-def name_some(labels: Array) -> str:
-    """Return labels for a sentence, the first few by name."""
-    names = ", ".join(show_name(label) for label in labels[:NAMED].tolist())
-    return names + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
 
 
 def _stream_logliks(fit: Draws) -> Iterator[tuple[slice, Array]]:

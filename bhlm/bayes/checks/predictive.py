@@ -21,6 +21,7 @@ from bhlm.layout import (
     format_digits,
     format_fixed,
     measure_widest,
+    name_some,
     show_name,
     wrap,
 )
@@ -41,7 +42,6 @@ OUTSIDE = 0.01  # a two-sided tail probability below this is outside
 LEAST = 200  # draws; with fewer no Monte Carlo p-value is below OUTSIDE
 CHECK = 4  # separates these seeds from the fit's other streams
 WIDTH = 80
-NAMED = 5  # groups that a sentence names before it counts the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,10 @@ class PredictiveCheck(ShownAsText):
         far = self.groups[self.groups["p_adjusted"] < OUTSIDE]
         label = self.groups.columns[0]
         for statistic, rows in far.groupby("statistic", sort=False):
-            names = ", ".join(show_name(name) for name in rows[label].tolist()[:NAMED])
-            more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
             sentences.append(
-                f"{statistic} of {self.group} {names}{more} is outside: two-sided p < {OUTSIDE} "
-                f"after multiplying by the {len(self.groups)} group statistics compared"
+                f"{statistic} of {self.group} {name_some(rows[label].tolist())} is outside: "
+                f"two-sided p < {OUTSIDE} after multiplying by the {len(self.groups)} group "
+                "statistics compared"
             )
         return tuple(sentences)
 

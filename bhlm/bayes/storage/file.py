@@ -34,9 +34,8 @@ import numpy as np
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.storage.arrays import choose_encoding, digest_arrays, pack_array, unpack_array
 from bhlm.bayes.storage.description import EXTRA, Arrays, describe_fit, rebuild_fit
-from bhlm.bayes.storage.folders import lock_folder, recover_folder, replace_folder
 from bhlm.errors import ArgumentError, BhlmError, DataError, miss_package
-from bhlm.files import replace_file
+from bhlm.files import lock_folder, recover_folder, replace_file, replace_folder
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from bhlm.bayes.checks.loo import leave_out_groups
 from bhlm.bayes.checks.predictive import check_groups
 from bhlm.errors import BhlmError
-from bhlm.plots.groups import count, thin_posterior
+from bhlm.layout import count
+from bhlm.plots.groups import thin_posterior
 from bhlm.plots.influence import plot_influence
 from bhlm.plots.khat import draw_khat
 from bhlm.plots.loo_pit import plot_loo_pit

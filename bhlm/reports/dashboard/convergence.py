@@ -7,8 +7,8 @@ import numpy as np
 
 from bhlm.bayes.convergence import BFMI, ESS, RHAT
 from bhlm.bayes.live import measure_shortfall
+from bhlm.layout import count
 from bhlm.plots.chains import choose_worst
-from bhlm.plots.choice import count
 from bhlm.plots.divergences import plot_divergences
 from bhlm.plots.energy import plot_energy
 from bhlm.plots.evolution import plot_evolution

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.layout import count
 from bhlm.moments.moments import Moments
 from bhlm.plots.caterpillar import draw_caterpillar
 from bhlm.plots.group_lines import LINES, GroupRows, take_rows
 from bhlm.plots.groups import (
-    count,
     draw_lines,
     find_column,
     find_held,
-    list_names,
+    list_columns,
     mean_beta,
     name_groups,
     tabulate_effects,
@@ -332,7 +332,7 @@ def _write_note(moments: Moments, listed: Array, rows: GroupRows | None, shown: 
         )
     held = find_held(moments, find_column(moments))
     if held:
-        notes.append(f"lines hold {list_names(held)} at the means of the group")
+        notes.append(f"lines hold {list_columns(held)} at the means of the group")
     if rows is None:
         notes.append("no rows are drawn, since the fit comes without them")
     else:

@@ -6,7 +6,8 @@ import numpy as np
 
 from bhlm.bayes.checks.sensitivity import Sensitivity, measure_sensitivity
 from bhlm.bayes.prior_table import tabulate_fit
-from bhlm.plots.choice import count, say
+from bhlm.layout import count
+from bhlm.plots.choice import say
 from bhlm.plots.prior_posterior import compare_widths, plot_prior_posterior
 from bhlm.plots.sensitivity import draw_sensitivity
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text

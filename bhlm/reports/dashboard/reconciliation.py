@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from bhlm.layout import count
 from bhlm.plots.attribution import plot_attribution
-from bhlm.plots.choice import count, say
+from bhlm.plots.choice import say
 from bhlm.plots.curves import plot_curves
 from bhlm.plots.intervals import plot_intervals
 from bhlm.reconciliation.split import NEGLIGIBLE
