@@ -72,10 +72,11 @@ def build_density(
     for prior in every:
         if prior.code < 0:
             raise PriorError(
-                f"{prior} has no density that is compiled here; use a family of bhlm.priors, or "
+                f"{prior} has no density that is compiled here; use one such as bhlm.Normal, or "
                 "sample()"
             )
-    numbers = np.zeros((len(every), max(len(prior.numbers) for prior in every)))
+    # Two at least: the quadrature reads a mean and an SD, of which flat priors have none.
+    numbers = np.zeros((len(every), max(2, *(len(prior.numbers) for prior in every))))
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
     offset, slope = place_fixed(white, priors)

@@ -210,7 +210,7 @@ class _Distribution:
 
     def __init__(self, priors: tuple[Prior, ...], size: int | None) -> None:
         if priors[0].pymc is None:
-            raise PriorError(f"{priors[0]} has no PyMC counterpart; use a family of bhlm.priors")
+            raise PriorError(f"{priors[0]} has no PyMC counterpart; use one such as bhlm.Normal")
         columns = [prior.numbers for prior in priors]
         values: list[Any] = [np.array(column) for column in zip(*columns, strict=True)]
         if size is None:

@@ -200,7 +200,7 @@ def _choose_sampler(sampler: str | None, priors: ResolvedPriors) -> str:
     if custom and sampler == "density":
         raise PriorError(
             f"{custom[0]} is a PyMC distribution, which sampler='density' cannot read; leave "
-            "sampler out, or use a family of bhlm.priors"
+            "sampler out, or use one such as bhlm.Normal"
         )
     return sampler or ("pymc" if custom else "density")
 

@@ -410,7 +410,7 @@ class PyMCPrior(Prior):
     """
 
     dist: Any
-    undrawable = "which is not drawn from here; give one of the families of bhlm.priors"
+    undrawable = "which is not drawn from here; give one such as bhlm.Normal"
 
     def __post_init__(self) -> None:
         """Refuse a distribution of vectors: a prior stands on one parameter."""

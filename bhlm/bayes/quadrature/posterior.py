@@ -192,7 +192,7 @@ def _check_priors(moments: Moments, priors: ResolvedPriors) -> None:
     for prior in (*priors.sd, priors.sigma):
         if prior.code < 0:
             raise PriorError(
-                f"{prior} has no density that quadrature can read; use a family of bhlm.priors, or "
+                f"{prior} has no density that quadrature can read; use one such as bhlm.Normal, or "
                 "sample()"
             )
     for name, prior in zip(moments.fixed, priors.fixed, strict=True):

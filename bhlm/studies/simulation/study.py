@@ -196,7 +196,7 @@ def _identify_prior(prior: Any) -> Any:
             return [type(prior).__name__, *prior.numbers]
     raise ArgumentError(
         f"prior {prior} has no exact description, so that a study could not be resumed; use one "
-        "of bhlm.priors"
+        "such as bhlm.Normal"
     )
 
 
