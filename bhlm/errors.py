@@ -1,11 +1,19 @@
 """The exceptions of bhlm: one base class, one subclass for each edge that validates.
 
-Every message names the object, the offending value and the next step, in one line.
+Every message names the object, the offending value and the next step, in one line. What it names
+may be an address with a password in it, which no message shows.
 """
+
+from bhlm.secrets import hide_passwords
 
 
 class BhlmError(Exception):
     """Base class of every error that bhlm raises on purpose."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(
+            *(hide_passwords(part) if isinstance(part, str) else part for part in parts)
+        )
 
 
 class FormulaError(BhlmError, ValueError):

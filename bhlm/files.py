@@ -6,12 +6,14 @@ NAME, and `.NAME.previous` is deleted. Wherever the writer is killed, NAME is wh
 or it is missing and `recover_folder` puts the old one back.
 """
 
+import io
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,36 +31,82 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder, reach the disk, and are renamed in one
     step: whenever the writer is stopped, `path` holds the old content or the new one. If the
-    block raises, the temporary file is removed and `path` stays as it was.
+    block raises, the temporary file is removed and `path` stays as it was. A file that is there
+    keeps its mode, and a link its target. What is no file, such as a device or a pipe, is written
+    to when the block ends.
 
     Raises:
         DataError: the folder does not exist, cannot be written to, or is full.
     """
-    target = Path(path)
+    if _is_special(path):
+        with _write_special(path) as stream:
+            yield stream
+        return
+    target = Path(os.path.realpath(path))
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
-            f"cannot write '{target}' ({reason}); choose a folder that exists and is writable"
+            f"cannot write '{path}' ({reason}); choose a folder that exists and is writable"
         ) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        _copy_mode(target, name)
         os.replace(name, target)
         _sync(target.parent)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise DataError(f"cannot write '{target}' ({reason}); choose another place") from error
+        raise DataError(f"cannot write '{path}' ({reason}); choose another place") from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: str | Path) -> bool:
+    """Return whether a path leads to what cannot be replaced: a device, a pipe, an open file."""
+    # What is called /dev/stdout may be a file, which whoever opened it goes on writing to.
+    if os.path.abspath(path).startswith(("/dev/", "/proc/")):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _write_special(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose bytes are written to a device or a pipe when the block ends."""
+    stream = io.BytesIO()
+    yield stream
+    try:
+        with open(path, "ab", buffering=0) as special:
+            rest = memoryview(stream.getvalue())
+            while rest:
+                rest = rest[special.write(rest) or 0 :]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot write '{path}' ({reason}); choose another place") from error
+
+
+def _copy_mode(target: Path, name: str) -> None:
+    """Give a new file the mode and owner of the one it replaces, or what a new file gets."""
+    try:
+        old = os.stat(target)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        return
+    if hasattr(os, "chown"):
+        with suppress(OSError):  # only the superuser gives files away
+            os.chown(name, old.st_uid, old.st_gid)
+    os.chmod(name, stat.S_IMODE(old.st_mode))
 
 
 def write_text(text: str, path: str | Path) -> None:
@@ -152,8 +200,9 @@ def replace_folder(target: Path) -> Iterator[Path]:
         _sync_tree(fresh)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(fresh, 0o777 & ~umask)
-        if target.exists():
+        is_old = target.exists()
+        os.chmod(fresh, stat.S_IMODE(target.stat().st_mode) if is_old else 0o777 & ~umask)
+        if is_old:
             os.rename(target, previous)
         try:
             os.rename(fresh, target)

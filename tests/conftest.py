@@ -3,6 +3,7 @@
 import json
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pandas as pd
 import pytest
+from postgres_server import serve_postgres
 
 from bhlm.sources.datasets import load_hsb
 
@@ -33,3 +35,10 @@ def reference() -> dict[str, Any]:
 def printed() -> dict[str, Any]:
     """Every value that Stata printed for Table 4.4, as the strings that it printed."""
     return tomllib.loads((REFERENCE / "stata_table_4_4.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server that lives as long as the tests."""
+    with serve_postgres() as url:
+        yield url

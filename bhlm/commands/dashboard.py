@@ -15,6 +15,7 @@ from bhlm.commands.shared import (
     write_command,
 )
 from bhlm.errors import ArgumentError
+from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
     from bhlm.fits.model import Model
@@ -109,7 +110,7 @@ def _show_saved(
     if data is not None:
         model = Model(post.moments.formula, open_table(data, memory_limit=memory_limit))
         check_rows(post.moments, model)
-    source = {"Fit": fit} | ({} if data is None else {"Data": data})
+    source = {"Fit": fit} | ({} if data is None else {"Data": hide_password(data)})
     source["Command"] = write_command("dashboard", fit, data=data, output=output)
     if post.settings.prior_only:
         write_fit(post, output, model=model, title=title, source=source)

@@ -28,6 +28,7 @@ from bhlm.commands.shared import (
     write_command,
 )
 from bhlm.progress import show_chains
+from bhlm.secrets import hide_password
 
 Dashboard = Annotated[
     Path | None,
@@ -91,7 +92,7 @@ def reconcile_command(
             "reconcile", which, data=data, formula=formula, covariance=covariance, **counts,
             dashboard=dashboard,
         )  # fmt: skip
-        source = {"Citation": entry.citation} if entry else {"Data": str(data)}
+        source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
         write_reconciliation(
             both, dashboard, model=model, title=entry.title if entry else None,
             source=source | {"Command": command},

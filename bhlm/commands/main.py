@@ -12,6 +12,7 @@ from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F4
 from bhlm.commands.options import app
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.layout import show_name
+from bhlm.secrets import hide_password, hide_passwords, is_address
 
 
 @app.callback(invoke_without_command=True)
@@ -25,6 +26,7 @@ def callback(context: typer.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     logger = logging.getLogger("bhlm")
     level = logger.level
     logger.setLevel(logging.ERROR)  # commands print the verdict themselves
@@ -32,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(arguments, prog_name="bhlm", standalone_mode=False)
+        status = app(given, prog_name="bhlm", standalone_mode=False)
     except BhlmError as error:
-        status = _refuse(str(error))
+        status = _refuse(str(error), given)
     except TyperException as error:
-        status = _refuse(f"{error.format_message()} See bhlm --help.")
+        status = _refuse(f"{error.format_message()} See bhlm --help.", given)
     except (KeyboardInterrupt, typer.Abort):
         print("bhlm: interrupted; nothing was written", file=sys.stderr)
         status = 130
@@ -45,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status or 0)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, given: Sequence[str]) -> int:
+    for argument in given:
+        # An argument in the wrong place is quoted by whoever refuses it.
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if is_address(value):
+            message = message.replace(value, hide_password(value))
+    message = hide_passwords(message)
     print(f"bhlm: {show_name(' '.join(message.split()))}", file=sys.stderr)
     return 2

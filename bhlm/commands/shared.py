@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import show_name
+from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
@@ -66,11 +67,12 @@ def print_text(text: str) -> None:
 
 
 def write_command(name: str, *words: str | None, **options: Any) -> str:
-    """Return a command line; options that are None were not given."""
-    line = ["bhlm", name, *(word for word in words if word is not None)]
+    """Return a command line without passwords; options that are None were not given."""
+    line = ["bhlm", name, *(hide_password(word) for word in words if word is not None)]
     for option, value in options.items():
         if value is not None:
-            line += [f"--{option.replace('_', '-')}", str(value)]
+            shown = hide_password(str(value)) if option == "data" else str(value)
+            line += [f"--{option.replace('_', '-')}", shown]
     return shlex.join(line)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError, miss_package
+from bhlm.secrets import hide_from, hide_password
 
 if TYPE_CHECKING:
     import duckdb
@@ -128,8 +129,8 @@ def open_duckdb(place: str, name: str, shown: str, memory_limit: str | None) -> 
     path = Path(place.split("://", 1)[1].removeprefix("/"))
     if not path.is_file():
         raise DataError(
-            f"'{path}' of '{shown}' does not exist; three slashes start a relative path, four an "
-            "absolute one"
+            f"'{hide_password(str(path))}' of '{shown}' does not exist; three slashes start a "
+            "relative path, four an absolute one"
         )
     connection = _connect_duckdb(f"'{shown}'", memory_limit, database=str(path))
     import duckdb
@@ -160,13 +161,16 @@ def open_postgres(place: str, name: str, shown: str, memory_limit: str | None) -
         import psycopg
     except ImportError as error:
         raise miss_package(f"'{shown}'", "ibis-framework[postgres]", "postgres") from error
+    failure = None
     try:
         connection = psycopg.connect(place, autocommit=True)
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError, OSError) as error:
+        failure = hide_from(shorten(error), place)
+    # No cause and no context: the message that they hold may quote the address.
+    if failure is not None:
         raise DataError(
-            f"'{shown}' cannot be opened ({shorten(error)}); check the address, the user and "
-            "the database"
-        ) from error
+            f"'{shown}' cannot be opened ({failure}); check the address, the user and the database"
+        )
     backend = ibis.postgres.from_connection(connection)
     # The tables of a backend keep it alive; after the last of them nobody needs the connection.
     weakref.finalize(backend, connection.close)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bhlm.errors import DataError, miss_package
+from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.databases import refuse_file
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 def find_files(text: str) -> list[Path]:
     """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
     pattern = Path(text)
+    if is_address(text) and not pattern.exists():
+        raise DataError(f"'{hide_password(text)}' is no file, but reads like an address; {ADVICE}")
     suffix = pattern.suffix.lower()
     if suffix not in _READERS:
         raise DataError(

@@ -1,7 +1,6 @@
 """Paths, patterns and URLs -> tables: which of the readers opens what."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import narwhals as nw
 
 from bhlm.errors import DataError
+from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
 from bhlm.sources.files import find_files, known_suffixes, read_file
 from bhlm.sources.parquet import ParquetScan, scan_files
@@ -43,7 +43,9 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
-    XX
+            table does not exist, has no rows or cannot be read; the limit is not one or cannot be
+            kept.
+        MissingPackageError: the package that reads it is not installed.
     """
     if isinstance(data, str | os.PathLike):
         text = os.fspath(data)
@@ -113,24 +115,27 @@ def _is_streamed(paths: Sequence[Path]) -> bool:
 
 
 def _open_url(url: str, memory_limit: str | None) -> Any:
-    # A password stays out of every message.
-    shown = re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
-    shown = re.sub(r"(password=)[^&#]*", r"\1***", shown)
-    place, _, name = url.rpartition("#") if "#" in url else (url, "", "")
-    scheme = url.split("://")[0].lower()
+    url = url.strip()
+    shown = hide_password(url)
+    place, name = split_table(url)
+    scheme, rest = place.split("://", 1)
+    scheme = scheme.lower()
     if scheme == "spark":
         raise DataError(
             f"'{shown}' is reached by a Spark session; give the DataFrame of one, such as "
             f"spark.table({name or 'name'!r})"
         )
     if scheme not in _DATABASES:
+        kind = f"starts with '{scheme}://', which" if scheme.isalnum() else "is an address that"
         raise DataError(
-            f"'{shown}' starts with '{scheme}://', which has no reader; give a path, "
-            "duckdb:///file.db#table or postgresql://user@host/database#table"
+            f"'{shown}' {kind} has no reader; give a path, duckdb:///file.db#table or "
+            "postgresql://user@host/database#table"
         )
+    if scheme != "duckdb" and not is_readable(url):
+        raise DataError(f"the address '{shown}' cannot be read; {ADVICE}")
     if not name:
         raise DataError(f"'{shown}' names no table; write it after a #, as in ...#table")
-    return _DATABASES[scheme](place, name, shown, memory_limit)
+    return _DATABASES[scheme](f"{scheme}://{rest}", name, shown, memory_limit)
 
 
 _DATABASES: dict[str, Callable[[str, str, str, str | None], Any]] = {

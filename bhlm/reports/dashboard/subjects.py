@@ -10,6 +10,7 @@ from bhlm.errors import DataError
 from bhlm.reml.estimate import Estimate
 from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.page import check_path, write_dashboard
+from bhlm.secrets import hide_passwords
 
 if TYPE_CHECKING:
     from bhlm.fits.model import Model
@@ -48,7 +49,7 @@ def write_reconciliation(
         both=both,
         model=_check_model(moments, model),
         title=title or _name(moments),
-        source=source or {},
+        source=_hide_passwords(source),
     )
     write_dashboard(subject, path)
 
@@ -72,9 +73,14 @@ def write_fit(
         both=None,
         model=_check_model(fit.moments, model),
         title=title or _name(fit.moments),
-        source=source or {},
+        source=_hide_passwords(source),
     )
     write_dashboard(subject, path)
+
+
+def _hide_passwords(source: dict[str, str] | None) -> dict[str, str]:
+    """Return where the data come from as a page may show it: it may quote an address."""
+    return {label: hide_passwords(str(text)) for label, text in (source or {}).items()}
 
 
 def _name(moments: "Moments") -> str:

@@ -1,0 +1,90 @@
+"""What a written file takes the place of, and what it leaves as it was."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from bhlm.errors import DataError
+from bhlm.files import replace_file, write_text
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
+def test_a_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    write_text("new", path)
+    assert path.read_text() == "new"
+    assert mode_of(path) == mode
+
+
+def test_a_new_file_has_the_mode_that_new_files_get(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    write_text("new", tmp_path / "a.txt")
+    assert mode_of(tmp_path / "a.txt") == mode_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_keeps_its_target(is_there: bool, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "a.txt", tmp_path / "link.txt"
+    if is_there:
+        target.write_text("old")
+    middle = tmp_path / "middle.txt"
+    middle.symlink_to(target)
+    link.symlink_to("middle.txt")
+    write_text("new", link)
+    assert link.is_symlink()
+    assert middle.is_symlink()
+    assert target.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("a.txt", "far", "link.txt", "middle.txt"),
+    ]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    write_text("much " * 100_000, pipe)
+    reader.join(20)
+    assert found == ["much " * 100_000]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_block_that_raises_writes_nothing_to_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ZeroDivisionError), replace_file(pipe) as stream:
+        stream.write(b"half")
+        raise ZeroDivisionError
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_devices_stay_devices() -> None:
+    write_text("new", "/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(DataError, match=r"cannot write '/dev/full' \(No space left on device\)"):
+        write_text("new", "/dev/full")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+def test_standard_output_that_is_a_file_is_written_to(tmp_path: Path) -> None:
+    code = (
+        "import sys; from bhlm.files import write_text; print('before', flush=True); "
+        "write_text('new\\n', '/dev/stdout'); print('after')"
+    )
+    with (tmp_path / "out.txt").open("a") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True, timeout=60)
+    assert (tmp_path / "out.txt").read_text() == "before\nnew\nafter\n"
