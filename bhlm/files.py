@@ -12,8 +12,8 @@ import math
 import os
 import re
 import shutil
-import sys
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

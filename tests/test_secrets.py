@@ -12,6 +12,7 @@ from postgres_server import load_postgres, needs
 
 import bhlm
 from bhlm.errors import BhlmError, DataError
+from bhlm.reports.dashboard.subjects import write_fit
 from bhlm.secrets import hide_from, hide_password, hide_passwords, is_readable, split_table
 
 FORMULA = "y ~ x + (1 | g)"
@@ -142,7 +143,7 @@ def test_what_a_run_writes_prints_and_logs_holds_no_password(
         assert status in (0, 1), err
         printed += [out, err]
     model = bhlm.Model(FORMULA, url)
-    model.reml().dashboard("reml.html", model=model, source={"Data": url, "Note": f"from {url}"})
+    write_fit(model.reml(), "reml.html", source={"Data": url, "Note": f"from {url}"})
     assert_hidden("".join(printed) + caplog.text + repr(model) + repr(model.reml()))
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == [

@@ -38,6 +38,7 @@ SECTIONS = (
     ("priors", "build_priors", "Priors"),
     ("reproduction", "build_reproduction", "Reproduction"),
 )
+TWIN = {"title", "model", "outcome", "source", "sections"}  # keys of every page's .json
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 200_000
 TABLE_ROW = 2.1  # rem of a row of a table
@@ -94,7 +95,7 @@ def check_path(path: str | Path) -> Path:
 
     Raises:
         DataError: another ending than .html or .htm; a folder that does not exist or cannot be
-            written to; a folder in the file's place.
+            written to; a folder in the file's place; a .json beside it that no page wrote.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -107,7 +108,22 @@ def check_path(path: str | Path) -> Path:
         )
     if path.is_dir():
         raise DataError(f"cannot write '{path}', which is a folder; choose another name")
+    twin = name_twin(path)
+    if os.path.lexists(twin) and not _is_twin(twin):
+        raise DataError(
+            f"cannot write the numbers of '{path}' to '{twin}', which is there and was written by "
+            f"no page; choose another name than '{path.name}', or move that file"
+        )
     return path
+
+
+def _is_twin(path: Path) -> bool:
+    """Return whether a file holds the numbers of a page, which the next page may replace."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= TWIN
 
 
 def build_sections(subject: Subject) -> tuple[Section, ...]:
