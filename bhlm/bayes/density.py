@@ -1,11 +1,10 @@
 """The posterior density on the unconstrained scale, value and gradient, compiled once.
 
-A position x holds [beta~ (p), scales (q), correlations (c), log sigma]. beta~ are the whitened
+A position x holds [beta~ (p), scales (s), correlations (c), log sigma]. beta~ are the whitened
 fixed effects. An SD whose prior is finite at zero is |unit x|, with x on the whole line: the
 likelihood is analytic through zero, where x changes sign (and the correlations with it), so
 that an SD near zero has no tail of small log SDs to be lost in. An SD whose prior vanishes at
-zero is unit exp(x). Each correlation is a canonical partial correlation tanh(x); row i of the
-Cholesky factor of a block's correlation matrix is built from them one by one.
+zero is unit exp(x). What the coordinates of correlations are says the structure's law.
 """
 
 import math
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
 from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
@@ -36,18 +36,21 @@ class Density(NamedTuple):
     inverse_basis: Array  # (q, q) B^-1
     offset: Array  # (p,) prior coordinates of the fixed effects at beta~ = 0
     slope: Array  # (p, p) prior coordinates = offset + slope beta~
-    unit: Array  # (q,) scale of each SD's coordinate
-    signed: Array  # (q,) whether an SD's coordinate is signed (else logarithmic)
+    unit: Array  # (s,) scale of each free SD's coordinate
+    signed: Array  # (s,) whether an SD's coordinate is signed (else logarithmic)
+    owners: Array  # (q,) int64, which of the free SDs each coefficient has
+    law: int  # how the prior stands on correlations, see `bhlm.bayes.priors.correlations`
+    angles: int  # c, coordinates of correlations
     sizes: Array  # (b,) int64, sizes of the blocks of random coefficients
-    codes: Array  # (p + q + 1,) int64, prior families of fixed effects, SDs and sigma
-    numbers: Array  # (p + q + 1, m) their numbers
+    codes: Array  # (p + s + 1,) int64, prior families of fixed effects, SDs and sigma
+    numbers: Array  # (p + s + 1, m) their numbers
     eta: float  # of the LKJ prior
     use_likelihood: bool  # False is the prior alone
 
     @property
     def dimension(self) -> int:
         """The length of x."""
-        return len(self.codes) + int(sum(b * (b - 1) // 2 for b in self.sizes))
+        return len(self.codes) + self.angles
 
 
 def build_density(
@@ -80,6 +83,8 @@ def build_density(
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
     offset, slope = place_fixed(white, priors)
+    law = find_law(structure)
+    first = np.unique(structure.owners, return_index=True)[1]
     panels = build_panels(white.blocks, white.q)
     return Density(
         panels=panels.values,
@@ -90,8 +95,11 @@ def build_density(
         inverse_basis=np.ascontiguousarray(np.linalg.inv(white.basis)),
         offset=offset,
         slope=slope,
-        unit=white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0),
+        unit=(white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0))[first],
         signed=np.array([prior.finite_at_zero for prior in priors.sd]),
+        owners=np.array(structure.owners, dtype=np.int64),
+        law=law.code,
+        angles=law.count(structure.sizes),
         sizes=np.array(structure.sizes, dtype=np.int64),
         codes=np.array([prior.code for prior in every], dtype=np.int64),
         numbers=numbers,
@@ -121,7 +129,7 @@ def _log_priors(code: int, numbers: Array, x: Array) -> Array:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def scale_coordinates(x: Array, unit: Array, signed: Array) -> Array:
-    """Return the SDs (q,) at coordinates x (q,), with the sign of the coordinate if signed."""
+    """Return the SDs (s,) at coordinates x (s,), with the sign of the coordinate if signed."""
     sd = np.empty(len(x))
     for m in range(len(x)):
         sd[m] = unit[m] * (x[m] if signed[m] else math.exp(x[m]))
@@ -129,58 +137,9 @@ def scale_coordinates(x: Array, unit: Array, signed: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def correlate(x: Array, sizes: Array, out: Array) -> None:
-    """Write the Cholesky factors (q, q) of the blocks' correlation matrices into `out`."""
-    out[:] = 0.0
-    start = 0
-    at = 0
-    for size in sizes:
-        for i in range(size):
-            rest = 1.0
-            for j in range(i):
-                z = math.tanh(x[at])
-                at += 1
-                out[start + i, start + j] = z * rest
-                rest *= math.sqrt(1.0 - z * z)
-            out[start + i, start + i] = rest
-        start += size
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pull_correlations(x: Array, sizes: Array, eta: float, dfactor: Array, dx: Array) -> float:
-    """Add to `dx` the pull-back of `dfactor` (q, q) and of the LKJ prior; return its log density.
-
-    Under LKJ(eta) the partial correlations of column j (from 1) of a block of b are independent
-    with density proportional to (1 - z^2)^(alpha_j - 1), alpha_j = eta + (b - 1 - j) / 2; with
-    dz/dx = 1 - z^2 the log density by x is alpha_j log(1 - z^2) less its constant.
-    """
-    logp = 0.0
-    start = 0
-    first = 0
-    for size in sizes:
-        for i in range(size):
-            rests = np.empty(i + 1)
-            rests[0] = 1.0
-            for j in range(i):
-                z = math.tanh(x[first + j])
-                rests[j + 1] = rests[j] * math.sqrt(1.0 - z * z)
-            back = dfactor[start + i, start + i]
-            for j in range(i - 1, -1, -1):
-                z = math.tanh(x[first + j])
-                slack = 1.0 - z * z
-                root = math.sqrt(slack)
-                alpha = eta + 0.5 * (size - 2 - j)
-                logp += (
-                    alpha * math.log(slack)
-                    - (2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha))
-                    - (2.0 * alpha - 1.0) * LOG_2
-                )
-                inner = dfactor[start + i, start + j]
-                dx[first + j] += rests[j] * root * (inner * root - back * z) - 2.0 * alpha * z
-                back = inner * z + back * root
-            first += i
-        start += size
-    return logp
+def root_correlations(law: int, x: Array, sizes: Array, out: Array) -> None:
+    """Write the lower roots (q, q) of the correlations at coordinates x (c,) into `out`."""
+    correlate(law, x, sizes, out)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -195,14 +154,18 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     n = density.n
     p = offset.shape[0]
     q = inverse_basis.shape[0]
+    s = unit.shape[0]
     d = x.shape[0]
     gradient = np.zeros(d)
     beta = x[:p]
-    sd = scale_coordinates(x[p : p + q], unit, signed)
-    angles = x[p + q : d - 1]
+    scales = scale_coordinates(x[p : p + s], unit, signed)
+    sd = np.empty(q)
+    for m in range(q):
+        sd[m] = scales[density.owners[m]]
+    angles = x[p + s : d - 1]
     sigma = math.exp(x[d - 1])
     factor = np.empty((q, q))
-    correlate(angles, density.sizes, factor)
+    correlate(density.law, angles, density.sizes, factor)
     logp = 0.0
     dfactor = np.zeros((q, q))
     if density.use_likelihood:
@@ -225,7 +188,9 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
                     pulled += inverse_basis[i, m] * dlam[i, j]
                 pulled /= sigma
                 dfactor[m, j] = pulled * sd[m]
-                gradient[p + m] += pulled * factor[m, j] * (unit[m] if signed[m] else sd[m])
+                own = density.owners[m]
+                step = unit[own] if signed[own] else sd[m]
+                gradient[p + own] += pulled * factor[m, j] * step
         for i in range(q):
             for j in range(q):
                 gradient[d - 1] -= dlam[i, j] * lam[i, j]
@@ -237,31 +202,33 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
         logp += term
         for m in range(p):
             gradient[m] += derivative * slope[i, m]
-    for m in range(q):
-        term, derivative = log_prior(codes[p + m], numbers[p + m], abs(sd[m]))
+    for m in range(s):
+        term, derivative = log_prior(codes[p + m], numbers[p + m], abs(scales[m]))
         if signed[m]:
             # Half of the density of |sd| on either side of zero.
             logp += term + math.log(unit[m]) - LOG_2
-            gradient[p + m] += (derivative if sd[m] >= 0.0 else -derivative) * unit[m]
+            gradient[p + m] += (derivative if scales[m] >= 0.0 else -derivative) * unit[m]
         else:
-            logp += term + math.log(sd[m])
-            gradient[p + m] += derivative * sd[m] + 1.0
-    term, derivative = log_prior(codes[p + q], numbers[p + q], sigma)
+            logp += term + math.log(scales[m])
+            gradient[p + m] += derivative * scales[m] + 1.0
+    term, derivative = log_prior(codes[p + s], numbers[p + s], sigma)
     logp += term + x[d - 1]
     gradient[d - 1] += derivative * sigma + 1.0
-    logp += _pull_correlations(angles, density.sizes, density.eta, dfactor, gradient[p + q : d - 1])
+    logp += pull_correlations(
+        density.law, angles, density.sizes, density.eta, dfactor, gradient[p + s : d - 1]
+    )
     return logp, gradient
 
 
 def constrain(density: Density, white: Whitened, x: Array) -> tuple[Array, Array, Array]:
     """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) at positions x (N, d)."""
-    p, q = white.p, white.q
+    p, q, s = white.p, white.q, len(density.unit)
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
     for row, position in enumerate(x):
-        correlate(position[p + q : -1], density.sizes, root[row])
-    sd = density.unit * np.where(density.signed, x[:, p : p + q], np.exp(x[:, p : p + q]))
-    root *= sd[:, :, None]
+        root_correlations(density.law, position[p + s : -1], density.sizes, root[row])
+    sd = density.unit * np.where(density.signed, x[:, p : p + s], np.exp(x[:, p : p + s]))
+    root *= sd[:, density.owners, None]
     return beta, root, np.exp(x[:, -1])
 
 
@@ -270,7 +237,8 @@ def evaluate_priors(
 ) -> dict[str, Array]:
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
-    `beta` (draws, p), the Intercept's at the means of the other columns; `sd` (draws, q);
+    `beta` (draws, p), the Intercept's at the means of the other columns; `sd` (draws, q), zero
+    where a coefficient has the SD of an earlier one;
     `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated. There is no
     Jacobian in them: they are what a change of the priors changes.
 
@@ -285,13 +253,17 @@ def evaluate_priors(
     if np.any(priors.centre):
         at_means[:, int(np.flatnonzero(priors.centre == 0)[0])] += beta @ priors.centre
     sd = np.linalg.norm(root, axis=2)
+    first = np.unique(structure.owners, return_index=True)[1]
+    own = np.zeros_like(sd)
+    own[:, first] = _evaluate_columns(priors.sd, sd[:, first])
     terms = {
         "beta": _evaluate_columns(priors.fixed, at_means),
-        "sd": _evaluate_columns(priors.sd, sd),
+        "sd": own,
         "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
     if structure.has_correlations:
-        terms["lkj"] = priors.corr.log_density(structure.sizes, root, sd)
+        law = find_law(structure)
+        terms["lkj"] = law.log_density(priors.corr.eta, structure.sizes, root, sd)
     return terms
 
 

@@ -26,7 +26,7 @@ type Start = Callable[[int], Array]  # a seed -> the position (d,) that a chain 
 NATIVE = "numba density, nutpie"
 PYTHON = "numba density through Python, nutpie"
 
-HEADER = 11
+HEADER = 14
 # What nutpie takes for a point outside of the support, which a trajectory may leave again.
 BAD_GRADIENT = 3
 BAD_VALUE = 4
@@ -37,13 +37,14 @@ _DOUBLES = types.CPointer(types.float64)
 def pack_density(density: Density) -> Array:
     """Return all that the density reads as one array of doubles."""
     header = (
-        len(density.offset), len(density.unit), len(density.panels), len(density.sizes),
-        density.numbers.shape[1], density.reach, density.n, density.scale, density.eta,
-        density.use_likelihood,
+        len(density.offset), len(density.owners), len(density.unit), len(density.panels),
+        len(density.sizes), density.numbers.shape[1], density.law, density.angles,
+        density.reach, density.n, density.scale, density.eta, density.use_likelihood,
     )  # fmt: skip
     parts = (
         density.panels, density.total, density.inverse_basis, density.offset, density.slope,
-        density.unit, density.signed, density.sizes, density.codes, density.numbers,
+        density.unit, density.signed, density.owners, density.sizes, density.codes,
+        density.numbers,
     )  # fmt: skip
     body = np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
@@ -52,8 +53,8 @@ def pack_density(density: Density) -> Array:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed density: its value and gradient (d,)."""
-    p, q, n_panels, n_blocks, width = (
-        int(data[1]), int(data[2]), int(data[3]), int(data[4]), int(data[5]),
+    p, q, s, n_panels, n_blocks, width = (
+        int(data[1]), int(data[2]), int(data[3]), int(data[4]), int(data[5]), int(data[6]),
     )  # fmt: skip
     k = q + p + 1
     at = HEADER
@@ -67,20 +68,23 @@ def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     at += p
     slope = data[at : at + p * p].reshape((p, p))
     at += p * p
-    unit = data[at : at + q]
-    at += q
-    signed = data[at : at + q] > 0.0
+    unit = data[at : at + s]
+    at += s
+    signed = data[at : at + s] > 0.0
+    at += s
+    owners = data[at : at + q].astype(np.int64)
     at += q
     sizes = data[at : at + n_blocks].astype(np.int64)
     at += n_blocks
-    count = p + q + 1
+    count = p + s + 1
     codes = data[at : at + count].astype(np.int64)
     at += count
     numbers = data[at : at + width * count].reshape((count, width))
     density = Density(
-        panels=panels, total=total, reach=data[6], n=data[7], scale=data[8],
+        panels=panels, total=total, reach=data[9], n=data[10], scale=data[11],
         inverse_basis=inverse_basis, offset=offset, slope=slope, unit=unit, signed=signed,
-        sizes=sizes, codes=codes, numbers=numbers, eta=data[9], use_likelihood=data[10] > 0.0,
+        owners=owners, law=int(data[7]), angles=int(data[8]), sizes=sizes, codes=codes,
+        numbers=numbers, eta=data[12], use_likelihood=data[13] > 0.0,
     )  # fmt: skip
     return log_density(x, density)
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import HELD, STREAM, parameter_draws
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, check_drawable, draw_prior, resolve_priors
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.within import WithinRegressions, regress_within, replicate_statistics
 from bhlm.moments.moments import Moments, pool
 

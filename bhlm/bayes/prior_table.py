@@ -7,14 +7,14 @@ import numpy as np
 
 from bhlm.bayes.density import evaluate_prior
 from bhlm.bayes.draws import Draws
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, arrange_prior, find_law
 from bhlm.bayes.priors.families import (
     Prior,
     PyMCPrior,
 )
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.covariance import Structure, arrange_prior
+from bhlm.likelihood.covariance import Structure
 from bhlm.moments.moments import INTERCEPT, Moments
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ def _tabulate(
 
 def _list_correlations(structure: Structure, prior: LKJ) -> list[tuple[str, Any]]:
     """Return the correlations with the marginal distribution that their prior gives them."""
+    law = find_law(structure)
     return [
-        (str(parameter), prior.marginal(len(structure.find_block(i))))
+        (str(parameter), law.marginal(prior.eta, len(structure.find_block(i))))
         for (i, _), parameter in zip(structure.labels, structure.scaled, strict=True)
         if parameter.is_correlation
     ]

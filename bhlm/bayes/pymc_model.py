@@ -19,6 +19,7 @@ from pytensor.graph.traversal import graph_inputs
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 from pytensor.tensor.random.type import RandomType
 
+from bhlm.bayes.priors.correlations import Law, find_law
 from bhlm.bayes.priors.families import (
     Flat,
     Prior,
@@ -159,8 +160,8 @@ def _add_parameters(
     moments: Moments, priors: ResolvedPriors, structure: Structure
 ) -> tuple[Any, Any, Any]:
     """Add beta (p,), the lower root of G (q, q) and sigma to the model in context."""
-    for coefficient, prior in zip(moments.random, priors.sd, strict=True):
-        _check_positive(coefficient, prior)
+    for parameter, prior in zip(structure.sds, priors.sd, strict=True):
+        _check_positive(parameter.row, prior)
     _check_positive("Residual", priors.sigma)
     at_means = bool(np.any(priors.centre))
     name = "beta_at_means" if at_means else "beta"
@@ -170,12 +171,15 @@ def _add_parameters(
         turn = np.eye(len(moments.fixed))
         turn[int(np.flatnonzero(priors.centre == 0)[0])] -= priors.centre
         beta = pm.Deterministic("beta", pt.dot(turn, beta), dims="fixed")
+    # One SD that all coefficients share is a variable of its own.
+    shared = _add_scalar("scale", priors.sd[0]) if structure.shares_variance else None
     parts = []
     start = 0
     for number, block in enumerate(structure.blocks):
         suffix = "" if len(structure.blocks) == 1 else f"_{number}"
-        some = priors.sd[start : start + len(block)]
-        parts.append(_add_block(suffix, block, some, priors.corr.eta))
+        part = slice(start, start + len(block))
+        some = priors.sd[part] if shared is None else (shared,) * len(block)
+        parts.append(_add_block(suffix, block, some, find_law(structure), priors.corr.eta))
         start += len(block)
     chol = parts[0] if len(parts) == 1 else pt.linalg.block_diag(*parts)
     square = ("coefficient", "coefficient_bis")
@@ -185,9 +189,17 @@ def _add_parameters(
     return beta, chol, _add_scalar("sigma", priors.sigma)
 
 
-def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: float) -> Any:
-    """Add one correlated block of random coefficients; return its lower root of G."""
+def _add_block(
+    suffix: str, block: tuple[str, ...], sd: tuple[Any, ...], law: type[Law], eta: float
+) -> Any:
+    """Add one correlated block of random coefficients; return its lower root of G.
+
+    `sd` holds their priors, or their SDs where those are variables of the model already.
+    """
     size = len(block)
+    if not isinstance(sd[0], Prior):
+        root = law.add(pm, f"corr{suffix}_free", size, eta) if size > 1 else np.eye(1)
+        return sd[0] * root
     if size > 1 and _share_family(sd):
         chol, _, _ = pm.LKJCholeskyCov(
             f"chol{suffix}",
@@ -201,8 +213,7 @@ def _add_block(suffix: str, block: tuple[str, ...], sd: tuple[Prior, ...], eta: 
     scales = _add_vector(f"scale{suffix}", sd, block, None)
     if size == 1:
         return pt.reshape(scales, (1, 1))
-    # LKJCorr is a distribution of the Cholesky factor of the correlation matrix.
-    return scales[:, None] * pm.LKJCorr(f"lkj{suffix}", n=size, eta=eta)
+    return scales[:, None] * law.add(pm, f"lkj{suffix}", size, eta)
 
 
 class _Distribution:

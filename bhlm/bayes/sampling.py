@@ -11,10 +11,11 @@ import numpy as np
 
 from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import Draws, Settings, build_fit, parameter_draws
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import PyMCPrior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_unbounded, resolve_priors
 from bhlm.errors import PriorError
-from bhlm.likelihood.covariance import Structure, arrange_prior, lower_roots
+from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 
@@ -210,10 +211,10 @@ def initial_position(density: Density, seed: int) -> Array:
 
     SDs start near a third of the residual SD, per unit of their column's spread.
     """
-    p, q = len(density.offset), len(density.inverse_basis)
+    p, s = len(density.offset), len(density.unit)
     x = np.random.default_rng(seed).uniform(-1.0, 1.0, density.dimension)
-    start = np.exp(x[p : p + q]) / 3.0
-    x[p : p + q] = np.where(density.signed, start, np.log(start))
+    start = np.exp(x[p : p + s]) / 3.0
+    x[p : p + s] = np.where(density.signed, start, np.log(start))
     x[-1] += np.log(density.scale)
     return x
 

@@ -176,9 +176,9 @@ class Model:
             ArgumentError: an unknown form.
             DataError: the conditional form of a model that has only moments.
         """
+        from bhlm.bayes.priors.correlations import arrange_prior
         from bhlm.bayes.priors.resolve import resolve_priors
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
-        from bhlm.likelihood.covariance import arrange_prior
         from bhlm.likelihood.whitening import whiten
 
         if form not in ("marginal", "conditional"):

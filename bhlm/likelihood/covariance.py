@@ -35,13 +35,13 @@ class Structure(ABC):
 
     `kind` is the name that users write and tables print. `whitening` says which change of basis
     Z -> Z B keeps the structure: any triangular one within each block, a scale per column, or one
-    common scale. `correlation_prior` is what the correlations of a block have a prior by, None
-    if the structure cannot be sampled.
+    common scale. `correlation_law` names how priors stand on the correlations of a block, by a
+    class of `bhlm.bayes.priors.correlations`.
     """
 
     kind: ClassVar[str]
     whitening: ClassVar[Literal["triangular", "columns", "common"]]
-    correlation_prior: ClassVar[Literal["lkj"] | None] = "lkj"
+    correlation_law: ClassVar[str] = "partial"
 
     group: str  # the grouping factor
     terms: Terms  # of the formula, in the order of the coefficients
@@ -113,9 +113,23 @@ class Structure(ABC):
         return Parameter("corr", "", group=self.group)
 
     @property
-    def has_prior(self) -> bool:
-        """Whether there is a prior by which the structure can be sampled."""
-        return self.correlation_prior is not None
+    def owners(self) -> tuple[int, ...]:
+        """Which of the free SDs, by its place in `sds`, each coefficient has (q,)."""
+        return tuple(range(self.q))
+
+    @property
+    def powers(self) -> tuple[int, ...]:
+        """The power of each free SD, with flat correlations, that is flat on G's free elements."""
+        return tuple(len(self.find_block(i)) for i in range(self.q))
+
+    @property
+    def least_freedom(self) -> tuple[int, ...]:
+        """What J - p/q has to exceed for the data to bound each free SD.
+
+        The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over the G of b
+        coefficients if J - p/q > 2 b.
+        """
+        return tuple(2 * len(self.find_block(i)) for i in range(self.q))
 
     @property
     def has_correlations(self) -> bool:
@@ -278,7 +292,21 @@ class _Shared(Structure):
     """All coefficients share one variance; lam is the symmetric square root."""
 
     whitening: ClassVar = "common"
-    correlation_prior: ClassVar = None
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """All coefficients have the first's."""
+        return (0,) * self.q
+
+    @property
+    def powers(self) -> tuple[int, ...]:
+        """All free elements of G, the variance and maybe a covariance, grow as its square."""
+        return (2 * len(self.labels) - 1,)
+
+    @property
+    def least_freedom(self) -> tuple[int, ...]:
+        """As of one coefficient: what the eigenvalue of G that occurs once takes."""
+        return (2,)
 
     @property
     def shares_variance(self) -> bool:
@@ -309,6 +337,7 @@ class Exchangeable(_Shared):
     """
 
     kind: ClassVar[str] = "exchangeable"
+    correlation_law: ClassVar[str] = "common"
 
     @property
     def blocks(self) -> Terms:
@@ -362,22 +391,6 @@ STRUCTURES: dict[str, type[Structure]] = {
 def arrange(moments: Moments, covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of `moments`; see `combine`."""
     return combine(moments.blocks, group=moments.group, covariance=covariance)
-
-
-def arrange_prior(moments: Moments, covariance: str | None = None) -> Structure:
-    """Return the structure of `arrange`, if it has a prior.
-
-    Raises:
-        ArgumentError: it has none.
-    """
-    structure = arrange(moments, covariance)
-    if not structure.has_prior:
-        known = [f"'{kind}'" for kind, each in STRUCTURES.items() if each.correlation_prior]
-        raise ArgumentError(
-            f"covariance={covariance!r} has no prior for sampling; choose {' or '.join(known)}, or "
-            "fit it with reml()"
-        )
-    return structure
 
 
 def combine(terms: Terms, *, group: str, covariance: str | None = None) -> Structure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.priors.correlations import has_prior
 from bhlm.bayes.sampling import Progress
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import refuse_shared_names
@@ -126,7 +127,7 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
         )
-    if not reml.structure.has_prior:
+    if not has_prior(reml.structure):
         raise ArgumentError(
             f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
             "sides as 'unstructured' or 'independent'"

@@ -8,6 +8,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.prior_table import evaluate_density
+from bhlm.bayes.priors.correlations import find_law
 from bhlm.bayes.quadrature import QuadraturePosterior
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
@@ -104,5 +105,7 @@ def _collect_priors(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
     found[RESIDUAL_SD] = partial(evaluate_density, post.priors.sigma)
     for (i, _), parameter in zip(structure.labels, structure.scaled, strict=True):
         if parameter.is_correlation:
-            found[parameter] = post.priors.corr.marginal(len(structure.find_block(i))).pdf
+            found[parameter] = (
+                find_law(structure).marginal(post.priors.corr.eta, len(structure.find_block(i))).pdf
+            )
     return found

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from bhlm.bayes.density import Density, constrain, log_density
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -32,12 +33,15 @@ class FlatMode:
     sigma2: float
 
 
-def find_flat_mode(density: Density, white: Whitened, start: Array) -> FlatMode:
+def find_flat_mode(
+    density: Density, white: Whitened, structure: Structure, start: Array
+) -> FlatMode:
     """Return the mode of the flat-prior posterior of (G, sigma^2).
 
     Args:
         density: the posterior under `Priors.flat`.
         white: the whitening behind it.
+        structure: of the random coefficients.
         start: an unconstrained position (d,), such as the mean of the flat run's draws.
     """
     p = white.p
@@ -45,14 +49,14 @@ def find_flat_mode(density: Density, white: Whitened, start: Array) -> FlatMode:
     def negative(angles: Array) -> float:
         value, _ = _integrate_fixed(density, p, angles)
         with np.errstate(all="ignore"):
-            value -= _log_jacobian(density, white, angles)
+            value -= _log_jacobian(density, white, structure, angles)
         return -value if np.isfinite(value) else np.inf
 
     angles = np.asarray(start[p:], dtype=np.float64)
     offset = negative(angles)
     runs = [
         minimize(lambda x: negative(x) - offset, position, method="Nelder-Mead")
-        for position in _spread_correlations(angles, white.q)
+        for position in _spread_correlations(angles, len(density.unit))
     ]
     found = min(runs, key=lambda run: float(run.fun))
     for _ in range(8):
@@ -64,25 +68,25 @@ def find_flat_mode(density: Density, white: Whitened, start: Array) -> FlatMode:
         if np.max(np.abs(step)) < 1e-9:
             break
     _, beta = _integrate_fixed(density, p, found.x)
-    elements = _elements(density, white, found.x)
+    elements = _elements(density, white, structure, found.x)
     return FlatMode(
         beta=white.ols + white.scale * white.fixed @ beta,
-        g=_unpack(elements[:-1], white.q, density.sizes),
+        g=structure.assemble(elements[:-1]),
         sigma2=float(elements[-1]),
     )
 
 
-def _spread_correlations(angles: Array, q: int) -> list[Array]:
+def _spread_correlations(angles: Array, s: int) -> list[Array]:
     """Return the position, and two at which every correlation leans to one side.
 
     From a correlation near zero a search may end where an SD vanishes, which can be a mode of
     its own, lower than one at a correlation of +-1.
     """
     positions = [angles]
-    if len(angles) > q + 1:
+    if len(angles) > s + 1:
         for lean in (-LEAN, LEAN):
             other = angles.copy()
-            other[q:-1] = lean
+            other[s:-1] = lean
             positions.append(other)
     return positions
 
@@ -112,43 +116,23 @@ def _integrate_fixed(density: Density, p: int, angles: Array) -> tuple[float, Ar
     return float(value - 0.5 * np.linalg.slogdet(precision)[1]), mean
 
 
-def _elements(density: Density, white: Whitened, angles: Array) -> Array:
+def _elements(density: Density, white: Whitened, structure: Structure, angles: Array) -> Array:
     """Return G's free elements and sigma^2 (m + 1,) at the unconstrained coordinates."""
     x = np.concatenate([np.zeros(white.p), angles])
     _, root, sigma = constrain(density, white, x[None])
     g = root[0] @ root[0].T
-    return np.append(g[_free(white.q, density.sizes)], sigma[0] ** 2)
+    return np.append(g[tuple(np.transpose(structure.labels))], sigma[0] ** 2)
 
 
-def _free(q: int, sizes: Array) -> tuple[Array, Array]:
-    """Return the rows and columns of the lower triangles of G's blocks."""
-    rows, columns = [], []
-    start = 0
-    for size in sizes:
-        i, j = np.tril_indices(size)
-        rows.append(i + start)
-        columns.append(j + start)
-        start += size
-    return np.concatenate(rows), np.concatenate(columns)
-
-
-def _unpack(values: Array, q: int, sizes: Array) -> Array:
-    g = np.zeros((q, q))
-    rows, columns = _free(q, sizes)
-    g[rows, columns] = values
-    g[columns, rows] = values
-    return g
-
-
-def _log_jacobian(density: Density, white: Whitened, angles: Array) -> float:
+def _log_jacobian(density: Density, white: Whitened, structure: Structure, angles: Array) -> float:
     """Return log |d(G, sigma^2) / d angles| by central differences."""
     d = len(angles)
     jacobian = np.empty((d, d))
     for i in range(d):
         step = np.zeros(d)
         step[i] = STEP
-        up = _elements(density, white, angles + step)
-        jacobian[:, i] = (up - _elements(density, white, angles - step)) / (2.0 * STEP)
+        up = _elements(density, white, structure, angles + step)
+        jacobian[:, i] = (up - _elements(density, white, structure, angles - step)) / (2.0 * STEP)
     return float(np.linalg.slogdet(jacobian)[1])
 
 

@@ -75,7 +75,7 @@ def locate_flat(post: Draws, *, progress: Progress | None = None) -> Means | Non
     They come from quadrature or, where that cannot serve, from a second run of the sampler with
     a seed derived from the posterior's.
     """
-    if not all(bounds_variances(post.moments, block) for block in post.structure.blocks):
+    if not all(bounds_variances(post.moments, post.structure)):
         return None
     exact = _integrate(post, resolve_priors(Priors.flat(), post.moments, structure=post.structure))
     return exact or _sample_flat(post, progress)
@@ -83,6 +83,8 @@ def locate_flat(post: Draws, *, progress: Progress | None = None) -> Means | Non
 
 def _integrate(post: Draws, priors: ResolvedPriors) -> Means | None:
     moments = post.moments
+    if post.structure.shares_variance:
+        return None
     if len(moments.random) > 2 or moments.n_groups > MOST_GROUPS or len(moments.fixed) > MOST_FIXED:
         return None
     try:
@@ -130,13 +132,17 @@ def find_mode(post: Draws, flat: Means | None) -> FlatMode:
     density = build_density(post.white, flat_priors, post.structure)
     if flat is not None and flat.fit is not None:
         x = flat.fit.data["unconstrained_posterior"]["x"].values
-        return find_flat_mode(density, post.white, x.reshape(-1, x.shape[-1]).mean(axis=0))
-    p, q = post.white.p, post.white.q
+        return find_flat_mode(
+            density, post.white, post.structure, x.reshape(-1, x.shape[-1]).mean(axis=0)
+        )
+    p, s = post.white.p, len(density.unit)
     drawn = post.data["posterior"].dataset
     start = np.zeros(density.dimension)
-    start[p : p + q] = np.log(drawn["sd"].values.mean(axis=(0, 1)) / density.unit)
+    sd = drawn["sd"].values.mean(axis=(0, 1))
+    first = np.unique(post.structure.owners, return_index=True)[1]
+    start[p : p + s] = np.log(sd[first] / density.unit)
     start[-1] = np.log(drawn["sigma"].values.mean())
-    return find_flat_mode(density, post.white, start)
+    return find_flat_mode(density, post.white, post.structure, start)
 
 
 def split_gaps(

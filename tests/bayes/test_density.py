@@ -6,7 +6,8 @@ from prior_sets import SETS, proper_examples
 from scipy import integrate, stats
 from simulate import simulate_rows
 
-from bhlm.bayes.density import build_density, constrain, correlate, log_density
+from bhlm.bayes.density import build_density, constrain, log_density, root_correlations
+from bhlm.bayes.priors.correlations import Partial, arrange_prior, has_prior
 from bhlm.bayes.priors.families import (
     Cauchy,
     Exponential,
@@ -21,7 +22,7 @@ from bhlm.bayes.priors.families import (
     log_prior,
 )
 from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.likelihood.covariance import arrange
+from bhlm.likelihood.covariance import STRUCTURES, arrange
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
 from bhlm.likelihood.whitening import whiten
 
@@ -36,7 +37,11 @@ def posterior_of(random, priors, seed=1):
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("random", ["1", "x", "x + t", "(x | g) + (0 + t | g)"])
 def test_gradient_equals_finite_differences(name, random):
-    _, posterior = posterior_of(random, SETS[name])
+    check_gradient(posterior_of(random, SETS[name])[1])
+
+
+def check_gradient(posterior):
+    """Compare a density's gradient with differences of its values at five positions."""
     rng = np.random.default_rng(2)
     step = 1e-6
     for _ in range(5):
@@ -49,6 +54,20 @@ def test_gradient_equals_finite_differences(name, random):
             difference = (up - down) / (2 * step)
             scale = np.abs(gradient).max()
             assert gradient[i] == pytest.approx(difference, rel=1e-5, abs=1e-6 * scale + 1e-5)
+
+
+@pytest.mark.parametrize("random", ["x", "x + t"])
+@pytest.mark.parametrize(
+    "covariance", [kind for kind, each in STRUCTURES.items() if has_prior(each)]
+)
+@pytest.mark.parametrize("name", ["default", "away"])
+def test_gradient_of_each_structure(covariance, random, name):
+    moments = simulate_rows(3, random).model.moments
+    structure = arrange_prior(moments, covariance)
+    resolved = resolve_priors(SETS[name], moments, structure=structure)
+    density = build_density(whiten(moments, structure), resolved, structure)
+    assert density.dimension == len(moments.fixed) + len(structure.labels) + 1
+    check_gradient(density)
 
 
 @pytest.mark.parametrize("prior", [*proper_examples(), Flat(), Flat(1.5)], ids=str)
@@ -142,7 +161,7 @@ def test_correlations_follow_the_lkj(eta, size):
     out = np.empty((size, size))
     corr = np.empty((draws, size, size))
     for d in range(draws):
-        correlate(x[d], np.array([size]), out)
+        root_correlations(Partial.code, x[d], np.array([size]), out)
         corr[d] = out @ out.T
     np.testing.assert_allclose(np.einsum("dii->di", corr), 1.0, rtol=1e-12)
     shape = eta - 1 + size / 2

@@ -6,7 +6,7 @@ from prior_sets import proper_examples
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, Partial
 from bhlm.bayes.priors.families import (
     Cauchy,
     Exponential,
@@ -100,7 +100,7 @@ def test_the_intercept_stands_at_the_means():
 @pytest.mark.parametrize(("eta", "q"), [(1.0, 2), (2.0, 2), (0.5, 3), (2.0, 3), (4.0, 4)])
 def test_each_correlation_has_the_marginal_of_lkj(eta, q):
     """(r + 1) / 2 is Beta(a, a), a = eta - 1 + q / 2, for every pair alike."""
-    root = LKJ(eta).draw((q,), np.random.default_rng(4), DRAWS)
+    root = Partial.draw(eta, (q,), np.random.default_rng(4), DRAWS)
     corr = root @ root.swapaxes(1, 2)
     np.testing.assert_allclose(np.einsum("dii->di", corr), 1.0, rtol=1e-12)
     a = eta - 1.0 + 0.5 * q
@@ -119,7 +119,7 @@ def test_correlations_have_the_joint_law_of_lkj():
     r = rng.uniform(-1.0, 1.0, (400_000, 3))
     det = 1.0 + 2.0 * r.prod(axis=1) - (r**2).sum(axis=1)
     r, det = r[det > 0.0], det[det > 0.0]
-    root = LKJ(2.0).draw((3,), rng, DRAWS)
+    root = Partial.draw(2.0, (3,), rng, DRAWS)
     corr = root @ root.swapaxes(1, 2)
     drawn = np.column_stack([corr[:, 1, 0], corr[:, 2, 0], corr[:, 2, 1]])
     for power in ([1, 1, 1], [2, 2, 0], [2, 0, 2], [0, 2, 2], [4, 0, 0], [0, 0, 4]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulate import simulate_table
 
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfStudentT, Normal
 from bhlm.bayes.priors.resolve import Priors, parse_prior, read_priors, resolve_priors
 from bhlm.errors import PriorError
@@ -99,3 +99,28 @@ def test_priors_read_from_text():
             parse_prior(text)
     with pytest.raises(PriorError, match=r"priors\.slopes is not known; the keys are fixed, sd"):
         read_priors({"slopes": "Flat"})
+
+
+class TestASharedSd:
+    STRUCTURE = arrange_prior(MOMENTS, "identity")
+
+    def test_has_one_prior_by_the_largest_scale(self):
+        resolved = resolve_priors(None, MOMENTS, structure=self.STRUCTURE)
+        alone = resolve_priors(None, MOMENTS).sd
+        assert resolved.sd == (max(alone, key=lambda prior: prior.sigma),)
+        assert list(resolved.describe(MOMENTS, structure=self.STRUCTURE)) == [
+            "Intercept", "x", "w", "sd(Intercept|g)", "sd(Residual)",
+        ]  # fmt: skip
+
+    def test_takes_the_prior_that_is_given_for_any_of_its_coefficients(self):
+        given = Priors(sd={"x": Exponential(2)})
+        assert resolve_priors(given, MOMENTS, structure=self.STRUCTURE).sd == (Exponential(2),)
+
+    def test_refuses_two(self):
+        given = Priors(sd={"x": Exponential(2), "Intercept": Exponential(1)})
+        with pytest.raises(PriorError, match="Intercept and x share"):
+            resolve_priors(given, MOMENTS, structure=self.STRUCTURE)
+
+    def test_is_flat_on_the_variance(self):
+        resolved = resolve_priors(Priors.flat(), MOMENTS, structure=self.STRUCTURE)
+        assert resolved.sd == (Flat(power=1.0),)

@@ -302,7 +302,9 @@ def test_flat_mode_needs_no_good_start(hsb):
         white, resolve_priors(Priors.flat(), model.moments), arrange(model.moments)
     )
     for seed in range(3):
-        mode = find_flat_mode(posterior, white, initial_position(posterior, seed))
+        mode = find_flat_mode(
+            posterior, white, arrange(model.moments), initial_position(posterior, seed)
+        )
         np.testing.assert_allclose(mode.g, model.reml().g, rtol=1e-5)
 
 

@@ -30,6 +30,7 @@ from bhlm.bayes.importance.modes import Modes
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, Normal, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.positions import sum_positions
@@ -109,7 +110,15 @@ def build_target(
         frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
             of F G F' (at the columns' means, say); None takes those of G.
         without: names of PRIORS to swap for flat ones.
+
+    Raises:
+        ArgumentError: a structure in which coefficients share an SD.
     """
+    if structure.shares_variance:
+        raise ArgumentError(
+            f"covariance={structure.kind!r}, in which coefficients share an SD, is not integrated "
+            "by importance sampling; use sample()"
+        )
     panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])

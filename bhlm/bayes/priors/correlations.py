@@ -1,16 +1,30 @@
-"""Priors of correlation matrices: density, draws and marginals."""
+"""Priors of correlation matrices.
+
+`LKJ` says the density, det(R)^(eta - 1) over the correlation matrices that a structure allows. How
+it stands on a structure's correlations is a `Law`, one class each: the sampler's coordinates of
+them, draws, density and marginals. A structure names its law; to add one is to write its class.
+After a change of these kernels `make clean` removes what numba compiled before.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numba
 import numpy as np
 
-from bhlm.errors import PriorError
+from bhlm.errors import ArgumentError, PriorError
+from bhlm.likelihood.covariance import STRUCTURES, Structure, arrange
+from bhlm.moments.moments import Moments
 
 Array = np.ndarray
 LOG_2 = math.log(2.0)
+
+# Kernels are inlined into those that call them, which are the ones that numba keeps on disk.
+_compiled = numba.njit(nogil=True, error_model="numpy")
+
+_LAWS: "dict[str, type[Law]]" = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +45,135 @@ class LKJ:
         """Return `LKJ(2)`."""
         return f"LKJ({self.eta:g})"
 
-    def draw(self, sizes: tuple[int, ...], rng: np.random.Generator, size: int) -> Array:
-        """Return lower Cholesky factors (size, q, q) of block-diagonal correlations.
+    def log_constant(self, sizes: Sequence[int]) -> float:
+        """Return minus the log of what det(R)^(eta - 1) integrates to, over all blocks."""
+        return sum(_log_constant(self.eta, size) for size in sizes)
 
-        In a block of b, the partial correlation of row i and column j < i given the columns before
-        j is 2 Beta(alpha_j, alpha_j) - 1 with alpha_j = eta + (b - 2 - j) / 2, independently of the
-        others. Source: Lewandowski, Kurowicka & Joe (2009), section 2 (vines).
+
+class Law:
+    """How an LKJ prior stands on the correlations of a structure with blocks of some sizes.
+
+    The kernels `correlate(x, sizes, out)`, which writes lower roots of the blocks' correlations
+    (q, q) at coordinates x (c,), and `pull(x, sizes, eta, dfactor, dx)`, which adds to `dx` (c,)
+    the pull-back of `dfactor` (q, q) and of the prior and returns the prior's log density by x,
+    are compiled into the sampler's density.
+    """
+
+    name: ClassVar[str]  # by which structures ask for it
+    code: ClassVar[int]
+    if TYPE_CHECKING:
+        correlate: ClassVar[Any]
+        pull: ClassVar[Any]
+
+    def __init_subclass__(cls) -> None:
+        """Number the laws, in the order in which they stand here."""
+        cls.code = len(_LAWS)
+        _LAWS[cls.name] = cls
+
+    @staticmethod
+    def count(sizes: Sequence[int]) -> int:
+        """Return the number of coordinates c."""
+        raise NotImplementedError
+
+    @staticmethod
+    def draw(eta: float, sizes: Sequence[int], rng: np.random.Generator, size: int) -> Array:
+        """Return lower Cholesky factors (size, q, q) of block-diagonal correlations."""
+        raise NotImplementedError
+
+    @staticmethod
+    def log_density(eta: float, sizes: Sequence[int], root: Array, sd: Array) -> Array:
+        """Return log p(R) summed over the blocks (draws,).
 
         Args:
+            eta: of the prior.
             sizes: of the blocks, summing to q.
-            rng: the source of the random numbers.
-            size: how many draws.
+            root: lower square roots (draws, q, q) of G.
+            sd: the SDs in G (draws, q).
         """
+        raise NotImplementedError
+
+    @staticmethod
+    def marginal(eta: float, size: int) -> Any:
+        """Return the distribution of one correlation in a block, as SciPy's frozen one."""
+        raise NotImplementedError
+
+    @staticmethod
+    def add(pm: Any, name: str, size: int, eta: float) -> Any:
+        """Add a block's correlations to the PyMC model in context; return their lower root."""
+        raise NotImplementedError
+
+
+class Partial(Law):
+    """Every correlation of a block is free, by canonical partial correlations tanh(x).
+
+    In a block of b, the partial correlation of row i and column j < i given the columns before
+    j is 2 Beta(alpha_j, alpha_j) - 1 with alpha_j = eta + (b - 2 - j) / 2, independently of the
+    others. Source: Lewandowski, Kurowicka & Joe (2009), section 2 (vines).
+    """
+
+    name = "partial"
+
+    @staticmethod
+    @_compiled
+    def correlate(x: Array, sizes: Array, out: Array) -> None:
+        """Write the Cholesky factors (q, q) of the blocks' correlation matrices into `out`."""
+        out[:] = 0.0
+        start = 0
+        at = 0
+        for size in sizes:
+            for i in range(size):
+                rest = 1.0
+                for j in range(i):
+                    z = math.tanh(x[at])
+                    at += 1
+                    out[start + i, start + j] = z * rest
+                    rest *= math.sqrt(1.0 - z * z)
+                out[start + i, start + i] = rest
+            start += size
+
+    @staticmethod
+    @_compiled
+    def pull(x: Array, sizes: Array, eta: float, dfactor: Array, dx: Array) -> float:
+        """Add the pull-back of `dfactor` and of the prior to `dx`; return its log density.
+
+        With dz/dx = 1 - z^2 the log density by x is alpha_j log(1 - z^2) less its constant.
+        """
+        logp = 0.0
+        start = 0
+        first = 0
+        for size in sizes:
+            for i in range(size):
+                rests = np.empty(i + 1)
+                rests[0] = 1.0
+                for j in range(i):
+                    z = math.tanh(x[first + j])
+                    rests[j + 1] = rests[j] * math.sqrt(1.0 - z * z)
+                back = dfactor[start + i, start + i]
+                for j in range(i - 1, -1, -1):
+                    z = math.tanh(x[first + j])
+                    slack = 1.0 - z * z
+                    root = math.sqrt(slack)
+                    alpha = eta + 0.5 * (size - 2 - j)
+                    logp += (
+                        alpha * math.log(slack)
+                        - (2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha))
+                        - (2.0 * alpha - 1.0) * LOG_2
+                    )
+                    inner = dfactor[start + i, start + j]
+                    dx[first + j] += rests[j] * root * (inner * root - back * z) - 2.0 * alpha * z
+                    back = inner * z + back * root
+                first += i
+            start += size
+        return logp
+
+    @staticmethod
+    def count(sizes: Sequence[int]) -> int:
+        """Return the number of pairs."""
+        return sum(b * (b - 1) // 2 for b in sizes)
+
+    @staticmethod
+    def draw(eta: float, sizes: Sequence[int], rng: np.random.Generator, size: int) -> Array:
+        """Return lower Cholesky factors (size, q, q) of block-diagonal correlations."""
         q = sum(sizes)
         root = np.zeros((size, q, q))
         start = 0
@@ -50,7 +181,7 @@ class LKJ:
             for i in range(b):
                 rest = np.ones(size)
                 for j in range(i):
-                    alpha = self.eta + 0.5 * (b - 2 - j)
+                    alpha = eta + 0.5 * (b - 2 - j)
                     z = 2.0 * rng.beta(alpha, alpha, size) - 1.0
                     root[:, start + i, start + j] = z * rest
                     rest *= np.sqrt(1.0 - z * z)
@@ -58,48 +189,107 @@ class LKJ:
             start += b
         return root
 
-    def log_density(self, sizes: tuple[int, ...], root: Array, sd: Array) -> Array:
-        """Return log p(R) summed over the blocks (draws,).
-
-        For b coefficients the density is det(R)^(eta - 1) / c, and c is the product over
-        k = 1..b-1 of (2^(2 alpha_k - 1) B(alpha_k, alpha_k))^k with alpha_k = eta + (k - 1) / 2.
-        Source: Lewandowski, Kurowicka & Joe (2009), eq. 16.
-
-        Args:
-            sizes: of the blocks, summing to q.
-            root: lower square roots (draws, q, q) of G.
-            sd: the SDs in G (draws, q).
-        """
+    @staticmethod
+    def log_density(eta: float, sizes: Sequence[int], root: Array, sd: Array) -> Array:
+        """Return log p(R) summed over the blocks (draws,)."""
         pivot = np.abs(np.einsum("dii->di", root)) / sd
         total = np.zeros(len(root))
         start = 0
         for size in sizes:
             with np.errstate(divide="ignore", invalid="ignore"):
                 logdet = 2.0 * np.log(pivot[:, start : start + size]).sum(axis=1)
-            total += (self.eta - 1.0) * logdet if self.eta != 1.0 else 0.0
-            total += self._log_constant(size)
+            total += (eta - 1.0) * logdet if eta != 1.0 else 0.0
+            total += _log_constant(eta, size)
             start += size
         return total
 
-    def log_constant(self, sizes: Sequence[int]) -> float:
-        """Return minus the log of what det(R)^(eta - 1) integrates to, over all blocks."""
-        return sum(map(self._log_constant, sizes))
-
-    def _log_constant(self, size: int) -> float:
-        total = 0.0
-        for k in range(1, size):
-            alpha = self.eta + 0.5 * (k - 1)
-            constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
-            total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
-        return total
-
-    def marginal(self, size: int) -> Any:
-        """Return the distribution of one correlation in a block, as SciPy's frozen one.
-
-        (1 + r) / 2 ~ Beta(shape, shape) with shape = eta - 1 + size / 2. Source: Lewandowski,
-        Kurowicka & Joe (2009), section 2.
-        """
+    @staticmethod
+    def marginal(eta: float, size: int) -> Any:
+        """Return (1 + r) / 2 ~ Beta(shape, shape) with shape = eta - 1 + size / 2."""
         from scipy import stats
 
-        shape = self.eta - 1.0 + 0.5 * size
+        shape = eta - 1.0 + 0.5 * size
         return stats.beta(shape, shape, loc=-1.0, scale=2.0)
+
+    @staticmethod
+    def add(pm: Any, name: str, size: int, eta: float) -> Any:
+        """Add LKJCorr, which is a distribution of the Cholesky factor of the matrix."""
+        return pm.LKJCorr(name, n=size, eta=eta)
+
+
+def find_law(structure: Structure) -> type[Law]:
+    """Return how priors stand on a structure's correlations."""
+    return _LAWS[structure.correlation_law]
+
+
+def has_prior(structure: Structure | type[Structure]) -> bool:
+    """Whether a structure can be sampled."""
+    return structure.correlation_law in _LAWS
+
+
+def arrange_prior(moments: Moments, covariance: str | None = None) -> Structure:
+    """Return the structure of the random coefficients of `moments`, if it has a prior.
+
+    Raises:
+        ArgumentError: it has none.
+    """
+    structure = arrange(moments, covariance)
+    if not has_prior(structure):
+        known = [f"'{kind}'" for kind, each in STRUCTURES.items() if has_prior(each)]
+        raise ArgumentError(
+            f"covariance={covariance!r} has no prior for sampling; choose "
+            f"{', '.join(known[:-1])} or {known[-1]}, or fit it with reml()"
+        )
+    return structure
+
+
+def _log_constant(eta: float, size: int) -> float:
+    """Return minus the log of what det(R)^(eta - 1) integrates to over R (size, size).
+
+    That is the product over k = 1..size-1 of (2^(2 alpha_k - 1) B(alpha_k, alpha_k))^k with
+    alpha_k = eta + (k - 1) / 2. Source: Lewandowski, Kurowicka & Joe (2009), eq. 16.
+    """
+    total = 0.0
+    for k in range(1, size):
+        alpha = eta + 0.5 * (k - 1)
+        constant = 2.0 * math.lgamma(alpha) - math.lgamma(2.0 * alpha)
+        total -= k * ((2.0 * alpha - 1.0) * LOG_2 + constant)
+    return total
+
+
+type Kernels = tuple[Any, Any]  # compiled: (code, *those of `Law.correlate`), likewise `pull`
+
+
+def _choose_kernels(laws: Sequence[type[Law]]) -> Kernels:
+    """Return kernels that ask the law with the given code, one by one; the last for any other."""
+    own, one_correlate, one_pull = laws[0].code, laws[0].correlate, laws[0].pull
+    if len(laws) == 1:
+
+        @_compiled
+        def correlate_last(code, x, sizes, out):  # type: ignore[no-untyped-def]
+            one_correlate(x, sizes, out)
+
+        @_compiled
+        def pull_last(code, x, sizes, eta, dfactor, dx):  # type: ignore[no-untyped-def]
+            return one_pull(x, sizes, eta, dfactor, dx)
+
+        return correlate_last, pull_last
+    other_correlate, other_pull = _choose_kernels(laws[1:])
+
+    @_compiled
+    def correlate(code, x, sizes, out):  # type: ignore[no-untyped-def]
+        if code == own:
+            one_correlate(x, sizes, out)
+        else:
+            other_correlate(code, x, sizes, out)
+
+    @_compiled
+    def pull(code, x, sizes, eta, dfactor, dx):  # type: ignore[no-untyped-def]
+        if code == own:
+            return one_pull(x, sizes, eta, dfactor, dx)
+        return other_pull(code, x, sizes, eta, dfactor, dx)
+
+    return correlate, pull
+
+
+correlate, pull_correlations = _choose_kernels(tuple(_LAWS.values()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, arrange
@@ -57,7 +57,7 @@ class ResolvedPriors:
     """One proper value per parameter, on the scale of the data."""
 
     fixed: tuple[Prior, ...]  # (p,)
-    sd: tuple[Prior, ...]  # (q,)
+    sd: tuple[Prior, ...]  # (s,) of the SDs that are free
     corr: LKJ
     sigma: Prior
     centre: Array  # (p,) column means that the Intercept's prior is taken at, 0 for itself
@@ -118,14 +118,18 @@ def resolve_priors(
         name: HalfStudentT(3.0, sd_y / size[name]) if size[name] > 0 else HalfStudentT(3.0, sd_y)
         for name in moments.random
     }
+    structure = structure or arrange(moments)
     if priors.flat_covariance:
-        for block in (structure or arrange(moments)).blocks:
-            sd_default |= {name: Flat(power=float(len(block))) for name in block}
+        powers = [structure.powers[own] for own in structure.owners]
+        sd_default = {
+            name: Flat(power=float(power))
+            for name, power in zip(moments.random, powers, strict=True)
+        }
     sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
     has_intercept = INTERCEPT in moments.fixed
     resolved = ResolvedPriors(
         fixed=_choose("fixed", priors.fixed, fixed_default),
-        sd=_choose("sd", priors.sd, sd_default),
+        sd=_share(structure, priors.sd, _choose("sd", priors.sd, sd_default)),
         corr=LKJ() if priors.corr is None else priors.corr,
         sigma=sigma,
         centre=np.array([mean[name] if has_intercept else 0.0 for name in moments.fixed]),
@@ -136,7 +140,8 @@ def resolve_priors(
                 f"{prior} is a prior for positive parameters, but the fixed effect '{name}' may "
                 f"be negative; use {_list_families(positive=False)}"
             )
-    named = zip((*moments.random, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
+    owning = (parameter.row for parameter in structure.sds)
+    named = zip((*owning, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
     for name, prior in named:
         if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
             raise PriorError(
@@ -146,6 +151,31 @@ def resolve_priors(
     if not isinstance(resolved.corr, LKJ):
         raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
     return resolved
+
+
+def _share(structure: Structure, given: Any, chosen: tuple[Prior, ...]) -> tuple[Prior, ...]:
+    """Return the prior of each free SD (s,) of what was chosen for each coefficient (q,).
+
+    Where coefficients share an SD, a prior given for one of them holds for all; by default it has
+    the largest of their scales.
+    """
+    shared: list[Prior] = []
+    for place in range(len(structure.sds)):
+        members = [i for i, own in enumerate(structure.owners) if own == place]
+        named = [i for i in members if isinstance(given, Mapping) and structure.names[i] in given]
+        candidates = [chosen[i] for i in named or members]
+        if named and any(prior != candidates[0] for prior in candidates):
+            raise PriorError(
+                f"{' and '.join(map(str, candidates))} are priors of one SD, which "
+                f"{' and '.join(structure.names[i] for i in named)} share; give one of them"
+            )
+        shared.append(candidates[0] if named else max(candidates, key=_read_scale))
+    return tuple(shared)
+
+
+def _read_scale(prior: Prior) -> float:
+    """Return the scale of a default prior; of others the first in order is as good as any."""
+    return prior.sigma if isinstance(prior, HalfStudentT) else 0.0
 
 
 def measure_scales(moments: Moments) -> dict[str, float]:
@@ -192,14 +222,13 @@ def _list_families(*, positive: bool) -> str:
     return f"{', '.join(names)} or Flat"
 
 
-def bounds_variances(moments: Moments, block: tuple[str, ...]) -> bool:
-    """Whether the data alone bound the variances of a block of b random coefficients.
+def bounds_variances(moments: Moments, structure: Structure) -> tuple[bool, ...]:
+    """Whether the data alone bound each SD that is free (s,), see `Structure.least_freedom`.
 
-    The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over G if
-    J - p/q > 2 b. Otherwise the posterior's upper tail is that of the prior.
+    Otherwise the posterior's upper tail is that of the prior.
     """
     freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
-    return freedom > 2 * len(block)
+    return tuple(freedom > least for least in structure.least_freedom)
 
 
 def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure) -> list[str]:
@@ -207,15 +236,14 @@ def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure
     given = None if priors is None else priors.sd
     if given is not None and not isinstance(given, Mapping):
         return []
-    chosen = given or {}
-    unbounded = {
-        name
-        for block in structure.blocks
-        if not bounds_variances(moments, block)
-        for name in block
-        if name not in chosen
-    }
-    return [str(parameter) for parameter in structure.sds if parameter.row in unbounded]
+    owned = zip(structure.names, structure.owners, strict=True)
+    chosen = {own for name, own in owned if name in (given or {})}
+    bounded = bounds_variances(moments, structure)
+    return [
+        str(parameter)
+        for own, (parameter, is_bounded) in enumerate(zip(structure.sds, bounded, strict=True))
+        if not is_bounded and own not in chosen
+    ]
 
 
 def draw_prior(
@@ -239,8 +267,9 @@ def draw_prior(
     if np.any(priors.centre):
         intercept = int(np.flatnonzero(priors.centre == 0)[0])
         beta[:, intercept] -= beta @ priors.centre
-    sd = _draw_columns(priors.sd, rng, size)
-    root = sd[:, :, None] * priors.corr.draw(structure.sizes, rng, size)
+    sd = _draw_columns(priors.sd, rng, size)[:, structure.owners]
+    correlations = find_law(structure).draw(priors.corr.eta, structure.sizes, rng, size)
+    root = sd[:, :, None] * correlations
     return beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0]
 
 

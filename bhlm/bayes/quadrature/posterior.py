@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.density import build_density
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import Flat, Normal
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.axes import (
@@ -28,7 +29,7 @@ from bhlm.bayes.quadrature.grid import ABSENT, build_integrand
 from bhlm.bayes.quadrature.refine import Summed, choose_degrees, refine_grid
 from bhlm.bayes.quadrature.start import find_start
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.likelihood.covariance import Structure, arrange_prior
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, list_parameters
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
@@ -131,6 +132,11 @@ def integrate_resolved(
     """
     _check_arguments(moments, tolerance, budget, cores)
     _check_priors(moments, resolved)
+    if structure.shares_variance:
+        raise ArgumentError(
+            f"covariance={structure.kind!r}, in which coefficients share an SD, is not integrated "
+            "by quadrature; use sample()"
+        )
     start = time.perf_counter()
     white = whiten(moments, structure)
     integrand = build_integrand(build_density(white, resolved, structure), white)

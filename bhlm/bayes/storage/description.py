@@ -10,13 +10,12 @@ import numpy as np
 
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.draws import Draws, Settings
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Prior, TextPrior
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
 from bhlm.files import make_plain
-from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.memory import Reduced
 from bhlm.moments.moments import Moments, describe_moments, rebuild_moments

@@ -22,6 +22,7 @@ import numpy as np
 
 from bhlm.bayes.density import build_density, constrain, evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import (
     Priors,
     ResolvedPriors,
@@ -31,7 +32,7 @@ from bhlm.bayes.priors.resolve import (
 )
 from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.likelihood.covariance import Structure, arrange_prior
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import group_logliks, total_products
 from bhlm.likelihood.parameters import list_parameters
 from bhlm.likelihood.whitening import Whitened, whiten

@@ -125,15 +125,12 @@ def _check_priors(
         resolved = resolve_priors(priors, moments)
     except BhlmError as error:
         raise type(error)(f"priors '{name}': {error}") from error
-    for block in study.truth.blocks:
-        flat = [
-            coefficient
-            for coefficient, prior in zip(moments.random, resolved.sd, strict=True)
-            if coefficient in block and isinstance(prior, Flat)
-        ]
-        if flat and not bounds_variances(moments, block):
+    structure = arrange(moments)
+    bounded = bounds_variances(moments, structure)
+    for parameter, prior, is_bounded in zip(structure.sds, resolved.sd, bounded, strict=True):
+        if isinstance(prior, Flat) and not is_bounded:
             raise ArgumentError(
-                f"priors '{name}' are flat on sd({flat[0]}|{moments.group}), which the groups of "
+                f"priors '{name}' are flat on {parameter}, which the groups of "
                 f"condition {condition} do not bound, so the posterior may not exist; give more "
                 "groups or a proper prior"
             )
