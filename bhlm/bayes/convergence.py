@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bhlm.errors import DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 Array = np.ndarray
@@ -51,6 +52,42 @@ class Diagnostics:
         }
 
 
+class Measured(NamedTuple):
+    """How far chains agree, and how many independent draws theirs are worth."""
+
+    rhat: Array  # (m,) rank-normalised split R-hat
+    ess_bulk: Array  # (m,)
+    ess_tail: Array  # (m,) of the 5 % and 95 % quantiles, the smaller
+
+
+class Summary(NamedTuple):
+    """What is told of the draws of one parameter, in the order of the columns of tables."""
+
+    mean: float
+    median: float
+    mode: float  # of the marginal density, by ArviZ's kernel estimate
+    sd: float
+    lower: float  # of the equal-tailed 95 % interval
+    upper: float
+    ess_bulk: float
+    ess_tail: float
+    rhat: float
+    mcse_mean: float
+
+
+def measure(stack: Array) -> Measured:
+    """Return R-hat and ESS of m parameters' draws (m, chain, draw); nan of one that is constant."""
+    from arviz_stats.base import array_stats
+
+    axes = {"chain_axis": 1, "draw_axis": 2}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Measured(
+            np.atleast_1d(array_stats.rhat(stack, **axes)),
+            np.atleast_1d(array_stats.ess(stack, method="bulk", **axes)),
+            np.atleast_1d(array_stats.ess(stack, method="tail", prob=(0.05, 0.95), **axes)),
+        )
+
+
 def diagnose(
     draws: Mapping[str, Array],
     *,
@@ -74,13 +111,8 @@ def diagnose(
 
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
-    # A parameter that does not vary has no diagnostics: nan, which fails below.
+    rhat, bulk, tail = measure(stack)
     with np.errstate(invalid="ignore", divide="ignore"):
-        rhat = np.atleast_1d(array_stats.rhat(stack, chain_axis=1, draw_axis=2))
-        bulk = np.atleast_1d(array_stats.ess(stack, chain_axis=1, draw_axis=2, method="bulk"))
-        tail = np.atleast_1d(
-            array_stats.ess(stack, chain_axis=1, draw_axis=2, method="tail", prob=(0.05, 0.95))
-        )
         bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
     failures = [
         *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", "run longer (tune, draws)"),
@@ -191,11 +223,8 @@ def _failing(
     return [f"{what} of {names[worst]}{more} is {values[worst]:.4g}, {limit}; {advice}"]
 
 
-def summarize(draws: Mapping[str, Array]) -> dict[str, list[float]]:
-    """Return `mean, median, mode, sd, lower, upper, ess_bulk, ess_tail, rhat, mcse_mean`.
-
-    The interval is the equal-tailed 95 % one; the mode is that of the marginal density, by
-    ArviZ's kernel estimate.
+def summarize(draws: Mapping[str, Array]) -> dict[str, Summary]:
+    """Return the summary of each parameter.
 
     Args:
         draws: parameter name -> (chain, draw).
@@ -204,25 +233,34 @@ def summarize(draws: Mapping[str, Array]) -> dict[str, list[float]]:
 
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
-    axes = {"chain_axis": 1, "draw_axis": 2}
     flat = stack.reshape(len(names), -1)
     lower, median, upper = np.quantile(flat, [0.025, 0.5, 0.975], axis=1)
-    columns = [
-        flat.mean(axis=1),
-        median,
-        np.array([float(array_stats.mode(row)) for row in flat]),
-        flat.std(axis=1, ddof=1),
-        lower,
-        upper,
-        array_stats.ess(stack, method="bulk", **axes),
-        array_stats.ess(stack, method="tail", prob=(0.05, 0.95), **axes),
-        array_stats.rhat(stack, **axes),
-        array_stats.mcse(stack, method="mean", **axes),
-    ]
-    table = np.column_stack([np.atleast_1d(column) for column in columns])
-    return {name: row.tolist() for name, row in zip(names, table, strict=True)}
+    columns = {
+        "mean": flat.mean(axis=1),
+        "median": median,
+        "mode": np.array([float(array_stats.mode(row)) for row in flat]),
+        "sd": flat.std(axis=1, ddof=1),
+        "lower": lower,
+        "upper": upper,
+        "mcse_mean": np.atleast_1d(
+            array_stats.mcse(stack, method="mean", chain_axis=1, draw_axis=2)
+        ),
+        **measure(stack)._asdict(),
+    }
+    table = np.column_stack([columns[name] for name in Summary._fields])
+    return {name: Summary(*row) for name, row in zip(names, table.tolist(), strict=True)}
 
 
-SUMMARY_COLUMNS = (
-    "mean", "median", "mode", "sd", "lower", "upper", "ess_bulk", "ess_tail", "rhat", "mcse_mean",
-)  # fmt: skip
+def tabulate_summaries(draws: Mapping[str, Array], *, index: str) -> "pd.DataFrame":
+    """Return the summaries as a table, one row per parameter.
+
+    Args:
+        draws: parameter name -> (chain, draw).
+        index: the name of the index.
+    """
+    import pandas as pd
+
+    rows = summarize(draws)
+    return pd.DataFrame(
+        list(rows.values()), pd.Index(list(rows), name=index), list(Summary._fields)
+    )

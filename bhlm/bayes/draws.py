@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.convergence import SUMMARY_COLUMNS, Diagnostics, diagnose, summarize
+from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
 from bhlm.errors import ArgumentError
@@ -97,6 +97,8 @@ class Draws:
     seconds: float
     sampler: str  # which route ran
     white: Whitened
+    # What was computed once; a changed copy begins anew.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def converged(self) -> bool:
@@ -111,14 +113,11 @@ class Draws:
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
-        posterior = self.data["posterior"].dataset
-        return parameter_draws(
-            self.moments,
-            self.structure,
-            posterior["beta"].values,
-            posterior["G"].values,
-            posterior["sigma"].values,
-        )
+        if "draws" not in self._kept:
+            posterior = self.data["posterior"].dataset
+            arrays = (posterior[name].values for name in ("beta", "G", "sigma"))
+            self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
+        return dict(self._kept["draws"])
 
     @property
     def estimates(self) -> "pd.DataFrame":
@@ -126,13 +125,10 @@ class Draws:
 
         mcse_mean`, with equal-tailed 95 % intervals.
         """
-        import pandas as pd
-
-        table = pd.DataFrame.from_dict(
-            summarize(self.draws), orient="index", columns=list(SUMMARY_COLUMNS)
-        )
-        table.index.name = "parameter"
-        return table
+        if "estimates" not in self._kept:
+            self._kept["estimates"] = tabulate_summaries(self.draws, index="parameter")
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
 
     @property
     def scales(self) -> dict[str, float]:

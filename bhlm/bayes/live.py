@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.convergence import ESS, RHAT
+from bhlm.bayes.convergence import ESS, RHAT, measure
 from bhlm.bayes.draws import Draws, Settings
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import Progress, Reader, sample_moments
@@ -252,20 +252,14 @@ def look(running: Any, read: Reader) -> Outlook | None:
 
 def judge_draws(draws: Mapping[str, Array], *, divergences: int) -> Outlook:
     """Return R-hat and ESS of parameters' draws (chain, draw), the worst first."""
-    from arviz_stats.base import array_stats
-
     stack = np.stack(list(draws.values()))
-    axes = {"chain_axis": 1, "draw_axis": 2}
-    # A parameter that has not moved yet has no R-hat.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rhat = np.atleast_1d(array_stats.rhat(stack, **axes))
-        bulk = np.atleast_1d(array_stats.ess(stack, method="bulk", **axes))
-        tail = np.atleast_1d(array_stats.ess(stack, method="tail", prob=(0.05, 0.95), **axes))
-    order = np.argsort(-measure_shortfall(rhat, bulk, tail), kind="stable")
+    measured = measure(stack)
+    order = np.argsort(-measure_shortfall(*measured), kind="stable")
     names = list(draws)
+    worst_first = {name: values[order] for name, values in measured._asdict().items()}
     return Outlook(
         draws=stack.shape[2], divergences=divergences, names=tuple(names[at] for at in order),
-        rhat=rhat[order], ess_bulk=bulk[order], ess_tail=tail[order],
+        **worst_first,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
+from bhlm.bayes.convergence import tabulate_summaries
 from bhlm.bayes.draws import Draws, flatten_draws
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.markup import NOTEBOOK_DIGITS, to_html
@@ -26,13 +26,7 @@ class Quantities:
     @property
     def estimates(self) -> "pd.DataFrame":
         """Every quantity in the columns of `fit.estimates`, with equal-tailed 95 % intervals."""
-        import pandas as pd
-
-        table = pd.DataFrame.from_dict(
-            summarize(self.draws), orient="index", columns=list(SUMMARY_COLUMNS)
-        )
-        table.index.name = "quantity"
-        return table
+        return tabulate_summaries(self.draws, index="quantity")
 
     def _repr_html_(self) -> str:
         """Return the estimates as HTML, for notebooks."""

@@ -20,7 +20,7 @@ class Fitted:
     @classmethod
     def of(cls, value: Any, *, model: "Model | None" = None) -> Self:
         """Return a value (an Estimate, Draws) as the class that users hold."""
-        fit = cls(*(getattr(value, field.name) for field in fields(value)))
+        fit = cls(*(getattr(value, field.name) for field in fields(value) if field.init))
         object.__setattr__(fit, "_model", None if model is None else ref(model))
         return fit
 

@@ -66,9 +66,8 @@ def plot_divergences(post: Draws) -> Figure:
                 role="warning",
                 name="divergent transitions",
                 hover=tuple(
-                    f"divergent: chain {row[0]}, draw {row[1]}\n{across} {row[3]:.4g}\n"
-                    f"{up} {row[4]:.4g}"
-                    for row in wild.itertuples(index=False, name=None)
+                    f"divergent: chain {chain}, draw {draw}\n{across} {x:.4g}\n{up} {y:.4g}"
+                    for chain, draw, _, x, y in wild.itertuples(index=False, name=None)
                 ),
                 size=8.0,
             )

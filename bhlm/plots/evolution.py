@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.convergence import ESS, RHAT
+from bhlm.bayes.convergence import ESS, RHAT, measure
 from bhlm.bayes.draws import Draws
 from bhlm.plots.chains import choose_worst, tick_log
 from bhlm.plots.figure import Figure
@@ -63,7 +63,6 @@ def tabulate_evolution(draws: Mapping[str, Array]) -> "pd.DataFrame":
         draws: parameter -> (chain, draw).
     """
     import pandas as pd
-    from arviz_stats.base import array_stats
 
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
@@ -71,18 +70,10 @@ def tabulate_evolution(draws: Mapping[str, Array]) -> "pd.DataFrame":
     first = min(max(FIRST, total // POINTS), total)
     points = POINTS if total <= LONG else POINTS // 2
     counts = np.unique(np.linspace(first, total, points).astype(int))
-    axes = {"chain_axis": 1, "draw_axis": 2}
     parts = []
     for count in counts:
-        part = stack[:, :, :count]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            columns = {
-                "rhat": array_stats.rhat(part, **axes),
-                "ess_bulk": array_stats.ess(part, method="bulk", **axes),
-                "ess_tail": array_stats.ess(part, method="tail", prob=(0.05, 0.95), **axes),
-            }
-        values = {name: np.atleast_1d(column) for name, column in columns.items()}
-        parts.append(pd.DataFrame({"draws": count, "parameter": names} | values))
+        measured = measure(stack[:, :, :count])._asdict()
+        parts.append(pd.DataFrame({"draws": count, "parameter": names} | measured))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -119,8 +119,8 @@ def _sample_flat(post: Draws, progress: Progress | None) -> Means:
     exact = dict(zip(flat.moments.fixed, average_conditionals(flat), strict=True))
     rows = summarize(flat.draws) | summarize(exact)
     return Means(
-        mean={name: row[0] for name, row in rows.items()},
-        error={name: row[9] for name, row in rows.items()},
+        mean={name: row.mean for name, row in rows.items()},
+        error={name: row.mcse_mean for name, row in rows.items()},
         route="draws",
         fit=flat,
     )
@@ -159,8 +159,8 @@ def split_gaps(
     estimates = reml.estimates["estimate"]
     modes = _name_mode(post, mode)
     rows = {}
-    for name, summary in summarize(post.draws).items():
-        drawn, sd, mcse = summary[0], summary[3], summary[9]
+    columns = ["mean", "sd", "mcse_mean"]
+    for name, drawn, sd, mcse in post.estimates[columns].itertuples(name=None):
         estimate = float(estimates[name])
         exact = name in chosen.mean if chosen else False
         target = chosen.mean[name] if chosen and exact else drawn
@@ -211,10 +211,11 @@ def find_drift(fit: Draws) -> list[str]:
         return []
     if "x" not in fit.data["unconstrained_posterior"]:
         return []
-    drawn = summarize({name: fit.draws[name] for name in fit.moments.fixed})
+    drawn = fit.estimates
     found = []
     for name, exact in zip(fit.moments.fixed, average_conditionals(fit), strict=True):
-        difference, error = drawn[name][0] - float(exact.mean()), drawn[name][9]
+        difference = float(drawn.loc[name, "mean"]) - float(exact.mean())
+        error = float(drawn.loc[name, "mcse_mean"])
         if abs(difference) > MONTE_CARLO * error:
             found.append(
                 f"The draws of {name} average {difference:+.3g} off their exact conditional means, "

@@ -1,7 +1,7 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -11,7 +11,6 @@ from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import (
     RESIDUAL,
-    RESIDUAL_SD,
     Parameter,
     list_parameters,
     scale_covariance,
@@ -35,6 +34,18 @@ if TYPE_CHECKING:
 
 
 Array = np.ndarray
+
+
+class Row(NamedTuple):
+    """One parameter's row of `estimates`; nan is what it does not have."""
+
+    estimate: float
+    se: float
+    lower: float
+    upper: float
+    statistic: float = np.nan
+    df: float = np.nan
+    p: float = np.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class Estimate:
     theta: Array  # (c,) the whitened factors' coefficients
     steps: tuple[Step, ...]
     white: Whitened
+    # What was computed once; a changed copy begins anew.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -79,12 +92,12 @@ class Estimate:
         """
         import pandas as pd
 
-        rows = {**self._fixed_rows(), **self._variance_rows(), **self._scaled_rows()}
-        columns = ["estimate", "se", "lower", "upper", "statistic", "df", "p"]
-        values = np.full((len(rows), len(columns)), np.nan)
-        for line, row in zip(values, rows.values(), strict=True):
-            line[: len(row)] = row
-        return pd.DataFrame(values, pd.Index(list(rows), name="parameter"), columns)
+        if "estimates" not in self._kept:
+            rows = [*self._fixed_rows(), *self._variance_rows(), *self._scaled_rows()]
+            index = pd.Index(list(map(str, self.parameters)), name="parameter")
+            self._kept["estimates"] = pd.DataFrame(np.array(rows), index, list(Row._fields))
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
 
     @property
     def wald(self) -> dict[str, float]:
@@ -149,48 +162,45 @@ class Estimate:
         sd = np.sqrt(np.maximum(np.einsum("jaa->ja", covs), 0.0))
         return tabulate_effects(self.moments, {"estimate": means, "sd": sd})
 
-    def _fixed_rows(self) -> dict[str, list[float]]:
+    def _fixed_rows(self) -> list[Row]:
         se = np.sqrt(np.diag(self.beta_cov))
-        rows = {}
-        for name, b, s in zip(self.moments.fixed, self.beta, se, strict=True):
+        rows = []
+        for b, s in zip(self.beta, se, strict=True):
             z = b / s
             p = 2.0 * special.ndtr(-abs(z))
-            rows[name] = [b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p]
+            rows.append(Row(b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p))
         return rows
 
-    def _variance_rows(self) -> dict[str, list[float]]:
-        labels = self.structure.labels
+    def _variance_rows(self) -> list[Row]:
         parameters = (*self.structure.variances, RESIDUAL)
-        values = [*(self.g[i, j] for i, j in labels), self.sigma2]
+        values = [*(self.g[i, j] for i, j in self.structure.labels), self.sigma2]
         errors = standard_errors(self.variance_cov)
-        rows = {}
+        rows = []
         for parameter, value, se in zip(parameters, values, errors, strict=True):
             if parameter.is_covariance:
                 bounds = [value - Z95 * se, value + Z95 * se]
             else:
                 bounds = log_interval(value, se)
-            rows[str(parameter)] = [value, se, *bounds]
+            rows.append(Row(value, se, *bounds))
         return rows
 
-    def _scaled_rows(self) -> dict[str, list[float]]:
+    def _scaled_rows(self) -> list[Row]:
         labels = self.structure.labels
         values = scale_covariance(self.g, labels)
         slopes = scale_slopes(self.g, labels)
         se = scaled_errors(slopes, self.variance_cov[:-1, :-1])
-        rows = {}
+        rows = []
         for parameter, value, error in zip(self.structure.scaled, values, se, strict=True):
-            name = str(parameter)
             if parameter.is_sd:
-                rows[name] = [value, error, *log_interval(value, error)]
+                rows.append(Row(value, error, *log_interval(value, error)))
             elif abs(value) < 1.0:
                 z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
-                rows[name] = [value, error, np.tanh(z - half), np.tanh(z + half)]
+                rows.append(Row(value, error, np.tanh(z - half), np.tanh(z + half)))
             else:
-                rows[name] = [value, np.nan, np.nan, np.nan]
+                rows.append(Row(value, np.nan, np.nan, np.nan))
         sd = np.sqrt(self.sigma2)
         error = standard_errors(self.variance_cov)[-1] / (2.0 * sd)
-        rows[str(RESIDUAL_SD)] = [sd, error, *log_interval(sd, error)]
-        return rows
+        return [*rows, Row(sd, error, *log_interval(sd, error))]
 
 
 def fit_moments(

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
 from bhlm.bayes.draws import Draws
 from bhlm.files import make_plain
 from bhlm.moments.moments import Moments
@@ -51,8 +50,7 @@ def describe_posterior(fit: Draws) -> dict[str, Any]:
     return {
         "diagnostics": fit.diagnostics.to_dict() | {"seconds": fit.seconds},
         "estimates": {
-            name: dict(zip(SUMMARY_COLUMNS, row, strict=True))
-            for name, row in summarize(fit.draws).items()
+            str(name): row for name, row in fit.estimates.to_dict(orient="index").items()
         },
         "priors": fit.priors.describe(fit.moments, structure=fit.structure),
         "sampler": fit.sampler,

@@ -1,10 +1,15 @@
 """The verdict fails when it must, and says which parameter and what to do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import xarray as xr
+from simulate import simulate_table
 
-from bhlm.bayes.convergence import SUMMARY_COLUMNS, diagnose, diagnose_data, summarize
+from bhlm.bayes.convergence import diagnose, diagnose_data, summarize
 from bhlm.errors import DataError
+from bhlm.fits.model import Model
 
 
 def good(seed=0, chains=4, draws=1000):
@@ -70,7 +75,7 @@ def test_sampler_flags_fail():
 
 def test_summary_columns():
     draws = good(8) * 2.0 + 5.0
-    row = dict(zip(SUMMARY_COLUMNS, summarize({"a": draws})["a"], strict=True))
+    row = summarize({"a": draws})["a"]._asdict()
     assert row["mean"] == pytest.approx(draws.mean())
     assert row["sd"] == pytest.approx(draws.std(ddof=1))
     assert row["lower"] == pytest.approx(np.quantile(draws, 0.025))
@@ -145,3 +150,25 @@ def test_data_without_what_the_verdict_rests_on_is_refused(content, var_names, e
     with pytest.raises(DataError) as error:
         diagnose_data(from_dict(filled), var_names=var_names)
     assert expected in str(error.value)
+
+
+def test_the_verdict_and_the_table_have_the_same_measures():
+    draws = {"a": good(9), "b": good(10) + 0.1 * np.arange(4)[:, None]}
+    found, rows = judge(draws), summarize(draws).values()
+    assert found.max_rhat == max(row.rhat for row in rows)
+    assert found.min_ess_bulk == min(row.ess_bulk for row in rows)
+    assert found.min_ess_tail == min(row.ess_tail for row in rows)
+
+
+def test_estimates_are_computed_once_and_belong_to_their_draws():
+    model = Model("y ~ x + (1 | g)", simulate_table(3))
+    fit = model.sample(seed=1, draws=30, tune=100, chains=2)
+    table = fit.estimates
+    assert fit.draws["x"] is fit.draws["x"]
+    table.loc["x", "mean"] = 0.0
+    fit.draws.clear()
+    assert fit.estimates.loc["x", "mean"] == pytest.approx(fit.draws["x"].mean())
+    moved = fit.data["posterior"].to_dataset()
+    moved["beta"] = moved["beta"] + 1.0
+    other = replace(fit, data=xr.DataTree.from_dict({"posterior": moved}))
+    assert other.estimates.loc["x", "mean"] == pytest.approx(fit.estimates.loc["x", "mean"] + 1.0)

@@ -196,13 +196,14 @@ def check_seed(fit: Draws, seed: int | None) -> int:
 def render_check(check: PredictiveCheck) -> str:
     """Return the summaries over groups, stars where they are outside, and the verdict."""
     headings = ("observed", "predicted", "2.5 %", "97.5 %", "p (two-sided)")
+    columns = ["observed", "predicted", "lower", "upper", "p_two_sided"]
     table = check.overall
     cells = [headings] + [
         (
-            *(format_digits(value, 5) for value in row[2:6]),
-            format_fixed(row[7], 3) + ("*" if row[7] < OUTSIDE else " "),
+            *(format_digits(value, 5) for value in numbers),
+            format_fixed(p, 3) + ("*" if p < OUTSIDE else " "),
         )
-        for row in table.itertuples(index=False)
+        for *numbers, p in table[columns].itertuples(index=False, name=None)
     ]
     body = align_columns(cells, sides=(align_right,) * len(headings), gap="  ")
     shown = ["  " + str(over) for over in table["over"]]

@@ -80,7 +80,7 @@ def _head(fit: "Estimate") -> list[str]:
     moments, wald = fit.moments, fit.wald
     size = moments.group_size
     label = _name_likelihood(fit)
-    rows = [
+    rows: list[tuple[str, str, object] | None] = [
         (f"Mixed-effects {fit.method.upper()} regression", "Number of obs", moments.n_rows),
         (f"Group variable: {show_name(moments.group)}", "Number of groups", moments.n_groups),
         None,
@@ -95,8 +95,15 @@ def _head(fit: "Estimate") -> list[str]:
             format_fixed(wald["p"], 4),
         ),
     ]
-    left = measure_widest([row[0] + "  " for row in rows if row], least=LEFT)
-    return [f"{align_left(row[0], left)}{row[1]:<18} ={row[2]:>10}" if row else "" for row in rows]
+    left = measure_widest([what + "  " for what, _, _ in filter(None, rows)], least=LEFT)
+
+    def draw(row: tuple[str, str, object] | None) -> str:
+        if row is None:
+            return ""
+        what, name, value = row
+        return f"{align_left(what, left)}{name:<18} ={value:>10}"
+
+    return [draw(row) for row in rows]
 
 
 def _tabulate_coefficients(fit: "Estimate", estimates: "pd.DataFrame") -> list[str]:

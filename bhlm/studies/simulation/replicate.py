@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bhlm.bayes.convergence import SUMMARY_COLUMNS, summarize
+from bhlm.bayes.convergence import tabulate_summaries
 from bhlm.bayes.density import build_density, constrain
 from bhlm.bayes.draws import parameter_draws
 from bhlm.bayes.priors.families import Flat
@@ -88,8 +88,8 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
         for part in constrain(density, white, x.reshape(-1, x.shape[-1]))
     )
     draws = parameter_draws(moments, structure, beta, root @ root.swapaxes(-1, -2), sigma)
-    table = np.array(list(summarize(draws).values()))
-    column = {name: table[:, at] for at, name in enumerate(SUMMARY_COLUMNS)}
+    table = tabulate_summaries(draws, index="parameter")
+    column = {name: values.to_numpy() for name, values in table.items()}
     return {
         "rhat": make_plain(np.max(column["rhat"])),  # null where one cannot be computed
         "ess_bulk": make_plain(np.min(column["ess_bulk"])),
