@@ -89,7 +89,7 @@ def test_each_block_of_correlations_has_its_own_prior():
     table[["v", "w", "z"]] = rng.normal(size=(len(table), 3))
     model = Model("y ~ x + v + w + z + (1 + x | g) + (0 + v + w + z | g)", table)
     post = model.sample(seed=1, draws=20, tune=20, chains=1, prior_only=True)
-    priors = _collect_priors(post)
+    priors = {str(parameter): density for parameter, density in _collect_priors(post).items()}
     # In a matrix of two a correlation under LKJ(2) is 2 Beta(2, 2) - 1, in one of three
     # 2 Beta(5/2, 5/2) - 1 (Lewandowski, Kurowicka & Joe 2009, section 3).
     assert priors["corr(Intercept,x|g)"](0.0) == pytest.approx(stats.beta(2, 2).pdf(0.5) / 2)
