@@ -47,17 +47,17 @@ MEANSES_DEVIATION = 0.0065
 
 @pytest.mark.parametrize("name", SHA256)
 def test_shipped_file_is_unchanged(name: str) -> None:
-    content = files("bhlm").joinpath("data", name).read_bytes()
+    content = files("bhlm.sources").joinpath("data", name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256[name]
 
 
 def test_no_file_ships_without_a_checksum() -> None:
-    shipped = {each.name for each in files("bhlm").joinpath("data").iterdir()}
+    shipped = {each.name for each in files("bhlm.sources").joinpath("data").iterdir()}
     assert shipped == {*SHA256, "README.md"}
 
 
 def test_readme_of_the_data_states_the_checksums() -> None:
-    readme = files("bhlm").joinpath("data", "README.md").read_text(encoding="utf-8")
+    readme = files("bhlm.sources").joinpath("data", "README.md").read_text(encoding="utf-8")
     for name, digest in SHA256.items():
         assert f"{digest}  {name}" in readme
 
@@ -147,5 +147,5 @@ def test_unknown_data_set_names_the_value_and_the_way_out(name: Any, hint: str) 
 
 
 def test_importing_the_module_does_not_import_pandas() -> None:
-    code = "import sys, bhlm.datasets; sys.exit('pandas' in sys.modules)"
+    code = "import sys, bhlm.sources.datasets; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
