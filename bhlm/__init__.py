@@ -12,6 +12,8 @@ both = bhlm.reconcile(reml, post)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bhlm.caches import choose_caches
+
 if TYPE_CHECKING:
     from bhlm import plots
     from bhlm.bayes.checks.loo import compare_posteriors
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from bhlm.studies.calibration.run import calibrate
 
 __version__ = "0.1.0"
+
+choose_caches()
 
 _HOMES = {
     "BayesFit": "fits.bayes_fit",

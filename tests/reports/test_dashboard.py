@@ -235,6 +235,22 @@ class TestFiles:
         with pytest.raises(DataError, match=message):
             both.dashboard(tmp_path / path)
 
+    def test_a_json_that_no_page_wrote_stays(self, both, tmp_path, monkeypatch):
+        twin = tmp_path / "page.json"
+        monkeypatch.setattr(page_module, "build_sections", lambda subject: pytest.fail("computed"))
+        for text in ('{"mine": 1}', "no JSON", "[]", ""):
+            twin.write_text(text)
+            with pytest.raises(
+                DataError, match=r"page\.json', which is there and was written by no"
+            ):
+                both.dashboard(tmp_path / "page.html")
+            assert twin.read_text() == text
+
+    def test_the_json_of_the_page_before_is_replaced(self, both, tmp_path):
+        both.reml.dashboard(tmp_path / "page.html", title="One")
+        both.reml.dashboard(tmp_path / "page.html", title="Two")
+        assert json.loads((tmp_path / "page.json").read_text())["title"] == "Two"
+
     def test_a_failed_render_leaves_the_old_page(self, both, tmp_path, monkeypatch):
         (tmp_path / "page.html").write_text("old")
         monkeypatch.setattr(page_module, "render_page", lambda *_, **__: 1 / 0)

@@ -1,0 +1,74 @@
+"""Where compiled code is kept: beside the package, else in the home or a temporary folder.
+
+numba and PyTensor keep what they compile on disk. Where the places that they would choose are
+read-only or full they end in an error, so that bhlm names another one before they are imported.
+"""
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+NUMBA = "NUMBA_CACHE_DIR"
+PYTENSOR = "PYTENSOR_FLAGS"
+ROOM = 1 << 26  # bytes that must be free: the machine code of all kernels takes less
+
+
+def choose_caches(*, package: Path = Path(__file__).parent, room: int = ROOM) -> None:
+    """Name a usable place for compiled code to numba and PyTensor, where theirs is not usable.
+
+    A place that the user named, by NUMBA_CACHE_DIR or PYTENSOR_FLAGS, stays if it can be used.
+    """
+    named = os.environ.get(NUMBA)
+    beside = package / "__pycache__"
+    if not _is_usable(Path(named) if named else beside, room):
+        place = _find_place("numba", room)
+        if place is not None:
+            os.environ[NUMBA] = str(place)
+            if "numba" in sys.modules:
+                sys.modules["numba"].config.CACHE_DIR = str(place)
+    flags = os.environ.get(PYTENSOR, "")
+    home = Path(os.path.expanduser("~"), ".pytensor")
+    if "compiledir" not in flags and not _is_usable(home, room):
+        place = _find_place("pytensor", room)
+        if place is not None:
+            os.environ[PYTENSOR] = ",".join(filter(None, (flags, f"base_compiledir={place}")))
+
+
+def _find_place(name: str, room: int) -> Path | None:
+    """Return a folder of ours that can be written to; None where there is none."""
+    for place in _list_places():
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = place.lstat()
+        except OSError:
+            continue
+        # What is loaded from there is run: nobody else may have put it there.
+        is_ours = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        is_safe = stat.S_ISDIR(found.st_mode) and is_ours and not found.st_mode & 0o022
+        if is_safe and _is_usable(place, room):
+            return place / name
+    return None
+
+
+def _list_places() -> Iterator[Path]:
+    yield Path(os.path.expanduser("~"), ".cache", "bhlm")
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    for folder in (tempfile.gettempdir(), "/dev/shm"):
+        yield Path(folder, f"bhlm-{user}")
+
+
+def _is_usable(place: Path, room: int) -> bool:
+    """Return whether a folder, or the first one above it that exists, can be written to."""
+    if not place.is_absolute():  # "~" of a user without a home
+        return False
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return False
+    if not hasattr(os, "statvfs"):
+        return True
+    disk = os.statvfs(place)
+    return disk.f_bavail * disk.f_frsize >= room
