@@ -1,47 +1,45 @@
 """ArviZ's figures, by its Plotly or matplotlib backend, in bhlm's colours."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from bhlm.plots import matplotlib_figures, plotly_figures
+from bhlm.plots.matplotlib_figures import finish_arviz, name_lines
 from bhlm.plots.plotly_figures import BAND_OPACITY, BELOW, ROLE, colour, theme
-from bhlm.plots.style import DASHES, ROLES
-
-if TYPE_CHECKING:
-    from bhlm.plots.figure import Figure
+from bhlm.plots.style import ROLES
 
 # ArviZ is asked for the colours of a light page, and each colour stands for a role. Roles of one
 # colour have one on a dark page too.
 BY_COLOUR = {look.light: name for name, look in ROLES.items()}
 
 
-def draw_arviz(figure: "Figure", backend: str, *, page: str = "light") -> Any:
-    """Return the native figure of a figure that ArviZ draws, by "plotly" or "matplotlib".
+def draw_arviz(
+    draw: Callable[[str], Any], backend: str, *, height: int, page: str = "light"
+) -> Any:
+    """Return the native figure that ArviZ draws, by "plotly" or "matplotlib".
 
     By Plotly each trace and shape names its role, found by the colour of a light page that it was
     drawn in, and all text has the colour of the page's ink.
-    """
-    assert figure.draw is not None
-    collection = figure.draw(backend)
-    drawn = collection.viz["figure"].item()
-    if backend == "plotly":
-        assign_roles(drawn)
-        _paint(drawn, page)
-        drawn.update_layout(theme(page))
-        drawn.update_layout(
-            height=figure.height, width=None, autosize=True, legend={"y": -BELOW / figure.height},
-            margin={"l": 10, "r": 10, "t": 40, "b": 10},
-        )  # fmt: skip
-    else:
-        from matplotlib import pyplot
 
-        # ArviZ draws through pyplot, which would keep the figure and show it a second time.
-        pyplot.close(drawn)
-        drawn.set_layout_engine("constrained")
-        for place in drawn.axes:
-            if not place.get_subplotspec().is_last_row() and not _has_labels(place):
-                place.set_xlabel("")
+    Args:
+        draw: backend -> ArviZ's PlotCollection.
+        backend: "plotly" or "matplotlib".
+        height: pixels, by Plotly.
+        page: "light" or "dark", by Plotly.
+    """
+    drawn = draw(backend).viz["figure"].item()
+    if backend == "matplotlib":
+        finish_arviz(drawn)
+        return drawn
+    assign_roles(drawn)
+    _paint(drawn, page)
+    drawn.update_layout(theme(page))
+    drawn.update_layout(
+        height=height, width=None, autosize=True, legend={"y": -BELOW / height},
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+    )  # fmt: skip
     return drawn
 
 
@@ -74,28 +72,22 @@ def name_roles(
         dashed: whether the lines have the dashes of their roles.
     """
     drawn = collection.viz["figure"].item()
-    if backend == "plotly":
-        assign_roles(drawn)
-        named = set()
-        for trace in drawn.data:
-            role = trace.meta and trace.meta.get(ROLE)
-            if role in names:
-                shown = role not in named and trace.mode != "none"
-                trace.update(name=names[role], legendgroup=role, showlegend=shown)
-                named |= {role} if shown else set()
+    if backend == "matplotlib":
+        name_lines(drawn, names, dashed=dashed)
         return
-    from matplotlib.lines import Line2D
+    assign_roles(drawn)
+    named = set()
+    for trace in drawn.data:
+        role = trace.meta and trace.meta.get(ROLE)
+        if role in names:
+            shown = role not in named and trace.mode != "none"
+            trace.update(name=names[role], legendgroup=role, showlegend=shown)
+            named |= {role} if shown else set()
 
-    styles = {role: DASHES[ROLES[role].dash] if dashed else "-" for role in names}
-    handles = [
-        Line2D([], [], color=ROLES[role].light, linestyle=styles[role], label=name)
-        for role, name in names.items()
-    ]
-    drawn.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
 
-
-def _has_labels(place: Any) -> bool:
-    return any(label.get_visible() for label in place.get_xticklabels())
+def find_writer(backend: str) -> Any:
+    """Return the function that escapes a text for the library that draws."""
+    return plotly_figures.write if backend == "plotly" else matplotlib_figures.write
 
 
 def _find_colour(trace: Any) -> str:

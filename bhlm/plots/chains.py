@@ -7,6 +7,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.live import ignore_short_chains, measure_shortfall
+from bhlm.plots.arviz_figures import find_writer
 from bhlm.plots.choice import choose_parameters, title
 from bhlm.plots.style import DASHES, ROLES, SERIES
 
@@ -55,7 +56,7 @@ def choose_worst(
     return chosen, left.replace("are left out", "with a better R-hat and ESS are left out")
 
 
-def thin_draws(draws: Array, most: int) -> tuple[Array, int]:
+def keep_every(draws: Array, most: int) -> tuple[Array, int]:
     """Return every k-th draw (chain, draw / k) with the least k that leaves `most`, and k."""
     step = -(-draws.shape[1] // most)
     return draws[:, ::step], step
@@ -125,17 +126,6 @@ def tick_log(low: float, high: float, *, steps: Sequence[float]) -> tuple[Any, A
     every = [step * 10.0**power for power in powers for step in steps]
     inside = tuple(value for value in every if low <= value <= high)
     return (inside, tuple(f"{value:,.10g}" for value in inside)) if len(inside) > 1 else None
-
-
-def find_writer(backend: str) -> Any:
-    """Return the function that escapes a text for the library that draws."""
-    if backend == "plotly":
-        from bhlm.plots.plotly_figures import write
-
-        return write
-    from bhlm.plots.matplotlib_figures import write as write_mathtext
-
-    return write_mathtext
 
 
 def list_roles(chains: int) -> list[str]:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError
 from bhlm.files import replace_file, write_text
+from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
+from bhlm.plots.matplotlib_figures import draw_matplotlib
+from bhlm.plots.plotly_figures import draw_plotly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,17 +37,15 @@ class Figure:
 
     def plotly(self, *, page: str = "light") -> Any:
         """Return the figure as a plotly.graph_objects.Figure, for a "light" or "dark" page."""
-        from bhlm.plots.arviz_figures import draw_arviz
-        from bhlm.plots.plotly_figures import draw_plotly
-
-        return draw_arviz(self, "plotly", page=page) if self.draw else draw_plotly(self, page=page)
+        if self.draw:
+            return draw_arviz(self.draw, "plotly", height=self.height, page=page)
+        return draw_plotly(self.panels, columns=self.columns, height=self.height, page=page)
 
     def matplotlib(self) -> Any:
         """Return the figure as a matplotlib.figure.Figure, which no window shows by itself."""
-        from bhlm.plots.arviz_figures import draw_arviz
-        from bhlm.plots.matplotlib_figures import draw_matplotlib
-
-        return draw_arviz(self, "matplotlib") if self.draw else draw_matplotlib(self)
+        if self.draw:
+            return draw_arviz(self.draw, "matplotlib", height=self.height)
+        return draw_matplotlib(self.panels, columns=self.columns, height=self.height)
 
     def save(self, path: str | Path) -> None:
         """Write the figure: .png, .svg or .pdf by matplotlib, .html (with its script) by Plotly.

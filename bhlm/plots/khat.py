@@ -8,6 +8,7 @@ import numpy as np
 from bhlm.bayes.checks.loo import Loo, leave_out_groups
 from bhlm.bayes.draws import Draws
 from bhlm.layout import count, format_digits
+from bhlm.plots.arviz_figures import find_writer
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import name_groups
 from bhlm.plots.style import ROLES, shorten
@@ -78,11 +79,7 @@ def _draw_points(loo: Loo, values: "xr.DataArray", backend: str, along: str) -> 
     from arviz_base.labels import NoVarLabeller
     from arviz_plots import plot_khat as plot_points
 
-    if backend == "plotly":
-        from bhlm.plots.plotly_figures import write
-    else:
-        from bhlm.plots.matplotlib_figures import write
-
+    write = find_writer(backend)
     shown = values.assign_coords(group=[write(label, 20) for label in values["group"].values])
     above = int(np.sum(values.values > loo.good_k))
     measured = copy(loo)

@@ -1,33 +1,37 @@
-"""Figure -> matplotlib.figure.Figure."""
+"""Panels -> matplotlib.figure.Figure; the one file that knows matplotlib."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Points, Rule, Segments
+from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import DASHES, PAGES, ROLES, SYMBOLS, shorten
 
-if TYPE_CHECKING:
-    from bhlm.plots.figure import Figure
-
-PIXELS = 100.0  # per inch: what `Figure.height` is in
+PIXELS = 100.0  # per inch
 WIDTH = 7.0  # inches, of one column; further columns add to it
 BAND_OPACITY = 0.18
 
 
-def draw_matplotlib(figure: "Figure") -> Any:
-    """Return the figure drawn by matplotlib, apart from pyplot: no window, nothing to close."""
-    from matplotlib.figure import Figure as Canvas
+def draw_matplotlib(panels: Sequence[Panel], *, columns: int = 1, height: int) -> Any:
+    """Return panels drawn by matplotlib, apart from pyplot: no window, nothing to close.
 
-    columns = min(figure.columns, len(figure.panels))
-    rows = math.ceil(len(figure.panels) / columns)
+    Args:
+        panels: in the order of reading.
+        columns: panels side by side.
+        height: pixels, of all panels together.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
     width = WIDTH * (1.0 if columns == 1 else 0.65 * columns)
-    drawn = Canvas(figsize=(width, figure.height / PIXELS), layout="constrained")
+    drawn = Figure(figsize=(width, height / PIXELS), layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False)
     for at, place in enumerate(axes.ravel()):
-        if at >= len(figure.panels):
+        if at >= len(panels):
             place.set_axis_off()
             continue
-        panel = figure.panels[at]
+        panel = panels[at]
         for mark in panel.marks:
             _draw_mark(place, mark)
         place.set_title(write(panel.title))
@@ -38,6 +42,41 @@ def draw_matplotlib(figure: "Figure") -> Any:
         place.set_axisbelow(True)
     _add_legend(drawn, axes.ravel())
     return drawn
+
+
+def finish_arviz(drawn: Any) -> None:
+    """Take a figure that ArviZ drew from pyplot, which would keep it and show it a second time.
+
+    Panels share the label of their x axis, below the lowest.
+    """
+    from matplotlib import pyplot
+
+    pyplot.close(drawn)
+    drawn.set_layout_engine("constrained")
+    for place in drawn.axes:
+        has_labels = any(label.get_visible() for label in place.get_xticklabels())
+        if not place.get_subplotspec().is_last_row() and not has_labels:
+            place.set_xlabel("")
+
+
+def name_lines(drawn: Any, names: Mapping[str, str], *, dashed: bool = False) -> None:
+    """Put one entry per role under a figure.
+
+    Args:
+        drawn: by matplotlib.
+        names: role -> the text of its entry, escaped.
+        dashed: whether the lines have the dashes of their roles.
+    """
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], color=ROLES[role].light, label=name,
+            linestyle=DASHES[ROLES[role].dash] if dashed else "-",
+        )
+        for role, name in names.items()
+    ]  # fmt: skip
+    drawn.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
 
 
 def write(text: object, longest: int | None = None) -> str:

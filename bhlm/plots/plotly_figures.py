@@ -1,17 +1,14 @@
-"""Figure -> plotly.graph_objects.Figure."""
+"""Panels -> plotly.graph_objects.Figure; the one file that knows Plotly."""
 
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Points, Rule, Segments
+from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import PAGES, ROLES, shorten
-
-if TYPE_CHECKING:
-    from bhlm.plots.figure import Figure
 
 Array = np.ndarray
 
@@ -21,25 +18,33 @@ BAND_OPACITY = 0.18
 BETWEEN, BELOW = 100.0, 75.0  # pixels between panels, and between the lowest and the legend
 
 
-def draw_plotly(figure: "Figure", *, page: str = "light") -> Any:
-    """Return the figure drawn by Plotly, in the colours of a "light" or a "dark" page.
+def draw_plotly(
+    panels: Sequence[Panel], *, columns: int = 1, height: int, page: str = "light"
+) -> Any:
+    """Return panels drawn by Plotly, in the colours of a "light" or a "dark" page.
 
     Every label and hover text is shown as the text that it is: Plotly reads a little HTML in
     them, so they are escaped here. Each trace names its role in its `meta`.
+
+    Args:
+        panels: in the order of reading.
+        columns: panels side by side.
+        height: pixels, of all panels together.
+        page: "light" or "dark".
     """
     from plotly.subplots import make_subplots
 
-    columns = min(figure.columns, len(figure.panels))
-    rows = math.ceil(len(figure.panels) / columns)
-    titles = [write(panel.title) for panel in figure.panels]
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    titles = [write(panel.title) for panel in panels]
     drawn = make_subplots(
         rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
         # Of a tall figure, no more than the labels between two panels need.
-        vertical_spacing=min(0.3 / rows, BETWEEN / figure.height),
+        vertical_spacing=min(0.3 / rows, BETWEEN / height),
     )  # fmt: skip
     drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
     named: set[str] = set()
-    for at, panel in enumerate(figure.panels):
+    for at, panel in enumerate(panels):
         row, column = at // columns + 1, at % columns + 1
         traces = [trace for mark in panel.marks for trace in _draw_mark(mark, page, named)]
         if traces:
@@ -50,12 +55,20 @@ def draw_plotly(figure: "Figure", *, page: str = "light") -> Any:
         drawn.update_yaxes(_describe_axis(panel.y), row=row, col=column)
     drawn.update_layout(theme(page))
     drawn.update_layout(
-        height=figure.height,
+        height=height,
         showlegend=bool(named),
-        legend={"y": -BELOW / figure.height},
+        legend={"y": -BELOW / height},
         margin={"l": 10, "r": 10, "t": 50 if any(titles) else 20, "b": 10},
     )
     return drawn
+
+
+def read_script() -> str:
+    """Return the JavaScript by which a page draws Plotly's figures."""
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script
 
 
 def theme(page: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups
 from bhlm.bayes.draws import Draws
 from bhlm.layout import format_digits
-from bhlm.plots.arviz_figures import BY_COLOUR, name_roles
+from bhlm.plots.arviz_figures import BY_COLOUR, find_writer, name_roles
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import ROLES, shorten
@@ -65,11 +65,7 @@ def _draw_densities(tree: Any, names: list[str], backend: str) -> Any:
     import xarray as xr
     from arviz_plots import plot_ppc_dist
 
-    if backend == "plotly":
-        from bhlm.plots.plotly_figures import write
-    else:
-        from bhlm.plots.matplotlib_figures import write
-
+    write = find_writer(backend)
     # As many as ArviZ is asked for, so that it does not choose among them, anew each time.
     chains, draws = (tree["posterior_predictive"].sizes[name] for name in ("chain", "draw"))
     along = np.linspace(0, draws - 1, min(draws, -(-REPLICATES // chains))).round().astype(int)

@@ -13,9 +13,9 @@ from bhlm.plots.chains import (
     build_tree,
     choose_worst,
     draw_panels,
+    keep_every,
     list_looks,
     name_chains,
-    thin_draws,
 )
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import ROLE
@@ -62,7 +62,7 @@ def plot_ranks(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
         half = kept // 2
         draws = [np.stack([values[0, :half], values[0, half : 2 * half]]) for values in draws]
     labels = ["1, first half", "1, second half"] if halved else [str(i + 1) for i in range(chains)]
-    thinned = [thin_draws(values, SHOWN)[0] for values in draws]
+    thinned = [keep_every(values, SHOWN)[0] for values in draws]
     level = ERROR / len(chosen)
 
     def draw(backend: str) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter, map_names
 from bhlm.plots.choice import check_asked
-from bhlm.plots.marks import Axis, Mark, Note, Points
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule
 from bhlm.plots.style import SERIES, shorten
 from bhlm.studies.simulation.result import CONDITION, StudyResult
 
@@ -145,58 +146,98 @@ def panel_height(selection: Selection) -> int:
     return round(C * max(18.0, min(11.0 * S + 8.0, 480.0 / C))) + 100
 
 
-def draw_series(
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What one panel per parameter shows of a study: a column of the rows, with its interval.
+
+    The rows have the column `value` and the ends of its interval, named after it as in "drawn_low"
+    and "drawn_high". Functions of rows get those of one parameter.
+    """
+
+    hover: Callable[[dict[str, Any]], str]  # a row's text
+    absent: Callable[[dict[str, Any]], str]  # what is said of a row without a value
+    axis: Callable[["pd.DataFrame"], Axis]
+    value: str = "drawn"
+    rule: Rule | None = None
+    title: Callable[["pd.DataFrame"], str] = lambda _: ""
+    absent_at: Callable[["pd.DataFrame"], float] = lambda _: 0.0  # where it is said
+    edge: Callable[["pd.DataFrame"], float] = lambda _: np.inf  # beyond, values are written
+    is_labelled: bool = True  # whether the conditions are named
+
+
+def draw_study(
+    result: StudyResult,
     selection: Selection,
-    parameter: str,
-    *,
-    value: str,
-    hover: Callable[[dict[str, Any]], str],
-    absent: Callable[[dict[str, Any]], str],
-    absent_at: float = 0.0,
-    edges: tuple[float, float] = (-np.inf, np.inf),
-) -> tuple[Mark, ...]:
-    """Return the marks of one parameter: points with intervals, series beside each other.
+    *measures: Measure,
+    name: str,
+    title: str,
+    reading: str,
+) -> Figure:
+    """Return the figure of a study: a row of panels per parameter, a panel per measure.
 
     Args:
-        selection: of `select_rows`, whose rows have the columns `value`, `low` and `high`, named
-            after `value` as in "coverage_low".
-        parameter: of the panel.
-        value: the column drawn.
-        hover: text of a row.
-        absent: what is said of a row without a value, once where it holds for every series.
-        absent_at: where it is said.
-        edges: values outside are drawn at the edge, with their number beside them.
+        result: the study's result.
+        selection: of `select_rows`.
+        measures: from left to right.
+        name: the figure's, such as "study_bias".
+        title: what stands before the study's title.
+        reading: the sentence on the rows; failures and what is not drawn are added to it.
+    """
+    return Figure(
+        name=name,
+        title=f"{title}: {result.study.title}",
+        reading=f"{reading}{describe_failures(result)}{selection.omitted}.",
+        table=selection.rows,
+        panels=tuple(
+            draw_measure(selection, measure, parameter=parameter)
+            for parameter in selection.parameters
+            for measure in measures
+        ),
+        columns=len(measures),
+        height=len(selection.parameters) * panel_height(selection) + 60,
+    )
+
+
+def draw_measure(selection: Selection, measure: Measure, *, parameter: str) -> Panel:
+    """Return the panel of one parameter: points with intervals, series beside each other.
+
+    Of a row without a value it is said why, once where that holds for every series. Values beyond
+    the edge are drawn at it, with their number beside them.
     """
     rows = selection.rows[selection.rows["parameter"] == parameter]
+    edge, absent_at = measure.edge(rows), measure.absent_at(rows)
     series = [name for name in selection.series if (rows["series"] == name).any()]
-    marks: list[Mark] = []
+    marks: list[Mark] = [] if measure.rule is None else [measure.rule]
     missing: dict[int, list[tuple[float, str, str]]] = {}
     for k, name in enumerate(series):
         part = rows[rows["series"] == name]
         at = part["place"].to_numpy(float) + SPREAD * ((k + 0.5) / len(series) - 0.5)
-        x = part[value].to_numpy(float)
-        inside = np.isfinite(x) & (edges[0] <= x) & (x <= edges[1])
         records = part.to_dict("records")
-        low, high = (part[f"{value}_{end}"].to_numpy(float) for end in ("low", "high"))
+        x, low, high = (
+            part[f"{measure.value}{end}"].to_numpy(float) for end in ("", "_low", "_high")
+        )
+        inside = np.abs(x) <= edge if np.isfinite(edge) else np.isfinite(x)
         marks.append(
             Points(
                 x[inside],
                 at[inside],
                 selection.role(name),
                 name,
-                tuple(hover(row) for row, shown in zip(records, inside, strict=True) if shown),
-                x_low=_fill(low, x, edges[0])[inside],
-                x_high=_fill(high, x, edges[1])[inside],
+                tuple(
+                    measure.hover(row) for row, shown in zip(records, inside, strict=True) if shown
+                ),
+                x_low=_fill(low, x, -edge)[inside],
+                x_high=_fill(high, x, edge)[inside],
             )
         )
         for row, height in zip(records, at, strict=True):
-            size = row[value]
-            if np.isfinite(size) and not edges[0] <= size <= edges[1]:
-                edge = edges[0] if size < edges[0] else edges[1]
-                marks.append(_warn(edge, height, hover(row)))
-                marks.append(Note(min(edge, 0.0), height, f"{name}: {size:+.3g} %"))
-            elif not np.isfinite(size):
-                missing.setdefault(row["place"], []).append((height, name, absent(row)))
+            size = row[measure.value]
+            if not np.isfinite(size):
+                missing.setdefault(row["place"], []).append((height, name, measure.absent(row)))
+            elif abs(size) > edge:
+                end = float(np.copysign(edge, size))
+                marks.append(_warn(end, height, measure.hover(row)))
+                marks.append(Note(min(end, 0.0), height, f"{name}: {size:+.3g} %"))
     for place, found in missing.items():
         reasons = {reason for _, _, reason in found}
         if len(found) == len(series) and len(reasons) == 1:
@@ -205,7 +246,12 @@ def draw_series(
         for height, name, reason in found:
             marks.append(_warn(absent_at, height, f"{name}: {reason}"))
             marks.append(Note(absent_at, height, f"{name}: {reason}"))
-    return tuple(marks)
+    return Panel(
+        x=measure.axis(rows),
+        y=condition_axis(selection, labelled=measure.is_labelled),
+        marks=tuple(marks),
+        title=measure.title(rows),
+    )
 
 
 def _fill(ends: Array, middle: Array, edge: float) -> Array:
@@ -234,6 +280,27 @@ def share_interval(share: Array, count: Array) -> tuple[Array, Array]:
 def name_condition(row: dict[str, Any]) -> str:
     """Return a row's condition in words."""
     return ", ".join(f"{FACTORS[key]} = {shorten(row[key], 30)}" for key in CONDITION)
+
+
+def head_hover(row: dict[str, Any]) -> str:
+    """Return the first two lines of a row's text: series, parameter and condition."""
+    return f"{row['series']}: {row['parameter']}\n{name_condition(row)}\n"
+
+
+def name_parameter(rows: "pd.DataFrame") -> str:
+    """Return the parameter of one panel's rows."""
+    return str(rows["parameter"].iloc[0])
+
+
+def name_ends(selection: Selection, rows: "pd.DataFrame") -> tuple[str, str]:
+    """Return the least and the largest percentage drawn, with whose it is."""
+    least, most = (
+        f"{row['drawn']:.1f} % ({row['parameter']} by {row['series']}{name_place(selection, row)})"
+        for row in (
+            rows.loc[at].to_dict() for at in (rows["drawn"].idxmin(), rows["drawn"].idxmax())
+        )
+    )
+    return least, most
 
 
 def name_place(selection: Selection, row: dict[str, Any]) -> str:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.plots.figure import Figure
-from bhlm.plots.marks import Axis, Panel, Rule
+from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
+    Measure,
     Selection,
     Z,
-    condition_axis,
-    describe_failures,
-    draw_series,
-    name_condition,
+    draw_study,
+    head_hover,
+    name_parameter,
     name_place,
-    panel_height,
     select_rows,
 )
 from bhlm.studies.simulation.result import StudyResult
@@ -57,13 +56,8 @@ def plot_bias(
     )  # fmt: skip
     if estimators is None:
         selection = _leave_fixed_modes(selection, result.study.truth.names)
-    return Figure(
-        name="study_bias",
-        title=f"Bias: {result.study.title}",
-        reading=_read(selection, result),
-        table=selection.rows,
-        panels=tuple(_draw(selection, name) for name in selection.parameters),
-        height=len(selection.parameters) * panel_height(selection) + 60,
+    return draw_study(
+        result, selection, BIAS, name="study_bias", title="Bias", reading=_read(selection)
     )
 
 
@@ -93,33 +87,16 @@ def _leave_fixed_modes(selection: Selection, fixed: Sequence[str]) -> Selection:
     return replace(selection, rows=rows[~left].reset_index(drop=True))
 
 
-def _draw(selection: Selection, parameter: str) -> Panel:
-    rows = selection.rows[selection.rows["parameter"] == parameter]
-    is_relative = bool(rows["is_relative"].all())
-    edge = EDGE if is_relative else np.inf
-    unit = " %" if is_relative else ""
+def _has_size(rows: "pd.DataFrame") -> bool:
+    return bool(rows["is_relative"].all())
 
-    def describe(row: dict[str, Any]) -> str:
-        return (
-            f"{row['series']}: {parameter}\n{name_condition(row)}\n"
-            f"bias {row['drawn']:+.3g}{unit} ({row['drawn_low']:+.3g} to "
-            f"{row['drawn_high']:+.3g})\ntrue value {row['true']:.4g}, mean estimate "
-            f"{row['mean']:.4g}, {row['used']} of {row['replicates']} replicates"
-        )
 
-    marks = draw_series(
-        selection, parameter, value="drawn", hover=describe, edges=(-edge, edge), absent=_explain
-    )
-    beyond = is_relative and bool((rows["drawn"].abs() > EDGE).any())
-    wide = bool((rows[["drawn_low", "drawn_high"]].abs() > EDGE).any(axis=None))
-    label = "relative bias, %" if is_relative else "bias (the true value is 0)"
-    return Panel(
-        x=Axis(
-            label, range=(-1.05 * EDGE, 1.05 * EDGE) if beyond or (wide and is_relative) else None
-        ),
-        y=condition_axis(selection),
-        marks=(Rule(0.0, "x", "reference", "no bias"), *marks),
-        title=parameter,
+def _hover(row: dict[str, Any]) -> str:
+    unit = " %" if row["is_relative"] else ""
+    return (
+        f"{head_hover(row)}bias {row['drawn']:+.3g}{unit} ({row['drawn_low']:+.3g} to "
+        f"{row['drawn_high']:+.3g})\ntrue value {row['true']:.4g}, mean estimate "
+        f"{row['mean']:.4g}, {row['used']} of {row['replicates']} replicates"
     )
 
 
@@ -129,7 +106,24 @@ def _explain(row: dict[str, Any]) -> str:
     return "no estimates" if not row["used"] else "the true value is 0"
 
 
-def _read(selection: Selection, result: StudyResult) -> str:
+def _describe_axis(rows: "pd.DataFrame") -> Axis:
+    if not _has_size(rows):
+        return Axis("bias (the true value is 0)")
+    beyond = bool((rows[["drawn", "drawn_low", "drawn_high"]].abs() > EDGE).any(axis=None))
+    return Axis("relative bias, %", range=(-1.05 * EDGE, 1.05 * EDGE) if beyond else None)
+
+
+BIAS = Measure(
+    hover=_hover,
+    absent=_explain,
+    axis=_describe_axis,
+    rule=Rule(0.0, "x", "reference", "no bias"),
+    title=name_parameter,
+    edge=lambda rows: EDGE if _has_size(rows) else np.inf,
+)
+
+
+def _read(selection: Selection) -> str:
     rows = selection.rows
     sized = rows[rows["is_relative"] & np.isfinite(rows["drawn"])]
     ends = rows[np.isfinite(rows["bias_mcse"]) & np.isfinite(rows["drawn"])]
@@ -147,5 +141,5 @@ def _read(selection: Selection, result: StudyResult) -> str:
     some = f"{clear} of the {len(ends)} biases {'is' if clear == 1 else 'are'}"
     return (
         f"Over {count} data sets a condition, {worst}; {some} further from 0 than Monte Carlo "
-        f"error explains{describe_failures(result)}{selection.omitted}."
+        "error explains"
     )

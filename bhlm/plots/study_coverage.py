@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.plots.figure import Figure
-from bhlm.plots.marks import Axis, Panel, Rule
+from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
+    Measure,
     Selection,
-    condition_axis,
-    describe_failures,
-    draw_series,
-    name_condition,
-    name_place,
-    panel_height,
+    draw_study,
+    head_hover,
+    name_ends,
+    name_parameter,
     select_rows,
     share_interval,
 )
@@ -53,16 +52,9 @@ def plot_coverage(
         result, _measure(result), parameters=parameters, estimators=estimators,
         is_default=lambda _: True,
     )  # fmt: skip
-    return Figure(
-        name="study_coverage",
-        title=f"Coverage: {result.study.title}",
-        reading=_read(selection, result),
-        table=selection.rows,
-        panels=tuple(
-            panel for name in selection.parameters for panel in _draw(selection, name)
-        ),
-        columns=2,
-        height=len(selection.parameters) * panel_height(selection) + 60,
+    return draw_study(
+        result, selection, COVERAGE, WIDTH, name="study_coverage", title="Coverage",
+        reading=_read(selection),
     )  # fmt: skip
 
 
@@ -85,40 +77,12 @@ def _measure(result: StudyResult) -> "pd.DataFrame":
     )  # fmt: skip
 
 
-def _draw(selection: Selection, parameter: str) -> tuple[Panel, Panel]:
-    rows = selection.rows[selection.rows["parameter"] == parameter]
-
-    def describe(row: dict[str, Any]) -> str:
-        return (
-            f"{row['series']}: {parameter}\n{name_condition(row)}\n"
-            f"covers {row['drawn']:.1f} % ({row['drawn_low']:.1f} to {row['drawn_high']:.1f}), "
-            f"median width {row['width_median']:.3g}\nof {row['intervals']} intervals in "
-            f"{row['replicates']} replicates, true value {row['true']:.4g}"
-        )
-
-    lowest = float(np.nanmin([LOWEST, *(rows["drawn_low"] - 1.0)]))
-    covered = draw_series(
-        selection, parameter, value="drawn", hover=describe, absent=_explain, absent_at=lowest
-    )
-    widths = draw_series(
-        selection,
-        parameter,
-        value="width_median",
-        hover=describe,
-        absent=lambda _: "no intervals",
-    )
+def _hover(row: dict[str, Any]) -> str:
     return (
-        Panel(
-            x=Axis("coverage, %", range=(lowest - 0.02 * (100.0 - lowest), 100.5)),
-            y=condition_axis(selection),
-            marks=(Rule(NOMINAL, "x", "reference", "nominal 95 %"), *covered),
-            title=parameter,
-        ),
-        Panel(
-            x=Axis("median width"),
-            y=condition_axis(selection, labelled=False),
-            marks=widths,
-        ),
+        f"{head_hover(row)}covers {row['drawn']:.1f} % ({row['drawn_low']:.1f} to "
+        f"{row['drawn_high']:.1f}), median width {row['width_median']:.3g}\nof "
+        f"{row['intervals']} intervals in {row['replicates']} replicates, true value "
+        f"{row['true']:.4g}"
     )
 
 
@@ -128,27 +92,44 @@ def _explain(row: dict[str, Any]) -> str:
     return "the true value is 0" if row["is_bound"] else "no intervals"
 
 
-def _read(selection: Selection, result: StudyResult) -> str:
+def _find_lowest(rows: "pd.DataFrame") -> float:
+    return float(np.nanmin([LOWEST, *(rows["drawn_low"] - 1.0)]))
+
+
+def _describe_axis(rows: "pd.DataFrame") -> Axis:
+    lowest = _find_lowest(rows)
+    return Axis("coverage, %", range=(lowest - 0.02 * (100.0 - lowest), 100.5))
+
+
+COVERAGE = Measure(
+    hover=_hover,
+    absent=_explain,
+    axis=_describe_axis,
+    rule=Rule(NOMINAL, "x", "reference", "nominal 95 %"),
+    title=name_parameter,
+    absent_at=_find_lowest,
+)
+WIDTH = Measure(
+    hover=_hover,
+    absent=lambda _: "no intervals",
+    axis=lambda _: Axis("median width"),
+    value="width_median",
+    is_labelled=False,
+)
+
+
+def _read(selection: Selection) -> str:
     rows = selection.rows[np.isfinite(selection.rows["drawn"])]
     if not len(rows):
-        return (
-            "No estimator has an interval for a parameter with a true value"
-            f"{describe_failures(result)}{selection.omitted}."
-        )
-    least, most = (
-        rows.loc[at].to_dict() for at in (rows["drawn"].idxmin(), rows["drawn"].idxmax())
-    )
+        return "No estimator has an interval for a parameter with a true value"
     below = int((rows["drawn_high"] < NOMINAL).sum())
     above = int((rows["drawn_low"] > NOMINAL).sum())
-    texts = [
-        f"{row['drawn']:.1f} % ({row['parameter']} by {row['series']}{name_place(selection, row)})"
-        for row in (least, most)
-    ]
-    span = f"from {texts[0]} to {texts[1]}"
+    least, most = name_ends(selection, rows)
+    span = f"from {least} to {most}"
     if rows["drawn"].nunique() == 1:
-        span = f"of {rows['drawn'].iloc[0]:.1f} % throughout" if len(rows) > 1 else f"of {texts[0]}"
+        span = f"of {rows['drawn'].iloc[0]:.1f} % throughout" if len(rows) > 1 else f"of {least}"
     return (
         f"95 % intervals have an actual coverage {span}; {below} of the {len(rows)} coverages "
         f"{'lies' if below == 1 else 'lie'} below 95 % and {above} above by more than Monte Carlo "
-        f"error explains{describe_failures(result)}{selection.omitted}."
+        "error explains"
     )

@@ -7,15 +7,14 @@ import numpy as np
 
 from bhlm.errors import ArgumentError
 from bhlm.plots.figure import Figure
-from bhlm.plots.marks import Axis, Panel, Rule
+from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
+    Measure,
     Selection,
-    condition_axis,
-    describe_failures,
-    draw_series,
-    name_condition,
-    name_place,
-    panel_height,
+    draw_study,
+    head_hover,
+    name_ends,
+    name_parameter,
     select_rows,
     share_interval,
 )
@@ -47,13 +46,8 @@ def plot_power(
         result, _measure(result.table), parameters=parameters, estimators=estimators,
         is_default=lambda _: True,
     )  # fmt: skip
-    return Figure(
-        name="study_power",
-        title=f"Power: {result.study.title}",
-        reading=_read(selection, result),
-        table=selection.rows,
-        panels=tuple(_draw(selection, name) for name in selection.parameters),
-        height=len(selection.parameters) * panel_height(selection) + 60,
+    return draw_study(
+        result, selection, POWER, name="study_power", title="Power", reading=_read(selection)
     )
 
 
@@ -72,49 +66,41 @@ def _measure(table: "pd.DataFrame") -> "pd.DataFrame":
     return tested.assign(drawn=100.0 * share, drawn_low=100.0 * low, drawn_high=100.0 * high)
 
 
-def _draw(selection: Selection, parameter: str) -> Panel:
-    rows = selection.rows[selection.rows["parameter"] == parameter]
-    is_true = bool((rows["true"] == 0.0).all())
-
-    def describe(row: dict[str, Any]) -> str:
-        return (
-            f"{row['series']}: {parameter}\n{name_condition(row)}\n"
-            f"leaves out 0 in {row['drawn']:.1f} % ({row['drawn_low']:.1f} to "
-            f"{row['drawn_high']:.1f})\nof {row['intervals']} intervals, true value "
-            f"{row['true']:.4g}"
-        )
-
-    marks = draw_series(
-        selection, parameter, value="drawn", hover=describe, absent=lambda _: "no intervals"
-    )
-    widest = float(np.nanmax([2.0 * SIZE, *(rows["drawn_high"] + 1.0)]))
-    return Panel(
-        x=Axis(
-            "size of the test, %" if is_true else "power, %",
-            range=(0.0, widest) if is_true else (0.0, 101.0),
-        ),
-        y=condition_axis(selection),
-        marks=(Rule(SIZE, "x", "reference", "nominal size 5 %"), *marks),
-        title=f"{parameter}, truly {rows['true'].iloc[0]:g}",
+def _hover(row: dict[str, Any]) -> str:
+    return (
+        f"{head_hover(row)}leaves out 0 in {row['drawn']:.1f} % ({row['drawn_low']:.1f} to "
+        f"{row['drawn_high']:.1f})\nof {row['intervals']} intervals, true value "
+        f"{row['true']:.4g}"
     )
 
 
-def _read(selection: Selection, result: StudyResult) -> str:
+def _describe_axis(rows: "pd.DataFrame") -> Axis:
+    if (rows["true"] == 0.0).all():
+        widest = float(np.nanmax([2.0 * SIZE, *(rows["drawn_high"] + 1.0)]))
+        return Axis("size of the test, %", range=(0.0, widest))
+    return Axis("power, %", range=(0.0, 101.0))
+
+
+POWER = Measure(
+    hover=_hover,
+    absent=lambda _: "no intervals",
+    axis=_describe_axis,
+    rule=Rule(SIZE, "x", "reference", "nominal size 5 %"),
+    title=lambda rows: f"{name_parameter(rows)}, truly {rows['true'].iloc[0]:g}",
+)
+
+
+def _read(selection: Selection) -> str:
     rows = selection.rows[np.isfinite(selection.rows["drawn"])]
     parts = []
     for sized, what in ((False, "power"), (True, "size")):
         part = rows[(rows["true"] == 0.0) == sized]
         if not len(part):
             continue
-        ends = (part["drawn"].idxmin(), part["drawn"].idxmax())
-        texts = [
-            f"{row['drawn']:.1f} % ({row['parameter']} by {row['series']}"
-            f"{name_place(selection, row)})"
-            for row in (part.loc[at].to_dict() for at in ends)
-        ]
-        span = f"between {texts[0]} and {texts[1]}"
+        least, most = name_ends(selection, part)
+        span = f"between {least} and {most}"
         if part["drawn"].nunique() == 1:
-            span = f"{part['drawn'].iloc[0]:.1f} % throughout" if len(part) > 1 else texts[0]
+            span = f"{part['drawn'].iloc[0]:.1f} % throughout" if len(part) > 1 else least
         parts.append(f"the {what} of the tests is {span}")
         if sized:
             off = int(((part["drawn_low"] > SIZE) | (part["drawn_high"] < SIZE)).sum())
@@ -123,4 +109,4 @@ def _read(selection: Selection, result: StudyResult) -> str:
                 "by more than Monte Carlo error explains"
             )
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}{describe_failures(result)}{selection.omitted}."
+    return f"{text[0].upper()}{text[1:]}"

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.draws import Draws
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
-from bhlm.plots.chains import ROW, choose_worst, draw_panels, list_looks, name_chains, thin_draws
+from bhlm.plots.chains import ROW, choose_worst, draw_panels, keep_every, list_looks, name_chains
 from bhlm.plots.figure import Figure
 from bhlm.plots.style import shorten
 
@@ -40,8 +40,8 @@ def plot_traces(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     every = post.draws
     chosen, left = choose_worst(post, names)
     draws = [every[name] for name in chosen]
-    thinned = [thin_draws(values, SHOWN)[0] for values in draws]
-    step = thin_draws(draws[0], SHOWN)[1]
+    thinned = [keep_every(values, SHOWN)[0] for values in draws]
+    step = keep_every(draws[0], SHOWN)[1]
 
     def draw(backend: str) -> Any:
         chains = len(thinned[0])

@@ -16,6 +16,7 @@ from typing import Any
 from bhlm.errors import BhlmError, DataError
 from bhlm.files import make_plain, write_json, write_text
 from bhlm.plots.figure import Figure
+from bhlm.plots.plotly_figures import read_script
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
 from bhlm.reports.dashboard.content import (
     describe_sections,
@@ -224,8 +225,6 @@ def load_scripts() -> dict[str, str]:
     Raises:
         DataError: itables has another bundle than the one that is known.
     """
-    from plotly.offline import get_plotlyjs
-
     bundle = files("itables").joinpath("html", "dt_bundle.js").read_text(encoding="utf-8")
     tables, found = re.subn(
         r"export\s*\{[^}]*?(\w+) as default[^}]*\};?", r"window.DataTable=\1;", bundle
@@ -236,7 +235,7 @@ def load_scripts() -> dict[str, str]:
             "itables 2.9"
         )
     own = [_read(name) for name in ("figures.js", "tables.js", "chooser.js", "page.js")]
-    texts = {"plotly": get_plotlyjs(), "tables": tables, "page": "\n".join(own)}
+    texts = {"plotly": read_script(), "tables": tables, "page": "\n".join(own)}
     # A browser reads every line end as a line feed, and hashes that. A comment's start changes
     # how it looks for the script's end; in the strings and patterns here the backslash is idle.
     return {
