@@ -169,15 +169,18 @@ class Draws:
         Columns: the group's label, `coefficient`, `mean`, `sd`, `lower` and `upper` (95 %) of
         the deviation u.
         """
-        n_groups, q = self.moments.n_groups, len(self.moments.random)
-        table = np.empty((4, n_groups, q))
-        for members, u in stream_effects(self, np.arange(n_groups)):
-            table[0, members] = u.mean(axis=0)
-            table[1, members] = u.std(axis=0, ddof=1)
-            table[2:, members] = np.quantile(u, [0.025, 0.975], axis=0)
-        return tabulate_effects(
-            self.moments, dict(zip(("mean", "sd", "lower", "upper"), table, strict=True))
-        )
+        return tabulate_effects(self.moments, summarize_effects(self))
+
+
+def summarize_effects(fit: Draws) -> dict[str, Array]:
+    """Return `mean`, `sd`, `lower` and `upper` (95 %) of every group's u, (J, q) each."""
+    n_groups, q = fit.moments.n_groups, len(fit.moments.random)
+    table = np.empty((4, n_groups, q))
+    for members, u in stream_effects(fit, np.arange(n_groups)):
+        table[0, members] = u.mean(axis=0)
+        table[1, members] = u.std(axis=0, ddof=1)
+        table[2:, members] = np.quantile(u, [0.025, 0.975], axis=0)
+    return dict(zip(("mean", "sd", "lower", "upper"), table, strict=True))
 
 
 def build_fit(

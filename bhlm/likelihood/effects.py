@@ -120,23 +120,27 @@ def _spread(white: Whitened, beta: Array, root: Array, sigma: Array, noise: Arra
     return out
 
 
-def tabulate_effects(moments: Moments, values: Mapping[str, Array]) -> "pd.DataFrame":
+def tabulate_effects(
+    moments: Moments, values: Mapping[str, Array], *, group: str | None = None
+) -> "pd.DataFrame":
     """Return one row per group and coefficient: label, `coefficient`, and each of `values`.
 
     Args:
         moments: of the fit.
         values: column -> what it holds (J, q).
+        group: what the column of labels is called; None takes the name in the data.
 
     Raises:
         ArgumentError: the group is called as one of the columns is.
     """
     import pandas as pd
 
-    refuse_shared_names([moments.group], table=("coefficient", *values))
+    group = moments.group if group is None else group
+    refuse_shared_names([group], table=("coefficient", *values))
     n_groups, q = moments.n_groups, len(moments.random)
     return pd.DataFrame(
         {
-            moments.group: np.repeat(moments.groups, q),
+            group: np.repeat(moments.groups, q),
             "coefficient": list(moments.random) * n_groups,
         }
         | {name: array.ravel() for name, array in values.items()}

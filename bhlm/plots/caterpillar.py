@@ -13,10 +13,10 @@ from bhlm.plots.groups import (
     SHOWN,
     Fit,
     choose_shown,
+    join_effects,
     name_group,
     name_groups,
     split_fit,
-    tabulate_effects,
 )
 from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
@@ -61,7 +61,7 @@ def plot_caterpillar(fit: Fit, *, coefficient: str | None = None) -> Figure:
                 f"one of {', '.join(names)}"
             )
         names = (coefficient,)
-    effects = tabulate_effects(reml, post)
+    effects = join_effects(reml, post)
     return draw_caterpillar(given.moments, effects, names, posterior=post is not None)
 
 
@@ -72,7 +72,7 @@ def draw_caterpillar(
 
     Args:
         moments: of the fit.
-        effects: what `tabulate_effects` returns.
+        effects: what `join_effects` returns.
         names: of the coefficients to draw.
         posterior: whether groups are ordered and judged by the posterior.
     """

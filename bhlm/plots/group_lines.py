@@ -17,12 +17,12 @@ from bhlm.plots.groups import (
     draw_lines,
     find_column,
     find_held,
+    join_effects,
     list_columns,
     mean_beta,
     name_group,
     place_slopes,
     split_fit,
-    tabulate_effects,
 )
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points
 from bhlm.plots.style import shorten
@@ -79,7 +79,7 @@ def plot_group(fit: Fit, group: Any, *, model: "Model | None" = None) -> Figure:
     moments = given.moments
     j = _find_group(moments, group)
     column = find_column(moments)
-    effects = tabulate_effects(reml, post)
+    effects = join_effects(reml, post)
     beta = {}
     if reml is not None:
         beta["reml"] = reml.beta

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import HELD, Draws
+from bhlm.bayes.draws import HELD, Draws, summarize_effects
 from bhlm.layout import list_names, show_name
+from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.groups import describe_groups, place_fixed
+from bhlm.reml.groups import measure_groups, place_fixed
 from bhlm.reml.standard_errors import Z95
 
 if TYPE_CHECKING:
@@ -52,47 +53,34 @@ def split_fit(fit: Fit) -> tuple[Estimate | None, Draws | None]:
     return fit.reml, fit.post
 
 
-def tabulate_effects(reml: Estimate | None, post: Draws | None) -> "pd.DataFrame":
+def join_effects(reml: Estimate | None, post: Draws | None) -> "pd.DataFrame":
     """Return one row per group and random coefficient, under column names of its own.
 
-    Columns: `group`, `coefficient`, `n`; of REML `fixed`, `ols`, `eb`, `u` = eb - fixed, its
-    standard error of prediction `u_se` (the root of Henderson's C22) and 95 % interval `u_low`,
-    `u_high`, `reliability` and `shrinkage`; of the posterior `mean`, `low` and `high` (95 %) of
-    u, and `post_fixed`, the posterior mean of the fixed part. What a fit that is None would give
-    is nan.
+    Columns: `group`, `coefficient`, `n`; of REML `fixed`, `ols`, `eb`, `u` = eb - fixed,
+    `reliability` and `shrinkage`, the standard error of prediction of u, `u_se` (the root of
+    Henderson's C22), and its 95 % interval `u_low`, `u_high`; of the posterior `mean`, `low` and
+    `high` (95 %) of u, and `post_fixed`, the posterior mean of the fixed part. What a fit that is
+    None would give is nan.
     """
-    import pandas as pd
-
     given = reml if reml is not None else post
     assert given is not None
     moments = given.moments
-    q = len(moments.random)
-    table = pd.DataFrame(
-        {
-            "group": np.repeat(moments.groups, q),
-            "coefficient": list(moments.random) * moments.n_groups,
-            "n": np.repeat(moments.n.astype(int), q),
-        }
-    )
-    names = ("fixed", "ols", "eb", "u", "pev", "reliability", "shrinkage")
-    if reml is not None:
-        found = describe_groups(rename_group(reml))
-        for name in names:
-            table[name] = found[name].to_numpy()
+    shape = (moments.n_groups, len(moments.random))
+    unknown = np.full(shape, np.nan)
+    values: dict[str, Array] = {"n": np.broadcast_to(moments.n.astype(int)[:, None], shape)}
+    names = ("fixed", "ols", "eb", "u", "reliability", "shrinkage", "pev")
+    found = dict.fromkeys(names, unknown) if reml is None else measure_groups(reml)
+    values |= {name: found[name] for name in names[:-1]}
+    values["u_se"] = np.sqrt(found["pev"])
+    values["u_low"] = found["u"] - Z95 * values["u_se"]
+    values["u_high"] = found["u"] + Z95 * values["u_se"]
+    if post is None:
+        values |= dict.fromkeys(("mean", "low", "high", "post_fixed"), unknown)
     else:
-        table[list(names)] = np.nan
-    table["u_se"] = np.sqrt(table.pop("pev"))
-    table["u_low"] = table["u"] - Z95 * table["u_se"]
-    table["u_high"] = table["u"] + Z95 * table["u_se"]
-    if post is not None:
-        effects = rename_group(post).group_effects()
-        for name, column in (("mean", "mean"), ("low", "lower"), ("high", "upper")):
-            table[name] = effects[column].to_numpy()
-        fixed = np.einsum("jip,p->ji", place_fixed(moments), mean_beta(post))
-        table["post_fixed"] = fixed.ravel()
-    else:
-        table[["mean", "low", "high", "post_fixed"]] = np.nan
-    return table
+        effects = summarize_effects(post)
+        values |= {"mean": effects["mean"], "low": effects["lower"], "high": effects["upper"]}
+        values["post_fixed"] = np.einsum("jip,p->ji", place_fixed(moments), mean_beta(post))
+    return tabulate_effects(moments, values, group="group")
 
 
 def thin_posterior(post: Draws) -> Draws:
@@ -105,15 +93,6 @@ def thin_posterior(post: Draws) -> Draws:
     if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= HELD:
         return post
     return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
-
-
-def rename_group[Kind: (Estimate, Draws)](fit: Kind) -> Kind:
-    """Return the fit with a grouping column named "group", which no table has otherwise.
-
-    A column of the data named "n" or "mean" would be a second one of that name.
-    """
-    design = replace(fit.moments.design, group="group")
-    return replace(fit, moments=replace(fit.moments, design=design))
 
 
 def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:

@@ -7,7 +7,7 @@ import numpy as np
 from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
-from bhlm.plots.groups import SHOWN, choose_shown, name_group, name_groups, tabulate_effects
+from bhlm.plots.groups import SHOWN, choose_shown, join_effects, name_group, name_groups
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points, Segments
 from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate
@@ -37,11 +37,11 @@ def plot_shrinkage(reml: Estimate) -> Figure:
     Args:
         reml: the fit.
     """
-    return draw_shrinkage(reml.moments, tabulate_effects(reml, None))
+    return draw_shrinkage(reml.moments, join_effects(reml, None))
 
 
 def draw_shrinkage(moments: Moments, effects: "pd.DataFrame") -> Figure:
-    """Return the figure of effects that are known already, from `tabulate_effects`."""
+    """Return the figure of effects that are known already, from `join_effects`."""
     import pandas as pd
 
     names, q = moments.random, len(moments.random)

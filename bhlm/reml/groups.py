@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.likelihood.effects import regress_groups
+from bhlm.likelihood.effects import regress_groups, tabulate_effects
 from bhlm.likelihood.linear import spell_names
-from bhlm.likelihood.parameters import refuse_shared_names
 from bhlm.likelihood.whitening import ROUNDING, group_ranks
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.estimate import Estimate
@@ -23,10 +22,6 @@ Array = np.ndarray
 IN_SPAN = 1e-9
 # A factor that its products give and its own column agree to this.
 SAME_FACTOR = 1e-6
-COLUMNS = (
-    *("coefficient", "n", "fixed", "ols", "ols_se", "u_ols", "eb", "u", "sd", "pev"),
-    *("reliability", "shrinkage"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +69,35 @@ def solve_groups(fit: Estimate) -> GroupSolution:
 
 
 def describe_groups(fit: Estimate) -> "pd.DataFrame":
-    """Return one row per group and random coefficient.
+    """Return one row per group and random coefficient, with the numbers of `measure_groups`.
 
-    Columns: the group's label, `coefficient`, `n`; `fixed`, the group's fixed part gamma'W_j of
-    the coefficient; `ols`, its own least-squares value, with `ols_se`, and `u_ols` = ols - fixed;
-    `eb` = fixed + u, empirical Bayes; `u`; `sd`, the conditional SD of u given the parameters
-    (lme4's condVar); `pev`, the prediction error variance var(u_hat - u), which adds the
-    uncertainty of the fixed effects (Henderson's C22); `reliability` tau / (tau + ols_se^2);
-    `shrinkage`, 1 - u / u_ols, which several coefficients that borrow from each other may take
-    out of [0, 1].
+    Raises:
+        ArgumentError: the group is called as one of the columns is.
+    """
+    return tabulate_effects(fit.moments, measure_groups(fit))
+
+
+def measure_groups(fit: Estimate) -> dict[str, Array]:
+    """Return what is known of each group's random coefficients, (J, q) each.
+
+    `n`; `fixed`, the group's fixed part gamma'W_j of the coefficient; `ols`, its own
+    least-squares value, with `ols_se`, and `u_ols` = ols - fixed; `eb` = fixed + u, empirical
+    Bayes; `u`; `sd`, the conditional SD of u given the parameters (lme4's condVar); `pev`, the
+    prediction error variance var(u_hat - u), which adds the uncertainty of the fixed effects
+    (Henderson's C22); `reliability` tau / (tau + ols_se^2); `shrinkage`, 1 - u / u_ols, which
+    several coefficients that borrow from each other may take out of [0, 1].
 
     The fixed part is that of `place_fixed`. Level-1 effects outside of it are taken off at their
     estimates before y is regressed on Z_j. Groups whose Z_j has not full rank have no least
     squares and nothing that is made of it (nan). Source: Raudenbush & Bryk (2002), chapter 3.
     """
-    import pandas as pd
-
     moments, white, q = fit.moments, fit.white, fit.white.q
-    refuse_shared_names([moments.group], table=COLUMNS)
     solution = solve_groups(fit)
     turn = white.basis
     u = solution.mean @ turn.T
     fixed = np.einsum("jip,p->ji", place_fixed(moments), fit.beta)
     full = group_ranks(moments) == q
-    n_groups = len(moments.groups)
+    n_groups = moments.n_groups
     deviation, se, reliability = (np.full((n_groups, q), np.nan) for _ in range(3))
     deviation[full], sampling = regress_groups(white, full, beta=fit.beta, sigma2=fit.sigma2)
     se[full] = np.sqrt(sampling)
@@ -105,23 +105,19 @@ def describe_groups(fit: Estimate) -> "pd.DataFrame":
     reliability[full] = tau / (tau + sampling)
     with np.errstate(invalid="ignore", divide="ignore"):
         shrinkage = 1.0 - u / deviation
-    return pd.DataFrame(
-        {
-            moments.group: np.repeat(moments.groups, q),
-            "coefficient": list(moments.random) * n_groups,
-            "n": np.repeat(moments.n.astype(int), q),
-            "fixed": fixed.ravel(),
-            "ols": (fixed + deviation).ravel(),
-            "ols_se": se.ravel(),
-            "u_ols": deviation.ravel(),
-            "eb": (fixed + u).ravel(),
-            "u": u.ravel(),
-            "sd": np.sqrt(_variances(turn, solution.cov)).ravel(),
-            "pev": _variances(turn, solution.pev).ravel(),
-            "reliability": reliability.ravel(),
-            "shrinkage": shrinkage.ravel(),
-        }
-    )
+    return {
+        "n": np.broadcast_to(moments.n.astype(int)[:, None], (n_groups, q)),
+        "fixed": fixed,
+        "ols": fixed + deviation,
+        "ols_se": se,
+        "u_ols": deviation,
+        "eb": fixed + u,
+        "u": u,
+        "sd": np.sqrt(_variances(turn, solution.cov)),
+        "pev": _variances(turn, solution.pev),
+        "reliability": reliability,
+        "shrinkage": shrinkage,
+    }
 
 
 def place_fixed(moments: Moments) -> Array:

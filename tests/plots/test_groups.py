@@ -20,9 +20,9 @@ from bhlm.plots.groups import (
     draw_lines,
     find_column,
     find_held,
+    join_effects,
     list_columns,
     mean_beta,
-    tabulate_effects,
     thin_posterior,
 )
 from bhlm.plots.marks import Line, Points, Segments
@@ -85,7 +85,7 @@ def marks_of(figure, kind, role, panel=0):
 
 def lines_of(model, reml, post=None, *, origin=0.0):
     beta = {"reml": reml.beta} | ({} if post is None else {"posterior": mean_beta(post)})
-    return draw_lines(reml.moments, tabulate_effects(reml, post), beta, origin=origin)
+    return draw_lines(reml.moments, join_effects(reml, post), beta, origin=origin)
 
 
 def along(lines, key, rows):
@@ -342,7 +342,7 @@ def test_names_of_the_tables_own_columns():
     table = simulate_table(5, n_groups=20)
     plain = Model("y ~ x + w + (x | g)", table).reml()
     other = Model("y ~ u + mean + (u | n)", table.rename(columns=names)).reml()
-    ours, theirs = (tabulate_effects(fit, None) for fit in (other, plain))
+    ours, theirs = (join_effects(fit, None) for fit in (other, plain))
     np.testing.assert_allclose(ours["eb"], theirs["eb"], rtol=EXACT)
     assert plot_shrinkage(other).table["n"].tolist() == plot_shrinkage(plain).table["n"].tolist()
 

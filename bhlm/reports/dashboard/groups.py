@@ -13,10 +13,10 @@ from bhlm.plots.groups import (
     draw_lines,
     find_column,
     find_held,
+    join_effects,
     list_columns,
     mean_beta,
     name_groups,
-    tabulate_effects,
     thin_posterior,
 )
 from bhlm.plots.shrinkage import draw_shrinkage
@@ -45,7 +45,7 @@ def build_groups(subject: Subject) -> Section:
     given = reml if reml is not None else post
     assert given is not None
     moments = given.moments
-    effects = tabulate_effects(reml, post)
+    effects = join_effects(reml, post)
     blocks: list[Block] = [
         draw_caterpillar(moments, effects, moments.random, posterior=post is not None)
     ]
@@ -172,7 +172,7 @@ def describe_chooser(subject: Subject) -> dict[str, Any]:
         subject: the fits, and the model if its rows are to be drawn.
     """
     post = None if subject.post is None else thin_posterior(subject.post)
-    return describe_groups_of(subject, tabulate_effects(subject.reml, post))
+    return describe_groups_of(subject, join_effects(subject.reml, post))
 
 
 def describe_groups_of(subject: Subject, effects: "pd.DataFrame") -> dict[str, Any]:
@@ -180,7 +180,7 @@ def describe_groups_of(subject: Subject, effects: "pd.DataFrame") -> dict[str, A
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
-        effects: what `tabulate_effects` returns.
+        effects: what `join_effects` returns.
     """
     given = subject.reml if subject.reml is not None else subject.post
     assert given is not None
@@ -279,7 +279,7 @@ def _list_groups(
     """Return the groups to list (L,), in their order, and how far each one (J,) is off.
 
     Args:
-        effects: what `tabulate_effects` returns.
+        effects: what `join_effects` returns.
         q: the number of random coefficients.
         most: how many groups to list.
         spread: whether most of them are an even choice of all, not the furthest alone.
