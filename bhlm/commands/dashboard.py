@@ -66,7 +66,7 @@ def dashboard_command(
     REML and the reconciliation of a saved fit are computed from the moments that it holds; its
     rows, which some figures need, come from --data.
     """
-    from bhlm.reports.dashboard.page import check_path
+    from bhlm.reports.dashboard.paths import check_path
 
     check_path(output)
     check_json(output, json)

@@ -66,7 +66,7 @@ def reconcile_command(
     from bhlm.fits.reconciliation import reconcile
 
     if dashboard:
-        from bhlm.reports.dashboard.page import check_path
+        from bhlm.reports.dashboard.paths import check_path
 
         check_path(dashboard)
         check_json(dashboard, json)

@@ -82,7 +82,7 @@ def check_json(page: Path, json: Path | None) -> None:
     Raises:
         ArgumentError: the two are one file.
     """
-    from bhlm.reports.dashboard.page import name_twin
+    from bhlm.reports.dashboard.paths import name_twin
 
     if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
         raise ArgumentError(

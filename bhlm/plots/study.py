@@ -159,7 +159,7 @@ class Measure:
     axis: Callable[["pd.DataFrame"], Axis]
     value: str = "drawn"
     rule: Rule | None = None
-    title: Callable[["pd.DataFrame"], str] = lambda _: ""
+    title: Callable[[str, "pd.DataFrame"], str] = lambda parameter, _: parameter
     absent_at: Callable[["pd.DataFrame"], float] = lambda _: 0.0  # where it is said
     edge: Callable[["pd.DataFrame"], float] = lambda _: np.inf  # beyond, values are written
     is_labelled: bool = True  # whether the conditions are named
@@ -250,7 +250,7 @@ def draw_measure(selection: Selection, measure: Measure, *, parameter: str) -> P
         x=measure.axis(rows),
         y=condition_axis(selection, labelled=measure.is_labelled),
         marks=tuple(marks),
-        title=measure.title(rows),
+        title=measure.title(parameter, rows),
     )
 
 
@@ -285,11 +285,6 @@ def name_condition(row: dict[str, Any]) -> str:
 def head_hover(row: dict[str, Any]) -> str:
     """Return the first two lines of a row's text: series, parameter and condition."""
     return f"{row['series']}: {row['parameter']}\n{name_condition(row)}\n"
-
-
-def name_parameter(rows: "pd.DataFrame") -> str:
-    """Return the parameter of one panel's rows."""
-    return str(rows["parameter"].iloc[0])
 
 
 def name_ends(selection: Selection, rows: "pd.DataFrame") -> tuple[str, str]:

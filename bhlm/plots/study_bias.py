@@ -14,7 +14,6 @@ from bhlm.plots.study import (
     Z,
     draw_study,
     head_hover,
-    name_parameter,
     name_place,
     select_rows,
 )
@@ -118,7 +117,6 @@ BIAS = Measure(
     absent=_explain,
     axis=_describe_axis,
     rule=Rule(0.0, "x", "reference", "no bias"),
-    title=name_parameter,
     edge=lambda rows: EDGE if _has_size(rows) else np.inf,
 )
 

@@ -13,7 +13,6 @@ from bhlm.plots.study import (
     draw_study,
     head_hover,
     name_ends,
-    name_parameter,
     select_rows,
     share_interval,
 )
@@ -106,7 +105,6 @@ COVERAGE = Measure(
     absent=_explain,
     axis=_describe_axis,
     rule=Rule(NOMINAL, "x", "reference", "nominal 95 %"),
-    title=name_parameter,
     absent_at=_find_lowest,
 )
 WIDTH = Measure(
@@ -114,6 +112,7 @@ WIDTH = Measure(
     absent=lambda _: "no intervals",
     axis=lambda _: Axis("median width"),
     value="width_median",
+    title=lambda *_: "",
     is_labelled=False,
 )
 

@@ -14,7 +14,6 @@ from bhlm.plots.study import (
     draw_study,
     head_hover,
     name_ends,
-    name_parameter,
     select_rows,
     share_interval,
 )
@@ -86,7 +85,7 @@ POWER = Measure(
     absent=lambda _: "no intervals",
     axis=_describe_axis,
     rule=Rule(SIZE, "x", "reference", "nominal size 5 %"),
-    title=lambda rows: f"{name_parameter(rows)}, truly {rows['true'].iloc[0]:g}",
+    title=lambda parameter, rows: f"{parameter}, truly {rows['true'].iloc[0]:g}",
 )
 
 

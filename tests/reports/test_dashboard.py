@@ -20,14 +20,14 @@ from bhlm.fits.reconciliation import reconcile
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
 from bhlm.reports.dashboard.content import list_columns, show_text
-from bhlm.reports.dashboard.page import build_sections, embed, load_scripts
+from bhlm.reports.dashboard.page import SECTIONS, build_sections, embed, load_scripts
 from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.subjects import check_rows
 from bhlm.reports.dashboard.verdict import build_verdict, judge
 
 FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
 # Sections that take no seconds: what the files are like does not depend on the others.
-QUICK = tuple(each for each in page_module.SECTIONS if each[0] in ("verdict", "reproduction"))
+QUICK = tuple(part for part in SECTIONS if part.name in ("verdict", "reproduction"))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ class TestFiles:
         self, both, tmp_path, path, message, monkeypatch
     ):
         (tmp_path / "folder.html").mkdir()
-        monkeypatch.setattr(page_module, "build_sections", lambda subject: pytest.fail("computed"))
+        monkeypatch.setattr(page_module, "build_sections", lambda *_: pytest.fail("computed"))
         with pytest.raises(DataError, match=message):
             both.dashboard(tmp_path / path)
 
@@ -261,38 +261,30 @@ class TestFiles:
 
 
 class TestSections:
-    def test_their_order(self, both, monkeypatch):
-        names = [name for name, _, _ in page_module.SECTIONS]
-        assert names == [
-            *("verdict", "reconciliation", "convergence", "schools", "checks", "priors"),
+    def test_their_order(self):
+        assert [part.name for part in SECTIONS] == [
+            *("verdict", "reconciliation", "convergence", "groups", "checks", "priors"),
             "reproduction",
         ]
 
-    def test_a_section_that_cannot_be_computed_says_so(self, both, monkeypatch):
-        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
-
+    def test_a_section_that_cannot_be_computed_says_so(self, both):
         def refuse(subject):
             raise ArgumentError("'x' is not known; give y")
 
-        monkeypatch.setattr("bhlm.reports.dashboard.reproduction.build_reproduction", refuse)
-        _, last = build_sections(make_subject(both))
+        parts = (QUICK[0], QUICK[1]._replace(build=refuse))
+        _, last = build_sections(make_subject(both), parts)
+        assert (last.name, last.title) == ("reproduction", "Reproduction")
         assert last.blocks[0].tone == "caution"
         assert "'x' is not known; give y" in last.blocks[0].sentences[0]
 
-    def test_a_mistake_in_a_section_is_not_hidden(self, both, monkeypatch):
-        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
-        monkeypatch.setattr(
-            "bhlm.reports.dashboard.reproduction.build_reproduction", lambda _: 1 / 0
-        )
+    def test_a_mistake_in_a_section_is_not_hidden(self, both):
         with pytest.raises(ZeroDivisionError):
-            build_sections(make_subject(both))
+            build_sections(make_subject(both), (QUICK[1]._replace(build=lambda _: 1 / 0),))
 
-    def test_a_section_that_does_not_apply_is_left_out(self, both, monkeypatch):
-        monkeypatch.setattr(page_module, "SECTIONS", QUICK)
-        monkeypatch.setattr(
-            "bhlm.reports.dashboard.reproduction.build_reproduction", lambda _: None
-        )
-        assert [section.name for section in build_sections(make_subject(both))] == ["verdict"]
+    def test_a_section_that_does_not_apply_is_left_out(self, both):
+        parts = (QUICK[0], QUICK[1]._replace(build=lambda _: None))
+        sections = build_sections(make_subject(both), parts)
+        assert [section.name for section in sections] == ["verdict"]
 
 
 class TestRows:

@@ -11,8 +11,6 @@ from simulate import simulate_table
 from bhlm.bayes.draws import STREAM
 from bhlm.fits.model import Model
 from bhlm.plots.figure import Figure
-from bhlm.reports.dashboard import checks
-from bhlm.reports.dashboard import groups as schools
 from bhlm.reports.dashboard.blocks import Chooser, Subject, Table, Text
 from bhlm.reports.dashboard.checks import build_checks
 from bhlm.reports.dashboard.groups import build_groups, describe_chooser
@@ -108,9 +106,8 @@ def test_chooser_starts_with_the_furthest_group(subject):
     assert content["groups"][content["start"]] == str(score.idxmax())
 
 
-def test_chooser_thins_rows_and_keeps_their_ends(small, monkeypatch):
-    monkeypatch.setattr(schools, "ROWS", 4)
-    content = describe_chooser(small)
+def test_chooser_thins_rows_and_keeps_their_ends(small):
+    content = describe_chooser(small, rows=4)
     labels, _, z, _ = small.model.rows()
     for at, label in enumerate(small.reml.moments.groups):
         x = z[np.asarray(labels) == label, 1]
@@ -124,7 +121,7 @@ def test_chooser_thins_rows_and_keeps_their_ends(small, monkeypatch):
     assert f"{drawn} of the {len(labels)} rows are drawn" in content["note"].lower()
 
 
-def test_chooser_holds_no_more_numbers_than_it_may(small, monkeypatch):
+def test_chooser_holds_no_more_numbers_than_it_may(small):
     """Fewer rows first, then fewer groups: the furthest and an even choice of the others."""
 
     def numbers(content):
@@ -133,12 +130,10 @@ def test_chooser_holds_no_more_numbers_than_it_may(small, monkeypatch):
         return len(content["n"]) + lines + reliable + 2 * sum(map(len, content["rows"]["x"]))
 
     whole = numbers(describe_chooser(small))
-    monkeypatch.setattr(schools, "NUMBERS", 270)
-    fewer = describe_chooser(small)
+    fewer = describe_chooser(small, numbers=270)
     assert len(fewer["groups"]) == 20
     assert numbers(fewer) <= 270 < whole
-    monkeypatch.setattr(schools, "NUMBERS", 130)
-    least = describe_chooser(small)
+    least = describe_chooser(small, numbers=130)
     assert len(least["groups"]) == 10
     assert numbers(least) <= 130
     assert least["note"].startswith("10 of the 20 groups can be chosen")
@@ -237,9 +232,8 @@ def test_groups_page_holds_every_group(subject):
     assert f"In {clear} of 320 rows" in blocks_of(section, Table)[0].reading
 
 
-def test_groups_table_lists_the_furthest_of_many(small, monkeypatch):
-    monkeypatch.setattr(schools, "TABLE", 5)
-    table = blocks_of(build_groups(small), Table)[0]
+def test_groups_table_lists_the_furthest_of_many(small):
+    table = blocks_of(build_groups(small, listed=5), Table)[0]
     u = small.reml.coefficients().pivot(index="g", columns="coefficient", values="u")
     score = (u**2 / (u**2).mean()).sum(axis=1)
     assert table.frame["g"].drop_duplicates().astype(int).tolist() == (
@@ -270,17 +264,16 @@ def test_checks_page_of_a_model_with_rows(subject):
         assert figure.reading[0].isupper()
 
 
-def test_checks_refit_a_few_groups_and_say_so(monkeypatch):
+def test_checks_refit_a_few_groups_and_say_so():
     entry = find_model("sleepstudy")
     model = Model(entry.formula, load_data(entry))
     subject = make_subject(model, None, model.sample(seed=1))
     assert "sampled anew without 1 group" in sentences_of(build_checks(subject))
-    monkeypatch.setattr(checks, "REFITS", 0)
-    text = sentences_of(build_checks(subject))
+    text = sentences_of(build_checks(subject, refits=0))
     assert "was not sampled anew without the 1 group above the threshold" in text
 
 
-def test_checks_say_why_a_block_is_missing(monkeypatch):
+def test_checks_say_why_a_block_is_missing():
     table = simulate_table(8, n_groups=2, largest=30)
     table["g"] = np.arange(len(table)) % 2
     fit = Model("y ~ x + (1 | g)", table).reml()
@@ -288,8 +281,8 @@ def test_checks_say_why_a_block_is_missing(monkeypatch):
     text = sentences_of(section)
     assert "Influence: not shown The fit has 2 'g'" in text
     assert "The fit comes without its rows" in text
-    monkeypatch.setattr(checks, "INFLUENCE", 1)
-    assert "each of the 2 groups" in sentences_of(build_checks(make_subject(None, fit)))
+    many = build_checks(make_subject(None, fit), influence=1)
+    assert "each of the 2 groups" in sentences_of(many)
 
 
 def test_checks_of_the_prior_alone_or_of_nothing(subject):

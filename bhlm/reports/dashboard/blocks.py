@@ -57,7 +57,7 @@ class Chooser:
     name: str
     title: str
     reading: str
-    content: dict[str, Any]  # what the script draws from; see `schools.describe_chooser`
+    content: dict[str, Any]  # what the script draws from; see `groups.describe_chooser`
 
 
 Block = Text | Table | Figure | Chooser

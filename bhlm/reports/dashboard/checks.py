@@ -28,7 +28,9 @@ INFLUENCE = 1000
 REFITS = 3
 
 
-def build_checks(subject: Subject) -> Section | None:
+def build_checks(
+    subject: Subject, *, refits: int = REFITS, influence: int = INFLUENCE
+) -> Section | None:
     """Return the page of the model checks; None if there is neither a REML fit nor a posterior.
 
     A block that cannot be computed is replaced by the reason why. Draws from the prior alone have
@@ -36,6 +38,9 @@ def build_checks(subject: Subject) -> Section | None:
 
     Args:
         subject: the fits, and the model if its rows are to be checked.
+        refits: groups above the threshold of k-hat up to which each is left out by a run of the
+            sampler.
+        influence: groups up to which each is left out and the model refitted by REML.
     """
     blocks: list[Block] = []
     post = subject.post
@@ -48,13 +53,13 @@ def build_checks(subject: Subject) -> Section | None:
         thin = thin_posterior(post)
         blocks += _try("Posterior predictive check", lambda: _predict(thin))
         blocks += _try("LOO-PIT", lambda: iter([plot_loo_pit(post, subject.model)]))
-        blocks += _try("Leaving groups out", lambda: _leave_out(thin))
+        blocks += _try("Leaving groups out", lambda: _leave_out(thin, refits))
         if thin is not post:
             what = "The predictive check of the groups and leaving them out"
             blocks.append(Text((describe_thinning(post, what),)))
     reml = subject.reml
     if reml is not None:
-        blocks += _try("Influence", lambda: _influence(reml))
+        blocks += _try("Influence", lambda: _influence(reml, influence))
         blocks += _try("Residuals", lambda: _residuals(reml, subject))
     return Section("checks", "Model checks", tuple(blocks)) if blocks else None
 
@@ -87,10 +92,10 @@ def _predict(post: "Draws") -> Iterator[Block]:
     )
 
 
-def _leave_out(post: "Draws") -> Iterator[Block]:
+def _leave_out(post: "Draws", refits: int) -> Iterator[Block]:
     loo = leave_out_groups(post, refit=False)
     bad = int((~(loo.table["khat"] <= loo.good_k)).sum())
-    if 0 < bad <= REFITS and post.converged:
+    if 0 < bad <= refits and post.converged:
         loo = leave_out_groups(post, refit=True)
     yield draw_khat(post, loo)
     yield Text(
@@ -116,9 +121,9 @@ def _describe_loo(loo: "Loo", bad: int) -> str:
     return text + "."
 
 
-def _influence(reml: "Estimate") -> Iterator[Block]:
+def _influence(reml: "Estimate", most: int) -> Iterator[Block]:
     groups = reml.moments.n_groups
-    if groups > INFLUENCE:
+    if groups > most:
         yield Text(
             (
                 f"Influence is not measured here: it refits the model without each of the "

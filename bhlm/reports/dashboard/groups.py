@@ -34,11 +34,12 @@ ROWS = 200  # of one group that the chooser holds
 DIGITS = 5  # significant ones of slopes, and of the range of an axis
 
 
-def build_groups(subject: Subject) -> Section:
+def build_groups(subject: Subject, *, listed: int = TABLE) -> Section:
     """Return the page of the groups: caterpillar, shrinkage, one group at a time, a table of all.
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
+        listed: groups that the table lists.
     """
     reml, whole = subject.reml, subject.post
     post = None if whole is None else thin_posterior(whole)
@@ -60,7 +61,7 @@ def build_groups(subject: Subject) -> Section:
             content,
         )
     )
-    blocks.append(_build_table(moments, effects, posterior=post is not None))
+    blocks.append(_build_table(moments, effects, posterior=post is not None, most=listed))
     if whole is not None and post is not whole:
         blocks.append(Text((describe_thinning(whole, "The posterior effects of the groups"),)))
     return Section("groups", "Groups", tuple(blocks))
@@ -90,12 +91,12 @@ def _read_chooser(content: dict[str, Any]) -> str:
     )
 
 
-def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool) -> Table:
+def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool, most: int) -> Table:
     """Return one row per group and coefficient, with the columns that the fits give."""
     import pandas as pd
 
     q = len(moments.random)
-    listed, score = _list_groups(effects, q, most=TABLE, spread=False)
+    listed, score = _list_groups(effects, q, most=most, spread=False)
     # The furthest first where not all are there, else in the order of the data.
     order = listed if len(listed) == moments.n_groups else listed[np.argsort(-score[listed])]
     rows = effects.iloc[(order[:, None] * q + np.arange(q)).ravel()]
@@ -134,12 +135,14 @@ def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool) 
     return Table("groups", "Coefficients of the groups", text + ".", frame.reset_index(drop=True))
 
 
-def describe_chooser(subject: Subject) -> dict[str, Any]:
+def describe_chooser(
+    subject: Subject, *, numbers: int = NUMBERS, rows: int = ROWS
+) -> dict[str, Any]:
     """Return what a page draws one group at a time from, as plain lists and numbers for JSON.
 
     nan stands as None. With J the number of groups listed, the keys are
 
-        group       name of the grouping column, such as "school"
+        group       name of the grouping column
         groups      J labels as texts of at most 60 characters, all different, in the order of the
                     data; to be shown as text, since they may hold markup
         n           J numbers of rows
@@ -170,17 +173,24 @@ def describe_chooser(subject: Subject) -> dict[str, Any]:
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
+        numbers: that are given, about.
+        rows: of one group that are given.
     """
     post = None if subject.post is None else thin_posterior(subject.post)
-    return describe_groups_of(subject, join_effects(subject.reml, post))
+    effects = join_effects(subject.reml, post)
+    return describe_groups_of(subject, effects, numbers=numbers, most_rows=rows)
 
 
-def describe_groups_of(subject: Subject, effects: "pd.DataFrame") -> dict[str, Any]:
+def describe_groups_of(
+    subject: Subject, effects: "pd.DataFrame", *, numbers: int = NUMBERS, most_rows: int = ROWS
+) -> dict[str, Any]:
     """Return `describe_chooser` of effects that are known already.
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
         effects: what `join_effects` returns.
+        numbers: that are given, about.
+        most_rows: of one group that are given.
     """
     given = subject.reml if subject.reml is not None else subject.post
     assert given is not None
@@ -201,10 +211,12 @@ def describe_groups_of(subject: Subject, effects: "pd.DataFrame") -> dict[str, A
     q = len(moments.random)
     reliable = effects["reliability"].to_numpy().reshape(-1, q)
     per_group = 1 + 2 * len(lines.at) + (q if subject.reml is not None else 0)
-    listed, score = _list_groups(effects, q, most=NUMBERS // (per_group + 4))
-    spread = (NUMBERS - per_group * len(listed)) // 2
+    listed, score = _list_groups(effects, q, most=numbers // (per_group + 4))
+    spread = (numbers - per_group * len(listed)) // 2
     points, shown = (
-        (None, 0) if rows is None else _thin_rows(rows, listed, spread, x_range, y_range)
+        (None, 0)
+        if rows is None
+        else _thin_rows(rows, listed, x_range, y_range, most=spread, per_group=most_rows)
     )
     return {
         "group": shorten(moments.group),
@@ -299,16 +311,18 @@ def _list_groups(
 def _thin_rows(
     rows: GroupRows,
     listed: Array,
-    most: int,
     x_range: tuple[float, float],
     y_range: tuple[float, float],
+    *,
+    most: int,
+    per_group: int,
 ) -> tuple[dict[str, list[list[float | None]]], int]:
     """Return the rows of the groups listed, at most about `most` in all, and how many they are."""
     at, x, y = rows.at, rows.x, rows.y
     order = np.lexsort((x, at))
     start = np.searchsorted(at[order], listed, side="left")
     size = np.searchsorted(at[order], listed, side="right") - start
-    cap = ROWS
+    cap = per_group
     while cap > 2 and np.minimum(size, cap).sum() > most:
         cap -= 1
     points: dict[str, list[list[float | None]]] = {"x": [], "y": []}

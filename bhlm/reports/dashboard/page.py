@@ -3,21 +3,20 @@
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bhlm.errors import BhlmError, DataError
 from bhlm.files import make_plain, write_json, write_text
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import read_script
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
+from bhlm.reports.dashboard.checks import build_checks
 from bhlm.reports.dashboard.content import (
     describe_sections,
     list_columns,
@@ -25,21 +24,35 @@ from bhlm.reports.dashboard.content import (
     show_code,
     show_text,
 )
+from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
-from bhlm.reports.dashboard.verdict import find_moments, judge
+from bhlm.reports.dashboard.groups import build_groups
+from bhlm.reports.dashboard.paths import check_path, name_twin
+from bhlm.reports.dashboard.priors import build_priors
+from bhlm.reports.dashboard.reconciliation import build_reconciliation
+from bhlm.reports.dashboard.reproduction import build_reproduction
+from bhlm.reports.dashboard.verdict import build_verdict, find_moments, judge
 from bhlm.reports.json import describe_model, describe_reconciliation
 
-# In the order of the page: the module that builds a section, its function, what it is called.
+
+class Part(NamedTuple):
+    """A section that a page may have."""
+
+    name: str  # the anchor
+    title: str
+    build: Callable[[Subject], Section | None]
+
+
+# In the order of the page.
 SECTIONS = (
-    ("verdict", "build_verdict", "Verdict"),
-    ("reconciliation", "build_reconciliation", "Comparison"),
-    ("convergence", "build_convergence", "Convergence"),
-    ("groups", "build_groups", "Groups"),
-    ("checks", "build_checks", "Model checks"),
-    ("priors", "build_priors", "Priors"),
-    ("reproduction", "build_reproduction", "Reproduction"),
+    Part("verdict", "Verdict", build_verdict),
+    Part("reconciliation", "Comparison", build_reconciliation),
+    Part("convergence", "Convergence", build_convergence),
+    Part("groups", "Groups", build_groups),
+    Part("checks", "Model checks", build_checks),
+    Part("priors", "Priors", build_priors),
+    Part("reproduction", "Reproduction", build_reproduction),
 )
-TWIN = {"title", "model", "outcome", "source", "sections"}  # keys of every page's .json
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 200_000
 TABLE_ROW = 2.1  # rem of a row of a table
@@ -65,7 +78,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             to; this is found before anything is computed.
     """
     path = check_path(path)
-    sections = build_sections(subject)
+    sections = build_sections(subject, SECTIONS)
     outcome = judge(subject)
     twin = {
         "title": subject.title,
@@ -86,62 +99,18 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
     write_text(page, path)
 
 
-def name_twin(path: Path) -> Path:
-    """Return where the numbers of a page stand."""
-    return path.with_suffix(".json")
-
-
-def check_path(path: str | Path) -> Path:
-    """Return the path of a page that can be written.
-
-    Raises:
-        DataError: another ending than .html or .htm; a folder that does not exist or cannot be
-            written to; a folder in the file's place; a .json beside it that no page wrote.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise DataError(f"'{path}' is not a page's file; end it in .html")
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(
-            f"cannot write '{path}': '{folder}' is no folder that can be written to; choose one "
-            "that exists and is writable"
-        )
-    if path.is_dir():
-        raise DataError(f"cannot write '{path}', which is a folder; choose another name")
-    twin = name_twin(path)
-    if os.path.lexists(twin) and not _is_twin(twin):
-        raise DataError(
-            f"cannot write the numbers of '{path}' to '{twin}', which is there and was written by "
-            f"no page; choose another name than '{path.name}', or move that file"
-        )
-    return path
-
-
-def _is_twin(path: Path) -> bool:
-    """Return whether a file holds the numbers of a page, which the next page may replace."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= TWIN
-
-
-def build_sections(subject: Subject) -> tuple[Section, ...]:
+def build_sections(subject: Subject, parts: Sequence[Part] = SECTIONS) -> tuple[Section, ...]:
     """Return the sections of a page in their order, without those that do not apply.
 
     A section that cannot be computed says why in its place.
     """
     built = []
-    for module, function, title in SECTIONS:
-        build: Callable[[Subject], Section | None] = getattr(
-            import_module(f"bhlm.reports.dashboard.{module}"), function
-        )
+    for part in parts:
         try:
-            section = build(subject)
+            section = part.build(subject)
         except BhlmError as error:
             sentence = f"This section could not be computed: {error}"
-            section = Section(module, title, (Text((sentence,), tone="caution"),))
+            section = Section(part.name, part.title, (Text((sentence,), tone="caution"),))
         if section is not None:
             built.append(section)
     return tuple(built)

@@ -9,7 +9,8 @@ from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
 from bhlm.reml.estimate import Estimate
 from bhlm.reports.dashboard.blocks import Subject
-from bhlm.reports.dashboard.page import check_path, write_dashboard
+from bhlm.reports.dashboard.page import write_dashboard
+from bhlm.reports.dashboard.paths import check_path
 from bhlm.secrets import hide_passwords
 
 if TYPE_CHECKING:
