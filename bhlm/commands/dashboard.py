@@ -1,17 +1,18 @@
 """dashboard: a saved fit, or a gallery model, as one HTML page."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, app
 from bhlm.commands.shared import (
     check_json,
+    fit_both,
     open_model,
     print_text,
     print_title,
-    read_settings,
+    report_both,
     write_command,
 )
 from bhlm.errors import ArgumentError
@@ -95,14 +96,13 @@ def _show_saved(
     title: str | None,
     json: Path | None,
 ) -> int:
-    from bhlm.files import write_json
     from bhlm.fits.bayes_fit import load
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.progress import show_chains
     from bhlm.reml.estimate import fit_moments
-    from bhlm.reports.dashboard.subjects import check_rows, write_fit, write_reconciliation
+    from bhlm.reports.dashboard.subjects import check_rows, write_fit
     from bhlm.sources.open import open_table
 
     post = load(fit)
@@ -119,11 +119,7 @@ def _show_saved(
     reml = RemlFit.of(fit_moments(post.moments, covariance=post.structure.name_override))
     with show_chains("flat-prior posterior", post.settings.chains) as progress:
         both = reconcile(reml, post, progress=progress)
-    print_text(both.summary())
-    if json:
-        write_json(both.to_dict(), json)
-    write_reconciliation(both, output, model=model, title=title, source=source)
-    return 0 if both.verdict in ("agree", "explained") else 1
+    return report_both(both, json=json, page=output, model=model, title=title, source=source)
 
 
 def _show_gallery(
@@ -135,30 +131,11 @@ def _show_gallery(
     given: dict[str, int],
     json: Path | None,
 ) -> int:
-    from bhlm.files import write_json
-    from bhlm.fits.reconciliation import reconcile
-    from bhlm.progress import show_chains
-    from bhlm.reports.dashboard.subjects import write_reconciliation
-
     assert entry is not None
-    priors, structure = read_settings(entry, covariance)
-    reml = model.reml(covariance=structure)
-    counts: dict[str, Any] = {"seed": 1} | given
-    chains = counts.get("chains", 4)
-    with show_chains("posterior", chains) as progress:
-        post = model.sample(priors=priors, covariance=structure, progress=progress, **counts)
-    with show_chains("flat-prior posterior", chains) as progress:
-        both = reconcile(reml, post, published=entry.published, progress=progress)
+    both = fit_both(model, entry, {"seed": 1} | given, covariance=covariance)
     print_title(entry)
-    print_text(both.summary())
-    if json:
-        write_json(both.to_dict(), json)
     command = write_command("dashboard", entry.name, output=output, covariance=covariance, **given)
-    write_reconciliation(
-        both,
-        output,
-        model=model,
-        title=title or entry.title,
+    return report_both(
+        both, json=json, page=output, model=model, title=title or entry.title,
         source={"Citation": entry.citation, "Command": command},
-    )
-    return 0 if both.verdict in ("agree", "explained") else 1
+    )  # fmt: skip

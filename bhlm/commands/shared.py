@@ -1,17 +1,30 @@
 """What commands share: the model they name, what they print, the progress they show."""
 
 import shlex
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from bhlm.errors import ArgumentError
+from bhlm.files import write_json
 from bhlm.layout import show_name
+from bhlm.progress import show_chains
 from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
+    from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
+    from bhlm.fits.reconciliation import Reconciliation
+    from bhlm.fits.reml_fit import RemlFit
     from bhlm.sources.gallery import GalleryModel
+
+CHAINS = 4  # of `Model.sample`
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
 def open_model(
@@ -55,6 +68,113 @@ def read_settings(
     return read_priors(entry.priors), covariance or entry.covariance
 
 
+def fit_both(
+    model: "Model",
+    entry: "GalleryModel | None",
+    counts: Mapping[str, Any],
+    *,
+    method: str = "reml",
+    covariance: str | None = None,
+    live: bool = False,
+    show: "Callable[[RemlFit | BayesFit], None] | None" = None,
+    quiet: bool = False,
+) -> "Reconciliation":
+    """Return the reconciliation of a model's fits by REML and by Bayes.
+
+    Args:
+        model: the model.
+        entry: of the gallery, which has priors, a covariance and published values; or None.
+        counts: seed, draws, tune and chains, as `Model.sample` takes them.
+        method: "reml" or "ml".
+        covariance: in the place of the entry's.
+        live: whether to watch the sampler, and stop it by Ctrl-C.
+        show: called with each fit once it is there.
+        quiet: whether to show no bars.
+    """
+    from bhlm.fits.reconciliation import reconcile
+
+    priors, structure = read_settings(entry, covariance)
+    reml = model.reml(method=method, covariance=structure)
+    if show:
+        show(reml)
+    post = draw_posterior(
+        model, priors=priors, covariance=structure, live=live, quiet=quiet, **counts
+    )
+    if show:
+        show(post)
+    published = entry.published if entry else None
+    with _show_bars("flat-prior posterior", post.settings.chains, quiet=quiet) as progress:
+        return reconcile(reml, post, published=published, progress=progress)
+
+
+def draw_posterior(
+    model: "Model",
+    *,
+    priors: "Priors | None",
+    covariance: str | None,
+    seed: int,
+    live: bool = False,
+    quiet: bool = False,
+    **counts: Any,
+) -> "BayesFit":
+    """Return the posterior, with a bar per chain or, live, in a view that Ctrl-C stops.
+
+    Args:
+        model: the model.
+        priors: what replaces the autoscaled defaults.
+        covariance: in the place of the formula's.
+        seed: makes the run repeatable.
+        live: whether to watch the sampler, and stop it by Ctrl-C.
+        quiet: whether to show no bars.
+        counts: draws, tune and chains, where they are given.
+    """
+    if live:
+        from bhlm.bayes.draws import Settings
+        from bhlm.bayes.live import StoppedError
+        from bhlm.commands.view import sample_live
+
+        try:
+            return sample_live(
+                model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance
+            )
+        except StoppedError as error:
+            print(f"bhlm: {error}; nothing was written", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from error
+    with _show_bars("posterior", counts.get("chains", CHAINS), quiet=quiet) as progress:
+        return model.sample(
+            priors=priors, covariance=covariance, seed=seed, progress=progress, **counts
+        )
+
+
+def report_both(
+    both: "Reconciliation",
+    *,
+    json: Path | None,
+    page: Path | None,
+    model: "Model | None",
+    title: str | None,
+    source: dict[str, str],
+) -> int:
+    """Print a reconciliation, write its JSON and its page, and return the exit status.
+
+    Args:
+        both: the reconciliation.
+        json: where its numbers go; None writes none.
+        page: where its page goes; None writes none.
+        model: has the rows, where they are at hand.
+        title: the page's heading; None names the response and the groups.
+        source: label -> text on where the model and its data come from.
+    """
+    print_text(both.summary())
+    if json:
+        write_json(both.to_dict(), json)
+    if page:
+        from bhlm.reports.dashboard.subjects import write_reconciliation
+
+        write_reconciliation(both, page, model=model, title=title, source=source)
+    return 0 if both.verdict in ("agree", "explained") else 1
+
+
 def print_title(entry: "GalleryModel | None") -> None:
     """Print what a gallery model is, and where it was published."""
     if entry:
@@ -88,3 +208,7 @@ def check_json(page: Path, json: Path | None) -> None:
         raise ArgumentError(
             f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
         )
+
+
+def _show_bars(title: str, chains: int, *, quiet: bool) -> AbstractContextManager[Any]:
+    return nullcontext() if quiet else show_chains(title, chains)

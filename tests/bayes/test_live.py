@@ -25,9 +25,9 @@ from bhlm.bayes.live import (
     count_draws,
     judge_draws,
     measure_shortfall,
-    sample_live,
 )
 from bhlm.commands.main import main
+from bhlm.commands.view import describe, open_view, render, sample_live
 from bhlm.errors import ArgumentError
 
 COMMAND = [sys.executable, "-c", "from bhlm.commands.main import main; main()"]
@@ -231,7 +231,7 @@ def test_a_second_ctrl_c_interrupts(model):
 def make_watcher(width=100, **options):
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(file=nowhere, width=width, **options)
-    return Watcher(console, draws=1000, tune=1000, progress=None)
+    return Watcher(lambda watcher: open_view(watcher, console), draws=1000, tune=1000)
 
 
 def state(finished, **others):
@@ -249,15 +249,15 @@ def test_hostile_names_are_text_in_the_view(width):
     watcher.states, watcher.outlook = [state(1300), state(990)], found
     console = Console(width=width, force_terminal=True, color_system=None, record=True)
     with console.capture() as capture:
-        console.print(watcher.render())
+        console.print(render(watcher))
     shown = capture.get()
     assert "[red]" in shown  # no markup
     assert "\x1b[2J" not in shown
     assert max(map(len, shown.splitlines())) <= width
-    assert "\x1b" not in watcher.describe()
-    assert len(watcher.describe()) < 200
+    assert "\x1b" not in describe(watcher)
+    assert len(describe(watcher)) < 200
     watcher.states = [state(1300)]
-    assert "300 of 1000 draws in 1 chain, 1 divergence, R-hat " in watcher.describe()
+    assert "300 of 1000 draws in 1 chain, 1 divergence, R-hat " in describe(watcher)
 
 
 def test_the_worst_come_first():

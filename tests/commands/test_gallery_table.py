@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from bhlm.commands.gallery_table import COLUMNS, compare_gallery, render_gallery
+from bhlm.commands.gallery import COLUMNS, compare_gallery, render_gallery
 from bhlm.errors import ArgumentError, GalleryError
 from bhlm.sources.gallery import find_model
 
