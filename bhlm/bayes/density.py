@@ -20,6 +20,7 @@ from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import build_panels
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -220,8 +221,8 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     return logp, gradient
 
 
-def constrain(density: Density, white: Whitened, x: Array) -> tuple[Array, Array, Array]:
-    """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) at positions x (N, d)."""
+def constrain(density: Density, white: Whitened, x: Array) -> Parameters:
+    """Return the parameters at N positions x (N, d)."""
     p, q, s = white.p, white.q, len(density.unit)
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
@@ -229,11 +230,11 @@ def constrain(density: Density, white: Whitened, x: Array) -> tuple[Array, Array
         root_correlations(density.law, position[p + s : -1], density.sizes, root[row])
     sd = density.unit * np.where(density.signed, x[:, p : p + s], np.exp(x[:, p : p + s]))
     root *= sd[:, density.owners, None]
-    return beta, root, np.exp(x[:, -1])
+    return Parameters(beta, root, np.exp(x[:, -1]))
 
 
 def evaluate_priors(
-    priors: ResolvedPriors, structure: Structure, beta: Array, root: Array, sigma: Array
+    priors: ResolvedPriors, structure: Structure, parameters: Parameters
 ) -> dict[str, Array]:
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
@@ -245,10 +246,9 @@ def evaluate_priors(
     Args:
         priors: one prior per parameter.
         structure: of the random coefficients.
-        beta: fixed effects (draws, p).
-        root: lower square roots (draws, q, q) of G.
-        sigma: residual SDs (draws,).
+        parameters: in as many draws.
     """
+    beta, root, sigma = parameters
     at_means = beta.copy()
     if np.any(priors.centre):
         at_means[:, int(np.flatnonzero(priors.centre == 0)[0])] += beta @ priors.centre

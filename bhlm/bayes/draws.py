@@ -18,6 +18,7 @@ from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
     Parameter,
+    Parameters,
     list_parameters,
     name_group_dimension,
     scale_covariance,
@@ -260,12 +261,12 @@ def parameter_draws(
     return dict(zip(map(str, list_parameters(moments.fixed, structure)), values, strict=True))
 
 
-def flatten_draws(fit: Draws) -> tuple[Array, Array, Array]:
-    """Return beta (N, p), the lower roots of G (N, q, q) and sigma (N,) of all N kept draws."""
+def flatten_draws(fit: Draws) -> Parameters:
+    """Return the parameters of all N kept draws."""
     posterior = fit.data["posterior"].dataset
     root = fit.data["unconstrained_posterior"]["chol"].values
     beta = posterior["beta"].values
-    return (
+    return Parameters(
         beta.reshape(-1, beta.shape[-1]),
         root.reshape(-1, *root.shape[2:]),
         posterior["sigma"].values.ravel(),
@@ -283,10 +284,10 @@ def stream_effects(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
         u = held.values
         yield np.arange(len(at)), u.reshape(-1, *u.shape[2:])[:, at]
         return
-    beta, root, sigma = flatten_draws(fit)
+    parameters = flatten_draws(fit)
     white = _informing(fit.white, fit.settings)
     for stream in np.unique(at // STREAM):
-        u = _draw_stream(white, beta, root, sigma, fit.seed, int(stream))
+        u = _draw_stream(white, parameters, fit.seed, int(stream))
         members = np.flatnonzero(at // STREAM == stream)
         yield members, u[:, at[members] - stream * STREAM]
 
@@ -296,12 +297,10 @@ def _informing(white: Whitened, settings: Settings) -> Whitened:
     return replace(white, blocks=np.zeros_like(white.blocks)) if settings.prior_only else white
 
 
-def _draw_stream(
-    white: Whitened, beta: Array, root: Array, sigma: Array, seed: int, stream: int
-) -> Array:
+def _draw_stream(white: Whitened, parameters: Parameters, seed: int, stream: int) -> Array:
     """Return u (N, m, q) of the groups of one stream."""
     part = replace(white, blocks=white.blocks[stream * STREAM : (stream + 1) * STREAM])
-    return draw_effects(part, beta, root, sigma, rng=np.random.default_rng([seed, 1, stream]))
+    return draw_effects(part, parameters, rng=np.random.default_rng([seed, 1, stream]))
 
 
 def _fill_groups(
@@ -319,7 +318,7 @@ def _fill_groups(
     """Return the variables of the DataTree's groups, but for the sampler's own."""
     chained = sigma.shape
     p, q, n_groups = len(moments.fixed), len(moments.random), moments.n_groups
-    flat = (beta.reshape(-1, p), root.reshape(-1, q, q), sigma.ravel())
+    flat = Parameters(beta.reshape(-1, p), root.reshape(-1, q, q), sigma.ravel())
     pairs = [(i, j) for i in range(q) for j in range(q)]
     sd = np.sqrt(np.einsum("cdii->cdi", g))
     corr = scale_covariance(g, pairs).reshape(g.shape)
@@ -328,15 +327,15 @@ def _fill_groups(
     if sigma.size * n_groups * q <= HELD:
         streams = range(-(-n_groups // STREAM))
         informing = _informing(white, settings)
-        u = np.concatenate([_draw_stream(informing, *flat, seed, i) for i in streams], axis=1)
+        u = np.concatenate([_draw_stream(informing, flat, seed, i) for i in streams], axis=1)
         posterior["u"] = u.reshape(*chained, n_groups, q)
-    prior = evaluate_priors(priors, structure, *flat)
+    prior = evaluate_priors(priors, structure, flat)
     content = {
         "posterior": posterior,
         "log_prior": {name: x.reshape(*chained, *x.shape[1:]) for name, x in prior.items()},
     }
     if not settings.prior_only and sigma.size * n_groups <= HELD:
-        loglik = group_logliks(white, moments.n, *flat)
+        loglik = group_logliks(white, moments.n, flat)
         content["log_likelihood"] = {"loglik": loglik.reshape(*chained, n_groups)}
     return content
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from bhlm.likelihood.parameters import refuse_shared_names
+from bhlm.likelihood.parameters import Parameters, refuse_shared_names
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.moments.moments import Moments
@@ -52,20 +52,16 @@ def _draw(
                 out[d, j, a] = value
 
 
-def draw_effects(
-    white: Whitened, beta: Array, root: Array, sigma: Array, *, rng: np.random.Generator
-) -> Array:
+def draw_effects(white: Whitened, parameters: Parameters, *, rng: np.random.Generator) -> Array:
     """Return one exact draw of u (draws, J, q) for each draw of the parameters.
 
     Args:
         white: whitened cross-products of the J groups.
-        beta: fixed effects (draws, p), in the columns as given.
-        root: lower square roots (draws, q, q) of G.
-        sigma: residual SDs (draws,).
+        parameters: in as many draws.
         rng: the source of the normal noise.
     """
-    shape = (len(beta), len(white.blocks), white.q)
-    return _spread(white, beta, root, sigma, rng.standard_normal(shape))
+    shape = (len(parameters.beta), len(white.blocks), white.q)
+    return _spread(white, parameters, rng.standard_normal(shape))
 
 
 def predict_effects(white: Whitened, beta: Array, root: Array, sigma: float) -> tuple[Array, Array]:
@@ -75,7 +71,8 @@ def predict_effects(white: Whitened, beta: Array, root: Array, sigma: float) -> 
     singular G is allowed: a direction that has vanished has effects of exactly zero.
     """
     zero = np.zeros((1, len(white.blocks), white.q))
-    means = _spread(white, beta[None], root[None], np.array([sigma]), zero)[0]
+    once = Parameters(beta[None], root[None], np.array([sigma]))
+    means = _spread(white, once, zero)[0]
     _, lam, _ = whiten_parameters(white, beta, root, sigma)
     q = white.q
     k_matrix = np.eye(q) + lam.T @ white.blocks[:, :q, :q] @ lam
@@ -105,15 +102,15 @@ def regress_groups(
     return u, sigma2 * np.einsum("ia,jab,ib->ji", turn, gram, turn)
 
 
-def _spread(white: Whitened, beta: Array, root: Array, sigma: Array, noise: Array) -> Array:
-    whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
+def _spread(white: Whitened, parameters: Parameters, noise: Array) -> Array:
+    whitened_beta, lam, whitened_sigma = whiten_parameters(white, *parameters)
     out = np.empty_like(noise)
     _draw(
         white.blocks,
         np.ascontiguousarray(lam),
         np.ascontiguousarray(whitened_beta),
         np.ascontiguousarray(whitened_sigma),
-        np.ascontiguousarray(root),
+        np.ascontiguousarray(parameters.root),
         noise,
         out,
     )

@@ -25,6 +25,7 @@ from bhlm.likelihood.panels import (
     take_lanes,
     take_logarithms,
 )
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 
@@ -181,18 +182,16 @@ def _fill_logliks(
             out[d, j] = -0.5 * (n[j] * constant + logdet + rss * precision)
 
 
-def group_logliks(white: Whitened, n: Array, beta: Array, root: Array, sigma: Array) -> Array:
+def group_logliks(white: Whitened, n: Array, parameters: Parameters) -> Array:
     """Return each group's marginal log-likelihood at each draw of the parameters (draws, J).
 
     Args:
         white: whitened cross-products of the J groups.
         n: rows per group (J,).
-        beta: fixed effects (draws, p), in the columns as given.
-        root: lower square roots (draws, q, q) of G.
-        sigma: residual SDs (draws,).
+        parameters: in as many draws.
     """
-    whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
-    out = np.empty((len(sigma), len(n)))
+    whitened_beta, lam, whitened_sigma = whiten_parameters(white, *parameters)
+    out = np.empty((len(parameters.sigma), len(n)))
     _fill_logliks(
         white.blocks,
         n,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,23 @@ class Parameter:
         """The same on the scale of variances and covariances."""
         kinds: dict[Kind, Kind] = {"sd": "var", "corr": "cov"}
         return replace(self, kind=kinds.get(self.kind, self.kind))
+
+
+class Parameters(NamedTuple):
+    """Values of all parameters of a model, in N draws; estimates are one draw."""
+
+    beta: Array  # (N, p) fixed effects, in the columns as given
+    root: Array  # (N, q, q) lower square roots of G
+    sigma: Array  # (N,) residual SDs
+
+    @property
+    def g(self) -> Array:
+        """The covariances of the random coefficients (N, q, q)."""
+        return np.asarray(self.root @ self.root.swapaxes(1, 2))
+
+    def take(self, at: "slice | Array") -> "Parameters":
+        """Return some of the draws."""
+        return Parameters(self.beta[at], self.root[at], self.sigma[at])
 
 
 RESIDUAL = Parameter("var", "Residual")

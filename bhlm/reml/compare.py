@@ -9,8 +9,8 @@ from scipy import stats
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
-from bhlm.likelihood.whitening import whiten_parameters
-from bhlm.moments.moments import INTERCEPT, Moments, pool
+from bhlm.likelihood.variance_shares import correlate_within, explain_variance
+from bhlm.moments.moments import Moments, pool
 from bhlm.reml.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -180,12 +180,7 @@ def intraclass_correlation(fit: Estimate) -> float:
     tau / (tau + sigma^2). Of a model without predictors it is the unconditional ICC. Source:
     Raudenbush & Bryk (2002), p. 71.
     """
-    _, grand, _ = pool(fit.moments)
-    mean = {INTERCEPT: 1.0} | dict(zip(fit.moments.columns, grand.tolist(), strict=True))
-    z = np.array([mean[name] for name in fit.moments.random])
-    # In the whitened basis, where a column far from zero does not cancel.
-    between = float(np.sum((z @ fit.white.basis @ _relative_root(fit)) ** 2)) * fit.sigma2
-    return between / (between + fit.sigma2)
+    return float(correlate_within(fit.moments, fit.white, fit.as_draw())[0])
 
 
 def design_effect(fit: Estimate) -> float:
@@ -200,18 +195,8 @@ def r_squared(fit: Estimate) -> dict[str, float]:
     marginal var_f / (var_f + var_r + sigma^2), conditional (var_f + var_r) / the same. Source:
     Johnson (2014), Methods in Ecology and Evolution 5, 944-946, for random slopes.
     """
-    moments, white = fit.moments, fit.white
-    n, _, total = pool(moments)
-    weights = np.zeros(len(moments.columns))
-    for name, b in zip(moments.fixed, fit.beta, strict=True):
-        if name != INTERCEPT:
-            weights[moments.columns.index(name)] += b
-    fixed = float(weights @ total @ weights) / (n - 1.0)
-    lam = _relative_root(fit)
-    products = white.blocks[:, : white.q, : white.q].sum(axis=0)
-    random = fit.sigma2 * float(np.trace(lam.T @ products @ lam)) / n
-    whole = fixed + random + fit.sigma2
-    return {"marginal": fixed / whole, "conditional": (fixed + random) / whole}
+    marginal, conditional = explain_variance(fit.moments, fit.white, fit.as_draw())
+    return {"marginal": float(marginal[0]), "conditional": float(conditional[0])}
 
 
 def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
@@ -233,8 +218,3 @@ def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
             share = float(1.0 - fit.g[k, k] / before) if before else np.nan
             shares[str(Parameter("var", name, group=fit.moments.group))] = share
     return shares
-
-
-def _relative_root(fit: Estimate) -> Array:
-    """Return lam (q, q), the square root of G / sigma^2 in the whitened basis."""
-    return whiten_parameters(fit.white, fit.beta, fit.root, np.sqrt(fit.sigma2))[1]

@@ -12,6 +12,7 @@ from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_ef
 from bhlm.likelihood.parameters import (
     RESIDUAL,
     Parameter,
+    Parameters,
     list_parameters,
     scale_covariance,
 )
@@ -151,6 +152,10 @@ class Estimate:
                 "drop the term, use independent coefficients, or give it a prior (model.sample)"
             )
         return ""
+
+    def as_draw(self) -> Parameters:
+        """Return the estimates as one draw of the parameters."""
+        return Parameters(self.beta[None], self.root[None], np.sqrt([self.sigma2]))
 
     def group_effects(self) -> "pd.DataFrame":
         """Return empirical-Bayes effects (BLUPs), one row per group and coefficient.

@@ -26,6 +26,7 @@ from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import whiten
 
 # Two orders of the same sums in doubles, at 1000 points.
@@ -200,7 +201,7 @@ def test_prior_terms_are_scipys_and_pymcs(eta):
     root *= np.sign(np.einsum("dii->di", root))[:, None, :]
     beta, sigma = rng.normal(size=(draws, 3)), np.exp(rng.normal(size=draws))
     resolved = resolve_priors(priors, moments)
-    terms = evaluate_priors(resolved, arrange(moments), beta, root, sigma)
+    terms = evaluate_priors(resolved, arrange(moments), Parameters(beta, root, sigma))
     mean = np.append(0.0, [moments.n @ moments.mean[:, moments.columns.index(name)]
                            for name in moments.fixed[1:]]) / moments.n.sum()  # fmt: skip
     at_means = beta + np.column_stack([beta @ mean, np.zeros((draws, 2))])
@@ -226,6 +227,6 @@ def test_the_lkj_term_integrates_to_one():
     for eta in (1.0, 2.0, 5.0):
         resolved = resolve_priors(Priors(corr=LKJ(eta)), moments)
         beta, sigma = np.zeros((len(r), 3)), np.ones(len(r))
-        terms = evaluate_priors(resolved, arrange(moments), beta, root, sigma)
+        terms = evaluate_priors(resolved, arrange(moments), Parameters(beta, root, sigma))
         density = np.exp(terms["lkj"])
         assert np.trapezoid(density, r) == pytest.approx(1.0, rel=1e-4)

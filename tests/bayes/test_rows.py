@@ -80,7 +80,7 @@ def test_a_group_of_one_row_is_a_group_left_out():
     rows = simulate_rows(3, "x")
     fit = rows.model.sample(**QUICK)
     gap, log_sd = stack_rows(fit, rows)
-    logliks = group_logliks(fit.white, fit.moments.n, *flatten_draws(fit))
+    logliks = group_logliks(fit.white, fit.moments.n, flatten_draws(fit))
     alone = np.flatnonzero(rows.labels == 0)
     assert len(alone) == 1
     np.testing.assert_allclose(

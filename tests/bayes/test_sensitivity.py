@@ -112,7 +112,7 @@ def test_flat_priors_scale_to_themselves(model):
 
 def test_terms_are_sums_over_parameters(post):
     terms = sum_prior_terms(post)
-    each = evaluate_priors(post.priors, post.structure, *flatten_draws(post))
+    each = evaluate_priors(post.priors, post.structure, flatten_draws(post))
     assert set(terms) == set(each)
     for name, values in each.items():
         flat = values.reshape(len(values), -1).sum(axis=1)
@@ -121,7 +121,7 @@ def test_terms_are_sums_over_parameters(post):
 
 def test_loglik_is_streamed(post, monkeypatch):
     whole = total_loglik(post)
-    logliks = group_logliks(post.white, post.moments.n, *flatten_draws(post))
+    logliks = group_logliks(post.white, post.moments.n, flatten_draws(post))
     np.testing.assert_allclose(whole.ravel(), logliks.sum(axis=1), rtol=1e-12)
     monkeypatch.setattr("bhlm.bayes.checks.sensitivity.BLOCK", 40 * 333)
     np.testing.assert_array_equal(total_loglik(post), whole)

@@ -7,6 +7,7 @@ from simulate import dense_loglik, simulate_rows
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.effects import draw_effects, predict_effects
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import whiten
 
 EXACT = 1e-10
@@ -54,8 +55,9 @@ def test_effects_are_the_dense_conditional(random):
     g = root @ root.T
     means, covs = predict_effects(white, beta, root, sigma)
     draws = 20_000
-    repeated = [np.repeat(a[None], draws, axis=0) for a in (beta, root, np.array(sigma))]
-    u = draw_effects(white, *repeated, rng=np.random.default_rng(5))
+    once = (beta, root, np.array(sigma))
+    repeated = Parameters(*(np.repeat(a[None], draws, axis=0) for a in once))
+    u = draw_effects(white, repeated, rng=np.random.default_rng(5))
     for j, label in enumerate(rows.model.moments.groups):
         at = rows.labels == label
         z, residual = rows.z[at], rows.y[at] - rows.x[at] @ beta

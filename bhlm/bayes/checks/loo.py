@@ -317,9 +317,9 @@ def relative_efficiency(fit: Draws) -> float:
 
 def _stream_logliks(fit: Draws) -> Iterator[tuple[slice, Array]]:
     """Yield some groups and their log-likelihoods (m, N) at all N draws."""
-    beta, root, sigma = flatten_draws(fit)
-    size = max(1, HELD // len(sigma))
+    parameters = flatten_draws(fit)
+    size = max(1, HELD // len(parameters.sigma))
     for start in range(0, fit.moments.n_groups, size):
         part = slice(start, start + size)
         white = replace(fit.white, blocks=fit.white.blocks[part])
-        yield part, group_logliks(white, fit.moments.n[part], beta, root, sigma).T
+        yield part, group_logliks(white, fit.moments.n[part], parameters).T

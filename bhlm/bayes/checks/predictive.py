@@ -122,7 +122,7 @@ def check_groups(
         raise ArgumentError(f"kind={kind!r} is not known; choose 'same groups' or 'new groups'")
     seed = check_seed(fit, seed)
     picked, shape = thin_draws(fit, draws, least=LEAST)
-    beta, root, sigma = (values[picked] for values in flatten_draws(fit))
+    beta, root, sigma = flatten_draws(fit).take(picked)
     rng = np.random.default_rng([seed, CHECK, KINDS.index(kind)])
     within = regress_within(fit.moments)
     names = ("mean", *(f"slope({name})" for name in within.columns), "residual SD")

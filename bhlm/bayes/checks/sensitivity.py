@@ -152,12 +152,12 @@ def sum_prior_terms(fit: Draws) -> dict[str, Array]:
 
 def total_loglik(fit: Draws) -> Array:
     """Return the log-likelihood of all rows (chain, draw), with random effects integrated out."""
-    beta, root, sigma = flatten_draws(fit)
-    total = np.empty(len(sigma))
+    parameters = flatten_draws(fit)
+    total = np.empty(len(parameters.sigma))
     size = max(1, BLOCK // fit.moments.n_groups)
-    for start in range(0, len(sigma), size):
+    for start in range(0, len(total), size):
         part = slice(start, start + size)
-        logliks = group_logliks(fit.white, fit.moments.n, beta[part], root[part], sigma[part])
+        logliks = group_logliks(fit.white, fit.moments.n, parameters.take(part))
         total[part] = logliks.sum(axis=1)
     return total.reshape(fit.data["posterior"]["sigma"].shape)
 

@@ -15,7 +15,7 @@ from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, arrange
-from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 if TYPE_CHECKING:
@@ -248,8 +248,8 @@ def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure
 
 def draw_prior(
     priors: ResolvedPriors, structure: Structure, rng: np.random.Generator, size: int
-) -> tuple[Array, Array, Array]:
-    """Return beta (size, p), lower roots of G (size, q, q) and sigma (size,) from the prior.
+) -> Parameters:
+    """Return draws of the parameters from the prior.
 
     The Intercept's prior stands where the other fixed columns are at their means, so that
     beta[Intercept] = drawn value - sum of means x beta.
@@ -270,7 +270,7 @@ def draw_prior(
     sd = _draw_columns(priors.sd, rng, size)[:, structure.owners]
     correlations = find_law(structure).draw(priors.corr.eta, structure.sizes, rng, size)
     root = sd[:, :, None] * correlations
-    return beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0]
+    return Parameters(beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0])
 
 
 def check_drawable(priors: ResolvedPriors, moments: Moments) -> None:

@@ -34,7 +34,7 @@ from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import group_logliks, total_products
-from bhlm.likelihood.parameters import list_parameters
+from bhlm.likelihood.parameters import Parameters, list_parameters
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 from bhlm.processes import run_here
@@ -229,7 +229,8 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
     from arviz_stats.base import array_stats
 
     rng = np.random.default_rng(np.random.SeedSequence([study.seed, number]))
-    beta, root, sigma = draw_prior(study.priors, study.structure, rng, 1)
+    true = draw_prior(study.priors, study.structure, rng, 1)
+    beta, root, sigma = true
     with np.errstate(all="ignore"):
         white = simulate_whitened(study.simulator, beta[0], root[0], float(sigma[0]), rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
@@ -237,10 +238,9 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
     density = build_density(white, study.priors, study.structure)
     trace = sample_density(density, study.settings, seed=int(rng.integers(2**31)))
     drawn = constrain(density, white, trace["posterior"]["x"].values[0])
-    true = (beta, root, sigma)
-    both = [np.concatenate(pair) for pair in zip(true, drawn, strict=True)]
+    both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
-        values = np.stack(list(evaluate_quantities(study, white, *both).values()))
+        values = np.stack(list(evaluate_quantities(study, white, both).values()))
     if not np.isfinite(values).all():
         raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
     first, sampled = values[:, :1], values[:, 1:]
@@ -300,9 +300,7 @@ def refit_scale(white: Whitened) -> Whitened:
     )
 
 
-def evaluate_quantities(
-    study: Study, white: Whitened, beta: Array, root: Array, sigma: Array
-) -> dict[str, Array]:
+def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -> dict[str, Array]:
     """Return what is ranked, each (draws,): parameters, log-likelihood, log posterior density.
 
     SDs are left out, because their ranks are those of the variances.
@@ -310,16 +308,14 @@ def evaluate_quantities(
     Args:
         study: the study.
         white: the simulated data.
-        beta: fixed effects (draws, p).
-        root: lower square roots (draws, q, q) of G.
-        sigma: residual SDs (draws,).
+        parameters: in as many draws.
     """
-    g = root @ root.swapaxes(1, 2)
-    named = parameter_draws(study.moments, study.structure, beta, g, sigma)
-    parameters = list_parameters(study.moments.fixed, study.structure)
-    ranked = {str(each): named[str(each)] for each in parameters if not each.is_sd}
-    loglik = group_logliks(white, study.moments.n, beta, root, sigma).sum(axis=1)
-    terms = evaluate_priors(study.priors, study.structure, beta, root, sigma)
+    beta, _, sigma = parameters
+    named = parameter_draws(study.moments, study.structure, beta, parameters.g, sigma)
+    every = list_parameters(study.moments.fixed, study.structure)
+    ranked = {str(each): named[str(each)] for each in every if not each.is_sd}
+    loglik = group_logliks(white, study.moments.n, parameters).sum(axis=1)
+    terms = evaluate_priors(study.priors, study.structure, parameters)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
     return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
 
@@ -327,8 +323,8 @@ def evaluate_quantities(
 def quantity_names(study: Study) -> tuple[str, ...]:
     """Return the names of what `evaluate_quantities` returns."""
     p, q = len(study.moments.fixed), len(study.moments.random)
-    unit = (np.zeros((1, p)), np.eye(q)[None], np.ones(1))
-    return tuple(evaluate_quantities(study, study.simulator.white, *unit))
+    unit = Parameters(np.zeros((1, p)), np.eye(q)[None], np.ones(1))
+    return tuple(evaluate_quantities(study, study.simulator.white, unit))
 
 
 def _run(study: Study, numbers: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
