@@ -71,6 +71,10 @@ class Law:
         _LAWS[cls.name] = cls
 
     @staticmethod
+    def check(eta: float, sizes: Sequence[int]) -> None:
+        """Refuse an eta under which the density does not integrate; all that `LKJ` takes do."""
+
+    @staticmethod
     def count(sizes: Sequence[int]) -> int:
         """Return the number of coordinates c."""
         raise NotImplementedError

@@ -150,6 +150,7 @@ def resolve_priors(
             )
     if not isinstance(resolved.corr, LKJ):
         raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
+    find_law(structure).check(resolved.corr.eta, structure.sizes)
     return resolved
 
 
