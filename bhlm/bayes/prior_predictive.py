@@ -85,7 +85,8 @@ def draw_prior_predictive(
         priors: what replaces the autoscaled defaults.
         seed: makes the draws repeatable.
         draws: how many data sets.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
 
     Raises:
         ArgumentError: a count that is not positive, or a seed that is no such number.
@@ -96,7 +97,7 @@ def draw_prior_predictive(
             raise ArgumentError(f"{name}={value!r} is not an integer of at least {least}")
     structure = arrange_prior(moments, covariance)
     resolved = resolve_priors(priors, moments, structure=structure)
-    check_drawable(resolved, moments)
+    check_drawable(resolved, moments, structure)
     rng = np.random.default_rng([seed, PRIOR])
     beta, root, sigma = draw_prior(resolved, structure, rng, draws)
     g = root @ root.swapaxes(-1, -2)

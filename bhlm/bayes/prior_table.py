@@ -50,7 +50,8 @@ def tabulate_priors(
     Args:
         moments: the reduced table, which scales the defaults.
         priors: what replaces the autoscaled defaults.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
         points: of each grid.
 
     Raises:

@@ -54,7 +54,8 @@ def sample_moments(
         seed: makes the run repeatable, bit for bit.
         settings: how long to run, and how; None takes the defaults.
         priors: what replaces the autoscaled defaults.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
         progress: called now and then with nutpie's progress of every chain.
         watch: waits for the sampler, and may stop it early; see `bhlm.bayes.live`.
 

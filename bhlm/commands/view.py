@@ -51,7 +51,8 @@ def sample_live(
         settings: how long to run, and how; where they leave `cores` open all chains run side by
             side, so that they have about as many draws each when they are stopped.
         priors: what replaces the autoscaled defaults.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
         progress: called now and then with nutpie's progress of every chain.
         console: where to show it; None takes standard error.
 

@@ -120,7 +120,8 @@ class Model:
             tune: warm-up draws per chain, discarded.
             chains: independent chains.
             priors: what replaces the autoscaled defaults.
-            covariance: "unstructured" or "independent"; None keeps what the formula says.
+            covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+                the formula says.
             cores: chains that run side by side; None leaves it to nutpie.
             target_accept: mean acceptance that the step size is tuned to, in (0, 1); None takes
                 0.9, and 0.99 with fewer than 30 groups, whose SDs have heavy-tailed posteriors:
@@ -170,7 +171,8 @@ class Model:
             form: "marginal" integrates the random effects out and needs only moments;
                 "conditional" holds them explicitly, non-centred, and needs the rows.
             priors: what replaces the autoscaled defaults.
-            covariance: "unstructured" or "independent"; None keeps what the formula says.
+            covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+                the formula says.
 
         Raises:
             ArgumentError: an unknown form.

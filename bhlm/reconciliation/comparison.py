@@ -130,7 +130,7 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
     if not has_prior(reml.structure):
         raise ArgumentError(
             f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
-            "sides as 'unstructured' or 'independent'"
+            "sides with a structure that sample() takes"
         )
     ours, theirs = reml.moments, post.moments
     same = ours is theirs or (

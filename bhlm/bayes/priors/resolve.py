@@ -274,13 +274,13 @@ def draw_prior(
     return Parameters(beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0])
 
 
-def check_drawable(priors: ResolvedPriors, moments: Moments) -> None:
-    """Refuse priors from which nothing can be drawn.
+def check_drawable(priors: ResolvedPriors, moments: Moments, structure: Structure) -> None:
+    """Refuse priors of a model with that structure from which nothing can be drawn.
 
     Raises:
         PriorError: the first such prior, with its parameter.
     """
-    for parameter, prior in zip(list_judged(moments), priors.every, strict=True):
+    for parameter, prior in zip(list_judged(moments, structure), priors.every, strict=True):
         if prior.undrawable:
             raise PriorError(f"the prior of {parameter} is {prior}, {prior.undrawable}")
 

@@ -96,7 +96,8 @@ def integrate_posterior(
     Args:
         moments: the reduced table, with one or two random coefficients.
         priors: what replaces the autoscaled defaults; fixed effects take Normal or Flat.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
         tolerance: the largest error of a mean or SD, in posterior SDs.
         budget: the most nodes of the relative SDs and the correlation.
         cores: threads that share the work, without a change of the answer; None takes all.

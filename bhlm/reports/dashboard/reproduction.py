@@ -174,18 +174,19 @@ def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
         for prior, _ in pairs
         if isinstance(prior, PyMCPrior | TextPrior)
     ]
-    p, q = len(fit.moments.fixed), len(fit.moments.random)
+    scales = [parameter.row for parameter in fit.structure.sds]
+    p, s = len(fit.moments.fixed), len(scales)
     given = [
         f"{key}={{{entries}}}"
         for key, names, part in (
             ("fixed", fit.moments.fixed, pairs[:p]),
-            ("sd", fit.moments.random, pairs[p : p + q]),
+            ("sd", scales, pairs[p : p + s]),
         )
         if (entries := _write_entries(names, part))
     ]
-    sigma, default = pairs[p + q]
+    sigma, default = pairs[p + s]
     given += [f"sigma={_write_prior(sigma)}"] if sigma != default else []
-    for chosen, usual in pairs[p + q + 1 :]:
+    for chosen, usual in pairs[p + s + 1 :]:
         given += [f"corr={_write_prior(chosen)}"] if chosen != usual else []
     return [f"priors=bhlm.Priors({', '.join(given)})"], notes
 

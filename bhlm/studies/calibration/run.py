@@ -98,7 +98,8 @@ def calibrate(
             as if the posterior were too narrow.
         tune: warm-up draws, discarded.
         priors: what replaces the autoscaled defaults; they must be proper.
-        covariance: "unstructured" or "independent"; None keeps what the formula says.
+        covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
+            the formula says.
         target_accept: as in `sample_moments`.
         maxdepth: as in `sample_moments`.
         level: probability that calibrated ranks of all quantities stay inside their bands.
@@ -186,7 +187,7 @@ def plan_study(
     """
     structure = arrange_prior(moments, covariance)
     resolved = resolve_priors(priors, moments, structure=structure)
-    check_drawable(resolved, moments)
+    check_drawable(resolved, moments, structure)
     white = whiten(moments, structure)
     root, free = factor_design(white, moments.n)
     simulator = Simulator(
