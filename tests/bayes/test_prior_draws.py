@@ -6,7 +6,7 @@ from prior_sets import proper_examples
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.bayes.priors.correlations import LKJ, Partial
+from bhlm.bayes.priors.correlations import LKJ, Common, Partial
 from bhlm.bayes.priors.families import (
     Cauchy,
     Exponential,
@@ -29,7 +29,7 @@ from bhlm.bayes.priors.resolve import (
 )
 from bhlm.errors import PriorError
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.covariance import arrange, combine
 
 DRAWS = 20_000
 ONE = combine((("Intercept",),), group="g")
@@ -109,6 +109,29 @@ def test_each_correlation_has_the_marginal_of_lkj(eta, q):
             assert stats.kstest(corr[:, i, j], stats.beta(a, a, -1.0, 2.0).cdf).pvalue > LEAST_P
 
 
+@pytest.mark.parametrize(("eta", "q"), [(1.0, 2), (2.0, 2), (0.8, 3), (2.0, 3), (3.0, 5)])
+def test_a_common_correlation_has_its_marginal_and_density(eta, q):
+    """The density is det(R)^(eta - 1) over the correlations from -1 / (q - 1) to 1."""
+    root = Common.draw(eta, (q,), np.random.default_rng(6), DRAWS)
+    corr = root @ root.swapaxes(1, 2)
+    r = corr[:, 1, 0]
+    np.testing.assert_allclose(corr, np.where(np.eye(q) > 0, 1.0, r[:, None, None]), atol=1e-12)
+    law = Common.marginal(eta, q)
+    assert law.support() == pytest.approx((-1.0 / (q - 1.0), 1.0))
+    assert stats.kstest(r, law.cdf).pvalue > LEAST_P
+    inside = np.linalg.slogdet(corr)[1] > -15.0  # where rounding of r does not count
+    density = Common.log_density(eta, (q,), 3.0 * root, np.full((DRAWS, q), 3.0))[inside]
+    np.testing.assert_allclose(density, law.logpdf(r[inside]), rtol=1e-6, atol=1e-6)
+    det = (eta - 1.0) * np.linalg.slogdet(corr[inside])[1]
+    np.testing.assert_allclose(density - det, density[0] - det[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_common_correlation_of_two_is_lkj():
+    x = np.linspace(-0.99, 0.99, 9)
+    one, other = Common.marginal(1.7, 2), Partial.marginal(1.7, 2)
+    np.testing.assert_allclose(one.pdf(x), other.pdf(x), rtol=1e-12)
+
+
 def test_correlations_have_the_joint_law_of_lkj():
     """Under LKJ(eta) the density is det(R)^(eta - 1) over all correlation matrices.
 
@@ -154,7 +177,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(priors, words):
     moments = Model("y ~ x + (1 | g)", simulate_table(3)).moments
     resolved = resolve_priors(priors, moments)
     with pytest.raises(PriorError) as caught:
-        check_drawable(resolved, moments)
+        check_drawable(resolved, moments, arrange(moments))
     assert all(word in str(caught.value) for word in words)
     with pytest.raises(PriorError, match="improper"):
         draw_prior(resolved, ONE, np.random.default_rng(1), 3)
@@ -166,4 +189,4 @@ def test_a_pymc_distribution_is_refused():
     moments = Model("y ~ x + (1 | g)", simulate_table(3)).moments
     resolved = resolve_priors(Priors(sigma=pm.Weibull.dist(2.0, 5.0)), moments)
     with pytest.raises(PriorError, match=r"sd\(Residual\) is PyMC weibull"):
-        check_drawable(resolved, moments)
+        check_drawable(resolved, moments, arrange(moments))

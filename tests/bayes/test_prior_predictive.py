@@ -159,7 +159,7 @@ def test_a_model_without_slopes():
         ({"draws": 0}, ArgumentError, "draws=0 is not an integer of at least 1"),
         ({"draws": 2.5}, ArgumentError, r"draws=2\.5 is not an integer"),
         ({"seed": -1}, ArgumentError, "seed=-1 is not an integer of at least 0"),
-        ({"covariance": "exchangeable"}, ArgumentError, "covariance='exchangeable' has no prior"),
+        ({"covariance": "toeplitz"}, ArgumentError, "covariance='toeplitz' is not known"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(rows, arguments, error, message):

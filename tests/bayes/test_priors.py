@@ -124,3 +124,11 @@ class TestASharedSd:
     def test_is_flat_on_the_variance(self):
         resolved = resolve_priors(Priors.flat(), MOMENTS, structure=self.STRUCTURE)
         assert resolved.sd == (Flat(power=1.0),)
+
+
+def test_a_common_correlation_needs_an_eta_that_integrates():
+    moments = Model("y ~ x + w + (x + w | g)", TABLE).moments
+    structure = arrange_prior(moments, "exchangeable")
+    with pytest.raises(PriorError, match=r"give an eta above 0\.5"):
+        resolve_priors(Priors(corr=LKJ(0.5)), moments, structure=structure)
+    assert resolve_priors(Priors.flat(), moments, structure=structure).sd == (Flat(power=3.0),)

@@ -172,6 +172,40 @@ def test_pymc_density_is_the_samplers(name, random, functions):
     np.testing.assert_allclose(gaps, gaps[0], rtol=0, atol=RELATIVE * abs(float(logp(point))))
 
 
+@pytest.mark.parametrize("covariance", ["identity", "exchangeable"])
+def test_density_of_a_shared_sd_is_pymcs(covariance):
+    """By (beta~, sd, w, sigma), where w is the variable of PyMC's beta distribution."""
+    from bhlm.bayes.density import build_density, constrain, log_density
+    from bhlm.bayes.priors.correlations import arrange_prior
+    from bhlm.bayes.priors.resolve import resolve_priors
+    from bhlm.likelihood.whitening import whiten
+
+    rows = simulate_rows(6, "x + t")
+    moments = rows.model.moments
+    structure = arrange_prior(moments, covariance)
+    white = whiten(moments, structure)
+    given = Priors(sd=Exponential(0.5), corr=LKJ(1.5))
+    density = build_density(white, resolve_priors(given, moments, structure=structure), structure)
+    model = rows.model.pymc(covariance=covariance, priors=given)
+    logp = model.compile_logp(jacobian=False)
+    read = model.compile_fn(
+        model.replace_rvs_by_values([model["beta"], model["G"], model["scale"], model["sigma"]]),
+        inputs=model.value_vars, on_unused_input="ignore",
+    )  # fmt: skip
+    gaps = []
+    for point in positions(model, 20, seed=8):
+        beta, g, sd, sigma = read(point)
+        share = (1.0 + 2.0 * g[1, 0] / g[0, 0]) / 3.0
+        angle = [0.5 * np.log(share / (1.0 - share))] if covariance == "exchangeable" else []
+        fixed = np.linalg.solve(white.fixed, (beta - white.ols) / white.scale)
+        x = np.concatenate([fixed, [sd / density.unit[0]], angle, [np.log(sigma)]])
+        root = constrain(density, white, x[None])[1][0]
+        np.testing.assert_allclose(root @ root.T, g, rtol=1e-9, atol=1e-12)
+        jacobian = np.log(sigma) + (np.log(2.0 * share * (1.0 - share)) if angle else 0.0)
+        gaps.append(float(logp(point)) - log_density(x, density)[0] + jacobian)
+    np.testing.assert_allclose(gaps, gaps[0], rtol=0, atol=RELATIVE * abs(float(logp(point))))
+
+
 def locate(white, posterior, beta, g, sigma, rng):
     """Return the sampler's position x of the parameters, with random signs of signed SDs."""
     p, q = white.p, white.q

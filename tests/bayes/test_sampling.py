@@ -149,7 +149,7 @@ def test_two_groups_fail_unless_the_user_states_a_prior():
         ({"draws": 0}, "draws=0 is not a count; give a positive integer"),
         ({"chains": 2.5}, "chains=2.5 is not a count"),
         ({"target_accept": 1.0}, "target_accept=1.0 must lie between 0 and 1"),
-        ({"covariance": "exchangeable"}, "covariance='exchangeable' has no prior for sampling"),
+        ({"covariance": "toeplitz"}, "covariance='toeplitz' is not known"),
     ],
 )
 def test_bad_arguments_are_refused(argument, expected):

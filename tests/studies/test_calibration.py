@@ -148,6 +148,13 @@ class TestVerdict:
         assert (found.divergences > 0).mean() < 0.05
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("covariance", ["exchangeable", "identity"])
+    def test_two_hundred_replicates_of_a_shared_sd_pass(self, covariance):
+        model = small_model(12, 6, "x")
+        found = calibrate(model, seed=7, replicates=200, covariance=covariance)
+        assert found.ok, found.summary()
+
+    @pytest.mark.slow
     def test_two_hundred_replicates_of_lognormal_sds_pass(self):
         priors = Priors(fixed=Normal(0, 1), sd=LogNormal(-0.5, 0.7), sigma=LogNormal(0.0, 0.4))
         found = calibrate(small_model(), **FAST | {"replicates": 200, "priors": priors})
@@ -349,8 +356,8 @@ class TestRefusals:
             calibrate(small_model(), replicates=4, **(FAST | {"priors": priors}))
 
     def test_designs_and_structures(self):
-        with pytest.raises(ArgumentError, match="exchangeable"):
-            calibrate(small_model(), replicates=2, covariance="exchangeable", **FAST)
+        with pytest.raises(ArgumentError, match="toeplitz"):
+            calibrate(small_model(), replicates=2, covariance="toeplitz", **FAST)
         with pytest.raises(IdentifiabilityError):
             calibrate(small_model(3, 1), replicates=2, **FAST)
 

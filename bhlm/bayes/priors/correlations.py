@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numba
 import numpy as np
+from scipy import special
 
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import STRUCTURES, Structure, arrange
@@ -219,6 +220,153 @@ class Partial(Law):
     def add(pm: Any, name: str, size: int, eta: float) -> Any:
         """Add LKJCorr, which is a distribution of the Cholesky factor of the matrix."""
         return pm.LKJCorr(name, n=size, eta=eta)
+
+
+class Common(Law):
+    """One correlation r for all pairs of a block of b, from -1 / (b - 1) to 1.
+
+    det R = (1 - r)^(b - 1) (1 + (b - 1) r), so that LKJ's density on such matrices is that of
+    w = (1 + (b - 1) r) / b ~ Beta(eta, 1 + (b - 1) (eta - 1)). The coordinate is x with
+    w = 1 / (1 + exp(-2 x)). In the Cholesky factor of R all elements below the diagonal's
+    d_j are the same c_j: d_0 = 1 and c_0 = r, then with m_j = 1 + (j - 1) r
+
+        d_j^2 = (1 - r) m_(j+1) / m_j,    c_j = r (1 - r) / (m_j d_j)
+    """
+
+    name = "common"
+
+    @staticmethod
+    @_compiled
+    def correlate(x: Array, sizes: Array, out: Array) -> None:
+        """Write the Cholesky factors (q, q) of the blocks' correlation matrices into `out`."""
+        out[:] = 0.0
+        start, at = 0, 0
+        for b in sizes:
+            out[start, start] = 1.0
+            if b > 1:
+                share = 1.0 / (1.0 + math.exp(-2.0 * x[at]))
+                rest = 1.0 / (1.0 + math.exp(2.0 * x[at]))
+                slack = b * rest / (b - 1.0)
+                r = 1.0 - slack if share > 0.5 else (b * share - 1.0) / (b - 1.0)
+                out[start + 1 : start + b, start] = r
+                for j in range(1, b):
+                    m = 1.0 + (j - 1.0) * r
+                    pivot = math.sqrt(slack * (b * share if j == b - 1 else m + r) / m)
+                    out[start + j, start + j] = pivot
+                    out[start + j + 1 : start + b, start + j] = r * slack / (m * pivot)
+                at += 1
+            start += b
+
+    @staticmethod
+    @_compiled
+    def pull(x: Array, sizes: Array, eta: float, dfactor: Array, dx: Array) -> float:
+        """Add the pull-back of `dfactor` and of the prior to `dx`; return its log density."""
+        logp = 0.0
+        start, at = 0, 0
+        for b in sizes:
+            if b > 1:
+                share = 1.0 / (1.0 + math.exp(-2.0 * x[at]))
+                rest = 1.0 / (1.0 + math.exp(2.0 * x[at]))
+                slack = b * rest / (b - 1.0)
+                r = 1.0 - slack if share > 0.5 else (b * share - 1.0) / (b - 1.0)
+                speed = 2.0 * slack * share  # dr / dx
+                pulled = 0.0
+                for i in range(1, b):
+                    pulled += dfactor[start + i, start] * speed
+                for j in range(1, b):
+                    m = 1.0 + (j - 1.0) * r
+                    top = b * share if j == b - 1 else m + r
+                    pivot = math.sqrt(slack * top / m)
+                    grow = -2.0 * share + 2.0 * slack * (j / b if j == b - 1 else j * share / top)
+                    grow = 0.5 * (grow - speed * (j - 1.0) / m)  # d log d_j / dx
+                    pulled += dfactor[start + j, start + j] * pivot * grow
+                    below = r * slack / (m * pivot)
+                    turn = (1.0 - 2.0 * r) * speed / (m * pivot)
+                    turn -= below * (speed * (j - 1.0) / m + grow)
+                    for i in range(j + 1, b):
+                        pulled += dfactor[start + i, start + j] * turn
+                one, two = eta, 1.0 + (b - 1.0) * (eta - 1.0)
+                dx[at] += pulled + 2.0 * (one * rest - two * share)
+                logp -= one * math.log1p(math.exp(-2.0 * x[at]))
+                logp -= two * math.log1p(math.exp(2.0 * x[at]))
+                logp += LOG_2 + math.lgamma(one + two) - math.lgamma(one) - math.lgamma(two)
+                at += 1
+            start += b
+        return logp
+
+    @staticmethod
+    def check(eta: float, sizes: Sequence[int]) -> None:
+        """Refuse an eta of at most 1 - 1 / (b - 1)."""
+        least = 1.0 - 1.0 / max(max(sizes) - 1.0, 1.0)
+        if not eta > least:
+            raise PriorError(
+                f"LKJ({eta:g}) has no density on one correlation that {max(sizes)} coefficients "
+                f"share; give an eta above {least:.4g}"
+            )
+
+    @staticmethod
+    def count(sizes: Sequence[int]) -> int:
+        """Return the number of blocks that have pairs."""
+        return sum(b > 1 for b in sizes)
+
+    @staticmethod
+    def draw(eta: float, sizes: Sequence[int], rng: np.random.Generator, size: int) -> Array:
+        """Return lower Cholesky factors (size, q, q) of block-diagonal correlations."""
+        pairs = [b for b in sizes if b > 1]
+        share = np.stack([rng.beta(*_shape_common(eta, b), size) for b in pairs], axis=1)
+        root = np.zeros((size, sum(sizes), sum(sizes)))
+        places = 0.5 * (np.log(share) - np.log1p(-share))
+        for row in range(size):
+            _correlate_common(places[row], np.array(sizes), root[row])
+        return root
+
+    @staticmethod
+    def log_density(eta: float, sizes: Sequence[int], root: Array, sd: Array) -> Array:
+        """Return log p(r) summed over the blocks (draws,)."""
+        total = np.zeros(len(root))
+        start = 0
+        for b in sizes:
+            if b > 1:
+                last, second = start + b - 1, start + 1
+                r = root[:, second, start] * root[:, start, start] / (sd[:, start] * sd[:, second])
+                # What is small is read off the pivots, so that no digits cancel.
+                pivot = np.abs(np.einsum("dii->di", root)) / sd
+                slack = np.where(r > 0.0, pivot[:, second] ** 2 / (1.0 + np.abs(r)), 1.0 - r)
+                low = pivot[:, last] ** 2 * (1.0 + (b - 2.0) * r) / slack
+                share = np.where(r > 0.0, 1.0 + (b - 1.0) * r, low) / b
+                one, two = _shape_common(eta, b)
+                total += special.xlogy(one - 1.0, share)
+                total += special.xlogy(two - 1.0, slack * (b - 1.0) / b)
+                total += math.log((b - 1.0) / b) - special.betaln(one, two)
+            start += b
+        return total
+
+    @staticmethod
+    def marginal(eta: float, size: int) -> Any:
+        """Return the distribution of r."""
+        from scipy import stats
+
+        width = size / (size - 1.0)
+        return stats.beta(*_shape_common(eta, size), loc=1.0 - width, scale=width)
+
+    @staticmethod
+    def add(pm: Any, name: str, size: int, eta: float) -> Any:
+        """Add w; the root is the symmetric one."""
+        one, two = _shape_common(eta, size)
+        share = pm.Beta(name, one, two)
+        mean = np.full((size, size), 1.0 / size)
+        own = pm.math.sqrt(size / (size - 1.0) * (1.0 - share)) * (np.eye(size) - mean)
+        return own + pm.math.sqrt(size * share) * mean
+
+
+_correlate_common = numba.njit(cache=True, nogil=True, error_model="numpy")(
+    Common.correlate.py_func
+)
+
+
+def _shape_common(eta: float, size: int) -> tuple[float, float]:
+    """Return the shapes of w's beta distribution in a block."""
+    return eta, 1.0 + (size - 1.0) * (eta - 1.0)
 
 
 def find_law(structure: Structure) -> type[Law]:
