@@ -2,6 +2,10 @@
 
 PYTHON := .venv/bin/python
 
+# Tests of one file run in one process, so that a fit which they share is made once. A process
+# takes about a gigabyte of memory.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench rivals compare clean distclean
 
@@ -16,10 +20,10 @@ demo: ## fit Table 4.4 twice and reconcile the two answers
 	.venv/bin/bhlm reconcile models/hsb_random_coefficient.toml
 
 test: setup ## run every test that is not slow
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTHON) -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: setup ## run the slow tests
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -m slow $(PARALLEL)
 
 lint: setup ## check style, types and the order of the rooms
 	$(PYTHON) -m ruff check .

@@ -12,8 +12,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pandas as pd
 import pytest
+from gallery_fits import fit_reml, make_model, reconcile_both, sample_posterior
 from postgres_server import serve_postgres
+from simulate import simulate_table
 
+from bhlm.fits.bayes_fit import BayesFit
+from bhlm.fits.model import Model
+from bhlm.fits.reconciliation import Reconciliation
+from bhlm.fits.reml_fit import RemlFit
 from bhlm.sources.datasets import load_hsb
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -23,6 +29,47 @@ REFERENCE = Path(__file__).parent / "reference"
 def hsb() -> pd.DataFrame:
     """Pupils joined with schools. Copy it before changing it: all tests share it."""
     return load_hsb()
+
+
+@pytest.fixture(scope="session")
+def hsb_model() -> Model:
+    """The model of Table 4.4: mathach ~ cwc(ses) + (cwc(ses) | school)."""
+    return make_model("hsb_random_coefficient")
+
+
+@pytest.fixture(scope="session")
+def hsb_reml() -> RemlFit:
+    return fit_reml("hsb_random_coefficient")
+
+
+@pytest.fixture(scope="session")
+def hsb_post() -> BayesFit:
+    """Draws of seed 1, under the default priors."""
+    return sample_posterior("hsb_random_coefficient")
+
+
+@pytest.fixture(scope="session")
+def hsb_both() -> Reconciliation:
+    """The two fits of Table 4.4 beside the printed values."""
+    return reconcile_both("hsb_random_coefficient")
+
+
+@pytest.fixture(scope="session")
+def sleep_both() -> Reconciliation:
+    """The sleep study: 18 subjects, one of them with a k-hat above the threshold."""
+    return reconcile_both("sleepstudy")
+
+
+@pytest.fixture(scope="session")
+def singular_both() -> Reconciliation:
+    """Dyestuff2, whose REML estimate of the batches' variance is 0."""
+    return reconcile_both("dyestuff2")
+
+
+@pytest.fixture(scope="session")
+def many_reml() -> RemlFit:
+    """A fit of 700 groups, more than a panel shows, one of them with least squares far away."""
+    return Model("y ~ x + (x | g)", simulate_table(5, n_groups=700, largest=6)).reml()
 
 
 @pytest.fixture(scope="session")

@@ -200,6 +200,7 @@ def build_fit(
     sampler: str,
     x: Array | None = None,
     unbounded: Sequence[str] = (),
+    held: int = HELD,
 ) -> Draws:
     """Return draws of the parameters as Draws, with the random effects drawn from them.
 
@@ -219,11 +220,14 @@ def build_fit(
         sampler: which route ran.
         x: the sampler's coordinates (chain, draw, d), where they are those of `density`.
         unbounded: SDs that the default prior alone bounds; they fail the verdict.
+        held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
     """
     diagonal = np.einsum("...ii->...i", root)
     root = root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
     g = root @ root.swapaxes(-1, -2)
-    content = _fill_groups(moments, structure, priors, white, beta, root, g, sigma, settings, seed)
+    content = _fill_groups(
+        moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
+    )
     content["sample_stats"] = stats
     # G alone would lose digits of its root where a column is far from zero.
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
@@ -314,6 +318,7 @@ def _fill_groups(
     sigma: Array,
     settings: Settings,
     seed: int,
+    held: int,
 ) -> dict[str, dict[str, Array]]:
     """Return the variables of the DataTree's groups, but for the sampler's own."""
     chained = sigma.shape
@@ -324,7 +329,7 @@ def _fill_groups(
     corr = scale_covariance(g, pairs).reshape(g.shape)
     corr[..., np.arange(q), np.arange(q)] = 1.0
     posterior = {"beta": beta, "sd": sd, "corr": corr, "G": g, "sigma": sigma}
-    if sigma.size * n_groups * q <= HELD:
+    if sigma.size * n_groups * q <= held:
         streams = range(-(-n_groups // STREAM))
         informing = _informing(white, settings)
         u = np.concatenate([_draw_stream(informing, flat, seed, i) for i in streams], axis=1)
@@ -334,7 +339,7 @@ def _fill_groups(
         "posterior": posterior,
         "log_prior": {name: x.reshape(*chained, *x.shape[1:]) for name, x in prior.items()},
     }
-    if not settings.prior_only and sigma.size * n_groups <= HELD:
+    if not settings.prior_only and sigma.size * n_groups <= held:
         loglik = group_logliks(white, moments.n, flat)
         content["log_likelihood"] = {"loglik": loglik.reshape(*chained, n_groups)}
     return content

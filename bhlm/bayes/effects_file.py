@@ -1,6 +1,6 @@
 """Posterior random effects of every group -> one Parquet file, however many groups there are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     from bhlm.bayes.draws import Draws
 
 Array = np.ndarray
+Progress = Callable[[int, int], None]
 
 PROBABILITIES = (0.025, 0.975)
 FLUSHED = 1 << 25  # bytes of rows that are written together, as a row group
 
 
-def save_effects(fit: "Draws", path: str | Path, *, draws: bool = False) -> None:
+def save_effects(
+    fit: "Draws",
+    path: str | Path,
+    *,
+    draws: bool = False,
+    progress: Progress | None = None,
+    flushed: int = FLUSHED,
+    cores: int | None = None,
+) -> None:
     """Write the random effects of all groups to a Parquet file.
 
     It has one row per group and coefficient, in the order of `fit.group_effects()` and with its
@@ -34,6 +43,9 @@ def save_effects(fit: "Draws", path: str | Path, *, draws: bool = False) -> None
         fit: the posterior.
         path: the file, which is replaced if it exists.
         draws: keep every draw: 8 bytes for each draw of each coefficient of each group.
+        progress: called with (done, groups) as groups are written.
+        flushed: bytes of rows that are written together, as a row group.
+        cores: streams of groups that are drawn side by side; None takes all.
 
     Raises:
         ArgumentError: the path does not end in .parquet, or the group has a name that a column
@@ -58,19 +70,22 @@ def save_effects(fit: "Draws", path: str | Path, *, draws: bool = False) -> None
     schema = pa.schema(list(zip([fit.moments.group, *columns], types, strict=True)))
     with replace_file(path) as stream, pq.ParquetWriter(stream, schema) as writer:
         waiting: list[Any] = []
-        for table in _tabulate_streams(fit, schema):
+        done = 0
+        for table in _tabulate_streams(fit, schema, cores or count_cores()):
             waiting.append(table)
-            if sum(part.nbytes for part in waiting) >= FLUSHED:
+            done += len(table) // len(fit.moments.random)
+            if sum(part.nbytes for part in waiting) >= flushed:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting.clear()
+            if progress is not None:
+                progress(done, fit.moments.n_groups)
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
 
 
-def _tabulate_streams(fit: "Draws", schema: Any) -> Iterator[Any]:
+def _tabulate_streams(fit: "Draws", schema: Any, cores: int) -> Iterator[Any]:
     """Yield the rows of the groups of one random stream after the other, in their order."""
     starts = range(0, fit.moments.n_groups, STREAM)
-    cores = count_cores()
     with ThreadPoolExecutor(cores) as pool:
         for first in range(0, len(starts), cores):
             yield from pool.map(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 type Start = Callable[[int], Array]  # a seed -> the position (d,) that a chain starts from
+# Position and density -> the log density there and its gradient (d,), as `log_density`.
+type Evaluate = Callable[[Array, Density], tuple[float, Array]]
 
 NATIVE = "numba density, nutpie"
 PYTHON = "numba density through Python, nutpie"
@@ -118,10 +120,17 @@ def copy_callback(d, expanded, x_, out_, data_):  # type: ignore[no-untyped-def]
     return 0
 
 
-def make_model(density: Density, start: Start) -> tuple[Any, str]:
-    """Return a density as nutpie's model, and the name of its route."""
-    native = make_native(density, start)
-    return (make_python(density, start), PYTHON) if native is None else (native, NATIVE)
+def make_model(
+    density: Density, start: Start, *, evaluate: Evaluate | None = None
+) -> tuple[Any, str]:
+    """Return a density as nutpie's model, and the name of its route.
+
+    `evaluate` takes the place of `log_density`, and is called through Python.
+    """
+    native = make_native(density, start) if evaluate is None else None
+    if native is not None:
+        return native, NATIVE
+    return make_python(density, start, evaluate=evaluate or log_density), PYTHON
 
 
 def make_native(density: Density, start: Start) -> Any:
@@ -152,15 +161,15 @@ def make_native(density: Density, start: Start) -> Any:
     return model
 
 
-def make_python(density: Density, start: Start) -> Any:
+def make_python(density: Density, start: Start, *, evaluate: Evaluate) -> Any:
     """Return the density as a model of Python functions, nutpie's public interface."""
     from nutpie.compiled_pyfunc import from_pyfunc
 
     d = density.dimension
-    log_density(np.zeros(d), density)  # compile before the threads start
+    evaluate(np.zeros(d), density)  # compile before the threads start
 
     def make_logp() -> Callable[[Array], tuple[float, Array]]:
-        return lambda x: log_density(x, density)
+        return lambda x: evaluate(x, density)
 
     def make_expand(*_: int) -> Callable[[Array], dict[str, Array]]:
         return lambda x: {"x": x}

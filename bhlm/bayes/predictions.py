@@ -36,6 +36,7 @@ def predict_posterior(
     kind: str = "conditional",
     new_groups: str = "error",
     level: float = 0.95,
+    held: int = HELD,
 ) -> "pd.DataFrame":
     """Return posterior predictions with intervals, one row per row of x.
 
@@ -58,6 +59,7 @@ def predict_posterior(
         kind: "conditional" or "population".
         new_groups: for groups that the fit has not seen, "error", or "population": u ~ N(0, G).
         level: of the intervals.
+        held: numbers that are worked on at a time.
 
     Raises:
         ArgumentError: an unknown kind, a level outside (0, 1).
@@ -84,12 +86,12 @@ def predict_posterior(
         table[rows, 4:6] = find_quantiles(mean, np.sqrt(noise), tails)
 
     everyone = np.arange(len(x))
-    for rows in _cut(everyone if kind == "population" else everyone[at < 0], len(sigma)):
+    for rows in _cut(everyone if kind == "population" else everyone[at < 0], held // len(sigma)):
         spread = _spread(z[rows], root)
         unknown = None if kind == "population" else spread
         fill(rows, x[rows] @ beta.T, unknown, spread + sigma**2)
     if kind == "conditional":
-        for rows, u in _stream_rows(fit, at):
+        for rows, u in _stream_rows(fit, at, held):
             mean = x[rows] @ beta.T + np.einsum("mi,nmi->mn", z[rows], u)
             fill(rows, mean, None, np.broadcast_to(sigma**2, mean.shape))
     columns = ["estimate", "se", "lower", "upper", "lower_new", "upper_new"]
@@ -164,14 +166,14 @@ def _spread(z: Array, root: Array) -> Array:
     return total
 
 
-def _cut(rows: Array, n_draws: int) -> Iterator[Array]:
-    """Yield the rows in pieces of at most HELD numbers."""
-    size = max(1, HELD // n_draws)
+def _cut(rows: Array, size: int) -> Iterator[Array]:
+    """Yield the rows in pieces of `size`, and of one where that is none."""
+    size = max(1, size)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
-def _stream_rows(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
+def _stream_rows(fit: Draws, at: Array, held: int) -> Iterator[tuple[Array, Array]]:
     """Yield pieces of the rows of known groups with the draws of their u (N, m, q)."""
     groups = np.unique(at[at >= 0])
     order = np.argsort(at, kind="stable")
@@ -179,5 +181,5 @@ def _stream_rows(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
     for members, u in stream_effects(fit, groups) if len(groups) else ():
         first, last = groups[members[0]], groups[members[-1]]
         start, end = np.searchsorted(placed, [first, last + 1])
-        for rows in _cut(order[start:end], len(u)):
+        for rows in _cut(order[start:end], held // len(u)):
             yield rows, u[:, np.searchsorted(groups[members], at[rows])]

@@ -74,6 +74,7 @@ def draw_prior_predictive(
     seed: int,
     draws: int = 1000,
     covariance: str | None = None,
+    held: int = HELD,
 ) -> PriorPredictive:
     """Return data sets of this design drawn from the prior, as statistics of their groups.
 
@@ -87,6 +88,7 @@ def draw_prior_predictive(
         draws: how many data sets.
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
             the formula says.
+        held: numbers of the groups' statistics that are kept; beyond it `groups` is None.
 
     Raises:
         ArgumentError: a count that is not positive, or a seed that is no such number.
@@ -105,7 +107,7 @@ def draw_prior_predictive(
     observed = np.column_stack([moments.mean[:, -1], within.slopes, within.sd])
     names = ("mean", *(f"slope({name})" for name in within.columns), "residual SD")
     n_groups = moments.n_groups
-    held = np.empty((draws, *observed.shape)) if draws * observed.size <= HELD else None
+    kept = np.empty((draws, *observed.shape)) if draws * observed.size <= held else None
     centre = np.nanmean(observed, axis=0)  # far from zero, sums of squares would cancel
     sums = np.zeros((3, draws, len(names)))
     response = np.zeros((3, draws))
@@ -117,8 +119,8 @@ def draw_prior_predictive(
         values = np.where(np.isnan(observed[members]), np.nan, values)
         _add_groups(sums, values - centre)
         add_squares(response, moments, within, members, values, centre=centre[0])
-        if held is not None:
-            held[:, members] = values
+        if kept is not None:
+            kept[:, members] = values
     own = np.zeros((3, 1, len(names)))
     _add_groups(own, (observed - centre)[None])
     n, grand, total = pool(moments)
@@ -132,7 +134,7 @@ def draw_prior_predictive(
     return PriorPredictive(
         draws=parameter_draws(moments, structure, beta[None], g[None], sigma[None]),
         statistics=names,
-        groups=held,
+        groups=kept,
         overall=drawn,
         observed=seen,
         observed_groups=observed,

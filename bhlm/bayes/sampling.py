@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.density import Density, build_density, constrain
-from bhlm.bayes.draws import Draws, Settings, build_fit, parameter_draws
+from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import PyMCPrior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_unbounded, resolve_priors
@@ -21,6 +21,8 @@ from bhlm.moments.moments import Moments
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from bhlm.bayes.native import Evaluate
 
 Array = np.ndarray
 Progress = Callable[[Sequence[Any]], None]
@@ -42,6 +44,8 @@ def sample_moments(
     covariance: str | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    evaluate: "Evaluate | None" = None,
+    held: int = HELD,
 ) -> Draws:
     """Return posterior draws of the model that `moments` were reduced for.
 
@@ -58,6 +62,9 @@ def sample_moments(
             the formula says.
         progress: called now and then with nutpie's progress of every chain.
         watch: waits for the sampler, and may stop it early; see `bhlm.bayes.live`.
+        evaluate: the density that is moved on, called through Python; None is bhlm's own.
+        held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold;
+            beyond it they are drawn when asked for.
 
     Raises:
         ArgumentError: a covariance that has no prior here.
@@ -72,7 +79,7 @@ def sample_moments(
     resolved = resolve_priors(priors, moments, structure=structure)
     fit = sample_whitened(
         moments, structure, resolved, white,
-        settings=settings, seed=seed, progress=progress, watch=watch,
+        settings=settings, seed=seed, progress=progress, watch=watch, evaluate=evaluate, held=held,
         unbounded=[] if settings.prior_only else find_unbounded(priors, moments, structure),
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
@@ -91,6 +98,8 @@ def sample_whitened(
     unbounded: Sequence[str] = (),
     progress: Progress | None = None,
     watch: Watch | None = None,
+    evaluate: "Evaluate | None" = None,
+    held: int = HELD,
 ) -> Draws:
     """Return posterior draws in columns that are whitened already, under priors as they are.
 
@@ -104,6 +113,8 @@ def sample_whitened(
         unbounded: SDs that the default prior alone bounds; they fail the verdict.
         progress: called now and then with nutpie's progress of every chain.
         watch: waits for the sampler, and may stop it early.
+        evaluate: the density that is moved on; None is bhlm's own.
+        held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
 
     Raises:
         PriorError: priors that the sampler asked for cannot read.
@@ -123,7 +134,8 @@ def sample_whitened(
         read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
         density = build_density(white, priors, structure, use_likelihood=not settings.prior_only)
-        model, route = make_model(density, partial(initial_position, density))
+        start_at = partial(initial_position, density)
+        model, route = make_model(density, start_at, evaluate=evaluate)
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
             x = trace["posterior"]["x"].values
@@ -144,7 +156,7 @@ def sample_whitened(
     fit = build_fit(
         moments, structure, priors, white, beta, root, sigma, read_statistics(trace),
         settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
-        unbounded=unbounded,
+        unbounded=unbounded, held=held,
     )  # fmt: skip
     if kept == settings.draws:
         return fit
@@ -163,12 +175,17 @@ def choose_acceptance(n_groups: int) -> float:
 
 
 def sample_density(
-    density: Density, settings: Settings, *, seed: int, progress: Progress | None = None
+    density: Density,
+    settings: Settings,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    evaluate: "Evaluate | None" = None,
 ) -> "xr.DataTree":
     """Return the trace of a density: `x` (chain, draw, d) and the sampler's statistics."""
     from bhlm.bayes.native import make_model, run_model
 
-    model, route = make_model(density, partial(initial_position, density))
+    model, route = make_model(density, partial(initial_position, density), evaluate=evaluate)
     arguments = _nutpie_arguments(settings, seed, progress)
     trace = run_model(model, arguments, lambda running: running.wait())
     trace.attrs["sampler"] = route

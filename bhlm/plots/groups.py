@@ -83,14 +83,14 @@ def join_effects(reml: Estimate | None, post: Draws | None) -> "pd.DataFrame":
     return tabulate_effects(moments, values, group="group")
 
 
-def thin_posterior(post: Draws) -> Draws:
+def thin_posterior(post: Draws, *, held: int = HELD) -> Draws:
     """Return the fit with about 1,000 of its draws, where all would take long for the groups.
 
-    That is where their effects are so many that the fit does not hold them.
+    That is where their effects are more numbers than `held`, as many as a fit holds.
     """
     draws = post.data["posterior"]["sigma"].size
     step = draws // DRAWS
-    if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= HELD:
+    if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= held:
         return post
     return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
 

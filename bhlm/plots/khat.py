@@ -40,18 +40,21 @@ def plot_khat(post: Draws) -> Figure:
     return draw_khat(post, leave_out_groups(post, refit=False))
 
 
-def draw_khat(post: Draws, loo: Loo) -> Figure:
-    """Return the figure of a leave-one-group-out that has been made already."""
+def draw_khat(post: Draws, loo: Loo, *, most: int = MOST, largest: int = LARGEST) -> Figure:
+    """Return the figure of a leave-one-group-out that has been made already.
+
+    Of more than `most` groups those with the `largest` k-hat are drawn, and some of the others.
+    """
     import pandas as pd
     import xarray as xr
 
     moments = post.moments
     khat = loo.table["khat"].to_numpy()
     shown = np.arange(len(khat))
-    if len(khat) > MOST:
+    if len(khat) > most:
         order = np.argsort(-khat, kind="stable")
-        inner = np.linspace(LARGEST, len(khat) - 1, MOST - LARGEST).round().astype(int)
-        shown = np.sort(order[np.concatenate([np.arange(LARGEST), inner])])
+        inner = np.linspace(largest, len(khat) - 1, most - largest).round().astype(int)
+        shown = np.sort(order[np.concatenate([np.arange(largest), inner])])
     labels = name_groups(moments.groups[shown])
     values = xr.DataArray(khat[shown], dims=("group",), coords={"group": labels}, name="khat")
 

@@ -19,7 +19,9 @@ STREAMED_SIZE = 1 << 29
 STREAMED = (".csv", ".parquet")
 
 
-def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
+def open_table(
+    data: Any, *, memory_limit: str | None = None, streamed_size: int = STREAMED_SIZE
+) -> Any:
     """The table behind data: a dataframe as it is, or what stands at a path or URL.
 
     A dataframe is anything that narwhals accepts, eager or lazy. A str or Path names
@@ -40,6 +42,7 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
         data: the dataframe, path or URL.
         memory_limit: what DuckDB may use, such as "500MB"; it writes to the temporary folder
             of the system beyond that. None leaves DuckDB at its default, 80 % of the memory.
+        streamed_size: bytes of files from which DuckDB reads them in pieces.
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
@@ -51,7 +54,7 @@ def open_table(data: Any, *, memory_limit: str | None = None) -> Any:
         text = os.fspath(data)
         if "://" in text:
             return _open_url(text, memory_limit)
-        return _open_files(text, memory_limit)
+        return _open_files(text, memory_limit, streamed_size)
     if isinstance(data, ParquetScan):
         return data
     try:
@@ -81,11 +84,11 @@ def scan_table(data: Any, *, memory_limit: str | None = None) -> Any:
         text = os.fspath(data)
         if "://" not in text and Path(text).suffix.lower() == ".parquet":
             paths = find_files(text)
-            return scan_files(paths, text, is_large=_is_streamed(paths))
+            return scan_files(paths, text, is_large=_is_streamed(paths, STREAMED_SIZE))
     return open_table(data, memory_limit=memory_limit)
 
 
-def _open_files(text: str, memory_limit: str | None) -> Any:
+def _open_files(text: str, memory_limit: str | None, streamed_size: int) -> Any:
     paths = find_files(text)
     suffix = Path(text).suffix.lower()
     if memory_limit is not None and suffix not in STREAMED:
@@ -93,7 +96,7 @@ def _open_files(text: str, memory_limit: str | None) -> Any:
             f"the memory limit {memory_limit!r} cannot be kept for '{text}': DuckDB reads "
             f"{' and '.join(STREAMED)} files only; convert it, or leave the limit out"
         )
-    if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths)):
+    if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
         return stream_files(paths, suffix, memory_limit, text)
     tables = [read_file(path, suffix) for path in paths]
     if len(tables) == 1:
@@ -109,9 +112,9 @@ def _open_files(text: str, memory_limit: str | None) -> Any:
     return pd.concat(tables, ignore_index=True)
 
 
-def _is_streamed(paths: Sequence[Path]) -> bool:
+def _is_streamed(paths: Sequence[Path], size: int) -> bool:
     """Return whether files are so large that DuckDB reads them, and DuckDB is there."""
-    return sum(path.stat().st_size for path in paths) >= STREAMED_SIZE and has_duckdb()
+    return sum(path.stat().st_size for path in paths) >= size and has_duckdb()
 
 
 def _open_url(url: str, memory_limit: str | None) -> Any:

@@ -21,6 +21,7 @@ class ParquetScan:
     schema: Any  # pyarrow.Schema that fits all files
     n_rows: int
     is_large: bool  # whether what cannot be reduced batch by batch is left to DuckDB
+    batch: int = BATCH  # rows that are read at a time
 
     def is_plain(self, columns: Sequence[str]) -> bool:
         """Return whether columns hold numbers, booleans or text, which Arrow's arrays suffice for.
@@ -47,7 +48,7 @@ class ParquetScan:
             try:
                 # With its buffer ahead, the reader would hold the bytes of the whole file.
                 with pq.ParquetFile(path, pre_buffer=False) as file:
-                    for batch in file.iter_batches(BATCH, columns=list(columns)):
+                    for batch in file.iter_batches(self.batch, columns=list(columns)):
                         table = pa.Table.from_batches([batch]).select(list(columns))
                         yield table if table.schema.equals(wanted) else table.cast(wanted)
             except (pa.ArrowException, OSError) as error:

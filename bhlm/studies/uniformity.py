@@ -27,14 +27,15 @@ def count_below(ranks: Array, n_draws: int) -> Array:
     return np.cumsum(np.bincount(ranks, minlength=n_draws + 1))[:-1]
 
 
-def uniformity_p(ranks: Array, n_draws: int) -> float:
+def uniformity_p(ranks: Array, n_draws: int, *, negligible: float = NEGLIGIBLE) -> float:
     """Return the probability that uniform ranks would deviate as much somewhere.
 
-    Below 1e-6 it is the sum of tail probabilities, which is an upper bound.
+    Below `negligible` it is the sum of tail probabilities, which is an upper bound.
 
     Args:
         ranks: integers (N,) in 0..n_draws.
         n_draws: how many draws each value was ranked among.
+        negligible: a p-value that is not worth its computation.
     """
     n = len(ranks)
     z = grid_points(n_draws)
@@ -42,7 +43,7 @@ def uniformity_p(ranks: Array, n_draws: int) -> float:
     tails = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z))
     smallest = float(tails.min())
     bound = 2.0 * n_draws * smallest
-    if bound < NEGLIGIBLE:
+    if bound < negligible:
         return bound
     return _tail_probability(n, z, smallest)
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from bhlm.bayes import draws as bayes
-from bhlm.bayes import effects_file
+from bhlm.bayes.draws import STREAM, Settings
 from bhlm.bayes.effects_file import save_effects
+from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
@@ -33,15 +33,14 @@ def fit(table: pd.DataFrame) -> BayesFit:
     return Model("y ~ x + (x | g)", table).sample(seed=2, draws=60, tune=200, chains=2)
 
 
-@pytest.fixture(params=["held", "streamed"])
-def either(
-    request: pytest.FixtureRequest, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> BayesFit:
+@pytest.fixture(scope="module", params=["held", "streamed"])
+def either(request: pytest.FixtureRequest, table: pd.DataFrame, fit: BayesFit) -> BayesFit:
     """A fit that holds the effects, and one of so many groups that it does not."""
-    if request.param == "streamed":
-        monkeypatch.setattr(bayes, "HELD", 1000)
-    model = Model("y ~ x + (x | g)", table)
-    return model.sample(seed=2, draws=60, tune=200, chains=2)
+    if request.param == "held":
+        return fit
+    moments = Model("y ~ x + (x | g)", table).moments
+    settings = Settings(draws=60, tune=200, chains=2)
+    return BayesFit.of(sample_moments(moments, seed=2, settings=settings, held=1000))
 
 
 def test_summaries_are_those_of_the_fit(either: BayesFit, tmp_path: Path) -> None:
@@ -61,45 +60,36 @@ def test_draws_are_those_of_the_fit(either: BayesFit, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(found["draws"].to_list()), expected)
 
 
-def test_a_file_is_written_in_pieces(
-    fit: BayesFit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_file_is_written_in_pieces(fit: BayesFit, tmp_path: Path) -> None:
     """Row groups of a bounded size are what keeps memory bounded, here and for the reader."""
     save_effects(fit, tmp_path / "one.parquet")
-    monkeypatch.setattr(effects_file, "FLUSHED", 1)
-    save_effects(fit, tmp_path / "many.parquet")
+    save_effects(fit, tmp_path / "many.parquet", flushed=1)
     assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 1
-    assert pq.ParquetFile(tmp_path / "many.parquet").num_row_groups == -(-700 // bayes.STREAM)
+    assert pq.ParquetFile(tmp_path / "many.parquet").num_row_groups == -(-700 // STREAM)
     assert pq.read_table(tmp_path / "many.parquet").equals(pq.read_table(tmp_path / "one.parquet"))
 
 
 @pytest.mark.parametrize("cores", [1, 3])
-def test_cores_change_nothing(
-    fit: BayesFit, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_cores_change_nothing(fit: BayesFit, cores: int, tmp_path: Path) -> None:
     save_effects(fit, tmp_path / "u.parquet")
-    monkeypatch.setattr(effects_file, "count_cores", lambda: cores)
-    save_effects(fit, tmp_path / "v.parquet")
+    save_effects(fit, tmp_path / "v.parquet", cores=cores)
     assert (tmp_path / "u.parquet").read_bytes() == (tmp_path / "v.parquet").read_bytes()
 
 
-def test_a_writer_that_stops_leaves_the_old_file(
-    fit: BayesFit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_writer_that_stops_leaves_the_old_file(fit: BayesFit, tmp_path: Path) -> None:
     path = tmp_path / "u.parquet"
     save_effects(fit, path)
     before = path.read_bytes()
-    tabulate = effects_file._tabulate_stream
+    told = []
 
-    def stop(fit: BayesFit, schema: object, start: int) -> object:
-        if start > 0:
+    def stop(done: int, groups: int) -> None:
+        told.append((done, groups))
+        if done > STREAM:
             raise KeyboardInterrupt
-        return tabulate(fit, schema, start)
 
-    monkeypatch.setattr(effects_file, "FLUSHED", 1)
-    monkeypatch.setattr(effects_file, "_tabulate_stream", stop)
     with pytest.raises(KeyboardInterrupt):
-        save_effects(fit, path)
+        save_effects(fit, path, progress=stop, flushed=1)
+    assert told == [(STREAM, 700), (2 * STREAM, 700)]
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["u.parquet"]
 

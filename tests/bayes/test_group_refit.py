@@ -9,11 +9,10 @@ import pymc as pm
 import pytest
 from scipy import stats
 
-from bhlm.bayes.checks import group_refit
 from bhlm.bayes.checks.group_refit import predict_left_out
-from bhlm.bayes.draws import flatten_draws
 from bhlm.bayes.priors.families import HalfNormal, Normal, PyMCPrior
 from bhlm.bayes.priors.resolve import Priors
+from bhlm.bayes.sampling import sample_whitened
 from bhlm.fits.model import Model
 
 # The integral's own error: halving the grid's step moves it by less than 1e-3.
@@ -68,7 +67,7 @@ def fit():
     return Model("y ~ 1 + (1 | g)", simulate(0.0)).sample(seed=1, draws=300)
 
 
-def test_a_refit_takes_the_priors_as_they_are(fit, monkeypatch):
+def test_a_refit_takes_the_priors_as_they_are(fit):
     """PyMC's own distributions among them, which choose the sampler by themselves."""
     asked = {}
 
@@ -76,10 +75,9 @@ def test_a_refit_takes_the_priors_as_they_are(fit, monkeypatch):
         asked.update(signature.bind(*arguments, **options).arguments)
         return fit
 
-    signature = inspect.signature(group_refit.sample_whitened)
-    monkeypatch.setattr(group_refit, "sample_whitened", sample)
+    signature = inspect.signature(sample_whitened)
     custom = replace(fit, priors=replace(fit.priors, sigma=PyMCPrior(pm.HalfNormal.dist(1.0))))
-    predict_left_out(custom, 2)
+    predict_left_out(custom, 2, sample=sample)
     assert asked["priors"] is custom.priors
     assert asked["structure"] == fit.structure
     assert asked["settings"] is fit.settings
@@ -89,10 +87,9 @@ def test_a_refit_takes_the_priors_as_they_are(fit, monkeypatch):
     assert fit.white.blocks[2].any()
 
 
-def test_a_way_too_long_is_told(monkeypatch):
+def test_a_way_too_long_is_told():
     fit = Model("y ~ 1 + (1 | g)", simulate(60.0)).sample(seed=1, priors=PRIORS, draws=500)
-    monkeypatch.setattr(group_refit, "STEPS", 1)
-    found = predict_left_out(fit, 0)
+    found = predict_left_out(fit, 0, steps=1)
     assert np.isnan(found.elpd)
     assert found.failure
 
@@ -103,13 +100,9 @@ def test_one_seed_gives_one_density(fit):
     assert one.elpd != predict_left_out(replace(fit, seed=2), 3).elpd
 
 
-def test_chains_that_do_not_move_are_told(fit, monkeypatch):
-    def freeze(draws):
-        return flatten_draws(draws).take(np.zeros(draws.data["posterior"]["sigma"].size, dtype=int))
-
-    still = replace(fit, diagnostics=replace(fit.diagnostics, ok=True))
-    monkeypatch.setattr(group_refit, "sample_whitened", lambda *_, **__: still)
-    monkeypatch.setattr(group_refit, "flatten_draws", freeze)
-    found = predict_left_out(fit, 0)
+def test_chains_that_do_not_move_are_told(fit):
+    frozen = fit.data.isel(chain=[0] * 4, draw=[0] * 300, missing_dims="ignore")
+    still = replace(fit, data=frozen, diagnostics=replace(fit.diagnostics, ok=True))
+    found = predict_left_out(fit, 0, sample=lambda *_, **__: still)
     assert np.isnan(found.elpd)
     assert "no path of posteriors" in found.failure

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bhlm.bayes.checks import loo as module
 from bhlm.bayes.checks.loo import (
     compare_posteriors,
     khat_threshold,
@@ -63,14 +62,13 @@ def test_elpd_is_that_of_arviz(post, smoothed):
     assert smoothed.elpd_i.dims == ("g",)
 
 
-def test_smoothed_weights_agree_with_exact_refits(post, smoothed, monkeypatch):
+def test_smoothed_weights_agree_with_exact_refits(post, smoothed):
     """Under the same priors: the mean of x, where the Intercept's stands, moves with the groups."""
     good = smoothed.table["khat"] < 0.7
     assert good.sum() >= 8
-    monkeypatch.setattr(module, "khat_threshold", lambda fit: -np.inf)
     told = []
     short = replace(post, settings=replace(post.settings, draws=500, tune=300))
-    exact = leave_out_groups(short, progress=lambda *at: told.append(at))
+    exact = leave_out_groups(short, threshold=-np.inf, progress=lambda *at: told.append(at))
     assert exact.table["refitted"].all()
     assert told == [(i, 12) for i in range(1, 13)]
     gap = exact.table["elpd"] - smoothed.table["elpd"]
@@ -111,11 +109,10 @@ def test_draws_that_failed_are_told(post):
     assert "failed the convergence verdict" in leave_out_groups(bad, refit=False).failures[0]
 
 
-def test_groups_are_streamed(post, smoothed, monkeypatch):
-    monkeypatch.setattr(module, "HELD", 5 * 4000)
+def test_groups_are_streamed(post, smoothed):
     data = post.data.copy()
     del data["log_likelihood"]
-    part = leave_out_groups(replace(post, data=data), refit=False)
+    part = leave_out_groups(replace(post, data=data), refit=False, held=5 * 4000)
     pd.testing.assert_frame_equal(part.table, smoothed.table)
 
 

@@ -7,10 +7,11 @@ import pytest
 from prior_sets import SETS
 from simulate import simulate_rows, simulate_table
 
-import bhlm.bayes.native
 from bhlm.bayes.density import build_density, log_density
+from bhlm.bayes.draws import Settings
 from bhlm.bayes.native import BAD_VALUE, density_callback, evaluate_packed, pack_density
 from bhlm.bayes.priors.resolve import resolve_priors
+from bhlm.bayes.sampling import sample_moments
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
@@ -61,12 +62,12 @@ def test_the_callback_reports_points_that_are_bad():
     assert BAD_VALUE > 0  # nutpie takes it for a divergence, and goes on
 
 
-def test_draws_are_those_of_the_public_interface(monkeypatch):
+def test_draws_are_those_of_the_public_interface():
     model = Model("y ~ x + (x | g)", simulate_table(3))
-    native = model.sample(seed=4, draws=200, tune=200)
+    settings = Settings(draws=200, tune=200)
+    native = sample_moments(model.moments, seed=4, settings=settings)
     assert native.sampler == "numba density, nutpie"
-    monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
-    through = model.sample(seed=4, draws=200, tune=200)
+    through = sample_moments(model.moments, seed=4, settings=settings, evaluate=log_density)
     assert through.sampler == "numba density through Python, nutpie"
     for name, draws in native.data["posterior"].data_vars.items():
         np.testing.assert_array_equal(draws, through.data["posterior"][name])

@@ -5,11 +5,11 @@ import pytest
 from scipy import stats
 from simulate import simulate_rows, simulate_table
 
-from bhlm.bayes import draws as bayes
-from bhlm.bayes import predictions as posterior_predictions
-from bhlm.bayes.draws import flatten_draws
+from bhlm.bayes.draws import STREAM, Settings, flatten_draws
 from bhlm.bayes.predictions import find_quantiles, predict_posterior
+from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError, DataError
+from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 
 COLUMNS = ["estimate", "se", "lower", "upper", "lower_new", "upper_new"]
@@ -91,20 +91,25 @@ def test_a_prediction_does_not_depend_on_the_other_rows(rows, post):
     assert (list(none.columns), len(none)) == (COLUMNS, 0)
 
 
-def test_pieces_and_streams_change_nothing(rows, post, monkeypatch):
+def test_pieces_and_streams_change_nothing(rows, post):
     labels = np.where(np.arange(len(rows.labels)) % 7 == 0, 999, rows.labels)
     whole = predict_posterior(post, labels, rows.x, rows.z, new_groups="population")
-    monkeypatch.setattr(posterior_predictions, "HELD", 3 * 1600)
-    pieces = predict_posterior(post, labels, rows.x, rows.z, new_groups="population")
+    pieces = predict_posterior(post, labels, rows.x, rows.z, new_groups="population", held=3 * 1600)
     np.testing.assert_allclose(pieces, whole, rtol=EXACT)
-    monkeypatch.setattr(bayes, "HELD", 0)
-    monkeypatch.setattr(bayes, "STREAM", 4)
-    streamed = rows.model.sample(seed=4, draws=400)
+
+
+def test_effects_that_are_not_held_are_drawn():
+    rows = simulate_rows(5, "x", n_groups=STREAM + 20, largest=3)
+    labels = np.where(np.arange(len(rows.labels)) % 7 == 0, 999, rows.labels)
+    settings = Settings(draws=50, tune=200)
+    streamed = BayesFit.of(sample_moments(rows.model.moments, seed=4, settings=settings, held=0))
     assert "u" not in streamed.data["posterior"]
-    found = predict_posterior(streamed, labels, rows.x, rows.z, new_groups="population")
-    u = streamed.effect_draws().values.reshape(1600, -1, 2)
+    found = predict_posterior(
+        streamed, labels, rows.x, rows.z, new_groups="population", held=3 * 200
+    )
+    u = streamed.effect_draws().values.reshape(200, -1, 2)
     known = labels != 999
-    at = np.searchsorted(post.moments.groups, labels[known])
+    at = np.searchsorted(streamed.moments.groups, labels[known])
     beta = flatten_draws(streamed)[0]
     mean = rows.x[known] @ beta.T + np.einsum("mi,nmi->mn", rows.z[known], u[:, at])
     np.testing.assert_allclose(found["estimate"][known], mean.mean(axis=1), rtol=EXACT)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
-from bhlm.bayes.checks import predictive
 from bhlm.bayes.checks.predictive import check_groups, thin_draws
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
@@ -156,10 +155,9 @@ def test_seeds(right):
     np.testing.assert_array_equal(one.groups["observed"], other.groups["observed"])
 
 
-def test_without_held_replicates_the_tables_are_the_same(right, monkeypatch):
+def test_without_held_replicates_the_tables_are_the_same(right):
     whole = check_groups(right)
-    monkeypatch.setattr(predictive, "HELD", 0)
-    part = check_groups(right)
+    part = check_groups(right, held=0)
     assert part.data is None
     pd.testing.assert_frame_equal(part.overall, whole.overall)
 
@@ -172,11 +170,10 @@ def test_effects_that_are_not_held_are_drawn(right):
     )
 
 
-def test_new_groups_are_streamed(right, monkeypatch):
+def test_new_groups_are_streamed(right):
     """In parts of seven groups: other random numbers, the same distribution."""
     whole = check_groups(right, kind="new groups")
-    monkeypatch.setattr(predictive, "STREAM", 7)
-    part = check_groups(right, kind="new groups")
+    part = check_groups(right, kind="new groups", stream=7)
     np.testing.assert_allclose(part.groups["p"], whole.groups["p"], rtol=1e-12)
     np.testing.assert_array_equal(part.overall["observed"], whole.overall["observed"])
     # Quantiles of 400 replicates, in units of the width of the interval.

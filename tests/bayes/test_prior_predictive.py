@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from simulate import simulate_rows, simulate_table
 
-from bhlm.bayes import prior_predictive
 from bhlm.bayes.prior_predictive import add_squares, draw_prior_predictive
 from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors, draw_prior, resolve_priors
@@ -126,14 +125,13 @@ def test_groups_and_parameters_of_every_draw(rows, drawn):
     assert "response SD" in text
 
 
-def test_seed_and_memory(rows, monkeypatch):
+def test_seed_and_memory(rows):
     one = draw_prior_predictive(rows.model.moments, seed=1, draws=50)
     again = draw_prior_predictive(rows.model.moments, seed=1, draws=50)
     other = draw_prior_predictive(rows.model.moments, seed=2, draws=50)
     np.testing.assert_array_equal(one.groups, again.groups)
     assert not np.array_equal(one.overall["response SD"], other.overall["response SD"])
-    monkeypatch.setattr(prior_predictive, "HELD", 0)
-    lean = draw_prior_predictive(rows.model.moments, seed=1, draws=50)
+    lean = draw_prior_predictive(rows.model.moments, seed=1, draws=50, held=0)
     assert lean.groups is None
     for name, values in one.overall.items():
         np.testing.assert_array_equal(values, lean.overall[name])

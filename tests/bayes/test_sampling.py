@@ -6,28 +6,28 @@ import pytest
 from scipy import stats
 from simulate import simulate_table
 
-from bhlm.bayes import draws as bayes
-from bhlm.bayes.draws import flatten_draws
+from bhlm.bayes.draws import STREAM, Settings, flatten_draws
 from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors
+from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError, DataError
+from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import lower_roots
 from bhlm.likelihood.marginal import evaluate_marginal, total_products
-from bhlm.sources.gallery import find_model
 
 TABLE_4_4 = "hsb_random_coefficient"
 EXACT = 1e-10  # two orders of summation
 
 
 @pytest.fixture(scope="module")
-def table_4_4(hsb):
-    return Model(find_model(TABLE_4_4).formula, hsb)
+def table_4_4(hsb_model):
+    return hsb_model
 
 
 @pytest.fixture(scope="module")
-def post(table_4_4):
-    return table_4_4.sample(seed=1)
+def post(hsb_post):
+    return hsb_post
 
 
 def test_the_posterior_of_table_4_4_is_near_reml(table_4_4, post):
@@ -185,16 +185,15 @@ def test_effects_of_chosen_groups_are_those_of_all(post):
         post.effect_draws([7])
 
 
-def test_effects_that_are_not_held_are_drawn_alike(monkeypatch):
-    """Beyond HELD numbers u and the log-likelihood are left out, and drawn when asked for."""
-    model = Model("y ~ x + (x | g)", simulate_table(12, n_groups=30))
-    monkeypatch.setattr(bayes, "STREAM", 7)
+def test_effects_that_are_not_held_are_drawn_alike():
+    """Beyond so many numbers u and the log-likelihood are left out, and drawn when asked for."""
+    model = Model("y ~ x + (x | g)", simulate_table(12, n_groups=STREAM + 30, largest=4))
     held = model.sample(seed=1, draws=60, tune=60)
-    monkeypatch.setattr(bayes, "HELD", 1000)
-    left = model.sample(seed=1, draws=60, tune=60)
+    settings = Settings(draws=60, tune=60)
+    left = BayesFit.of(sample_moments(model.moments, seed=1, settings=settings, held=1000))
     assert "u" not in left.data["posterior"]
     assert "log_likelihood" not in left.data
-    np.testing.assert_array_equal(left.effect_draws([3, 29, 8]), held.effect_draws([3, 29, 8]))
+    np.testing.assert_array_equal(left.effect_draws([3, 270, 8]), held.effect_draws([3, 270, 8]))
     pd.testing.assert_frame_equal(left.group_effects(), held.group_effects(), rtol=1e-12)
 
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from gallery_fits import reconcile_both
 
 from bhlm.commands.gallery import COLUMNS, compare_gallery, render_gallery
 from bhlm.errors import ArgumentError, GalleryError
@@ -39,13 +40,7 @@ def test_loglik_is_the_printed_one(table: pd.DataFrame) -> None:
 
 
 def test_gap_and_verdict_are_those_of_the_reconciliation(table: pd.DataFrame) -> None:
-    from bhlm.fits.model import Model
-    from bhlm.fits.reconciliation import reconcile
-    from bhlm.sources.gallery import load_data
-
-    entry = find_model("rail")
-    model = Model(entry.formula, load_data(entry))
-    both = reconcile(model.reml(), model.sample(seed=1), published=entry.published)
+    both = reconcile_both("rail")
     row = table.loc["rail"]
     assert row["gap_sd"] == both.table.loc[row["gap_parameter"], "gap_sd"]
     assert abs(row["gap_sd"]) == both.table["gap_sd"].abs().max()

@@ -292,10 +292,11 @@ def test_large_files_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = tmp_path / "t.parquet"
     pq.write_table(NASTY, path)
     assert isinstance(open_table(path), pd.DataFrame)
-    monkeypatch.setattr(sources, "STREAMED_SIZE", path.stat().st_size)
-    assert isinstance(open_table(path), duckdb.DuckDBPyRelation)
+    size = path.stat().st_size
+    assert isinstance(open_table(path, streamed_size=size + 1), pd.DataFrame)
+    assert isinstance(open_table(path, streamed_size=size), duckdb.DuckDBPyRelation)
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    assert isinstance(open_table(path), pd.DataFrame)
+    assert isinstance(open_table(path, streamed_size=size), pd.DataFrame)
     with pytest.raises(MissingPackageError, match=r"needs the package duckdb; .*'bhlm\[duckdb\]'"):
         open_table(path, memory_limit="1GB")
 

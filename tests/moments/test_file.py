@@ -1,5 +1,6 @@
 """Moments files: the same moments to the last bit, or a refusal with its reason."""
 
+import hashlib
 import json
 import os
 import random
@@ -25,7 +26,6 @@ from bhlm.design.design import build_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import replace_file
 from bhlm.fits.model import Model
-from bhlm.moments import file as moments_file
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.moments import (
     check_moments,
@@ -83,14 +83,27 @@ def assert_same(a, b):
     )
 
 
+def digest(text, table):
+    """Return the checksum of the layout: of the description, the labels, then 64-bit numbers."""
+    found = hashlib.sha256(text.encode())
+    labels = table["group"].to_pylist()
+    if isinstance(labels[0], str | date):
+        found.update(json.dumps([str(label) for label in labels]).encode())
+    else:
+        found.update(table["group"].to_numpy().tobytes())
+    found.update(table["n"].to_numpy().astype("<f8").tobytes())
+    for name in ("mean", "cross"):
+        flat = table[name].combine_chunks().flatten()
+        found.update(flat.to_numpy().astype("<f8").tobytes())
+    return found.hexdigest()
+
+
 def rewrite(source, target, change=lambda table: table, **header):
     """Write a moments file again with other content under a digest that fits it."""
     table = change(pq.read_table(source))
     description = json.loads(table.schema.metadata[b"bhlm.moments"]) | header
     text = json.dumps(description)
-    arrays = moments_file._read_arrays(table, description)
-    digest = moments_file._digest(text, *arrays)
-    metadata = {b"bhlm.moments": text.encode(), b"bhlm.sha256": digest.encode()}
+    metadata = {b"bhlm.moments": text.encode(), b"bhlm.sha256": digest(text, table).encode()}
     pq.write_table(table.replace_schema_metadata(metadata), target)
     return target
 
@@ -341,12 +354,8 @@ def test_content_that_contradicts_itself_is_refused(saved, tmp_path, column, val
         ({"suppressed": "1"}, "corrupted"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(saved, tmp_path, header, reason, monkeypatch):
-    table = pq.read_table(saved)
-    arrays = moments_file._read_arrays(table, json.loads(table.schema.metadata[b"bhlm.moments"]))
-    monkeypatch.setattr(sys.modules[__name__].moments_file, "_read_arrays", lambda *_: arrays)
+def test_a_description_that_does_not_fit_is_refused(saved, tmp_path, header, reason):
     path = rewrite(saved, tmp_path / "bad.moments", **header)
-    monkeypatch.undo()
     with pytest.raises(DataError, match=reason):
         load_moments(path)
 
@@ -423,7 +432,7 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path):
         *(str(tmp_path / f"{n}.moments") for n in ("one", "two")),
     ]
     seen, unfinished = [], 0
-    stop = time.monotonic() + 12.0
+    stop = time.monotonic() + 120.0  # a busy machine may take long to start one
     while len(seen) < 4 or (not unfinished and time.monotonic() < stop):
         with subprocess.Popen([*command, str(target)], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None

@@ -1,5 +1,6 @@
 """Parquet files reduced batch by batch give what the same table in memory gives."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from bhlm.moments.coder import Coder, enter_labels, find_slot, grow
 from bhlm.moments.memory import make_states
 from bhlm.moments.moments import compute_moments, reduce_like, reduce_part
 from bhlm.moments.stream import can_stream, sort_means
-from bhlm.sources import parquet
 from bhlm.sources.open import open_table, scan_table
 from bhlm.sources.parquet import ParquetScan
 
@@ -40,10 +40,9 @@ def write(table: pa.Table, path: Path, *, rows: int = 37) -> Path:
     return path
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of 23 rows: every group has rows in several."""
-    monkeypatch.setattr(parquet, "BATCH", 23)
+def scan_batches(path: Path, *, rows: int = 23) -> ParquetScan:
+    """A file that is read by so few rows at a time that every group has rows in several."""
+    return replace(scan_table(path), batch=rows)
 
 
 def with_numbers(table: pa.Table) -> pa.Table:
@@ -58,11 +57,9 @@ def hash_name(name: str) -> int:
 
 @pytest.mark.parametrize("formula", [STREAMED, DEEP, PLAIN])
 @pytest.mark.parametrize("numbers", [False, True])
-def test_batches_give_the_moments_of_the_whole(
-    formula: str, numbers: bool, small_batches: None, tmp_path: Path
-) -> None:
+def test_batches_give_the_moments_of_the_whole(formula: str, numbers: bool, tmp_path: Path) -> None:
     table = with_numbers(NASTY) if numbers else NASTY
-    scan = scan_table(write(table, tmp_path / "t.parquet"))
+    scan = scan_batches(write(table, tmp_path / "t.parquet"))
     assert can_stream(parse_formula(formula), scan)
     model = Model(formula, scan)
     expected = Model(formula, as_pandas(table))
@@ -84,35 +81,32 @@ def test_what_needs_constants_is_read_at_once(formula: str, tmp_path: Path) -> N
     assert_same_moments(Model(formula, scan).moments, Model(formula, as_pandas(NASTY)).moments)
 
 
-def test_high_school_and_beyond(hsb: pd.DataFrame, small_batches: None, tmp_path: Path) -> None:
+def test_high_school_and_beyond(hsb: pd.DataFrame, tmp_path: Path) -> None:
     hsb.to_parquet(tmp_path / "hsb.parquet")
     formula = HSB_FORMULA.replace("cgm(ses)", "ses")
-    found = Model(formula, scan_table(tmp_path / "hsb.parquet")).moments
+    found = Model(formula, scan_batches(tmp_path / "hsb.parquet")).moments
     assert_same_moments(found, Model(formula, hsb).moments)
 
 
-def test_a_batch_size_changes_no_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_batch_size_changes_no_bit(tmp_path: Path) -> None:
     """Rows are added one by one in their order, wherever a batch ends."""
     path = write(NASTY, tmp_path / "t.parquet")
     whole = Model(STREAMED, scan_table(path)).moments
-    monkeypatch.setattr(parquet, "BATCH", 5)
-    parts = Model(STREAMED, scan_table(path)).moments
+    parts = Model(STREAMED, scan_batches(path, rows=5)).moments
     for name in ("n", "mean", "cross"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
-def test_memory_does_not_grow_with_the_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """What Arrow holds is a batch and a row group or two, of 12 MB that random numbers fill."""
-    monkeypatch.setattr(parquet, "BATCH", 20_000)
     rng = np.random.default_rng(0)
     table = pa.table({name: rng.normal(size=500_000) for name in ("x", "y", "z")})
     path = write(table, tmp_path / "t.parquet", rows=20_000)
     size = path.stat().st_size
     del table
     before = pa.total_allocated_bytes()
-    held = [pa.total_allocated_bytes() - before for _ in watch_batches(scan_table(path))]
+    scan = scan_batches(path, rows=20_000)
+    held = [pa.total_allocated_bytes() - before for _ in watch_batches(scan)]
     assert sum(held) > 0
     assert max(held) < size / 3
 
@@ -120,22 +114,20 @@ def test_memory_does_not_grow_with_the_file(
 def watch_batches(scan: ParquetScan) -> Any:
     """Batches of one row group, given away at once."""
     for batch in scan.batches(["x", "y", "z"]):
-        assert len(batch) <= parquet.BATCH
+        assert len(batch) <= scan.batch
         yield None
 
 
-def test_only_the_columns_of_the_formula_are_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    scan = scan_table(write(NASTY, tmp_path / "t.parquet"))
+def test_only_the_columns_of_the_formula_are_read(tmp_path: Path) -> None:
     asked: list[tuple[str, ...]] = []
-    batches = ParquetScan.batches
 
-    def watch(self: ParquetScan, columns: Any) -> Any:
-        asked.append(tuple(columns))
-        return batches(self, columns)
+    class Watched(ParquetScan):
+        def batches(self, columns: Any) -> Any:
+            asked.append(tuple(columns))
+            return super().batches(columns)
 
-    monkeypatch.setattr(ParquetScan, "batches", watch)
+    plain = scan_table(write(NASTY, tmp_path / "t.parquet"))
+    scan = Watched(*(getattr(plain, field.name) for field in fields(plain)))
     model = Model("y ~ x + (x | g)", scan)
     assert asked == [("y", "x", "g")]
     model.rows()
@@ -190,9 +182,7 @@ def test_categories_keep_the_order_that_pandas_wrote(tmp_path: Path) -> None:
         ("y ~ g2 + (1 | g)", "more than 500 look like an identifier"),
     ],
 )
-def test_what_a_table_lacks_is_one_clear_line(
-    formula: str, message: str, small_batches: None, tmp_path: Path
-) -> None:
+def test_what_a_table_lacks_is_one_clear_line(formula: str, message: str, tmp_path: Path) -> None:
     n = 600
     rng = np.random.default_rng(0)
     table = pa.table(
@@ -204,7 +194,7 @@ def test_what_a_table_lacks_is_one_clear_line(
         }
     )  # fmt: skip
     with pytest.raises((DataError, FormulaError), match=message):
-        Model(formula, scan_table(write(table, tmp_path / "t.parquet")))
+        Model(formula, scan_batches(write(table, tmp_path / "t.parquet")))
 
 
 def test_a_file_that_breaks_off_while_it_is_read(tmp_path: Path) -> None:
@@ -247,12 +237,9 @@ def test_other_tables_are_opened_as_ever(tmp_path: Path) -> None:
         scan_table(tmp_path / "none.parquet")
 
 
-def test_large_files_that_cannot_be_streamed_go_to_duckdb(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_large_files_that_cannot_be_streamed_go_to_duckdb(tmp_path: Path) -> None:
     path = write(NASTY, tmp_path / "t.parquet")
-    monkeypatch.setattr("bhlm.sources.open.STREAMED_SIZE", 1)
-    scan = scan_table(path)
+    scan = replace(scan_table(path), is_large=True)
     assert type(scan.read(["x"])).__name__ == "DuckDBPyRelation"
     expected = Model(NASTY_FORMULA, as_pandas(NASTY)).moments
     assert_same_moments(Model(NASTY_FORMULA, scan).moments, expected)

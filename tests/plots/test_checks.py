@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from gallery_fits import make_model, sample_posterior
 from simulate import dense_covariance, simulate_rows, simulate_table
 
 from bhlm.errors import ArgumentError
@@ -39,25 +40,23 @@ HOSTILE = "<script>alert(1)</script> \"'& {{ 7*7 }} $x_1$ \\ _"
 
 
 @pytest.fixture(scope="module")
-def model(hsb):
-    return Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb)
+def model(hsb_model):
+    return hsb_model
 
 
 @pytest.fixture(scope="module")
-def reml(model):
-    return model.reml()
+def reml(hsb_reml):
+    return hsb_reml
 
 
 @pytest.fixture(scope="module")
-def post(model):
-    return model.sample(seed=1)
+def post(hsb_post):
+    return hsb_post
 
 
 @pytest.fixture(scope="module")
 def sleep():
-    entry = find_model("sleepstudy")
-    model = Model(entry.formula, load_data(entry))
-    return model, model.sample(seed=1)
+    return make_model("sleepstudy"), sample_posterior("sleepstudy")
 
 
 def draw_both(figure):
@@ -262,11 +261,10 @@ def test_threshold_of_khat_is_in_sight(post):
     assert low < 0.7 < high
 
 
-def test_khat_of_many_groups_draws_the_largest(post, monkeypatch):
-    monkeypatch.setattr("bhlm.plots.khat.MOST", 60)
-    monkeypatch.setattr("bhlm.plots.khat.LARGEST", 10)
-    figure = plot_khat(post)
-    khat = post.loo(refit=False).table["khat"]
+def test_khat_of_many_groups_draws_the_largest(post):
+    loo = post.loo(refit=False)
+    figure = draw_khat(post, loo, most=60, largest=10)
+    khat = loo.table["khat"]
     assert len(figure.table) == 60 < MOST
     assert set(khat.nlargest(10).index) <= set(figure.table["group"])
     assert "60 of 160 are drawn" in figure.reading

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from gallery_fits import fit_reml
 from simulate import simulate_table
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
-from bhlm.fits.reconciliation import reconcile
 from bhlm.plots.caterpillar import plot_caterpillar
 from bhlm.plots.group_lines import find_band, plot_group, take_rows
 from bhlm.plots.groups import (
@@ -27,7 +27,6 @@ from bhlm.plots.groups import (
 )
 from bhlm.plots.marks import Line, Points, Segments
 from bhlm.plots.shrinkage import plot_shrinkage
-from bhlm.sources.gallery import find_model, load_data
 
 # What rounding leaves of sums over some dozen rows.
 EXACT = 1e-8
@@ -49,26 +48,23 @@ FORMULAS = {
 
 
 @pytest.fixture(scope="module")
-def model(hsb):
-    return Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb)
+def model(hsb_model):
+    return hsb_model
 
 
 @pytest.fixture(scope="module")
-def both(model):
-    return reconcile(model.reml(), model.sample(seed=1))
+def both(hsb_both):
+    return hsb_both
 
 
 @pytest.fixture(scope="module")
-def many():
-    """A fit of 700 groups, more than a panel shows, one of them with least squares far away."""
-    table = simulate_table(5, n_groups=700, largest=6)
-    return Model("y ~ x + (x | g)", table).reml()
+def many(many_reml):
+    return many_reml
 
 
 @pytest.fixture(scope="module")
 def singular():
-    entry = find_model("dyestuff2")
-    return Model(entry.formula, load_data(entry)).reml()
+    return fit_reml("dyestuff2")
 
 
 def draw_both(figure):
@@ -363,14 +359,13 @@ def test_hostile_labels_are_texts():
         assert len(figure.reading) < 1000
 
 
-def test_very_many_draws_are_thinned(both, monkeypatch):
+def test_very_many_draws_are_thinned(both):
     assert thin_posterior(both.post) is both.post
-    monkeypatch.setattr("bhlm.plots.groups.HELD", 1000)
-    thin = thin_posterior(both.post)
+    thin = thin_posterior(both.post, held=1000)
     assert thin.data["posterior"]["sigma"].size == 1000
     full = both.post.group_effects()
     # A mean of 1,000 draws is within 5 of its errors of that of 4,000, in all 320 of them.
     gap = (thin.group_effects()["mean"] - full["mean"]) / full["sd"]
     assert 0.0 < gap.abs().max() < 5.0 / np.sqrt(1000)
     few = replace(both.post, data=both.post.data.isel(draw=slice(0, 300), missing_dims="ignore"))
-    assert thin_posterior(few) is few
+    assert thin_posterior(few, held=1000) is few

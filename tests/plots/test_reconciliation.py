@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from gallery_fits import reconcile_both
 
 from bhlm.bayes.priors.families import Gamma
 from bhlm.bayes.priors.resolve import Priors
@@ -19,7 +20,6 @@ from bhlm.plots.marks import Bars, Points, Segments
 from bhlm.reml.profile.intervals import build_profile
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
-from bhlm.sources.gallery import find_model, load_data
 
 # A spline through 21 points of a profile, relative to its peak of 1.
 SPLINE = 2e-3
@@ -30,20 +30,14 @@ BAD = '<script>alert("x")</script> $x$ {{7*7}} ü'
 SD, VAR = "sd(Intercept|Batch)", "var(Intercept|Batch)"
 
 
-def fit_gallery(name):
-    entry = find_model(name)
-    model = Model(entry.formula, load_data(entry))
-    return reconcile(model.reml(), model.sample(seed=1), published=entry.published)
+@pytest.fixture(scope="module")
+def both(sleep_both):
+    return sleep_both
 
 
 @pytest.fixture(scope="module")
-def both():
-    return fit_gallery("sleepstudy")
-
-
-@pytest.fixture(scope="module")
-def singular():
-    return fit_gallery("dyestuff2")
+def singular(singular_both):
+    return singular_both
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +100,7 @@ class TestIntervals:
         np.testing.assert_array_equal(low, figure.table["lower"])
 
     def test_a_printed_interval_is_drawn(self):
-        both = fit_gallery("rail")
+        both = reconcile_both("rail")
         rows = plot_intervals(both).table.query("source == 'published'").set_index("parameter")
         row = rows.loc["sd(Intercept|Rail)"]
         assert (row["lower"], row["value"], row["upper"]) == (13.274, 24.805, 46.353)

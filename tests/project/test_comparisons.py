@@ -168,7 +168,7 @@ def test_a_rival_that_is_not_there_is_reported(
     absent = replace(find_rival(run, "statsmodels"), environment=".venv-nowhere")
     said = run.ask(absent, state(run, task), limit=60.0)
     assert (said["status"], said["message"]) == ("not installed", "there is no .venv-nowhere")
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv("PATH", "")
     said = run.ask(find_rival(run, "lme4"), state(run, task), limit=60.0)
     assert (said["status"], said["message"]) == ("not installed", "there is no Rscript")
     rows = run.list_rows([run.judge(task, {"model": MODEL} | said)])

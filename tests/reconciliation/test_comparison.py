@@ -6,17 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from arviz_stats.base import array_stats
+from gallery_fits import reconcile_both
 from simulate import simulate_table
 
+from bhlm.bayes.density import log_density
 from bhlm.bayes.priors.families import Normal, StudentT
 from bhlm.bayes.priors.resolve import Priors
+from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError
 from bhlm.files import write_json
+from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.flat_mode import find_flat_mode
 from bhlm.reconciliation.split import BOUNDARY_IDENTITY
-from bhlm.sources.gallery import find_model, list_models, load_data
+from bhlm.sources.gallery import find_model, list_models
 
 QUICK = {"hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient", "dyestuff2", "rail"}
 MODELS = [
@@ -27,9 +31,7 @@ MODELS = [
 
 @pytest.fixture(scope="module", params=MODELS)
 def both(request):
-    entry = find_model(request.param)
-    model = Model(entry.formula, load_data(entry))
-    return reconcile(model.reml(), model.sample(seed=1), published=entry.published)
+    return reconcile_both(request.param)
 
 
 def test_flat_mode_is_reml(both):
@@ -142,10 +144,8 @@ def test_json_has_the_keys_of_the_design(both, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_where_stata_stopped_early(hsb):
-    entry = find_model("hsb_random_coefficient")
-    model = Model(entry.formula, hsb)
-    both = reconcile(model.reml(), model.sample(seed=1), published=entry.published)
+def test_where_stata_stopped_early(hsb_both):
+    both = hsb_both
     assert len(both.printed) == 41
     assert all(check.reproduced for check in both.printed)
     early = {check.name for check in both.printed if not check.exact}
@@ -157,15 +157,12 @@ def test_where_stata_stopped_early(hsb):
 class TestSabotage:
     """A wrong engine turns the verdict."""
 
-    def fits(self):
+    def fits(self, evaluate=None):
         model = Model("y ~ x + (x | g)", simulate_table(1, n_groups=40, largest=12))
-        return model, model.reml(), model.sample(seed=2)
+        post = sample_moments(model.moments, seed=2, evaluate=evaluate)
+        return model, model.reml(), BayesFit.of(post, model=model)
 
     def test_a_dropped_jacobian(self, monkeypatch):
-        import bhlm.bayes.native
-        import bhlm.reconciliation.flat_mode
-        from bhlm.bayes.density import log_density
-
         def wrong(x, density):
             value, gradient = log_density(x, density)
             gradient = gradient.copy()
@@ -173,19 +170,15 @@ class TestSabotage:
             gradient[2] -= 1.0  # and that of the first SD
             return value - x[-1] - x[2], gradient
 
-        monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
-        monkeypatch.setattr(bhlm.bayes.native, "log_density", wrong)
-        monkeypatch.setattr(bhlm.reconciliation.flat_mode, "log_density", wrong)
-        _, reml, post = self.fits()
+        monkeypatch.setattr("bhlm.reconciliation.flat_mode.log_density", wrong)
+        _, reml, post = self.fits(wrong)
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"
         assert both.table.loc["var(Intercept|g)", "verdict"] == "unexplained"
         assert "One of the two engines is wrong" in " ".join(both.reasons)
 
-    def test_a_jacobian_that_only_the_sampler_lacks(self, monkeypatch):
+    def test_a_jacobian_that_only_the_sampler_lacks(self):
         """The mode is right then, and the draws are not what quadrature gives."""
-        import bhlm.bayes.native
-        from bhlm.bayes.density import log_density
 
         def wrong(x, density):
             value, gradient = log_density(x, density)
@@ -193,9 +186,7 @@ class TestSabotage:
             gradient[-1] -= 20.0
             return value - 20.0 * x[-1], gradient
 
-        monkeypatch.setattr(bhlm.bayes.native, "make_native", lambda *_: None)
-        monkeypatch.setattr(bhlm.bayes.native, "log_density", wrong)
-        _, reml, post = self.fits()
+        _, reml, post = self.fits(wrong)
         both = reconcile(reml, post)
         assert both.verdict == "unexplained"
         assert both.table.loc["var(Residual)", "verdict"] == "unexplained"

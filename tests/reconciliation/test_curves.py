@@ -11,7 +11,7 @@ from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
-from bhlm.reconciliation.curves import _collect_priors, tabulate_curves
+from bhlm.reconciliation.curves import tabulate_curves
 
 # Trapezoids over 61 points leave this much, and the grid leaves a thousandth of the draws out.
 AREA = 0.01
@@ -89,9 +89,13 @@ def test_each_block_of_correlations_has_its_own_prior():
     table[["v", "w", "z"]] = rng.normal(size=(len(table), 3))
     model = Model("y ~ x + v + w + z + (1 + x | g) + (0 + v + w + z | g)", table)
     post = model.sample(seed=1, draws=20, tune=20, chains=1, prior_only=True)
-    priors = {str(parameter): density for parameter, density in _collect_priors(post).items()}
+    found = tabulate_curves(model.reml(), post, None, points=2).set_index("parameter")
     # In a matrix of two a correlation under LKJ(2) is 2 Beta(2, 2) - 1, in one of three
     # 2 Beta(5/2, 5/2) - 1 (Lewandowski, Kurowicka & Joe 2009, section 3).
-    assert priors["corr(Intercept,x|g)"](0.0) == pytest.approx(stats.beta(2, 2).pdf(0.5) / 2)
-    assert priors["corr(v,z|g)"](0.0) == pytest.approx(stats.beta(2.5, 2.5).pdf(0.5) / 2)
-    assert set(priors) == {name for name in post.draws if name.startswith(("sd(", "corr("))}
+    for name, shape in (("corr(Intercept,x|g)", 2.0), ("corr(v,z|g)", 2.5)):
+        rows = found.loc[name]
+        np.testing.assert_allclose(
+            rows["prior"], stats.beta(shape, shape).pdf((rows["x"] + 1) / 2) / 2, rtol=1e-9
+        )
+    drawn = {name for name in post.draws if name.startswith(("sd(", "corr("))}
+    assert {name for name in found.index if not name.startswith("var(")} == drawn

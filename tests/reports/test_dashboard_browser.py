@@ -117,10 +117,9 @@ def read_csv(text):
 
 
 @pytest.fixture(scope="module")
-def built(hsb, tmp_path_factory):
+def built(hsb_both, tmp_path_factory):
     """The page of HSB, and the processor's seconds that it took after the fit."""
-    model = Model(FORMULA, hsb)
-    both = reconcile(model.reml(), model.sample(seed=1))
+    both = hsb_both
     path = tmp_path_factory.mktemp("page") / "hsb.html"
     start = time.process_time()
     both.dashboard(path, title="High School and Beyond")

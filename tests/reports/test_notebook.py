@@ -4,15 +4,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from gallery_fits import make_model, sample_posterior
 
-import bhlm
 from bhlm.bayes.checks.loo import Loo
 from bhlm.bayes.checks.predictive import PredictiveCheck
 from bhlm.bayes.checks.rows import RowCheck
 from bhlm.bayes.checks.sensitivity import Sensitivity
 from bhlm.likelihood.covariance import arrange
 from bhlm.markup import show_text
-from bhlm.sources.gallery import find_model, load_data
 from bhlm.studies.calibration.result import Calibration
 from bhlm.studies.simulation.result import StudyResult
 
@@ -48,18 +47,17 @@ def read(result):
 
 @pytest.fixture(scope="module")
 def model():
-    entry = find_model("sleepstudy")
-    return bhlm.Model(entry.formula, load_data(entry))
+    return make_model("sleepstudy")
 
 
 @pytest.fixture(scope="module")
-def post(model):
-    return model.sample(seed=1)
+def post():
+    return sample_posterior("sleepstudy")
 
 
 @pytest.fixture(scope="module")
-def both(model, post):
-    return bhlm.reconcile(model.reml(), post)
+def both(sleep_both):
+    return sleep_both
 
 
 def rename(moments):

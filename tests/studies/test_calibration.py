@@ -127,10 +127,8 @@ class TestVerdict:
         assert "Gamma(2, 2)" in found.summary()
         assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
-    def test_a_dropped_jacobian_is_caught(self, monkeypatch):
-        monkeypatch.setattr("bhlm.bayes.native.make_native", lambda *_: None)
-        monkeypatch.setattr("bhlm.bayes.native.log_density", drop_log_jacobian(1))
-        found = calibrate(small_model(), replicates=80, **FAST)
+    def test_a_dropped_jacobian_is_caught(self):
+        found = calibrate(small_model(), replicates=80, evaluate=drop_log_jacobian(1), **FAST)
         assert not found.ok
         (failure,) = (text for text in found.failures if text.startswith("var(Intercept|g)"))
         assert "rank too high" in failure
@@ -163,14 +161,12 @@ class TestVerdict:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("at", [1, 2])
-    def test_each_dropped_jacobian_is_caught_by_two_hundred(self, monkeypatch, at):
+    def test_each_dropped_jacobian_is_caught_by_two_hundred(self, at):
         """Of the group SD and of the residual SD, in a table of six rows."""
         priors = Priors(fixed=Normal(0, 1), sd=Gamma(2, 2), sigma=Gamma(2, 1))
         study = FAST | {"replicates": 200, "priors": priors}
         assert calibrate(small_model(3, 2), **study).ok
-        monkeypatch.setattr("bhlm.bayes.native.make_native", lambda *_: None)
-        monkeypatch.setattr("bhlm.bayes.native.log_density", drop_log_jacobian(at))
-        found = calibrate(small_model(3, 2), **study)
+        found = calibrate(small_model(3, 2), evaluate=drop_log_jacobian(at), **study)
         name = ("Intercept", "var(Intercept|g)", "var(Residual)")[at]
         assert any(text.startswith(name) for text in found.failures), found.summary()
 
@@ -292,15 +288,13 @@ class TestFile:
         np.testing.assert_array_equal(resumed.ess, whole.ess)
         assert len(file.read_text().splitlines()) == replicates + 1
 
-    def test_a_finished_study_is_read_and_can_grow_or_shrink(self, tmp_path, monkeypatch):
+    def test_a_finished_study_is_read_and_can_grow_or_shrink(self, tmp_path):
         file = tmp_path / "study.jsonl"
         first = calibrate(small_model(), replicates=4, file=file, **FAST)
         more = calibrate(small_model(), replicates=6, file=str(file), **FAST)
         np.testing.assert_array_equal(first.ranks, more.ranks[:4])
-        monkeypatch.setattr(
-            "bhlm.studies.calibration.run.run_replicate", None
-        )  # nothing is left to run
-        fewer = calibrate(small_model(), replicates=3, file=file, **FAST)
+        # Nothing is left to run.
+        fewer = calibrate(small_model(), replicates=3, file=file, evaluate=pytest.fail, **FAST)
         np.testing.assert_array_equal(fewer.ranks, more.ranks[:3])
 
     @pytest.mark.parametrize(

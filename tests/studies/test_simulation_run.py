@@ -73,17 +73,16 @@ def test_a_study_killed_twice_goes_on(tmp_path):
     assert sorted(numbers) == list(range(2 * replicates))
 
 
-def test_a_finished_study_is_read_and_can_grow_or_shrink(tmp_path, monkeypatch):
+def test_a_finished_study_is_read_and_can_grow_or_shrink(tmp_path):
     file = tmp_path / "study.jsonl"
     first = run_study(small_study(2), file=file, workers=1)
     more = run_study(small_study(3), file=str(file), workers=1)
     assert more.ran == 2
     assert more.records[:4] == first.records
-    monkeypatch.setattr(
-        "bhlm.studies.simulation.run.run_replicate", pytest.fail
-    )  # nothing is left to run
-    again = run_study(small_study(2), file=file)
+    calls = []
+    again = run_study(small_study(2), file=file, progress=lambda *counts: calls.append(counts))
     assert again.ran == 0
+    assert calls == [(4, 4)]  # nothing was left to run
     assert_same(again, first)
 
 

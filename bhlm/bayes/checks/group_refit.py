@@ -10,6 +10,7 @@ positive l_w(theta), from 1 at w = 0 to its likelihood at w = 1, and
 Source: Xie, Lewis, Fan, Kuo & Chen (2011), Systematic Biology 60, 150-160, for stepping stones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from bhlm.bayes.sampling import sample_whitened
 from bhlm.likelihood.marginal import group_logliks
 
 Array = np.ndarray
+type Sampler = Callable[..., Draws]  # as `sample_whitened`
 
 # Separates the seeds of refits from the fit's other streams.
 REFIT = 3
@@ -43,16 +45,24 @@ class LeftOut:
     failure: str  # what is wrong with it, or ""
 
 
-def predict_left_out(fit: Draws, j: int) -> LeftOut:
+def predict_left_out(
+    fit: Draws, j: int, *, steps: int = STEPS, sample: Sampler = sample_whitened
+) -> LeftOut:
     """Return the log density of group j given the others, by as many posteriors as it takes.
 
     The priors are the fit's as resolved: the group's rows helped to scale them, and scaling them
     anew would be another model. So are the whitened columns, which are only coordinates.
+
+    Args:
+        fit: the posterior.
+        j: place of the group.
+        steps: posteriors that are sampled before giving up.
+        sample: how.
     """
     weight, elpd, variance = 0.0, 0.0, 0.0
     failure = ""
-    for step in range(STEPS):
-        again = _sample_weighted(fit, j, weight, step)
+    for step in range(steps):
+        again = _sample_weighted(fit, j, weight, step, sample)
         if not again.diagnostics.ok and not failure:
             failure = f"the posterior did not converge: {again.diagnostics.failures[0]}"
         here = _weigh_loglik(fit, again, j, weight)
@@ -67,10 +77,10 @@ def predict_left_out(fit: Draws, j: int) -> LeftOut:
         weight, elpd, variance = weight + length, elpd + value, variance + error**2
         if weight >= 1.0:
             return LeftOut(elpd, float(np.sqrt(variance)), step + 1, failure)
-    return LeftOut(np.nan, np.nan, STEPS, failure or NO_WAY)
+    return LeftOut(np.nan, np.nan, steps, failure or NO_WAY)
 
 
-def _sample_weighted(fit: Draws, j: int, weight: float, step: int) -> Draws:
+def _sample_weighted(fit: Draws, j: int, weight: float, step: int, sample: Sampler) -> Draws:
     """Return the posterior in which group j counts `weight`."""
     blocks = fit.white.blocks.copy()
     blocks[j] *= weight
@@ -79,9 +89,7 @@ def _sample_weighted(fit: Draws, j: int, weight: float, step: int) -> Draws:
     )
     seed = int(np.random.SeedSequence([fit.seed, REFIT, j, step]).generate_state(1)[0])
     settings = replace(fit.settings, sampler=None)  # the fastest that the priors allow
-    return sample_whitened(
-        fit.moments, fit.structure, fit.priors, white, settings=settings, seed=seed
-    )
+    return sample(fit.moments, fit.structure, fit.priors, white, settings=settings, seed=seed)
 
 
 def _weigh_loglik(fit: Draws, draws: Draws, j: int, weight: float) -> Array:

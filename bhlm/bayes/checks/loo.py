@@ -97,7 +97,14 @@ class Loo(ShownAsText, ELPDDataLOO):
         )  # fmt: skip
 
 
-def leave_out_groups(fit: Draws, *, refit: bool = True, progress: Progress | None = None) -> Loo:
+def leave_out_groups(
+    fit: Draws,
+    *,
+    refit: bool = True,
+    threshold: float | None = None,
+    progress: Progress | None = None,
+    held: int = HELD,
+) -> Loo:
     """Return the elpd of each group given the others.
 
     `table` is indexed by the group, with columns `elpd`, `p`, `mcse` (the Monte Carlo error of
@@ -107,8 +114,10 @@ def leave_out_groups(fit: Draws, *, refit: bool = True, progress: Progress | Non
 
     Args:
         fit: the posterior.
-        refit: sample anew without each group whose k-hat exceeds min(0.7, 1 - 1/log10(draws)).
+        refit: sample anew without each group whose k-hat exceeds the threshold.
+        threshold: of k-hat; None is min(0.7, 1 - 1/log10(draws)).
         progress: called with (done, refits) after each refit.
+        held: log-likelihoods that are worked on at a time.
 
     Raises:
         ArgumentError: draws from the prior alone, or fewer than two groups.
@@ -122,12 +131,12 @@ def leave_out_groups(fit: Draws, *, refit: bool = True, progress: Progress | Non
         )
     reff = relative_efficiency(fit)
     elpd, full, khat, mcse = (np.empty(moments.n_groups) for _ in range(4))
-    for part, loglik in _stream_logliks(fit):
+    for part, loglik in _stream_logliks(fit, held):
         full[part] = log_mean(loglik)
         elpd[part], mcse[part], khat[part], _ = score_units(loglik, reff)
     refitted = np.zeros(moments.n_groups, dtype=bool)
     failures = []
-    threshold = khat_threshold(fit)
+    threshold = khat_threshold(fit) if threshold is None else threshold
     bad = np.flatnonzero(~(khat <= threshold))
     for done, j in enumerate(bad if refit else (), start=1):
         left_out = predict_left_out(fit, int(j))
@@ -315,10 +324,10 @@ def relative_efficiency(fit: Draws) -> float:
     return float(np.nanmean(ess)) / stack[0].size
 
 
-def _stream_logliks(fit: Draws) -> Iterator[tuple[slice, Array]]:
+def _stream_logliks(fit: Draws, held: int) -> Iterator[tuple[slice, Array]]:
     """Yield some groups and their log-likelihoods (m, N) at all N draws."""
     parameters = flatten_draws(fit)
-    size = max(1, HELD // len(parameters.sigma))
+    size = max(1, held // len(parameters.sigma))
     for start in range(0, fit.moments.n_groups, size):
         part = slice(start, start + size)
         white = replace(fit.white, blocks=fit.white.blocks[part])

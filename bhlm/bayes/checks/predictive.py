@@ -96,7 +96,13 @@ class PredictiveCheck(ShownAsText):
 
 
 def check_groups(
-    fit: Draws, *, kind: str = "same groups", draws: int = 400, seed: int | None = None
+    fit: Draws,
+    *,
+    kind: str = "same groups",
+    draws: int = 400,
+    seed: int | None = None,
+    held: int = HELD,
+    stream: int = STREAM,
 ) -> PredictiveCheck:
     """Return statistics of the groups beside replicates of them under the posterior.
 
@@ -114,6 +120,8 @@ def check_groups(
         kind: "same groups" or "new groups".
         draws: of the posterior, spread evenly over each chain; at least 200.
         seed: of the replicates; None takes the fit's.
+        held: numbers of the replicates that are kept; beyond it `data` is None.
+        stream: new groups that are drawn at a time.
 
     Raises:
         ArgumentError: an unknown kind, a seed that is negative, or too few draws.
@@ -132,11 +140,11 @@ def check_groups(
         names, observed = names[:-1], observed[:, :-1]
     centre = np.nanmean(observed, axis=0)
     n_draws = len(picked)
-    held = np.empty((n_draws, *observed.shape)) if n_draws * observed.size <= HELD else None
+    kept = np.empty((n_draws, *observed.shape)) if n_draws * observed.size <= held else None
     table = np.empty((4, *observed.shape))
     sums = _start_sums(n_draws, len(names))
     effects = root if kind == "new groups" else None
-    for members, u in _stream_u(fit, picked, effects, rng):
+    for members, u in _stream_u(fit, picked, effects, rng, stream):
         seen = observed[members]
         replicates = replicate_statistics(within, fit.moments.n, members, beta, u, sigma, rng)
         replicates = np.where(np.isnan(seen), np.nan, replicates[..., : len(names)])
@@ -147,8 +155,8 @@ def check_groups(
             within, fit.moments.n, members, seen, beta, known, sigma, effects
         )
         _add_sums(sums, replicates - centre)
-        if held is not None:
-            held[:, members] = replicates
+        if kept is not None:
+            kept[:, members] = replicates
     own = _start_sums(1, len(names))
     _add_sums(own, (observed - centre)[None])
     return PredictiveCheck(
@@ -158,7 +166,7 @@ def check_groups(
         group=fit.moments.group,
         groups=_tabulate_groups(fit.moments, names, observed, table),
         overall=_tabulate_overall(names, _finish_sums(own, centre)[0], _finish_sums(sums, centre)),
-        data=None if held is None else _build_tree(fit.moments, names, observed, held, shape),
+        data=None if kept is None else _build_tree(fit.moments, names, observed, kept, shape),
     )
 
 
@@ -231,7 +239,7 @@ def render_check(check: PredictiveCheck) -> str:
 
 
 def _stream_u(
-    fit: Draws, picked: Array, effects: Array | None, rng: np.random.Generator
+    fit: Draws, picked: Array, effects: Array | None, rng: np.random.Generator, stream: int
 ) -> Iterator[tuple[Array, Array]]:
     """Yield positions of groups and u (D, m, q): the posterior's, or new from roots `effects`."""
     every = np.arange(fit.moments.n_groups)
@@ -239,8 +247,8 @@ def _stream_u(
         for members, u in stream_effects(fit, every):
             yield members, u[picked]
         return
-    for start in range(0, len(every), STREAM):
-        members = every[start : start + STREAM]
+    for start in range(0, len(every), stream):
+        members = every[start : start + stream]
         noise = rng.standard_normal((len(picked), len(members), effects.shape[-1]))
         yield members, np.einsum("dab,djb->dja", effects, noise)
 

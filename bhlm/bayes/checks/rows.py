@@ -167,7 +167,9 @@ def check_rows(
     )  # fmt: skip
 
 
-def leave_out_rows(fit: Draws, labels: Array, x: Array, z: Array, y: Array) -> Loo:
+def leave_out_rows(
+    fit: Draws, labels: Array, x: Array, z: Array, y: Array, *, held: int = HELD
+) -> Loo:
     """Return the elpd of each row given all others, the rest of its group among them.
 
     `table` has one row per row, in their order: the row's group; `elpd`, `p`, `mcse` and `khat` as
@@ -179,6 +181,7 @@ def leave_out_rows(fit: Draws, labels: Array, x: Array, z: Array, y: Array) -> L
         x: fixed columns (n, p).
         z: random columns (n, q).
         y: the response (n,).
+        held: numbers that are worked on at a time.
 
     Raises:
         ArgumentError: draws from the prior alone.
@@ -188,7 +191,7 @@ def leave_out_rows(fit: Draws, labels: Array, x: Array, z: Array, y: Array) -> L
     at = place_own_rows(fit.moments, labels, y)
     reff = relative_efficiency(fit)
     elpd, full, mcse, khat, pit = (np.empty(len(y)) for _ in range(5))
-    for rows, gap, log_sd in stream_rows(fit, at, x, z, y):
+    for rows, gap, log_sd in stream_rows(fit, at, x, z, y, held=held):
         loglik = -0.5 * (gap**2 + LOG_2PI) - log_sd
         full[rows] = log_mean(loglik)
         elpd[rows], mcse[rows], khat[rows], log_weights = score_units(loglik, reff)
@@ -214,7 +217,7 @@ def leave_out_rows(fit: Draws, labels: Array, x: Array, z: Array, y: Array) -> L
 
 
 def stream_rows(
-    fit: Draws, at: Array, x: Array, z: Array, y: Array
+    fit: Draws, at: Array, x: Array, z: Array, y: Array, *, held: int = HELD
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Yield some rows (m,), and at each of N draws (m, N), given the other rows of their group,
 
@@ -226,11 +229,12 @@ def stream_rows(
         x: fixed columns (n, p).
         z: random columns (n, q).
         y: the response (n,).
+        held: numbers of each that are yielded at a time.
     """
     white = fit.white
     beta, lam, sigma = whiten_parameters(white, *flatten_draws(fit))
     beta, lam, sigma = (np.ascontiguousarray(values) for values in (beta, lam, sigma))
-    size = max(1, HELD // len(sigma))
+    size = max(1, held // len(sigma))
     order = np.argsort(at, kind="stable")
     for start in range(0, len(order), size):
         rows = order[start : start + size]

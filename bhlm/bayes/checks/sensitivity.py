@@ -150,11 +150,14 @@ def sum_prior_terms(fit: Draws) -> dict[str, Array]:
     return terms
 
 
-def total_loglik(fit: Draws) -> Array:
-    """Return the log-likelihood of all rows (chain, draw), with random effects integrated out."""
+def total_loglik(fit: Draws, *, block: int = BLOCK) -> Array:
+    """Return the log-likelihood of all rows (chain, draw), with random effects integrated out.
+
+    `block` log-likelihoods of groups are in memory at a time.
+    """
     parameters = flatten_draws(fit)
     total = np.empty(len(parameters.sigma))
-    size = max(1, BLOCK // fit.moments.n_groups)
+    size = max(1, block // fit.moments.n_groups)
     for start in range(0, len(total), size):
         part = slice(start, start + size)
         logliks = group_logliks(fit.white, fit.moments.n, parameters.take(part))

@@ -43,6 +43,7 @@ from bhlm.studies.calibration.result import Calibration, judge_ranks
 from bhlm.studies.replicate_file import append_replicate, open_replicates
 
 if TYPE_CHECKING:
+    from bhlm.bayes.native import Evaluate
     from bhlm.fits.model import Model
 
 Array = np.ndarray
@@ -81,6 +82,7 @@ def calibrate(
     workers: int | None = None,
     file: str | Path | None = None,
     progress: Progress | None = None,
+    evaluate: "Evaluate | None" = None,
 ) -> Calibration:
     """Return the ranks of true values in posteriors of simulated data, and the verdict on them.
 
@@ -108,6 +110,7 @@ def calibrate(
         file: where finished replicates are kept as they come. A call with the same study goes
             on from there, also with more replicates; a file of another study is refused.
         progress: called with (done, replicates) after every replicate.
+        evaluate: the density that the sampler moves on, to be checked; None is bhlm's own.
 
     Raises:
         ArgumentError: a count that is too small, or a level or acceptance outside (0, 1).
@@ -143,7 +146,7 @@ def calibrate(
     missing = [number for number in range(replicates) if number not in finished]
     if progress is not None:
         progress(len(finished), replicates)
-    for row in _run(study, missing, min(workers, len(missing))):
+    for row in _run(study, missing, min(workers, len(missing)), evaluate):
         finished[row["replicate"]] = row
         if path is not None:
             append_replicate(path, row)
@@ -221,7 +224,9 @@ def identify_study(study: Study) -> dict[str, Any]:
     }
 
 
-def run_replicate(study: Study, number: int) -> dict[str, Any]:
+def run_replicate(
+    study: Study, number: int, *, evaluate: "Evaluate | None" = None
+) -> dict[str, Any]:
     """Return one replicate's ranks, its divergent transitions and its smallest bulk ESS.
 
     Raises:
@@ -237,7 +242,9 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
         raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
     density = build_density(white, study.priors, study.structure)
-    trace = sample_density(density, study.settings, seed=int(rng.integers(2**31)))
+    trace = sample_density(
+        density, study.settings, seed=int(rng.integers(2**31)), evaluate=evaluate
+    )
     drawn = constrain(density, white, trace["posterior"]["x"].values[0])
     both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
@@ -328,7 +335,9 @@ def quantity_names(study: Study) -> tuple[str, ...]:
     return tuple(evaluate_quantities(study, study.simulator.white, unit))
 
 
-def _run(study: Study, numbers: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
+def _run(
+    study: Study, numbers: Sequence[int], workers: int, evaluate: "Evaluate | None"
+) -> Iterator[dict[str, Any]]:
     """Yield each replicate when it is done."""
     if not numbers:
         return iter(())
@@ -336,4 +345,5 @@ def _run(study: Study, numbers: Sequence[int], workers: int) -> Iterator[dict[st
         f"the {workers} worker processes could not run; call calibrate() in a script under "
         "`if __name__ == '__main__':`, or give workers=1"
     )
-    return run_here(partial(run_replicate, study), numbers, workers=workers, refusal=refusal)
+    task = partial(run_replicate, study, evaluate=evaluate)
+    return run_here(task, numbers, workers=workers, refusal=refusal)
