@@ -3,7 +3,8 @@
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,30 @@ def hsb_post() -> BayesFit:
 
 
 @pytest.fixture(scope="session")
-def hsb_both() -> Reconciliation:
+def reconcile_gallery(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reconciliation]:
+    """Return the reconciliation of a model of the gallery, by its name."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all workers' own
+    return partial(reconcile_both, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def hsb_both(reconcile_gallery: Callable[[str], Reconciliation]) -> Reconciliation:
     """The two fits of Table 4.4 beside the printed values."""
-    return reconcile_both("hsb_random_coefficient")
+    return reconcile_gallery("hsb_random_coefficient")
 
 
 @pytest.fixture(scope="session")
-def sleep_both() -> Reconciliation:
+def sleep_both(reconcile_gallery: Callable[[str], Reconciliation]) -> Reconciliation:
     """The sleep study: 18 subjects, one of them with a k-hat above the threshold."""
-    return reconcile_both("sleepstudy")
+    return reconcile_gallery("sleepstudy")
 
 
 @pytest.fixture(scope="session")
-def singular_both() -> Reconciliation:
+def singular_both(reconcile_gallery: Callable[[str], Reconciliation]) -> Reconciliation:
     """Dyestuff2, whose REML estimate of the batches' variance is 0."""
-    return reconcile_both("dyestuff2")
+    return reconcile_gallery("dyestuff2")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,10 @@
 """Fits of the gallery's models with seed 1, each made once: they are frozen values."""
 
+import fcntl
+import pickle
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
@@ -26,7 +30,18 @@ def sample_posterior(name: str) -> BayesFit:
 
 
 @cache
-def reconcile_both(name: str) -> Reconciliation:
-    """Return the reconciliation, which knows the printed values."""
-    published = find_model(name).published
-    return reconcile(fit_reml(name), sample_posterior(name), published=published)
+def reconcile_both(name: str, folder: Path) -> Reconciliation:
+    """Return the reconciliation, which knows the printed values.
+
+    Some take half a minute: the first of the processes that share a folder makes it for all.
+    """
+    reml, post = fit_reml(name), sample_posterior(name)
+    kept = folder / f"{name}.pickle"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.exists():
+            found = pickle.loads(kept.read_bytes())
+            return replace(found, reml=reml, post=post)  # which know their model
+        both = reconcile(reml, post, published=find_model(name).published)
+        kept.write_bytes(pickle.dumps(both))
+    return both

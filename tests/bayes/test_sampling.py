@@ -97,8 +97,8 @@ def test_posterior_matches_numerical_integration():
             mean = np.sum(one * rotated / v) / precision
             rss = np.sum((rotated - one * mean) ** 2 / v)
             weight[i, j] = -0.5 * (np.sum(np.log(v)) + np.log(precision) + rss)
-            weight[i, j] += stats.expon(scale=1 / 0.7).logpdf(sd)
-            weight[i, j] += stats.halfnorm(scale=3).logpdf(sigma)
+    weight += stats.expon(scale=1 / 0.7).logpdf(sds)[:, None]
+    weight += stats.halfnorm(scale=3).logpdf(sigmas)
     weight = np.exp(weight - weight.max())
     weight /= weight.sum()
     estimates = post.estimates

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from gallery_fits import reconcile_both
 
 from bhlm.bayes.priors.families import Gamma
 from bhlm.bayes.priors.resolve import Priors
@@ -99,8 +98,8 @@ class TestIntervals:
         low = [point.x_low[0] if point.x_low is not None else np.nan for point in drawn]
         np.testing.assert_array_equal(low, figure.table["lower"])
 
-    def test_a_printed_interval_is_drawn(self):
-        both = reconcile_both("rail")
+    def test_a_printed_interval_is_drawn(self, reconcile_gallery):
+        both = reconcile_gallery("rail")
         rows = plot_intervals(both).table.query("source == 'published'").set_index("parameter")
         row = rows.loc["sd(Intercept|Rail)"]
         assert (row["lower"], row["value"], row["upper"]) == (13.274, 24.805, 46.353)

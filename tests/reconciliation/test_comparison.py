@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from arviz_stats.base import array_stats
-from gallery_fits import reconcile_both
 from simulate import simulate_table
 
 from bhlm.bayes.density import log_density
@@ -30,8 +29,8 @@ MODELS = [
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def both(request):
-    return reconcile_both(request.param)
+def both(request, reconcile_gallery):
+    return reconcile_gallery(request.param)
 
 
 def test_flat_mode_is_reml(both):
