@@ -17,6 +17,7 @@ def small_study(replicates: int = 3) -> Study:
             "model": {"fixed": {"Intercept": 0.0, "x": 0.4}},
             "grid": {"groups": [6, 8], "group_size": 4, "icc": 0.3, "slope_variance": 0.2},
             "bayes": {"draws": 40, "tune": 40},
+            "reml": {"variances": ["wald"]},
             "priors": {"default": {}, "half": {"sd": "HalfNormal(1)"}},
         }
     )

@@ -52,6 +52,11 @@ class Parameter:
         return self.kind == "var"
 
     @property
+    def is_positive(self) -> bool:
+        """Whether it is a variance or an SD, which has the bound 0."""
+        return self.kind in ("var", "sd")
+
+    @property
     def is_correlation(self) -> bool:
         """Whether it is a correlation."""
         return self.kind == "corr"

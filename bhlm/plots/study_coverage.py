@@ -39,8 +39,8 @@ def plot_coverage(
     Args:
         result: of `run_study`.
         parameters: that are drawn; default: fixed effects, variances and correlations.
-        estimators: that are drawn: "reml" with a df method, "reml" for variances, or "bayes" and
-            the set of priors.
+        estimators: that are drawn: "reml" with a df method, "reml" (Wald) or "reml profile" for
+            variances, or "bayes" and the set of priors.
 
     Raises:
         ArgumentError: a parameter or an estimator that the study does not have.
@@ -62,11 +62,10 @@ def _measure(result: StudyResult) -> "pd.DataFrame":
     table = result.table.assign(series=result.table["estimator"])
     table = table.drop_duplicates(["condition", "series", "parameter"])
     positive = [
-        str(parameter)
-        for parameter in result.study.truth.parameters
-        if parameter.is_variance or parameter.is_sd
+        str(parameter) for parameter in result.study.truth.parameters if parameter.is_positive
     ]
     is_bound = table["parameter"].isin(positive) & (table["true"] == 0.0)
+    is_bound &= table["estimator"] != "reml profile"  # which alone can begin at 0
     share = table["coverage"].where(~is_bound).to_numpy(float)
     low, high = share_interval(share, table["intervals"].to_numpy(float))
     width = table["width_median"]

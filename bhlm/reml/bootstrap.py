@@ -48,11 +48,15 @@ class Bootstrap:
     converged: Array  # (replicates,)
     singular: Array  # (replicates,)
     seed: int
+    bounds: Array  # (m, 2) between which a parameter can lie
 
     def intervals(self, *, kind: str = "percentile", level: float = 0.95) -> "pd.DataFrame":
-        """Return `estimate, se, lower, upper, bias` by parameter.
+        """Return `estimate, se, lower, upper, bias, kind` by parameter.
 
-        "percentile" takes the quantiles of the draws, "basic" reflects them at the estimate.
+        "percentile" takes the quantiles of the draws, "basic" reflects them at the estimate. A
+        reflection that leaves the parameter's range, such as an SD below 0, is no interval; the
+        row has percentile limits then, and `kind` says so. Near 0 neither keeps its level
+        (coverage .84 to 1.00 for 95 % in small designs); `fit.profile()` comes closer there.
         Where a draw does not exist (nan) the others are used.
 
         Raises:
@@ -64,20 +68,25 @@ class Bootstrap:
         if kind not in KINDS:
             raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
         rows = [self._summarize(at, kind=kind, level=level) for at in range(len(self.names))]
-        columns = ["estimate", "se", "lower", "upper", "bias"]
+        columns = ["estimate", "se", "lower", "upper", "bias", "kind"]
         return pd.DataFrame(rows, index=pd.Index(self.names, name="parameter"), columns=columns)
 
-    def _summarize(self, at: int, *, kind: str, level: float) -> list[float]:
+    def _summarize(self, at: int, *, kind: str, level: float) -> list[float | str]:
         draws = self.draws[:, at]
         draws = draws[~np.isnan(draws)]
         estimate = float(self.estimate[at])
         if len(draws) < 2:
-            return [estimate, np.nan, np.nan, np.nan, np.nan]
+            return [estimate, np.nan, np.nan, np.nan, np.nan, kind]
         lower, upper = np.quantile(draws, [0.5 - level / 2.0, 0.5 + level / 2.0])
         if kind == "basic":
-            lower, upper = 2.0 * estimate - upper, 2.0 * estimate - lower
+            reflected = 2.0 * estimate - upper, 2.0 * estimate - lower
+            least, most = self.bounds[at]
+            if least <= reflected[0] and reflected[1] <= most:
+                lower, upper = reflected
+            else:
+                kind = "percentile"
         bias = float(draws.mean()) - estimate
-        return [estimate, float(draws.std(ddof=1)), float(lower), float(upper), bias]
+        return [estimate, float(draws.std(ddof=1)), float(lower), float(upper), bias, kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,7 @@ def bootstrap(
         converged=flags[:, 0],
         singular=flags[:, 1],
         seed=seed,
+        bounds=_bound_parameters(fit),
     )
 
 
@@ -248,6 +258,17 @@ def _run(
         waiting = {pool.submit(_refit_many, simulator, seeds[at : at + size]): at for at in chunks}
         for future in as_completed(waiting):
             yield waiting[future], *future.result()
+
+
+def _bound_parameters(fit: Estimate) -> Array:
+    """Return the bounds (m, 2) of the parameters."""
+    bounds = np.tile([-np.inf, np.inf], (len(fit.parameters), 1))
+    for row, parameter in zip(bounds, fit.parameters, strict=True):
+        if parameter.is_positive:
+            row[0] = 0.0
+        elif parameter.is_correlation:
+            row[:] = fit.structure.correlation_bounds
+    return bounds
 
 
 def _spread(rows: Array, q: int, p: int, labels: tuple[tuple[int, int], ...]) -> Array:

@@ -25,7 +25,8 @@ GRID = {"groups": [6, 9], "group_size": 5, "icc": 0.5}
 def plan(grid=None, **more):
     model = {"fixed": {"Intercept": 0.0, "x": -0.4}, "random": ["Intercept"]}
     content = {"seed": 3, "replicates": 2, "model": model, "grid": GRID | (grid or {})}
-    return parse_study(content | {"bayes": {"draws": 40, "tune": 40}} | more, name="tiny")
+    content |= {"bayes": {"draws": 40, "tune": 40}, "reml": {"variances": ["wald"]}}
+    return parse_study(content | more, name="tiny")
 
 
 def finish(study, fits) -> StudyResult:
@@ -41,7 +42,7 @@ def fit_reml(x, variance):
     # var(Intercept|group), var(Residual), and their SDs
     rest = [[variance, 0.5, 2.0], [1.0, 0.5, 2.0], [1.0, 0.7, 1.4], [1.0, 0.7, 1.4]]
     return {
-        "fixed": dict.fromkeys(methods, fixed), "variances": rest, "converged": True,
+        "fixed": dict.fromkeys(methods, fixed), "variances": {"wald": rest}, "converged": True,
         "singular": False,
     }  # fmt: skip
 
@@ -171,6 +172,14 @@ class TestCoverage:
         assert (figure.table.loc[figure.table["true"] == 0.0, "coverage"] == 0.0).any()
         assert figure.table.loc[figure.table["true"] == 0.0, "drawn"].isna().all()
 
+    def test_a_profile_interval_can_hold_a_variance_of_zero(self):
+        zero = plan(grid={"icc": 0.0}, reml={"variances": ["wald", "profile"]})
+        rest = [[0.0, 0.0, 0.4], [1.0, 0.5, 2.0], [0.0, 0.0, 0.7], [1.0, 0.7, 1.4]]
+        fit = fit_reml((0.1, 0.0, 0.2), 1.0)
+        fit["variances"] = {"wald": [[0.0, None, None], *rest[1:]], "profile": rest}
+        figure = plot_coverage(finish(zero, lambda _: fit), parameters=["var(Intercept|group)"])
+        assert points_of(figure, "var(Intercept|group)", "reml profile").x.tolist() == [100.0] * 2
+
     def test_the_reading_counts_what_is_off(self):
         # 40 intervals, of which none holds the true value in the first condition.
         result = finish(
@@ -258,7 +267,7 @@ class TestSelections:
 
     def test_series_beyond_the_sixth_are_named(self):
         methods = ["z", "satterthwaite", "kenward-roger", "hlm", "cr0", "cr2"]
-        study = plan(reml={"df": methods})
+        study = plan(reml={"df": methods, "variances": ["wald"]})
 
         def fit(k):
             found = alternate(k)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from lme4_cases import fit_case
 from simulate import dense_covariance, simulate_rows, simulate_table
+from small_groups import draw_groups
 
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
@@ -113,7 +114,8 @@ def test_a_singular_fit_can_be_resampled():
 def test_intervals_are_quantiles_and_their_reflection():
     draws = np.array([[1.0, np.nan], [2.0, 0.5], [3.0, np.nan], [6.0, 0.7]])
     flags = np.ones(4, dtype=bool)
-    result = Bootstrap(("a", "b"), np.array([2.0, 0.6]), draws, flags, ~flags, 1)
+    anywhere = np.array([[-np.inf, np.inf]] * 2)
+    result = Bootstrap(("a", "b"), np.array([2.0, 0.6]), draws, flags, ~flags, 1, anywhere)
     percentile = result.intervals(level=0.5).loc["a"]
     basic = result.intervals(level=0.5, kind="basic").loc["a"]
     assert (percentile["lower"], percentile["upper"]) == (1.75, 3.75)
@@ -125,6 +127,22 @@ def test_intervals_are_quantiles_and_their_reflection():
         result.intervals(kind="bca")
     with pytest.raises(ArgumentError, match="level=0 is not between"):
         result.intervals(level=0)
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.3])
+def test_basic_intervals_stay_where_parameters_can_be(sd):
+    table = draw_groups(8, 6, sd=(sd, sd), seed=2)
+    result = bootstrap(Model("y ~ x + (x | g)", table).reml(), replicates=60, seed=1)
+    basic, percentile = (result.intervals(kind=kind) for kind in ("basic", "percentile"))
+    scales = basic.index.str.startswith(("var(", "sd("))
+    assert (basic.loc[scales, "lower"] >= 0.0).all()
+    correlation = basic.loc["corr(Intercept,x|g)"]
+    assert correlation["lower"] >= -1.0
+    assert correlation["upper"] <= 1.0
+    replaced = basic["kind"] == "percentile"
+    assert replaced["sd(Intercept|g)"]
+    assert not replaced[["Intercept", "x", "cov(Intercept,x|g)"]].any()
+    assert basic[replaced].equals(percentile[replaced])
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def plan(*, random=("Intercept", "x"), fixed=None, grid=None, **more) -> Study:
     } | (grid or {})  # fmt: skip
     model = {"fixed": fixed, "random": list(random), "correlated": more.pop("correlated", True)}
     content = {"seed": 3, "replicates": 4, "model": model, "grid": grid}
-    return parse_study(content | {"bayes": {"draws": 60, "tune": 60}} | more)
+    content |= {"bayes": {"draws": 60, "tune": 60}, "reml": {"variances": ["wald"]}}
+    return parse_study(content | more)
 
 
 TWO_SETS = {"default": {}, "half": {"sd": "HalfNormal(1)", "sigma": "HalfNormal(2)"}}
@@ -104,7 +105,7 @@ class TestData:
 
 class TestReplicate:
     def test_numbers_are_those_of_the_public_fits(self):
-        study = plan(priors=TWO_SETS)
+        study = plan(priors=TWO_SETS, reml={})
         record = run_replicate(study, 5)  # the third data set of the second condition
         rng = np.random.default_rng(np.random.SeedSequence([3, 1, 2]))
         rows = simulate_rows(study.truth, study.conditions[1], rng)
@@ -118,7 +119,15 @@ class TestReplicate:
             wanted = fit.fixed_effects(method=method)[bounds].to_numpy()
             np.testing.assert_allclose(found["fixed"][method], wanted, **near)
         wanted = fit.estimates[bounds].to_numpy()[3:]
-        np.testing.assert_allclose(np.array(found["variances"], dtype=float), wanted, **near)
+        wald = np.array(found["variances"]["wald"], dtype=float)
+        np.testing.assert_allclose(wald, wanted, **near)
+        names = list(fit.estimates.index[3:])
+        profile = pd.DataFrame(found["variances"]["profile"], names, bounds, dtype=float)
+        assert set(names) - set(profile.dropna().index) == {
+            "cov(Intercept,x|group)", "corr(Intercept,x|group)"
+        }  # fmt: skip
+        wanted = fit.profile().loc[profile.dropna().index, bounds]
+        np.testing.assert_allclose(profile.dropna(), wanted, rtol=1e-4, atol=1e-5)
         assert found["converged"] is True
         moments = reduce_rows(study.truth, rows)
         for name, priors in study.priors:
@@ -341,9 +350,22 @@ class TestResults:
         assert "variance that is truly 0" in run_study(zero, file=None, workers=1).summary()
         assert "truly 0" not in run_study(plan(), file=None, workers=1).summary()
 
+    def test_variances_that_are_estimated_as_zero_have_profile_intervals(self):
+        zero = plan(grid={"groups": 6, "icc": 0.0, "slope_variance": 0.0}, reml={"df": []})
+        found = run_study(zero, file=None, workers=1)
+        assert found.fits["singular"].iloc[0] > 0
+        table = found.table.set_index(["estimator", "parameter"])
+        wald, profile = (table.loc[(name, "var(x|group)")] for name in ("reml", "reml profile"))
+        assert wald["intervals"] < wald["replicates"] == profile["intervals"]
+        assert wald["coverage"] == 0.0 or wald["intervals"] == 0
+        assert profile["coverage"] > 0.0
+        raw = found.estimates.set_index(["estimator", "parameter"]).loc[("reml profile",)]
+        assert (raw["lower"] >= 0.0).all()
+        assert np.isfinite(raw[["lower", "upper"]]).all(axis=None)
+
     def test_no_df_methods_and_no_priors_leave_the_variances(self):
         table = run_study(plan(reml={"df": []}), file=None, workers=1).table
-        assert set(table["estimator"]) == {"reml"}
+        assert set(table["estimator"]) == {"reml", "reml profile"}
         assert "x" not in set(table["parameter"])
 
     def test_priors_given_in_python(self):

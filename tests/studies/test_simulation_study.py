@@ -51,6 +51,7 @@ def test_the_documented_file_is_read():
     assert study.total == 500 * 24
     assert study.conditions[-1] == Condition(30, (2, 8, 20), 0.3, 0.1, 0.5)
     assert study.df_methods == ("z", "satterthwaite", "kenward-roger")
+    assert study.variance_methods == ("wald", "profile")
     assert study.priors == (
         ("default", Priors()),
         ("uniform", Priors(sd=Flat(), corr=LKJ(1.0), sigma=Flat())),
@@ -175,6 +176,7 @@ def test_a_file_that_is_not_there(tmp_path):
         ("model.random", ["Intercept"]), ("model.correlated", False),
         ("model.residual_variance", 2.0), ("grid.groups", 6), ("grid.group_size", [[4, 5]]),
         ("grid.icc", 0.2000000000000001), ("grid.slope_variance", 0.1), ("reml.df", ["z"]),
+        ("reml.variances", ["wald"]),
         ("bayes.draws", 501), ("bayes.tune", 501), ("bayes.chains", 3), ("bayes.maxdepth", 9),
         ("bayes.target_accept", 0.91), ("priors.a", {}),
     ],

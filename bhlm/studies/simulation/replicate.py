@@ -1,7 +1,7 @@
 """One replicate: a data set is simulated, and every estimator's numbers on it are recorded.
 
 A replicate depends on the study's seed and its number alone, not on where or when it runs. The
-record is JSON's: numbers that do not exist, such as the interval of a variance that is estimated
+record is JSON's: numbers that do not exist, such as Wald's interval of a variance that is estimated
 as zero, are null, and an estimator that could not run leaves its error in their place.
 """
 
@@ -22,8 +22,9 @@ from bhlm.files import make_plain
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
-from bhlm.reml.estimate import fit_moments
+from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.fixed.contrasts import infer_fixed
+from bhlm.reml.profile.intervals import profile_intervals
 from bhlm.studies.simulation.conditions import Condition, reduce_rows, simulate_rows
 from bhlm.studies.simulation.study import Study
 
@@ -41,7 +42,8 @@ def run_replicate(study: Study, number: int) -> dict[str, Any]:
     and more of them can be added. `fits` holds, for "reml" and each set of priors, what to know
     of convergence, and the values:
 
-    - "reml": `fixed`, by df method (p, 3), and `variances` (m, 3): estimate, lower, upper;
+    - "reml": `fixed`, by df method (p, 3), and `variances`, by method (m, 3): estimate, lower,
+      upper;
     - each set of priors: `all` (p + m, 5): mean, median, mode, lower, upper.
     """
     turn, at = divmod(number, len(study.conditions))
@@ -63,13 +65,29 @@ def fit_reml(study: Study, moments: Moments) -> dict[str, Any]:
         inference = infer_fixed(fit, every, method=method)
         half = stats.t.ppf(0.975, inference.df) * np.sqrt(np.diag(inference.cov))
         fixed[method] = make_plain(np.column_stack([fit.beta, fit.beta - half, fit.beta + half]))
-    variances = fit.estimates[["estimate", *INTERVAL]].to_numpy()[len(fit.beta) :]
     return {
         "converged": bool(fit.converged),
         "singular": bool(fit.singular),
         "fixed": fixed,
-        "variances": make_plain(variances),
+        "variances": {
+            method: make_plain(interval_variances(fit, method=method))
+            for method in study.variance_methods
+        },
     }
+
+
+def interval_variances(fit: Estimate, *, method: str) -> Array:
+    """Return estimate, lower and upper (m, 3) of the parameters after the fixed effects.
+
+    "wald" has none where the fit is singular. "profile" has those of variances and SDs in any
+    fit, from 0 on where the likelihood does not rule 0 out; other rows are nan.
+    """
+    rows = fit.estimates[["estimate", *INTERVAL]].iloc[len(fit.beta) :]
+    if method == "wald":
+        return rows.to_numpy()
+    names = [str(parameter) for parameter in fit.parameters if parameter.is_positive]
+    table = profile_intervals(fit, parameters=names)[["estimate", *INTERVAL]]
+    return table.reindex(rows.index).to_numpy()
 
 
 def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) -> dict[str, Any]:

@@ -32,8 +32,9 @@ class StudyResult(ShownAsText):
         """The study's results, a row per condition, estimator, point estimate and parameter.
 
         Columns `condition` (its number, from 0), `J, n, icc, slope_variance, correlation`,
-        `estimator` ("reml" and its df method for fixed effects, "reml" for variances, "bayes"
-        and the set of priors), `point` ("estimate", or the posterior's "mean", "median" or
+        `estimator` ("reml" and its df method for fixed effects, "reml" for variances with
+        Wald's intervals, "reml profile" with those of the profile likelihood, "bayes" and the set
+        of priors), `point` ("estimate", or the posterior's "mean", "median" or
         "mode"), `parameter`, the `MEASURES` of `summary`, and `failures`: the replicates in
         which the fit failed or did not converge. Those with numbers are counted all the same.
         """

@@ -19,6 +19,7 @@
 
     [reml]                          # optional
     df = ["z", "satterthwaite", "kenward-roger"]   # default; also "hlm", "cr0", "cr2"
+    variances = ["wald", "profile"]                # default
 
     [bayes]                         # optional; these are the defaults
     draws = 500                     # kept per chain
@@ -60,6 +61,7 @@ from bhlm.reml.fixed.contrasts import METHODS
 from bhlm.studies.simulation.conditions import COEFFICIENTS, EFFECTS, Condition, Truth, cross_grid
 
 DF_METHODS = ("z", "satterthwaite", "kenward-roger")
+VARIANCE_METHODS = ("wald", "profile")
 # Two chains, so that R-hat compares chains. Of 1000 draws some 500 count as independent, by which
 # a posterior mean has a variance 1/500 of the posterior's more: nothing beside the replicates'.
 DRAWS, TUNE, CHAINS = 500, 500, 2
@@ -76,6 +78,7 @@ class Study:
     truth: Truth
     conditions: tuple[Condition, ...]
     df_methods: tuple[str, ...]  # of the REML intervals of fixed effects
+    variance_methods: tuple[str, ...]  # of the REML intervals of variances and SDs
     priors: tuple[tuple[str, Priors], ...]  # name and priors of each set
     settings: Settings
 
@@ -120,7 +123,7 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
         content, name, "",
         ("title", "seed", "replicates", "model", "grid", "reml", "bayes", "priors"),
     )  # fmt: skip
-    reml = top.table("reml", ("df",))
+    reml = top.table("reml", ("df", "variances"))
     bayes = top.table("bayes", ("draws", "tune", "chains", "target_accept", "maxdepth"))
     acceptance = None
     if "target_accept" in bayes.content:
@@ -143,6 +146,7 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
             top.table("grid", ("groups", "group_size", "icc", "slope_variance", "correlation"))
         ),
         df_methods=reml.choices("df", METHODS, default=DF_METHODS),
+        variance_methods=reml.choices("variances", VARIANCE_METHODS, default=VARIANCE_METHODS),
         priors=tuple(
             (each, _read_set(top, each)) for each in top.table("priors", None).content
         ),
@@ -169,6 +173,7 @@ def identify_study(study: Study) -> dict[str, Any]:
             for each in study.conditions
         ],
         "df": list(study.df_methods),
+        "variances": list(study.variance_methods),
         "priors": {name: _identify_prior(priors) for name, priors in study.priors},
         "bayes": {field.name: getattr(settings, field.name) for field in fields(settings)},
         "versions": find_versions(),

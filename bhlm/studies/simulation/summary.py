@@ -41,7 +41,7 @@ ESS_PER_HALF = 50.0
 class Estimates:
     """What one estimator gave, over the replicates of a condition."""
 
-    estimator: str  # "reml", "reml z", "bayes default"
+    estimator: str  # "reml", "reml z", "reml profile", "bayes default"
     point: str  # "estimate", or which of a posterior's
     parameters: tuple[str, ...]
     values: Array  # (R, m, 3) estimate, lower, upper; nan where there is none
@@ -66,9 +66,16 @@ def read_estimates(
         values = [fit["fixed"][method] if "fixed" in fit else None for fit in fits]
         table = _fill(values, (p, 3))
         yield Estimates(f"reml {method}", "estimate", fixed, table, failed)
-    values = [fit.get("variances") for fit in fits]
-    table = _fill(values, (len(variances), 3))
-    yield Estimates("reml", "estimate", variances, table, failed)
+    for method in study.variance_methods:
+        values = [fit["variances"][method] if "variances" in fit else None for fit in fits]
+        table = _fill(values, (len(variances), 3))
+        if method == "wald":
+            yield Estimates("reml", "estimate", variances, table, failed)
+        else:  # of no other parameter
+            positive = {str(each) for each in study.truth.parameters if each.is_positive}
+            kept = [at for at, name in enumerate(variances) if name in positive]
+            names = tuple(variances[at] for at in kept)
+            yield Estimates(f"reml {method}", "estimate", names, table[:, kept], failed)
     for name, _ in study.priors:
         fits = [record["fits"][f"bayes {name}"] for record in records]
         failed = np.array([has_failed(fit, study) for fit in fits])
