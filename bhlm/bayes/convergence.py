@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bhlm.bayes.marginal_mode import find_mode
+from bhlm.bayes.twin_chains import describe_twins, find_twins
 from bhlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray
+type Bounds = Mapping[str, tuple[float, float]]
 
 # Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16, 667-718.
 RHAT = 1.01
@@ -99,7 +102,8 @@ def diagnose(
 
     It holds when rank-normalised split R-hat <= 1.01 and bulk and tail ESS >= 400 for every
     parameter that varies, no transition diverged, none hit the tree-depth limit, and the
-    energy's E-BFMI is at least 0.3 in every chain. A value that cannot be computed fails.
+    energy's E-BFMI is at least 0.3 in every chain, and no two chains are one (see
+    `bhlm.bayes.twin_chains`). A value that cannot be computed fails.
 
     Args:
         draws: parameter name -> (chain, draw).
@@ -115,6 +119,7 @@ def diagnose(
     with np.errstate(invalid="ignore", divide="ignore"):
         bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
     failures = [
+        *describe_twins(find_twins(draws)),
         *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", "run longer (tune, draws)"),
         *_failing(names, "bulk ESS", bulk, ESS - bulk, f"below {ESS:.0f}", "take more draws"),
         *_failing(names, "tail ESS", tail, ESS - tail, f"below {ESS:.0f}", "take more draws"),
@@ -223,44 +228,55 @@ def _failing(
     return [f"{what} of {names[worst]}{more} is {values[worst]:.4g}, {limit}; {advice}"]
 
 
-def summarize(draws: Mapping[str, Array]) -> dict[str, Summary]:
+def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> dict[str, Summary]:
     """Return the summary of each parameter.
 
     Args:
         draws: parameter name -> (chain, draw).
+        bounds: parameter name -> (lower, upper), of those that have bounds: the mode may be one.
     """
     from arviz_stats.base import array_stats
 
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
+    measured = measure(stack)
+    limits = [(bounds or {}).get(name, (-np.inf, np.inf)) for name in names]
     flat = stack.reshape(len(names), -1)
     lower, median, upper = np.quantile(flat, [0.025, 0.5, 0.975], axis=1)
     columns = {
         "mean": flat.mean(axis=1),
         "median": median,
-        "mode": np.array([float(array_stats.mode(row)) for row in flat]),
+        "mode": np.array(
+            [
+                find_mode(row, lower=low, upper=high, ess=float(ess))
+                for row, (low, high), ess in zip(flat, limits, measured.ess_bulk, strict=True)
+            ]
+        ),
         "sd": flat.std(axis=1, ddof=1),
         "lower": lower,
         "upper": upper,
         "mcse_mean": np.atleast_1d(
             array_stats.mcse(stack, method="mean", chain_axis=1, draw_axis=2)
         ),
-        **measure(stack)._asdict(),
+        **measured._asdict(),
     }
     table = np.column_stack([columns[name] for name in Summary._fields])
     return {name: Summary(*row) for name, row in zip(names, table.tolist(), strict=True)}
 
 
-def tabulate_summaries(draws: Mapping[str, Array], *, index: str) -> "pd.DataFrame":
+def tabulate_summaries(
+    draws: Mapping[str, Array], *, index: str, bounds: Bounds | None = None
+) -> "pd.DataFrame":
     """Return the summaries as a table, one row per parameter.
 
     Args:
         draws: parameter name -> (chain, draw).
         index: the name of the index.
+        bounds: parameter name -> (lower, upper), of those that have bounds.
     """
     import pandas as pd
 
-    rows = summarize(draws)
+    rows = summarize(draws, bounds=bounds)
     return pd.DataFrame(
         list(rows.values()), pd.Index(list(rows), name=index), list(Summary._fields)
     )

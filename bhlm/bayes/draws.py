@@ -17,6 +17,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
+    bound_parameters,
     Parameter,
     Parameters,
     list_parameters,
@@ -127,7 +128,9 @@ class Draws:
         mcse_mean`, with equal-tailed 95 % intervals.
         """
         if "estimates" not in self._kept:
-            self._kept["estimates"] = tabulate_summaries(self.draws, index="parameter")
+            self._kept["estimates"] = tabulate_summaries(
+                self.draws, index="parameter", bounds=bound_parameters(self.parameters)
+            )
         table: pd.DataFrame = self._kept["estimates"]
         return table.copy()
 

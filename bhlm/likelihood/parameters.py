@@ -57,6 +57,13 @@ class Parameter:
         return self.kind in ("var", "sd")
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The values between which it lies, whatever the covariance structure."""
+        if self.is_positive:
+            return 0.0, float("inf")
+        return (-1.0, 1.0) if self.is_correlation else (-float("inf"), float("inf"))
+
+    @property
     def is_correlation(self) -> bool:
         """Whether it is a correlation."""
         return self.kind == "corr"
@@ -112,6 +119,11 @@ def list_parameters(fixed: Sequence[str], structure: "Structure") -> tuple[Param
     """
     effects = (Parameter("fixed", name) for name in fixed)
     return (*effects, *structure.variances, RESIDUAL, *structure.scaled, RESIDUAL_SD)
+
+
+def bound_parameters(parameters: Iterable[Parameter]) -> dict[str, tuple[float, float]]:
+    """Return the bounds of the parameters by their names."""
+    return {str(parameter): parameter.bounds for parameter in parameters}
 
 
 def map_names(parameters: Iterable[Parameter]) -> dict[str, Parameter]:

@@ -6,8 +6,15 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import pytest
+from arviz_stats.base import array_stats
+from scipy import stats
 
-from bhlm.bayes.checks.sensitivity import measure_sensitivity, sum_prior_terms, total_loglik
+from bhlm.bayes.checks.sensitivity import (
+    measure_sensitivity,
+    scale_term,
+    sum_prior_terms,
+    total_loglik,
+)
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import flatten_draws
 from bhlm.bayes.priors.families import HalfNormal, Normal
@@ -64,13 +71,19 @@ def test_table_has_every_parameter(post):
     assert not table.isna().any(axis=None)
 
 
-def test_numbers_are_those_of_arviz(post):
+def test_numbers_are_those_of_arviz_for_normal_scores(post):
     table = post.sensitivity().table
+    data = post.data.copy(deep=True)
+    for variable in ("beta", "sd"):
+        values = data["posterior"][variable].values
+        ranks = stats.rankdata(values.reshape(-1, 2), axis=0)
+        scores = stats.norm.ppf((ranks - 0.375) / (len(ranks) + 0.25))
+        data["posterior"][variable].values[:] = scores.reshape(values.shape)
     names = {"beta": ["Intercept", "x"], "sd": ["sd(Intercept|g)", "sd(x|g)"]}
     options = {"prior": {}, "likelihood": {"group": "likelihood"}}
     options |= {term: {"group_var_names": [term]} for term in ("beta", "sd", "lkj", "sigma")}
     for column, option in options.items():
-        theirs = az.psense(post.data, var_names=["beta", "sd"], **option)
+        theirs = az.psense(data, var_names=["beta", "sd"], **option)
         for variable, rows in names.items():
             np.testing.assert_allclose(
                 table.loc[rows, column], theirs[variable], rtol=1e-6, atol=ROUNDING
@@ -140,3 +153,20 @@ def test_wrong_arguments(model, post):
     prior = model.sample(seed=1, draws=100, prior_only=True)
     with pytest.raises(ArgumentError, match="all that it holds is prior"):
         prior.sensitivity()
+
+
+def test_monotone_functions_have_one_sensitivity():
+    sd = np.abs(np.random.default_rng(0).standard_normal((4, 1000))) + 0.01
+    draws = {"sd": sd, "var": sd**2, "log": np.log(sd), "precision": sd**-2}
+    found = scale_term(draws, -2.0 * sd)
+    assert found == pytest.approx(found[0], rel=1e-9)
+
+
+def test_a_normal_posterior_keeps_its_sensitivity():
+    x = np.random.default_rng(0).standard_normal((4, 1000))
+    weights = []
+    for alpha in (0.99, 1.01):
+        logs = array_stats.power_scale_lw(-x, alpha=alpha, axis=(0, 1))
+        weights.append(np.exp(logs) / np.exp(logs).sum())
+    raw = float(array_stats.power_scale_sense(x, *weights, 0.99, 1.01))
+    assert scale_term({"x": x}, -x)[0] == pytest.approx(raw, rel=0.06)

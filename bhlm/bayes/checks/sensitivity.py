@@ -3,14 +3,21 @@
 The prior's density is raised to a power alpha near 1 by reweighting the draws; the sensitivity of a
 parameter is the change of its distribution (cumulative Jensen-Shannon distance) per doubling of
 alpha. Group effects are integrated out, so that their distribution N(0, G) is part of the
-likelihood, as it should be, and only the priors are perturbed. Source: Kallioinen, Paananen,
-Buerkner & Vehtari (2024), Statistics and Computing 34:57, section 2.
+likelihood, as it should be, and only the priors are perturbed.
+
+That distance weighs what happens in a variance's long tail more than the same change of the SD. So
+the draws are first replaced by their normal scores, Phi^-1((rank - 3/8) / (N + 1/4)), which a
+parameter and its monotone functions share; a normal posterior keeps its number, and the threshold
+its meaning.
+Source: Kallioinen, Paananen, Buerkner & Vehtari (2024), Statistics and Computing 34:57, section 2;
+Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16, 667-718, for scores.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special, stats
 
 from bhlm.bayes.draws import Draws, flatten_draws
 from bhlm.errors import ArgumentError
@@ -127,10 +134,10 @@ def measure_sensitivity(fit: Draws, *, threshold: float = THRESHOLD) -> Sensitiv
     draws = fit.draws
     prior = sum_prior_terms(fit)
     columns = {
-        "prior": _scale_term(draws, np.sum(list(prior.values()), axis=0)),
-        "likelihood": _scale_term(draws, total_loglik(fit)),
+        "prior": scale_term(draws, np.sum(list(prior.values()), axis=0)),
+        "likelihood": scale_term(draws, total_loglik(fit)),
     }
-    columns |= {name: _scale_term(draws, term) for name, term in prior.items()}
+    columns |= {name: scale_term(draws, term) for name, term in prior.items()}
     table = pd.DataFrame(columns, index=pd.Index(list(draws), name="parameter"))
     by_prior, by_data = table["prior"] >= threshold, table["likelihood"] >= threshold
     table["diagnosis"] = np.where(
@@ -165,7 +172,7 @@ def total_loglik(fit: Draws, *, block: int = BLOCK) -> Array:
     return total.reshape(fit.data["posterior"]["sigma"].shape)
 
 
-def _scale_term(draws: dict[str, Array], term: Array) -> Array:
+def scale_term(draws: dict[str, Array], term: Array) -> Array:
     """Return each parameter's sensitivity to a power of exp(term), term (chain, draw)."""
     from arviz_stats.base import array_stats
 
@@ -180,5 +187,15 @@ def _scale_term(draws: dict[str, Array], term: Array) -> Array:
     for at, values in enumerate(draws.values()):
         # A parameter that does not vary, or a correlation with an SD of zero, has none.
         varies = np.isfinite(values).all() and np.ptp(values) > 0.0
-        out[at] = array_stats.power_scale_sense(values, *weights, *ALPHAS) if varies else np.nan
+        out[at] = (
+            array_stats.power_scale_sense(_score_ranks(values), *weights, *ALPHAS)
+            if varies
+            else np.nan
+        )
     return out
+
+
+def _score_ranks(values: Array) -> Array:
+    """Return the normal scores of draws of any shape; ties share one."""
+    ranks = stats.rankdata(values).reshape(values.shape)
+    return np.asarray(special.ndtri((ranks - 0.375) / (values.size + 0.25)))

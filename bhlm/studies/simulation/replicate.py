@@ -20,6 +20,7 @@ from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.files import make_plain
 from bhlm.likelihood.covariance import arrange
+from bhlm.likelihood.parameters import bound_parameters, list_parameters
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate, fit_moments
@@ -106,7 +107,8 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
         for part in constrain(density, white, x.reshape(-1, x.shape[-1]))
     )
     draws = parameter_draws(moments, structure, beta, root @ root.swapaxes(-1, -2), sigma)
-    table = tabulate_summaries(draws, index="parameter")
+    bounds = bound_parameters(list_parameters(moments.fixed, structure))
+    table = tabulate_summaries(draws, index="parameter", bounds=bounds)
     column = {name: values.to_numpy() for name, values in table.items()}
     return {
         "rhat": make_plain(np.max(column["rhat"])),  # null where one cannot be computed
