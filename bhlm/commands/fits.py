@@ -9,6 +9,7 @@ from bhlm.commands.options import (
     Chains,
     Covariance,
     Data,
+    Df,
     Draws,
     FormulaText,
     Json,
@@ -52,6 +53,7 @@ def reconcile_command(
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
     covariance: Covariance = None,
+    df: Df = None,
     seed: Seed = 1,
     draws: Draws = 1000,
     tune: Tune = 1000,
@@ -72,8 +74,11 @@ def reconcile_command(
 
     def show(fit: "RemlFit | BayesFit") -> None:
         if isinstance(fit, RemlFit):
+            text = fit.summary(df=df)
             print_title(entry)
-        print_text(fit.summary())
+            print_text(text)
+        else:
+            print_text(fit.summary())
 
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     both = fit_both(model, entry, counts, covariance=covariance, live=live, show=show)
@@ -96,6 +101,7 @@ def reml_command(
     memory_limit: MemoryLimit = None,
     method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
     covariance: Covariance = None,
+    df: Df = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     json: Json = None,
 ) -> int:
@@ -108,11 +114,12 @@ def reml_command(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
     )
-    text = fit.summary(style=style)
+    text = fit.summary(style=style, df=df)
     print_title(entry)
     print_text(text)
     if json:
-        write_json({"model": describe_model(model.moments), "reml": describe_reml(fit)}, json)
+        content = {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
+        write_json(content, json)
     return 0 if fit.converged else 1
 
 

@@ -34,6 +34,12 @@ Covariance = Annotated[
     str | None,
     typer.Option(help="unstructured, independent, exchangeable or identity; default: formula's."),
 ]
+Df = Annotated[
+    str | None,
+    typer.Option(
+        help="Adds t tests of fixed effects: satterthwaite, kenward-roger, hlm, cr0, cr2 or z."
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Draws = Annotated[int, typer.Option(help="Kept draws per chain.")]

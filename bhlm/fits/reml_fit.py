@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bhlm.fits.origin import Fitted
 from bhlm.reml.estimate import Estimate
 
@@ -24,40 +22,47 @@ class RemlFit(Fitted, Estimate):
 
     __slots__ = ("_model",)
 
+    def __repr__(self) -> str:
+        """Return the model, its estimates, and what to know about them, within a screen."""
+        from bhlm.reports.text.styles import outline
+
+        return outline(self)
+
     def _repr_html_(self) -> str:
         """Return the estimates as a table for notebooks."""
         from bhlm.markup import estimates_html
 
         return estimates_html(self.estimates, self.moments.formula)
 
-    def summary(self, *, style: str = "stata") -> str:
+    def summary(self, *, style: str = "stata", df: str | None = None) -> str:
         """Return the printed output in the style of "stata", "hlm" or "lme4".
 
+        Tests of fixed effects are by z in "stata", on J - S - 1 df in "hlm", and left out in
+        "lme4"; a line says so. `df` adds those by a method of `fixed_effects`. Where a fixed
+        effect has fewer than 30 df, a note gives the p-value that this changes.
+
         Raises:
-            ArgumentError: a style that is not known.
+            ArgumentError: a style or a method that is not known.
         """
         from bhlm.reports.text.styles import render
 
-        return render(self, style=style)
+        return render(self, style=style, df=df)
 
     def fixed_effects(
         self, *, method: str = "satterthwaite", level: float = 0.95
     ) -> "pd.DataFrame":
         """Return the fixed effects with standard errors, intervals and tests by one method.
 
-        Columns `estimate, se, lower, upper, statistic, df, p`. Methods: "z", "satterthwaite",
-        "kenward-roger", "hlm" (J - S - 1), "cr0" and "cr2" (cluster-robust).
+        Columns `estimate, se, lower, upper, statistic, df, p`; `attrs["df"]` names the method.
+        Methods: "z", "satterthwaite" (the default), "kenward-roger", "hlm" (J - S - 1), "cr0" and
+        "cr2" (cluster-robust).
 
         Raises:
             ArgumentError: an unknown method, or a level outside (0, 1).
         """
-        from bhlm.likelihood.linear import Hypotheses
-        from bhlm.reml.fixed.contrasts import estimate_contrasts
+        from bhlm.reml.fixed.contrasts import tabulate_fixed
 
-        p = len(self.beta)
-        every = Hypotheses(tuple(self.moments.fixed), np.eye(p), np.zeros(p))
-        table = estimate_contrasts(self, every, method=method, level=level)
-        return table.drop(columns="value").rename_axis("parameter")
+        return tabulate_fixed(self, method=method, level=level)
 
     def contrast(
         self, *hypotheses: str, method: str = "satterthwaite", level: float = 0.95

@@ -88,8 +88,9 @@ class Estimate:
         """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
 
         Intervals are 95 %: normal for fixed effects and covariances, on the log scale for
-        variances and SDs, on Fisher's z scale for correlations, as Stata's `mixed`. The df of
-        a z test is infinite.
+        variances and SDs, on Fisher's z scale for correlations, as Stata's `mixed`. Tests
+        of fixed effects are by z, whose df are infinite; `fixed_effects()` has t tests, which
+        matter where groups are few.
         """
         import pandas as pd
 

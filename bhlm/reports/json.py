@@ -6,6 +6,8 @@ from bhlm.bayes.draws import Draws
 from bhlm.files import make_plain
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.contrasts import tabulate_fixed
+from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
@@ -25,10 +27,13 @@ def describe_model(moments: Moments) -> dict[str, Any]:
     }
 
 
-def describe_reml(fit: Estimate) -> dict[str, Any]:
-    """Return the REML or ML fit under the keys of the JSON."""
+def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
+    """Return the REML or ML fit under the keys of the JSON.
+
+    `df` adds `fixed_effects`, their tests by a method of `bhlm.reml.fixed.contrasts`.
+    """
     table = fit.estimates
-    return {
+    content = {
         "method": fit.method,
         "loglik": fit.loglik,
         "converged": fit.converged,
@@ -41,7 +46,28 @@ def describe_reml(fit: Estimate) -> dict[str, Any]:
         "wald": fit.wald,
         "lr_test": fit.lr_test,
         "reliability": fit.reliability,
+        "df_method": "z",  # of `estimates` and `wald`
+        "few_groups": describe_few_df(fit),
+        "notes": list_notes(fit),
     }
+    if df is not None:
+        content["fixed_effects"] = {
+            "df_method": df,
+            "tests": make_plain(tabulate_fixed(fit, method=df).to_dict("index")),
+        }
+    return content
+
+
+def describe_few_df(fit: Estimate) -> dict[str, Any]:
+    """Return each fixed effect's df, and its p by z and by t, where one has fewer than 30 df."""
+    if not fit.converged:
+        return {}
+    found = compare_tests(fit)
+    if found.worst is None:
+        return {}
+    rows = zip(found.names, found.df, found.p_z, found.p_t, strict=True)
+    tests = {n: make_plain({"df": d, "p_z": z, "p_t": t}) for n, d, z, t in rows}
+    return {"df_method": found.method, "tests": tests}
 
 
 def describe_posterior(fit: Draws) -> dict[str, Any]:

@@ -81,6 +81,22 @@ def estimate_contrasts(
     )
 
 
+def tabulate_fixed(fit: Estimate, *, method: str, level: float = 0.95) -> "pd.DataFrame":
+    """Return the fixed effects in the columns of `estimate_contrasts` but `value`.
+
+    `attrs["df"]` names the method.
+
+    Raises:
+        ArgumentError: an unknown method, or a level outside (0, 1).
+    """
+    p = len(fit.beta)
+    every = Hypotheses(tuple(fit.moments.fixed), np.eye(p), np.zeros(p))
+    table = estimate_contrasts(fit, every, method=method, level=level)
+    table = table.drop(columns="value").rename_axis("parameter")
+    table.attrs["df"] = method
+    return table
+
+
 def judge_hypotheses(
     fit: Estimate, hypotheses: str | Sequence[str] | Hypotheses, *, method: str = "z"
 ) -> JointTest:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.likelihood.parameters import RESIDUAL_SD
+from bhlm.reml.fixed.few_groups import list_notes
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     reading = (
         f"By {fit.method.upper()} {intervals} {verb} 0 and the residual SD is {sd:.4g}{joint}."
     )
+    reading = " ".join([reading, *(f"{note}." for note in list_notes(fit))])
     return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table, digits=6)
 
 

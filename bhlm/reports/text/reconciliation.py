@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.reml.fixed.few_groups import list_notes
+
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
 
@@ -57,6 +59,8 @@ def render_reconciliation(both: "Comparison") -> str:
     for title, points in {"Points": both.reasons, "Advice": both.advice}.items():
         if points:
             lines += [title, *map(_bullet, points), ""]
+    if notes := list_notes(both.reml):
+        lines += ["About the REML fit", *map(_bullet, notes), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
     return "\n".join(lines)
 
