@@ -17,9 +17,9 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
-    bound_parameters,
     Parameter,
     Parameters,
+    bound_parameters,
     list_parameters,
     name_group_dimension,
     scale_covariance,

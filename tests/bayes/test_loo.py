@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bhlm.bayes.checks import loo as module
+from bhlm.bayes.checks.importance import score_units
 from bhlm.bayes.checks.loo import (
+    choose_refits,
     compare_posteriors,
     khat_threshold,
     leave_out_groups,
@@ -73,7 +76,8 @@ def test_smoothed_weights_agree_with_exact_refits(post, smoothed):
     assert told == [(i, 12) for i in range(1, 13)]
     gap = exact.table["elpd"] - smoothed.table["elpd"]
     error = np.hypot(exact.table["mcse"], smoothed.table["mcse"])
-    assert error[good].max() < 0.1
+    assert error[good].max() < 0.5
+    assert error[good].median() < 0.1
     assert (gap / error)[good].abs().max() < ERRORS
     pd.testing.assert_series_equal(exact.table["khat"], smoothed.table["khat"])
     assert (exact.pareto_k == 0.0).all()
@@ -86,9 +90,11 @@ def test_an_outlying_group_is_refitted():
     assert smoothed.table.loc[0, "khat"] > 0.7
     assert not smoothed.trusted
     assert "k-hat is above 0.70 for 0, so" in smoothed.summary()
-    assert exact.table["refitted"].tolist() == [True] + [False] * 11
+    # 12 groups are cheap: those above .5 are refitted too.
+    assert exact.table["refitted"].tolist() == (smoothed.table["khat"] > 0.5).tolist()
     assert not exact.warning
-    assert "1 above 0.70, of which 1 with an exact refit" in exact.summary()
+    refits = int(exact.table["refitted"].sum())
+    assert f"1 above 0.70; {refits} with an exact refit" in exact.summary()
     # The group is far worse predicted by those who have not seen it than the weights can tell.
     assert exact.table.loc[0, "elpd"] < smoothed.table.loc[0, "elpd"] - 1.0
     assert 0.0 < exact.table.loc[0, "mcse"] < 0.5
@@ -174,3 +180,22 @@ def test_threshold_falls_with_few_draws(post):
     fewer = replace(post, data=post.data.isel(chain=slice(0, 1), draw=slice(0, 100)))
     assert khat_threshold(fewer) == 0.5
     assert relative_efficiency(fewer) == 1.0
+
+
+@pytest.mark.parametrize("k", [0.5, 0.65])
+def test_stated_error_is_that_of_known_pareto_weights(k):
+    # With densities u^k, u uniform, the weights are Pareto and elpd is log(1 - k) exactly. By the
+    # spread of the weights alone, .11 to .23 of the truths lie beyond 2 errors.
+    beyond = 0
+    for seed in range(60):
+        loglik = k * np.log(np.random.default_rng(seed).random((1, 4000)))
+        elpd, error, _, _ = score_units(loglik, 1.0)
+        beyond += abs(elpd[0] - np.log(1.0 - k)) > 2.0 * error[0]
+    assert beyond <= 9
+
+
+def test_refits_go_to_the_worst_first_as_far_as_they_are_cheap():
+    khat = np.array([0.1, 0.55, 0.9, 0.65, np.nan])
+    assert choose_refits(khat, threshold=0.7, affordable=9).tolist() == [4, 2, 3, 1]
+    assert choose_refits(khat, threshold=0.7, affordable=3).tolist() == [4, 2, 3]
+    assert choose_refits(khat, threshold=0.7, affordable=0).tolist() == [4, 2]

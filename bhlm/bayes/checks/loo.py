@@ -43,6 +43,10 @@ type Progress = Callable[[int, int], None]
 HELD = 2**23
 # Shares of groups' moments that differ by less are one table, reduced in another order.
 SAME = 1e-8
+# Above it the weights' variance does not exist, and a refit is better where it is cheap: as long as
+# groups x draws of all of them, warm-up included, stay below.
+DOUBTFUL = 0.5
+CHEAP = 2_000_000
 WIDTH = 80
 
 
@@ -88,7 +92,7 @@ class Loo(ShownAsText, ELPDDataLOO):
                 rule, lines[0], rule, *lines[1:], rule,
                 *wrap(
                     f"Pareto k-hat: largest {format_fixed(float(np.max(khat)), 2)}; {bad} above "
-                    f"{self.good_k:.2f}, of which {refitted} with an exact refit. Monte Carlo "
+                    f"{self.good_k:.2f}; {refitted} with an exact refit. Monte Carlo "
                     f"error of elpd: {format_fixed(mcse, 2)}.",
                     WIDTH,
                 ),
@@ -114,7 +118,8 @@ def leave_out_groups(
 
     Args:
         fit: the posterior.
-        refit: sample anew without each group whose k-hat exceeds the threshold.
+        refit: sample anew without each group whose k-hat exceeds the threshold, and above 0.5
+            without as many as is cheap, the worst first.
         threshold: of k-hat; None is min(0.7, 1 - 1/log10(draws)).
         progress: called with (done, refits) after each refit.
         held: log-likelihoods that are worked on at a time.
@@ -138,14 +143,19 @@ def leave_out_groups(
     failures = []
     threshold = khat_threshold(fit) if threshold is None else threshold
     bad = np.flatnonzero(~(khat <= threshold))
-    for done, j in enumerate(bad if refit else (), start=1):
+    settings = fit.settings
+    cost = moments.n_groups * settings.chains * (settings.draws + settings.tune)
+    chosen = bad[:0]
+    if refit:
+        chosen = choose_refits(khat, threshold=threshold, affordable=CHEAP // cost)
+    for done, j in enumerate(chosen, start=1):
         left_out = predict_left_out(fit, int(j))
         elpd[j], mcse[j], refitted[j] = left_out.elpd, left_out.mcse, True
         if left_out.failure:
             label = show_name(moments.groups[j])
             failures.append(f"leaving out {moments.group} {label}: {left_out.failure}")
         if progress is not None:
-            progress(done, len(bad))
+            progress(done, len(chosen))
     if len(bad) and not refit:
         failures.append(
             f"k-hat is above {threshold:.2f} for {name_some(moments.groups[bad].tolist())}, so "
@@ -156,6 +166,19 @@ def leave_out_groups(
         fit, "group", elpd, full=full, mcse=mcse, khat=khat, refitted=refitted,
         labels=moments.groups, observed=_fingerprint(moments), failures=failures,
     )  # fmt: skip
+
+
+def choose_refits(khat: Array, *, threshold: float, affordable: int) -> Array:
+    """Return the units (r,) to refit, worst first: all above the threshold, more if affordable.
+
+    Args:
+        khat: (m,).
+        threshold: above which importance sampling is not trusted at all.
+        affordable: how many refits are, of units with k-hat above 1/2.
+    """
+    order = np.argsort(-np.nan_to_num(khat, nan=np.inf), kind="stable")
+    must, may = (int(np.sum(~(khat <= limit))) for limit in (threshold, DOUBTFUL))
+    return order[: max(must, min(may, affordable))]
 
 
 def assemble(
