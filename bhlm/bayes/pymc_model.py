@@ -5,6 +5,8 @@ effects u explicitly, non-centred, over the rows; the marginal one integrates th
 only the moments, through one pytensor Op that gives value and gradient in the same pass.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -278,9 +280,13 @@ def _add_scalar(name: str, prior: Prior, *, positive: bool = True) -> Any:
 
 def log_prior_values(prior: PyMCPrior, values: Array) -> Array:
     """Return the log density of a PyMC distribution at values (m,)."""
+    return np.asarray(_compile_prior(prior)(values))
+
+
+@lru_cache(maxsize=64)
+def _compile_prior(prior: PyMCPrior) -> Callable[[Array], Array]:
     points = pt.dvector()
-    density = pytensor.function([points], pm.logp(prior.dist, points))
-    return np.asarray(density(values))
+    return pytensor.function([points], pm.logp(prior.dist, points))
 
 
 def _check_positive(name: str, prior: Prior) -> None:

@@ -13,7 +13,8 @@ from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import PyMCPrior
-from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_unbounded, resolve_priors
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.priors.tails import find_unbounded
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.whitening import Whitened, whiten
@@ -80,7 +81,7 @@ def sample_moments(
     fit = sample_whitened(
         moments, structure, resolved, white,
         settings=settings, seed=seed, progress=progress, watch=watch, evaluate=evaluate, held=held,
-        unbounded=[] if settings.prior_only else find_unbounded(priors, moments, structure),
+        unbounded=[] if settings.prior_only else find_unbounded(priors, structure, white),
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
         LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)

@@ -100,7 +100,6 @@ def _show_saved(
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
-    from bhlm.progress import show_chains
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit
     from bhlm.sources.open import open_table
@@ -117,8 +116,7 @@ def _show_saved(
         print_text(post.summary())
         return 0 if post.converged else 1
     reml = RemlFit.of(fit_moments(post.moments, covariance=post.structure.name_override))
-    with show_chains("flat-prior posterior", post.settings.chains) as progress:
-        both = reconcile(reml, post, progress=progress)
+    both = reconcile(reml, post)
     return report_both(both, json=json, page=output, model=model, title=title, source=source)
 
 

@@ -103,8 +103,7 @@ def fit_both(
     if show:
         show(post)
     published = entry.published if entry else None
-    with _show_bars("flat-prior posterior", post.settings.chains, quiet=quiet) as progress:
-        return reconcile(reml, post, published=published, progress=progress)
+    return reconcile(reml, post, published=published)
 
 
 def draw_posterior(

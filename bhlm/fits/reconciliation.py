@@ -10,7 +10,6 @@ from bhlm.reconciliation.comparison import Comparison, compare
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bhlm.bayes.sampling import Progress
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import Published
 
@@ -70,7 +69,6 @@ def reconcile(
     post: BayesFit,
     *,
     published: "Published | None" = None,
-    progress: "Progress | None" = None,
 ) -> Reconciliation:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
@@ -78,10 +76,9 @@ def reconcile(
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
-        progress: called now and then with the progress of a flat-prior run of the sampler, which
-            is made where quadrature cannot serve.
 
     Raises:
-        ArgumentError: the two fits are not of the same model and data, or `reml` is by ML.
+        ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
+            draws are from the prior alone.
     """
-    return Reconciliation.of(compare(reml, post, published=published, progress=progress))
+    return Reconciliation.of(compare(reml, post, published=published))

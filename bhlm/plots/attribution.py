@@ -34,8 +34,8 @@ ROLES = {
     "undivided": "population",
 }
 WORDS = {
-    "shape": "flat-prior mean less flat-prior mode: skewness, and integrating over the variance "
-    "components where REML plugs them in",
+    "shape": "flat-prior mean less flat-prior mode: skewness, and integrating over the other "
+    "parameters",
     "prior": "mean under the chosen priors less mean under flat ones",
     "monte_carlo": "noise of the draws",
     "unexplained": "flat-prior mode less REML estimate, and what the draws miss beyond their noise",
@@ -77,8 +77,7 @@ def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) ->
     weight = both.table["gap_sd"].abs().fillna(0.0)
     default = [str(parameter) for parameter in both.post.parameters if not parameter.is_squared]
     chosen, omitted = choose_parameters(known, names, default=default, weight=weight, most=MOST)
-    exact = both.chosen.mean if both.chosen else {}
-    steps = {name: split_steps(both.table.loc[name], is_exact=name in exact) for name in chosen}
+    steps = {name: split_steps(both.table.loc[name]) for name in chosen}
     table = _tabulate(both.table, steps)
     panels = tuple(_draw_waterfall(name, both.table.loc[name], steps[name]) for name in chosen)
     tallest = max(map(len, steps.values())) + 2
@@ -92,18 +91,15 @@ def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) ->
     )
 
 
-def split_steps(row: "pd.Series[float]", *, is_exact: bool) -> tuple[Step, ...]:
+def split_steps(row: "pd.Series[float]") -> tuple[Step, ...]:
     """Return the steps of a parameter's gap; none if there is no gap.
 
-    Shares that are nan are one step, whose size is what the others leave of the gap. Without an
-    exact mean under the chosen priors the Monte Carlo share is not known and stays in the others.
+    Shares that are nan are one step, whose size is what the others leave of the gap.
     """
     if not np.isfinite(row["gap"]):
         return ()
     known = {key: float(row[key]) for key in SHARES if np.isfinite(row[key])}
     lost = [key for key in SHARES if key not in known]
-    if not is_exact:
-        known.pop("monte_carlo", None)
     steps = [Step(key, SHARES[key], known[key], float(row[f"{key}_se"])) for key in known]
     if lost:
         label = f"{' + '.join(SHARES[key] for key in lost)}, undivided"
@@ -235,10 +231,6 @@ def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> str:
         clauses.append(
             f"how much is shape and how much prior cannot be told for {list_parameters(lost)}"
         )
-    noisy = [name for name, each in steps.items() if each and not _has(each, "monte_carlo")]
-    if noisy:
-        which = "" if len(noisy) == len(steps) else f" of {list_parameters(noisy)}"
-        clauses.append(f"Monte Carlo noise{which} stays in the other steps, within their whiskers")
     bare = [name for name, each in steps.items() if not each]
     if bare:
         verb = "has" if len(bare) == 1 else "have"

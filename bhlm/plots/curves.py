@@ -11,6 +11,7 @@ from bhlm.plots.choice import choose_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
 from bhlm.reconciliation.comparison import Comparison
+from bhlm.reconciliation.curves import find_density
 from bhlm.reml.profile.intervals import build_profile
 
 if TYPE_CHECKING:
@@ -157,17 +158,9 @@ def _lay_around(centre: float, sd: float, x: Array, *, points: int = NEAR) -> Ar
 
 
 def _find_density(both: Comparison, name: str) -> tuple[Array, Array]:
-    """Return points and posterior density, by quadrature or else by ArviZ's kernel estimate."""
-    from arviz_stats.base import array_stats
-
-    if both.chosen is not None and both.chosen.exact is not None:
-        return both.chosen.exact.densities[name]
-    sd = _unsquare(both, name)
-    at, density, _ = array_stats.kde(both.post.draws[sd].ravel(), bw="silverman")
-    if sd == name:
-        return at, density
-    at, density = at[at > 0.0], density[at > 0.0]
-    return at**2, density / (2.0 * at)
+    """Return points and posterior density, by importance sampling or else by the draws."""
+    exact = both.evidence.exact if both.evidence.certified else None
+    return find_density(map_names(both.post.parameters)[name], both.post.draws, exact)
 
 
 def _unsquare(both: Comparison, name: str) -> str:

@@ -10,22 +10,14 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.priors.correlations import has_prior
-from bhlm.bayes.sampling import Progress
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import refuse_shared_names
 from bhlm.reconciliation.curves import tabulate_curves
+from bhlm.reconciliation.evidence import Evidence, gather_evidence
+from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
-from bhlm.reconciliation.split import (
-    Means,
-    collect_notes,
-    describe_route,
-    find_drift,
-    find_mode,
-    locate_chosen,
-    locate_flat,
-    split_gaps,
-)
-from bhlm.reconciliation.words import advise, describe_verdict, explain_gaps
+from bhlm.reconciliation.split import find_drift, split_gaps
+from bhlm.reconciliation.words import advise, describe_verdict, explain_gaps, list_withheld
 from bhlm.reml.estimate import Estimate
 from bhlm.sources.gallery import Published
 
@@ -33,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Verdict = Literal["agree", "explained", "unexplained", "not_converged"]
+Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_converged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +34,13 @@ class Comparison:
 
     reml: Estimate
     post: Draws
-    chosen: Means | None  # exact means under the chosen priors; None where quadrature cannot serve
-    flat: Means | None  # means under flat priors; None where that posterior is improper
+    evidence: Evidence  # what the split rests on
     table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
     verdict: Verdict
     reasons: tuple[str, ...]  # sentences behind the verdict, and flags
     advice: tuple[str, ...]  # sentences on what to do
     words: dict[str, str]  # by parameter, a sentence on its gap
+    withheld: dict[str, str]  # by parameter, why a mean is withheld, where one is
     conclusion: str  # the verdict in a sentence
     printed: tuple[PrintedCheck, ...]
     printed_note: str
@@ -56,7 +48,16 @@ class Comparison:
     @property
     def route(self) -> str:
         """How the means that the split rests on were found, in a sentence."""
-        return describe_route(self.chosen, self.flat)
+        exact, judgement = self.evidence.exact, self.evidence.judgement
+        if exact is None or judgement is None or not exact.certified:
+            return "The draws are not certified: see the points."
+        return (
+            f"Means by importance sampling, {len(exact.draws.y)} draws of which "
+            f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares neither "
+            "likelihood kernel nor Jacobian with the sampler, and certifies mean, SD and 95 % "
+            f"interval of every parameter: a shift of {judgement.resolution:.2g} posterior SDs "
+            "would be seen."
+        )
 
     def group_effects(self) -> "pd.DataFrame":
         """Return empirical-Bayes and posterior effects, one row per group and coefficient.
@@ -80,43 +81,36 @@ class Comparison:
 
         For each SD, variance and correlation; see `bhlm.reconciliation.curves.tabulate_curves`.
         """
-        exact = self.chosen.exact if self.chosen else None
+        exact = self.evidence.exact if self.evidence.certified else None
         return tabulate_curves(self.reml, self.post, exact, points=points)
 
 
-def compare(
-    reml: Estimate,
-    post: Draws,
-    *,
-    published: Published | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
+def compare(reml: Estimate, post: Draws, *, published: Published | None = None) -> Comparison:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
     Args:
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
-        progress: called now and then with the progress of a flat-prior run of the sampler, which
-            is made where quadrature cannot serve.
 
     Raises:
-        ArgumentError: the two fits are not of the same model and data, or `reml` is by ML.
+        ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
+            draws are from the prior alone.
     """
     _check_pair(reml, post)
-    chosen = locate_chosen(post)
-    flat = locate_flat(post, progress=progress)
-    table = split_gaps(reml, post, find_mode(post, flat), chosen, flat)
+    evidence = gather_evidence(reml, post)
+    table = split_gaps(reml, post, evidence)
     checks = check_published(reml, published) if published else ()
     note = describe_published(reml, published, checks) if published else ""
     printed = published.estimates if published else {}
     table.insert(0, "published", [printed.get(name, {}).get("estimate") for name in table.index])
     judged = not published or published.comparable
-    verdict, reasons = _judge(reml, post, chosen, flat, table, checks if judged else ())
-    words = explain_gaps(table, post)
+    verdict, reasons = _judge(reml, post, evidence, table, checks if judged else ())
+    words = explain_gaps(table, post, evidence)
     return Comparison(
-        reml=reml, post=post, chosen=chosen, flat=flat, table=table, verdict=verdict,
-        reasons=reasons, advice=tuple(advise(table, post)), words=words,
+        reml=reml, post=post, evidence=evidence, table=table, verdict=verdict, reasons=reasons,
+        advice=tuple(advise(table, post, evidence)), words=words,
+        withheld=list_withheld(post, evidence),
         conclusion=describe_verdict(table, verdict, words), printed=checks, printed_note=note,
     )  # fmt: skip
 
@@ -127,7 +121,12 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
         )
-    if not has_prior(reml.structure):
+    if post.settings.prior_only:
+        raise ArgumentError(
+            "the posterior was sampled with prior_only=True, so there is nothing to reconcile; "
+            "sample with the likelihood"
+        )
+    if not has_prior(reml.structure) or reml.structure.shares_variance:
         raise ArgumentError(
             f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
             "sides with a structure that sample() takes"
@@ -150,53 +149,66 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
 def _judge(
     reml: Estimate,
     post: Draws,
-    chosen: Means | None,
-    flat: Means | None,
+    evidence: Evidence,
     table: "pd.DataFrame",
     checks: tuple[PrintedCheck, ...],
 ) -> tuple[Verdict, tuple[str, ...]]:
-    runs = {"Posterior": post} | ({"Flat-prior run": flat.fit} if flat and flat.fit else {})
-    reasons = [
-        f"{label}: {failure}."
-        for label, fit in runs.items()
-        for failure in fit.diagnostics.failures
-    ]
-    if flat is None:
-        reasons.append(
-            f"With {post.moments.n_groups} groups the flat-prior posterior is improper, so shape "
-            "and prior cannot be told apart; more groups would be needed."
-        )
-    reasons += collect_notes(chosen, flat)
+    reasons = [f"Posterior: {failure}." for failure in post.diagnostics.failures]
+    reasons += evidence.reasons
     if reml.advice:
         reasons.append(f"REML: {reml.advice}.")
     reasons += _flag_boundary(post)
-    if not (reml.converged and all(fit.converged for fit in runs.values())):
+    if not (reml.converged and post.converged):
         return "not_converged", tuple(reasons)
     bad = table[table["verdict"] == "unexplained"]
-    if len(bad):
+    found = _describe_refuted(evidence) + find_drift(post)
+    if evidence.identity.sentence:
+        reasons.append(evidence.identity.sentence)
+    if len(bad) and not (found or evidence.identity.is_broken):
         reasons.append(_describe_unexplained(bad))
-    # Quadrature judges the draws itself.
-    drift = [] if chosen else [text for fit in runs.values() for text in find_drift(fit)]
-    reasons += drift
     wrong = [check for check in checks if not check.reproduced]
     if wrong:
-        reasons.append(
+        found.append(
             f"{len(wrong)} printed values are not reproduced, first {wrong[0].quantity} of "
             f"{wrong[0].name}: printed {wrong[0].printed}, computed {wrong[0].computed:.7g}."
         )
-    if len(bad) or wrong or drift:
+    reasons += found
+    if len(bad) or found or evidence.identity.is_broken:
         return "unexplained", tuple(reasons)
-    return ("agree" if (table["verdict"] == "agree").all() else "explained"), tuple(reasons)
+    verdicts = table["verdict"][table["reml"].notna()]
+    lost = list(verdicts.index[verdicts == "undetermined"])
+    if lost or not evidence.certified:
+        return "undetermined", tuple(reasons)
+    return ("agree" if (verdicts == "agree").all() else "explained"), tuple(reasons)
+
+
+def _describe_refuted(evidence: Evidence) -> list[str]:
+    """Return a sentence on what the draws miss, by the worst of it; none if they are certified."""
+    judgement = evidence.judgement
+    if judgement is None or not judgement.refuted:
+        return []
+    name, statistic = judgement.refuted[0]
+    more = len({each for each, _ in judgement.refuted}) - 1
+    others = (
+        f", and {more} more parameters are off"
+        if more > 1
+        else (", and one more parameter is off" if more else "")
+    )
+    return [
+        f"The draws are not those of the posterior: the {STATISTICS[statistic]} of {name} is "
+        f"{abs(judgement.scores[name][statistic].z):.1f} standard errors off by the independent "
+        f"route (limit {judgement.limit:.1f}){others}."
+    ]
 
 
 def _describe_unexplained(bad: "pd.DataFrame") -> str:
-    """Return which identity is broken, in the parameter that is furthest off."""
+    """Return which fixed effect REML has elsewhere than the mode under flat priors."""
     worst = (bad["unexplained"] / bad["sd"]).abs().idxmax()
     row = bad.loc[worst]
     return (
         f"{row['unexplained']:+.3g} in {worst} ({row['unexplained'] / row['sd']:+.2g} posterior "
-        "SDs) is accounted for by nothing: the flat-prior mode should be the REML estimate, and "
-        "the draws should average what quadrature gives. One of the two engines is wrong here."
+        "SDs) is accounted for by nothing: given the variances the fixed effects of REML should be "
+        "those of the mode under flat priors."
     )
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.importance import ImportancePosterior
+from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.prior_table import evaluate_density
 from bhlm.bayes.priors.correlations import find_law
-from bhlm.bayes.quadrature import QuadraturePosterior
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.reml.estimate import Estimate
@@ -23,19 +24,19 @@ TAIL = 5e-4  # posterior probability left out at either end
 
 
 def tabulate_curves(
-    reml: Estimate, post: Draws, exact: QuadraturePosterior | None, *, points: int = 61
+    reml: Estimate, post: Draws, exact: ImportancePosterior | None, *, points: int = 61
 ) -> "pd.DataFrame":
     """Return three curves over one grid per parameter, tidy.
 
     Columns `parameter`, `x`; `profile`, the REML profile likelihood relative to its maximum,
     exp(-rise / 2) where -2 log L rises by `rise` when the parameter is held at x; `prior` and
-    `posterior`, densities on the scale of the parameter, the posterior's by quadrature where
-    there is one and else by ArviZ's kernel estimate of the draws.
+    `posterior`, densities on the scale of the parameter, the posterior's by importance sampling
+    where that is certified and else by ArviZ's kernel estimate of the draws.
 
     Args:
         reml: the REML fit.
         post: draws from the posterior.
-        exact: the same posterior by quadrature, or None.
+        exact: the same posterior by importance sampling, or None.
         points: of each grid.
 
     Raises:
@@ -53,7 +54,7 @@ def tabulate_curves(
         x = _lay_grid(draws[name].ravel(), float(reml.estimates.loc[name, "estimate"]), points)
         rise = build_profile(reml, name).rise
         profile = np.array([np.exp(-0.5 * rise(float(value))) for value in x])
-        posterior = _estimate_density(name, x, draws, exact)
+        posterior = np.interp(x, *find_density(parameter, draws, exact), left=np.nan, right=np.nan)
         prior = priors[parameter](x)
         tables.append(_tabulate(name, x, profile, prior, posterior))
         if parameter.is_sd:
@@ -84,16 +85,28 @@ def _lay_grid(draws: Array, estimate: float, points: int) -> Array:
     return np.linspace(low, high, points)
 
 
-def _estimate_density(
-    name: str, x: Array, draws: dict[str, Array], exact: QuadraturePosterior | None
-) -> Array:
+def find_density(
+    parameter: Parameter, draws: dict[str, Array], exact: ImportancePosterior | None
+) -> tuple[Array, Array]:
+    """Return points and a parameter's posterior density there.
+
+    Args:
+        parameter: a variance, SD, covariance or correlation.
+        draws: of every parameter.
+        exact: the same posterior by importance sampling, or None.
+    """
     from arviz_stats.base import array_stats
 
     if exact is not None:
-        at, density = exact.densities[name]
-    else:
-        at, density, _ = array_stats.kde(draws[name].ravel())
-    return np.asarray(np.interp(x, at, density, left=np.nan, right=np.nan))
+        name = str(parameter)
+        found = fit_marginal(exact.kernels[name], exact.draws.weight, find_support(parameter))
+        return found.x, found.density
+    scale = parameter.scaled if parameter.is_variance else parameter
+    at, density, _ = array_stats.kde(draws[str(scale)].ravel())
+    if scale == parameter:
+        return at, density
+    at, density = at[at > 0.0], density[at > 0.0]
+    return at**2, density / (2.0 * at)
 
 
 def _collect_priors(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:

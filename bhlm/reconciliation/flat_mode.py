@@ -1,156 +1,428 @@
-"""The mode of the flat-prior posterior, found through the sampler's own density.
+"""The mode of the flat-prior posterior of (G, sigma^2), through the sampler's own density.
 
 Under flat priors on beta, G and sigma^2 the posterior of (G, sigma^2) with beta integrated out
-is proportional to the restricted likelihood, so that its mode is the REML estimate. Here the
-mode is found without any of the code that REML uses: from the density that the sampler draws
-from, less a Jacobian that is differentiated numerically.
+is proportional to the restricted likelihood, so that its mode is the REML estimate. Here the mode
+is found with none of the code that REML uses. The sampler's log density at x is
+
+    log_density(x) = log-likelihood(beta, root, sigma) + log |d(beta, G, sigma^2) / dx| + constant
+
+if its priors are as flat as they claim. Both halves are used: the likelihood is maximised through
+the sampler's kernel, in roots of G, where it is analytic and G may be singular; and that the rest
+is a constant is verified at and around the mode (`check_flatness`), since a wrong prior or
+Jacobian would move the mode.
+
+With u = B u~ and Psi = lam lam' = B^-1 G B^-T / sigma^2, the free elements of the lower
+triangular lam have any sign. The function is even in each column, so that a lost rank is an
+ordinary stationary point, and a saddle wherever giving the rank back pays.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.bayes.density import Density, constrain, log_density
-from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
-# Steps of numerical differentiation, for first and for second differences: the values are near
-# 1e4 and rounded to about 1e-11, the curvatures are those of J / 2 groups or more.
-STEP = 2e-4
-CURVE_STEP = 2e-3
-LEAN = 1.5  # of a correlation's coordinate: tanh(1.5) is 0.9
+
+GRADIENT = 1e-7  # of the log-likelihood per element of lam: below, a step gains less than 1e-12
+STEPS = 60
+DIFFERENCE = 1e-5  # of exact gradients, for the Hessian: errors of 1e-10 in it do not slow Newton
+CURVED = 1e-7  # negative curvature below this share of the largest is rounding
+GAIN = 1e-8  # in log-likelihood: a start that ends higher by less has found the same mode
+NEAR = 1e-3  # of the known height, in log-likelihood
+LEAVE = 0.1  # the first step along negative curvature out of a saddle
+FARTHEST = 1e3  # the largest change of lam in one step, relative to 1 + |lam|
+NUDGE = 1e-3  # relative SDs and correlations are kept from their boundary by this, in probes only
+PROBES = 6
+FLAT = 1e-6  # what rounding leaves of the constant, per unit of |log density| / 1e4
 
 
 @dataclass(frozen=True, slots=True)
 class FlatMode:
-    """The mode of (G, sigma^2) and the fixed effects' mean there."""
+    """The mode of (G, sigma^2), the fixed effects' mean there, and what the search knows of it."""
 
     beta: Array  # (p,)
     g: Array  # (q, q)
+    root: Array  # (q, q) a square root of g
     sigma2: float
+    loglik: float  # restricted log-likelihood at the mode, by the sampler's kernel
+    start_loglik: float  # the same at the given start (the REML estimate), nan without one
+    own_loglik: float  # the highest that was reached from the other starts
+    gradient: float  # largest component of the gradient by lam
+    singular: bool  # lam has lost rank
+    flatness: float  # range of what should be constant, in log density; inf where not finite
+
+    @property
+    def shortfall(self) -> float:
+        """How much higher than the start the mode stands: above 0, the start is no optimum."""
+        return self.loglik - self.start_loglik
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What the restricted log-likelihood by lam needs of a `Density`."""
+
+    panels: Array
+    total: Array
+    reach: float
+    n: float
+    p: int
+    q: int
+    rows: Array  # (c,) of lam's free elements
+    columns: Array  # (c,)
+    constant: float  # to the log-likelihood in the columns as given
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _restrict(
+    panels: Array, total: Array, reach: float, n: float, lam: Array
+) -> tuple[float, float, Array, Array]:
+    """Return the restricted log-likelihood at lam with beta integrated and sigma^2 profiled.
+
+    Then sigma~, beta~'s mean (p,) and the gradient by lam (q, q). The kernel's gradient by beta is
+    linear in beta, so p + 1 calls give mean and precision P = X'H^-1 X / sigma^2 exactly. Its
+    gradient by lam is quadratic in beta, so that with sum_i v_i v_i' = P^-1
+
+        d(-1/2 log|P|)/d lam = 1/2 sum_i grad(beta + v_i) + grad(beta - v_i) - 2 grad(beta)
+
+    is exact as well: no step size is involved. With beta integrated, sigma^2 = rss / (n - p).
+    """
+    p = total.shape[0] - 1
+    q = lam.shape[0]
+    beta = np.zeros(p)
+    precision = np.empty((p, p))
+    _, _, origin, _ = marginal_panels(panels, total, reach, n, lam, beta, 1.0)
+    for i in range(p):
+        beta[:] = 0.0
+        beta[i] = 1.0
+        _, _, slope, _ = marginal_panels(panels, total, reach, n, lam, beta, 1.0)
+        for m in range(p):
+            precision[m, i] = origin[m] - slope[m]
+    root = np.zeros((p, p))
+    logdet = 0.0
+    for a in range(p):
+        for b in range(a + 1):
+            entry = 0.5 * (precision[a, b] + precision[b, a])
+            for i in range(b):
+                entry -= root[a, i] * root[b, i]
+            if a == b:
+                root[a, a] = math.sqrt(entry)
+                logdet += math.log(entry)
+            else:
+                root[a, b] = entry / root[b, b]
+    # root root' beta = origin, and inverse = root^-1, whose rows are the v_i.
+    inverse = np.zeros((p, p))
+    for c in range(p):
+        for a in range(c, p):
+            entry = 1.0 if a == c else 0.0
+            for i in range(c, a):
+                entry -= root[a, i] * inverse[i, c]
+            inverse[a, c] = entry / root[a, a]
+    half = np.zeros(p)
+    for a in range(p):
+        for i in range(a + 1):
+            half[a] += inverse[a, i] * origin[i]
+    mean = np.zeros(p)
+    for a in range(p):
+        for i in range(a, p):
+            mean[a] += inverse[i, a] * half[i]
+    _, _, _, dlog = marginal_panels(panels, total, reach, n, lam, mean, 1.0)
+    sigma = math.sqrt((dlog + n) / (n - p))
+    value, gradient, _, _ = marginal_panels(panels, total, reach, n, lam, mean, sigma)
+    # P at sigma is precision / sigma^2.
+    value += -0.5 * logdet + p * math.log(sigma)
+    out = gradient.copy()
+    for i in range(p):
+        for sign in (-1.0, 1.0):
+            for m in range(p):
+                beta[m] = mean[m] + sign * sigma * inverse[i, m]
+            _, moved, _, _ = marginal_panels(panels, total, reach, n, lam, beta, sigma)
+            for a in range(q):
+                for b in range(q):
+                    out[a, b] += 0.5 * (moved[a, b] - gradient[a, b])
+    return value, sigma, mean, out
 
 
 def find_flat_mode(
-    density: Density, white: Whitened, structure: Structure, start: Array
+    density: Density, white: Whitened, *, start: Array | None = None, seed: int = 0
 ) -> FlatMode:
     """Return the mode of the flat-prior posterior of (G, sigma^2).
 
+    The search starts at `start`, at lam = I, and at roots of every rank below q with every sign of
+    their correlations, so that the result does not rest on where REML stopped.
+
     Args:
-        density: the posterior under `Priors.flat`.
+        density: that under `Priors.flat`.
         white: the whitening behind it.
-        structure: of the random coefficients.
-        start: an unconstrained position (d,), such as the mean of the flat run's draws.
+        start: a root (q, q) of G / sigma^2 in the columns as given, such as REML's
+            `root / sqrt(sigma2)`; its log-likelihood is reported for comparison.
+        seed: of the probes of `check_flatness` and of the starts.
     """
-    p = white.p
-
-    def negative(angles: Array) -> float:
-        value, _ = _integrate_fixed(density, p, angles)
-        with np.errstate(all="ignore"):
-            value -= _log_jacobian(density, white, structure, angles)
-        return -value if np.isfinite(value) else np.inf
-
-    angles = np.asarray(start[p:], dtype=np.float64)
-    offset = negative(angles)
-    runs = [
-        minimize(lambda x: negative(x) - offset, position, method="Nelder-Mead")
-        for position in _spread_correlations(angles, len(density.unit))
-    ]
-    found = min(runs, key=lambda run: float(run.fun))
-    for _ in range(8):
-        step = _newton_step(negative, found.x)
-        trial = found.x + step
-        if not negative(trial) <= found.fun + offset + 1e-9:
-            break
-        found.x, found.fun = trial, negative(trial) - offset
-        if np.max(np.abs(step)) < 1e-9:
-            break
-    _, beta = _integrate_fixed(density, p, found.x)
-    elements = _elements(density, white, structure, found.x)
+    kernel = _read_kernel(density, white)
+    begin = None
+    start_loglik = math.nan
+    if start is not None:
+        begin = _lower(np.linalg.solve(white.basis, start), density.sizes)
+        start_loglik = _evaluate(kernel, begin[kernel.rows, kernel.columns])[0]
+    best: Array | None = None
+    height = own = -math.inf
+    starts = _choose_starts(kernel, density.sizes, seed)
+    for lam in starts if begin is None else (begin, *starts):
+        found, value = _climb(kernel, lam[kernel.rows, kernel.columns], known=height)
+        if best is None or value > height + GAIN:
+            best, height = found, value
+        if lam is not begin:
+            # A search that is on the known hill does not climb it to the end.
+            own = max(own, height if value > height - NEAR else value)
+    assert best is not None
+    _, gradient = _evaluate(kernel, best)
+    lam = _place(kernel, best)
+    value, sigma, mean, _ = _restrict(kernel.panels, kernel.total, kernel.reach, kernel.n, lam)
+    root = white.basis @ lam * sigma * white.scale
+    values = np.linalg.svd(lam, compute_uv=False)
     return FlatMode(
-        beta=white.ols + white.scale * white.fixed @ beta,
-        g=structure.assemble(elements[:-1]),
-        sigma2=float(elements[-1]),
+        beta=white.ols + white.scale * white.fixed @ mean,
+        g=root @ root.T,
+        root=root,
+        sigma2=float((sigma * white.scale) ** 2),
+        loglik=float(value + kernel.constant),
+        start_loglik=float(start_loglik + kernel.constant),
+        own_loglik=float(own + kernel.constant),
+        gradient=float(np.max(np.abs(gradient))),
+        singular=bool(values[-1] < 1e-4),
+        flatness=check_flatness(density, white, lam=lam, sigma=sigma, beta=mean, seed=seed),
     )
 
 
-def _spread_correlations(angles: Array, s: int) -> list[Array]:
-    """Return the position, and two at which every correlation leans to one side.
+def _read_kernel(density: Density, white: Whitened) -> Kernel:
+    rows, columns = _free(density.sizes)
+    p = white.p
+    # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
+    constant = 0.5 * p * math.log(2.0 * math.pi) + white.logdet_fixed
+    constant -= (white.n - p) * math.log(white.scale)
+    return Kernel(
+        density.panels, density.total, density.reach, density.n, p, white.q, rows, columns,
+        constant,
+    )  # fmt: skip
 
-    From a correlation near zero a search may end where an SD vanishes, which can be a mode of
-    its own, lower than one at a correlation of +-1.
+
+def _free(sizes: Sequence[int] | Array) -> tuple[Array, Array]:
+    """Return the rows and columns of the lower triangles of the blocks, block by block."""
+    starts = np.cumsum([0, *sizes])
+    parts = [
+        np.add(np.tril_indices(int(size)), at) for size, at in zip(sizes, starts, strict=False)
+    ]
+    rows, columns = np.concatenate(parts, axis=1)
+    return rows, columns
+
+
+def _lower(root: Array, sizes: Sequence[int] | Array) -> Array:
+    """Return a lower triangular root (q, q) of root root', block by block; ranks may be lost."""
+    out = np.zeros_like(root)
+    at = 0
+    for size in sizes:
+        span = slice(at, at + int(size))
+        # LQ by QR: exact for singular roots, where Cholesky divides by zero.
+        out[span, span] = np.linalg.qr(root[span].T)[1].T[:, : int(size)]
+        at += int(size)
+    return out
+
+
+def _place(kernel: Kernel, values: Array) -> Array:
+    lam = np.zeros((kernel.q, kernel.q))
+    lam[kernel.rows, kernel.columns] = values
+    return lam
+
+
+def _evaluate(kernel: Kernel, values: Array) -> tuple[float, Array]:
+    """Return the restricted log-likelihood and its gradient (c,) by lam's free elements."""
+    lam = _place(kernel, values)
+    value, _, _, gradient = _restrict(kernel.panels, kernel.total, kernel.reach, kernel.n, lam)
+    if not math.isfinite(value):
+        return -math.inf, np.zeros(len(values))
+    return value, gradient[kernel.rows, kernel.columns]
+
+
+def _choose_starts(kernel: Kernel, sizes: Array, seed: int) -> Iterator[Array]:
+    """Yield lower triangular starts: I, and one or two of each rank, signs drawn."""
+    q = kernel.q
+    yield np.eye(q)
+    if len(sizes) == q:
+        # Uncorrelated coefficients: each but one at zero.
+        if q > 1:
+            for i in range(q):
+                yield np.diag(np.where(np.arange(q) == i, 1.0, 0.0))
+        return
+    rng = np.random.default_rng(seed)
+    widest = int(max(sizes))
+    for rank in range(1, widest):
+        # Correlations of +-1 in whitened columns, where the coefficients are of one size.
+        for _ in range(2 if widest < 4 else 1):
+            root = np.zeros((q, q))
+            signs = rng.choice([-0.5, 0.5], size=(q, rank))
+            root[:, :rank] = signs + 0.1 * rng.normal(size=(q, rank))
+            yield _lower(_mask(root, sizes), sizes)
+
+
+def _mask(root: Array, sizes: Array) -> Array:
+    """Return the root with each block's columns moved to the block's own."""
+    out = np.zeros_like(root)
+    at = 0
+    for size in sizes:
+        span = slice(at, at + int(size))
+        out[span, span] = root[span, : int(size)]
+        at += int(size)
+    return out
+
+
+def _climb(kernel: Kernel, values: Array, *, known: float) -> tuple[Array, float]:
+    """Return the local maximum near the start, and its value.
+
+    A search that comes within `NEAR` of the `known` height by a Newton step that cannot gain
+    much more is on the same hill, and stops.
+
+    Newton steps with the Hessian differenced from exact gradients, its eigenvalues made
+    negative, halved until the value rises; where the gradient vanishes but a curvature is positive,
+    a step along it leaves the saddle.
     """
-    positions = [angles]
-    if len(angles) > s + 1:
-        for lean in (-LEAN, LEAN):
-            other = angles.copy()
-            other[s:-1] = lean
-            positions.append(other)
-    return positions
+    height, gradient = _evaluate(kernel, values)
+    if not math.isfinite(height):
+        return values, -math.inf
+    for _ in range(STEPS):
+        small = float(np.max(np.abs(gradient))) < GRADIENT
+        curves, vectors = np.linalg.eigh(_bend(kernel, values, gradient, central=small))
+        steepest = max(float(np.max(np.abs(curves))), 1.0)
+        if small and curves[-1] <= CURVED * steepest:
+            break
+        if small:
+            step = LEAVE * vectors[:, -1]
+        else:
+            along = vectors.T @ gradient
+            sizes = np.maximum(np.abs(curves), CURVED * steepest)
+            step = vectors @ (along / sizes)
+            convex = curves[-1] <= CURVED * steepest
+            # What a quadratic would gain; as much as is missing from a hill that is known, or less.
+            gain = 0.5 * float(np.sum(along**2 / sizes))
+            if convex and known >= height > known - NEAR and height + gain < known + GAIN:
+                break
+            if not convex and abs(along[-1]) < 1e-3 * np.max(np.abs(along)):
+                # Next to a ridge the gradient points along it, and not off it.
+                step = step + LEAVE * math.copysign(1.0, along[-1]) * vectors[:, -1]
+            longest = float(np.max(np.abs(step))) / (1.0 + float(np.max(np.abs(values))))
+            step = step * min(1.0, FARTHEST / longest) if longest > 0.0 else step
+        for _ in range(40):
+            trial, slope = _evaluate(kernel, values + step)
+            better = trial > height
+            if better or (
+                not small
+                and trial >= height - 1e-12 * abs(height)
+                and np.max(np.abs(slope)) < 0.5 * np.max(np.abs(gradient))
+            ):
+                break
+            step = 0.5 * step
+        else:
+            break
+        values, height, gradient = values + step, trial, slope
+    return values, height
 
 
-def condition_fixed(density: Density, p: int, angles: Array) -> tuple[Array, Array]:
-    """Return mean (p,) and precision (p, p) of the whitened fixed effects given the rest.
+def _bend(kernel: Kernel, values: Array, gradient: Array, *, central: bool) -> Array:
+    """Return the Hessian (c, c) from differences of exact gradients.
 
-    The density is Gaussian in beta~ under flat or normal priors, so its gradient is linear in
-    them: p + 1 gradients give both exactly.
+    Central differences tell a saddle from an optimum; on the way one-sided ones will do, at half
+    the cost.
     """
-    at = np.concatenate([np.zeros(p), angles])
-    _, gradient = log_density(at, density)
-    origin = gradient[:p]
-    precision = np.empty((p, p))
-    for i in range(p):
-        at[:p] = 0.0
-        at[i] = 1.0
-        precision[:, i] = origin - log_density(at, density)[1][:p]
-    precision = 0.5 * (precision + precision.T)
-    return np.linalg.solve(precision, origin), precision
+    c = len(values)
+    hessian = np.empty((c, c))
+    for i in range(c):
+        step = np.zeros(c)
+        step[i] = DIFFERENCE * (1.0 + abs(values[i]))
+        up = _evaluate(kernel, values + step)[1]
+        down = _evaluate(kernel, values - step)[1] if central else gradient
+        hessian[:, i] = (up - down) / ((2.0 if central else 1.0) * step[i])
+    return 0.5 * (hessian + hessian.T)
 
 
-def _integrate_fixed(density: Density, p: int, angles: Array) -> tuple[float, Array]:
-    """Return the log density of the rest with beta~ integrated out, and beta~'s mean (p,)."""
-    mean, precision = condition_fixed(density, p, angles)
-    value, _ = log_density(np.concatenate([mean, angles]), density)
-    return float(value - 0.5 * np.linalg.slogdet(precision)[1]), mean
+def check_flatness(
+    density: Density, white: Whitened, *, lam: Array, sigma: float, beta: Array, seed: int = 0
+) -> float:
+    """Return the range of log_density(x) - loglik - log |d(beta, G, sigma^2)/dx| around a point.
+
+    It is constant exactly if the sampler's prior is flat on (beta, G, sigma^2), its Jacobian right,
+    and its likelihood the kernel's. Probes are the point, kept from the boundary, and random ones
+    around it, SDs times e^(N(0, 1)), correlations and fixed effects moved likewise.
+    """
+    rng = np.random.default_rng(seed)
+    root = white.basis @ lam * sigma * white.scale
+    first = _locate(density, white, root, sigma * white.scale, beta)
+    remainders = []
+    for probe in range(PROBES):
+        x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
+        at_beta, at_root, at_sigma = constrain(density, white, x[None])
+        inner = np.linalg.solve(white.basis, at_root[0]) / at_sigma[0]
+        whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
+        loglik, _, _, _ = marginal_panels(
+            density.panels, density.total, density.reach, density.n,
+            np.ascontiguousarray(inner), whitened, float(at_sigma[0] / white.scale),
+        )  # fmt: skip
+        value, _ = log_density(x, density)
+        remainders.append(value - loglik - _log_jacobian(density, white.p, x))
+    spread = float(np.ptp(remainders))
+    return spread if math.isfinite(spread) else math.inf
 
 
-def _elements(density: Density, white: Whitened, structure: Structure, angles: Array) -> Array:
-    """Return G's free elements and sigma^2 (m + 1,) at the unconstrained coordinates."""
-    x = np.concatenate([np.zeros(white.p), angles])
-    _, root, sigma = constrain(density, white, x[None])
-    g = root[0] @ root[0].T
-    return np.append(g[tuple(np.transpose(structure.labels))], sigma[0] ** 2)
+def _locate(density: Density, white: Whitened, root: Array, sigma: float, beta: Array) -> Array:
+    """Return the unconstrained position x (d,) of a root, kept from the boundary by `NUDGE`."""
+    p, q = white.p, white.q
+    x = np.zeros(density.dimension)
+    x[:p] = beta
+    x[-1] = math.log(sigma)
+    at, start = p + q, 0
+    for size in density.sizes:
+        span = slice(start, start + int(size))
+        rows = _lower(root[span, span], [int(size)])
+        sd = np.linalg.norm(rows, axis=1)
+        floor = NUDGE * density.unit[span]
+        for i in range(size):
+            relative = max(sd[i], floor[i]) / density.unit[start + i]
+            x[p + start + i] = relative if density.signed[start + i] else math.log(relative)
+            rest = 1.0
+            for j in range(i):
+                z = rows[i, j] / (sd[i] * rest) if sd[i] > floor[i] and rest > NUDGE else 0.0
+                z = min(max(z, NUDGE - 1.0), 1.0 - NUDGE)
+                x[at] = math.atanh(z)
+                rest *= math.sqrt(1.0 - z * z)
+                at += 1
+        start += int(size)
+    return x
 
 
-def _log_jacobian(density: Density, white: Whitened, structure: Structure, angles: Array) -> float:
-    """Return log |d(G, sigma^2) / d angles| by central differences."""
-    d = len(angles)
-    jacobian = np.empty((d, d))
-    for i in range(d):
-        step = np.zeros(d)
-        step[i] = STEP
-        up = _elements(density, white, structure, angles + step)
-        jacobian[:, i] = (up - _elements(density, white, structure, angles - step)) / (2.0 * STEP)
-    return float(np.linalg.slogdet(jacobian)[1])
+def _log_jacobian(density: Density, p: int, x: Array) -> float:
+    """Return log |d(G, sigma^2) / dx|, up to a constant.
 
-
-def _newton_step(function: Callable[[Array], float], at: Array) -> Array:
-    """Return the Newton step from numerical first and second differences."""
-    d = len(at)
-    near = STEP * np.eye(d)
-    gradient = np.array([function(at + e) - function(at - e) for e in near]) / (2.0 * STEP)
-    step = CURVE_STEP
-    basis = step * np.eye(d)
-    centre = function(at)
-    ahead = np.array([function(at + e) for e in basis])
-    behind = np.array([function(at - e) for e in basis])
-    hessian = np.diag((ahead - 2.0 * centre + behind) / step**2)
-    for i in range(d):
-        for j in range(i):
-            both = function(at + basis[i] + basis[j]) - ahead[i] - ahead[j] + centre
-            hessian[i, j] = hessian[j, i] = both / step**2
-    values, vectors = np.linalg.eigh(hessian)
-    values = np.maximum(np.abs(values), 1e-6)
-    return np.asarray(-vectors @ ((vectors.T @ gradient) / values))
+    For a block of b coefficients dG = 2^b prod_i sd_i^b d(sd) dR, and with canonical partial
+    correlations z of column j (from 0), dR = prod (1 - z^2)^((b - 2 - j) / 2) dz, dz/dx = 1 - z^2.
+    Source: Lewandowski, Kurowicka & Joe (2009), J. Multivariate Anal. 100, 1989-2001, eq. 12.
+    """
+    q = len(density.unit)
+    at, start = p + q, 0
+    total = 2.0 * x[-1]  # d sigma^2 / d log sigma = 2 sigma^2
+    for size in density.sizes:
+        b = int(size)
+        for i in range(b):
+            coordinate = x[p + start + i]
+            if density.signed[start + i]:
+                total += b * math.log(abs(coordinate))
+            else:
+                total += (b + 1) * coordinate
+            for j in range(i):
+                z = math.tanh(x[at])
+                total += (1.0 + 0.5 * (b - 2 - j)) * math.log(1.0 - z * z)
+                at += 1
+        start += b
+    return total

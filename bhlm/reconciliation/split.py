@@ -1,35 +1,36 @@
 """The gap between posterior mean and REML estimate, split into what accounts for it.
 
-gap = posterior mean of the draws - REML estimate is split exactly:
+gap = posterior mean of the draws - REML estimate is the exact sum of
 
-    shape        flat-prior mean - flat-prior mode: skewness of the posterior, and integrating
-                 over the variance components instead of plugging them in
-    prior        mean under the chosen priors - mean under flat ones
-    monte_carlo  mean of the draws - mean under the chosen priors, as far as the Monte Carlo
-                 error of the draws allows
+    shape        flat-prior mean - flat-prior mode, which is the sum of
+      skewness     flat-prior mean - mode of the flat-prior marginal
+      integrating  that mode - the joint mode of (G, sigma^2), the fixed effects' mean there
+    prior        mean under the chosen priors - mean under flat ones, which is the sum of
+      scale, sd, corr, residual, fixed    what swapping that one for a flat one moves the mean by
+      interaction  what single swaps leave: where priors stand in for one another
+    monte_carlo  mean of the draws - mean under the chosen priors by the independent route, unless
+                 the draws are refuted by it
     unexplained  flat-prior mode - REML estimate, which is zero if both engines are right, and
-                 what the draws miss the mean by beyond their Monte Carlo error
+                 what refuted draws miss the mean by beyond their error
 
-Where there are one or two random coefficients the two means come from quadrature, which has no
-Monte Carlo error and shares no Jacobian with the sampler. Elsewhere they are means of draws, the
-Monte Carlo share cannot be told apart, and its standard error stays in shape and prior.
+A share is nan where it cannot be told: where a mean does not exist or is not certified.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import norm
 
 from bhlm.bayes.convergence import summarize
-from bhlm.bayes.density import build_density
-from bhlm.bayes.draws import Draws, Settings, parameter_draws
-from bhlm.bayes.priors.families import Normal
-from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, bounds_variances, resolve_priors
-from bhlm.bayes.quadrature import QuadraturePosterior, integrate_resolved
-from bhlm.bayes.sampling import Progress, sample_moments
-from bhlm.errors import PriorError
-from bhlm.reconciliation.flat_mode import FlatMode, condition_fixed, find_flat_mode
+from bhlm.bayes.draws import Draws, flatten_draws, parameter_draws
+from bhlm.bayes.importance.marginals import find_support, fit_marginal
+from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed
+from bhlm.likelihood.parameters import Parameter
+from bhlm.reconciliation.evidence import Evidence
+from bhlm.reconciliation.flat_mode import FlatMode
+from bhlm.reconciliation.judge import FALSE_ALARMS
+from bhlm.reconciliation.swaps import measure_share
 from bhlm.reml.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -39,159 +40,149 @@ Array = np.ndarray
 
 # A gap that no reader of the posterior would notice, in posterior SDs.
 NEGLIGIBLE = 0.1
-# What optimisation by numerical derivatives may leave between the two modes, in posterior SDs;
-# next to a boundary, where the mode is approached but not attained, it stops further away.
+# What optimisation may leave between two modes that are one, in posterior SDs.
 IDENTITY = 1e-3
-BOUNDARY_IDENTITY = 2e-2
-MONTE_CARLO = 4.0  # standard errors that Monte Carlo noise may reach
-# Means by quadrature that are not certified to this many posterior SDs are not used.
-CERTIFIED = 1e-3
-# Each node of the quadrature is a pass over the groups with algebra of the fixed effects; beyond
-# these sizes draws are cheaper.
-MOST_GROUPS = 1000
-MOST_FIXED = 10
+NAMED = tuple(f"prior_{name}" for name in (*PRIORS, "interaction"))
+SHARES = ("shape", "skewness", "integrating", "prior", *NAMED, "monte_carlo", "unexplained")
+COLUMNS = (
+    *("reml", "posterior", "sd", "gap", "gap_sd"),
+    *SHARES,
+    *(f"{share}_se" for share in SHARES),
+)
+# 95 % of a normal, in SDs: the unit of a posterior that has no SD.
+WIDTH = 2.0 * 1.959963984540054
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """Posterior means of parameters, by quadrature or by draws."""
-
-    mean: dict[str, float]  # of the parameters whose mean is known
-    error: dict[str, float]  # bound (quadrature) or standard error (draws), in the same units
-    route: str  # "quadrature" or "draws"
-    note: str = ""  # what keeps other parameters out
-    fit: Draws | None = None  # the draws
-    exact: QuadraturePosterior | None = None  # the quadrature
-
-
-def locate_chosen(post: Draws) -> Means | None:
-    """Return the exact means under the chosen priors; None where quadrature cannot serve."""
-    return _integrate(post, post.priors)
-
-
-def locate_flat(post: Draws, *, progress: Progress | None = None) -> Means | None:
-    """Return the means under flat priors; None where that posterior is improper.
-
-    They come from quadrature or, where that cannot serve, from a second run of the sampler with
-    a seed derived from the posterior's.
-    """
-    if not all(bounds_variances(post.moments, post.structure)):
-        return None
-    exact = _integrate(post, resolve_priors(Priors.flat(), post.moments, structure=post.structure))
-    return exact or _sample_flat(post, progress)
-
-
-def _integrate(post: Draws, priors: ResolvedPriors) -> Means | None:
-    moments = post.moments
-    if post.structure.shares_variance:
-        return None
-    if len(moments.random) > 2 or moments.n_groups > MOST_GROUPS or len(moments.fixed) > MOST_FIXED:
-        return None
-    try:
-        found = integrate_resolved(moments, post.structure, priors)
-    except PriorError:
-        return None
-    certified = [name for name, error in found.error.items() if error <= CERTIFIED]
-    if found.stopped == "budget" and len(certified) < len(found.error):
-        return None
-    return Means(
-        mean={name: found.mean[name] for name in certified},
-        error={name: found.error[name] * found.sd[name] for name in certified},
-        route="quadrature",
-        note="" if len(certified) == len(found.error) else found.note,
-        exact=found,
-    )
-
-
-def _sample_flat(post: Draws, progress: Progress | None) -> Means:
-    settings = post.settings
-    flat = sample_moments(
-        post.moments,
-        seed=int(np.random.SeedSequence([post.seed, 1]).generate_state(1)[0]),
-        settings=Settings(
-            draws=settings.draws, tune=max(settings.draws, 1000), chains=settings.chains
-        ),
-        priors=Priors.flat(),
-        covariance=post.structure.name_override,
-        progress=progress,
-    )
-    # E[beta | y] by Rao-Blackwell: the exact conditional means at each draw of the rest.
-    exact = dict(zip(flat.moments.fixed, average_conditionals(flat), strict=True))
-    rows = summarize(flat.draws) | summarize(exact)
-    return Means(
-        mean={name: row.mean for name, row in rows.items()},
-        error={name: row.mcse_mean for name, row in rows.items()},
-        route="draws",
-        fit=flat,
-    )
-
-
-def find_mode(post: Draws, flat: Means | None) -> FlatMode:
-    """Return the flat-prior mode, started from draws and not from the REML estimate."""
-    flat_priors = resolve_priors(Priors.flat(), post.moments, structure=post.structure)
-    density = build_density(post.white, flat_priors, post.structure)
-    if flat is not None and flat.fit is not None:
-        x = flat.fit.data["unconstrained_posterior"]["x"].values
-        return find_flat_mode(
-            density, post.white, post.structure, x.reshape(-1, x.shape[-1]).mean(axis=0)
-        )
-    p, s = post.white.p, len(density.unit)
-    drawn = post.data["posterior"].dataset
-    start = np.zeros(density.dimension)
-    sd = drawn["sd"].values.mean(axis=(0, 1))
-    first = np.unique(post.structure.owners, return_index=True)[1]
-    start[p : p + s] = np.log(sd[first] / density.unit)
-    start[-1] = np.log(drawn["sigma"].values.mean())
-    return find_flat_mode(density, post.white, post.structure, start)
-
-
-def split_gaps(
-    reml: Estimate, post: Draws, mode: FlatMode, chosen: Means | None, flat: Means | None
-) -> "pd.DataFrame":
+def split_gaps(reml: Estimate, post: Draws, evidence: Evidence) -> "pd.DataFrame":
     """Return the split of every gap, one row per parameter.
 
-    Columns `reml, posterior, sd, gap, gap_sd, shape, prior, monte_carlo, unexplained`, the
-    uncertainty of each share as `shape_se, prior_se, monte_carlo_se, unexplained_se`, and
-    `verdict`. Shares add up to the gap; they are nan where the flat-prior mean is not known.
+    Columns `reml, posterior, sd, gap, gap_sd`, the shares and their parts (see the module), the
+    standard error of each as `<share>_se`, and `verdict`: "agree", "explained", "undetermined" or
+    "unexplained". `posterior`, `sd` and `gap` are nan where the posterior has no such moment.
     """
     import pandas as pd
 
     estimates = reml.estimates["estimate"]
-    modes = _name_mode(post, mode)
-    rows = {}
-    columns = ["mean", "sd", "mcse_mean"]
-    for name, drawn, sd, mcse in post.estimates[columns].itertuples(name=None):
-        estimate = float(estimates[name])
-        exact = name in chosen.mean if chosen else False
-        target = chosen.mean[name] if chosen and exact else drawn
-        target_error = chosen.error[name] if chosen and exact else mcse
-        flat_mean = flat.mean.get(name, np.nan) if flat else np.nan
-        flat_error = flat.error.get(name, np.nan) if flat else np.nan
-        noise = float(np.clip(drawn - target, -MONTE_CARLO * mcse, MONTE_CARLO * mcse))
-        rows[name] = {
-            "reml": estimate,
-            "posterior": drawn,
-            "sd": sd,
-            "gap": drawn - estimate,
-            "gap_sd": (drawn - estimate) / sd,
-            "shape": flat_mean - modes[name],
-            "prior": target - flat_mean,
-            "monte_carlo": noise,
-            "unexplained": modes[name] - estimate + (drawn - target - noise),
-            "shape_se": flat_error,
-            "prior_se": float(np.hypot(flat_error, target_error)),
-            "monte_carlo_se": mcse,
-            "unexplained_se": mcse if exact else float(np.hypot(mcse, np.nan_to_num(flat_error))),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
+    modes = _name_mode(post, evidence.mode)
+    draws = post.draws
+    rows: dict[str, dict[str, float]] = {}
+    verdicts = []
+    for parameter in post.parameters:
+        name = str(parameter)
+        drawn, _, _, sd, low, high, *_, mcse = summarize({name: draws[name]})[name]
+        # Without an SD, that of a normal with the same 95 % interval is the unit.
+        unit = sd if evidence.indices[name] > 2.0 else (high - low) / WIDTH
+        row = _split(parameter, evidence, drawn, mcse, float(estimates[name]), modes[name])
+        row["sd"] = sd if evidence.indices[name] > 2.0 else math.nan
+        row["gap_sd"] = row["gap"] / unit if unit > 0.0 else math.nan
+        rows[name] = {column: row[column] for column in COLUMNS}
+        verdicts.append(_judge_row(parameter, row, evidence, unit, modes[name]))
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     table.index.name = "parameter"
-    limit = BOUNDARY_IDENTITY if reml.singular else IDENTITY
-    table["verdict"] = np.where(
-        table["unexplained"].abs() > limit * table["sd"],
-        "unexplained",
-        np.where(table["gap"].abs() <= NEGLIGIBLE * table["sd"], "agree", "explained"),
-    )
+    table["verdict"] = verdicts
     return table
+
+
+def _split(
+    parameter: Parameter,
+    evidence: Evidence,
+    drawn: float,
+    mcse: float,
+    estimate: float,
+    joint: float,
+) -> dict[str, float]:
+    """Return the row of a parameter, but for its SD."""
+    name = str(parameter)
+    row = dict.fromkeys(COLUMNS, math.nan)
+    has_mean = evidence.has_mean(name)
+    posterior = drawn if has_mean else math.nan
+    row |= {"reml": estimate, "posterior": posterior, "gap": posterior - estimate}
+    row |= {"monte_carlo_se": mcse}
+    if evidence.flat is not None:
+        row |= _split_shape(parameter, evidence, joint)
+    if evidence.exact is not None and evidence.certified and has_mean:
+        row |= _split_prior(name, evidence)
+        row |= _split_rest(name, evidence, drawn, mcse, joint - estimate)
+    else:
+        row |= {"unexplained": joint - estimate, "unexplained_se": 0.0}
+    return row
+
+
+def _split_shape(parameter: Parameter, evidence: Evidence, joint: float) -> dict[str, float]:
+    """Return `shape` and its parts; skewness and shape are nan where there is no flat mean."""
+    name, flat = str(parameter), evidence.flat
+    assert flat is not None
+    marginal = fit_marginal(flat.kernels[name], flat.weight, find_support(parameter))
+    row = {"integrating": marginal.mode - joint, "integrating_se": marginal.mode_se}
+    if evidence.has_mean(name, flat=True):
+        mean, error = flat.mean(name), float(np.linalg.norm(flat.lean(name)))
+        row |= {"shape": mean - joint, "shape_se": error, "skewness": mean - marginal.mode}
+        row["skewness_se"] = math.hypot(error, marginal.mode_se)
+    return row
+
+
+def _split_prior(name: str, evidence: Evidence) -> dict[str, float]:
+    """Return `prior` and its parts, as far as the means without those priors are known."""
+    exact, flat = evidence.exact, evidence.flat
+    assert exact is not None
+    if flat is None or not evidence.has_mean(name, flat=True):
+        return {}
+    total = measure_share(exact, flat, name)
+    row = {"prior": total.value, "prior_se": total.error}
+    parts = []
+    for part in PRIORS:
+        if part == "corr" and part not in evidence.single_indices:
+            value, error = 0.0, 0.0  # there are no correlations
+        elif part in evidence.single and evidence.single_indices[part][name] > 1.0:
+            value, error = measure_share(exact, evidence.single[part], name)
+        else:
+            value, error = math.nan, math.nan
+        row |= {f"prior_{part}": value, f"prior_{part}_se": error}
+        parts.append((value, error))
+    values, errors = zip(*parts, strict=True)
+    row["prior_interaction"] = total.value - sum(values)
+    row["prior_interaction_se"] = math.hypot(total.error, *errors)
+    return row
+
+
+def _split_rest(
+    name: str, evidence: Evidence, drawn: float, mcse: float, identity: float
+) -> dict[str, float]:
+    """Return what Monte Carlo noise accounts for, and what nothing does."""
+    exact, judgement = evidence.exact, evidence.judgement
+    assert exact is not None
+    assert judgement is not None
+    located = exact.located[name]
+    gap, error = drawn - located.mean, math.hypot(mcse, located.mean_se)
+    noise = gap
+    if any(name == refuted for refuted, _ in judgement.refuted):
+        most = judgement.limit * error
+        noise = min(max(gap, -most), most)
+    return {
+        "monte_carlo": noise,
+        "monte_carlo_se": error,
+        "unexplained": identity + gap - noise,
+        "unexplained_se": error,
+    }
+
+
+def _judge_row(
+    parameter: Parameter, row: dict[str, float], evidence: Evidence, unit: float, joint: float
+) -> str:
+    name = str(parameter)
+    refuted = evidence.judgement.refuted if evidence.judgement else ()
+    # Between two points of one likelihood nothing is wrong, however far they lie apart; of the
+    # fixed effects the likelihood of (G, sigma^2) says nothing.
+    off = abs(joint - row["reml"]) > IDENTITY * unit
+    if any(name == each for each, _ in refuted):
+        return "unexplained"
+    if off and (parameter.is_fixed or evidence.identity.is_broken):
+        return "unexplained"
+    if not evidence.certified or not math.isfinite(row["gap"]):
+        return "undetermined"
+    if abs(row["gap"]) <= NEGLIGIBLE * unit:
+        return "agree"
+    return "explained" if math.isfinite(row["shape"] + row["prior"]) else "undetermined"
 
 
 def _name_mode(post: Draws, mode: FlatMode) -> dict[str, float]:
@@ -201,53 +192,27 @@ def _name_mode(post: Draws, mode: FlatMode) -> dict[str, float]:
     return {name: float(value) for name, value in named.items()}
 
 
-def find_drift(fit: Draws) -> list[str]:
+def find_drift(post: Draws) -> list[str]:
     """Return a sentence for each fixed effect whose draws miss their exact conditional means.
 
-    Their average over the draws of the other parameters is E[beta | y] by Rao-Blackwell, exact
-    under normal and flat priors; other priors have no such check.
+    Given the draws of the other parameters a fixed effect is normal under normal and flat priors,
+    so that its draws less those means average zero; other priors have no such check.
     """
-    if not all(isinstance(prior, Normal) or str(prior) == "Flat" for prior in fit.priors.fixed):
+    target = build_target(post.white, post.priors, post.structure)
+    if not target.exact:
         return []
-    if "x" not in fit.data["unconstrained_posterior"]:
-        return []
-    drawn = fit.estimates
+    beta, root, sigma = flatten_draws(post)
+    lam = np.linalg.solve(post.white.basis, root) / sigma[:, None, None]
+    mean = target.ols + condition_fixed(target, lam, sigma).mean @ target.back.T
+    chained = post.data["posterior"]["sigma"].shape
+    names = post.moments.fixed
+    gaps = {name: (beta - mean)[:, i].reshape(chained) for i, name in enumerate(names)}
+    limit = float(norm.isf(FALSE_ALARMS / (2.0 * len(names))))
     found = []
-    for name, exact in zip(fit.moments.fixed, average_conditionals(fit), strict=True):
-        difference = float(drawn.loc[name, "mean"]) - float(exact.mean())
-        error = float(drawn.loc[name, "mcse_mean"])
-        if abs(difference) > MONTE_CARLO * error:
+    for name, row in summarize(gaps).items():
+        if abs(row[0]) > limit * row[9]:
             found.append(
-                f"The draws of {name} average {difference:+.3g} off their exact conditional means, "
-                f"{abs(difference) / error:.1f} Monte Carlo errors."
+                f"The draws of {name} average {row[0]:+.3g} off their exact conditional means, "
+                f"{abs(row[0]) / row[9]:.1f} Monte Carlo errors."
             )
     return found
-
-
-def average_conditionals(fit: Draws) -> Array:
-    """Return E[beta | other parameters, y] at each draw (p, chain, draw), flat or normal priors."""
-    x = fit.data["unconstrained_posterior"]["x"].values
-    p = fit.white.p
-    density = build_density(fit.white, fit.priors, fit.structure)
-    flat_x = x.reshape(-1, x.shape[-1])
-    means = np.stack([condition_fixed(density, p, row[p:])[0] for row in flat_x])
-    beta = fit.white.ols + fit.white.scale * means @ fit.white.fixed.T
-    return np.moveaxis(beta.reshape(*x.shape[:2], p), -1, 0)
-
-
-def describe_route(chosen: Means | None, flat: Means | None) -> str:
-    """Return how the two means were found, in a sentence."""
-    if chosen and flat and flat.route == "quadrature":
-        return "Means by quadrature, so that the Monte Carlo error of the draws is known."
-    if chosen:
-        return "The mean under the chosen priors is by quadrature."
-    return (
-        "Means are those of draws, so that Monte Carlo noise (+-MC) stays in shape and prior; "
-        "quadrature serves up to 2 random coefficients with normal or flat fixed effects."
-    )
-
-
-def collect_notes(chosen: Means | None, flat: Means | None) -> list[str]:
-    """Return what the routes have to say about parameters that they do not know the mean of."""
-    labels: Mapping[str, Means | None] = {"Chosen priors": chosen, "Flat priors": flat}
-    return [f"{label}: {means.note}" for label, means in labels.items() if means and means.note]

@@ -1,11 +1,26 @@
-"""The reconciliation in words: per parameter, overall, and what to do about it."""
+"""The reconciliation in words: per parameter, overall, and what to do about it.
 
+A sentence gives a prior no more than what swapping it was computed to move the mean by, says that
+a posterior is skewed only of the share that skewness has, and advice to weaken a prior is given
+only where the swap closes at least half of the gap that it speaks of.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.importance.target import PRIORS
+from bhlm.bayes.priors.tails import judge_priors
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
+from bhlm.reconciliation.evidence import Evidence
+from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.split import NEGLIGIBLE
+from bhlm.reconciliation.swaps import measure_share, swap_priors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,89 +30,149 @@ MENTIONED = 0.02
 # Shares beyond this many posterior SDs call for advice.
 LARGE = 0.5
 NOISY = 0.05  # Monte Carlo errors, in posterior SDs
-FEW = 30  # groups
+ERRORS = 2.0  # standard errors that a share must exceed to be spoken of
+# Of a gap, what following a piece of advice has to close.
+CLOSED = 0.5
 
 
-def explain_gaps(table: "pd.DataFrame", post: Draws) -> dict[str, str]:
+def explain_gaps(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> dict[str, str]:
     """Return one sentence per parameter: how far the answers differ, and why."""
-    priors = _name_priors(post)
-    fixed = set(post.moments.fixed)
+    nouns = name_priors(post)
+    withheld = list_withheld(post, evidence)
     return {
-        str(name): _explain(str(name), row, prior=priors[str(name)], is_fixed=name in fixed)
-        for name, row in table.iterrows()
+        str(each): _explain(each, table.loc[str(each)], evidence, nouns, withheld)
+        for each in post.parameters
     }
 
 
-def _explain(name: str, row: "pd.Series[float]", *, prior: str, is_fixed: bool) -> str:
-    sd = float(row["sd"])
-    gap = float(row["gap"])
-    if abs(gap) < MENTIONED * sd:
-        text = f"The posterior mean of {name} is within {MENTIONED} posterior SDs of REML"
-    else:
-        text = (
-            f"The posterior mean of {name} is {abs(gap):.2g} {_side(gap)} REML, "
-            f"{abs(gap) / sd:.2g} posterior SDs"
-        )
-    if np.isnan(row["shape"]):
-        clauses = ["how much of it is shape and how much prior cannot be told"]
-    else:
-        shape = (
-            "because the variance components are integrated over where REML plugs them in"
-            if is_fixed
-            else "because the posterior is skewed"
-        )
-        causes = {
-            "shape": shape,
-            "prior": f"from {prior}",
-            "monte_carlo": "from Monte Carlo noise",
-        }
-        clauses = [
-            f"{abs(row[key]):.2g} {'up' if row[key] > 0 else 'down'} {cause}"
-            for key, cause in causes.items()
-            if abs(row[key]) >= MENTIONED * sd
-        ]
-    left = f"{row['unexplained']:+.2g}" if row["verdict"] == "unexplained" else "nothing"
-    return f"{text}{': ' if clauses else ''}{', '.join(clauses)}; {left} unexplained."
-
-
-def _side(gap: float) -> str:
-    return "above" if gap > 0 else "below"
-
-
-def _name_priors(post: Draws) -> dict[str, str]:
-    """Return for each parameter the prior that acts on it, as a noun."""
-    texts = post.priors.describe(post.moments, structure=post.structure)
-    named = {}
+def list_withheld(post: Draws, evidence: Evidence) -> dict[str, str]:
+    """Return why a mean is withheld, by parameter, where one is."""
+    found = {}
     for parameter in post.parameters:
-        if parameter.is_covariance or parameter.is_correlation:
-            words = f"{texts[str(post.structure.correlations)]} on the correlation"
-        elif parameter.is_fixed:
-            words = texts[str(parameter)]
-        else:
-            what = "the residual SD" if parameter.is_residual else "its SD"
-            words = f"{texts[str(parameter.scaled)]} on {what}"
-        named[str(parameter)] = f"the prior {words}"
+        name = str(parameter)
+        for label, indices in (
+            ("the posterior", evidence.indices),
+            ("the posterior under flat priors", evidence.flat_indices),
+        ):
+            index = indices[name]
+            if index <= 1.0:
+                is_improper = max(indices.values()) <= 0.0
+                found[name] = (
+                    f"{label} is improper"
+                    if is_improper
+                    else f"{label} of {name} has no mean: its tail falls as x^-{index + 1.0:g}"
+                )
+                break
+    return found
+
+
+def name_priors(post: Draws) -> dict[str, str]:
+    """Return what a sentence calls each of the names of `PRIORS`."""
+    texts = post.priors.describe(post.moments, structure=post.structure)
+    sds = [str(each) for each in post.structure.sds]
+    fixed = post.moments.fixed
+    kinds = list(dict.fromkeys(texts[name] for name in sds))
+    named = {
+        "scale": "the scale (flat on SDs and correlations is not flat on covariances)",
+        "sd": f"the prior {kinds[0]} on {sds[0]}"
+        if len(sds) == 1
+        else f"the priors of the SDs ({_list(kinds)})",
+        "residual": f"the prior {texts[str(RESIDUAL_SD)]} on the residual SD",
+        "fixed": f"the prior {texts[fixed[0]]} on {fixed[0]}"
+        if len(fixed) == 1
+        else "the priors of the fixed effects",
+    }
+    if post.structure.has_correlations:
+        text = texts[str(post.structure.correlations)]
+        plural = "s" if len(sds) > 2 else ""
+        named["corr"] = f"the prior {text} on the correlation{plural}"
     return named
 
 
-def advise(table: "pd.DataFrame", post: Draws) -> list[str]:
-    """Return what would make the two answers meet, or the posterior firmer."""
-    advice = []
-    n_groups = post.moments.n_groups
-    told = [str(each) for each in post.parameters if each.is_sd or each.is_fixed]
-    scaled = table[table.index.isin(told)]
-    strong = scaled.index[scaled["prior"].abs() > LARGE * scaled["sd"]]
-    if len(strong):
-        advice.append(
-            f"The priors move {' and '.join(strong)} by more than {LARGE} posterior SDs: report "
-            "that choice, or weaken the prior."
+def _explain(
+    parameter: Parameter,
+    row: "pd.Series[float]",
+    evidence: Evidence,
+    nouns: dict[str, str],
+    withheld: dict[str, str],
+) -> str:
+    name, gap, verdict = str(parameter), float(row["gap"]), row["verdict"]
+    unit = gap / row["gap_sd"] if row["gap_sd"] else float(row["sd"])
+    if not evidence.has_mean(name):
+        return f"The posterior mean of {name} is withheld: {withheld[name]}."
+    if math.isnan(gap):
+        return (
+            f"The posterior mean of {name} is {row['posterior']:.3g}, and REML has no estimate of "
+            "it, so that there is no gap to explain."
         )
-    skewed = scaled.index[scaled["shape"].abs() > LARGE * scaled["sd"]]
-    if len(skewed) and n_groups < FEW:
+    if abs(gap) < MENTIONED * unit:
+        text = f"The posterior mean of {name} is within {MENTIONED} posterior SDs of REML"
+    else:
+        text = (
+            f"The posterior mean of {name} is {abs(gap):.2g} {'above' if gap > 0 else 'below'} "
+            f"REML, {abs(gap) / unit:.2g} posterior SDs"
+        )
+    clauses = _list_clauses(parameter, row, unit, nouns)
+    if math.isnan(row["shape"] + row["prior"]) and abs(gap) > NEGLIGIBLE * unit:
+        why = withheld.get(name, "" if evidence.certified else "the draws are not certified")
+        told = "how much of it is shape and how much prior cannot be told"
+        clauses.append(f"{told} ({why})" if why else told)
+    text = f"{text}{': ' if clauses else ''}{', '.join(clauses)}"
+    refuted = (
+        [key for each, key in evidence.judgement.refuted if each == name]
+        if (evidence.judgement)
+        else []
+    )
+    if refuted:
+        told = _list([STATISTICS[key] for key in refuted])
+        return f"{text}; {row['unexplained']:+.2g} unexplained, and the draws are off in {told}."
+    if verdict == "unexplained":
+        return f"{text}; {row['unexplained']:+.2g} unexplained."
+    return f"{text}." if verdict == "undetermined" else f"{text}; nothing unexplained."
+
+
+def _list_clauses(
+    parameter: Parameter, row: "pd.Series[float]", unit: float, nouns: dict[str, str]
+) -> list[str]:
+    """Return a clause for every share that is worth one and larger than its error."""
+    integrating = (
+        "because the variance components are integrated over where REML plugs them in"
+        if parameter.is_fixed
+        else "because the other parameters are integrated over where REML maximises over them"
+    )
+    shape = {"skewness": "because the posterior is skewed", "integrating": integrating}
+    together = "from skewness and integrating, which cancel or cannot be told apart"
+    prior = {f"prior_{name}": f"from {noun}" for name, noun in nouns.items()}
+    prior["prior_interaction"] = "where priors stand in for one another"
+    clauses = _tell(row, shape, unit) or _tell(row, {"shape": together}, unit)
+    clauses += _tell(row, prior, unit) or _tell(row, {"prior": "from the priors together"}, unit)
+    return clauses + _tell(row, {"monte_carlo": "from Monte Carlo noise"}, unit, errors=0.0)
+
+
+def _tell(
+    row: "pd.Series[float]", causes: dict[str, str], unit: float, *, errors: float = ERRORS
+) -> list[str]:
+    clauses = []
+    for key, cause in causes.items():
+        size = float(row[key])
+        if abs(size) >= max(MENTIONED * unit, errors * float(row[f"{key}_se"])):
+            clauses.append(f"{abs(size):.2g} {'up' if size > 0 else 'down'} {cause}")
+    return clauses
+
+
+def advise(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
+    """Return what would make the two answers meet, or the posterior firmer."""
+    told = [str(each) for each in post.parameters if each.is_sd or each.is_fixed]
+    rows = table.loc[[name for name in told if math.isfinite(table.loc[name, "gap_sd"])]]
+    advice = _advise_on_priors(rows[rows["gap_sd"].abs() > LARGE], post, evidence)
+    skewed = rows[
+        (rows["skewness"].abs() > LARGE * rows["sd"])
+        & (rows["skewness"] - rows["gap"]).abs().le(CLOSED * rows["gap"].abs())
+    ].index
+    if len(skewed):
         advice.append(
-            f"With {n_groups} groups the posterior of {' and '.join(skewed)} is so skewed that "
-            "its mean and its mode are different summaries: report its interval; more groups "
-            "would bring the answers together."
+            f"The posterior of {_list(list(skewed))} is so skewed that its mean and its mode "
+            "are different summaries: report its interval."
         )
     noisy = table.index[table["monte_carlo_se"] > NOISY * table["sd"]]
     if len(noisy):
@@ -108,14 +183,98 @@ def advise(table: "pd.DataFrame", post: Draws) -> list[str]:
     return advice
 
 
+def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
+    """Return advice on the priors without which a gap would be half as large or less."""
+    nouns = name_priors(post)
+    cures: dict[tuple[str, ...], list[str]] = {}
+    for name, row in rows.iterrows():
+        if abs(row["prior"]) > LARGE * row["sd"]:
+            cures.setdefault(_find_cure(str(name), float(row["gap"]), post, evidence), []).append(
+                str(name)
+            )
+    advice = []
+    for cure, names in cures.items():
+        moved = f"The priors move {_list(names)} by more than {LARGE} posterior SDs"
+        if not cure:
+            advice.append(f"{moved}: report that choice.")
+            continue
+        closed = min(
+            1.0 - abs(1.0 - _close(name, cure, post, evidence) / rows.loc[name, "gap"])
+            for name in names
+        )
+        advice.append(
+            f"{moved}, and without {_list([nouns[each] for each in cure])} at least "
+            f"{math.floor(100.0 * closed)} % of the gap to REML would be closed: report that "
+            "choice, or weaken it."
+        )
+    return advice
+
+
+def _find_cure(name: str, gap: float, post: Draws, evidence: Evidence) -> tuple[str, ...]:
+    """Return the smallest set of priors without which a gap is half as large or less.
+
+    The scale is none of them: nobody can weaken it. Of sets of one size the one that leaves least
+    is returned, and nothing where no set is known to close so much beyond its error.
+    """
+    candidates = [each for each in PRIORS if each != "scale" and each in evidence.single]
+    for size in range(1, len(candidates) + 1):
+        best: tuple[str, ...] = ()
+        left = CLOSED * abs(gap)
+        for cure in combinations(candidates, size):
+            share, error = _measure(name, cure, post, evidence)
+            rest = abs(gap - share) + ERRORS * error
+            if rest <= left:
+                best, left = cure, rest
+        if best:
+            return best
+    return ()
+
+
+def _close(name: str, cure: tuple[str, ...], post: Draws, evidence: Evidence) -> float:
+    return _measure(name, cure, post, evidence)[0]
+
+
+def _measure(
+    name: str, cure: tuple[str, ...], post: Draws, evidence: Evidence
+) -> tuple[float, float]:
+    """Return what a joint swap moves a mean by, and its error; inf where that is not known."""
+    exact = evidence.exact
+    if exact is None:
+        return 0.0, math.inf
+    if len(cure) == 1:
+        index, swapped = evidence.single_indices[cure[0]][name], evidence.single[cure[0]]
+        return measure_share(exact, swapped, name) if index > 1.0 else (0.0, math.inf)
+    existence = judge_priors(post.white, post.structure, post.priors, without=cure)
+    if not existence.proper or np.min(existence.sd) <= 2.0:
+        return 0.0, math.inf
+    swapped = swap_priors(exact, frozenset(cure), seed=post.seed)
+    return measure_share(exact, swapped, name) if swapped.khat <= KHAT else (0.0, math.inf)
+
+
 def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str]) -> str:
     """Return the overall verdict in a sentence or two, with the numbers that carry it."""
     if verdict == "not_converged":
         return "A fit failed its own diagnostics, so the two answers must not be compared yet."
-    far = str(table["gap_sd"].abs().idxmax())
-    gap = f"The largest gap is {table.loc[far, 'gap_sd']:+.2f} posterior SDs, in {far}"
+    known = table["gap_sd"].dropna()
+    if not len(known):
+        return "No parameter has both a posterior mean and a REML estimate to compare."
+    far = str(known.abs().idxmax())
+    gap = f"The largest gap is {known[far]:+.2f} posterior SDs, in {far}"
     if verdict == "agree":
         return f"{gap}, below the {NEGLIGIBLE} that a reader of the posterior would notice."
     if verdict == "unexplained":
         return f"{gap}. Part of what was found cannot be accounted for: see the points above."
+    if verdict == "undetermined":
+        lost = list(table.index[(table["verdict"] == "undetermined") & table["reml"].notna()])
+        told = (
+            f"What accounts for it cannot be told for {_list(lost)}"
+            if lost
+            else ("The draws could not be certified")
+        )
+        return f"{gap}. {told}: see the points above."
     return f"{gap}. {words[far]}"
+
+
+def _list(names: Sequence[str]) -> str:
+    """Return names as English lists them."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -96,6 +96,7 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
             "published": None if text is None else float(text),
             "published_text": text,
             **values,
+            "withheld": both.withheld.get(str(name)),
             "words": both.words[str(name)],
         }
     return make_plain(
@@ -117,9 +118,22 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
             ],
             "printed_note": both.printed_note,
             "route": both.route,
+            "certification": describe_certification(both),
             "reasons": list(both.reasons),
             "advice": list(both.advice),
             "conclusion": both.conclusion,
             "verdict": both.verdict,
         }
     )
+
+
+def describe_certification(both: "Comparison") -> dict[str, Any]:
+    """Return whether the draws are certified, by what, and what is refuted of them."""
+    exact, judgement = both.evidence.exact, both.evidence.judgement
+    return {
+        "certified": both.evidence.certified,
+        "khat": None if exact is None else exact.khat,
+        "effective_draws": None if exact is None else exact.draws.ess,
+        "resolution": None if judgement is None else judgement.resolution,
+        "refuted": [] if judgement is None else [list(each) for each in judgement.refuted],
+    }

@@ -98,7 +98,7 @@ def test_value_is_the_dense_marginal_density():
     back = np.linalg.inv(at_means)
     covariance = v + x @ back @ np.diag(tau**2) @ back.T @ x.T
     expected = stats.multivariate_normal(x @ back @ mu, covariance).logpdf(response)
-    assert condition_fixed(target, at).value[0] == pytest.approx(expected, abs=1e-7)
+    assert condition_fixed(target, at.lam, at.sigma).value[0] == pytest.approx(expected, abs=1e-7)
 
 
 def test_bend_is_undone_and_keeps_logarithms_above_its_knee():

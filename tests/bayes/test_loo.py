@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bhlm.bayes.checks import loo as module
 from bhlm.bayes.checks.importance import score_units
 from bhlm.bayes.checks.loo import (
     choose_refits,

@@ -72,9 +72,9 @@ def test_priors_are_those_of_each_scale(curves):
     np.testing.assert_allclose(corr["prior"], expected, rtol=1e-12)
 
 
-def test_without_quadrature_the_density_is_that_of_the_draws(both):
+def test_without_certification_the_density_is_that_of_the_draws(both):
     drawn = tabulate_curves(both.reml, both.post, None, points=41)
-    exact = tabulate_curves(both.reml, both.post, both.chosen.exact, points=41)
+    exact = tabulate_curves(both.reml, both.post, both.evidence.exact, points=41)
     for name in ("sd(x|g)", "corr(Intercept,x|g)"):
         one, two = (t[t["parameter"] == name].dropna()["posterior"] for t in (drawn, exact))
         common = one.index.intersection(two.index)

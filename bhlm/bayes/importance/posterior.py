@@ -135,8 +135,14 @@ def integrate_target(
     found = draw_weighted(
         lambda y: log_target(target, y), modes, seed=seed, draws=draws, budget=budget
     )
+    # Where the density is beyond what doubles hold a draw has no weight, and stands at the mode.
+    lost = ~np.isfinite(found.log_target)
+    weight = np.where(lost, 0.0, found.weight)
+    found = replace(
+        found, y=np.where(lost[:, None], modes.y[0], found.y), weight=weight / weight.sum()
+    )
     at = place(target, found.y)
-    given = condition_fixed(target, at)
+    given = condition_fixed(target, at.lam, at.sigma)
     kernels, correction = read_kernels(moments, structure, target, at, given, seed=seed)
     if correction is not None:
         height = found.log_target + correction

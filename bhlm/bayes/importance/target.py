@@ -234,17 +234,22 @@ def place(target: Target, y: Array) -> Place:
     return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian)
 
 
-def condition_fixed(target: Target, at: Place) -> Conditional:
-    """Return the fixed effects given (G, sigma) at each place, and the integral over them.
+def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
+    """Return the fixed effects given (G, sigma), and the integral over them.
 
     With r = y~ - X~ beta~ and sigma~ = sigma / s, minus twice the log-likelihood is
     n log(2 pi) + 2 n log sigma + log|H| + r'H^-1 r / sigma~^2; normal priors N(mu, tau) on
     offset + slope beta~ add a quadratic. Under flat priors alone the value is the restricted
     log-likelihood.
+
+    Args:
+        target: the posterior.
+        lam: roots (N, q, q) of G / sigma^2 in the whitened basis.
+        sigma: residual SDs (N,).
     """
     p = len(target.ols)
-    logdet, e = sum_positions(target.values, target.total, target.reach, at.lam)
-    weight = (target.scale / at.sigma) ** 2
+    logdet, e = sum_positions(target.values, target.total, target.reach, lam)
+    weight = (target.scale / sigma) ** 2
     prior = np.zeros((p, p))
     pull = np.zeros(p)
     constant = -0.5 * target.n * math.log(2.0 * math.pi) + target.logdet_back
@@ -261,7 +266,7 @@ def condition_fixed(target: Target, at: Place) -> Conditional:
     right = weight[:, None] * e[:, :p, p] + pull
     half = np.linalg.solve(root, right[..., None])
     mean = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
-    value = constant - target.n * np.log(at.sigma) - 0.5 * logdet
+    value = constant - target.n * np.log(sigma) - 0.5 * logdet
     value += 0.5 * np.sum(half[..., 0] ** 2, axis=1) - 0.5 * weight * e[:, p, p]
     value += 0.5 * p * math.log(2.0 * math.pi)
     value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
@@ -312,7 +317,7 @@ def log_target(target: Target, y: Array) -> Array:
         at = place(target, y)
         terms = list_terms(target, at)
         try:
-            value = condition_fixed(target, at).value + at.jacobian
+            value = condition_fixed(target, at.lam, at.sigma).value + at.jacobian
         except np.linalg.LinAlgError:
             if len(y) == 1:
                 return np.full(1, -np.inf)

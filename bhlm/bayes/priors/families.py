@@ -79,6 +79,19 @@ class Prior:
         return True
 
     @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity; -inf if faster than any.
+
+        Of a family that does not say, only that it is proper is known: just below -1.
+        """
+        return float(np.nextafter(-1.0, -2.0))
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero, on the positive half-line."""
+        return float(np.nextafter(-1.0, 0.0))
+
+    @property
     def numbers(self) -> tuple[float, ...]:
         """The numbers of the family, in the order of its fields."""
         return tuple(float(getattr(self, field.name)) for field in fields(self))
@@ -149,6 +162,16 @@ class Flat(Prior):
         return numbers[0] * math.log(x), numbers[0] / x
 
     @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return float(self.power)
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return float(self.power)
+
+    @property
     def finite_at_zero(self) -> bool:
         """Whether the density at zero is finite and not zero."""
         return self.power == 0
@@ -177,6 +200,16 @@ class Normal(Prior):
         """Return the log density at x and its derivative."""
         return _normal((x - numbers[0]) / numbers[1], numbers[1], 0.0)
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -math.inf
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(self.mu + self.sigma * special.ndtri(p))
@@ -201,6 +234,16 @@ class StudentT(Prior):
         """Return the log density at x and its derivative."""
         return _student((x - numbers[1]) / numbers[2], numbers[0], numbers[2], 0.0)
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -(self.nu + 1.0)
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(self.mu + self.sigma * _quantile_t(self.nu, p))
@@ -224,6 +267,16 @@ class Cauchy(Prior):
         """Return the log density at x and its derivative."""
         return _student((x - numbers[0]) / numbers[1], 1.0, numbers[1], 0.0)
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -2.0
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(self.mu + self.sigma * _quantile_cauchy(p))
@@ -246,6 +299,16 @@ class HalfNormal(Prior):
     def log_density(numbers: Array, x: float) -> tuple[float, float]:
         """Return the log density at x and its derivative."""
         return _normal(x / numbers[0], numbers[0], LOG_2)
+
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -math.inf
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
 
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
@@ -271,6 +334,16 @@ class HalfStudentT(Prior):
         """Return the log density at x and its derivative."""
         return _student(x / numbers[1], numbers[0], numbers[1], LOG_2)
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -(self.nu + 1.0)
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(self.sigma * _quantile_t(self.nu, 0.5 + 0.5 * p))
@@ -294,6 +367,16 @@ class HalfCauchy(Prior):
         """Return the log density at x and its derivative."""
         return _student(x / numbers[0], 1.0, numbers[0], LOG_2)
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -2.0
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(self.sigma * _quantile_cauchy(0.5 + 0.5 * p))
@@ -316,6 +399,16 @@ class Exponential(Prior):
     def log_density(numbers: Array, x: float) -> tuple[float, float]:
         """Return the log density at x and its derivative."""
         return math.log(numbers[0]) - numbers[0] * x, -numbers[0]
+
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -math.inf
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return 0.0
 
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
@@ -356,6 +449,16 @@ class Gamma(Prior):
         """Whether the density is analytic from the right at zero."""
         return self.shape % 1.0 == 0.0
 
+    @property
+    def upper_power(self) -> float:
+        """The power of x that the density falls as at infinity."""
+        return -math.inf
+
+    @property
+    def lower_power(self) -> float:
+        """The power of x that the density goes as at zero."""
+        return self.shape - 1.0
+
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""
         return np.asarray(special.gammaincinv(self.shape, p) / self.rate)
@@ -391,6 +494,16 @@ class LogNormal(Prior):
     def smooth_at_zero(self) -> bool:
         """All derivatives vanish at zero, and no power series is the density."""
         return False
+
+    @property
+    def upper_power(self) -> float:
+        """The density falls faster than any power at infinity."""
+        return -math.inf
+
+    @property
+    def lower_power(self) -> float:
+        """The density vanishes faster than any power at zero."""
+        return math.inf
 
     def quantile(self, p: Array) -> Array:
         """Return the quantiles at probabilities p."""

@@ -223,30 +223,6 @@ def _list_families(*, positive: bool) -> str:
     return f"{', '.join(names)} or Flat"
 
 
-def bounds_variances(moments: Moments, structure: Structure) -> tuple[bool, ...]:
-    """Whether the data alone bound each SD that is free (s,), see `Structure.least_freedom`.
-
-    Otherwise the posterior's upper tail is that of the prior.
-    """
-    freedom = moments.n_groups - len(moments.fixed) / len(moments.random)
-    return tuple(freedom > least for least in structure.least_freedom)
-
-
-def find_unbounded(priors: Priors | None, moments: Moments, structure: Structure) -> list[str]:
-    """Return the SDs that neither the data bound nor a prior that the user chose."""
-    given = None if priors is None else priors.sd
-    if given is not None and not isinstance(given, Mapping):
-        return []
-    owned = zip(structure.names, structure.owners, strict=True)
-    chosen = {own for name, own in owned if name in (given or {})}
-    bounded = bounds_variances(moments, structure)
-    return [
-        str(parameter)
-        for own, (parameter, is_bounded) in enumerate(zip(structure.sds, bounded, strict=True))
-        if not is_bounded and own not in chosen
-    ]
-
-
 def draw_prior(
     priors: ResolvedPriors, structure: Structure, rng: np.random.Generator, size: int
 ) -> Parameters:

@@ -64,7 +64,9 @@ def build_integrand(density: Density, white: Whitened) -> Integrand:
     """Return the integrand of a posterior whose fixed effects have flat or normal priors."""
     p = white.p
     normal = density.codes[:p] == Normal.code
-    mu, sd = density.numbers[:p, 0], density.numbers[:p, 1]
+    mu, sd = np.zeros(p), np.ones(p)
+    if normal.any():
+        mu[normal], sd[normal] = density.numbers[:p][normal, :2].T
     weight = np.where(normal, 1.0 / np.where(normal, sd, 1.0) ** 2, 0.0)
     gap = np.where(normal, mu - density.offset, 0.0)
     dof = white.n - p

@@ -7,7 +7,7 @@ from bhlm.plots.attribution import plot_attribution
 from bhlm.plots.choice import say
 from bhlm.plots.curves import plot_curves
 from bhlm.plots.intervals import plot_intervals
-from bhlm.reconciliation.split import NEGLIGIBLE
+from bhlm.reconciliation.split import NEGLIGIBLE, SHARES
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
 
 if TYPE_CHECKING:
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 TONES: dict[str, Tone] = {
     "agree": "good",
     "explained": "good",
+    "undetermined": "caution",
     "unexplained": "bad",
     "not_converged": "bad",
 }
 HEADINGS = {
     "agree": "The two answers agree",
     "explained": "Every gap is explained",
+    "undetermined": "What accounts for a gap cannot be told",
     "unexplained": "A gap is not explained",
     "not_converged": "Not to be compared yet",
 }
 COLUMNS = [
     *("published", "reml", "posterior", "sd", "gap", "gap_sd"),
-    *("shape", "prior", "monte_carlo", "unexplained"),
-    *("shape_se", "prior_se", "monte_carlo_se", "unexplained_se", "verdict"),
+    *SHARES,
+    *(f"{share}_se" for share in SHARES),
+    "verdict",
 ]
 
 
@@ -65,6 +68,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
     parts = [f"{number.get('agree', 0)} within {NEGLIGIBLE} posterior SDs"]
     if number.get("explained", 0):
         parts.append(f"{number['explained']} larger and accounted for")
+    if number.get("undetermined", 0):
+        parts.append(f"{number['undetermined']} that cannot be split")
     if number.get("unexplained", 0):
         parts.append(f"{number['unexplained']} with a part that nothing accounts for")
     noise = float((table["monte_carlo_se"] / table["sd"]).max())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BADGES: dict[str, tuple[str, Tone]] = {
     "agree": ("The two answers agree", "good"),
     "explained": ("Every gap is explained", "good"),
+    "undetermined": ("Undetermined", "caution"),
     "unexplained": ("Unexplained gap", "bad"),
     "not_converged": ("Not converged", "bad"),
 }
@@ -42,7 +43,7 @@ def judge(subject: Subject) -> Outcome:
     """
     reml, post, both = subject.reml, subject.post, subject.both
     failures, advice = _list_failures(subject)
-    if both is not None and both.verdict in ("unexplained", "not_converged"):
+    if both is not None and both.verdict in ("undetermined", "unexplained", "not_converged"):
         label, tone = BADGES[both.verdict]
         headline = both.conclusion
     elif reml is not None and not reml.converged:
@@ -97,6 +98,8 @@ def _list_failures(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
         )
     if both is not None and both.verdict == "unexplained":
         advice.insert(0, "Report neither answer before the unexplained part is found.")
+    if both is not None and both.verdict == "undetermined":
+        advice.insert(0, "Report both answers, and that what separates them is not known.")
     return tuple(failures), tuple(advice)
 
 

@@ -35,10 +35,27 @@ HEADS = {
 }
 LEGEND = (
     "posterior: its mean. gap/SD: posterior mean less REML, in posterior SDs. The gap is shape "
-    "(skewness, and integrating over the variance components where REML plugs them in) + prior "
-    "(the chosen priors against flat ones) + MC (Monte Carlo noise of the draws, whose standard "
-    "error is +-MC) + unexplained (the flat-prior posterior's mode less REML, zero in theory, and "
-    "what the draws miss beyond their noise)."
+    "(flat-prior mean less flat-prior mode) + prior (the chosen priors against flat ones) + MC "
+    "(Monte Carlo noise of the draws, whose standard error is +-MC) + unexplained (the flat-prior "
+    "mode less REML, zero in theory, and what the draws miss beyond their noise)."
+)
+PARTS = {
+    "skewness": "skew",
+    "integrating": "integr.",
+    "prior_scale": "scale",
+    "prior_sd": "SDs",
+    "prior_corr": "corr",
+    "prior_residual": "resid.",
+    "prior_fixed": "fixed",
+    "prior_interaction": "interact.",
+}
+PART_WIDTH = 10
+PARTS_LEGEND = (
+    "shape = skew (mean less mode of the flat-prior marginal) + integr. (that mode less the joint "
+    "one: integrating over the other parameters). prior = scale (flat on SDs and correlations is "
+    "not flat on covariances) + the priors of SDs, correlations, residual and fixed effects, each "
+    "what swapping it for a flat one moves the mean by + interact. (what single swaps leave). "
+    "Under each row its standard errors; '.' stands for what cannot be told."
 )
 
 
@@ -53,6 +70,7 @@ def render_reconciliation(both: "Comparison") -> str:
         cells = "".join(_cell(key, row[key], width) for key, width in COLUMNS.items())
         lines.append(f"{name!s:<{name_width}}{cells}  {row['verdict']}")
     lines += [rule, fill(f"{LEGEND} {both.route}", WIDTH), ""]
+    lines += [*_render_parts(both, name_width), ""]
     lines += ["In words", *(_bullet(both.words[name]) for name in both.words), ""]
     if both.printed_note:
         lines += [fill(f"Printed values: {both.printed_note}", WIDTH), ""]
@@ -63,6 +81,23 @@ def render_reconciliation(both: "Comparison") -> str:
         lines += ["About the REML fit", *map(_bullet, notes), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
     return "\n".join(lines)
+
+
+def _render_parts(both: "Comparison", name_width: int) -> list[str]:
+    """Return the table of what shape and prior are made of, errors below."""
+    head = f"{'':<{name_width}}" + "".join(f"{text:>{PART_WIDTH}}" for text in PARTS.values())
+    rule = "-" * len(head)
+    lines = ["What shape and prior are made of", rule, head, rule]
+    for name, row in both.table.iterrows():
+        cells = "".join(_cell(key, row[key], PART_WIDTH) for key in PARTS)
+        errors = "".join(_error(row[f"{key}_se"]) for key in PARTS)
+        lines += [f"{name!s:<{name_width}}{cells}", f"{'':<{name_width}}{errors}"]
+    return [*lines, rule, fill(PARTS_LEGEND, WIDTH)]
+
+
+def _error(value: float) -> str:
+    text = "" if np.isnan(value) or value == 0.0 else f"({value:.1g})"
+    return f"{text:>{PART_WIDTH}}"
 
 
 def _bullet(text: str) -> str:

@@ -14,8 +14,8 @@ from scipy import stats
 from bhlm.bayes.convergence import tabulate_summaries
 from bhlm.bayes.density import build_density, constrain
 from bhlm.bayes.draws import parameter_draws
-from bhlm.bayes.priors.families import Flat
-from bhlm.bayes.priors.resolve import Priors, bounds_variances, resolve_priors
+from bhlm.bayes.priors.resolve import Priors, resolve_priors
+from bhlm.bayes.priors.tails import describe_ray, judge_priors
 from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.files import make_plain
@@ -125,7 +125,7 @@ def check_study(study: Study) -> None:
     Raises:
         IdentifiabilityError: a condition with too few rows or groups.
         PriorError: priors that do not fit the model.
-        ArgumentError: flat priors on SDs that the groups of a condition do not bound.
+        ArgumentError: priors under which the posterior of a condition is improper.
     """
     for condition in study.conditions:
         rows = simulate_rows(study.truth, condition, np.random.default_rng(study.seed))
@@ -146,14 +146,13 @@ def _check_priors(
     except BhlmError as error:
         raise type(error)(f"priors '{name}': {error}") from error
     structure = arrange(moments)
-    bounded = bounds_variances(moments, structure)
-    for parameter, prior, is_bounded in zip(structure.sds, resolved.sd, bounded, strict=True):
-        if isinstance(prior, Flat) and not is_bounded:
-            raise ArgumentError(
-                f"priors '{name}' are flat on {parameter}, which the groups of "
-                f"condition {condition} do not bound, so the posterior may not exist; give more "
-                "groups or a proper prior"
-            )
+    existence = judge_priors(whiten(moments, structure), structure, resolved)
+    if not existence.proper:
+        reason = describe_ray(existence.slowest, structure)
+        raise ArgumentError(
+            f"priors '{name}' give no posterior in condition {condition}: {reason}; give more "
+            "groups or a proper prior"
+        )
 
 
 def _try(estimate: Any, *arguments: Any) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""Whether draws are those of the posterior, in location and in spread."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr
+from scipy.stats import norm
+
+from bhlm.bayes.importance.kernels import TAIL, Kernels, Located, tabulate_cdf
+from bhlm.bayes.importance.posterior import ImportancePosterior
+
+Array = np.ndarray
+
+FALSE_ALARMS = 2e-4  # probability that sound draws of one fit are refuted
+SLACK = 0.01  # a bias, in SDs of a statistic, that is let pass whatever the errors
+# Tail index (Pareto's k of the draws) up to which a statistic is near enough normal to be judged:
+# a mean has a variance below 1/2, the variance of a variance exists below 1/4.
+MEAN_KHAT = 0.3
+SD_KHAT = 0.15
+STATISTICS = {
+    "location": "mean rank",
+    "spread": "spread",
+    "lower": "2.5 % point",
+    "upper": "97.5 % point",
+    "mean": "mean",
+    "sd": "SD",
+}
+
+
+class Score(NamedTuple):
+    """How far a statistic of the draws is from the posterior's."""
+
+    z: float  # in standard errors, beyond the slack; nan if it is not judged
+    error: float  # the standard error, in SDs of the statistic
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether draws are those of the posterior, in location and in spread."""
+
+    certified: bool  # whether anything could be judged
+    refuted: tuple[tuple[str, str], ...]  # (parameter, statistic), the worst first
+    scores: dict[str, dict[str, Score]]  # by parameter and statistic
+    limit: float  # of |z|
+    resolution: float  # the shift, in posterior SDs, that is found in every parameter
+    khat: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether the draws are certified."""
+        return self.certified and not self.refuted
+
+
+def judge(draws: Mapping[str, Array], exact: ImportancePosterior) -> Judgement:
+    """Return whether draws agree with a posterior in mean, SD, 2.5 and 97.5 % points.
+
+    With F the posterior's distribution function and u = F(draw), four statistics are bounded, so
+    that their errors hold however heavy the tails: the mean of u (location), of (2 u - 1)^2
+    (spread), and the shares of draws beyond either point (lower, upper). They are the same on the
+    SD and on the variance scale. Mean and SD themselves are judged too where the draws' tails are
+    light enough for their errors to be normal. Each statistic has the variance that it has if the
+    draws are sound, from its autocorrelation (effective sample size) and from the weights; shares
+    are compared by their arcsines. The limit is Bonferroni's.
+
+    Args:
+        draws: parameter -> (chain, draw), of all parameters or some.
+        exact: the posterior.
+    """
+    with np.errstate(all="ignore"):
+        scores = {name: _score(x, exact, name) for name, x in draws.items()}
+    judged = sum(np.isfinite(each.z) for row in scores.values() for each in row.values())
+    limit = float(norm.isf(FALSE_ALARMS / (2.0 * max(judged, 1))))
+    found = sorted(
+        (-abs(each.z), name, statistic)
+        for name, row in scores.items()
+        for statistic, each in row.items()
+        if abs(each.z) > limit
+    )
+    return Judgement(
+        certified=exact.certified,
+        refuted=tuple((name, key) for _, name, key in found) if exact.certified else (),
+        scores=scores,
+        limit=limit,
+        resolution=max(limit * row["location"].error + SLACK for row in scores.values()),
+        khat=exact.khat,
+    )
+
+
+def _score(x: Array, exact: ImportancePosterior, name: str) -> dict[str, Score]:
+    """Return the score of every statistic of a parameter's draws (chain, draw)."""
+    from arviz_stats.base import array_stats
+
+    kernels, weight, located = exact.kernels[name], exact.draws.weight, exact.located[name]
+    out = _score_ranks(x, kernels, weight)
+    # Shares beyond a point have few events: their effective number is at most the ranks'.
+    most = 1.0 / (out["location"].error ** 2)
+    for key, point in (("lower", located.lower), ("upper", located.upper)):
+        out[key] = _score_share(x, kernels, weight, point, is_lower=key == "lower", most=most)
+    out["mean"] = out["sd"] = Score(math.nan, math.nan)
+    if np.ptp(x) > 0.0 and located.sd > 0.0:
+        tail = float(array_stats.pareto_khat(x, chain_axis=0, draw_axis=1))
+        if tail < MEAN_KHAT:
+            out["mean"] = _score_mean(x, located)
+        if tail < SD_KHAT:
+            out["sd"] = _score_sd(x, kernels, weight, located)
+    return out
+
+
+def _score_ranks(x: Array, kernels: Kernels, weight: Array) -> dict[str, Score]:
+    """Return the scores of `location` and `spread`: mean of u, and of (2 u - 1)^2."""
+    points, cdf = tabulate_cdf(kernels, weight)
+    u = np.interp(x, points, cdf, left=0.0, right=1.0)
+    # The kernels' own u, at nodes of Gauss and Hermite where they have a width.
+    nodes, shares = np.polynomial.hermite_e.hermegauss(9 if np.any(kernels.width > 0.0) else 1)
+    shares = shares / shares.sum()
+    own = np.interp(kernels.centre[:, None] + kernels.width[:, None] * nodes, points, cdf)
+    out = {}
+    for key, mine, drawn, expected, sd in (
+        ("location", own, u, 0.5, math.sqrt(1.0 / 12.0)),
+        ("spread", (2.0 * own - 1.0) ** 2, (2.0 * u - 1.0) ** 2, 1.0 / 3.0, math.sqrt(4.0 / 45.0)),
+    ):
+        by_weights = float(np.linalg.norm(weight * (mine @ shares - expected))) / sd
+        error = math.hypot(by_weights, 1.0 / math.sqrt(_count(drawn)))
+        out[key] = _standardise((float(drawn.mean()) - expected) / sd, error)
+    return out
+
+
+def _score_share(
+    x: Array, kernels: Kernels, weight: Array, point: float, *, is_lower: bool, most: float
+) -> Score:
+    """Return the score of the share of draws below or above a point."""
+    if np.any(kernels.width > 0.0):
+        below = ndtr((point - kernels.centre) / kernels.width)
+    else:
+        below = (kernels.centre <= point).astype(float)
+    mine = below if is_lower else 1.0 - below
+    own = float(weight @ mine)
+    sd = math.sqrt(TAIL * (1.0 - TAIL))
+    beyond = (x < point if is_lower else x > point).astype(float)
+    ess = min(_count(beyond), float(x.size)) if 0.0 < beyond.mean() < 1.0 else most
+    error = math.hypot(float(np.linalg.norm(weight * (mine - own))) / sd, 1.0 / math.sqrt(ess))
+    gap = 2.0 * (math.asin(math.sqrt(float(beyond.mean()))) - math.asin(math.sqrt(TAIL)))
+    return _standardise(gap, error)
+
+
+def _score_mean(x: Array, located: Located) -> Score:
+    error = math.hypot(located.mean_se / located.sd, 1.0 / math.sqrt(_count(x)))
+    return _standardise((float(x.mean()) - located.mean) / located.sd, error)
+
+
+def _score_sd(x: Array, kernels: Kernels, weight: Array, located: Located) -> Score:
+    """Return the score of log SD, whose SD over sound draws comes from the fourth moment."""
+    gap = (kernels.centre - located.mean) / located.sd
+    width = kernels.width / located.sd
+    fourth = float(weight @ (gap**4 + 6.0 * gap**2 * width**2 + 3.0 * width**4))
+    own = math.sqrt(max(fourth - 1.0, 1e-3)) / 2.0
+    ess = _count((x - x.mean()) ** 2)
+    error = math.hypot(located.sd_se / located.sd / own, 1.0 / math.sqrt(ess))
+    return _standardise(math.log(float(x.std()) / located.sd) / own, error)
+
+
+def _count(statistic: Array) -> float:
+    """Return the effective number of draws of a statistic (chain, draw); 1 if it does not vary."""
+    from arviz_stats.base import array_stats
+
+    if np.ptp(statistic) == 0.0:
+        return 1.0
+    found = float(array_stats.ess(statistic, chain_axis=0, draw_axis=1, method="mean"))
+    return found if np.isfinite(found) and found > 0.0 else 1.0
+
+
+def _standardise(gap: float, error: float) -> Score:
+    return Score(math.copysign(max(abs(gap) - SLACK, 0.0), gap) / error, error)
