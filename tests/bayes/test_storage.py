@@ -25,10 +25,10 @@ from bhlm.bayes.sampling import sample_moments
 from bhlm.bayes.storage import file as fits
 from bhlm.bayes.storage.arrays import digest_arrays
 from bhlm.bayes.storage.description import describe_fit, hash_moments, rebuild_fit
-from bhlm.bayes.storage.file import load, save
+from bhlm.bayes.storage.file import save
 from bhlm.errors import ArgumentError, DataError, MissingPackageError, PriorError
 from bhlm.files import name_previous
-from bhlm.fits.bayes_fit import BayesFit
+from bhlm.fits.bayes_fit import BayesFit, load
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.sources.gallery import find_model
