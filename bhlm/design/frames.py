@@ -21,11 +21,24 @@ def collect_frame(frame: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
     try:
         return frame.collect()
     except Exception as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
         reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
         raise DataError(
             f"{frame.implementation.name.lower()} stopped while it read the table ({reason}); "
             "check the table and the engine's limits"
         ) from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether an engine stopped because of Ctrl-C, for which each has its own error."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "InterruptException":
+            return True
+        if "interrupted" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def take_row(frame: Frame, aggregates: list[nw.Expr]) -> list[Any]:

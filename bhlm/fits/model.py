@@ -10,6 +10,7 @@ from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.moments import Moments, load_moments, reduce_table
+from bhlm.moments.same_rows import check_same_rows
 from bhlm.sources.open import open_table, scan_table
 
 if TYPE_CHECKING:
@@ -196,14 +197,17 @@ class Model:
         """Return group labels (n,), X (n, p), Z (n, q) and y (n,) of the rows used.
 
         Raises:
-            DataError: the model was made from moments, which have no rows.
+            DataError: the model was made from moments, which have no rows; or the table has
+                changed since the model was made from it.
         """
         if not self.has_rows:
             raise DataError(
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
-        return design_arrays(self.design, self._table, check=False)
+        rows = design_arrays(self.design, self._table, check=False)
+        check_same_rows(self.moments, *rows)
+        return rows
 
     def predict(
         self,

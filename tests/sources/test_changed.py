@@ -1,0 +1,110 @@
+"""A table that changes after the model was made from it, on every route."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import bhlm
+from bhlm.errors import DataError
+from bhlm.sources.open import scan_table
+
+FORMULA = "y ~ x + cwc(w) + (x | g)"
+
+
+def make_table(seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(10), 12)
+    x, w = rng.normal(size=(2, 120))
+    y = 1e6 + x + w + rng.normal(size=10)[g] + rng.normal(size=120)
+    return pd.DataFrame({"g": g, "x": x, "w": w, "y": y})
+
+
+def replace(path: Path, table: pd.DataFrame) -> None:
+    """Put a file of as many bytes and the same time in the place of another."""
+    times = os.stat(path) if path.exists() else None
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".csv":
+        table.to_csv(path, index=False, float_format="%.12f")
+    else:
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("create or replace table t as select * from table")
+    if times is not None:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+ROUTES: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "parquet stream": (".parquet", lambda path: path),
+    "parquet out of core": (".parquet", lambda path: bhlm.open_table(path, memory_limit="1GB")),
+    "csv out of core": (".csv", lambda path: bhlm.open_table(path, memory_limit="1GB")),
+    "polars scan of parquet": (".parquet", pl.scan_parquet),
+    "polars scan of csv": (".csv", pl.scan_csv),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_file_that_is_replaced_after_the_fit_is_refused(route: str, tmp_path: Path) -> None:
+    suffix, open_it = ROUTES[route]
+    path = tmp_path / f"t{suffix}"
+    replace(path, make_table(1))
+    model = bhlm.Model(FORMULA, open_it(path))
+    fit = model.reml()
+    assert len(model.residuals(fit)) == 120
+    replace(path, make_table(2))
+    with pytest.raises(DataError, match=r"changed.*make the model again") as caught:
+        model.residuals(fit)
+    assert "\n" not in str(caught.value)
+
+
+def change_values(table: pd.DataFrame) -> None:
+    table.loc[3, "x"] += 0.01
+
+
+def swap_responses(table: pd.DataFrame) -> None:
+    table.loc[[0, 1], "y"] = table.loc[[1, 0], "y"].to_numpy()
+
+
+def change_labels(table: pd.DataFrame) -> None:
+    table.loc[0, "g"] = 1
+
+
+@pytest.mark.parametrize("change", [change_values, swap_responses, change_labels])
+def test_a_table_in_memory_that_is_written_to_is_refused(
+    change: Callable[[pd.DataFrame], None],
+) -> None:
+    table = make_table(1)
+    model = bhlm.Model(FORMULA, table)
+    fit = model.reml()
+    change(table)
+    with pytest.raises(DataError, match="the table has changed"):
+        model.residuals(fit)
+
+
+def test_the_same_rows_in_another_order_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    replace(path, make_table(1))
+    model = bhlm.Model(FORMULA, bhlm.open_table(path, memory_limit="1GB"))
+    fit = model.reml()
+    replace(path, make_table(1).sample(frac=1.0, random_state=1))
+    assert len(model.residuals(fit)) == 120
+
+
+def test_a_file_that_is_replaced_between_two_passes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    replace(path, make_table(1))
+    scan = scan_table(path)
+    make_table(2).to_parquet(tmp_path / "new.parquet")
+    batches = scan.batches(["y", "x", "w", "g"])
+    next(batches)
+    os.replace(tmp_path / "new.parquet", path)
+    with pytest.raises(DataError, match=r"t\.parquet' was changed or replaced"):
+        list(batches)
+    with pytest.raises(DataError, match=r"t\.parquet' was changed or replaced"):
+        bhlm.Model(FORMULA, scan)
