@@ -12,7 +12,7 @@ both = bhlm.reconcile(reml, post)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bhlm.caches import choose_caches
+from bhlm.likelihood.caches import choose_caches
 
 if TYPE_CHECKING:
     from bhlm import plots

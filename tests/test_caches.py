@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bhlm
-from bhlm.caches import choose_caches
+from bhlm.likelihood.caches import choose_caches
 
 PACKAGE = Path(bhlm.__file__).parent
 READ_ONLY = """

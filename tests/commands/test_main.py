@@ -144,7 +144,7 @@ def test_json_into_a_missing_folder_exits_2(capsys, tmp_path):
 
 def test_reml_never_imports_pymc():
     code = (
-        "import sys\nfrom bhlm.cli import main\n"
+        "import sys\nfrom bhlm.commands.main import main\n"
         "try:\n    main(['reml', 'hsb_anova'])\nexcept SystemExit as stop:\n"
         "    assert stop.code == 0, stop.code\n"
         "print(sorted({'pymc', 'pytensor', 'nutpie', 'arviz'} & set(sys.modules)))"

@@ -16,7 +16,7 @@ PYTENSOR = "PYTENSOR_FLAGS"
 ROOM = 1 << 26  # bytes that must be free: the machine code of all kernels takes less
 
 
-def choose_caches(*, package: Path = Path(__file__).parent, room: int = ROOM) -> None:
+def choose_caches(*, package: Path = Path(__file__).parents[1], room: int = ROOM) -> None:
     """Name a usable place for compiled code to numba and PyTensor, where theirs is not usable.
 
     A place that the user named, by NUMBA_CACHE_DIR or PYTENSOR_FLAGS, stays if it can be used.
