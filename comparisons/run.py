@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from tables import render_tables
 
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.files import make_plain, write_text
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
-from bhlm.likelihood.covariance import arrange_prior
 from bhlm.reconciliation.published import loglik_at
 from bhlm.sources.gallery import GalleryModel, find_model, list_models, load_data
 

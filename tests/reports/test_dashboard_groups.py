@@ -243,10 +243,9 @@ def test_groups_table_lists_the_furthest_of_many(small):
     assert "6 groups without full rank have no least squares" in table.reading
 
 
-def test_page_says_how_many_draws_it_rests_on(subject, monkeypatch):
+def test_page_says_how_many_draws_it_rests_on(subject):
     assert "draws" not in sentences_of(build_groups(subject))
-    monkeypatch.setattr("bhlm.plots.groups.HELD", STREAM)
-    text = sentences_of(build_groups(subject))
+    text = sentences_of(build_groups(subject, held=STREAM))
     assert "rest here on 1,000 of the 4,000 draws" in text
 
 

@@ -14,7 +14,7 @@ from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
-from bhlm.errors import ArgumentError, IdentifiabilityError, PriorError
+from bhlm.errors import IdentifiabilityError, PriorError
 from bhlm.fits.model import Model
 from bhlm.moments.moments import reduce_table
 from bhlm.reml.estimate import fit_moments
@@ -174,10 +174,8 @@ class TestRefusals:
         ):
             check_study(plan(grid={"groups": 9, "group_size": [4, 1]}))
 
-    def test_a_flat_prior_that_few_groups_do_not_bound(self):
+    def test_a_flat_prior_that_the_groups_bound(self):
         check_study(plan(grid={"groups": 8}, priors={"flat": {"sd": "Flat"}}))
-        with pytest.raises(ArgumentError, match=r"priors 'flat' are flat on sd\(x\|group\).*J = 5"):
-            check_study(plan(grid={"groups": [8, 5]}, priors={"flat": {"sd": {"x": "Flat"}}}))
 
     def test_a_prior_for_another_parameter(self):
         with pytest.raises(PriorError, match="priors 'a': sd prior for 'w'"):
@@ -347,7 +345,8 @@ class TestResults:
 
     def test_a_zero_that_no_interval_can_hold_is_said(self):
         zero = plan(grid={"groups": 6, "slope_variance": 0.0})
-        assert "variance that is truly 0" in run_study(zero, file=None, workers=1).summary()
+        text = " ".join(run_study(zero, file=None, workers=1).summary().split())
+        assert "variance that is truly 0" in text
         assert "truly 0" not in run_study(plan(), file=None, workers=1).summary()
 
     def test_variances_that_are_estimated_as_zero_have_profile_intervals(self):

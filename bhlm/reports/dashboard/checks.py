@@ -56,7 +56,7 @@ def build_checks(
         blocks += _try("Leaving groups out", lambda: _leave_out(thin, refits))
         if thin is not post:
             what = "The predictive check of the groups and leaving them out"
-            blocks.append(Text((describe_thinning(post, what),)))
+            blocks.append(Text((describe_thinning(post, thin, what),)))
     reml = subject.reml
     if reml is not None:
         blocks += _try("Influence", lambda: _influence(reml, influence))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import HELD, Draws
 from bhlm.layout import count
 from bhlm.moments.moments import Moments
 from bhlm.plots.caterpillar import draw_caterpillar
@@ -34,15 +34,16 @@ ROWS = 200  # of one group that the chooser holds
 DIGITS = 5  # significant ones of slopes, and of the range of an axis
 
 
-def build_groups(subject: Subject, *, listed: int = TABLE) -> Section:
+def build_groups(subject: Subject, *, listed: int = TABLE, held: int = HELD) -> Section:
     """Return the page of the groups: caterpillar, shrinkage, one group at a time, a table of all.
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
         listed: groups that the table lists.
+        held: numbers of random effects up to which the page rests on all draws.
     """
     reml, whole = subject.reml, subject.post
-    post = None if whole is None else thin_posterior(whole)
+    post = None if whole is None else thin_posterior(whole, held=held)
     given = reml if reml is not None else post
     assert given is not None
     moments = given.moments
@@ -62,23 +63,24 @@ def build_groups(subject: Subject, *, listed: int = TABLE) -> Section:
         )
     )
     blocks.append(_build_table(moments, effects, posterior=post is not None, most=listed))
-    if whole is not None and post is not whole:
-        blocks.append(Text((describe_thinning(whole, "The posterior effects of the groups"),)))
+    if whole is not None and post is not None and post is not whole:
+        what = "The posterior effects of the groups"
+        blocks.append(Text((describe_thinning(whole, post, what),)))
     return Section("groups", "Groups", tuple(blocks))
 
 
-def describe_thinning(post: Draws, what: str) -> str:
+def describe_thinning(whole: Draws, kept: Draws, what: str) -> str:
     """Return how many draws something rests on, in a sentence.
 
     Args:
-        post: the fit with all draws.
+        whole: the fit with all draws.
+        kept: the fit with some of them.
         what: the beginning of the sentence.
     """
-    draws = post.data["posterior"]["sigma"].size
-    kept = thin_posterior(post).data["posterior"]["sigma"].size
+    every, some = (fit.data["posterior"]["sigma"].size for fit in (whole, kept))
     return (
-        f"{what} rest here on {kept:,} of the {draws:,} draws, evenly spaced, since there are "
-        f"{count(post.moments.n_groups, 'group')}."
+        f"{what} rest here on {some:,} of the {every:,} draws, evenly spaced, since there are "
+        f"{count(whole.moments.n_groups, 'group')}."
     )
 
 
