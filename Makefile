@@ -20,10 +20,10 @@ demo: ## fit Table 4.4 twice and reconcile the two answers
 	.venv/bin/bhlm reconcile models/hsb_random_coefficient.toml
 
 test: setup ## run every test that is not slow
-	$(PYTHON) -m pytest -m "not slow" $(PARALLEL)
+	$(PYTHON) -m pytest -m "not slow and not exhaustive" $(PARALLEL)
 
 test-slow: setup ## run the slow tests
-	$(PYTHON) -m pytest -m slow $(PARALLEL)
+	$(PYTHON) -m pytest -m "slow and not exhaustive" $(PARALLEL)
 
 lint: setup ## check style, types and the order of the rooms
 	$(PYTHON) -m ruff check .

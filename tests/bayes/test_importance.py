@@ -180,14 +180,14 @@ def test_other_priors_of_fixed_effects_are_weighed_in():
         assert gap <= ERRORS * each.mean_se + 0.01 * each.sd, name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [model.name for model in list_models()])
 def test_gallery_is_certified(name):
     model = find_model(name)
     assert integrate(Model(model.formula, load_data(model)).moments).certified
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["regular", "singular", "zero"])
 @pytest.mark.parametrize("q", [1, 2, 3, 4])
 @pytest.mark.parametrize("J", [6, 12, 20, 160])

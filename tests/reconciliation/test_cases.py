@@ -99,6 +99,7 @@ def reconcile_case(seed):
             return None
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", SAMPLE)
 def test_random_data_sets_are_reconciled(seed):
     """Warnings are errors; what runs has a verdict, and no identity breaks."""
@@ -109,7 +110,7 @@ def test_random_data_sets_are_reconciled(seed):
     assert both.to_dict()["verdict"] == both.verdict
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(200))
 def test_two_hundred_random_data_sets_are_reconciled(seed):
     both = reconcile_case(seed)

@@ -25,9 +25,11 @@ from bhlm.reconciliation.evidence import gather_evidence
 from bhlm.reml.estimate import unwhiten
 from bhlm.reml.optimize import Optimum, Problem
 
+pytestmark = pytest.mark.exhaustive
+
 SIZES = [
     (20, 1), (20, 2), (20, 3),
-    *(pytest.param(2000, q, marks=pytest.mark.slow) for q in (1, 2, 3)),
+    *(pytest.param(2000, q, marks=pytest.mark.exhaustive) for q in (1, 2, 3)),
 ]  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def test_a_density_that_is_not_flat_where_it_should_be(monkeypatch):
     assert both.evidence.identity.finding == "density"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(200))
 def test_sound_draws_are_never_unexplained(seed):
     """Draws by the weights of another run, of data sets of every awkward kind."""
