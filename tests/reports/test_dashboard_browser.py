@@ -24,7 +24,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'bhl
 FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
 MEGABYTE = 1e6
 HSB_BYTES, LARGE_BYTES = 8 * MEGABYTE, 12 * MEGABYTE
-BUILD_SECONDS = 10.0  # of processor time, so that a busy machine does not fail it
 NOTHING = ""  # no text of a figure may be clipped or overlap another
 # Pixels that a text may stick out: Chromium rounds the boxes of text.
 SLACK = 3
@@ -135,10 +134,9 @@ def read_twin(path):
     return json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def test_size_and_seconds(built):
-    path, _, seconds = built
+def test_size(built):
+    path, *_ = built
     assert path.stat().st_size <= HSB_BYTES
-    assert seconds < BUILD_SECONDS
 
 
 def test_all_sections_are_there(visit, hsb_page):
