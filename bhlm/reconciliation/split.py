@@ -210,9 +210,9 @@ def find_drift(post: Draws) -> list[str]:
     limit = float(norm.isf(FALSE_ALARMS / (2.0 * len(names))))
     found = []
     for name, row in summarize(gaps).items():
-        if abs(row[0]) > limit * row[9]:
+        if abs(row.mean) > limit * row.mcse_mean:
             found.append(
-                f"The draws of {name} average {row[0]:+.3g} off their exact conditional means, "
-                f"{abs(row[0]) / row[9]:.1f} Monte Carlo errors."
+                f"The draws of {name} average {row.mean:+.3g} off their exact conditional means, "
+                f"{abs(row.mean) / row.mcse_mean:.1f} Monte Carlo errors."
             )
     return found
