@@ -167,7 +167,11 @@ def _make_prior(family: str, *content: Any) -> Prior:
 
 def _encode(value: Any) -> str:
     """Return JSON, NumPy's arrays and scalars included; floats come back to the last bit."""
-    return json.dumps(make_plain(value, finite=False))
+    return json.dumps(make_plain(value, finite=False), default=_refuse)
+
+
+def _refuse(value: object) -> None:
+    raise TypeError(f"{value!r} has no place in a file; make it a number or text")
 
 
 def _freeze(value: Any) -> Any:
