@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bhlm.design.design import INTERCEPT as INTERCEPT
 from bhlm.design.design import Design, build_design
 from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.errors import DataError, FormulaError
@@ -28,7 +29,6 @@ from bhlm.moments.reduce import reduce_designed, reduce_formula
 from bhlm.sources.open import scan_table
 
 Array = np.ndarray
-INTERCEPT = "Intercept"
 
 
 @dataclass(frozen=True, slots=True)
