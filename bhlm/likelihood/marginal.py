@@ -207,30 +207,3 @@ def total_products(white: Whitened) -> Array:
     """Return the sum over groups of [X y]'[X y] (p + 1, p + 1), whitened."""
     q = white.q
     return np.ascontiguousarray(white.blocks[:, q:, q:].sum(axis=0))
-
-
-def evaluate_marginal(
-    white: Whitened, total: Array, beta: Array, root: Array, sigma: float
-) -> tuple[float, Array, Array, float]:
-    """Return the log-likelihood and its gradients by beta (p,), root (q, q) and sigma.
-
-    Arguments and gradients are those of the columns as given; root is any square root of G.
-    """
-    whitened_beta, lam, whitened_sigma = whiten_parameters(white, beta, root, sigma)
-    value, dlam, dbeta, dlog = marginal_loglik(
-        white.blocks,
-        total,
-        white.n,
-        np.ascontiguousarray(lam),
-        np.ascontiguousarray(whitened_beta),
-        float(whitened_sigma),
-    )
-    gradient_beta = np.linalg.solve(white.fixed.T, dbeta) / white.scale
-    gradient_root = np.linalg.solve(white.basis.T, dlam) / sigma
-    gradient_sigma = (dlog - float(np.sum(dlam * lam))) / sigma
-    return (
-        float(value) - white.n * float(np.log(white.scale)),
-        gradient_beta,
-        gradient_root,
-        gradient_sigma,
-    )

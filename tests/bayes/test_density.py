@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marginal_columns import evaluate_marginal
 from prior_sets import SETS, proper_examples
 from scipy import integrate, stats
 from simulate import simulate_rows
@@ -23,7 +24,7 @@ from bhlm.bayes.priors.families import (
 )
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.likelihood.covariance import STRUCTURES, arrange
-from bhlm.likelihood.marginal import evaluate_marginal, total_products
+from bhlm.likelihood.marginal import total_products
 from bhlm.likelihood.whitening import whiten
 
 

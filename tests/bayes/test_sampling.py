@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from marginal_columns import evaluate_marginal
 from scipy import stats
 from simulate import simulate_table
 
@@ -14,7 +15,7 @@ from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import lower_roots
-from bhlm.likelihood.marginal import evaluate_marginal, total_products
+from bhlm.likelihood.marginal import total_products
 
 TABLE_4_4 = "hsb_random_coefficient"
 EXACT = 1e-10  # two orders of summation

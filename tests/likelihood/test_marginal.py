@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from marginal_columns import evaluate_marginal
 from simulate import dense_loglik, simulate_rows
 
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.effects import draw_effects, predict_effects
-from bhlm.likelihood.marginal import evaluate_marginal, total_products
+from bhlm.likelihood.marginal import total_products
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import whiten
 
