@@ -100,14 +100,15 @@ def _show_saved(
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.moments.moments import open_alike
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit
-    from bhlm.sources.open import open_table
 
     post = load(fit)
     model = None
     if data is not None:
-        model = Model(post.moments.formula, open_table(data, memory_limit=memory_limit))
+        table = open_alike(post.moments, data, memory_limit=memory_limit)
+        model = Model(post.moments.formula, table)
         check_rows(post.moments, model)
     source = {"Fit": fit} | ({} if data is None else {"Data": hide_password(data)})
     source["Command"] = write_command("dashboard", fit, data=data, output=output)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bhlm.commands.options import Json, Seed, app
-from bhlm.commands.shared import fit_both
+from bhlm.commands.shared import find_data, fit_both
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def compare_gallery(
     import pandas as pd
 
     from bhlm.fits.model import Model
-    from bhlm.sources.gallery import find_model, list_models, load_data
+    from bhlm.sources.gallery import find_model, list_models
 
     entries = list_models() if names is None else tuple(find_model(name) for name in names)
     if not entries:
@@ -92,7 +92,7 @@ def compare_gallery(
         if progress:
             progress(done, len(entries))
         start = time.perf_counter()
-        model = Model(entry.formula, load_data(entry))
+        model = Model(entry.formula, find_data(entry))
         both = fit_both(model, entry, {"seed": seed}, method=entry.method, quiet=True)
         rows.append(_summarize(both, entry) | {"seconds": time.perf_counter() - start})
     if progress:

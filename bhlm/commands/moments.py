@@ -29,13 +29,23 @@ def moments_command(
     ] = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
-    from bhlm.moments.moments import reduce_like, reduce_part, suppress_small_groups
-    from bhlm.sources.open import scan_table
+    from bhlm.design.formula.terms import parse_formula
+    from bhlm.design.rows import open_rows
+    from bhlm.moments.moments import (
+        load_moments,
+        open_alike,
+        reduce_like,
+        reduce_part,
+        suppress_small_groups,
+    )
 
     if formula is not None and like is None:
-        moments = reduce_part(formula, scan_table(data, memory_limit=memory_limit))
+        table = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
+        moments = reduce_part(formula, table)
     elif like is not None and formula is None:
-        moments = reduce_like(like, scan_table(data, memory_limit=memory_limit))
+        reference = load_moments(like)
+        table = open_alike(reference, data, memory_limit=memory_limit)
+        moments = reduce_like(reference, table)
     else:
         raise ArgumentError(
             "give either --formula 'y ~ x + (x | g)' or --like FILE.moments, which has a formula"

@@ -31,10 +31,11 @@ def open_model(
     which: str | None, data: str | None, formula: str | None, *, memory_limit: str | None = None
 ) -> tuple["Model", "GalleryModel | None"]:
     """Return the model that the arguments name, and its gallery entry if it has one."""
+    from bhlm.design.formula.terms import parse_formula
+    from bhlm.design.rows import open_rows
     from bhlm.fits.model import Model
     from bhlm.moments.file import is_moments_path
-    from bhlm.sources.gallery import find_model, load_data
-    from bhlm.sources.open import scan_table
+    from bhlm.sources.gallery import find_model
 
     if which is not None:
         if data is not None or formula is not None:
@@ -43,7 +44,7 @@ def open_model(
                 "the model or --data with --formula"
             )
         entry = find_model(which)
-        return Model(entry.formula, load_data(entry)), entry
+        return Model(entry.formula, find_data(entry)), entry
     if data is not None and formula is None and is_moments_path(data):
         return Model.from_moments(data), None
     if data is None or formula is None:
@@ -54,7 +55,15 @@ def open_model(
         )
     if is_moments_path(data):
         return Model(formula, data), None
-    return Model(formula, scan_table(data, memory_limit=memory_limit)), None
+    rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
+    return Model(formula, rows), None
+
+
+def find_data(entry: "GalleryModel") -> Any:
+    """Return the data of a gallery model, files as their path, for `Model` to open."""
+    from bhlm.sources.gallery import load_data
+
+    return entry.data_path if entry.dataset is None else load_data(entry)
 
 
 def read_settings(

@@ -1,5 +1,6 @@
 """Table -> its complete rows: the columns that a formula reads, under names of our own."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.formula.expressions import Expression, Name, column_names
+from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.errors import DataError
+from bhlm.sources.open import scan_table
 from bhlm.sources.parquet import ParquetScan
 
 SHOWN_COLUMNS = 12
@@ -38,6 +40,32 @@ class Tally:
         """Return the tally of both sets of rows."""
         infinite = (a + b for a, b in zip(self.infinite, other.infinite, strict=True))
         return Tally(self.total + other.total, self.complete + other.complete, tuple(infinite))
+
+
+def open_rows(
+    formula: Formula, data: Any, *, memory_limit: str | None = None, text: Collection[str] = ()
+) -> Any:
+    """Return the table behind data, in which no labels that a formula reads have merged.
+
+    Args:
+        formula: its groups and C() read labels.
+        data: a dataframe, path or URL, see `bhlm.sources.open.open_table`.
+        memory_limit: what DuckDB may use.
+        text: columns of which the labels are text, as those of an earlier table were.
+
+    Raises `DataError` as `open_table` does.
+    """
+    labels = label_columns(formula)
+    return scan_table(data, memory_limit=memory_limit, labels=labels, text=text)
+
+
+def label_columns(formula: Formula) -> list[str]:
+    """Return the columns whose values a formula reads as labels: the groups', and those in C()."""
+    factors = list_factors(formula)
+    within = [each for each in factors if isinstance(each, Apply) and each.function == "C"]
+    counted = {name for each in factors if each not in within for name in column_names(each)}
+    named = [name for each in within for name in column_names(each) if name not in counted]
+    return list(dict.fromkeys([formula.group, *named]))
 
 
 def read_table(table: Any, formula: Formula) -> Any:

@@ -7,11 +7,11 @@ import numpy as np
 
 from bhlm.design.design import Design, design_arrays
 from bhlm.design.formula.terms import Formula, parse_formula
+from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.file import is_moments_path
-from bhlm.moments.moments import Moments, load_moments, reduce_table
+from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
 from bhlm.moments.same_rows import check_same_rows
-from bhlm.sources.open import open_table, scan_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class Model:
                 )
             self.moments: Moments = data
         else:
-            self._table = scan_table(data) if isinstance(data, str | Path) else data
+            self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
             self.moments = reduce_table(self.formula, self._table)
 
     @classmethod
@@ -245,7 +245,7 @@ class Model:
                 raise DataError("this model was made from moments and cannot read new rows")
             from bhlm.design.new_rows import read_new_rows
 
-            new = open_table(data) if isinstance(data, str | Path) else data
+            new = open_alike(self.moments, data) if isinstance(data, str | Path) else data
             labels, x, z = read_new_rows(self.design, self._table, new)
         if isinstance(fit, RemlFit):
             from bhlm.reml.predictions import predict_rows

@@ -12,7 +12,10 @@ import numpy as np
 
 from bhlm.design.design import INTERCEPT as INTERCEPT
 from bhlm.design.design import Design, build_design
-from bhlm.design.formula.terms import Formula, parse_formula
+from bhlm.design.formula.expressions import column_names
+from bhlm.design.formula.terms import Formula, list_factors, parse_formula
+from bhlm.design.labels import kind_of_labels
+from bhlm.design.rows import open_rows
 from bhlm.errors import DataError, FormulaError
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups
@@ -26,7 +29,6 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
-from bhlm.sources.open import scan_table
 
 Array = np.ndarray
 
@@ -349,7 +351,7 @@ def reduce_part(formula: str, table: Any) -> Moments:
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
     """
-    opened = scan_table(table)
+    opened = open_rows(parse_formula(formula), table)
     return compute_moments(build_design(formula, opened, check=False), opened)
 
 
@@ -369,7 +371,21 @@ def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
     """
     if not isinstance(reference, Moments):
         reference = load_moments(reference)
-    return compute_moments(reference.design, scan_table(table))
+    return compute_moments(reference.design, open_alike(reference, table))
+
+
+def open_alike(moments: Moments, data: Any, *, memory_limit: str | None = None) -> Any:
+    """Return the table behind data, with labels of the types that those of some moments have.
+
+    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    """
+    design = moments.design
+    text = [design.group] if kind_of_labels(moments.groups) == "text" else []
+    for factor in list_factors(design.formula):
+        levels = design.levels.get(str(factor), ())
+        if levels and isinstance(levels[0], str):
+            text += column_names(factor)
+    return open_rows(design.formula, data, memory_limit=memory_limit, text=text)
 
 
 def update_moments(moments: Moments, more: Any) -> Moments:

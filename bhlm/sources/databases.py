@@ -5,13 +5,21 @@ import re
 import tempfile
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import hide_from, hide_password
+from bhlm.sources.labels import (
+    DECIMAL,
+    DIGITS,
+    INTEGER,
+    TRUTHS,
+    Spellings,
+    choose_type,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,14 +70,22 @@ def _connect_duckdb(
 
 
 def stream_files(
-    paths: Sequence[Path], suffix: str, memory_limit: str | None, text: str
+    paths: Sequence[Path],
+    suffix: str,
+    memory_limit: str | None,
+    place: str,
+    *,
+    labels: Collection[str] | None = None,
+    text: Collection[str] = (),
 ) -> "duckdb.DuckDBPyRelation":
-    """Return Parquet or CSV files, called `text` in errors, as a relation that reads in pieces.
+    """Return Parquet or CSV files, called `place` in errors, as a relation that reads in pieces.
+
+    For `labels` and `text`, columns of CSV files, see `bhlm.sources.open.open_table`.
 
     Raises `MissingPackageError` without DuckDB, and `DataError` where that cannot read them, they
     have no rows, or the limit is not one.
     """
-    connection = _connect_duckdb(f"'{text}' with a memory limit", memory_limit)
+    connection = _connect_duckdb(f"'{place}' with a memory limit", memory_limit)
     import duckdb
 
     names = [str(path) for path in paths]
@@ -77,41 +93,104 @@ def stream_files(
         relation = (
             connection.read_parquet(names)
             if suffix == ".parquet"
-            else _stream_csv(connection, names)
+            else _stream_csv(connection, names, labels, text)
         )
         is_empty = not relation.limit(1).fetchall()
     except duckdb.Error as error:
-        raise refuse_file(text, suffix, error) from error
+        raise refuse_file(place, suffix, error) from error
     if is_empty:
-        raise DataError(f"'{text}' has no rows; give a {suffix} file with at least one")
+        raise DataError(f"'{place}' has no rows; give a {suffix} file with at least one")
     return relation
 
 
-def _stream_csv(connection: "duckdb.DuckDBPyConnection", names: Any) -> "duckdb.DuckDBPyRelation":
+def _stream_csv(
+    connection: "duckdb.DuckDBPyConnection",
+    names: Any,
+    labels: Collection[str] | None,
+    text: Collection[str],
+) -> "duckdb.DuckDBPyRelation":
     """Return CSV files as a relation whose columns have the types that pandas would give them."""
     how: dict[str, Any] = {"sep": ",", "header": True, "na_values": list(CSV_MISSING)}
     # A type rests on all rows, not on the first ones. Dates stay text, as pandas leaves them.
     candidates = ["BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR"]
     guess = connection.read_csv(names, sample_size=-1, auto_type_candidates=candidates, **how)
     types = {name: str(dtype) for name, dtype in zip(guess.columns, guess.types, strict=True)}
+    raw = connection.read_csv(names, all_varchar=True, **how)
     # DuckDB takes yes and t for true, and 007 for text; pandas takes them for text and for 7.
     doubtful = [name for name, dtype in types.items() if dtype in ("BOOLEAN", "VARCHAR")]
-    if doubtful:
-        raw = connection.read_csv(names, all_varchar=True, **how)
-        questions = []
-        for name in doubtful:
-            column = '"' + name.replace('"', '""') + '"'
-            questions += [
-                f"bool_and(lower({column}) in ('true', 'false'))",
-                f"bool_and(regexp_full_match({column}, '[+-]?[0-9]{{1,18}}'))",
-                f"bool_and(regexp_full_match({column}, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)"
-                "([eE][+-]?[0-9]+)?'))",
-            ]
-        (answers,) = raw.aggregate(", ".join(questions)).fetchall()
-        for i, name in enumerate(doubtful):
-            fits = zip(("BOOLEAN", "BIGINT", "DOUBLE"), answers[3 * i : 3 * i + 3], strict=True)
-            types[name] = next((dtype for dtype, fit in fits if fit), "VARCHAR")
+    asked = {
+        name: [
+            f"bool_and(lower({column}) in ('true', 'false'))",
+            f"bool_and(regexp_full_match({column}, '[+-]?[0-9]{{1,18}}'))",
+            f"bool_and(regexp_full_match({column}, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)"
+            "([eE][+-]?[0-9]+)?'))",
+        ]
+        for name in doubtful
+        for column in [_quote_name(name)]
+    }
+    for name, answers in _aggregate(raw, asked).items():
+        fits = zip(("BOOLEAN", "BIGINT", "DOUBLE"), answers, strict=True)
+        types[name] = next((dtype for dtype, fit in fits if fit), "VARCHAR")
+    if labels is None:
+        types |= dict.fromkeys(_find_padded(raw, types), "VARCHAR")
+    else:
+        types |= _type_labels(raw, [name for name in labels if name in types])
+    types |= {name: "VARCHAR" for name in text if name in types}
     return connection.read_csv(names, dtype=types, **how)
+
+
+def _type_labels(raw: "duckdb.DuckDBPyRelation", labels: Collection[str]) -> dict[str, str]:
+    """Return the types of columns of labels, by the rule of `labels.choose_type`."""
+    asked = {}
+    for name in labels:
+        column = _quote_name(name)
+        whole = f"regexp_full_match({column}, '{INTEGER}')"
+        decimal = f"regexp_full_match({column}, '{DECIMAL}') and {column} <> '-0.0'"
+        short = f"length(regexp_replace({column}, '[^0-9]', '', 'g')) <= {DIGITS}"
+        styles = [f"bool_and({column} in {style})" for style in TRUTHS]
+        asked[name] = [
+            f"bool_and({column} is null or ({whole} and try_cast({column} as BIGINT) is not null))",
+            f"bool_and(({whole} or ({decimal})) and {short})",
+            f"bool_or({whole})",
+            f"bool_or(ends_with({column}, '.0'))",
+            " or ".join(styles),
+        ]
+    kinds = {"integer": "BIGINT", "decimal": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}
+    found = _aggregate(raw, asked)
+    return {name: kinds[choose_type(Spellings(*map(bool, found[name])))] for name in labels}
+
+
+def _find_padded(raw: "duckdb.DuckDBPyRelation", types: dict[str, str]) -> list[str]:
+    """Return the columns of numbers that spell one in two ways, one with zeros in front."""
+    names = [name for name, dtype in types.items() if dtype in ("BIGINT", "DOUBLE")]
+    padded = {
+        name: [f"bool_or(regexp_matches({_quote_name(name)}, '^[+-]?0[0-9]'))"] for name in names
+    }
+    suspects = [name for name, (found,) in _aggregate(raw, padded).items() if found]
+    merged = {
+        name: [f"count(distinct {column}) > count(distinct try_cast({column} as DOUBLE))"]
+        for name in suspects
+        for column in [_quote_name(name)]
+    }
+    return [name for name, (found,) in _aggregate(raw, merged).items() if found]
+
+
+def _aggregate(
+    relation: "duckdb.DuckDBPyRelation", asked: dict[str, list[str]]
+) -> dict[str, list[Any]]:
+    """Return the answers to some aggregates by column, in one pass."""
+    if not asked:
+        return {}
+    (answers,) = relation.aggregate(
+        ", ".join(q for each in asked.values() for q in each)
+    ).fetchall()
+    left = iter(answers)
+    return {name: [next(left) for _ in each] for name, each in asked.items()}
+
+
+def _quote_name(name: str) -> str:
+    """Return the name of a column as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def open_duckdb(place: str, name: str, shown: str, memory_limit: str | None) -> Any:

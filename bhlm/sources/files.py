@@ -1,14 +1,16 @@
 """Files -> pandas tables, each format with its own reader and its own way to fail clearly."""
 
 import glob
+import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.databases import refuse_file
+from bhlm.sources.labels import PADDED, merges_spellings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,14 +40,17 @@ def find_files(text: str) -> list[Path]:
     return paths
 
 
-def read_file(path: Path, suffix: str) -> "pd.DataFrame":
+def read_file(path: Path, suffix: str, *, text: Collection[str] = ()) -> "pd.DataFrame":
     """Return the table of a file of a known suffix.
+
+    Of a CSV file, which has no types, the columns in `text` come as they are spelled.
 
     Raises `DataError` where it cannot be read or has no rows, and `MissingPackageError` where the
     package that reads it is not installed.
     """
     try:
-        table = _name_booleans(_READERS[suffix](path))
+        table = _read_csv(path, text) if suffix == ".csv" and text else _READERS[suffix](path)
+        table = _name_booleans(table)
     except ImportError as error:
         if suffix not in _OPTIONAL:
             raise
@@ -70,11 +75,32 @@ def _name_booleans(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
 
 
-def _read_csv(path: Path) -> "pd.DataFrame":
+def find_padded(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
+    """Return the columns of CSV files that hold 7 and 007 both, which are codes, not numbers."""
+    import pandas as pd
+
+    if not any(map(_has_padded, paths)):
+        return []
+    names = [
+        name
+        for name, dtype in table.dtypes.items()
+        if isinstance(name, str) and pd.api.types.is_numeric_dtype(dtype)
+    ]
+    raw = pd.concat([_read_csv(path, names)[names] for path in paths])
+    return [name for name in names if merges_spellings(raw[name])]
+
+
+def _has_padded(path: Path) -> bool:
+    """Return whether a number with zeros in front begins some field of a file."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return PADDED.search(view) is not None
+
+
+def _read_csv(path: Path, text: Collection[str] = ()) -> "pd.DataFrame":
     import pandas as pd
 
     # In one piece, so that a column's type does not depend on where a chunk ends.
-    return pd.read_csv(path, low_memory=False)
+    return pd.read_csv(path, low_memory=False, dtype=dict.fromkeys(text, str))
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":

@@ -1,7 +1,7 @@
 """Paths, patterns and URLs -> tables: which of the readers opens what."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import narwhals as nw
 from bhlm.errors import DataError
 from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
-from bhlm.sources.files import find_files, known_suffixes, read_file
+from bhlm.sources.files import find_files, find_padded, known_suffixes, read_file
+from bhlm.sources.labels import settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
 
 # Bytes on disk from which DuckDB streams a file instead of pandas reading all of it: a file of
@@ -20,7 +21,12 @@ STREAMED = (".csv", ".parquet")
 
 
 def open_table(
-    data: Any, *, memory_limit: str | None = None, streamed_size: int = STREAMED_SIZE
+    data: Any,
+    *,
+    memory_limit: str | None = None,
+    streamed_size: int = STREAMED_SIZE,
+    labels: Collection[str] | None = None,
+    text: Collection[str] = (),
 ) -> Any:
     """The table behind data: a dataframe as it is, or what stands at a path or URL.
 
@@ -38,11 +44,18 @@ def open_table(
     there is a memory limit, come as a DuckDB relation, which reads them in pieces; without
     DuckDB and without a limit, pandas reads them too.
 
+    A CSV file has no types. In its columns of `labels` no two spellings merge: they are read as
+    numbers only where each number is spelled in the one way in which it is printed, so that 0007
+    keeps its zeros and is not 7. Elsewhere what looks like numbers is read as numbers.
+
     Args:
         data: the dataframe, path or URL.
         memory_limit: what DuckDB may use, such as "500MB"; it writes to the temporary folder
             of the system beyond that. None leaves DuckDB at its default, 80 % of the memory.
         streamed_size: bytes of files from which DuckDB reads them in pieces.
+        labels: columns that hold labels, such as the groups'; None takes for such the columns
+            that spell one number in two ways, one of them with zeros in front.
+        text: columns that hold labels and come as text in any case.
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
@@ -51,10 +64,10 @@ def open_table(
         MissingPackageError: the package that reads it is not installed.
     """
     if isinstance(data, str | os.PathLike):
-        text = os.fspath(data)
-        if "://" in text:
-            return _open_url(text, memory_limit)
-        return _open_files(text, memory_limit, streamed_size)
+        place = os.fspath(data)
+        if "://" in place:
+            return _open_url(place, memory_limit)
+        return _open_files(place, memory_limit, streamed_size, labels=labels, text=text)
     if isinstance(data, ParquetScan):
         return data
     try:
@@ -72,7 +85,13 @@ def open_table(
     return data
 
 
-def scan_table(data: Any, *, memory_limit: str | None = None) -> Any:
+def scan_table(
+    data: Any,
+    *,
+    memory_limit: str | None = None,
+    labels: Collection[str] | None = None,
+    text: Collection[str] = (),
+) -> Any:
     """The table behind data as `open_table` has it, but for Parquet files, which stay unread.
 
     Without a memory limit they come as a `ParquetScan`. A model takes that for a table, reads
@@ -81,24 +100,48 @@ def scan_table(data: Any, *, memory_limit: str | None = None) -> Any:
     Raises `DataError` as `open_table` does.
     """
     if isinstance(data, str | os.PathLike) and memory_limit is None:
-        text = os.fspath(data)
-        if "://" not in text and Path(text).suffix.lower() == ".parquet":
-            paths = find_files(text)
-            return scan_files(paths, text, is_large=_is_streamed(paths, STREAMED_SIZE))
-    return open_table(data, memory_limit=memory_limit)
+        place = os.fspath(data)
+        if "://" not in place and Path(place).suffix.lower() == ".parquet":
+            paths = find_files(place)
+            return scan_files(paths, place, is_large=_is_streamed(paths, STREAMED_SIZE))
+    return open_table(data, memory_limit=memory_limit, labels=labels, text=text)
 
 
-def _open_files(text: str, memory_limit: str | None, streamed_size: int) -> Any:
-    paths = find_files(text)
-    suffix = Path(text).suffix.lower()
+def _open_files(
+    place: str,
+    memory_limit: str | None,
+    streamed_size: int,
+    *,
+    labels: Collection[str] | None,
+    text: Collection[str],
+) -> Any:
+    paths = find_files(place)
+    suffix = Path(place).suffix.lower()
     if memory_limit is not None and suffix not in STREAMED:
         raise DataError(
-            f"the memory limit {memory_limit!r} cannot be kept for '{text}': DuckDB reads "
+            f"the memory limit {memory_limit!r} cannot be kept for '{place}': DuckDB reads "
             f"{' and '.join(STREAMED)} files only; convert it, or leave the limit out"
         )
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
-        return stream_files(paths, suffix, memory_limit, text)
-    tables = [read_file(path, suffix) for path in paths]
+        return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
+    known = [*(labels or ()), *text]
+    table = _read_files(paths, suffix, known)
+    if suffix != ".csv":
+        return table
+    if labels is None and (padded := find_padded(paths, table)):
+        table = _read_files(paths, suffix, [*known, *padded])
+    # Of all files at once: one of them may spell what is no number in another.
+    settled = {
+        name: settle_labels(table[name])
+        for name in labels or ()
+        if name in table.columns and name not in text
+    }
+    return table.assign(**settled)
+
+
+def _read_files(paths: Sequence[Path], suffix: str, text: Collection[str]) -> Any:
+    """Return the tables of files as one."""
+    tables = [read_file(path, suffix, text=text) for path in paths]
     if len(tables) == 1:
         return tables[0]
     import pandas as pd

@@ -1,0 +1,142 @@
+"""Labels of CSV files: every spelling stays a label of its own, however the file is read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bhlm
+from bhlm.errors import DataError
+from bhlm.sources.databases import CSV_MISSING
+from bhlm.sources.labels import choose_type, survey_spellings
+
+SPELLINGS = st.one_of(
+    st.from_regex(r"[ +-]?0{0,2}[0-9]{1,3}(\.[0-9]{0,2})?(e[0-9])?", fullmatch=True),
+    st.integers(2**53 - 2, 2**53 + 2).map(str),
+    st.integers(2**63 - 2, 2**64 + 2).map(str),
+    st.sampled_from(["True", "true", "TRUE", "False", "a", " a", "a ", "A", "é", "1_0", "inf"]),
+)
+ROUTES: dict[str, Callable[[Path], Any]] = {
+    "path": str,
+    "memory limit": lambda path: bhlm.open_table(path, memory_limit="100MB", labels=["g"]),
+    "read first": lambda path: bhlm.open_table(path, labels=["g"]),
+}
+
+
+def write_rows(path: Path, labels: list[str]) -> Path:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"g": labels, "x": rng.normal(size=len(labels))})
+    table.assign(y=rng.normal(size=len(labels))).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_codes_that_differ_in_zeros_stay_apart(route: str, tmp_path: Path) -> None:
+    codes = [f"{i:04d}" for i in range(1, 7)] + [str(i) for i in range(1, 7)]
+    path = write_rows(tmp_path / "t.csv", codes * 3)
+    model = bhlm.Model("y ~ x + (1 | g)", ROUTES[route](path))
+    assert model.moments.groups.tolist() == sorted(codes)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.lists(st.lists(SPELLINGS, min_size=4, max_size=4, unique=True), min_size=9, max_size=9))
+def test_no_two_spellings_merge(
+    tmp_path_factory: pytest.TempPathFactory, columns: list[list[str]]
+) -> None:
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    names = [f"c{i}" for i in range(len(columns))]
+    pd.DataFrame(dict(zip(names, columns, strict=True))).to_csv(path, index=False)
+    read = bhlm.open_table(path, labels=names)
+    streamed = bhlm.open_table(path, labels=names, memory_limit="100MB").df()
+    for name, texts in zip(names, columns, strict=True):
+        assert read[name].nunique() == streamed[name].nunique() == len(texts)
+        assert read[name].tolist() == streamed[name].tolist()
+        assert [str(label) for label in read[name]] == texts or read[name].dtype != "str"
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (["1", "10", "-3"], "integer"),
+        (["1", "01"], "text"),
+        (["01", "02"], "text"),
+        (["1.5", "2"], "decimal"),
+        (["1.0", "2.0"], "decimal"),
+        (["2", "2.0"], "text"),
+        (["1.50"], "text"),
+        (["-0.0", "0.0"], "text"),
+        (["9223372036854775807"], "integer"),
+        (["9223372036854775808"], "text"),
+        (["0.1234567890123456"], "text"),
+        (["true", "false"], "boolean"),
+        (["true", "True"], "text"),
+    ],
+)
+def test_numbers_are_those_that_print_as_they_are_spelled(texts: list[str], kind: str) -> None:
+    assert choose_type(survey_spellings(texts)) == kind
+
+
+@pytest.mark.parametrize("limit", [None, "100MB"])
+def test_large_ids_with_gaps_keep_their_digits(limit: str | None, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "t.csv", ["9007199254740992", "9007199254740993", ""] * 3)
+    table = bhlm.open_table(path, memory_limit=limit, labels=["g"])
+    moments = bhlm.Model("y ~ 1 + (1 | g)", table).moments
+    assert moments.groups.tolist() == [9007199254740992, 9007199254740993]
+    assert moments.dropped == 3
+
+
+@pytest.mark.parametrize("limit", [None, "100MB"])
+def test_a_reader_without_a_formula_keeps_codes_that_would_merge(
+    limit: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("code,month,x\n7,01,1\n007,02,2\n8,12,3\n")
+    table = bhlm.open_table(path, memory_limit=limit)
+    table = table if limit is None else table.df()
+    assert table["code"].tolist() == ["7", "007", "8"]
+    assert table["month"].tolist() == [1, 2, 12]
+
+
+@pytest.mark.parametrize("limit", [None, "100MB"])
+def test_labels_of_several_files_have_one_type(limit: str | None, tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.csv", ["1", "2"])
+    write_rows(tmp_path / "b.csv", ["1", "01"])
+    table = bhlm.open_table(tmp_path / "*.csv", memory_limit=limit, labels=["g"])
+    assert bhlm.Model("y ~ 1 + (1 | g)", table).moments.groups.tolist() == ["01", "1", "2"]
+
+
+def test_levels_of_factors_keep_their_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rng = np.random.default_rng(1)
+    rows = [f"{i % 5},{['1', '01'][i // 5 % 2]},{rng.normal():.3f}" for i in range(40)]
+    path.write_text("g,c,y\n" + "\n".join(rows) + "\n")
+    assert bhlm.Model("y ~ C(c) + (1 | g)", str(path)).design.fixed == ("Intercept", "C(c)[1]")
+
+
+def test_new_rows_of_a_file_take_the_labels_of_the_model(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "t.csv", ["007", "7", "12"] * 4)
+    model = bhlm.Model("y ~ x + (1 | g)", str(path))
+    fit = model.reml()
+    new = write_rows(tmp_path / "new.csv", ["7", "12"])
+    assert len(model.predict(fit, str(new))) == 2
+    new = write_rows(tmp_path / "new.csv", ["0012", "12"])
+    with pytest.raises(DataError, match="'0012' is not a g of the fit"):
+        model.predict(fit, str(new))
+
+
+def test_a_site_takes_the_labels_of_the_first(tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.csv", ["01", "02", "2"] * 3)
+    moments = bhlm.Model("y ~ x + (1 | g)", str(first)).moments
+    moments = moments.update(str(write_rows(tmp_path / "b.csv", ["3", "4"] * 3)))
+    assert moments.groups.tolist() == ["01", "02", "2", "3", "4"]
+
+
+def test_missing_labels_are_those_of_every_column(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "t.csv", [*CSV_MISSING, "1", "2", "x"])
+    for open_path in ROUTES.values():
+        assert bhlm.Model("y ~ 1 + (1 | g)", open_path(path)).moments.dropped == len(CSV_MISSING)
