@@ -239,6 +239,25 @@ def design_arrays(
     return np.asarray(frame[GROUP].to_numpy()), X, Z, y
 
 
+def index_rows(design: Design, table: Any) -> Any:
+    """Return what the table calls its complete rows, in their order, as a pandas Index.
+
+    Those of pandas have labels, others are numbered from 0. None for an engine whose rows have no
+    order, such as a database.
+    """
+    import pandas as pd
+
+    frame = read_frame(read_table(table, design.formula))
+    if isinstance(frame, nw.LazyFrame) and not frame.implementation.is_polars():
+        return None
+    rows, layout = _read_columns(design, frame.to_native())
+    asked = rows.select(complete=is_complete(layout))
+    held = collect_frame(asked) if isinstance(asked, nw.LazyFrame) else asked
+    complete = np.asarray(held["complete"].to_numpy(), dtype=bool)
+    index = getattr(held.to_native(), "index", None)
+    return (index if isinstance(index, pd.Index) else pd.RangeIndex(len(complete)))[complete]
+
+
 def _ignore_floating_errors() -> AbstractContextManager[Any]:
     """Silence NumPy where it would warn: what is not finite is counted and raised."""
     return np.errstate(all="ignore")
@@ -289,7 +308,11 @@ def _expand_formula(
 ) -> tuple[list[Column], list[list[Column]]]:
     """Return the columns of X, and those of Z by block; raise `FormulaError` where two clash."""
     fixed = expand_terms(formula.fixed, levels)
-    blocks = [expand_terms(block.terms, levels) for block in formula.random]
+    blocks: list[list[Column]] = []
+    for term in formula.random:
+        columns = expand_terms(term.terms, levels)
+        # Together the terms know which levels are left out; apart, every factor keeps them all.
+        blocks += [[column] for column in columns] if term.independent else [columns]
     for part, columns in (("fixed", fixed), ("random", [c for block in blocks for c in block])):
         seen: set[str] = set()
         for column in columns:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.design.design import Design, design_arrays
+from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, parse_formula
-from bhlm.design.rows import open_rows
+from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
@@ -200,14 +200,28 @@ class Model:
             DataError: the model was made from moments, which have no rows; or the table has
                 changed since the model was made from it.
         """
+        return self._read_rows()[0]
+
+    def _read_rows(
+        self,
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], "pd.Index"]:
+        """Return what `rows` does, and what the table calls these rows."""
         if not self.has_rows:
             raise DataError(
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
-        rows = design_arrays(self.design, self._table, check=False)
+        table = read_table(self._table, self.formula)
+        rows = design_arrays(self.design, table, check=False)
         check_same_rows(self.moments, *rows)
-        return rows
+        return rows, self._index(table, rows[0])
+
+    def _index(self, table: Any, labels: np.ndarray) -> "pd.Index":
+        """Return what a table calls its rows; their groups where they have no order."""
+        import pandas as pd
+
+        index = index_rows(self.design, table)
+        return pd.Index(labels, name=self.design.group) if index is None else index
 
     def predict(
         self,
@@ -225,6 +239,9 @@ class Model:
         gm() of new rows take the group means of the rows that the model was made from; a group
         that is not among them is centred on its own new rows.
 
+        The result has the index of a pandas table; rows of others are numbered from 0, and those
+        of a database, which have no order, are called by their group.
+
         Raises:
             ArgumentError: a fit of another model, or a choice that is not known.
             DataError: a model of moments has no rows; new rows miss a value, or hold a level
@@ -239,7 +256,7 @@ class Model:
                 "the model that was fitted"
             )
         if data is None:
-            labels, x, z, _ = self.rows()
+            (labels, x, z, _), index = self._read_rows()
         else:
             if not self.has_rows:
                 raise DataError("this model was made from moments and cannot read new rows")
@@ -247,28 +264,33 @@ class Model:
 
             new = open_alike(self.moments, data) if isinstance(data, str | Path) else data
             labels, x, z = read_new_rows(self.design, self._table, new)
+            index = self._index(new, labels)
+        choice: dict[str, Any] = {"kind": kind, "new_groups": new_groups, "level": level}
         if isinstance(fit, RemlFit):
             from bhlm.reml.predictions import predict_rows
 
-            return predict_rows(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+            return predict_rows(fit, labels, x, z, **choice).set_axis(index)
         from bhlm.bayes.predictions import predict_posterior
 
-        return predict_posterior(fit, labels, x, z, kind=kind, new_groups=new_groups, level=level)
+        return predict_posterior(fit, labels, x, z, **choice).set_axis(index)
 
     def residuals(self, fit: "RemlFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.
+
+        Rows are called as those of `predict` are, so that `table["res"] = ...` finds each its own.
 
         Raises:
             DataError: a model of moments has no rows.
         """
         from bhlm.reml.residuals import row_residuals
 
-        return row_residuals(fit, *self.rows())
+        rows, index = self._read_rows()
+        return row_residuals(fit, *rows).set_axis(index)
 
     def check_rows(
         self, fit: "BayesFit", *, draws: int = 100, seed: int | None = None
     ) -> "RowCheck":
-        """Return the rows beside their predictive distribution.
+        """Return the rows, called as in `predict`, beside their predictive distribution.
 
         See `bhlm.bayes.checks.rows.check_rows`.
 
@@ -277,14 +299,18 @@ class Model:
         """
         from bhlm.bayes.checks.rows import check_rows
 
-        return check_rows(fit, *self.rows(), draws=draws, seed=seed)
+        rows, index = self._read_rows()
+        return check_rows(fit, *rows, draws=draws, seed=seed, index=index)
 
     def loo_rows(self, fit: "BayesFit") -> "Loo":
         """Return the leave-one-row-out elpd; see `bhlm.bayes.checks.rows.leave_out_rows`.
+
+        Rows are called as those of `predict` are.
 
         Raises:
             DataError: a model of moments has no rows.
         """
         from bhlm.bayes.checks.rows import leave_out_rows
 
-        return leave_out_rows(fit, *self.rows())
+        rows, index = self._read_rows()
+        return leave_out_rows(fit, *rows, index=index)

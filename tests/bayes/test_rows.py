@@ -117,9 +117,24 @@ def test_table_is_in_the_order_of_the_rows(right, check):
     np.testing.assert_array_equal(table["g"], labels)
     order = np.argsort(labels, kind="stable")
     sorted_rows = leave_out_rows(fit, labels[order], x[order], z[order], y[order])
-    np.testing.assert_allclose(sorted_rows.table["elpd"], table["elpd"][order], rtol=1e-12)
+    np.testing.assert_allclose(
+        sorted_rows.table["elpd"], table["elpd"].to_numpy()[order], rtol=1e-12
+    )
     assert table["khat"].max() < 0.5
     assert check.loo.trusted
+
+
+def test_rows_are_called_as_the_table_calls_them(right, check):
+    model, fit = right
+    own = simulate(4).sample(frac=1.0, random_state=1).index
+    assert check.loo.table.index.equals(own)
+    assert check.data["observed_data"]["row"].to_numpy().tolist() == own.tolist()
+    rows = model.rows()
+    for index in (
+        pd.Index([f"pupil {i}" for i in own], name="who"),
+        pd.MultiIndex.from_arrays([rows[0], range(len(own))]),
+    ):
+        assert leave_out_rows(fit, *rows, index=index).table.index.equals(index)
     assert "Leave-one-row-out: 400 rows" in check.loo.summary()
 
 

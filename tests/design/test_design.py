@@ -347,8 +347,26 @@ def test_indicators_have_the_values_of_r(engine: Callable[[Rows], Any]) -> None:
         np.testing.assert_array_equal(found[name], want.astype(float), err_msg=name)
 
 
-def test_independent_terms_spell_out_every_level() -> None:
-    design = build_design("y ~ 1 + (f || g)", pd.DataFrame(ROWS))
+@pytest.mark.parametrize(
+    ("random", "columns"),
+    [
+        ("f", ["Intercept", "f[b]", "f[c]"]),
+        ("0 + f", ["f[a]", "f[b]", "f[c]"]),
+        ("0 + f + x", ["f[a]", "f[b]", "f[c]", "x"]),
+        ("0 + x:f", ["x:f[a]", "x:f[b]", "x:f[c]"]),
+        ("C(i)", ["Intercept", "C(i)[1]", "C(i)[2]"]),
+        ("poly(x, 2) + b", ["Intercept", "poly(x, 2)1", "poly(x, 2)2", "b[True]"]),
+    ],
+)
+def test_two_bars_make_every_column_independent(random: str, columns: list[str]) -> None:
+    rows = pd.DataFrame(ROWS)
+    rows["i"] = np.arange(len(rows)) % 3
+    design = build_design(f"y ~ 1 + ({random} || g)", rows)
+    assert design.blocks == tuple((name,) for name in columns)
+
+
+def test_separate_terms_spell_out_every_level() -> None:
+    design = build_design("y ~ 1 + (1 | g) + (0 + f | g)", pd.DataFrame(ROWS))
     assert design.blocks == (("Intercept",), ("f[a]", "f[b]", "f[c]"))
 
 

@@ -76,15 +76,22 @@ def test_fixed_terms_follow_r(right: str, expected: list[str]) -> None:
         ("(0 + x | g)", [["x"]]),
         ("(x - 1 | g)", [["x"]]),
         ("(1 | g) + (0 + x | g)", [["Intercept"], ["x"]]),
-        ("(x || g)", [["Intercept"], ["x"]]),
-        ("(0 + x + z || g)", [["x"], ["z"]]),
-        ("(x * z || g)", [["Intercept"], ["x"], ["z"], ["x:z"]]),
+        ("(x || g)", [["Intercept", "x"]]),
         ("(x * z | g)", [["Intercept", "x", "z", "x:z"]]),
         ("((x | g))", [["Intercept", "x"]]),
     ],
 )
 def test_random_terms_follow_lme4(random: str, expected: list[list[str]]) -> None:
     assert names(parse_formula(f"y ~ x + {random}"))[1] == expected
+
+
+def test_two_bars_make_a_term_independent() -> None:
+    formula = parse_formula("y ~ x + (0 + x * z || g)")
+    (term,) = formula.random
+    assert term.independent
+    assert str(term) == "(0 + x + z + x:z || g)"
+    assert parse_formula(str(formula)).random == formula.random
+    assert not parse_formula("y ~ x + (1 || g)").random[0].independent
 
 
 def test_random_term_may_stand_anywhere_in_the_sum() -> None:

@@ -193,6 +193,7 @@ def assemble(
     labels: Array,
     observed: Array,
     failures: list[str],
+    index: "pd.Index | None" = None,
 ) -> Loo:
     """Return the Loo of m units.
 
@@ -207,6 +208,7 @@ def assemble(
         labels: of the groups (m,), for rows each one's.
         observed: what identifies the data (m, c).
         failures: what cannot be trusted.
+        index: what rows are called (m,); groups have their labels.
     """
     import pandas as pd
     import xarray as xr
@@ -217,15 +219,16 @@ def assemble(
             *failures,
         ]
     dimension = unit
-    index = pd.RangeIndex(len(elpd), name="row")
-    if unit == "group":
+    if index is None:
         dimension = name_group_dimension(fit.moments.group, taken=())
         index = pd.Index(labels, name=dimension)
     table = pd.DataFrame(
         {"elpd": elpd, "p": full - elpd, "mcse": mcse, "khat": khat, "refitted": refitted},
         index=index,
     )
-    coords = {dimension: index.to_numpy()}
+    # Rows of which the index has several levels are numbered.
+    flat = range(len(index)) if isinstance(index, pd.MultiIndex) else index
+    coords = {dimension: np.asarray(flat)}
     good_k = khat_threshold(fit)
     shown = np.where(refitted, 0.0, khat)
     return Loo(

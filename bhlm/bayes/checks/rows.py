@@ -46,6 +46,7 @@ from bhlm.moments.groups import place_own_rows
 from bhlm.moments.moments import INTERCEPT, Moments
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 Array = np.ndarray
@@ -108,7 +109,7 @@ class RowCheck(ShownAsText):
                 "posterior_predictive": {name: replicates.reshape(*shape, -1)},
                 "observed_data": {name: y},
             },
-            coords={"row": np.arange(len(y))},
+            coords={"row": self.loo.elpd_i["row"].to_numpy()},
             dims={name: ["row"]},
         )
 
@@ -141,6 +142,7 @@ def check_rows(
     *,
     draws: int = 100,
     seed: int | None = None,
+    index: "pd.Index | None" = None,
 ) -> RowCheck:
     """Return the rows beside their predictive distribution given all other rows.
 
@@ -152,6 +154,7 @@ def check_rows(
         y: the response (n,).
         draws: for which `data` replicates the rows.
         seed: of the replicates; None takes the fit's.
+        index: what the rows are called (n,); None numbers them.
 
     Raises:
         ArgumentError: draws from the prior alone, a negative seed, no draws.
@@ -159,7 +162,7 @@ def check_rows(
     """
     seed = check_seed(fit, seed)
     picked, _ = thin_draws(fit, draws)
-    loo = leave_out_rows(fit, labels, x, z, y)
+    loo = leave_out_rows(fit, labels, x, z, y, index=index)
     found = kstest(loo.table["pit"], "uniform")
     return RowCheck(
         fit=fit, loo=loo, draws=len(picked), seed=seed, statistic=float(found.statistic),
@@ -168,7 +171,14 @@ def check_rows(
 
 
 def leave_out_rows(
-    fit: Draws, labels: Array, x: Array, z: Array, y: Array, *, held: int = HELD
+    fit: Draws,
+    labels: Array,
+    x: Array,
+    z: Array,
+    y: Array,
+    *,
+    held: int = HELD,
+    index: "pd.Index | None" = None,
 ) -> Loo:
     """Return the elpd of each row given all others, the rest of its group among them.
 
@@ -182,11 +192,16 @@ def leave_out_rows(
         z: random columns (n, q).
         y: the response (n,).
         held: numbers that are worked on at a time.
+        index: what the rows are called (n,); None numbers them.
 
     Raises:
         ArgumentError: draws from the prior alone.
         DataError: other rows than those of the fit.
     """
+    import pandas as pd
+
+    if index is None:
+        index = pd.RangeIndex(len(y), name="row")
     check_likelihood(fit)
     at = place_own_rows(fit.moments, labels, y)
     reff = relative_efficiency(fit)
@@ -200,7 +215,7 @@ def leave_out_rows(
     bad = np.flatnonzero(~(khat <= threshold))
     failures = []
     if len(bad):
-        shown = ", ".join(map(str, bad[:5].tolist()))
+        shown = ", ".join(map(str, index[bad[:5]].tolist()))
         failures.append(
             f"k-hat is above {threshold:.2f} for {len(bad)} of {len(y)} rows ({shown}), whose elpd "
             "may be far off; look at these rows, or leave out their groups"
@@ -208,7 +223,7 @@ def leave_out_rows(
     loo = assemble(
         fit, "row", elpd, full=full, mcse=mcse, khat=khat,
         refitted=np.zeros(len(y), dtype=bool), labels=labels, observed=y[:, None],
-        failures=failures,
+        failures=failures, index=index,
     )  # fmt: skip
     columns = (*loo.table.columns, "pit")
     loo.table.insert(0, name_group_dimension(fit.moments.group, taken=columns), labels)

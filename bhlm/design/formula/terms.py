@@ -1,7 +1,7 @@
 """Formula text -> frozen terms: `parse_formula("y ~ x + (x | g)")`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bhlm.design.formula.expressions import PRECEDENCE, Apply, Expression, Name, walk
 from bhlm.design.formula.functions import ELEMENTWISE
@@ -41,13 +41,18 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class RandomTerm:
-    """Terms whose coefficients vary over the groups and correlate among themselves."""
+    """Terms whose coefficients vary over the groups, and correlate unless they are independent.
+
+    Which columns a term has, only a table tells: those of a factor are independent too.
+    """
 
     terms: tuple[Term, ...]
     group: str
+    independent: bool = False  # written with ||
 
     def __str__(self) -> str:
-        return f"({_print_sum(self.terms)} | {Name(self.group)})"
+        bar = "||" if self.independent else "|"
+        return f"({_print_sum(self.terms)} {bar} {Name(self.group)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ def parse_formula(text: str) -> Formula:
 
     The fixed part follows R: an intercept is implied and `0 +` or `- 1` removes it; `a * b` is
     `a + b + a:b`, `a / b` is `a + a:b`, `(a + b)**2` is `a + b + a:b`, and `- a` removes `a`.
-    Random terms follow lme4: `(x | g)` is unstructured, `(1 | g) + (0 + x | g)` and its short
-    form `(x || g)` are independent. Arithmetic is allowed inside a call only: `I(x**2)`.
+    Random terms follow lme4: `(x | g)` is unstructured, `(1 | g) + (0 + x | g)` are independent.
+    `(x || g)` makes every column independent, those of a factor or a poly() too. Arithmetic is allowed inside a call only: `I(x**2)`.
     Terms keep the order in which they are written.
 
     Raises `FormulaError`, in one line that names the offending piece and what to write instead.
@@ -112,7 +117,7 @@ def _read_formula(text: str) -> Formula:
             "it has no random term, so nothing varies over groups; add one such as (1 | g) or "
             "(x | g)"
         )
-    random = [term for bar in bars for term in _read_random(bar)]
+    random = [_read_random(bar) for bar in bars]
     groups = list(dict.fromkeys(term.group for term in random))
     if len(groups) > 1:
         raise FormulaError(
@@ -128,7 +133,7 @@ def _read_formula(text: str) -> Formula:
         fixed=tuple(fixed),
         # b:a in a random term is the column a:b of the fixed part, so it takes that name.
         random=tuple(
-            RandomTerm(tuple(known.get(frozenset(t.factors), t) for t in r.terms), r.group)
+            replace(r, terms=tuple(known.get(frozenset(t.factors), t) for t in r.terms))
             for r in random
         ),
         group=groups[0],
@@ -191,8 +196,8 @@ def _read_sum(node: Node) -> tuple[list[Term], list[Binary]]:
     return sorted(terms, key=lambda term: bool(term.factors)), bars
 
 
-def _read_random(bar: Binary) -> list[RandomTerm]:
-    """Return the blocks of `lhs | group`: one, or one for each term of `lhs || group`."""
+def _read_random(bar: Binary) -> RandomTerm:
+    """Return the term `lhs | group` or `lhs || group`."""
     group = strip_parentheses(bar.right)
     if not isinstance(group, Leaf) or not group.is_column:
         raise FormulaError(
@@ -205,9 +210,9 @@ def _read_random(bar: Binary) -> list[RandomTerm]:
         raise FormulaError(f"({bar}) has a '|' inside a random term; write (x | g) once per term")
     if not terms:
         raise FormulaError(f"({bar}) has no coefficient; write (1 | {name}) or leave it out")
-    if bar.sign == "||":
-        return [RandomTerm((term,), name) for term in terms]
-    return [RandomTerm(tuple(terms), name)]
+    # A single intercept has nothing to correlate with.
+    independent = bar.sign == "||" and terms != [Term()]
+    return RandomTerm(tuple(terms), name, independent)
 
 
 def _expand(node: Node) -> list[Term]:
