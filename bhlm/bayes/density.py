@@ -15,6 +15,7 @@ import numpy as np
 
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
 from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure
@@ -34,7 +35,7 @@ class Density(NamedTuple):
     reach: float  # the largest trace of a group's Z'Z
     n: float
     scale: float  # s of the whitening
-    inverse_basis: Array  # (q, q) B^-1
+    inverse_basis: Array  # (q, q) B^-1 C^-1, C the frame of the priors
     offset: Array  # (p,) prior coordinates of the fixed effects at beta~ = 0
     slope: Array  # (p, p) prior coordinates = offset + slope beta~
     unit: Array  # (s,) scale of each free SD's coordinate
@@ -86,6 +87,9 @@ def build_density(
     offset, slope = place_fixed(white, priors)
     law = find_law(structure)
     first = np.unique(structure.owners, return_index=True)[1]
+    inverse_basis = np.linalg.inv(white.basis)
+    if not priors.frame.is_given[1]:
+        inverse_basis = np.linalg.solve(priors.frame.random.T, inverse_basis.T).T
     panels = build_panels(white.blocks, white.q)
     return Density(
         panels=panels.values,
@@ -93,10 +97,10 @@ def build_density(
         reach=panels.reach,
         n=white.n,
         scale=white.scale,
-        inverse_basis=np.ascontiguousarray(np.linalg.inv(white.basis)),
+        inverse_basis=np.ascontiguousarray(inverse_basis),
         offset=offset,
         slope=slope,
-        unit=(white.scale / np.linalg.norm(np.linalg.inv(white.basis), axis=0))[first],
+        unit=(white.scale / np.linalg.norm(inverse_basis, axis=0))[first],
         signed=np.array([prior.finite_at_zero for prior in priors.sd]),
         owners=np.array(structure.owners, dtype=np.int64),
         law=law.code,
@@ -111,13 +115,8 @@ def build_density(
 
 def place_fixed(white: Whitened, priors: ResolvedPriors) -> tuple[Array, Array]:
     """Return offset (p,) and slope (p, p): priors stand on offset + slope beta~."""
-    centring = np.eye(white.p)
-    at_means = np.flatnonzero(priors.centre)
-    if len(at_means):
-        # The Intercept's prior is on the expected response at the means of the other columns.
-        intercept = int(np.flatnonzero(priors.centre == 0)[0])
-        centring[intercept, at_means] = priors.centre[at_means]
-    return centring @ white.ols, np.ascontiguousarray(white.scale * centring @ white.fixed)
+    frame = priors.frame.fixed
+    return frame @ white.ols, np.ascontiguousarray(white.scale * frame @ white.fixed)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -221,8 +220,8 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     return logp, gradient
 
 
-def constrain(density: Density, white: Whitened, x: Array) -> Parameters:
-    """Return the parameters at N positions x (N, d)."""
+def constrain(density: Density, white: Whitened, frame: Frame, x: Array) -> Parameters:
+    """Return the parameters at N positions x (N, d), priors standing in a frame."""
     p, q, s = white.p, white.q, len(density.unit)
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
@@ -230,7 +229,7 @@ def constrain(density: Density, white: Whitened, x: Array) -> Parameters:
         root_correlations(density.law, position[p + s : -1], density.sizes, root[row])
     sd = density.unit * np.where(density.signed, x[:, p : p + s], np.exp(x[:, p : p + s]))
     root *= sd[:, density.owners, None]
-    return Parameters(beta, root, np.exp(x[:, -1]))
+    return Parameters(beta, frame.unturn_root(root), np.exp(x[:, -1]))
 
 
 def evaluate_priors(
@@ -238,8 +237,7 @@ def evaluate_priors(
 ) -> dict[str, Array]:
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
-    `beta` (draws, p), the Intercept's at the means of the other columns; `sd` (draws, q), zero
-    where a coefficient has the SD of an earlier one;
+    `beta` (draws, p); `sd` (draws, q), zero where a coefficient has the SD of an earlier one;
     `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated. There is no
     Jacobian in them: they are what a change of the priors changes.
 
@@ -249,20 +247,18 @@ def evaluate_priors(
         parameters: in as many draws.
     """
     beta, root, sigma = parameters
-    at_means = beta.copy()
-    if np.any(priors.centre):
-        at_means[:, int(np.flatnonzero(priors.centre == 0)[0])] += beta @ priors.centre
-    sd = np.linalg.norm(root, axis=2)
+    sd = priors.frame.measure_sd(root)
     first = np.unique(structure.owners, return_index=True)[1]
     own = np.zeros_like(sd)
     own[:, first] = _evaluate_columns(priors.sd, sd[:, first])
     terms = {
-        "beta": _evaluate_columns(priors.fixed, at_means),
+        "beta": _evaluate_columns(priors.fixed, priors.frame.turn_fixed(beta)),
         "sd": own,
         "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
     if structure.has_correlations:
         law = find_law(structure)
+        # C has a determinant of one, so that |C G C'| = |G|.
         terms["lkj"] = law.log_density(priors.corr.eta, structure.sizes, root, sd)
     return terms
 

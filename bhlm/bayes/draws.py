@@ -268,6 +268,15 @@ def parameter_draws(
     return dict(zip(map(str, list_parameters(moments.fixed, structure)), values, strict=True))
 
 
+def turn_draws(fit: Draws) -> dict[str, Array]:
+    """Return every parameter's draws (N,) as the priors mean it: where the priors stand."""
+    frame = fit.priors.frame
+    beta, root, sigma = flatten_draws(fit)
+    root = frame.turn_root(root)
+    g = root @ root.swapaxes(-1, -2)
+    return parameter_draws(fit.moments, fit.structure, frame.turn_fixed(beta), g, sigma)
+
+
 def flatten_draws(fit: Draws) -> Parameters:
     """Return the parameters of all N kept draws."""
     posterior = fit.data["posterior"].dataset

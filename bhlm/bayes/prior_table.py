@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.density import evaluate_prior
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, turn_draws
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior, find_law
 from bhlm.bayes.priors.families import (
     Prior,
@@ -15,7 +15,7 @@ from bhlm.bayes.priors.families import (
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.moments import INTERCEPT, Moments
+from bhlm.moments.moments import Moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +72,7 @@ def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
     Raises:
         ArgumentError: fewer than two points.
     """
-    draws = {name: values.ravel() for name, values in fit.draws.items()}
-    if INTERCEPT in fit.moments.fixed:
-        # The prior stands on the expected response at the means of the other columns.
-        for name, mean in zip(fit.moments.fixed, fit.priors.centre, strict=True):
-            draws[INTERCEPT] = draws[INTERCEPT] + mean * draws[name]
-    return _tabulate(fit.moments, fit.priors, fit.structure, draws, points=points)
+    return _tabulate(fit.moments, fit.priors, fit.structure, turn_draws(fit), points=points)
 
 
 def evaluate_density(prior: Prior, x: Array) -> Array:

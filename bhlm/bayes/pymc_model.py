@@ -161,17 +161,15 @@ def _coordinates(moments: Moments) -> dict[str, Any]:
 def _add_parameters(
     moments: Moments, priors: ResolvedPriors, structure: Structure
 ) -> tuple[Any, Any, Any]:
-    """Add beta (p,), the lower root of G (q, q) and sigma to the model in context."""
+    """Add beta (p,), a root of G (q, q) and sigma to the model in context."""
     for parameter, prior in zip(structure.sds, priors.sd, strict=True):
         _check_positive(parameter.row, prior)
     _check_positive("Residual", priors.sigma)
-    at_means = bool(np.any(priors.centre))
+    at_means, random_at_means = (not is_given for is_given in priors.frame.is_given)
     name = "beta_at_means" if at_means else "beta"
     beta = _add_vector(name, priors.fixed, moments.fixed, "fixed")
     if at_means:
-        # The Intercept's prior is on the expected response at the means of the other columns.
-        turn = np.eye(len(moments.fixed))
-        turn[int(np.flatnonzero(priors.centre == 0)[0])] -= priors.centre
+        turn = np.linalg.inv(priors.frame.fixed)
         beta = pm.Deterministic("beta", pt.dot(turn, beta), dims="fixed")
     # One SD that all coefficients share is a variable of its own.
     shared = _add_scalar("scale", priors.sd[0]) if structure.shares_variance else None
@@ -184,6 +182,8 @@ def _add_parameters(
         parts.append(_add_block(suffix, block, some, find_law(structure), priors.corr.eta))
         start += len(block)
     chol = parts[0] if len(parts) == 1 else pt.linalg.block_diag(*parts)
+    if random_at_means:
+        chol = pt.dot(np.linalg.inv(priors.frame.random), chol)
     square = ("coefficient", "coefficient_bis")
     g = pm.Deterministic("G", pt.dot(chol, chol.T), dims=square)
     sd = pm.Deterministic("sd", pt.sqrt(pt.diagonal(g)), dims="coefficient")

@@ -140,7 +140,7 @@ def sample_whitened(
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
             x = trace["posterior"]["x"].values
-            flat = constrain(density, white, x.reshape(-1, x.shape[-1]))
+            flat = constrain(density, white, priors.frame, x.reshape(-1, x.shape[-1]))
             beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
             return x, beta, root, sigma
 

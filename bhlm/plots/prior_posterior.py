@@ -4,10 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.layout import count
-from bhlm.moments.moments import INTERCEPT
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
@@ -77,16 +76,8 @@ def compare_widths(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def shift_draws(post: Draws, name: str) -> Array:
-    """Return the draws (N,) of a parameter as its prior means it.
-
-    The Intercept's are those of the expected response at the means of the other columns.
-    """
-    draws = post.draws
-    found = draws[name].ravel()
-    if name == INTERCEPT and INTERCEPT in post.moments.fixed:
-        for column, mean in zip(post.moments.fixed, post.priors.centre, strict=True):
-            found = found + mean * draws[column].ravel()
-    return found
+    """Return the draws (N,) of a parameter as its prior means it, at the columns' means."""
+    return turn_draws(post)[name]
 
 
 def _scale_densities(post: Draws, name: str, rows: "pd.DataFrame") -> "pd.DataFrame":

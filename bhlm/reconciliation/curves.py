@@ -11,8 +11,9 @@ from bhlm.bayes.importance import ImportancePosterior
 from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.prior_table import evaluate_density
 from bhlm.bayes.priors.correlations import find_law
+from bhlm.bayes.priors.resolve import draw_prior
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
+from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, scale_covariance
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.profile.intervals import build_profile
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
+PRIOR_DRAWS = 20_000
 TAIL = 5e-4  # posterior probability left out at either end
 
 
@@ -121,4 +123,31 @@ def _collect_priors(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
             found[parameter] = (
                 find_law(structure).marginal(post.priors.corr.eta, len(structure.find_block(i))).pdf
             )
-    return found
+    return found | _estimate_moved(post)
+
+
+def _estimate_moved(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
+    """Return the prior's density of SDs and correlations that it does not stand on itself.
+
+    Where priors stand at the columns' means, those at the columns' zeros have a density that is
+    estimated from draws of the prior; nan for an improper one.
+    """
+    priors, structure = post.priors, post.structure
+    back = np.linalg.inv(priors.frame.random)
+    moved = np.any(back != np.eye(len(back)), axis=1)
+    pairs = zip(structure.labels, structure.scaled, strict=True)
+    chosen = {parameter: (i, j) for (i, j), parameter in pairs if moved[i] or moved[j]}
+    if not chosen:
+        return {}
+    if any(prior.undrawable for prior in priors.every):
+        return dict.fromkeys(chosen, lambda x: np.full(len(x), np.nan))
+    _, root, _ = draw_prior(priors, structure, np.random.default_rng(0), PRIOR_DRAWS)
+    scaled = scale_covariance(root @ root.swapaxes(-1, -2), list(chosen.values()))
+    return {each: _smooth(column) for each, column in zip(chosen, scaled.T, strict=True)}
+
+
+def _smooth(draws: Array) -> Callable[[Array], Array]:
+    from arviz_stats.base import array_stats
+
+    at, density, _ = array_stats.kde(draws[draws <= np.quantile(draws, 0.99)])
+    return lambda x: np.asarray(np.interp(x, at, 0.99 * density, left=0.0, right=np.nan))

@@ -24,6 +24,7 @@ import numba
 import numpy as np
 
 from bhlm.bayes.density import Density, constrain, log_density
+from bhlm.bayes.priors.frame import Frame
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.whitening import Whitened
 
@@ -361,9 +362,10 @@ def check_flatness(
     root = white.basis @ lam * sigma * white.scale
     first = _locate(density, white, root, sigma * white.scale, beta)
     remainders = []
+    frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
-        at_beta, at_root, at_sigma = constrain(density, white, x[None])
+        at_beta, at_root, at_sigma = constrain(density, white, frame, x[None])
         inner = np.linalg.solve(white.basis, at_root[0]) / at_sigma[0]
         whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
         loglik, _, _, _ = marginal_panels(

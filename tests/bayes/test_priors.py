@@ -25,7 +25,7 @@ def test_defaults_are_scaled_to_the_data():
     assert resolved.sd[1].numbers == pytest.approx((3.0, sd_y / sd_x))
     assert resolved.sigma.numbers == pytest.approx((3.0, sd_y))
     assert resolved.corr == LKJ(2.0)
-    np.testing.assert_allclose(resolved.centre, [0.0, TABLE["x"].mean(), TABLE["w"].mean()])
+    np.testing.assert_allclose(resolved.frame.fixed[0], [1.0, TABLE["x"].mean(), TABLE["w"].mean()])
     text = resolved.describe(MOMENTS)
     assert list(text) == [
         "Intercept", "x", "w", "sd(Intercept|g)", "sd(x|g)", "corr(|g)", "sd(Residual)",

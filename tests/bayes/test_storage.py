@@ -116,7 +116,8 @@ def assert_same(back: BayesFit, fit: BayesFit) -> None:
     assert (back.seed, back.seconds, back.sampler) == (fit.seed, fit.seconds, fit.sampler)
     assert back.priors.every == fit.priors.every
     assert back.priors.corr == fit.priors.corr
-    np.testing.assert_array_equal(back.priors.centre, fit.priors.centre, strict=True)
+    np.testing.assert_array_equal(back.priors.frame.fixed, fit.priors.frame.fixed, strict=True)
+    np.testing.assert_array_equal(back.priors.frame.random, fit.priors.frame.random, strict=True)
     assert render_posterior(back) == render_posterior(fit)
     pd.testing.assert_frame_equal(back.estimates, fit.estimates, check_exact=True)
     pd.testing.assert_frame_equal(back.group_effects(), fit.group_effects(), check_exact=True)

@@ -108,7 +108,7 @@ def build_target(
         priors: one prior per parameter.
         structure: of the random coefficients.
         frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
-            of F G F' (at the columns' means, say); None takes those of G.
+            of F G F'; None takes the priors' own.
         without: names of PRIORS to swap for flat ones.
 
     Raises:
@@ -130,7 +130,7 @@ def build_target(
         n=white.n,
         sizes=structure.sizes,
         basis=white.basis,
-        frame=np.eye(white.q) if frame is None else frame,
+        frame=priors.frame.random if frame is None else frame,
         priors=priors,
         scale=white.scale,
         ols=white.ols,

@@ -6,13 +6,14 @@ text; `resolve_priors` fills in the defaults, scaled to the data.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
+from bhlm.bayes.priors.frame import Frame, measure_spread, stand_as_given, stand_at_means
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytensor.tensor import TensorVariable
 
 Array = np.ndarray
+AT_MEANS = " at the predictors' means"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,13 @@ class Priors:
 
     A prior is one of the families here, or any PyMC distribution, made by its `dist`.
     `fixed` and `sd` take one prior for all coefficients or a mapping from coefficient to prior,
-    in which what is not named keeps its default. The prior of the fixed `Intercept` is that of
-    the expected response where every other fixed column stands at its mean, as in brms and
-    rstanarm, so that it does not depend on where a covariate's zero lies.
+    in which what is not named keeps its default.
+
+    `at` says where priors stand that depend on where a covariate's zero lies. "means": the fixed
+    Intercept's is that of the expected response where every other fixed column stands at its mean,
+    as in brms and rstanarm, a random Intercept's SD and its correlations are those at the means
+    of the columns that vary with it, and slopes are those at the means of what they interact with.
+    "zero": all of them are those of the columns as given.
     """
 
     fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
@@ -40,6 +46,7 @@ class Priors:
     corr: LKJ | None = None
     sigma: "Prior | TensorVariable | None" = None
     flat_covariance: bool = False
+    at: Literal["means", "zero"] = "means"
 
     @classmethod
     def flat(cls) -> "Priors":
@@ -60,7 +67,7 @@ class ResolvedPriors:
     sd: tuple[Prior, ...]  # (s,) of the SDs that are free
     corr: LKJ
     sigma: Prior
-    centre: Array  # (p,) column means that the Intercept's prior is taken at, 0 for itself
+    frame: Frame  # the coefficients that the priors of fixed effects, SDs and correlations are of
 
     @property
     def every(self) -> tuple[Prior, ...]:
@@ -79,11 +86,15 @@ class ResolvedPriors:
         """
         structure = structure or arrange(moments)
         text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
-        if np.any(self.centre != 0) and INTERCEPT in text:
-            text[INTERCEPT] += " at the predictors' means"
-        text |= zip(map(str, structure.sds), map(str, self.sd), strict=True)
+        for name, moved in zip(moments.fixed, _find_moved(self.frame.fixed), strict=True):
+            text[name] += AT_MEANS if moved else ""
+        random = _find_moved(self.frame.random)
+        first = [structure.owners.index(own) for own in range(len(structure.sds))]
+        for sd, prior, at in zip(structure.sds, self.sd, first, strict=True):
+            moved = random[at]
+            text[str(sd)] = f"{prior}{AT_MEANS if moved else ''}"
         if structure.has_correlations:
-            text[str(structure.correlations)] = str(self.corr)
+            text[str(structure.correlations)] = f"{self.corr}{AT_MEANS if any(random) else ''}"
         return text | {str(RESIDUAL_SD): str(self.sigma)}
 
 
@@ -100,23 +111,30 @@ def resolve_priors(
 
     With sd_y the response's SD and sd_x a column's: fixed Normal(0, 2.5 sd_y / sd_x), Intercept
     Normal(mean_y, 2.5 sd_y), SDs HalfStudentT(3, sd_y / sd_x) with sd_x = 1 for the Intercept,
-    correlations LKJ(2), residual HalfStudentT(3, sd_y).
+    correlations LKJ(2), residual HalfStudentT(3, sd_y). They stand at the columns' means, and a
+    product's sd_x is that of the product of centred columns; see `bhlm.bayes.priors.frame`.
 
     Raises:
         PriorError: a prior for an unknown coefficient, or of the wrong kind.
     """
     priors = Priors() if priors is None else priors
     _, grand, _ = pool(moments)
-    size = {INTERCEPT: 1.0} | measure_scales(moments)
-    sd_y, mean_y = size[moments.response], float(grand[-1])
-    mean = {INTERCEPT: 0.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
+    if priors.at not in ("means", "zero"):
+        raise PriorError(f"at={priors.at!r} is not known; priors stand at 'means' or at 'zero'")
+    structure = structure or arrange(moments)
+    given = stand_as_given(moments)
+    frame = stand_at_means(moments, structure) if priors.at == "means" else given
+    if priors.flat_covariance:  # the same on whatever combinations of the coefficients
+        frame = replace(frame, random=given.random)
+    size = measure_spread(moments, moments.fixed, frame.fixed)
+    random_size = measure_spread(moments, moments.random, frame.random)
+    sd_y, mean_y = measure_scales(moments)[moments.response], float(grand[-1])
     fixed_default = {
         name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
         for name in moments.fixed
     }
     sd_default: dict[str, Prior] = {
-        name: HalfStudentT(3.0, sd_y / size[name]) if size[name] > 0 else HalfStudentT(3.0, sd_y)
-        for name in moments.random
+        name: HalfStudentT(3.0, sd_y / (random_size[name] or 1.0)) for name in moments.random
     }
     structure = structure or arrange(moments)
     if priors.flat_covariance:
@@ -126,13 +144,12 @@ def resolve_priors(
             for name, power in zip(moments.random, powers, strict=True)
         }
     sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
-    has_intercept = INTERCEPT in moments.fixed
     resolved = ResolvedPriors(
         fixed=_choose("fixed", priors.fixed, fixed_default),
         sd=_share(structure, priors.sd, _choose("sd", priors.sd, sd_default)),
         corr=LKJ() if priors.corr is None else priors.corr,
         sigma=sigma,
-        centre=np.array([mean[name] if has_intercept else 0.0 for name in moments.fixed]),
+        frame=frame,
     )
     for name, prior in zip(moments.fixed, resolved.fixed, strict=True):
         if prior.positive:
@@ -152,6 +169,11 @@ def resolve_priors(
         raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
     find_law(structure).check(resolved.corr.eta, structure.sizes)
     return resolved
+
+
+def _find_moved(combine: Array) -> list[bool]:
+    """Return for each coefficient (m,) whether its prior is of a combination with others."""
+    return [bool(moved) for moved in np.any(combine != np.eye(len(combine)), axis=1)]
 
 
 def _share(structure: Structure, given: Any, chosen: tuple[Prior, ...]) -> tuple[Prior, ...]:
@@ -228,9 +250,6 @@ def draw_prior(
 ) -> Parameters:
     """Return draws of the parameters from the prior.
 
-    The Intercept's prior stands where the other fixed columns are at their means, so that
-    beta[Intercept] = drawn value - sum of means x beta.
-
     Args:
         priors: one prior per parameter.
         structure: of the random coefficients.
@@ -240,13 +259,10 @@ def draw_prior(
     Raises:
         PriorError: a prior from which nothing can be drawn.
     """
-    beta = _draw_columns(priors.fixed, rng, size)
-    if np.any(priors.centre):
-        intercept = int(np.flatnonzero(priors.centre == 0)[0])
-        beta[:, intercept] -= beta @ priors.centre
+    beta = priors.frame.unturn_fixed(_draw_columns(priors.fixed, rng, size))
     sd = _draw_columns(priors.sd, rng, size)[:, structure.owners]
     correlations = find_law(structure).draw(priors.corr.eta, structure.sizes, rng, size)
-    root = sd[:, :, None] * correlations
+    root = priors.frame.unturn_root(sd[:, :, None] * correlations)
     return Parameters(beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0])
 
 

@@ -12,8 +12,9 @@ So the posterior is proper if for every such *ray*
 
     index = N(S) - k (b + 1) - d - 2 k (eta - 1) - sum (w - b - 2 (eta - 1)) > 0,
 
-summed over blocks, and P(sd > t) ~ t^-index for the smallest index among the rays that reach the
-SD: its m-th moment exists if m < index. That every ray must fall so is necessary; that these rays
+summed over blocks, SDs and subspaces being those of the coefficients on which the priors stand
+(`bhlm.bayes.priors.frame`), and P(sd > t) ~ t^-index for the smallest index among the rays that
+reach the SD: its m-th moment exists if m < index. That every ray must fall so is necessary; that these rays
 suffice rests on the restricted likelihood being a polynomial in minors of K'B (I (x) T), G = T T',
 whose slowest directions are sums and intersections of columns' spans, kernels of deficient Z_j,
 and the directions that `find_special` looks for, in blocks of up to four.
@@ -27,11 +28,12 @@ Theory, theorem 2.1.9.
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bhlm.bayes.priors.families import Flat, Prior
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, RESIDUAL_SD
@@ -67,11 +69,11 @@ class Tails:
     sigma_lower: float
     eta: float  # of the LKJ prior
     beta_upper: Array  # (p,) 0 for flat, -(nu + 1) for Student's t, -inf for normal
-    centre: Array  # (p,) column means that the Intercept's prior is taken at
+    frame: Frame  # the coefficients on which the priors stand
 
     @property
     def flat(self) -> Array:
-        """Which fixed effects have a prior without a finite mass (p,)."""
+        """Which fixed effects have a prior without a finite mass (p,), in the frame."""
         return self.beta_upper >= -1.0
 
 
@@ -79,12 +81,14 @@ class Tails:
 class Ray:
     """One way to infinity, or to zero, and how fast the integrand falls along it."""
 
-    span: Array  # (q, k) orthonormal in the columns as given; along which G grows
+    span: Array  # (q, k) orthonormal in the priors' frame; along which G grows
     family: int  # d, dimension of the family of such subspaces
     freedom: int  # N(S): the restricted likelihood falls as lam^(-N / 2)
     index: float  # the integral over lam > L falls as L^(-index / 2); improper at 0 or below
-    reaches: Array  # (q,) which SDs grow
-    shifts: Array  # (p,) which fixed effects grow
+    reaches: Array  # (q,) which SDs of the columns as given grow
+    # (p,) what the prior adds to the index where a fixed effect, as given, grows too: 0 for a flat
+    # one, nu for Student's t; inf where it cannot grow
+    shifts: Array
     sigma: bool  # whether the residual SD grows with them
     end: str = "infinity"  # or "zero": the residual SD vanishes beside a perfect fit
 
@@ -139,7 +143,7 @@ def read_tails(
         sigma_lower=sigma[1],
         eta=1.0 if "corr" in without else float(priors.corr.eta),
         beta_upper=np.array(fixed),
-        centre=np.asarray(priors.centre, dtype=float),
+        frame=priors.frame,
     )
 
 
@@ -150,7 +154,8 @@ def flat_tails(
     q = sum(sizes)
     power = np.zeros(q) if scale == "sd" else np.repeat(np.array(sizes, dtype=float), sizes)
     residual = 0.0 if scale == "sd" else 1.0
-    return Tails(power, power, residual, residual, eta, np.zeros(p), np.zeros(p))
+    frame = Frame(np.eye(p), np.eye(q))
+    return Tails(power, power, residual, residual, eta, np.zeros(p), frame)
 
 
 def judge_posterior(geometry: Geometry, tails: Tails) -> Existence:
@@ -159,6 +164,7 @@ def judge_posterior(geometry: Geometry, tails: Tails) -> Existence:
     Where ranks of the whole (`_bound_index`) already say that nothing falls slower than `ENOUGH`,
     only the coordinate and generic subspaces are looked at.
     """
+    geometry = replace(geometry, basis=tails.frame.random @ geometry.basis)
     bound = _bound_index(geometry, tails)
     quick = bound > ENOUGH
     rays = tuple(_trace_rays(geometry, tails, quick=quick))
@@ -172,9 +178,7 @@ def judge_posterior(geometry: Geometry, tails: Tails) -> Existence:
     same = _share_block(geometry.sizes)
     for ray in upper:
         sd = np.where(ray.reaches, np.minimum(sd, ray.index), sd)
-        # A fixed effect with a proper prior of tail -(nu + 1) costs lam^(-nu / 2) more.
-        cost = np.where(tails.flat, 0.0, -(tails.beta_upper + 1.0))
-        beta = np.where(ray.shifts, np.minimum(beta, ray.index + cost), beta)
+        beta = np.minimum(beta, ray.index + ray.shifts)
         degree = ray.reaches[:, None].astype(float) + ray.reaches[None, :]
         with np.errstate(divide="ignore", invalid="ignore"):
             here = np.where((degree > 0) & same, ray.index / degree, math.inf)
@@ -201,15 +205,10 @@ def _share_block(sizes: Sequence[int]) -> Array:
 def _flat_directions(geometry: Geometry, tails: Tails) -> Array:
     """Return the fixed effects (p, f), whitened and orthonormal, along which the prior is flat.
 
-    A prior of the Intercept at the columns' means leaves flat the slopes that keep it, e_i -
-    mean_i e_0.
+    Those are the beta with C beta = e_i where the prior of coefficient i of the frame is flat.
     """
     flat = np.flatnonzero(tails.flat)
-    columns = np.eye(geometry.p)[:, flat]
-    if np.any(tails.centre):
-        intercept = int(np.flatnonzero(tails.centre == 0.0)[0])
-        if intercept not in flat:
-            columns[intercept] -= tails.centre[flat]
+    columns = tails.frame.unturn_fixed(np.eye(geometry.p)[flat]).T
     return np.linalg.qr(np.linalg.solve(geometry.fixed, columns))[0] if len(flat) else columns
 
 
@@ -223,10 +222,12 @@ def _trace_rays(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Ra
         special = [] if quick else find_special(geometry, start, size, kept)
         choices.append(list(_choose_families(size, special, quick=quick)))
     dof = geometry.n - kept.shape[1]
+    everywhere = _shift_fixed(geometry, tails, kept, np.eye(p))
+    back = np.linalg.inv(tails.frame.random)
     perfect = residual_share(geometry, np.eye(q)) < PERFECT
     for picked in _combine_choices(choices):
         span = np.zeros((q, sum(part.shape[1] for part, _ in picked)))
-        volume, family, reaches, at = 0.0, 0, np.zeros(q, dtype=bool), 0
+        volume, family, at = 0.0, 0, 0
         vanishing = 0.0
         for (part, free), start, size in zip(picked, starts, sizes, strict=False):
             k = part.shape[1]
@@ -235,7 +236,6 @@ def _trace_rays(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Ra
             at += k
             family += free
             reach = np.abs(part).max(axis=1, initial=0.0) > 1e-8
-            reaches[rows] = reach
             lkj = 2.0 * (tails.eta - 1.0)
             volume += k * (size + 1 + lkj) + free
             if reach.any():
@@ -243,20 +243,21 @@ def _trace_rays(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Ra
             vanishing += (size - k) * (size + 1 + lkj) - free
             if not reach.all():
                 vanishing += float(np.sum(tails.sd_lower[rows][~reach] - size - lkj))
+        given = np.linalg.norm(back @ span, axis=1) > 1e-8 * np.linalg.norm(back, axis=1)
         freedom, absorbed = count_freedom(geometry, span, kept)
         everything = absorbed
         if np.any(~tails.flat) and span.shape[1]:
             everything = count_freedom(geometry, span)[1]
         if span.shape[1]:
-            shifts = _loads_on(geometry, everything)
-            yield Ray(span, family, freedom, freedom - volume, reaches, shifts, False)
+            shifts = _shift_fixed(geometry, tails, absorbed, everything)
+            yield Ray(span, family, freedom, freedom - volume, given, shifts, False)
         # The residual variance grows as well; the part of G along S at the same pace.
         residual = dof - volume - (tails.sigma_upper + 1.0)
-        yield Ray(span, family, int(dof), residual, reaches, np.ones(p, dtype=bool), True)
+        yield Ray(span, family, int(dof), residual, given, everywhere, True)
         if perfect and residual_share(geometry, span) < PERFECT:
             index = tails.sigma_lower + 1.0 + vanishing - (dof - freedom)
             none = np.zeros(q, dtype=bool)
-            yield Ray(span, family, freedom, index, none, np.zeros(p, dtype=bool), False, "zero")
+            yield Ray(span, family, freedom, index, none, np.full(p, math.inf), False, "zero")
 
 
 def _combine_choices(
@@ -278,13 +279,31 @@ def _combine_choices(
     yield tuple(options[-1] for options in choices)
 
 
-def _loads_on(geometry: Geometry, absorbed: Array) -> Array:
-    """Return which fixed effects (p,), as given, have a part in whitened directions (p, r)."""
-    if absorbed.shape[1] == 0:
-        return np.zeros(geometry.p, dtype=bool)
-    loads = geometry.fixed @ absorbed
-    size = np.linalg.norm(geometry.fixed, axis=1)
-    return np.asarray(np.linalg.norm(loads, axis=1) > 1e-6 * size)
+def _shift_fixed(geometry: Geometry, tails: Tails, flat: Array, every: Array) -> Array:
+    """Return what fixed effects (p,) cost that grow along whitened directions, see `Ray.shifts`.
+
+    Args:
+        geometry: the cross-products.
+        tails: of the priors.
+        flat: directions (p, f) along which the prior is flat.
+        every: directions (p, r) of any.
+    """
+    frame = tails.frame.fixed
+    held = ~tails.flat & _loads_on(frame @ geometry.fixed, every)
+    cost = np.where(held, -(tails.beta_upper + 1.0), math.inf)  # of C beta
+    # As given, a fixed effect is a sum of those: the cheapest makes it grow.
+    is_part = np.linalg.inv(frame) != 0.0
+    cheapest = np.min(np.where(is_part, cost, math.inf), axis=1)
+    shifts = np.where(_loads_on(geometry.fixed, every), cheapest, math.inf)
+    return np.where(_loads_on(geometry.fixed, flat), 0.0, shifts)
+
+
+def _loads_on(fixed: Array, directions: Array) -> Array:
+    """Return which rows of `fixed` (p, p) have a part in whitened directions (p, r)."""
+    if directions.shape[1] == 0:
+        return np.zeros(len(fixed), dtype=bool)
+    size = np.linalg.norm(fixed, axis=1)
+    return np.asarray(np.linalg.norm(fixed @ directions, axis=1) > 1e-6 * size)
 
 
 def _choose_families(

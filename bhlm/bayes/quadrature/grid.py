@@ -24,6 +24,7 @@ import numpy as np
 
 from bhlm.bayes.density import Density
 from bhlm.bayes.priors.families import LOG_2PI, Normal, log_prior
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
 from bhlm.likelihood.whitening import Whitened
 
@@ -51,6 +52,7 @@ class Integrand:
     scale: float  # s of the whitening
     constant: float  # what does not depend on the grid
     back: Array  # (p, p) s A, so that beta = ols + back beta~
+    given: Array  # (2, 2) C^-1: t and r are of the priors' frame, and C^-1 leads to the columns
 
     def arguments(self) -> tuple[object, ...]:
         """Return the fields in the order in which the kernels take them."""
@@ -60,7 +62,7 @@ class Integrand:
         )  # fmt: skip
 
 
-def build_integrand(density: Density, white: Whitened) -> Integrand:
+def build_integrand(density: Density, white: Whitened, frame: Frame) -> Integrand:
     """Return the integrand of a posterior whose fixed effects have flat or normal priors."""
     p = white.p
     normal = density.codes[:p] == Normal.code
@@ -74,6 +76,8 @@ def build_integrand(density: Density, white: Whitened) -> Integrand:
     constant -= float(np.sum(0.5 * LOG_2PI + np.log(sd[normal])))
     constant += white.logdet_fixed - dof * math.log(white.scale)
     d, vectors, fitted, within, logdet = decompose_groups(white.blocks, white.q)
+    given = np.eye(2)
+    given[: white.q, : white.q] = np.linalg.inv(frame.random)
     inverse_basis = np.zeros((2, 2))
     inverse_basis[: white.q, : white.q] = density.inverse_basis
     return Integrand(
@@ -90,6 +94,7 @@ def build_integrand(density: Density, white: Whitened) -> Integrand:
         scale=white.scale,
         constant=constant - 0.5 * logdet,
         back=np.ascontiguousarray(white.scale * white.fixed),
+        given=given,
     )
 
 
@@ -211,10 +216,29 @@ def height_at(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def place_base(t1: float, t2: float, r: float, given: Array, out: Array) -> None:
+    """Write G11, G22, G12, 1, sqrt(G11), sqrt(G22), the correlation and 1, all over sigma."""
+    g11, g12, g22 = t1 * t1, r * t1 * t2, t2 * t2
+    for i in range(2):
+        a, b = given[i, 0], given[i, 1]
+        out[i] = max(a * a * g11 + 2.0 * a * b * g12 + b * b * g22, 0.0)
+        out[4 + i] = math.sqrt(out[i])
+    a, b, c, d = given[0, 0], given[0, 1], given[1, 0], given[1, 1]
+    out[2] = a * c * g11 + (a * d + b * c) * g12 + b * d * g22
+    out[3] = 1.0
+    out[6] = r
+    if b != 0.0 or c != 0.0:
+        both = out[4] * out[5]
+        out[6] = min(max(out[2] / both, -1.0), 1.0) if both > 0.0 else 0.0
+    out[7] = 1.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def sum_grid(
     t1: Array, t2: Array, r: Array, rest: Array, log_sigma: Array,
     weight1: Array, weight2: Array, weight3: Array, keep: tuple[Array, Array, Array, Array],
-    middle: float, centre: Array, degree: Array, centre_beta: Array, back: Array, reference: float,
+    middle: float, centre: Array, degree: Array, centre_beta: Array, back: Array, given: Array,
+    reference: float,
     d: Array, turn: Array, fitted: Array, within: Array, precision: Array, prior: Array,
     codes: Array, numbers: Array, dof: float, scale: float, constant: float,
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:  # fmt: skip
@@ -222,8 +246,8 @@ def sum_grid(
 
     The features are 1, then the deviations of the p fixed effects and c variance parameters
     from their centres, then the squares. Parameter c of the variance components is
-    b sigma^degree, with b = t1^2, t2^2, r t1 t2, 1, t1, t2, r and 1, as far as the model has them
-    (in the order of `degree`, ABSENT for what is left out).
+    b sigma^degree, with b from `place_base`, as far as the model has them (in the order of
+    `degree`, ABSENT for what is left out).
 
     The nodes are t1 (n1,), t2 (n2,), r and rest = sqrt(1 - r^2) (n3,) and log_sigma (n4,); a
     dimension that the model lacks has one node. `weight1`, `weight2` and `weight3` are the log
@@ -307,14 +331,7 @@ def sum_grid(
                                 second[part, m, i] += mass * gap[m] * gap[i]
                 if not sums[0, 0] > 0.0:
                     continue
-                base[0] = t1[i1] ** 2
-                base[1] = t2[i2] ** 2
-                base[2] = r[i3] * t1[i1] * t2[i2]
-                base[3] = 1.0
-                base[4] = t1[i1]
-                base[5] = t2[i2]
-                base[6] = r[i3]
-                base[7] = 1.0
+                place_base(t1[i1], t2[i2], r[i3], given, base)
                 for part in range(2):
                     feature[part] = 0.0
                     feature[part, 0] = sums[part, 0]

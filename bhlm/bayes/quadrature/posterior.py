@@ -16,6 +16,7 @@ import numpy as np
 from bhlm.bayes.density import build_density
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import Flat, Normal
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.axes import (
     Axis,
@@ -59,7 +60,8 @@ class QuadraturePosterior:
     sd: dict[str, float]
     error: dict[str, float]  # of mean and SD, in posterior SDs: change by doubling, and tails
     log_marginal: float  # log p(y); nan where a prior is improper
-    # Points (m,) and density (m,) of every SD, variance and correlation, not of covariances.
+    # Points (m,) and density (m,) of SDs, variances and the correlation, not of covariances, nor
+    # of what the priors stand on at the means and the columns have at zero.
     densities: dict[str, tuple[Array, Array]]
     accuracy: float  # the largest error
     tolerance: float
@@ -140,7 +142,7 @@ def integrate_resolved(
         )
     start = time.perf_counter()
     white = whiten(moments, structure)
-    integrand = build_integrand(build_density(white, resolved, structure), white)
+    integrand = build_integrand(build_density(white, resolved, structure), white, resolved.frame)
     degree = choose_degrees(structure.sizes)
     axes, centre = find_start(integrand, resolved, structure.sizes)
     found = refine_grid(
@@ -167,7 +169,7 @@ def integrate_resolved(
         sd=by_name(found.sd),
         error=error,
         log_marginal=found.log_mass if is_proper else float("nan"),
-        densities=_draw_densities(structure, found),
+        densities=_draw_densities(structure, found, resolved.frame),
         accuracy=accuracy,
         tolerance=tolerance,
         converged=not found.note,
@@ -229,13 +231,18 @@ def _explain(found: Summed, error: dict[str, float], tolerance: float, budget: i
     return ""
 
 
-def _draw_densities(structure: Structure, found: Summed) -> dict[str, tuple[Array, Array]]:
-    """Return points and marginal density of every SD, variance and correlation."""
+def _draw_densities(
+    structure: Structure, found: Summed, frame: Frame
+) -> dict[str, tuple[Array, Array]]:
+    """Return points and marginal density of SDs, variances and the correlation."""
     first, second, turn, last = found.axes
     densities: dict[str, tuple[Array, Array]] = {}
-    for sd, axis, table in zip(structure.sds, (first, second), found.sums.tables, strict=False):
-        densities |= _pair_scales(sd, *_draw_product(axis, last, table))
-    if turn.kind == "corr":
+    kept = np.all(np.linalg.inv(frame.random) == np.eye(len(structure.sds)), axis=1)
+    axes = zip(structure.sds, kept, (first, second), found.sums.tables, strict=False)
+    for sd, is_kept, axis, table in axes:
+        if is_kept:
+            densities |= _pair_scales(sd, *_draw_product(axis, last, table))
+    if turn.kind == "corr" and kept.all():
         (name,) = (str(parameter) for parameter in structure.scaled if parameter.is_correlation)
         densities[name] = _draw_correlation(turn, found.sums.margins[2][:, 0])
     mass = found.sums.tables[0].sum(axis=0)

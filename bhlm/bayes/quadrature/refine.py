@@ -94,7 +94,7 @@ def sum_over(
             t1[part], t2, r, rest, np.log(sigma),
             weights[0][part], weights[1], weights[2] + math.log(axes[3].step),
             (keep[0][part], keep[1], keep[2], keep[3]),
-            centre.sigma, centre.components, degree, centre.beta, integrand.back,
+            centre.sigma, centre.components, degree, centre.beta, integrand.back, integrand.given,
             centre.reference, *integrand.arguments(),
         )  # fmt: skip
 
@@ -137,7 +137,7 @@ def profile_axes(axes: Axes, sums: Sums, centre: Centre, degree: Array) -> list[
         power = float(degree[c])
         if c in (3, 7):
             last[:, p + c] += mass * (sigma**power - centre.components[c]) ** 2 / square[p + c]
-        elif c in (0, 1, 4, 5):
+        elif c in (0, 1, 4, 5) and np.array_equal(centre.given[c % 4], np.eye(2)[c % 4]):
             # Components 0 and 4 are those of the first SD, 1 and 5 of the second.
             away = np.outer(t[c % 4], sigma) ** power - centre.components[c]
             last[:, p + c] += np.sum(sums.tables[c % 4] * away**2, axis=0) / square[p + c]
@@ -161,7 +161,8 @@ def compare_halves(axes: Axes, sums: Sums) -> tuple[Array, Array]:
         other_mean, other_sd = read_moments(part)
         shift = np.maximum(np.abs(other_mean - mean), np.abs(other_sd - sd)) / unit
         changes[row] = np.where(np.isfinite(shift), shift, np.inf)
-        masses[row] = abs(math.log(part[0] / sums.total[0])) if part[0] > 0.0 else math.inf
+        share = part[0] / sums.total[0] if sums.total[0] > 0.0 else 0.0
+        masses[row] = abs(math.log(share)) if 0.0 < share < math.inf else math.inf
     return changes, masses
 
 

@@ -17,7 +17,7 @@ from bhlm.bayes.quadrature.axes import (
     map_nodes,
     place_window,
 )
-from bhlm.bayes.quadrature.grid import Integrand, height_at
+from bhlm.bayes.quadrature.grid import Integrand, height_at, place_base
 
 Array = np.ndarray
 Axes = tuple[Axis, ...]  # t1, t2, r, log sigma
@@ -39,12 +39,14 @@ class Centre:
     components: Array  # (8,) variances, covariance, var(Residual), SDs, correlation, sd(Residual)
     beta: Array  # (p,) whitened fixed effects
     reference: float  # log density that stands for one
+    given: Array  # (2, 2) of the integrand
 
 
-def place_components(t1: float, t2: float, r: float, sigma: float) -> Array:
+def place_components(t1: float, t2: float, r: float, sigma: float, given: Array) -> Array:
     """Return the eight components at one point."""
-    sd1, sd2 = t1 * sigma, t2 * sigma
-    return np.array([sd1**2, sd2**2, r * sd1 * sd2, sigma**2, sd1, sd2, r, sigma])
+    base = np.empty(8)
+    place_base(t1, t2, r, given, base)
+    return np.asarray(base * sigma ** np.array([2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0, 1.0]))
 
 
 def evaluate_height(integrand: Integrand, axes: Axes, y: Array) -> tuple[float, float, Array]:
@@ -109,7 +111,9 @@ def find_start(
         for i, (axis, at, reach, step) in enumerate(zip(scaled, mode, free, held, strict=True))
     )
     t1, t2, r, sigma = (float(map_nodes(axis, at)) for axis, at in zip(scaled, mode, strict=True))
-    return placed, Centre(sigma, place_components(t1, t2, r, sigma), beta, top)
+    return placed, Centre(
+        sigma, place_components(t1, t2, r, sigma, integrand.given), beta, top, integrand.given
+    )
 
 
 def _scan(integrand: Integrand, axes: Axes) -> tuple[Array, Array]:

@@ -12,13 +12,14 @@ from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.draws import Draws, Settings
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Prior, TextPrior
+from bhlm.bayes.priors.frame import Frame, stand_as_given
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
 from bhlm.files import make_plain
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.memory import Reduced
-from bhlm.moments.moments import Moments, describe_moments, rebuild_moments
+from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
 
 Array = np.ndarray
 type Arrays = dict[tuple[str, str], Array]  # by group and name, in the order of the file
@@ -72,7 +73,7 @@ def describe_fit(fit: Draws) -> tuple[str, Arrays]:
             "sd": [_describe_prior(prior) for prior in priors.sd],
             "corr": priors.corr.eta,
             "sigma": _describe_prior(priors.sigma),
-            "centre": priors.centre,
+            "frame": {"fixed": priors.frame.fixed, "random": priors.frame.random},
         },
         "settings": asdict(fit.settings),
         "seed": fit.seed,
@@ -111,7 +112,7 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
             sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
             corr=LKJ(priors["corr"]),
             sigma=_make_prior(*priors["sigma"]),
-            centre=np.array(priors["centre"], dtype=np.float64),
+            frame=_read_frame(priors, moments),
         ),
         data=xr.DataTree.from_dict(datasets),
         diagnostics=Diagnostics(**_freeze_each(content["diagnostics"])),
@@ -157,6 +158,16 @@ def _describe_prior(prior: Prior) -> list[Any]:
     if type(prior) not in Prior.families():
         return ["", str(prior)]
     return [family, *(getattr(prior, field.name) for field in fields(prior))]
+
+
+def _read_frame(priors: dict[str, Any], moments: Moments) -> Frame:
+    """Return where priors stand; older fits kept the means of the Intercept's alone."""
+    if "frame" in priors:
+        return Frame(*(np.array(priors["frame"][part]) for part in ("fixed", "random")))
+    given = stand_as_given(moments)
+    if INTERCEPT in moments.fixed:
+        given.fixed[moments.fixed.index(INTERCEPT)] += priors["centre"]
+    return given
 
 
 def _make_prior(family: str, *content: Any) -> Prior:

@@ -206,6 +206,7 @@ def identify_study(study: Study) -> dict[str, Any]:
     digest = hashlib.sha256()
     for array in (moments.n, moments.mean, moments.cross):
         digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    frame = study.priors.frame
     priors = [[type(prior).__name__, *prior.numbers] for prior in study.priors.every]
     return {
         "study": "calibration",
@@ -213,7 +214,12 @@ def identify_study(study: Study) -> dict[str, Any]:
         "columns": [moments.columns, moments.fixed, moments.random, moments.group],
         "blocks": study.structure.blocks,
         "data": digest.hexdigest(),
-        "priors": [*priors, ["LKJ", study.priors.corr.eta], study.priors.centre.tolist()],
+        "priors": [
+            *priors,
+            ["LKJ", study.priors.corr.eta],
+            frame.fixed.tolist(),
+            frame.random.tolist(),
+        ],
         "seed": study.seed,
         "n_draws": study.n_draws,
         "thin": study.thin,
@@ -245,7 +251,7 @@ def run_replicate(
     trace = sample_density(
         density, study.settings, seed=int(rng.integers(2**31)), evaluate=evaluate
     )
-    drawn = constrain(density, white, trace["posterior"]["x"].values[0])
+    drawn = constrain(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
     both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
         values = np.stack(list(evaluate_quantities(study, white, both).values()))

@@ -104,7 +104,7 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
     x = trace["posterior"]["x"].values
     beta, root, sigma = (
         part.reshape(*x.shape[:2], *part.shape[1:])
-        for part in constrain(density, white, x.reshape(-1, x.shape[-1]))
+        for part in constrain(density, white, resolved.frame, x.reshape(-1, x.shape[-1]))
     )
     draws = parameter_draws(moments, structure, beta, root @ root.swapaxes(-1, -2), sigma)
     bounds = bound_parameters(list_parameters(moments.fixed, structure))
