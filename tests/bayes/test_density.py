@@ -176,7 +176,8 @@ def test_density_is_likelihood_plus_priors_plus_jacobian():
     white, posterior = posterior_of("x", SETS["default"])
     rng = np.random.default_rng(5)
     x = rng.normal(size=posterior.dimension)
-    beta, root, sigma = constrain(posterior, white, x[None])
+    frame = resolve_priors(SETS["default"], simulate_rows(1, "x").model.moments).frame
+    beta, root, sigma = constrain(posterior, white, frame, x[None])
     loglik = evaluate_marginal(white, total_products(white), beta[0], root[0], float(sigma[0]))[0]
     with_data = log_density(x, posterior)[0]
     alone = log_density(x, posterior._replace(use_likelihood=False))[0]

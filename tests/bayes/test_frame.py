@@ -7,10 +7,10 @@ from simulate import simulate_table
 
 import bhlm
 from bhlm.bayes.density import build_density, constrain, log_density
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.bayes.priors.resolve import draw_prior, resolve_priors
 from bhlm.fits.model import Model
-from bhlm.likelihood.covariance import arrange_prior
 from bhlm.likelihood.whitening import whiten
 
 # The density is a sum over rows; a column 2000 units from zero costs three or four digits.

@@ -20,6 +20,7 @@ from bhlm.bayes.priors.families import (
     Prior,
     StudentT,
 )
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import (
     Priors,
     ResolvedPriors,
@@ -38,6 +39,7 @@ ONE = combine((("Intercept",),), group="g")
 LEAST_P = 1e-3
 SIGMAS = 4.5  # of Monte Carlo error, for means; the seed is fixed
 
+GIVEN = Frame(np.eye(1), np.eye(1))
 LAWS = {
     Normal(1.5, 2.0): stats.norm(1.5, 2.0).cdf,
     StudentT(4.0, -1.0, 3.0): stats.t(4.0, -1.0, 3.0).cdf,
@@ -59,7 +61,7 @@ def draw_one(prior):
     """Return draws of a parameter that has the prior."""
     fixed = Normal(0.0, 1.0) if prior.positive else prior
     sd = prior if prior.positive else HalfNormal(1.0)
-    priors = ResolvedPriors((fixed,), (sd,), LKJ(), HalfNormal(1.0), centre=np.zeros(1))
+    priors = ResolvedPriors((fixed,), (sd,), LKJ(), HalfNormal(1.0), GIVEN)
     beta, root, _ = draw_prior(priors, ONE, np.random.default_rng(1), DRAWS)
     return root[:, 0, 0] if prior.positive else beta[:, 0]
 
@@ -80,9 +82,7 @@ def test_draws_lie_between_quantiles_as_often_as_they_should(prior):
 
 
 def test_sigma_has_its_own_prior():
-    priors = ResolvedPriors(
-        (Normal(0, 1),), (HalfNormal(1),), LKJ(), Exponential(5.0), centre=np.zeros(1)
-    )
+    priors = ResolvedPriors((Normal(0, 1),), (HalfNormal(1),), LKJ(), Exponential(5.0), GIVEN)
     _, _, sigma = draw_prior(priors, ONE, np.random.default_rng(2), DRAWS)
     assert stats.kstest(sigma, stats.expon(scale=0.2).cdf).pvalue > LEAST_P
 
@@ -153,7 +153,8 @@ def test_correlations_have_the_joint_law_of_lkj():
 
 def test_blocks_are_uncorrelated_and_scaled_by_their_sds():
     sd = (HalfNormal(1.0), Gamma(400.0, 100.0), Exponential(1.0))
-    priors = ResolvedPriors((Normal(0, 1),), sd, LKJ(), HalfNormal(1.0), centre=np.zeros(1))
+    frame = Frame(np.eye(1), np.eye(3))
+    priors = ResolvedPriors((Normal(0, 1),), sd, LKJ(), HalfNormal(1.0), frame)
     _, root, _ = draw_prior(
         priors, combine((("a",), ("b", "c")), group="g"), np.random.default_rng(6), DRAWS
     )

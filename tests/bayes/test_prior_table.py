@@ -87,11 +87,18 @@ def test_draws_of_the_prior_lie_where_the_table_says(model):
     table = fit.prior_table().groupby("parameter", sort=False).first()
     assert len(table) == 10
     draws = {name: values.ravel() for name, values in fit.draws.items()}
-    x_bar = model.moments.n @ model.moments.mean[:, 0] / model.moments.n_rows
-    assert model.moments.columns[0] == "x"
-    w_bar = model.moments.n @ model.moments.mean[:, model.moments.columns.index("w")]
-    w_bar /= model.moments.n_rows
-    draws["Intercept"] = draws["Intercept"] + x_bar * draws["x"] + w_bar * draws["w"]
+    moments = model.moments
+    mean = dict(zip(moments.columns, moments.n @ moments.mean / moments.n_rows, strict=True))
+    draws["Intercept"] = draws["Intercept"] + mean["x"] * draws["x"] + mean["w"] * draws["w"]
+    # Intercept + mean x + mean t, over the groups: its variance and covariances.
+    own = {name: draws[f"var({name}|g)"] for name in ("Intercept", "x", "t")}
+    pair = {name: draws[f"cov(Intercept,{name}|g)"] for name in ("x", "t")}
+    at_x = pair["x"] + mean["x"] * own["x"] + mean["t"] * draws["cov(x,t|g)"]
+    at_t = pair["t"] + mean["t"] * own["t"] + mean["x"] * draws["cov(x,t|g)"]
+    variance = own["Intercept"] + mean["x"] * (pair["x"] + at_x) + mean["t"] * (pair["t"] + at_t)
+    draws["sd(Intercept|g)"] = np.sqrt(variance)
+    draws["corr(Intercept,x|g)"] = at_x / np.sqrt(variance * own["x"])
+    draws["corr(Intercept,t|g)"] = at_t / np.sqrt(variance * own["t"])
     for name, row in table.iterrows():
         for side, p in (("lower", 0.025), ("median", 0.5), ("upper", 0.975)):
             share = np.mean(draws[name] <= row[f"prior_{side}"])

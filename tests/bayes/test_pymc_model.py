@@ -174,11 +174,12 @@ def test_pymc_density_is_the_samplers(name, random, functions):
     gaps = []
     for point in positions(model, 20, seed=8):
         beta, g, sigma = parameters_at(model, point)
-        x = locate(white, posterior, beta, g, float(sigma), rng)
-        again = constrain(posterior, white, x[None])
+        turned = priors.frame.random @ g @ priors.frame.random.T
+        x = locate(white, posterior, beta, turned, float(sigma), rng)
+        again = constrain(posterior, white, priors.frame, x[None])
         np.testing.assert_allclose(again[1][0] @ again[1][0].T, g, rtol=1e-9)
         ours = log_density(x, posterior)[0] - log_jacobian(posterior, x)
-        gaps.append(float(logp(point)) - ours - log_measure(model, g, name))
+        gaps.append(float(logp(point)) - ours - log_measure(model, turned, name))
     # The constant is that of the flat and half-of-the-line priors; it must not vary.
     np.testing.assert_allclose(gaps, gaps[0], rtol=0, atol=RELATIVE * abs(float(logp(point))))
 
@@ -196,7 +197,8 @@ def test_density_of_a_shared_sd_is_pymcs(covariance):
     structure = arrange_prior(moments, covariance)
     white = whiten(moments, structure)
     given = Priors(sd=Exponential(0.5), corr=LKJ(1.5))
-    density = build_density(white, resolve_priors(given, moments, structure=structure), structure)
+    resolved = resolve_priors(given, moments, structure=structure)
+    density = build_density(white, resolved, structure)
     model = rows.model.pymc(covariance=covariance, priors=given)
     logp = model.compile_logp(jacobian=False)
     read = model.compile_fn(
@@ -210,7 +212,7 @@ def test_density_of_a_shared_sd_is_pymcs(covariance):
         angle = [0.5 * np.log(share / (1.0 - share))] if covariance == "exchangeable" else []
         fixed = np.linalg.solve(white.fixed, (beta - white.ols) / white.scale)
         x = np.concatenate([fixed, [sd / density.unit[0]], angle, [np.log(sigma)]])
-        root = constrain(density, white, x[None])[1][0]
+        root = constrain(density, white, resolved.frame, x[None])[1][0]
         np.testing.assert_allclose(root @ root.T, g, rtol=1e-9, atol=1e-12)
         jacobian = np.log(sigma) + (np.log(2.0 * share * (1.0 - share)) if angle else 0.0)
         gaps.append(float(logp(point)) - log_density(x, density)[0] + jacobian)

@@ -35,6 +35,13 @@ class Frame:
     fixed: Array  # (p, p) C: priors of fixed effects stand on C beta
     random: Array  # (q, q) C: priors of SDs and correlations stand on those of C u
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Frame):
+            return NotImplemented
+        return np.array_equal(self.fixed, other.fixed) and np.array_equal(self.random, other.random)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
     @property
     def is_given(self) -> tuple[bool, bool]:
         """Whether the fixed and the random coefficients are those of the columns as given."""

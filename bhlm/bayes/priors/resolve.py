@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 AT_MEANS = " at the predictors' means"
+AT_ZERO = " at the predictors' zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +86,21 @@ class ResolvedPriors:
         `structure` is that of the random coefficients, the formula's if None.
         """
         structure = structure or arrange(moments)
-        text = dict(zip(moments.fixed, map(str, self.fixed), strict=True))
-        for name, moved in zip(moments.fixed, _find_moved(self.frame.fixed), strict=True):
-            text[name] += AT_MEANS if moved else ""
-        random = _find_moved(self.frame.random)
+        usual = stand_at_means(moments, structure)
+        fixed = _say_where(self.frame.fixed, usual.fixed)
+        random = _say_where(self.frame.random, usual.random)
         first = [structure.owners.index(own) for own in range(len(structure.sds))]
-        for sd, prior, at in zip(structure.sds, self.sd, first, strict=True):
-            moved = random[at]
-            text[str(sd)] = f"{prior}{AT_MEANS if moved else ''}"
+        at_sds = [random[at] for at in first]
+        text = {
+            name: str(prior) if isinstance(prior, Flat) else f"{prior}{where}"
+            for name, prior, where in (
+                *zip(moments.fixed, self.fixed, fixed, strict=True),
+                *zip(map(str, structure.sds), self.sd, at_sds, strict=True),
+            )
+        }
         if structure.has_correlations:
-            text[str(structure.correlations)] = f"{self.corr}{AT_MEANS if any(random) else ''}"
+            is_flat = self.corr.eta == 1.0 and all(isinstance(each, Flat) for each in self.sd)
+            text[str(structure.correlations)] = f"{self.corr}{'' if is_flat else max(random)}"
         return text | {str(RESIDUAL_SD): str(self.sigma)}
 
 
@@ -171,9 +177,19 @@ def resolve_priors(
     return resolved
 
 
-def _find_moved(combine: Array) -> list[bool]:
-    """Return for each coefficient (m,) whether its prior is of a combination with others."""
-    return [bool(moved) for moved in np.any(combine != np.eye(len(combine)), axis=1)]
+def _say_where(combine: Array, usual: Array) -> list[str]:
+    """Return where the prior of each coefficient (m,) stands, "" where that makes no difference.
+
+    Args:
+        combine: C (m, m) of the priors' frame.
+        usual: that of the frame at the columns' means.
+    """
+    unit = np.eye(len(combine))
+    moved, would_be = (np.any(each != unit, axis=1) for each in (combine, usual))
+    return [
+        AT_MEANS if is_moved else AT_ZERO if could else ""
+        for is_moved, could in zip(moved, would_be, strict=True)
+    ]
 
 
 def _share(structure: Structure, given: Any, chosen: tuple[Prior, ...]) -> tuple[Prior, ...]:

@@ -14,10 +14,10 @@ So the posterior is proper if for every such *ray*
 
 summed over blocks, SDs and subspaces being those of the coefficients on which the priors stand
 (`bhlm.bayes.priors.frame`), and P(sd > t) ~ t^-index for the smallest index among the rays that
-reach the SD: its m-th moment exists if m < index. That every ray must fall so is necessary; that these rays
-suffice rests on the restricted likelihood being a polynomial in minors of K'B (I (x) T), G = T T',
-whose slowest directions are sums and intersections of columns' spans, kernels of deficient Z_j,
-and the directions that `find_special` looks for, in blocks of up to four.
+reach the SD: its m-th moment exists if m < index. That every ray must fall so is necessary; that
+these rays suffice rests on the restricted likelihood being a polynomial in minors of K'B (I (x) T),
+G = T T', whose slowest directions are sums and intersections of columns' spans, kernels of
+deficient Z_j, and the directions that `find_special` looks for, in blocks of up to four.
 
 Sources: Hobert & Casella (1996), JASA 91, 1461-1473 (necessary and sufficient conditions for
 variance components); Gelman (2006), Bayesian Analysis 1, 515-534, section 3 (J > 2, J > 3 groups);

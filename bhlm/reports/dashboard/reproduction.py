@@ -164,7 +164,8 @@ def _find_default(fit: "Draws") -> list[tuple[Any, Any]]:
 def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
     """Return the argument for the priors, none for the defaults, and what has no text."""
     pairs = _find_default(fit)
-    if all(chosen == default for chosen, default in pairs):
+    is_moved = fit.priors.frame != resolve_priors(None, fit.moments, structure=fit.structure).frame
+    if all(chosen == default for chosen, default in pairs) and not is_moved:
         return [], []
     if fit.priors.is_flat:
         return ["priors=bhlm.Priors.flat()"], []
@@ -188,6 +189,7 @@ def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
     given += [f"sigma={_write_prior(sigma)}"] if sigma != default else []
     for chosen, usual in pairs[p + s + 1 :]:
         given += [f"corr={_write_prior(chosen)}"] if chosen != usual else []
+    given += ["at='zero'"] if is_moved else []
     return [f"priors=bhlm.Priors({', '.join(given)})"], notes
 
 
