@@ -15,11 +15,12 @@ from bhlm.sources.gallery import find_model, list_models, load_data
 # mean; it decides now and then where a search for a mode ends.
 SAME = 0.02
 KHAT = 0.05  # of 1000 draws
-FACTOR, OFFSET = 3.0, 200.0
+FACTOR = 3.0
 
 
-def recode(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    return table.assign(**{column: FACTOR * table[column] + OFFSET})
+def recode(table: pd.DataFrame, column: str, *, sds: float = 100.0) -> pd.DataFrame:
+    offset = sds * table[column].std()
+    return table.assign(**{column: FACTOR * table[column] + offset})
 
 
 def find_kept(one: np.ndarray, other: np.ndarray) -> dict[int, float]:
@@ -91,12 +92,15 @@ def test_recoding_moves_no_mean_of_the_gallery(entry):
         for name in table.columns
         if name != moments.group
         and name in entry.formula
+        and f"C({name})" not in entry.formula
         and pd.api.types.is_numeric_dtype(table[name])
-        and table[name].nunique() > 2
     ]
     assert columns
+    # Powers of a column far from zero are one another, to all digits there are.
+    sds = 1.0 if "**" in entry.formula else 100.0
     for column in columns:
-        gaps, khat = compare(model, Model(entry.formula, recode(table, column)), column)
+        recoded = recode(table, column, sds=sds)
+        gaps, khat = compare(model, Model(entry.formula, recoded), column)
         assert gaps.abs().max() < SAME, (column, gaps)
         assert khat < KHAT, column
 
