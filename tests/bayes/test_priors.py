@@ -5,8 +5,9 @@ import pytest
 from simulate import simulate_table
 
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
-from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfStudentT, Normal
+from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfStudentT, Normal, PyMCPrior
 from bhlm.bayes.priors.resolve import Priors, parse_prior, read_priors, resolve_priors
+from bhlm.bayes.pymc_model import log_prior_values
 from bhlm.errors import PriorError
 from bhlm.fits.model import Model
 
@@ -132,3 +133,15 @@ def test_a_common_correlation_needs_an_eta_that_integrates():
     with pytest.raises(PriorError, match=r"give an eta above 0\.5"):
         resolve_priors(Priors(corr=LKJ(0.5)), moments, structure=structure)
     assert resolve_priors(Priors.flat(), moments, structure=structure).sd == (Flat(power=3.0),)
+
+
+def test_distributions_of_pymc_are_told_apart():
+    """A density is compiled once for each, by what it is equal to."""
+    import pymc as pm
+
+    one, other = PyMCPrior(pm.Gamma.dist(2, 0.5)), PyMCPrior(pm.Normal.dist(0, 1))
+    assert one != other
+    assert len({one, other, one}) == 2
+    at = np.array([-1.0, 1.0])
+    assert np.isneginf(log_prior_values(one, at)[0])
+    assert np.isfinite(log_prior_values(other, at)).all()

@@ -26,7 +26,7 @@ _compiled = numba.njit(nogil=True, error_model="numpy")
 _REGISTERED: dict[str, "type[Prior]"] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prior:
     """Base of the families. `code` and `numbers` are what the density kernel reads.
 
