@@ -115,6 +115,7 @@ def test_the_command_line_shows_no_password(
         assert_hidden(out + err)
 
 
+@pytest.mark.slow
 def test_what_a_run_writes_prints_and_logs_holds_no_password(
     postgres: str,
     tmp_path: Path,

@@ -106,6 +106,7 @@ def funnel():
         return pm.sample(draws=500, tune=500, chains=4, random_seed=1, progressbar=False)
 
 
+@pytest.mark.slow
 def test_a_centred_funnel_fails_and_says_where(funnel):
     verdict = diagnose_data(funnel)
     assert not verdict.ok

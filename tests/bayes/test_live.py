@@ -120,6 +120,7 @@ def test_ctrl_c_keeps_what_is_drawn(tmp_path, model):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_warm_up_is_one_clear_line(tmp_path):
     status, shown = run_in_terminal(
         "sample", MODEL, "--live", "--tune", ENDLESS, "--save", tmp_path / "fit.zarr",
@@ -132,6 +133,7 @@ def test_ctrl_c_in_warm_up_is_one_clear_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_without_live_writes_nothing(tmp_path):
     """A run that nobody watches ends by Ctrl-C, with no fit of chains of unequal lengths."""
     status, shown = run_in_terminal(
@@ -143,6 +145,7 @@ def test_ctrl_c_without_live_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_reconcile_live_stopped_has_no_verdict(tmp_path):
     status, shown = run_in_terminal(
         "reconcile", MODEL, "--live", "--draws", ENDLESS, stop_at="keeps what is drawn"

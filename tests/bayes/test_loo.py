@@ -64,6 +64,7 @@ def test_elpd_is_that_of_arviz(post, smoothed):
     assert smoothed.elpd_i.dims == ("g",)
 
 
+@pytest.mark.slow
 def test_smoothed_weights_agree_with_exact_refits(post, smoothed):
     """Under the same priors: the mean of x, where the Intercept's stands, moves with the groups."""
     good = smoothed.table["khat"] < 0.7
@@ -122,6 +123,7 @@ def test_groups_are_streamed(post, smoothed):
     pd.testing.assert_frame_equal(part.table, smoothed.table)
 
 
+@pytest.mark.slow
 def test_the_model_that_made_the_data_wins(table, post):
     fits = {name: Model(f"y ~ {name} + (1 | g)", table).sample(seed=1) for name in ("x", "z")}
     fits["x + z"] = post

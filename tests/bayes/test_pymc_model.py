@@ -128,6 +128,7 @@ def test_marginal_equals_conditional_with_u_integrated_out(random, functions):
         assert difference == pytest.approx(float(logp(point)), rel=RELATIVE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_gradient_equals_finite_differences(name, functions):
     rows = simulate_rows(6, "x")

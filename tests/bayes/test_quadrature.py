@@ -279,7 +279,9 @@ def integrate_otherwise(moments, priors, covariance):
     return {n: m for n, (m, _) in found.items()}, {n: s for n, (_, s) in found.items()}
 
 
-@pytest.mark.parametrize("covariance", ["unstructured", "independent"])
+@pytest.mark.parametrize(
+    "covariance", [pytest.param("unstructured", marks=pytest.mark.slow), "independent"]
+)
 @pytest.mark.parametrize(
     "priors",
     [
@@ -297,13 +299,14 @@ def test_two_coefficients_equal_another_algebra(covariance, priors):
     assert distance(found, mean, sd) < 10 * EXACT
 
 
-NUTS = {
-    "rail": {},
-    "dyestuff2": {},
-    "sleepstudy": {},
-    "sleepstudy_independent": {},
-    "hsb_random_coefficient": {},
-}
+NUTS = (
+    "dyestuff2",
+    "sleepstudy_independent",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("rail", "sleepstudy", "hsb_random_coefficient")
+    ),
+)
 
 
 @pytest.mark.parametrize("name", NUTS)
@@ -320,6 +323,7 @@ def test_the_sampler_agrees(name):
         assert abs(draws.std() - found.sd[parameter]) < MONTE_CARLO * sd_error, parameter
 
 
+@pytest.mark.slow
 def test_the_evidence_of_a_slope_that_hardly_varies_is_that_of_none():
     """The priors of slope and correlation integrate to one, or log p(y) would move."""
     rows = simulate_rows(8, "x")
@@ -375,7 +379,7 @@ def test_the_units_of_the_response_do_not_matter(name):
     assert scaled.log_marginal == pytest.approx(found.log_marginal - n * np.log(factor), abs=2e-6)
 
 
-@pytest.mark.parametrize("name", ["dyestuff2", "sleepstudy"])
+@pytest.mark.parametrize("name", ["dyestuff2", pytest.param("sleepstudy", marks=pytest.mark.slow)])
 def test_the_densities_have_the_moments(name):
     found = integrate_posterior(case_moments(name))
     expected = [key for key in found.mean if key.startswith(("var(", "sd(", "corr("))]

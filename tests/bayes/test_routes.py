@@ -148,10 +148,12 @@ def compare_means(ours, theirs, variable):
     assert np.all(np.asarray(gap) <= ERRORS * error + 1e-12), variable
 
 
+@pytest.mark.slow
 def test_a_pymc_prior_is_sampled_like_the_family_it_is():
     model = Model("y ~ x + (x | g)", simulate_table(15, n_groups=20))
-    ours = model.sample(seed=1, priors=Priors(sd=Gamma(2, 0.5), fixed={"x": Normal(0, 1)}))
-    priors = Priors(sd=pm.Gamma.dist(2, 0.5), fixed={"x": pm.Normal.dist(0, 1)})
+    given = Priors(sd=Gamma(2, 0.5), fixed={"x": Normal(0, 1)}, at="zero")
+    ours = model.sample(seed=1, priors=given)
+    priors = Priors(sd=pm.Gamma.dist(2, 0.5), fixed={"x": pm.Normal.dist(0, 1)}, at="zero")
     theirs = model.sample(seed=2, priors=priors)
     assert theirs.sampler == "PyMC marginal model, nutpie"
     assert theirs.converged

@@ -161,7 +161,7 @@ def test_pit_sees_rows_that_are_not_normal():
     assert (pit < 0.025).mean() < 0.025 < (pit > 0.975).mean()
 
 
-@pytest.mark.parametrize("row", [3, 250])
+@pytest.mark.parametrize("row", [3, pytest.param(250, marks=pytest.mark.slow)])
 def test_elpd_is_that_of_a_fit_without_the_row(row):
     """With given priors, that do not change with the data, and nothing centred."""
     table = simulate(6)

@@ -36,7 +36,8 @@ from bhlm.sources.gallery import find_model
 
 N_GROUPS = 12
 SHORT = {"draws": 30, "tune": 100, "chains": 2}
-FORMATS = ("zarr", "nc")
+FORMATS = ("zarr", pytest.param("nc", marks=pytest.mark.slow))
+BOTH_FORMATS = ("zarr", "nc")
 # The largest saved fit of Table 4.4, 4000 draws of which u alone is 10.2 MB.
 MEGABYTES = {"zarr": 15.0, "nc": 14.5}
 # Flipped bits that are tried; a small HDF5 file is mostly bytes that nothing depends on.
@@ -128,7 +129,7 @@ def assert_same(back: BayesFit, fit: BayesFit) -> None:
     assert fingerprint(back) == fingerprint(fit)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOTH_FORMATS)
 def test_a_fit_comes_back_to_the_last_bit(model, post, tmp_path, format):
     path = tmp_path / f"fit.{format}"
     post.save(path)
@@ -141,9 +142,10 @@ def test_a_fit_comes_back_to_the_last_bit(model, post, tmp_path, format):
     assert found.levels
 
 
+@pytest.mark.slow
 def test_table_4_4_comes_back_and_is_reconciled_alike(hsb_both, tmp_path):
     post, expected = hsb_both.post, hsb_both.to_dict()
-    for format in FORMATS:
+    for format in BOTH_FORMATS:
         path = tmp_path / f"fit.{format}"
         post.save(path)
         files = [path] if path.is_file() else [x for x in path.rglob("*") if x.is_file()]
@@ -417,7 +419,7 @@ def set_schema(path: Path, value: int) -> None:
             file["bhlm_moments"].attrs["schema"] = value
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOTH_FORMATS)
 def test_a_newer_layout_is_refused(post, tmp_path, format):
     path = tmp_path / f"fit.{format}"
     save(post, path)
@@ -467,7 +469,7 @@ def test_an_unknown_ending_is_refused(post, tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOTH_FORMATS)
 def test_a_place_that_cannot_be_written_to_is_refused(post, tmp_path, format):
     with pytest.raises(DataError, match=r"cannot write .* \(No such file or directory\); choose"):
         save(post, tmp_path / "away" / f"fit.{format}")
@@ -643,6 +645,7 @@ def test_two_writers_and_a_reader_do_not_meet(post, other, tmp_path):
     assert os.listdir(tmp_path) == ["fit.zarr"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_killed_save_leaves_the_old_fit_or_the_new(post, other, tmp_path, format):

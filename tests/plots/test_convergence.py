@@ -88,7 +88,11 @@ def test_hsb(plot, post):
 @pytest.mark.parametrize("plot", PLOTS)
 @pytest.mark.parametrize(
     ("name", "covariance"),
-    [("dyestuff2", None), ("sleepstudy", "independent"), ("hsb_anova", None)],
+    [
+        ("dyestuff2", None),
+        pytest.param("sleepstudy", "independent", marks=pytest.mark.slow),
+        pytest.param("hsb_anova", None, marks=pytest.mark.slow),
+    ],
 )
 def test_other_models(plot, name, covariance):
     """One random coefficient, independent ones, and an SD at zero."""
@@ -96,7 +100,14 @@ def test_other_models(plot, name, covariance):
 
 
 @pytest.mark.parametrize("plot", PLOTS)
-@pytest.mark.parametrize(("chains", "draws"), [(1, 1000), (1, 9), (4, 3), (2, 4), (3, 60)])
+@pytest.mark.parametrize(
+    ("chains", "draws"),
+    [
+        (1, 9),
+        (4, 3),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1000), (2, 4), (3, 60))),
+    ],
+)
 def test_few_chains_and_draws(plot, chains, draws, post):
     figure = plot(first_draws(post, draws, slice(chains)))
     assert figure.reading.endswith(".")

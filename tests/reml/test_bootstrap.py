@@ -20,7 +20,9 @@ DRAWS = 20_000
 SIGMAS = 5.0  # of Monte Carlo error; the seed is fixed
 
 
-@pytest.mark.parametrize("random", ["1", "x", "x + t"])
+@pytest.mark.parametrize(
+    "random", ["1", *(pytest.param(each, marks=pytest.mark.slow) for each in ("x", "x + t"))]
+)
 def test_simulated_moments_have_the_law_of_simulated_rows(random):
     # Group 0 has one row, so that W'W is singular there, and group 1 has nine.
     rows = simulate_rows(5, random, n_groups=6)
@@ -63,6 +65,7 @@ def test_simulated_moments_could_come_from_rows():
         assert np.linalg.matrix_rank(blocks[0], tol=1e-8) == 1
 
 
+@pytest.mark.slow
 def test_draws_are_near_the_fit_and_its_standard_errors():
     fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=60, largest=20)).reml()
     table = bootstrap(fit, replicates=600, seed=3).intervals()

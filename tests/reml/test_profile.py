@@ -36,7 +36,13 @@ def test_lme4_gives_limits_of_most_models():
     assert sum(map(len, LIMITS.values())) > 120
 
 
-@pytest.mark.parametrize("name", list(LIMITS))
+QUICK = ("dyestuff2", "rail", "sleepstudy", "oats_independent", "hsb_random_coefficient")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in LIMITS],
+)
 def test_agrees_with_lme4(name):
     fit = fit_case(name, "reml")
     table = profile_intervals(fit, likelihood="ml")

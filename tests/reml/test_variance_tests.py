@@ -98,6 +98,7 @@ def test_parameters_are_counted(slopes):
     assert count_fixed(three, ("x", "x2")) == (2, 5)
 
 
+@pytest.mark.slow
 def test_bootstrap_agrees_with_the_exact_null():
     fit = Model("y ~ w + (1 | g)", draw_groups(8, 6, sd=(0.5,), seed=11)).reml()
     exact = judge(fit, list(fit.moments.random), null="exact")
@@ -107,6 +108,7 @@ def test_bootstrap_agrees_with_the_exact_null():
     assert abs(exact.zero - boot.zero) < 0.06
 
 
+@pytest.mark.slow
 def test_shared_variance_of_two_has_an_exact_null():
     model = Model("y ~ x + (x | g)", draw_groups(8, 6, sd=(0.4, 0.4), seed=2))
     fit = model.reml(covariance="identity")

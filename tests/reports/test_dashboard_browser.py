@@ -148,6 +148,7 @@ def test_all_sections_are_there(visit, hsb_page):
     assert page.locator("nav[aria-label=Sections] a").all_inner_texts() == titles
 
 
+@pytest.mark.slow
 def test_every_figure_and_table_is_drawn(visit, hsb_page):
     page = visit(hsb_page)
     walk(page)
@@ -170,6 +171,7 @@ def test_every_figure_and_table_is_drawn(visit, hsb_page):
     assert captions.count() == page.locator("main figure").count()
 
 
+@pytest.mark.slow
 def test_another_school_changes_the_chart(visit, hsb_page):
     page = visit(hsb_page)
     root = page.locator("[data-chooser]").first
@@ -195,6 +197,7 @@ def test_another_school_changes_the_chart(visit, hsb_page):
     assert field.input_value() == labels[labels.index(other) + 1]
 
 
+@pytest.mark.slow
 def test_the_csv_holds_every_digit(visit, built):
     path, both, _ = built
     page = visit(path)
@@ -213,6 +216,7 @@ def test_the_csv_holds_every_digit(visit, built):
     np.testing.assert_array_equal(table["mean"].astype(float), both.post.estimates["mean"])
 
 
+@pytest.mark.slow
 def test_the_csv_of_a_figure_is_its_table(visit, hsb_page):
     page = visit(hsb_page)
     blocks = {
@@ -232,6 +236,7 @@ def test_the_csv_of_a_figure_is_its_table(visit, hsb_page):
     assert given == numbers["values"]
 
 
+@pytest.mark.slow
 def test_tables_sort_by_click_and_by_keyboard(visit, built):
     path, both, _ = built
     page = visit(path)
@@ -249,6 +254,7 @@ def test_tables_sort_by_click_and_by_keyboard(visit, built):
     assert button.get_attribute("aria-label").startswith("mean")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280, 1920])
 def test_nothing_overflows_overlaps_or_is_clipped(visit, hsb_page, width):
     page = visit(hsb_page, width=width)
@@ -259,6 +265,7 @@ def test_nothing_overflows_overlaps_or_is_clipped(visit, hsb_page, width):
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
 
 
+@pytest.mark.slow
 def test_colours_follow_the_system_and_the_button(visit, hsb_page):
     page = visit(hsb_page, scheme="dark")
     walk(page)
@@ -284,6 +291,7 @@ def test_colours_follow_the_system_and_the_button(visit, hsb_page):
     assert page.evaluate(paper) == dark
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_everything(visit, hsb_page):
     page = visit(hsb_page)
     page.keyboard.press("Tab")
@@ -307,6 +315,7 @@ def test_the_keyboard_reaches_everything(visit, hsb_page):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+@pytest.mark.slow
 def test_print_shows_all_in_light(visit, hsb_page):
     page = visit(hsb_page, scheme="dark")
     page.emulate_media(media="print")
@@ -332,6 +341,7 @@ def check_accessibility(page):
     assert serious == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(visit, hsb_page, scheme):
     page = visit(hsb_page, scheme=scheme)
@@ -393,6 +403,7 @@ def test_hostile_input_is_text(visit, hostile):
     assert all(json.dumps(school)[1:-1] in text for school in schools)
 
 
+@pytest.mark.slow
 def test_a_failed_fit_leads_with_the_failure(visit, tmp_path):
     rng = np.random.default_rng(3)
     table = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(6), 10)})

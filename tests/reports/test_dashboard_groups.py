@@ -263,6 +263,7 @@ def test_checks_page_of_a_model_with_rows(subject):
         assert figure.reading[0].isupper()
 
 
+@pytest.mark.slow
 def test_checks_refit_a_few_groups_and_say_so():
     entry = find_model("sleepstudy")
     model = Model(entry.formula, load_data(entry))

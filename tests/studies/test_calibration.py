@@ -127,6 +127,7 @@ class TestVerdict:
         assert "Gamma(2, 2)" in found.summary()
         assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
+    @pytest.mark.slow
     def test_a_dropped_jacobian_is_caught(self):
         found = calibrate(small_model(), replicates=80, evaluate=drop_log_jacobian(1), **FAST)
         assert not found.ok
@@ -256,6 +257,7 @@ if __name__ == "__main__":
 
 
 class TestFile:
+    @pytest.mark.slow
     def test_a_killed_study_goes_on(self, tmp_path):
         file = tmp_path / "study.jsonl"
         script = tmp_path / "script.py"
@@ -355,6 +357,7 @@ class TestRefusals:
         with pytest.raises(IdentifiabilityError):
             calibrate(small_model(3, 1), replicates=2, **FAST)
 
+    @pytest.mark.slow
     def test_a_script_without_a_guard(self, tmp_path):
         script = tmp_path / "script.py"
         script.write_text(

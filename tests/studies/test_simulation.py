@@ -259,6 +259,7 @@ class TestMeasures:
 
 
 class TestResults:
+    @pytest.mark.slow
     def test_coverage_is_what_theory_says(self):
         """In a balanced design, the t of a group's covariate has J - 2 = 3 df, exactly."""
         study = plan(
@@ -349,6 +350,7 @@ class TestResults:
         assert "variance that is truly 0" in text
         assert "truly 0" not in run_study(plan(), file=None, workers=1).summary()
 
+    @pytest.mark.slow
     def test_variances_that_are_estimated_as_zero_have_profile_intervals(self):
         zero = plan(grid={"groups": 6, "icc": 0.0, "slope_variance": 0.0}, reml={"df": []})
         found = run_study(zero, file=None, workers=1)

@@ -23,6 +23,7 @@ def assert_same(one, other):
     assert one.summary() == other.summary()
 
 
+@pytest.mark.slow
 def test_workers_do_not_matter():
     calls = []
     alone = run_study(small_study(), file=None, workers=1)
@@ -44,6 +45,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_study_killed_twice_goes_on(tmp_path):
     file, script = tmp_path / "study.jsonl", tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(TESTS), file=str(file)))
@@ -159,6 +161,7 @@ def test_without_distributed_the_extra_is_named(monkeypatch):
         run_study(small_study(), file=None, address="tcp://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
