@@ -71,7 +71,7 @@ def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
 
 
 def _print_moments(moments: "Moments", path: Path) -> None:
-    left = f", {moments.dropped} rows dropped for missing values" if moments.dropped else ""
+    left = f" ({moments.rows_used})" if moments.dropped else ""
     print(
         f"{moments.formula}: {moments.n_rows} rows in {moments.n_groups} groups of "
         f"'{moments.group}'{left} -> {path}"

@@ -36,6 +36,7 @@ from bhlm.design.rows import (
     prepare_rows,
     read_frame,
     read_table,
+    tally_rows,
 )
 from bhlm.design.steps import Step, Steps
 from bhlm.errors import DataError, FormulaError
@@ -112,6 +113,7 @@ class Prepared(NamedTuple):
     layout: Layout
     n: int  # complete rows
     dropped: int  # rows left out because a column of the formula is missing there
+    missing: Mapping[str, int]  # rows in which each column is missing
 
 
 def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> Design:
@@ -128,7 +130,7 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     column that is unknown or of the wrong type, infinite values, a term that is not finite,
     no complete row, a categorical or group column with one level.
     """
-    design, rows, layout, n, _ = build_prepared(formula, table)
+    design, rows, layout, n, _, _ = build_prepared(formula, table)
     if check:
         with _ignore_floating_errors():
             _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
@@ -147,21 +149,22 @@ def build_prepared(formula: str | Formula, table: Any) -> Prepared:
         schema = check_schema(frame, formula)
         factors = find_factors(formula, schema)
         rows, layout = prepare_rows(frame, formula, schema, factors=factors)
-        n, total = count_rows(rows, layout)
-        if n < total or isinstance(rows, nw.LazyFrame):
+        tally = count_rows(rows, layout)
+        n = tally.complete
+        if n < tally.total or isinstance(rows, nw.LazyFrame):
             rows = rows.filter(is_complete(layout))
         levels = {str(f): find_levels(f, rows, layout) for f in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
         constants = fit_constants(rows, values, columns=layout.columns, n=n)
         design = Design.assemble(formula, levels, constants)
-    return Prepared(design, rows, layout, n, total - n)
+    return Prepared(design, rows, layout, n, tally.total - n, tally.name_missing(layout))
 
 
 def check_design(design: Design, table: Any) -> None:
     """Raise `DataError` if a term is not finite in some complete row, or there is one group."""
     rows, layout = prepare_design(design, table)
     with _ignore_floating_errors():
-        n = count_rows(rows, layout)[0]
+        n = count_rows(rows, layout).complete
         _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
 
 
@@ -202,7 +205,7 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
     """
     with _ignore_floating_errors():
         rows, layout = _read_columns(design, table)
-        n = count_rows(rows, layout)[0] if check else 0
+        n = count_rows(rows, layout).complete if check else 0
         rows = rows.filter(is_complete(layout))
         if check:
             check_levels(design, rows, layout)
@@ -237,6 +240,13 @@ def design_arrays(
     X = np.column_stack([columns[name] for name in design.fixed])
     Z = np.column_stack([columns[name] for name in design.random])
     return np.asarray(frame[GROUP].to_numpy()), X, Z, y
+
+
+def tally_table(design: Design, table: Any) -> tuple[int, dict[str, int]]:
+    """Return the number of rows, and those in which each column that a design reads is missing."""
+    rows, layout = _read_columns(design, table)
+    tally = tally_rows(rows, layout)
+    return tally.total, tally.name_missing(layout)
 
 
 def index_rows(design: Design, table: Any) -> Any:

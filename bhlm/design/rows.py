@@ -26,20 +26,31 @@ class Layout:
     columns: dict[str, str]  # table column -> Float64 column
     categories: dict[str, str]  # categorical factor -> column of its levels
     floats: tuple[str, ...]  # prepared columns that can hold NaN or infinity
+    names: dict[str, str]  # every prepared column -> table column
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many rows there are, and of how many a column is infinite."""
+    """How many rows there are, and in how many a column is missing or infinite."""
 
     total: int
     complete: int
+    missing: tuple[int, ...]  # rows by column of `Layout.names`
     infinite: tuple[int, ...]  # complete rows by column of `watched_columns`
 
     def __add__(self, other: "Tally") -> "Tally":
         """Return the tally of both sets of rows."""
-        infinite = (a + b for a, b in zip(self.infinite, other.infinite, strict=True))
-        return Tally(self.total + other.total, self.complete + other.complete, tuple(infinite))
+        return Tally(
+            self.total + other.total,
+            self.complete + other.complete,
+            tuple(map(sum, zip(self.missing, other.missing, strict=True))),
+            tuple(map(sum, zip(self.infinite, other.infinite, strict=True))),
+        )
+
+    def name_missing(self, layout: Layout) -> dict[str, int]:
+        """Return the rows in which each table column is missing, where there are any."""
+        counts = zip(layout.names.values(), self.missing, strict=True)
+        return {name: count for name, count in counts if count}
 
 
 def open_rows(
@@ -130,10 +141,12 @@ def prepare_rows(
     floats = [GROUP] if schema[formula.group].is_float() else []
     columns: dict[str, str] = {}
     categories: dict[str, str] = {}
+    names = {GROUP: formula.group}
     for part in dict.fromkeys((*list_factors(formula), formula.response)):
         if part in factors:
             name = column_names(part)[0]
             safe = categories[str(part)] = f"k{len(categories)}"
+            names[safe] = name
             dtype = schema[name]
             _check_dtype(name, dtype, allowed=(*LABELS, nw.Boolean), use=f"in '{part}'")
             # A decimal compares with its levels as a float.
@@ -147,10 +160,11 @@ def prepare_rows(
                 continue
             _check_dtype(name, dtype, allowed=(nw.Boolean,), use=f"as a number in '{part}'")
             safe = columns[name] = f"c{len(columns)}"
+            names[safe] = name
             number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
             prepared[safe] = number.cast(nw.Float64)
             floats += [safe] if dtype.is_float() else []
-    layout = Layout(columns, categories, tuple(floats))
+    layout = Layout(columns, categories, tuple(floats), names)
     return frame.select(**prepared), layout
 
 
@@ -175,35 +189,42 @@ def _check_dtype(name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...],
 
 def is_complete(layout: Layout) -> nw.Expr:
     """Return whether a row of the prepared frame has every value that the formula reads."""
-    safe = (GROUP, *layout.columns.values(), *layout.categories.values())
-    present = [~nw.col(name).is_null() for name in safe]
+    present = [~nw.col(name).is_null() for name in layout.names]
     present += [~nw.col(name).is_nan() for name in layout.floats]
     return nw.all_horizontal(*present, ignore_nulls=False)
 
 
-def count_rows(rows: Frame, layout: Layout) -> tuple[int, int]:
-    """Return the number of complete rows and of all rows, in one pass.
+def count_rows(rows: Frame, layout: Layout) -> Tally:
+    """Return the number of rows, of complete rows and of missing values, in one pass.
 
     Raises `DataError` where no row is complete, or a complete row has an infinite value.
     """
     tally = tally_rows(rows, layout)
     check_tally(tally, layout)
-    return tally.complete, tally.total
+    return tally
 
 
 def tally_rows(rows: Frame, layout: Layout) -> Tally:
-    """Return the number of rows, complete rows and infinite values, in one pass."""
+    """Return the number of rows, complete rows, missing and infinite values, in one pass."""
     watched = _watched_columns(layout)
     if isinstance(rows, nw.DataFrame) and _is_full(rows, layout):
-        return Tally(len(rows), len(rows), (0,) * len(watched))
+        return Tally(len(rows), len(rows), (0,) * len(layout.names), (0,) * len(watched))
     complete = is_complete(layout)
+    missing = [
+        count_true(
+            nw.col(safe).is_null() | (nw.col(safe).is_nan() & ~nw.col(safe).is_null())
+            if safe in layout.floats
+            else nw.col(safe).is_null()
+        )
+        for safe in layout.names
+    ]
     infinite = [
         count_true(((nw.col(safe) == np.inf) | (nw.col(safe) == -np.inf)) & complete)
         for safe in watched
     ]
-    answers = take_row(rows, [nw.len(), count_true(complete), *infinite])
+    answers = take_row(rows, [nw.len(), count_true(complete), *missing, *infinite])
     total, n, *counts = (int(answer or 0) for answer in answers)
-    return Tally(total, n, tuple(counts))
+    return Tally(total, n, tuple(counts[: len(missing)]), tuple(counts[len(missing) :]))
 
 
 def check_tally(tally: Tally, layout: Layout) -> None:
@@ -214,13 +235,13 @@ def check_tally(tally: Tally, layout: Layout) -> None:
             f"formula ({', '.join([*layout.columns, *layout.categories])} and the group); check "
             "the file, or drop the column that is missing throughout"
         )
-    sources = {safe: name for name, safe in layout.columns.items()}
-    sources |= {safe: factor for factor, safe in layout.categories.items()}
+    factors = {safe: factor for factor, safe in layout.categories.items()}
     for safe, count in zip(_watched_columns(layout), tally.infinite, strict=True):
         if count:
+            named = factors.get(safe, layout.names[safe])
             raise DataError(
-                f"column '{sources[safe]}' has {count} infinite values in the {tally.complete} "
-                "complete rows; make them missing or drop those rows"
+                f"column '{named}' has {count} infinite values in the "
+                f"{tally.complete} complete rows; make them missing or drop those rows"
             )
 
 
@@ -234,7 +255,6 @@ def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:
 
     That is the usual case, and quick to see.
     """
-    safe = (GROUP, *layout.columns.values(), *layout.categories.values())
-    if not len(rows) or any(rows[name].null_count() for name in safe):
+    if not len(rows) or any(rows[name].null_count() for name in layout.names):
         return False
     return all(np.isfinite(rows[name].to_numpy()).all() for name in layout.floats)

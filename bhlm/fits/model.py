@@ -73,6 +73,7 @@ class Model:
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
         size = f"{self.moments.n_rows} rows in {self.moments.n_groups} groups"
+        size += f"; {self.moments.rows_used}" if self.moments.dropped else ""
         return f"Model({self.moments.formula!r}: {size})"
 
     def reml(

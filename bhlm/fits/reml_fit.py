@@ -31,8 +31,10 @@ class RemlFit(Fitted, Estimate):
     def _repr_html_(self) -> str:
         """Return the estimates as a table for notebooks."""
         from bhlm.markup import estimates_html
+        from bhlm.reports.notebook import tell_dropped
 
-        return estimates_html(self.estimates, self.moments.formula)
+        table = estimates_html(self.estimates, self.moments.formula)
+        return table + tell_dropped(self.moments)
 
     def summary(self, *, style: str = "stata", df: str | None = None) -> str:
         """Return the printed output in the style of "stata", "hlm" or "lme4".

@@ -12,6 +12,7 @@ from scipy.linalg import solve_triangular
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 Array = np.ndarray
@@ -84,6 +85,7 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     loadings[-1, -1] = 1.0 / scale
     loadings[fixed_at, -1] -= ols / scale
     blocks = _congruence(moments, loadings, grand)
+    _check_residual(moments, structure, blocks)
     return Whitened(
         blocks=np.ascontiguousarray(blocks),
         n=n,
@@ -201,11 +203,25 @@ def _check_random(moments: Moments, structure: Structure) -> None:
                 f"'{name}' never varies within any '{moments.group}', so its random slope has no "
                 f"variance to estimate; drop it from ({terms} | {moments.group})"
             )
-    if float((moments.n - group_ranks(moments)).sum()) < 1:
+
+
+def _check_residual(moments: Moments, structure: Structure, blocks: Array) -> None:
+    """Refuse rows that do not tell the residual variance from those of the random coefficients.
+
+    One row more in some group than it has random coefficients is enough, but not needed: two rows
+    of a group tell three variance components apart where x differs between groups.
+    """
+    if float((moments.n - group_ranks(moments)).sum()) >= 1:
+        return
+    q = len(moments.random)
+    information = expect_information(
+        blocks, q, structure, n=float(moments.n.sum()), restricted=True
+    )
+    size = np.ones(len(information))
+    if len(find_flat(information, size, n_groups=moments.n_groups)):
         raise IdentifiabilityError(
-            f"no '{moments.group}' has more rows than random coefficients "
-            f"({len(moments.random)}), so the residual variance cannot be told from theirs; "
-            "drop random terms or give more rows per group"
+            f"no '{moments.group}' has more rows than random coefficients ({q}), and the residual "
+            "variance cannot be told from theirs; drop random terms or give more rows per group"
         )
 
 

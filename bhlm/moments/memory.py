@@ -4,7 +4,7 @@ The same columns as the narwhals path of `reduce`, for tables that are in memory
 formula is evaluated on blocks of rows, and each block updates its groups' moments in one pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals as nw
@@ -30,6 +30,13 @@ class Reduced(NamedTuple):
     n: Array  # (J,) rows per group, float64 that holds integers
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
+
+
+class LeftOut(NamedTuple):
+    """The rows that are not complete."""
+
+    dropped: int  # how many there are
+    missing: Mapping[str, int]  # in how many each column is missing
 
 
 def reduce_rows(design: Design, frame: nw.DataFrame[Any], layout: Layout) -> Reduced:

@@ -3,6 +3,7 @@
 From a table by its formula or by the design of other moments, from a file, from parts.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bhlm.design.formula.terms import Formula, list_factors, parse_formula
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import open_rows
 from bhlm.errors import DataError, FormulaError
+from bhlm.layout import show_name
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.file import (
@@ -26,11 +28,12 @@ from bhlm.moments.file import (
     report_broken,
     write_blocks,
 )
-from bhlm.moments.memory import Reduced
+from bhlm.moments.memory import LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
 
 Array = np.ndarray
+NAMED = 6  # columns with missing values that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Moments:
     design: Design  # what the k columns are, and the constants and levels that they rest on
     dropped: int  # rows left out because a used column was missing
     suppressed: int = 0  # rows of groups that were too small to disclose
+    missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -95,6 +99,20 @@ class Moments:
     def n_rows(self) -> int:
         """The number of rows behind the moments."""
         return int(self.n.sum())
+
+    @property
+    def rows_used(self) -> str:
+        """How many rows were used, and how often which column was missing in the others."""
+        if not self.dropped:
+            return f"{self.n_rows} rows"
+        worst = sorted(self.missing, key=lambda item: -item[1])
+        named = [f"{show_name(name)} {count}" for name, count in worst[:NAMED]]
+        named += [f"{len(worst) - NAMED} more columns"] if len(worst) > NAMED else []
+        return (
+            f"{self.n_rows} of {self.n_rows + self.suppressed + self.dropped} rows used, "
+            f"{self.dropped} dropped for missing values"
+            + (f" ({', '.join(named)})" if named else "")
+        )
 
     @property
     def n_groups(self) -> int:
@@ -156,6 +174,7 @@ def describe_moments(moments: Moments) -> dict[str, Any]:
         "constants": sorted(design.constants.items()),
         "levels": list(design.levels.items()),
         "suppressed": moments.suppressed,
+        "missing": moments.missing,
     }
 
 
@@ -185,6 +204,8 @@ def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments
         design=design,
         dropped=description["dropped"],
         suppressed=description["suppressed"],
+        # Files of earlier versions do not name the columns.
+        missing=_freeze(description.get("missing", [])),
     )
 
 
@@ -216,8 +237,8 @@ def reduce_table(formula: str | Formula, table: Any) -> Moments:
         DataError: the table cannot serve the formula.
     """
     formula = parse_formula(formula) if isinstance(formula, str) else formula
-    design, reduced, dropped = reduce_formula(formula, table)
-    return Moments(*reduced, design=design, dropped=dropped)
+    design, reduced, left_out = reduce_formula(formula, table)
+    return _assemble(design, reduced, left_out)
 
 
 def compute_moments(design: Design, table: Any) -> Moments:
@@ -229,8 +250,13 @@ def compute_moments(design: Design, table: Any) -> Moments:
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
-    reduced, dropped = reduce_designed(design, table)
-    return Moments(*reduced, design=design, dropped=dropped)
+    reduced, left_out = reduce_designed(design, table)
+    return _assemble(design, reduced, left_out)
+
+
+def _assemble(design: Design, reduced: Reduced, left_out: LeftOut) -> Moments:
+    missing = tuple(left_out.missing.items())
+    return Moments(*reduced, design=design, dropped=left_out.dropped, missing=missing)
 
 
 def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = None) -> Moments:
@@ -261,6 +287,7 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
         design=first.design,
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
+        missing=tuple(sum((Counter(dict(part.missing)) for part in parts), Counter()).items()),
     )
 
 

@@ -5,19 +5,19 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.design import Design, apply_design, build_prepared, check_design
+from bhlm.design.design import Design, apply_design, build_prepared, check_design, tally_table
 from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame
 from bhlm.design.rows import read_table
-from bhlm.moments.memory import Reduced, reduce_rows
+from bhlm.moments.memory import LeftOut, Reduced, reduce_rows
 from bhlm.moments.stream import can_stream, reduce_scan
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
 
 
-def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, int]:
-    """Return the design of a formula on a table, its moments, and the number of rows left out.
+def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOut]:
+    """Return the design of a formula on a table, its moments, and the rows left out.
 
     Lazy tables are reduced where they are, by one GROUP BY of narwhals expressions that is the
     same for every engine; tables in memory by compiled passes, and Parquet files that are not
@@ -28,10 +28,11 @@ def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, int]:
         DataError: the table cannot serve the formula.
     """
     if isinstance(table, ParquetScan) and can_stream(formula, table):
-        design, reduced, dropped = reduce_scan(formula, table)
+        design, reduced, left_out = reduce_scan(formula, table)
     else:
         table = read_table(table, formula)
-        design, rows, layout, _, dropped = build_prepared(formula, table)
+        design, rows, layout, _, dropped, missing = build_prepared(formula, table)
+        left_out = LeftOut(dropped, missing)
         if isinstance(rows, nw.DataFrame):
             reduced = reduce_rows(design, rows, layout)
         else:
@@ -40,19 +41,19 @@ def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, int]:
     is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
     if len(reduced.groups) < 2 or not is_finite:
         check_design(design, table)
-    return design, reduced, dropped
+    return design, reduced, left_out
 
 
-def reduce_designed(design: Design, table: Any) -> tuple[Reduced, int]:
-    """Return the moments of a table under a design, and the number of rows left out.
+def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
+    """Return the moments of a table under a design, and the rows left out.
 
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
     table = read_table(table, design.formula)
-    total = collect_frame(nw.from_native(table).lazy().select(nw.len())).item()
     reduced = reduce_frame(apply_design(design, table, means=True))
-    return reduced, int(total) - int(reduced.n.sum())
+    total, missing = tally_table(design, table)
+    return reduced, LeftOut(total - int(reduced.n.sum()), missing)
 
 
 def reduce_frame(frame: Frame) -> Reduced:

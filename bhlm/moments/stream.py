@@ -32,7 +32,7 @@ from bhlm.design.rows import (
     tally_rows,
 )
 from bhlm.moments.coder import START, Coder, grow, is_text
-from bhlm.moments.memory import Reduced, accumulate_rows, make_states, unpack_state
+from bhlm.moments.memory import LeftOut, Reduced, accumulate_rows, make_states, unpack_state
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
@@ -82,9 +82,9 @@ def can_stream(formula: Formula, scan: ParquetScan) -> bool:
     return readable and not constant_nodes((*list_factors(formula), formula.response))
 
 
-def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, int]:
+def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, LeftOut]:
     """Return the design of a formula on Parquet files, the moments of their complete rows, and
-    the number of rows that are not complete.
+    the rows that are not complete.
 
     The formula must be one that `can_stream`.
 
@@ -109,7 +109,8 @@ def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, i
     check_tally(tally, reading.layout)
     labels, order = reading.coder.sort(scan.schema.field(formula.group).type)
     reduced = Reduced(labels, *unpack_state(state, order, len(design.columns)))
-    return design, reduced, tally.total - tally.complete
+    missing = tally.name_missing(reading.layout)
+    return design, reduced, LeftOut(tally.total - tally.complete, missing)
 
 
 def _prepare_reading(formula: Formula, scan: ParquetScan) -> Reading:
@@ -213,4 +214,4 @@ def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, 
             read_rows(design, frame, reading.layout, codes, reading.coder.size), means=means
         )
         accumulate_rows(rows, columns, design.formula.response, state)
-    return state, total or Tally(0, 0, ())
+    return state, total or Tally(0, 0, (), ())

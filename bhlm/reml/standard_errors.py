@@ -5,6 +5,7 @@ from scipy import stats
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import Curvature, differentiate, score_psi
 from bhlm.likelihood.whitening import Whitened
@@ -15,11 +16,6 @@ Array = np.ndarray
 
 LARGEST = 1e150  # whose square still is a double
 Z95 = float(stats.norm.ppf(0.975))
-
-# Information below this, per group, or correlated with that of other elements to this, is none.
-# Not more than that: independent coefficients of 1 and of a year number keep 1e-10.
-NO_INFORMATION = 1e-10
-REPEATED = 1e-12
 
 
 def variance_covariance(
@@ -83,23 +79,22 @@ def _find_flat(
     """Return directions (f, m + 1) of (psi, log v) in which the likelihood is flat; mostly none.
 
     Each element is taken relative to its size, one at least, and then has an information of
-    about the number of groups that tell of it. At a boundary or close to one the likelihood may
-    bend either way, and then only elements without any information are looked for.
+    about the number of groups that tell of it. On the boundary the likelihood may bend either way,
+    and the expected information tells whether it depends on an element at all.
     """
     at = optimum.criterion
+    n_groups = len(white.blocks)
     if not optimum.converged:
         return np.empty((0, len(information)))
+    if optimum.singular:
+        expected = expect_information(
+            white.blocks, white.q, structure, n=white.n, restricted=at.restricted
+        )
+        return find_flat(expected, np.ones(len(expected)), n_groups=n_groups)
     wide = np.maximum(np.diag(optimum.lam @ optimum.lam.T), 1.0)
     size = np.sqrt([wide[i] * wide[j] for i, j in structure.labels])
-    size = np.append(size, at.sigma2 * white.scale**2)
-    scaled = information * np.outer(size, size)
-    own = np.diag(scaled)
-    none = np.abs(own) < NO_INFORMATION * len(white.blocks)
-    if none.any() or own.min() < 0.0:
-        return np.asarray(np.eye(len(own))[none])
-    values, vectors = np.linalg.eigh(scaled / np.sqrt(np.outer(own, own)))
-    size[-1] = 1.0
-    return np.asarray((vectors * (size / np.sqrt(own))[:, None]).T[np.abs(values) < REPEATED])
+    flat = find_flat(information, np.append(size, at.sigma2 * white.scale**2), n_groups=n_groups)
+    return flat * np.append(size, 1.0)
 
 
 def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: Array) -> None:

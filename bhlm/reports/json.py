@@ -16,7 +16,7 @@ ESTIMATE_KEYS = ("estimate", "se", "lower", "upper")
 
 
 def describe_model(moments: Moments) -> dict[str, Any]:
-    """Return formula, n, groups, group sizes and dropped rows."""
+    """Return formula, n, groups, group sizes, dropped rows and the columns that cost them."""
     return {
         "formula": moments.formula,
         "n": moments.n_rows,
@@ -24,6 +24,7 @@ def describe_model(moments: Moments) -> dict[str, Any]:
         "group": moments.group,
         "group_size": moments.group_size,
         "dropped_rows": moments.dropped,
+        "missing": dict(moments.missing),
     }
 
 

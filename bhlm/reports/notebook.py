@@ -9,6 +9,7 @@ from bhlm.markup import HTML, NOTEBOOK_DIGITS, estimates_html
 
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Draws
+    from bhlm.moments.moments import Moments
     from bhlm.reconciliation.comparison import Comparison
 
 SHOWN = ("published", "reml", "posterior", "gap", "gap_sd", "verdict")
@@ -18,7 +19,7 @@ def show_posterior(fit: "Draws") -> str:
     """Return the table of a posterior, under what fails if anything does."""
     failed = [f"FAILED: {sentence}." for sentence in fit.diagnostics.failures]
     table = estimates_html(fit.estimates, fit.moments.formula, digits=NOTEBOOK_DIGITS)
-    return _list_sentences(failed) + table
+    return _list_sentences(failed) + table + tell_dropped(fit.moments)
 
 
 def show_reconciliation(both: "Comparison") -> str:
@@ -26,7 +27,13 @@ def show_reconciliation(both: "Comparison") -> str:
     table = both.table[[name for name in SHOWN if name in both.table]]
     table = table.dropna(axis=1, how="all")
     html = estimates_html(table, both.reml.moments.formula, digits=NOTEBOOK_DIGITS)
+    html += tell_dropped(both.reml.moments)
     return _list_sentences([both.conclusion]) + html + _list_sentences(both.reasons)
+
+
+def tell_dropped(moments: "Moments") -> str:
+    """Return the rows that were left out, and the columns for which, if there are any."""
+    return _list_sentences([f"{moments.rows_used}."] if moments.dropped else [])
 
 
 def _list_sentences(sentences: Sequence[str]) -> str:

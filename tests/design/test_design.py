@@ -374,7 +374,7 @@ def test_levels_of_dropped_rows_vanish() -> None:
     rows = pd.DataFrame(ROWS)
     rows["f"] = pd.Categorical(rows["f"], categories=["z", "c", "b", "a"])
     rows.loc[rows["f"] == "b", "x"] = np.nan
-    design, _, _, n, dropped = build_prepared("y ~ x + f + (1 | g)", rows)
+    design, _, _, n, dropped, _ = build_prepared("y ~ x + f + (1 | g)", rows)
     assert design.levels == {"f": ("c", "a")}
     assert (n, dropped) == (5, 3)
 
@@ -442,7 +442,7 @@ def test_missing_rows_are_dropped_before_any_mean() -> None:
     rows.loc[1, "g"] = None
     rows.loc[2, "y"] = np.nan
     rows.loc[4, "h"] = None  # a column that the formula does not read
-    design, _, _, n, dropped = build_prepared("y ~ gm(x) + cgm(x) + z + (1 | g)", rows)
+    design, _, _, n, dropped, _ = build_prepared("y ~ gm(x) + cgm(x) + z + (1 | g)", rows)
     assert (n, dropped) == (5, 3)
     found = take_columns("", rows, design=design)
     kept = pd.DataFrame(ROWS).iloc[3:]
@@ -453,7 +453,7 @@ def test_missing_rows_are_dropped_before_any_mean() -> None:
 @pytest.mark.parametrize("dtype", ["Float64", "Float32", "Int64", "Int16", "int64[pyarrow]"])
 def test_pandas_nullable_columns(dtype: str) -> None:
     rows = pd.DataFrame({**ROWS, "k": pd.array([1, None, 3, 4, 5, 6, 7, 8], dtype=dtype)})
-    design, _, _, n, dropped = build_prepared("y ~ cwc(k) + log(k) + I(1/k) + (1 | g)", rows)
+    design, _, _, n, dropped, _ = build_prepared("y ~ cwc(k) + log(k) + I(1/k) + (1 | g)", rows)
     assert (n, dropped) == (7, 1)
     found = take_columns("", rows, design=design)
     kept = np.array([1.0, 3, 4, 5, 6, 7, 8])

@@ -20,3 +20,13 @@ def test_two_bars_with_a_factor() -> None:
     assert not [name for name in fit.estimates.index if name.startswith("cov(")]
     correlated = Model("rt ~ cond + (0 + cond | subject)", table).reml()
     assert correlated.loglik == pytest.approx(-763.469580, abs=LOGLIK)
+
+
+def test_a_response_centred_within_groups_is_a_singular_fit() -> None:
+    # https://stats.stackexchange.com/questions/309939, bobyqa with rhoend 1e-10
+    table = pd.read_csv(CASES / "response-centred-within-groups.csv")
+    fit = Model("score_c ~ visit + (visit | person)", table).reml()
+    assert fit.loglik == pytest.approx(-222.237293, abs=LOGLIK)
+    assert fit.estimates.loc["var(visit|person)", "estimate"] == pytest.approx(0.170758, abs=1e-5)
+    assert fit.converged
+    assert fit.singular

@@ -81,7 +81,7 @@ class TestVerdict:
         table.loc[:9, "ses"] = np.nan
         fit = Model(FORMULA, table).reml()
         text = "\n".join(texts_of(build_verdict(Subject(fit, None, None, None, "t", {}))))
-        assert "10 of 7,185 rows (0.1%) dropped" in text
+        assert "7175 of 7185 rows used, 10 dropped for missing values (ses 10): 0.1% left" in text
         assert "Only the moments of the rows are at hand" in text
 
     def test_divergences_lead(self, both):

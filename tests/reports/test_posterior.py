@@ -48,7 +48,7 @@ def test_the_head_says_what_was_sampled(good):
         "",
     ]
     dropped = replace(good, moments=replace(moments, dropped=7))
-    assert "rows, 7 dropped for missing values; 30 groups" in render_posterior(dropped)
+    assert "rows used, 7 dropped for missing values; 30 groups" in render_posterior(dropped)
 
 
 def read_table(text):

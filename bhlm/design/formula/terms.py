@@ -79,7 +79,8 @@ def parse_formula(text: str) -> Formula:
     The fixed part follows R: an intercept is implied and `0 +` or `- 1` removes it; `a * b` is
     `a + b + a:b`, `a / b` is `a + a:b`, `(a + b)**2` is `a + b + a:b`, and `- a` removes `a`.
     Random terms follow lme4: `(x | g)` is unstructured, `(1 | g) + (0 + x | g)` are independent.
-    `(x || g)` makes every column independent, those of a factor or a poly() too. Arithmetic is allowed inside a call only: `I(x**2)`.
+    `(x || g)` makes every column independent, those of a factor or a poly() too. Arithmetic is
+    allowed inside a call only: `I(x**2)`.
     Terms keep the order in which they are written.
 
     Raises `FormulaError`, in one line that names the offending piece and what to write instead.

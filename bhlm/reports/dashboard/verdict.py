@@ -176,11 +176,8 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
 def _describe_dropped(moments: "Moments") -> str:
     if not moments.dropped:
         return "No row was dropped: every column of the formula is complete."
-    total = moments.n_rows + moments.dropped
-    return (
-        f"{moments.dropped} of {_count(total, 'row')} ({moments.dropped / total:.1%}) dropped "
-        "because a column of the formula is missing there."
-    )
+    share = moments.dropped / (moments.n_rows + moments.suppressed + moments.dropped)
+    return f"{moments.rows_used}: {share:.1%} left out."
 
 
 def _describe_checks(subject: Subject, outcome: Outcome) -> tuple[str, ...]:

@@ -77,10 +77,9 @@ def _head(fit: "Draws") -> list[str]:
     moments = fit.moments
     size = moments.group_size
     chains, draws = fit.data["posterior"]["sigma"].shape
-    dropped = f", {moments.dropped} dropped for missing values" if moments.dropped else ""
     return [
         f"Posterior of {show_name(moments.formula)}",
-        f"{moments.n_rows} rows{dropped}; {moments.n_groups} groups of "
+        f"{moments.rows_used}; {moments.n_groups} groups of "
         f"'{show_name(moments.group)}' with {size['min']} to {size['max']} rows, "
         f"{size['mean']:.1f} on average",
         f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",

@@ -65,7 +65,9 @@ def render_reconciliation(both: "Comparison") -> str:
     name_width = max(len(str(name)) for name in table.index)
     head = f"{'':<{name_width}}" + "".join(f"{HEADS[key]:>{w}}" for key, w in COLUMNS.items())
     rule = "-" * (len(head) + 13)
-    lines = ["Reconciliation of REML and the posterior", rule, f"{head}  verdict", rule]
+    moments = both.reml.moments
+    used = [fill(f"{moments.rows_used}.", WIDTH)] if moments.dropped else []
+    lines = ["Reconciliation of REML and the posterior", *used, rule, f"{head}  verdict", rule]
     for name, row in table.iterrows():
         cells = "".join(_cell(key, row[key], width) for key, width in COLUMNS.items())
         lines.append(f"{name!s:<{name_width}}{cells}  {row['verdict']}")

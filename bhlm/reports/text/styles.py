@@ -36,6 +36,8 @@ def render(fit: "Estimate", *, style: str = "stata", df: str | None = None) -> s
         lines += ["", *wrap(DF_LINE, WIDTH)]
     if df is not None:
         lines += ["", *tabulate_tests(fit, df)]
+    if fit.moments.dropped:
+        lines += ["", *wrap(f"{fit.moments.rows_used}.", WIDTH)]
     for note in list_notes(fit):
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
@@ -60,7 +62,7 @@ def outline(fit: "Estimate") -> str:
     """Return a fit in a few lines: the model, every estimate, and the notes of its summary."""
     moments = fit.moments
     lines = [
-        f"{show_name(moments.formula)} by {fit.method.upper()}: {moments.n_rows} rows, "
+        f"{show_name(moments.formula)} by {fit.method.upper()}: {moments.rows_used}; "
         f"{moments.n_groups} of '{show_name(moments.group)}', log-likelihood {fit.loglik:.6g}",
         *([f"FAILED: {show_name(fit.advice)}"] if not fit.converged else []),
     ]
