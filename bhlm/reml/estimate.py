@@ -241,6 +241,12 @@ def fit_moments(
     return unwhiten(moments, structure, white, optimum)
 
 
+def check_converged(fit: Estimate, what: str) -> None:
+    """Raise `ArgumentError`, with the fit's own advice, where what is asked for needs a maximum."""
+    if not fit.converged:
+        raise ArgumentError(f"{what} needs a maximum, and the fit has none: {fit.advice}")
+
+
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
     """Return theta (c,) of another fit's G and sigma, in the whitened columns of these moments."""
     if not isinstance(start, Estimate):

@@ -10,7 +10,7 @@ from bhlm.likelihood.parameters import RESIDUAL, refuse_shared_names
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import ROUNDING, Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.estimate import Estimate, check_converged
 from bhlm.reml.group_algebra import reduce_groups
 from bhlm.reml.optimize import Optimum, maximize, unwhiten_loglik
 from bhlm.reml.standard_errors import is_flat
@@ -43,10 +43,12 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
     Stukel (2005), Statistics in Medicine 24, 893-909.
 
     Raises:
-        ArgumentError: two groups, of which one alone says nothing about how groups vary.
+        ArgumentError: two groups, of which one alone says nothing about how groups vary; a fit
+            that did not converge.
     """
     import pandas as pd
 
+    check_converged(fit, "influence")
     moments, labels = fit.moments, fit.structure.labels
     if moments.n_groups < 3:
         raise ArgumentError(

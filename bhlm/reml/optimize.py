@@ -189,6 +189,8 @@ def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) ->
     """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
         theta = _advance(problem, theta, record)
+        if not np.isfinite(problem.hessian(theta)).all():
+            break
         if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
             found = minimize(
                 problem.value_and_gradient,
@@ -200,6 +202,8 @@ def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) ->
                 options={"gtol": GRADIENT, "maxiter": 200},
             )
             theta = np.asarray(found.x)
+        if not np.isfinite(problem.hessian(theta)).all():
+            break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         if values[0] > -CURVED * max(1.0, values[-1]):
             break
@@ -214,7 +218,8 @@ def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) ->
     """
     value, gradient = problem.value_and_gradient(theta)
     for _ in range(NEWTON_STEPS):
-        if np.max(np.abs(gradient)) < GRADIENT:
+        # Where the residual variance vanishes nothing is finite any more.
+        if np.max(np.abs(gradient)) < GRADIENT or not np.isfinite(problem.hessian(theta)).all():
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         if values[0] < 1e-6 * values[-1]:
@@ -252,7 +257,7 @@ def _polish(problem: Problem, theta: Array) -> Array:
     """
     value, gradient = problem.value_and_gradient(theta)
     for _ in range(10):
-        if np.max(np.abs(gradient)) < POLISHED:
+        if np.max(np.abs(gradient)) < POLISHED or not np.isfinite(problem.hessian(theta)).all():
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         usable = values > 1e-9 * max(values[-1], 1.0)

@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, check_level, map_names
 from bhlm.likelihood.whitening import whiten_parameters
-from bhlm.reml.estimate import Estimate, unwhiten
+from bhlm.reml.estimate import Estimate, check_converged, unwhiten
 from bhlm.reml.optimize import maximize
 from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
 
@@ -67,8 +67,8 @@ def profile_intervals(
         parameters: the rows wanted; None is all.
 
     Raises:
-        ArgumentError: a level outside (0, 1), an unknown likelihood or parameter, or "reml" for
-            a fit by ML.
+        ArgumentError: a level outside (0, 1), an unknown likelihood or parameter, "reml" for
+            a fit by ML, or a fit that did not converge.
     """
     import pandas as pd
 
@@ -105,7 +105,8 @@ def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = Non
     """Return the profile of a fixed effect, an SD or a correlation.
 
     Raises:
-        ArgumentError: an unknown likelihood or parameter, or "reml" for a fit by ML.
+        ArgumentError: an unknown likelihood or parameter, "reml" for a fit by ML, or a fit that
+            did not converge.
     """
     if likelihood not in (None, "reml", "ml"):
         raise ArgumentError(f"likelihood={likelihood!r} is not known; choose 'reml' or 'ml'")
@@ -113,6 +114,7 @@ def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = Non
         raise ArgumentError(
             "likelihood='reml' does not belong to a fit by ML; fit with method='reml' first"
         )
+    check_converged(fit, "a profile")
     if parameter in fit.moments.fixed:
         return _profile_fixed(_refit(fit, "ml"), fit.moments.fixed.index(parameter))
     fit = _refit(fit, likelihood or fit.method)
@@ -164,7 +166,9 @@ def _refit(fit: Estimate, method: str) -> Estimate:
     if fit.method == method:
         return fit
     found = maximize(fit.white, fit.structure, restricted=method == "reml")
-    return unwhiten(fit.moments, fit.structure, fit.white, found)
+    refit = unwhiten(fit.moments, fit.structure, fit.white, found)
+    check_converged(refit, "a profile")
+    return refit
 
 
 def _profile_fixed(fit: Estimate, index: int) -> Profile:

@@ -81,11 +81,13 @@ def interval_variances(fit: Estimate, *, method: str) -> Array:
     """Return estimate, lower and upper (m, 3) of the parameters after the fixed effects.
 
     "wald" has none where the fit is singular. "profile" has those of variances and SDs in any
-    fit, from 0 on where the likelihood does not rule 0 out; other rows are nan.
+    fit that converged, from 0 on where the likelihood does not rule 0 out; other rows are nan.
     """
     rows = fit.estimates[["estimate", *INTERVAL]].iloc[len(fit.beta) :]
     if method == "wald":
         return rows.to_numpy()
+    if not fit.converged:
+        return rows.assign(lower=np.nan, upper=np.nan).to_numpy()
     names = [str(parameter) for parameter in fit.parameters if parameter.is_positive]
     table = profile_intervals(fit, parameters=names)[["estimate", *INTERVAL]]
     return table.reindex(rows.index).to_numpy()
