@@ -14,7 +14,7 @@ from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Flat, HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.sampling import sample_moments
-from bhlm.errors import IdentifiabilityError, PriorError
+from bhlm.errors import ArgumentError, IdentifiabilityError, PriorError
 from bhlm.fits.model import Model
 from bhlm.moments.moments import reduce_table
 from bhlm.reml.estimate import fit_moments
@@ -176,6 +176,20 @@ class TestRefusals:
 
     def test_a_flat_prior_that_the_groups_bound(self):
         check_study(plan(grid={"groups": 8}, priors={"flat": {"sd": "Flat"}}))
+
+    def test_a_flat_prior_that_the_groups_do_not_bound(self):
+        """With J groups and r flat effects between them the integrand falls as sd^-(J - r)."""
+
+        def check(groups, **priors):
+            grid = {"groups": groups, "slope_variance": 0.0, "correlation": 0.0}
+            check_study(plan(random=["Intercept"], grid=grid, priors={"flat": priors}))
+
+        with pytest.raises(ArgumentError, match="give no posterior in condition J = 3") as caught:
+            check(3, sd="Flat", fixed="Flat")
+        assert "sd(Intercept|group)" in str(caught.value)
+        check(4, sd="Flat", fixed="Flat")
+        check(3, sd="Flat")  # the effect of w has a prior
+        check(3, sd="HalfNormal(1)", fixed="Flat")
 
     def test_a_prior_for_another_parameter(self):
         with pytest.raises(PriorError, match="priors 'a': sd prior for 'w'"):
