@@ -11,6 +11,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
+from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
@@ -125,14 +126,35 @@ class Draws:
     def estimates(self) -> "pd.DataFrame":
         """Every parameter: `mean, median, mode, sd, lower, upper, ess_bulk, ess_tail, rhat,
 
-        mcse_mean`, with equal-tailed 95 % intervals.
+        mcse_mean`, with equal-tailed 95 % intervals. A mean or SD that the posterior does not have
+        is nan; `withheld` says why.
         """
         if "estimates" not in self._kept:
-            self._kept["estimates"] = tabulate_summaries(
+            table = tabulate_summaries(
                 self.draws, index="parameter", bounds=bound_parameters(self.parameters)
             )
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
+            index = table.index.map(self.tail_indices)
+            table.loc[index <= 1.0, ["mean", "mcse_mean"]] = np.nan
+            table.loc[index <= 2.0, ["sd", "mcse_mean"]] = np.nan
+            self._kept["estimates"] = table
+        kept: pd.DataFrame = self._kept["estimates"]
+        return kept.copy()
+
+    @property
+    def tail_indices(self) -> dict[str, float]:
+        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
+        if "tail_indices" not in self._kept:
+            self._kept["tail_indices"] = index_tails(
+                self.moments, self.structure, self.priors, self.white,
+                prior_only=self.settings.prior_only,
+            )  # fmt: skip
+        return dict(self._kept["tail_indices"])
+
+    @property
+    def withheld(self) -> dict[str, str]:
+        """By parameter, why its posterior mean does not exist, where it does not."""
+        label = "the prior" if self.settings.prior_only else "the posterior"
+        return explain_missing(self.tail_indices, label=label)
 
     @property
     def scales(self) -> dict[str, float]:
@@ -177,13 +199,22 @@ class Draws:
 
 
 def summarize_effects(fit: Draws) -> dict[str, Array]:
-    """Return `mean`, `sd`, `lower` and `upper` (95 %) of every group's u, (J, q) each."""
+    """Return `mean`, `sd`, `lower` and `upper` (95 %) of every group's u, (J, q) each.
+
+    Beside a fixed effect of the same column a deviation has the tails of its SD, and where those
+    leave it no mean or SD, that is nan.
+    """
     n_groups, q = fit.moments.n_groups, len(fit.moments.random)
     table = np.empty((4, n_groups, q))
     for members, u in stream_effects(fit, np.arange(n_groups)):
         table[0, members] = u.mean(axis=0)
         table[1, members] = u.std(axis=0, ddof=1)
         table[2:, members] = np.quantile(u, [0.025, 0.975], axis=0)
+    for i, name in enumerate(fit.moments.random):
+        index = fit.tail_indices[str(fit.structure.sds[fit.structure.owners[i]])]
+        if name in fit.moments.fixed:
+            table[0, :, i] = np.nan if index <= 1.0 else table[0, :, i]
+            table[1, :, i] = np.nan if index <= 2.0 else table[1, :, i]
     return dict(zip(("mean", "sd", "lower", "upper"), table, strict=True))
 
 

@@ -123,15 +123,6 @@ class Structure(ABC):
         return tuple(len(self.find_block(i)) for i in range(self.q))
 
     @property
-    def least_freedom(self) -> tuple[int, ...]:
-        """What J - p/q has to exceed for the data to bound each free SD.
-
-        The likelihood falls as |G|^(-(J - p/q)/2) when G grows, and is integrable over the G of b
-        coefficients if J - p/q > 2 b.
-        """
-        return tuple(2 * len(self.find_block(i)) for i in range(self.q))
-
-    @property
     def has_correlations(self) -> bool:
         """Whether some coefficients may be correlated."""
         return max(self.sizes) > 1
@@ -302,11 +293,6 @@ class _Shared(Structure):
     def powers(self) -> tuple[int, ...]:
         """All free elements of G, the variance and maybe a covariance, grow as its square."""
         return (2 * len(self.labels) - 1,)
-
-    @property
-    def least_freedom(self) -> tuple[int, ...]:
-        """As of one coefficient: what the eigenvalue of G that occurs once takes."""
-        return (2,)
 
     @property
     def shares_variance(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.existence import explain_missing
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.target import PRIORS
 from bhlm.bayes.priors.tails import judge_priors
@@ -47,23 +48,9 @@ def explain_gaps(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> dict
 
 def list_withheld(post: Draws, evidence: Evidence) -> dict[str, str]:
     """Return why a mean is withheld, by parameter, where one is."""
-    found = {}
-    for parameter in post.parameters:
-        name = str(parameter)
-        for label, indices in (
-            ("the posterior", evidence.indices),
-            ("the posterior under flat priors", evidence.flat_indices),
-        ):
-            index = indices[name]
-            if index <= 1.0:
-                is_improper = max(indices.values()) <= 0.0
-                found[name] = (
-                    f"{label} is improper"
-                    if is_improper
-                    else f"{label} of {name} has no mean: its tail falls as x^-{index + 1.0:g}"
-                )
-                break
-    return found
+    found = explain_missing(evidence.flat_indices, label="the posterior under flat priors")
+    found |= explain_missing(evidence.indices)
+    return {name: found[name] for name in map(str, post.parameters) if name in found}
 
 
 def name_priors(post: Draws) -> dict[str, str]:

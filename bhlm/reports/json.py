@@ -79,6 +79,7 @@ def describe_posterior(fit: Draws) -> dict[str, Any]:
         "estimates": {
             str(name): row for name, row in fit.estimates.to_dict(orient="index").items()
         },
+        "withheld": fit.withheld,
         "priors": fit.priors.describe(fit.moments, structure=fit.structure),
         "sampler": fit.sampler,
         "seed": fit.seed,

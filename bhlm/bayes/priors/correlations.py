@@ -313,7 +313,7 @@ class Common(Law):
     def draw(eta: float, sizes: Sequence[int], rng: np.random.Generator, size: int) -> Array:
         """Return lower Cholesky factors (size, q, q) of block-diagonal correlations."""
         pairs = [b for b in sizes if b > 1]
-        share = np.stack([rng.beta(*_shape_common(eta, b), size) for b in pairs], axis=1)
+        share = np.stack([rng.beta(*shape_common(eta, b), size) for b in pairs], axis=1)
         root = np.zeros((size, sum(sizes), sum(sizes)))
         places = 0.5 * (np.log(share) - np.log1p(-share))
         for row in range(size):
@@ -334,7 +334,7 @@ class Common(Law):
                 slack = np.where(r > 0.0, pivot[:, second] ** 2 / (1.0 + np.abs(r)), 1.0 - r)
                 low = pivot[:, last] ** 2 * (1.0 + (b - 2.0) * r) / slack
                 share = np.where(r > 0.0, 1.0 + (b - 1.0) * r, low) / b
-                one, two = _shape_common(eta, b)
+                one, two = shape_common(eta, b)
                 total += special.xlogy(one - 1.0, share)
                 total += special.xlogy(two - 1.0, slack * (b - 1.0) / b)
                 total += math.log((b - 1.0) / b) - special.betaln(one, two)
@@ -347,12 +347,12 @@ class Common(Law):
         from scipy import stats
 
         width = size / (size - 1.0)
-        return stats.beta(*_shape_common(eta, size), loc=1.0 - width, scale=width)
+        return stats.beta(*shape_common(eta, size), loc=1.0 - width, scale=width)
 
     @staticmethod
     def add(pm: Any, name: str, size: int, eta: float) -> Any:
         """Add w; the root is the symmetric one."""
-        one, two = _shape_common(eta, size)
+        one, two = shape_common(eta, size)
         share = pm.Beta(name, one, two)
         mean = np.full((size, size), 1.0 / size)
         own = pm.math.sqrt(size / (size - 1.0) * (1.0 - share)) * (np.eye(size) - mean)
@@ -364,7 +364,7 @@ _correlate_common = numba.njit(cache=True, nogil=True, error_model="numpy")(
 )
 
 
-def _shape_common(eta: float, size: int) -> tuple[float, float]:
+def shape_common(eta: float, size: int) -> tuple[float, float]:
     """Return the shapes of w's beta distribution in a block."""
     return eta, 1.0 + (size - 1.0) * (eta - 1.0)
 

@@ -29,9 +29,11 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from bhlm.bayes.priors.correlations import shape_common
 from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors
@@ -63,8 +65,8 @@ MOST_RAYS = 600  # combinations of subspaces of several blocks that are looked a
 class Tails:
     """The priors, as far as tails go: density ~ sd^upper at infinity and ~ sd^lower at zero."""
 
-    sd_upper: Array  # (q,) -inf for lighter than any power
-    sd_lower: Array  # (q,)
+    sd_upper: Array  # (s,) of the SDs that are free; -inf for lighter than any power
+    sd_lower: Array  # (s,)
     sigma_upper: float
     sigma_lower: float
     eta: float  # of the LKJ prior
@@ -75,6 +77,15 @@ class Tails:
     def flat(self) -> Array:
         """Which fixed effects have a prior without a finite mass (p,), in the frame."""
         return self.beta_upper >= -1.0
+
+
+class Growth(NamedTuple):
+    """A subspace of the random coefficients along which G grows, and what the prior makes of it."""
+
+    span: Array  # (q, k)
+    family: int
+    volume: float  # the prior's mass where G is of size lam along it grows as lam^(volume / 2)
+    vanishing: float  # and where G is of size lam along all else falls as lam^(vanishing / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +123,17 @@ class Existence:
 
 
 def read_tails(
-    priors: ResolvedPriors, sizes: Sequence[int] = (), *, without: Collection[str] = ()
+    priors: ResolvedPriors, powers: Sequence[int] = (), *, without: Collection[str] = ()
 ) -> Tails:
     """Return the tails of resolved priors, some of which may be swapped for flat ones.
 
     Args:
         priors: one prior per parameter.
-        sizes: of the correlated blocks; needed where `scale` is swapped.
+        powers: of the structure; needed where `scale` is swapped.
         without: names of `bhlm.bayes.importance.target.PRIORS`, with the meaning that they have
             there: a flat prior of some power is a choice of scale.
     """
-    widths = np.repeat(sizes, sizes) if "scale" in without else np.zeros(len(priors.sd))
+    widths = np.array(powers) if "scale" in without else np.zeros(len(priors.sd))
 
     def read(prior: Prior, width: float, *, is_swapped: bool) -> tuple[float, float]:
         ends = (prior.upper_power, prior.lower_power)
@@ -158,16 +169,23 @@ def flat_tails(
     return Tails(power, power, residual, residual, eta, np.zeros(p), frame)
 
 
-def judge_posterior(geometry: Geometry, tails: Tails) -> Existence:
+def judge_posterior(
+    geometry: Geometry, tails: Tails, structure: Structure | None = None
+) -> Existence:
     """Return whether the posterior is proper, and the tail index of every parameter.
 
-    Where ranks of the whole (`_bound_index`) already say that nothing falls slower than `ENOUGH`,
-    only the coordinate and generic subspaces are looked at.
+    A structure whose coefficients share an SD has to be given. Of others, where ranks of the whole
+    (`_bound_index`) already say that nothing falls slower than `ENOUGH`, only the coordinate and
+    generic subspaces are looked at.
     """
     geometry = replace(geometry, basis=tails.frame.random @ geometry.basis)
-    bound = _bound_index(geometry, tails)
-    quick = bound > ENOUGH
-    rays = tuple(_trace_rays(geometry, tails, quick=quick))
+    if structure is not None and structure.shares_variance:
+        quick, same = False, np.ones((geometry.q, geometry.q), dtype=bool)
+        growths: Iterator[Growth] = _list_shared(structure, tails)
+    else:
+        quick, same = _bound_index(geometry, tails) > ENOUGH, _share_block(geometry.sizes)
+        growths = _list_growths(geometry, tails, quick=quick)
+    rays = tuple(_trace_rays(geometry, tails, growths))
     upper = [ray for ray in rays if ray.end == "infinity"]
     slowest = min(rays, key=lambda ray: ray.index)
     q, p = geometry.q, geometry.p
@@ -175,7 +193,6 @@ def judge_posterior(geometry: Geometry, tails: Tails) -> Existence:
     beta = np.full(p, math.inf)
     cov = np.full((q, q), math.inf)
     sigma = math.inf
-    same = _share_block(geometry.sizes)
     for ray in upper:
         sd = np.where(ray.reaches, np.minimum(sd, ray.index), sd)
         beta = np.minimum(beta, ray.index + ray.shifts)
@@ -212,19 +229,15 @@ def _flat_directions(geometry: Geometry, tails: Tails) -> Array:
     return np.linalg.qr(np.linalg.solve(geometry.fixed, columns))[0] if len(flat) else columns
 
 
-def _trace_rays(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Ray]:
-    """Yield the rays that can be the slowest of those that reach some parameter."""
-    q, p, sizes = geometry.q, geometry.p, geometry.sizes
+def _list_growths(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Growth]:
+    """Yield the subspaces that can be the slowest of those that reach some parameter."""
+    q, sizes = geometry.q, geometry.sizes
     kept = _flat_directions(geometry, tails)
     starts = np.cumsum([0, *sizes])
     choices = []
     for start, size in zip(starts, sizes, strict=False):
         special = [] if quick else find_special(geometry, start, size, kept)
         choices.append(list(_choose_families(size, special, quick=quick)))
-    dof = geometry.n - kept.shape[1]
-    everywhere = _shift_fixed(geometry, tails, kept, np.eye(p))
-    back = np.linalg.inv(tails.frame.random)
-    perfect = residual_share(geometry, np.eye(q)) < PERFECT
     for picked in _combine_choices(choices):
         span = np.zeros((q, sum(part.shape[1] for part, _ in picked)))
         volume, family, at = 0.0, 0, 0
@@ -243,6 +256,35 @@ def _trace_rays(geometry: Geometry, tails: Tails, *, quick: bool) -> Iterator[Ra
             vanishing += (size - k) * (size + 1 + lkj) - free
             if not reach.all():
                 vanishing += float(np.sum(tails.sd_lower[rows][~reach] - size - lkj))
+        yield Growth(span, family, volume, vanishing)
+
+
+def _list_shared(structure: Structure, tails: Tails) -> Iterator[Growth]:
+    """Yield the subspaces of G = sd^2 ((1 - r) I + r 11').
+
+    G has one eigenvalue along 1 and another along all else, and (1 + (q - 1) r) / q ~ Beta(a, b).
+    Where one of them alone grows as lam, that share or 1 less it falls as 1 / lam.
+    """
+    q = structure.q
+    upper, lower = float(tails.sd_upper[0]) + 1.0, float(tails.sd_lower[0]) + 1.0
+    yield Growth(np.zeros((q, 0)), 0, 0.0, lower)
+    yield Growth(np.eye(q), 0, upper, 0.0)
+    if structure.has_correlations:
+        one, two = shape_common(tails.eta, q)
+        turned = np.linalg.qr(np.hstack([np.ones((q, 1)), np.eye(q)[:, 1:]]))[0]
+        yield Growth(turned[:, :1], 0, upper - 2.0 * two, 2.0 * two)
+        yield Growth(turned[:, 1:], 0, upper - 2.0 * one, 2.0 * one)
+
+
+def _trace_rays(geometry: Geometry, tails: Tails, growths: Iterator[Growth]) -> Iterator[Ray]:
+    """Yield the rays of growing subspaces."""
+    q, p = geometry.q, geometry.p
+    kept = _flat_directions(geometry, tails)
+    dof = geometry.n - kept.shape[1]
+    everywhere = _shift_fixed(geometry, tails, kept, np.eye(p))
+    back = np.linalg.inv(tails.frame.random)
+    perfect = residual_share(geometry, np.eye(q)) < PERFECT
+    for span, family, volume, vanishing in growths:
         given = np.linalg.norm(back @ span, axis=1) > 1e-8 * np.linalg.norm(back, axis=1)
         freedom, absorbed = count_freedom(geometry, span, kept)
         everything = absorbed
@@ -391,8 +433,8 @@ def judge_priors(
         priors: one prior per parameter.
         without: priors to swap for flat ones, see `read_tails`.
     """
-    tails = read_tails(priors, structure.sizes, without=without)
-    return judge_posterior(read_geometry(white, structure.sizes), tails)
+    tails = read_tails(priors, structure.powers, without=without)
+    return judge_posterior(read_geometry(white, structure.sizes), tails, structure)
 
 
 def name_indices(existence: Existence, moments: Moments, structure: Structure) -> dict[str, float]:
@@ -401,15 +443,24 @@ def name_indices(existence: Existence, moments: Moments, structure: Structure) -
     A moment of order m exists if m < index. A correlation is bounded, its index infinite; that of a
     variance is half of its SD's. Where the posterior is improper every index is 0.
     """
-    sd, cov, labels = existence.sd, existence.cov, structure.labels
-    named = dict(zip(moments.fixed, existence.beta.tolist(), strict=True))
-    for variance, (i, j) in zip(structure.variances, labels, strict=True):
-        named[str(variance)] = float(sd[i] / 2.0 if i == j else cov[i, j])
-    named[str(RESIDUAL)] = existence.sigma / 2.0
-    for scaled, (i, j) in zip(structure.scaled, labels, strict=True):
-        named[str(scaled)] = float(sd[i]) if i == j else math.inf
-    named[str(RESIDUAL_SD)] = existence.sigma
+    named = name_tails(
+        moments, structure, existence.beta, existence.sd, existence.cov, existence.sigma
+    )
     return named if existence.proper else dict.fromkeys(named, 0.0)
+
+
+def name_tails(
+    moments: Moments, structure: Structure, beta: Array, sd: Array, cov: Array, sigma: float
+) -> dict[str, float]:
+    """Return tail indices of fixed effects (p,), SDs (q,), covariances (q, q) and sigma by name."""
+    named = dict(zip(moments.fixed, beta.tolist(), strict=True))
+    for variance, (i, j) in zip(structure.variances, structure.labels, strict=True):
+        named[str(variance)] = float(sd[i] / 2.0 if i == j else cov[i, j])
+    named[str(RESIDUAL)] = sigma / 2.0
+    for scaled, (i, j) in zip(structure.scaled, structure.labels, strict=True):
+        named[str(scaled)] = float(sd[i]) if i == j else math.inf
+    named[str(RESIDUAL_SD)] = sigma
+    return named
 
 
 def describe_ray(ray: Ray, structure: Structure) -> str:
@@ -419,7 +470,7 @@ def describe_ray(ray: Ray, structure: Structure) -> str:
             "the fixed and random effects fit the response without error, so sd(Residual) piles "
             "up at 0"
         )
-    at = np.flatnonzero(ray.reaches).tolist()
+    at = sorted({structure.owners[i] for i in np.flatnonzero(ray.reaches)})
     along = " and ".join(str(structure.sds[i]) for i in at)
     if ray.sigma:
         along = f"{along} and sd(Residual)" if along else "sd(Residual)"
@@ -441,14 +492,12 @@ def find_unbounded(priors: Priors | None, structure: Structure, white: Whitened)
         return []
     owned = zip(structure.names, structure.owners, strict=True)
     chosen = {own for name, own in owned if name in (given or {})}
-    if structure.shares_variance:
-        # One direction of G is all that there is: the rule of one coefficient.
-        freedom = len(white.blocks) - white.p / white.q
-        bounded = [freedom > least for least in structure.least_freedom]
-    else:
-        flat = flat_tails(structure.sizes, white.p)
-        existence = judge_posterior(read_geometry(white, structure.sizes), flat)
-        bounded = [existence.moment_exists(float(index), 1) for index in existence.sd]
+    powers = np.array(structure.powers, dtype=float)
+    frame = Frame(np.eye(white.p), np.eye(white.q))
+    flat = Tails(powers, powers, 1.0, 1.0, 1.0, np.zeros(white.p), frame)
+    existence = judge_posterior(read_geometry(white, structure.sizes), flat, structure)
+    first = [structure.owners.index(own) for own in range(len(structure.sds))]
+    bounded = [existence.moment_exists(float(existence.sd[at]), 1) for at in first]
     return [
         str(parameter)
         for own, (parameter, is_bounded) in enumerate(zip(structure.sds, bounded, strict=True))

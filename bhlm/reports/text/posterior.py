@@ -41,6 +41,7 @@ def render_posterior(fit: "Draws") -> str:
         *_head(fit),
         "",
         *_tabulate(fit.estimates, fit.parameters),
+        *_list_withheld(fit),
         "",
         *_list_priors(fit),
         "",
@@ -108,6 +109,12 @@ def _tabulate(estimates: "pd.DataFrame", parameters: Sequence[Parameter]) -> lis
         lines.append(title)
         lines += [f"{align_left(shown[name], width)} {body[name]}" for name in names]
     return [*lines, rule]
+
+
+def _list_withheld(fit: "Draws") -> list[str]:
+    """Return why means stand as ".", in a note each."""
+    notes = dict.fromkeys(fit.withheld.values())
+    return [line for note in notes for line in wrap(f"* {show_name(note)}.", WIDTH, indent=2)]
 
 
 def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
