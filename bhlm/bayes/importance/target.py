@@ -88,7 +88,8 @@ class Place(NamedTuple):
 class Conditional(NamedTuple):
     """The fixed effects given (G, sigma): normal, under their normal priors."""
 
-    value: Array  # (N,) log of the likelihood times those priors, integrated over beta
+    value: Array  # (N,) log of the likelihood times those priors, integrated over beta; -inf
+    # where rounding leaves nothing of it
     mean: Array  # (N, p) of beta~
     root: Array  # (N, p, p) lower root of beta~'s precision
 
@@ -262,7 +263,7 @@ def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
         pull += target.slope[i] * gap / tau**2
         constant -= 0.5 * math.log(2.0 * math.pi) + math.log(tau) + 0.5 * (gap / tau) ** 2
     precision = weight[:, None, None] * e[:, :p, :p] + prior
-    root = np.linalg.cholesky(precision)
+    root, known = _take_root(precision)
     right = weight[:, None] * e[:, :p, p] + pull
     half = np.linalg.solve(root, right[..., None])
     mean = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
@@ -270,7 +271,23 @@ def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
     value += 0.5 * np.sum(half[..., 0] ** 2, axis=1) - 0.5 * weight * e[:, p, p]
     value += 0.5 * p * math.log(2.0 * math.pi)
     value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
-    return Conditional(value, mean, root)
+    return Conditional(np.where(known, value, -np.inf), mean, root)
+
+
+def _take_root(precision: Array) -> tuple[Array, Array]:
+    """Return Cholesky factors (N, p, p) and which matrices have one; others have that of I.
+
+    Where an SD is so large that rounding alone is left of the fixed effects, there is none.
+    """
+    try:
+        return np.linalg.cholesky(precision), np.ones(len(precision), dtype=bool)
+    except np.linalg.LinAlgError:
+        p = precision.shape[-1]
+        known = np.isfinite(precision).all(axis=(1, 2))
+        safe = np.where(known[:, None, None], precision, np.eye(p))
+        values = np.linalg.eigvalsh(safe)
+        known &= values[:, 0] > p * np.finfo(float).eps * values[:, -1]
+        return np.linalg.cholesky(np.where(known[:, None, None], safe, np.eye(p))), known
 
 
 def list_terms(target: Target, at: Place) -> dict[str, Array]:
@@ -316,12 +333,7 @@ def log_target(target: Target, y: Array) -> Array:
     with np.errstate(all="ignore"):
         at = place(target, y)
         terms = list_terms(target, at)
-        try:
-            value = condition_fixed(target, at.lam, at.sigma).value + at.jacobian
-        except np.linalg.LinAlgError:
-            if len(y) == 1:
-                return np.full(1, -np.inf)
-            return np.concatenate([log_target(target, row[None]) for row in y])
+        value = condition_fixed(target, at.lam, at.sigma).value + at.jacobian
         for term in terms.values():
             value = value + term
     return np.where(np.isfinite(value), value, -np.inf)
