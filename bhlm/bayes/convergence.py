@@ -36,6 +36,9 @@ class Diagnostics:
     divergences: int
     max_treedepth: int  # draws that hit the tree-depth limit
     failures: tuple[str, ...]  # one sentence each: what, which parameter, the next step
+    # What the default prior alone bounds, a sentence each: no failure of the draws, whose `ok` it
+    # leaves as it is.
+    prior_bound: tuple[str, ...] = ()
 
     def add_failure(self, sentence: str) -> "Diagnostics":
         """Return the verdict that fails for one more reason."""
@@ -52,6 +55,7 @@ class Diagnostics:
             "divergences": self.divergences,
             "max_treedepth": self.max_treedepth,
             "failures": list(self.failures),
+            "prior_bound": list(self.prior_bound),
         }
 
 

@@ -253,7 +253,7 @@ def build_fit(
         start: when the run began, by `time.perf_counter`.
         sampler: which route ran.
         x: the sampler's coordinates (chain, draw, d), where they are those of `density`.
-        unbounded: SDs that the default prior alone bounds; they fail the verdict.
+        unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
     """
     diagonal = np.einsum("...ii->...i", root)
@@ -272,11 +272,12 @@ def build_fit(
         treedepth=stats["reached_max_treedepth"],
     )
     if unbounded:
-        diagnostics = diagnostics.add_failure(
+        sentence = (
             f"{moments.n_groups} groups do not bound {' and '.join(unbounded)}: the upper tail is "
             "that of the default prior; give more groups, drop random coefficients, or state a "
             "prior that you would defend, Priors(sd=...)"
         )
+        diagnostics = replace(diagnostics, prior_bound=(sentence,))
     return Draws(
         moments=moments, structure=structure, priors=priors, data=_build_tree(moments, content),
         diagnostics=diagnostics, settings=settings, seed=seed,

@@ -85,6 +85,8 @@ def sample_moments(
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
         LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
+    for sentence in fit.diagnostics.prior_bound:
+        LOGGER.warning("the prior decides on the posterior of '%s': %s", moments.formula, sentence)
     return fit
 
 
@@ -111,7 +113,7 @@ def sample_whitened(
         white: the whitened moments.
         settings: how long to run, and how.
         seed: makes the run repeatable, bit for bit.
-        unbounded: SDs that the default prior alone bounds; they fail the verdict.
+        unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         progress: called now and then with nutpie's progress of every chain.
         watch: waits for the sampler, and may stop it early.
         evaluate: the density that is moved on; None is bhlm's own.

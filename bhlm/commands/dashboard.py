@@ -115,7 +115,7 @@ def _show_saved(
     if post.settings.prior_only:
         write_fit(post, output, model=model, title=title, source=source)
         print_text(post.summary())
-        return 0 if post.converged else 1
+        return 0 if post.converged and not post.diagnostics.prior_bound else 1
     reml = RemlFit.of(fit_moments(post.moments, covariance=post.structure.name_override))
     both = reconcile(reml, post)
     return report_both(both, json=json, page=output, model=model, title=title, source=source)

@@ -157,4 +157,4 @@ def sample_command(
     if json:
         content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
         write_json(content, json)
-    return 0 if fit.converged else 1
+    return 0 if fit.converged and not fit.diagnostics.prior_bound else 1

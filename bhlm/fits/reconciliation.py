@@ -1,8 +1,9 @@
 """Reconciliation: what `bhlm.reconcile` returns."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from bhlm.bayes.checks.model_checks import run_checks
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reconciliation.comparison import Comparison, compare
@@ -13,9 +14,16 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import Published
 
+# Rows up to which they are read once more, for their LOO-PIT: about a second.
+ROWS = 1_000_000
+
 
 class Reconciliation(Comparison):
-    """The two answers side by side, the split of each gap, the verdict, and what to do."""
+    """The two answers side by side, the split of each gap, the verdict, and what to do.
+
+    `findings` tells convergence, reconciliation, model checks and priors apart; `verdict` is that
+    of the reconciliation alone.
+    """
 
     __slots__ = ()
 
@@ -69,6 +77,7 @@ def reconcile(
     post: BayesFit,
     *,
     published: "Published | None" = None,
+    checks: bool = True,
 ) -> Reconciliation:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
@@ -76,9 +85,17 @@ def reconcile(
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
+        checks: whether to check the model and its priors too, by `post.check()`,
+            `post.sensitivity()` and the LOO-PIT of the rows, where the model that the fits were
+            made from is at hand and has no more than a million.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
             draws are from the prior alone.
     """
-    return Reconciliation.of(compare(reml, post, published=published))
+    both = Reconciliation.of(compare(reml, post, published=published))
+    if not checks or both.verdict == "not_converged":
+        return both
+    model = both.model
+    has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
+    return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))

@@ -8,16 +8,33 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import refuse_shared_names
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import Evidence, gather_evidence
+from bhlm.reconciliation.findings import (
+    Findings,
+    judge_agreement,
+    judge_convergence,
+    judge_model,
+    judge_priors,
+    list_failed,
+    name_failed,
+)
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
-from bhlm.reconciliation.split import find_drift, split_gaps
-from bhlm.reconciliation.words import advise, describe_verdict, explain_gaps, list_withheld
+from bhlm.reconciliation.split import NEGLIGIBLE, find_drift, split_gaps
+from bhlm.reconciliation.words import (
+    advise,
+    advise_failed,
+    describe_verdict,
+    explain_gaps,
+    list_withheld,
+    withhold_words,
+)
 from bhlm.reml.estimate import Estimate
 from bhlm.sources.gallery import Published
 
@@ -28,9 +45,9 @@ if TYPE_CHECKING:
 Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_converged"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
-    """The two answers side by side, the split of each gap, and the verdict."""
+    """The two answers side by side, the split of each gap, the verdict, and the four findings."""
 
     reml: Estimate
     post: Draws
@@ -44,10 +61,40 @@ class Comparison:
     conclusion: str  # the verdict in a sentence
     printed: tuple[PrintedCheck, ...]
     printed_note: str
+    checks: Checks | None = None  # of the model and its priors; None if they were not made
+
+    def __repr__(self) -> str:
+        """Return the verdict, what carries it, and the four findings, a line each."""
+        lines = [f"{type(self).__name__} of '{self.reml.moments.formula}': {self.verdict}"]
+        for each in self.findings.told:
+            lines.append(f"  {each.topic:<14}  {each.status:<7}  {each.label}")
+        return "\n".join(lines)
+
+    @property
+    def findings(self) -> Findings:
+        """What was found on convergence, reconciliation, model checks and priors."""
+        failed = list_failed(self.reml, self.post)
+        convergence = judge_convergence(self.reml, self.post)
+        rest = [reason for reason in self.reasons if reason not in convergence.details]
+        return Findings(
+            convergence=convergence,
+            reconciliation=judge_agreement(self.verdict, self.conclusion, rest),
+            model_checks=judge_model(self.checks, failed=failed),
+            priors=judge_priors(
+                self.checks,
+                failed=failed,
+                improper=max(self.evidence.indices.values()) <= 0.0,
+                bound=self.post.diagnostics.prior_bound,
+                table=self.table,
+            ),
+        )
 
     @property
     def route(self) -> str:
         """How the means that the split rests on were found, in a sentence."""
+        if self.verdict == "not_converged":
+            failed = name_failed(list_failed(self.reml, self.post))
+            return f"The draws are not certified, and no gap is split: {failed}."
         exact, judgement = self.evidence.exact, self.evidence.judgement
         if exact is None or judgement is None or not exact.certified:
             return "The draws are not certified: see the points."
@@ -106,10 +153,17 @@ def compare(reml: Estimate, post: Draws, *, published: Published | None = None) 
     table.insert(0, "published", [printed.get(name, {}).get("estimate") for name in table.index])
     judged = not published or published.comparable
     verdict, reasons = _judge(reml, post, evidence, table, checks if judged else ())
-    words = explain_gaps(table, post, evidence)
+    if verdict == "not_converged":
+        failed = list_failed(reml, post)
+        table["verdict"] = verdict
+        words = withhold_words(table, name_failed(failed))
+        advice = advise_failed(failed)
+    else:
+        words = explain_gaps(table, post, evidence)
+        advice = advise(table, post, evidence)
     return Comparison(
         reml=reml, post=post, evidence=evidence, table=table, verdict=verdict, reasons=reasons,
-        advice=tuple(advise(table, post, evidence)), words=words,
+        advice=tuple(advice), words=words,
         withheld=list_withheld(post, evidence),
         conclusion=describe_verdict(table, verdict, words), printed=checks, printed_note=note,
     )  # fmt: skip
@@ -157,9 +211,10 @@ def _judge(
     reasons += evidence.reasons
     if reml.advice:
         reasons.append(f"REML: {reml.advice}.")
-    reasons += _flag_boundary(post)
     if not (reml.converged and post.converged):
         return "not_converged", tuple(reasons)
+    reasons += [f"Priors: {sentence}." for sentence in post.diagnostics.prior_bound]
+    reasons += _flag_boundary(post, table)
     bad = table[table["verdict"] == "unexplained"]
     found = _describe_refuted(evidence) + find_drift(post)
     if evidence.identity.sentence:
@@ -177,7 +232,7 @@ def _judge(
         return "unexplained", tuple(reasons)
     verdicts = table["verdict"][table["reml"].notna()]
     lost = list(verdicts.index[verdicts == "undetermined"])
-    if lost or not evidence.certified:
+    if lost or post.diagnostics.prior_bound or not evidence.certified:
         return "undetermined", tuple(reasons)
     return ("agree" if (verdicts == "agree").all() else "explained"), tuple(reasons)
 
@@ -212,15 +267,21 @@ def _describe_unexplained(bad: "pd.DataFrame") -> str:
     )
 
 
-def _flag_boundary(post: Draws) -> list[str]:
-    """Return a flag for each SD whose posterior reaches zero, each correlation near +-1."""
+def _flag_boundary(post: Draws, table: "pd.DataFrame") -> list[str]:
+    """Return a flag for each SD whose posterior reaches zero, each correlation near +-1.
+
+    That a mean depends on the prior is said only where swapping the priors was computed to move it.
+    """
     flags = []
     for name, draws in zip(post.parameters, post.draws.values(), strict=True):
         lower, upper = np.quantile(draws, [0.025, 0.975])
         if name.is_sd and lower < 0.1 * float(draws.mean()):
+            share = table.loc[str(name), "prior"] / table.loc[str(name), "sd"]
+            clause = f", and the priors move its mean by {share:+.2g} posterior SDs"
+            clause = clause if abs(share) > NEGLIGIBLE else ""
             flags.append(
                 f"The posterior of {name} reaches zero (2.5 % point {lower:.2g}): the data do not "
-                "rule out that it vanishes, and its mean depends on the prior."
+                f"rule out that it vanishes{clause}."
             )
         if name.is_correlation and max(-lower, upper) > 0.95:
             flags.append(

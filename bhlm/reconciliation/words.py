@@ -19,6 +19,7 @@ from bhlm.bayes.importance.target import PRIORS
 from bhlm.bayes.priors.tails import judge_priors
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.reconciliation.evidence import Evidence
+from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.split import NEGLIGIBLE
 from bhlm.reconciliation.swaps import measure_share, swap_priors
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 # A share below this many posterior SDs is not worth a clause.
 MENTIONED = 0.02
-# Shares beyond this many posterior SDs call for advice.
-LARGE = 0.5
 NOISY = 0.05  # Monte Carlo errors, in posterior SDs
 ERRORS = 2.0  # standard errors that a share must exceed to be spoken of
 # Of a gap, what following a piece of advice has to close.
@@ -44,6 +43,26 @@ def explain_gaps(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> dict
         str(each): _explain(each, table.loc[str(each)], evidence, nouns, withheld)
         for each in post.parameters
     }
+
+
+def withhold_words(table: "pd.DataFrame", why: str) -> dict[str, str]:
+    """Return one sentence per parameter where a fit failed: there is no gap to speak of yet.
+
+    `why` is a clause on what failed.
+    """
+    return {str(name): f"No gap of {name} can be told: {why}." for name in table.index}
+
+
+def advise_failed(failed: Sequence[str]) -> list[str]:
+    """Return what to do where fits failed: "reml", "posterior"."""
+    advice = {
+        "reml": "Do not report the REML estimates until the optimiser converges.",
+        "posterior": (
+            "Sample again as each failed check says, with more tuning or other priors, and read "
+            "the convergence of the draws before any number of theirs."
+        ),
+    }
+    return [advice[each] for each in failed]
 
 
 def list_withheld(post: Draws, evidence: Evidence) -> dict[str, str]:
@@ -256,7 +275,7 @@ def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str])
         told = (
             f"What accounts for it cannot be told for {_list(lost)}"
             if lost
-            else ("The draws could not be certified")
+            else "The draws could not be certified, or the prior decides"
         )
         return f"{gap}. {told}: see the points above."
     return f"{gap}. {words[far]}"

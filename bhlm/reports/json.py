@@ -11,6 +11,7 @@ from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
+    from bhlm.reconciliation.findings import Findings
 
 ESTIMATE_KEYS = ("estimate", "se", "lower", "upper")
 
@@ -121,6 +122,7 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
             "printed_note": both.printed_note,
             "route": both.route,
             "certification": describe_certification(both),
+            "findings": describe_findings(both.findings),
             "reasons": list(both.reasons),
             "advice": list(both.advice),
             "conclusion": both.conclusion,
@@ -129,11 +131,25 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
     )
 
 
+def describe_findings(findings: "Findings") -> dict[str, Any]:
+    """Return status and words of each finding that there is, by its topic."""
+    return {
+        name: {
+            "status": found.status,
+            "label": found.label,
+            "headline": found.headline,
+            "details": list(found.details),
+        }
+        for name, found in findings._asdict().items()
+        if found is not None
+    }
+
+
 def describe_certification(both: "Comparison") -> dict[str, Any]:
     """Return whether the draws are certified, by what, and what is refuted of them."""
     exact, judgement = both.evidence.exact, both.evidence.judgement
     return {
-        "certified": both.evidence.certified,
+        "certified": both.evidence.certified and both.verdict != "not_converged",
         "khat": None if exact is None else exact.khat,
         "effective_draws": None if exact is None else exact.draws.ess,
         "resolution": None if judgement is None else judgement.resolution,

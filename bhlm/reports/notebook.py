@@ -18,6 +18,7 @@ SHOWN = ("published", "reml", "posterior", "gap", "gap_sd", "verdict")
 def show_posterior(fit: "Draws") -> str:
     """Return the table of a posterior, under what fails if anything does."""
     failed = [f"FAILED: {sentence}." for sentence in fit.diagnostics.failures]
+    failed += [f"THE PRIOR DECIDES: {sentence}." for sentence in fit.diagnostics.prior_bound]
     table = estimates_html(fit.estimates, fit.moments.formula, digits=NOTEBOOK_DIGITS)
     return _list_sentences(failed) + table + tell_dropped(fit.moments)
 
@@ -28,7 +29,12 @@ def show_reconciliation(both: "Comparison") -> str:
     table = table.dropna(axis=1, how="all")
     html = estimates_html(table, both.reml.moments.formula, digits=NOTEBOOK_DIGITS)
     html += tell_dropped(both.reml.moments)
-    return _list_sentences([both.conclusion]) + html + _list_sentences(both.reasons)
+    findings = both.findings
+    told = [f"{each.topic.capitalize()}: {each.status}. {each.label}." for each in findings.told]
+    lead = [both.conclusion]
+    if findings.worst is not findings.reconciliation:
+        lead.append(findings.worst.headline)
+    return _list_sentences(lead) + html + _list_sentences([*both.reasons, *told])
 
 
 def tell_dropped(moments: "Moments") -> str:

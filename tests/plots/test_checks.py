@@ -9,12 +9,13 @@ import pytest
 from gallery_fits import make_model, sample_posterior
 from simulate import dense_covariance, simulate_rows, simulate_table
 
+from bhlm.bayes.checks.loo_pit import predict_rows_left_out
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.moments.groups import place_own_rows
 from bhlm.plots.influence import plot_influence
 from bhlm.plots.khat import MOST, draw_khat, plot_khat
-from bhlm.plots.loo_pit import plot_loo_pit, predict_rows_left_out
+from bhlm.plots.loo_pit import plot_loo_pit
 from bhlm.plots.marks import Band, Line, Note, Points, Rule
 from bhlm.plots.predictive import draw_predictive, plot_predictive
 from bhlm.plots.residuals import (

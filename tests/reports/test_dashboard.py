@@ -20,10 +20,11 @@ from bhlm.fits.reconciliation import reconcile
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
 from bhlm.reports.dashboard.content import list_columns, show_text
+from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.page import SECTIONS, build_sections, embed, load_scripts
 from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.subjects import check_rows
-from bhlm.reports.dashboard.verdict import build_verdict, judge
+from bhlm.reports.dashboard.verdict import build_verdict
 
 FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
 # Sections that take no seconds: what the files are like does not depend on the others.
@@ -67,7 +68,14 @@ class TestVerdict:
     def test_a_fit_that_holds(self, both, model):
         section = build_verdict(make_subject(both, model=model))
         first = section.blocks[0]
-        assert (first.tone, first.heading) == ("good", "Every gap is explained")
+        assert (first.tone, first.heading) == ("caution", "A model check fails")
+        headings = [block.heading for block in section.blocks if isinstance(block, Text)]
+        assert headings[2:6] == [
+            "Convergence: converged",
+            "Reconciliation: every gap is explained",
+            "Model checks: a model check fails",
+            "Priors: the data decide",
+        ]
         text = "\n".join(texts_of(section))
         assert "Data: 7,185 rows in 160 groups of 'school', 14 to 67 rows each, 44.9 on" in text
         assert "No row was dropped" in text
@@ -94,12 +102,11 @@ class TestVerdict:
         assert second.heading == "What to do"
 
     def test_a_reconciliation_that_fails_leads(self, both):
-        for verdict in ("unexplained", "not_converged"):
-            bad = replace(both, verdict=verdict, reasons=("Something is off.",))
-            first = build_verdict(make_subject(bad)).blocks[0]
-            assert first.tone == "bad"
-            assert "Something is off." in first.sentences
-        assert judge(make_subject(both)).tone == "good"
+        bad = replace(both, verdict="unexplained", reasons=("Something is off.",))
+        first = build_verdict(make_subject(bad)).blocks[0]
+        assert (first.tone, first.heading) == ("bad", "Unexplained gap")
+        assert "Something is off." in first.sentences
+        assert judge(make_subject(bad)).advice[0].startswith("Report neither answer")
 
     def test_reml_that_did_not_converge_leads(self, both):
         fit = replace(both.reml, converged=False)
@@ -214,10 +221,10 @@ class TestFiles:
     def test_fits_alone(self, model, both, tmp_path):
         both.post.dashboard(tmp_path / "post.html", model=model)
         both.reml.dashboard(tmp_path / "reml.html")
-        for name in ("post", "reml"):
+        for name, tone in (("post", "caution"), ("reml", "good")):
             twin = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
             assert twin["reconciliation"] is None
-            assert twin["outcome"]["tone"] == "good"
+            assert twin["outcome"]["tone"] == tone  # the model misses something
 
     @pytest.mark.parametrize(
         ("path", "message"),

@@ -66,6 +66,11 @@ class PredictiveCheck(ShownAsText):
     @property
     def outside(self) -> tuple[str, ...]:
         """One sentence for each summary, and for the groups of each statistic, that is outside."""
+        return self.far_summaries + self.far_groups
+
+    @property
+    def far_summaries(self) -> tuple[str, ...]:
+        """One sentence for each summary over the groups that is outside."""
         sentences = []
         for row in self.overall[self.overall["p_two_sided"] < OUTSIDE].itertuples():
             side = "above" if row.observed > row.predicted else "below"
@@ -75,6 +80,12 @@ class PredictiveCheck(ShownAsText):
                 f"{format_digits(row.lower, 4)} to {format_digits(row.upper, 4)} "
                 f"(two-sided p = {row.p_two_sided:.3f})"
             )
+        return tuple(sentences)
+
+    @property
+    def far_groups(self) -> tuple[str, ...]:
+        """One sentence for the groups of each statistic that are outside, their number allowed."""
+        sentences = []
         far = self.groups[self.groups["p_adjusted"] < OUTSIDE]
         label = self.groups.columns[0]
         for statistic, rows in far.groupby("statistic", sort=False):

@@ -232,7 +232,14 @@ def leave_out_rows(
 
 
 def stream_rows(
-    fit: Draws, at: Array, x: Array, z: Array, y: Array, *, held: int = HELD
+    fit: Draws,
+    at: Array,
+    x: Array,
+    z: Array,
+    y: Array,
+    *,
+    held: int = HELD,
+    picked: Array | None = None,
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Yield some rows (m,), and at each of N draws (m, N), given the other rows of their group,
 
@@ -245,9 +252,11 @@ def stream_rows(
         z: random columns (n, q).
         y: the response (n,).
         held: numbers of each that are yielded at a time.
+        picked: positions of the N draws among the flattened ones; None takes all.
     """
     white = fit.white
-    beta, lam, sigma = whiten_parameters(white, *flatten_draws(fit))
+    parameters = flatten_draws(fit) if picked is None else flatten_draws(fit).take(picked)
+    beta, lam, sigma = whiten_parameters(white, *parameters)
     beta, lam, sigma = (np.ascontiguousarray(values) for values in (beta, lam, sigma))
     size = max(1, held // len(sigma))
     order = np.argsort(at, kind="stable")

@@ -8,6 +8,7 @@ from bhlm.plots.figure import Figure
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes.checks.model_checks import Checks
     from bhlm.bayes.draws import Draws
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
@@ -26,6 +27,12 @@ class Subject:
     model: "Model | None"  # has the rows, where they are at hand
     title: str
     source: dict[str, str]  # label -> text: citation, data, command
+    own_checks: "Checks | None" = None  # of a posterior alone
+
+    @property
+    def checks(self) -> "Checks | None":
+        """The checks of the model and its priors; None if they were not made."""
+        return self.own_checks if self.both is None else self.both.checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +77,4 @@ class Section:
     name: str  # the anchor
     title: str
     blocks: tuple[Block, ...]
+    marks: tuple[str, ...] = ()  # what stands over each block, "" for none; () if over none

@@ -7,10 +7,11 @@ from bhlm.bayes.checks.loo import leave_out_groups
 from bhlm.bayes.checks.predictive import check_groups
 from bhlm.errors import BhlmError
 from bhlm.layout import count
+from bhlm.plots.figure import Figure
 from bhlm.plots.groups import thin_posterior
 from bhlm.plots.influence import plot_influence
 from bhlm.plots.khat import draw_khat
-from bhlm.plots.loo_pit import plot_loo_pit
+from bhlm.plots.loo_pit import draw_loo_pit, plot_loo_pit
 from bhlm.plots.predictive import draw_predictive
 from bhlm.plots.residuals import plot_residuals
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Text
@@ -52,7 +53,7 @@ def build_checks(
     if post is not None:
         thin = thin_posterior(post)
         blocks += _try("Posterior predictive check", lambda: _predict(thin))
-        blocks += _try("LOO-PIT", lambda: iter([plot_loo_pit(post, subject.model)]))
+        blocks += _try("LOO-PIT", lambda: iter([_draw_pit(post, subject)]))
         blocks += _try("Leaving groups out", lambda: _leave_out(thin, refits))
         if thin is not post:
             what = "The predictive check of the groups and leaving them out"
@@ -74,6 +75,13 @@ def _try(heading: str, build: Callable[[], Iterator[Block]]) -> list[Block]:
 
 def _close(sentence: str) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _draw_pit(post: "Draws", subject: Subject) -> Figure:
+    """Return the figure of the PIT that was checked, or of the one that it takes to show it."""
+    if subject.checks is not None and subject.checks.pit is not None:
+        return draw_loo_pit(subject.checks.pit)
+    return plot_loo_pit(post, subject.model)
 
 
 def _predict(post: "Draws") -> Iterator[Block]:

@@ -74,7 +74,10 @@ def describe_sections(sections: Sequence[Section]) -> list[dict[str, Any]]:
         {
             "name": section.name,
             "title": section.title,
-            "blocks": [_describe_block(block) for block in section.blocks],
+            "blocks": [
+                _describe_block(block) | ({"mark": mark} if mark else {})
+                for block, mark in pair_marks(section)
+            ],
         }
         for section in sections
     ]
@@ -97,6 +100,11 @@ def _describe_block(block: Block) -> dict[str, Any]:
         case Chooser():
             content = {"kind": "chooser", "content": make_plain(block.content)}
     return {"name": block.name, "title": block.title, "reading": block.reading} | content
+
+
+def pair_marks(section: Section) -> Iterator[tuple[Block, str]]:
+    """Give every block with what stands over it, "" for nothing."""
+    return zip(section.blocks, section.marks or ("",) * len(section.blocks), strict=True)
 
 
 def name_blocks(sections: Sequence[Section]) -> Iterator[tuple[Section, Block, str]]:

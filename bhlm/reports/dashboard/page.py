@@ -21,18 +21,21 @@ from bhlm.reports.dashboard.content import (
     describe_sections,
     list_columns,
     name_blocks,
+    pair_marks,
     show_code,
     show_text,
 )
 from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
 from bhlm.reports.dashboard.groups import build_groups
+from bhlm.reports.dashboard.marks import mark_failed
+from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.paths import check_path, name_twin
 from bhlm.reports.dashboard.priors import build_priors
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
 from bhlm.reports.dashboard.reproduction import build_reproduction
-from bhlm.reports.dashboard.verdict import build_verdict, find_moments, judge
-from bhlm.reports.json import describe_model, describe_reconciliation
+from bhlm.reports.dashboard.verdict import build_verdict, find_moments
+from bhlm.reports.json import describe_findings, describe_model, describe_reconciliation
 
 
 class Part(NamedTuple):
@@ -80,6 +83,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
     path = check_path(path)
     sections = build_sections(subject, SECTIONS)
     outcome = judge(subject)
+    sections = mark_failed(sections, subject)
     twin = {
         "title": subject.title,
         "model": describe_model(find_moments(subject)),
@@ -89,6 +93,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             "headline": outcome.headline,
             "failures": list(outcome.failures),
             "advice": list(outcome.advice),
+            "findings": describe_findings(outcome.findings),
         },
         "source": subject.source,
         "sections": describe_sections(sections),
@@ -139,8 +144,9 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     environment.filters["embed"] = lambda value: Markup(embed(value))
     shown: list[tuple[Section, list[dict[str, Any]]]] = [(section, []) for section in sections]
     places = {section.name: blocks for section, blocks in shown}
-    for section, block, anchor in name_blocks(sections):
-        places[section.name].append(_describe(block, anchor))
+    marks = [mark for section in sections for _, mark in pair_marks(section)]
+    for (section, block, anchor), mark in zip(name_blocks(sections), marks, strict=True):
+        places[section.name].append(_describe(block, anchor) | {"mark": mark})
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,

@@ -72,6 +72,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
         parts.append(f"{number['undetermined']} that cannot be split")
     if number.get("unexplained", 0):
         parts.append(f"{number['unexplained']} with a part that nothing accounts for")
+    if both.verdict == "not_converged":
+        parts = ["none that can be compared yet"]
     noise = float((table["monte_carlo_se"] / table["sd"]).max())
     reading = (
         f"Of {count(len(table), 'gap')} between posterior mean and REML, {', '.join(parts)}; the "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.bayes.checks.model_checks import Checks, run_checks
 from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
 from bhlm.reml.estimate import Estimate
@@ -68,15 +69,24 @@ def write_fit(
     Args and errors are those of `write_reconciliation`.
     """
     check_path(path)
+    checked = _check_model(fit.moments, model)
     subject = Subject(
         reml=fit if isinstance(fit, Estimate) else None,
         post=fit if isinstance(fit, Draws) else None,
         both=None,
-        model=_check_model(fit.moments, model),
+        model=checked,
         title=title or _name(fit.moments),
         source=_hide_passwords(source),
+        own_checks=_check_posterior(fit, checked) if isinstance(fit, Draws) else None,
     )
     write_dashboard(subject, path)
+
+
+def _check_posterior(post: Draws, model: "Model | None") -> Checks | None:
+    """Return the checks of a posterior; None of draws that failed or that have seen no data."""
+    if post.settings.prior_only or not post.converged:
+        return None
+    return run_checks(post, None if model is None else model.rows)
 
 
 def _hide_passwords(source: dict[str, str] | None) -> dict[str, str]:

@@ -1,129 +1,56 @@
 """The first section: what was fitted, to what data, whether it holds, and what to do."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bhlm.likelihood.parameters import RESIDUAL_SD
+from bhlm.reconciliation.findings import Finding
 from bhlm.reml.fixed.few_groups import list_notes
-from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
+from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.outcome import choose_tone, judge
 
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Draws
     from bhlm.moments.moments import Moments
     from bhlm.reml.estimate import Estimate
 
-# What each verdict of a reconciliation says on the badge.
-BADGES: dict[str, tuple[str, Tone]] = {
-    "agree": ("The two answers agree", "good"),
-    "explained": ("Every gap is explained", "good"),
-    "undetermined": ("Undetermined", "caution"),
-    "unexplained": ("Unexplained gap", "bad"),
-    "not_converged": ("Not converged", "bad"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Whether the fits hold."""
-
-    label: str  # two or three words, for a badge
-    tone: Tone
-    headline: str  # one sentence
-    failures: tuple[str, ...]  # sentences; empty if all is well
-    advice: tuple[str, ...]  # sentences on what to do
-
-
-def judge(subject: Subject) -> Outcome:
-    """Return whether the fits of a page hold, what fails, and what to do about it.
-
-    A posterior whose diagnostics fail, a REML fit that did not converge, and a gap that nothing
-    accounts for are bad; a singular REML fit calls for caution.
-    """
-    reml, post, both = subject.reml, subject.post, subject.both
-    failures, advice = _list_failures(subject)
-    if both is not None and both.verdict in ("undetermined", "unexplained", "not_converged"):
-        label, tone = BADGES[both.verdict]
-        headline = both.conclusion
-    elif reml is not None and not reml.converged:
-        label, tone = "Not converged", "bad"
-        headline = "The REML fit did not converge: do not report its estimates."
-    elif post is not None and not post.converged:
-        label, tone = "Not converged", "bad"
-        headline = "The posterior draws failed their diagnostics: do not report them."
-    elif reml is not None and reml.singular:
-        label, tone = "Singular REML fit", "caution"
-        headline = (
-            "The REML fit is singular: a variance or correlation stands on its boundary, where "
-            "standard errors do not exist."
-        )
-    elif both is not None:
-        label, tone = BADGES[both.verdict]
-        headline = both.conclusion
-    elif post is not None:
-        label, tone = "Converged", "good"
-        headline = f"The posterior draws pass every convergence check ({_list_numbers(post)})."
-    else:
-        label, tone = "Converged", "good"
-        headline = "The REML fit converged to an interior maximum."
-    return Outcome(label, tone, headline, failures, advice)
-
-
-def _list_failures(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what fails, a sentence each, and what to do, in the same manner."""
-    reml, post, both = subject.reml, subject.post, subject.both
-    failures = []
-    advice: list[str] = []
-    if reml is not None and reml.advice:
-        failures.append(f"REML: {_end(reml.advice)}")
-    if both is not None:
-        # The reasons repeat what REML says of itself.
-        failures += [reason for reason in both.reasons if reason not in failures]
-        advice += both.advice
-    elif post is not None:
-        failures += [f"Posterior: {_end(failure)}" for failure in post.diagnostics.failures]
-    if post is not None and not post.converged:
-        advice.insert(
-            0,
-            "Sample again as each failed check says, with more tuning or other priors, and read "
-            "the section on convergence before any number on this page.",
-        )
-    if reml is not None and not reml.converged:
-        advice.insert(0, "Do not report the REML estimates until the optimiser converges.")
-    elif reml is not None and reml.singular:
-        advice.append(
-            "Of the components that REML puts on the boundary report the posterior's interval, "
-            "or fit the model without the term that REML puts there."
-        )
-    if both is not None and both.verdict == "unexplained":
-        advice.insert(0, "Report neither answer before the unexplained part is found.")
-    if both is not None and both.verdict == "undetermined":
-        advice.insert(0, "Report both answers, and that what separates them is not known.")
-    return tuple(failures), tuple(advice)
-
 
 def build_verdict(subject: Subject) -> Section:
     """Return the section that a reader sees first: a failure, if there is one, leads it."""
     outcome = judge(subject)
     moments = find_moments(subject)
-    is_failed = outcome.tone in ("bad", "caution")
+    is_failed = outcome.tone != "good"
     lead = outcome.failures if is_failed else ()
     advice = outcome.advice or ("Nothing: report the estimates with their intervals.",)
     banner = Text((outcome.headline, *lead), tone=outcome.tone, heading=outcome.label)
-    blocks: list[Block] = [banner]
     to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
-    if is_failed:
-        blocks.append(to_do)
+    findings = [
+        _show_finding(each, is_told=is_failed and each == outcome.findings.worst)
+        for each in outcome.findings.told
+    ]
+    blocks: list[Block] = [banner]
+    blocks += [to_do, *findings] if is_failed else [*findings, to_do]
     blocks.append(Text(_describe_data(subject, moments), heading="What was fitted", listed=True))
-    blocks.append(Text(_describe_checks(subject, outcome), heading="Does it hold?", listed=True))
-    if not is_failed:
-        blocks.append(to_do)
+    numbers = _list_numbers(subject)
+    if numbers:
+        blocks.append(Text(numbers, heading="In numbers", listed=True))
     if subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
     if subject.post is not None:
         blocks.append(_tabulate_posterior(subject.post))
     return Section("verdict", "Verdict", tuple(blocks))
+
+
+def _show_finding(finding: Finding, *, is_told: bool) -> Text:
+    """Return a finding under its topic; of one that leads the page only its first sentence."""
+    details = () if is_told else finding.details
+    label = "not judged" if finding.status == "unknown" else finding.label
+    return Text(
+        (finding.headline, *details),
+        tone=choose_tone(finding),
+        heading=f"{finding.topic.capitalize()}: {label[0].lower()}{label[1:]}",
+    )
 
 
 def find_moments(subject: Subject) -> "Moments":
@@ -180,12 +107,10 @@ def _describe_dropped(moments: "Moments") -> str:
     return f"{moments.rows_used}: {share:.1%} left out."
 
 
-def _describe_checks(subject: Subject, outcome: Outcome) -> tuple[str, ...]:
-    reml, post, both = subject.reml, subject.post, subject.both
+def _list_numbers(subject: Subject) -> tuple[str, ...]:
+    """Return what REML says of itself, and of the printed values, in numbers."""
+    reml, both = subject.reml, subject.both
     sentences = []
-    if both is not None:
-        label = BADGES[both.verdict][0].lower()
-        sentences += [f"Reconciliation: {label}. {both.conclusion}"]
     if reml is not None:
         state = "converged" if reml.converged else "did not converge"
         where = "on the boundary (singular)" if reml.singular else "inside the parameter space"
@@ -194,23 +119,9 @@ def _describe_checks(subject: Subject, outcome: Outcome) -> tuple[str, ...]:
             f"{reml.method.upper()} {state} {where} after {_count(len(reml.steps), 'step')}: "
             f"log-likelihood {reml.loglik:.7g}, largest gradient component {largest:.2g}."
         )
-    if post is not None:
-        state = "pass" if post.converged else "FAIL"
-        sentences.append(f"The posterior draws {state} their checks: {_list_numbers(post)}.")
     if both is not None and both.printed_note:
         sentences.append(f"Printed values: {both.printed_note}")
-    if outcome.tone == "good":
-        sentences += outcome.failures
     return tuple(sentences)
-
-
-def _list_numbers(post: "Draws") -> str:
-    found = post.diagnostics
-    return (
-        f"largest R-hat {found.max_rhat:.4f}, smallest bulk ESS {found.min_ess_bulk:.0f}, smallest "
-        f"tail ESS {found.min_ess_tail:.0f}, smallest E-BFMI {found.min_bfmi:.2f}, "
-        f"{_count(found.divergences, 'divergence')}, {found.max_treedepth} at the tree-depth limit"
-    )
 
 
 def _tabulate_reml(fit: "Estimate") -> Table:
@@ -251,7 +162,3 @@ def _tabulate_posterior(fit: "Draws") -> Table:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _end(sentence: str) -> str:
-    return sentence if sentence.endswith(".") else f"{sentence}."

@@ -31,12 +31,16 @@ def render_posterior(fit: "Draws") -> str:
 
     Intervals are the equal-tailed 95 % ones; "." stands where a number does not exist. If the
     draws fail the convergence verdict, the text begins with FAILED and a sentence for each
-    failure, and ends by saying so again.
+    failure, and ends by saying so again; where the default prior alone bounds an SD, it begins
+    with that.
     """
     lines = []
     if not fit.diagnostics.ok:
         lines += ["FAILED: the draws do not pass their verdict"]
-        lines += [*_list_failures(fit.diagnostics), ""]
+        lines += [*_list_sentences(fit.diagnostics.failures), ""]
+    if fit.diagnostics.prior_bound:
+        lines += ["THE PRIOR DECIDES: the data leave part of the answer to it"]
+        lines += [*_list_sentences(fit.diagnostics.prior_bound), ""]
     lines += [
         *_head(fit),
         "",
@@ -50,10 +54,8 @@ def render_posterior(fit: "Draws") -> str:
     return "\n".join(lines)
 
 
-def _list_failures(diagnostics: "Diagnostics") -> list[str]:
-    return [
-        line for failure in diagnostics.failures for line in wrap(f"* {failure}", WIDTH, indent=2)
-    ]
+def _list_sentences(sentences: Sequence[str]) -> list[str]:
+    return [line for text in sentences for line in wrap(f"* {text}", WIDTH, indent=2)]
 
 
 def _judge(diagnostics: "Diagnostics") -> list[str]:

@@ -81,6 +81,7 @@ def render_reconciliation(both: "Comparison") -> str:
             lines += [title, *map(_bullet, points), ""]
     if notes := list_notes(both.reml):
         lines += ["About the REML fit", *map(_bullet, notes), ""]
+    lines += [*_render_findings(both), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
     return "\n".join(lines)
 
@@ -95,6 +96,22 @@ def _render_parts(both: "Comparison", name_width: int) -> list[str]:
         errors = "".join(_error(row[f"{key}_se"]) for key in PARTS)
         lines += [f"{name!s:<{name_width}}{cells}", f"{'':<{name_width}}{errors}"]
     return [*lines, rule, fill(PARTS_LEGEND, WIDTH)]
+
+
+def _render_findings(both: "Comparison") -> list[str]:
+    """Return the four findings, a line each, and what stands against those that do not hold.
+
+    What the convergence and the reconciliation rest on stands among the points above.
+    """
+    lines = ["Findings"]
+    for each in both.findings.told:
+        lines.append(f"  {each.topic:<14}  {each.status:<7}  {each.label}")
+        if each.topic in ("model checks", "priors") and not each.holds:
+            lines += [
+                fill(text, WIDTH, initial_indent="    * ", subsequent_indent="      ")
+                for text in (each.headline, *each.details)
+            ]
+    return lines
 
 
 def _error(value: float) -> str:

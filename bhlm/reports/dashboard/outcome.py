@@ -1,0 +1,100 @@
+"""Whether the fits of a page hold: the findings, and which of them stands on the badge."""
+
+from dataclasses import dataclass
+
+from bhlm.reconciliation.findings import (
+    Finding,
+    Findings,
+    judge_convergence,
+    judge_model,
+    judge_priors,
+    list_failed,
+)
+from bhlm.reconciliation.words import advise_failed
+from bhlm.reports.dashboard.blocks import Subject, Tone
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Whether the fits hold."""
+
+    label: str  # two to four words, for a badge
+    tone: Tone
+    headline: str  # one sentence
+    failures: tuple[str, ...]  # sentences; empty if all is well
+    advice: tuple[str, ...]  # sentences on what to do
+    findings: Findings
+
+
+def judge(subject: Subject) -> Outcome:
+    """Return whether the fits of a page hold, what fails, and what to do about it.
+
+    The badge is that of the gravest finding; only where all hold is it good.
+    """
+    findings = gather_findings(subject)
+    worst = findings.worst
+    return Outcome(
+        label=worst.label,
+        tone=choose_tone(worst),
+        headline=worst.headline,
+        failures=worst.details,
+        advice=_advise(subject, findings),
+        findings=findings,
+    )
+
+
+def choose_tone(finding: Finding) -> Tone:
+    """Return the tone of a finding.
+
+    Numbers that are wrong are bad: of a fit that failed, of a gap that nothing accounts for, of an
+    improper posterior. A model that misses something calls for caution: its numbers are right.
+    """
+    if finding.holds:
+        return "good"
+    return "bad" if finding.status == "fails" and finding.topic != "model checks" else "caution"
+
+
+def gather_findings(subject: Subject) -> Findings:
+    """Return the findings on the fits of a page, those of the reconciliation where there is one."""
+    reml, post, both = subject.reml, subject.post, subject.both
+    if both is not None:
+        return both.findings
+    convergence = judge_convergence(reml, post)
+    if post is None or post.settings.prior_only:
+        return Findings(convergence, None, None, None)
+    failed = list_failed(reml, post)
+    return Findings(
+        convergence,
+        None,
+        judge_model(subject.checks, failed=failed),
+        judge_priors(subject.checks, failed=failed, bound=post.diagnostics.prior_bound),
+    )
+
+
+def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
+    reml, both = subject.reml, subject.both
+    failed = list_failed(reml, subject.post)
+    if failed:
+        return tuple(advise_failed(failed))
+    advice = [] if both is None else list(both.advice)
+    if both is not None and both.verdict == "unexplained":
+        advice.insert(0, "Report neither answer before the unexplained part is found.")
+    if both is not None and both.verdict == "undetermined":
+        advice.insert(0, "Report both answers, and that what separates them is not known.")
+    if reml is not None and reml.singular:
+        advice.append(
+            "Of the components that REML puts on the boundary report the posterior's interval, "
+            "or fit the model without the term that REML puts there."
+        )
+    model, priors = findings.model_checks, findings.priors
+    if model is not None and model.status in ("fails", "caution"):
+        advice.append(
+            "Look at the model checks: report what the model misses beside its estimates, or fit "
+            "a model that has it."
+        )
+    if priors is not None and priors.status in ("fails", "caution"):
+        advice.append(
+            "Report the priors, and the reason for them, beside what depends on them; the page of "
+            "the priors says what does."
+        )
+    return tuple(advice)
