@@ -57,7 +57,7 @@ def post():
 
 @pytest.fixture(scope="module")
 def both(sleep_both):
-    return sleep_both
+    return replace(sleep_both, table=sleep_both.table.assign(published=None))
 
 
 def rename(moments):
