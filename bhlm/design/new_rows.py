@@ -1,5 +1,6 @@
 """Rows that a design was not built from -> its columns there."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals as nw
@@ -11,16 +12,24 @@ from bhlm.design.design import (
     Design,
     check_levels,
     distinct_columns,
+    index_rows,
     prepare_design,
 )
 from bhlm.design.evaluate import read_rows
-from bhlm.design.formula.expressions import column_names
+from bhlm.design.formula.expressions import Apply, Expression, column_names, walk
 from bhlm.design.formula.terms import list_factors
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import Layout, read_frame
-from bhlm.errors import DataError
+from bhlm.errors import ArgumentError, DataError
 
 Array = np.ndarray
+
+
+# The group of rows that have none.
+NO_GROUP = "(no group)"
+OWN_ROWS = "new rows"
+
+type At = Mapping[str, float | Sequence[float]] | str
 
 
 class NewRows(NamedTuple):
@@ -29,40 +38,68 @@ class NewRows(NamedTuple):
     labels: Array  # (n,) group labels
     x: Array  # (n, p)
     z: Array  # (n, q)
+    index: Any  # what the table calls its rows, a pandas Index; None where they have no order
 
 
-def read_new_rows(design: Design, own: Any, new: Any) -> NewRows:
+def read_new_rows(
+    design: Design,
+    own: Any,
+    new: Any,
+    *,
+    needs_group: bool = True,
+    at: At | None = None,
+    check: Callable[[Array], object] | None = None,
+) -> NewRows:
     """Return the columns of a design for new rows.
 
-    gm() and cwc() take the group means of the rows that the design was built from; a group
-    that is not among them is centred on its own new rows.
+    gm() and cwc() take the group means of the rows that the design was built from. A group that
+    is not among them has no mean there: `at` must give it.
 
     Args:
         design: the columns.
         own: the table that the design was built from.
         new: any dataframe that narwhals accepts.
+        needs_group: whether the rows must have a group; without it, the column may be left out.
+        at: for groups that are not among those of `own`, each gm() that the columns rest on, such
+            as {"gm(ses)": 0.0}, a number or one for each new row; or "new rows", for the means of
+            their own new rows.
+        check: called with the labels (n,) before anything is centred on them.
 
     Raises:
-        DataError: a row misses a value or holds a level that the design does not know, or a
-            column is not finite there.
+        ArgumentError: `at` is neither, or has a key that is no gm() of the columns.
+        DataError: a row misses a value or holds a level that the design does not know; a column is
+            not finite there; a group mean that nothing gives.
     """
     table = read_frame(new)
     formula = design.formula
+    means = list_means(design)
+    at = check_at(at, [f"gm({argument})" for argument in means])
     # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
     read = {name for part in list_factors(formula) for name in column_names(part)}
-    unread = [name for name in column_names(formula.response) if name not in read]
-    blank = [nw.lit(1.0).alias(name) for name in unread]
-    rows, layout = prepare_design(design, table.with_columns(*blank).to_native())
+    unread = {name: 1.0 for name in column_names(formula.response) if name not in read}
+    blank = {name: nw.lit(value) for name, value in unread.items()}
+    has_group = design.group in table.collect_schema()
+    if not has_group and needs_group:
+        raise DataError(
+            f"the new rows have no column '{design.group}'; give it, or ask for kind='population'"
+        )
+    if not needs_group and not (has_group and means) and design.group not in read:
+        blank[design.group] = nw.lit(NO_GROUP)
+    filled = table.with_columns(**blank).to_native()
+    rows, layout = prepare_design(design, filled)
     training, old_layout = prepare_design(design, own)
     held = rows.lazy().collect()
     check_levels(design, held, layout)
-    labels, columns = evaluate_new(design, (training.lazy().collect(), old_layout), (held, layout))
     total = table.lazy().select(nw.len()).collect().item()
-    if len(labels) < total:
+    if len(held) < total:
         raise DataError(
-            f"{total - len(labels)} of the {total} new rows miss a value that the formula "
+            f"{total - len(held)} of the {total} new rows miss a value that the formula "
             "reads; drop or fill them first"
         )
+    if check is not None:
+        check(np.asarray(held["group"].to_numpy()))
+    known = (training.lazy().collect(), old_layout)
+    labels, columns = evaluate_new(design, known, (held, layout), at=at)
     columns[INTERCEPT] = np.ones(len(labels))
     x = np.column_stack([columns[name] for name in design.fixed])
     z = np.column_stack([columns[name] for name in design.random])
@@ -70,43 +107,123 @@ def read_new_rows(design: Design, own: Any, new: Any) -> NewRows:
         raise DataError(
             "a column of the formula is not finite in some new row; check the new table"
         )
-    return NewRows(labels, x, z)
+    return NewRows(labels, x, z, index_rows(design, filled))
+
+
+def list_means(design: Design) -> list[Expression]:
+    """Return what the columns of a design take group means of, by gm() or cwc(), inner ones first.
+
+    The response is not among them.
+    """
+    columns = distinct_columns(design.formula, design.levels).values()
+    nodes = (node for column in columns for part in column.parts for node in walk(part.factor))
+    return list(
+        dict.fromkeys(
+            node.arguments[0]
+            for node in nodes
+            if isinstance(node, Apply) and node.function in ("gm", "cwc")
+        )
+    )
+
+
+def check_at(at: At | None, calls: Sequence[str]) -> At | None:
+    """Return `at` as `read_new_rows` takes it; raise `ArgumentError` where it is something else."""
+    if at is None or (isinstance(at, str) and at == OWN_ROWS):
+        return at
+    if not isinstance(at, Mapping):
+        raise ArgumentError(
+            f"at={at!r} is not known; give the groups' means, as in {{{'gm(x)'!r}: 0.0}}, or "
+            f"{OWN_ROWS!r}"
+        )
+    # gm( ses ) is gm(ses).
+    given = {"".join(str(key).split()): value for key, value in at.items()}
+    known = {"".join(call.split()): call for call in calls}
+    for key in given:
+        if key not in known:
+            names = ", ".join(calls) or "no group mean"
+            raise ArgumentError(f"at has '{key}', but the columns rest on {names}")
+    return {known[key]: value for key, value in given.items()}
 
 
 def evaluate_new(
     design: Design,
     training: tuple[nw.DataFrame[Any], Layout],
     new: tuple[nw.DataFrame[Any], Layout],
+    *,
+    at: At | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Return the group labels (n,) and the columns of a design, by name, for new rows.
 
-    gm() and cwc() take the group means of the rows that the design was built from; a group
-    that is not among them is centred on its own new rows.
+    For `at` and the errors see `read_new_rows`.
     """
     columns = distinct_columns(design.formula, design.levels)
     factors = [part.factor for column in columns.values() for part in column.parts]
+    means = list_means(design)
     old_labels = np.asarray(training[0]["group"].to_numpy())
     labels = np.asarray(new[0]["group"].to_numpy())
     # Labels of another type are other groups, and do not sort or join with those known.
     groups, old_codes = code_groups(old_labels)
     codes = np.asarray(pd.Index(groups).get_indexer(pd.Index(labels)))
-    fresh, others = pd.factorize(labels[codes < 0])
-    codes[codes < 0] = len(groups) + fresh
-    known = np.arange(len(groups) + len(others)) < len(groups)
-    old = read_rows(design, *training, old_codes, len(known))
-    rows = read_rows(design, *new, codes, len(known))
+    is_new = codes < 0
+    if at == OWN_ROWS:
+        fresh, others = pd.factorize(labels[is_new])
+    else:
+        # Each row has a mean of its own where that is given.
+        fresh, others = np.arange(is_new.sum()), labels[is_new]
+        if len(others):
+            _check_given(design, means, at or {}, others)
+    codes[is_new] = len(groups) + fresh
+    n_groups = len(groups) + len(others)
+    old = read_rows(design, *training, old_codes, n_groups)
+    rows = read_rows(design, *new, codes, n_groups)
     with np.errstate(all="ignore"):
         old.find_means(factors)
-        rows.find_means(factors)
-        for argument, (first, rest) in old.means.items():
-            own_first, own_rest = rows.means[argument]
-            rows.means[argument] = (
-                np.where(known, first, own_first),
-                np.where(known, rest, own_rest),
-            )
+        for argument in means:
+            first, rest = old.means[argument]
+            if isinstance(at, Mapping) and len(others):
+                given = at[f"gm({argument})"]
+                first[len(groups) :] = np.broadcast_to(_read_means(given, labels), labels.shape)[
+                    is_new
+                ]
+            elif len(others):
+                rows.find_means([Apply("gm", (argument,))])
+                own_first, own_rest = rows.means[argument]
+                first[len(groups) :], rest[len(groups) :] = (
+                    own_first[len(groups) :],
+                    own_rest[len(groups) :],
+                )
+            rows.means[argument] = first, rest
         whole = slice(0, len(labels))
         values = {
             name: np.broadcast_to(np.asarray(rows.column(column, whole), np.float64), labels.shape)
             for name, column in columns.items()
         }
     return labels, values
+
+
+def _check_given(design: Design, means: Sequence[Expression], at: At, others: Array) -> None:
+    """Raise `DataError` where a mean of a group that the design does not know is not given."""
+    missing = [f"gm({argument})" for argument in means if f"gm({argument})" not in at]
+    if missing:
+        who = f"{design.group} {others[0]!s} is new and has"
+        if others[0] == NO_GROUP:
+            who = f"the new rows have no '{design.group}' and so"
+        example = ", ".join(f"'{call}': 0.0" for call in missing)
+        raise DataError(
+            f"{who} no {' and no '.join(missing)} among the rows of the model; give the mean, "
+            f"as in at={{{example}}}, or at='{OWN_ROWS}' where the new rows are whole groups"
+        )
+
+
+def _read_means(given: Any, labels: Array) -> Array:
+    """Return group means that were given, one or one for each new row."""
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(np.nan)
+    if values.shape not in ((), labels.shape) or not np.isfinite(values).all():
+        raise ArgumentError(
+            f"at holds {str(given)[:60]!r}; give a finite number, or one for each of the "
+            f"{len(labels)} new rows"
+        )
+    return values

@@ -10,6 +10,7 @@ from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.file import is_moments_path
+from bhlm.moments.groups import place_new_rows
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
 from bhlm.moments.same_rows import check_same_rows
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.checks.rows import RowCheck
     from bhlm.bayes.priors.resolve import Priors
     from bhlm.bayes.sampling import Progress
+    from bhlm.design.new_rows import At
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.reml_fit import RemlFit
 
@@ -215,13 +217,12 @@ class Model:
         table = read_table(self._table, self.formula)
         rows = design_arrays(self.design, table, check=False)
         check_same_rows(self.moments, *rows)
-        return rows, self._index(table, rows[0])
+        return rows, self._name_rows(index_rows(self.design, table), rows[0])
 
-    def _index(self, table: Any, labels: np.ndarray) -> "pd.Index":
+    def _name_rows(self, index: "pd.Index | None", labels: np.ndarray) -> "pd.Index":
         """Return what a table calls its rows; their groups where they have no order."""
         import pandas as pd
 
-        index = index_rows(self.design, table)
         return pd.Index(labels, name=self.design.group) if index is None else index
 
     def predict(
@@ -232,21 +233,24 @@ class Model:
         kind: str = "conditional",
         new_groups: str = "error",
         level: float = 0.95,
+        at: "At | None" = None,
     ) -> "pd.DataFrame":
         """Return predictions with intervals for the rows of a table; None is the model's own.
 
         See `bhlm.reml.predictions.predict_rows` for the columns and the choices, and
-        `bhlm.bayes.predictions.predict_posterior` for what they are of a BayesFit. cwc() and
-        gm() of new rows take the group means of the rows that the model was made from; a group
-        that is not among them is centred on its own new rows.
+        `bhlm.bayes.predictions.predict_posterior` for what they are of a BayesFit. New rows need no
+        response, and for kind="population" no group. cwc() and gm() of new rows take the group
+        means of the rows that the model was made from. A group that is not among them has none:
+        `at` gives it, as in at={"gm(ses)": 0.0}, a number or one for each new row; or
+        at="new rows" takes the mean of its new rows, if these are a whole group.
 
         The result has the index of a pandas table; rows of others are numbered from 0, and those
         of a database, which have no order, are called by their group.
 
         Raises:
             ArgumentError: a fit of another model, or a choice that is not known.
-            DataError: a model of moments has no rows; new rows miss a value, or hold a level
-                or a group that the model does not know.
+            DataError: a model of moments has no rows; new rows miss a value, hold a level or a
+                group that the model does not know, or need a group mean that nothing gives.
         """
         from bhlm.fits.reml_fit import RemlFit
 
@@ -264,8 +268,19 @@ class Model:
             from bhlm.design.new_rows import read_new_rows
 
             new = open_alike(self.moments, data) if isinstance(data, str | Path) else data
-            labels, x, z = read_new_rows(self.design, self._table, new)
-            index = self._index(new, labels)
+
+            def check(found: np.ndarray) -> None:
+                place_new_rows(self.moments, found, kind=kind, new_groups=new_groups)
+
+            labels, x, z, index = read_new_rows(
+                self.design,
+                self._table,
+                new,
+                needs_group=kind != "population",
+                at=at,
+                check=check,
+            )
+            index = self._name_rows(index, labels)
         choice: dict[str, Any] = {"kind": kind, "new_groups": new_groups, "level": level}
         if isinstance(fit, RemlFit):
             from bhlm.reml.predictions import predict_rows

@@ -86,7 +86,7 @@ def test_new_rows_are_centred_on_the_training_means(hsb):
         + beta["gm(ses)"] * mean
         + beta["sector"] * stranger["sector"]
     )
-    found = model.predict(fit, stranger, new_groups="population")
+    found = model.predict(fit, stranger, new_groups="population", at="new rows")
     np.testing.assert_allclose(found["estimate"], expected, rtol=1e-10)
 
 
@@ -147,7 +147,8 @@ def test_labels_of_another_type_are_new_groups(labels):
     rows = table.iloc[:3].assign(g=pd.Series(labels, dtype=object).to_numpy())
     with pytest.raises(DataError, match="is not a g of the fit; ask for kind='population'"):
         model.predict(fit, rows)
-    assert model.predict(fit, rows, new_groups="population").notna().all(axis=None)
+    found = model.predict(fit, rows, new_groups="population", at={"gm(x)": 0.0})
+    assert found.notna().all(axis=None)
 
 
 def test_labels_beyond_the_digits_of_floats_keep_their_means():
