@@ -131,6 +131,7 @@ def test_priors_at_zero_are_those_of_the_columns_as_given() -> None:
         resolve_priors(bhlm.Priors(at="nowhere"), moments)
 
 
+@pytest.mark.slow
 def test_quadrature_does_not_see_where_zero_lies() -> None:
     table = simulate_table(8, n_groups=12)
     formula = "y ~ x + (x | g)"

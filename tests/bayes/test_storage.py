@@ -175,7 +175,13 @@ LABELS = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in ("text objects", "dates") else pytest.mark.slow)
+        for kind in LABELS
+    ],
+)
 def test_labels_keep_their_type(model, tmp_path, format, kind):
     moments = replace(model.moments, groups=LABELS[kind])
     fit = sample_moments(moments, seed=1, settings=Settings(**SHORT))
@@ -318,8 +324,8 @@ def open_netcdf(path: Path) -> xr.DataTree:
     [
         ("zarr", open_zarr),
         ("zarr", xr.open_datatree),
-        ("nc", open_netcdf),
-        ("nc", xr.open_datatree),
+        pytest.param("nc", open_netcdf, marks=pytest.mark.slow),
+        pytest.param("nc", xr.open_datatree, marks=pytest.mark.slow),
     ],
 )
 def test_arviz_takes_the_file_as_it_is(post, tmp_path, format, opened):

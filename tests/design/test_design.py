@@ -710,6 +710,7 @@ row = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=15, phases=[Phase.explicit, Phase.generate])
 @given(st.lists(row, min_size=8, max_size=40))
 def test_every_engine_gives_the_same_columns(rows: list[dict[str, Any]]) -> None:

@@ -13,10 +13,13 @@ from bhlm.design.frames import collect_frame
 from bhlm.errors import DataError
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    reason="Ctrl-C is ignored, as in a process in the background of a shell",
+)
 def test_ctrl_c_in_a_database_is_no_fault_of_the_table() -> None:
     endless = duckdb.sql("select sum(a.range * b.range) from range(10000000) a, range(1000000) b")
-    timer = Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         collect_frame(nw.from_native(endless).lazy())
 

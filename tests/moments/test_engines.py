@@ -241,7 +241,7 @@ WRITERS: dict[str, Callable[[pa.Table, Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("which", ["hsb", "plain", "nasty"])
+@pytest.mark.parametrize("which", [pytest.param("hsb", marks=pytest.mark.slow), "plain", "nasty"])
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_every_format_gives_the_same_moments(
     suffix: str, which: str, tables: dict[str, tuple[str, pa.Table]], tmp_path: Path
@@ -311,7 +311,10 @@ def duckdb_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["pupils", "s.odd name", 's."odd name"'])
+@pytest.mark.parametrize(
+    "name",
+    ['s."odd name"', *(pytest.param(n, marks=pytest.mark.slow) for n in ("pupils", "s.odd name"))],
+)
 def test_a_table_of_a_duckdb_file(
     name: str, duckdb_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -416,6 +416,7 @@ KILLED = """if True:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path):
     rng = np.random.default_rng(5)
     table = pd.DataFrame({"g": np.arange(40_000) // 2, "x": rng.normal(size=40_000)})

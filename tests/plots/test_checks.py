@@ -236,6 +236,7 @@ def test_loo_pit_refuses(sleep):
         plot_loo_pit(prior, model)
 
 
+@pytest.mark.slow
 def test_khat_shows_what_was_measured(sleep):
     _, post = sleep
     loo = post.loo(refit=True)

@@ -115,7 +115,9 @@ def test_few_chains_and_draws(plot, chains, draws, post):
     figure.matplotlib()
 
 
-@pytest.mark.parametrize("plot", PLOTS)
+@pytest.mark.parametrize(
+    "plot", [PLOTS[0], *(pytest.param(plot, marks=pytest.mark.slow) for plot in PLOTS[1:])]
+)
 def test_hostile_names_are_text(plot, post):
     moments = post.moments
     named = {"cwc(ses)": HOSTILE, "Intercept": "a/b\x1b[2J"}

@@ -246,6 +246,7 @@ class TestCurves:
         density = 1.0 - rows["x"] ** 2
         np.testing.assert_allclose(rows["prior"], density / density.max(), atol=SPLINE)
 
+    @pytest.mark.slow
     def test_default_is_the_sd_scale_and_names_give_variances(self, both):
         titles = [panel.title for panel in plot_curves(both).panels]
         assert titles == [
@@ -271,6 +272,7 @@ class TestCurves:
         exact = np.exp([-0.5 * rise(x) for x in held])
         np.testing.assert_allclose(high["profile"], exact, atol=COARSE)
 
+    @pytest.mark.slow
     def test_estimates_stand_on_their_curves(self, both):
         for panel, points in zip(
             plot_curves(both).panels, marks_of(plot_curves(both), Points), strict=True

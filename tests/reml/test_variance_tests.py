@@ -118,6 +118,7 @@ def test_shared_variance_of_two_has_an_exact_null():
     assert abs(exact.p - boot.p) < 4.0 * np.hypot(exact.p_error, boot.p_error) + 2e-3
 
 
+@pytest.mark.slow
 def test_offset_and_units_of_a_covariate_change_no_p_value():
     frame = draw_groups(10, 8, sd=(0.6, 0.3), seed=8)
     moved = frame.assign(x=2000.0 + 10.0 * frame["x"])

@@ -369,6 +369,7 @@ class TestCommands:
         assert f"Verdict: {verdict}" in out
         assert "Six rails" in "".join(read_page(page).shown)
 
+    @pytest.mark.slow
     def test_a_saved_fit_with_and_without_its_rows(self, capsys, hsb, tmp_path):
         hsb.to_csv(tmp_path / "hsb.csv", index=False)
         fit, page = tmp_path / "fit.nc", tmp_path / "page.html"

@@ -369,6 +369,7 @@ def hostile(tmp_path_factory):
     return path, schools, title, column
 
 
+@pytest.mark.slow
 def test_hostile_input_is_text(visit, hostile):
     path, schools, title, column = hostile
     page = visit(path)

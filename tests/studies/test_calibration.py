@@ -199,6 +199,7 @@ class TestStudy:
         assert not np.array_equal(one.ranks, other.ranks)
         assert len(np.unique(one.ranks[:, 0])) > 2
 
+    @pytest.mark.slow
     def test_workers_do_not_matter(self):
         calls = []
         alone = calibrate(small_model(), replicates=8, **FAST)
