@@ -1,19 +1,12 @@
 """The parametric bootstrap from moments alone: new responses are never spelled out by row.
 
-A replicate needs, of y* = X beta + Z u + e in each group, only W'y* and y*'y*, W = [Z X]. With
-W'W = R'R, R of rank r: u ~ N(0, G), W'e = sigma R' a with a ~ N(0, I_r), and
-e'e = sigma^2 (a'a + b) with b ~ chi-square(n - r), independent, the squared length of e outside
-the columns of W. So W'y* = W'W c + W'e, c = (u, beta), and y*'y* = c'W'W c + 2 c'W'e + e'e have
-exactly the law that simulated rows would give them, at a cost that does not depend on n.
+Data sets come from `bhlm.likelihood.simulate`, at a cost that does not depend on their rows.
 Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, sections 6.5 and 13.3.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +16,9 @@ from bhlm.likelihood.parameters import (
     check_level,
     scale_covariance,
 )
-from bhlm.likelihood.whitening import Whitened, whiten_parameters
+from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_blocks
+from bhlm.likelihood.whitening import whiten_parameters
+from bhlm.processes import count_cores, run_here
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.optimize import Optimum, maximize
 
@@ -34,8 +29,22 @@ Array = np.ndarray
 type Progress = Callable[[int, int], None]
 
 KINDS = ("percentile", "basic")
-RANK = 1e-12  # a direction of W'W below this share of the largest is rounding
+REFUSAL = (
+    "the processes of the bootstrap could not be started or were killed; a script that starts "
+    "processes must do so under `if __name__ == '__main__':`, or give processes=1"
+)
 CHUNKS = 4  # per process, so that the last ones end at about the same time
+
+
+class _Interval(NamedTuple):
+    """A parameter's row of `Bootstrap.intervals()`."""
+
+    estimate: float
+    se: float
+    lower: float
+    upper: float
+    bias: float
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +77,14 @@ class Bootstrap:
         if kind not in KINDS:
             raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
         rows = [self._summarize(at, kind=kind, level=level) for at in range(len(self.names))]
-        columns = ["estimate", "se", "lower", "upper", "bias", "kind"]
-        return pd.DataFrame(rows, index=pd.Index(self.names, name="parameter"), columns=columns)
+        return pd.DataFrame(rows, index=pd.Index(self.names, name="parameter"))
 
-    def _summarize(self, at: int, *, kind: str, level: float) -> list[float | str]:
+    def _summarize(self, at: int, *, kind: str, level: float) -> _Interval:
         draws = self.draws[:, at]
         draws = draws[~np.isnan(draws)]
         estimate = float(self.estimate[at])
         if len(draws) < 2:
-            return [estimate, np.nan, np.nan, np.nan, np.nan, kind]
+            return _Interval(estimate, np.nan, np.nan, np.nan, np.nan, kind)
         lower, upper = np.quantile(draws, [0.5 - level / 2.0, 0.5 + level / 2.0])
         if kind == "basic":
             reflected = 2.0 * estimate - upper, 2.0 * estimate - lower
@@ -86,21 +94,17 @@ class Bootstrap:
             else:
                 kind = "percentile"
         bias = float(draws.mean()) - estimate
-        return [estimate, float(draws.std(ddof=1)), float(lower), float(upper), bias, kind]
+        spread = float(draws.std(ddof=1))
+        return _Interval(estimate, spread, float(lower), float(upper), bias, kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Simulator:
-    """What a replicate needs: the design's cross-products and the parameters, whitened."""
+class Refit:
+    """What a replicate needs: data of the fitted model, and how the fit was made."""
 
-    white: Whitened
+    simulator: Simulator
     structure: Structure
     restricted: bool
-    root: Array  # (J, k, k) R', R'R = W'W, k = q + p
-    free: Array  # (J,) n - r, the dimensions outside the columns of W
-    beta: Array  # (p,)
-    effects: Array  # (q, q) a square root of G
-    sigma: float
     start: Array | None  # theta to start at
 
 
@@ -138,17 +142,19 @@ def bootstrap(
             raise ArgumentError(f"{name}={value!r} is not a whole number; give one such as {least}")
         if value < least:
             raise ArgumentError(f"{name}={value} is too small; give at least {least}")
-    simulator = build_simulator(fit)
-    children = np.random.SeedSequence(seed).spawn(replicates)
-    processes = processes or os.cpu_count() or 1
-    q, p = simulator.white.q, simulator.white.p
+    processes = processes or count_cores()
+    size = max(1, replicates // (CHUNKS * processes if processes > 1 else 100))
+    children = tuple(np.random.SeedSequence(seed).spawn(replicates))
+    task = _Chunk(plan_refits(fit), children, size)
+    q, p = fit.white.q, fit.white.p
     estimates = np.empty((replicates, p + q * q + 1))
     flags = np.empty((replicates, 2), dtype=bool)
     done = 0
-    for at, values, states in _run(simulator, children, processes):
-        estimates[at : at + len(values)] = values
-        flags[at : at + len(values)] = states
-        done += len(values)
+    for found in run_here(task, range(0, replicates, size), workers=processes, refusal=REFUSAL):
+        at, many = found["first"], len(found["rows"])
+        estimates[at : at + many] = found["rows"]
+        flags[at : at + many] = found["flags"]
+        done += many
         if progress is not None:
             progress(done, replicates)
     own = np.concatenate([fit.beta, fit.g.ravel(), [fit.sigma2]])
@@ -164,100 +170,48 @@ def bootstrap(
     )
 
 
-def build_simulator(fit: Estimate) -> Simulator:
-    """Return what is needed to draw data from the fitted model."""
+def plan_refits(fit: Estimate) -> Refit:
+    """Return what is needed to draw data from the fitted model and to fit them alike."""
     white = fit.white
     beta, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-    root, free = factor_design(white, fit.moments.n)
-    return Simulator(
-        white=white,
+    return Refit(
+        simulator=build_simulator(
+            white, fit.moments.n, beta=beta, effects=lam * sigma, sigma=float(sigma)
+        ),
         structure=fit.structure,
         restricted=fit.method == "reml",
-        root=root,
-        free=free,
-        beta=beta,
-        effects=lam * sigma,
-        sigma=float(sigma),
         # From a boundary the optimiser would have to leave a saddle; EM starts inside.
         start=None if fit.singular else fit.theta,
     )
 
 
-def factor_design(white: Whitened, n: Array) -> tuple[Array, Array]:
-    """Return R' (J, k, k), R'R = W'W, and the dimensions n - r (J,) outside the columns of W.
-
-    A direction that W'W lacks has a zero column in R'. `n` (J,) are the rows per group.
-    """
-    gram = white.blocks[:, :-1, :-1]
-    size = np.sqrt(np.einsum("jaa->a", gram) / white.n)
-    values, vectors = np.linalg.eigh(gram / np.outer(size, size))
-    present = values > RANK * values[:, -1:]
-    root = size[:, None] * vectors * np.sqrt(np.where(present, values, 0.0))[:, None, :]
-    return root, np.maximum(n - present.sum(axis=1), 0.0)
-
-
-def simulate_blocks(simulator: Simulator, rng: np.random.Generator) -> Array:
-    """Return whitened cross-products (J, k + 1, k + 1) of the same design and a new response."""
-    gram = simulator.white.blocks[:, :-1, :-1]
-    n_groups, k, _ = gram.shape
-    q = simulator.white.q
-    inside = rng.standard_normal((n_groups, k))
-    known = np.empty((n_groups, k))
-    known[:, :q] = rng.standard_normal((n_groups, q)) @ simulator.effects.T
-    known[:, q:] = simulator.beta
-    # Directions that W'W lacks have a zero column in the root; their noise belongs to no row.
-    inside[~simulator.root.any(axis=1)] = 0.0
-    outside = 2.0 * rng.standard_gamma(0.5 * simulator.free)
-    noise = simulator.sigma * np.einsum("jab,jb->ja", simulator.root, inside)
-    fitted = np.einsum("jab,jb->ja", gram, known)
-    squares = np.einsum("ja,ja->j", known, fitted + 2.0 * noise)
-    squares += simulator.sigma**2 * (np.einsum("ja,ja->j", inside, inside) + outside)
-    blocks = simulator.white.blocks.copy()
-    blocks[:, :-1, -1] = blocks[:, -1, :-1] = fitted + noise
-    blocks[:, -1, -1] = squares
-    return blocks
-
-
-def refit_replicate(simulator: Simulator, seed: np.random.SeedSequence) -> Optimum:
+def refit_replicate(refit: Refit, seed: np.random.SeedSequence) -> Optimum:
     """Return the optimum of one simulated data set."""
-    blocks = simulate_blocks(simulator, np.random.Generator(np.random.PCG64(seed)))
-    white = replace(simulator.white, blocks=blocks)
-    return maximize(
-        white, simulator.structure, restricted=simulator.restricted, start=simulator.start
-    )
+    blocks = simulate_blocks(refit.simulator, np.random.Generator(np.random.PCG64(seed)))
+    white = replace(refit.simulator.white, blocks=blocks)
+    return maximize(white, refit.structure, restricted=refit.restricted, start=refit.start)
 
 
-def _refit_many(
-    simulator: Simulator, seeds: Sequence[np.random.SeedSequence]
-) -> tuple[Array, Array]:
-    """Return (beta, G, sigma2) and (converged, singular) of each seed's replicate."""
-    white = simulator.white
-    rows, flags = [], []
-    for seed in seeds:
-        found = refit_replicate(simulator, seed)
-        sigma2 = found.criterion.sigma2 * white.scale**2
-        root = white.basis @ found.lam
-        beta = white.ols + white.scale * white.fixed @ found.criterion.beta
-        rows.append(np.concatenate([beta, (sigma2 * root @ root.T).ravel(), [sigma2]]))
-        flags.append([found.converged, found.singular])
-    return np.array(rows), np.array(flags, dtype=bool)
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """The task of fitting the replicates from a number on, which can go to another process."""
 
+    refit: Refit
+    seeds: tuple[np.random.SeedSequence, ...]
+    size: int
 
-def _run(
-    simulator: Simulator, seeds: Sequence[np.random.SeedSequence], processes: int
-) -> Iterator[tuple[int, Array, Array]]:
-    """Yield where a chunk starts, its estimates and its flags, in the order they are done."""
-    size = max(1, len(seeds) // (CHUNKS * processes) if processes > 1 else len(seeds) // 100)
-    chunks = range(0, len(seeds), size)
-    if processes == 1:
-        for at in chunks:
-            yield at, *_refit_many(simulator, seeds[at : at + size])
-        return
-    # Forking a process that has threads may lock up; spawning is the same on every system.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_refit_many, simulator, seeds[at : at + size]): at for at in chunks}
-        for future in as_completed(waiting):
-            yield waiting[future], *future.result()
+    def __call__(self, first: int) -> dict[str, Any]:
+        """Return where the chunk starts, (beta, G, sigma2) and (converged, singular) of each."""
+        white = self.refit.simulator.white
+        rows, flags = [], []
+        for seed in self.seeds[first : first + self.size]:
+            found = refit_replicate(self.refit, seed)
+            sigma2 = found.criterion.sigma2 * white.scale**2
+            root = white.basis @ found.lam
+            beta = white.ols + white.scale * white.fixed @ found.criterion.beta
+            rows.append(np.concatenate([beta, (sigma2 * root @ root.T).ravel(), [sigma2]]))
+            flags.append([found.converged, found.singular])
+        return {"first": first, "rows": np.array(rows), "flags": np.array(flags, dtype=bool)}
 
 
 def _bound_parameters(fit: Estimate) -> Array:

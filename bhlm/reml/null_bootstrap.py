@@ -1,7 +1,7 @@
 """The parametric bootstrap of a likelihood ratio of variances, from moments alone.
 
 Data of the design are drawn at the estimates of the model without the tested coefficients, as
-cross-products (see `bhlm.reml.bootstrap`), and both models are refitted to each. X and y are
+cross-products (see `bhlm.likelihood.simulate`), and both models are refitted to each. X and y are
 whitened alike in both, so that one simulated cross-product serves both, and the ratio is the
 difference of the two criteria.
 Where the null fit lies on its own boundary the bootstrap is not consistent; in such designs of 8
@@ -18,8 +18,8 @@ import numpy as np
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.profiled import evaluate
+from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_blocks
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
-from bhlm.reml.bootstrap import Simulator, factor_design, simulate_blocks
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.exact_null import NullDraws
 from bhlm.reml.optimize import maximize
@@ -38,6 +38,8 @@ class Rivals:
     """What a replicate of the likelihood ratio needs."""
 
     simulator: Simulator  # draws from the null, in the columns of the full model
+    structure: Structure  # of the full model
+    restricted: bool
     reduced: Whitened | None  # the columns of the model without the coefficients
     reduced_structure: Structure | None
     loadings: Array  # (k, k_reduced) reduced columns = full columns @ loadings
@@ -58,7 +60,7 @@ def bootstrap_null(
     """Return draws of the likelihood ratio from the null fit, and how many fits failed.
 
     Data of the design are drawn at the estimates of `reduced` (of least squares for None), as
-    cross-products; see `bhlm.inference.bootstrap`. The replicate's seed depends on its number
+    cross-products; see `bhlm.likelihood.simulate`. The replicate's seed depends on its number
     alone, so that more replicates keep those that there are.
     """
     rivals = build_rivals(fit, reduced, dropped)
@@ -96,11 +98,9 @@ def build_rivals(fit: Estimate, reduced: Estimate | None, dropped: Sequence[str]
         )
         effects = np.zeros((q, q))
         effects[:, : len(keep)] = basis @ lam * sigma
-    root, free = factor_design(white, fit.moments.n)
-    simulator = Simulator(
-        white=white, structure=fit.structure, restricted=fit.method == "reml", root=root,
-        free=free, beta=beta, effects=effects, sigma=float(sigma), start=None,
-    )  # fmt: skip
+    simulator = build_simulator(
+        white, fit.moments.n, beta=beta, effects=effects, sigma=float(sigma)
+    )
     psi = effects @ effects.T / float(sigma) ** 2
     # The error of a group's own mean, in units of the residual's: where estimates of a variance
     # that is zero lie when they are not zero.
@@ -115,6 +115,8 @@ def build_rivals(fit: Estimate, reduced: Estimate | None, dropped: Sequence[str]
         ]
     return Rivals(
         simulator=simulator,
+        structure=fit.structure,
+        restricted=fit.method == "reml",
         reduced=None if reduced is None else reduced.white,
         reduced_structure=None if reduced is None else reduced.structure,
         loadings=loadings,
@@ -125,8 +127,7 @@ def build_rivals(fit: Estimate, reduced: Estimate | None, dropped: Sequence[str]
 
 def replicate_ratio(rivals: Rivals, seed: np.random.SeedSequence) -> float:
     """Return twice the difference of log-likelihoods of one replicate; nan if a fit failed."""
-    simulator = rivals.simulator
-    blocks = simulate_blocks(simulator, np.random.Generator(np.random.PCG64(seed)))
+    blocks = simulate_blocks(rivals.simulator, np.random.Generator(np.random.PCG64(seed)))
     return likelihood_ratio(rivals, blocks)
 
 
@@ -135,8 +136,8 @@ def likelihood_ratio(rivals: Rivals, blocks: Array) -> float:
 
     X~ and y~ are whitened alike in both models, so that the criteria differ by nothing else.
     """
-    simulator = rivals.simulator
-    white, restricted, q = simulator.white, simulator.restricted, simulator.white.q
+    white, restricted = rivals.simulator.white, rivals.restricted
+    q = white.q
     settled = True
     if rivals.reduced is None or rivals.reduced_structure is None:
         null = evaluate(blocks, q, np.zeros((q, q)), n=white.n, restricted=restricted).value
@@ -148,7 +149,7 @@ def likelihood_ratio(rivals: Rivals, blocks: Array) -> float:
         )  # fmt: skip
         null, settled = less.value, less.converged
     more = find_maximum(
-        blocks, q, n=white.n, restricted=restricted, factors=simulator.structure.factors,
+        blocks, q, n=white.n, restricted=restricted, factors=rivals.structure.factors,
         starts=rivals.starts,
     )  # fmt: skip
     if not (settled and more.converged):
@@ -160,10 +161,10 @@ def likelihood_ratio(rivals: Rivals, blocks: Array) -> float:
 
 def _search_thoroughly(rivals: Rivals, blocks: Array) -> float:
     """Return the likelihood ratio by the optimiser of fits; nan where that fails too."""
-    simulator = rivals.simulator
-    restricted, q = simulator.restricted, simulator.white.q
-    full = replace(simulator.white, blocks=blocks)
-    more = maximize(full, simulator.structure, restricted=restricted)
+    restricted = rivals.restricted
+    full = replace(rivals.simulator.white, blocks=blocks)
+    q = full.q
+    more = maximize(full, rivals.structure, restricted=restricted)
     if rivals.reduced is None or rivals.reduced_structure is None:
         none = np.zeros((q, q))
         null = evaluate(blocks, q, none, n=full.n, restricted=restricted).value

@@ -1,9 +1,9 @@
-"""The bootstrap's simulated moments against rows, and its seeds, processes and intervals."""
+"""The bootstrap: its seeds, processes and intervals."""
 
 import numpy as np
 import pytest
 from lme4_cases import fit_case
-from simulate import dense_covariance, simulate_rows, simulate_table
+from simulate import simulate_table
 from small_groups import draw_groups
 
 from bhlm.errors import ArgumentError
@@ -11,58 +11,9 @@ from bhlm.fits.model import Model
 from bhlm.reml.bootstrap import (
     Bootstrap,
     bootstrap,
-    build_simulator,
+    plan_refits,
     refit_replicate,
-    simulate_blocks,
 )
-
-DRAWS = 20_000
-SIGMAS = 5.0  # of Monte Carlo error; the seed is fixed
-
-
-@pytest.mark.parametrize(
-    "random", ["1", *(pytest.param(each, marks=pytest.mark.slow) for each in ("x", "x + t"))]
-)
-def test_simulated_moments_have_the_law_of_simulated_rows(random):
-    # Group 0 has one row, so that W'W is singular there, and group 1 has nine.
-    rows = simulate_rows(5, random, n_groups=6)
-    fit = rows.model.reml()
-    white, q = fit.white, fit.white.q
-    simulator = build_simulator(fit)
-    rng = np.random.default_rng(1)
-    v = dense_covariance(rows, fit.g, fit.sigma2)
-    drawn = np.array([simulate_blocks(simulator, rng)[:, :, -1] for _ in range(DRAWS)])
-    for j in range(len(white.blocks)):
-        at = rows.labels == j
-        columns = np.column_stack([rows.z[at] @ white.basis, rows.x[at] @ white.fixed])
-        mean = (rows.x[at] @ (fit.beta - white.ols)) / white.scale
-        vj = v[np.ix_(at, at)] / white.scale**2
-        expected = np.append(columns.T @ mean, mean @ mean + np.trace(vj))
-        cov = np.empty((len(expected), len(expected)))
-        cov[:-1, :-1] = columns.T @ vj @ columns
-        cov[:-1, -1] = cov[-1, :-1] = 2.0 * columns.T @ vj @ mean
-        cov[-1, -1] = 2.0 * np.trace(vj @ vj) + 4.0 * mean @ vj @ mean
-        sd = np.sqrt(np.diag(cov))
-        gap = (drawn[:, j].mean(axis=0) - expected) / sd
-        assert np.abs(gap).max() < SIGMAS / np.sqrt(DRAWS), j
-        # The squared length is far from normal: its fourth moment sets the Monte Carlo error.
-        seen = np.cov(drawn[:, j].T)
-        products = np.einsum("da,db->dab", *[drawn[:, j] - expected] * 2)
-        error = products.std(axis=0) / np.sqrt(DRAWS)
-        assert np.all(np.abs(seen - cov) < SIGMAS * error + 1e-12), j
-    assert simulate_blocks(simulator, rng)[:, :-1, :-1] == pytest.approx(
-        white.blocks[:, :-1, :-1], rel=1e-15
-    )
-    assert q + 4 == white.blocks.shape[1]
-
-
-def test_simulated_moments_could_come_from_rows():
-    fit = simulate_rows(5, "x", n_groups=6).model.reml()
-    simulator, rng = build_simulator(fit), np.random.default_rng(2)
-    for _ in range(50):
-        blocks = simulate_blocks(simulator, rng)
-        assert np.linalg.eigvalsh(blocks).min() > -1e-10
-        assert np.linalg.matrix_rank(blocks[0], tol=1e-8) == 1
 
 
 @pytest.mark.slow
@@ -99,7 +50,7 @@ def test_the_seed_alone_decides():
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_replicates_are_fitted_by_the_method_of_the_fit(method):
     fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=12)).reml(method=method)
-    found = refit_replicate(build_simulator(fit), np.random.SeedSequence(1))
+    found = refit_replicate(plan_refits(fit), np.random.SeedSequence(1))
     assert found.criterion.restricted == (method == "reml")
 
 

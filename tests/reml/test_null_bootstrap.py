@@ -7,7 +7,7 @@ import pytest
 from small_groups import draw_groups
 
 from bhlm.fits.model import Model
-from bhlm.reml.bootstrap import simulate_blocks
+from bhlm.likelihood.simulate import simulate_blocks
 from bhlm.reml.null_bootstrap import build_rivals, likelihood_ratio
 from bhlm.reml.optimize import Problem, maximize
 from bhlm.reml.small_fits import derivatives_at, find_maximum, value_at

@@ -21,14 +21,13 @@ from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfNormal, Log
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, PriorError
 from bhlm.fits.model import Model
+from bhlm.likelihood.simulate import refit_scale, simulate_whitened
 from bhlm.moments.moments import Moments
 from bhlm.studies.calibration.run import (
     calibrate,
     plan_study,
     quantity_names,
-    refit_scale,
     run_replicate,
-    simulate_whitened,
 )
 
 SIGMAS = 5.0  # of Monte Carlo error; the seed is fixed

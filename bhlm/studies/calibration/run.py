@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,12 +33,12 @@ from bhlm.bayes.priors.resolve import (
 from bhlm.bayes.sampling import choose_acceptance, sample_density
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.marginal import group_logliks, total_products
+from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import Parameters, list_parameters
+from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_whitened
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
 from bhlm.processes import run_here
-from bhlm.reml.bootstrap import Simulator, factor_design, simulate_blocks
 from bhlm.studies.calibration.result import Calibration, judge_ranks
 from bhlm.studies.replicate_file import append_replicate, open_replicates
 
@@ -192,11 +192,9 @@ def plan_study(
     resolved = resolve_priors(priors, moments, structure=structure)
     check_drawable(resolved, moments, structure)
     white = whiten(moments, structure)
-    root, free = factor_design(white, moments.n)
-    simulator = Simulator(
-        white=white, structure=structure, restricted=False, root=root, free=free,
-        beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0, start=None,
-    )  # fmt: skip
+    simulator = build_simulator(
+        white, moments.n, beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0
+    )
     return Study(moments, structure, resolved, simulator, settings, seed, n_draws, thin)
 
 
@@ -274,43 +272,6 @@ def _explain_overflow(number: int, root: Array, sigma: float) -> str:
         f"the priors gave replicate {number} a residual SD of {sigma:.3g} beside group SDs up to "
         f"{np.linalg.norm(root, axis=1).max():.3g}, with which double precision cannot compute; "
         "give less diffuse priors"
-    )
-
-
-def simulate_whitened(
-    simulator: Simulator, beta: Array, root: Array, sigma: float, rng: np.random.Generator
-) -> Whitened:
-    """Return the whitened cross-products of a response drawn at the parameters.
-
-    y - X beta is simulated in units of sigma, and then whitened as `whiten` would, about its
-    least-squares fit: no digit is lost to large fixed effects.
-
-    Args:
-        simulator: of the design, in whose whitening the blocks come.
-        beta: fixed effects (p,).
-        root: a square root (q, q) of G.
-        sigma: the residual SD.
-        rng: the source of the random numbers.
-    """
-    lam = np.linalg.inv(simulator.white.basis) @ root / sigma
-    white = replace(simulator.white, ols=beta, scale=sigma)
-    drawn = replace(simulator, white=white, effects=lam)
-    return refit_scale(replace(white, blocks=simulate_blocks(drawn, rng)))
-
-
-def refit_scale(white: Whitened) -> Whitened:
-    """Return the same data with y~ about its own least-squares fit and in its residual SDs."""
-    p, q = white.p, white.q
-    total = total_products(white)
-    fit = np.linalg.solve(total[:p, :p], total[:p, p])
-    size = np.sqrt((total[p, p] - fit @ total[:p, p]) / (white.n - p))
-    loadings = np.eye(q + p + 1)
-    loadings[q:, -1] = np.append(-fit, 1.0) / size
-    return replace(
-        white,
-        blocks=np.ascontiguousarray(loadings.T @ white.blocks @ loadings),
-        ols=white.ols + white.scale * white.fixed @ fit,
-        scale=float(white.scale * size),
     )
 
 
