@@ -180,7 +180,7 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
             "the posterior was sampled with prior_only=True, so there is nothing to reconcile; "
             "sample with the likelihood"
         )
-    if not has_prior(reml.structure) or reml.structure.shares_variance:
+    if not has_prior(reml.structure):
         raise ArgumentError(
             f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
             "sides with a structure that sample() takes"

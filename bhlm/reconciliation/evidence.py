@@ -59,7 +59,7 @@ def gather_evidence(reml: Estimate, post: Draws) -> Evidence:
     moments, structure, white = post.moments, post.structure, post.white
     flat_priors = resolve_priors(Priors.flat(), moments, structure=structure)
     density = build_density(white, flat_priors, structure)
-    mode = find_flat_mode(density, white, start=_take_root(reml))
+    mode = find_flat_mode(density, white, structure=structure, start=_take_root(reml))
     existence = judge_priors(white, structure, post.priors)
     flat_existence = judge_priors(white, structure, flat_priors)
     reasons: list[str] = []

@@ -13,7 +13,8 @@ Jacobian would move the mode.
 
 With u = B u~ and Psi = lam lam' = B^-1 G B^-T / sigma^2, the free elements of the lower
 triangular lam have any sign. The function is even in each column, so that a lost rank is an
-ordinary stationary point, and a saddle wherever giving the rank back pays.
+ordinary stationary point, and a saddle wherever giving the rank back pays. Where coefficients share
+an SD, lam is the symmetric root, a sum of the structure's factors with weights of any sign.
 """
 
 import math
@@ -25,6 +26,7 @@ import numpy as np
 
 from bhlm.bayes.density import Density, constrain, log_density
 from bhlm.bayes.priors.frame import Frame
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.whitening import Whitened
 
@@ -74,8 +76,7 @@ class Kernel:
     n: float
     p: int
     q: int
-    rows: Array  # (c,) of lam's free elements
-    columns: Array  # (c,)
+    factors: Array  # (c, q, q) orthogonal: lam is their sum by the free values (c,)
     constant: float  # to the log-likelihood in the columns as given
 
 
@@ -150,7 +151,12 @@ def _restrict(
 
 
 def find_flat_mode(
-    density: Density, white: Whitened, *, start: Array | None = None, seed: int = 0
+    density: Density,
+    white: Whitened,
+    *,
+    structure: Structure | None = None,
+    start: Array | None = None,
+    seed: int = 0,
 ) -> FlatMode:
     """Return the mode of the flat-prior posterior of (G, sigma^2).
 
@@ -160,21 +166,28 @@ def find_flat_mode(
     Args:
         density: that under `Priors.flat`.
         white: the whitening behind it.
+        structure: of the random coefficients; needed where they share an SD.
         start: a root (q, q) of G / sigma^2 in the columns as given, such as REML's
             `root / sqrt(sigma2)`; its log-likelihood is reported for comparison.
         seed: of the probes of `check_flatness` and of the starts.
     """
-    kernel = _read_kernel(density, white)
+    shared = structure if structure is not None and structure.shares_variance else None
+    kernel = _read_kernel(density, white, shared)
     begin = None
     start_loglik = math.nan
     if start is not None:
-        begin = _lower(np.linalg.solve(white.basis, start), density.sizes)
-        start_loglik = _evaluate(kernel, begin[kernel.rows, kernel.columns])[0]
+        begin = np.linalg.solve(white.basis, start)
+        begin = (
+            _place(kernel, shared.project(begin @ begin.T))
+            if shared
+            else _lower(begin, density.sizes)
+        )
+        start_loglik = _evaluate(kernel, _read_free(kernel, begin))[0]
     best: Array | None = None
     height = own = -math.inf
-    starts = _choose_starts(kernel, density.sizes, seed)
+    starts = _spread_shared(kernel) if shared else _choose_starts(kernel, density.sizes, seed)
     for lam in starts if begin is None else (begin, *starts):
-        found, value = _climb(kernel, lam[kernel.rows, kernel.columns], known=height)
+        found, value = _climb(kernel, _read_free(kernel, lam), known=height)
         if best is None or value > height + GAIN:
             best, height = found, value
         if lam is not begin:
@@ -196,30 +209,33 @@ def find_flat_mode(
         own_loglik=float(own + kernel.constant),
         gradient=float(np.max(np.abs(gradient))),
         singular=bool(values[-1] < 1e-4),
-        flatness=check_flatness(density, white, lam=lam, sigma=sigma, beta=mean, seed=seed),
+        flatness=check_flatness(
+            density, white, lam=lam, sigma=sigma, beta=mean, seed=seed, shared=shared
+        ),
     )
 
 
-def _read_kernel(density: Density, white: Whitened) -> Kernel:
-    rows, columns = _free(density.sizes)
+def _read_kernel(density: Density, white: Whitened, shared: Structure | None) -> Kernel:
+    factors = _span_blocks(density.sizes, white.q) if shared is None else shared.factors
     p = white.p
     # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
     constant = 0.5 * p * math.log(2.0 * math.pi) + white.logdet_fixed
     constant -= (white.n - p) * math.log(white.scale)
     return Kernel(
-        density.panels, density.total, density.reach, density.n, p, white.q, rows, columns,
-        constant,
+        density.panels, density.total, density.reach, density.n, p, white.q, factors, constant,
     )  # fmt: skip
 
 
-def _free(sizes: Sequence[int] | Array) -> tuple[Array, Array]:
-    """Return the rows and columns of the lower triangles of the blocks, block by block."""
+def _span_blocks(sizes: Sequence[int] | Array, q: int) -> Array:
+    """Return a factor (c, q, q) for each element of the lower triangles of the blocks."""
     starts = np.cumsum([0, *sizes])
     parts = [
         np.add(np.tril_indices(int(size)), at) for size, at in zip(sizes, starts, strict=False)
     ]
     rows, columns = np.concatenate(parts, axis=1)
-    return rows, columns
+    factors = np.zeros((len(rows), q, q))
+    factors[np.arange(len(rows)), rows, columns] = 1.0
+    return factors
 
 
 def _lower(root: Array, sizes: Sequence[int] | Array) -> Array:
@@ -235,9 +251,13 @@ def _lower(root: Array, sizes: Sequence[int] | Array) -> Array:
 
 
 def _place(kernel: Kernel, values: Array) -> Array:
-    lam = np.zeros((kernel.q, kernel.q))
-    lam[kernel.rows, kernel.columns] = values
-    return lam
+    return np.ascontiguousarray(np.tensordot(values, kernel.factors, axes=1))
+
+
+def _read_free(kernel: Kernel, lam: Array) -> Array:
+    """Return the free values (c,) of a lam that is a sum of the factors."""
+    squares = np.einsum("cij,cij->c", kernel.factors, kernel.factors)
+    return np.asarray(np.einsum("cij,ij->c", kernel.factors, lam) / squares)
 
 
 def _evaluate(kernel: Kernel, values: Array) -> tuple[float, Array]:
@@ -246,7 +266,14 @@ def _evaluate(kernel: Kernel, values: Array) -> tuple[float, Array]:
     value, _, _, gradient = _restrict(kernel.panels, kernel.total, kernel.reach, kernel.n, lam)
     if not math.isfinite(value):
         return -math.inf, np.zeros(len(values))
-    return value, gradient[kernel.rows, kernel.columns]
+    return value, np.einsum("cij,ij->c", kernel.factors, gradient)
+
+
+def _spread_shared(kernel: Kernel) -> Iterator[Array]:
+    """Yield sums of a structure's factors: alike, small, and each beside a tenth of the other."""
+    c = len(kernel.factors)
+    for values in (np.ones(c), np.full(c, 0.1), *(0.1 + 0.9 * np.eye(c) if c > 1 else ())):
+        yield _place(kernel, values)
 
 
 def _choose_starts(kernel: Kernel, sizes: Array, seed: int) -> Iterator[Array]:
@@ -350,7 +377,14 @@ def _bend(kernel: Kernel, values: Array, gradient: Array, *, central: bool) -> A
 
 
 def check_flatness(
-    density: Density, white: Whitened, *, lam: Array, sigma: float, beta: Array, seed: int = 0
+    density: Density,
+    white: Whitened,
+    *,
+    lam: Array,
+    sigma: float,
+    beta: Array,
+    seed: int = 0,
+    shared: Structure | None = None,
 ) -> float:
     """Return the range of log_density(x) - loglik - log |d(beta, G, sigma^2)/dx| around a point.
 
@@ -360,7 +394,8 @@ def check_flatness(
     """
     rng = np.random.default_rng(seed)
     root = white.basis @ lam * sigma * white.scale
-    first = _locate(density, white, root, sigma * white.scale, beta)
+    find, measure = (_locate, _log_jacobian) if shared is None else (_locate_shared, _log_shared)
+    first = find(density, white, root, sigma * white.scale, beta)
     remainders = []
     frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
     for probe in range(PROBES):
@@ -373,7 +408,7 @@ def check_flatness(
             np.ascontiguousarray(inner), whitened, float(at_sigma[0] / white.scale),
         )  # fmt: skip
         value, _ = log_density(x, density)
-        remainders.append(value - loglik - _log_jacobian(density, white.p, x))
+        remainders.append(value - loglik - measure(density, white.p, x))
     spread = float(np.ptp(remainders))
     return spread if math.isfinite(spread) else math.inf
 
@@ -402,6 +437,35 @@ def _locate(density: Density, white: Whitened, root: Array, sigma: float, beta: 
                 at += 1
         start += int(size)
     return x
+
+
+def _locate_shared(
+    density: Density, white: Whitened, root: Array, sigma: float, beta: Array
+) -> Array:
+    """Return the same of a root of G = sd^2 ((1 - r) I + r 11')."""
+    p, q, unit = white.p, white.q, float(density.unit[0])
+    x = np.zeros(density.dimension)
+    x[:p] = beta
+    x[-1] = math.log(sigma)
+    g = root @ root.T
+    relative = max(math.sqrt(g[0, 0]) / unit, NUDGE)
+    x[p] = relative if density.signed[0] else math.log(relative)
+    if len(x) > p + 2:
+        share = (1.0 + (q - 1.0) * g[0, 1] / g[0, 0]) / q if g[0, 0] > 0.0 else 0.5
+        share = min(max(share, NUDGE), 1.0 - NUDGE)
+        x[p + 1] = 0.5 * math.log(share / (1.0 - share))
+    return x
+
+
+def _log_shared(density: Density, p: int, x: Array) -> float:
+    """Return log |d(sd^2, r sd^2, sigma^2) / dx|, or without r, up to a constant."""
+    has_correlation = len(x) > p + 2
+    power = 3.0 if has_correlation else 1.0
+    total = 2.0 * x[-1]
+    total += power * math.log(abs(x[p])) if density.signed[0] else (power + 1.0) * x[p]
+    if has_correlation:  # dr / dx ~ w (1 - w)
+        total -= float(np.logaddexp(0.0, 2.0 * x[p + 1]) + np.logaddexp(0.0, -2.0 * x[p + 1]))
+    return total
 
 
 def _log_jacobian(density: Density, p: int, x: Array) -> float:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from few_groups import simulate_model
 from scipy import stats
+from scipy.stats import multivariate_normal
+from simulate import dense_covariance, simulate_rows
 
 from bhlm.bayes.importance import integrate_importance
 from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture
@@ -13,10 +15,12 @@ from bhlm.bayes.importance.target import (
     bend,
     build_target,
     condition_fixed,
+    log_target,
     place,
     unbend,
 )
-from bhlm.bayes.priors.families import Normal, StudentT
+from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.families import Exponential, Normal, StudentT
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.bayes.quadrature import integrate_resolved
 from bhlm.fits.model import Model
@@ -69,9 +73,9 @@ def test_jacobian_is_that_of_central_differences(q):
 
     def natural(y):
         at = place(target, y[None])
-        root = np.linalg.cholesky(at.g[0])
-        sd = np.linalg.norm(root, axis=1)
-        corr = at.g[0] / np.outer(sd, sd)
+        g = target.frame @ at.g[0] @ target.frame.T
+        sd = np.sqrt(np.diag(g))
+        corr = g / np.outer(sd, sd)
         return np.concatenate([sd, corr[np.tril_indices(q, -1)], at.sigma])
 
     h = 1e-5 * np.eye(len(y))
@@ -195,3 +199,37 @@ def test_simulated_sets_are_certified(kind, q, J):
     if J == 6 and q == 4:
         pytest.skip("fewer groups than the random part has parameters")
     assert integrate(simulate_model(J, q, 5, kind).moments).certified
+
+
+@pytest.mark.parametrize("covariance", ["identity", "exchangeable"])
+def test_the_density_of_a_shared_sd_is_that_of_dense_algebra(covariance):
+    """y ~ N(X mu, V + X S X'), times the priors and a Jacobian that is differenced."""
+    rows = simulate_rows(6, "x")
+    moments = rows.model.moments
+    structure = arrange(moments, covariance)
+    given = Priors(sd=Exponential(0.5), corr=LKJ(1.5), sigma=Exponential(0.7))
+    priors = resolve_priors(given, moments, structure=structure)
+    target = build_target(whiten(moments, structure), priors, structure)
+    numbers = np.array([prior.numbers for prior in priors.fixed])
+    back = np.linalg.inv(priors.frame.fixed)
+    spread = rows.x @ back * numbers[:, 1]
+
+    def read(y):
+        at = place(target, y[None])
+        sd, r = np.sqrt(at.g[0, 0, 0]), at.g[0, 0, 1] / at.g[0, 0, 0]
+        return np.array([sd, r, at.sigma[0]] if len(y) == 3 else [sd, at.sigma[0]])
+
+    rng = np.random.default_rng(1)
+    gaps = []
+    for _ in range(4):
+        y = rng.normal(size=target.dimension)
+        at = place(target, y[None])
+        v = dense_covariance(rows, at.g[0], at.sigma[0] ** 2) + spread @ spread.T
+        value = multivariate_normal(rows.x @ back @ numbers[:, 0], v).logpdf(rows.y)
+        sd, r = np.sqrt(at.g[0, 0, 0]), at.g[0, 0, 1] / at.g[0, 0, 0]
+        value += -0.5 * sd - 0.7 * at.sigma[0]
+        value += 0.5 * np.log1p(-(r**2)) if covariance == "exchangeable" else 0.0
+        step = 1e-6 * np.eye(len(y))
+        turn = np.array([(read(y + e) - read(y - e)) / 2e-6 for e in step])
+        gaps.append(log_target(target, y[None])[0] - value - np.linalg.slogdet(turn)[1])
+    np.testing.assert_allclose(gaps, gaps[0], atol=1e-6)

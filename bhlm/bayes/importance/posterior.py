@@ -127,7 +127,7 @@ def integrate_target(
     Args are those of `integrate_importance`.
     """
     start = time.perf_counter()
-    straight = replace(target, knee=np.full(len(target.basis), -np.inf))
+    straight = replace(target, knee=np.full(target.n_sds, -np.inf))
     rough = find_modes(lambda y: log_target(straight, y), spread_starts(straight))
     target, places = bend_target(straight, rough)
     modes = find_modes(lambda y: log_target(target, y), places)

@@ -1,11 +1,13 @@
 """The posterior of (G, sigma) with the fixed effects integrated out, as a density to draw from.
 
-A position y holds coordinates of [log t (q), a (c), log sigma]. In the whitened columns of each
+A position y holds coordinates of [log t (s), a (c), log sigma]. In the whitened columns of each
 block
 
     G = sigma^2 B diag(t) R~ diag(t) B',    R~ = C C',    C from partial correlations tanh(a)
 
-so that neither an offset nor the unit of a covariate changes what is drawn. An SD that may vanish
+so that neither an offset nor the unit of a covariate changes what is drawn. Where all coefficients
+share an SD, t is one, and where they share a correlation r too, a places it between its bounds:
+(1 + (q - 1) r) / q = 1 / (1 + exp(-2 a)). An SD that may vanish
 has an exponential tail to the left in log t; with
 
     log t = knee + h(y),    h(y) = y - s(-y)^2 / 2,    s(x) = log(1 + exp(x))
@@ -27,10 +29,9 @@ from scipy.stats import qmc
 
 from bhlm.bayes.density import evaluate_prior, place_fixed
 from bhlm.bayes.importance.modes import Modes
-from bhlm.bayes.priors.correlations import LKJ
+from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, Normal, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.positions import sum_positions
@@ -53,7 +54,7 @@ class Target:
     total: Array  # (p + 1, p + 1)
     reach: float
     n: float
-    sizes: tuple[int, ...]  # of the blocks of random coefficients
+    structure: Structure  # of the random coefficients
     basis: Array  # (q, q) B
     frame: Array  # (q, q) block-diagonal F: priors stand on the SDs and correlations of F G F'
     priors: ResolvedPriors
@@ -65,13 +66,19 @@ class Target:
     normal: Array  # (p,) which fixed effects have a normal prior
     exact: bool  # whether all others have flat ones, so that beta is integrated out exactly
     logdet_back: float  # log |s A|
-    knee: Array  # (q,) of log t, below which y bends; -inf where y is log t itself
+    knee: Array  # (s,) of log t, below which y bends; -inf where y is log t itself
     without: frozenset[str] = frozenset()  # names of PRIORS that are swapped for flat ones
 
     @property
     def dimension(self) -> int:
         """The length of y."""
-        return len(self.basis) + sum(b * (b - 1) // 2 for b in self.sizes) + 1
+        sizes = self.structure.sizes
+        return self.n_sds + find_law(self.structure).count(sizes) + 1
+
+    @property
+    def n_sds(self) -> int:
+        """The number s of SDs that are free."""
+        return len(self.structure.sds)
 
 
 class Place(NamedTuple):
@@ -80,7 +87,7 @@ class Place(NamedTuple):
     lam: Array  # (N, q, q) relative root in the whitened basis, lower triangular in each block
     g: Array  # (N, q, q)
     sigma: Array  # (N,)
-    sd: Array  # (N, q) in the priors' frame
+    sd: Array  # (N, s) in the priors' frame
     logdet: Array  # (N,) log |R| summed over the blocks, in the priors' frame
     jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
 
@@ -111,15 +118,7 @@ def build_target(
         frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
             of F G F'; None takes the priors' own.
         without: names of PRIORS to swap for flat ones.
-
-    Raises:
-        ArgumentError: a structure in which coefficients share an SD.
     """
-    if structure.shares_variance:
-        raise ArgumentError(
-            f"covariance={structure.kind!r}, in which coefficients share an SD, is not integrated "
-            "by importance sampling; use sample()"
-        )
     panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
@@ -129,7 +128,7 @@ def build_target(
         total=panels.total,
         reach=panels.reach,
         n=white.n,
-        sizes=structure.sizes,
+        structure=structure,
         basis=white.basis,
         frame=priors.frame.random if frame is None else frame,
         priors=priors,
@@ -141,7 +140,7 @@ def build_target(
         normal=normal,
         exact=bool(np.all(normal | flat)),
         logdet_back=white.p * math.log(white.scale) + white.logdet_fixed,
-        knee=np.full(white.q, -np.inf),
+        knee=np.full(len(structure.sds), -np.inf),
         without=without,
     )
 
@@ -168,19 +167,56 @@ def bend_target(target: Target, modes: Modes) -> tuple[Target, Array]:
     1 / delta - 1.4 below the mode: at it for a half-normal SD (delta = .71), far below it for one
     that the data keep from zero.
     """
-    q = len(target.basis)
+    s = target.n_sds
     top = modes.mixture
     half = top.axes[0] * (0.5 * (top.ahead[0] + top.behind[0]))
-    delta = np.sqrt(np.sum(half[:q] ** 2, axis=1))
-    knee = modes.y[0, :q] - np.maximum(1.0 / delta - 1.4, -0.5)
+    delta = np.sqrt(np.sum(half[:s] ** 2, axis=1))
+    knee = modes.y[0, :s] - np.maximum(1.0 / delta - 1.4, -0.5)
     places = modes.y.copy()
     # Shifted so that y is still log t where it does not bend.
-    places[:, :q] = knee + unbend(modes.y[:, :q] - knee)
+    places[:, :s] = knee + unbend(modes.y[:, :s] - knee)
     return replace(target, knee=knee), places
 
 
 def place(target: Target, y: Array) -> Place:
-    """Return what positions y (N, d) stand for.
+    """Return what positions y (N, d) stand for."""
+    log_t, jacobian = y[:, : target.n_sds], y[:, -1].copy()
+    if np.all(np.isfinite(target.knee)):
+        bent, log_slope = bend(log_t - target.knee)
+        log_t, jacobian = target.knee + bent, jacobian + log_slope.sum(axis=1)
+    log_t = np.maximum(log_t, TINY)
+    put = _place_shared if target.structure.shares_variance else _place_own
+    return put(target, y, log_t, jacobian)
+
+
+def _place_shared(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place:
+    """Return G = sd^2 ((1 - r) I + r 11') at positions y (N, d).
+
+    With w = (1 + (q - 1) r) / q, its eigenvalues by sd^2 are q w along 1 and q (1 - w) / (q - 1)
+    along all else, and dr / da = q / (q - 1) 2 w (1 - w).
+    """
+    q = len(target.basis)
+    sigma, eye = np.exp(y[:, -1]), np.eye(q)
+    lam = np.broadcast_to(eye, (len(y), q, q))
+    logdet = np.zeros(len(y))
+    if target.structure.has_correlations:
+        log_w = -np.logaddexp(0.0, -2.0 * y[:, 1]) + math.log(q)
+        log_rest = -np.logaddexp(0.0, 2.0 * y[:, 1]) + math.log(q / (q - 1.0))
+        jacobian = jacobian + math.log(2.0 / q) + log_w + log_rest
+        logdet = log_w + (q - 1.0) * log_rest
+        along, across = np.exp(0.5 * log_w), np.exp(0.5 * log_rest)
+        mean = np.full((q, q), 1.0 / q)
+        lam = across[:, None, None] * (eye - mean) + along[:, None, None] * mean
+    lam = np.ascontiguousarray(lam * np.exp(log_t)[:, :, None])
+    # The whitened columns are the columns as given but for one scale.
+    sd = target.basis[0, 0] * sigma[:, None] * np.exp(log_t)
+    own = target.basis @ lam * sigma[:, None, None]
+    return Place(lam, own @ np.swapaxes(own, 1, 2), sigma, sd, np.minimum(logdet, 0.0),
+                 jacobian + np.log(sd[:, 0]))  # fmt: skip
+
+
+def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place:
+    """Return what positions y (N, d) stand for where every coefficient has its own SD.
 
     With b the size of m's block, z = tanh(a) in column j of it, and the SDs and correlations
     those of F G F',
@@ -194,19 +230,14 @@ def place(target: Target, y: Array) -> Place:
     Lewandowski, Kurowicka & Joe (2009), section 2.
     """
     q = len(target.basis)
-    log_t, jacobian = y[:, :q], y[:, -1].copy()
-    if np.all(np.isfinite(target.knee)):
-        bent, log_slope = bend(log_t - target.knee)
-        log_t, jacobian = target.knee + bent, jacobian + log_slope.sum(axis=1)
-    log_t = np.maximum(log_t, TINY)
-    sigma = np.exp(y[:, -1])
+    sizes, sigma = target.structure.sizes, np.exp(y[:, -1])
     lam = np.zeros((len(y), q, q))
-    jacobian += log_t.sum(axis=1)
+    jacobian = jacobian + log_t.sum(axis=1)
     logdet_relative = np.zeros(len(y))
     span = target.frame @ target.basis
     logdet = np.zeros(len(y))
     start, at = 0, q
-    for size in target.sizes:
+    for size in sizes:
         part = slice(start, start + size)
         for i in range(size):
             log_rest = np.zeros(len(y))
@@ -227,7 +258,7 @@ def place(target: Target, y: Array) -> Place:
     root = span @ lam * sigma[:, None, None]
     sd = np.linalg.norm(root, axis=2)
     log_sd = np.log(sd)
-    widths = np.repeat(target.sizes, target.sizes)
+    widths = np.repeat(sizes, sizes)
     jacobian -= log_sd @ widths
     logdet += logdet_relative + 2.0 * (log_t - log_sd).sum(axis=1)
     own = target.basis @ lam * sigma[:, None, None]
@@ -298,7 +329,7 @@ def list_terms(target: Target, at: Place) -> dict[str, Array]:
     without it they are d(G, sigma^2) / d(sd, R, sigma) but for a constant, sd_m^b for each
     coefficient of a block of b, and sigma. `fixed` is not among them; see `condition_fixed`.
     """
-    priors, sizes = target.priors, target.sizes
+    priors, sizes = target.priors, target.structure.sizes
     zero = np.zeros(len(at.sigma))
     log_sd, log_sigma = np.log(at.sd), np.log(at.sigma)
     powers = np.array([_read_power(prior) for prior in priors.sd])
@@ -308,7 +339,7 @@ def list_terms(target: Target, at: Place) -> dict[str, Array]:
         if not isinstance(prior, Flat)
     ]
     scale = log_sd @ powers + _read_power(priors.sigma) * log_sigma
-    flat_scale = log_sd @ np.repeat(sizes, sizes) + log_sigma
+    flat_scale = log_sd @ np.array(target.structure.powers) + log_sigma
     eta, constant = priors.corr.eta, priors.corr.log_constant(sizes)
     residual = zero if isinstance(priors.sigma, Flat) else evaluate_prior(priors.sigma, at.sigma)
     named = {
@@ -345,10 +376,10 @@ def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Arra
     SDs from 1/50 to 10 residual SDs per unit of a whitened column, correlations to +-.9, the
     residual SD from 1/10 to 1.3 of that of least squares.
     """
-    q, d = len(target.basis), target.dimension
+    s, d = target.n_sds, target.dimension
     low = np.full(d, -1.5)
     high = np.full(d, 1.5)
-    low[:q], high[:q] = math.log(0.02), math.log(10.0)
+    low[:s], high[:s] = math.log(0.02), math.log(10.0)
     low[-1] = math.log(0.1 * target.scale)
     high[-1] = math.log(1.3 * target.scale)
     return qmc.scale(qmc.Sobol(d, rng=np.random.default_rng(seed)).random(count), low, high)
