@@ -31,7 +31,7 @@ from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_loglik, total_products
-from bhlm.likelihood.parameters import name_group_dimension
+from bhlm.likelihood.parameters import name_group_dimension, name_response
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 
@@ -146,7 +146,9 @@ def build_conditional(
         noise = pm.Normal("z", 0.0, 1.0, dims=(group, "coefficient"))
         u = pm.Deterministic("u", pt.dot(noise, chol.T), dims=(group, "coefficient"))
         mu = pt.dot(x, beta) + pt.sum(z * u[index], axis=1)
-        pm.Normal(moments.response, mu, sigma, observed=y, dims="row")
+        pm.Normal(
+            name_response(moments.response, taken=(group,)), mu, sigma, observed=y, dims="row"
+        )
     return model
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from bhlm.likelihood.parameters import Parameters, refuse_shared_names
+from bhlm.likelihood.parameters import Parameters, name_apart
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.moments.moments import Moments
@@ -125,15 +125,13 @@ def tabulate_effects(
     Args:
         moments: of the fit.
         values: column -> what it holds (J, q).
-        group: what the column of labels is called; None takes the name in the data.
-
-    Raises:
-        ArgumentError: the group is called as one of the columns is.
+        group: what the column of labels is called; None takes the name in the data, followed by
+            "of the data" where one of the columns is called so.
     """
     import pandas as pd
 
     group = moments.group if group is None else group
-    refuse_shared_names([group], table=("coefficient", *values))
+    (group,) = name_apart([group], table=("coefficient", *values))
     n_groups, q = moments.n_groups, len(moments.random)
     return pd.DataFrame(
         {

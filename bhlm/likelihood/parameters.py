@@ -1,5 +1,6 @@
 """The names of the parameters, and moves between the variance, SD and correlation scale."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -131,13 +132,31 @@ def map_names(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
     return {str(parameter): parameter for parameter in parameters}
 
 
+# What draws, and models of PyMC, call their dimensions and variables.
+OWN_NAMES = (
+    *("chain", "draw", "fixed", "coefficient", "coefficient_bis", "dimension", "row", "sample"),
+    *("beta", "beta_at_means", "sd", "corr", "cov", "G", "chol", "scale", "sigma", "u", "z", "x"),
+    *("loglik", ".", "..", "zarr.json"),
+)
+
+
 def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
     """Return the name of the groups' dimension: the column's, unless draws use it otherwise.
 
     A name that no path can hold has no place in a DataTree, nor in a file of one.
     """
-    always = ("chain", "draw", "fixed", "coefficient", "coefficient_bis", ".", "..", "zarr.json")
-    return "group" if group in (*always, *taken) or "/" in group else group
+    return "group" if _clashes(group, taken) else group
+
+
+def name_response(response: str, *, taken: Sequence[str] = ()) -> str:
+    """Return the name of the response among variables of draws, under the same rule."""
+    return "response" if _clashes(response, taken) else response
+
+
+def _clashes(name: str, taken: Sequence[str]) -> bool:
+    # Blocks of random coefficients number their variables.
+    own = name in (*OWN_NAMES, *taken) or re.fullmatch(r"(corr|chol|scale)_\w+", name)
+    return bool(own) or "/" in name
 
 
 def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:
@@ -154,21 +173,21 @@ def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:
     return np.stack(columns, axis=-1)
 
 
-def refuse_shared_names(names: Sequence[str], *, table: Sequence[str]) -> None:
-    """Raise `ArgumentError` where a name of the data would stand twice over a table's columns.
+def name_apart(names: Sequence[str], *, table: Sequence[str]) -> list[str]:
+    """Return names of the data as columns of a table, none of them called as another column is.
 
     Args:
         names: the group and the coefficients that have columns in the table.
         table: the table's own columns.
     """
     seen = set(table)
+    apart = []
     for name in names:
-        if name in seen:
-            raise ArgumentError(
-                f"'{name}' is to be two columns of this table; rename it in the data and the "
-                "formula, or give the group a column of its own"
-            )
+        while name in seen:
+            name += " of the data"
         seen.add(name)
+        apart.append(name)
+    return apart
 
 
 def check_level(level: float) -> None:

@@ -12,7 +12,7 @@ from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.parameters import refuse_shared_names
+from bhlm.likelihood.parameters import name_apart
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import Evidence, gather_evidence
 from bhlm.reconciliation.findings import (
@@ -114,9 +114,11 @@ class Comparison:
         mean - eb; `widening`, sd / eb_sd: what the uncertainty of the parameters adds to the
         width, which the conditional SD leaves out. It is nan where eb_sd is 0.
         """
-        refuse_shared_names([self.reml.moments.group], table=("eb", "eb_sd", "gap", "widening"))
         eb, posterior = self.reml.group_effects(), self.post.group_effects()
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
+        own = ("eb", "eb_sd", "mean", "sd", "lower", "upper", "gap", "widening")
+        (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
+        table.columns = [group, *table.columns[1:]]
         for column in ("mean", "sd", "lower", "upper"):
             table[column] = posterior[column]
         table["gap"] = table["mean"] - table["eb"]

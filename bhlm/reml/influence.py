@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.errors import ArgumentError, IdentifiabilityError
-from bhlm.likelihood.parameters import RESIDUAL, refuse_shared_names
+from bhlm.likelihood.parameters import RESIDUAL, name_apart
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import ROUNDING, Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
@@ -56,13 +56,13 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
             "left to tell how groups vary; influence needs at least 3"
         )
     names = [*moments.fixed, *map(str, (*fit.structure.variances, RESIDUAL))]
-    refuse_shared_names([moments.group, *names], table=(*DISTANCES, *FLAGS))
+    *names, group = name_apart([*names, moments.group], table=(*DISTANCES, *FLAGS))
     own = np.array([*fit.beta, *(fit.g[i, j] for i, j in labels), fit.sigma2])
     # Distances are those of b = A^-1 beta, the same, but for digits that A would cost.
     cov = fit.sigma2 * reduce_groups(fit).phi
     rows = []
     for j, doubtful in enumerate(_find_doubtful(fit)):
-        row = {moments.group: moments.groups[j]}
+        row = {group: moments.groups[j]}
         distances = dict.fromkeys(DISTANCES, np.nan)
         refit = _refit_without(fit, j, doubtful)
         changes = np.full(len(own), np.nan)

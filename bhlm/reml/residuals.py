@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError, DataError
-from bhlm.likelihood.parameters import refuse_shared_names
+from bhlm.likelihood.parameters import name_apart
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments
@@ -45,7 +45,7 @@ def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) ->
     """
     import pandas as pd
 
-    refuse_shared_names([fit.moments.group], table=ROW_COLUMNS)
+    (group,) = name_apart([fit.moments.group], table=ROW_COLUMNS)
     at = locate_groups(fit.moments, labels)
     if np.any(at < 0):
         raise DataError(
@@ -57,7 +57,7 @@ def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) ->
     conditional = marginal - np.einsum("ni,ni->n", z @ solution.basis, solution.mean[at])
     return pd.DataFrame(
         {
-            fit.moments.group: labels,
+            group: labels,
             "fitted": y - conditional,
             "marginal": marginal,
             "conditional": conditional,
@@ -78,15 +78,15 @@ def group_residuals(fit: Estimate) -> "pd.DataFrame":
     import pandas as pd
 
     moments = fit.moments
-    refuse_shared_names([moments.group, *moments.random], table=GROUP_COLUMNS)
+    *random, group = name_apart([*moments.random, moments.group], table=GROUP_COLUMNS)
     solution = solve_groups(fit)
     u = solution.mean @ solution.basis.T
     distance, df = _measure_distances(solution.mean, solution.prior - solution.pev, solution.prior)
     kept = int(np.sum(_keep(np.linalg.eigvalsh(solution.prior), solution.prior)))
     rank = stats.rankdata(distance)
     expected = stats.chi2.ppf((rank - 0.5) / len(rank), kept) if kept else np.zeros(len(rank))
-    table = pd.DataFrame({moments.group: moments.groups})
-    for k, name in enumerate(moments.random):
+    table = pd.DataFrame({group: moments.groups})
+    for k, name in enumerate(random):
         table[name] = u[:, k]
     table["mahalanobis"] = distance
     table["df"] = df

@@ -5,7 +5,6 @@ import pytest
 from lme4_cases import fit_case, load_cases
 from simulate import dense_covariance, simulate_rows, simulate_table
 
-from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.moments.groups import locate_groups
 from bhlm.reml.groups import describe_groups, solve_groups
@@ -145,16 +144,3 @@ def test_groups_are_found_by_label(hsb):
     moments = Model("mathach ~ 1 + (1 | school)", hsb).moments
     labels = np.array([9586, 1224, 1, "1224"], dtype=object)
     np.testing.assert_array_equal(locate_groups(moments, labels), [159, 0, -1, -1])
-
-
-@pytest.mark.parametrize("name", ["coefficient", "estimate", "sd"])
-def test_a_group_named_like_a_column_of_the_effects_is_refused(name):
-    fit = Model(f"y ~ x + (1 | {name})", simulate_table(3).rename(columns={"g": name})).reml()
-    with pytest.raises(ArgumentError, match=f"'{name}' is to be two columns of this table"):
-        fit.group_effects()
-
-
-def test_a_group_named_like_a_column_of_the_table_is_refused():
-    fit = Model("y ~ x + (1 | n)", simulate_table(3).rename(columns={"g": "n"})).reml()
-    with pytest.raises(ArgumentError, match="'n' is to be two columns of this table"):
-        describe_groups(fit)

@@ -144,16 +144,3 @@ def test_a_deletion_that_saturates_the_groups_is_nan():
     found = measure_influence(fit)
     assert found.drop(columns=["g", "converged", "singular"]).isna().all(axis=None)
     assert not found["converged"].any()
-
-
-@pytest.mark.parametrize(
-    ("names", "shared"),
-    [({"x": "displacement"}, "displacement"), ({"x": "g"}, "g"), ({"g": "cook"}, "cook")],
-)
-def test_names_that_the_table_has_already_are_refused(names, shared):
-    table = simulate_table(3)
-    x, group = names.get("x", "x"), names.get("g", "g")
-    table = table.drop(columns="x" if x == "g" else []).rename(columns=names)
-    fit = Model(f"y ~ {x} + w + (1 | {group})", table).reml()
-    with pytest.raises(ArgumentError, match=f"'{shared}' is to be two columns of this table; ren"):
-        measure_influence(fit)

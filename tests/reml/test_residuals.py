@@ -152,18 +152,3 @@ def test_homogeneity_that_cannot_be_tested_is_refused(hsb):
     assert np.isneginf(log_dispersion(fit)[0][1])
     with pytest.raises(ArgumentError, match="'school' 1288 has no residual variance at all"):
         homogeneity_test(fit)
-
-
-@pytest.mark.parametrize(("old", "new"), [("x", "p"), ("g", "df")])
-def test_names_that_the_table_has_already_are_refused(old, new):
-    table = simulate_table(3).rename(columns={old: new})
-    x, group = ("p", "g") if old == "x" else ("x", "df")
-    fit = Model(f"y ~ {x} + ({x} | {group})", table).reml()
-    with pytest.raises(ArgumentError, match=f"'{new}' is to be two columns of this table"):
-        group_residuals(fit)
-
-
-def test_a_group_named_like_a_residual_is_refused():
-    model = Model("y ~ x + (1 | fitted)", simulate_table(3).rename(columns={"g": "fitted"}))
-    with pytest.raises(ArgumentError, match="'fitted' is to be two columns of this table"):
-        model.residuals(model.reml())

@@ -38,7 +38,7 @@ from bhlm.bayes.checks.predictive import OUTSIDE, check_seed, thin_draws
 from bhlm.bayes.draws import Draws, flatten_draws, stream_effects
 from bhlm.layout import align_columns, align_left, align_right, format_fixed, wrap
 from bhlm.likelihood.marginal import LOG_2PI
-from bhlm.likelihood.parameters import name_group_dimension
+from bhlm.likelihood.parameters import name_group_dimension, name_response
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.markup import ShownAsText
@@ -101,7 +101,7 @@ class RowCheck(ShownAsText):
         from arviz_base import from_dict
 
         picked, shape = thin_draws(self.fit, self.draws)
-        y, name = self.rows[3], self.fit.moments.response
+        y, name = self.rows[3], name_response(self.fit.moments.response)
         at = place_own_rows(self.fit.moments, self.rows[0], y)
         replicates = replicate_rows(self.fit, at, *self.rows[1:3], picked=picked, seed=self.seed)
         return from_dict(

@@ -88,8 +88,11 @@ def column_names(expression: Expression) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a column name can stand in a formula without backquotes."""
-    literal = name in ("True", "False", "None")
+    """Return whether a column name can be printed without backquotes.
+
+    A column that is called Intercept is not the intercept.
+    """
+    literal = name in ("True", "False", "None", "Intercept")
     return not literal and name[:1].isalpha() and all(c.isalnum() or c in "._" for c in name)
 
 
