@@ -87,6 +87,7 @@ def strip_colours(shown):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode(errors="replace"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_drawn(tmp_path, model):
     path, numbers = tmp_path / "fit.zarr", tmp_path / "fit.json"
     status, shown = run_in_terminal(
@@ -154,6 +155,7 @@ def test_reconcile_live_stopped_has_no_verdict(tmp_path):
     assert "not_converged" in shown
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_lines(monkeypatch, tmp_path):
     """Where there is no terminal a log has a line now and then, and SIGINT still keeps draws."""
     path = tmp_path / "fit.nc"

@@ -18,7 +18,7 @@ from bhlm.bayes.priors.families import (
     Normal,
     StudentT,
 )
-from bhlm.bayes.priors.resolve import Priors
+from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 
@@ -102,13 +102,15 @@ def test_marginal_equals_conditional_with_u_integrated_out(random, functions):
     z_and_y = conditional.compile_logp(
         vars=[conditional["z"], conditional.observed_RVs[0]], jacobian=False
     )
+    turn = resolve_priors(None, rows.model.moments).frame.random
     for point in positions(marginal, 3, seed=2):
         beta, g, sigma = parameters_at(marginal, point)
         dense = dense_loglik(rows, beta, g, float(sigma) ** 2)
         assert float(logp(point)) - float(prior(point)) == pytest.approx(dense, rel=RELATIVE)
         # In the conditional form log p(z, y) - log p(z | y) = log p(y), at any z; p(z | y) is
         # the normal that dense algebra gives.
-        root = np.linalg.cholesky(g)
+        # u is what stands on the effects at the columns' means, turned back.
+        root = np.linalg.solve(turn, np.linalg.cholesky(turn @ g @ turn.T))
         rng = np.random.default_rng(3)
         groups = rows.model.moments.groups
         z = rng.normal(size=(len(groups), len(g)))

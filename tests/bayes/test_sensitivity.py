@@ -49,7 +49,7 @@ def post(model):
 
 @pytest.fixture(scope="module")
 def tight(model):
-    priors = Priors(fixed={"x": Normal(0.0, 0.05)}, sd={"Intercept": HalfNormal(0.1)})
+    priors = Priors(fixed={"x": Normal(0.0, 0.05)}, sd={"Intercept": HalfNormal(0.1)}, at="zero")
     return model.sample(seed=1, priors=priors).sensitivity()
 
 

@@ -261,6 +261,7 @@ def test_a_prior_run_and_flat_priors_come_back(model, tmp_path):
     assert isinstance(load(tmp_path / "flat.zarr").priors.sigma, Flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_pymc_prior_comes_back_as_its_text(model, post, tmp_path, format):
     import pymc as pm
@@ -379,6 +380,7 @@ def test_every_file_of_a_folder_is_guarded(post, tmp_path):
     assert refused > len(files) // 3
 
 
+@pytest.mark.slow
 def test_a_file_with_a_bit_turned_is_refused_or_read_right(post, tmp_path):
     path = tmp_path / "fit.nc"
     fit = keep_posterior(post)
@@ -498,6 +500,7 @@ def test_nothing_else_is_overwritten_by_a_folder(post, tmp_path):
     assert_same(load(tmp_path / "made.zarr"), post)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_link_stays_a_link(post, other, tmp_path, format):
     real, link = tmp_path / f"real.{format}", tmp_path / f"link.{format}"

@@ -218,6 +218,7 @@ def test_a_sampled_fit_can_be_kept(capsys, pupils, tmp_path):
     assert ".zarr" in error
 
 
+@pytest.mark.slow
 def test_calibration_exits_0_when_the_ranks_are_uniform(capsys, tmp_path, pupils):
     table = pd.read_csv(pupils)
     path = tmp_path / "few.csv"
@@ -230,6 +231,7 @@ def test_calibration_exits_0_when_the_ranks_are_uniform(capsys, tmp_path, pupils
     assert json.loads(target.read_text())["ok"]
 
 
+@pytest.mark.slow
 def test_the_gallery_is_compared_in_one_table(capsys, tmp_path):
     path = tmp_path / "out.json"
     status, out, _ = run(capsys, "compare", "hsb_anova", "rail", "--json", path)

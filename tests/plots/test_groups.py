@@ -131,6 +131,7 @@ def test_own_line_is_least_squares(model, both, hsb):
         assert lines.at["ols"][j] == pytest.approx(at, rel=EXACT)
 
 
+@pytest.mark.slow
 def test_posterior_line_and_band_are_the_posterior_predictions(model, both):
     post = both.post
     lines = lines_of(model, both.reml, post)

@@ -291,6 +291,7 @@ class TestSelections:
             plot(known, parameters=[])
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures(tmp_path, capsys):
     study = tmp_path / "tiny.toml"
     study.write_text(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "comparisons"
 RESULTS = FOLDER / "results"
 
@@ -14,6 +16,7 @@ def read_texts(path: Path) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_committed_figures_are_those_of_the_committed_results(tmp_path: Path) -> None:
     for path in RESULTS.glob("*.*"):
         shutil.copy(path, tmp_path)

@@ -206,6 +206,7 @@ def test_every_rival_has_an_adapter_and_one_name(run: ModuleType) -> None:
     assert {rival.adapter for rival in run.RIVALS} == adapters - {"contract.py", "contract.R"}
 
 
+@pytest.mark.slow
 def test_results_are_added_to_those_that_are_there(run: ModuleType, tmp_path: Path) -> None:
     null = [find_rival(run, "complete pooling")]
     for name in ("rail", "dyestuff", "rail"):

@@ -32,6 +32,7 @@ def test_few_groups_whose_flat_posterior_has_no_mean():
     assert np.isnan(both.table.loc["sd(x|g)", "shape"])
 
 
+@pytest.mark.slow
 def test_a_singular_fit_of_three_coefficients():
     table = pd.read_csv(DATA / "22-reconcile-three-coefficients.csv")
     both = fit("y ~ x + z + (x + z | g)", table)
@@ -53,6 +54,7 @@ def test_covariates_within_groups_leave_the_flat_posterior_proper():
     assert both.post.diagnostics.prior_bound == ()
 
 
+@pytest.mark.slow
 def test_a_variance_without_a_mean_is_withheld():
     """Nine groups, three coefficients: the flat integrand falls as 1 / lambda."""
     rng = np.random.default_rng(1)

@@ -91,6 +91,7 @@ def test_permuting_rows_and_renaming_groups(table, random):
     np.testing.assert_allclose(both["estimate_x"], both["estimate_y"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @relaxed
 @given(tables, st.integers(0, 1000))
 def test_splitting_the_moments(table, seed):

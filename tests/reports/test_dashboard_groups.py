@@ -74,6 +74,7 @@ def test_chooser_is_plain_json(subject):
     assert content["note"] == ""
 
 
+@pytest.mark.slow
 def test_chooser_draws_what_the_model_predicts(model, subject, hsb):
     content = describe_chooser(subject)
     predicted = {

@@ -378,6 +378,7 @@ class TestResults:
         assert (raw["lower"] >= 0.0).all()
         assert np.isfinite(raw[["lower", "upper"]]).all(axis=None)
 
+    @pytest.mark.slow
     def test_no_df_methods_and_no_priors_leave_the_variances(self):
         table = run_study(plan(reml={"df": []}), file=None, workers=1).table
         assert set(table["estimator"]) == {"reml", "reml profile"}

@@ -82,9 +82,10 @@ def stand_at_means(moments: Moments, structure: Structure) -> Frame:
     under it.
     """
     design = moments.design
+    parts = distinct_columns(design.formula, design.levels).values()
+    # By place: renamed columns are called otherwise than in the formula.
     products = {
-        name: _list_factors(column)
-        for name, column in distinct_columns(design.formula, design.levels).items()
+        name: _list_factors(column) for name, column in zip(design.columns[:-1], parts, strict=True)
     }
     means = _measure_means(moments)
     random = np.eye(len(moments.random))

@@ -188,7 +188,7 @@ def find_versions() -> dict[str, str]:
 def _identify_prior(prior: Any) -> Any:
     """Return priors as JSON's values, with every digit of their numbers."""
     match prior:
-        case None | bool():
+        case None | bool() | str():
             return prior
         case Priors():
             return {field.name: _identify_prior(getattr(prior, field.name))
