@@ -1,17 +1,22 @@
 """The levels of a categorical column, in the order in which a design has them."""
 
+import re
 from difflib import get_close_matches
 
 import narwhals as nw
 
 from bhlm.design.formula.coding import Level, print_level
-from bhlm.design.formula.expressions import Apply, Expression
+from bhlm.design.formula.expressions import Apply, Expression, Name
 from bhlm.design.frames import Frame, collect_frame
 from bhlm.design.rows import SHOWN_COLUMNS, Layout
 from bhlm.errors import DataError
 
 # Each level is a column of every group's cross-product; more than this is an identifier.
 MAX_LEVELS = 500
+# Up to so many numbers or dates as text may well be codes of categories.
+FEW = 12
+NUMBER = re.compile(r"\s*[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*%?")
+DATE = re.compile(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}([ T][0-9:.]*Z?)?\s*")
 
 
 def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level, ...]:
@@ -34,11 +39,19 @@ def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level,
         levels.sort(key=lambda level: order[level])
     elif not isinstance(dtype, nw.Categorical):
         levels.sort()
-    return arrange_levels(factor, levels)
+    return arrange_levels(factor, levels, is_meant=isinstance(dtype, (nw.Enum, nw.Categorical)))
 
 
-def arrange_levels(factor: Expression, levels: list[Level]) -> tuple[Level, ...]:
-    """Return ordered levels with the reference first; raise `DataError` if they cannot serve."""
+def arrange_levels(
+    factor: Expression, levels: list[Level], *, is_meant: bool = False
+) -> tuple[Level, ...]:
+    """Return ordered levels with the reference first; raise `DataError` if they cannot serve.
+
+    Text of a column that is not called categorical, neither by C() nor by its type, must not look
+    like numbers or dates: each would be a level of its own. `is_meant` says that its type does.
+    """
+    if isinstance(factor, Name) and not is_meant:
+        _check_meant(factor, [level for level in levels if isinstance(level, str)])
     if len(levels) < 2:
         raise DataError(
             f"the categorical column '{factor}' has one level only in the complete rows, "
@@ -59,3 +72,23 @@ def arrange_levels(factor: Expression, levels: list[Level]) -> tuple[Level, ...]
     hint = f"did you mean {close[0]!r}? " if close else ""
     shown = ", ".join(print_level(level) for level in levels[:SHOWN_COLUMNS])
     raise DataError(f"'{factor}' has no level {reference!r}; {hint}its levels are: {shown}")
+
+
+def _check_meant(factor: Name, texts: list[str]) -> None:
+    """Raise `DataError` where texts are numbers or dates that were not read as such."""
+    numbers = [text for text in texts if NUMBER.fullmatch(text)]
+    dates = [text for text in texts if DATE.fullmatch(text)]
+    others = [text for text in texts if not NUMBER.fullmatch(text)]
+    if 2 * len(numbers) >= len(texts) > 1 and (others or len(texts) > FEW):
+        but = f", but for {', '.join(map(repr, others[:3]))}" if others else ""
+        raise DataError(
+            f"column '{factor.name}' is text, and {len(numbers)} of its {len(texts)} distinct "
+            f"texts look like numbers{but}; make it a column of numbers, with what is missing as "
+            f"such, or write C({factor}) if each text is a category"
+        )
+    if 2 * len(dates) >= len(texts) > FEW:
+        raise DataError(
+            f"column '{factor.name}' is text, and {len(dates)} of its {len(texts)} distinct texts "
+            f"look like dates, such as {dates[0]!r}; make it a column of numbers, such as days "
+            f"since the first, or write C({factor}) if each date is a category"
+        )

@@ -7,11 +7,13 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+from narwhals.dependencies import is_pandas_dataframe
 
 from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.errors import DataError
+from bhlm.sources.files import name_booleans
 from bhlm.sources.open import scan_table
 from bhlm.sources.parquet import ParquetScan
 
@@ -67,7 +69,21 @@ def open_rows(
     Raises `DataError` as `open_table` does.
     """
     labels = label_columns(formula)
-    return scan_table(data, memory_limit=memory_limit, labels=labels, text=text)
+    plain = [factor.name for factor in list_factors(formula) if isinstance(factor, Name)]
+    counted = _counted(formula)
+    named = [name for name in (*labels, *plain) if name not in counted]
+    return scan_table(data, memory_limit=memory_limit, labels=labels, text=text, named=named)
+
+
+def _counted(formula: Formula) -> set[str]:
+    """Return the columns that a formula computes with."""
+    whole = [*list_factors(formula), formula.response]
+    inside = [
+        each
+        for each in whole
+        if (isinstance(each, Apply) and each.function != "C") or each == formula.response
+    ]
+    return {name for each in inside for name in column_names(each)}
 
 
 def label_columns(formula: Formula) -> list[str]:
@@ -84,9 +100,11 @@ def read_table(table: Any, formula: Formula) -> Any:
 
     Where one of these is missing there are no rows, but all columns, for `check_schema` to see.
     """
+    names = formula_columns(formula)
+    if is_pandas_dataframe(table):
+        return name_booleans(table, names) if table.columns.is_unique else table
     if not isinstance(table, ParquetScan):
         return table
-    names = formula_columns(formula)
     there = all(name in table.schema.names for name in names)
     return table.read(names) if there else table.schema.empty_table()
 

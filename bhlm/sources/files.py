@@ -3,9 +3,9 @@
 import glob
 import mmap
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import ADVICE, hide_password, is_address
@@ -40,17 +40,23 @@ def find_files(text: str) -> list[Path]:
     return paths
 
 
-def read_file(path: Path, suffix: str, *, text: Collection[str] = ()) -> "pd.DataFrame":
+def read_file(
+    path: Path, suffix: str, *, text: Collection[str] = (), named: Collection[str] = ()
+) -> "pd.DataFrame":
     """Return the table of a file of a known suffix.
 
-    Of a CSV file, which has no types, the columns in `text` come as they are spelled.
+    Of a CSV file, which has no types, the columns in `text` come as they are spelled. Of Stata and
+    SPSS files, the columns in `named` come as the names of their values, where each value that
+    occurs has one of its own, and as numbers otherwise.
 
     Raises `DataError` where it cannot be read or has no rows, and `MissingPackageError` where the
     package that reads it is not installed.
     """
     try:
         table = _read_csv(path, text) if suffix == ".csv" and text else _READERS[suffix](path)
-        table = _name_booleans(table)
+        table = name_booleans(table)
+        if suffix in _VALUE_NAMES and named:
+            table = _name_values(table, _VALUE_NAMES[suffix](path), named)
     except ImportError as error:
         if suffix not in _OPTIONAL:
             raise
@@ -62,14 +68,18 @@ def read_file(path: Path, suffix: str, *, text: Collection[str] = ()) -> "pd.Dat
     return table
 
 
-def _name_booleans(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the table with booleans that have gaps as such: pandas reads them as objects."""
+def name_booleans(table: "pd.DataFrame", names: Collection[str] | None = None) -> "pd.DataFrame":
+    """Return the table with booleans that have gaps as such: pandas holds them as objects.
+
+    `names` are the columns to look at, None is all.
+    """
     import pandas as pd
 
     gappy = [
         name
         for name, dtype in table.dtypes.items()
-        if pd.api.types.is_object_dtype(dtype)
+        if (names is None or name in names)
+        and pd.api.types.is_object_dtype(dtype)
         and pd.api.types.infer_dtype(table[name], skipna=True) == "boolean"
     ]
     return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
@@ -121,6 +131,45 @@ def _read_stata(path: Path) -> "pd.DataFrame":
     return pd.read_stata(path, convert_categoricals=False)
 
 
+def _name_values(
+    table: "pd.DataFrame", names: Mapping[str, Mapping[Any, str]], columns: Collection[str]
+) -> "pd.DataFrame":
+    """Return the table with the names of values, in their order, where each value has its own."""
+    import pandas as pd
+
+    named = {}
+    for column in columns:
+        if column not in table.columns or not (known := names.get(column)):
+            continue
+        found = sorted(table[column].dropna().unique().tolist())
+        labels = [known.get(value) for value in found]
+        if None not in labels and len(set(labels)) == len(labels):
+            codes = pd.Index(found).get_indexer(pd.Index(table[column]))
+            named[column] = pd.Categorical.from_codes(codes, categories=labels)
+    return table.assign(**named)
+
+
+def _name_stata(path: Path) -> "Mapping[str, Mapping[Any, str]]":
+    """Return the names of values by column."""
+    import pandas as pd
+
+    with pd.read_stata(path, iterator=True) as reader:
+        known = reader.value_labels()
+        # pandas keeps which column has which names to itself, but for what it would convert.
+        sets = dict(zip(reader.variable_labels(), reader._lbllist, strict=True))
+    return {column: known[name] for column, name in sets.items() if name in known}
+
+
+def _name_spss(path: Path) -> "Mapping[str, Mapping[Any, str]]":
+    """Return the names of values by column."""
+    from pyreadstat import read_sav
+
+    found: Mapping[str, Mapping[Any, str]] = read_sav(path, metadataonly=True)[
+        1
+    ].variable_value_labels
+    return found
+
+
 def _read_spss(path: Path) -> "pd.DataFrame":
     import pandas as pd
     from pyreadstat import ReadstatError
@@ -154,6 +203,8 @@ _READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
     ".sav": _read_spss,
     ".sas7bdat": _read_sas,
 }
+
+_VALUE_NAMES = {".dta": _name_stata, ".sav": _name_spss}
 
 # What the readers raised when bytes of good files were changed or cut off at random: parsers a
 # ValueError mostly, and whatever a wrong length, offset, type or encoding led to further in.

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 
@@ -27,6 +27,7 @@ def open_table(
     streamed_size: int = STREAMED_SIZE,
     labels: Collection[str] | None = None,
     text: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> Any:
     """The table behind data: a dataframe as it is, or what stands at a path or URL.
 
@@ -34,7 +35,7 @@ def open_table(
 
     - a file whose suffix tells its format: .csv, .parquet, .feather, .dta (Stata), .sav (SPSS),
       .sas7bdat (SAS). Labelled values of Stata, SPSS and SAS files come as the numbers that
-      those programs compute with, not as their labels;
+      those programs compute with, not as their labels, but for `named` columns;
     - files of one format by a pattern such as data/*.parquet, in the order of their names;
     - a table of a DuckDB file, duckdb:///file.db#table (four slashes start an absolute path),
       or of a PostgreSQL database, postgresql://user@host:port/database#schema.table, with all
@@ -56,6 +57,8 @@ def open_table(
         labels: columns that hold labels, such as the groups'; None takes for such the columns
             that spell one number in two ways, one of them with zeros in front.
         text: columns that hold labels and come as text in any case.
+        named: columns of Stata and SPSS files that come as the names of their values, where each
+            value that occurs has one of its own.
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
@@ -67,7 +70,8 @@ def open_table(
         place = os.fspath(data)
         if "://" in place:
             return _open_url(place, memory_limit)
-        return _open_files(place, memory_limit, streamed_size, labels=labels, text=text)
+        roles = Roles(labels, text, named)
+        return _open_files(place, memory_limit, streamed_size, roles)
     if isinstance(data, ParquetScan):
         return data
     try:
@@ -91,6 +95,7 @@ def scan_table(
     memory_limit: str | None = None,
     labels: Collection[str] | None = None,
     text: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> Any:
     """The table behind data as `open_table` has it, but for Parquet files, which stay unread.
 
@@ -104,17 +109,19 @@ def scan_table(
         if "://" not in place and Path(place).suffix.lower() == ".parquet":
             paths = find_files(place)
             return scan_files(paths, place, is_large=_is_streamed(paths, STREAMED_SIZE))
-    return open_table(data, memory_limit=memory_limit, labels=labels, text=text)
+    return open_table(data, memory_limit=memory_limit, labels=labels, text=text, named=named)
 
 
-def _open_files(
-    place: str,
-    memory_limit: str | None,
-    streamed_size: int,
-    *,
-    labels: Collection[str] | None,
-    text: Collection[str],
-) -> Any:
+class Roles(NamedTuple):
+    """What columns of a file are read for, see `open_table`."""
+
+    labels: Collection[str] | None
+    text: Collection[str]
+    named: Collection[str]
+
+
+def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles: Roles) -> Any:
+    labels, text, named = roles
     paths = find_files(place)
     suffix = Path(place).suffix.lower()
     if memory_limit is not None and suffix not in STREAMED:
@@ -125,11 +132,11 @@ def _open_files(
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
         return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
     known = [*(labels or ()), *text]
-    table = _read_files(paths, suffix, known)
+    table = _read_files(paths, suffix, known, named)
     if suffix != ".csv":
         return table
     if labels is None and (padded := find_padded(paths, table)):
-        table = _read_files(paths, suffix, [*known, *padded])
+        table = _read_files(paths, suffix, [*known, *padded], named)
     # Of all files at once: one of them may spell what is no number in another.
     settled = {
         name: settle_labels(table[name])
@@ -139,9 +146,13 @@ def _open_files(
     return table.assign(**settled)
 
 
-def _read_files(paths: Sequence[Path], suffix: str, text: Collection[str]) -> Any:
+def _read_files(
+    paths: Sequence[Path], suffix: str, text: Collection[str], named: Collection[str]
+) -> Any:
     """Return the tables of files as one."""
-    tables = [read_file(path, suffix, text=text) for path in paths]
+    # Files of one pattern may name a value differently, and are read as numbers.
+    named = named if len(paths) == 1 else ()
+    tables = [read_file(path, suffix, text=text, named=named) for path in paths]
     if len(tables) == 1:
         return tables[0]
     import pandas as pd
