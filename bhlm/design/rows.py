@@ -101,6 +101,8 @@ def read_table(table: Any, formula: Formula) -> Any:
     Where one of these is missing there are no rows, but all columns, for `check_schema` to see.
     """
     names = formula_columns(formula)
+    if isinstance(table, nw.DataFrame):
+        table = table.to_native()
     if is_pandas_dataframe(table):
         return name_booleans(table, names) if table.columns.is_unique else table
     if not isinstance(table, ParquetScan):

@@ -647,12 +647,6 @@ def test_change_score_may_be_explained_by_its_own_part() -> None:
         assert build_design(f"{change} ~ x + (1 | g)", pd.DataFrame(ROWS)).response == change
 
 
-def test_column_named_intercept_is_refused() -> None:
-    table = pd.DataFrame({**ROWS, "Intercept": ROWS["x"]})
-    with pytest.raises(FormulaError, match="'Intercept' stands twice in the fixed part"):
-        build_design("y ~ Intercept + (1 | g)", table)
-
-
 def test_identifier_as_a_category_is_refused() -> None:
     table = pd.DataFrame({"y": range(600), "f": [f"id{k}" for k in range(600)], "g": [1, 2] * 300})
     with pytest.raises(DataError, match="'f' has 600 levels, and more than 500 look like"):
