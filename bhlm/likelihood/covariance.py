@@ -204,15 +204,25 @@ class Structure(ABC):
         signs[:2] = np.where(np.diag(triangle) < 0.0, -1.0, 1.0)
         turn[np.ix_(block, block)] = vectors * signs
         (_, shared), (_, own) = triangle[:2] * signs[:2, None]
-        # Row j of the turned basis is (shared, own): shared L_11 + own L_21 = correlation SD_j, and
-        # own L_22 = sqrt(1 - correlation^2) SD_j. The coordinates are L_11 and SD_j.
+        # Row j of the turned basis is (shared, own): shared L_11 + own L_21 = r SD_j, and own L_22
+        # = s SD_j, with r the correlation and s = sqrt(1 - r^2): a plane in (L_11, L_21, L_22).
+        # Its axes are orthonormal, however small `own` is beside `shared`: of a covariate far from
+        # zero, coordinates such as L_11 and SD_j would differ in their last digits alone.
+        r, s = correlation, np.sqrt(1.0 - correlation**2)
+        slant = -shared / own
+        size = np.hypot(1.0, slant * s)
         spans = np.zeros((2, q, q))
-        spans[0, first, first] = 1.0
-        spans[0, second, first] = -shared / own
-        spans[1, second, first] = correlation / own
-        spans[1, second, second] = np.sqrt(1.0 - correlation**2) / own
+        spans[0, first, first] = 1.0 / size
+        spans[0, second, first] = slant * s**2 / size
+        spans[0, second, second] = -slant * s * r / size
+        spans[1, second, first] = r
+        spans[1, second, second] = s
         free = [factor for factor in self.factors if not factor[[first, second]].any()]
-        return Family(self, turn, np.zeros((q, q)), np.concatenate([spans, _stack(free, q)]))
+        signs = np.zeros((2, 2 + len(free)))
+        signs[0, 0] = 1.0 / size  # L_11
+        signs[1, :2] = shared * r / size, own  # SD_j
+        spans = np.concatenate([spans, _stack(free, q)])
+        return Family(self, turn, np.zeros((q, q)), spans, signs=signs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +431,13 @@ class Family:
     base: Array  # (q, q)
     spans: Array  # (c, q, q)
     angular: bool = False
+    # (2, c): x times its rows is signed as the two SDs whose correlation is held; where the signs
+    # differ the correlation is the opposite one. None where no sign matters.
+    signs: Array | None = None
+
+    def keeps_signs(self, x: Array) -> bool:
+        """Return whether the held correlation has its sign at x (c,)."""
+        return self.signs is None or float(np.prod(self.signs @ x)) >= 0.0
 
     def at(self, x: Array) -> tuple[Array, Array, Array]:
         """Return L (q, q), its slopes (c, q, q) and its second derivatives (c, c, q, q)."""

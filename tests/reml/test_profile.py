@@ -278,7 +278,26 @@ def test_offset_does_not_matter():
     np.testing.assert_allclose(
         far.loc[names, columns], near.loc[names, columns], rtol=1e-5, atol=1e-6
     )
-    # No double tells this correlation from -1: there are no limits, or they tell nothing.
-    limits = far.loc["corr(Intercept,x|g)", ["lower", "upper"]]
-    assert limits.isna().all() or limits.tolist() == [-1.0, 1.0]
-    assert near.loc["corr(Intercept,x|g)", ["lower", "upper"]].notna().all()
+    # No double tells the estimate from -1; any correlation goes with a slope of no variance, which
+    # the data do not rule out, wherever x stands.
+    for table in (near, far):
+        assert table.loc["corr(Intercept,x|g)", ["lower", "upper"]].tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("shift", [1e3, 1e6, 1e9])
+def test_a_correlation_is_held_however_far_the_covariate_is(shift):
+    """Corr(Intercept, x) in the middle of its range where x is shifted by many of its SDs."""
+    table = simulate_table(3, n_groups=14)
+    shifted = table.assign(x=table["x"] + shift)
+    fit = Model("y ~ x + (x | g)", shifted).reml()
+    structure, white = fit.structure, fit.white
+    for correlation in (-1.0, -0.6, 0.0, 0.6, 1.0):
+        family = structure.family_with_correlation(white, 0, 1, correlation=correlation)
+        held = HeldLikelihood(white, family, True)
+        root = white.basis @ family.at(np.array([0.7, 0.4]))[0]
+        sd = np.linalg.norm(root, axis=1)
+        sign = 1.0 if family.keeps_signs(np.array([0.7, 0.4])) else -1.0
+        assert root[0] @ root[1] / (sd[0] * sd[1]) == pytest.approx(sign * correlation, abs=1e-6)
+        value, point = held.minimize(np.array([0.7, 0.4, 0.0]))
+        assert np.isfinite(value)
+        assert np.isfinite(held.hessian(point)).all()

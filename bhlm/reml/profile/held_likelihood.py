@@ -78,18 +78,14 @@ class HeldLikelihood:
         for _ in range(SADDLES):
             if not len(point):
                 break
-            try:
-                found = minimize(
-                    self.value_and_gradient,
-                    point,
-                    jac=True,
-                    hess=self.hessian,
-                    method="trust-exact",
-                    options={"gtol": GRADIENT, "maxiter": 200},
-                )
-            except ValueError:
-                # The Hessian overflows, as where a correlation is 1 in doubles: no way on.
-                return np.inf, point
+            found = minimize(
+                self.value_and_gradient,
+                point,
+                jac=True,
+                hess=self.hessian,
+                method="trust-exact",
+                options={"gtol": GRADIENT, "maxiter": 200},
+            )
             point, value = np.asarray(found.x), float(found.fun)
             values, vectors = np.linalg.eigh(self.hessian(point))
             if values[0] > -CURVED * max(1.0, values[-1]):

@@ -221,9 +221,9 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
 
     whole = HeldLikelihood(white, structure.family(), restricted)
     lowest = whole.value_and_gradient(whole.start(g, v))[0]
-    # A correlation's coordinates are two SDs. Where one of them turns negative, the point is
-    # one of the opposite correlation; the minimum is then that with an SD of zero, at which
-    # every correlation is the same.
+    # Where one of the two SDs of a correlation turns negative, the point is one of the opposite
+    # correlation; the minimum is then that with an SD of zero, at which every correlation is the
+    # same.
     signed = label is not None and label[0] != label[1] and not structure.shares_variance
     floor = np.inf
     if signed:
@@ -242,7 +242,7 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
         starts = [held.start(g, v)] + ([] if near is None else [found[near]])
         lower = floor
         for reached, point in (held.minimize(start) for start in starts):
-            if reached < lower and not (signed and point[0] * point[1] < 0.0):
+            if reached < lower and held.family.keeps_signs(point[: len(held.family.spans)]):
                 lower, found[value] = reached, point
         return lower - lowest
 
