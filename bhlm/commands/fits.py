@@ -83,13 +83,13 @@ def reconcile_command(
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     both = fit_both(model, entry, counts, covariance=covariance, live=live, show=show)
     command = write_command(
-        "reconcile", which, data=data, formula=formula, covariance=covariance,
+        "reconcile", which, data=data, formula=formula, covariance=covariance, df=df,
         **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,
     )  # fmt: skip
     source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
     return report_both(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
-        source=source | {"Command": command},
+        source=source | {"Command": command}, df=df,
     )  # fmt: skip
 
 

@@ -162,6 +162,7 @@ def report_both(
     model: "Model | None",
     title: str | None,
     source: dict[str, str],
+    df: str | None = None,
 ) -> int:
     """Print a reconciliation, write its JSON and its page, and return the exit status.
 
@@ -172,14 +173,15 @@ def report_both(
         model: has the rows, where they are at hand.
         title: the page's heading; None names the response and the groups.
         source: label -> text on where the model and its data come from.
+        df: a method of `reml.fixed_effects` by which JSON and page test the fixed effects too.
     """
     print_text(both.summary())
     if json:
-        write_json(both.to_dict(), json)
+        write_json(both.to_dict(df=df), json)
     if page:
         from bhlm.reports.dashboard.subjects import write_reconciliation
 
-        write_reconciliation(both, page, model=model, title=title, source=source)
+        write_reconciliation(both, page, model=model, title=title, source=source, df=df)
     return 0 if both.verdict in ("agree", "explained") else 1
 
 

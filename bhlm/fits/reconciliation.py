@@ -50,26 +50,35 @@ class Reconciliation(Comparison):
 
         return show_reconciliation(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON of `bhlm reconcile` as plain dictionaries; nan and inf become None."""
+    def to_dict(self, *, df: str | None = None) -> dict[str, Any]:
+        """Return the JSON of `bhlm reconcile` as plain dictionaries; nan and inf become None.
+
+        `df` adds the tests of the fixed effects by a method of `reml.fixed_effects`.
+        """
         from bhlm.reports.json import describe_reconciliation
 
-        return describe_reconciliation(self)
+        return describe_reconciliation(self, df=df)
 
     def dashboard(
-        self, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+        self,
+        path: "str | Path",
+        *,
+        model: "Model | None" = None,
+        title: str | None = None,
+        df: str | None = None,
     ) -> None:
         """Write the page about both fits to an HTML file; see `bhlm.reports.dashboard.subjects`.
 
         Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
-        takes `reml.model` or `post.model`.
+        takes `reml.model` or `post.model`. `df` adds the tests of the fixed effects by a method of
+        `reml.fixed_effects`.
 
         Raises:
             DataError: a path that cannot be written to, or a model of other data.
         """
         from bhlm.reports.dashboard.subjects import write_reconciliation
 
-        write_reconciliation(self, path, model=model or self.model, title=title)
+        write_reconciliation(self, path, model=model or self.model, title=title, df=df)
 
 
 def reconcile(

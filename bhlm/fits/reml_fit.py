@@ -127,6 +127,19 @@ class RemlFit(Fitted, Estimate):
                 progress=progress or bar,
             )
 
+    def test_homogeneity(self, *, least_df: int = 10) -> dict[str, float]:
+        """Return HLM's test that all groups have one residual variance: chi2, df, p.
+
+        Over groups with at least `least_df` residual degrees of freedom of their own; see
+        `bhlm.reml.residuals.judge_homogeneity`.
+
+        Raises:
+            ArgumentError: fewer than two such groups, or one without any residual.
+        """
+        from bhlm.reml.residuals import judge_homogeneity
+
+        return judge_homogeneity(self, least_df=least_df)
+
     def profile(
         self, *, level: float = 0.95, parameters: Sequence[str] | None = None
     ) -> "pd.DataFrame":

@@ -107,7 +107,7 @@ def log_dispersion(fit: Estimate) -> tuple[Array, Array]:
         return np.where(df > 0, 0.5 * np.log(rss / df), np.nan), df
 
 
-def homogeneity_test(fit: Estimate, *, least_df: int = 10) -> dict[str, float]:
+def judge_homogeneity(fit: Estimate, *, least_df: int = 10) -> dict[str, float]:
     """Return HLM's test that the residual variance is the same in every group: chi2, df, p.
 
     H = sum d_j^2 with d_j = (log S_j^2 - pooled) / sqrt(2 / f_j), pooled the mean of log S_j^2

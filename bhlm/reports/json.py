@@ -89,8 +89,8 @@ def describe_posterior(fit: Draws) -> dict[str, Any]:
     }
 
 
-def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
-    """Return the whole reconciliation under the keys of the JSON."""
+def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dict[str, Any]:
+    """Return the whole reconciliation under the keys of the JSON; `df` as in `describe_reml`."""
     rows = {}
     for name, row in both.table.iterrows():
         values = row.to_dict()
@@ -105,7 +105,7 @@ def describe_reconciliation(both: "Comparison") -> dict[str, Any]:
     return make_plain(
         {
             "model": describe_model(both.reml.moments),
-            "reml": describe_reml(both.reml),
+            "reml": describe_reml(both.reml, df=df),
             "posterior": describe_posterior(both.post),
             "reconciliation": rows,
             "printed": [

@@ -14,10 +14,12 @@ from bhlm.commands.shared import report_both
 from bhlm.fits.reconciliation import Reconciliation, reconcile
 from bhlm.reconciliation.comparison import compare
 from bhlm.reconciliation.findings import judge_model, judge_priors
+from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reports.dashboard.blocks import Subject, Text
 from bhlm.reports.dashboard.marks import mark_failed
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.page import SECTIONS, build_sections
+from bhlm.reports.dashboard.verdict import build_verdict
 from bhlm.reports.notebook import show_reconciliation
 
 RHAT = "R-hat of sd(Intercept|Rail) is 2.60, above 1.01; run longer (tune, draws)"
@@ -72,6 +74,21 @@ def test_a_model_check_that_fails_is_told_beside_gaps_that_are_explained(
     assert content["model_checks"]["status"] == "fails"
     assert "model checks    fails    A model check fails" in repr(sleep_both)
     assert findings.model_checks.headline in show_reconciliation(sleep_both)
+
+
+def test_a_choice_of_df_stands_in_json_and_page(sleep_both: Reconciliation) -> None:
+    reml = sleep_both.reml
+    content = sleep_both.to_dict(df="hlm")["reml"]
+    assert content["fixed_effects"]["df_method"] == "hlm"
+    expected = tabulate_fixed(reml, method="hlm")
+    assert content["fixed_effects"]["tests"]["Days"]["p"] == expected.loc["Days", "p"]
+    assert "fixed_effects" not in sleep_both.to_dict()["reml"]
+    blocks = build_verdict(replace(make_subject(sleep_both), df="hlm")).blocks
+    (table,) = (each for each in blocks if getattr(each, "name", "") == "fixed_tests")
+    pd.testing.assert_frame_equal(table.frame, expected)
+    assert table.reading.startswith("By df='hlm' p is below .05 for 2 of 2 fixed effects")
+    names = [getattr(each, "name", "") for each in build_verdict(make_subject(sleep_both)).blocks]
+    assert "fixed_tests" not in names
 
 
 def test_what_holds_is_good(hsb_both: Reconciliation) -> None:

@@ -9,7 +9,7 @@ from simulate import dense_covariance, simulate_rows, simulate_table
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 from bhlm.reml.predictions import predict_rows
-from bhlm.reml.residuals import group_residuals, homogeneity_test, log_dispersion, row_residuals
+from bhlm.reml.residuals import group_residuals, judge_homogeneity, log_dispersion, row_residuals
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_homogeneity_of_the_residual_variance(hsb):
         [regress(rows, ["ses"], "mathach") for _, rows in hsb.groupby("school")]
     ).T
     for least in (10, 30):
-        found = homogeneity_test(fit, least_df=least)
+        found = judge_homogeneity(fit, least_df=least)
         use = f >= least
         values, weights = np.log(squares[use] / f[use]), f[use]
         gap = values - weights @ values / weights.sum()
@@ -137,18 +137,20 @@ def test_homogeneity_is_found_where_it_holds():
     group = np.repeat(np.arange(60), 40)
     noise = rng.normal(size=2400)
     table = pd.DataFrame({"g": group, "y": rng.normal(size=60)[group] + noise})
-    even = homogeneity_test(Model("y ~ 1 + (1 | g)", table).reml())
+    fit = Model("y ~ 1 + (1 | g)", table).reml()
+    even = fit.test_homogeneity()
+    assert even == judge_homogeneity(fit)
     assert even["p"] > 0.01
     table["y"] += 2.0 * noise * (group < 5)
-    assert homogeneity_test(Model("y ~ 1 + (1 | g)", table).reml())["p"] < 1e-6
+    assert judge_homogeneity(Model("y ~ 1 + (1 | g)", table).reml())["p"] < 1e-6
 
 
 def test_homogeneity_that_cannot_be_tested_is_refused(hsb):
     model = Model("mathach ~ 1 + (1 | school)", hsb)
     with pytest.raises(ArgumentError, match=r"least_df=500 leaves 0 'school' to compare .* is 66"):
-        homogeneity_test(model.reml(), least_df=500)
+        judge_homogeneity(model.reml(), least_df=500)
     flat = hsb.assign(mathach=hsb["mathach"].where(hsb["school"] != 1288, 12.0))
     fit = Model("mathach ~ 1 + (1 | school)", flat).reml()
     assert np.isneginf(log_dispersion(fit)[0][1])
     with pytest.raises(ArgumentError, match="'school' 1288 has no residual variance at all"):
-        homogeneity_test(fit)
+        judge_homogeneity(fit)

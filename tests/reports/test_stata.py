@@ -15,6 +15,7 @@ from bhlm.design.formula.terms import parse_formula
 from bhlm.errors import ArgumentError
 from bhlm.moments.moments import compute_moments
 from bhlm.reml.estimate import fit_moments
+from bhlm.reml.variance_tests import judge_variances
 from bhlm.reports.text.stata import render_stata
 from bhlm.reports.text.styles import render
 from bhlm.sources.gallery import agrees_with_print
@@ -180,7 +181,17 @@ def test_the_mixture_halves_p():
     table["y"] = 0.35 * rng.normal(size=12)[table["g"]] + rng.normal(size=len(table))
     fit = fit_moments(reduce("y ~ 1 + (1 | g)", table))
     assert 0.01 < fit.lr_test["p"] < 0.9
-    assert f"Prob >= chibar2 = {fit.lr_test['p'] / 2:.4f}" in render_stata(fit)
+    text = render_stata(fit)
+    assert f"Prob >= chibar2 = {fit.lr_test['p'] / 2:.4f}" in text
+    exact = judge_variances(fit, "Intercept", null="exact").p
+    assert f"exact null at 12 groups:{'':>19} Prob >= LR      = {exact:.4f}" in text
+    assert f"{exact:.4f}" != f"{fit.lr_test['p'] / 2:.4f}"
+    assert max(map(len, text.splitlines())) <= 78
+
+
+def test_several_parameters_of_few_groups_point_to_the_bootstrap():
+    fit = fit_moments(reduce("y ~ x + (x | g)", simulate_table(5, n_groups=12)))
+    assert "fit.test_variances(...) gives its p at 12 groups." in render_stata(fit)
 
 
 def test_ml_is_called_so(hsb):

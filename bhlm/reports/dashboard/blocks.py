@@ -28,6 +28,7 @@ class Subject:
     title: str
     source: dict[str, str]  # label -> text: citation, data, command
     own_checks: "Checks | None" = None  # of a posterior alone
+    df: str | None = None  # by which the fixed effects are tested too
 
     @property
     def checks(self) -> "Checks | None":

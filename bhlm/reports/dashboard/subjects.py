@@ -30,6 +30,7 @@ def write_reconciliation(
     model: "Model | None" = None,
     title: str | None = None,
     source: dict[str, str] | None = None,
+    df: str | None = None,
 ) -> None:
     """Write the page about two fits and their reconciliation, and its .json.
 
@@ -39,6 +40,7 @@ def write_reconciliation(
         model: the model with the rows; None does without the figures of rows.
         title: the page's heading; None names the response and the groups.
         source: label -> text on where the model and its data come from.
+        df: a method of `reml.fixed_effects` by which the fixed effects are tested too.
 
     Raises:
         DataError: a path that cannot be written to, or a model of other data.
@@ -52,6 +54,7 @@ def write_reconciliation(
         model=_check_model(moments, model),
         title=title or _name(moments),
         source=_hide_passwords(source),
+        df=df,
     )
     write_dashboard(subject, path)
 

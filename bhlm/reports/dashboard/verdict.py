@@ -6,6 +6,7 @@ import numpy as np
 
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.reconciliation.findings import Finding
+from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import list_notes
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.outcome import choose_tone, judge
@@ -37,6 +38,8 @@ def build_verdict(subject: Subject) -> Section:
         blocks.append(Text(numbers, heading="In numbers", listed=True))
     if subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
+        if subject.df is not None and subject.reml.converged:
+            blocks.append(_tabulate_tests(subject.reml, subject.df))
     if subject.post is not None:
         blocks.append(_tabulate_posterior(subject.post))
     return Section("verdict", "Verdict", tuple(blocks))
@@ -146,6 +149,22 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     )
     reading = " ".join([reading, *(f"{note}." for note in list_notes(fit))])
     return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table, digits=6)
+
+
+def _tabulate_tests(fit: "Estimate", df: str) -> Table:
+    table = tabulate_fixed(fit, method=df)
+    low = int((table["p"] < 0.05).sum())
+    few = (
+        f"; the fewest degrees of freedom, {table['df'].min():.4g}, are those of "
+        f"{table['df'].idxmin()}"
+        if np.isfinite(table["df"].min())
+        else ""
+    )
+    reading = (
+        f"By df='{df}' p is below .05 for {low or 'none'} of {_count(len(table), 'fixed effect')}"
+        f"{few}."
+    )
+    return Table("fixed_tests", "Tests of the fixed effects", reading, table, digits=6)
 
 
 def _tabulate_posterior(fit: "Draws") -> Table:

@@ -13,6 +13,8 @@ from bhlm.layout import (
 )
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.moments.moments import INTERCEPT
+from bhlm.reml.exact_null import null_of_component
+from bhlm.reml.variance_tests import FEW_GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,15 +190,35 @@ def _divide_components(fit: "Estimate") -> list[Section]:
 
 
 def _test_against_linear(fit: "Estimate") -> list[str]:
-    """Return the LR line; one variance has the mixture of a point at zero and chi2(1)."""
+    """Return the LR line; one variance has the mixture of a point at zero and chi2(1).
+
+    With few groups that mixture does not hold: below it stands p by the exact null distribution,
+    and under the test of several parameters what gives theirs.
+    """
     test = fit.lr_test
     start, chi2 = "LR test vs. linear regression:", format_fixed(test["chi2"], 2)
     if test["df"] == 1:
         p = 0.5 * test["p"] if test["chi2"] > 0.0 else 1.0
-        return [f"{start} chibar2(01) ={chi2:>9} Prob >= chibar2 = {p:.4f}"]
+        lines = [f"{start} chibar2(01) ={chi2:>9} Prob >= chibar2 = {p:.4f}"]
+        groups = fit.moments.n_groups
+        if groups <= FEW_GROUPS:
+            exact = null_of_component(fit)
+            lines.append(
+                f"  exact null at {groups} groups:{'':>19} Prob >= LR      = "
+                f"{exact.p_value(test['chi2']):.4f}"
+            )
+        return lines
     name = f"chi2({test['df']}) ="
     return [
         f"{start}{name:>16}{chi2:>9}   Prob > chi2 = {test['p']:.4f}",
         "",
         "Note: LR test is conservative and provided only for reference.",
+        *_point_to_bootstrap(fit),
     ]
+
+
+def _point_to_bootstrap(fit: "Estimate") -> list[str]:
+    """Return what gives the p-value that few groups call for."""
+    if fit.moments.n_groups > FEW_GROUPS:
+        return []
+    return [f"      fit.test_variances(...) gives its p at {fit.moments.n_groups} groups."]
