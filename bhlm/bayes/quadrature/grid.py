@@ -18,6 +18,7 @@ SIAM Review 56, 385-458, for the exponential convergence of the trapezoidal rule
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -35,15 +36,13 @@ ABSENT = 9  # the degree in sigma of a parameter that the model does not have
 NEGLIGIBLE = -700.0
 
 
-@dataclass(frozen=True, slots=True)
-class Integrand:
+class Terms(NamedTuple):
     """What the kernels read: data, the normal priors of the fixed effects, the other priors."""
 
     d: Array  # (J, 2) inverse eigenvalues of Z'Z; 1 where there is none
     turn: Array  # (J, 2, 2) Q'B^-1, so that m = turn diag(t) root; 0 where there is none
     fitted: Array  # (J, 2, p + 1) b; 0 where there is none
     within: Array  # (p + 1, p + 1) W
-    unit: Array  # (q,) the scale of each t in which its column has a mean square of one
     precision: Array  # (p, p) M, of the fixed effects' priors, in whitened coordinates
     middle: Array  # (p,) b, the priors' mean; any value where they are flat
     codes: Array  # (q + 1,) int64, prior families of the SDs and of sigma
@@ -51,15 +50,63 @@ class Integrand:
     dof: float  # n - p
     scale: float  # s of the whitening
     constant: float  # what does not depend on the grid
+
+
+class Fixed(NamedTuple):
+    """The integral over the fixed effects at one (t, r), of the module's text."""
+
+    logdet: float  # of E_XX
+    rss: float
+    tilt: Array  # (p,) w
+    z: Array  # (p,)
+    at: Array  # (p,) a
+    v: Array  # (p, p) V
+
+
+class Nodes(NamedTuple):
+    """The nodes of a grid and what each weighs; a dimension that the model lacks has one node."""
+
+    t1: Array  # (n1,)
+    t2: Array  # (n2,)
+    r: Array  # (n3,)
+    rest: Array  # (n3,) sqrt(1 - r^2)
+    log_sigma: Array  # (n4,)
+    # Log weights, with the changes of variable, the prior of r and the weight of log sigma.
+    weight1: Array  # (n1,)
+    weight2: Array  # (n2,)
+    weight3: Array  # (n3,)
+    # What the weights are multiplied by in the rule with half as many nodes; 0 where it has none.
+    keep1: Array  # (n1,)
+    keep2: Array  # (n2,)
+    keep3: Array  # (n3,)
+    keep4: Array  # (n4,)
+
+
+class Origin(NamedTuple):
+    """Where deviations are taken from, and how whitened coordinates lead back to the columns."""
+
+    sigma: float
+    components: Array  # (8,) of `place_base` times sigma^degree
+    degree: Array  # (8,) in sigma; ABSENT for what the model does not have
+    beta: Array  # (p,) whitened
     back: Array  # (p, p) s A, so that beta = ols + back beta~
     given: Array  # (2, 2) C^-1: t and r are of the priors' frame, and C^-1 leads to the columns
+    reference: float  # the log density that stands for one
 
-    def arguments(self) -> tuple[object, ...]:
-        """Return the fields in the order in which the kernels take them."""
-        return (
-            self.d, self.turn, self.fitted, self.within, self.precision, self.middle, self.codes,
-            self.numbers, self.dof, self.scale, self.constant,
-        )  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Integrand:
+    """A posterior whose fixed effects can be integrated out."""
+
+    terms: Terms
+    unit: Array  # (q,) the scale of each t in which its column has a mean square of one
+    back: Array  # (p, p) of `Origin`
+    given: Array  # (2, 2) of `Origin`
+
+    @property
+    def scale(self) -> float:
+        """The unit s of the whitening."""
+        return self.terms.scale
 
 
 def build_integrand(density: Density, white: Whitened, frame: Frame) -> Integrand:
@@ -80,29 +127,30 @@ def build_integrand(density: Density, white: Whitened, frame: Frame) -> Integran
     given[: white.q, : white.q] = np.linalg.inv(frame.random)
     inverse_basis = np.zeros((2, 2))
     inverse_basis[: white.q, : white.q] = density.inverse_basis
-    return Integrand(
+    terms = Terms(
         d=d,
         turn=np.ascontiguousarray(np.swapaxes(vectors, 1, 2) @ inverse_basis),
         fitted=fitted,
         within=within,
-        unit=1.0 / np.linalg.norm(density.inverse_basis, axis=0),
         precision=np.ascontiguousarray(density.slope.T * weight @ density.slope),
         middle=np.linalg.solve(density.slope, gap),
         codes=np.ascontiguousarray(density.codes[p:]),
         numbers=np.ascontiguousarray(density.numbers[p:]),
-        dof=dof,
-        scale=white.scale,
-        constant=constant - 0.5 * logdet,
+        dof=float(dof),
+        scale=float(white.scale),
+        constant=float(constant - 0.5 * logdet),
+    )
+    return Integrand(
+        terms=terms,
+        unit=1.0 / np.linalg.norm(density.inverse_basis, axis=0),
         back=np.ascontiguousarray(white.scale * white.fixed),
         given=given,
     )
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def split_fixed(
-    e: Array, precision: Array, prior: Array
-) -> tuple[float, float, Array, Array, Array, Array]:
-    """Return log|E_XX|, rss, w (p,), z (p,), a (p,) and V (p, p) of the module's text."""
+def split_fixed(e: Array, precision: Array, prior: Array) -> Fixed:
+    """Return the integral over the fixed effects of E (p + 1, p + 1)."""
     p = len(prior)
     root = np.zeros((p, p))
     inverse = np.zeros((p, p))
@@ -158,21 +206,21 @@ def split_fixed(
                 at[m] += v[i, m] * e[i, j] * prior[j]
         rss -= z[m] * z[m]
     rss = max(rss, 1e-16 * e[p, p])
-    return logdet, rss, tilt, z, at, v
+    return Fixed(logdet, rss, tilt, z, at, v)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def log_height(
-    sigma: float, t1: float, t2: float, logdet: float, rss: float, tilt: Array, z: Array,
-    at: Array, codes: Array, numbers: Array, dof: float, scale: float,
-) -> float:  # fmt: skip
+    sigma: float, t1: float, t2: float, logdet: float, fixed: Fixed, terms: Terms
+) -> float:
     """Return the log density by (t, r, log sigma) less its constant and the prior of r.
 
     `logdet` is the sum of log|H_j| and log|E_XX|.
     """
+    tilt, z, at, codes, numbers = fixed.tilt, fixed.z, fixed.at, terms.codes, terms.numbers
     q = len(codes) - 1
-    v2 = (sigma / scale) ** 2
-    quadratic = rss / v2
+    v2 = (sigma / terms.scale) ** 2
+    quadratic = fixed.rss / v2
     spread = 0.0
     product = 1.0
     for m in range(len(tilt)):
@@ -182,7 +230,7 @@ def log_height(
             spread += math.log(product)
             product = 1.0
         quadratic += tilt[m] * (z[m] - at[m]) ** 2 / inner
-    height = -0.5 * (dof * math.log(v2) + logdet + spread + math.log(product) + quadratic)
+    height = -0.5 * (terms.dof * math.log(v2) + logdet + spread + math.log(product) + quadratic)
     height += log_prior(codes[q], numbers[q], sigma)[0] + (q + 1.0) * math.log(sigma)
     height += log_prior(codes[0], numbers[0], t1 * sigma)[0]
     if q == 2:
@@ -192,27 +240,24 @@ def log_height(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def height_at(
-    t1: float, t2: float, r: float, rest: float, sigma: float,
-    d: Array, turn: Array, fitted: Array, within: Array, precision: Array, prior: Array,
-    codes: Array, numbers: Array, dof: float, scale: float, constant: float,
-) -> tuple[float, float, Array]:  # fmt: skip
+    t1: float, t2: float, r: float, rest: float, sigma: float, terms: Terms
+) -> tuple[float, float, Array]:
     """Return the log density at one point less the prior of r, the sigma that fits, and beta~.
 
     sigma <= 0 stands for the value that fits, sqrt(rss / dof).
     """
-    logdet, e = sum_effects(t1, t2, r, rest, d, turn, fitted, within)
-    logdet_x, rss, tilt, z, prior_at, v = split_fixed(e, precision, prior)
-    fitting = scale * math.sqrt(rss / dof)
+    logdet, e = sum_effects(t1, t2, r, rest, terms.d, terms.turn, terms.fitted, terms.within)
+    fixed = split_fixed(e, terms.precision, terms.middle)
+    fitting = terms.scale * math.sqrt(fixed.rss / terms.dof)
     at = fitting if sigma <= 0.0 else sigma
-    height = log_height(
-        at, t1, t2, logdet + logdet_x, rss, tilt, z, prior_at, codes, numbers, dof, scale
-    )
-    v2 = (at / scale) ** 2
+    height = log_height(at, t1, t2, logdet + fixed.logdet, fixed, terms)
+    v2 = (at / terms.scale) ** 2
+    tilt, z, prior_at, v = fixed.tilt, fixed.z, fixed.at, fixed.v
     mean = np.zeros(len(z))
     for i in range(len(z)):
         for m in range(len(z)):
             mean[i] += v[i, m] * (z[m] + tilt[m] * prior_at[m] * v2) / (1.0 + tilt[m] * v2)
-    return height + constant, fitting, mean
+    return height + terms.constant, fitting, mean
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -235,13 +280,8 @@ def place_base(t1: float, t2: float, r: float, given: Array, out: Array) -> None
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def sum_grid(
-    t1: Array, t2: Array, r: Array, rest: Array, log_sigma: Array,
-    weight1: Array, weight2: Array, weight3: Array, keep: tuple[Array, Array, Array, Array],
-    middle: float, centre: Array, degree: Array, centre_beta: Array, back: Array, given: Array,
-    reference: float,
-    d: Array, turn: Array, fitted: Array, within: Array, precision: Array, prior: Array,
-    codes: Array, numbers: Array, dof: float, scale: float, constant: float,
-) -> tuple[Array, Array, Array, Array, Array, Array, Array]:  # fmt: skip
+    nodes: Nodes, origin: Origin, terms: Terms
+) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
     """Return sums over the grid of the features f (1 + 2 p + 2 c) of the density.
 
     The features are 1, then the deviations of the p fixed effects and c variance parameters
@@ -249,21 +289,17 @@ def sum_grid(
     b sigma^degree, with b from `place_base`, as far as the model has them (in the order of
     `degree`, ABSENT for what is left out).
 
-    The nodes are t1 (n1,), t2 (n2,), r and rest = sqrt(1 - r^2) (n3,) and log_sigma (n4,); a
-    dimension that the model lacks has one node. `weight1`, `weight2` and `weight3` are the log
-    weights of the nodes, with the changes of variable, the prior of r and the weight of log
-    sigma in them; `keep` says what the weights of each dimension are multiplied by in the rule
-    with half as many nodes, zero where it has none. Deviations are taken from `middle` (of
-    sigma), `centre` (8,) and `centre_beta` (p,), whitened; beta = ols + back beta~; `reference`
-    is the log density that stands for one. The rest are the fields of `Integrand`.
-
     Returns:
         The sums of the features by the rule with half the nodes of log sigma,
         by that with half in every dimension, and over all dimensions but the first, the
         second and the third (n1, .), (n2, .), (n3, .); then the mass alone by the nodes of t1
         and log sigma (n1, n4), and of t2 and log sigma (n2, n4).
     """
-    p = len(prior)
+    t1, t2, r, rest, log_sigma = nodes.t1, nodes.t2, nodes.r, nodes.rest, nodes.log_sigma
+    keep = (nodes.keep1, nodes.keep2, nodes.keep3, nodes.keep4)
+    middle, centre, degree = origin.sigma, origin.components, origin.degree
+    back, scale = origin.back, terms.scale
+    p = len(terms.middle)
     n4 = len(log_sigma)
     n_features = 1 + 2 * p + 2 * len(centre)
     half4 = np.zeros(n_features)
@@ -281,31 +317,35 @@ def sum_grid(
     second = np.empty((2, p, p))
     base = np.empty(len(centre))
     gap = np.empty(p)
-    origin = np.empty(p)
+    start = np.empty(p)
     spread = np.empty((p, p))
     feature = np.empty((2, n_features))
     for i1 in range(len(t1)):
         for i2 in range(len(t2)):
             for i3 in range(len(r)):
-                logdet, e = sum_effects(t1[i1], t2[i2], r[i3], rest[i3], d, turn, fitted, within)
-                logdet_x, rss, tilt, z, prior_at, v = split_fixed(e, precision, prior)
-                offset = weight1[i1] + weight2[i2] + weight3[i3] + constant - reference
+                logdet, e = sum_effects(
+                    t1[i1], t2[i2], r[i3], rest[i3],
+                    terms.d, terms.turn, terms.fitted, terms.within,
+                )  # fmt: skip
+                fixed = split_fixed(e, terms.precision, terms.middle)
+                tilt, z, prior_at, v = fixed.tilt, fixed.z, fixed.at, fixed.v
+                offset = nodes.weight1[i1] + nodes.weight2[i2] + nodes.weight3[i3]
+                offset = offset + terms.constant - origin.reference
                 for m in range(p):
                     # V^-1 = V' E_XX maps the centre into the basis of V.
-                    origin[m] = 0.0
+                    start[m] = 0.0
                     for i in range(p):
                         spread[i, m] = 0.0
                         for j in range(p):
-                            origin[m] += v[i, m] * e[i, j] * centre_beta[j]
+                            start[m] += v[i, m] * e[i, j] * origin.beta[j]
                             spread[i, m] += back[i, j] * v[j, m]
                 sums[:] = 0.0
                 first[:] = 0.0
                 second[:] = 0.0
                 for i4 in range(n4):
                     height = offset + log_height(
-                        sigma[i4], t1[i1], t2[i2], logdet + logdet_x, rss, tilt, z, prior_at,
-                        codes, numbers, dof, scale,
-                    )  # fmt: skip
+                        sigma[i4], t1[i1], t2[i2], logdet + fixed.logdet, fixed, terms
+                    )
                     if not height > NEGLIGIBLE:
                         continue
                     mass = math.exp(height)
@@ -313,9 +353,9 @@ def sum_grid(
                     table2[i2, i4] += mass
                     v2 = (sigma[i4] / scale) ** 2
                     for m in range(p):
-                        gap[m] = (z[m] + tilt[m] * prior_at[m] * v2) / (
-                            1.0 + tilt[m] * v2
-                        ) - origin[m]
+                        gap[m] = (z[m] + tilt[m] * prior_at[m] * v2) / (1.0 + tilt[m] * v2) - start[
+                            m
+                        ]
                     for part in range(2 if keep[3][i4] > 0.0 else 1):
                         if part == 1:
                             mass *= keep[3][i4]
@@ -331,7 +371,7 @@ def sum_grid(
                                 second[part, m, i] += mass * gap[m] * gap[i]
                 if not sums[0, 0] > 0.0:
                     continue
-                place_base(t1[i1], t2[i2], r[i3], given, base)
+                place_base(t1[i1], t2[i2], r[i3], origin.given, base)
                 for part in range(2):
                     feature[part] = 0.0
                     feature[part, 0] = sums[part, 0]

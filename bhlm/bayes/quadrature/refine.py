@@ -22,7 +22,7 @@ from bhlm.bayes.quadrature.axes import (
     weigh_half,
     weigh_nodes,
 )
-from bhlm.bayes.quadrature.grid import ABSENT, Integrand, sum_grid
+from bhlm.bayes.quadrature.grid import ABSENT, Integrand, Nodes, Origin, sum_grid
 from bhlm.bayes.quadrature.start import FIRST_STEP, Axes, Centre
 
 Array = np.ndarray
@@ -87,16 +87,18 @@ def sum_over(
         np.log(rule) + log_stretch(axis, axis.y)
         for axis, rule in zip(axes[:3], rules, strict=False)
     ]
-    rest = np.exp(log_sech(np.sinh(axes[2].y)))
+    nodes = Nodes(
+        t1, t2, r, np.exp(log_sech(np.sinh(axes[2].y))), np.log(sigma),
+        weights[0], weights[1], weights[2] + math.log(axes[3].step), *keep,
+    )  # fmt: skip
+    origin = Origin(
+        centre.sigma, centre.components, degree, centre.beta, integrand.back, integrand.given,
+        centre.reference,
+    )  # fmt: skip
 
     def sum_part(part: Array) -> tuple[Array, ...]:
-        return sum_grid(
-            t1[part], t2, r, rest, np.log(sigma),
-            weights[0][part], weights[1], weights[2] + math.log(axes[3].step),
-            (keep[0][part], keep[1], keep[2], keep[3]),
-            centre.sigma, centre.components, degree, centre.beta, integrand.back, integrand.given,
-            centre.reference, *integrand.arguments(),
-        )  # fmt: skip
+        own = nodes._replace(t1=t1[part], weight1=nodes.weight1[part], keep1=nodes.keep1[part])
+        return sum_grid(own, origin, integrand.terms)
 
     # The parts do not depend on the number of cores, so that the sums do not either.
     parts = np.array_split(np.arange(len(t1)), min(PARTS, len(t1)))

@@ -60,7 +60,7 @@ def evaluate_height(integrand: Integrand, axes: Axes, y: Array) -> tuple[float, 
             return -math.inf, math.nan, np.full(len(integrand.back), math.nan)
     t1, t2, r, sigma = (float(map_nodes(axis, at)) for axis, at in zip(axes, y, strict=True))
     rest = math.exp(float(log_sech(np.sinh(y[2]))))
-    height, fitting, beta = height_at(t1, t2, r, rest, sigma, *integrand.arguments())
+    height, fitting, beta = height_at(t1, t2, r, rest, sigma, integrand.terms)
     stretch = sum(float(log_stretch(axis, at)) for axis, at in zip(axes, y, strict=True))
     value = height + stretch
     return (value if math.isfinite(value) else -math.inf), fitting, beta
