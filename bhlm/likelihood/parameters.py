@@ -136,7 +136,7 @@ def map_names(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
 OWN_NAMES = (
     *("chain", "draw", "fixed", "coefficient", "coefficient_bis", "dimension", "row", "sample"),
     *("beta", "beta_at_means", "sd", "corr", "cov", "G", "chol", "scale", "sigma", "u", "z", "x"),
-    *("loglik", ".", "..", "zarr.json"),
+    *("loglik", "lkj", ".", "..", "zarr.json"),
 )
 
 

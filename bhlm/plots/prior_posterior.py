@@ -94,7 +94,7 @@ def _scale_densities(post: Draws, name: str, rows: "pd.DataFrame") -> "pd.DataFr
         curves["posterior"] = (at, density)
     parts = []
     for curve, (x, density) in curves.items():
-        peak = np.nanmax(density)
+        peak = np.nanmax(density, initial=0.0)
         share = density / peak if peak > 0.0 else density
         parts.append(pd.DataFrame({"parameter": name, "curve": curve, "x": x, "share": share}))
     return pd.concat(parts, ignore_index=True)
