@@ -81,7 +81,7 @@ def swap_priors(
         if khat <= limit:
             return Swapped(without, kernels, weight, khat, False)
     fresh = integrate_target(
-        exact.moments, exact.structure, target, seed=seed, draws=len(exact.draws.y)
+        exact.moments, exact.structure, target, seed=seed, draws=2 * len(exact.draws.y)
     )
     return Swapped(without, fresh.kernels, fresh.draws.weight, fresh.khat, True)
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 # A share below this many posterior SDs is not worth a clause.
 MENTIONED = 0.02
 NOISY = 0.05  # Monte Carlo errors, in posterior SDs
-ERRORS = 2.0  # standard errors that a share must exceed to be spoken of
+# Standard errors that a share must exceed to be spoken of: at least half of it is there then, with
+# two and a half to spare.
+TOLD = 5.0
+ERRORS = 2.0  # that what advice leaves of a gap is counted with
 # Of a gap, what following a piece of advice has to close.
 CLOSED = 0.5
 
@@ -156,7 +159,7 @@ def _list_clauses(
 
 
 def _tell(
-    row: "pd.Series[float]", causes: dict[str, str], unit: float, *, errors: float = ERRORS
+    row: "pd.Series[float]", causes: dict[str, str], unit: float, *, errors: float = TOLD
 ) -> list[str]:
     clauses = []
     for key, cause in causes.items():
@@ -200,10 +203,10 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> 
             )
     advice = []
     for cure, names in cures.items():
-        moved = f"The priors move {_list(names)} by more than {LARGE} posterior SDs"
         if not cure:
-            advice.append(f"{moved}: report that choice.")
+            advice += _advise_without_cure(rows.loc[names])
             continue
+        moved = f"The priors move {_list(names)} by more than {LARGE} posterior SDs"
         closed = min(
             1.0 - abs(1.0 - _close(name, cure, post, evidence) / rows.loc[name, "gap"])
             for name in names
@@ -214,6 +217,27 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> 
             "choice, or weaken it."
         )
     return advice
+
+
+def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
+    """Return advice where dropping no priors is known to close half of a gap."""
+    by_scale = rows["prior_scale"].abs() >= CLOSED * rows["prior"].abs()
+    left = ", and dropping priors does not close half of the gap to REML: report that choice."
+    causes = (
+        (
+            by_scale,
+            "That priors stand on SDs and correlations, where flat is not flat on covariances, "
+            "moves",
+            CLOSED * LARGE,
+        ),
+        (~by_scale, "The priors move", LARGE),
+    )
+    return [
+        f"{cause} {_list([str(name) for name in rows.index[chosen]])} by more than {size} "
+        f"posterior SDs{left}"
+        for chosen, cause, size in causes
+        if chosen.any()
+    ]
 
 
 def _find_cure(name: str, gap: float, post: Draws, evidence: Evidence) -> tuple[str, ...]:

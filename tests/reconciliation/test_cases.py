@@ -11,6 +11,7 @@ from few_groups import make_case
 from bhlm.errors import IdentifiabilityError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, load_data
 
 DATA = Path(__file__).parent / "data"
@@ -85,7 +86,7 @@ def test_no_prior_is_blamed_for_what_swapping_it_does_not_do():
          "from the priors of the fixed effects"), strict=True,
     ):  # fmt: skip
         assert (words in text) == (
-            abs(row[part]) >= max(0.02 * row["sd"], 2.0 * row[f"{part}_se"])
+            abs(row[part]) >= max(0.02 * row["sd"], TOLD * row[f"{part}_se"])
         ), part
     assert "on its SD" not in text
 

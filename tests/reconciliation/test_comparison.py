@@ -14,6 +14,7 @@ from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.split import NAMED
+from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, list_models, load_data
 
 QUICK = {"hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient", "dyestuff2", "rail"}
@@ -82,7 +83,7 @@ def test_words_carry_the_numbers(both):
             ("prior_residual", "on the residual SD"),
         ):
             told = f"{abs(row[share]):.2g} {'up' if row[share] > 0 else 'down'} "
-            big = abs(row[share]) >= max(0.02 * row["sd"], 2.0 * row[f"{share}_se"])
+            big = abs(row[share]) >= max(0.02 * row["sd"], TOLD * row[f"{share}_se"])
             assert (words in text) == big, (name, share)
             assert not big or told in text[: text.index(words)], (name, share)
         assert text.endswith("; nothing unexplained.")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gallery_fits import make_model
 from small_groups import draw_groups
 from sound_draws import integrate, make_fit, resample
 
+from bhlm.bayes.checks.sensitivity import THRESHOLD, measure_sensitivity
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfNormal, Normal
@@ -128,10 +130,30 @@ def simulate(seed: int) -> Model:
     return simulate_model(10 + 2 * seed, 1 + seed % 3 % 2, seed, "singular" if seed % 5 else "zero")
 
 
+@cache
+def reconcile_small(choice: str) -> Comparison:
+    table = draw_groups(12, 6, sd=(0.6,), seed=2)
+    return reconcile_sound(Model("y ~ x + (1 | g)", table), CHOICES[choice])
+
+
+@pytest.mark.parametrize("choice", ["exponential", "tight SDs"])
+def test_sensitivity_and_reconciliation_agree(choice):
+    """What advice would weaken, power-scaling finds too; a variance is told what its SD is."""
+    both = reconcile_small(choice)
+    table = measure_sensitivity(both.post).table
+    for parameter in both.post.parameters:
+        if parameter.is_variance:
+            one, other = str(parameter), str(parameter.scaled)
+            assert table.loc[one, "diagnosis"] == table.loc[other, "diagnosis"]
+    blamed = "the prior HalfNormal(0.15) on sd(Intercept|g)"
+    told = any(blamed in sentence for sentence in both.advice)
+    assert told == (choice == "tight SDs")
+    assert (table.loc["sd(Intercept|g)", "sd"] >= THRESHOLD) == told
+
+
 @pytest.mark.parametrize("choice", ["exponential", "tight SDs"])
 def test_a_named_prior_moves_what_it_is_said_to_move(choice):
-    table = draw_groups(12, 6, sd=(0.6,), seed=2)
-    both = reconcile_sound(Model("y ~ x + (1 | g)", table), CHOICES[choice])
+    both = reconcile_small(choice)
     assert check_sentences(both) > 0
     assert check_advice(both) > 0 or choice == "exponential"
 
