@@ -160,7 +160,9 @@ class TestSensitivity:
         table = measure_sensitivity(tight).table
         bad = table[table["diagnosis"] != "ok"]
         reading = plot_sensitivity(tight).reading
-        assert reading.startswith(f"The priors sway {len(bad)} of {len(table)} posteriors, x, ")
+        assert reading.startswith(
+            f"The priors sway {len(bad)} of {len(table)} posteriors, {bad.index[0]}, "
+        )
         assert f"{table['prior'].max():.2g} ({table['prior'].idxmax()})" in reading
         found = measure_sensitivity(post)
         calm = replace(found, table=found.table.assign(diagnosis="ok"))
