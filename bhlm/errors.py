@@ -1,19 +1,44 @@
-"""The exceptions of bhlm: one base class, one subclass for each edge that validates.
+"""The exceptions of bhlm, and the check of the arguments of its public functions.
 
-Every message names the object, the offending value and the next step, in one line. What it names
-may be an address with a password in it, which no message shows.
+One base class, one subclass for each edge that validates. Every message names the object, the
+offending value and the next step, in one line. What it names may be an address with a password
+in it, which no message shows.
+
+`check_arguments` holds a public function to its own signature. An annotation says what an
+argument may be, by the names of classes, so that nothing has to be imported for it; the name of
+a number says how large it may be, since one name means one thing everywhere.
 """
+
+import math
+import operator
+import os
+from collections import abc
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cache, wraps
+from inspect import Parameter, Signature, isclass, isfunction, signature
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAliasType, get_args, get_origin
 
 from bhlm.secrets import hide_passwords
 
+LONGEST_MESSAGE = 2000  # characters
+
 
 class BhlmError(Exception):
-    """Base class of every error that bhlm raises on purpose."""
+    """Base class of every error that bhlm raises on purpose: its text is one line."""
 
     def __init__(self, *parts: object) -> None:
-        super().__init__(
-            *(hide_passwords(part) if isinstance(part, str) else part for part in parts)
-        )
+        super().__init__(*(_clean(part) if isinstance(part, str) else part for part in parts))
+
+
+def _clean(text: str) -> str:
+    """Return a message in one line, without passwords, and no longer than can be read."""
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[:LONGEST_MESSAGE]}..."
+    shown = hide_passwords(" ".join(text.split()))
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
 
 
 class FormulaError(BhlmError, ValueError):
@@ -49,3 +74,249 @@ def miss_package(what: str, package: str, extra: str) -> MissingPackageError:
     return MissingPackageError(
         f"{what} needs the package {package}; install it with: pip install 'bhlm[{extra}]'"
     )
+
+
+# The largest integers that are taken, by the name of the argument, so that nobody waits for more
+# than a lifetime or asks for more memory than there is. What is too small is refused, in the
+# words of the thing, by the function; of cores by all alike.
+LIMITS = {
+    **dict.fromkeys(("draws", "tune", "replicates", "rows"), 10_000_000),
+    **dict.fromkeys(("n_draws", "thin", "points"), 1_000_000),
+    **dict.fromkeys(("budget", "held", "min_group_size", "k", "streamed_size"), 10**15),
+    **dict.fromkeys(("cores", "processes", "workers", "chains"), 1024),
+    "seed": 2**64 - 1,
+    "maxdepth": 20,  # of trajectories, which have 2**maxdepth steps
+}
+AT_LEAST_ONE = ("cores", "workers", "maxdepth", "budget")
+# Names in annotations that stand for functions, and for the bases of several classes.
+_CALLABLE = {"Callable", "Progress", "Evaluate"}
+_BASES = {"Fit": ("Estimate", "Draws", "Comparison")}
+_ADVICE = {
+    ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",
+    ("Model", "RemlFit"): "give the model that was fitted, which is fit.model",
+    ("Model", "BayesFit"): "give the model that was fitted, which is fit.model",
+    ("RemlFit", "Model"): "give a fit, such as model.reml()",
+    ("Estimate", "Model"): "give a fit, such as model.reml()",
+    ("BayesFit", "Model"): "give a fit, such as model.sample()",
+    ("Draws", "Model"): "give a fit, such as model.sample()",
+    ("Moments", "Model"): "give model.moments",
+    ("Moments", "RemlFit"): "give fit.moments",
+    ("Moments", "BayesFit"): "give fit.moments",
+}
+LONGEST = 60  # characters of a value in a message
+
+
+def check_arguments[T](target: T) -> T:
+    """Return a function that refuses arguments which its signature does not allow.
+
+    A class is returned with its public methods so checked, and its `__init__`. Integers of NumPy
+    and the like arrive as Python's. An argument without an annotation, or with Any, is left to
+    the function.
+
+    Raises, when called:
+        ArgumentError: an argument of another type than its annotation, or out of its range.
+    """
+    if not isclass(target):
+        return _check_function(target)  # type: ignore[arg-type, return-value]
+    for name, member in list(vars(target).items()):
+        if name.startswith("_") and name != "__init__":
+            continue
+        if isfunction(member):
+            setattr(target, name, _check_function(member))
+        elif isinstance(member, classmethod | staticmethod):
+            setattr(target, name, type(member)(_check_function(member.__func__)))
+    return target
+
+
+def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    @cache
+    def read() -> tuple[Signature, dict[str, tuple["_Kind", ...]]]:
+        shape = signature(function)
+        kinds = {name: _read(each.annotation) for name, each in shape.parameters.items()}
+        return shape, kinds
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        shape, kinds = read()
+        bound = shape.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if not kinds[name]:
+                continue
+            if shape.parameters[name].kind is Parameter.VAR_POSITIONAL:
+                found: Any = tuple(_check(name, each, kinds[name]) for each in value)
+            else:
+                found = _check(name, value, kinds[name])
+            bound.arguments[name] = found
+        return function(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+class _Kind:
+    """One alternative of an annotation: a class by its name, and the kinds of its items."""
+
+    __slots__ = ("items", "name")
+
+    def __init__(self, name: str, items: tuple["_Kind", ...] = ()) -> None:
+        self.name, self.items = name, items
+
+    def __str__(self) -> str:
+        words = {
+            "str": "text", "int": "an integer", "float": "a number", "bool": "True or False",
+            "None": "None", "Path": "a path", "Callable": "a function", "Evaluate": "a function",
+            "Progress": "a function", "Fit": "a fit",
+        }  # fmt: skip
+        if self.name in ("Sequence", "Mapping"):
+            return f"a {'list' if self.name == 'Sequence' else 'dictionary'}" + (
+                f" of {' or '.join(map(str, self.items))}" if self.items else ""
+            )
+        article = "an" if self.name[0] in "AEIOU" else "a"
+        return words.get(self.name, f"{article} {self.name}")
+
+
+def _read(annotation: Any) -> tuple[_Kind, ...]:
+    """Return the alternatives of an annotation; none where it allows anything."""
+    if isinstance(annotation, str):
+        parts = _split(annotation, "|")
+        if len(parts) > 1:
+            return _join([_read(part) for part in parts])
+        name, _, rest = annotation.strip().partition("[")
+        name = name.rpartition(".")[2]
+        items = _split(rest.removesuffix("]"), ",") if rest else []
+        return _name(name, [_read(item) for item in items])
+    if isinstance(annotation, TypeAliasType):
+        if annotation.__name__ in _CALLABLE | _BASES.keys():
+            return (_Kind(annotation.__name__),)
+        return _read(annotation.__value__)
+    if isinstance(annotation, UnionType):
+        return _join([_read(part) for part in get_args(annotation)])
+    if annotation in (None, NoneType):
+        return (_Kind("None"),)
+    origin = get_origin(annotation)
+    if origin is Literal or annotation is Parameter.empty:
+        return ()
+    name = getattr(origin or annotation, "__name__", "Any")
+    return _name(name, [_read(item) for item in get_args(annotation)])
+
+
+def _name(name: str, items: list[tuple[_Kind, ...]]) -> tuple[_Kind, ...]:
+    if name in ("Any", "NativeDataFrame", "Self", "Literal", "_empty"):
+        return ()
+    if name == "Sequence":
+        return (_Kind(name, items[0] if items else ()),)
+    if name == "Mapping":
+        return (_Kind(name, items[1] if len(items) > 1 else ()),)
+    return (_Kind(name),)
+
+
+def _join(parts: Sequence[tuple[_Kind, ...]]) -> tuple[_Kind, ...]:
+    return tuple(kind for part in parts for kind in part) if all(parts) else ()
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Return the parts of an annotation between marks that no bracket encloses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == mark and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _check(name: str, value: Any, kinds: tuple[_Kind, ...]) -> Any:
+    """Return an argument as its function takes it, or refuse it."""
+    for kind in kinds:
+        if _is(value, kind):
+            return _check_value(name, value, kind)
+    wanted = " or ".join(dict.fromkeys(map(str, kinds)))
+    found = _class_names(value)
+    advice = next(
+        (text for (want, got), text in _ADVICE.items()
+         if got in found and any(want == kind.name for kind in kinds)),
+        f"give {wanted}",
+    )  # fmt: skip
+    raise ArgumentError(f"{name}={show_value(value)} is not {wanted}; {advice}")
+
+
+def _is(value: Any, kind: _Kind) -> bool:
+    name = kind.name
+    if name == "None":
+        return value is None
+    if name == "bool":
+        return isinstance(value, bool) or type(value).__name__ == "bool_"
+    if name in ("int", "float"):
+        is_number = isinstance(value, Integral if name == "int" else Real)
+        return is_number and not isinstance(value, bool)
+    if name in _CALLABLE:
+        return callable(value)
+    if name == "Sequence":
+        if isinstance(value, str | bytes | Mapping | Set) or not hasattr(value, "__len__"):
+            return False
+        if getattr(value, "ndim", 1) != 1:
+            return False
+        try:
+            items = list(value)
+        except Exception:
+            return False
+        return not kind.items or all(any(_is(item, each) for each in kind.items) for item in items)
+    if name == "Mapping":
+        return isinstance(value, Mapping) and (
+            not kind.items
+            or all(any(_is(item, each) for each in kind.items) for item in value.values())
+        )
+    if hasattr(abc, name):
+        return isinstance(value, getattr(abc, name)) and not isinstance(value, str | bytes)
+    return not _class_names(value).isdisjoint(_BASES.get(name, (name,)))
+
+
+def _check_value(name: str, value: Any, kind: _Kind) -> Any:
+    if kind.name in ("int", "float"):
+        try:
+            value = operator.index(value) if kind.name == "int" else float(value)
+        except OverflowError:
+            raise ArgumentError(f"{name}={show_value(value)} is too large; give a number") from None
+        if kind.name == "int" and value > LIMITS.get(name, value):
+            raise ArgumentError(
+                f"{name}={show_value(value)} is too large; give at most {LIMITS[name]:,}"
+            )
+        if kind.name == "int" and name in AT_LEAST_ONE and value < 1:
+            raise ArgumentError(f"{name}={value} is too small; give at least 1")
+    elif kind.name in ("str", "Path"):
+        try:
+            is_text = b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            is_text = False
+        if not is_text:
+            raise ArgumentError(
+                f"{name}={show_value(value)} holds a zero byte or half a character; leave it out"
+            )
+    elif kind.name == "Sequence" and not isinstance(value, list | tuple):
+        value = list(value)  # an array or a column, whose truth value is another
+    return value
+
+
+def _class_names(value: Any) -> set[str]:
+    """Return the names of a value's class and of those that it derives from."""
+    return {each.__name__ for each in type(value).__mro__}
+
+
+def is_finite(value: object) -> bool:
+    """Return whether a value is one real number that a double can hold."""
+    try:
+        return isinstance(value, Real) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def show_value(value: Any) -> str:
+    """Return a value as a message names it: short, and in one line."""
+    kind = type(value).__name__
+    if value is not None and not isinstance(value, str | bytes | bool | Integral | Real | Path):
+        return f"<{kind}>"
+    try:
+        text = ascii(value) if isinstance(value, bytes) else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"<{kind}>"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

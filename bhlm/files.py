@@ -109,6 +109,35 @@ def _copy_mode(target: Path, name: str) -> None:
     os.chmod(name, stat.S_IMODE(old.st_mode))
 
 
+def check_output(path: str | Path, *, is_folder: bool = False) -> None:
+    """Refuse a path that cannot be written to, before the work whose result it is to hold.
+
+    Args:
+        path: of a file; what is there now may be replaced, and stays as it is.
+        is_folder: whether what is written is a folder.
+
+    Raises:
+        DataError: the folder around it does not exist, cannot be written to or takes no such
+            name; or a folder stands where a file is to be.
+    """
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise DataError(f"cannot write '{path}' (no permission); choose another place")
+        return
+    target = Path(os.path.realpath(path))
+    if os.path.isdir(target) and not is_folder:
+        raise DataError(f"cannot write '{path}', which is a folder; choose another name")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"cannot write '{path}' ({reason}); choose a folder that exists and is writable"
+        ) from error
+    os.close(handle)
+    os.unlink(name)
+
+
 def write_text(text: str, path: str | Path) -> None:
     """Write text in UTF-8, whole or not at all.
 

@@ -14,6 +14,9 @@ UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories that break a line or hide
 JOINERS = "\u200c\u200d"  # of letters, in Persian and Hindi words
 NARROWEST = 8  # below this width Stata's format has no room for an exponent
 
+SCREEN = 30  # lines of what is shown unasked
+WIDEST = 160  # characters of a line of it
+
 
 def format_g(value: float, width: int = 9) -> str:
     """Return a number as Stata's %`width`.0g prints it; "." for one that is not finite.
@@ -98,6 +101,23 @@ def name_some(labels: Sequence[object], *, most: int = 5) -> str:
     """Return labels for a sentence, the first few by name: "a, b, c, d, e and 4 more"."""
     names = ", ".join(show_name(label) for label in labels[:most])
     return names + (f" and {len(labels) - most} more" if len(labels) > most else "")
+
+
+def shorten(text: str, *, whole: str, most: int = SCREEN) -> str:
+    """Return lines of text that fit on a screen: where there are more, the middle is left out.
+
+    Args:
+        text: the lines.
+        whole: what shows all of them, such as "print(fit.summary())".
+        most: lines that are shown.
+    """
+    lines = text.split("\n")
+    if len(lines) > most:
+        last = most // 3
+        left = len(lines) - most + 1
+        note = f"... {left} lines are left out here; {whole} shows them"
+        lines = [*lines[: most - last - 1], note, *lines[-last:]]
+    return "\n".join(line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…" for line in lines)
 
 
 def align_left(text: str, width: int) -> str:

@@ -5,7 +5,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError, miss_package
-from bhlm.layout import show_name
+from bhlm.layout import shorten, show_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,9 +127,13 @@ def _tabulate(table: "pd.DataFrame", layout: str, digits: int, escapes: dict[int
 
 
 class ShownAsText:
-    """Base of results that a notebook shows by their `summary()`."""
+    """Base of results that are shown by their `summary()`: as a page in notebooks, else short."""
 
     __slots__ = ()
+
+    def __repr__(self: Any) -> str:
+        """Return the summary, within a screen."""
+        return shorten(self.summary(), whole="print(...) of its summary()")
 
     def _repr_html_(self: Any) -> str:
         """Return the summary as preformatted text, for notebooks."""

@@ -1,19 +1,19 @@
 """The cores that are there, and numbered tasks in one process or in several."""
 
 import os
+import pickle
+import sys
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from typing import Any
 
 from bhlm.errors import ArgumentError
 
-type Task = Callable[[int], dict[str, Any]]
-
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_SCRIPT = ("__file__", "__spec__")  # by which a new process finds the script to run
 
 
 def count_cores() -> int:
@@ -21,14 +21,14 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_here(
-    task: Task,
+def run_here[T](
+    task: Callable[[int], T],
     numbers: Sequence[int],
     *,
     workers: int,
     refusal: str,
     single_threaded: bool = False,
-) -> Generator[dict[str, Any]]:
+) -> Generator[T]:
     """Yield `task(number)` of each number when it is done, by processes of this machine.
 
     Args:
@@ -48,7 +48,10 @@ def run_here(
     context = get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
-        with _single_threaded() if single_threaded else nullcontext():
+        with ExitStack() as around:
+            around.enter_context(without_script(task))
+            if single_threaded:
+                around.enter_context(_single_threaded())
             waiting = [pool.submit(task, number) for number in numbers]
         for future in as_completed(waiting):
             yield future.result()
@@ -57,6 +60,32 @@ def run_here(
     finally:
         # An error or an interrupt must not wait for the replicates that have not begun.
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def without_script(task: object) -> Generator[None]:
+    """Let processes that start here not run the user's script, which they would as `__main__`.
+
+    A script without `if __name__ == "__main__":` would start the study again in every process. A
+    task of which a part is defined in the script needs it, and keeps it.
+    """
+    names = vars(sys.modules["__main__"])
+    try:
+        needs_script = b"__main__" in pickle.dumps(task)
+    except Exception as error:  # of whatever is in the task
+        raise ArgumentError(
+            f"what is given cannot be sent to other processes ({error}); define it in a file "
+            "that is imported, or work in one process"
+        ) from error
+    if needs_script:
+        yield
+        return
+    hidden = {name: names[name] for name in _SCRIPT if name in names}
+    names.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        names.update(hidden)
 
 
 @contextmanager

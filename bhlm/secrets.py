@@ -32,7 +32,7 @@ _OPEN = {
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
 _DATABASES = re.compile(r"(?i)(jdbc|odbc|postgres\w*|psql|pgsql|pg|mysql|mariadb|mssql|oracle)\b")
 _KEYWORD = re.compile(
-    r"(?i)(\w*(?:passw|passphrase|pwd|secret|token|credential|api_?key)\w*\s*[=:]\s*)"
+    r"(?i)(\b\w*(?:passw|passphrase|pwd|secret|token|credential|api_?key)\w*\s*[=:]\s*)"
     r"(?!\*\*\*)(?=\S)"
 )
 # What looks like an address within a sentence, up to its closing quote (which no letter follows)

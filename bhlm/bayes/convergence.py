@@ -8,7 +8,7 @@ import numpy as np
 
 from bhlm.bayes.marginal_mode import find_mode
 from bhlm.bayes.twin_chains import describe_twins, find_twins
-from bhlm.errors import DataError
+from bhlm.errors import DataError, check_arguments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,6 +157,7 @@ def diagnose(
     )
 
 
+@check_arguments
 def diagnose_data(data: "xr.DataTree", *, var_names: Sequence[str] | None = None) -> Diagnostics:
     """Return the verdict on the draws of any model that an ArviZ DataTree holds.
 

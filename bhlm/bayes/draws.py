@@ -13,7 +13,7 @@ from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
@@ -161,6 +161,7 @@ class Draws:
         """The SD of every column, by which default priors are scaled."""
         return measure_scales(self.moments)
 
+    @check_arguments
     def effect_draws(self, groups: Sequence[Any] | None = None) -> "xr.DataArray":
         """Return u (chain, draw, group, coefficient), one exact draw for each kept draw.
 

@@ -8,7 +8,8 @@ import numpy as np
 from bhlm.bayes.draws import HELD, STREAM, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, check_drawable, draw_prior, resolve_priors
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
+from bhlm.layout import shorten
 from bhlm.likelihood.within import WithinRegressions, regress_within, replicate_statistics
 from bhlm.moments.moments import Moments, pool
 
@@ -45,7 +46,8 @@ class PriorPredictive:
         lines = [f"  {name:{width}}  {prior}" for name, prior in self.priors.items()]
         size = len(self.overall["response SD"])
         head = f"Prior predictive of {size} data sets, seed {self.seed}, under the priors"
-        return "\n".join([head, *lines, self.table.to_string(float_format="{:.4g}".format)])
+        table = self.table.to_string(float_format="{:.4g}".format)
+        return shorten("\n".join([head, *lines, table]), whole="its table")
 
     @property
     def table(self) -> "pd.DataFrame":
@@ -67,6 +69,7 @@ class PriorPredictive:
         return table
 
 
+@check_arguments
 def draw_prior_predictive(
     moments: Moments,
     priors: Priors | None = None,

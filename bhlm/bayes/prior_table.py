@@ -13,7 +13,7 @@ from bhlm.bayes.priors.families import (
     PyMCPrior,
 )
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.moments.moments import Moments
 
@@ -29,6 +29,7 @@ OUTERMOST = 0.999
 QUARTILES = 10.0
 
 
+@check_arguments
 def tabulate_priors(
     moments: Moments,
     priors: Priors | None = None,

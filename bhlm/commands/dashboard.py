@@ -7,7 +7,7 @@ import typer
 
 from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, app
 from bhlm.commands.shared import (
-    check_json,
+    check_outputs,
     fit_both,
     open_model,
     print_text,
@@ -67,10 +67,7 @@ def dashboard_command(
     REML and the reconciliation of a saved fit are computed from the moments that it holds; its
     rows, which some figures need, come from --data.
     """
-    from bhlm.reports.dashboard.paths import check_path
-
-    check_path(output)
-    check_json(output, json)
+    check_outputs(json=json, page=output)
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     given = {name: value for name, value in counts.items() if value is not None}
     if Path(fit).suffix.lower() in SAVED:

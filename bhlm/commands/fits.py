@@ -1,5 +1,6 @@
 """reconcile, reml and sample: one model, fitted."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,14 +21,16 @@ from bhlm.commands.options import (
     app,
 )
 from bhlm.commands.shared import (
-    check_json,
+    check_outputs,
     draw_posterior,
     fit_both,
+    keep_fit,
     open_model,
     print_text,
     print_title,
     read_settings,
     report_both,
+    write_all,
     write_command,
 )
 from bhlm.secrets import hide_password
@@ -65,11 +68,7 @@ def reconcile_command(
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
     from bhlm.fits.reml_fit import RemlFit
 
-    if dashboard:
-        from bhlm.reports.dashboard.paths import check_path
-
-        check_path(dashboard)
-        check_json(dashboard, json)
+    check_outputs(json=json, page=dashboard)
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
 
     def show(fit: "RemlFit | BayesFit") -> None:
@@ -109,6 +108,7 @@ def reml_command(
     from bhlm.files import write_json
     from bhlm.reports.json import describe_model, describe_reml
 
+    check_outputs(json=json)
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
@@ -144,6 +144,7 @@ def sample_command(
     from bhlm.files import write_json
     from bhlm.reports.json import describe_model, describe_posterior
 
+    check_outputs(json=json, save=save)
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
     priors, covariance = read_settings(entry, covariance)
     fit = draw_posterior(
@@ -152,9 +153,11 @@ def sample_command(
     )  # fmt: skip
     print_title(entry)
     print_text(fit.summary())
+    content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
+    writers: list[Callable[[], object]] = []
     if save:
-        fit.save(save)
+        writers.append(lambda: keep_fit(fit, save))
     if json:
-        content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
-        write_json(content, json)
+        writers.append(lambda: write_json(content, json))
+    write_all(*writers)
     return 0 if fit.converged and not fit.diagnostics.prior_bound else 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bhlm.commands.options import Json, Seed, app
-from bhlm.commands.shared import find_data, fit_both
+from bhlm.commands.shared import check_outputs, find_data, fit_both
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def models_command(json: Json = None) -> int:
     from bhlm.files import write_json
     from bhlm.sources.gallery import list_models
 
+    check_outputs(json=json)
     models = list_models()
     for entry in models:
         print(f"{entry.name}\n    {entry.title}\n    {entry.formula}")
@@ -49,6 +50,7 @@ def compare_command(
     from bhlm.files import write_json
     from bhlm.progress import show_progress
 
+    check_outputs(json=json)
     with show_progress("gallery") as progress:
         table = compare_gallery(names, seed=seed, progress=progress)
     print(render_gallery(table))

@@ -7,6 +7,7 @@ import typer
 
 from bhlm.commands.options import DataArgument, FormulaText, MemoryLimit, Output, Parts, app
 from bhlm.errors import ArgumentError
+from bhlm.files import check_output
 
 if TYPE_CHECKING:
     from bhlm.moments.moments import Moments
@@ -39,6 +40,7 @@ def moments_command(
         suppress_small_groups,
     )
 
+    check_output(output)
     if formula is not None and like is None:
         table = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
         moments = reduce_part(formula, table)
@@ -64,6 +66,7 @@ def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
     """Merge moments files of disjoint rows, as those of sites that may not share rows."""
     from bhlm.moments.moments import merge_files
 
+    check_output(output)
     moments = merge_files(parts)
     moments.save(output)
     _print_moments(moments, output)

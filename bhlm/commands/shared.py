@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bhlm.errors import ArgumentError
-from bhlm.files import write_json
+from bhlm.errors import ArgumentError, BhlmError, DataError
+from bhlm.files import check_output, write_json
 from bhlm.layout import show_name
 from bhlm.progress import show_chains
 from bhlm.secrets import hide_password
@@ -175,13 +176,17 @@ def report_both(
         source: label -> text on where the model and its data come from.
         df: a method of `reml.fixed_effects` by which JSON and page test the fixed effects too.
     """
-    print_text(both.summary())
-    if json:
-        write_json(both.to_dict(df=df), json)
-    if page:
-        from bhlm.reports.dashboard.subjects import write_reconciliation
+    from bhlm.reports.dashboard.subjects import write_reconciliation
 
-        write_reconciliation(both, page, model=model, title=title, source=source, df=df)
+    print_text(both.summary())
+    writers: list[Callable[[], object]] = []
+    if json:
+        writers.append(lambda: write_json(both.to_dict(df=df), json))
+    if page:
+        writers.append(
+            lambda: write_reconciliation(both, page, model=model, title=title, source=source, df=df)
+        )
+    write_all(*writers)
     return 0 if both.verdict in ("agree", "explained") else 1
 
 
@@ -206,18 +211,67 @@ def write_command(name: str, *words: str | None, **options: Any) -> str:
     return shlex.join(line)
 
 
-def check_json(page: Path, json: Path | None) -> None:
-    """Refuse a --json that names the page or the file of its numbers.
+def check_outputs(
+    *, json: Path | None = None, page: Path | None = None, save: Path | None = None
+) -> None:
+    """Refuse places that cannot be written to, before the work whose results they are to hold.
+
+    Args:
+        json: where the numbers go.
+        page: where a page goes, and its own numbers beside it.
+        save: where a fit is kept.
 
     Raises:
-        ArgumentError: the two are one file.
+        ArgumentError: two of them are one file, or a page or a fit has an unknown ending.
+        DataError: one of them cannot be written.
+        MissingPackageError: what writes a fit is not installed.
     """
-    from bhlm.reports.dashboard.paths import name_twin
+    if page is not None:
+        from bhlm.reports.dashboard.paths import check_path, name_twin
 
-    if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
-        raise ArgumentError(
-            f"--json '{json}' is where the page '{page}' keeps its own numbers; give another name"
-        )
+        check_path(page)
+        if json is not None and json.resolve() in (page.resolve(), name_twin(page).resolve()):
+            raise ArgumentError(
+                f"--json '{json}' is where the page '{page}' keeps its own numbers; give another "
+                "name"
+            )
+    if save is not None:
+        from bhlm.bayes.storage.file import check_place
+
+        check_place(save)
+    if json is not None:
+        if save is not None and json.resolve() == save.resolve():
+            raise ArgumentError(f"--json '{json}' is where --save keeps the fit; give another name")
+        check_output(json)
+
+
+def write_all(*writers: Callable[[], object]) -> None:
+    """Write every result, also after one that could not be written, which is raised at the end."""
+    failed: BhlmError | None = None
+    for write in writers:
+        try:
+            write()
+        except BhlmError as error:
+            failed = failed or error
+    if failed:
+        raise failed
+
+
+def keep_fit(fit: "BayesFit", path: Path) -> None:
+    """Save a fit, and if its place is lost by now, in a folder for temporary files.
+
+    Raises:
+        DataError: it could not be saved at its path, and where it stands instead.
+    """
+    try:
+        fit.save(path)
+    except BhlmError as error:
+        spare = Path(tempfile.mkdtemp(prefix="bhlm-")) / path.name
+        try:
+            fit.save(spare)
+        except BhlmError:
+            raise error from None
+        raise DataError(f"{error}; the fit was kept at '{spare}'") from error
 
 
 def _show_bars(title: str, chains: int, *, quiet: bool) -> AbstractContextManager[Any]:

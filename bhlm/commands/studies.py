@@ -1,12 +1,13 @@
 """calibrate and simulate: many simulated data sets."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bhlm.commands.options import Covariance, Data, FormulaText, Json, Seed, Which, app
-from bhlm.commands.shared import open_model, read_settings
+from bhlm.commands.shared import check_outputs, open_model, read_settings, write_all
 from bhlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def calibrate_command(
     from bhlm.progress import show_progress
     from bhlm.studies.calibration.run import calibrate
 
+    check_outputs(json=json)
     model, entry = open_model(which, data, formula)
     priors, covariance = read_settings(entry, covariance)
     with show_progress("calibration") as progress:
@@ -70,18 +72,21 @@ def simulate_command(
     from bhlm.progress import show_progress
     from bhlm.studies.simulation.run import run_study
 
+    check_outputs(json=json)  # before the study, which takes long
     if figures:
-        make_folder(figures)  # before the study, which takes long
+        make_folder(figures)
     with show_progress("simulation") as progress:
         found = run_study(
             study, file=file or study.with_suffix(".jsonl"), workers=workers, address=address,
             progress=progress,
         )  # fmt: skip
     print(found.summary())
+    writers: list[Callable[[], object]] = []
     if json:
-        write_json(found.to_dict(), json)
+        writers.append(lambda: write_json(found.to_dict(), json))
     if figures:
-        draw_study(found, figures)
+        writers.append(lambda: draw_study(found, figures))
+    write_all(*writers)
     return 0
 
 

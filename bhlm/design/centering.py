@@ -5,15 +5,16 @@ The functions of a formula with the same meaning are `gm(x)` (group_mean), `cwc(
 uses, these on every row of the table that they are given.
 """
 
-from difflib import get_close_matches
 from typing import Any
 
 import narwhals as nw
 from narwhals.typing import IntoDataFrame
 
-from bhlm.errors import DataError
+from bhlm.design.rows import advise_column
+from bhlm.errors import DataError, check_arguments
 
 
+@check_arguments
 def group_mean(table: IntoDataFrame, column: str, *, group: str) -> Any:
     """The mean of column in each row's group, as a native Series named gm(column).
 
@@ -28,6 +29,7 @@ def group_mean(table: IntoDataFrame, column: str, *, group: str) -> Any:
     return _take_series(frame, _group_mean(column, group=group), name=f"gm({column})")
 
 
+@check_arguments
 def center_within(table: IntoDataFrame, column: str, *, group: str) -> Any:
     """The column minus the mean of its group, as a native Series named cwc(column).
 
@@ -38,6 +40,7 @@ def center_within(table: IntoDataFrame, column: str, *, group: str) -> Any:
     return _take_series(frame, centered, name=f"cwc({column})")
 
 
+@check_arguments
 def center_grand(table: IntoDataFrame, column: str) -> Any:
     """The column minus its mean over all rows, as a native Series named cgm(column).
 
@@ -60,9 +63,8 @@ def _check_table(
         ) from error
     for name in (column, group):
         if name is not None and name not in frame.columns:
-            guess = get_close_matches(name, frame.columns, n=1)
-            hint = f"did you mean '{guess[0]}'?" if guess else f"it has {', '.join(frame.columns)}"
-            raise DataError(f"the table has no column '{name}'; {hint}")
+            advice = advise_column(name, frame.columns)
+            raise DataError(f"the table has no column '{name}'; {advice}")
     dtype = frame.schema[column]
     if not (dtype.is_numeric() or dtype == nw.Boolean):
         raise DataError(

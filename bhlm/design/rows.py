@@ -1,6 +1,6 @@
 """Table -> its complete rows: the columns that a formula reads, under names of our own."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +18,7 @@ from bhlm.sources.open import scan_table
 from bhlm.sources.parquet import ParquetScan
 
 SHOWN_COLUMNS = 12
+SEPARATORS = (";", "\t", "|")  # of CSV files, beside the comma
 LABELS = (nw.String, nw.Categorical, nw.Enum)
 
 
@@ -140,17 +141,33 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
         if name in schema:
             continue
         names = [str(column) for column in schema]
-        close = get_close_matches(name, names, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        shown = ", ".join(names[:SHOWN_COLUMNS])
-        more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
-        raise DataError(f"the table has no column '{name}'; {hint}it has: {shown}{more}")
+        raise DataError(f"the table has no column '{name}'; {advise_column(name, names)}")
     if schema[formula.group].is_nested():
         raise DataError(
             f"the group column '{formula.group}' has type {schema[formula.group]}; choose a column "
             "of numbers, strings, booleans or categories"
         )
     return schema
+
+
+def advise_column(name: str, names: Sequence[str]) -> str:
+    """Return what to do about a column that is not among the names of a table."""
+    only = names[0] if len(names) == 1 else ""
+    mark = next((mark for mark in SEPARATORS if mark in only), None)
+    if mark:
+        return (
+            f"it has one column, called {only[:60]!r}, so its separator is {mark!r}: read it "
+            f"by pandas.read_csv(path, sep={mark!r}), or save it with commas"
+        )
+    kind, _, bare = name.partition(".") if name[:2] in ("i.", "c.") else ("", "", name)
+    folded = {each.casefold(): each for each in reversed(names)}
+    close = [folded[bare.casefold()]] if bare.casefold() in folded else []
+    close = close or get_close_matches(bare, names, n=1)
+    wanted = f"C({close[0]})" if close and kind == "i" else f"'{close[0]}'" if close else ""
+    hint = f"did you mean {wanted}? " if wanted else ""
+    shown = ", ".join(names[:SHOWN_COLUMNS])
+    more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+    return f"{hint}it has: {shown}{more}"
 
 
 def prepare_rows(

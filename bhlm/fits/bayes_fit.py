@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.fits.origin import Fitted
 
 if TYPE_CHECKING:
@@ -17,10 +18,17 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
 
 
+@check_arguments
 class BayesFit(Fitted, Draws):
     """Draws from the posterior, and everything that can be asked of them."""
 
     __slots__ = ("_model",)
+
+    def __repr__(self) -> str:
+        """Return the summary, within a screen."""
+        from bhlm.layout import shorten
+
+        return shorten(self.summary(), whole="print(...) of its summary()")
 
     def summary(self) -> str:
         """Return the posterior table, the priors and the convergence verdict as text."""
@@ -162,6 +170,7 @@ class BayesFit(Fitted, Draws):
         return tabulate_fit(self)
 
 
+@check_arguments
 def load(path: str | Path) -> BayesFit:
     """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
 

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.design.rows import open_rows, read_table
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bhlm.fits.reml_fit import RemlFit
 
 
+@check_arguments
 class Model:
     """A formula and the data it is about, reduced to moments in one pass over the table.
 
@@ -148,6 +149,8 @@ class Model:
 
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
+        if seed < 0:
+            raise ArgumentError(f"seed={seed} is not a seed; give an integer of 0 or more")
         settings = Settings(
             draws=draws, tune=tune, chains=chains, target_accept=target_accept, maxdepth=maxdepth,
             prior_only=prior_only, sampler=sampler, cores=cores,

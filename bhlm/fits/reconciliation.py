@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.checks.model_checks import run_checks
+from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reconciliation.comparison import Comparison, compare
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ROWS = 1_000_000
 
 
+@check_arguments
 class Reconciliation(Comparison):
     """The two answers side by side, the split of each gap, the verdict, and what to do.
 
@@ -37,6 +39,12 @@ class Reconciliation(Comparison):
         """The model that the fits were made from; None if it is no longer in use."""
         found = (fit.model for fit in (self.reml, self.post) if isinstance(fit, RemlFit | BayesFit))
         return next((model for model in found if model is not None), None)
+
+    def __repr__(self) -> str:
+        """Return the summary, within a screen."""
+        from bhlm.layout import shorten
+
+        return shorten(self.summary(), whole="print(...) of its summary()")
 
     def summary(self) -> str:
         """Return the table, the printed values and the verdict as text."""
@@ -81,6 +89,7 @@ class Reconciliation(Comparison):
         write_reconciliation(self, path, model=model or self.model, title=title, df=df)
 
 
+@check_arguments
 def reconcile(
     reml: RemlFit,
     post: BayesFit,

@@ -1,8 +1,9 @@
 """RemlFit: what `model.reml()` returns."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from bhlm.errors import check_arguments
 from bhlm.fits.origin import Fitted
 from bhlm.reml.estimate import Estimate
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bhlm.reml.variance_tests import VarianceTest
 
 
+@check_arguments
 class RemlFit(Fitted, Estimate):
     """The estimates by REML or ML, and everything that can be asked of them."""
 
@@ -97,7 +99,7 @@ class RemlFit(Fitted, Estimate):
         replicates: int | None = None,
         seed: int = 0,
         processes: int = 1,
-        progress: Any = None,
+        progress: "Callable[[int, int], None] | None" = None,
     ) -> "pd.DataFrame | VarianceTest":
         """Return the LR test that the named random coefficients do not vary over groups.
 
@@ -153,7 +155,12 @@ class RemlFit(Fitted, Estimate):
         return profile_intervals(self, level=level, parameters=parameters)
 
     def bootstrap(
-        self, *, replicates: int = 1000, seed: int = 0, processes: int = 1, progress: Any = None
+        self,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        processes: int = 1,
+        progress: "Callable[[int, int], None] | None" = None,
     ) -> "Bootstrap":
         """Return a parametric bootstrap of every parameter; see `bhlm.reml.bootstrap`.
 

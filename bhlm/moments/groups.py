@@ -1,11 +1,11 @@
 """Where labels and rows stand among the groups of moments."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError, DataError, show_value
 from bhlm.moments.moments import Moments
 
 Array = np.ndarray
@@ -30,10 +30,9 @@ def find_groups(moments: Moments, groups: Sequence[Any]) -> Array:
     """
     positions = {label: at for at, label in enumerate(moments.groups.tolist())}
     for label in groups:
-        if label not in positions:
-            raise DataError(
-                f"{label!r} is not a {moments.group}; the labels are in fit.moments.groups"
-            )
+        if not isinstance(label, Hashable) or label not in positions:
+            shown = f"{show_value(label)} is not a {moments.group}"
+            raise DataError(f"{shown}; the labels are in fit.moments.groups")
     return np.array([positions[label] for label in groups], dtype=np.int64)
 
 

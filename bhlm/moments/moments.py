@@ -4,7 +4,7 @@ From a table by its formula or by the design of other moments, from a file, from
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bhlm.design.formula.expressions import column_names
 from bhlm.design.formula.terms import Formula, list_factors, parse_formula
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import open_rows
-from bhlm.errors import DataError, FormulaError
+from bhlm.errors import ArgumentError, DataError, FormulaError, check_arguments, show_value
 from bhlm.layout import show_name
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups
@@ -36,6 +36,7 @@ Array = np.ndarray
 NAMED = 6  # columns with missing values that a sentence names
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True)
 class Moments:
     """All that the Gaussian likelihood needs from a table, one block per group.
@@ -54,6 +55,11 @@ class Moments:
     dropped: int  # rows left out because a used column was missing
     suppressed: int = 0  # rows of groups that were too small to disclose
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+
+    def __repr__(self) -> str:
+        """Return the formula and the size of the data."""
+        size = f"{self.n_rows} rows in {self.n_groups} groups of {self.group!r}"
+        return f"Moments({self.formula!r}: {size}, {len(self.columns)} columns)"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -134,12 +140,13 @@ class Moments:
         Raises:
             DataError: a label is not one of the groups.
         """
+        known = set(self.groups.tolist())
+        for label in groups:
+            if not isinstance(label, Hashable) or label not in known:
+                raise DataError(
+                    f"{show_value(label)} is not a {self.group}; the labels are in moments.groups"
+                )
         keep = ~np.isin(self.groups, list(groups))
-        if keep.sum() != len(self.groups) - len(set(groups)):
-            unknown = sorted(set(groups) - set(self.groups.tolist()), key=str)
-            raise DataError(
-                f"{unknown[0]!r} is not a {self.group}; the labels are in moments.groups"
-            )
         return select_groups(self, keep)
 
     def with_blocks(self, blocks: tuple[tuple[str, ...], ...]) -> "Moments":
@@ -259,6 +266,7 @@ def _assemble(design: Design, reduced: Reduced, left_out: LeftOut) -> Moments:
     return Moments(*reduced, design=design, dropped=left_out.dropped, missing=missing)
 
 
+@check_arguments
 def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = None) -> Moments:
     """Return the moments of the union of disjoint sets of rows.
 
@@ -278,6 +286,8 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
     if not parts:
         raise DataError("there are no moments to merge; give at least one part")
     names = names or [f"part {i + 1}" for i in range(len(parts))]
+    if len(names) != len(parts):
+        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
@@ -291,6 +301,7 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
     )
 
 
+@check_arguments
 def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | None = None) -> None:
     """Write moments to one file, which `load_moments` gives back to the last bit.
 
@@ -314,6 +325,7 @@ def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | No
     write_blocks(path, description, moments.reduced)
 
 
+@check_arguments
 def load_moments(path: str | Path) -> Moments:
     """Return the moments of a file that `save_moments` wrote, equal to the last bit.
 
@@ -337,6 +349,7 @@ def check_moments(moments: Moments, name: str) -> None:
     check_blocks(moments.design, moments.reduced, name)
 
 
+@check_arguments
 def merge_files(paths: Sequence[str | Path]) -> Moments:
     """Return the moments of the union of the rows behind several files.
 
@@ -361,6 +374,7 @@ def merge_files(paths: Sequence[str | Path]) -> Moments:
     return merge_moments(parts, names=names)
 
 
+@check_arguments
 def reduce_part(formula: str, table: Any) -> Moments:
     """Return the moments of a table that may be one part of many, even a single group.
 
@@ -382,6 +396,7 @@ def reduce_part(formula: str, table: Any) -> Moments:
     return compute_moments(build_design(formula, opened, check=False), opened)
 
 
+@check_arguments
 def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
     """Return the moments of a table under the constants and levels of other moments.
 
@@ -434,6 +449,7 @@ def update_moments(moments: Moments, more: Any) -> Moments:
     return merge_moments([moments, more], names=["the moments so far", "the new rows"])
 
 
+@check_arguments
 def suppress_small_groups(
     moments: Moments, k: int, *, action: str = "refuse"
 ) -> tuple[Moments, str]:

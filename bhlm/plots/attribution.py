@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
@@ -53,6 +54,7 @@ class Step:
     error: float  # a standard error; nan if it is not known
 
 
+@check_arguments
 def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of what leads from the REML estimate to the posterior mean.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
@@ -32,6 +32,7 @@ TICKED = 90  # characters of labels that an axis has room for
 COLUMNS = ("group", "coefficient", "rank", "n", "u", "u_low", "u_high", "mean", "low", "high")
 
 
+@check_arguments
 def plot_caterpillar(fit: Fit, *, coefficient: str | None = None) -> Figure:
     """Return each group's effects with 95 % intervals, one panel per coefficient, in order.
 

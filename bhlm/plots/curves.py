@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from bhlm.errors import check_arguments
 from bhlm.likelihood.parameters import map_names
 from bhlm.plots.choice import choose_parameters, say, title
 from bhlm.plots.figure import Figure
@@ -34,6 +35,7 @@ CURVES = {
 }
 
 
+@check_arguments
 def plot_curves(
     both: Comparison, *, names: Sequence[str] | None = None, points: int | None = None
 ) -> Figure:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.chains import tick_log
@@ -24,6 +25,7 @@ MARKED = 500  # divergent ones
 WIDE = 30.0  # times the smallest draw: from here on the axis is logarithmic
 
 
+@check_arguments
 def plot_divergences(post: Draws) -> Figure:
     """Return the figure of the draws in the plane of an SD and a correlation, divergences marked.
 

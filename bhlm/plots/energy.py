@@ -7,6 +7,7 @@ import numpy as np
 from bhlm.bayes.convergence import BFMI
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.live import ignore_short_chains
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.figure import Figure
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
+@check_arguments
 def plot_energy(post: Draws) -> Figure:
     """Return the figure of the energies and of the changes between draws, with E-BFMI, by ArviZ.
 

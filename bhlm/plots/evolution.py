@@ -7,6 +7,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import ESS, RHAT, measure
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.plots.chains import choose_worst, tick_log
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Panel, Rule
@@ -23,6 +24,7 @@ FIRST = 8  # draws of each chain, of which R-hat and ESS say anything
 KINDS = {"rhat": "R-hat", "ess_bulk": "Bulk ESS", "ess_tail": "Tail ESS"}
 
 
+@check_arguments
 def plot_evolution(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of R-hat, bulk and tail ESS of the first m draws of every chain, over m.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.files import replace_file, write_text
 from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STATIC = (".png", ".svg", ".pdf")
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A figure before a library draws it: its marks, a sentence read off it, its numbers.
@@ -34,6 +35,10 @@ class Figure:
     columns: int = 1  # panels side by side
     height: int = 420  # pixels, of all panels together
     draw: Callable[[str], Any] | None = None  # "plotly" or "matplotlib" -> ArviZ's PlotCollection
+
+    def __repr__(self) -> str:
+        """Return the figure's name, title and sentence."""
+        return f"Figure({self.name!r}: {self.title}. {self.reading})"
 
     def plotly(self, *, page: str = "light") -> Any:
         """Return the figure as a plotly.graph_objects.Figure, for a "light" or "dark" page."""

@@ -1,12 +1,14 @@
 """One group: its rows, its own least-squares line, what REML and the posterior make of it."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.bayes.draws import Draws
-from bhlm.errors import DataError
+from bhlm.errors import DataError, check_arguments, show_value
 from bhlm.layout import count, format_digits
 from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
@@ -57,6 +59,7 @@ class GroupRows:
     y: Array  # (n,)
 
 
+@check_arguments
 def plot_group(fit: Fit, group: Any, *, model: "Model | None" = None) -> Figure:
     """Return one group's rows and lines along the first column that varies within groups.
 
@@ -120,16 +123,16 @@ def take_rows(model: "Model | None", moments: Moments, column: str | None) -> Gr
 
 
 def _find_group(moments: Moments, group: Any) -> int:
-    j = int(locate_groups(moments, np.array([group]))[0])
-    if j < 0:
-        same = [k for k, label in enumerate(moments.groups.tolist()) if str(label) == str(group)]
-        if not same:
-            raise DataError(
-                f"{group!r} is not a {moments.group} of the fit; the labels are in "
-                "fit.moments.groups"
-            )
-        j = same[0]
-    return j
+    labels = moments.groups.tolist()
+    exact = [j for j, label in enumerate(labels) if isinstance(group, Hashable) and label == group]
+    text = str(group) if isinstance(group, str | Number) else None
+    same = exact or [j for j, label in enumerate(labels) if str(label) == text]
+    if not same:
+        raise DataError(
+            f"{show_value(group)} is not a {moments.group} of the fit; the labels are in "
+            "fit.moments.groups"
+        )
+    return same[0]
 
 
 def _mean_along(moments: Moments, column: str | None, j: int) -> float:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
@@ -22,6 +23,7 @@ APART = (0.35, 0.08)  # share of the axes that two names need between them on a 
 HEIGHT = 380  # pixels
 
 
+@check_arguments
 def plot_influence(reml: Estimate) -> Figure:
     """Return each group's Cook's distance, from a refit without it, the largest ones named.
 

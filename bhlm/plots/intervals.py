@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
@@ -24,6 +25,7 @@ WORDS = {
 }
 
 
+@check_arguments
 def plot_intervals(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of each parameter's REML interval, posterior interval and printed value.
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from bhlm.bayes.checks.loo import Loo, leave_out_groups
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.plots.arviz_figures import find_writer
 from bhlm.plots.figure import Figure
@@ -23,6 +24,7 @@ SIZES = {"plotly": 36, "matplotlib": 12}  # of points, in the backend's units
 HEIGHT = 380  # pixels
 
 
+@check_arguments
 def plot_khat(post: Draws) -> Figure:
     """Return the k-hat of each group's leave-one-out weights, beside the threshold.
 

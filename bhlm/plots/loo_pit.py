@@ -6,7 +6,7 @@ import numpy as np
 
 from bhlm.bayes.checks.loo_pit import ROWS, LooPit, bound_pit, check_pit
 from bhlm.bayes.draws import Draws
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.plots.figure import Figure
 from bhlm.plots.style import ROLES
 
@@ -17,6 +17,7 @@ LEVEL = 0.95
 HEIGHT = 380  # pixels
 
 
+@check_arguments
 def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS) -> Figure:
     """Return the empirical distribution of the PIT less the uniform's, by ArviZ's `plot_ecdf_pit`.
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups
+from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups, name_variable
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import format_digits
 from bhlm.plots.arviz_figures import BY_COLOUR, find_writer, name_roles
 from bhlm.plots.figure import Figure
@@ -22,6 +23,7 @@ PANEL = 190  # pixels
 PANELS = 6  # statistics that are drawn
 
 
+@check_arguments
 def plot_predictive(post: Draws, *, kind: str = "same groups") -> Figure:
     """Return the distribution over groups of their statistics, beside that of replicates.
 
@@ -56,7 +58,7 @@ def draw_predictive(check: PredictiveCheck) -> Figure:
     tree = check.data
 
     def draw(backend: str) -> Any:
-        return _draw_densities(tree, names, backend)
+        return _draw_densities(tree, [name_variable(name) for name in names], backend)
 
     return Figure(**shared, draw=draw, height=PANEL * len(names) + 60)
 
@@ -70,7 +72,7 @@ def _draw_densities(tree: Any, names: list[str], backend: str) -> Any:
     chains, draws = (tree["posterior_predictive"].sizes[name] for name in ("chain", "draw"))
     along = np.linspace(0, draws - 1, min(draws, -(-REPLICATES // chains))).round().astype(int)
     # ArviZ takes the titles of the panels from the variables, whatever labeller it is given.
-    titles = {name: write(name) + " " * at for at, name in enumerate(names)}
+    titles = {name: name_variable(write(name)) + " " * at for at, name in enumerate(names)}
     parts = {"posterior_predictive": {"draw": along}, "observed_data": {}}
     shown = xr.DataTree.from_dict(
         {

@@ -6,6 +6,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
@@ -24,6 +25,7 @@ LABELS = {"prior": "prior density", "posterior": "posterior density"}
 SIDES = ("lower", "median", "upper")
 
 
+@check_arguments
 def plot_prior_posterior(post: Draws) -> Figure:
     """Return the figure of each parameter's prior with its posterior over it.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import (
@@ -32,6 +33,7 @@ CLEAR = 100.0  # times below its level a p-value leaves no doubt
 ERROR = 0.05  # chance that good chains fail the test in any of the panels
 
 
+@check_arguments
 def plot_ranks(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of the chains' rank ECDFs less the even one's, by ArviZ.
 

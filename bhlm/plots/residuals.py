@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from bhlm.errors import check_arguments
 from bhlm.moments.groups import locate_groups
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import name_groups, rename_columns
@@ -50,6 +51,7 @@ class Sample:
     labels: tuple[str, ...]  # (m,) for the hover texts; may be empty
 
 
+@check_arguments
 def plot_residuals(reml: Estimate, *, model: "Model | None" = None) -> Figure:
     """Return Q-Q plots of level-1 residuals, of each random coefficient, and of the distances.
 

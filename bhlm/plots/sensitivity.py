@@ -4,6 +4,7 @@ import numpy as np
 
 from bhlm.bayes.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
 from bhlm.plots.figure import Figure
@@ -19,6 +20,7 @@ SIDES = {
 }
 
 
+@check_arguments
 def plot_sensitivity(post: Draws) -> Figure:
     """Return the figure of each posterior's power-scaling sensitivity, to priors and to data.
 

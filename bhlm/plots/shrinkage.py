@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
@@ -25,6 +26,7 @@ SAME = 1e-9  # of the size of coefficients: below it, what groups are drawn to i
 COLUMNS = ("group", "coefficient", "n", "fixed", "ols", "eb", "reliability", "shrinkage")
 
 
+@check_arguments
 def plot_shrinkage(reml: Estimate) -> Figure:
     """Return least squares and empirical Bayes of each group, joined, in the plane of two.
 

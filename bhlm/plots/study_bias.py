@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 EDGE = 300.0  # percent: a bias beyond is written, not drawn to scale
 
 
+@check_arguments
 def plot_bias(
     result: StudyResult,
     *,

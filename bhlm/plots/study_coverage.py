@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.errors import check_arguments
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
@@ -25,6 +26,7 @@ NOMINAL = 95.0  # percent
 LOWEST = 85.0  # the coverage axis begins here, or lower where an interval does
 
 
+@check_arguments
 def plot_coverage(
     result: StudyResult,
     *,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Rule
 from bhlm.plots.study import (
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SIZE = 5.0  # percent of true hypotheses that a test at this level rejects
 
 
+@check_arguments
 def plot_power(
     result: StudyResult,
     *,

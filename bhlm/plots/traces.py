@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import ROW, choose_worst, draw_panels, keep_every, list_looks, name_chains
@@ -20,6 +21,7 @@ Array = np.ndarray
 SHOWN = 250  # draws of each chain
 
 
+@check_arguments
 def plot_traces(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
     """Return the figure of the draws in their order, one panel per parameter, by ArviZ.
 

@@ -11,7 +11,7 @@ import numpy as np
 from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.priors.correlations import has_prior
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.parameters import name_apart
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import Evidence, gather_evidence
@@ -125,6 +125,7 @@ class Comparison:
         table["widening"] = table["sd"] / table["eb_sd"].where(table["eb_sd"] > 0.0)
         return table
 
+    @check_arguments
     def curves(self, *, points: int = 61) -> "pd.DataFrame":
         """Return profile likelihood, prior and posterior density over one grid per parameter.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.layout import shorten
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import (
     check_level,
@@ -30,8 +31,8 @@ type Progress = Callable[[int, int], None]
 
 KINDS = ("percentile", "basic")
 REFUSAL = (
-    "the processes of the bootstrap could not be started or were killed; a script that starts "
-    "processes must do so under `if __name__ == '__main__':`, or give processes=1"
+    "the processes of the bootstrap could not be started or were killed; give processes=1, which "
+    "needs less memory"
 )
 CHUNKS = 4  # per process, so that the last ones end at about the same time
 
@@ -58,6 +59,13 @@ class Bootstrap:
     singular: Array  # (replicates,)
     seed: int
     bounds: Array  # (m, 2) between which a parameter can lie
+
+    def __repr__(self) -> str:
+        """Return what was drawn and the intervals, within a screen."""
+        done = f"{int(self.converged.sum())} of {len(self.draws)} replicates converged"
+        table = self.intervals().to_string(float_format="{:.5g}".format)
+        head = f"Parametric bootstrap, seed {self.seed}: {done}"
+        return shorten(f"{head}\n{table}", whole="intervals()")
 
     def intervals(self, *, kind: str = "percentile", level: float = 0.95) -> "pd.DataFrame":
         """Return `estimate, se, lower, upper, bias, kind` by parameter.
@@ -119,8 +127,7 @@ def bootstrap(
     """Return the estimates of `replicates` data sets drawn from the fitted model.
 
     The draws depend on the seed alone, not on how many processes share the work. More than one
-    process pays for itself from some thousand refits on; as everywhere, a script that starts
-    processes must do so under `if __name__ == "__main__":`.
+    process pays for itself from some thousand refits on.
 
     Args:
         fit: the fit, by whose method the replicates are fitted.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.variance_shares import correlate_within, explain_variance
@@ -53,6 +53,7 @@ def count_parameters(fit: Estimate) -> int:
     return len(fit.beta) + len(fit.structure.labels) + 1
 
 
+@check_arguments
 def compare_fits(*fits: Estimate) -> "pd.DataFrame":
     """Return one row per fit: `formula, method, parameters, loglik, deviance, aic, bic`.
 
@@ -140,6 +141,7 @@ def _is_same_column(a: Moments, b: Moments, name: str) -> bool:
     return bool(np.all(same_mean & same_squares))
 
 
+@check_arguments
 def compare_nested(small: Estimate, large: Estimate) -> LrTest:
     """Return the LR test of a model within a larger one.
 
@@ -173,6 +175,7 @@ def _holds_structure(large: Structure, b: Moments, small: Structure, a: Moments)
     return bool(np.max(np.abs(left)) < SAME)
 
 
+@check_arguments
 def intraclass_correlation(fit: Estimate) -> float:
     """Return the share of the variance that lies between groups, at the means of Z.
 
@@ -183,11 +186,13 @@ def intraclass_correlation(fit: Estimate) -> float:
     return float(correlate_within(fit.moments, fit.white, fit.as_draw())[0])
 
 
+@check_arguments
 def design_effect(fit: Estimate) -> float:
     """Return 1 + (mean group size - 1) x ICC (Kish 1965)."""
     return 1.0 + (fit.moments.n_rows / fit.moments.n_groups - 1.0) * intraclass_correlation(fit)
 
 
+@check_arguments
 def r_squared(fit: Estimate) -> dict[str, float]:
     """Return the marginal and conditional R2 of Nakagawa, Johnson & Schielzeth.
 
@@ -199,6 +204,7 @@ def r_squared(fit: Estimate) -> dict[str, float]:
     return {"marginal": float(marginal[0]), "conditional": float(conditional[0])}
 
 
+@check_arguments
 def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
     """Return R&B's proportional reduction of each variance component against a base model.
 

@@ -5,7 +5,7 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@check_arguments
 def load_hsb(*, level: int | None = None) -> "pd.DataFrame":
     """High School and Beyond, 1982: 7185 pupils in 160 schools, as a pandas DataFrame.
 
@@ -38,6 +39,7 @@ def load_hsb(*, level: int | None = None) -> "pd.DataFrame":
     )
 
 
+@check_arguments
 def load_dataset(name: str) -> "pd.DataFrame":
     """A data set of the gallery by its name, as a new pandas DataFrame.
 

@@ -206,6 +206,8 @@ _READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
 
 _VALUE_NAMES = {".dta": _name_stata, ".sav": _name_spss}
 
+SUFFIXES = tuple(_READERS)
+
 # What the readers raised when bytes of good files were changed or cut off at random: parsers a
 # ValueError mostly, and whatever a wrong length, offset, type or encoding led to further in.
 _BROKEN_FILE = (

@@ -15,8 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bhlm.errors import GalleryError
+from bhlm.errors import GalleryError, check_arguments
+from bhlm.secrets import hide_password, is_address
 from bhlm.sources.datasets import DATASETS
+from bhlm.sources.files import SUFFIXES
 from bhlm.sources.open import open_table
 
 METHODS = ("reml", "ml")
@@ -74,6 +76,10 @@ class GalleryModel:
     notes: str | None
     published: Published | None
 
+    def __repr__(self) -> str:
+        """Return the name and the formula."""
+        return f"GalleryModel({self.name!r}: {self.formula})"
+
 
 def printed_tolerance(text: str) -> float:
     """Half a unit of the last printed digit: 0.005 for "292.40", 5e-8 for ".1282584".
@@ -98,17 +104,24 @@ def agrees_with_print(value: float, text: str, *, relative_tolerance: float = 0.
     return abs(value - printed) <= allowed
 
 
+@check_arguments
 def list_models() -> tuple[GalleryModel, ...]:
     """Every model of the gallery, by name. Raises GalleryError if a file is not valid."""
     return tuple(read_model(path) for path in sorted(_find_folder().glob("*.toml")))
 
 
+@check_arguments
 def find_model(name_or_path: str | Path) -> GalleryModel:
     """The gallery model of that name (with or without .toml), or the model file at a path.
 
     A file that exists at the path comes first. Raises GalleryError if there is neither.
     """
     path = Path(name_or_path)
+    if path.suffix.lower() in (*SUFFIXES, ".moments") or is_address(str(name_or_path)):
+        raise GalleryError(
+            f"'{hide_password(str(name_or_path))}' is a table and not a model of the gallery; give "
+            "it as --data with --formula 'y ~ x + (x | g)', or to bhlm.Model"
+        )
     if path.is_file():
         return read_model(path)
     name = path.name.removesuffix(".toml")
@@ -145,6 +158,8 @@ def read_model(path: str | Path) -> GalleryModel:
         raise GalleryError(
             f"{path}: cannot be read ({error.strerror}); give a TOML file"
         ) from error
+    except RecursionError as error:
+        raise GalleryError(f"{path}: nested too deeply; mend it") from error
     except ValueError as error:  # TOMLDecodeError or UnicodeDecodeError
         raise GalleryError(f"{path}: not valid TOML ({error}); mend that line") from error
     table = _Table(content, path=path, where="")

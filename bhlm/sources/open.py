@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import narwhals as nw
 
-from bhlm.errors import DataError
+from bhlm.errors import DataError, check_arguments
 from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
 from bhlm.sources.files import find_files, find_padded, known_suffixes, read_file
@@ -20,6 +20,7 @@ STREAMED_SIZE = 1 << 29
 STREAMED = (".csv", ".parquet")
 
 
+@check_arguments
 def open_table(
     data: Any,
     *,

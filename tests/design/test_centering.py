@@ -91,7 +91,7 @@ def test_unknown_column_suggests_the_nearest(engine: Engine) -> None:
         center_grand(engine(ROWS), "sse")
     with pytest.raises(DataError, match="no column 'scool'; did you mean 'school'"):
         group_mean(engine(ROWS), "ses", group="scool")
-    with pytest.raises(DataError, match="no column 'zzz'; it has school, ses"):
+    with pytest.raises(DataError, match="no column 'zzz'; it has: school, ses"):
         center_within(engine(ROWS), "zzz", group="school")
 
 

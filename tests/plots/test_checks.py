@@ -372,3 +372,10 @@ def test_predictive_check_of_tiny_numbers_and_hostile_names():
         drawn = json.dumps(draw_both(figure))
         assert "<script>" not in drawn
         assert "<b>" not in drawn
+
+
+def test_names_with_a_slash_are_drawn() -> None:
+    table = simulate_table(3, n_groups=12, largest=9).rename(columns={"g": "g/h"})
+    model = Model("y ~ I(x / 2) + (I(x / 2) | `g/h`)", table)
+    post = model.sample(seed=1, draws=100, tune=100, chains=2)
+    assert "x" in str(plot_predictive(post).plotly().to_plotly_json()["layout"])

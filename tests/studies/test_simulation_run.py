@@ -171,5 +171,4 @@ def test_a_script_without_a_guard(tmp_path):
         "run_study(small_study(2), file=None, workers=2)\n"
     )
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert result.returncode
-    assert "ArgumentError: the 2 worker processes stopped" in result.stderr
+    assert result.returncode == 0, result.stderr

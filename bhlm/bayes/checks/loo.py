@@ -18,7 +18,7 @@ from arviz_stats import ELPDDataLOO
 from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.checks.importance import log_mean, score_units
 from bhlm.bayes.draws import Draws, flatten_draws
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import (
     align_columns,
     align_left,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 type Progress = Callable[[int, int], None]
+WEIGHTS = ("stacking", "bb-pseudo-bma", "pseudo-bma")  # of `compare_posteriors`
 
 # Log-likelihoods that are in memory at a time (64 MB).
 HELD = 2**23
@@ -251,6 +252,7 @@ def assemble(
     )
 
 
+@check_arguments
 def compare_posteriors(
     fits: Mapping[str, Any], *, by: str = "group", method: str = "stacking"
 ) -> "pd.DataFrame":
@@ -272,6 +274,8 @@ def compare_posteriors(
 
     if by not in ("group", "row"):
         raise ArgumentError(f"by={by!r} is not known; choose 'group' or 'row'")
+    if method not in WEIGHTS:
+        raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(WEIGHTS)}")
     if len(fits) < 2:
         raise ArgumentError(f"{len(fits)} models cannot be compared; give at least two")
     scores = {name: _score(name, fit, by) for name, fit in fits.items()}

@@ -44,7 +44,7 @@ CHECK = 4  # separates these seeds from the fit's other streams
 WIDTH = 80
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PredictiveCheck(ShownAsText):
     """Statistics of the groups beside their posterior predictive distribution.
 
@@ -336,16 +336,20 @@ def _tabulate_overall(names: tuple[str, ...], own: Array, drawn: Array) -> "pd.D
     )
 
 
+def name_variable(name: str) -> str:
+    """Return the name of a statistic in `data`: a DataTree takes "/" for a path."""
+    return name.replace("/", "\u2044")  # the fraction slash, which looks the same
+
+
 def _build_tree(
     moments: Moments, names: tuple[str, ...], observed: Array, drawn: Array, shape: tuple[int, int]
 ) -> "xr.DataTree":
     """Return replicates and observed values, each statistic over the groups that have it."""
     from arviz_base import from_dict
 
-    dimension = name_group_dimension(moments.group, taken=names).replace("/", "\u2044")
+    dimension = name_variable(name_group_dimension(moments.group, taken=names))
     replicated, own, coords, dims = {}, {}, {}, {}
-    # A DataTree takes "/" for a path; the fraction slash looks the same.
-    for k, name in enumerate(each.replace("/", "\u2044") for each in names):
+    for k, name in enumerate(map(name_variable, names)):
         there = ~np.isnan(observed[:, k])
         dim = dimension if there.all() else f"{dimension}[{name}]"
         coords[dim], dims[name] = moments.groups[there], [dim]

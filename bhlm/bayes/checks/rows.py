@@ -57,7 +57,7 @@ SHARES = (0.005, 0.025, 0.25, 0.5, 0.75, 0.975, 0.995)
 WIDTH = 80
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RowCheck(ShownAsText):
     """The rows beside their leave-one-out predictive distribution, and replicates of them.
 

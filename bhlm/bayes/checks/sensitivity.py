@@ -50,7 +50,7 @@ BLOCK = 2**22  # log-likelihoods that are in memory at a time
 WIDTH = 80
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Sensitivity(ShownAsText):
     """How the posterior of each parameter answers to scaling the prior and the likelihood.
 

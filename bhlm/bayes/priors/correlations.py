@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from scipy import special
 
-from bhlm.errors import ArgumentError, PriorError
+from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
 from bhlm.likelihood.covariance import STRUCTURES, Structure, arrange
 from bhlm.moments.moments import Moments
 
@@ -39,8 +39,10 @@ class LKJ:
 
     def __post_init__(self) -> None:
         """Refuse an eta that is not positive."""
-        if not (np.isfinite(self.eta) and self.eta > 0):
-            raise PriorError(f"LKJ(eta={self.eta!r}) is not a distribution; give a positive eta")
+        if not is_finite(self.eta) or self.eta <= 0:
+            raise PriorError(
+                f"LKJ(eta={show_value(self.eta)}) is not a distribution; give a positive eta"
+            )
 
     def __str__(self) -> str:
         """Return `LKJ(2)`."""

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from scipy import special
 
-from bhlm.errors import PriorError
+from bhlm.errors import PriorError, is_finite, show_value
 
 Array = np.ndarray
 LOG_PI = math.log(math.pi)
@@ -62,11 +62,10 @@ class Prior:
         """Refuse numbers outside the family's range."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if not np.isfinite(value) or (field.name not in ("mu", "power") and value <= 0):
-                raise PriorError(
-                    f"{type(self).__name__}({field.name}={value!r}) is not a distribution; "
-                    f"give a finite{'' if field.name == 'mu' else ', positive'} {field.name}"
-                )
+            if not is_finite(value) or (field.name not in ("mu", "power") and value <= 0):
+                shown = f"{type(self).__name__}({field.name}={show_value(value)})"
+                wanted = "finite" if field.name == "mu" else "finite, positive"
+                raise PriorError(f"{shown} is not a distribution; give a {wanted} {field.name}")
 
     @property
     def finite_at_zero(self) -> bool:

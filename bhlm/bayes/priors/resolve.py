@@ -14,7 +14,7 @@ import numpy as np
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.bayes.priors.frame import Frame, measure_spread, stand_as_given, stand_at_means
-from bhlm.errors import PriorError
+from bhlm.errors import PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
 from bhlm.moments.moments import INTERCEPT, Moments, pool
@@ -27,6 +27,7 @@ AT_MEANS = " at the predictors' means"
 AT_ZERO = " at the predictors' zeros"
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True)
 class Priors:
     """The priors of a model; None means the autoscaled default.

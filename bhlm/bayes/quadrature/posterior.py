@@ -29,7 +29,8 @@ from bhlm.bayes.quadrature.axes import (
 from bhlm.bayes.quadrature.grid import ABSENT, build_integrand
 from bhlm.bayes.quadrature.refine import Summed, choose_degrees, refine_grid
 from bhlm.bayes.quadrature.start import find_start
-from bhlm.errors import ArgumentError, PriorError
+from bhlm.errors import ArgumentError, PriorError, check_arguments
+from bhlm.layout import shorten, show_name
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, list_parameters
 from bhlm.likelihood.whitening import whiten
@@ -71,6 +72,16 @@ class QuadraturePosterior:
     nodes: tuple[int, ...]  # of t1, t2, r and log sigma; 1 for what the model lacks
     seconds: float
 
+    def __repr__(self) -> str:
+        """Return how accurate the moments are, and the moments, within a screen."""
+        state = f"FAILED: {self.note}" if self.note else f"tolerance {self.tolerance:g}"
+        head = (
+            f"Posterior of {show_name(self.moments.formula)} by quadrature: accurate to "
+            f"{self.accuracy:.2g} posterior SDs, {state}"
+        )
+        table = self.estimates.to_string(float_format="{:.6g}".format)
+        return shorten(f"{head}\n{table}", whole="its table of estimates")
+
     @property
     def estimates(self) -> "pd.DataFrame":
         """Every parameter: `mean, sd, error`, the error being in posterior SDs."""
@@ -81,6 +92,7 @@ class QuadraturePosterior:
         return table
 
 
+@check_arguments
 def integrate_posterior(
     moments: Moments,
     *,

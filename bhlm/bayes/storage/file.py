@@ -35,7 +35,13 @@ from bhlm.bayes.draws import Draws
 from bhlm.bayes.storage.arrays import choose_encoding, digest_arrays, pack_array, unpack_array
 from bhlm.bayes.storage.description import EXTRA, Arrays, describe_fit, rebuild_fit
 from bhlm.errors import ArgumentError, BhlmError, DataError, miss_package
-from bhlm.files import lock_folder, recover_folder, replace_file, replace_folder
+from bhlm.files import (
+    check_output,
+    lock_folder,
+    recover_folder,
+    replace_file,
+    replace_folder,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,10 +77,7 @@ def save(fit: Draws, path: str | Path) -> None:
         DataError: a place that cannot be written to, a folder that holds something else, a
             package that is missing, or content of `fit.data` that has no place in a file.
     """
-    target, package = Path(path).resolve(), FORMATS.get(Path(path).suffix.lower())
-    if package is None:
-        raise ArgumentError(f"'{path}' ends in neither .zarr nor .nc; give it one of the two")
-    _require(package, f"saving '{path}'")
+    target, package = Path(path).resolve(), _choose_format(path)
     failure, remedy = f"cannot save to '{path}'", "change what is odd in fit.data"
     with _explain(failure, remedy):
         description, arrays = describe_fit(fit)
@@ -95,6 +98,29 @@ def save(fit: Draws, path: str | Path) -> None:
             _remove_unfinished_files(target)
             with replace_file(target) as stream:
                 stream.write(content)
+
+
+def check_place(path: str | Path) -> None:
+    """Refuse a path that `save` could not write to, before anything is sampled for it.
+
+    Raises:
+        ArgumentError: a path with another ending than .zarr or .nc.
+        DataError: a place that cannot be written to, or a folder that holds something else.
+        MissingPackageError: the package that writes the format is not installed.
+    """
+    is_folder = _choose_format(path) == "zarr"
+    check_output(path, is_folder=is_folder)
+    if is_folder:
+        _check_replaceable(Path(path).resolve())
+
+
+def _choose_format(path: str | Path) -> str:
+    """Return the format of a path to save to, which is one that can be written here."""
+    package = FORMATS.get(Path(path).suffix.lower())
+    if package is None:
+        raise ArgumentError(f"'{path}' ends in neither .zarr nor .nc; give it one of the two")
+    _require(package, f"saving '{path}'")
+    return package
 
 
 def load(path: str | Path) -> Draws:

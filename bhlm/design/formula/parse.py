@@ -251,8 +251,14 @@ class Parser:
         if here.kind == "~" and kinds[: self.at].count("(") > kinds[: self.at].count(")"):
             raise FormulaError(f"'~' stands inside parentheses; write the formula as {EXAMPLE}")
         after = f" after '{before.text}'" if before is not None else ""
+        column = (
+            f", and a column called '{before.text} {here.text}' in backquotes"
+            if before is not None and before.text.isidentifier() and here.text.isidentifier()
+            else ""
+        )
         raise FormulaError(
-            f"'{here.text}' is not expected{after}; remove it or write a term, as in x or log(x)"
+            f"'{here.text}' is not expected{after}; remove it or write a term, as in x or "
+            f"log(x){column}"
         )
 
 
@@ -311,6 +317,8 @@ def _refuse_character(piece: str) -> NoReturn:
     if piece in "`\"'":
         name = "backquote" if piece == "`" else "quote"
         raise FormulaError(f"a {name} ({piece}) is not closed; add the one that is missing")
+    if piece == "#":
+        raise FormulaError("the character '#' is not known; write a:b for a#b, and a*b for a##b")
     raise FormulaError(
         f"the character {piece!r} is not known; write a column whose name is not plain letters, "
         "digits, '.' and '_' in backquotes"

@@ -86,7 +86,8 @@ def _read_call(node: Call, depth: int, *, whole: bool) -> Expression:
     written = called.token.text
     name = ALIASES.get(written, written)
     if name not in FUNCTIONS:
-        close = get_close_matches(written.lower(), FUNCTIONS, n=1)
+        close = ["C"] if "factor" in written.lower() else []
+        close = close or get_close_matches(written.lower(), FUNCTIONS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ";"
         raise FormulaError(f"the function '{written}' is not known{hint} {KNOWN}")
     if name in ("C", "poly") and not whole:

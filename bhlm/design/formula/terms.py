@@ -1,5 +1,6 @@
 """Formula text -> frozen terms: `parse_formula("y ~ x + (x | g)")`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -96,6 +97,8 @@ def parse_formula(text: str) -> Formula:
         return _read_formula(text)
     except FormulaError as error:
         reason = str(error)
+        if "removes a term" in reason and (dashed := re.search(r"[^\W\d][\w.]*(-[\w.]+)+", text)):
+            reason += f", or write the column '{dashed[0]}' in backquotes, as `{dashed[0]}`"
     except RecursionError:
         reason = "it is nested too deeply; write it with fewer parentheses or calls"
     short = " ".join(text.split())

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from bhlm.errors import DataError
+from bhlm.files import check_output
 
 TWIN = {"title", "model", "outcome", "source", "sections"}  # keys of every page's .json
 
@@ -24,15 +25,13 @@ def check_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"'{path}' is not a page's file; end it in .html")
-    folder = path.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(
-            f"cannot write '{path}': '{folder}' is no folder that can be written to; choose one "
-            "that exists and is writable"
-        )
-    if path.is_dir():
-        raise DataError(f"cannot write '{path}', which is a folder; choose another name")
+    check_output(path)
     twin = name_twin(path)
+    if os.path.isdir(twin):
+        raise DataError(
+            f"cannot write the numbers of '{path}' to '{twin}', which is a folder; choose another "
+            f"name than '{path.name}'"
+        )
     if os.path.lexists(twin) and not _is_twin(twin):
         raise DataError(
             f"cannot write the numbers of '{path}' to '{twin}', which is there and was written by "

@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
-from bhlm.layout import align_columns, align_left, align_right, format_digits, show_name, wrap
+from bhlm.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_digits,
+    shorten,
+    show_name,
+    wrap,
+)
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import list_notes
 from bhlm.reports.text.hlm import render_hlm
@@ -76,4 +84,4 @@ def outline(fit: "Estimate") -> str:
     lines += align_columns(cells, sides=sides, gap="  ")
     for note in [*([fit.advice] if fit.converged and fit.singular else []), *list_notes(fit)]:
         lines += wrap(note, WIDTH)
-    return "\n".join(lines)
+    return shorten("\n".join(lines), whole="print(...) of its summary()")

@@ -20,7 +20,7 @@ NAMED = 3.0
 MANY = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Calibration(ShownAsText):
     """Ranks of known parameters in the posteriors of data simulated from them."""
 

@@ -31,7 +31,7 @@ from bhlm.bayes.priors.resolve import (
     resolve_priors,
 )
 from bhlm.bayes.sampling import choose_acceptance, sample_density
-from bhlm.errors import ArgumentError, PriorError
+from bhlm.errors import ArgumentError, PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import Parameters, list_parameters
@@ -66,6 +66,7 @@ class Study:
     thin: int  # every thin-th draw counts
 
 
+@check_arguments
 def calibrate(
     model: "Model | Moments",
     *,
@@ -105,8 +106,7 @@ def calibrate(
         target_accept: as in `sample_moments`.
         maxdepth: as in `sample_moments`.
         level: probability that calibrated ranks of all quantities stay inside their bands.
-        workers: processes; None is one per processor. A script that starts processes must do
-            so under `if __name__ == "__main__":`.
+        workers: processes; None is one per processor.
         file: where finished replicates are kept as they come. A call with the same study goes
             on from there, also with more replicates; a file of another study is refused.
         progress: called with (done, replicates) after every replicate.
@@ -309,8 +309,8 @@ def _run(
     if not numbers:
         return iter(())
     refusal = (
-        f"the {workers} worker processes could not run; call calibrate() in a script under "
-        "`if __name__ == '__main__':`, or give workers=1"
+        f"the {workers} worker processes stopped before their work was done; give workers=1, which "
+        "needs less memory"
     )
     task = partial(run_replicate, study, evaluate=evaluate)
     return run_here(task, numbers, workers=workers, refusal=refusal)

@@ -1,18 +1,23 @@
 """Replicates on the workers of a Dask cluster."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any
 
 from bhlm.errors import ArgumentError, miss_package
-from bhlm.processes import Task
 
 CONNECT_SECONDS = 20  # how long a cluster may take to answer
 
+type Task = Callable[[int], dict[str, Any]]
+
 
 def run_on_cluster(
-    task: Task, numbers: Sequence[int], *, address: str, versions: dict[str, str]
+    task: Task,
+    numbers: Sequence[int],
+    *,
+    address: str,
+    versions: dict[str, str],
 ) -> Generator[dict[str, Any]]:
     """Yield `task(number)` of each number when it is done, by the workers of a Dask cluster.
 

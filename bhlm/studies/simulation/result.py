@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONDITION = ("J", "n", "icc", "slope_variance", "correlation")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StudyResult(ShownAsText):
     """A simulation study with its finished replicates."""
 

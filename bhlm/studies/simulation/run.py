@@ -37,8 +37,7 @@ def run_study(
         file: where finished replicates are kept as they come, one JSON line each. A call with the
             same study goes on from there, also with more replicates; a file of another study is
             refused. None keeps them in memory only.
-        workers: processes of this machine; None is one per processor. A script that starts
-            processes must do so under `if __name__ == "__main__":`.
+        workers: processes of this machine; None is one per processor.
         address: of a Dask scheduler whose workers run the replicates instead.
         progress: called with (done, total) after every replicate.
 
@@ -85,8 +84,8 @@ def _run(
         return run_on_cluster(task, missing, address=address, versions=find_versions())
     workers = min(workers, len(missing))
     refusal = (
-        f"the {workers} worker processes stopped; start them in a script under "
-        "`if __name__ == '__main__':`, or give workers=1"
+        f"the {workers} worker processes stopped before their work was done; give workers=1, which "
+        "needs less memory"
     )
     # The matrices are small, and threads that wait for each other cost more than they do.
     return run_here(task, missing, workers=workers, refusal=refusal, single_threaded=True)

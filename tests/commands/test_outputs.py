@@ -1,0 +1,88 @@
+"""Places of results are checked before the work, and what was drawn is not lost."""
+
+from pathlib import Path
+
+import pytest
+from command_line import check_refusal, run
+
+from bhlm.commands.shared import keep_fit, write_all
+from bhlm.errors import ArgumentError, DataError
+from bhlm.files import check_output
+from bhlm.fits.bayes_fit import BayesFit, load
+
+MODEL = "dyestuff"
+
+WRONG = {
+    "no folder for the numbers": (("sample", MODEL, "--json", "no/out.json"), "'no/out.json'"),
+    "a folder for the numbers": (("reml", MODEL, "--json", "there"), "which is a folder"),
+    "an unknown ending of a fit": (
+        ("sample", MODEL, "--save", "fit.pickle"), "ends in neither .zarr nor .nc",
+    ),
+    "no folder for a fit": (("sample", MODEL, "--save", "no/fit.nc"), "cannot write 'no/fit.nc'"),
+    "a folder that is no fit": (("sample", MODEL, "--save", "there.zarr"), "is not a saved fit"),
+    "one file for two": (
+        ("sample", MODEL, "--save", "fit.nc", "--json", "fit.nc"), "is where --save keeps the fit",
+    ),
+    "no page": (("reconcile", MODEL, "--dashboard", "page.pdf"), "is not a page's file"),
+    "a page's own numbers": (
+        ("reconcile", MODEL, "--dashboard", "p.html", "--json", "p.json"), "keeps its own numbers",
+    ),
+    "a folder for a page's numbers": (
+        ("reconcile", MODEL, "--dashboard", "there.html"), "there.json', which is a folder",
+    ),
+    "a calibration": (("calibrate", MODEL, "--json", "no/out.json"), "cannot write"),
+    "the gallery": (("compare", MODEL, "--json", "no/out.json"), "cannot write"),
+    "moments": (("moments", "none.csv", "-o", "no/a.moments"), "cannot write 'no/a.moments'"),
+    "a merge": (("merge", "none.moments", "-o", "no/a.moments"), "cannot write 'no/a.moments'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_place_that_cannot_be_written_is_refused_first(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there", "there.json", "there.zarr"):
+        Path(folder).mkdir()
+    Path("there.zarr/mine.txt").touch()
+    arguments, expected = WRONG[name]
+    before = sorted(tmp_path.rglob("*"))
+    check_refusal(run(capsys, *arguments), expected)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_package_that_is_missing_is_told_first(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "zarr", None)
+    found = run(capsys, "sample", MODEL, "--save", tmp_path / "fit.zarr")
+    check_refusal(found, "needs the package zarr; install it with: pip install 'bhlm[zarr]'")
+
+
+def test_every_result_is_tried_and_the_first_failure_told():
+    done = []
+
+    def fail(text):
+        raise DataError(text)
+
+    with pytest.raises(DataError, match="first"):
+        write_all(lambda: fail("first"), lambda: done.append(1), lambda: fail("second"))
+    assert done == [1]
+
+
+def test_a_fit_whose_place_is_lost_is_kept_elsewhere(hsb_post: BayesFit, tmp_path, monkeypatch):
+    (tmp_path / "spare").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
+    with pytest.raises(DataError) as caught:
+        keep_fit(hsb_post, tmp_path / "gone" / "fit.nc")
+    place = str(caught.value).rpartition("the fit was kept at '")[2].rstrip("'")
+    assert load(place).seed == hsb_post.seed
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot write"):
+        check_output(tmp_path / ("x" * 300))
+    with pytest.raises(ArgumentError, match=r"neither \.zarr nor \.nc"):
+        run_check(tmp_path / "fit")
+
+
+def run_check(path: Path) -> None:
+    from bhlm.bayes.storage.file import check_place
+
+    check_place(path)

@@ -1,0 +1,145 @@
+"""Every argument of the public functions and methods: an answer, or one line that refuses it."""
+
+import logging
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from odd_arguments import LONG, in_folder, judge, list_cases
+from simulate import simulate_table
+
+import bhlm
+from bhlm.errors import ArgumentError, BhlmError, check_arguments
+
+TABLE = simulate_table(3, n_groups=12, largest=6)
+FORMULA = "y ~ x + (x | g)"
+
+
+@pytest.fixture(scope="module")
+def model() -> bhlm.Model:
+    return bhlm.Model(FORMULA, TABLE)
+
+
+@pytest.fixture(scope="module")
+def fits(model: bhlm.Model) -> tuple[bhlm.RemlFit, bhlm.BayesFit]:
+    return model.reml(), model.sample(seed=1, draws=60, tune=60, chains=2)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Keep the verdicts of so few draws to themselves."""
+    logging.disable(logging.ERROR)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def judge_some(model: bhlm.Model, fits: tuple, number: int, *, long: bool) -> list[str]:
+    """Return what is wrong with a sample of all odd calls, which is the same each time."""
+    with in_folder() as folder:
+        cases = [
+            case for case in list_cases(model, *fits, TABLE, folder)
+            if long or case.name not in LONG
+        ]  # fmt: skip
+        calls = [call for case in cases for call in case.odd()]
+        chosen = random.Random(1).sample(calls, number)
+        found = {shown: judge(call) for shown, call in chosen}
+    return [f"{shown}: {wrong}" for shown, wrong in found.items() if wrong]
+
+
+def test_odd_arguments_are_answered_or_refused_in_one_line(model, fits):
+    assert judge_some(model, fits, 100, long=False) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_thousand_odd_arguments(model, fits):
+    assert judge_some(model, fits, 1000, long=True) == []
+
+
+WRONG = {
+    "cores=0": (lambda model, fits: model.sample(cores=0), "cores=0 is too small; give at least 1"),
+    "priors={}": (
+        lambda model, fits: model.sample(priors={"sd": 1}),
+        "priors=<dict> is not a Priors or None; write priors=bhlm.Priors(",
+    ),
+    "a fit for a model": (
+        lambda model, fits: bhlm.calibrate(fits[0], seed=1),
+        "give the model that was fitted, which is fit.model",
+    ),
+    "a model for a fit": (
+        lambda model, fits: bhlm.reconcile(model, fits[1]),
+        "reml=<Model> is not a RemlFit; give a fit, such as model.reml()",
+    ),
+    "draws of 2.5": (lambda model, fits: model.sample(draws=2.5), "draws=2.5 is not an integer"),
+    "level nan": (
+        lambda model, fits: fits[0].profile(level=float("nan")),
+        "level=nan is not between 0 and 1",
+    ),
+    "text for a list": (
+        lambda model, fits: fits[0].profile(parameters="x"),
+        "parameters='x' is not a list of text or None",
+    ),
+    "zero byte": (lambda model, fits: bhlm.load("a\0.zarr"), "holds a zero byte"),
+    "a word to draw": (lambda model, fits: fits[0].test(1), "hypotheses=1 is not text"),
+    "an infinite prior": (
+        lambda model, fits: bhlm.Normal(0, 10**400), "is not a distribution; give a finite",
+    ),
+    "names of parts": (
+        lambda model, fits: bhlm.merge_moments([model.moments], names=["a", "b"]),
+        "2 names for 1 parts",
+    ),
+    "a method": (
+        lambda model, fits: bhlm.compare_posteriors({"a": fits[1], "b": fits[1]}, method="x"),
+        "method='x' is not known; choose one of stacking",
+    ),
+    "a list as a group": (
+        lambda model, fits: model.moments.without([["a"]]), "<list> is not a g; the labels are",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_named_with_what_to_give(name, model, fits):
+    call, expected = WRONG[name]
+    with pytest.raises(BhlmError) as caught:
+        call(model, fits)
+    assert expected in str(caught.value)
+
+
+def test_integers_of_numpy_arrive_as_plain_ones():
+    @check_arguments
+    def show(draws: int, level: float = 0.5) -> list[type]:
+        return [type(draws), type(level)]
+
+    assert show(np.int32(4), np.float32(0.25)) == [int, float]
+    with pytest.raises(ArgumentError, match="draws=True is not an integer"):
+        show(True)
+
+
+def test_a_message_is_one_line_without_control_characters():
+    assert str(BhlmError("a\nb\x1b[31m \ud800")) == "a b\\x1b[31m \\ud800"
+    assert len(str(BhlmError("x" * 10**6))) < 2100
+
+
+def test_the_repr_of_every_result_fits_on_a_screen(fits):
+    many = [f"v{i}" for i in range(25)]
+    table = TABLE.assign(**{name: np.random.default_rng(3).normal(size=len(TABLE))
+                            for name in many})  # fmt: skip
+    table[many] = np.random.default_rng(1).normal(size=(len(table), len(many)))
+    wide = bhlm.Model(f"y ~ {' + '.join(many)} + (1 | g)", table)
+    reml, post = fits
+    results = {
+        "model": wide, "moments": wide.moments, "reml": wide.reml(), "post": post,
+        "both": bhlm.reconcile(reml, post), "bootstrap": reml.bootstrap(replicates=2),
+        "prior predictive": bhlm.draw_prior_predictive(reml.moments, seed=1, draws=10),
+        "figure": bhlm.plots.plot_caterpillar(reml), "gallery": bhlm.find_model("sleepstudy"),
+        "icc": post.icc(), "joint": reml.test("x = 0"),
+    }  # fmt: skip
+    for name, result in results.items():
+        lines = repr(result).splitlines()
+        assert len(lines) <= 30, name
+        assert max(map(len, lines)) <= 430, name
+    note = "lines are left out here; print(...) of its summary() shows them"
+    assert note in repr(results["reml"])
+    assert repr(wide.moments).startswith("Moments('y ~ v0 +")

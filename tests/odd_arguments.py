@@ -1,0 +1,254 @@
+"""Every public function and method with one odd argument at a time, and what comes of it."""
+
+import contextlib
+import inspect
+import io
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import bhlm
+from bhlm import plots
+
+LONGEST = 60  # seconds a call may take before it counts as hanging
+
+# What no argument is, or only some are; each in the place of one that is right.
+ODD: dict[str, Callable[[], Any]] = {
+    "None": lambda: None,
+    "nan": lambda: float("nan"),
+    "inf": lambda: float("inf"),
+    "-1": lambda: -1,
+    "0": lambda: 0,
+    "1": lambda: 1,
+    "10**20": lambda: 10**20,
+    "10**400": lambda: 10**400,
+    "-0.5": lambda: -0.5,
+    "0.5": lambda: 0.5,
+    "1e300": lambda: 1e300,
+    "True": lambda: True,
+    "numpy integer": lambda: np.int64(3),
+    "empty text": lambda: "",
+    "text": lambda: "no such thing",
+    "text in lines": lambda: "a\nb\x1b[31m",
+    "zero byte": lambda: "a\0b",
+    "half a character": lambda: "\ud800",
+    "long text": lambda: "x" * 100_000,
+    "bytes": lambda: b"bytes\xff",
+    "a list": list,
+    "a list of None": lambda: [None],
+    "a list of texts": lambda: ["x", "nothing"],
+    "a list twice": lambda: ["Intercept", "Intercept"],
+    "nested lists": lambda: [[1, [2, [3]]]],
+    "a dictionary": dict,
+    "a dictionary of texts": lambda: {"sd": "x", "y": 1},
+    "a set": lambda: {1, 2},
+    "a function": lambda: lambda *args, **kwargs: None,
+    "a class": lambda: int,
+    "an object": object,
+    "an array": lambda: np.zeros((2, 3)),
+    "an array without numbers": lambda: np.empty(0),
+    "a complex number": lambda: 1j,
+    "a decimal": lambda: Decimal("0.5"),
+    "an empty table": pd.DataFrame,
+    "a table": lambda: pd.DataFrame({"x": [1.0, 2.0], "g": ["a", "b"]}),
+    "a date": lambda: pd.Timestamp("2020-01-01"),
+    "a generator": lambda: (each for each in (1, 2)),
+    "a path": lambda: Path("/no/such/folder/file.html"),
+    "a module": lambda: np,
+}
+
+STARTING = ("processes", "workers")  # start processes where they are right, which takes long
+CALLED = ("progress", "evaluate")  # are called where they are functions, and raise what they raise
+# Where what is right takes seconds; the others answer or refuse within a moment.
+LONG = (
+    *("Model.sample", "Model.pymc", "Model.check_rows", "Model.loo_rows", "calibrate"),
+    *("integrate_posterior", "RemlFit.bootstrap", "BayesFit.loo", "plot_curves", "plot_loo_pit"),
+    *("Reconciliation.curves", "RemlFit.dashboard", "BayesFit.dashboard", "plot_sensitivity"),
+    *("Reconciliation.dashboard", "BayesFit.save", "compare_posteriors", "RemlFit.profile"),
+    *("plot_khat", "plot_group", "Figure.save", "RemlFit.test_variances", "Figure.plotly"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A function with right arguments by name, and what it is called in messages."""
+
+    name: str
+    call: Callable[..., Any]
+    right: Mapping[str, Any]
+
+    def odd(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Yield each argument with one odd value, as a call without arguments."""
+        for parameter in inspect.signature(self.call).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            for label, make in ODD.items():
+                if parameter.name in STARTING and label in ("None", "0", "numpy integer"):
+                    continue
+                if parameter.name in CALLED and label in ("a function", "a class"):
+                    continue
+                shown = f"{self.name}({parameter.name}={label})"
+                yield shown, partial(self._call, parameter, make)
+
+    def _call(self, parameter: inspect.Parameter, make: Callable[[], Any]) -> Any:
+        right = dict(self.right)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            right.pop(parameter.name, None)
+            return self.call(make(), **right)
+        before = right.pop("hypotheses", right.pop("fits", ()))
+        if isinstance(before, dict):  # compare_posteriors takes `fits` by name
+            right["fits"] = before
+            before = ()
+        return self.call(*before, **right | {parameter.name: make()})
+
+
+def list_cases(
+    model: bhlm.Model, reml: bhlm.RemlFit, post: bhlm.BayesFit, table: pd.DataFrame, folder: Path
+) -> list[Case]:
+    """Return every public function, method of a fit and figure, with right arguments."""
+    both = bhlm.reconcile(reml, post)
+    small = bhlm.Model("y ~ 1 + (1 | g)", table).reml()
+    moments = folder / "right.moments"
+    model.moments.save(moments)
+    post.save(folder / "right.zarr")
+    few: dict[str, Any] = {"seed": 1, "draws": 20, "tune": 20, "chains": 1}
+    right: dict[str, Mapping[str, Any]] = {
+        "calibrate": {"model": model, "seed": 1, "replicates": 2, "n_draws": 5, "thin": 1,
+                      "tune": 20, "workers": 1},
+        "center_grand": {"table": table, "column": "x"},
+        "center_within": {"table": table, "column": "x", "group": "g"},
+        "group_mean": {"table": table, "column": "x", "group": "g"},
+        "compare_fits": {"fits": (small, reml)},
+        "compare_nested": {"small": small, "large": reml},
+        "compare_posteriors": {"fits": {"a": post, "b": post}},
+        "design_effect": {"fit": small},
+        "diagnose_data": {"data": post.data},
+        "draw_prior_predictive": {"moments": model.moments, "seed": 1, "draws": 10},
+        "find_model": {"name_or_path": "sleepstudy"},
+        "integrate_posterior": {"moments": small.moments, "budget": 2000, "tolerance": 0.1},
+        "intraclass_correlation": {"fit": small},
+        "load": {"path": folder / "right.zarr"},
+        "load_dataset": {"name": "sleepstudy"},
+        "load_moments": {"path": moments},
+        "merge_files": {"paths": [moments]},
+        "merge_moments": {"parts": [model.moments]},
+        "open_table": {"data": table},
+        "r_squared": {"fit": reml},
+        "reconcile": {"reml": reml, "post": post},
+        "reduce_like": {"reference": model.moments, "table": table},
+        "reduce_part": {"formula": "y ~ x + (x | g)", "table": table},
+        "save_moments": {"moments": model.moments, "path": folder / "new.moments"},
+        "suppress_small_groups": {"moments": model.moments, "k": 1},
+        "tabulate_priors": {"moments": model.moments, "points": 5},
+        "variance_explained": {"fit": reml, "base": small},
+        "Model": {"formula": "y ~ x + (x | g)", "data": table},
+        "Model.sample": few,
+        "Model.check_rows": {"fit": post, "draws": 100, "seed": 1},
+        "Model.loo_rows": {"fit": post},
+        "Model.predict": {"fit": reml, "data": table},
+        "Model.residuals": {"fit": reml},
+        "Model.from_moments": {"data": model.moments},
+        "RemlFit.test": {"hypotheses": ("x = 0",)},
+        "RemlFit.contrast": {"hypotheses": ("x = 0",)},
+        "RemlFit.bootstrap": {"replicates": 2},
+        "RemlFit.test_variances": {"coefficients": "x", "replicates": 20, "null": "mixture"},
+        "BayesFit.hypothesis": {"text": "x > 0"},
+        "BayesFit.probability": {"text": "x > 0"},
+        "BayesFit.rope": {"text": "x", "low": -1.0, "high": 1.0},
+        "BayesFit.save": {"path": folder / "new.zarr"},
+        "BayesFit.save_effects": {"path": folder / "new.parquet"},
+        "BayesFit.loo": {"refit": False},
+        "Moments.save": {"path": folder / "new.moments"},
+        "Moments.rename": {"names": {"x": "z"}},
+        "Moments.update": {"more": table},
+        "Moments.without": {"groups": [model.moments.groups[0]]},
+        "Moments.with_blocks": {"blocks": (model.moments.random,)},
+        "Figure.save": {"path": folder / "new.svg"},
+        "plot_group": {"fit": reml, "group": model.moments.groups[0]},
+    }  # fmt: skip
+    subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
+    holders = {
+        "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
+        "Moments": model.moments, "Figure": plots.plot_caterpillar(reml),
+    }  # fmt: skip
+    cases = []
+    for name in bhlm.__all__:
+        value = getattr(bhlm, name)
+        if inspect.isclass(value):
+            if issubclass(value, BaseException) or name in ("Calibration",):
+                continue
+            if name not in holders or name == "Model":
+                cases.append(Case(name, value, right.get(name, _guess_prior(value))))
+        elif callable(value):
+            cases.append(Case(name, value, right.get(name, {})))
+    for name in plots.__all__:
+        function = getattr(plots, name)
+        if name != "Figure" and name not in ("plot_bias", "plot_coverage", "plot_power"):
+            needed = {each: subjects[each] for each in inspect.signature(function).parameters
+                      if each in subjects}  # fmt: skip
+            cases.append(Case(name, function, right.get(name, needed)))
+    for kind, holder in holders.items():
+        for name in dir(holder):
+            if name.startswith("_") or name == "of":
+                continue
+            method = getattr(holder, name)
+            if inspect.ismethod(method):
+                shown = f"{kind}.{name}"
+                ours = {"path": folder / f"{kind}.html"} if name == "dashboard" else {}
+                cases.append(Case(shown, method, right.get(shown, ours)))
+    return cases
+
+
+def _guess_prior(kind: type) -> dict[str, float]:
+    parameters = inspect.signature(kind).parameters.values()
+    return {each.name: 1.0 for each in parameters if each.default is each.empty}
+
+
+def judge(call: Callable[[], Any], *, longest: float = LONGEST) -> str:
+    """Return what is wrong with the outcome of a call; "" if it answers or refuses well."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, longest)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            repr(call())
+    except bhlm.BhlmError as error:
+        text = str(error)
+        if not text or len(text.splitlines()) > 1:
+            return f"a message of {len(text.splitlines())} lines: {text[:200]!r}"
+        if len(text) > 2100:
+            return f"a message of {len(text)} characters: {text[:100]!r}"
+        return ""
+    except TimeoutError:
+        return f"no answer within {longest} s"
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return ""
+
+
+@contextlib.contextmanager
+def in_folder() -> Iterator[Path]:
+    """Work in a folder of its own: what is written by odd names stays there."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as name:
+        os.chdir(name)
+        try:
+            yield Path(name)
+        finally:
+            os.chdir(before)
