@@ -17,7 +17,7 @@ from bhlm.sources.gallery import find_model, load_data
 DATA = Path(__file__).parent / "data"
 VERDICTS = ("agree", "explained", "undetermined", "unexplained", "not_converged")
 # One of each q and of many kinds: singular, improper, with groups of deficient rank.
-SAMPLE = (2, 3, 9, 10, 13, 14, 20, 24)
+SAMPLE = (2, 3, 9, 13, 14, 20)
 
 
 def fit(formula, table, **options):
@@ -102,7 +102,7 @@ def reconcile_case(seed):
             return None
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SAMPLE)
 def test_random_data_sets_are_reconciled(seed):
     """Warnings are errors; what runs has a verdict, and no identity breaks."""

@@ -183,7 +183,8 @@ def leave_out_rows(
     """Return the elpd of each row given all others, the rest of its group among them.
 
     `table` has one row per row, in their order: the row's group; `elpd`, `p`, `mcse` and `khat` as
-    for groups; `refitted`, which is never so; `pit`, the probability of a smaller response.
+    for groups; `refitted`, which is never so; `pit`, the probability of a smaller response. A refit
+    is a run of the sampler, and the rest of a row's group leaves k-hat large for few of them.
 
     Args:
         fit: the posterior.
@@ -218,7 +219,8 @@ def leave_out_rows(
         shown = ", ".join(map(str, index[bad[:5]].tolist()))
         failures.append(
             f"k-hat is above {threshold:.2f} for {len(bad)} of {len(y)} rows ({shown}), whose elpd "
-            "may be far off; look at these rows, or leave out their groups"
+            "may be far off; no row is refitted, for that is a run of the sampler each: look at "
+            "these rows, or leave out their groups, which post.loo() refits"
         )
     loo = assemble(
         fit, "row", elpd, full=full, mcse=mcse, khat=khat,
