@@ -59,10 +59,11 @@ def check_blocks(design: Design, reduced: Reduced, name: str) -> None:
     refuse(~np.isfinite(cross).all(axis=(1, 2)), "a cross-product that is not finite")
     refuse((cross != cross.transpose(0, 2, 1)).any(axis=(1, 2)), "a cross-product not symmetric")
     refuse((n == 1) & cross.any(axis=(1, 2)), "one row, and a cross-product that is not 0")
+    size = np.abs(mean).max(axis=0)
     for start in range(0, J, CHUNK):
         span = slice(start, start + CHUNK)
         bad = np.zeros(J, dtype=bool)
-        bad[span] = _is_indefinite(n[span], cross[span])
+        bad[span] = _is_indefinite(n[span], cross[span], size)
         refuse(bad, "a cross-product that no rows can have (it is not positive semi-definite)")
     try:
         _check_columns(design)
@@ -92,18 +93,22 @@ def _check_columns(design: Design) -> None:
         )
 
 
-def _is_indefinite(n: Array, cross: Array) -> Array:
+def _is_indefinite(n: Array, cross: Array, size: Array) -> Array:
     """Return whether each cross-product (J, k, k) has a negative eigenvalue beyond rounding.
 
-    Eigenvalues are those of the correlations, so that units play no part.
+    Eigenvalues are those of the correlations, so that units play no part. A column that is
+    constant within a group, such as a mean of the group's, has a sum of squares of rounding
+    errors, EPS times its size (k,) a row; divided by their root, the rounding of the others would
+    look like correlations.
     """
     k = cross.shape[1]
     diagonal = np.einsum("jaa->ja", cross)
     # The smallest normal number stands in where a sum of squares has vanished.
     root = np.sqrt(np.maximum(diagonal, 0.0) + np.finfo(np.float64).tiny)
+    root = np.maximum(root, np.sqrt(n)[:, None] * size * (EPS / ROUNDING))
     correlation = cross / root[:, :, None] / root[:, None, :]
     slack = ROUNDING + 4.0 * k * n * EPS
-    bad: Array = (diagonal < 0.0).any(axis=1)
+    bad: Array = (diagonal < 0.0).any(axis=1)  # whatever its size: no sum of squares is
     try:
         # It exists if the smallest eigenvalue is above -slack, at a fraction of the price.
         np.linalg.cholesky(correlation + slack[:, None, None] * np.eye(k))

@@ -61,7 +61,10 @@ def _connect_duckdb(
             )
         config["memory_limit"] = memory_limit
     try:
-        return duckdb.connect(database, read_only=database != ":memory:", config=config)
+        connection = duckdb.connect(database, read_only=database != ":memory:", config=config)
+        # A bar of its own would stand in standard output, between what a command prints.
+        connection.execute("SET enable_progress_bar = false")
+        return connection
     except duckdb.Error as error:
         raise DataError(
             f"{what} cannot be opened ({shorten(error)}); check that it is a DuckDB file that no "
@@ -88,7 +91,8 @@ def stream_files(
     connection = _connect_duckdb(f"'{place}' with a memory limit", memory_limit)
     import duckdb
 
-    names = [str(path) for path in paths]
+    # DuckDB takes each name for a pattern: a bracket around a sign stands for that sign alone.
+    names = [re.sub(r"[*?\[]", r"[\g<0>]", str(path)) for path in paths]
     try:
         relation = (
             connection.read_parquet(names)

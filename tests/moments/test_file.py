@@ -724,3 +724,12 @@ def test_a_moments_path_is_known_by_its_suffix(tmp_path):
     assert is_moments_path(tmp_path / "A.MOMENTS")
     assert not is_moments_path("a.parquet")
     assert not is_moments_path(simulate_table(1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9, 1e-9])
+def test_columns_that_are_constant_within_groups_are_written(hsb, tmp_path, scale):
+    """What is left of their sums of squares is rounding, and no correlation."""
+    table = hsb.assign(meanses=hsb["meanses"] * scale)
+    moments = reduce_part("mathach ~ meanses + (1 | school)", table)
+    moments.save(tmp_path / "hsb.moments")
+    assert np.array_equal(load_moments(tmp_path / "hsb.moments").cross, moments.cross)

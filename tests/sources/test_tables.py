@@ -185,3 +185,16 @@ def test_missing_reader_names_the_extra(
         match=rf"needs the package {package}; install it with: pip install 'bhlm\[{extra}\]'",
     ):
         open_table(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("name", ["a[12]", "a?", "a*"])
+def test_a_name_is_no_pattern_where_the_file_is_there(name, suffix, tmp_path):
+    """With a memory limit, as without: DuckDB would read the files that match it."""
+    for each, value in ((name, 1.0), ("a1", 2.0), ("ab", 3.0)):
+        table = pd.DataFrame({"x": [value, value]})
+        path = tmp_path / f"{each}{suffix}"
+        table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    asked = tmp_path / f"{name}{suffix}"
+    assert open_table(asked)["x"].tolist() == [1.0, 1.0]
+    assert open_table(asked, memory_limit="500MB").df()["x"].tolist() == [1.0, 1.0]

@@ -99,11 +99,13 @@ function drawTable(place) {
   scroller.setAttribute("aria-label", place.getAttribute("aria-label"));
 }
 
-// RFC 4180, with every digit of the numbers.
+// RFC 4180, with every digit of the numbers. Text that a spreadsheet would run as a formula gets
+// an apostrophe in front, by which it stays text there.
 function writeCsv(columns) {
   const cell = (value) => {
     if (value === null) return "";
-    const text = String(value);
+    const runs = typeof value === "string" && /^[=+\-@\t\r]/.test(value);
+    const text = runs ? `'${value}` : String(value);
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const lines = [columns.map((column) => cell(column.name)).join(",")];
