@@ -105,7 +105,7 @@ def test_basic_intervals_stay_where_parameters_can_be(sd):
         ({"replicates": 1}, "replicates=1 is too small; give at least 2"),
         ({"seed": -1}, "seed=-1 is too small; give at least 0"),
         ({"processes": -1}, "processes=-1 is too small"),
-        ({"replicates": 2.5}, "replicates=2.5 is not an integer"),
+        ({"replicates": 2.5}, "replicates=2.5 is not a whole number; give one such as 2"),
         ({"seed": None}, "seed=None is not a whole number"),
         ({"processes": "2"}, "processes='2' is not a whole number"),
     ],
