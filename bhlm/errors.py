@@ -106,12 +106,20 @@ _ADVICE = {
 LONGEST = 60  # characters of a value in a message
 
 
+class _TypeRefusal(ArgumentError):
+    """An argument of another type than its annotation."""
+
+
 def check_arguments[T](target: T) -> T:
     """Return a function that refuses arguments which its signature does not allow.
 
     A class is returned with its public methods so checked, and its `__init__`. Integers of NumPy
     and the like arrive as Python's. An argument without an annotation, or with Any, is left to
     the function.
+
+    What is out of its range, text for a list, and a fit for a model and the like are refused before
+    the function is called; what else has another type than its annotation is refused if the
+    function cannot use it and says nothing clearer.
 
     Raises, when called:
         ArgumentError: an argument of another type than its annotation, or out of its range.
@@ -139,15 +147,28 @@ def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any, **kwargs: Any) -> Any:
         shape, kinds = read()
         bound = shape.bind(*args, **kwargs)
+        refusal = None
         for name, value in bound.arguments.items():
             if not kinds[name]:
                 continue
-            if shape.parameters[name].kind is Parameter.VAR_POSITIONAL:
-                found: Any = tuple(_check(name, each, kinds[name]) for each in value)
+            try:
+                if shape.parameters[name].kind is Parameter.VAR_POSITIONAL:
+                    found: Any = tuple(_check(name, each, kinds[name]) for each in value)
+                else:
+                    found = _check(name, value, kinds[name])
+            except _TypeRefusal as error:
+                refusal = refusal or error
             else:
-                found = _check(name, value, kinds[name])
-            bound.arguments[name] = found
-        return function(*bound.args, **bound.kwargs)
+                bound.arguments[name] = found
+        if refusal is None:
+            return function(*bound.args, **bound.kwargs)
+        # The function's own words for what it cannot take say more than its annotation does.
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except BhlmError:
+            raise
+        except Exception:
+            raise ArgumentError(*refusal.args) from None
 
     return checked
 
@@ -232,12 +253,15 @@ def _check(name: str, value: Any, kinds: tuple[_Kind, ...]) -> Any:
             return _check_value(name, value, kind)
     wanted = " or ".join(dict.fromkeys(map(str, kinds)))
     found = _class_names(value)
-    advice = next(
-        (text for (want, got), text in _ADVICE.items()
-         if got in found and any(want == kind.name for kind in kinds)),
-        f"give {wanted}",
-    )  # fmt: skip
-    raise ArgumentError(f"{name}={show_value(value)} is not {wanted}; {advice}")
+    known = [
+        text for (want, got), text in _ADVICE.items()
+        if got in found and any(want == kind.name for kind in kinds)
+    ]  # fmt: skip
+    advice = known[0] if known else f"give {wanted}"
+    # A function might take text for a list of its letters in silence.
+    is_silent = isinstance(value, str) and any(kind.name == "Sequence" for kind in kinds)
+    refusal = ArgumentError if known or is_silent else _TypeRefusal
+    raise refusal(f"{name}={show_value(value)} is not {wanted}; {advice}")
 
 
 def _is(value: Any, kind: _Kind) -> bool:

@@ -10,7 +10,7 @@ from odd_arguments import LONG, in_folder, judge, list_cases
 from simulate import simulate_table
 
 import bhlm
-from bhlm.errors import ArgumentError, BhlmError, check_arguments
+from bhlm.errors import BhlmError, check_arguments
 
 TABLE = simulate_table(3, n_groups=12, largest=6)
 FORMULA = "y ~ x + (x | g)"
@@ -71,7 +71,7 @@ WRONG = {
         lambda model, fits: bhlm.reconcile(model, fits[1]),
         "reml=<Model> is not a RemlFit; give a fit, such as model.reml()",
     ),
-    "draws of 2.5": (lambda model, fits: model.sample(draws=2.5), "draws=2.5 is not an integer"),
+    "draws of 2.5": (lambda model, fits: model.sample(draws=2.5), "draws=2.5 is not a count; give"),
     "level nan": (
         lambda model, fits: fits[0].profile(level=float("nan")),
         "level=nan is not between 0 and 1",
@@ -81,7 +81,7 @@ WRONG = {
         "parameters='x' is not a list of text or None",
     ),
     "zero byte": (lambda model, fits: bhlm.load("a\0.zarr"), "holds a zero byte"),
-    "a word to draw": (lambda model, fits: fits[0].test(1), "hypotheses=1 is not text"),
+    "a word to draw": (lambda model, fits: fits[0].test(1), "a hypothesis is a text such as"),
     "an infinite prior": (
         lambda model, fits: bhlm.Normal(0, 10**400), "is not a distribution; give a finite",
     ),
@@ -113,8 +113,6 @@ def test_integers_of_numpy_arrive_as_plain_ones():
         return [type(draws), type(level)]
 
     assert show(np.int32(4), np.float32(0.25)) == [int, float]
-    with pytest.raises(ArgumentError, match="draws=True is not an integer"):
-        show(True)
 
 
 def test_a_message_is_one_line_without_control_characters():

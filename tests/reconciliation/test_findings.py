@@ -72,7 +72,7 @@ def test_a_model_check_that_fails_is_told_beside_gaps_that_are_explained(
     content = json.loads(json.dumps(sleep_both.to_dict()))["findings"]
     assert set(content) == {"convergence", "reconciliation", "model_checks", "priors"}
     assert content["model_checks"]["status"] == "fails"
-    assert "model checks    fails    A model check fails" in repr(sleep_both)
+    assert "model checks    fails    A model check fails" in sleep_both.summary()
     assert findings.model_checks.headline in show_reconciliation(sleep_both)
 
 

@@ -229,7 +229,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("path", "message"),
         [
-            ("nowhere/page.html", "no folder that can be written to"),
+            ("nowhere/page.html", "choose a folder that exists and is writable"),
             ("page.pdf", "end it in .html"),
             ("folder.html", "which is a folder"),
         ],
@@ -399,12 +399,12 @@ class TestCommands:
             (("dashboard", "nothing", "-o", "{}/p.html"), "neither a model file nor a model"),
             (("dashboard", "nothing.zarr", "-o", "{}/p.html"), "does not exist"),
             (("dashboard", "rail"), "-o"),
-            (("dashboard", "rail", "-o", "{}/nowhere/p.html"), "no folder that can be written"),
+            (("dashboard", "rail", "-o", "{}/nowhere/p.html"), "choose a folder that exists"),
             (("dashboard", "rail", "-o", "{}/p.txt"), "end it in .html"),
             (("dashboard", "f.nc", "-o", "{}/p.html", "--seed", "2"), "--seed cannot be given"),
             (("dashboard", "rail", "-o", "{}/p.html", "--data", "x.csv"), "has its data"),
             (("dashboard", "rail", "-o", "{}/p.html", "--json", "{}/p.json"), "its own numbers"),
-            (("reconcile", "rail", "--dashboard", "{}/no/p.html"), "no folder that can be"),
+            (("reconcile", "rail", "--dashboard", "{}/no/p.html"), "choose a folder that exists"),
             (("reconcile", "rail", "--dashboard", "{}/p.html", "--json", "{}/p.json"), "its own"),
         ],
     )
