@@ -30,8 +30,8 @@ EDGE = 300.0  # percent: a bias beyond is written, not drawn to scale
 def plot_bias(
     result: StudyResult,
     *,
-    parameters: Sequence[str] | None = None,
-    estimators: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    estimators: str | Sequence[str] | None = None,
 ) -> Figure:
     """Return the figure of relative bias against the condition, with Monte Carlo intervals.
 

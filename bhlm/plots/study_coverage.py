@@ -30,8 +30,8 @@ LOWEST = 85.0  # the coverage axis begins here, or lower where an interval does
 def plot_coverage(
     result: StudyResult,
     *,
-    parameters: Sequence[str] | None = None,
-    estimators: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    estimators: str | Sequence[str] | None = None,
 ) -> Figure:
     """Return the figure of actual coverage of 95 % intervals, and of their median widths.
 

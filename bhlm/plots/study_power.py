@@ -29,8 +29,8 @@ SIZE = 5.0  # percent of true hypotheses that a test at this level rejects
 def plot_power(
     result: StudyResult,
     *,
-    parameters: Sequence[str] | None = None,
-    estimators: Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    estimators: str | Sequence[str] | None = None,
 ) -> Figure:
     """Return the figure of the share of 95 % intervals without 0: power, size where true is 0.
 

@@ -148,7 +148,7 @@ def test_two_groups_leave_an_sd_to_the_prior_unless_the_user_states_one():
     ("argument", "expected"),
     [
         ({"draws": 0}, "draws=0 is not a count; give a positive integer"),
-        ({"chains": 2.5}, "chains=2.5 is not an integer"),
+        ({"chains": 2.5}, "chains=2.5 is not a count; give a positive integer"),
         ({"target_accept": 1.0}, "target_accept=1.0 must lie between 0 and 1"),
         ({"covariance": "toeplitz"}, "covariance='toeplitz' is not known"),
     ],
