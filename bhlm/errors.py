@@ -91,6 +91,12 @@ AT_LEAST_ONE = ("cores", "workers", "maxdepth", "budget")
 # Names in annotations that stand for functions, and for the bases of several classes.
 _CALLABLE = {"Callable", "Progress", "Evaluate"}
 _BASES = {"Fit": ("Estimate", "Draws", "Comparison")}
+# Classes that annotations name in quotes.
+_CLASSES = {
+    *("str", "int", "float", "bool", "None", "Path", "Model", "Moments", "RemlFit", "BayesFit"),
+    *("Reconciliation", "Estimate", "Draws", "Comparison", "Priors", "Prior", "TensorVariable"),
+    *("LKJ", "Published", "StudyResult", "DataTree"),
+}
 _ADVICE = {
     ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",
     ("Model", "RemlFit"): "give the model that was fitted, which is fit.model",
@@ -204,6 +210,9 @@ def _read(annotation: Any) -> tuple[_Kind, ...]:
         name, _, rest = annotation.strip().partition("[")
         name = name.rpartition(".")[2]
         items = _split(rest.removesuffix("]"), ",") if rest else []
+        is_known = name in _CLASSES | _CALLABLE | _BASES.keys() or hasattr(abc, name)
+        if not is_known:  # it may stand for a union of types, which nothing here can see
+            return ()
         return _name(name, [_read(item) for item in items])
     if isinstance(annotation, TypeAliasType):
         if annotation.__name__ in _CALLABLE | _BASES.keys():
