@@ -11,6 +11,7 @@ from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
 from bhlm.plots.matplotlib_figures import draw_matplotlib
 from bhlm.plots.plotly_figures import draw_plotly
+from bhlm.plots.style import PAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,13 @@ class Figure:
         return f"Figure({self.name!r}: {self.title}. {self.reading})"
 
     def plotly(self, *, page: str = "light") -> Any:
-        """Return the figure as a plotly.graph_objects.Figure, for a "light" or "dark" page."""
+        """Return the figure as a plotly.graph_objects.Figure, for a "light" or "dark" page.
+
+        Raises:
+            ArgumentError: another page.
+        """
+        if page not in PAGES:
+            raise ArgumentError(f"page={page!r} is not known; choose one of {', '.join(PAGES)}")
         if self.draw:
             return draw_arviz(self.draw, "plotly", height=self.height, page=page)
         return draw_plotly(self.panels, columns=self.columns, height=self.height, page=page)
