@@ -9,7 +9,6 @@ groups it rejected .035 to .050 at a nominal .05, the mixture .015 to .033.
 Source: Davison & Hinkley (1997), Bootstrap Methods and Their Application, section 4.4.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_blocks
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
+from bhlm.processes import count_cores
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.exact_null import NullDraws
 from bhlm.reml.optimize import maximize
@@ -66,7 +66,7 @@ def bootstrap_null(
     rivals = build_rivals(fit, reduced, dropped)
     children = np.random.SeedSequence(seed).spawn(replicates)
     out = np.empty(replicates)
-    with ThreadPoolExecutor(processes or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(processes or count_cores()) as pool:
         found = pool.map(lambda child: replicate_ratio(rivals, child), children)
         for at, value in enumerate(found):
             out[at] = value

@@ -7,6 +7,7 @@ signs, so a variance of zero is an ordinary stationary point at which theta is 0
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import minimize
@@ -31,6 +32,16 @@ SAME = 1e-9
 NEWTON_STEPS = 8
 SADDLES = 5  # restarts from saddles
 CURVED = 1e-8  # negative curvature below this share of the largest is rounding
+
+
+class Smooth(Protocol):
+    """What a trust region searches: a function with its first two derivatives."""
+
+    def value_and_gradient(self, point: Array, /) -> tuple[float, Array]:
+        """Return the value and the gradient (c,)."""
+
+    def hessian(self, point: Array, /) -> Array:
+        """Return the Hessian (c, c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,10 @@ class Problem:
             self._bends.clear()
             self._bends[key] = self._differentiate(theta)
         return self._bends[key]
+
+    def has_curvature(self, theta: Array) -> bool:
+        """Whether the Hessian is finite, which it is not where the residual variance vanishes."""
+        return bool(np.isfinite(self.hessian(theta)).all())
 
     def _differentiate(self, theta: Array) -> Array:
         lam, at, score = self.visit(theta)
@@ -189,26 +204,39 @@ def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) ->
     """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
         theta = _advance(problem, theta, record)
-        if not np.isfinite(problem.hessian(theta)).all():
+        if not problem.has_curvature(theta):
             break
         if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
-            found = minimize(
-                problem.value_and_gradient,
-                theta,
-                jac=True,
-                hess=problem.hessian,
-                method="trust-exact",
-                callback=record,
-                options={"gtol": GRADIENT, "maxiter": 200},
-            )
-            theta = np.asarray(found.x)
-        if not np.isfinite(problem.hessian(theta)).all():
+            theta = search_trust_region(problem, theta, callback=record)[0]
+        if not problem.has_curvature(theta):
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         if values[0] > -CURVED * max(1.0, values[-1]):
             break
         theta = theta + 0.1 * vectors[:, 0]
     return theta
+
+
+def search_trust_region(
+    problem: Smooth, point: Array, *, callback: Callable[[Array], None] | None = None
+) -> tuple[Array, float]:
+    """Return where a trust region's search from a point ends, and the value there.
+
+    Args:
+        problem: minus twice a log-likelihood.
+        point: to start at.
+        callback: called with every step.
+    """
+    found = minimize(
+        problem.value_and_gradient,
+        point,
+        jac=True,
+        hess=problem.hessian,
+        method="trust-exact",
+        callback=callback,
+        options={"gtol": GRADIENT, "maxiter": 200},
+    )
+    return np.asarray(found.x), float(found.fun)
 
 
 def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
@@ -218,8 +246,7 @@ def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) ->
     """
     value, gradient = problem.value_and_gradient(theta)
     for _ in range(NEWTON_STEPS):
-        # Where the residual variance vanishes nothing is finite any more.
-        if np.max(np.abs(gradient)) < GRADIENT or not np.isfinite(problem.hessian(theta)).all():
+        if np.max(np.abs(gradient)) < GRADIENT or not problem.has_curvature(theta):
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         if values[0] < 1e-6 * values[-1]:
@@ -257,7 +284,7 @@ def _polish(problem: Problem, theta: Array) -> Array:
     """
     value, gradient = problem.value_and_gradient(theta)
     for _ in range(10):
-        if np.max(np.abs(gradient)) < POLISHED or not np.isfinite(problem.hessian(theta)).all():
+        if np.max(np.abs(gradient)) < POLISHED or not problem.has_curvature(theta):
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
         usable = values > 1e-9 * max(values[-1], 1.0)

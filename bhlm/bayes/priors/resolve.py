@@ -143,7 +143,6 @@ def resolve_priors(
     sd_default: dict[str, Prior] = {
         name: HalfStudentT(3.0, sd_y / (random_size[name] or 1.0)) for name in moments.random
     }
-    structure = structure or arrange(moments)
     if priors.flat_covariance:
         powers = [structure.powers[own] for own in structure.owners]
         sd_default = {

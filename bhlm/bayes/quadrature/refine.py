@@ -1,7 +1,6 @@
 """Sums over the grid, with windows and steps refined until the answer no longer changes."""
 
 import math
-import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from bhlm.bayes.quadrature.axes import (
 )
 from bhlm.bayes.quadrature.grid import ABSENT, Integrand, Nodes, Origin, sum_grid
 from bhlm.bayes.quadrature.start import FIRST_STEP, Axes, Centre
+from bhlm.processes import count_cores
 
 Array = np.ndarray
 
@@ -102,7 +102,7 @@ def sum_over(
 
     # The parts do not depend on the number of cores, so that the sums do not either.
     parts = np.array_split(np.arange(len(t1)), min(PARTS, len(t1)))
-    with ThreadPoolExecutor(cores or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores or count_cores()) as pool:
         half4, half, m1, m2, m3, table1, table2 = zip(*pool.map(sum_part, parts), strict=True)
     return Sums(
         half4=np.sum(half4, axis=0),

@@ -9,16 +9,14 @@ held fixed effect leaves an ordinary fit with one column less.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Family
 from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, sum_scores
 from bhlm.likelihood.whitening import Whitened
-from bhlm.reml.optimize import CURVED, SADDLES
+from bhlm.reml.optimize import CURVED, SADDLES, search_trust_region
 
 Array = np.ndarray
 
-GRADIENT = 1e-6  # of minus twice the log-likelihood: it leaves about the square of this
 NUDGE = 0.1
 
 
@@ -78,15 +76,7 @@ class HeldLikelihood:
         for _ in range(SADDLES):
             if not len(point):
                 break
-            found = minimize(
-                self.value_and_gradient,
-                point,
-                jac=True,
-                hess=self.hessian,
-                method="trust-exact",
-                options={"gtol": GRADIENT, "maxiter": 200},
-            )
-            point, value = np.asarray(found.x), float(found.fun)
+            point, value = search_trust_region(self, point)
             values, vectors = np.linalg.eigh(self.hessian(point))
             if values[0] > -CURVED * max(1.0, values[-1]):
                 break

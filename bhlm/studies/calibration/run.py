@@ -9,7 +9,6 @@ Buerkner, Huurre, Faltejskova, Gelman & Vehtari (2023), Bayesian Analysis 20, 46
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from bhlm.likelihood.parameters import Parameters, list_parameters
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_whitened
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.moments import Moments
-from bhlm.processes import run_here
+from bhlm.processes import count_cores, run_here
 from bhlm.studies.calibration.result import Calibration, judge_ranks
 from bhlm.studies.replicate_file import append_replicate, open_replicates
 
@@ -119,7 +118,7 @@ def calibrate(
         DataError: the file is of another study, or no such file.
     """
     start = time.perf_counter()
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = count_cores() if workers is None else workers
     for name, value, least in (
         ("replicates", replicates, 2), ("n_draws", n_draws, 1), ("thin", thin, 1),
         ("tune", tune, 1), ("seed", seed, 0), ("workers", workers, 1),

@@ -1,6 +1,5 @@
 """A study, on its way: what is missing is run, what is done stands in a file."""
 
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bhlm.errors import ArgumentError
-from bhlm.processes import run_here
+from bhlm.processes import count_cores, run_here
 from bhlm.studies.replicate_file import append_replicate, open_replicates
 from bhlm.studies.simulation.cluster import run_on_cluster
 from bhlm.studies.simulation.replicate import check_study, run_replicate
@@ -54,7 +53,7 @@ def run_study(
             f"workers={workers!r} are processes of this machine, and address={address!r} is a "
             "cluster with its own; give one of the two"
         )
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = count_cores() if workers is None else workers
     if not isinstance(workers, int) or workers < 1:
         raise ArgumentError(f"workers={workers!r} is not valid; give an integer from 1 on")
     study = study if isinstance(study, Study) else read_study(study)
