@@ -3,8 +3,9 @@
 PYTHON := .venv/bin/python
 
 # Tests of one file run in one process, so that a fit which they share is made once. A process
-# takes about a gigabyte of memory.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# takes about a gigabyte of memory. The run ends with the first process that is lost: its
+# successor may wait for ever.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench rivals compare clean distclean

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,11 @@ from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import Reconciliation
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.sources.datasets import load_hsb
+
+# A job in the background ignores SIGINT, and some runners block it: the tests that send it would
+# wait for ever, and so would those in processes that are started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -36,14 +36,6 @@ ENDLESS = 3_000_000  # draws that no machine has before the tests stop it
 PATIENCE = 120.0  # seconds that a busy machine may take to start
 
 
-@pytest.fixture(autouse=True)
-def heard():
-    """Let SIGINT be heard, here and in child processes: jobs in the background ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def model():
     from bhlm.sources.gallery import find_model, load_data
@@ -162,12 +154,12 @@ def test_a_pipe_gets_lines(monkeypatch, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "sample", MODEL, "--live", "--draws", str(ENDLESS), "--save", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     try:
         lines = []
         while not any("R-hat" in line for line in lines):
             lines.append(process.stderr.readline())
+            assert lines[-1], f"the command ended: {lines}"
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=PATIENCE)
     finally:
