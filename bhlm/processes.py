@@ -21,6 +21,14 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def measure_memory() -> int:
+    """Return the bytes of memory that the machine has; 8 GB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * 10**9
+
+
 def run_here[T](
     task: Callable[[int], T],
     numbers: Sequence[int],

@@ -28,9 +28,10 @@ Array = np.ndarray
 def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> float:
     """Write the Cholesky root of K_j and half = root^-1 lam'[Z'Z Z'X Z'y]; return log |K_j|.
 
-    `root` (q, q) is lower triangular, `half` (q, k) covers the columns of Z, X and y.
+    Of `block` only the rows of Z are read. `root` (q, q) is lower triangular, `half` (q, k) covers
+    the columns of Z, X and y.
     """
-    k = block.shape[0]
+    k = block.shape[1]
     for a in range(q):
         for c in range(k):
             value = 0.0
@@ -62,7 +63,7 @@ def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def project_group(block: Array, q: int, half: Array, out: Array) -> None:
     """Write [F_j U_j] = Z'[Z X y] - half_Z' half into `out` (q, k)."""
-    k = block.shape[0]
+    k = block.shape[1]
     for i in range(q):
         for c in range(k):
             value = block[i, c]
@@ -264,11 +265,16 @@ def score_psi(
     With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
     dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
     """
+    return sum_scores(blocks, q, lam, weigh_products(at), panels=panels)
+
+
+def weigh_products(at: Criterion) -> Array:
+    """Return the derivative (p + 1, p + 1) by E of the profiled criterion, less sum log |H_j|."""
     left = np.append(-at.beta, 1.0)
     weight = at.dof / at.rss * np.outer(left, left)
     if at.restricted:
         weight[:-1, :-1] += at.phi
-    return sum_scores(blocks, q, lam, weight, panels=panels)
+    return np.asarray(weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,241 @@
+"""Nested factors: eliminate units level by level, from the finest to the coarsest.
+
+A unit holds the cross-products of [Z R], Z its own random columns and R those of its parents, X
+and y. With A = Z'Z, B = Z'R and K = I + lam'A lam, its random effects integrated out leave
+
+    R'R - B'T B,   T = lam K^-1 lam'
+
+which is a block of the same kind for its parent, where those of all children add up. On the way
+back a block's weight G, by which tr(weight E) changes with it, gives that of each child:
+
+    G_child = [T 0; 0 0] + [-T B; I] G [-T B; I]'
+
+and a child adds F - U G U' to the derivative by its Psi, F = A - A T A and U = B - A T B. G is also
+the covariance of (u of the unit, u of the parents, beta), so that the effects take the same way.
+Linear in the units, at any depth; one factor is the case of depth one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+
+from bhlm.likelihood.levels import Effects, Eliminated
+from bhlm.likelihood.profiled import factor_group, project_group
+
+Array = np.ndarray
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def eliminate_units(
+    blocks: Array, q: int, lam: Array, parents: Array, out: Array, taken: Array, inner: Array
+) -> float:
+    """Add to `out` (J', r, r) what each unit leaves to its parent; return the sum of log |K_j|.
+
+    Writes [F_j U_j] into `taken` (J, q, q + r) and T_j into `inner` (J, q, q).
+    """
+    n_units, k, _ = blocks.shape
+    r = k - q
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    low = np.empty((q, q))
+    logdet = 0.0
+    for j in range(n_units):
+        block = blocks[j]
+        logdet += factor_group(block, q, lam, root, half)
+        project_group(block, q, half, taken[j])
+        # low = root^-1 lam', so that T = low'low.
+        for c in range(q):
+            for a in range(q):
+                value = lam[c, a]
+                for i in range(a):
+                    value -= root[a, i] * low[i, c]
+                low[a, c] = value / root[a, a]
+        for a in range(q):
+            for b in range(q):
+                value = 0.0
+                for i in range(q):
+                    value += low[i, a] * low[i, b]
+                inner[j, a, b] = value
+        own = out[parents[j]]
+        for a in range(r):
+            for b in range(a + 1):
+                value = block[q + a, q + b]
+                for i in range(q):
+                    value -= half[i, q + a] * half[i, q + b]
+                own[a, b] += value
+    for own in out:
+        for a in range(r):
+            for b in range(a):
+                own[b, a] = own[a, b]
+    return logdet
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def pull_units(
+    taken: Array,
+    inner: Array,
+    psi: Array,
+    parents: Array,
+    above: Array,
+    below: Array,
+    spread: Array,
+    score: Array,
+) -> None:
+    """Add F_j - U_j G U_j' of every unit to `score` (q, q), G (r, r) the `above` of its parent.
+
+    Writes the unit's own G into `below` (J, q + r, q + r), and its part of Z and Z into `spread`
+    (J, q, q), where these are not empty. T B = Psi U.
+    """
+    n_units, q, k = taken.shape
+    r = k - q
+    weighted = np.empty((q, r))
+    middle = np.empty((q, q))
+    for j in range(n_units):
+        own, g = taken[j], above[parents[j]]
+        for a in range(q):
+            for c in range(r):
+                value = 0.0
+                for d in range(r):
+                    value += own[a, q + d] * g[d, c]
+                weighted[a, c] = value
+            for b in range(q):
+                value = 0.0
+                for c in range(r):
+                    value += weighted[a, c] * own[b, q + c]
+                middle[a, b] = value
+                score[a, b] += own[a, b] - value
+        if len(below) == 0 and len(spread) == 0:
+            continue
+        for a in range(q):
+            for b in range(q):
+                value = inner[j, a, b]
+                for i in range(q):
+                    for m in range(q):
+                        value += psi[a, i] * middle[i, m] * psi[m, b]
+                if len(spread) > 0:
+                    spread[j, a, b] = value
+                if len(below) > 0:
+                    below[j, a, b] = value
+        if len(below) == 0:
+            continue
+        for c in range(r):
+            for a in range(q):
+                value = 0.0
+                for i in range(q):
+                    value -= psi[a, i] * weighted[i, c]
+                below[j, a, q + c] = below[j, q + c, a] = value
+            for d in range(r):
+                below[j, q + c, q + d] = g[c, d]
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """Whitened cross-products of the finest units, and who is whose parent.
+
+    Levels go from the finest to the coarsest, and so do the columns of Z in a block.
+    """
+
+    blocks: Array  # (J_0, k, k) of [Z_0 ... Z_{L-1} X y]
+    parents: tuple[Array, ...]  # by level, (J_l,) the place of each unit's parent; zeros at last
+    order: tuple[int, ...]  # the factor of each level
+    sizes: tuple[int, ...]  # q_f by factor
+    counts: tuple[int, ...]  # J_f by factor
+
+    def eliminate(self, lams: Sequence[Array]) -> Eliminated:
+        """Return log |V| and E; see `bhlm.likelihood.levels.Levels`."""
+        blocks, logdet, kept = self.blocks, 0.0, []
+        for factor, parents, upper in zip(self.order, self.parents, self._uppers, strict=True):
+            n_units, k, _ = blocks.shape
+            q = self.sizes[factor]
+            out = np.zeros((upper, k - q, k - q))
+            taken, inner = np.empty((n_units, q, k)), np.empty((n_units, q, q))
+            lam = np.ascontiguousarray(lams[factor])
+            logdet += eliminate_units(blocks, q, lam, parents, out, taken, inner)
+            kept.append((taken, inner))
+            blocks = out
+        return Eliminated(logdet, blocks[0], kept)
+
+    def slopes(self, lams: Sequence[Array], found: Eliminated, weight: Array) -> tuple[Array, ...]:
+        """Return the derivatives by lam_f; see `bhlm.likelihood.levels.Levels`."""
+        scores, _ = self._pull(lams, found, weight, spread=False)
+        return tuple(2.0 * score @ lam for score, lam in zip(scores, lams, strict=True))
+
+    def effects(
+        self, lams: Sequence[Array], found: Eliminated, beta: Array, spread: Array
+    ) -> tuple[Effects, ...]:
+        """Return every factor's effects; see `bhlm.likelihood.levels.Levels`."""
+        p = len(beta)
+        weight = np.zeros((p + 1, p + 1))
+        weight[:p, :p] = spread
+        _, covs = self._pull(lams, found, weight, spread=True)
+        means: list[Array] = [np.empty(0)] * len(self.order)
+        # What a unit's rows are freed of: its parents' effects and the fixed ones.
+        left = np.append(-beta, 1.0)[None]
+        for level in reversed(range(len(self.order))):
+            factor, parents = self.order[level], self.parents[level]
+            taken, q = found.kept[level][0], self.sizes[factor]
+            psi = lams[factor] @ lams[factor].T
+            lifted = left[parents]
+            means[factor] = np.einsum("ab,jbr,jr->ja", psi, taken[:, :, q:], lifted)
+            left = np.concatenate([-means[factor], lifted], axis=1)
+        return tuple(Effects(*pair) for pair in zip(means, covs, strict=True))
+
+    @property
+    def _uppers(self) -> tuple[int, ...]:
+        """How many units stand above each level."""
+        return (*(self.counts[factor] for factor in self.order[1:]), 1)
+
+    def _pull(
+        self, lams: Sequence[Array], found: Eliminated, weight: Array, *, spread: bool
+    ) -> tuple[list[Array], list[Array]]:
+        """Return the scores by Psi_f (q_f, q_f), and the blocks (J_f, q_f, q_f) of G if asked."""
+        scores: list[Array] = [np.empty(0)] * len(self.order)
+        covs = list(scores)
+        above = np.ascontiguousarray(weight, dtype=np.float64)[None]
+        for level in reversed(range(len(self.order))):
+            factor, (taken, inner) = self.order[level], found.kept[level]
+            n_units, q, k = taken.shape
+            below = np.empty((n_units if level else 0, k, k))
+            cov = np.empty((n_units if spread else 0, q, q))
+            score = np.zeros((q, q))
+            psi = lams[factor] @ lams[factor].T
+            pull_units(taken, inner, psi, self.parents[level], above, below, cov, score)
+            scores[factor], covs[factor] = 0.5 * (score + score.T), cov
+            above = below
+        return scores, covs
+
+
+def is_nested(finer: Array, coarser: Array) -> bool:
+    """Return whether every level of a factor lies in one level of another, by cells' codes (C,)."""
+    parents = np.zeros(int(finer.max()) + 1, dtype=np.int64)
+    parents[finer] = coarser
+    return bool((parents[finer] == coarser).all())
+
+
+def build_nested(blocks: Array, codes: Array, sizes: Sequence[int]) -> Nested:
+    """Return nested factors from the cross-products of their finest units.
+
+    Args:
+        blocks: whitened cross-products (C, k, k) of [Z_1 ... Z_F X y], one block for each level of
+            the finest factor.
+        codes: the level (F, C) of every factor that each block belongs to, from 0.
+        sizes: the random coefficients of every factor.
+    """
+    counts = tuple(int(code.max()) + 1 for code in codes)
+    order = tuple(sorted(range(len(counts)), key=lambda factor: -counts[factor]))
+    starts = np.cumsum([0, *sizes])
+    columns = [np.arange(starts[factor], starts[factor + 1]) for factor in order]
+    columns.append(np.arange(starts[-1], blocks.shape[1]))
+    at = np.concatenate(columns)
+    finest = np.argsort(codes[order[0]], kind="stable")
+    parents = []
+    for lower, upper in pairwise(order):
+        own = np.zeros(counts[lower], dtype=np.int64)
+        own[codes[lower]] = codes[upper]
+        parents.append(own)
+    parents.append(np.zeros(counts[order[-1]], dtype=np.int64))
+    turned = np.ascontiguousarray(blocks[finest][:, at[:, None], at])
+    return Nested(turned, tuple(parents), order, tuple(sizes), counts)
