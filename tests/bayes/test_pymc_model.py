@@ -23,6 +23,7 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 
 RELATIVE = 1e-8
+MODE = "FAST_COMPILE"  # few values are asked for, so that machine code costs more than it saves
 SETS = {
     "default": None,
     "flat": Priors.flat(),
@@ -59,9 +60,10 @@ def functions():
             model = rows.model.pymc(form=form, priors=priors)
             made[key] = {
                 "model": model,
-                "logp": model.compile_logp(jacobian=False),
-                "dlogp": model.compile_dlogp(),
-                "full": model.compile_logp(),
+                "logp": model.compile_logp(jacobian=False, mode=MODE),
+                "dlogp": model.compile_dlogp(mode=MODE),
+                "full": model.compile_logp(mode=MODE),
+                "read": compile_parameters(model),
             }
         return made[key][what]
 
@@ -79,13 +81,13 @@ def positions(model, count, seed):
         }
 
 
-def parameters_at(model, point):
-    """Return beta, G and sigma at an unconstrained point."""
+def compile_parameters(model):
+    """Return the function of an unconstrained point that gives beta, G and sigma."""
     names = [model["beta"], model["G"], model["sigma"]]
-    values = model.compile_fn(
-        [*model.replace_rvs_by_values(names)], inputs=model.value_vars, on_unused_input="ignore"
-    )
-    return values(point)
+    return model.compile_fn(
+        [*model.replace_rvs_by_values(names)], inputs=model.value_vars, mode=MODE,
+        on_unused_input="ignore",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -97,14 +99,15 @@ def test_marginal_equals_conditional_with_u_integrated_out(random, functions):
     marginal = functions(rows, "marginal", None, "model")
     conditional = functions(rows, "conditional", None, "model")
     logp = functions(rows, "marginal", None, "logp")
-    prior = marginal.compile_logp(vars=marginal.free_RVs, jacobian=False)
-    joint = conditional.compile_logp(jacobian=False)
+    read = functions(rows, "marginal", None, "read")
+    prior = marginal.compile_logp(vars=marginal.free_RVs, jacobian=False, mode=MODE)
+    joint = conditional.compile_logp(jacobian=False, mode=MODE)
     z_and_y = conditional.compile_logp(
-        vars=[conditional["z"], conditional.observed_RVs[0]], jacobian=False
+        vars=[conditional["z"], conditional.observed_RVs[0]], jacobian=False, mode=MODE
     )
     turn = resolve_priors(None, rows.model.moments).frame.random
     for point in positions(marginal, 3, seed=2):
-        beta, g, sigma = parameters_at(marginal, point)
+        beta, g, sigma = read(point)
         dense = dense_loglik(rows, beta, g, float(sigma) ** 2)
         assert float(logp(point)) - float(prior(point)) == pytest.approx(dense, rel=RELATIVE)
         # In the conditional form log p(z, y) - log p(z | y) = log p(y), at any z; p(z | y) is
@@ -173,10 +176,11 @@ def test_pymc_density_is_the_samplers(name, random, functions):
     posterior = build_density(white, priors, arrange(moments))
     model = functions(rows, "marginal", SETS[name], "model")
     logp = functions(rows, "marginal", SETS[name], "logp")
+    read = functions(rows, "marginal", SETS[name], "read")
     rng = np.random.default_rng(7)
     gaps = []
     for point in positions(model, 20, seed=8):
-        beta, g, sigma = parameters_at(model, point)
+        beta, g, sigma = read(point)
         turned = priors.frame.random @ g @ priors.frame.random.T
         x = locate(white, posterior, beta, turned, float(sigma), rng)
         again = constrain(posterior, white, priors.frame, x[None])
@@ -203,10 +207,10 @@ def test_density_of_a_shared_sd_is_pymcs(covariance):
     resolved = resolve_priors(given, moments, structure=structure)
     density = build_density(white, resolved, structure)
     model = rows.model.pymc(covariance=covariance, priors=given)
-    logp = model.compile_logp(jacobian=False)
+    logp = model.compile_logp(jacobian=False, mode=MODE)
     read = model.compile_fn(
         model.replace_rvs_by_values([model["beta"], model["G"], model["scale"], model["sigma"]]),
-        inputs=model.value_vars, on_unused_input="ignore",
+        inputs=model.value_vars, mode=MODE, on_unused_input="ignore",
     )  # fmt: skip
     gaps = []
     for point in positions(model, 20, seed=8):

@@ -123,7 +123,7 @@ def test_workers_and_a_cluster_exclude_each_other():
 def cluster():
     distributed = pytest.importorskip("distributed", reason="needs the extra bhlm[dask]")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=True
     ) as local:
         yield local
 
