@@ -57,14 +57,16 @@ def functions():
         moments = rows.model.moments
         key = (moments.formula, moments.mean.tobytes(), form, repr(priors))
         if key not in made:
-            model = rows.model.pymc(form=form, priors=priors)
-            made[key] = {
-                "model": model,
-                "logp": model.compile_logp(jacobian=False, mode=MODE),
-                "dlogp": model.compile_dlogp(mode=MODE),
-                "full": model.compile_logp(mode=MODE),
-                "read": compile_parameters(model),
-            }
+            made[key] = {"model": rows.model.pymc(form=form, priors=priors)}
+        model = made[key]["model"]
+        compilers = {
+            "logp": lambda: model.compile_logp(jacobian=False, mode=MODE),
+            "dlogp": lambda: model.compile_dlogp(mode=MODE),
+            "full": lambda: model.compile_logp(mode=MODE),
+            "read": lambda: compile_parameters(model),
+        }
+        if what not in made[key]:
+            made[key][what] = compilers[what]()
         return made[key][what]
 
     return compile_for

@@ -17,9 +17,7 @@ def test_ctrl_c_in_a_database_is_no_fault_of_the_table() -> None:
     # With more threads DuckDB may leave the query to another one, and not look for signals before
     # its end. It is half a minute of work: an interrupt that is not heard fails and does not hang.
     connection = duckdb.connect(config={"threads": 1})
-    long = connection.sql(
-        "select sum(a.range * b.range) from range(1000000) a, range(3000) b"
-    )
+    long = connection.sql("select sum(a.range * b.range) from range(1000000) a, range(3000) b")
     Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         collect_frame(nw.from_native(long).lazy())
