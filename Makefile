@@ -7,6 +7,9 @@ PYTHON := .venv/bin/python
 # successor may wait for ever.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
+# What Python compiles is kept: every process that a test starts would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench rivals compare clean distclean
 

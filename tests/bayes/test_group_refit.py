@@ -53,7 +53,7 @@ def log_evidence(table):
 @pytest.mark.parametrize(("far", "bridged"), [(0.0, False), (25.0, True)])
 def test_density_is_that_of_numerical_integration(far, bridged):
     table = simulate(far)
-    fit = Model("y ~ 1 + (1 | g)", table).sample(seed=1, priors=PRIORS)
+    fit = Model("y ~ 1 + (1 | g)", table).sample(seed=1, draws=400, priors=PRIORS)
     found = predict_left_out(fit, 0)
     exact = log_evidence(table) - log_evidence(table[table["g"] > 0])
     # One mean over the posterior of the others would be off by many units if far.

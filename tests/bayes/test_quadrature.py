@@ -335,6 +335,7 @@ def test_the_evidence_of_a_slope_that_hardly_varies_is_that_of_none():
         assert both.log_marginal == pytest.approx(alone.log_marginal, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_changes_nothing():
     moments = case_moments("sleepstudy_independent")
     one, two = (integrate_posterior(moments, cores=cores) for cores in (1, 2))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from command_line import check_refusal, run
+from gallery_fits import sample_posterior
 
 from bhlm.commands.shared import keep_fit, write_all
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import check_output
-from bhlm.fits.bayes_fit import BayesFit, load
+from bhlm.fits.bayes_fit import load
 
 MODEL = "dyestuff"
 
@@ -66,13 +67,14 @@ def test_every_result_is_tried_and_the_first_failure_told():
     assert done == [1]
 
 
-def test_a_fit_whose_place_is_lost_is_kept_elsewhere(hsb_post: BayesFit, tmp_path, monkeypatch):
+def test_a_fit_whose_place_is_lost_is_kept_elsewhere(tmp_path, monkeypatch):
+    post = sample_posterior("dyestuff2")
     (tmp_path / "spare").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
     with pytest.raises(DataError) as caught:
-        keep_fit(hsb_post, tmp_path / "gone" / "fit.nc")
+        keep_fit(post, tmp_path / "gone" / "fit.nc")
     place = str(caught.value).rpartition("the fit was kept at '")[2].rstrip("'")
-    assert load(place).seed == hsb_post.seed
+    assert load(place).seed == post.seed
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path):

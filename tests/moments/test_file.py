@@ -480,7 +480,7 @@ def test_merge_of_any_split_of_rows_is_the_whole(hsb, tmp_path):
     design = build_design(HSB, hsb)
     whole = compute_moments(design, hsb)
     rng = np.random.default_rng(11)
-    for i in range(50):
+    for i in range(10):
         part = rng.integers(0, rng.integers(2, 6), len(hsb))
         pieces = [compute_moments(design, hsb.filter(part == j)) for j in np.unique(part)]
         assert_same(merge_moments(pieces), whole)
@@ -500,14 +500,14 @@ def test_merge_of_any_split_of_groups_is_the_whole_where_groups_are_centred(hsb)
     whole = compute_moments(design, hsb)
     schools, school = np.unique(hsb["school"].to_numpy(), return_inverse=True)
     rng = np.random.default_rng(12)
-    for _ in range(50):
+    for _ in range(10):
         part = rng.integers(0, rng.integers(2, 6), len(schools))[school]
         pieces = [compute_moments(design, hsb.filter(part == j)) for j in np.unique(part)]
         assert_same(merge_moments(pieces), whole)
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     rows=st.lists(

@@ -117,7 +117,7 @@ def test_coefficient_without_variance_has_no_panel():
     draw_both(bare)
 
 
-@pytest.mark.parametrize("n", [6, 30, 160, 1000])
+@pytest.mark.parametrize("n", [6, 160, pytest.param(1000, marks=pytest.mark.slow)])
 def test_band_is_the_exact_one(n):
     _, low, high = find_band(n)
     least, most = simultaneous_band(n, GRID, 0.95)

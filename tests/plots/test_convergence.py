@@ -89,7 +89,7 @@ def test_hsb(plot, post):
 @pytest.mark.parametrize(
     ("name", "covariance"),
     [
-        ("dyestuff2", None),
+        pytest.param("dyestuff2", None, marks=pytest.mark.slow),
         pytest.param("sleepstudy", "independent", marks=pytest.mark.slow),
         pytest.param("hsb_anova", None, marks=pytest.mark.slow),
     ],
@@ -104,8 +104,10 @@ def test_other_models(plot, name, covariance):
     ("chains", "draws"),
     [
         (1, 9),
-        (4, 3),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1000), (2, 4), (3, 60))),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((4, 3), (1, 1000), (2, 4), (3, 60))
+        ),
     ],
 )
 def test_few_chains_and_draws(plot, chains, draws, post):

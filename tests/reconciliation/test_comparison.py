@@ -17,7 +17,7 @@ from bhlm.reconciliation.split import NAMED
 from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, list_models, load_data
 
-QUICK = {"hsb_anova", "hsb_means_as_outcomes", "hsb_random_coefficient", "dyestuff2", "rail"}
+QUICK = {"hsb_means_as_outcomes", "dyestuff2"}
 MODELS = [
     pytest.param(entry.name, marks=[] if entry.name in QUICK else pytest.mark.slow)
     for entry in list_models()
@@ -198,6 +198,7 @@ def test_three_coefficients_are_certified():
     assert "Means by importance sampling" in both.summary()
 
 
+@pytest.mark.slow
 def test_student_priors_of_fixed_effects_are_certified(hsb):
     model = Model("mathach ~ 1 + (1 | school)", hsb)
     post = model.sample(seed=6, priors=Priors(fixed=StudentT(4, 12, 10)))
@@ -206,6 +207,7 @@ def test_student_priors_of_fixed_effects_are_certified(hsb):
     assert both.verdict in ("agree", "explained")
 
 
+@pytest.mark.slow
 def test_a_mean_that_does_not_exist_is_withheld():
     """Five groups: under flat priors P(sd > t) ~ t^-2, so the variance has no mean."""
     model = Model("y ~ 1 + (1 | g)", simulate_table(9, n_groups=5, largest=10))

@@ -264,6 +264,7 @@ def test_wrong_arguments_are_refused():
         profile_intervals(fit, level=1)
 
 
+@pytest.mark.slow
 def test_offset_does_not_matter():
     table = simulate_table(12, n_groups=14)
     shift = 1e8

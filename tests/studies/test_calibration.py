@@ -69,7 +69,16 @@ class TestSimulatedData:
         assert again.scale == pytest.approx(white.scale, rel=ROUNDING)
         np.testing.assert_allclose(again.blocks, white.blocks, rtol=ROUNDING, atol=1e-10)
 
-    @pytest.mark.parametrize("random", ["1", "x", "x + t", "(1 | g) + (0 + x | g)"])
+    @pytest.mark.parametrize(
+        "random",
+        [
+            "x",
+            *(
+                pytest.param(each, marks=pytest.mark.slow)
+                for each in ("1", "x + t", "(1 | g) + (0 + x | g)")
+            ),
+        ],
+    )
     def test_least_squares_has_the_law_of_simulated_rows(self, random):
         rows = simulate_rows(5, random, n_groups=7)
         study = plan(rows.model.moments)
@@ -113,16 +122,16 @@ class TestSimulatedData:
 
 class TestVerdict:
     def test_a_right_density_passes(self):
-        found = calibrate(small_model(), replicates=80, **FAST)
+        found = calibrate(small_model(), replicates=40, **FAST)
         assert found.ok
         assert found.quantities == (
             "Intercept", "var(Intercept|g)", "var(Residual)", "log-likelihood",
             "log posterior density",
         )  # fmt: skip
-        assert found.ranks.shape == (80, 5)
+        assert found.ranks.shape == (40, 5)
         assert found.ranks.min() >= 0
         assert found.ranks.max() <= 19
-        assert len(np.unique(found.ranks[:, 0])) > 15
+        assert len(np.unique(found.ranks[:, 0])) > 10
         assert "Gamma(2, 2)" in found.summary()
         assert json.loads(json.dumps(found.to_dict()))["ok"] is True
 
