@@ -94,6 +94,7 @@ def test_a_way_too_long_is_told():
     assert found.failure
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_density(fit):
     one = predict_left_out(fit, 3)
     assert one == predict_left_out(fit, 3)

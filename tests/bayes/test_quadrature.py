@@ -300,11 +300,10 @@ def test_two_coefficients_equal_another_algebra(covariance, priors):
 
 
 NUTS = (
-    "dyestuff2",
     "sleepstudy_independent",
     *(
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("rail", "sleepstudy", "hsb_random_coefficient")
+        for name in ("dyestuff2", "rail", "sleepstudy", "hsb_random_coefficient")
     ),
 )
 
@@ -343,6 +342,7 @@ def test_the_number_of_cores_changes_nothing():
     assert one.sd == two.sd
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_honest():
     """It bounds the distance to a far better answer, also where the budget ended early."""
     moments = case_moments("sleepstudy_independent")

@@ -158,6 +158,7 @@ def test_ranks_hold_the_ecdf(post):
     assert "The chains rank evenly in the one parameter" in figure.reading
 
 
+@pytest.mark.slow
 def test_ranks_of_chains_that_disagree_fail(post):
     figure = plot_ranks(alter(post, shift=1.0))
     assert "do not rank evenly in 2 of 6 parameters" in figure.reading
@@ -269,6 +270,7 @@ def test_the_plane(post):
     assert choose_plane(alone, alone.draws, flags) == ("sd(Intercept|Batch)", "sd(Residual)")
 
 
+@pytest.mark.slow
 def test_many_parameters_leave_the_best_out():
     """Of seven fixed effects, whose chains lie apart, and four SDs and correlations, whose mix."""
     table = simulate_table(4, n_groups=30, largest=12)

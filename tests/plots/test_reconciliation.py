@@ -98,6 +98,7 @@ class TestIntervals:
         low = [point.x_low[0] if point.x_low is not None else np.nan for point in drawn]
         np.testing.assert_array_equal(low, figure.table["lower"])
 
+    @pytest.mark.slow
     def test_a_printed_interval_is_drawn(self, reconcile_gallery):
         both = reconcile_gallery("rail")
         rows = plot_intervals(both).table.query("source == 'published'").set_index("parameter")
@@ -235,6 +236,7 @@ class TestCurves:
             exact = np.exp([-0.5 * rise(x) for x in some["x"]])
             np.testing.assert_allclose(some["profile"], exact, atol=SPLINE)
 
+    @pytest.mark.slow
     def test_prior_and_posterior_are_relative_to_their_peaks(self, both):
         table = plot_curves(both).table
         for _, rows in table.groupby("parameter"):

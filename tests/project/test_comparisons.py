@@ -109,6 +109,7 @@ def test_statsmodels_answers_by_the_contract(run: ModuleType, task: Any) -> None
     check_answer(said, task, "statsmodels")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("Rscript") is None, reason="Rscript is not installed")
 def test_lme4_answers_by_the_contract(run: ModuleType, task: Any) -> None:
     said = ask_directly(run, "lme4", state(run, task))

@@ -89,7 +89,7 @@ def test_derivatives_and_what_is_held(kind, held, restricted):
     assert function.hessian(point) == pytest.approx(hessian, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("restricted", [True, False])
+@pytest.mark.parametrize("restricted", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [

@@ -119,12 +119,19 @@ def test_workers_and_a_cluster_exclude_each_other():
         run_study(small_study(), file=None, workers=2, address="tcp://127.0.0.1:1")
 
 
-@pytest.fixture(scope="module")
-def cluster():
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(False, id="threads"),
+        pytest.param(True, id="processes", marks=pytest.mark.slow),
+    ],
+)
+def cluster(request):
     distributed = pytest.importorskip("distributed", reason="needs the extra bhlm[dask]")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=True
-    ) as local:
+        n_workers=1 + request.param, threads_per_worker=1, dashboard_address=":0",
+        processes=request.param,
+    ) as local:  # fmt: skip
         yield local
 
 

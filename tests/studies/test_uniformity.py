@@ -42,6 +42,7 @@ def test_p_is_that_of_all_outcomes(n, n_draws):
         assert uniformity_p(outcome, n_draws) == pytest.approx(expected, abs=ROUNDING)
 
 
+@pytest.mark.slow
 def test_p_of_larger_studies_is_uniform():
     """At most as many p-values below a as a, and nearly as many: the steps are small."""
     rng = np.random.default_rng(1)
