@@ -114,3 +114,59 @@ def test_a_folder_of_somebody_else_is_not_used(
     forget(monkeypatch)
     choose_caches(package=Path("/proc/nowhere"))
     assert os.environ["NUMBA_CACHE_DIR"] == str(place / "numba")
+
+
+KERNELS = {
+    "inner.py": "import numba\n@numba.njit(cache=True)\ndef double(x):\n    return 2 * x\n",
+    "outer.py": (
+        "import numba\nfrom inner import double\n"
+        "@numba.njit(cache=True)\ndef outer(x):\n    return double(x) + 1\n"
+    ),
+}
+CALL = (
+    "import sys; from pathlib import Path; from bhlm.likelihood.caches import choose_caches;"
+    "choose_caches(package=Path(sys.argv[1]), room=1); sys.path.insert(0, sys.argv[1]);"
+    "import outer; print(outer.outer(5))"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [False, True])
+def test_a_changed_function_is_what_kernels_of_other_files_run(tmp_path: Path, named: bool) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, text in KERNELS.items():
+        (package / name).write_text(text)
+    environment = dict(os.environ)
+    environment.pop("NUMBA_CACHE_DIR", None)
+    if named:
+        environment["NUMBA_CACHE_DIR"] = str(tmp_path / "kept")
+
+    def call() -> str:
+        command = [sys.executable, "-c", CALL, str(package)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert call() == "11"
+    index = next(tmp_path.rglob("outer.outer*.nbi"))
+    before = index.stat().st_mtime_ns
+    assert call() == "11"
+    assert index.stat().st_mtime_ns == before
+    inner = package / "inner.py"
+    inner.write_text(inner.read_text().replace("2 * x", "3 * x"))
+    assert call() == "16"
+
+
+def test_kernels_of_other_packages_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all packages keep theirs in one place."""
+    forget(monkeypatch)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kept"))
+    other = tmp_path / "kept" / "theirs_0123" / "theirs.nbi"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    package = tmp_path / "package"
+    package.mkdir()
+    for text in ("a = 1\n", "a = 12\n"):
+        (package / "a.py").write_text(text)
+        choose_caches(package=package, room=1)
+    assert other.exists()

@@ -2,8 +2,12 @@
 
 numba and PyTensor keep what they compile on disk. Where the places that they would choose are
 read-only or full they end in an error, so that bhlm names another one before they are imported.
+
+numba knows what it keeps by the kernel's own file. It would run an old copy of a function of
+another file that was compiled into the kernel, so that all is compiled anew when any file changes.
 """
 
+import hashlib
 import os
 import stat
 import sys
@@ -14,6 +18,7 @@ from pathlib import Path
 NUMBA = "NUMBA_CACHE_DIR"
 PYTENSOR = "PYTENSOR_FLAGS"
 ROOM = 1 << 26  # bytes that must be free: the machine code of all kernels takes less
+STAMP = "bhlm-sources"  # the name of the file that holds the state which the kernels were made of
 
 
 def choose_caches(*, package: Path = Path(__file__).parents[1], room: int = ROOM) -> None:
@@ -29,12 +34,55 @@ def choose_caches(*, package: Path = Path(__file__).parents[1], room: int = ROOM
             os.environ[NUMBA] = str(place)
             if "numba" in sys.modules:
                 sys.modules["numba"].config.CACHE_DIR = str(place)
+    _drop_stale_kernels(package)
     flags = os.environ.get(PYTENSOR, "")
     home = Path(os.path.expanduser("~"), ".pytensor")
     if "compiledir" not in flags and not _is_usable(home, room):
         place = _find_place("pytensor", room)
         if place is not None:
             os.environ[PYTENSOR] = ",".join(filter(None, (flags, f"base_compiledir={place}")))
+
+
+def _drop_stale_kernels(package: Path) -> None:
+    """Remove numba's indexes of this package's kernels, if a source file is not what it was."""
+    sources, state = _find_sources(package)
+    if not sources:
+        return
+    named = os.environ.get(NUMBA)
+    if named:
+        # As numba.core.caching names the folder of a source file's folder.
+        names = [hashlib.sha1(str(folder).encode()).hexdigest() for folder in sources]
+        folders = [
+            Path(named, f"{folder.name}_{name}")
+            for folder, name in zip(sources, names, strict=True)
+        ]
+        stamp = Path(named, f"{STAMP}-{names[0][:16]}")
+    else:
+        folders = [folder / "__pycache__" for folder in sources]
+        stamp = package / "__pycache__" / STAMP
+    try:
+        if stamp.exists() and stamp.read_text() == state:
+            return
+        for folder in folders:
+            for index in folder.glob("*.nbi"):
+                index.unlink(missing_ok=True)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(state)
+    except OSError:  # nothing can be kept there, so that nothing stale will be
+        return
+
+
+def _find_sources(package: Path) -> tuple[list[Path], str]:
+    """Return the folders of a package, itself first, and a digest of the state of its files."""
+    folders, state = [], hashlib.sha256()
+    for folder, below, names in os.walk(package.absolute()):
+        below[:] = sorted(name for name in below if name != "__pycache__")
+        folders.append(Path(folder))
+        for name in sorted(names):
+            if name.endswith(".py"):
+                found = os.stat(os.path.join(folder, name))
+                state.update(f"{folder}/{name} {found.st_mtime_ns} {found.st_size}\n".encode())
+    return folders, state.hexdigest()
 
 
 def _find_place(name: str, room: int) -> Path | None:
