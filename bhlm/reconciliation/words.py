@@ -8,7 +8,7 @@ only where the swap closes at least half of the gap that it speaks of.
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.split import NEGLIGIBLE
-from bhlm.reconciliation.swaps import measure_share, swap_priors
+from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,12 +195,12 @@ def advise(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
 def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
     """Return advice on the priors without which a gap would be half as large or less."""
     nouns = name_priors(post)
+    known = Swaps(post, evidence, {})
     cures: dict[tuple[str, ...], list[str]] = {}
     for name, row in rows.iterrows():
         if abs(row["prior"]) > LARGE * row["sd"]:
-            cures.setdefault(_find_cure(str(name), float(row["gap"]), post, evidence), []).append(
-                str(name)
-            )
+            cure = _find_cure(str(name), float(row["gap"]), known)
+            cures.setdefault(cure, []).append(str(name))
     advice = []
     for cure, names in cures.items():
         if not cure:
@@ -208,7 +208,7 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> 
             continue
         moved = f"The priors move {_list(names)} by more than {LARGE} posterior SDs"
         closed = min(
-            1.0 - abs(1.0 - _close(name, cure, post, evidence) / rows.loc[name, "gap"])
+            1.0 - abs(1.0 - _measure(name, cure, known)[0] / rows.loc[name, "gap"])
             for name in names
         )
         advice.append(
@@ -240,18 +240,26 @@ def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
     ]
 
 
-def _find_cure(name: str, gap: float, post: Draws, evidence: Evidence) -> tuple[str, ...]:
+class Swaps(NamedTuple):
+    """What the posterior is without several priors together, each set computed once."""
+
+    post: Draws
+    evidence: Evidence
+    found: dict[tuple[str, ...], Swapped | None]  # None where its means do not exist or are unknown
+
+
+def _find_cure(name: str, gap: float, known: Swaps) -> tuple[str, ...]:
     """Return the smallest set of priors without which a gap is half as large or less.
 
     The scale is none of them: nobody can weaken it. Of sets of one size the one that leaves least
     is returned, and nothing where no set is known to close so much beyond its error.
     """
-    candidates = [each for each in PRIORS if each != "scale" and each in evidence.single]
+    candidates = [each for each in PRIORS if each != "scale" and each in known.evidence.single]
     for size in range(1, len(candidates) + 1):
         best: tuple[str, ...] = ()
         left = CLOSED * abs(gap)
         for cure in combinations(candidates, size):
-            share, error = _measure(name, cure, post, evidence)
+            share, error = _measure(name, cure, known)
             rest = abs(gap - share) + ERRORS * error
             if rest <= left:
                 best, left = cure, rest
@@ -260,25 +268,23 @@ def _find_cure(name: str, gap: float, post: Draws, evidence: Evidence) -> tuple[
     return ()
 
 
-def _close(name: str, cure: tuple[str, ...], post: Draws, evidence: Evidence) -> float:
-    return _measure(name, cure, post, evidence)[0]
-
-
-def _measure(
-    name: str, cure: tuple[str, ...], post: Draws, evidence: Evidence
-) -> tuple[float, float]:
+def _measure(name: str, cure: tuple[str, ...], known: Swaps) -> Share:
     """Return what a joint swap moves a mean by, and its error; inf where that is not known."""
+    post, evidence, found = known
     exact = evidence.exact
     if exact is None:
-        return 0.0, math.inf
+        return Share(0.0, math.inf)
     if len(cure) == 1:
         index, swapped = evidence.single_indices[cure[0]][name], evidence.single[cure[0]]
-        return measure_share(exact, swapped, name) if index > 1.0 else (0.0, math.inf)
-    existence = judge_priors(post.white, post.structure, post.priors, without=cure)
-    if not existence.proper or np.min(existence.sd) <= 2.0:
-        return 0.0, math.inf
-    swapped = swap_priors(exact, frozenset(cure), seed=post.seed)
-    return measure_share(exact, swapped, name) if swapped.khat <= KHAT else (0.0, math.inf)
+        return measure_share(exact, swapped, name) if index > 1.0 else Share(0.0, math.inf)
+    if cure not in found:
+        found[cure] = None
+        existence = judge_priors(post.white, post.structure, post.priors, without=cure)
+        if existence.proper and np.min(existence.sd) > 2.0:
+            joint = swap_priors(exact, frozenset(cure), seed=post.seed)
+            found[cure] = joint if joint.khat <= KHAT else None
+    together = found[cure]
+    return Share(0.0, math.inf) if together is None else measure_share(exact, together, name)
 
 
 def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from simulate import dense_covariance, simulate_rows
 
 from bhlm.bayes.importance import integrate_importance
-from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture
+from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture, make_mixture
 from bhlm.bayes.importance.target import (
     bend,
     build_target,
@@ -126,6 +126,20 @@ def test_mixture_is_a_density():
     g = stats.multivariate_normal([1.0, 0.0], np.diag([0.5, 0.5])).logpdf(y)
     ratio = np.exp(g - log_mixture(mixture, y))
     assert ratio.mean() == pytest.approx(1.0, abs=ERRORS * ratio.std() / np.sqrt(len(ratio)))
+
+
+def test_draws_fill_a_mixture_more_evenly_than_chance():
+    """Errors of means over 20 nets are well below those of as many independent draws."""
+    spread = np.diag([1.0, 3.0])
+    mixture = make_mixture(np.ones(1), np.zeros((1, 2)), spread[None], np.full(1, 8.0))
+    rng = np.random.default_rng(0)
+    y = np.stack([draw_mixture(mixture, 1024, rng) for _ in range(20)])
+    errors = np.sqrt(np.mean(y.mean(axis=1) ** 2, axis=0))
+    assert np.all(errors < 0.5 * y.std(axis=(0, 1)) / np.sqrt(1024))
+    # They are draws of the mixture nevertheless: a t with 8 degrees of freedom.
+    for size in (1.0, 2.0, 4.0):
+        beyond = 2.0 * stats.t(8.0).sf(size)
+        assert np.mean(np.abs(y / np.diag(spread)) > size) == pytest.approx(beyond, rel=0.1)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -41,7 +41,10 @@ FEWEST = 100  # finite weights, below which there is no tail to smooth
 
 @dataclass(frozen=True, slots=True)
 class WeightedDraws:
-    """Independent draws from a proposal, and their weights for a target."""
+    """Draws from a proposal, and their weights for a target.
+
+    Errors that are computed as if they were independent are upper bounds.
+    """
 
     y: Array  # (N, d)
     log_target: Array  # (N,)
@@ -84,7 +87,7 @@ def draw_weighted(
     modes: Modes,
     *,
     seed: int,
-    draws: int = 4000,
+    draws: int = 4096,
     budget: int = 30_000,
 ) -> WeightedDraws:
     """Return weighted draws of a density whose modes are known.

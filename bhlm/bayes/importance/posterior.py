@@ -1,9 +1,9 @@
 """The posterior of every parameter by importance sampling, for any number of random coefficients.
 
 What the fixed effects leave is drawn from a mixture of multivariate t's that is fitted to it: at
-the modes first, then to its own weighted draws. The last set of draws is independent and
-identically distributed, so that its errors are known, and Pareto's k says whether they may be
-believed.
+the modes first, then to its own weighted draws. The last set of draws is a scrambled net from one
+proposal, whose errors are below those of independent draws; the latter are what is stated, and
+Pareto's k says whether they may be believed.
 
 Sources: Geweke (1989), Econometrica 57, 1317-1339, theorem 2; Owen (2013), Monte Carlo theory,
 methods and examples, section 9.2; Glynn (1996), for quantiles.
@@ -86,7 +86,7 @@ def integrate_importance(
     priors: ResolvedPriors,
     *,
     seed: int,
-    draws: int = 4000,
+    draws: int = 4096,
     budget: int = 30_000,
     without: frozenset[str] = frozenset(),
     frame: Array | None = None,
@@ -119,7 +119,7 @@ def integrate_target(
     target: Target,
     *,
     seed: int,
-    draws: int = 4000,
+    draws: int = 4096,
     budget: int = 30_000,
 ) -> ImportancePosterior:
     """Return the posterior of every parameter for a target that is built already.

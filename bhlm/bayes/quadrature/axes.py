@@ -170,6 +170,16 @@ def halve_step(axis: Axis) -> Axis:
     return replace(axis, step=0.5 * axis.step, low=2 * axis.low, high=2 * axis.high)
 
 
+def refine_step(axis: Axis, factor: float) -> Axis:
+    """Return the axis with `factor` times as many nodes, at most twice."""
+    if not axis.is_present:
+        return axis
+    if factor >= 2.0:
+        return halve_step(axis)
+    y = axis.y
+    return place_window(axis, float(y[0]), float(y[-1]), axis.step / factor)
+
+
 def double_step(axis: Axis) -> Axis:
     """Return the axis with half as many nodes."""
     if not axis.is_present:

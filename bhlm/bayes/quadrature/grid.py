@@ -210,16 +210,20 @@ def split_fixed(e: Array, precision: Array, prior: Array) -> Fixed:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def log_height(
-    sigma: float, t1: float, t2: float, logdet: float, fixed: Fixed, terms: Terms
-) -> float:
-    """Return the log density by (t, r, log sigma) less its constant and the prior of r.
+def log_scale(sigma: float, terms: Terms) -> float:
+    """Return the part of the log density that is sigma's alone."""
+    q = len(terms.codes) - 1
+    value = (q + 1.0) * math.log(sigma) - terms.dof * math.log(sigma / terms.scale)
+    return float(value + log_prior(terms.codes[q], terms.numbers[q], sigma)[0])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_fit(v2: float, logdet: float, fixed: Fixed) -> float:
+    """Return the part of the log density that the data have a say in, at v2 = (sigma / s)^2.
 
     `logdet` is the sum of log|H_j| and log|E_XX|.
     """
-    tilt, z, at, codes, numbers = fixed.tilt, fixed.z, fixed.at, terms.codes, terms.numbers
-    q = len(codes) - 1
-    v2 = (sigma / terms.scale) ** 2
+    tilt, z, at = fixed.tilt, fixed.z, fixed.at
     quadratic = fixed.rss / v2
     spread = 0.0
     product = 1.0
@@ -230,10 +234,21 @@ def log_height(
             spread += math.log(product)
             product = 1.0
         quadratic += tilt[m] * (z[m] - at[m]) ** 2 / inner
-    height = -0.5 * (terms.dof * math.log(v2) + logdet + spread + math.log(product) + quadratic)
-    height += log_prior(codes[q], numbers[q], sigma)[0] + (q + 1.0) * math.log(sigma)
+    return -0.5 * (logdet + spread + math.log(product) + quadratic)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_height(
+    sigma: float, t1: float, t2: float, logdet: float, fixed: Fixed, terms: Terms
+) -> float:
+    """Return the log density by (t, r, log sigma) less its constant and the prior of r.
+
+    `logdet` is the sum of log|H_j| and log|E_XX|.
+    """
+    codes, numbers = terms.codes, terms.numbers
+    height = log_fit((sigma / terms.scale) ** 2, logdet, fixed) + log_scale(sigma, terms)
     height += log_prior(codes[0], numbers[0], t1 * sigma)[0]
-    if q == 2:
+    if len(codes) == 3:
         height += log_prior(codes[1], numbers[1], t2 * sigma)[0]
     return height
 
@@ -301,6 +316,7 @@ def sum_grid(
     back, scale = origin.back, terms.scale
     p = len(terms.middle)
     n4 = len(log_sigma)
+    double = keep[3].max()  # one factor for all that are kept: the rule is trapezoidal
     n_features = 1 + 2 * p + 2 * len(centre)
     half4 = np.zeros(n_features)
     half = np.zeros(n_features)
@@ -310,6 +326,18 @@ def sum_grid(
     table1 = np.zeros((len(t1), n4))
     table2 = np.zeros((len(t2), n4))
     sigma = np.exp(log_sigma)
+    v2 = (sigma / scale) ** 2
+    # What depends on two of the four dimensions is computed once.
+    prior1 = np.empty((len(t1), n4))
+    prior2 = np.zeros((len(t2), n4))
+    for i4 in range(n4):
+        alone = log_scale(sigma[i4], terms)
+        for i1 in range(len(t1)):
+            own = log_prior(terms.codes[0], terms.numbers[0], t1[i1] * sigma[i4])[0]
+            prior1[i1, i4] = alone + own
+        if len(terms.codes) == 3:
+            for i2 in range(len(t2)):
+                prior2[i2, i4] = log_prior(terms.codes[1], terms.numbers[1], t2[i2] * sigma[i4])[0]
     slip = np.expm1(log_sigma - math.log(middle))
     swing = slip * (2.0 + slip)
     sums = np.empty((2, 5))
@@ -343,32 +371,33 @@ def sum_grid(
                 first[:] = 0.0
                 second[:] = 0.0
                 for i4 in range(n4):
-                    height = offset + log_height(
-                        sigma[i4], t1[i1], t2[i2], logdet + fixed.logdet, fixed, terms
-                    )
+                    height = offset + prior1[i1, i4] + prior2[i2, i4]
+                    height += log_fit(v2[i4], logdet + fixed.logdet, fixed)
                     if not height > NEGLIGIBLE:
                         continue
                     mass = math.exp(height)
                     table1[i1, i4] += mass
                     table2[i2, i4] += mass
-                    v2 = (sigma[i4] / scale) ** 2
+                    part = 1 if keep[3][i4] > 0.0 else 0
+                    sums[part, 0] += mass
+                    sums[part, 1] += mass * slip[i4]
+                    sums[part, 2] += mass * slip[i4] ** 2
+                    sums[part, 3] += mass * swing[i4]
+                    sums[part, 4] += mass * swing[i4] ** 2
                     for m in range(p):
-                        gap[m] = (z[m] + tilt[m] * prior_at[m] * v2) / (1.0 + tilt[m] * v2) - start[
-                            m
-                        ]
-                    for part in range(2 if keep[3][i4] > 0.0 else 1):
-                        if part == 1:
-                            mass *= keep[3][i4]
-                        sums[part, 0] += mass
-                        sums[part, 1] += mass * slip[i4]
-                        sums[part, 2] += mass * slip[i4] ** 2
-                        sums[part, 3] += mass * swing[i4]
-                        sums[part, 4] += mass * swing[i4] ** 2
-                        for m in range(p):
-                            first[part, m] += mass * gap[m]
-                            second[part, m, m] += mass * v2 / (1.0 + tilt[m] * v2)
-                            for i in range(m + 1):
-                                second[part, m, i] += mass * gap[m] * gap[i]
+                        inner = 1.0 / (1.0 + tilt[m] * v2[i4])
+                        gap[m] = (z[m] + tilt[m] * prior_at[m] * v2[i4]) * inner - start[m]
+                        first[part, m] += mass * gap[m]
+                        second[part, m, m] += mass * v2[i4] * inner
+                        for i in range(m + 1):
+                            second[part, m, i] += mass * gap[m] * gap[i]
+                # All nodes, and those of the rule with half as many.
+                sums[0] += sums[1]
+                first[0] += first[1]
+                second[0] += second[1]
+                sums[1] *= double
+                first[1] *= double
+                second[1] *= double
                 if not sums[0, 0] > 0.0:
                     continue
                 place_base(t1[i1], t2[i2], r[i3], origin.given, base)

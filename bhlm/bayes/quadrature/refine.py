@@ -18,6 +18,7 @@ from bhlm.bayes.quadrature.axes import (
     map_nodes,
     measure_tails,
     place_window,
+    refine_step,
     weigh_half,
     weigh_nodes,
 )
@@ -228,9 +229,10 @@ def refine_grid(
             break
         if not moved:
             worst = np.maximum(changes[:4, sound].max(axis=1, initial=0.0), masses[:4])
-            limit = min(0.25 * tolerance, float(worst.max()))
+            aim = 0.25 * tolerance
+            limit = min(aim, float(worst.max()))
             wider = tuple(
-                halve_step(axis) if size >= limit else axis
+                refine_step(axis, _choose_factor(size, aim)) if size >= limit else axis
                 for axis, size in zip(axes, worst, strict=True)
             )
         note = "budget" if sound.all() else "tail"
@@ -243,6 +245,17 @@ def refine_grid(
     mean = shift + np.concatenate([integrand.back @ centre.beta, centre.components])
     log_mass = centre.reference + math.log(sums.total[0])
     return Summed(axes, sums, mean, sd, error, log_mass, note)
+
+
+def _choose_factor(change: float, aim: float) -> float:
+    """Return how many times as many nodes an axis needs for a change to fall to an aim.
+
+    Its logarithm falls in proportion to the number of nodes: convergence is exponential. A tenth
+    is added, since the first nodes bring less.
+    """
+    if not 0.0 < change < 1.0:
+        return 2.0
+    return max(1.1 * math.log(aim) / math.log(change), 1.25)
 
 
 def count_nodes(axes: Axes) -> int:
