@@ -1,9 +1,12 @@
 """Files -> pandas tables, each format with its own reader and its own way to fail clearly."""
 
 import glob
+import logging
 import mmap
 import struct
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +56,11 @@ def read_file(
     package that reads it is not installed.
     """
     try:
-        table = _read_csv(path, text) if suffix == ".csv" and text else _READERS[suffix](path)
-        table = name_booleans(table)
-        if suffix in _VALUE_NAMES and named:
-            table = _name_values(table, _VALUE_NAMES[suffix](path), named)
+        with _tell_once(path):
+            table = _read_csv(path, text) if suffix == ".csv" and text else _READERS[suffix](path)
+            table = name_booleans(table)
+            if suffix in _VALUE_NAMES and named:
+                table = _name_values(table, _VALUE_NAMES[suffix](path), named)
     except ImportError as error:
         if suffix not in _OPTIONAL:
             raise
@@ -129,6 +133,18 @@ def _read_stata(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_stata(path, convert_categoricals=False)
+
+
+@contextmanager
+def _tell_once(path: Path) -> Iterator[None]:
+    """Tell in one line what a reader warns of."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield
+    if any(issubclass(each.category, UnicodeWarning) for each in found):
+        logging.getLogger("bhlm").warning(
+            "'%s' holds text that is not UTF-8, as its format has it; it is read as Latin-1", path
+        )
 
 
 def _name_values(
@@ -212,7 +228,7 @@ SUFFIXES = tuple(_READERS)
 # ValueError mostly, and whatever a wrong length, offset, type or encoding led to further in.
 _BROKEN_FILE = (
     *(ValueError, OSError, LookupError, TypeError, EOFError, RuntimeError, MemoryError),
-    struct.error,
+    *(AttributeError, ArithmeticError, AssertionError, struct.error),
 )
 
 # suffix: the package that its reader needs, and the extra that installs it

@@ -1,29 +1,46 @@
-"""Random formulas and tables are answered, or refused in one line, alike on every route.
+"""Odd formulas, tables, settings and files are answered, or refused in one line.
 
-A sample; `python -m tests.fuzz 2000 500` tries many.
+A sample; `python -m tests.fuzz KIND 0 600` tries many.
 """
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from bhlm.fits.model import Model
-from tests.fuzz import try_formulas, try_tables
-from tests.simulate import simulate_table
+from tests.fuzz.damage import try_files, try_here, write_files
+from tests.fuzz.formulas import try_formulas
+from tests.fuzz.settings import try_settings
+from tests.fuzz.tables import try_tables
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled() -> None:
-    """Compile what the first fit would have to, so that no try counts as slow for it."""
-    for formula in ("y ~ x + (x | g)", "y ~ cwc(x) + (1 | g)"):
-        Model(formula, simulate_table(1)).reml()
+def test_formulas_are_answered_or_refused() -> None:
+    assert list(try_formulas(range(8))) == []
 
 
+def test_tables_are_answered_alike_on_every_route() -> None:
+    assert list(try_tables(range(2))) == []
+
+
+def test_settings_are_taken_or_refused() -> None:
+    assert list(try_settings(range(40))) == []
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("right")
+    write_files(folder)
+    return folder
+
+
+def test_damaged_files_are_refused(right: Path, tmp_path: Path) -> None:
+    assert list(try_here(range(20), right, tmp_path, without=("t.feather",))) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "seed"), [(8, 11), pytest.param(400, 12, marks=pytest.mark.slow)]
+    ("attempt", "count"),
+    [(try_formulas, 300), (try_tables, 20), (try_settings, 600), (try_files, 60)],
 )
-def test_formulas_are_answered_or_refused(count: int, seed: int) -> None:
-    assert list(try_formulas(count, seed)) == []
-
-
-@pytest.mark.parametrize(("count", "seed"), [(1, 13), pytest.param(20, 14, marks=pytest.mark.slow)])
-def test_tables_are_answered_alike_on_every_route(count: int, seed: int) -> None:
-    assert list(try_tables(count, seed)) == []
+def test_many_are_answered_or_refused(attempt, count: int) -> None:
+    assert list(attempt(range(1000, 1000 + count))) == []

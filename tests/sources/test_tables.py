@@ -198,3 +198,13 @@ def test_a_name_is_no_pattern_where_the_file_is_there(name, suffix, tmp_path):
     asked = tmp_path / f"{name}{suffix}"
     assert open_table(asked)["x"].tolist() == [1.0, 1.0]
     assert open_table(asked, memory_limit="500MB").df()["x"].tolist() == [1.0, 1.0]
+
+
+def test_text_in_another_encoding_is_told_in_one_line(tmp_path, caplog):
+    path = tmp_path / "t.dta"
+    pd.DataFrame({"f": ["\u00e9", "b"]}).to_stata(path, write_index=False, version=118)
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xe9\x00"))
+    assert open_table(path)["f"].tolist() == ["\u00e9", "b"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"'{path}' holds text that is not UTF-8, as its format has it; it is read as Latin-1"
+    ]

@@ -161,6 +161,9 @@ def test_a_file_that_is_no_toml(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ArgumentError, match=r"study\.toml: not valid TOML"):
         read_study(path)
+    path.write_text("a = " + "[" * 5000)
+    with pytest.raises(ArgumentError, match="nested too deeply"):
+        read_study(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -201,6 +201,9 @@ def _open(source: Path | io.BytesIO) -> "xr.DataTree":
         return xr.open_datatree(
             source, engine="zarr", zarr_format=3, consolidated=True, **as_stored
         )
+    # h5netcdf leaves an object behind that cannot be closed where a file is not whole.
+    with import_module("h5py").File(source, "r") as file:
+        file.visititems(lambda name, node: None)
     return xr.open_datatree(source, engine="h5netcdf", **as_stored)
 
 

@@ -103,6 +103,8 @@ def read_study(path: str | Path) -> Study:
         raise ArgumentError(
             f"'{path}' cannot be read ({error.strerror}); give a study's TOML file"
         ) from error
+    except RecursionError as error:
+        raise ArgumentError(f"{path}: nested too deeply; mend it") from error
     except ValueError as error:  # TOMLDecodeError or UnicodeDecodeError
         raise ArgumentError(f"{path}: not valid TOML ({error}); mend that line") from error
     return parse_study(content, name=str(path))

@@ -2,16 +2,15 @@
 
 import contextlib
 import inspect
-import io
+import logging
 import os
-import signal
+import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ import pandas as pd
 
 import bhlm
 from bhlm import plots
-
-LONGEST = 60  # seconds a call may take before it counts as hanging
+from tests.fuzz.outcome import judge
+from tests.simulate import simulate_table
 
 # What no argument is, or only some are; each in the place of one that is right.
 ODD: dict[str, Callable[[], Any]] = {
@@ -214,34 +213,6 @@ def _guess_prior(kind: type) -> dict[str, float]:
     return {each.name: 1.0 for each in parameters if each.default is each.empty}
 
 
-def judge(call: Callable[[], Any], *, longest: float = LONGEST) -> str:
-    """Return what is wrong with the outcome of a call; "" if it answers or refuses well."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, longest)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            repr(call())
-    except bhlm.BhlmError as error:
-        text = str(error)
-        if not text or len(text.splitlines()) > 1:
-            return f"a message of {len(text.splitlines())} lines: {text[:200]!r}"
-        if len(text) > 2100:
-            return f"a message of {len(text)} characters: {text[:100]!r}"
-        return ""
-    except TimeoutError:
-        return f"no answer within {longest} s"
-    except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    return ""
-
-
 @contextlib.contextmanager
 def in_folder() -> Iterator[Path]:
     """Work in a folder of its own: what is written by odd names stays there."""
@@ -252,3 +223,30 @@ def in_folder() -> Iterator[Path]:
             yield Path(name)
         finally:
             os.chdir(before)
+
+
+def try_arguments(numbers: range, *, long: bool = True, seed: int = 1) -> Iterator[str]:
+    """Yield what is wrong with odd calls, which are taken in a random order.
+
+    Args:
+        numbers: places in that order.
+        long: whether functions that take seconds where an argument is right are among them.
+        seed: of the order.
+    """
+    table = simulate_table(3, n_groups=12, largest=6)
+    model = bhlm.Model("y ~ x + (x | g)", table)
+    logging.disable(logging.ERROR)  # the verdicts of so few draws
+    try:
+        with in_folder() as folder:
+            post = model.sample(seed=1, draws=60, tune=60, chains=2)
+            cases = [
+                case for case in list_cases(model, model.reml(), post, table, folder)
+                if long or case.name not in LONG
+            ]  # fmt: skip
+            calls = [call for case in cases for call in case.odd()]
+            random.Random(seed).shuffle(calls)
+            for shown, call in calls[numbers.start : numbers.stop]:
+                if wrong := judge(lambda call=call: repr(call()))[1]:
+                    yield f"{shown}: {wrong}"
+    finally:
+        logging.disable(logging.NOTSET)

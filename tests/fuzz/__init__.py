@@ -1,0 +1,1 @@
+"""Generators of odd formulas, tables, settings, files and arguments; see __main__.py."""
