@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, app
+from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, Rows, app
 from bhlm.commands.shared import (
     check_outputs,
     fit_both,
@@ -60,12 +60,13 @@ def dashboard_command(
     draws: Draws = None,
     tune: Tune = None,
     chains: Chains = None,
+    rows: Rows = False,
     json: Json = None,
 ) -> int:
     """Write one self-contained HTML page about a fit: verdict, figures, checks, tables.
 
     REML and the reconciliation of a saved fit are computed from the moments that it holds; its
-    rows, which some figures need, come from --data.
+    rows, which some figures need, come from --data. The page holds single rows only with --rows.
     """
     check_outputs(json=json, page=output)
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
@@ -76,13 +77,17 @@ def dashboard_command(
                 f"--{next(iter(given), 'covariance')} cannot be given with the saved fit '{fit}', "
                 "which is drawn already"
             )
-        return _show_saved(fit, output, data, memory_limit, title, json)
+        if rows and data is None:
+            raise ArgumentError(
+                f"--rows asks for single rows, and the saved fit '{fit}' has none; give --data too"
+            )
+        return _show_saved(fit, output, data, memory_limit, title, json, rows=rows)
     if data is not None:
         raise ArgumentError(
             f"'{fit}' names a gallery model, which has its data; give --data with a saved fit only"
         )
     model, entry = open_model(fit, None, None)
-    return _show_gallery(model, entry, output, title, covariance, given, json)
+    return _show_gallery(model, entry, output, title, covariance, given, json, rows=rows)
 
 
 def _show_saved(
@@ -92,6 +97,8 @@ def _show_saved(
     memory_limit: str | None,
     title: str | None,
     json: Path | None,
+    *,
+    rows: bool,
 ) -> int:
     from bhlm.fits.bayes_fit import load
     from bhlm.fits.model import Model
@@ -108,14 +115,16 @@ def _show_saved(
         model = Model(post.moments.formula, table)
         check_rows(post.moments, model)
     source = {"Fit": fit} | ({} if data is None else {"Data": hide_password(data)})
-    source["Command"] = write_command("dashboard", fit, data=data, output=output)
+    source["Command"] = write_command("dashboard", fit, data=data, output=output, rows=rows)
     if post.settings.prior_only:
-        write_fit(post, output, model=model, title=title, source=source)
+        write_fit(post, output, model=model, title=title, source=source, rows=rows)
         print_text(post.summary())
         return 0 if post.converged and not post.diagnostics.prior_bound else 1
     reml = RemlFit.of(fit_moments(post.moments, covariance=post.structure.name_override))
     both = reconcile(reml, post)
-    return report_both(both, json=json, page=output, model=model, title=title, source=source)
+    return report_both(
+        both, json=json, page=output, model=model, title=title, source=source, rows=rows
+    )
 
 
 def _show_gallery(
@@ -126,12 +135,16 @@ def _show_gallery(
     covariance: str | None,
     given: dict[str, int],
     json: Path | None,
+    *,
+    rows: bool,
 ) -> int:
     assert entry is not None
     both = fit_both(model, entry, {"seed": 1} | given, covariance=covariance)
     print_title(entry)
-    command = write_command("dashboard", entry.name, output=output, covariance=covariance, **given)
+    command = write_command(
+        "dashboard", entry.name, output=output, covariance=covariance, rows=rows, **given
+    )
     return report_both(
         both, json=json, page=output, model=model, title=title or entry.title,
-        source={"Citation": entry.citation, "Command": command},
+        source={"Citation": entry.citation, "Command": command}, rows=rows,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from bhlm.commands.options import (
     FormulaText,
     Json,
     MemoryLimit,
+    Rows,
     Seed,
     Tune,
     Which,
@@ -33,6 +34,7 @@ from bhlm.commands.shared import (
     write_all,
     write_command,
 )
+from bhlm.errors import ArgumentError
 from bhlm.secrets import hide_password
 
 Dashboard = Annotated[
@@ -63,12 +65,15 @@ def reconcile_command(
     chains: Chains = 4,
     live: Live = False,
     dashboard: Dashboard = None,
+    rows: Rows = False,
     json: Json = None,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
     from bhlm.fits.reml_fit import RemlFit
 
     check_outputs(json=json, page=dashboard)
+    if rows and dashboard is None:
+        raise ArgumentError("--rows is for the page; give --dashboard page.html too")
     model, entry = open_model(which, data, formula, memory_limit=memory_limit)
 
     def show(fit: "RemlFit | BayesFit") -> None:
@@ -79,16 +84,19 @@ def reconcile_command(
         else:
             print_text(fit.summary())
 
+    if rows and not model.has_rows:
+        raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     both = fit_both(model, entry, counts, covariance=covariance, live=live, show=show)
     command = write_command(
         "reconcile", which, data=data, formula=formula, covariance=covariance, df=df,
         **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,
+        rows=rows,
     )  # fmt: skip
     source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
     return report_both(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
-        source=source | {"Command": command}, df=df,
+        source=source | {"Command": command}, df=df, rows=rows,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """moments and merge: tables reduced, and put together without their rows."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from bhlm.commands.options import DataArgument, FormulaText, MemoryLimit, Output, Parts, app
 from bhlm.errors import ArgumentError
 from bhlm.files import check_output
+from bhlm.layout import count, show_name
 
 if TYPE_CHECKING:
     from bhlm.moments.moments import Moments
@@ -58,24 +60,37 @@ def moments_command(
         print(f"{note}.")
     moments.save(output, min_group_size=min_group_size)
     _print_moments(moments, output)
+    _warn(moments, min_group_size)
     return 0
 
 
 @app.command("merge")
 def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
-    """Merge moments files of disjoint rows, as those of sites that may not share rows."""
+    """Merge moments files of disjoint rows, as those of sites that may not share rows.
+
+    Where every part promises a smallest group, the merged file promises the smallest of these.
+    """
     from bhlm.moments.moments import merge_files
 
     check_output(output)
     moments = merge_files(parts)
     moments.save(output)
     _print_moments(moments, output)
+    _warn(moments, None)
     return 0
 
 
 def _print_moments(moments: "Moments", path: Path) -> None:
+    promised = moments.min_group_size
+    promise = "" if promised is None else f"; no group has fewer than {count(promised, 'row')}"
     left = f" ({moments.rows_used})" if moments.dropped else ""
     print(
         f"{moments.formula}: {moments.n_rows} rows in {moments.n_groups} groups of "
-        f"'{moments.group}'{left} -> {path}"
+        f"'{moments.group}'{left}{promise} -> {path}"
     )
+
+
+def _warn(moments: "Moments", min_group_size: int | None) -> None:
+    """Say what a file tells of single rows."""
+    for sentence in moments.disclosures(min_group_size=min_group_size):
+        print(f"bhlm: warning: {show_name(sentence)}", file=sys.stderr)

@@ -41,6 +41,9 @@ Df = Annotated[
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")]
+Rows = Annotated[
+    bool, typer.Option("--rows", help="Let the page hold single rows; it holds none otherwise.")
+]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Draws = Annotated[int, typer.Option(help="Kept draws per chain.")]
 Tune = Annotated[int, typer.Option(help="Warm-up draws per chain.")]

@@ -164,6 +164,7 @@ def report_both(
     title: str | None,
     source: dict[str, str],
     df: str | None = None,
+    rows: bool = False,
 ) -> int:
     """Print a reconciliation, write its JSON and its page, and return the exit status.
 
@@ -175,6 +176,7 @@ def report_both(
         title: the page's heading; None names the response and the groups.
         source: label -> text on where the model and its data come from.
         df: a method of `reml.fixed_effects` by which JSON and page test the fixed effects too.
+        rows: whether the page may hold single rows.
     """
     from bhlm.reports.dashboard.subjects import write_reconciliation
 
@@ -184,7 +186,9 @@ def report_both(
         writers.append(lambda: write_json(both.to_dict(df=df), json))
     if page:
         writers.append(
-            lambda: write_reconciliation(both, page, model=model, title=title, source=source, df=df)
+            lambda: write_reconciliation(
+                both, page, model=model, title=title, source=source, df=df, rows=rows
+            )
         )
     write_all(*writers)
     return 0 if both.verdict in ("agree", "explained") else 1
@@ -202,12 +206,14 @@ def print_text(text: str) -> None:
 
 
 def write_command(name: str, *words: str | None, **options: Any) -> str:
-    """Return a command line without passwords; options that are None were not given."""
+    """Return a command line without passwords; options of None or False were not given."""
     line = ["bhlm", name, *(hide_password(word) for word in words if word is not None)]
     for option, value in options.items():
-        if value is not None:
-            shown = hide_password(str(value)) if option == "data" else str(value)
-            line += [f"--{option.replace('_', '-')}", shown]
+        if value is None or value is False:
+            continue
+        line.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            line.append(hide_password(str(value)) if option == "data" else str(value))
     return shlex.join(line)
 
 

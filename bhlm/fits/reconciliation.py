@@ -74,19 +74,21 @@ class Reconciliation(Comparison):
         model: "Model | None" = None,
         title: str | None = None,
         df: str | None = None,
+        rows: bool = False,
     ) -> None:
         """Write the page about both fits to an HTML file; see `bhlm.reports.dashboard.subjects`.
 
         Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
         takes `reml.model` or `post.model`. `df` adds the tests of the fixed effects by a method of
-        `reml.fixed_effects`.
+        `reml.fixed_effects`. Page and .json hold no single row, unless `rows` is True.
 
         Raises:
-            DataError: a path that cannot be written to, or a model of other data.
+            DataError: a path that cannot be written to, a model of other data, or rows that are
+                asked for and not at hand.
         """
         from bhlm.reports.dashboard.subjects import write_reconciliation
 
-        write_reconciliation(self, path, model=model or self.model, title=title, df=df)
+        write_reconciliation(self, path, model=model or self.model, title=title, df=df, rows=rows)
 
 
 @check_arguments

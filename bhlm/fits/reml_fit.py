@@ -203,16 +203,22 @@ class RemlFit(Fitted, Estimate):
         return measure_influence(self)
 
     def dashboard(
-        self, path: "str | Path", *, model: "Model | None" = None, title: str | None = None
+        self,
+        path: "str | Path",
+        *,
+        model: "Model | None" = None,
+        title: str | None = None,
+        rows: bool = False,
     ) -> None:
         """Write the page about this fit to an HTML file; see `bhlm.reports.dashboard.subjects`.
 
         Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
-        takes `fit.model`.
+        takes `fit.model`. Page and .json hold no single row, unless `rows` is True.
 
         Raises:
-            DataError: a path that cannot be written to, or a model of other data.
+            DataError: a path that cannot be written to, a model of other data, or rows that are
+                asked for and not at hand.
         """
         from bhlm.reports.dashboard.subjects import write_fit
 
-        write_fit(self, path, model=model or self.model, title=title)
+        write_fit(self, path, model=model or self.model, title=title, rows=rows)

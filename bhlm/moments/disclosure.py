@@ -1,10 +1,20 @@
-"""Disclosure control: which groups may leave the place where the rows are."""
+"""Disclosure control: which groups may leave the place where the rows are, and what they tell."""
+
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from bhlm.errors import ArgumentError, DataError
+from bhlm.design.design import Design
+from bhlm.errors import ArgumentError, DataError, show_value
+from bhlm.layout import count
+from bhlm.moments.memory import Reduced
 
 Array = np.ndarray
+
+# A group of at most so many rows more than there are columns has moments that fix its rows, or all
+# but one number of them; see `bhlm.moments.moments.suppress_small_groups`.
+SPARE = 2
+TWO_VALUED = 1e-9  # share of n by which a cross-product of a 0/1 column may be off by rounding
 
 
 def find_large_groups(n: Array, k: int, *, group: str, action: str) -> tuple[Array, str]:
@@ -39,3 +49,91 @@ def find_large_groups(n: Array, k: int, *, group: str, action: str) -> tuple[Arr
             f"{have} have fewer than {k} rows, and none would be left; lower the minimum"
         )
     return ~small, f"{have}, with {rows} rows, have fewer than {k} rows and were dropped"
+
+
+def list_disclosures(
+    design: Design, reduced: Reduced, *, k: int | None, suppressed: int = 0
+) -> tuple[str, ...]:
+    """Return what moments give away of single rows although they hold none, a sentence each.
+
+    Args:
+        design: what the columns are.
+        reduced: the moments to be released.
+        k: the fewest rows that a group may have; None has the least that guards a group's rows,
+            the number of columns and 2 more.
+        suppressed: rows of groups that were left out.
+    """
+    least = len(design.columns) + SPARE
+    floor = least if k is None else k
+    labels, n, cross = reduced.groups, reduced.n, reduced.cross
+    told = []
+    if (single := n == 1).any():
+        told.append(
+            f"{_count_groups(design, single)} {_have(single)} one row, such as "
+            f"{_show_labels(labels[single])}: its moments are that row"
+        )
+    small = (n > 1) & (n < least)
+    if k is not None and k < least:
+        told.append(
+            f"the minimum of {count(k, 'row')} is below {least}, the {len(design.columns)} columns "
+            "and 2 more: of smaller groups the rows follow from the moments, or all but a number"
+        )
+    elif k is None and small.any():
+        told.append(
+            f"{_count_groups(design, small)} {_have(small)} fewer than {least} rows, the "
+            f"{len(design.columns)} columns and 2 more, such as {_show_labels(labels[small])}: "
+            "their rows follow from the moments, or all but a number"
+        )
+    for at, name in enumerate(design.columns):
+        rare = _count_rare(n, cross[:, at, at])
+        if rare is None:
+            continue
+        few = (rare > 0) & (rare < floor)
+        if few.any():
+            told.append(
+                f"'{name}' has two values, one of which fewer than {floor} rows have in "
+                f"{_count_groups(design, few)}, such as {int(rare[few][0])} in "
+                f"{_show_labels(labels[few])}: what is summed with it is summed over them alone"
+            )
+    if suppressed and design.constants and suppressed < max(floor, least):
+        told.append(
+            f"{_name_calls(design.constants)} came with the moments: where they are of this table, "
+            f"what is left of them after the groups released is of the {count(suppressed, 'row')} "
+            "left out; take them from another table (--like, reduce_like)"
+        )
+    return tuple(told)
+
+
+def _count_rare(n: Array, squares: Array) -> Array | None:
+    """Return how many rows (J,) have the rarer of a column's two values, which are 1 apart.
+
+    None where the column has more values than two, or one. Of m rows out of n the sum of squares
+    about the mean is m (n - m) / n, whatever the column was centred at.
+    """
+    gap = n * n - 4.0 * n * squares
+    rare = np.round(0.5 * (n - np.sqrt(np.maximum(gap, 0.0))))
+    fits = np.abs(rare * (n - rare) / n - squares) <= TWO_VALUED * n
+    return rare if fits.all() and rare.any() else None
+
+
+def _count_groups(design: Design, which: Array) -> str:
+    return f"{int(which.sum()):,} of the {len(which):,} groups of '{design.group}'"
+
+
+def _have(which: Array) -> str:
+    return "has" if which.sum() == 1 else "have"
+
+
+def _show_labels(labels: Array) -> str:
+    return show_value(labels[:1].tolist()[0])
+
+
+def _name_calls(constants: Mapping[str, object] | Iterable[str]) -> str:
+    names = sorted(constants)
+    return f"constants of {', '.join(names)}"
+
+
+def join_promises(promises: Iterable[int | None]) -> int | None:
+    """Return the fewest rows per group that all parts of a merge promise; None if one has none."""
+    found = list(promises)
+    return None if None in found or not found else min(k for k in found if k is not None)

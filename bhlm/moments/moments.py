@@ -3,6 +3,7 @@
 From a table by its formula or by the design of other moments, from a file, from parts.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, DataError, FormulaError, check_arguments, show_value
 from bhlm.layout import show_name
 from bhlm.moments.check import check_blocks
-from bhlm.moments.disclosure import find_large_groups
+from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
 from bhlm.moments.file import (
     digest_blocks,
     is_moments_path,
@@ -33,6 +34,7 @@ from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
 
 Array = np.ndarray
+LOGGER = logging.getLogger("bhlm")
 NAMED = 6  # columns with missing values that a sentence names
 
 
@@ -55,6 +57,7 @@ class Moments:
     dropped: int  # rows left out because a used column was missing
     suppressed: int = 0  # rows of groups that were too small to disclose
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+    min_group_size: int | None = None  # rows that every group is promised to have, by who wrote it
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
@@ -161,6 +164,10 @@ class Moments:
     def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
         """Write the moments to one Parquet file; see `save_moments`."""
         save_moments(self, path, min_group_size=min_group_size)
+
+    def disclosures(self, *, min_group_size: int | None = None) -> tuple[str, ...]:
+        """Return what the moments tell of single rows; see `list_moments_disclosures`."""
+        return list_moments_disclosures(self, min_group_size=min_group_size)
 
     def update(self, more: Any) -> "Moments":
         """Return the moments with more rows; see `update_moments`."""
@@ -279,6 +286,8 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
         parts: moments under one formula, centring constants and levels.
         names: what to call each part in an error, such as its file.
 
+    Where every part promises a smallest group, the union promises the smallest of these.
+
     Raises:
         DataError: no parts; parts of different models, constants, levels or types of labels; a
             group in two parts of a model with cwc() or gm().
@@ -298,6 +307,7 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
         missing=tuple(sum((Counter(dict(part.missing)) for part in parts), Counter()).items()),
+        min_group_size=join_promises(part.min_group_size for part in parts),
     )
 
 
@@ -312,17 +322,42 @@ def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | No
         path: the file; by custom it ends in .moments.
         min_group_size: refuse to write groups with fewer rows than this, and promise so in the
             file; see `suppress_small_groups` for what that guards against, and for dropping them.
+            None promises what the moments themselves do, as those of a file or of a merge.
+
+    What the file tells of single rows nonetheless (`Moments.disclosures`) is logged as warnings of
+    the logger "bhlm".
 
     Raises:
         DataError: groups below the minimum, moments that contradict themselves, labels of a type
             that has no place in a file, a folder that cannot be written to.
     """
+    min_group_size = moments.min_group_size if min_group_size is None else min_group_size
     if min_group_size is not None:
         find_large_groups(moments.n, min_group_size, group=moments.group, action="refuse")
         min_group_size = int(min_group_size)
     check_moments(moments, "the moments")
     description = describe_moments(moments) | {"min_group_size": min_group_size}
     write_blocks(path, description, moments.reduced)
+    for sentence in moments.disclosures(min_group_size=min_group_size):
+        LOGGER.warning("%s: %s", path, sentence)
+
+
+def list_moments_disclosures(
+    moments: Moments, *, min_group_size: int | None = None
+) -> tuple[str, ...]:
+    """Return what moments give away of single rows, a sentence each: nothing if it is empty.
+
+    Told are groups of one row, groups that have too few rows for their columns, columns of two
+    values of which one is rare in a group, and constants from which rows that were left out follow.
+    `suppress_small_groups` says what is given away beside.
+
+    Args:
+        moments: what is to be released.
+        min_group_size: the fewest rows that a group, or a value in a group, may have. None takes
+            what the moments promise, and if they promise nothing the number of columns and 2 more.
+    """
+    k = moments.min_group_size if min_group_size is None else min_group_size
+    return list_disclosures(moments.design, moments.reduced, k=k, suppressed=moments.suppressed)
 
 
 @check_arguments
@@ -341,7 +376,12 @@ def load_moments(path: str | Path) -> Moments:
         if moments.n_rows != header["rows"] or any(type(c) is not int or c < 0 for c in counts):
             raise ValueError(f"{header['rows']} rows, of which {counts} left out")
         check_moments(moments, name)
-    return moments
+        promised = header.get("min_group_size")
+        if promised is not None and not (
+            type(promised) is int and 1 <= promised <= moments.n.min()
+        ):
+            raise ValueError(f"a smallest group of {promised!r} rows is promised, and not kept")
+    return replace(moments, min_group_size=promised)
 
 
 def check_moments(moments: Moments, name: str) -> None:
@@ -455,7 +495,8 @@ def suppress_small_groups(
 ) -> tuple[Moments, str]:
     """Return moments without groups of fewer than k rows, and a sentence on what was done.
 
-    What this guarantees: no block of the result comes from fewer than k rows. Why it is needed:
+    What this guarantees: no block of the result comes from fewer than k rows; its files and their
+    merges promise so (`Moments.min_group_size`). Why it is needed:
     a group's moments fix its rows up to order and (n - 1)(n - 2)/2 free numbers where n - 1 is at
     most the number of columns. One row is given away exactly, two are given away exactly, three
     but for one number, which a 0/1 column may settle. So k should exceed the number of columns
@@ -481,9 +522,11 @@ def suppress_small_groups(
     """
     keep, sentence = find_large_groups(moments.n, k, group=moments.group, action=action)
     if keep.all():
-        return moments, sentence
+        is_known = moments.min_group_size == k
+        return moments if is_known else replace(moments, min_group_size=int(k)), sentence
     rows = int(moments.n[~keep].sum())
     kept = replace(select_groups(moments, keep), suppressed=moments.suppressed + rows)
+    kept = replace(kept, min_group_size=int(k))
     return kept, sentence
 
 

@@ -8,6 +8,7 @@ from bhlm.bayes.checks.loo_pit import ROWS, LooPit, bound_pit, check_pit
 from bhlm.bayes.draws import Draws
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.plots.figure import Figure
+from bhlm.plots.ranks_of_rows import MEANS, average_ranks, smooth_ranks
 from bhlm.plots.style import ROLES
 
 if TYPE_CHECKING:
@@ -18,7 +19,13 @@ HEIGHT = 380  # pixels
 
 
 @check_arguments
-def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS) -> Figure:
+def plot_loo_pit(
+    post: Draws,
+    model: "Model | None" = None,
+    *,
+    rows: int = ROWS,
+    single_rows: bool = True,
+) -> Figure:
     """Return the empirical distribution of the PIT less the uniform's, by ArviZ's `plot_ecdf_pit`.
 
     The PIT is that of the rows where they are at hand, else of the groups' means; see
@@ -28,6 +35,8 @@ def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS)
         post: the posterior.
         model: what was sampled; None, or a model of moments, takes the groups' means.
         rows: how many rows the PIT is computed for, at most.
+        single_rows: whether the figure may hold the PIT of single rows; if not, it holds means of
+            ten rows or more.
 
     Raises:
         ArgumentError: draws from the prior alone, or rows that are not a positive number.
@@ -36,15 +45,19 @@ def plot_loo_pit(post: Draws, model: "Model | None" = None, *, rows: int = ROWS)
     if not (isinstance(rows, int) and rows > 0):
         raise ArgumentError(f"rows={rows!r} is not a number of rows; give 1 or more")
     source = model.rows if model is not None and model.has_rows else None
-    return draw_loo_pit(check_pit(post, source, most=rows))
+    return draw_loo_pit(check_pit(post, source, most=rows), single_rows=single_rows)
 
 
-def draw_loo_pit(found: LooPit) -> Figure:
-    """Return the figure of a PIT that has been computed."""
+def draw_loo_pit(found: LooPit, *, single_rows: bool = True) -> Figure:
+    """Return the figure of a PIT that has been computed; see `plot_loo_pit`."""
     import pandas as pd
     import xarray as xr
 
-    inner = bound_pit(found.pit)
+    ordered = np.sort(found.pit)
+    ecdf = np.arange(1, len(ordered) + 1) / len(ordered)
+    is_mean = found.of_rows and not single_rows
+    drawn = smooth_ranks(ordered) if is_mean else found.pit
+    inner = bound_pit(drawn)
     tree = xr.DataTree.from_dict({"loo_pit": xr.Dataset({"PIT": ("value", inner)})})
 
     def draw(backend: str) -> Any:
@@ -66,13 +79,16 @@ def draw_loo_pit(found: LooPit) -> Figure:
             },
         )
 
-    ordered = np.sort(found.pit)
     marked = "" if found.ok else "; the values that say so most are marked"
     return Figure(
         name="loo_pit",
         title="LOO-PIT of the rows" if found.of_rows else "PIT of the groups' means",
-        reading=f"{found.reading}{marked}.",
-        table=pd.DataFrame({"pit": ordered, "ecdf": np.arange(1, len(ordered) + 1) / len(ordered)}),
+        reading=f"{found.reading}{marked}{MEANS if is_mean else ''}.",
+        table=pd.DataFrame(
+            {"pit": average_ranks(ordered), "ecdf": average_ranks(ecdf)}
+            if is_mean
+            else {"pit": ordered, "ecdf": ecdf}
+        ),
         draw=draw,
         height=HEIGHT,
     )

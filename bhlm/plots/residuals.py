@@ -1,6 +1,6 @@
 """Normal Q-Q plots of the residuals at both levels, within simultaneous bands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from bhlm.moments.groups import locate_groups
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import name_groups, rename_columns
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points
+from bhlm.plots.ranks_of_rows import MEANS, average_ranks
 from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import solve_groups
@@ -49,10 +50,13 @@ class Sample:
     law: "stats.rv_continuous"
     shape: tuple[float, ...]  # of the law
     labels: tuple[str, ...]  # (m,) for the hover texts; may be empty
+    is_averaged: bool = False  # whether to draw means of neighbours, not single values
 
 
 @check_arguments
-def plot_residuals(reml: Estimate, *, model: "Model | None" = None) -> Figure:
+def plot_residuals(
+    reml: Estimate, *, model: "Model | None" = None, single_rows: bool = True
+) -> Figure:
     """Return Q-Q plots of level-1 residuals, of each random coefficient, and of the distances.
 
     Each residual is divided by its own standard deviation under the model, so that it is standard
@@ -68,13 +72,17 @@ def plot_residuals(reml: Estimate, *, model: "Model | None" = None) -> Figure:
     Args:
         reml: the fit.
         model: what was fitted, if level-1 residuals are to be drawn.
+        single_rows: whether the figure may hold residuals of single rows; if not, its points of
+            level 1 are means of ten neighbours or more.
 
     Raises:
         DataError: rows of other groups than the fit's.
     """
     import pandas as pd
 
-    samples = [] if model is None or not model.has_rows else [_take_rows(reml, model)]
+    samples = []
+    if model is not None and model.has_rows:
+        samples.append(replace(_take_rows(reml, model), is_averaged=not single_rows))
     samples += _take_groups(reml)
     panels, parts, found = [], [], []
     for sample in samples:
@@ -196,9 +204,12 @@ def _draw_panel(sample: Sample) -> tuple[Panel, "pd.DataFrame", str]:
 
     order = np.argsort(sample.values, kind="stable")
     n = len(order)
-    shown = _thin(n)
-    observed = sample.values[order][shown]
-    expected = sample.law.ppf((shown + 0.5) / n, *sample.shape)
+    observed = sample.values[order]
+    expected = sample.law.ppf((np.arange(n) + 0.5) / n, *sample.shape)
+    if sample.is_averaged:
+        observed, expected = average_ranks(observed), average_ranks(expected)
+    shown = _thin(len(observed))
+    observed, expected = observed[shown], expected[shown]
     z, low, high = find_band(n)
     edge = sample.law.ppf(z, *sample.shape)
     ends_of_band = (edge[0], edge[-1])
@@ -262,10 +273,11 @@ def _tell(sample: Sample, inside: bool) -> str:
     )
     what = f"{len(sample.values):,} {what}"
     if inside:
-        return f"the {what} stay within the band"
+        return f"the {what} stay within the band{MEANS if sample.is_averaged else ''}"
     ends = sample.law.ppf([TAIL, 1.0 - TAIL], *sample.shape)
     lower, upper = np.mean(sample.values < ends[0]), np.mean(sample.values > ends[1])
     return (
         f"the {what} leave the band ({100 * lower:.1f} % lie in the lower and {100 * upper:.1f} % "
         f"in the upper {100 * TAIL:g} % of what the model says)"
+        f"{MEANS if sample.is_averaged else ''}"
     )

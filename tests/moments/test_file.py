@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulate import simulate_table
@@ -26,10 +27,11 @@ from bhlm.design.design import build_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import replace_file
 from bhlm.fits.model import Model
-from bhlm.moments.file import is_moments_path
+from bhlm.moments.file import is_moments_path, write_blocks
 from bhlm.moments.moments import (
     check_moments,
     compute_moments,
+    describe_moments,
     load_moments,
     merge_files,
     merge_moments,
@@ -694,6 +696,121 @@ def test_small_groups_are_refused_or_dropped(moments, tmp_path):
             suppress_small_groups(moments, k)
     with pytest.raises(ArgumentError, match="'hide' is not known"):
         suppress_small_groups(moments, 4, action="hide")
+
+
+def test_merges_keep_the_smallest_promise(tmp_path, caplog):
+    table = simulate_table(19, n_groups=12, largest=30)
+    table = table[table.groupby("g")["y"].transform("size") >= 5]
+    for name, half, k in (("a", 0, 5), ("b", 1, 4), ("c", 1, None)):
+        part = reduce_part("y ~ x + (1 | g)", table[table["g"] % 2 == half])
+        part.save(tmp_path / f"{name}.moments", min_group_size=k)
+    assert load_moments(tmp_path / "a.moments").min_group_size == 5
+    both = merge_files([tmp_path / "a.moments", tmp_path / "b.moments"])
+    assert both.min_group_size == 4
+    both.save(tmp_path / "all.moments")  # promises what its parts do
+    assert load_moments(tmp_path / "all.moments").min_group_size == 4
+    assert merge_files([tmp_path / "a.moments", tmp_path / "c.moments"]).min_group_size is None
+    kept, _ = suppress_small_groups(both, 6, action="drop")
+    assert kept.min_group_size == 6
+    lowered = replace(kept, n=np.where(np.arange(kept.n_groups) == 0, 2.0, kept.n))
+    with pytest.raises(DataError, match="have fewer than 6 rows"):
+        lowered.save(tmp_path / "b.moments")
+
+
+def test_a_promise_that_is_not_kept_is_refused(moments, tmp_path):
+    description = describe_moments(moments)
+    for promised in (int(moments.n.min()) + 1, 0, "4", True):
+        write_blocks(
+            tmp_path / "a.moments", description | {"min_group_size": promised}, moments.reduced
+        )
+        with pytest.raises(DataError, match="is promised, and not kept"):
+            load_moments(tmp_path / "a.moments")
+
+
+def tell(table, formula, k=None, **more):
+    moments = replace(reduce_part(formula, table), **more)
+    return moments.disclosures(min_group_size=k)
+
+
+def make_groups(sizes, seed=3):
+    rng = np.random.default_rng(seed)
+    g = np.repeat([f"s{at}" for at in range(len(sizes))], sizes)
+    x, y = rng.normal(size=(2, len(g)))
+    return pd.DataFrame({"g": g, "x": x, "y": y})
+
+
+class TestDisclosures:
+    def test_large_groups_of_measures_tell_nothing(self):
+        assert tell(make_groups([20, 30, 40]), "y ~ x + (x | g)", 10) == ()
+        assert tell(make_groups([20, 30, 40]), "y ~ x + (x | g)") == ()
+
+    def test_a_group_of_one(self):
+        (told,) = tell(make_groups([20, 1, 30]), "y ~ x + (1 | g)")
+        assert (
+            told == "1 of the 3 groups of 'g' has one row, such as 's1': its moments are that row"
+        )
+
+    def test_a_minimum_that_does_not_guard_the_rows(self):
+        table = make_groups([20, 30, 40])
+        (told,) = tell(table, "y ~ x + (1 | g)", 3)
+        assert told.startswith("the minimum of 3 rows is below 4, the 2 columns and 2 more")
+        assert tell(table, "y ~ x + (1 | g)", 4) == ()
+        (told,) = tell(make_groups([3, 30, 40]), "y ~ x + (1 | g)")
+        assert told.startswith("1 of the 3 groups of 'g' has fewer than 4 rows")
+        assert "such as 's0'" in told
+
+    @pytest.mark.parametrize("centred", ["f", "cwc(f)", "cgm(f)"])
+    @pytest.mark.parametrize("low", [0, 1])
+    def test_a_rare_value(self, centred, low):
+        table = make_groups([20, 30, 40])
+        table["f"] = low
+        table.loc[[0, 1, *range(20, 35), *range(50, 70)], "f"] = 1 - low
+        (told,) = tell(table, f"y ~ {centred} + (1 | g)", 10)
+        assert told.startswith(f"'{centred}' has two values, one of which fewer than 10 rows have")
+        assert "in 1 of the 3 groups of 'g', such as 2 in 's0'" in told
+        assert tell(table, f"y ~ {centred} + (1 | g)", 10)
+        table.loc[:9, "f"] = 1 - low
+        assert tell(table, f"y ~ {centred} + (1 | g)", 10) == ()
+        table.loc[:19, "f"] = low  # a value that no row has gives none away
+        assert tell(table, f"y ~ {centred} + (1 | g)", 10) == ()
+
+    def test_a_rare_level(self):
+        table = make_groups([20, 30, 40])
+        table["c"] = np.resize(["a", "b"], 90)
+        table.loc[[0, 60], "c"] = "z"
+        told = tell(table, "y ~ C(c) + (1 | g)", 10)
+        assert ["'C(c)[z]' has two values" in each for each in told] == [True]
+        assert "2 of the 3 groups of 'g', such as 1 in 's0'" in told[0]
+
+    def test_constants_of_rows_left_out(self):
+        table = make_groups([20, 30, 2])
+        kept, _ = suppress_small_groups(
+            reduce_part("y ~ cgm(x) + (1 | g)", table), 10, action="drop"
+        )
+        (told,) = kept.disclosures()
+        assert told.startswith("constants of cgm(x) came with the moments")
+        assert "is of the 2 rows left out" in told
+        (mean, rest) = kept.design.constants["cgm(x)"]
+        # What is said is so: their sum follows from the mean and from the groups released.
+        released = kept.n @ (kept.mean[:, kept.columns.index("cgm(x)")] + mean + rest)
+        left = table.loc[table["g"] == "s2", "x"].sum()
+        np.testing.assert_allclose(len(table) * (mean + rest) - released, left, rtol=1e-9)
+        plain, _ = suppress_small_groups(reduce_part("y ~ x + (1 | g)", table), 10, action="drop")
+        assert plain.disclosures() == ()
+
+    def test_the_command_and_the_log_say_so(self, tmp_path, capsys, caplog):
+        make_groups([20, 1, 30]).to_csv(tmp_path / "t.csv", index=False)
+        path = tmp_path / "t.moments"
+        status, _, err = run(
+            capsys, "moments", tmp_path / "t.csv", "--formula", "y ~ x + (1 | g)", "-o", path
+        )
+        assert status == 0
+        assert err == (
+            "bhlm: warning: 1 of the 3 groups of 'g' has one row, such as 's1': its moments are "
+            "that row\n"
+        )
+        load_moments(path).save(path)
+        assert "has one row, such as 's1'" in caplog.text
 
 
 def test_new_rows_update_moments(tmp_path):

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 import shutil
 import time
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.plots.residuals import studentize_rows
 from bhlm.plots.style import ROLES
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -137,6 +140,77 @@ def read_twin(path):
 def test_size(built):
     path, *_ = built
     assert path.stat().st_size <= HSB_BYTES
+
+
+def list_numbers(value):
+    """Every list of numbers in a JSON."""
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in list_numbers(item)]
+    if not isinstance(value, list):
+        return []
+    numbers = [item for item in value if isinstance(item, float | int)]
+    return [numbers, *(found for item in value for found in list_numbers(item))]
+
+
+def hold_pupils(both, contents):
+    """How many numbers of a list are responses, predictors, residuals or PIT of pupils, at most."""
+    labels, x, z, y = both.model.rows()
+    kinds = [x[:, -1], studentize_rows(both.reml, labels, x, z, y), both.checks.pit.pit]
+    known = {round(value, 9) for values in kinds for value in values.tolist()}
+    # Shares and axes have few digits, and so have some of the pupils' deviations.
+    known = {value for value in known if value != round(value, 4)}
+    return max(
+        sum(round(number, 9) in known for number in numbers)
+        for content in contents
+        for numbers in list_numbers(content)
+    )
+
+
+def read_embedded(path):
+    """The contents of a page's scripts of numbers."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(found) for found in re.findall(r'json" id="[^"]+">(.*?)</script>', text)]
+
+
+def test_the_page_holds_no_pupil_unless_asked(built):
+    path, both, _ = built
+    twin = read_twin(path)
+    embedded = read_embedded(path)
+    assert len(embedded) > 10
+    assert hold_pupils(both, [twin, *embedded]) == 0
+    chooser = next(content for content in embedded if "lines" in content)
+    assert chooser["rows"] is None
+    assert twin["holds"]["rows"] is False
+    assert twin["holds"]["sentences"][0].startswith("No single row: neither its response, nor")
+    assert "No single row: neither its response" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_page_holds_pupils_where_they_are_asked_for(built, tmp_path):
+    both = built[1]
+    both.dashboard(tmp_path / "rows.html", rows=True)
+    twin, embedded = read_twin(tmp_path / "rows.html"), read_embedded(tmp_path / "rows.html")
+    assert hold_pupils(both, [twin, *embedded]) >= 200
+    chooser = next(content for content in embedded if "lines" in content)
+    assert sum(map(len, chooser["rows"]["x"])) == 7185
+    assert twin["holds"]["rows"] is True
+
+
+def test_csv_cells_that_a_spreadsheet_would_run_stay_text(browser):
+    source = files("bhlm.reports.dashboard").joinpath("assets", "tables.js").read_text()
+    page = browser.new_page()
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "=a,b", '="q"', "plain", "a=b"]
+    written = page.evaluate(
+        f"(cells) => {{ {source}; return writeCsv([{{name: '=cmd', values: cells}}, "
+        "{name: 'x', values: [-1.5, null, 'inf', '-inf', 1e-9, 0, 1, 2, 3, 4]}]); }",
+        cells,
+    )
+    page.close()
+    table = list(csv.reader(io.StringIO(written)))
+    assert table[0] == ["'=cmd", "x"]
+    assert [row[0] for row in table[1:]] == [f"'{cell}" for cell in cells[:8]] + cells[8:]
+    # Numbers stay numbers, also negative ones.
+    assert [row[1] for row in table[1:5]] == ["-1.5", "", "inf", "'-inf"]
 
 
 def test_all_sections_are_there(visit, hsb_page):

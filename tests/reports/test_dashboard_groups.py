@@ -8,12 +8,17 @@ import pandas as pd
 import pytest
 from simulate import simulate_table
 
+from bhlm.bayes.checks.loo_pit import LooPit
 from bhlm.bayes.draws import STREAM
 from bhlm.fits.model import Model
 from bhlm.plots.figure import Figure
+from bhlm.plots.loo_pit import draw_loo_pit
+from bhlm.plots.ranks_of_rows import average_ranks, smooth_ranks
+from bhlm.plots.residuals import plot_residuals, studentize_rows
 from bhlm.reports.dashboard.blocks import Chooser, Subject, Table, Text
 from bhlm.reports.dashboard.checks import build_checks
 from bhlm.reports.dashboard.groups import build_groups, describe_chooser
+from bhlm.reports.dashboard.holdings import list_holdings
 from bhlm.sources.gallery import find_model, load_data
 
 # A line's value keeps 5 digits of the range of y, which here is about 30.
@@ -38,7 +43,7 @@ def small():
 
 
 def make_subject(model, reml=None, post=None):
-    return Subject(reml, post, None, model, "t", {})
+    return Subject(reml, post, None, model, "t", {}, rows=True)
 
 
 def pick(values, at):
@@ -308,3 +313,63 @@ def test_pages_of_a_singular_fit():
     frame = blocks_of(groups, Table)[0].frame
     assert isinstance(frame, pd.DataFrame)
     assert (frame["EB SE"] == 0.0).all()
+
+
+def test_a_page_holds_no_row_unless_asked(small):
+    closed, opened = replace(small, rows=False), small
+    content = describe_chooser(closed)
+    assert content["rows"] is None
+    assert "no rows are drawn, since none was asked for" in content["note"].lower()
+    # The range of the axis is not that of the rows, whose ends are single ones.
+    assert content["x"]["range"] != describe_chooser(opened)["x"]["range"]
+    values = np.sort(studentize_rows(small.reml, *small.model.rows()))
+    single = {round(value, 9) for value in values}
+    for subject, held in ((closed, 0), (opened, len(values))):
+        figure = plot_residuals(subject.reml, model=subject.model, single_rows=subject.rows)
+        table = figure.table.loc[figure.table["sample"] == "level 1"]
+        assert sum(round(value, 9) in single for value in table["observed"]) == min(held, 200)
+    assert "mean of 10 neighbouring rows or more" in figure_reading(closed)
+    assert "neighbouring" not in figure_reading(opened)
+
+
+def figure_reading(subject):
+    return plot_residuals(subject.reml, model=subject.model, single_rows=subject.rows).reading
+
+
+def test_the_pit_of_rows_is_drawn_by_means(tmp_path):
+    pit = np.random.default_rng(4).uniform(size=107)
+    found = LooPit(pit, of_rows=True, total=107, p=0.5)
+    for single_rows, held in ((True, 107), (False, 0)):
+        figure = draw_loo_pit(found, single_rows=single_rows)
+        assert np.isin(figure.table["pit"], pit).sum() == held
+    assert len(figure.table) == 10
+    np.testing.assert_allclose(figure.table["pit"].mean(), pit.mean(), atol=0.01)
+    # Means of groups are no rows.
+    groups = draw_loo_pit(replace(found, of_rows=False), single_rows=False)
+    assert np.isin(groups.table["pit"], pit).all()
+
+
+def test_means_of_neighbours():
+    assert average_ranks(np.arange(5.0)).tolist() == [2.0]
+    assert average_ranks(np.arange(25.0)).tolist() == [6.0, 18.5]
+    smooth = smooth_ranks(np.arange(30.0))
+    assert smooth[:5].tolist() == [4.5] * 5
+    np.testing.assert_allclose(smooth[10:20], np.arange(10.0, 20.0))
+
+
+def test_a_page_says_what_it_holds(small):
+    told = list_holdings(replace(small, rows=False), small.reml.moments)
+    assert told[0].startswith("No single row")
+    assert "rows=True, or --rows" in told[0]
+    assert told[2].endswith("have one row only: what is said of them is said of a single row.")
+    assert list_holdings(small, small.reml.moments)[0].startswith("Single rows, as was asked for")
+    without = list_holdings(replace(small, model=None, rows=False), small.reml.moments)
+    assert "rows=True" not in without[0]
+    table = simulate_table(5, n_groups=20)
+    table = table[table.groupby("g")["y"].transform("size") > 1]
+    for lone, told in (
+        (0, ()),
+        (1, ("1 group has one row only: what is said of it is said of a single row.",)),
+    ):
+        fit = Model("y ~ x + (1 | g)", pd.concat([table, table.head(lone).assign(g=99)])).reml()
+        assert list_holdings(make_subject(None, fit), fit.moments)[2:-1] == told

@@ -29,6 +29,7 @@ class Subject:
     source: dict[str, str]  # label -> text: citation, data, command
     own_checks: "Checks | None" = None  # of a posterior alone
     df: str | None = None  # by which the fixed effects are tested too
+    rows: bool = False  # whether the page may hold single rows
 
     @property
     def checks(self) -> "Checks | None":

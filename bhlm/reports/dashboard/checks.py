@@ -80,8 +80,8 @@ def _close(sentence: str) -> str:
 def _draw_pit(post: "Draws", subject: Subject) -> Figure:
     """Return the figure of the PIT that was checked, or of the one that it takes to show it."""
     if subject.checks is not None and subject.checks.pit is not None:
-        return draw_loo_pit(subject.checks.pit)
-    return plot_loo_pit(post, subject.model)
+        return draw_loo_pit(subject.checks.pit, single_rows=subject.rows)
+    return plot_loo_pit(post, subject.model, single_rows=subject.rows)
 
 
 def _predict(post: "Draws") -> Iterator[Block]:
@@ -145,7 +145,7 @@ def _influence(reml: "Estimate", most: int) -> Iterator[Block]:
 
 
 def _residuals(reml: "Estimate", subject: Subject) -> Iterator[Block]:
-    yield plot_residuals(reml, model=subject.model)
+    yield plot_residuals(reml, model=subject.model, single_rows=subject.rows)
     if subject.model is None or not subject.model.has_rows:
         yield Text(
             ("The fit comes without its rows, so that no residual of a row can be drawn.",),

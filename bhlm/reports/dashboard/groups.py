@@ -164,7 +164,7 @@ def describe_chooser(
                     x["range"] if there are no rows or all have one x
         rows        {"x": J lists, "y": J lists}, each group's rows by x, the one with the smallest
                     and the one with the largest x always among them; or None where no rows are at
-                    hand
+                    hand, or the page is to hold none
         reliability {coefficient: J numbers between 0 and 1, None where the group has no least
                     squares}; {} without a REML fit
         note        a sentence on what is thinned, held or missing; may be empty
@@ -203,7 +203,7 @@ def describe_groups_of(
     if subject.post is not None:
         beta["posterior"] = mean_beta(subject.post)
     column = find_column(moments)
-    rows = take_rows(subject.model, moments, column)
+    rows = take_rows(subject.model, moments, column) if subject.rows else None
     x_range = _find_range(moments, column, rows)
     origin = 0.0
     if column is not None and not x_range[0] <= 0.0 <= x_range[1]:
@@ -253,7 +253,7 @@ def describe_groups_of(
         }
         if subject.reml is not None
         else {},
-        "note": _write_note(moments, listed, rows, shown),
+        "note": _write_note(subject, moments, listed, rows, shown),
     }
 
 
@@ -338,7 +338,9 @@ def _thin_rows(
     return points, shown
 
 
-def _write_note(moments: Moments, listed: Array, rows: GroupRows | None, shown: int) -> str:
+def _write_note(
+    subject: Subject, moments: Moments, listed: Array, rows: GroupRows | None, shown: int
+) -> str:
     """Return what the chooser leaves out or holds, in a sentence."""
     notes = []
     if len(listed) < moments.n_groups:
@@ -349,7 +351,9 @@ def _write_note(moments: Moments, listed: Array, rows: GroupRows | None, shown: 
     held = find_held(moments, find_column(moments))
     if held:
         notes.append(f"lines hold {list_columns(held)} at the means of the group")
-    if rows is None:
+    if rows is None and subject.model is not None and not subject.rows:
+        notes.append("no rows are drawn, since none was asked for")
+    elif rows is None:
         notes.append("no rows are drawn, since the fit comes without them")
     else:
         whole = int(moments.n[listed].sum())

@@ -28,6 +28,7 @@ from bhlm.reports.dashboard.content import (
 from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
 from bhlm.reports.dashboard.groups import build_groups
+from bhlm.reports.dashboard.holdings import list_holdings
 from bhlm.reports.dashboard.marks import mark_failed
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.paths import check_path, name_twin
@@ -96,6 +97,10 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             "findings": describe_findings(outcome.findings),
         },
         "source": subject.source,
+        "holds": {
+            "rows": subject.rows,
+            "sentences": list(list_holdings(subject, find_moments(subject))),
+        },
         "sections": describe_sections(sections),
         "reconciliation": None if subject.both is None else describe_reconciliation(subject.both),
     }
@@ -157,6 +162,7 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
         shared=describe_style(),
         scripts=scripts,
         twin=twin,
+        holdings=list_holdings(subject, find_moments(subject))[0],
     )
 
 

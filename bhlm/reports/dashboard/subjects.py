@@ -31,6 +31,7 @@ def write_reconciliation(
     title: str | None = None,
     source: dict[str, str] | None = None,
     df: str | None = None,
+    rows: bool = False,
 ) -> None:
     """Write the page about two fits and their reconciliation, and its .json.
 
@@ -41,9 +42,11 @@ def write_reconciliation(
         title: the page's heading; None names the response and the groups.
         source: label -> text on where the model and its data come from.
         df: a method of `reml.fixed_effects` by which the fixed effects are tested too.
+        rows: whether page and .json may hold single rows: responses, predictors, residuals.
 
     Raises:
-        DataError: a path that cannot be written to, or a model of other data.
+        DataError: a path that cannot be written to, a model of other data, or rows that are asked
+            for and not at hand.
     """
     check_path(path)
     moments = both.reml.moments
@@ -51,10 +54,11 @@ def write_reconciliation(
         reml=both.reml,
         post=both.post,
         both=both,
-        model=_check_model(moments, model),
+        model=_check_model(moments, model, rows=rows),
         title=title or _name(moments),
         source=_hide_passwords(source),
         df=df,
+        rows=rows,
     )
     write_dashboard(subject, path)
 
@@ -66,13 +70,14 @@ def write_fit(
     model: "Model | None" = None,
     title: str | None = None,
     source: dict[str, str] | None = None,
+    rows: bool = False,
 ) -> None:
     """Write the page about one fit, by REML (or ML) or by Bayes, and its .json.
 
     Args and errors are those of `write_reconciliation`.
     """
     check_path(path)
-    checked = _check_model(fit.moments, model)
+    checked = _check_model(fit.moments, model, rows=rows)
     subject = Subject(
         reml=fit if isinstance(fit, Estimate) else None,
         post=fit if isinstance(fit, Draws) else None,
@@ -81,6 +86,7 @@ def write_fit(
         title=title or _name(fit.moments),
         source=_hide_passwords(source),
         own_checks=_check_posterior(fit, checked) if isinstance(fit, Draws) else None,
+        rows=rows,
     )
     write_dashboard(subject, path)
 
@@ -101,9 +107,14 @@ def _name(moments: "Moments") -> str:
     return f"{moments.response} by {moments.group}"
 
 
-def _check_model(moments: "Moments", model: "Model | None") -> "Model | None":
+def _check_model(moments: "Moments", model: "Model | None", *, rows: bool) -> "Model | None":
     """Return the model with the rows of these moments, where it has any."""
     if model is None or not model.has_rows:
+        if rows:
+            raise DataError(
+                "rows=True asks for single rows, and the fit comes without them; give model=..., "
+                "made from the table that was fitted, or --data on the command line"
+            )
         return None
     check_rows(moments, model)
     return model

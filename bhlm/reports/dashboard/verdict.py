@@ -9,6 +9,7 @@ from bhlm.reconciliation.findings import Finding
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import list_notes
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.holdings import describe_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def build_verdict(subject: Subject) -> Section:
     blocks: list[Block] = [banner]
     blocks += [to_do, *findings] if is_failed else [*findings, to_do]
     blocks.append(Text(_describe_data(subject, moments), heading="What was fitted", listed=True))
+    blocks.append(describe_holdings(subject, moments))
     numbers = _list_numbers(subject)
     if numbers:
         blocks.append(Text(numbers, heading="In numbers", listed=True))
