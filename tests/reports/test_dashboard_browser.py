@@ -153,12 +153,10 @@ def list_numbers(value):
 
 
 def hold_pupils(both, contents):
-    """How many numbers of a list are responses, predictors, residuals or PIT of pupils, at most."""
-    labels, x, z, y = both.model.rows()
-    kinds = [x[:, -1], studentize_rows(both.reml, labels, x, z, y), both.checks.pit.pit]
+    """How many numbers of a list are residuals or PIT of pupils, at most."""
+    kinds = [studentize_rows(both.reml, *both.model.rows()), both.checks.pit.pit]
     known = {round(value, 9) for values in kinds for value in values.tolist()}
-    # Shares and axes have few digits, and so have some of the pupils' deviations.
-    known = {value for value in known if value != round(value, 4)}
+    known -= {0.0, 1.0}
     return max(
         sum(round(number, 9) in known for number in numbers)
         for content in contents
