@@ -108,6 +108,10 @@ _ADVICE = {
     ("Moments", "Model"): "give model.moments",
     ("Moments", "RemlFit"): "give fit.moments",
     ("Moments", "BayesFit"): "give fit.moments",
+    **{
+        (wanted, "LevelsFit"): "a fit of several grouping factors is not taken here yet"
+        for wanted in ("RemlFit", "Estimate", "Fit")
+    },
 }
 LONGEST = 60  # characters of a value in a message
 

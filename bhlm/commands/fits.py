@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -48,6 +48,7 @@ Live = Annotated[
 
 if TYPE_CHECKING:
     from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
 
 
@@ -114,18 +115,26 @@ def reml_command(
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
     from bhlm.files import write_json
-    from bhlm.reports.json import describe_model, describe_reml
+    from bhlm.moments.cells import refuse_factors
+    from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
 
     check_outputs(json=json)
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=True)
+    if model.cells is not None and df is not None:
+        raise refuse_factors(model.formula, "--df")
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
     )
-    text = fit.summary(style=style, df=df)
+    text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
     print_title(entry)
     print_text(text)
-    if json:
+    if json and model.cells is not None:
+        write_json(
+            {"model": describe_cells(model.cells), "reml": describe_levels(cast("LevelsFit", fit))},
+            json,
+        )
+    elif json:
         content = {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
         write_json(content, json)
     return 0 if fit.converged else 1

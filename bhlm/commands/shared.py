@@ -29,14 +29,28 @@ INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
 def open_model(
-    which: str | None, data: str | None, formula: str | None, *, memory_limit: str | None = None
+    which: str | None,
+    data: str | None,
+    formula: str | None,
+    *,
+    memory_limit: str | None = None,
+    several: bool = False,
 ) -> tuple["Model", "GalleryModel | None"]:
-    """Return the model that the arguments name, and its gallery entry if it has one."""
+    """Return the model that the arguments name, and its gallery entry if it has one.
+
+    Unless `several`, what a command does is not there yet for several grouping factors.
+    """
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
     from bhlm.fits.model import Model
+    from bhlm.moments.cells import refuse_factors
     from bhlm.moments.file import is_moments_path
     from bhlm.sources.gallery import find_model
+
+    def check(text: str) -> None:
+        asked = parse_formula(text)
+        if asked.has_levels and not several:
+            raise refuse_factors(asked, "this command")
 
     if which is not None:
         if data is not None or formula is not None:
@@ -45,6 +59,7 @@ def open_model(
                 "the model or --data with --formula"
             )
         entry = find_model(which)
+        check(entry.formula)
         return Model(entry.formula, find_data(entry)), entry
     if data is not None and formula is None and is_moments_path(data):
         return Model.from_moments(data), None
@@ -56,6 +71,7 @@ def open_model(
         )
     if is_moments_path(data):
         return Model(formula, data), None
+    check(formula)
     rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
     return Model(formula, rows), None
 

@@ -45,11 +45,21 @@ INTERCEPT = "Intercept"
 
 
 @dataclass(frozen=True, slots=True)
+class GroupingFactor:
+    """One of several grouping factors, and its random coefficients."""
+
+    name: str  # such as school or school:class
+    columns: tuple[str, ...]  # of the table, whose values together are the labels
+    blocks: tuple[tuple[str, ...], ...]  # the coefficients that correlate, by term
+
+
+@dataclass(frozen=True, slots=True)
 class Design:
-    """The columns of a model with one grouping factor, and what they rest on.
+    """The columns of a model, and what they rest on.
 
     p fixed and q random coefficients. `columns` are the k - 1 distinct columns other than the
-    intercept, those of the random part first, and then the response.
+    intercept, those of the random part first, and then the response. With several grouping
+    columns `factors` has the random coefficients, and `random` and `blocks` those of all factors.
     """
 
     formula: Formula
@@ -60,6 +70,7 @@ class Design:
     columns: tuple[str, ...]  # (k,)
     levels: Mapping[str, tuple[Level, ...]]  # by categorical factor, the reference first
     constants: Mapping[str, tuple[float, ...]]  # by cgm() or poly() call, see fit_constants
+    factors: tuple[GroupingFactor, ...] = ()  # F, of several grouping columns
 
     @property
     def response(self) -> str:
@@ -77,16 +88,22 @@ class Design:
 
         Raises `FormulaError` where two columns of it have one name.
         """
-        fixed, blocks = _expand_formula(formula, levels)
+        fixed, by_group = _expand_formula(formula, levels)
+        blocks = [block for found in by_group.values() for block in found]
+        factors = tuple(
+            GroupingFactor(name, formula.groupings[name], _name_blocks(found))
+            for name, found in by_group.items()
+        )
         return cls(
             formula=formula,
             group=formula.group,
             fixed=tuple(column.name for column in fixed),
-            random=tuple(column.name for block in blocks for column in block),
-            blocks=tuple(tuple(column.name for column in block) for block in blocks),
+            random=tuple(dict.fromkeys(column.name for block in blocks for column in block)),
+            blocks=_name_blocks(blocks),
             columns=(*distinct_columns(formula, levels), str(formula.response)),
             levels=levels,
             constants=constants,
+            factors=factors if formula.has_levels else (),
         )
 
     def rename(self, names: Mapping[str, str]) -> "Design":
@@ -132,8 +149,8 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     """
     design, rows, layout, n, _, _ = build_prepared(formula, table)
     if check:
-        with _ignore_floating_errors():
-            _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
+        with ignore_floating_errors():
+            _check_groups(design, check_values(design, rows, layout, n=n), n=n)
     return design
 
 
@@ -145,7 +162,7 @@ def build_prepared(formula: str | Formula, table: Any) -> Prepared:
     formula = parse_formula(formula) if isinstance(formula, str) else formula
     check_roles(formula)
     frame = read_frame(read_table(table, formula))
-    with _ignore_floating_errors():
+    with ignore_floating_errors():
         schema = check_schema(frame, formula)
         factors = find_factors(formula, schema)
         rows, layout = prepare_rows(frame, formula, schema, factors=factors)
@@ -163,9 +180,9 @@ def build_prepared(formula: str | Formula, table: Any) -> Prepared:
 def check_design(design: Design, table: Any) -> None:
     """Raise `DataError` if a term is not finite in some complete row, or there is one group."""
     rows, layout = prepare_design(design, table)
-    with _ignore_floating_errors():
+    with ignore_floating_errors():
         n = count_rows(rows, layout).complete
-        _check_groups(design, _check_values(design, rows, layout, n=n), n=n)
+        _check_groups(design, check_values(design, rows, layout, n=n), n=n)
 
 
 def _check_groups(design: Design, groups: int, *, n: int) -> None:
@@ -203,13 +220,13 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
 
     Raises `DataError` where the table cannot serve the design.
     """
-    with _ignore_floating_errors():
+    with ignore_floating_errors():
         rows, layout = _read_columns(design, table)
         n = count_rows(rows, layout).complete if check else 0
         rows = rows.filter(is_complete(layout))
         if check:
             check_levels(design, rows, layout)
-            _check_values(design, rows, layout, n=n)
+            check_values(design, rows, layout, n=n)
         steps, values = _lower_columns(design, layout)
         named = {f"w{i}": value.cast(nw.Float64) for i, value in enumerate(values)}
         if not means:
@@ -227,7 +244,7 @@ def design_arrays(
     Rows come in the order of the table, or in any order from an engine that has none.
     Raises `DataError` as `apply_design` does.
     """
-    with _ignore_floating_errors():
+    with ignore_floating_errors():
         frame = apply_design(design, table, check=check)
         if isinstance(frame, nw.LazyFrame):
             frame = collect_frame(frame)
@@ -268,7 +285,7 @@ def index_rows(design: Design, table: Any) -> Any:
     return (index if isinstance(index, pd.Index) else pd.RangeIndex(len(complete)))[complete]
 
 
-def _ignore_floating_errors() -> AbstractContextManager[Any]:
+def ignore_floating_errors() -> AbstractContextManager[Any]:
     """Silence NumPy where it would warn: what is not finite is counted and raised."""
     return np.errstate(all="ignore")
 
@@ -276,10 +293,9 @@ def _ignore_floating_errors() -> AbstractContextManager[Any]:
 def check_roles(formula: Formula) -> None:
     """Raise `FormulaError` where one column plays two parts that exclude each other."""
     outcome = column_names(formula.response)
-    if formula.group in outcome:
-        raise FormulaError(
-            f"'{formula.group}' is both the response and the group; change one of them"
-        )
+    for group in formula.group_columns:
+        if group in outcome:
+            raise FormulaError(f"'{group}' is both the response and the group; change one of them")
     for factor in list_factors(formula):
         same = factor == formula.response
         # A change score such as I(y - x) may well be explained by x.
@@ -315,15 +331,21 @@ def _check_types(design: Design, factors: Iterable[Expression], schema: nw.Schem
 
 def _expand_formula(
     formula: Formula, levels: Mapping[str, tuple[Level, ...]]
-) -> tuple[list[Column], list[list[Column]]]:
-    """Return the columns of X, and those of Z by block; raise `FormulaError` where two clash."""
+) -> tuple[list[Column], dict[str, list[list[Column]]]]:
+    """Return the columns of X, and those of Z by grouping factor and block.
+
+    Raises `FormulaError` where two of them clash.
+    """
     fixed = expand_terms(formula.fixed, levels)
-    blocks: list[list[Column]] = []
+    by_group: dict[str, list[list[Column]]] = {}
     for term in formula.random:
         columns = expand_terms(term.terms, levels)
         # Together the terms know which levels are left out; apart, every factor keeps them all.
+        blocks = by_group.setdefault(term.group, [])
         blocks += [[column] for column in columns] if term.independent else [columns]
-    for part, columns in (("fixed", fixed), ("random", [c for block in blocks for c in block])):
+    parts = [("fixed", fixed)]
+    parts += [("random", [c for block in found for c in block]) for found in by_group.values()]
+    for part, columns in parts:
         seen: set[str] = set()
         for column in columns:
             if column.name in seen:
@@ -336,15 +358,20 @@ def _expand_formula(
                     f"'{column.name}' stands twice in the {part} part of '{formula}'; {advice}"
                 )
             seen.add(column.name)
-    return fixed, blocks
+    return fixed, by_group
+
+
+def _name_blocks(blocks: Iterable[Iterable[Column]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(column.name for column in block) for block in blocks)
 
 
 def distinct_columns(
     formula: Formula, levels: Mapping[str, tuple[Level, ...]]
 ) -> dict[str, Column]:
     """Return the columns other than the intercept by name, those of the random part first."""
-    fixed, blocks = _expand_formula(formula, levels)
-    every = [*(column for block in blocks for column in block), *fixed]
+    fixed, by_group = _expand_formula(formula, levels)
+    random = [column for blocks in by_group.values() for block in blocks for column in block]
+    every = [*random, *fixed]
     return {column.name: column for column in every if column.parts}
 
 
@@ -368,7 +395,7 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
     return steps, [*values, response]
 
 
-def _check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int:
+def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int:
     """Return the number of groups, in the pass that finds any value that is not finite.
 
     Raises `DataError` that names the innermost term of which some value is not finite.

@@ -32,8 +32,11 @@ class Rows:
     n_groups: int
     constants: Mapping[str, tuple[float, ...]]
     # Argument of gm() or cwc() -> each group's first value (J,) and mean deviation from it (J,):
-    # far from zero the two together have digits that the mean alone has not.
+    # far from zero the two together have digits that the mean alone has not. Where the group is
+    # named, it is the gm() itself.
     means: dict[Expression, tuple[Array, Array]] = field(default_factory=dict)
+    # Codes (n,) and number of the levels that cwc(x, group) and gm(x, group) mean, by `group`.
+    levels: Mapping[str, tuple[Array, int]] = field(default_factory=dict)
 
     def evaluate(self, expression: Expression, span: slice) -> Array | float:
         """Return an expression on a block of rows."""
@@ -44,12 +47,12 @@ class Rows:
                 return float(number)
             case Apply("I", (argument,)):
                 return self.evaluate(argument, span)
-            case Apply("gm", (argument,)):
-                first, rest = self.means[argument]
-                return (first + rest)[self.codes[span]]
-            case Apply("cwc", (argument,)):
-                first, rest = self.means[argument]
-                codes = self.codes[span]
+            case Apply("gm", (_,)) as node:
+                first, rest = self.means[_name_means(node)]
+                return (first + rest)[self._find_groups(node)[0][span]]
+            case Apply("cwc", (argument,)) as node:
+                first, rest = self.means[_name_means(node)]
+                codes = self._find_groups(node)[0][span]
                 return (self.evaluate(argument, span) - first[codes]) - rest[codes]
             case Apply("cgm", (argument,)):
                 mean, remainder = self.constants[str(expression)]
@@ -92,20 +95,37 @@ class Rows:
             if not isinstance(expression, Apply):
                 continue
             self.find_means(expression.arguments)
-            if expression.function in ("gm", "cwc") and expression.arguments[0] not in self.means:
-                argument = expression.arguments[0]
-                count, first, rest = np.zeros((3, self.n_groups))
-                self.accumulate_means(argument, count, first, rest)
-                self.means[argument] = first, rest
+            if expression.function not in ("gm", "cwc"):
+                continue
+            if (named := _name_means(expression)) not in self.means:
+                codes, n_groups = self._find_groups(expression)
+                count, first, rest = np.zeros((3, n_groups))
+                self.accumulate_means(expression.arguments[0], count, first, rest, codes=codes)
+                self.means[named] = first, rest
 
     def accumulate_means(
-        self, argument: Expression, count: Array, first: Array, rest: Array
+        self,
+        argument: Expression,
+        count: Array,
+        first: Array,
+        rest: Array,
+        *,
+        codes: Array | None = None,
     ) -> None:
-        """Update counts, first values and mean deviations from them (J,) of an expression."""
+        """Update counts, first values and mean deviations from them (J,) of an expression.
+
+        `codes` (n,) are those of the groups; None takes those of the rows.
+        """
+        codes = self.codes if codes is None else codes
         for span in self.blocks():
             value = self.evaluate(argument, span)
-            block = np.broadcast_to(np.asarray(value, np.float64), self.codes[span].shape)
-            add_means(self.codes[span], np.ascontiguousarray(block), count, first, rest)
+            block = np.broadcast_to(np.asarray(value, np.float64), codes[span].shape)
+            add_means(codes[span], np.ascontiguousarray(block), count, first, rest)
+
+    def _find_groups(self, node: Apply) -> tuple[Array, int]:
+        """Return the codes (n,) and the number of the groups of a cwc() or gm()."""
+        group = node.option("group")
+        return (self.codes, self.n_groups) if group is None else self.levels[str(group)]
 
     def blocks(self) -> list[slice]:
         """Return the blocks of rows."""
@@ -113,12 +133,24 @@ class Rows:
         return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
+def _name_means(node: Apply) -> Expression:
+    """Return under what `Rows.means` has the means that a cwc() or gm() reads."""
+    named = node.option("group") is not None
+    return Apply("gm", node.arguments, node.options) if named else node.arguments[0]
+
+
 def read_rows(
-    design: Design, frame: nw.DataFrame[Any], layout: Layout, codes: Array, n_groups: int
+    design: Design,
+    frame: nw.DataFrame[Any],
+    layout: Layout,
+    codes: Array,
+    n_groups: int,
+    *,
+    levels: Mapping[str, tuple[Array, int]] | None = None,
 ) -> Rows:
     """Return complete rows in memory with what a design reads of them, no group means yet.
 
-    `codes` (n,) are those of the rows' groups, `n_groups` of them.
+    `codes` (n,) are those of the rows' groups, `n_groups` of them; `levels` as in `Rows`.
     """
     columns = distinct_columns(design.formula, design.levels).values()
     wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
@@ -130,7 +162,8 @@ def read_rows(
         if level is not None
     }
     raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
-    return Rows(raw, indicators, codes.astype(np.int64, copy=False), n_groups, design.constants)
+    whole = codes.astype(np.int64, copy=False)
+    return Rows(raw, indicators, whole, n_groups, design.constants, levels=levels or {})
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -93,7 +93,7 @@ def label_columns(formula: Formula) -> list[str]:
     within = [each for each in factors if isinstance(each, Apply) and each.function == "C"]
     counted = {name for each in factors if each not in within for name in column_names(each)}
     named = [name for each in within for name in column_names(each) if name not in counted]
-    return list(dict.fromkeys([formula.group, *named]))
+    return list(dict.fromkeys([*formula.group_columns, *named]))
 
 
 def read_table(table: Any, formula: Formula) -> Any:
@@ -114,7 +114,8 @@ def read_table(table: Any, formula: Formula) -> Any:
 
 def formula_columns(formula: Formula) -> list[str]:
     """Return the columns of a table that a formula reads, each once."""
-    parts = (formula.response, *list_factors(formula), Name(formula.group))
+    groups = map(Name, formula.group_columns)
+    parts = (formula.response, *list_factors(formula), *groups)
     return list(dict.fromkeys(name for part in parts for name in column_names(part)))
 
 
@@ -142,11 +143,12 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
             continue
         names = [str(column) for column in schema]
         raise DataError(f"the table has no column '{name}'; {advise_column(name, names)}")
-    if schema[formula.group].is_nested():
-        raise DataError(
-            f"the group column '{formula.group}' has type {schema[formula.group]}; choose a column "
-            "of numbers, strings, booleans or categories"
-        )
+    for group in formula.group_columns:
+        if schema[group].is_nested():
+            raise DataError(
+                f"the group column '{group}' has type {schema[group]}; choose a column "
+                "of numbers, strings, booleans or categories"
+            )
     return schema
 
 
@@ -173,12 +175,15 @@ def advise_column(name: str, names: Sequence[str]) -> str:
 def prepare_rows(
     frame: Frame, formula: Formula, schema: nw.Schema, *, factors: list[Expression]
 ) -> tuple[Frame, Layout]:
-    """Return the columns that the formula reads under names of our own, and where they stand."""
-    prepared = {GROUP: nw.col(formula.group)}
-    floats = [GROUP] if schema[formula.group].is_float() else []
+    """Return the columns that the formula reads under names of our own, and where they stand.
+
+    Several grouping columns are called as `name_groups` says.
+    """
+    names = name_groups(formula)
+    prepared = {safe: nw.col(group) for safe, group in names.items()}
+    floats = [safe for safe, group in names.items() if schema[group].is_float()]
     columns: dict[str, str] = {}
     categories: dict[str, str] = {}
-    names = {GROUP: formula.group}
     for part in dict.fromkeys((*list_factors(formula), formula.response)):
         if part in factors:
             name = column_names(part)[0]
@@ -203,6 +208,13 @@ def prepare_rows(
             floats += [safe] if dtype.is_float() else []
     layout = Layout(columns, categories, tuple(floats), names)
     return frame.select(**prepared), layout
+
+
+def name_groups(formula: Formula) -> dict[str, str]:
+    """Return the grouping columns by their names in the prepared frame: one is GROUP."""
+    if not formula.has_levels:
+        return {GROUP: formula.group_columns[0]}
+    return {f"g{i}": name for i, name in enumerate(formula.group_columns)}
 
 
 def _as_number(name: str) -> nw.Expr:
@@ -284,7 +296,8 @@ def check_tally(tally: Tally, layout: Layout) -> None:
 
 def _watched_columns(layout: Layout) -> list[str]:
     """Return the prepared columns that can hold an infinity which matters."""
-    return [safe for safe in layout.floats if safe != GROUP]
+    counted = {*layout.columns.values(), *layout.categories.values()}
+    return [safe for safe in layout.floats if safe in counted]
 
 
 def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:

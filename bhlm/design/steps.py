@@ -26,6 +26,8 @@ class Step:
 
     values: dict[str, nw.Expr] = field(default_factory=dict)
     means: dict[str, nw.Expr] = field(default_factory=dict)
+    # Within which column's groups a mean is taken, where it is not GROUP.
+    within: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -52,7 +54,10 @@ class Steps:
         """
         if isinstance(frame, nw.DataFrame) or frame.implementation.is_polars():
             for step in self.steps:
-                windows = {name: mean.mean().over(GROUP) for name, mean in step.means.items()}
+                windows = {
+                    name: mean.mean().over(step.within.get(name, GROUP))
+                    for name, mean in step.means.items()
+                }
                 frame = frame.with_columns(**step.values, **windows)
             return frame
         known: list[str] = []
@@ -94,8 +99,9 @@ class Steps:
                 return 0, float(number)
             case Apply("I", (argument,)):
                 return self.lower(argument)
-            case Apply("cwc" | "gm" as function, (argument,)):
-                return self._lower_group_moment(function, argument)
+            case Apply("cwc" | "gm" as function, (argument,)) as node:
+                within = name_within(node.option("group"))
+                return self._lower_group_moment(function, argument, within=within)
             case Apply("cgm", (argument,)):
                 step, value = self.lower(argument)
                 mean, remainder = self.constants[str(expression)]
@@ -134,7 +140,9 @@ class Steps:
         ratio = constants[2 * k - 1] / constants[2 * k - 3]
         return self._name(f"p{k}", node, max(step, step_1, step_2), z * p_1 - ratio * p_2)
 
-    def _lower_group_moment(self, function: str, argument: Expression) -> tuple[int, Value]:
+    def _lower_group_moment(
+        self, function: str, argument: Expression, *, within: str
+    ) -> tuple[int, Value]:
         """Return the group means of an expression (gm), or its deviations from them (cwc).
 
         The expression is laid down first, since two steps read it.
@@ -144,27 +152,37 @@ class Steps:
         step, value = self.lower(argument)
         if not isinstance(argument, Name):
             step, value = self._name("x", argument, step, value)
-        step, mean = self._name("mean", argument, step, value, is_mean=True)
-        step, rest = self._name("rest", argument, step, value - mean)
-        step, left = self._name("left", argument, step, rest, is_mean=True)
+        step, mean = self._name("mean", argument, step, value, within=within)
+        step, rest = self._name(f"rest {within}", argument, step, value - mean)
+        step, left = self._name("left", argument, step, rest, within=within)
         return step, rest - left if function == "cwc" else mean + left
 
     def _name(
-        self, kind: str, expression: Expression, step: int, value: Value, *, is_mean: bool = False
+        self, kind: str, expression: Expression, step: int, value: Value, *, within: str = ""
     ) -> tuple[int, nw.Expr]:
-        """Lay a value, or its group mean, down at a step, once; return it as a column of the next.
+        """Lay a value, or its mean within a column's groups, down at a step, once.
+
+        It is returned as a column of the next step.
 
         What a mean is taken of must be a column itself: Dask aggregates nothing else.
         """
+        kind += within
         if (kind, expression) not in self.named:
             while len(self.steps) <= step:
                 self.steps.append(Step())
             name = f"t{len(self.named)}"
-            laid = self.steps[step].means if is_mean else self.steps[step].values
+            laid = self.steps[step].means if within else self.steps[step].values
+            if within and within != GROUP:
+                self.steps[step].within[name] = within
             laid[name] = as_expr(value)
             self.named[kind, expression] = (step + 1, name)
         step, name = self.named[kind, expression]
         return step, nw.col(name)
+
+
+def name_within(group: object) -> str:
+    """Return the frame's column of the groups that cwc(x, group) and gm(x, group) mean."""
+    return GROUP if group is None else f"{GROUP} {group}"
 
 
 def as_expr(value: Value) -> nw.Expr:

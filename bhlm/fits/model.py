@@ -1,7 +1,7 @@
 """Model: one hierarchical linear model, stated once, to be fitted either way."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.moments.cells import CellMoments, reduce_cells, refuse_factors
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
@@ -46,16 +47,19 @@ class Model:
         self._table: Any = None
         if is_moments_path(data):
             data = load_moments(data)
+        self._cells: CellMoments | None = None
         if isinstance(data, Moments):
             if str(data.design.formula) != str(self.formula):
                 raise DataError(
                     f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
                     "that formula, or reduce the table again"
                 )
-            self.moments: Moments = data
+            self._moments: Moments | None = data
         else:
             self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
-            self.moments = reduce_table(self.formula, self._table)
+            several = self.formula.has_levels
+            self._cells = reduce_cells(self.formula, self._table) if several else None
+            self._moments = None if several else reduce_table(self.formula, self._table)
 
     @classmethod
     def from_moments(cls, data: str | Path | Moments) -> "Model":
@@ -64,9 +68,25 @@ class Model:
         return cls(moments.formula, moments)
 
     @property
+    def moments(self) -> Moments:
+        """The reduced table of one grouping factor.
+
+        Raises:
+            ArgumentError: there are several; `cells` has theirs, and so far serves reml() alone.
+        """
+        if self._moments is None:
+            raise refuse_factors(self.formula, "what needs model.moments, such as a posterior,")
+        return self._moments
+
+    @property
+    def cells(self) -> CellMoments | None:
+        """The reduced table of several grouping factors; None of one."""
+        return self._cells
+
+    @property
     def design(self) -> Design:
         """The columns of the model, and the levels and constants that they rest on."""
-        return self.moments.design
+        return self.moments.design if self._cells is None else self._cells.design
 
     @property
     def has_rows(self) -> bool:
@@ -75,6 +95,10 @@ class Model:
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
+        if self._cells is not None:
+            size = self._cells.size
+            size += f"; {self._cells.rows_used}" if self._cells.dropped else ""
+            return f"Model({self._cells.formula!r}: {size})"
         size = f"{self.moments.n_rows} rows in {self.moments.n_groups} groups"
         size += f"; {self.moments.rows_used}" if self.moments.dropped else ""
         return f"Model({self.moments.formula!r}: {size})"
@@ -88,6 +112,9 @@ class Model:
     ) -> "RemlFit":
         """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
 
+        That of several grouping factors is a `LevelsFit`, which refuses what a `RemlFit` offers
+        beyond it.
+
         Args:
             method: "reml" or "ml".
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
@@ -97,6 +124,14 @@ class Model:
         from bhlm.fits.reml_fit import RemlFit
         from bhlm.reml.estimate import fit_moments
 
+        if self._cells is not None:
+            from bhlm.fits.levels_fit import LevelsFit
+            from bhlm.reml.levels import fit_cells
+
+            if start is not None:
+                raise refuse_factors(self.formula, "start=")
+            several = fit_cells(self._cells, method=method, covariance=covariance)
+            return cast("RemlFit", LevelsFit.of(several, model=self))
         found = fit_moments(self.moments, method=method, covariance=covariance, start=start)
         return RemlFit.of(found, model=self)
 

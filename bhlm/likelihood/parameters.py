@@ -113,13 +113,16 @@ RESIDUAL = Parameter("var", "Residual")
 RESIDUAL_SD = RESIDUAL.scaled
 
 
-def list_parameters(fixed: Sequence[str], structure: "Structure") -> tuple[Parameter, ...]:
+def list_parameters(fixed: Sequence[str], *structures: "Structure") -> tuple[Parameter, ...]:
     """Return every parameter in the order of the tables.
 
-    Fixed effects, then variances and covariances, then SDs and correlations.
+    Fixed effects, then variances and covariances, then SDs and correlations; each factor after
+    the other.
     """
     effects = (Parameter("fixed", name) for name in fixed)
-    return (*effects, *structure.variances, RESIDUAL, *structure.scaled, RESIDUAL_SD)
+    variances = (each for structure in structures for each in structure.variances)
+    scaled = (each for structure in structures for each in structure.scaled)
+    return (*effects, *variances, RESIDUAL, *scaled, RESIDUAL_SD)
 
 
 def bound_parameters(parameters: Iterable[Parameter]) -> dict[str, tuple[float, float]]:

@@ -5,7 +5,9 @@ y~ = (y - X b) / s with b and s from ordinary least squares, the fit happens in 
 are orthonormal, of unit scale and free of offsets; the maps lead back exactly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -14,6 +16,9 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
+
+if TYPE_CHECKING:
+    from bhlm.moments.cells import CellMoments
 
 Array = np.ndarray
 
@@ -50,12 +55,35 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
             response, collinear columns, a random slope that varies within no group, or no
             group with more rows than random coefficients.
     """
-    p, q = len(moments.fixed), len(moments.random)
+    check_response(moments, len(structure.directions) + 1)
+    _check_random(moments, structure)
+    columns = whiten_columns(moments, (structure,))
+    _check_residual(moments, structure, columns.blocks)
+    return Whitened(
+        blocks=np.ascontiguousarray(columns.blocks),
+        n=columns.n,
+        q=structure.q,
+        p=len(moments.fixed),
+        basis=columns.bases[0],
+        fixed=columns.fixed,
+        ols=columns.ols,
+        scale=columns.scale,
+        logdet_fixed=columns.logdet_fixed,
+    )
+
+
+def check_response(moments: "Moments | CellMoments", components: int) -> None:
+    """Refuse fewer rows than parameters, and a response that is constant.
+
+    Raises:
+        IdentifiabilityError: either of these.
+    """
+    p = len(moments.fixed)
     n, grand, total = pool(moments)
-    if n <= p + len(structure.directions) + 1:
+    if n <= p + components:
         raise IdentifiabilityError(
-            f"{int(n)} rows cannot identify {p + len(structure.directions) + 1} parameters "
-            f"({p} fixed effects, {len(structure.directions) + 1} variance components); "
+            f"{int(n)} rows cannot identify {p + components} parameters "
+            f"({p} fixed effects, {components} variance components); "
             f"drop terms from '{moments.formula}' or give more rows"
         )
     if not total[-1, -1] > ROUNDING * n * max(grand[-1] ** 2, np.finfo(float).tiny):
@@ -63,9 +91,29 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
             f"the response '{moments.response}' is constant ({grand[-1]:g} in every row), so "
             "there is nothing to model; choose a response that varies"
         )
-    selection = _positions(moments)
-    fixed_at, random_at = selection[:p], selection[p : p + q]
-    _check_random(moments, structure)
+
+
+class Columns(NamedTuple):
+    """Cross-products of [Z_1~ ... Z_F~ X~ y~], of any number of factors, and the maps back."""
+
+    blocks: Array  # (J, k, k) by group or cell
+    n: float  # rows
+    bases: tuple[Array, ...]  # (q_f, q_f) as in `Whitened`, by factor
+    fixed: Array  # (p, p)
+    ols: Array  # (p,)
+    scale: float
+    logdet_fixed: float
+
+
+def whiten_columns(moments: "Moments | CellMoments", structures: Sequence[Structure]) -> Columns:
+    """Return the whitened cross-products of moments, with the random columns of every structure.
+
+    Raises:
+        IdentifiabilityError: a perfectly fitted response, collinear columns.
+    """
+    p, sizes = len(moments.fixed), [structure.q for structure in structures]
+    n, grand, total = pool(moments)
+    fixed_at = _positions(moments, moments.fixed)
     shift, a = _orthonormal(moments, moments.fixed, fixed_at, n, grand, total)
     xy = a.T @ _products(fixed_at, [len(grand)], n, grand, total, shift)[:, 0]
     rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
@@ -78,31 +126,25 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     ols = a @ xy
     if shift:
         ols[moments.fixed.index(INTERCEPT)] += grand[-1]
-    basis = _random_basis(moments, structure, random_at, n, grand, total)
+    q = sum(sizes)
+    bases = []
     loadings = np.zeros((len(grand) + 1, q + p + 1))
-    loadings[random_at, :q] = basis
+    for structure, stop in zip(structures, np.cumsum(sizes).tolist(), strict=True):
+        random_at = _positions(moments, structure.names)
+        bases.append(_random_basis(moments, structure, random_at, n, grand, total))
+        loadings[random_at, stop - structure.q : stop] = bases[-1]
     loadings[fixed_at, q : q + p] = a
     loadings[-1, -1] = 1.0 / scale
     loadings[fixed_at, -1] -= ols / scale
     blocks = _congruence(moments, loadings, grand)
-    _check_residual(moments, structure, blocks)
-    return Whitened(
-        blocks=np.ascontiguousarray(blocks),
-        n=n,
-        q=q,
-        p=p,
-        basis=basis,
-        fixed=a,
-        ols=ols,
-        scale=scale,
-        logdet_fixed=float(np.linalg.slogdet(a)[1]),
-    )
+    slogdet = float(np.linalg.slogdet(a)[1])
+    return Columns(blocks, n, tuple(bases), a, ols, scale, slogdet)
 
 
-def _positions(moments: Moments) -> Array:
-    """Return where each fixed and then each random column stands in [1, columns]."""
+def _positions(moments: "Moments | CellMoments", names: Sequence[str]) -> Array:
+    """Return where each of some columns stands in [1, columns]."""
     place = {INTERCEPT: 0} | {name: i + 1 for i, name in enumerate(moments.columns)}
-    return np.array([place[name] for name in (*moments.fixed, *moments.random)], dtype=int)
+    return np.array([place[name] for name in names], dtype=int)
 
 
 def _products(
@@ -123,7 +165,12 @@ def _products(
 
 
 def _orthonormal(
-    moments: Moments, names: tuple[str, ...], at: Array, n: float, grand: Array, total: Array
+    moments: "Moments | CellMoments",
+    names: tuple[str, ...],
+    at: Array,
+    n: float,
+    grand: Array,
+    total: Array,
 ) -> tuple[bool, Array]:
     """Return whether an intercept absorbs the means, and A (p, p) with (X A)'(X A) = I."""
     shift = INTERCEPT in names
@@ -137,7 +184,7 @@ def _orthonormal(
 
 
 def _inverse_factor(
-    moments: Moments, names: tuple[str, ...], gram: Array, n: float, means: Array
+    moments: "Moments | CellMoments", names: tuple[str, ...], gram: Array, n: float, means: Array
 ) -> Array:
     """Return R^-1 of gram = R'R, refusing columns that repeat the ones before them."""
     size = np.sqrt(np.diag(gram))
@@ -163,10 +210,15 @@ def _inverse_factor(
 
 
 def _random_basis(
-    moments: Moments, structure: Structure, at: Array, n: float, grand: Array, total: Array
+    moments: "Moments | CellMoments",
+    structure: Structure,
+    at: Array,
+    n: float,
+    grand: Array,
+    total: Array,
 ) -> Array:
     """Return B (q, q), triangular in each block, diagonal or common as the structure allows."""
-    q = len(moments.random)
+    q = structure.q
     if structure.whitening == "triangular":
         basis = np.zeros((q, q))
         start = 0
@@ -179,7 +231,7 @@ def _random_basis(
     squares = np.concatenate([[n], np.diag(total) + n * grand**2])
     size = np.sqrt(squares[at] / n)
     if not size.all():
-        name = moments.random[int(np.argmin(size))]
+        name = structure.names[int(np.argmin(size))]
         raise IdentifiabilityError(
             f"'{name}' is zero in all of the {int(n)} rows used, so its random slope has no "
             f"variance to estimate; drop it from '{moments.formula}'"
@@ -243,7 +295,7 @@ def group_ranks(moments: Moments) -> Array:
     return np.asarray(np.minimum(rank + int(has_intercept), moments.n))
 
 
-def _congruence(moments: Moments, loadings: Array, grand: Array) -> Array:
+def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:
     """Return L'(cross + n mean mean')L per group, with the means taken about the grand mean.
 
     The intercept's row of L absorbs the offsets, so that large column means cancel in L, once,

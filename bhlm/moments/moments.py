@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
+
+if TYPE_CHECKING:
+    from bhlm.moments.cells import CellMoments
 
 Array = np.ndarray
 LOGGER = logging.getLogger("bhlm")
@@ -112,15 +115,8 @@ class Moments:
     @property
     def rows_used(self) -> str:
         """How many rows were used, and how often which column was missing in the others."""
-        if not self.dropped:
-            return f"{self.n_rows} rows"
-        worst = sorted(self.missing, key=lambda item: -item[1])
-        named = [f"{show_name(name)} {count}" for name, count in worst[:NAMED]]
-        named += [f"{len(worst) - NAMED} more columns"] if len(worst) > NAMED else []
-        return (
-            f"{self.n_rows} of {self.n_rows + self.suppressed + self.dropped} rows used, "
-            f"{self.dropped} dropped for missing values"
-            + (f" ({', '.join(named)})" if named else "")
+        return tell_rows_used(
+            self.n_rows, dropped=self.dropped, missing=self.missing, suppressed=self.suppressed
         )
 
     @property
@@ -172,6 +168,21 @@ class Moments:
     def update(self, more: Any) -> "Moments":
         """Return the moments with more rows; see `update_moments`."""
         return update_moments(self, more)
+
+
+def tell_rows_used(
+    n_rows: int, *, dropped: int, missing: Sequence[tuple[str, int]], suppressed: int = 0
+) -> str:
+    """Return how many rows were used, and how often which column was missing in the others."""
+    if not dropped:
+        return f"{n_rows} rows"
+    worst = sorted(missing, key=lambda item: -item[1])
+    named = [f"{show_name(name)} {count}" for name, count in worst[:NAMED]]
+    named += [f"{len(worst) - NAMED} more columns"] if len(worst) > NAMED else []
+    return (
+        f"{n_rows} of {n_rows + suppressed + dropped} rows used, {dropped} dropped for missing "
+        "values" + (f" ({', '.join(named)})" if named else "")
+    )
 
 
 def describe_moments(moments: Moments) -> dict[str, Any]:
@@ -530,7 +541,7 @@ def suppress_small_groups(
     return kept, sentence
 
 
-def pool(moments: Moments) -> tuple[float, Array, Array]:
+def pool(moments: "Moments | CellMoments") -> tuple[float, Array, Array]:
     """Return n, the grand means (k,) and the total cross-product about them (k, k)."""
     n = float(moments.n.sum())
     grand = moments.n @ moments.mean / n

@@ -1,52 +1,28 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
-from bhlm.likelihood.parameters import (
-    RESIDUAL,
-    Parameter,
-    Parameters,
-    list_parameters,
-    scale_covariance,
-)
+from bhlm.likelihood.parameters import Parameter, Parameters, list_parameters
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
-from bhlm.moments.moments import INTERCEPT, Moments
-from bhlm.reml.advice import describe_failure, describe_singularity
+from bhlm.moments.moments import Moments
+from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.optimize import Optimum, Step, maximize, unwhiten_loglik
-from bhlm.reml.standard_errors import (
-    Z95,
-    log_interval,
-    scale_slopes,
-    scaled_errors,
-    standard_errors,
-    variance_covariance,
-)
+from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+from bhlm.reml.standard_errors import variance_covariance
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 Array = np.ndarray
-
-
-class Row(NamedTuple):
-    """One parameter's row of `estimates`; nan is what it does not have."""
-
-    estimate: float
-    se: float
-    lower: float
-    upper: float
-    statistic: float = np.nan
-    df: float = np.nan
-    p: float = np.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +68,19 @@ class Estimate:
         of fixed effects are by z, whose df are infinite; `fixed_effects()` has t tests, which
         matter where groups are few.
         """
-        import pandas as pd
-
         if "estimates" not in self._kept:
-            rows = [*self._fixed_rows(), *self._variance_rows(), *self._scaled_rows()]
-            index = pd.Index(list(map(str, self.parameters)), name="parameter")
-            self._kept["estimates"] = pd.DataFrame(np.array(rows), index, list(Row._fields))
+            rows = [
+                *list_fixed(self.beta, self.beta_cov),
+                *list_variances((self.structure,), (self.g,), self.sigma2, self.variance_cov),
+            ]
+            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
         table: pd.DataFrame = self._kept["estimates"]
         return table.copy()
 
     @property
     def wald(self) -> dict[str, float]:
         """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
-        at = [i for i, name in enumerate(self.moments.fixed) if name != INTERCEPT]
-        if not at:
-            return {"chi2": float("nan"), "df": 0, "p": float("nan")}
-        beta, cov = self.beta[at], self.beta_cov[np.ix_(at, at)]
-        chi2 = float(beta @ np.linalg.solve(cov, beta))
-        return {"chi2": chi2, "df": len(at), "p": float(stats.chi2.sf(chi2, len(at)))}
+        return wald_test(self.moments.fixed, self.beta, self.beta_cov)
 
     @property
     def lr_test(self) -> dict[str, float]:
@@ -143,15 +114,12 @@ class Estimate:
         """What to do about a fit that is singular or did not converge; empty if neither."""
         if not self.converged:
             share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
-            return describe_failure(self.moments, self.sigma2, share=share, gradient=gradient)
+            return describe_failure(
+                self.moments.response, self.sigma2, share=share, gradient=gradient
+            )
         if self.singular:
-            what = describe_singularity(
-                self.moments, self.structure, self.white, self.root, self.sigma2
-            )
-            return (
-                f"{what}; the data do not support the full random part: "
-                "drop the term, use independent coefficients, or give it a prior (model.sample)"
-            )
+            what = describe_singularity(self.structure, self.white.basis, self.root, self.sigma2)
+            return f"{what}; {TOO_MUCH}, or give it a prior (model.sample)"
         return ""
 
     def as_draw(self) -> Parameters:
@@ -167,46 +135,6 @@ class Estimate:
         means, covs = predict_effects(self.white, self.beta, self.root, np.sqrt(self.sigma2))
         sd = np.sqrt(np.maximum(np.einsum("jaa->ja", covs), 0.0))
         return tabulate_effects(self.moments, {"estimate": means, "sd": sd})
-
-    def _fixed_rows(self) -> list[Row]:
-        se = np.sqrt(np.diag(self.beta_cov))
-        rows = []
-        for b, s in zip(self.beta, se, strict=True):
-            z = b / s
-            p = 2.0 * special.ndtr(-abs(z))
-            rows.append(Row(b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p))
-        return rows
-
-    def _variance_rows(self) -> list[Row]:
-        parameters = (*self.structure.variances, RESIDUAL)
-        values = [*(self.g[i, j] for i, j in self.structure.labels), self.sigma2]
-        errors = standard_errors(self.variance_cov)
-        rows = []
-        for parameter, value, se in zip(parameters, values, errors, strict=True):
-            if parameter.is_covariance:
-                bounds = [value - Z95 * se, value + Z95 * se]
-            else:
-                bounds = log_interval(value, se)
-            rows.append(Row(value, se, *bounds))
-        return rows
-
-    def _scaled_rows(self) -> list[Row]:
-        labels = self.structure.labels
-        values = scale_covariance(self.g, labels)
-        slopes = scale_slopes(self.g, labels)
-        se = scaled_errors(slopes, self.variance_cov[:-1, :-1])
-        rows = []
-        for parameter, value, error in zip(self.structure.scaled, values, se, strict=True):
-            if parameter.is_sd:
-                rows.append(Row(value, error, *log_interval(value, error)))
-            elif abs(value) < 1.0:
-                z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
-                rows.append(Row(value, error, np.tanh(z - half), np.tanh(z + half)))
-            else:
-                rows.append(Row(value, np.nan, np.nan, np.nan))
-        sd = np.sqrt(self.sigma2)
-        error = standard_errors(self.variance_cov)[-1] / (2.0 * sd)
-        return [*rows, Row(sd, error, *log_interval(sd, error))]
 
 
 def fit_moments(

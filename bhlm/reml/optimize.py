@@ -44,6 +44,13 @@ class Smooth(Protocol):
         """Return the Hessian (c, c)."""
 
 
+class Searched(Smooth, Protocol):
+    """What Newton's steps search: it also says where they cannot be taken."""
+
+    def has_curvature(self, point: Array, /) -> bool:
+        """Whether the Hessian is finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One line of the iteration log."""
@@ -159,9 +166,9 @@ def maximize(
     else:
         theta = np.asarray(start, dtype=np.float64)
     record(theta)
-    theta = _descend(problem, theta, record)
+    theta = descend(problem, theta, record)
     theta, singular = _settle_boundary(problem, theta)
-    theta = _polish(problem, theta)
+    theta = polish(problem, theta)
     _, gradient = problem.value_and_gradient(theta)
     return Optimum(
         theta=theta,
@@ -174,7 +181,27 @@ def maximize(
     )
 
 
-def unwhiten_loglik(value: float, white: Whitened, restricted: bool) -> float:
+class Scaled(Protocol):
+    """What a whitening has done to the response and to the fixed effects."""
+
+    @property
+    def n(self) -> float:
+        """Rows."""
+
+    @property
+    def p(self) -> int:
+        """Fixed effects."""
+
+    @property
+    def scale(self) -> float:
+        """The unit of the whitened response."""
+
+    @property
+    def logdet_fixed(self) -> float:
+        """The log of |det A|, X~ = X A."""
+
+
+def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     """Return the log-likelihood in the columns as given, from the whitened criterion."""
     dof = white.n - white.p if restricted else white.n
     value += 2.0 * dof * np.log(white.scale)
@@ -200,7 +227,7 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
     return theta
 
 
-def _descend(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
+def descend(problem: Searched, theta: Array, record: Callable[[Array], None]) -> Array:
     """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
         theta = _advance(problem, theta, record)
@@ -239,7 +266,7 @@ def search_trust_region(
     return np.asarray(found.x), float(found.fun)
 
 
-def _advance(problem: Problem, theta: Array, record: Callable[[Array], None]) -> Array:
+def _advance(problem: Searched, theta: Array, record: Callable[[Array], None]) -> Array:
     """Return theta after full Newton steps, as long as each is one down a convex slope.
 
     After EM that is the rule; the trust region takes over where it is not.
@@ -277,7 +304,7 @@ def _settle_boundary(problem: Problem, theta: Array) -> tuple[Array, bool]:
     return theta, False
 
 
-def _polish(problem: Problem, theta: Array) -> Array:
+def polish(problem: Searched, theta: Array) -> Array:
     """Return theta after full Newton steps, taken while they shrink the gradient.
 
     Directions without curvature (the unused half of a singular factor) are left alone.

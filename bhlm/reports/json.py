@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.draws import Draws
 from bhlm.files import make_plain
+from bhlm.likelihood.cells import describe_pattern
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_notes
+from bhlm.reml.levels import LevelsEstimate
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
@@ -58,6 +61,39 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
             "tests": make_plain(tabulate_fixed(fit, method=df).to_dict("index")),
         }
     return content
+
+
+def describe_cells(moments: CellMoments) -> dict[str, Any]:
+    """Return what `describe_model` does, with levels and sizes by grouping factor."""
+    return {
+        "formula": moments.formula,
+        "n": moments.n_rows,
+        "groups": moments.groups,
+        "pattern": describe_pattern(moments),
+        "group_size": moments.group_size,
+        "dropped_rows": moments.dropped,
+        "missing": dict(moments.missing),
+        "note": moments.note,
+    }
+
+
+def describe_levels(fit: LevelsEstimate) -> dict[str, Any]:
+    """Return the REML or ML fit of several grouping factors under the keys of the JSON."""
+    table = fit.estimates
+    return make_plain(
+        {
+            "method": fit.method,
+            "loglik": fit.loglik,
+            "converged": fit.converged,
+            "singular": fit.singular,
+            "advice": fit.advice,
+            "estimates": table[list(ESTIMATE_KEYS)].to_dict("index"),
+            "wald": fit.wald,
+            "lr_test": fit.lr_test,
+            "icc": fit.icc().to_dict("index"),
+            "df_method": "z",
+        }
+    )
 
 
 def describe_few_df(fit: Estimate) -> dict[str, Any]:

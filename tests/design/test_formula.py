@@ -222,12 +222,13 @@ REFUSED = [
     ("y ~ x^2 + (1 | g)", ["'x**2'", "I(x**2)"]),
     ("y ~ log(x)**2 + (1 | g)", ["I(log(x)**2)"]),
     ("y ~ (a + b)**x + (1 | g)", ["power", "(a + b)**2"]),
-    ("y ~ x + (1 | g/h)", ["'g/h'", "only one grouping factor is supported", "(x | g)"]),
-    ("y ~ x + (1 | g:h)", ["'g:h'", "only one grouping factor is supported"]),
-    ("y ~ x + (1 | g + h)", ["'g + h'", "only one grouping factor is supported"]),
-    ("y ~ x + (1 | g*h)", ["'g * h'", "only one grouping factor is supported"]),
-    ("y ~ x + (1 || log(g))", ["'log(g)'", "only one grouping factor is supported"]),
-    ("y ~ x + (1 | g) + (1 | h)", ["(g, h)", "only one grouping factor is supported", "keep"]),
+    ("y ~ x + (1 | g + h)", ["'g + h'", "is not a grouping factor", "(1 | g) + (1 | h)"]),
+    ("y ~ x + (1 | g*h)", ["'g * h'", "is not a grouping factor", "(x | g/h)"]),
+    ("y ~ x + (1 || log(g))", ["'log(g)'", "is not a grouping factor"]),
+    ("y ~ cwc(x) + (1 | g) + (1 | h)", ["'cwc(x)'", "g, h", "cwc(x, g)"]),
+    ("y ~ cwc(x, k) + (1 | g) + (1 | h)", ["'k'", "is not a grouping factor", "g, h"]),
+    ("y ~ cwc(x, log(g)) + (1 | g)", ["'log(g)'", "is not a grouping factor"]),
+    ("y ~ gm(x, h) + (1 | g)", ["'h'", "is not a grouping factor", "have g"]),
     ("y ~ x + (1 | g | h)", ["inside a random term", "(x | g)"]),
     ("y ~ x + (0 | g)", ["(0 | g) has no coefficient", "(1 | g)"]),
     ("y ~ x - (1 | g)", ["(1 | g) is subtracted", "leave it out"]),
@@ -356,3 +357,51 @@ def test_import_is_light() -> None:
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "spelt", "groupings"),
+    [
+        (
+            "y ~ x + (x | school/class)",
+            "y ~ 1 + x + (1 + x | school) + (1 + x | school:class)",
+            {"school": ("school",), "school:class": ("school", "class")},
+        ),
+        (
+            "y ~ 1 + (1 | a/b/c)",
+            "y ~ 1 + (1 | a) + (1 | a:b) + (1 | a:b:c)",
+            {"a": ("a",), "a:b": ("a", "b"), "a:b:c": ("a", "b", "c")},
+        ),
+        (
+            "y ~ 1 + (1 | subject) + (0 + x || item) + (1 | subject)",
+            "y ~ 1 + (1 | subject) + (0 + x || item) + (1 | subject)",
+            {"subject": ("subject",), "item": ("item",)},
+        ),
+        (
+            "y ~ 1 + (1 | a:b) + (x | b:a)",
+            "y ~ 1 + (1 | a:b) + (1 + x | a:b)",
+            {"a:b": ("a", "b")},
+        ),
+        (
+            "y ~ cwc(x, class) + gm(x, `the school`) + (1 | `the school`/class)",
+            "y ~ 1 + cwc(x, class) + gm(x, `the school`) + (1 | `the school`) + "
+            "(1 | `the school`:class)",
+            {"the school": ("the school",), "the school:class": ("the school", "class")},
+        ),
+    ],
+)
+def test_several_factors_have_one_spelling(text, spelt, groupings) -> None:
+    formula = parse_formula(text)
+    assert str(formula) == spelt
+    assert formula.groupings == groupings
+    assert formula.has_levels
+    assert str(parse_formula(spelt)) == spelt
+
+
+def test_one_factor_may_be_named_where_it_goes_without_saying() -> None:
+    plain, named = (
+        parse_formula(f"y ~ cwc(x{group}) + gm(x{group}) + (1 | school)")
+        for group in ("", ", school")
+    )
+    assert named.fixed == plain.fixed
+    assert not named.has_levels

@@ -48,7 +48,7 @@ class Apply:
     """A function of `FUNCTIONS` or an operator of `PRECEDENCE`, with its arguments.
 
     `options` hold what is not an expression: the degree of a polynomial and whether it is
-    raw, the reference level of a categorical column.
+    raw, the reference level of a categorical column, the grouping factor of cwc() and gm().
     """
 
     function: str
@@ -103,7 +103,7 @@ def print_number(value: int | float) -> str:
 
 def print_option(name: str, value: Option) -> str:
     """Return an option as it is written inside its call."""
-    if name == "degree":
+    if name in ("degree", "group"):
         return str(value)
     if name == "reference":
         return f"Treatment({quote(value) if isinstance(value, str) else value})"

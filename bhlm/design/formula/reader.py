@@ -99,12 +99,34 @@ def _read_call(node: Call, depth: int, *, whole: bool) -> Expression:
         return _read_category(node)
     if name == "poly":
         return _read_polynomial(node, depth)
-    if len(node.arguments) != 1 or isinstance(node.arguments[0], Keyword):
+    options: tuple[tuple[str, Option], ...] = ()
+    if name in ("cwc", "gm") and len(node.arguments) == 2:
+        options = (("group", _read_group(node)),)
+    elif len(node.arguments) != 1 or isinstance(node.arguments[0], Keyword):
         raise FormulaError(f"'{node}' does not have one argument; write {name}(x)")
     argument = _read(node.arguments[0], depth + 1)
     if name in CENTRINGS and not column_names(argument):
         raise FormulaError(f"'{node}' uses no column; write {name}(x) with a column x")
-    return Apply(name, (argument,))
+    return Apply(name, (argument,), options)
+
+
+def _read_group(node: Call) -> str:
+    """Return the grouping factor of cwc(x, school) or gm(x, school:class), as it is printed."""
+    columns: list[str] = []
+    part = node.arguments[1]
+    while isinstance(part, Binary) and part.sign == ":":
+        columns.append(str(_read_column(part.right, node)))
+        part = part.left
+    return ":".join(reversed([*columns, str(_read_column(part, node))]))
+
+
+def _read_column(part: Node, node: Call) -> Name:
+    if not isinstance(part, Leaf) or not part.is_column:
+        raise FormulaError(
+            f"'{part}' in '{node}' is not a grouping factor; write {node.function}(x, g) with a "
+            "factor g of the random terms"
+        )
+    return Name(str(part.token.value))
 
 
 def _read_category(node: Call) -> Apply:

@@ -48,19 +48,25 @@ class RandomTerm:
     """
 
     terms: tuple[Term, ...]
-    group: str
+    group: str  # what the grouping factor is called, such as school or school:class
     independent: bool = False  # written with ||
+    parts: tuple[str, ...] = ()  # the columns of a factor such as school:class
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns whose values together are the labels."""
+        return self.parts or (self.group,)
 
     def __str__(self) -> str:
         bar = "||" if self.independent else "|"
-        return f"({_print_sum(self.terms)} {bar} {Name(self.group)})"
+        return f"({_print_sum(self.terms)} {bar} {print_grouping(self.columns)})"
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """A model formula with one grouping factor.
+    """A model formula; `str(formula)` is its one canonical spelling, which reads back to the same.
 
-    `str(formula)` is its one canonical spelling, which reads back to the same terms.
+    `group` is what the grouping factor is called; several are named one after the other.
     """
 
     text: str  # as the user wrote it
@@ -68,6 +74,29 @@ class Formula:
     fixed: tuple[Term, ...]
     random: tuple[RandomTerm, ...]
     group: str
+
+    @property
+    def groupings(self) -> dict[str, tuple[str, ...]]:
+        """The columns of every grouping factor, by what it is called."""
+        return {term.group: term.columns for term in self.random}
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether there is more than one grouping column."""
+        return len(self.group_columns) > 1
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns of the grouping factors, each once."""
+        return tuple(dict.fromkeys(name for term in self.random for name in term.columns))
+
+    def find_grouping(self, written: str) -> str | None:
+        """Return the factor that gm(x, written) means: by its name, or by its last column."""
+        printed = {print_grouping(columns): name for name, columns in self.groupings.items()}
+        if written in printed:
+            return printed[written]
+        ends = [name for name, at in self.groupings.items() if str(Name(at[-1])) == written]
+        return ends[0] if len(ends) == 1 else None
 
     def __str__(self) -> str:
         parts = [_print_sum(self.fixed), *map(str, self.random)]
@@ -121,17 +150,12 @@ def _read_formula(text: str) -> Formula:
             "it has no random term, so nothing varies over groups; add one such as (1 | g) or "
             "(x | g)"
         )
-    random = [_read_random(bar) for bar in bars]
+    random = _spell_alike([term for bar in bars for term in _read_random(bar)])
     groups = list(dict.fromkeys(term.group for term in random))
-    if len(groups) > 1:
-        raise FormulaError(
-            f"it has several grouping columns ({', '.join(groups)}), but only one grouping factor "
-            "is supported; keep the random terms of one of them"
-        )
     if not fixed:
         raise FormulaError("it has no fixed effect; keep the intercept or add a term")
     known = {frozenset(term.factors): term for term in fixed}
-    return Formula(
+    formula = Formula(
         text=text.strip(),
         response=response,
         fixed=tuple(fixed),
@@ -140,7 +164,60 @@ def _read_formula(text: str) -> Formula:
             replace(r, terms=tuple(known.get(frozenset(t.factors), t) for t in r.terms))
             for r in random
         ),
-        group=groups[0],
+        group=", ".join(groups),
+    )
+    return _settle_centrings(formula)
+
+
+def _spell_alike(random: list[RandomTerm]) -> list[RandomTerm]:
+    """Return random terms of which those of one factor, a:b or b:a, call it the same."""
+    known: dict[frozenset[str], RandomTerm] = {}
+    for term in random:
+        known.setdefault(frozenset(term.columns), term)
+    firsts = [known[frozenset(term.columns)] for term in random]
+    return [
+        replace(term, group=first.group, parts=first.parts)
+        for term, first in zip(random, firsts, strict=True)
+    ]
+
+
+def _settle_centrings(formula: Formula) -> Formula:
+    """Return the formula in which cwc() and gm() name their factor if, and only if, there are more.
+
+    Raises `FormulaError` where one names what is no factor, or none where there are several.
+    """
+
+    def settle(node: Expression) -> Expression:
+        if not isinstance(node, Apply):
+            return node
+        node = replace(node, arguments=tuple(map(settle, node.arguments)))
+        if node.function not in ("cwc", "gm"):
+            return node
+        written = node.option("group")
+        names = list(map(print_grouping, formula.groupings.values()))
+        if written is None:
+            if not formula.has_levels:
+                return node
+            raise FormulaError(
+                f"'{node}' does not say within which of {', '.join(names)}; name one, as in "
+                f"{node.function}({node.arguments[0]}, {names[0]})"
+            )
+        if formula.find_grouping(str(written)) is None:
+            raise FormulaError(
+                f"'{written}' in '{node}' is not a grouping factor; the random terms have "
+                f"{', '.join(names)}"
+            )
+        return node if formula.has_levels else replace(node, options=())
+
+    def settle_term(term: Term) -> Term:
+        return Term(tuple(map(settle, term.factors)))
+
+    return replace(
+        formula,
+        fixed=tuple(map(settle_term, formula.fixed)),
+        random=tuple(
+            replace(term, terms=tuple(map(settle_term, term.terms))) for term in formula.random
+        ),
     )
 
 
@@ -200,15 +277,10 @@ def _read_sum(node: Node) -> tuple[list[Term], list[Binary]]:
     return sorted(terms, key=lambda term: bool(term.factors)), bars
 
 
-def _read_random(bar: Binary) -> RandomTerm:
-    """Return the term `lhs | group` or `lhs || group`."""
-    group = strip_parentheses(bar.right)
-    if not isinstance(group, Leaf) or not group.is_column:
-        raise FormulaError(
-            f"'{group}' after '|' is not a column, and only one grouping factor is supported "
-            "(neither nested nor crossed); write one column, as in (x | g)"
-        )
-    name = str(group.token.value)
+def _read_random(bar: Binary) -> list[RandomTerm]:
+    """Return the terms of `lhs | group` or `lhs || group`, one for each factor of a/b."""
+    groupings = _read_grouping(bar.right)
+    name = print_grouping(groupings[0])
     terms, inner = _read_sum(bar.left)
     if inner:
         raise FormulaError(f"({bar}) has a '|' inside a random term; write (x | g) once per term")
@@ -216,7 +288,37 @@ def _read_random(bar: Binary) -> RandomTerm:
         raise FormulaError(f"({bar}) has no coefficient; write (1 | {name}) or leave it out")
     # A single intercept has nothing to correlate with.
     independent = bar.sign == "||" and terms != [Term()]
-    return RandomTerm(tuple(terms), name, independent)
+    return [
+        RandomTerm(
+            tuple(terms), ":".join(columns), independent, columns if len(columns) > 1 else ()
+        )
+        for columns in groupings
+    ]
+
+
+def _read_grouping(node: Node) -> list[tuple[str, ...]]:
+    """Return the columns of each factor that a, a:b or a/b stands for."""
+    match node := strip_parentheses(node):
+        case Leaf() if node.is_column:
+            return [(str(node.token.value),)]
+        case Binary(":", left, right):
+            sides = _read_grouping(left), _read_grouping(right)
+            if len(sides[0]) == len(sides[1]) == 1:
+                return [tuple(dict.fromkeys(sides[0][0] + sides[1][0]))]
+        case Binary("/", left, right):
+            outer, inner = _read_grouping(left), _read_grouping(right)
+            within = tuple(dict.fromkeys(name for columns in outer for name in columns))
+            return [*outer, *(tuple(dict.fromkeys(within + columns)) for columns in inner)]
+    raise FormulaError(
+        f"'{node}' after '|' is not a grouping factor; write a column, as in (x | g), or columns "
+        "that are nested, as in (x | g/h); of crossed ones write each its own term, as in "
+        "(1 | g) + (1 | h)"
+    )
+
+
+def print_grouping(columns: tuple[str, ...]) -> str:
+    """Return a grouping factor as a formula has it, such as school:class."""
+    return ":".join(str(Name(column)) for column in columns)
 
 
 def _expand(node: Node) -> list[Term]:

@@ -39,10 +39,15 @@ def render_hlm(fit: Estimate) -> str:
     Layout: Raudenbush, Bryk, Cheong, Congdon & du Toit (2011), HLM 7, section 2.5.
     """
     lines = [] if fit.converged else [f"FAILED: {show_name(fit.advice)}", ""]
-    lines += [f"sigma_squared = {fit.sigma2:.5f}", "", *_draw_tau(fit), *_list_reliability(fit)]
+    lines += [
+        f"sigma_squared = {fit.sigma2:.5f}",
+        "",
+        *draw_tau(_label_random(fit, "B"), fit.g),
+        *_list_reliability(fit),
+    ]
     lines += [
         f"The value of the log-likelihood function at iteration {len(fit.steps)} = "
-        f"{_format_exponent(fit.loglik)}",
+        f"{format_exponent(fit.loglik)}",
         "",
     ]
     lines += _tabulate_fixed(fit, _test_effects(fit, fit.beta_cov))
@@ -86,22 +91,24 @@ def _test_variances(fit: Estimate) -> "pd.DataFrame | None":
         return None
 
 
-def _name_random(name: str) -> str:
+def name_random(name: str) -> str:
+    """Return what HLM calls a random coefficient."""
     return "INTRCPT1" if name == INTERCEPT else show_name(name)
 
 
 def _label_random(fit: Estimate, letter: str) -> list[str]:
     """Return `INTRCPT1,B0` for each random coefficient, numbered in the model's order."""
-    return [f"{_name_random(name)},{letter}{i}" for i, name in enumerate(fit.moments.random)]
+    return [f"{name_random(name)},{letter}{i}" for i, name in enumerate(fit.moments.random)]
 
 
-def _format_exponent(value: float) -> str:
+def format_exponent(value: float) -> str:
     """Return a number as HLM prints it, -2.335712E+004."""
     mantissa, exponent = f"{value:.6E}".split("E")
     return f"{mantissa}E{int(exponent):+04d}"
 
 
-def _draw_matrix(labels: Sequence[str], matrix: Array, decimals: int) -> list[str]:
+def draw_matrix(labels: Sequence[str], matrix: Array, decimals: int) -> list[str]:
+    """Return the rows of a matrix, each behind its label."""
     rows = [
         [label, *(format_fixed(value, decimals) for value in row)]
         for label, row in zip(labels, matrix.tolist(), strict=True)
@@ -110,17 +117,17 @@ def _draw_matrix(labels: Sequence[str], matrix: Array, decimals: int) -> list[st
     return [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
 
 
-def _draw_tau(fit: Estimate) -> list[str]:
-    labels = _label_random(fit, "B")
+def draw_tau(labels: Sequence[str], g: Array, *, title: str = "tau") -> list[str]:
+    """Return the matrix of variances (q, q), and that of correlations where there are any."""
     q = len(labels)
-    lines = ["tau", *_draw_matrix(labels, fit.g, 5), ""]
+    lines = [title, *draw_matrix(labels, g, 5), ""]
     if q == 1:
         return lines
     pairs = [(i, j) for i in range(q) for j in range(q)]
-    corr = scale_covariance(fit.g, pairs).reshape(q, q)
+    corr = scale_covariance(g, pairs).reshape(q, q)
     diagonal = np.arange(q)
-    corr[diagonal, diagonal] = np.where(np.diag(fit.g) > 0.0, 1.0, np.nan)
-    return [*lines, "tau (as correlations)", *_draw_matrix(labels, corr, 3), ""]
+    corr[diagonal, diagonal] = np.where(np.diag(g) > 0.0, 1.0, np.nan)
+    return [*lines, "tau (as correlations)", *draw_matrix(labels, corr, 3), ""]
 
 
 def _list_reliability(fit: Estimate) -> list[str]:
@@ -185,7 +192,7 @@ def _order_effects(fit: Estimate) -> list[tuple[str, list[tuple[int, str]]]]:
 
 def _title_equation(coefficient: str, k: int) -> str:
     slope = "" if coefficient == INTERCEPT else " slope"
-    return f" For {_name_random(coefficient)}{slope}, B{k}"
+    return f" For {name_random(coefficient)}{slope}, B{k}"
 
 
 def _number_effects(
@@ -219,7 +226,7 @@ def _tabulate_components(fit: Estimate, tests: "pd.DataFrame | None") -> list[st
             test = (_format_df(at["df"]), format_fixed(at["chi2"], 5), format_fixed(at["p"], 3))
         rows.append(
             (
-                f"{_name_random(name)}{slope}, U{i}",
+                f"{name_random(name)}{slope}, U{i}",
                 format_fixed(np.sqrt(variance), 5),
                 format_fixed(variance, 5),
                 *test,

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.layout import align_columns, align_left, align_right, measure_widest, show_name
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import scale_covariance
 from bhlm.moments.moments import INTERCEPT
 
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.levels import LevelsEstimate
 
 DIGITS = 4  # getOption("digits") - 3
 
@@ -30,15 +32,17 @@ def render_lme4(fit: "Estimate") -> str:
     method = "REML" if fit.method == "reml" else "maximum likelihood "
     lines.append(f"Linear mixed model fit by {method} ['lmerMod']")
     lines.append(f"Formula: {show_name(moments.formula)}")
-    lines += ["", *_criterion(fit), "", "Random effects:", *_tabulate_random(fit)]
+    lines += ["", *criterion_lines(fit, len(fit.structure.labels))]
+    lines += ["", "Random effects:"]
+    lines += tabulate_random((fit.structure,), (fit.g,), fit.sigma2)
     lines += [
         f"Number of obs: {moments.n_rows}, groups:  {show_name(moments.group)}, {moments.n_groups}",
         "",
         "Fixed effects:",
-        *_tabulate_fixed(fit),
+        *tabulate_fixed(fit),
     ]
     if len(moments.fixed) > 1:
-        lines += ["", "Correlation of Fixed Effects:", *_correlate_fixed(fit)]
+        lines += ["", "Correlation of Fixed Effects:", *correlate_fixed(fit)]
     if fit.converged and fit.singular:
         lines += ["", f"boundary (singular) fit: {show_name(fit.advice)}"]
     return "\n".join(lines)
@@ -78,11 +82,12 @@ def _name(name: str) -> str:
     return "(Intercept)" if name == INTERCEPT else show_name(name)
 
 
-def _criterion(fit: "Estimate") -> list[str]:
+def criterion_lines(fit: "Estimate | LevelsEstimate", components: int) -> list[str]:
+    """Return the REML criterion, or information criteria with the m free elements of G."""
     deviance = -2.0 * fit.loglik
     if fit.method == "reml":
         return [f"REML criterion at convergence: {round(deviance, 1):.7g}"]
-    n, count = fit.moments.n_rows, len(fit.beta) + len(fit.structure.labels) + 1
+    n, count = fit.moments.n_rows, len(fit.beta) + components + 1
     values = {
         "AIC": deviance + 2.0 * count,
         "BIC": deviance + math.log(n) * count,
@@ -95,29 +100,29 @@ def _criterion(fit: "Estimate") -> list[str]:
     return [" ".join(align_right(text, width) for text in row) for row in (heads, cells)]
 
 
-def _tabulate_random(fit: "Estimate") -> list[str]:
+def tabulate_random(
+    structures: Sequence[Structure], gs: Sequence[np.ndarray], sigma2: float
+) -> list[str]:
     """Return Groups, Name, Variance, Std.Dev., Corr; a further random term is `group.1`."""
-    random, group = fit.moments.random, show_name(fit.moments.group)
-    blocks = fit.structure.places
-    order = [i for block in blocks for i in block]
-    variances = [*np.diag(fit.g)[order].tolist(), fit.sigma2]
-    columns = [
-        [group if at == 0 else f"{group}.{at}" for at in range(len(blocks))],
-        format_r(variances),
-        format_r(np.sqrt(variances).tolist()),
+    blocks = [
+        (show_name(structure.group) + (f".{at}" if at else ""), structure.names, g, block)
+        for structure, g in zip(structures, gs, strict=True)
+        for at, block in enumerate(structure.places)
     ]
-    wide = max(map(len, blocks)) - 1  # columns of correlations
+    variances = [float(g[i, i]) for _, _, g, block in blocks for i in block] + [sigma2]
+    columns = [format_r(variances), format_r(np.sqrt(variances).tolist())]
+    wide = max(len(block) for *_, block in blocks) - 1  # columns of correlations
     rows = [["Groups", "Name", "Variance", "Std.Dev.", "Corr"][: 5 if wide else 4]]
     rows[0] += [""] * (wide - 1)
     at = 0
-    for title, block in zip(columns[0], blocks, strict=True):
-        corr = _correlate_block(fit.g, block)
+    for title, names, g, block in blocks:
+        corr = _correlate_block(g, block)
         for place, i in enumerate(block):
             name = title if place == 0 else ""
-            cells = [name, _name(random[i]), columns[1][at], columns[2][at], *corr[place]]
+            cells = [name, _name(names[i]), columns[0][at], columns[1][at], *corr[place]]
             rows.append(cells + [""] * (4 + wide - len(cells)))
             at += 1
-    rows.append(["Residual", "", columns[1][at], columns[2][at], *[""] * wide])
+    rows.append(["Residual", "", columns[0][at], columns[1][at], *[""] * wide])
     sides = (align_left,) * len(rows[0])
     return [" " + line for line in align_columns(rows, sides=sides)]
 
@@ -138,7 +143,7 @@ def _format_corr(value: float, places: int) -> str:
     return f"{round(value, places) + 0.0:.{places}f}" if math.isfinite(value) else "NaN"
 
 
-def _tabulate_fixed(fit: "Estimate") -> list[str]:
+def tabulate_fixed(fit: "Estimate | LevelsEstimate") -> list[str]:
     """Return R's coefficient matrix: places by the smallest number, as printCoefmat does."""
     se = np.sqrt(np.diag(fit.beta_cov))
     both = np.concatenate([fit.beta, se])
@@ -154,7 +159,8 @@ def _tabulate_fixed(fit: "Estimate") -> list[str]:
     return align_columns(rows, sides=(align_left, align_right, align_right, align_right))
 
 
-def _correlate_fixed(fit: "Estimate") -> list[str]:
+def correlate_fixed(fit: "Estimate | LevelsEstimate") -> list[str]:
+    """Return the lower triangle of the correlations of the fixed effects."""
     names = [_name(name) for name in fit.moments.fixed]
     se = np.sqrt(np.diag(fit.beta_cov))
     corr = fit.beta_cov / np.outer(se, se)

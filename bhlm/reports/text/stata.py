@@ -1,5 +1,6 @@
 """RemlFit -> the printed output of Stata's `xtmixed`, block by block."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bhlm.layout import (
@@ -11,6 +12,7 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.exact_null import null_of_component
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.levels import LevelsEstimate
 
 WIDTH = 78
 LEFT = 48  # columns of the header's left half
@@ -42,12 +45,12 @@ def render_stata(fit: "Estimate") -> str:
     if not fit.converged:
         lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
     lines += [
-        *_log_iterations(fit),
+        *log_iterations(fit),
         *_head(fit),
         "",
-        *_tabulate_coefficients(fit, estimates),
+        *tabulate_coefficients(fit, estimates),
         "",
-        *_tabulate_components(fit, estimates),
+        *tabulate_components((fit.structure,), estimates),
         *_test_against_linear(fit),
     ]
     if fit.converged and fit.singular:
@@ -59,12 +62,14 @@ def _name_coefficient(name: str) -> str:
     return "_cons" if name == INTERCEPT else show_name(name)
 
 
-def _name_likelihood(fit: "Estimate") -> str:
+def name_likelihood(fit: "Estimate | LevelsEstimate") -> str:
+    """Return what Stata calls the likelihood."""
     return "log restricted-likelihood" if fit.method == "reml" else "log likelihood"
 
 
-def _log_iterations(fit: "Estimate") -> list[str]:
-    label = _name_likelihood(fit)
+def log_iterations(fit: "Estimate | LevelsEstimate") -> list[str]:
+    """Return the iteration log, which holds the fit's own steps."""
+    label = name_likelihood(fit)
     steps = [step for step in fit.steps if step.phase == "newton"]
     return [
         "Performing EM optimization:",
@@ -81,7 +86,7 @@ def _log_iterations(fit: "Estimate") -> list[str]:
 def _head(fit: "Estimate") -> list[str]:
     moments, wald = fit.moments, fit.wald
     size = moments.group_size
-    label = _name_likelihood(fit)
+    label = name_likelihood(fit)
     rows: list[tuple[str, str, object] | None] = [
         (f"Mixed-effects {fit.method.upper()} regression", "Number of obs", moments.n_rows),
         (f"Group variable: {show_name(moments.group)}", "Number of groups", moments.n_groups),
@@ -108,7 +113,8 @@ def _head(fit: "Estimate") -> list[str]:
     return [draw(row) for row in rows]
 
 
-def _tabulate_coefficients(fit: "Estimate", estimates: "pd.DataFrame") -> list[str]:
+def tabulate_coefficients(fit: "Estimate | LevelsEstimate", estimates: "pd.DataFrame") -> list[str]:
+    """Return the table of the fixed effects."""
     fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)
     response = show_name(fit.moments.response)
     width = measure_widest([response, *map(_name_coefficient, fixed)], least=NAME)
@@ -140,9 +146,11 @@ def _format_statistic(value: float) -> str:
     return text if len(text) <= 8 else format_g(value, 8)
 
 
-def _tabulate_components(fit: "Estimate", estimates: "pd.DataFrame") -> list[str]:
-    sections = _divide_components(fit)
-    titles = [f"{show_name(fit.moments.group)}: {title}" for title, _ in sections]
+def tabulate_components(structures: Sequence[Structure], estimates: "pd.DataFrame") -> list[str]:
+    """Return the table of the variance components of every grouping factor and the residual."""
+    divided = [(each.group, _divide_components(each)) for each in structures]
+    sections = [section for _, found in divided for section in found]
+    titles = [f"{show_name(group)}: {title}" for group, found in divided for title, _ in found]
     names = [printed for _, rows in sections for _, printed in rows]
     width = measure_widest([*names, *titles], least=COMPONENT)
     rule = "-" * (width + 50)
@@ -163,9 +171,9 @@ def _tabulate_components(fit: "Estimate", estimates: "pd.DataFrame") -> list[str
     return [*lines, draw(str(RESIDUAL), str(RESIDUAL)), rule]
 
 
-def _divide_components(fit: "Estimate") -> list[Section]:
+def _divide_components(structure: Structure) -> list[Section]:
     """Return one section per block of correlated coefficients, each in Stata's order."""
-    random, structure = fit.moments.random, fit.structure
+    random = structure.names
     parameter = dict(zip(structure.labels, map(str, structure.variances), strict=True))
     order = sorted(range(len(random)), key=lambda i: random[i] == INTERCEPT)
     printed = [_name_coefficient(name) for name in random]

@@ -1,0 +1,122 @@
+"""Moments by cell -> whitened cross-products of several factors, and the maps back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bhlm.errors import IdentifiabilityError
+from bhlm.likelihood.arrange import arrange_levels, is_chain
+from bhlm.likelihood.covariance import Structure, combine
+from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.nested import Nested, is_nested
+from bhlm.likelihood.whitening import ROUNDING, check_response, whiten_columns
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.moments import INTERCEPT
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class WhitenedCells:
+    """Whitened cross-products under the pattern of their factors, and the maps back."""
+
+    levels: Nested | Crossed
+    n: float  # rows
+    p: int
+    bases: tuple[Array, ...]  # (q_f, q_f) B_f by factor, with Z_f~ = Z_f B_f
+    fixed: Array  # (p, p) A, with X~ = X A, so that beta = b + s A beta~
+    ols: Array  # (p,) b
+    scale: float  # s, the residual SD of ordinary least squares
+    logdet_fixed: float  # log |det A|
+
+
+def arrange_factors(moments: CellMoments, covariance: str | None = None) -> tuple[Structure, ...]:
+    """Return the covariance structure of every factor; see `bhlm.likelihood.covariance.combine`."""
+    return tuple(
+        combine(factor.blocks, group=factor.name, covariance=covariance)
+        for factor in moments.factors
+    )
+
+
+def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> WhitenedCells:
+    """Return the whitened cross-products of `moments`.
+
+    Raises:
+        IdentifiabilityError: what `bhlm.likelihood.whitening.whiten` refuses; two factors that
+            divide the rows alike, or one that has a level for every row.
+        DataError: crossed factors that are too large for the memory.
+    """
+    check_response(moments, sum(len(each.directions) for each in structures) + 1)
+    _check_factors(moments)
+    for structure, labels in zip(structures, moments.labels, strict=True):
+        _check_slopes(moments, structure, labels.codes)
+    columns = whiten_columns(moments, structures)
+    levels = arrange_levels(
+        columns.blocks,
+        moments.codes,
+        [structure.q for structure in structures],
+        names=[structure.group for structure in structures],
+    )
+    return WhitenedCells(
+        levels=levels,
+        n=columns.n,
+        p=len(moments.fixed),
+        bases=columns.bases,
+        fixed=columns.fixed,
+        ols=columns.ols,
+        scale=columns.scale,
+        logdet_fixed=columns.logdet_fixed,
+    )
+
+
+def describe_pattern(moments: CellMoments) -> str:
+    """Return how the factors stand to each other: "nested", "crossed" or "partly nested"."""
+    codes = moments.codes
+    if is_chain(codes):
+        return "nested"
+    some = any(
+        is_nested(codes[one], codes[other]) or is_nested(codes[other], codes[one])
+        for one, other in combinations(range(len(codes)), 2)
+    )
+    return "partly nested" if some else "crossed"
+
+
+def _check_factors(moments: CellMoments) -> None:
+    """Refuse factors of which nothing tells the effects from each other or from the residual."""
+    codes, counts = moments.codes, list(moments.groups.values())
+    names = list(moments.groups)
+    for name, count in moments.groups.items():
+        if count == moments.n_rows:
+            raise IdentifiabilityError(
+                f"'{name}' has a level for each of the {count} rows, so its variance cannot be "
+                "told from the residual's; leave its random terms out"
+            )
+    for one, other in combinations(range(len(names)), 2):
+        if counts[one] == counts[other] and is_nested(codes[one], codes[other]):
+            raise IdentifiabilityError(
+                f"'{names[one]}' and '{names[other]}' divide the rows into the same "
+                f"{counts[one]} groups, so their variances cannot be told apart; keep one of them"
+            )
+
+
+def _check_slopes(moments: CellMoments, structure: Structure, codes: Array) -> None:
+    """Refuse a random slope that varies within no level of its factor."""
+    if INTERCEPT not in structure.names:
+        return
+    place = {name: i for i, name in enumerate(moments.columns)}
+    rows = np.bincount(codes, weights=moments.n)
+    for name in structure.names:
+        if name == INTERCEPT:
+            continue
+        i = place[name]
+        mean = np.bincount(codes, weights=moments.n * moments.mean[:, i]) / rows
+        gap = moments.mean[:, i] - mean[codes]
+        within = float(moments.cross[:, i, i].sum() + moments.n @ gap**2)
+        if not within > ROUNDING * float(moments.n @ moments.mean[:, i] ** 2):
+            terms = " + ".join(structure.names).replace(INTERCEPT, "1")
+            raise IdentifiabilityError(
+                f"'{name}' never varies within any '{structure.group}', so its random slope has no "
+                f"variance to estimate; drop it from ({terms} | {structure.group})"
+            )

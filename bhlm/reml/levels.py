@@ -1,0 +1,275 @@
+"""Moments by cell -> the REML or ML estimates of a model with several grouping factors."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.levels import evaluate_levels
+from bhlm.likelihood.nested import is_nested
+from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.moments import INTERCEPT, pool
+from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
+from bhlm.reml.level_errors import variances_covariance
+from bhlm.reml.level_search import LevelsOptimum, maximize_levels
+from bhlm.reml.optimize import Step, unwhiten_loglik
+from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LevelsEstimate:
+    """Estimates of a model with F grouping factors by REML or ML.
+
+    `singular` says that the covariance of some factor's effects has lost rank; its components have
+    no standard errors, and `advice` says which and what to do.
+    """
+
+    moments: CellMoments
+    method: Literal["reml", "ml"]
+    structures: tuple[Structure, ...]  # F
+    beta: Array  # (p,) fixed effects
+    beta_cov: Array  # (p, p) sigma^2 (X'V^-1 X)^-1
+    gs: tuple[Array, ...]  # F covariances (q_f, q_f) of the random coefficients
+    sigma2: float
+    variance_cov: Array  # (m + 1, m + 1) of all free elements of gs and sigma2; nan where undefined
+    loglik: float
+    linear_loglik: float  # of the model without random effects
+    converged: bool
+    singular: bool
+    gradient: Array  # (c,) of minus twice the log-likelihood by theta, at the estimates
+    theta: Array  # (c,) the whitened factors' coefficients
+    lams: tuple[Array, ...]  # F relative covariance factors (q_f, q_f), whitened
+    steps: tuple[Step, ...]
+    white: WhitenedCells
+    # What was computed once; a changed copy begins anew.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        return list_parameters(self.moments.fixed, *self.structures)
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
+
+        Intervals and tests are those of `bhlm.reml.estimate.Estimate.estimates`.
+        """
+        if "estimates" not in self._kept:
+            rows = [
+                *list_fixed(self.beta, self.beta_cov),
+                *list_variances(self.structures, self.gs, self.sigma2, self.variance_cov),
+            ]
+            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
+
+    @property
+    def wald(self) -> dict[str, float]:
+        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
+        return wald_test(self.moments.fixed, self.beta, self.beta_cov)
+
+    @property
+    def lr_test(self) -> dict[str, float]:
+        """The test against linear regression: chi2, df, p, with p from the naive chi-square.
+
+        The variances lie on the boundary under the null hypothesis, so that p is conservative.
+        """
+        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
+        df = sum(len(structure.labels) for structure in self.structures)
+        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+    @property
+    def advice(self) -> str:
+        """What to do about a fit that is singular or did not converge; empty if neither."""
+        if not self.converged:
+            share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
+            return describe_failure(
+                self.moments.response, self.sigma2, share=share, gradient=gradient
+            )
+        if not self.singular:
+            return ""
+        found = []
+        rows = zip(self.structures, self.white.bases, self.lams, strict=True)
+        for structure, basis, lam in rows:
+            if np.linalg.eigvalsh(lam @ lam.T)[0] < 1e-12:
+                root = basis @ lam * np.sqrt(self.sigma2)
+                found.append(describe_singularity(structure, basis, root, self.sigma2))
+        return f"{' and '.join(found)}; {TOO_MUCH}"
+
+    def group_effects(self, factor: str | None = None) -> "pd.DataFrame":
+        """Return empirical-Bayes effects (BLUPs), one row per level and coefficient.
+
+        Columns: `factor` and its label `level` (of several columns joined by ":"), or, for one
+        `factor`, a column for each of its label columns; `coefficient`; `estimate`, the deviation
+        u; `sd`, its conditional SD given the estimated parameters (lme4's condVar); `pev`, the
+        prediction error variance var(u_hat - u), which adds the uncertainty of the fixed effects
+        (Henderson's C22).
+
+        Args:
+            factor: the factor; None is all of them.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        import pandas as pd
+
+        names = list(self.moments.groups)
+        if factor is not None and factor not in names:
+            raise ArgumentError(
+                f"factor={factor!r} is not a grouping factor; choose one of {', '.join(names)}"
+            )
+        tables = [
+            self._tabulate_effects(at, alone=factor is not None)
+            for at, name in enumerate(names)
+            if factor in (None, name)
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def icc(self) -> "pd.DataFrame":
+        """Return what share of the variance each factor has, one row per factor and the residual.
+
+        `variance` z'Gz with z the grand means of the random columns (the variance itself without
+        slopes), its `share` of the total, and `icc`, the correlation of two rows that have the
+        level in common: such rows share the levels that it is nested in as well. Source:
+        Raudenbush & Bryk (2002), p. 71 and chapter 8.
+        """
+        import pandas as pd
+
+        _, grand, _ = pool(self.moments)
+        mean = {INTERCEPT: 1.0} | dict(zip(self.moments.columns, grand.tolist(), strict=True))
+        variances = []
+        for structure, basis, lam in zip(self.structures, self.white.bases, self.lams, strict=True):
+            # In the whitened basis, where a column far from zero does not cancel.
+            z = np.array([mean[name] for name in structure.names]) @ basis @ lam
+            variances.append(self.sigma2 * float(z @ z))
+        total = sum(variances) + self.sigma2
+        codes = self.moments.codes
+        shared = [
+            sum(v for other, v in enumerate(variances) if is_nested(codes[at], codes[other]))
+            for at in range(len(variances))
+        ]
+        rows = [(v, v / total, both / total) for v, both in zip(variances, shared, strict=True)]
+        return pd.DataFrame(
+            [*rows, (self.sigma2, self.sigma2 / total, np.nan)],
+            index=pd.Index([*self.moments.groups, "Residual"], name="factor"),
+            columns=["variance", "share", "icc"],
+        )
+
+    def _tabulate_effects(self, at: int, *, alone: bool) -> "pd.DataFrame":
+        """Return the rows of `group_effects` for one factor."""
+        import pandas as pd
+
+        means, covs, pevs = self._solve_effects()[at]
+        factor, labels = self.moments.factors[at], self.moments.labels[at].columns
+        names, q = self.structures[at].names, self.structures[at].q
+        if alone:
+            own = ("coefficient", "estimate", "sd", "pev")
+            heads = name_apart(factor.columns, table=own)
+            columns = dict(zip(heads, (np.repeat(each, q) for each in labels), strict=True))
+        else:
+            levels = labels[0]
+            if len(labels) > 1:
+                levels = np.array(
+                    [":".join(map(str, each)) for each in zip(*labels, strict=True)], dtype=object
+                )
+            columns = {
+                "factor": np.repeat(np.array([factor.name], dtype=object), len(levels) * q),
+                "level": np.repeat(levels.astype(object), q),
+            }
+        diagonals = (np.maximum(np.einsum("jaa->ja", each), 0.0) for each in (covs, pevs))
+        given, pev = (each.ravel() for each in diagonals)
+        columns["coefficient"] = np.array(list(names) * len(means), dtype=object)
+        return pd.DataFrame(columns | {"estimate": means.ravel(), "sd": np.sqrt(given), "pev": pev})
+
+    def _solve_effects(self) -> list[tuple[Array, Array, Array]]:
+        """Return means (J, q), conditional covariances and prediction errors (J, q, q) of u."""
+        if "effects" not in self._kept:
+            white, restricted = self.white, self.method == "reml"
+            criterion = evaluate_levels(white.levels, self.lams, n=white.n, restricted=restricted)
+            at = criterion.at
+            none = np.zeros_like(at.phi)
+            given, whole = (
+                white.levels.effects(self.lams, criterion.found, at.beta, spread)
+                for spread in (none, at.phi)
+            )
+            self._kept["effects"] = [
+                (
+                    white.scale * one.mean @ basis.T,
+                    self.sigma2 * basis @ one.cov @ basis.T,
+                    self.sigma2 * basis @ other.cov @ basis.T,
+                )
+                for one, other, basis in zip(given, whole, white.bases, strict=True)
+            ]
+        effects: list[tuple[Array, Array, Array]] = self._kept["effects"]
+        return effects
+
+
+def fit_cells(
+    moments: CellMoments,
+    *,
+    method: str = "reml",
+    covariance: str | None = None,
+) -> LevelsEstimate:
+    """Return the maximum-likelihood fit of a model with several grouping factors.
+
+    Args:
+        moments: the reduced table.
+        method: "reml" maximises the restricted, "ml" the full likelihood.
+        covariance: "unstructured", "independent", "exchangeable" or "identity", for every factor;
+            None keeps what the formula says, one unstructured block per random term.
+
+    Raises:
+        ArgumentError: an unknown method or covariance.
+        IdentifiabilityError: the moments cannot identify the model.
+        DataError: crossed factors that are too large for the memory.
+    """
+    if method not in ("reml", "ml"):
+        raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
+    structures = arrange_factors(moments, covariance)
+    white = whiten_cells(moments, structures)
+    optimum = maximize_levels(white, structures, restricted=method == "reml")
+    return _unwhiten(moments, structures, white, optimum)
+
+
+def _unwhiten(
+    moments: CellMoments,
+    structures: tuple[Structure, ...],
+    white: WhitenedCells,
+    optimum: LevelsOptimum,
+) -> LevelsEstimate:
+    """Return the fit in the columns as given, with standard errors."""
+    at = optimum.criterion.at
+    sigma2 = at.sigma2 * white.scale**2
+    none = [np.zeros_like(lam) for lam in optimum.lams]
+    linear = evaluate_levels(white.levels, none, n=white.n, restricted=at.restricted).at
+    roots = [basis @ lam for basis, lam in zip(white.bases, optimum.lams, strict=True)]
+    return LevelsEstimate(
+        moments=moments,
+        method="reml" if at.restricted else "ml",
+        structures=structures,
+        beta=white.ols + white.scale * white.fixed @ at.beta,
+        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T,
+        gs=tuple(sigma2 * root @ root.T for root in roots),
+        sigma2=sigma2,
+        variance_cov=variances_covariance(moments, structures, white, optimum),
+        loglik=unwhiten_loglik(at.value, white, at.restricted),
+        linear_loglik=unwhiten_loglik(linear.value, white, at.restricted),
+        converged=optimum.converged,
+        singular=optimum.singular,
+        gradient=optimum.gradient,
+        theta=optimum.theta,
+        lams=optimum.lams,
+        steps=optimum.steps,
+        white=white,
+    )

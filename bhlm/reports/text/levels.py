@@ -1,0 +1,232 @@
+"""A fit of several grouping factors in the printed style of another program."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.errors import ArgumentError
+from bhlm.layout import (
+    align_columns,
+    align_left,
+    align_right,
+    format_digits,
+    format_fixed,
+    format_g,
+    list_names,
+    measure_widest,
+    shorten,
+    show_name,
+    wrap,
+)
+from bhlm.likelihood.cells import describe_pattern
+from bhlm.reports.text.hlm import draw_tau, format_exponent, name_random
+from bhlm.reports.text.lme4 import (
+    correlate_fixed,
+    criterion_lines,
+    tabulate_fixed,
+    tabulate_random,
+)
+from bhlm.reports.text.stata import (
+    LEFT,
+    log_iterations,
+    name_likelihood,
+    tabulate_coefficients,
+    tabulate_components,
+)
+
+if TYPE_CHECKING:
+    from bhlm.reml.levels import LevelsEstimate
+
+WIDTH = 78
+TESTS = "Tests of fixed effects are by z."
+
+
+def render_levels(fit: "LevelsEstimate", *, style: str = "stata") -> str:
+    """Return the printed output in the style of "stata", "hlm" or "lme4".
+
+    A fit that did not converge says so first, a singular one last. Under it stands what to know of
+    the labels.
+
+    Raises:
+        ArgumentError: a style that is not known.
+    """
+    if style not in STYLES:
+        raise ArgumentError(f"style={style!r} is not known; choose one of {', '.join(STYLES)}")
+    lines = []
+    if not fit.converged:
+        lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
+    lines += STYLES[style](fit)
+    for note in _list_notes(fit):
+        lines += ["", *wrap(note, WIDTH)]
+    return "\n".join(lines)
+
+
+def outline_levels(fit: "LevelsEstimate") -> str:
+    """Return a fit in a few lines: the model, every estimate, and the notes of its summary."""
+    moments = fit.moments
+    levels = [f"{number} of '{show_name(name)}'" for name, number in moments.groups.items()]
+    lines = [
+        f"{show_name(moments.formula)} by {fit.method.upper()}: {moments.rows_used}; "
+        f"{list_names(levels, most=len(levels))}, {describe_pattern(moments)}, "
+        f"log-likelihood {fit.loglik:.6g}",
+        *([f"FAILED: {show_name(fit.advice)}"] if not fit.converged else []),
+    ]
+    cells: list[tuple[str, ...]] = [("", "estimate", "se", "lower", "upper", "z", "p")]
+    for name, row in fit.estimates.iterrows():
+        numbers = (format_digits(row[key], 5) for key in ("estimate", "se", "lower", "upper"))
+        tested = row["p"] == row["p"]
+        tests = (f"{row['statistic']:.2f}", f"{row['p']:.3f}") if tested else ("", "")
+        cells.append((show_name(name), *numbers, *tests))
+    lines += align_columns(cells, sides=(align_left, *(align_right,) * 6), gap="  ")
+    for note in _list_notes(fit):
+        lines += wrap(note, WIDTH)
+    return shorten("\n".join(lines), whole="print(...) of its summary()")
+
+
+def _list_notes(fit: "LevelsEstimate") -> list[str]:
+    """Return the sentences that stand under every summary."""
+    notes = [f"Note: {fit.advice}"] if fit.converged and fit.singular else []
+    notes += [f"{fit.moments.rows_used}."] if fit.moments.dropped else []
+    return [*notes, *([f"Note: {fit.moments.note}"] if fit.moments.note else [])]
+
+
+def _render_stata(fit: "LevelsEstimate") -> list[str]:
+    """Return the blocks of Stata's `mixed` for several levels, coarsest factor first."""
+    estimates, wald, test = fit.estimates, fit.wald, fit.lr_test
+    label = name_likelihood(fit).capitalize()
+    loglik = f"{label} = {format_g(fit.loglik, 10)}"
+    chi2 = format_fixed(wald["chi2"], 2)
+    by_size = sorted(fit.structures, key=lambda each: fit.moments.groups[each.group])
+    return [
+        *log_iterations(fit),
+        f"{align_left(f'Mixed-effects {fit.method.upper()} regression', LEFT)}"
+        f"{'Number of obs':<18} ={fit.moments.n_rows:>10}",
+        "",
+        *_tabulate_groups(fit),
+        "",
+        f"{'':{LEFT}}{f'Wald chi2({wald["df"]})':<18} ={chi2:>10}",
+        f"{align_left(loglik, LEFT)}{'Prob > chi2':<18} ={format_fixed(wald['p'], 4):>10}",
+        "",
+        *tabulate_coefficients(fit, estimates),
+        "",
+        *tabulate_components(by_size, estimates),
+        f"LR test vs. linear regression:{f'chi2({test["df"]}) =':>16}"
+        f"{format_fixed(test['chi2'], 2):>9}   Prob > chi2 = {test['p']:.4f}",
+        "",
+        "Note: LR test is conservative and provided only for reference.",
+    ]
+
+
+def _tabulate_groups(fit: "LevelsEstimate") -> list[str]:
+    """Return the table of levels, and rows per level, of every factor."""
+    moments = fit.moments
+    order = sorted(moments.groups, key=lambda name: moments.groups[name])
+    names = [show_name(name) for name in order]
+    width = measure_widest(names, least=15)
+    rule = "-" * (width + 44)
+    lines = [
+        rule,
+        f"{'':{width}} |   No. of       Observations per Group",
+        f"{align_right('Group Variable', width)} |   Groups    Minimum    Average    Maximum",
+        f"{'-' * (width + 1)}+{'-' * 42}",
+    ]
+    for name, shown in zip(order, names, strict=True):
+        size = moments.group_size[name]
+        lines.append(
+            f"{align_right(shown, width)} |{moments.groups[name]:>9}{size['min']:>11}"
+            f"{size['mean']:>11.1f}{size['max']:>11}"
+        )
+    return [*lines, rule]
+
+
+def _render_lme4(fit: "LevelsEstimate") -> list[str]:
+    """Return the blocks of lme4's summary, the factor with the most levels first."""
+    moments = fit.moments
+    order = sorted(
+        range(len(fit.structures)), key=lambda at: -moments.groups[fit.structures[at].group]
+    )
+    structures, gs = [fit.structures[at] for at in order], [fit.gs[at] for at in order]
+    method = "REML" if fit.method == "reml" else "maximum likelihood "
+    components = sum(len(structure.labels) for structure in structures)
+    groups = "; ".join(
+        f"{show_name(each.group)}, {moments.groups[each.group]}" for each in structures
+    )
+    lines = [
+        f"Linear mixed model fit by {method} ['lmerMod']",
+        f"Formula: {show_name(moments.formula)}",
+        "",
+        *criterion_lines(fit, components),
+        "",
+        "Random effects:",
+        *tabulate_random(structures, gs, fit.sigma2),
+        f"Number of obs: {moments.n_rows}, groups:  {groups}",
+        "",
+        "Fixed effects:",
+        *tabulate_fixed(fit),
+    ]
+    if len(moments.fixed) > 1:
+        lines += ["", "Correlation of Fixed Effects:", *correlate_fixed(fit)]
+    return lines
+
+
+def _render_hlm(fit: "LevelsEstimate") -> list[str]:
+    """Return the blocks of HLM's output that a fit of several factors has so far.
+
+    Sigma squared, tau of every factor, fixed effects with z tests, variance components, deviance;
+    neither reliabilities nor chi-square tests.
+    """
+    lines = [f"sigma_squared = {fit.sigma2:.5f}", ""]
+    for structure, g in zip(fit.structures, fit.gs, strict=True):
+        labels = [name_random(name) for name in structure.names]
+        lines += draw_tau(labels, g, title=f"tau of {show_name(structure.group)}")
+    lines += [
+        f"The value of the log-likelihood function at iteration {len(fit.steps)} = "
+        f"{format_exponent(fit.loglik)}",
+        "",
+        *_rule_table("Final estimation of fixed effects:", _list_fixed(fit)),
+        TESTS,
+        "",
+        *_rule_table("Final estimation of variance components:", _list_components(fit)),
+    ]
+    count = sum(len(structure.labels) for structure in fit.structures) + 1
+    count += len(fit.beta) if fit.method == "ml" else 0
+    return [
+        *lines,
+        "Statistics for the current model",
+        "-" * 38,
+        f"Deviance                       = {-2.0 * fit.loglik:.6f}",
+        f"Number of estimated parameters = {count}",
+    ]
+
+
+def _list_fixed(fit: "LevelsEstimate") -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("Fixed Effect", "Coefficient", "Std. Error", "Z-ratio", "P-value")
+    ]
+    for name, row in fit.estimates.loc[list(fit.moments.fixed)].iterrows():
+        numbers = (format_fixed(row[key], 6) for key in ("estimate", "se"))
+        tests = (format_fixed(row["statistic"], 3), format_fixed(row["p"], 3))
+        rows.append((show_name(name), *numbers, *tests))
+    return rows
+
+
+def _list_components(fit: "LevelsEstimate") -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("Random Effect", "Std. Deviation", "Variance Component")]
+    for structure, g in zip(fit.structures, fit.gs, strict=True):
+        for i, name in enumerate(structure.names):
+            label = f"{show_name(structure.group)}: {name_random(name)}"
+            variance = float(g[i, i])
+            rows.append((label, format_fixed(np.sqrt(variance), 5), format_fixed(variance, 5)))
+    sd = format_fixed(np.sqrt(fit.sigma2), 5)
+    return [*rows, ("level-1, R", sd, format_fixed(fit.sigma2, 5))]
+
+
+def _rule_table(title: str, rows: list[tuple[str, ...]]) -> list[str]:
+    """Return a table between rules, under its title."""
+    sides = (align_left, *(align_right,) * (len(rows[0]) - 1))
+    lines = [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
+    rule = "-" * (measure_widest(lines) + 1)
+    return [title, rule, lines[0], rule, *lines[1:], rule, ""]
+
+
+STYLES = {"stata": _render_stata, "hlm": _render_hlm, "lme4": _render_lme4}
