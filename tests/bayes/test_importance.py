@@ -10,7 +10,9 @@ from scipy.stats import multivariate_normal
 from simulate import dense_covariance, simulate_rows
 
 from bhlm.bayes.importance import integrate_importance
+from bhlm.bayes.importance.draws import draw_weighted
 from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture, make_mixture
+from bhlm.bayes.importance.modes import find_edges, find_modes
 from bhlm.bayes.importance.target import (
     bend,
     build_target,
@@ -140,6 +142,31 @@ def test_draws_fill_a_mixture_more_evenly_than_chance():
     for size in (1.0, 2.0, 4.0):
         beyond = 2.0 * stats.t(8.0).sf(size)
         assert np.mean(np.abs(y / np.diag(spread)) > size) == pytest.approx(beyond, rel=0.1)
+
+
+def test_the_way_to_zero_of_an_sd_is_drawn_from():
+    """Half a per cent of the mass lies far below an SD's mode, where the likelihood is flat."""
+
+    def height(y):
+        t = np.exp(y[:, 0])
+        return y[:, 0] + np.logaddexp(np.log(0.005), -0.5 * ((t - 1.0) / 0.2) ** 2) - t**4 / 50.0
+
+    t = np.linspace(1e-6, 4.0, 400_001)
+    density = np.exp(height(np.log(t)[:, None])) / t
+    expected = density[t < 0.3].sum() / density.sum()
+    modes = find_modes(height, np.linspace(-3.0, 1.0, 9)[:, None])
+    edges = find_edges(height, modes, 1)
+    assert edges is not None
+    for seed in range(4):
+        found = draw_weighted(height, modes, seed=seed, edges=edges)
+        assert found.weight[np.exp(found.y[:, 0]) < 0.3].sum() == pytest.approx(expected, rel=0.1)
+
+
+def test_an_sd_far_from_zero_has_no_way_there():
+    def height(y):
+        return -0.5 * (y[:, 0] / 0.1) ** 2
+
+    assert find_edges(height, find_modes(height, np.zeros((1, 1))), 1) is None
 
 
 @pytest.mark.parametrize("seed", [1, 2])

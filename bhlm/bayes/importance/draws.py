@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from bhlm.bayes.importance.mixtures import (
     DF,
     Mixture,
+    blend,
     defend,
     draw_mixture,
     fit_mixture,
@@ -36,6 +37,7 @@ FAIR_SHARE = 0.25
 PATIENT = 4  # rounds after which less is good enough
 MOST_COMPONENTS = 6
 FITTED = 3000  # draws that a mixture is fitted to
+EDGE = 0.04  # share of each t along the way to zero of an SD
 FEWEST = 100  # finite weights, below which there is no tail to smooth
 
 
@@ -89,6 +91,7 @@ def draw_weighted(
     seed: int,
     draws: int = 4096,
     budget: int = 30_000,
+    edges: Mixture | None = None,
 ) -> WeightedDraws:
     """Return weighted draws of a density whose modes are known.
 
@@ -106,10 +109,12 @@ def draw_weighted(
         seed: makes the draws repeatable.
         draws: how many are returned.
         budget: the most evaluations of the density, modes not counted.
+        edges: t's that every proposal holds, beside the wide one.
     """
     rng = np.random.default_rng(seed)
     d = modes.y.shape[1]
-    current = _widen_modes(modes)
+    share_edges = 0.0 if edges is None else EDGE * len(edges.weight)
+    current = blend(_widen_modes(modes), edges, share_edges)
     pool: list[tuple[Array, Array, Mixture]] = []
     best: WeightedDraws | None = None
     count, spent, rounds = draws // 4, 0, 0
@@ -131,7 +136,7 @@ def draw_weighted(
             break
         pool.append((y, height, current))
         if not good:
-            current = _refit(pool, rng, d)
+            current = blend(_refit(pool, rng, d), edges, share_edges)
         if good or rounds >= 2:
             count = draws
     assert best is not None
@@ -145,12 +150,12 @@ def _refit(
     every = np.concatenate([y for y, _, _ in pool])
     height = np.concatenate([height for _, height, _ in pool])
     sizes = np.array([len(y) for y, _, _ in pool])
-    blend = logsumexp(
+    mixed = logsumexp(
         [log_mixture(each, every) for _, _, each in pool],
         axis=0,
         b=(sizes / sizes.sum())[:, None],
     )
-    weight = _temper(height - blend, at_least=20.0 * d)
+    weight = _temper(height - mixed, at_least=20.0 * d)
     ess = 1.0 / np.sum(weight**2)
     n_components = int(np.clip(ess // (20 * d), 1, MOST_COMPONENTS))
     mean = weight @ every

@@ -7,7 +7,7 @@ Owen (1997), Ann. Stat. 25, 1541-1562, for scrambled nets.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
@@ -138,6 +138,16 @@ def defend(mixture: Mixture, mean: Array, covariance: Array) -> Mixture:
         ahead=np.concatenate([mixture.ahead, ones]),
         behind=np.concatenate([mixture.behind, ones]),
         df=np.append(mixture.df, WIDE_DF),
+    )
+
+
+def blend(one: Mixture, other: Mixture | None, share: float) -> Mixture:
+    """Return a mixture with this share of another, which may be none."""
+    if other is None:
+        return one
+    return Mixture(
+        np.concatenate([(1.0 - share) * one.weight, share * other.weight]),
+        *(np.concatenate(pair) for pair in zip(astuple(one)[1:], astuple(other)[1:], strict=True)),
     )
 
 

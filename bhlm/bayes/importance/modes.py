@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from bhlm.bayes.importance.mixtures import DF, Mixture
+from bhlm.bayes.importance.mixtures import DF, Mixture, make_mixture
 
 Array = np.ndarray
 LogDensity = Callable[[Array], Array]  # positions (N, d) -> log densities (N,)
@@ -18,6 +18,11 @@ FAR = 12.0  # a mode that is lower by so many log units has no mass to speak of
 STEP = 1e-4  # of first differences: log densities near 1e4 are rounded to 1e-12 of themselves
 CURVE_STEP = 5e-3
 LONGEST = 1.5  # the longest half-axis of the t at a mode, in log SDs
+# How far below its mode a log SD is followed, and the fall, in log units, that ends the way.
+DEPTHS = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0])
+FALL = 8.0
+BULK = 3.0  # SDs below the mode that the t there covers
+LOOSE = 0.7  # SD of a partial correlation, on its scale, of an SD that is next to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +119,36 @@ def _fit_split(evaluate: LogDensity, y: Array, value: float) -> tuple[Array, Arr
             stretch[i] = min(max(slope, 0.4), 3.0)
         sides.append(half * stretch)
     return vectors, sides[0], sides[1]
+
+
+def find_edges(log_density: LogDensity, modes: Modes, n_sds: int) -> Mixture | None:
+    """Return a t along the way to zero of each SD that may vanish; None if none may.
+
+    Below an SD that the data bear out by a few log units alone, the likelihood flattens and the
+    density falls like the SD itself: a per cent of the mass lies where a t with the curvature at
+    the mode has next to no draws. The first `n_sds` coordinates are logarithms of SDs.
+    """
+    top, y = modes.mixture, modes.y[0]
+    half = top.axes[0] * (0.5 * (top.ahead[0] + top.behind[0]))
+    delta = np.sqrt(np.sum(half**2, axis=1))
+    ways = np.repeat(y[None], n_sds * len(DEPTHS), axis=0)
+    ways[np.arange(len(ways)), np.repeat(np.arange(n_sds), len(DEPTHS))] -= np.tile(DEPTHS, n_sds)
+    fall = (modes.value[0] - log_density(ways)).reshape(n_sds, len(DEPTHS))
+    means, roots = [], []
+    for i in range(n_sds):
+        near = BULK * delta[i]
+        reached = int(np.argmax(np.append(fall[i] > FALL, True)))
+        far = DEPTHS[reached - 1] if reached else 0.0
+        if far <= near:
+            continue
+        mean, width = y.copy(), delta.copy()
+        mean[i] -= 0.5 * (near + far)
+        width[n_sds:-1] = np.maximum(width[n_sds:-1], LOOSE)
+        width[i] = 0.5 * (far - near)
+        means.append(mean)
+        roots.append(np.diag(width))
+    if not means:
+        return None
+    return make_mixture(
+        np.ones(len(means)), np.stack(means), np.stack(roots), np.full(len(means), DF)
+    )

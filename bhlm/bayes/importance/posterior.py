@@ -19,7 +19,7 @@ from bhlm.bayes.density import evaluate_prior
 from bhlm.bayes.draws import parameter_draws
 from bhlm.bayes.importance.draws import KHAT, WeightedDraws, draw_weighted, smooth_weights
 from bhlm.bayes.importance.kernels import Kernels, Located, locate
-from bhlm.bayes.importance.modes import Modes, find_modes
+from bhlm.bayes.importance.modes import Modes, find_edges, find_modes
 from bhlm.bayes.importance.target import (
     Conditional,
     Place,
@@ -133,7 +133,12 @@ def integrate_target(
     modes = find_modes(lambda y: log_target(target, y), places)
     modes = replace(modes, evaluations=modes.evaluations + rough.evaluations)
     found = draw_weighted(
-        lambda y: log_target(target, y), modes, seed=seed, draws=draws, budget=budget
+        lambda y: log_target(target, y),
+        modes,
+        seed=seed,
+        draws=draws,
+        budget=budget,
+        edges=find_edges(lambda y: log_target(target, y), modes, target.n_sds),
     )
     # Where the density is beyond what doubles hold a draw has no weight, and stands at the mode.
     lost = ~np.isfinite(found.log_target)
