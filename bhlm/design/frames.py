@@ -1,5 +1,7 @@
 """What is asked of a frame of any engine: counts and sums in one pass, rows in memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import narwhals as nw
@@ -18,8 +20,29 @@ def collect_frame(frame: nw.LazyFrame[Any]) -> nw.DataFrame[Any]:
     Raises `DataError` with the engine's own words where it gives up: memory, a lost connection,
     a number that it has no value for.
     """
-    try:
+    with _explain_stop(frame):
         return frame.collect()
+
+
+def read_batches(frame: nw.LazyFrame[Any], size: int) -> Iterator[nw.DataFrame[Any]]:
+    """Yield the rows of a lazy frame of DuckDB, in no order, `size` of them at a time.
+
+    Raises `DataError` as `collect_frame` does.
+    """
+    import pyarrow as pa
+
+    with _explain_stop(frame):
+        relation = frame.to_native()
+        # DuckDB before 1.4 has it under another name.
+        read = getattr(relation, "to_arrow_reader", None) or relation.fetch_record_batch
+        for batch in read(size):
+            yield nw.from_native(pa.Table.from_batches([batch]), eager_only=True)
+
+
+@contextmanager
+def _explain_stop(frame: nw.LazyFrame[Any]) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt from error

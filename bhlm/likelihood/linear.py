@@ -104,6 +104,9 @@ def mark_names(text: str, spellings: Mapping[str, int]) -> str:
         text: what to read.
         spellings: the index of every spelling of a name, without spaces; see `spell_names`.
     """
+    # Backquotes around a name that needs none, as a formula takes them.
+    quoted = {f"`{name}`": index for name, index in spellings.items() if "`" not in name}
+    spellings = quoted | dict(spellings)
     patterns = [_match_name(name) for name in sorted(spellings, key=len, reverse=True)]
     # What looks like a mark already is no name, and gets what no mark has.
     patterns.append(r"\b_\d+_\b")

@@ -7,13 +7,22 @@ import numpy as np
 
 from bhlm.design.design import Design, apply_design, build_prepared, check_design, tally_table
 from bhlm.design.formula.terms import Formula
-from bhlm.design.frames import GROUP, Frame, collect_frame
+from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
 from bhlm.design.rows import read_table
-from bhlm.moments.memory import LeftOut, Reduced, reduce_rows
+from bhlm.moments.memory import (
+    LeftOut,
+    Reduced,
+    add_rows,
+    make_states,
+    reduce_rows,
+    unpack_state,
+)
 from bhlm.moments.stream import can_stream, reduce_scan
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
+WIDE = 16  # columns up to which DuckDB sums the products itself
+HELD = 1 << 22  # values of a batch
 
 
 def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOut]:
@@ -65,8 +74,13 @@ def reduce_frame(frame: Frame) -> Reduced:
     from it are summed as well, and what they do not sum to zero corrects the cross-products:
     cross -= sum(d) sum(d)' / n, the corrected two-pass algorithm. Source: Chan, Golub & LeVeque
     (1983), The American Statistician 37, 242-247, section 1.
+
+    DuckDB plans k^2 / 2 sums in seconds where k is large, and without an end at 120. There the
+    columns themselves come in batches, which are added up here.
     """
     k = (len(frame.collect_schema().names()) - 1) // 2
+    if k > WIDE and frame.implementation.is_duckdb():
+        return _reduce_batches(frame.lazy(), k)
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
     centred = frame.with_columns(
         *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
@@ -94,3 +108,26 @@ def reduce_frame(frame: Frame) -> Reduced:
         cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
     order = np.argsort(labels, kind="stable")
     return Reduced(labels[order], n[order], mean[order], cross[order])
+
+
+def _reduce_batches(frame: nw.LazyFrame[Any], k: int) -> Reduced:
+    """Return what `reduce_frame` does, of batches of rows that an engine gives out."""
+    columns = [f"w{i}" for i in range(k)]
+    known: dict[Any, int] = {}
+    found: list[Array] = []
+    state = make_states(0, k)
+    for batch in read_batches(frame.select(GROUP, *columns), max(HELD // k, 1)):
+        labels, inverse = np.unique(batch[GROUP].to_numpy(), return_inverse=True)
+        is_new = np.array([label not in known for label in labels.tolist()], dtype=bool)
+        found.append(labels[is_new])
+        codes = np.array([known.setdefault(label, len(known)) for label in labels.tolist()])
+        if len(known) > len(state):
+            more = make_states(max(len(known), 2 * len(state)), k)
+            more[: len(state)] = state
+            state = more
+        values = np.column_stack([batch[name].to_numpy() for name in columns])
+        with np.errstate(all="ignore"):
+            add_rows(codes[inverse], np.ascontiguousarray(values, dtype=np.float64), state)
+    groups = np.concatenate(found) if found else np.empty(0)
+    order = np.argsort(groups, kind="stable")
+    return Reduced(groups[order], *unpack_state(state, order, k))

@@ -274,3 +274,10 @@ def test_names_that_differ_in_spaces_are_told_apart():
 def test_a_level_is_a_number(fit, level):
     with pytest.raises(ArgumentError, match=r"level=.* is not between 0 and 1; write level=0\.95"):
         fit.fixed_effects(level=level)
+
+
+def test_backquotes_around_a_name_that_needs_none_are_taken():
+    names = ["Intercept", "`Intercept`", "x", "x:w"]
+    read = read_hypotheses(["`x` - Intercept = 1", "`Intercept` = 0", "`x:w` = 0"], names)
+    expected = [[-1.0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(read.contrasts, expected)
