@@ -11,9 +11,9 @@ from bhlm.likelihood.arrange import arrange_levels, is_chain
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.nested import Nested, is_nested
-from bhlm.likelihood.whitening import ROUNDING, check_response, whiten_columns
+from bhlm.likelihood.whitening import ROUNDING, Whole, check_response, whiten_columns
 from bhlm.moments.cells import CellMoments
-from bhlm.moments.moments import INTERCEPT
+from bhlm.moments.moments import INTERCEPT, pool
 
 Array = np.ndarray
 
@@ -48,11 +48,13 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
             divide the rows alike, or one that has a level for every row.
         DataError: crossed factors that are too large for the memory.
     """
-    check_response(moments, sum(len(each.directions) for each in structures) + 1)
+    whole = Whole(*pool(moments))
+    components = sum(len(each.directions) for each in structures) + 1
+    check_response(moments, components, whole=whole)
     _check_factors(moments)
     for structure, labels in zip(structures, moments.labels, strict=True):
         _check_slopes(moments, structure, labels.codes)
-    columns = whiten_columns(moments, structures)
+    columns = whiten_columns(moments, structures, whole=whole)
     levels = arrange_levels(
         columns.blocks,
         moments.codes,

@@ -55,9 +55,10 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
             response, collinear columns, a random slope that varies within no group, or no
             group with more rows than random coefficients.
     """
-    check_response(moments, len(structure.directions) + 1)
+    whole = Whole(*pool(moments))
+    check_response(moments, len(structure.directions) + 1, whole=whole)
     _check_random(moments, structure)
-    columns = whiten_columns(moments, (structure,))
+    columns = whiten_columns(moments, (structure,), whole=whole)
     _check_residual(moments, structure, columns.blocks)
     return Whitened(
         blocks=np.ascontiguousarray(columns.blocks),
@@ -72,14 +73,22 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     )
 
 
-def check_response(moments: "Moments | CellMoments", components: int) -> None:
+class Whole(NamedTuple):
+    """The moments of all rows, as `bhlm.moments.moments.pool` adds them up, once."""
+
+    n: float
+    mean: Array  # (k,)
+    total: Array  # (k, k) cross-products about the grand means
+
+
+def check_response(moments: "Moments | CellMoments", components: int, *, whole: Whole) -> None:
     """Refuse fewer rows than parameters, and a response that is constant.
 
     Raises:
         IdentifiabilityError: either of these.
     """
     p = len(moments.fixed)
-    n, grand, total = pool(moments)
+    n, grand, total = whole
     if n <= p + components:
         raise IdentifiabilityError(
             f"{int(n)} rows cannot identify {p + components} parameters "
@@ -105,14 +114,16 @@ class Columns(NamedTuple):
     logdet_fixed: float
 
 
-def whiten_columns(moments: "Moments | CellMoments", structures: Sequence[Structure]) -> Columns:
+def whiten_columns(
+    moments: "Moments | CellMoments", structures: Sequence[Structure], *, whole: Whole
+) -> Columns:
     """Return the whitened cross-products of moments, with the random columns of every structure.
 
     Raises:
         IdentifiabilityError: a perfectly fitted response, collinear columns.
     """
     p, sizes = len(moments.fixed), [structure.q for structure in structures]
-    n, grand, total = pool(moments)
+    n, grand, total = whole
     fixed_at = _positions(moments, moments.fixed)
     shift, a = _orthonormal(moments, moments.fixed, fixed_at, n, grand, total)
     xy = a.T @ _products(fixed_at, [len(grand)], n, grand, total, shift)[:, 0]

@@ -146,7 +146,7 @@ def refuse_factors(formula: Formula, what: str) -> ArgumentError:
     names = list_names(list(formula.groupings), most=9)
     return ArgumentError(
         f"{what} is not there yet for several grouping factors ({names}); model.reml() fits them, "
-        "with estimates, group_effects(), icc and summary(), and all else takes one column of "
+        "with estimates, group_effects(), icc() and summary(), and all else takes one column of "
         "groups"
     )
 
