@@ -403,3 +403,22 @@ def test_growth_of_pupils_in_schools_equals_lme4(tmp_path):
         0.64045383965, rel=1e-4
     )
     assert stats.chi2.sf(found.lr_test["chi2"], 6) == found.lr_test["p"]
+
+
+def test_every_source_and_kind_of_label_gives_the_same_fit(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    table, expected = load("pastes"), fit("pastes").loglik
+    table.to_parquet(tmp_path / "pastes.parquet")
+    query = f"select * from '{tmp_path / 'pastes.parquet'}'"
+    sources = {
+        "categories": table.astype({"batch": "category", "cask": "category"}),
+        "parquet": tmp_path / "pastes.parquet",
+        "csv": FOLDER / "pastes.csv",
+        "duckdb": duckdb.sql(query),
+    }
+    for name, source in sources.items():
+        found = Model(CASES["pastes"], source).reml()
+        assert found.loglik == pytest.approx(expected, abs=1e-10), name
+    alone = Model("strength ~ 1 + (1 | batch:cask)", table).reml()
+    plain = Model("strength ~ 1 + (1 | sample)", table).reml()
+    assert alone.loglik == pytest.approx(plain.loglik, abs=1e-9)
