@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bhlm.errors import BhlmError
     from bhlm.fits.bayes_fit import BayesFit, load
     from bhlm.fits.model import Model
+    from bhlm.fits.pooled_fit import PooledFit, fit_imputations, pool
     from bhlm.fits.reconciliation import Reconciliation, reconcile
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.moments.moments import (
@@ -85,6 +86,7 @@ _HOMES = {
     "Model": "fits.model",
     "Moments": "moments.moments",
     "Normal": "bayes.priors.families",
+    "PooledFit": "fits.pooled_fit",
     "Priors": "bayes.priors.resolve",
     "Reconciliation": "fits.reconciliation",
     "RemlFit": "fits.reml_fit",
@@ -99,6 +101,7 @@ _HOMES = {
     "diagnose_data": "bayes.convergence",
     "draw_prior_predictive": "bayes.prior_predictive",
     "find_model": "sources.gallery",
+    "fit_imputations": "fits.pooled_fit",
     "group_mean": "design.centering",
     "integrate_posterior": "bayes.quadrature",
     "intraclass_correlation": "reml.compare",
@@ -110,6 +113,7 @@ _HOMES = {
     "merge_files": "moments.moments",
     "merge_moments": "moments.moments",
     "open_table": "sources.open",
+    "pool": "fits.pooled_fit",
     "r_squared": "reml.compare",
     "reconcile": "fits.reconciliation",
     "reduce_like": "moments.moments",

@@ -15,6 +15,7 @@ from bhlm.reml.levels import LevelsEstimate
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
+    from bhlm.studies.imputations.pooled import Pooled
 
 ESTIMATE_KEYS = ("estimate", "se", "lower", "upper")
 
@@ -61,6 +62,41 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
             "tests": make_plain(tabulate_fixed(fit, method=df).to_dict("index")),
         }
     return content
+
+
+def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
+    """Return pooled fits under the keys of the JSON; `fits` has the estimates of each."""
+    fits = pooled.fits
+    return make_plain(
+        {
+            "model": describe_model(fits[0].moments),
+            "responses": list(pooled.responses),
+            "m": pooled.m,
+            "method": fits[0].method,
+            "df_method": pooled.df,
+            "level": pooled.level,
+            "estimates": pooled.estimates.to_dict("index"),
+            "fixed_effects": {
+                "names": list(fits[0].moments.fixed),
+                "within": pooled.within,
+                "between": pooled.between,
+                "total": pooled.total,
+                "complete_df": pooled.complete_df,
+            },
+            "notes": list(pooled.notes),
+            "fits": [
+                {
+                    "response": fit.moments.response,
+                    "n": fit.moments.n_rows,
+                    "groups": fit.moments.n_groups,
+                    "loglik": fit.loglik,
+                    "singular": fit.singular,
+                    "estimates": fit.estimates["estimate"].to_dict(),
+                }
+                for fit in fits
+            ],
+        }
+    )
 
 
 def describe_cells(moments: CellMoments) -> dict[str, Any]:

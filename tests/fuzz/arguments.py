@@ -105,7 +105,7 @@ class Case:
             right.pop(parameter.name, None)
             return self.call(make(), **right)
         before = right.pop("hypotheses", right.pop("fits", ()))
-        if isinstance(before, dict):  # compare_posteriors takes `fits` by name
+        if isinstance(before, dict | list):  # compare_posteriors and pool take `fits` by name
             right["fits"] = before
             before = ()
         return self.call(*before, **right | {parameter.name: make()})
@@ -133,6 +133,10 @@ def list_cases(
         "design_effect": {"fit": small},
         "diagnose_data": {"data": post.data},
         "draw_prior_predictive": {"moments": model.moments, "seed": 1, "draws": 10},
+        "fit_imputations": {"formula": "y ~ 1 + (1 | g)", "data": [table, table]},
+        "pool": {"fits": [reml, reml]},
+        "PooledFit.contrast": {"hypotheses": ("x = 0",)},
+        "PooledFit.test": {"hypotheses": ("x = 0",)},
         "find_model": {"name_or_path": "sleepstudy"},
         "integrate_posterior": {"moments": small.moments, "budget": 2000, "tolerance": 0.1},
         "intraclass_correlation": {"fit": small},
@@ -178,7 +182,8 @@ def list_cases(
     subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
     holders = {
         "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
-        "Moments": model.moments, "Figure": plots.plot_caterpillar(reml),
+        "Moments": model.moments, "PooledFit": bhlm.pool([reml, reml]),
+        "Figure": plots.plot_caterpillar(reml),
     }  # fmt: skip
     cases = []
     for name in bhlm.__all__:
