@@ -73,6 +73,8 @@ def sample_moments(
         IdentifiabilityError: the moments cannot identify the model.
     """
     settings = settings or Settings()
+    if settings.chains == 1:
+        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
     if settings.target_accept is None:
         settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
     structure = arrange_prior(moments, covariance)

@@ -45,6 +45,7 @@ def open_model(
     from bhlm.fits.model import Model
     from bhlm.moments.cells import refuse_factors
     from bhlm.moments.file import is_moments_path
+    from bhlm.moments.identifiers import doubt_columns
     from bhlm.sources.gallery import find_model
 
     def check(text: str) -> None:
@@ -73,7 +74,10 @@ def open_model(
         return Model(formula, data), None
     check(formula)
     rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
-    return Model(formula, rows), None
+    model = Model(formula, rows)
+    for sentence in () if model.formula.has_levels else doubt_columns(model.moments):
+        print(f"bhlm: note: {sentence}", file=sys.stderr)
+    return model, None
 
 
 def find_data(entry: "GalleryModel") -> Any:
@@ -118,9 +122,13 @@ def fit_both(
         quiet: whether to show no bars.
     """
     from bhlm.fits.reconciliation import reconcile
+    from bhlm.reconciliation.published import check_published
 
     priors, structure = read_settings(entry, covariance)
     reml = model.reml(method=method, covariance=structure)
+    published = entry.published if entry else None
+    if published is not None:
+        check_published(reml, published)  # refuses what cannot be compared before it is drawn
     if show:
         show(reml)
     post = draw_posterior(
@@ -128,7 +136,6 @@ def fit_both(
     )
     if show:
         show(post)
-    published = entry.published if entry else None
     return reconcile(reml, post, published=published)
 
 

@@ -1,5 +1,6 @@
 """Table -> its complete rows: the columns that a formula reads, under names of our own."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -160,6 +161,12 @@ def advise_column(name: str, names: Sequence[str]) -> str:
         return (
             f"it has one column, called {only[:60]!r}, so its separator is {mark!r}: read it "
             f"by pandas.read_csv(path, sep={mark!r}), or save it with commas"
+        )
+    twins = [each for each in names if re.fullmatch(re.escape(name) + r"_\d+", each)]
+    if twins and name.casefold() in [each.casefold() for each in names]:
+        return (
+            f"DuckDB knows no two columns whose names differ in case only, and calls it "
+            f"'{twins[0]}'; rename it, or read the file without a memory limit"
         )
     kind, _, bare = name.partition(".") if name[:2] in ("i.", "c.") else ("", "", name)
     folded = {each.casefold(): each for each in reversed(names)}

@@ -1,5 +1,6 @@
 """Model: one hierarchical linear model, stated once, to be fitted either way."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.moments.cells import CellMoments, reduce_cells, refuse_factors
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
+from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
 from bhlm.moments.same_rows import check_same_rows
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from bhlm.design.new_rows import At
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.reml_fit import RemlFit
+
+LOGGER = logging.getLogger("bhlm")
 
 
 @check_arguments
@@ -60,6 +64,8 @@ class Model:
             several = self.formula.has_levels
             self._cells = reduce_cells(self.formula, self._table) if several else None
             self._moments = None if several else reduce_table(self.formula, self._table)
+            for sentence in doubt_columns(self._moments) if self._moments else ():
+                LOGGER.warning("%s", sentence)
 
     @classmethod
     def from_moments(cls, data: str | Path | Moments) -> "Model":

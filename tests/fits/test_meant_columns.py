@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -98,3 +99,31 @@ def test_names_of_values_survive_the_path(suffix: str, tmp_path: Path) -> None:
     assert model.moments.groups[0] == "school 0"
     # What is computed with are the numbers, the response above all.
     assert design_of(str(path), "likert ~ cwc(sector) + (1 | g)") == ("Intercept", "cwc(sector)")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "what"),
+    [
+        ("pupil", np.random.default_rng(1).permutation(N) + 1001, "numbers the rows one by one"),
+        ("pupil_id", np.arange(N) % 7, "is called like an identifier"),
+        ("studentID", np.arange(N) % 7, "is called like an identifier"),
+    ],
+)
+def test_an_identifier_as_a_predictor_is_told(
+    name: str, values: Any, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    design_of(TABLE.assign(**{name: values}), f"y ~ x + {name} + (1 | g)")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"the predictor '{name}' {what}")
+
+
+def test_columns_that_are_meant_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    table = TABLE.assign(day=np.arange(N) % 9, paid=TABLE["w"], year=2000 + np.arange(N) // 4)
+    design_of(table, "y ~ x + day + paid + year + (1 | g)")
+    assert not caplog.records
+
+
+def test_duckdb_s_name_of_a_second_spelling_is_told() -> None:
+    table = duckdb.connect().from_df(TABLE.assign(G=1.0))
+    with pytest.raises(DataError, match="names differ in case only, and calls it 'G_1'"):
+        design_of(table, "y ~ G + (1 | g)")
