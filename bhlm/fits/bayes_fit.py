@@ -1,7 +1,8 @@
 """BayesFit: what `model.sample()` returns, and what `bhlm.load` gives back."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.draws import Draws
 from bhlm.errors import check_arguments
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.hypotheses import Hypothesis, Probability, Rope
     from bhlm.bayes.quantities import Quantities
     from bhlm.fits.model import Model
+    from bhlm.likelihood.johnson_neyman import JohnsonNeyman
 
 
 @check_arguments
@@ -134,6 +136,89 @@ class BayesFit(Fitted, Draws):
         from bhlm.bayes.hypotheses import weigh_hypothesis
 
         return weigh_hypothesis(self, text, level=level)
+
+    def effects(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the slope of a column at values of its moderators.
+
+        Columns `mean, sd, lower, upper` after the moderators' values. `by` names moderators
+        ("sector"), or gives their values ({"gm(ses)": [-1, 0, 1]}); `at` holds others, which else
+        stand at their means. Moving cwc(x) leaves gm(x) where it is; see
+        `bhlm.likelihood.slopes.state_slopes`.
+
+        Raises:
+            ArgumentError: a column or moderator that is not in the model or does not interact, a
+                value that it cannot have, or a level outside (0, 1).
+        """
+        from bhlm.bayes.slopes import describe_slopes
+
+        return describe_slopes(self, column, by=by, at=at, level=level)
+
+    def compare_effects(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any]",
+        at: "Mapping[str, Any] | None" = None,
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the difference of each pair of the slopes of `effects`.
+
+        The later less the earlier; columns `mean, sd, lower, upper`, and the `probability`
+        that it is above zero.
+
+        Raises:
+            ArgumentError: as `effects`, or fewer than two slopes.
+        """
+        from bhlm.bayes.slopes import contrast_slopes
+
+        return contrast_slopes(self, column, by=by, at=at, level=level)
+
+    def effect_lines(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        values: "Sequence[float] | None" = None,
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the expected response along a column where the random effects are zero.
+
+        One line per value of the moderators, in columns `mean, sd, lower, upper`; arguments as of
+        `effects`, and `values` along the column.
+
+        Raises:
+            ArgumentError: as `effects`, but that moderators need not interact.
+        """
+        from bhlm.bayes.slopes import describe_lines
+
+        return describe_lines(self, column, by=by, at=at, values=values, level=level)
+
+    def johnson_neyman(
+        self,
+        column: str,
+        *,
+        by: str,
+        at: "Mapping[str, Any] | None" = None,
+        level: float = 0.95,
+    ) -> "JohnsonNeyman":
+        """Return for which values of a continuous moderator a slope's interval excludes zero.
+
+        `bounds`, `regions` and a sentence; see `bhlm.bayes.slopes.locate_bounds`.
+
+        Raises:
+            ArgumentError: as `effects`, or a moderator that has levels or does not vary.
+        """
+        from bhlm.bayes.slopes import locate_bounds
+
+        return locate_bounds(self, column, by=by, at=at, level=level)
 
     def rope(self, text: str, low: float, high: float, *, level: float = 0.95) -> "Rope":
         """Return how a parameter's posterior lies to the region [low, high], with a decision.

@@ -165,6 +165,10 @@ def list_cases(
         "RemlFit.contrast": {"hypotheses": ("x = 0",)},
         "RemlFit.bootstrap": {"replicates": 2},
         "RemlFit.test_variances": {"coefficients": "x", "replicates": 20, "null": "mixture"},
+        **{f"{kind}.{verb}": {"column": "x"} for kind in ("RemlFit", "BayesFit")
+           for verb in ("effects", "effect_lines")},
+        **{f"{kind}.{verb}": {"column": "x", "by": "w"} for kind in ("RemlFit", "BayesFit")
+           for verb in ("compare_effects", "johnson_neyman")},
         "BayesFit.hypothesis": {"text": "x > 0"},
         "BayesFit.probability": {"text": "x > 0"},
         "BayesFit.rope": {"text": "x", "low": -1.0, "high": 1.0},
