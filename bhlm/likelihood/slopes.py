@@ -549,7 +549,8 @@ def _coordinates(factor: Expression) -> set[str]:
         return {factor.name}
     if isinstance(factor, Apply):
         if factor.function == "gm":
-            return {f"gm({each})" for each in walk(factor) if isinstance(each, Name)}
+            group = factor.option("group")
+            return {f"gm({each}, {group})" for each in walk(factor) if isinstance(each, Name)}
         return set().union(*map(_coordinates, factor.arguments))
     return set()
 

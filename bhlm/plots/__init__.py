@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bhlm.plots.caterpillar import plot_caterpillar
     from bhlm.plots.curves import plot_curves
     from bhlm.plots.divergences import plot_divergences
+    from bhlm.plots.effects import plot_effects
     from bhlm.plots.energy import plot_energy
     from bhlm.plots.evolution import plot_evolution
     from bhlm.plots.figure import Figure
@@ -40,6 +41,7 @@ _HOMES = {
     "plot_coverage": "study_coverage",
     "plot_curves": "curves",
     "plot_divergences": "divergences",
+    "plot_effects": "effects",
     "plot_energy": "energy",
     "plot_evolution": "evolution",
     "plot_group": "group_lines",

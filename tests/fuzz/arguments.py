@@ -181,6 +181,7 @@ def list_cases(
         "Moments.without": {"groups": [model.moments.groups[0]]},
         "Moments.with_blocks": {"blocks": (model.moments.random,)},
         "Figure.save": {"path": folder / "new.svg"},
+        "plot_effects": {"fit": reml, "column": "x"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},
     }  # fmt: skip
     subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
