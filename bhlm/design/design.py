@@ -4,6 +4,7 @@ A table is anything that narwhals reads, eager or lazy. What a design learns fro
 (levels, centring constants, counts) is kept in it, so that it can be applied to other rows.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ from bhlm.design.steps import Step, Steps
 from bhlm.errors import DataError, FormulaError
 
 INTERCEPT = "Intercept"
+# Of one term. Fits take time with the cube of the columns, and memory with their square.
+MAX_COLUMNS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,13 +332,31 @@ def _check_types(design: Design, factors: Iterable[Expression], schema: nw.Schem
             )
 
 
+def _check_width(formula: Formula, levels: Mapping[str, tuple[Level, ...]]) -> None:
+    """Refuse terms of so many columns that only an identifier or a slip makes them."""
+    for term in (*formula.fixed, *(term for block in formula.random for term in block.terms)):
+        width = math.prod(len(levels.get(str(factor), ())) or 1 for factor in term.factors)
+        if width > MAX_COLUMNS:
+            sizes = " x ".join(
+                f"{len(found)} of '{factor}'"
+                for factor in term.factors
+                if (found := levels.get(str(factor)))
+            )
+            raise DataError(
+                f"the term '{term}' has a column for each combination of levels ({sizes}), "
+                f"{width:,} in all, and more than {MAX_COLUMNS:,} are not taken; merge levels or "
+                "leave it out"
+            )
+
+
 def _expand_formula(
     formula: Formula, levels: Mapping[str, tuple[Level, ...]]
 ) -> tuple[list[Column], dict[str, list[list[Column]]]]:
     """Return the columns of X, and those of Z by grouping factor and block.
 
-    Raises `FormulaError` where two of them clash.
+    Raises `FormulaError` where two of them clash, and `DataError` where a term has too many.
     """
+    _check_width(formula, levels)
     fixed = expand_terms(formula.fixed, levels)
     by_group: dict[str, list[list[Column]]] = {}
     for term in formula.random:

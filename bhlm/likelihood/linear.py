@@ -23,6 +23,7 @@ MAX_ORDERED = 4
 SHOWN = 60  # characters of a text in an error
 LARGEST = 10**308  # a number that is larger is no double
 MOST_OPERATORS = 200  # of one side
+MOST_CHARACTERS = 10_000  # of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ def read_hypotheses(texts: str | Sequence[str], names: Sequence[str]) -> Hypothe
                 f"a hypothesis is a text such as {EXAMPLE}, not {type(text).__name__}; write each "
                 "in quotes, one after the other"
             )
+        check_length(text)
         for statement in mark_names(text, spellings).split(";"):
             sides = [_read_side(side, names, text=text) for side in statement.split("=")]
             shown = [unmark_names(side, names) for side in statement.split("=")]
@@ -142,8 +144,7 @@ def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
     if not marked.strip():
         raise ArgumentError(f"the hypothesis {text!r} lacks a side; write {EXAMPLE}")
     # How deep Python reads depends on what else is imported, so the limit is one of our own.
-    if sum(map(marked.count, "+-*/(")) > MOST_OPERATORS:
-        raise ArgumentError(_refuse_length(text))
+    check_length(text, marked)
     try:
         tree = ast.parse(marked.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
@@ -157,8 +158,31 @@ def _read_side(marked: str, names: Sequence[str], *, text: str) -> Affine:
         raise ArgumentError(_refuse_length(text)) from None
 
 
+def check_length(text: str, marked: str = "") -> None:
+    """Refuse a text that would take long to read, or deeper than Python reads.
+
+    Args:
+        text: as it is given.
+        marked: one side or part of it, with its names replaced.
+
+    Raises:
+        ArgumentError: the text has too many characters, or the part too many operators.
+    """
+    if len(text) > MOST_CHARACTERS or count_operators(marked) > MOST_OPERATORS:
+        raise ArgumentError(_refuse_length(text))
+
+
 def _refuse_length(text: str) -> str:
-    return f"the hypothesis {_shorten(text)} is too long to read; write it with fewer terms"
+    return (
+        f"the hypothesis {_shorten(text)} is too long to read: it has {len(text):,} characters and "
+        f"{count_operators(text):,} operators, and at most {MOST_CHARACTERS:,} and, of a side, "
+        f"{MOST_OPERATORS} are read; write it with fewer terms"
+    )
+
+
+def count_operators(text: str) -> int:
+    """Return how many signs, opening parentheses and nots an expression has."""
+    return sum(map(text.count, "+-*/(")) + len(re.findall(r"\bnot\b", text))
 
 
 def _shorten(text: str) -> str:

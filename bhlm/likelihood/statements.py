@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.linear import mark_names, spell_names, suggest_name, unmark_names
+from bhlm.likelihood.linear import (
+    check_length,
+    mark_names,
+    spell_names,
+    suggest_name,
+    unmark_names,
+)
 
 Array = np.ndarray
 
@@ -79,7 +85,10 @@ def read_statement(text: str, words: Vocabulary) -> Statement:
     """
     if not (isinstance(text, str) and text.strip()):
         raise ArgumentError(f"{text!r} states nothing; write {EXAMPLE}")
+    check_length(text)
     marked = re.sub(r"\s+", " ", mark_names(text, words.spellings)).strip()
+    for part in re.split(r"\band\b|\bor\b", marked):
+        check_length(text, part)
     tree = _parse(marked)
     if tree is None:
         if re.search(r"(?<![<>])=", marked):

@@ -17,6 +17,7 @@ from bhlm.design.formula.coding import Column
 from bhlm.design.formula.expressions import Expression
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import Layout
+from bhlm.moments.size import check_size
 
 Array = np.ndarray
 LINE = 8  # doubles in a cache line
@@ -56,10 +57,13 @@ def accumulate_moments(
     """Return n (J,), means (J, k) and cross-products about them (J, k, k).
 
     The columns of the design come first, the response last.
+
+    Raises `DataError` where they do not fit into memory.
     """
     factors = [part.factor for column in columns for part in column.parts]
     rows.find_means([*factors, response])
     k = len(columns) + 1
+    check_size(rows.n_groups, k)
     state = make_states(rows.n_groups, k)
     accumulate_rows(rows, columns, response, state)
     return unpack_state(state, np.arange(rows.n_groups), k)

@@ -8,20 +8,23 @@ import numpy as np
 from bhlm.design.design import Design, apply_design, build_prepared, check_design, tally_table
 from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
+from bhlm.design.labels import code_groups
 from bhlm.design.rows import read_table
 from bhlm.moments.memory import (
     LeftOut,
     Reduced,
     add_rows,
     make_states,
+    reduce_columns,
     reduce_rows,
     unpack_state,
 )
+from bhlm.moments.size import check_size
 from bhlm.moments.stream import can_stream, reduce_scan
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
-WIDE = 16  # columns up to which DuckDB sums the products itself
+WIDE = 16  # columns up to which the table's engine sums the products itself
 HELD = 1 << 22  # values of a batch
 
 
@@ -79,6 +82,8 @@ def reduce_frame(frame: Frame) -> Reduced:
     columns themselves come in batches, which are added up here.
     """
     k = (len(frame.collect_schema().names()) - 1) // 2
+    if k > WIDE and isinstance(frame, nw.DataFrame):
+        return _reduce_memory(frame, k)
     if k > WIDE and frame.implementation.is_duckdb():
         return _reduce_batches(frame.lazy(), k)
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
@@ -101,6 +106,7 @@ def reduce_frame(frame: Frame) -> Reduced:
         np.column_stack([reduced[f"{kind}{i}"].to_numpy() for i in range(k)]).astype(np.float64)
         for kind in "md"
     )
+    check_size(len(labels), k)
     cross = np.empty((len(labels), k, k))
     for i, j in pairs:
         corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
@@ -108,6 +114,16 @@ def reduce_frame(frame: Frame) -> Reduced:
         cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
     order = np.argsort(labels, kind="stable")
     return Reduced(labels[order], n[order], mean[order], cross[order])
+
+
+def _reduce_memory(frame: nw.DataFrame[Any], k: int) -> Reduced:
+    """Return what `reduce_frame` does, without a column for each product."""
+    groups, codes = code_groups(frame[GROUP].to_numpy())
+    check_size(len(groups), k)
+    values = np.column_stack([frame[f"w{i}"].to_numpy() for i in range(k)])
+    with np.errstate(all="ignore"):
+        found = reduce_columns(codes, np.ascontiguousarray(values, dtype=np.float64), len(groups))
+    return Reduced(groups, *found)
 
 
 def _reduce_batches(frame: nw.LazyFrame[Any], k: int) -> Reduced:
@@ -122,6 +138,7 @@ def _reduce_batches(frame: nw.LazyFrame[Any], k: int) -> Reduced:
         found.append(labels[is_new])
         codes = np.array([known.setdefault(label, len(known)) for label in labels.tolist()])
         if len(known) > len(state):
+            check_size(len(known), k)
             more = make_states(max(len(known), 2 * len(state)), k)
             more[: len(state)] = state
             state = more

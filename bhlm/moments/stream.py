@@ -33,6 +33,7 @@ from bhlm.design.rows import (
 )
 from bhlm.moments.coder import START, Coder, grow, is_text
 from bhlm.moments.memory import LeftOut, Reduced, accumulate_rows, make_states, unpack_state
+from bhlm.moments.size import check_size
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
@@ -202,11 +203,12 @@ def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, 
     """Return the groups' states by code, see `memory.add_rows`, and the count of rows."""
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     k = len(columns) + 1
-    state = make_states(START, k)
+    state = make_states(0, k)
     total: Tally | None = None
     for frame, tally, codes in reading.batches():
         total = tally if total is None else total + tally
         if reading.coder.size > len(state):
+            check_size(reading.coder.size, k)
             more = make_states(max(reading.coder.size, 2 * len(state)), k)
             more[: len(state)] = state
             state = more

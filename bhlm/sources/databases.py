@@ -1,12 +1,15 @@
 """DuckDB and PostgreSQL -> tables whose rows stay where they are until they are reduced."""
 
+import atexit
 import os
 import re
+import shutil
 import tempfile
 import uuid
 import weakref
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ from bhlm.sources.labels import (
 if TYPE_CHECKING:
     import duckdb
 
+SPILL_SHARE = 2  # DuckDB may fill the free space of the temporary folder divided by this
 # What pandas takes for missing in a CSV file, so that DuckDB does the same.
 CSV_MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
@@ -40,6 +44,28 @@ def has_duckdb() -> bool:
     return True
 
 
+@cache
+def _make_spill(process: int) -> str:
+    """Return the folder for what DuckDB writes beside memory: the owner's alone, removed at exit.
+
+    DuckDB makes its own folder inside when it needs it, readable as the system's default has it.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="bhlm-duckdb-")
+    except OSError as error:
+        raise DataError(
+            f"no folder for what DuckDB writes beside memory can be made ({error.strerror}); set "
+            "TMPDIR to a folder that is writable"
+        ) from error
+
+    def remove() -> None:
+        if os.getpid() == process:  # not in a process forked from this one
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
 def _connect_duckdb(
     what: str, memory_limit: str | None, *, database: str = ":memory:"
 ) -> "duckdb.DuckDBPyConnection":
@@ -48,10 +74,14 @@ def _connect_duckdb(
         import duckdb
     except ImportError as error:
         raise miss_package(what, "duckdb", "duckdb") from error
-    # DuckDB makes the folder when it needs it, and takes it away at the end.
-    spill = os.path.join(tempfile.gettempdir(), f"bhlm-{uuid.uuid4().hex}")
+    spill = os.path.join(_make_spill(os.getpid()), uuid.uuid4().hex)
+    most = shutil.disk_usage(os.path.dirname(spill)).free // SPILL_SHARE // 10**6
     # The order of rows, which nothing here rests on, would cost memory to keep.
-    config: dict[str, Any] = {"temp_directory": spill, "preserve_insertion_order": False}
+    config: dict[str, Any] = {
+        "temp_directory": spill,
+        "max_temp_directory_size": f"{most}MB",
+        "preserve_insertion_order": False,
+    }
     if memory_limit is not None:
         # DuckDB takes a negative limit for none at all.
         if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):

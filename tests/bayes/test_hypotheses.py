@@ -155,3 +155,19 @@ def test_what_is_no_region_is_refused(normal, post):
         post.rope("x > 1", 0.0, 1.0)
     with pytest.raises(ArgumentError, match=r"^'xx' cannot be read; did you mean 'x'"):
         post.rope("xx", 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("not " * 1000 + "a > 0", "4,005 characters and 1,000 operators"),
+        ("a*" * 1000 + "a > 0", "2,005 characters and 1,000 operators"),
+        ("(" * 300 + "a" + ")" * 300 + " > 0", "605 characters and 300 operators"),
+        (" and ".join(["a > 0"] * 2000), "19,995 characters"),
+    ],
+)
+def test_texts_too_long_or_deep_to_read_are_refused(normal, text, count):
+    with pytest.raises(ArgumentError, match=r"at most 10,000 and, of a side, 200") as caught:
+        find_probability(normal, text)
+    assert count in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -1,6 +1,7 @@
 """Tables from dataframes and files, and every way in which a file can fail."""
 
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +209,20 @@ def test_text_in_another_encoding_is_told_in_one_line(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"'{path}' holds text that is not UTF-8, as its format has it; it is read as Latin-1"
     ]
+
+
+def test_what_duckdb_writes_beside_memory_is_private(tmp_path):
+    pytest.importorskip("duckdb")
+    pd.DataFrame({"x": [1.0, 2.0]}).to_parquet(tmp_path / "t.parquet")
+    code = (
+        "import bhlm, os, sys, tempfile\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "table = bhlm.open_table(os.path.join(sys.argv[1], 't.parquet'), memory_limit='100MB')\n"
+        "(name,) = [n for n in os.listdir(sys.argv[1]) if n.startswith('bhlm-duckdb-')]\n"
+        "print(oct(os.stat(os.path.join(sys.argv[1], name)).st_mode))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "0o40700\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]  # and nothing stays

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from bhlm.design.formula.expressions import PRECEDENCE, Apply, Expression, Name, walk
 from bhlm.design.formula.functions import ELEMENTWISE
@@ -17,12 +18,13 @@ from bhlm.design.formula.parse import (
     parse_tree,
     strip_parentheses,
 )
-from bhlm.design.formula.reader import read_factor
+from bhlm.design.formula.reader import MAX_DEPTH, read_factor
 from bhlm.errors import FormulaError
 
 # A formula is written by hand; more terms than this are a slip such as (a + ... + z)**9.
 MAX_TERMS = 1000
 MAX_FACTORS = 100
+MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,22 @@ def parse_formula(text: str) -> Formula:
     if not text.strip():
         raise FormulaError(f"the formula is empty; write one such as '{EXAMPLE}'")
     try:
+        if len(text) > MAX_CHARACTERS:
+            raise FormulaError(
+                f"it has {len(text):,} characters, and more than {MAX_CHARACTERS:,} are not read; "
+                "write the terms that you need"
+            )
         return _read_formula(text)
     except FormulaError as error:
         reason = str(error)
         if "removes a term" in reason and (dashed := re.search(r"[^\W\d][\w.]*(-[\w.]+)+", text)):
             reason += f", or write the column '{dashed[0]}' in backquotes, as `{dashed[0]}`"
     except RecursionError:
-        reason = "it is nested too deeply; write it with fewer parentheses or calls"
+        depths = accumulate((sign == "(") - (sign == ")") for sign in text)
+        reason = (
+            f"it is nested {max(depths):,} parentheses deep, which is too deep; write it with at "
+            f"most {MAX_DEPTH}"
+        )
     short = " ".join(text.split())
     short = short if len(short) <= 80 else f"{short[:60]}...{short[-15:]}"
     raise FormulaError(f"formula '{short}': {reason}")
