@@ -124,9 +124,12 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
 
 
 def _read_feather(path: Path) -> "pd.DataFrame":
-    import pandas as pd
+    from pyarrow import feather
 
-    return pd.read_feather(path)
+    # Arrow trusts the lengths and offsets in a file; of a damaged one they lead out of its memory.
+    table = feather.read_table(path, memory_map=False)
+    table.validate(full=True)
+    return table.to_pandas()
 
 
 def _read_stata(path: Path) -> "pd.DataFrame":

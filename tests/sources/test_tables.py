@@ -1,5 +1,6 @@
 """Tables from dataframes and files, and every way in which a file can fail."""
 
+import random
 import struct
 import subprocess
 import sys
@@ -226,3 +227,21 @@ def test_what_duckdb_writes_beside_memory_is_private(tmp_path):
     )
     assert done.stdout == "0o40700\n"
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]  # and nothing stays
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_feather_file_does_not_end_the_process(tmp_path, seed):
+    path = tmp_path / "t.feather"
+    pd.DataFrame({"x": [float(i) for i in range(80)], "s": ["abc"] * 80}).to_feather(path)
+    rng = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.randrange(1, 8)):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content)
+    try:
+        table = open_table(path)
+    except DataError as error:
+        assert "t.feather' cannot be read as .feather" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(table, pd.DataFrame)
