@@ -45,13 +45,13 @@ def has_duckdb() -> bool:
 
 
 @cache
-def _make_spill(process: int) -> str:
+def _make_spill(process: int, around: str) -> str:
     """Return the folder for what DuckDB writes beside memory: the owner's alone, removed at exit.
 
     DuckDB makes its own folder inside when it needs it, readable as the system's default has it.
     """
     try:
-        folder = tempfile.mkdtemp(prefix="bhlm-duckdb-")
+        folder = tempfile.mkdtemp(prefix="bhlm-duckdb-", dir=around)
     except OSError as error:
         raise DataError(
             f"no folder for what DuckDB writes beside memory can be made ({error.strerror}); set "
@@ -74,7 +74,7 @@ def _connect_duckdb(
         import duckdb
     except ImportError as error:
         raise miss_package(what, "duckdb", "duckdb") from error
-    spill = os.path.join(_make_spill(os.getpid()), uuid.uuid4().hex)
+    spill = os.path.join(_make_spill(os.getpid(), tempfile.gettempdir()), uuid.uuid4().hex)
     most = shutil.disk_usage(os.path.dirname(spill)).free // SPILL_SHARE // 10**6
     # The order of rows, which nothing here rests on, would cost memory to keep.
     config: dict[str, Any] = {
