@@ -1,7 +1,7 @@
 """The modes of a log density, and the t's at them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,16 +121,20 @@ def _fit_split(evaluate: LogDensity, y: Array, value: float) -> tuple[Array, Arr
     return vectors, sides[0], sides[1]
 
 
-def find_edges(log_density: LogDensity, modes: Modes, n_sds: int) -> Mixture | None:
+def find_edges(
+    log_density: LogDensity, modes: Modes, n_sds: int, tied: Sequence[Sequence[int]] = ()
+) -> Mixture | None:
     """Return a t along the way to zero of each SD that may vanish; None if none may.
 
     Below an SD that the data bear out by a few log units alone, the likelihood flattens and the
     density falls like the SD itself: a per cent of the mass lies where a t with the curvature at
-    the mode has next to no draws. The first `n_sds` coordinates are logarithms of SDs.
+    the mode has next to no draws. The first `n_sds` coordinates are logarithms of SDs; `tied` has
+    those of the correlations of each, of which the data say nothing where it vanishes.
     """
     top, y = modes.mixture, modes.y[0]
     half = top.axes[0] * (0.5 * (top.ahead[0] + top.behind[0]))
-    delta = np.sqrt(np.sum(half**2, axis=1))
+    covariance = half @ half.T
+    delta = np.sqrt(np.diag(covariance))
     ways = np.repeat(y[None], n_sds * len(DEPTHS), axis=0)
     ways[np.arange(len(ways)), np.repeat(np.arange(n_sds), len(DEPTHS))] -= np.tile(DEPTHS, n_sds)
     fall = (modes.value[0] - log_density(ways)).reshape(n_sds, len(DEPTHS))
@@ -141,12 +145,13 @@ def find_edges(log_density: LogDensity, modes: Modes, n_sds: int) -> Mixture | N
         far = DEPTHS[reached - 1] if reached else 0.0
         if far <= near:
             continue
-        mean, width = y.copy(), delta.copy()
+        mean, spread = y.copy(), covariance.copy()
         mean[i] -= 0.5 * (near + far)
-        width[n_sds:-1] = np.maximum(width[n_sds:-1], LOOSE)
-        width[i] = 0.5 * (far - near)
+        for k in (i, *(tied[i] if tied else ())):
+            spread[k, :] = spread[:, k] = 0.0
+            spread[k, k] = (0.5 * (far - near) if k == i else max(delta[k], LOOSE)) ** 2
         means.append(mean)
-        roots.append(np.diag(width))
+        roots.append(np.linalg.cholesky(spread))
     if not means:
         return None
     return make_mixture(

@@ -27,6 +27,7 @@ from bhlm.bayes.importance.target import (
     bend_target,
     build_target,
     condition_fixed,
+    list_tied,
     log_target,
     place,
     spread_starts,
@@ -138,7 +139,9 @@ def integrate_target(
         seed=seed,
         draws=draws,
         budget=budget,
-        edges=find_edges(lambda y: log_target(target, y), modes, target.n_sds),
+        edges=find_edges(
+            lambda y: log_target(target, y), modes, target.n_sds, list_tied(target.structure)
+        ),
     )
     # Where the density is beyond what doubles hold a draw has no weight, and stands at the mode.
     lost = ~np.isfinite(found.log_target)

@@ -1,11 +1,13 @@
 """The posterior of (G, sigma) with the fixed effects integrated out, as a density to draw from.
 
-A position y holds coordinates of [log t (s), a (c), log sigma]. In the whitened columns of each
-block
+A position y holds coordinates of [log t (s), a (c), log sigma]. In each block
 
-    G = sigma^2 B diag(t) R~ diag(t) B',    R~ = C C',    C from partial correlations tanh(a)
+    G = sigma^2 A diag(t) R~ diag(t) A',    R~ = C C',    C from partial correlations tanh(a)
 
-so that neither an offset nor the unit of a covariate changes what is drawn. Where all coefficients
+where A = F^-1 diag(units) leads from the frame in which the priors stand, so that the density,
+which is that of SDs and correlations there, has its ridge at a vanishing SD along one coordinate.
+Under flat priors A is B, of the whitened columns. Either way neither an offset nor the unit of a
+covariate changes what is drawn. Where all coefficients
 share an SD, t is one, and where they share a correlation r too, a places it between its bounds:
 (1 + (q - 1) r) / q = 1 / (1 + exp(-2 a)). An SD that may vanish
 has an exponential tail to the left in log t; with
@@ -84,7 +86,7 @@ class Target:
 class Place(NamedTuple):
     """What positions y stand for."""
 
-    lam: Array  # (N, q, q) relative root in the whitened basis, lower triangular in each block
+    lam: Array  # (N, q, q) relative root in the whitened basis, B^-1 A diag(t) C
     g: Array  # (N, q, q)
     sigma: Array  # (N,)
     sd: Array  # (N, s) in the priors' frame
@@ -189,6 +191,23 @@ def place(target: Target, y: Array) -> Place:
     return put(target, y, log_t, jacobian)
 
 
+def list_tied(structure: Structure) -> list[list[int]]:
+    """Return which coordinates of y are of correlations of each SD, as they stand in `place`."""
+    s = len(structure.sds)
+    if structure.shares_variance:
+        return [[s] if structure.has_correlations else []]
+    tied: list[list[int]] = [[] for _ in range(s)]
+    start, at = 0, s
+    for size in structure.sizes:
+        for i in range(size):
+            for j in range(i):
+                tied[start + i].append(at)
+                tied[start + j].append(at)
+                at += 1
+        start += size
+    return tied
+
+
 def _place_shared(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place:
     """Return G = sd^2 ((1 - r) I + r 11') at positions y (N, d).
 
@@ -222,7 +241,7 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     those of F G F',
 
         d(sd, R) / dG     = prod_m 1 / (2 sd_m^b)
-        dG / dG~          = prod_blocks sigma^(b (b + 1)) |F B|^(b + 1)
+        dG / dG~          = prod_blocks sigma^(b (b + 1)) |F A|^(b + 1)
         dG~ / d(t, R~)    = prod_m 2 t_m^b
         dR~ / da          = prod (1 - z^2)^((b - 2 - j) / 2 + 1)
 
@@ -234,7 +253,12 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     lam = np.zeros((len(y), q, q))
     jacobian = jacobian + log_t.sum(axis=1)
     logdet_relative = np.zeros(len(y))
-    span = target.frame @ target.basis
+    basis = target.basis
+    if not all(isinstance(prior, Flat) for prior in target.priors.sd):
+        # In the priors' own frame an SD that vanishes does so along one coordinate.
+        units = np.linalg.norm(target.frame @ basis, axis=1)
+        basis = np.linalg.inv(target.frame) * units
+    span = target.frame @ basis
     logdet = np.zeros(len(y))
     start, at = 0, q
     for size in sizes:
@@ -261,8 +285,9 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     widths = np.repeat(sizes, sizes)
     jacobian -= log_sd @ widths
     logdet += logdet_relative + 2.0 * (log_t - log_sd).sum(axis=1)
-    own = target.basis @ lam * sigma[:, None, None]
+    own = basis @ lam * sigma[:, None, None]
     g = own @ np.swapaxes(own, 1, 2)
+    lam = np.ascontiguousarray(np.linalg.solve(target.basis, basis) @ lam)
     return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian)
 
 
