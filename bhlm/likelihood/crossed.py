@@ -21,7 +21,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from bhlm.errors import DataError
 from bhlm.likelihood.levels import Effects, Eliminated
-from bhlm.likelihood.profiled import factor_group
+from bhlm.likelihood.profiled import factor_group, invert_group
 from bhlm.processes import measure_memory
 
 Array = np.ndarray
@@ -46,18 +46,7 @@ def eliminate_levels(
         block = values[:, first:last]
         half = np.empty((q, last - first))
         logdet += factor_group(block, q, lam, root, half)
-        for c in range(q):
-            for a in range(q):
-                value = lam[c, a]
-                for i in range(a):
-                    value -= root[a, i] * low[i, c]
-                low[a, c] = value / root[a, a]
-        for a in range(q):
-            for b in range(q):
-                value = 0.0
-                for i in range(q):
-                    value += low[i, a] * low[i, b]
-                inner[j, a, b] = value
+        invert_group(lam, root, low, inner[j])
         for c in range(q, last - first):
             row = out[places[first + c]]
             for i in range(q):

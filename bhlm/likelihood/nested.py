@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 from bhlm.likelihood.levels import Effects, Eliminated
-from bhlm.likelihood.profiled import factor_group, project_group
+from bhlm.likelihood.profiled import factor_group, invert_group, project_group
 
 Array = np.ndarray
 
@@ -46,19 +46,7 @@ def eliminate_units(
         block = blocks[j]
         logdet += factor_group(block, q, lam, root, half)
         project_group(block, q, half, taken[j])
-        # low = root^-1 lam', so that T = low'low.
-        for c in range(q):
-            for a in range(q):
-                value = lam[c, a]
-                for i in range(a):
-                    value -= root[a, i] * low[i, c]
-                low[a, c] = value / root[a, a]
-        for a in range(q):
-            for b in range(q):
-                value = 0.0
-                for i in range(q):
-                    value += low[i, a] * low[i, b]
-                inner[j, a, b] = value
+        invert_group(lam, root, low, inner[j])
         own = out[parents[j]]
         for a in range(r):
             for b in range(a + 1):

@@ -72,6 +72,24 @@ def project_group(block: Array, q: int, half: Array, out: Array) -> None:
             out[i, c] = value
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def invert_group(lam: Array, root: Array, low: Array, out: Array) -> None:
+    """Write T_j = lam K_j^-1 lam' (q, q) into `out`, by way of `low` (q, q) = root^-1 lam'."""
+    q = len(lam)
+    for c in range(q):
+        for a in range(q):
+            value = lam[c, a]
+            for i in range(a):
+                value -= root[a, i] * low[i, c]
+            low[a, c] = value / root[a, a]
+    for a in range(q):
+        for b in range(q):
+            value = 0.0
+            for i in range(q):
+                value += low[i, a] * low[i, b]
+            out[a, b] = value
+
+
 def sum_scores(
     blocks: Array, q: int, lam: Array, weight: Array, *, panels: Panels | None = None
 ) -> Array:
