@@ -9,7 +9,6 @@ from bhlm.layout import (
     align_columns,
     align_left,
     align_right,
-    format_digits,
     format_fixed,
     format_g,
     list_names,
@@ -33,6 +32,7 @@ from bhlm.reports.text.stata import (
     tabulate_coefficients,
     tabulate_components,
 )
+from bhlm.reports.text.styles import tabulate_briefly
 
 if TYPE_CHECKING:
     from bhlm.reml.levels import LevelsEstimate
@@ -71,13 +71,7 @@ def outline_levels(fit: "LevelsEstimate") -> str:
         f"log-likelihood {fit.loglik:.6g}",
         *([f"FAILED: {show_name(fit.advice)}"] if not fit.converged else []),
     ]
-    cells: list[tuple[str, ...]] = [("", "estimate", "se", "lower", "upper", "z", "p")]
-    for name, row in fit.estimates.iterrows():
-        numbers = (format_digits(row[key], 5) for key in ("estimate", "se", "lower", "upper"))
-        tested = row["p"] == row["p"]
-        tests = (f"{row['statistic']:.2f}", f"{row['p']:.3f}") if tested else ("", "")
-        cells.append((show_name(name), *numbers, *tests))
-    lines += align_columns(cells, sides=(align_left, *(align_right,) * 6), gap="  ")
+    lines += tabulate_briefly(fit.estimates)
     for note in _list_notes(fit):
         lines += wrap(note, WIDTH)
     return shorten("\n".join(lines), whole="print(...) of its summary()")

@@ -19,6 +19,8 @@ from bhlm.reports.text.lme4 import render_lme4
 from bhlm.reports.text.stata import render_stata
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.reml.estimate import Estimate
 
 WIDTH = 78
@@ -66,6 +68,17 @@ def tabulate_tests(fit: "Estimate", df: str) -> list[str]:
     return [f"Tests of fixed effects by {df}:", *align_columns(cells, sides=sides, gap="  ")]
 
 
+def tabulate_briefly(estimates: "pd.DataFrame") -> list[str]:
+    """Return every estimate with its interval, and of fixed effects z and p, in aligned lines."""
+    cells: list[tuple[str, ...]] = [("", "estimate", "se", "lower", "upper", "z", "p")]
+    for name, row in estimates.iterrows():
+        numbers = (format_digits(row[key], 5) for key in ("estimate", "se", "lower", "upper"))
+        tested = row["p"] == row["p"]
+        tests = (f"{row['statistic']:.2f}", f"{row['p']:.3f}") if tested else ("", "")
+        cells.append((show_name(name), *numbers, *tests))
+    return align_columns(cells, sides=(align_left, *(align_right,) * 6), gap="  ")
+
+
 def outline(fit: "Estimate") -> str:
     """Return a fit in a few lines: the model, every estimate, and the notes of its summary."""
     moments = fit.moments
@@ -74,14 +87,7 @@ def outline(fit: "Estimate") -> str:
         f"{moments.n_groups} of '{show_name(moments.group)}', log-likelihood {fit.loglik:.6g}",
         *([f"FAILED: {show_name(fit.advice)}"] if not fit.converged else []),
     ]
-    cells: list[tuple[str, ...]] = [("", "estimate", "se", "lower", "upper", "z", "p")]
-    for name, row in fit.estimates.iterrows():
-        numbers = (format_digits(row[key], 5) for key in ("estimate", "se", "lower", "upper"))
-        tested = row["p"] == row["p"]
-        tests = (f"{row['statistic']:.2f}", f"{row['p']:.3f}") if tested else ("", "")
-        cells.append((show_name(name), *numbers, *tests))
-    sides = (align_left, *(align_right,) * 6)
-    lines += align_columns(cells, sides=sides, gap="  ")
+    lines += tabulate_briefly(fit.estimates)
     for note in [*([fit.advice] if fit.converged and fit.singular else []), *list_notes(fit)]:
         lines += wrap(note, WIDTH)
     return shorten("\n".join(lines), whole="print(...) of its summary()")
