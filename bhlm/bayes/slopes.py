@@ -40,7 +40,8 @@ def describe_slopes(
         ArgumentError: as `state_slopes`, or a level outside (0, 1).
     """
     grid = state_slopes(fit.moments, column, by=by, at=at)
-    return name_points(grid, _describe(fit, grid.contrasts, level=level), level=level)
+    drawn = _draw(fit, grid.contrasts)
+    return name_points(grid, _describe(drawn, level=level), level=level)
 
 
 def contrast_slopes(
@@ -59,8 +60,9 @@ def contrast_slopes(
         ArgumentError: as `describe_slopes`, or fewer than two slopes.
     """
     pairs = pair_points(state_slopes(fit.moments, column, by=by, at=at))
-    table = _describe(fit, pairs.contrasts, level=level)
-    table["probability"] = (_draw(fit, pairs.contrasts) > 0.0).mean(axis=0)
+    drawn = _draw(fit, pairs.contrasts)
+    table = _describe(drawn, level=level)
+    table["probability"] = (drawn > 0.0).mean(axis=0)
     return table.set_axis(list(pairs.labels)).rename_axis("difference")
 
 
@@ -82,7 +84,8 @@ def describe_lines(
         ArgumentError: as `state_lines`, or a level outside (0, 1).
     """
     grid = state_lines(fit.moments, column, by=by, at=at, values=values)
-    return name_points(grid, _describe(fit, grid.contrasts, level=level), level=level)
+    drawn = _draw(fit, grid.contrasts)
+    return name_points(grid, _describe(drawn, level=level), level=level)
 
 
 def locate_bounds(
@@ -131,11 +134,11 @@ def _draw(fit: Draws, contrasts: Array) -> Array:
     return np.asarray(beta.reshape(-1, beta.shape[-1]) @ contrasts.T)
 
 
-def _describe(fit: Draws, contrasts: Array, *, level: float) -> "pd.DataFrame":
+def _describe(drawn: Array, *, level: float) -> "pd.DataFrame":
+    """Return the summary of the draws (s, m), one row for each column."""
     import pandas as pd
 
     check_level(level)
-    drawn = _draw(fit, contrasts)
     lower, upper = np.quantile(drawn, [0.5 - level / 2.0, 0.5 + level / 2.0], axis=0)
     return pd.DataFrame(
         {

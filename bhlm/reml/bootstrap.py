@@ -224,11 +224,11 @@ class _Chunk:
 def _bound_parameters(fit: Estimate) -> Array:
     """Return the bounds (m, 2) of the parameters."""
     bounds = np.tile([-np.inf, np.inf], (len(fit.parameters), 1))
-    for row, parameter in zip(bounds, fit.parameters, strict=True):
+    for at, parameter in enumerate(fit.parameters):
         if parameter.is_positive:
-            row[0] = 0.0
+            bounds[at] = (0.0, np.inf)
         elif parameter.is_correlation:
-            row[:] = fit.structure.correlation_bounds
+            bounds[at] = fit.structure.correlation_bounds
     return bounds
 
 
