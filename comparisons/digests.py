@@ -4,8 +4,8 @@
 
 One line per model and answer: the first 16 hexadecimal digits of the SHA-256 sum of the bytes of
 the REML and ML estimates, standard errors and log-likelihood, and of all parameters' draws and
-effects by `sample(seed=1)`. Two versions of the package that print the same lines on one machine
-give the same numbers, to the last bit.
+effects by `sample(seed=1)`, which models of several grouping columns do without. Two versions of
+the package that print the same lines on one machine give the same numbers, to the last bit.
 """
 
 import hashlib
@@ -35,6 +35,8 @@ def main(names: list[str]) -> None:
             fit = model.reml(method=method, covariance=entry.covariance)
             numbers = digest(fit.estimates["estimate"], fit.estimates["se"], fit.loglik)
             print(f"{entry.name:32} {method:6} {numbers}", flush=True)
+        if model.cells is not None:
+            continue
         post = model.sample(seed=1, covariance=entry.covariance)
         effects = post.group_effects()
         numbers = digest(*post.draws.values(), effects["mean"], effects["sd"])

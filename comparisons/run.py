@@ -28,6 +28,7 @@ import pandas as pd
 from tables import render_tables
 
 from bhlm.bayes.priors.correlations import arrange_prior
+from bhlm.design.formula.terms import parse_formula
 from bhlm.files import make_plain, write_text
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
@@ -306,7 +307,8 @@ def main() -> None:
         and (options.rivals is None or rival.program in options.rivals)
     ]
     names = options.models
-    entries = list_models() if names is None else [find_model(name) for name in names]
+    whole = [each for each in list_models() if not parse_formula(each.formula).has_levels]
+    entries = whole if names is None else [find_model(name) for name in names]
     run(entries, rivals, seed=options.seed, folder=options.results, limit=options.limit)
     print((options.results / "gallery.md").read_text())
 

@@ -6,11 +6,17 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from bhlm.design.formula.terms import parse_formula
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import Reconciliation, reconcile
 from bhlm.fits.reml_fit import RemlFit
-from bhlm.sources.gallery import find_model, load_data
+from bhlm.sources.gallery import GalleryModel, find_model, list_models, load_data
+
+
+def list_one_factor() -> list[GalleryModel]:
+    """Return the models of the gallery with one grouping column."""
+    return [each for each in list_models() if not parse_formula(each.formula).has_levels]
 
 
 @cache

@@ -46,7 +46,7 @@ def compare_command(
     seed: Seed = 1,
     json: Json = None,
 ) -> int:
-    """Reconcile every published model of the gallery, and print one table."""
+    """Reconcile the published models of the gallery with one grouping column: one table."""
     from bhlm.files import write_json
     from bhlm.progress import show_progress
 
@@ -73,7 +73,7 @@ def compare_gallery(
     from other columns and is not judged; `seconds` of both fits with the reconciliation.
 
     Args:
-        names: models by name or path; None takes the whole gallery.
+        names: models by name or path; None takes all of the gallery with one grouping column.
         seed: of the sampler, the same for every model.
         progress: called with the models done and their number.
 
@@ -83,10 +83,12 @@ def compare_gallery(
     """
     import pandas as pd
 
+    from bhlm.design.formula.terms import parse_formula
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import find_model, list_models
 
-    entries = list_models() if names is None else tuple(find_model(name) for name in names)
+    whole = (each for each in list_models() if not parse_formula(each.formula).has_levels)
+    entries = tuple(whole) if names is None else tuple(find_model(name) for name in names)
     if not entries:
         raise ArgumentError("no models to compare; name some (bhlm models lists them), or None")
     rows = []

@@ -1,5 +1,6 @@
 """Printed values against the fit that should reproduce them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from bhlm.errors import GalleryError
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.optimize import unwhiten_loglik
 from bhlm.sources.gallery import Published, agrees_with_print, printed_tolerance
 
@@ -32,11 +34,13 @@ class PrintedCheck:
         return self.computed / printed - 1.0 if printed else self.computed
 
 
-def check_published(fit: Estimate, published: Published) -> tuple[PrintedCheck, ...]:
+def check_published(
+    fit: Estimate | LevelsEstimate, published: Published
+) -> tuple[PrintedCheck, ...]:
     """Return every printed value beside the fit's.
 
     Raises:
-        GalleryError: a printed parameter that the model does not have.
+        GalleryError: a printed parameter or factor that the model does not have.
     """
     checks: list[PrintedCheck] = []
 
@@ -73,10 +77,43 @@ def check_published(fit: Estimate, published: Published) -> tuple[PrintedCheck, 
         for quantity, printed in (getattr(published, test) or {}).items():
             add(test, quantity, printed, computed[quantity])
     add("n", "value", published.n, fit.moments.n_rows)
-    add("groups", "value", published.groups, fit.moments.n_groups)
-    for quantity, printed in (published.group_size or {}).items():
-        add("group_size", quantity, printed, fit.moments.group_size[quantity])
+    for factor, printed in _list_groups(fit, published).items():
+        add("groups", factor, printed, _count_levels(fit, factor))
+    if isinstance(fit, Estimate):
+        for quantity, printed in (published.group_size or {}).items():
+            add("group_size", quantity, printed, fit.moments.group_size[quantity])
     return tuple(checks)
+
+
+def _list_groups(fit: Estimate | LevelsEstimate, published: Published) -> dict[str, str]:
+    """Return the printed numbers of groups, by factor; of one factor under "value".
+
+    Raises `GalleryError` where they are not of the fit's factors.
+    """
+    several = isinstance(fit, LevelsEstimate)
+    if several and published.group_size is not None:
+        raise GalleryError(
+            "published.group_size is of one grouping factor, and "
+            f"'{fit.moments.formula}' has several; leave it out"
+        )
+    if published.groups is None:
+        return {}
+    if isinstance(published.groups, Mapping) != several:
+        wanted = "a table with a number for each factor" if several else "one number"
+        raise GalleryError(f"published.groups = {published.groups!r} is not {wanted}; give that")
+    if isinstance(published.groups, str):
+        return {"value": published.groups}
+    for factor in published.groups:
+        if factor not in fit.moments.groups:
+            raise GalleryError(
+                f"published.groups has '{factor}', which is no grouping factor of "
+                f"'{fit.moments.formula}'; the factors are {', '.join(fit.moments.groups)}"
+            )
+    return dict(published.groups)
+
+
+def _count_levels(fit: Estimate | LevelsEstimate, factor: str) -> int:
+    return fit.moments.groups[factor] if isinstance(fit, LevelsEstimate) else fit.moments.n_groups
 
 
 def describe_published(

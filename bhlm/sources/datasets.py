@@ -45,9 +45,10 @@ def load_dataset(name: str) -> "pd.DataFrame":
 
     The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
-    oxboys, rail, sleepstudy. What the columns mean, where they were measured and by whom they
-    were published stands in bhlm/sources/data/README.md. Labels of groups are as in the source:
-    some are text, some are integers.
+    oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval, pastes,
+    penicillin, productivity, scots_sec. What the columns mean, where they were measured and by
+    whom they were published stands in bhlm/sources/data/README.md. Labels of groups are as in the
+    source: some are text, some are integers.
 
     Raises ArgumentError if there is no data set of that name.
     """
@@ -61,15 +62,19 @@ def load_dataset(name: str) -> "pd.DataFrame":
 def _read_shipped(name: str) -> "pd.DataFrame":
     import pandas as pd
 
+    packed = "gzip" if name.endswith(".gz") else None
     with files("bhlm.sources").joinpath("data", name).open("rb") as stream:
-        return pd.read_csv(stream)
+        return pd.read_csv(stream, compression=packed)
 
 
 _ONE_FILE = (
     *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
     *("orthodont", "oxboys", "rail", "sleepstudy"),
+    *("pastes", "penicillin", "productivity", "scots_sec"),
 )
+_PACKED = ("chem97", "egsingle", "inst_eval")  # of more than 200 KB as plain text
 DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {
     "hsb": load_hsb,
     **{name: partial(_read_shipped, f"{name}.csv") for name in _ONE_FILE},
+    **{name: partial(_read_shipped, f"{name}.csv.gz") for name in _PACKED},
 }

@@ -51,7 +51,7 @@ class Published:
     wald: Mapping[str, str] | None = None  # chi2, df, p
     lr_test: Mapping[str, str] | None = None  # chi2, df, p
     n: str | None = None
-    groups: str | None = None
+    groups: str | Mapping[str, str] | None = None  # with several factors by their name
     group_size: Mapping[str, str] | None = None  # min, mean, max
     iterations: tuple[str, ...] = ()  # the log-likelihoods of the iteration log
     relative_tolerance: float = 0.0
@@ -216,7 +216,7 @@ def _read_published(table: "_Table") -> Published:
         wald=table.take_prints("wald", TEST_KEYS),
         lr_test=table.take_prints("lr_test", TEST_KEYS),
         n=table.take_print("n"),
-        groups=table.take_print("groups"),
+        groups=table.take_counts("groups"),
         group_size=table.take_prints("group_size", SIZE_KEYS),
         iterations=table.take_print_list("iterations"),
         relative_tolerance=table.take_tolerance("relative_tolerance"),
@@ -280,6 +280,12 @@ class _Table:
 
     def take_print(self, key: str) -> str | None:
         return None if key not in self.content else self._check_print(key, self.content[key])
+
+    def take_counts(self, key: str) -> str | dict[str, str] | None:
+        if not isinstance(self.content.get(key), dict):
+            return self.take_print(key)
+        table = self.take_table(key)
+        return {each: table._check_print(each, value) for each, value in table.content.items()}
 
     def take_print_list(self, key: str) -> tuple[str, ...]:
         values = self._take(key, list, what="a list of printed numbers in quotes") or []

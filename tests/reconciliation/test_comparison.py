@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from gallery_fits import list_one_factor
 from simulate import simulate_table
 
 from bhlm.bayes.priors.families import Flat, HalfCauchy, HalfNormal, Normal, StudentT
@@ -15,12 +16,12 @@ from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.split import NAMED
 from bhlm.reconciliation.words import TOLD
-from bhlm.sources.gallery import find_model, list_models, load_data
+from bhlm.sources.gallery import find_model, load_data
 
 QUICK = {"hsb_means_as_outcomes", "dyestuff2"}
 MODELS = [
     pytest.param(entry.name, marks=[] if entry.name in QUICK else pytest.mark.slow)
-    for entry in list_models()
+    for entry in list_one_factor()
 ]
 
 

@@ -25,6 +25,13 @@ SHA256 = {
     "oxboys.csv": "608145372cfc5accdf02d836e795a402e9d0a66221927d5f6d3fb53f6adf0035",
     "rail.csv": "76d59332d92121a2bcd20f8fde0f35c8616c5ab5d2cbffbc84809e909fdd3e9b",
     "sleepstudy.csv": "0a002bec8be2fa9d40dbbf3d5038e614d113a4fd5bf8813f6f4271c3d6294675",
+    "chem97.csv.gz": "c2add1bb8034c8aba423cf4596548037cdc8b71f84f496beccccb5e9f49867b9",
+    "egsingle.csv.gz": "29f130b9b833754d59ff9f55f2faf03d0ba39653278489e417324f1106e99cf0",
+    "inst_eval.csv.gz": "5618ad23e36f87b937886eda980558183484d0ad5a10872695c0a5abd8c94e39",
+    "pastes.csv": "5f155949ee5ab7d08ee733895cabf55964122e930ad2214a1465e71cc5a0d080",
+    "penicillin.csv": "9a26c574d34d1b6d5a6fcb31d296ffa65fe0339eea4b77f502d90b7f2b4eca24",
+    "productivity.csv": "e392f1812996767bd0e7ed55a9bbd4b68eeb09c601e7cd4bdfee0a1b2142d302",
+    "scots_sec.csv": "ca5fb4574c7f2688413a4ac04a78035ba86de6e3649be22bfc826c5f8ed2e844",
 }
 # Columns in their order, rows, groups of the last argument: as the sources describe them.
 TABLES: dict[str, tuple[list[str], int, str, int]] = {
@@ -37,6 +44,31 @@ TABLES: dict[str, tuple[list[str], int, str, int]] = {
     "oxboys": (["Subject", "age", "height"], 234, "Subject", 26),
     "rail": (["Rail", "travel"], 18, "Rail", 6),
     "sleepstudy": (["Reaction", "Days", "Subject"], 180, "Subject", 18),
+    "chem97": (["lea", "school", "score", "gender", "age", "gcsescore"], 31022, "school", 2410),
+    "egsingle": (
+        [
+            *("schoolid", "childid", "year", "grade", "math", "retained"),
+            *("female", "black", "hispanic", "size", "lowinc", "mobility"),
+        ],
+        7230,
+        "childid",
+        1721,
+    ),
+    "inst_eval": (["s", "d", "dept", "service", "y"], 73421, "d", 1128),
+    "pastes": (["strength", "batch", "cask"], 60, "batch", 10),
+    "penicillin": (["diameter", "plate", "sample"], 144, "plate", 24),
+    "productivity": (
+        ["state", "region", "year", "gsp", "private", "emp", "hwy", "water", "other", "unemp"],
+        816,
+        "state",
+        48,
+    ),
+    "scots_sec": (
+        ["verbal", "attain", "primary", "sex", "social", "second"],
+        3435,
+        "second",
+        19,
+    ),
 }
 FROM_R = Path(__file__).parents[1] / "reference" / "r" / "data"
 PUPIL_COLUMNS = ["school", "minority", "female", "ses", "mathach"]
@@ -116,7 +148,7 @@ def test_table_is_as_its_source_describes_it(name: str) -> None:
     assert not table.isna().any().any()
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [name for name in TABLES if (FROM_R / f"{name}.csv").exists()])
 def test_table_is_the_one_that_r_fitted(name: str) -> None:
     fitted = pd.read_csv(FROM_R / f"{name}.csv")
     pd.testing.assert_frame_equal(load_dataset(name)[list(fitted.columns)], fitted)
