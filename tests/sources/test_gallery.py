@@ -154,7 +154,7 @@ def test_published_values_are_those_of_the_optimum_of_lme4(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "inst_eval" else [])
+        pytest.param(name, marks=[pytest.mark.exhaustive] if name == "inst_eval" else [])
         for name in sorted({*NAMES, *LEVELS} - set(OTHER_COLUMNS))
     ],
 )
