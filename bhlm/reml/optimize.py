@@ -230,7 +230,7 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
 def descend(problem: Searched, theta: Array, record: Callable[[Array], None]) -> Array:
     """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
-        theta = _advance(problem, theta, record)
+        theta = advance(problem, theta, callback=record)
         if not problem.has_curvature(theta):
             break
         if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
@@ -266,25 +266,33 @@ def search_trust_region(
     return np.asarray(found.x), float(found.fun)
 
 
-def _advance(problem: Searched, theta: Array, record: Callable[[Array], None]) -> Array:
-    """Return theta after full Newton steps, as long as each is one down a convex slope.
+def advance(
+    problem: Searched, point: Array, *, callback: Callable[[Array], None] | None = None
+) -> Array:
+    """Return a point after full Newton steps, as long as each is one down a convex slope.
 
-    After EM that is the rule; the trust region takes over where it is not.
+    Near a minimum that is the rule; the trust region takes over where it is not.
+
+    Args:
+        problem: minus twice a log-likelihood.
+        point: to start at.
+        callback: called with every step.
     """
-    value, gradient = problem.value_and_gradient(theta)
+    value, gradient = problem.value_and_gradient(point)
     for _ in range(NEWTON_STEPS):
-        if np.max(np.abs(gradient)) < GRADIENT or not problem.has_curvature(theta):
+        if np.max(np.abs(gradient)) < GRADIENT or not problem.has_curvature(point):
             break
-        values, vectors = np.linalg.eigh(problem.hessian(theta))
+        values, vectors = np.linalg.eigh(problem.hessian(point))
         if values[0] < 1e-6 * values[-1]:
             break
-        trial = theta - vectors @ ((vectors.T @ gradient) / values)
+        trial = point - vectors @ ((vectors.T @ gradient) / values)
         trial_value, trial_gradient = problem.value_and_gradient(trial)
         if not trial_value < value:
             break
-        theta, value, gradient = trial, trial_value, trial_gradient
-        record(theta)
-    return theta
+        point, value, gradient = trial, trial_value, trial_gradient
+        if callback is not None:
+            callback(point)
+    return point
 
 
 def _settle_boundary(problem: Problem, theta: Array) -> tuple[Array, bool]:

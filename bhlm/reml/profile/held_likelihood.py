@@ -6,18 +6,32 @@ function and its derivatives follow from the same sums over groups as for the fi
 held fixed effect leaves an ordinary fit with one column less.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from bhlm.likelihood.covariance import Family
+from bhlm.likelihood.panels import Panels
 from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, sum_scores
 from bhlm.likelihood.whitening import Whitened
-from bhlm.reml.optimize import CURVED, SADDLES, search_trust_region
+from bhlm.reml.optimize import CURVED, GRADIENT, SADDLES, advance, search_trust_region
 
 Array = np.ndarray
 
 NUDGE = 0.1
+
+
+class Visit(NamedTuple):
+    """The likelihood and its family at one point."""
+
+    at: Criterion
+    v: float
+    lam: Array  # (q, q) the relative covariance factor
+    loading: Array  # (q, q) L
+    slopes: Array  # (c, q, q) of L by the point
+    bends: Array  # (c, c, q, q) its second derivatives
+    score: Array  # (q, q) the slope by Psi at fixed v
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,10 @@ class HeldLikelihood:
     family: Family
     restricted: bool
     v: float | None = None
+    panels: Panels | None = None  # of the blocks, for who makes more than one
+    # The last point, and what was computed there: value, gradient and Hessian ask one by one.
+    _last: dict[bytes, Visit] = field(default_factory=dict, repr=False, compare=False)
+    _bends: dict[bytes, Array] = field(default_factory=dict, repr=False, compare=False)
 
     def start(self, g: Array, v: float) -> Array:
         """Return the point near G~ = g (q, q) and the residual variance v."""
@@ -39,8 +57,7 @@ class HeldLikelihood:
 
     def value_and_gradient(self, point: Array) -> tuple[float, Array]:
         """Return the value and the gradient at a point."""
-        at, v, _, loading, slopes, _ = self._evaluate(point)
-        score = self._score(at, v, loading)
+        at, v, _, loading, slopes, _, score = self._visit(point)
         gradient = 2.0 / v * np.einsum("ij,cij->c", score @ loading, slopes)
         if self.v is None:
             along = at.dof - at.rss / v - np.sum(score * (loading @ loading.T)) / v
@@ -49,8 +66,18 @@ class HeldLikelihood:
 
     def hessian(self, point: Array) -> Array:
         """Return the Hessian at a point."""
-        at, v, lam, loading, slopes, bends = self._evaluate(point)
-        score = self._score(at, v, loading)
+        key = point.tobytes()
+        if key not in self._bends:
+            self._bends.clear()
+            self._bends[key] = self._differentiate(point)
+        return self._bends[key]
+
+    def has_curvature(self, point: Array) -> bool:
+        """Whether the Hessian is finite."""
+        return bool(np.isfinite(self.hessian(point)).all())
+
+    def _differentiate(self, point: Array) -> Array:
+        at, v, lam, loading, slopes, bends, score = self._visit(point)
         c = len(slopes)
         turned = slopes @ loading.T / v
         directions = turned + turned.transpose(0, 2, 1)
@@ -71,36 +98,35 @@ class HeldLikelihood:
 
     def minimize(self, point: Array) -> tuple[float, Array]:
         """Return the minimum that is reached from a point, saddles left behind, and where."""
-        at, v = self._evaluate(point)[:2]
-        value = at.at_variance(v)
-        for _ in range(SADDLES):
-            if not len(point):
-                break
-            point, value = search_trust_region(self, point)
+        for _ in range(SADDLES if len(point) else 0):
+            point = advance(self, point)
+            if np.max(np.abs(self.value_and_gradient(point)[1])) > GRADIENT:
+                point = search_trust_region(self, point)[0]
             values, vectors = np.linalg.eigh(self.hessian(point))
             if values[0] > -CURVED * max(1.0, values[-1]):
                 break
             point = point + NUDGE * vectors[:, 0]
-        return value, point
+        return self.value_and_gradient(point)[0], point
 
-    def _evaluate(self, point: Array) -> tuple[Criterion, float, Array, Array, Array, Array]:
-        """Return the criterion, v, lam, L, its slopes and its second derivatives."""
+    def _visit(self, point: Array) -> Visit:
+        key = point.tobytes()
+        if key not in self._last:
+            self._last.clear()
+            self._last[key] = self._evaluate(point)
+        return self._last[key]
+
+    def _evaluate(self, point: Array) -> Visit:
         x, v = (point, self.v) if self.v is not None else (point[:-1], float(np.exp(point[-1])))
         loading, slopes, bends = self.family.at(x)
         lam = np.ascontiguousarray(loading / np.sqrt(v))
-        at = evaluate(
-            self.white.blocks, self.white.q, lam, n=self.white.n, restricted=self.restricted
-        )
-        return at, v, lam, loading, slopes, bends
-
-    def _score(self, at: Criterion, v: float, loading: Array) -> Array:
-        """Return the slope (q, q) by Psi at fixed v."""
+        blocks, q, panels = self.white.blocks, self.white.q, self.panels
+        at = evaluate(blocks, q, lam, n=self.white.n, restricted=self.restricted, panels=panels)
         contrast = np.append(-at.beta, 1.0)
         weight = np.outer(contrast, contrast) / v
         if self.restricted:
             weight[:-1, :-1] += at.phi
-        lam = np.ascontiguousarray(loading / np.sqrt(v))
-        return np.asarray(sum_scores(self.white.blocks, self.white.q, lam, weight))
+        score = sum_scores(blocks, q, lam, weight, panels=panels)
+        return Visit(at, v, lam, loading, slopes, bends, score)
 
 
 def hold_fixed(white: Whitened, index: int, value: float) -> Whitened:

@@ -18,6 +18,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, check_level, map_names
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.reml.estimate import Estimate, check_converged, unwhiten
@@ -209,17 +210,19 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
             estimate = float(np.clip(fit.g[label] / (sd[label[0]] * sd[label[1]]), -1.0, 1.0))
         bounds = structure.correlation_bounds
 
+    panels = build_panels(white.blocks, white.q)
+
     def hold(value: float) -> HeldLikelihood:
         if label is None:
             held = (value / white.scale) ** 2
-            return HeldLikelihood(white, structure.family(), restricted, held)
+            return HeldLikelihood(white, structure.family(), restricted, held, panels)
         if label[0] == label[1]:
             family = structure.family_with_sd(white, label[0], sd=value)
         else:
             family = structure.family_with_correlation(white, *label, correlation=value)
-        return HeldLikelihood(white, family, restricted)
+        return HeldLikelihood(white, family, restricted, panels=panels)
 
-    whole = HeldLikelihood(white, structure.family(), restricted)
+    whole = HeldLikelihood(white, structure.family(), restricted, panels=panels)
     lowest = whole.value_and_gradient(whole.start(g, v))[0]
     # Where one of the two SDs of a correlation turns negative, the point is one of the opposite
     # correlation; the minimum is then that with an SD of zero, at which every correlation is the
@@ -228,7 +231,7 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
     floor = np.inf
     if signed:
         zeros = (structure.family_with_sd(white, i, sd=0.0) for i in label or ())
-        helds = [HeldLikelihood(white, family, restricted) for family in zeros]
+        helds = [HeldLikelihood(white, each, restricted, panels=panels) for each in zeros]
         floor = min(held.minimize(held.start(g, v))[0] for held in helds)
     # Each point starts at the nearest one found before (coordinates of families of one kind
     # agree) and at the estimates, which keeps it out of lesser minima.
