@@ -1,5 +1,6 @@
 """Fixtures that every test module may use: the data, the reference values, the printed ones."""
 
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,13 @@ from bhlm.sources.datasets import load_hsb
 # wait for ever, and so would those in processes that are started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later search for garbage: a million objects."""
+    gc.collect()
+    gc.freeze()
+
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -50,7 +50,9 @@ def log_evidence(table):
     return logs.max() + np.log(np.trapezoid(inner, np.log(tau)))
 
 
-@pytest.mark.parametrize(("far", "bridged"), [(0.0, False), (25.0, True)])
+@pytest.mark.parametrize(
+    ("far", "bridged"), [(0.0, False), pytest.param(25.0, True, marks=pytest.mark.slow)]
+)
 def test_density_is_that_of_numerical_integration(far, bridged):
     table = simulate(far)
     fit = Model("y ~ 1 + (1 | g)", table).sample(seed=1, draws=400, priors=PRIORS)

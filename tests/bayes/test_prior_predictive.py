@@ -56,6 +56,7 @@ def simulate_statistics(rows, rng, draws):
     return {name: np.array(values) for name, values in found.items()}
 
 
+@pytest.mark.slow
 def test_statistics_have_the_law_of_simulated_rows(rows, drawn):
     direct = simulate_statistics(rows, np.random.default_rng(2), 2000)
     expected = {name: direct[name] for name in ("response mean", "response SD")}

@@ -306,15 +306,10 @@ def test_two_coefficients_equal_another_algebra(covariance, priors):
     assert distance(found, mean, sd) < 10 * EXACT
 
 
-NUTS = (
-    "sleepstudy_independent",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("dyestuff2", "rail", "sleepstudy", "hsb_random_coefficient")
-    ),
-)
+NUTS = ("sleepstudy_independent", "dyestuff2", "rail", "sleepstudy", "hsb_random_coefficient")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NUTS)
 def test_the_sampler_agrees(name):
     moments = case_moments(name)

@@ -161,7 +161,8 @@ def test_pit_sees_rows_that_are_not_normal():
     assert (pit < 0.025).mean() < 0.025 < (pit > 0.975).mean()
 
 
-@pytest.mark.parametrize("row", [3, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [3, 250])
 def test_elpd_is_that_of_a_fit_without_the_row(row):
     """With given priors, that do not change with the data, and nothing centred."""
     table = simulate(6)
@@ -206,6 +207,7 @@ def test_seeds(check):
     assert not np.array_equal(drawn, other)
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_row(check):
     plain = Model("y ~ x + (1 | g)", simulate(4).sample(frac=1.0, random_state=1))
     loos = {"slopes": check.loo, "plain": plain.loo_rows(plain.sample(seed=1))}

@@ -203,10 +203,7 @@ LABELS = {
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=() if kind in ("text objects", "dates") else pytest.mark.slow)
-        for kind in LABELS
-    ],
+    [pytest.param(kind, marks=() if kind == "dates" else pytest.mark.slow) for kind in LABELS],
 )
 def test_labels_keep_their_type(model, tmp_path, format, kind):
     moments = replace(model.moments, groups=LABELS[kind])
@@ -216,7 +213,8 @@ def test_labels_keep_their_type(model, tmp_path, format, kind):
     assert_same(load(path), fit)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BOTH_FORMATS)
 def test_two_groups_by_truth(tmp_path, format):
     table = simulate_table(3, n_groups=2, largest=30).assign(g=lambda t: t["g"] == 1)
     fit = Model("y ~ x + (1 | g)", table).sample(seed=1, **SHORT)
@@ -264,7 +262,8 @@ def test_whatever_stands_in_data_comes_back(post, tmp_path, format):
     assert back.data["mine"]["when"].dtype == "M8[s]"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BOTH_FORMATS)
 def test_what_was_left_out_for_size_stays_out(model, tmp_path, format):
     settings = Settings(**SHORT)
     fit = BayesFit.of(sample_moments(model.moments, seed=3, settings=settings, held=100))
@@ -376,6 +375,7 @@ def test_arviz_takes_the_file_as_it_is(post, tmp_path, format, opened):
 # Damage -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_file_of_a_folder_is_guarded(small, put, tmp_path):
     """Whatever file is lost or has a bit turned, the fit is refused or read to the last bit."""
     put(small, tmp_path / "fit.zarr")

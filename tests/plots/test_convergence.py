@@ -80,6 +80,7 @@ def check_figure(figure):
                     assert part.color is None  # an edge of a band, which has no width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plot", PLOTS)
 def test_hsb(plot, post):
     check_figure(plot(post))
@@ -303,6 +304,7 @@ def test_the_section(post):
     assert build_convergence(Subject(None, None, None, None, "t", {})) is None
 
 
+@pytest.mark.slow
 def test_the_section_of_a_failure_leads_with_it(post):
     failed = replace(post, diagnostics=post.diagnostics.add_failure("stopped after 5 draws"))
     verdict, *_ = build_convergence(Subject(None, failed, None, None, "t", {})).blocks

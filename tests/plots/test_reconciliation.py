@@ -261,7 +261,9 @@ class TestCurves:
         with pytest.raises(ArgumentError, match="'Days'"):
             plot_curves(both, names=["Days"])
 
-    @pytest.mark.parametrize("name", ["sd(Residual)", "var(Residual)"])
+    @pytest.mark.parametrize(
+        "name", [pytest.param("sd(Residual)", marks=pytest.mark.slow), "var(Residual)"]
+    )
     def test_a_profile_far_from_the_posterior_is_resolved(self, conflict, name):
         rows = plot_curves(conflict, names=[name]).table
         rise = build_profile(conflict.reml, "sd(Residual)").rise

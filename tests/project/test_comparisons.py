@@ -98,6 +98,7 @@ def needs(path: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not there, reason=f"{path} is not there; run make rivals")
 
 
+@pytest.mark.slow
 def test_bhlm_answers_by_the_contract(run: ModuleType, task: Any) -> None:
     check_answer(ask_directly(run, "bhlm", state(run, task)), task, "bhlm")
 

@@ -155,7 +155,7 @@ def test_rise_of_a_fixed_effect_is_that_of_a_dense_likelihood():
     assert profile.rise(fit.beta[1]) == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("method", ["reml", "ml"])
+@pytest.mark.parametrize("method", ["reml", pytest.param("ml", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("random", ["1", "x", "(1 | g) + (0 + x | g)"])
 def test_the_profile_meets_the_quantile_at_its_limits(random, method):
     fit = simulate_rows(12, random, n_groups=40).model.reml(method=method)
