@@ -13,20 +13,25 @@ Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 4, for t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import lapack
 
 from bhlm.errors import DataError
-from bhlm.likelihood.levels import Effects, Eliminated
+from bhlm.likelihood.levels import Bend, Effects, Eliminated
 from bhlm.likelihood.profiled import factor_group, invert_group
 from bhlm.processes import measure_memory
 
 Array = np.ndarray
 
-DENSE = 8  # matrices of the dense rest that are held at a time
+DENSE = 10  # matrices of the dense rest that are held at a time
+# Where the variance of a mean of a level is less than this share made by its effects, F is solved
+# for rather than taken from I - S^-1.
+THIN = 1e-3
+WIDE = 300  # columns of the rest above which second derivatives are dear
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -61,64 +66,151 @@ def pull_levels(
     values: Array,
     starts: Array,
     q: int,
-    psi: Array,
     places: Array,
     inner: Array,
     above: Array,
-    score: Array,
-    spread: Array,
+    own: Array,
+    middle: Array,
 ) -> None:
-    """Add F_j - U_j G U_j' of every level to `score` (q, q), G the rows and columns of `above`.
+    """Write F_j and U_j G U_j' of every level into `own` and `middle` (J, q, q).
 
-    Writes T + Psi U G U' Psi into `spread` (J, q, q).
+    G are the rows and columns that the level meets of `above`, of which the lower triangle is read.
     """
-    middle = np.empty((q, q))
+    shrunk = np.empty((q, q))
+    half = np.empty(q)
+    for j in range(len(starts) - 1):
+        first, last = starts[j], starts[j + 1]
+        width = last - first
+        taken = np.empty((q, width))
+        take_level(values[:, first:last], q, inner[j], shrunk, taken)
+        middle[j] = 0.0
+        for c in range(q, width):
+            row = above[places[first + c]]
+            for b in range(q):
+                value = 0.5 * row[places[first + c]] * taken[b, c]
+                for d in range(q, c):
+                    value += row[places[first + d]] * taken[b, d]
+                half[b] = value
+            for a in range(q):
+                for b in range(q):
+                    middle[j, a, b] += taken[a, c] * half[b] + half[a] * taken[b, c]
+        own[j] = taken[:, :q]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def take_level(block: Array, q: int, t: Array, shrunk: Array, out: Array) -> None:
+    """Write [F U] = P [A B] of one level into `out` (q, width), P = I - A T, by `shrunk` (q, q)."""
+    for a in range(q):
+        for b in range(q):
+            value = 1.0 if a == b else 0.0
+            for i in range(q):
+                value -= block[a, i] * t[i, b]
+            shrunk[a, b] = value
+    for a in range(q):
+        for c in range(block.shape[1]):
+            value = 0.0
+            for i in range(q):
+                value += shrunk[a, i] * block[i, c]
+            out[a, c] = value
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def push_levels(
+    values: Array,
+    starts: Array,
+    q: int,
+    places: Array,
+    inner: Array,
+    direction: Array,
+    out: Array,
+) -> None:
+    """Take U_j' direction U_j of every level off `out` (lower triangle)."""
     shrunk = np.empty((q, q))
     for j in range(len(starts) - 1):
         first, last = starts[j], starts[j + 1]
         width = last - first
-        block = values[:, first:last]
-        # P = I - A T, so that [F U] = P [A B].
-        for a in range(q):
-            for b in range(q):
-                value = 1.0 if a == b else 0.0
-                for i in range(q):
-                    value -= block[a, i] * inner[j, i, b]
-                shrunk[a, b] = value
         taken = np.empty((q, width))
-        for a in range(q):
-            for c in range(width):
-                value = 0.0
-                for i in range(q):
-                    value += shrunk[a, i] * block[i, c]
-                taken[a, c] = value
-        middle[:] = 0.0
+        take_level(values[:, first:last], q, inner[j], shrunk, taken)
         for c in range(q, width):
-            row = above[places[first + c]]
-            for b in range(q):
+            row = out[places[first + c]]
+            for a in range(q):
                 value = 0.0
-                for d in range(q, width):
-                    value += row[places[first + d]] * taken[b, d]
-                for a in range(q):
-                    middle[a, b] += taken[a, c] * value
-        for a in range(q):
-            for b in range(q):
-                score[a, b] += taken[a, b] - middle[a, b]
-                value = inner[j, a, b]
                 for i in range(q):
-                    for m in range(q):
-                        value += psi[a, i] * middle[i, m] * psi[m, b]
-                spread[j, a, b] = value
+                    value += direction[a, i] * taken[i, c]
+                for d in range(q, c + 1):
+                    row[places[first + d]] -= value * taken[a, d]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def turn_rest(
+    matrix: Array, begins: Array, kinds: Array, turns: Array, shift: float, out: Array
+) -> None:
+    """Write shift I + Q'matrix Q into `out`, lower triangles both, Q block-diagonal.
+
+    Level i of the rest has the columns from `begins[i]` to before `begins[i + 1]`, and its block of
+    Q is the corner of `turns[kinds[i]]`.
+    """
+    n_levels, most = len(kinds), turns.shape[1]
+    half = np.empty((most, most))
+    for i in range(n_levels):
+        first, size, left = begins[i], begins[i + 1] - begins[i], turns[kinds[i]]
+        for j in range(i + 1):
+            second, width, right = begins[j], begins[j + 1] - begins[j], turns[kinds[j]]
+            if size == width == 1:
+                entry = left[0, 0] * matrix[first, second] * right[0, 0]
+                out[first, second] = entry + shift if i == j else entry
+                continue
+            for a in range(size):
+                for b in range(width):
+                    value = 0.0
+                    for d in range(width):
+                        x, y = first + a, second + d
+                        entry = matrix[x, y] if x >= y else matrix[y, x]
+                        value += entry * right[d, b]
+                    half[a, b] = value
+            for a in range(size):
+                for b in range(width if j < i else a + 1):
+                    value = shift if i == j and a == b else 0.0
+                    for d in range(size):
+                        value += left[d, a] * half[d, b]
+                    out[first + a, second + b] = value
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def multiply_lower(matrix: Array, vectors: Array) -> Array:
+    """Return vectors matrix (m, R), of the leading lower triangle of a symmetric matrix."""
+    many, r = vectors.shape
+    out = np.zeros((many, r))
+    for a in range(r):
+        row = matrix[a]
+        for x in range(many):
+            vector, to = vectors[x], out[x]
+            own, value = vector[a], row[a] * vector[a]
+            for b in range(a):
+                value += row[b] * vector[b]
+                to[b] += row[b] * own
+            to[a] += value
+    return out
 
 
 class _Kept(NamedTuple):
     """What the way back needs."""
 
     inner: Array  # (J, q, q) T_j of the eliminated factor
-    rest: Array  # (R, R) D_rr
-    right: Array  # (R, p + 1) D_rx
-    root: Array  # (R, R) lower Cholesky factor of S
-    half: Array  # (R, p + 1) root^-1 Lam'D_rx
+    out: Array  # (R + p + 1, R + p + 1) D, lower triangle
+    root: Array  # (R, R) upper Cholesky factor of S, in Fortran's order
+    half: Array  # (R, p + 1) root'^-1 Lam'D_rx
+    varies: bool  # whether some effect of the rest does
+    later: dict[str, Array]  # what was computed on the way back
+
+
+class _Pulled(NamedTuple):
+    """What the way back gives."""
+
+    scores: list[Array]  # by factor, (q_f, q_f) by Psi_f
+    above: Array  # (R + p + 1, R + p + 1) G, lower triangle
+    own: Array  # (J, q, q) F_j of the eliminated factor
+    middle: Array  # (J, q, q) U_j G U_j'
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +231,11 @@ class Crossed:
         """The R columns of the dense rest."""
         return max(span.stop for span in self.spans)
 
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The factors that are not eliminated first."""
+        return tuple(f for f in range(len(self.sizes)) if f != self.eliminated)
+
     def eliminate(self, lams: Sequence[Array]) -> Eliminated:
         """Return log |V| and E; see `bhlm.likelihood.levels.Levels`."""
         q, r = self.sizes[self.eliminated], self.width
@@ -146,41 +243,141 @@ class Crossed:
         out = self.dense.copy()
         inner = np.empty((len(self.starts) - 1, q, q))
         logdet = eliminate_levels(self.values, self.starts, q, lam, self.places, out, inner)
-        rest = np.tril(out[:r, :r])
-        rest += np.tril(rest, -1).T
-        right = out[r:, :r].T
-        square = self._turn(self._turn(rest, lams).T, lams)
-        square.flat[:: r + 1] += 1.0
-        root, info = lapack.dpotrf(square.T, lower=1, clean=1, overwrite_a=1)
-        if info:
-            root = np.full_like(root, np.nan)
-        half = solve_triangular(root, self._turn(right.T, lams).T, lower=True, check_finite=False)
-        e = np.tril(out[r:, r:])
-        e += np.tril(e, -1).T
+        varies = any(bool(lams[factor].any()) for factor in self.rest)
+        if varies:
+            square = np.empty((r, r))
+            self._congruence(out, lams, 1.0, square)
+            # The lower triangle in C's order is the upper one in Fortran's.
+            root, info = lapack.dpotrf(square.T, lower=0, clean=0, overwrite_a=1)
+            if info:
+                root = np.full_like(root, np.nan)
+        else:
+            root = np.asfortranarray(np.eye(r))
+        right = self._turn(out[r:, :r], lams).T
+        half = lapack.dtrtrs(root, right, lower=0, trans=1)[0]
+        e = _fill_upper(out[r:, r:])
         logdet += 2.0 * float(np.log(np.diag(root)).sum())
-        return Eliminated(logdet, e - half.T @ half, _Kept(inner, rest, right, root, half))
+        return Eliminated(logdet, e - half.T @ half, _Kept(inner, out, root, half, varies, {}))
 
     def slopes(self, lams: Sequence[Array], found: Eliminated, weight: Array) -> tuple[Array, ...]:
         """Return the derivatives by lam_f; see `bhlm.likelihood.levels.Levels`."""
-        slopes, _, _ = self._pull(lams, found, weight)
-        return slopes
+        scores = self._pull(lams, found, weight).scores
+        return tuple(2.0 * score @ lam for score, lam in zip(scores, lams, strict=True))
+
+    def bend(
+        self,
+        lams: Sequence[Array],
+        found: Eliminated,
+        weights: Array,
+        directions: Sequence[Array],
+        *,
+        share: float = 1.0,
+    ) -> Bend:
+        """Return first and second derivatives; see `bhlm.likelihood.levels.Levels`.
+
+        The rest is one unit of `nested`, of which the eliminated factor's levels are the finer
+        ones. F there is taken from I - S^-1 = Lam'F Lam where that has the digits.
+        """
+        kept: _Kept = found.kept
+        first, q, r = self.eliminated, self.sizes[self.eliminated], self.width
+        stops = np.cumsum([0, *(len(each) for each in directions)])
+        spans = [slice(*pair) for pair in pairwise(stops.tolist())]
+        t, tb, u = self._inverse(lams, found), self._lean(lams, found), self._take(lams, found)
+        f = self._precision(lams, found)
+        p = -self._turn(f, [lam @ lam.T for lam in lams])
+        p.flat[:: r + 1] += 1.0
+        changes, products, leans = [], [], []
+        e = np.empty((stops[-1], *weights.shape[1:]))
+        for at, direction in enumerate(directions[first]):
+            change = np.zeros_like(kept.out)
+            own = np.ascontiguousarray(direction)
+            push_levels(self.values, self.starts, q, self.places, kept.inner, own, change)
+            change = _fill_upper(change)
+            lean = change[:r, r:] - change[:r, :r] @ tb
+            e[spans[first].start + at] = change[r:, r:] - change[r:, :r] @ tb - tb.T @ lean
+            products.append(p @ change[:r, :r] if kept.varies else change[:r, :r])
+            changes.append(change)
+            leans.append(lean)
+        for g in self.rest:
+            own = u[self.spans[g]].reshape(self.counts[g], self.sizes[g], -1)
+            e[spans[g]] = -np.einsum("jax,cab,jby->cxy", own, directions[g], own, optimize=True)
+        plain = np.zeros((stops[-1], stops[-1]))
+        if share:
+            self._bend_plainly(plain, lams, f, p, products, directions, spans)
+        second = np.empty((len(weights), stops[-1], stops[-1]))
+        scores: list[Array] = [np.empty((len(weights), size, size)) for size in self.sizes]
+        for w, weight in enumerate(weights):
+            pulled = self._pull(lams, found, weight, share=share)
+            for factor, score in enumerate(pulled.scores):
+                scores[factor][w] = score
+            bent = share * plain
+            turned = np.einsum("xab,jbc->jxac", directions[first], pulled.own)
+            middle = np.einsum("xab,jbc->jxac", directions[first], pulled.middle)
+            bent[spans[first], spans[first]] += np.einsum(
+                "jxab,jzba->xz", 2.0 * middle - share * turned, turned, optimize=True
+            )
+            for a, lean in enumerate(leans):
+                loaded = t @ lean @ weight
+                for b in range(len(leans)):
+                    bent[spans[first].start + a, spans[first].start + b] -= 2.0 * np.sum(
+                        loaded * leans[b]
+                    )
+                pulled_lean = p @ lean
+                for g in self.rest:
+                    one, two = (
+                        x[self.spans[g]].reshape(self.counts[g], self.sizes[g], -1)
+                        for x in (pulled_lean, u @ weight)
+                    )
+                    both = np.einsum("jax,jbx->ab", one, two)
+                    value = -2.0 * np.einsum("cab,ab->c", directions[g], both)
+                    bent[spans[g], spans[first].start + a] += value
+                    bent[spans[first].start + a, spans[g]] += value
+            for g in self.rest:
+                for h in self.rest:
+                    block, one = f[self.spans[g], self.spans[h]], (u @ weight)[self.spans[g]]
+                    shape = self.counts[g], self.sizes[g], self.counts[h], self.sizes[h]
+                    bent[spans[g], spans[h]] += 2.0 * np.einsum(
+                        "ixjy,iue,jve,axu,bvy->ab", block.reshape(shape),
+                        one.reshape(*shape[:2], -1), u[self.spans[h]].reshape(*shape[2:], -1),
+                        directions[g], directions[h], optimize=True,
+                    )  # fmt: skip
+            second[w] = 0.5 * (bent + bent.T)
+        return Bend(e, second, tuple(scores))
+
+    @property
+    def bends_dearly(self) -> bool:
+        """Whether the rest is so wide that products of its matrices take the time."""
+        return self.width > WIDE
+
+    def precisions(self, lams: Sequence[Array], found: Eliminated) -> tuple[Array, ...]:
+        """Return every factor's F_jj; see `bhlm.likelihood.levels.Levels`."""
+        result = []
+        for factor in range(len(self.sizes)):
+            if factor == self.eliminated:
+                inner, q = found.kept.inner, self.sizes[factor]
+                at = self.starts[:-1, None] + np.arange(q)
+                a = self.values[:, at].transpose(1, 0, 2)
+                result.append(a - a @ inner @ a)
+            else:
+                result.append(self._own_precisions(lams, found, factor))
+        return tuple(result)
 
     def effects(
         self, lams: Sequence[Array], found: Eliminated, beta: Array, spread: Array
     ) -> tuple[Effects, ...]:
         """Return every factor's effects; see `bhlm.likelihood.levels.Levels`."""
-        p, r = len(beta), self.width
+        p, kept = len(beta), found.kept
         weight = np.zeros((p + 1, p + 1))
         weight[:p, :p] = spread
-        _, above, cov = self._pull(lams, found, weight)
+        pulled = self._pull(lams, found, weight)
         left = np.append(-beta, 1.0)
-        kept: _Kept = found.kept
-        mean = solve_triangular(kept.root, kept.half @ left, lower=True, trans="T")
-        mean = self._turn(mean[None], [lam.T for lam in lams])[0]
+        mean = self._lean(lams, found) @ left
         left = np.concatenate([-mean, left])
         q = self.sizes[self.eliminated]
+        psi = lams[self.eliminated] @ lams[self.eliminated].T
+        cov = kept.inner + psi @ pulled.middle @ psi
         sums = np.empty((len(cov), q))
-        for j, (first, last) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
+        for j, (first, last) in enumerate(pairwise(self.starts)):
             sums[j] = self.values[:, first + q : last] @ left[self.places[first + q : last]]
         result = []
         for factor, (count, size, span) in enumerate(
@@ -189,9 +386,11 @@ class Crossed:
             if factor == self.eliminated:
                 result.append(Effects(np.einsum("jab,jb->ja", kept.inner, sums), cov))
                 continue
-            blocks = above[:r, :r][span, span].reshape(count, size, count, size)
-            own = np.arange(count)
-            result.append(Effects(mean[span].reshape(count, size), blocks[own, :, own]))
+            at = span.start + np.arange(count * size).reshape(count, size)
+            rows = np.maximum(at[:, :, None], at[:, None, :])
+            columns = np.minimum(at[:, :, None], at[:, None, :])
+            blocks = pulled.above[rows, columns]
+            result.append(Effects(mean[span].reshape(count, size), blocks))
         return tuple(result)
 
     def _turn(self, matrix: Array, lams: Sequence[Array]) -> Array:
@@ -201,56 +400,205 @@ class Crossed:
             if span.stop > span.start:
                 part = matrix[:, span]
                 if size == 1:
-                    out[:, span] = part * lam[0, 0]
+                    np.multiply(part, lam[0, 0], out=out[:, span])
                 else:
                     turned = part.reshape(len(matrix), count, size) @ lam
                     out[:, span] = turned.reshape(part.shape)
         return out
 
-    def _pull(
-        self, lams: Sequence[Array], found: Eliminated, weight: Array
-    ) -> tuple[tuple[Array, ...], Array, Array]:
-        """Return the slopes by lam_f, G (R + p + 1, R + p + 1) and the eliminated factor's."""
+    def _congruence(self, matrix: Array, lams: Sequence[Array], shift: float, out: Array) -> None:
+        """Write shift I + Lam'matrix Lam into the lower triangle of `out`."""
+        most = max(self.sizes)
+        turns = np.zeros((len(lams), most, most))
+        for turn, lam in zip(turns, lams, strict=True):
+            turn[: len(lam), : len(lam)] = lam
+        factors = np.array(self.rest)
+        kinds = np.repeat(factors, np.array(self.counts)[factors])
+        begins = np.concatenate([[0], np.cumsum(np.array(self.sizes)[kinds])])
+        turn_rest(matrix, begins, kinds, turns, shift, out)
+
+    def _invert_rest(self, found: Eliminated) -> Array:
+        """Return S^-1, lower triangle."""
+        kept: _Kept = found.kept
+        if "inverse" not in kept.later and not kept.varies:
+            kept.later["inverse"] = np.eye(self.width)
+        elif "inverse" not in kept.later:
+            inverse, info = lapack.dpotri(kept.root, lower=0)
+            kept.later["inverse"] = np.full_like(inverse, np.nan).T if info else inverse.T
+        return kept.later["inverse"]
+
+    def _inverse(self, lams: Sequence[Array], found: Eliminated) -> Array:
+        """Return T = Lam S^-1 Lam' (R, R), both triangles."""
+        inverse = self._invert_rest(found)
+        out = np.empty_like(inverse)
+        self._congruence(inverse, [lam.T for lam in lams], 0.0, out)
+        return _fill_upper(out)
+
+    def _lean(self, lams: Sequence[Array], found: Eliminated) -> Array:
+        """Return T D_rx (R, p + 1)."""
+        kept: _Kept = found.kept
+        solved = lapack.dtrtrs(kept.root, kept.half, lower=0)[0]
+        return self._turn(solved.T, [lam.T for lam in lams]).T
+
+    def _take(self, lams: Sequence[Array], found: Eliminated) -> Array:
+        """Return U = D_rx - D_rr T D_rx (R, p + 1)."""
         kept: _Kept = found.kept
         r = self.width
-        inverse, info = lapack.dpotri(kept.root, lower=1)
-        if info:
-            inverse = np.full_like(inverse, np.nan)
-        inverse = np.tril(inverse)
-        inverse += np.tril(inverse, -1).T
-        back = [lam.T for lam in lams]
-        lifted = self._turn(inverse, back)  # S^-1 Lam'
-        solved = solve_triangular(kept.root, kept.half, lower=True, trans="T", check_finite=False)
-        turned = self._turn(solved.T, back).T  # T D_rx
-        u = kept.right - kept.rest @ turned
-        above = np.empty((r + len(weight), r + len(weight)))
-        above[:r, :r] = self._turn(lifted.T, back)
-        weighted = turned @ weight
-        above[:r, :r] += weighted @ turned.T
+        tb = self._lean(lams, found).T
+        taken = multiply_lower(kept.out, np.ascontiguousarray(tb))
+        return np.ascontiguousarray((kept.out[r:, :r] - taken).T)
+
+    def _is_thin(self, factor: int, lam: Array) -> bool:
+        """Whether I - S^-1 has lost digits of F of a factor, whose effects vary little."""
+        rows = float(np.trace(self.dense[self.spans[factor], self.spans[factor]]))
+        least = float(np.linalg.svd(lam, compute_uv=False)[-1])
+        return least**2 * rows < THIN * self.counts[factor] * self.sizes[factor]
+
+    def _precision(self, lams: Sequence[Array], found: Eliminated) -> Array:
+        """Return F = Z_r'V^-1 Z_r (R, R)."""
+        kept: _Kept = found.kept
+        r = self.width
+        thin = {g for g in self.rest if self._is_thin(g, lams[g])}
+        turns = [
+            np.eye(len(lam)) if g in thin or g == self.eliminated else np.linalg.inv(lam)
+            for g, lam in enumerate(lams)
+        ]
+        f = np.empty((r, r))
+        self._congruence(self._invert_rest(found), turns, 0.0, f)
+        f = -_fill_upper(f)
+        for g, turn in enumerate(turns):
+            if g in self.rest and g not in thin:
+                count = self.counts[g]
+                own = f[self.spans[g], self.spans[g]].reshape(count, len(turn), count, -1)
+                at = np.arange(count)
+                own[at, :, at] += turn.T @ turn
+        if thin:
+            d = _fill_upper(kept.out[:r, :r])
+            for g in sorted(thin):
+                f[:, self.spans[g]] = self._precision_columns(lams, found, d, self.spans[g])
+                f[self.spans[g]] = f[:, self.spans[g]].T
+        return f
+
+    def _precision_columns(
+        self, lams: Sequence[Array], found: Eliminated, d: Array, span: slice
+    ) -> Array:
+        """Return columns of F = D - D T D (R, m)."""
+        kept: _Kept = found.kept
+        if not kept.varies:
+            return d[:, span]
+        turned = self._turn(np.ascontiguousarray(d[:, span]).T, lams).T
+        solved = lapack.dpotrs(kept.root, turned, lower=0)[0]
+        return d[:, span] - d @ self._turn(solved.T, [lam.T for lam in lams]).T
+
+    def _bend_plainly(
+        self,
+        plain: Array,
+        lams: Sequence[Array],
+        f: Array,
+        p: Array,
+        products: Sequence[Array],
+        directions: Sequence[Array],
+        spans: Sequence[slice],
+    ) -> None:
+        """Add the rest's part of the second derivatives of log |V| to `plain` (m, m)."""
+        start = spans[self.eliminated].start
+        turned = [self._turn(each.T, [lam @ lam.T for lam in lams]).T for each in products]
+        for a, one in enumerate(turned):
+            for b in range(a + 1):
+                value = -np.einsum("ij,ji->", one, turned[b])
+                plain[start + a, start + b] += value
+                if b < a:
+                    plain[start + b, start + a] += value
+            for g in self.rest:
+                left, right = (
+                    x[self.spans[g]].reshape(self.counts[g], self.sizes[g], -1)
+                    for x in (products[a], p)
+                )
+                value = np.einsum("cab,ab->c", directions[g], _sum_outer(left, right))
+                plain[spans[g], start + a] += value
+                plain[start + a, spans[g]] += value
+        for g in self.rest:
+            for h in self.rest:
+                block = f[self.spans[g], self.spans[h]]
+                shape = self.counts[g], self.sizes[g], self.counts[h], self.sizes[h]
+                flat = block.reshape(shape).transpose(1, 3, 0, 2).reshape(shape[1] * shape[3], -1)
+                gram = (flat @ flat.T).reshape(shape[1], shape[3], shape[1], shape[3])
+                plain[spans[g], spans[h]] -= np.einsum(
+                    "xyuv,axu,bvy->ab", gram, directions[g], directions[h], optimize=True
+                )
+
+    def _pull(
+        self, lams: Sequence[Array], found: Eliminated, weight: Array, *, share: float = 1.0
+    ) -> _Pulled:
+        """Return the scores by Psi_f, G, and what the eliminated factor's levels made of it."""
+        kept: _Kept = found.kept
+        r = self.width
+        inverse = self._invert_rest(found)
+        above = np.zeros((r + len(weight), r + len(weight)))
+        if share:
+            self._congruence(inverse, [lam.T for lam in lams], 0.0, above)
+        tb, u = self._lean(lams, found), self._take(lams, found)
+        weighted = tb @ weight
+        if weight.any():
+            above[:r, :r] += weighted @ tb.T
         above[r:, :r] = -weighted.T
-        above[:r, r:] = -weighted
         above[r:, r:] = weight
-        rest = self._turn(kept.rest, lams)
-        slopes: list[Array] = []
-        for count, size, span, lam in zip(self.counts, self.sizes, self.spans, lams, strict=True):
-            if span.stop == span.start:
-                slopes.append(np.empty(0))
+        scores: list[Array] = []
+        for factor, (count, size, span) in enumerate(
+            zip(self.counts, self.sizes, self.spans, strict=True)
+        ):
+            if factor == self.eliminated:
+                scores.append(np.empty(0))
                 continue
             own = u[span].reshape(count, size, -1)
-            score = -np.einsum("jac,cd,jbd->ab", own, weight, own) @ lam
-            left, right = rest[span], inverse[:, span]
-            for a in range(size):
-                for b in range(size):
-                    score[a, b] += np.einsum("ji,ij->", left[a::size], right[:, b::size])
-            slopes.append(2.0 * score)
+            score = -np.einsum("jac,cd,jbd->ab", own, weight, own, optimize=True)
+            if share:
+                score += self._own_precisions(lams, found, factor).sum(axis=0)
+            scores.append(0.5 * (score + score.T))
+        shape = kept.inner.shape
+        own, middle = np.empty(shape), np.empty(shape)
         q = self.sizes[self.eliminated]
-        lam = lams[self.eliminated]
-        score, cov = np.zeros((q, q)), np.empty_like(kept.inner)
-        pull_levels(
-            self.values, self.starts, q, lam @ lam.T, self.places, kept.inner, above, score, cov
+        pull_levels(self.values, self.starts, q, self.places, kept.inner, above, own, middle)
+        score = share * own.sum(axis=0) - middle.sum(axis=0)
+        scores[self.eliminated] = 0.5 * (score + score.T)
+        return _Pulled(scores, above, own, middle)
+
+    def _own_precisions(self, lams: Sequence[Array], found: Eliminated, factor: int) -> Array:
+        """Return F_jj (J, q, q) of a factor of the rest."""
+        kept: _Kept = found.kept
+        r, span, lam = self.width, self.spans[factor], lams[factor]
+        count, size, at = self.counts[factor], self.sizes[factor], np.arange(self.counts[factor])
+        if self._is_thin(factor, lam):
+            if "dense" not in kept.later:
+                kept.later["dense"] = _fill_upper(kept.out[:r, :r])
+            f = self._precision_columns(lams, found, kept.later["dense"], span)[span]
+            return np.asarray(f.reshape(count, size, count, size)[at, :, at])
+        blocks = np.tril(
+            self._invert_rest(found)[span, span].reshape(count, size, count, size)[at, :, at]
         )
-        slopes[self.eliminated] = (score + score.T) @ lam
-        return tuple(slopes), above, cov
+        blocks += np.tril(blocks, -1).transpose(0, 2, 1)
+        turn = np.linalg.inv(lam)
+        return np.asarray(turn.T @ (np.eye(size) - blocks) @ turn)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_upper(matrix: Array) -> Array:
+    """Return the symmetric matrix of which the lower triangle is given."""
+    n, tile = len(matrix), 32
+    full = np.empty((n, n))
+    # By tiles, so that what is written by column stays in the cache.
+    for i in range(0, n, tile):
+        for j in range(0, i + 1, tile):
+            for a in range(i, min(i + tile, n)):
+                for b in range(j, min(j + tile, a + 1)):
+                    full[a, b] = full[b, a] = matrix[a, b]
+    return full
+
+
+def _sum_outer(left: Array, right: Array) -> Array:
+    """Return sum_j left_j right_j' (a, b) of (J, a, m) and (J, b, m)."""
+    one, two = (x.transpose(1, 0, 2).reshape(x.shape[1], -1) for x in (left, right))
+    return np.asarray(one @ two.T)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

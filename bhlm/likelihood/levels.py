@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from bhlm.likelihood.profiled import Criterion, profile_products, weigh_products
 
@@ -36,6 +37,17 @@ class Effects(NamedTuple):
     cov: Array  # (J, q, q) over sigma^2
 
 
+class Bend(NamedTuple):
+    """Derivatives of E and of share log |V| + tr(weight E) along directions of the Psi_f.
+
+    The m directions are those of one factor after the other.
+    """
+
+    e: Array  # (m, p + 1, p + 1) of E
+    second: Array  # (w, m, m) second derivatives, Psi being linear along the directions
+    scores: tuple[Array, ...]  # by factor, (w, q_f, q_f) first derivatives by Psi_f
+
+
 class Levels(Protocol):
     """Whitened cross-products of [Z_1 ... Z_F X y] under one pattern of F factors."""
 
@@ -54,6 +66,35 @@ class Levels(Protocol):
         """Return the derivatives (q_f, q_f) by lam_f of log |V| + tr(weight E).
 
         `weight` (p + 1, p + 1) is symmetric and held fixed; `found` is what `eliminate` returned.
+        """
+
+    def bend(
+        self,
+        lams: Sequence[Array],
+        found: Eliminated,
+        weights: Array,
+        directions: Sequence[Array],
+        *,
+        share: float = 1.0,
+    ) -> Bend:
+        """Return first and second derivatives of share log |V| + tr(weight E), for each weight.
+
+        Args:
+            lams: relative covariance factors.
+            found: what `eliminate` returned for them.
+            weights: symmetric matrices (w, p + 1, p + 1), held fixed.
+            directions: by factor, symmetric matrices (c_f, q_f, q_f) that Psi_f moves along.
+            share: of log |V|, 1 or 0.
+        """
+
+    @property
+    def bends_dearly(self) -> bool:
+        """Whether `bend` costs much more than `slopes`."""
+
+    def precisions(self, lams: Sequence[Array], found: Eliminated) -> tuple[Array, ...]:
+        """Return every factor's F_jj = Z_fj'V^-1 Z_fj (J_f, q_f, q_f), one factor given the others.
+
+        Of nested factors those given the effects of the coarser ones.
         """
 
     def effects(
@@ -96,6 +137,91 @@ def score_levels(
 ) -> tuple[Array, ...]:
     """Return the derivatives (q_f, q_f) by lam_f of the profiled criterion."""
     return levels.slopes(lams, criterion.found, weigh_products(criterion.at))
+
+
+def bend_levels(
+    levels: Levels, lams: Sequence[Array], criterion: LevelsCriterion, factors: Sequence[Array]
+) -> Array:
+    """Return the Hessian (c, c) of the profiled criterion by theta, lam_f = sum theta_c N_c.
+
+    With the weight of the gradient, tr(weight E) bends as the criterion does, but for what E moves
+    the weight by: through phi and through rss.
+
+    Args:
+        levels: the cross-products.
+        lams: relative covariance factors.
+        criterion: what `evaluate_levels` returned for them.
+        factors: by factor, N_c (c_f, q_f, q_f).
+    """
+    at = criterion.at
+    tangents = []
+    for lam, own in zip(lams, factors, strict=True):
+        turned = own @ lam.T
+        tangents.append(turned + turned.transpose(0, 2, 1))
+    bend = levels.bend(lams, criterion.found, weigh_products(at)[None], tangents)
+    hessian = bend.second[0]
+    lean = bend.e @ np.append(-at.beta, 1.0)
+    slope = lean @ np.append(-at.beta, 1.0) / at.rss
+    lean = lean[:, :-1]
+    hessian -= at.dof * (2.0 / at.rss * lean @ at.phi @ lean.T + np.outer(slope, slope))
+    if at.restricted:
+        turned = at.phi @ bend.e[:, :-1, :-1]
+        hessian -= np.einsum("aij,bji->ab", turned, turned)
+    start = 0
+    for own, scores in zip(factors, bend.scores, strict=True):
+        span = slice(start, start + len(own))
+        hessian[span, span] += 2.0 * np.einsum("cij,ik,dkj->cd", own, scores[0], own)
+        start = span.stop
+    return np.asarray(0.5 * (hessian + hessian.T))
+
+
+def guess_bend(
+    levels: Levels, lams: Sequence[Array], criterion: LevelsCriterion, factors: Sequence[Array]
+) -> Array:
+    """Return about the Hessian (c, c) of the profiled criterion by theta near its minimum.
+
+    The expected information of each factor's levels on their own, sum_j tr(F_j dPsi F_j dPsi), less
+    what the residual variance takes with it.
+    """
+    squares, singles = [], []
+    precisions = levels.precisions(lams, criterion.found)
+    for lam, own, f in zip(lams, factors, precisions, strict=True):
+        turned = own @ lam.T
+        product = np.einsum("cab,jbd->cjad", turned + turned.transpose(0, 2, 1), f)
+        squares.append(np.einsum("cjab,djba->cd", product, product, optimize=True))
+        singles.append(np.einsum("cjaa->c", product))
+    slope = np.concatenate(singles)
+    return np.asarray(block_diag(*squares) - np.outer(slope, slope) / criterion.at.dof)
+
+
+def expect_squares(levels: Levels, directions: Sequence[Array], *, n: float) -> tuple[Array, Array]:
+    """Return the equations (m + 1, m + 1) and (m + 1,) of MIVQUE(0) for Psi sigma^2 and sigma^2.
+
+    With Q = I - X (X'X)^-1 X', sum_b tr(Q V_a Q V_b) g_b + tr(Q V_a) v = y'Q V_a Q y along the
+    directions V_a = Z D_a Z', and as much for the residual with I in place of V_a. Source:
+    Rao (1971), J. Multivariate Anal. 1, 445-456; Searle, Casella & McCulloch (1992), section 11.3.
+    """
+    none = [np.zeros((q, q)) for q in levels.sizes]
+    criterion = evaluate_levels(levels, none, n=n, restricted=True)
+    at = criterion.at
+    weight = np.zeros_like(criterion.found.e)
+    weight[:-1, :-1] = at.phi
+    bend = levels.bend(none, criterion.found, weight[None], directions)
+    turned = at.phi @ bend.e[:, :-1, :-1]
+    left = np.append(-at.beta, 1.0)
+    m = len(bend.e)
+    equations, squares = np.empty((m + 1, m + 1)), np.empty(m + 1)
+    equations[:m, :m] = np.einsum("aij,bji->ab", turned, turned) - bend.second[0]
+    equations[:m, m] = equations[m, :m] = np.concatenate(
+        [
+            np.einsum("cab,ab->c", own, scores[0])
+            for own, scores in zip(directions, bend.scores, strict=True)
+        ]
+    )
+    equations[m, m] = at.dof
+    squares[:m] = -(bend.e @ left @ left)
+    squares[m] = at.rss
+    return equations, squares
 
 
 def slope_rss(

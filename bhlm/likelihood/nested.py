@@ -18,11 +18,12 @@ Linear in the units, at any depth; one factor is the case of depth one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
-from bhlm.likelihood.levels import Effects, Eliminated
+from bhlm.likelihood.levels import Bend, Effects, Eliminated
 from bhlm.likelihood.profiled import factor_group, invert_group, project_group
 
 Array = np.ndarray
@@ -71,11 +72,12 @@ def pull_units(
     below: Array,
     spread: Array,
     score: Array,
+    share: float,
 ) -> None:
-    """Add F_j - U_j G U_j' of every unit to `score` (q, q), G (r, r) the `above` of its parent.
+    """Add share F_j - U_j G U_j' of every unit to `score` (q, q), G (r, r) that of its parent.
 
     Writes the unit's own G into `below` (J, q + r, q + r), and its part of Z and Z into `spread`
-    (J, q, q), where these are not empty. T B = Psi U.
+    (J, q, q), where these are not empty. T B = Psi U. `share` is that of log |V|, 1 or 0.
     """
     n_units, q, k = taken.shape
     r = k - q
@@ -94,12 +96,12 @@ def pull_units(
                 for c in range(r):
                     value += weighted[a, c] * own[b, q + c]
                 middle[a, b] = value
-                score[a, b] += own[a, b] - value
+                score[a, b] += share * own[a, b] - value
         if len(below) == 0 and len(spread) == 0:
             continue
         for a in range(q):
             for b in range(q):
-                value = inner[j, a, b]
+                value = share * inner[j, a, b]
                 for i in range(q):
                     for m in range(q):
                         value += psi[a, i] * middle[i, m] * psi[m, b]
@@ -117,6 +119,173 @@ def pull_units(
                 below[j, a, q + c] = below[j, q + c, a] = value
             for d in range(r):
                 below[j, q + c, q + d] = g[c, d]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def bend_units(
+    blocks: Array,
+    taken: Array,
+    inner: Array,
+    parents: Array,
+    above: Array,
+    given: Array,
+    directions: Array,
+    out: Array,
+    second: Array,
+    share: float,
+) -> None:
+    """Add what every unit bends share log |V| + tr(weight E) by to `second` (m + c, m + c).
+
+    `given` (J, m, k, k) are the derivatives dC of the unit's block along the m directions of finer
+    levels, `directions` (c, q, q) those dPsi of its own. Adds the derivatives of what the unit
+    leaves to `out` (J', m + c, r, r): L'dC L and -U'dPsi U with L = [-T B; I]. With P = I - A T,
+    M = dC_z L and G that of the parent,
+
+        own with own        tr((2 dPsi U G U' - share dPsi F) dPsi F)
+        own with finer      tr(dPsi (share P dA P' - 2 P M G U'))
+        finer with finer    -share tr(T dA T dA) - 2 tr(G M'T M)
+    """
+    n_units, q, k = taken.shape
+    r, m, c = k - q, given.shape[1], len(directions)
+    p = np.empty((q, q))
+    tb = np.empty((q, r))
+    ug = np.empty((q, r))
+    middle = np.empty((q, q))
+    turned = np.empty((q, r))
+    left = np.empty((c, q, q))
+    right = np.empty((c, q, q))
+    lean = np.empty((q, r))
+    pulled = np.empty((q, r))
+    inside = np.empty((q, q))
+    bent = np.empty((m, q, q))
+    shrunk = np.empty((m, q, q))
+    loaded = np.empty((m, q, r))
+    weighted = np.empty((m, q, r))
+    for j in range(n_units):
+        block, own, t, g = blocks[j], taken[j], inner[j], above[parents[j]]
+        to = out[parents[j]]
+        for a in range(q):
+            for b in range(r):
+                value = weight = 0.0
+                for i in range(q):
+                    value += t[a, i] * block[i, q + b]
+                for d in range(r):
+                    weight += own[a, q + d] * g[d, b]
+                tb[a, b] = value
+                ug[a, b] = weight
+        for a in range(q):
+            for b in range(q):
+                value = 1.0 if a == b else 0.0
+                for i in range(q):
+                    value -= block[a, i] * t[i, b]
+                p[a, b] = value
+                value = 0.0
+                for d in range(r):
+                    value += ug[a, d] * own[b, q + d]
+                middle[a, b] = value
+        for x in range(c):
+            for a in range(q):
+                for b in range(q):
+                    value = weight = 0.0
+                    for i in range(q):
+                        value += directions[x, a, i] * own[i, b]
+                        weight += directions[x, a, i] * middle[i, b]
+                    right[x, a, b] = value
+                    left[x, a, b] = 2.0 * weight - share * value
+                for d in range(r):
+                    value = 0.0
+                    for i in range(q):
+                        value += directions[x, a, i] * own[i, q + d]
+                    turned[a, d] = value
+            for d in range(r):
+                for e in range(r):
+                    value = 0.0
+                    for a in range(q):
+                        value += own[a, q + d] * turned[a, e]
+                    to[m + x, d, e] -= value
+        for x in range(c):
+            for z in range(c):
+                value = 0.0
+                for a in range(q):
+                    for b in range(q):
+                        value += left[x, a, b] * right[z, b, a]
+                second[m + x, m + z] += value
+        for x in range(m):
+            change = given[j, x]
+            for a in range(q):
+                for d in range(r):
+                    value = change[a, q + d]
+                    for i in range(q):
+                        value -= change[a, i] * tb[i, d]
+                    lean[a, d] = value
+            for d in range(r):
+                for e in range(r):
+                    value = change[q + d, q + e]
+                    for i in range(q):
+                        value -= change[q + d, i] * tb[i, e] + tb[i, d] * lean[i, e]
+                    to[x, d, e] += value
+            for a in range(q):
+                for b in range(q):
+                    value = 0.0
+                    for i in range(q):
+                        value += t[a, i] * change[i, b]
+                    shrunk[x, a, b] = value
+                    value = 0.0
+                    for i in range(q):
+                        value += p[a, i] * change[i, b]
+                    inside[a, b] = value
+                for d in range(r):
+                    value = weight = 0.0
+                    for i in range(q):
+                        value += t[a, i] * lean[i, d]
+                        weight += p[a, i] * lean[i, d]
+                    loaded[x, a, d] = value
+                    pulled[a, d] = weight
+                    value = 0.0
+                    for e in range(r):
+                        value += lean[a, e] * g[e, d]
+                    weighted[x, a, d] = value
+            for a in range(q):
+                for b in range(q):
+                    value = 0.0
+                    for i in range(q):
+                        value += share * inside[a, i] * p[b, i]
+                    for d in range(r):
+                        value -= 2.0 * pulled[a, d] * ug[b, d]
+                    bent[x, a, b] = value
+            for z in range(c):
+                value = 0.0
+                for a in range(q):
+                    for b in range(q):
+                        value += directions[z, a, b] * bent[x, a, b]
+                second[m + z, x] += value
+                second[x, m + z] += value
+            for z in range(x + 1):
+                value = 0.0
+                for a in range(q):
+                    for b in range(q):
+                        value -= share * shrunk[x, a, b] * shrunk[z, b, a]
+                    for d in range(r):
+                        value -= 2.0 * weighted[x, a, d] * loaded[z, a, d]
+                second[x, z] += value
+                if z < x:
+                    second[z, x] += value
+
+
+class _Pulled(NamedTuple):
+    """What a way back gives."""
+
+    scores: list[Array]  # by factor, (q_f, q_f) by Psi_f
+    spread: list[Array]  # by factor, the blocks (J_f, q_f, q_f) of G, if asked for
+    above: list[Array]  # by level, G (J', r, r) of the units above
+
+
+class _Kept(NamedTuple):
+    """What the way back needs of one level."""
+
+    blocks: Array  # (J, k, k)
+    taken: Array  # (J, q, k) [F U]
+    inner: Array  # (J, q, q) T
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +311,66 @@ class Nested:
             taken, inner = np.empty((n_units, q, k)), np.empty((n_units, q, q))
             lam = np.ascontiguousarray(lams[factor])
             logdet += eliminate_units(blocks, q, lam, parents, out, taken, inner)
-            kept.append((taken, inner))
+            kept.append(_Kept(blocks, taken, inner))
             blocks = out
         return Eliminated(logdet, blocks[0], kept)
 
     def slopes(self, lams: Sequence[Array], found: Eliminated, weight: Array) -> tuple[Array, ...]:
         """Return the derivatives by lam_f; see `bhlm.likelihood.levels.Levels`."""
-        scores, _ = self._pull(lams, found, weight, spread=False)
-        return tuple(2.0 * score @ lam for score, lam in zip(scores, lams, strict=True))
+        pulled = self._pull(lams, found, weight)
+        return tuple(2.0 * score @ lam for score, lam in zip(pulled.scores, lams, strict=True))
+
+    def bend(
+        self,
+        lams: Sequence[Array],
+        found: Eliminated,
+        weights: Array,
+        directions: Sequence[Array],
+        *,
+        share: float = 1.0,
+    ) -> Bend:
+        """Return first and second derivatives; see `bhlm.likelihood.levels.Levels`."""
+        many = [len(each) for each in directions]
+        stops = np.cumsum([0, *many])
+        at = np.concatenate([np.arange(stops[f], stops[f + 1]) for f in self.order])
+        r = len(found.e)
+        second = np.empty((len(weights), stops[-1], stops[-1]))
+        e = np.empty((stops[-1], r, r))
+        scores: list[Array] = [np.empty((len(weights), q, q)) for q in self.sizes]
+        for w, weight in enumerate(weights):
+            pulled = self._pull(lams, found, weight, share=share)
+            for factor, score in enumerate(pulled.scores):
+                scores[factor][w] = score
+            bent = np.zeros((stops[-1], stops[-1]))
+            given = np.zeros((self.counts[self.order[0]], 0, *self.blocks.shape[1:]))
+            for level, (factor, upper) in enumerate(zip(self.order, self._uppers, strict=True)):
+                blocks, taken, inner = found.kept[level]
+                m, c = given.shape[1], many[factor]
+                r = blocks.shape[1] - self.sizes[factor]
+                out = np.zeros((upper, m + c, r, r))
+                own = np.zeros((m + c, m + c))
+                bend_units(
+                    blocks, taken, inner, self.parents[level], pulled.above[level], given,
+                    np.ascontiguousarray(directions[factor]), out, own, share,
+                )  # fmt: skip
+                bent[: m + c, : m + c] += own
+                given = out
+            second[w][np.ix_(at, at)] = bent
+            e[at] = given[0]
+        return Bend(e, second, tuple(scores))
+
+    @property
+    def bends_dearly(self) -> bool:
+        """False: it costs about what `slopes` does."""
+        return False
+
+    def precisions(self, lams: Sequence[Array], found: Eliminated) -> tuple[Array, ...]:
+        """Return every factor's F_jj; see `bhlm.likelihood.levels.Levels`."""
+        own = {
+            factor: kept.taken[:, :, : self.sizes[factor]]
+            for factor, kept in zip(self.order, found.kept, strict=True)
+        }
+        return tuple(own[factor] for factor in range(len(own)))
 
     def effects(
         self, lams: Sequence[Array], found: Eliminated, beta: Array, spread: Array
@@ -158,13 +379,13 @@ class Nested:
         p = len(beta)
         weight = np.zeros((p + 1, p + 1))
         weight[:p, :p] = spread
-        _, covs = self._pull(lams, found, weight, spread=True)
+        covs = self._pull(lams, found, weight, spread=True).spread
         means: list[Array] = [np.empty(0)] * len(self.order)
         # What a unit's rows are freed of: its parents' effects and the fixed ones.
         left = np.append(-beta, 1.0)[None]
         for level in reversed(range(len(self.order))):
             factor, parents = self.order[level], self.parents[level]
-            taken, q = found.kept[level][0], self.sizes[factor]
+            taken, q = found.kept[level].taken, self.sizes[factor]
             psi = lams[factor] @ lams[factor].T
             lifted = left[parents]
             means[factor] = np.einsum("ab,jbr,jr->ja", psi, taken[:, :, q:], lifted)
@@ -177,23 +398,31 @@ class Nested:
         return (*(self.counts[factor] for factor in self.order[1:]), 1)
 
     def _pull(
-        self, lams: Sequence[Array], found: Eliminated, weight: Array, *, spread: bool
-    ) -> tuple[list[Array], list[Array]]:
-        """Return the scores by Psi_f (q_f, q_f), and the blocks (J_f, q_f, q_f) of G if asked."""
-        scores: list[Array] = [np.empty(0)] * len(self.order)
-        covs = list(scores)
+        self,
+        lams: Sequence[Array],
+        found: Eliminated,
+        weight: Array,
+        *,
+        spread: bool = False,
+        share: float = 1.0,
+    ) -> _Pulled:
+        """Return the way back, from the coarsest level to the finest."""
+        n_levels = len(self.order)
+        scores: list[Array] = [np.empty(0)] * n_levels
+        covs, aboves = list(scores), list(scores)
         above = np.ascontiguousarray(weight, dtype=np.float64)[None]
-        for level in reversed(range(len(self.order))):
-            factor, (taken, inner) = self.order[level], found.kept[level]
+        for level in reversed(range(n_levels)):
+            factor, (_, taken, inner) = self.order[level], found.kept[level]
             n_units, q, k = taken.shape
             below = np.empty((n_units if level else 0, k, k))
             cov = np.empty((n_units if spread else 0, q, q))
             score = np.zeros((q, q))
             psi = lams[factor] @ lams[factor].T
-            pull_units(taken, inner, psi, self.parents[level], above, below, cov, score)
+            parents = self.parents[level]
+            pull_units(taken, inner, psi, parents, above, below, cov, score, share)
             scores[factor], covs[factor] = 0.5 * (score + score.T), cov
-            above = below
-        return scores, covs
+            aboves[level], above = above, below
+        return _Pulled(scores, covs, aboves)
 
 
 def is_nested(finer: Array, coarser: Array) -> bool:

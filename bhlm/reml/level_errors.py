@@ -13,7 +13,7 @@ from bhlm.reml.optimize import ZERO
 Array = np.ndarray
 
 # Information below this share of the largest, each component in its own unit, is none: the
-# differences that the Hessian is made of leave about 1e-10.
+# matrices that it is made of leave some 1e-12 by rounding.
 FLAT = 1e-8
 
 

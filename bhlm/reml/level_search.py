@@ -1,19 +1,28 @@
 """Whitened cross-products of several factors -> the maximum of the (restricted) likelihood.
 
-As with one factor: a few EM steps, and then descent in theta, the coefficients of every factor's
-lam, without bounds. The gradient is exact; the Hessian is its central difference, so that a
-quasi-Newton search goes first and Newton's steps finish.
+From the variances by MIVQUE(0), which need no likelihood, Newton's descent in theta, the
+coefficients of every factor's lam, without bounds and by the exact gradient and Hessian. Where the
+Hessian is dear, as with many levels of crossed factors, a quasi-Newton search goes first, from
+about the expected information, and leaves nothing but the check to it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.levels import LevelsCriterion, evaluate_levels, score_levels
+from bhlm.likelihood.levels import (
+    LevelsCriterion,
+    bend_levels,
+    evaluate_levels,
+    expect_squares,
+    guess_bend,
+    score_levels,
+)
 from bhlm.reml.optimize import (
+    GRADIENT,
     SAME,
     STATIONARY,
     ZERO,
@@ -25,11 +34,9 @@ from bhlm.reml.optimize import (
 
 Array = np.ndarray
 
-EM_STEPS = 5
-NEAR = 1e-3  # gradient at which the quasi-Newton search hands over
-# Of the differences: of fourth order, they leave some 1e-11 of the Hessian by truncation, and 1e-10
-# of it by the rounding of the gradient.
-STEP = 2e-3
+FLOOR = 0.1  # share of a level's own error, squared, that a variance starts with at least
+QUASI_STEPS = 40
+HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +110,26 @@ class LevelsProblem:
         return criterion.at.value, gradient
 
     def hessian(self, theta: Array) -> Array:
-        """Return the Hessian (c, c), from differences of the gradient of the fourth order."""
+        """Return the Hessian (c, c)."""
         key = theta.tobytes()
         if key not in self._bends:
-            found = np.empty((len(theta), len(theta)))
-            for c, value in enumerate(theta):
-                step = STEP * max(1.0, abs(float(value)))
-                near, far = (
-                    self._slope(theta, c, size) - self._slope(theta, c, -size)
-                    for size in (step, 2.0 * step)
-                )
-                found[c] = (8.0 * near - far) / (12.0 * step)
+            criterion, _ = self.visit(theta)
+            factors = [structure.factors for structure in self.structures]
             self._bends.clear()
-            self._bends[key] = 0.5 * (found + found.T)
+            self._bends[key] = bend_levels(
+                self.white.levels, self.factor(theta), criterion, factors
+            )
         return self._bends[key]
+
+    def guess(self, theta: Array) -> Array:
+        """Return about the Hessian (c, c), at little cost."""
+        criterion, _ = self.visit(theta)
+        factors = [structure.factors for structure in self.structures]
+        return guess_bend(self.white.levels, self.factor(theta), criterion, factors)
 
     def has_curvature(self, theta: Array) -> bool:
         """Whether the Hessian is finite."""
         return bool(np.isfinite(self.hessian(theta)).all())
-
-    def _slope(self, theta: Array, c: int, step: float) -> Array:
-        moved = theta.copy()
-        moved[c] += step
-        criterion = self.evaluate(moved)
-        return self.pull(score_levels(self.white.levels, self.factor(moved), criterion))
 
 
 def maximize_levels(
@@ -142,7 +145,7 @@ def maximize_levels(
         white: whitened cross-products.
         structures: the covariance structure of every factor.
         restricted: True for REML, False for ML.
-        start: theta (c,) to start at instead of EM from unit matrices.
+        start: theta (c,) to start at instead of the variances by MIVQUE(0).
     """
     problem = LevelsProblem(white, structures, restricted)
     steps: list[Step] = []
@@ -152,13 +155,14 @@ def maximize_levels(
         value = problem.visit(np.asarray(theta))[0].at.value
         steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
 
-    theta = _expectation_maximization(problem, steps) if start is None else np.asarray(start)
+    theta = _begin(problem) if start is None else np.asarray(start, dtype=np.float64)
     record(theta)
-    theta = _approach(problem, theta)
-    record(theta)
+    if white.levels.bends_dearly:
+        theta = _approach(problem, theta, record)
     theta = descend(problem, theta, record)
     theta, singular = _settle_boundary(problem, theta)
-    theta = polish(problem, theta)
+    if singular or not white.levels.bends_dearly:
+        theta = polish(problem, theta)
     criterion, gradient = problem.visit(theta)
     return LevelsOptimum(
         theta=theta,
@@ -172,34 +176,53 @@ def maximize_levels(
     )
 
 
-def _expectation_maximization(problem: LevelsProblem, steps: list[Step]) -> Array:
-    """Return theta after EM from Psi_f = I.
+def _begin(problem: LevelsProblem) -> Array:
+    """Return theta (c,) of the variances by MIVQUE(0), none of them next to zero.
 
-    With sigma^2 profiled, E[u u' | y] averaged over the J_f levels is Psi - Psi score Psi / J_f,
-    score the derivative of the criterion by Psi, of which the slope by lam is 2 score lam.
+    A zero would be a stationary point, and hold the search.
     """
-    white = problem.white
-    theta = problem.project([np.eye(structure.q) for structure in problem.structures])
-    for iteration in range(EM_STEPS):
-        lams, criterion = problem.factor(theta), problem.evaluate(theta)
-        value = unwhiten_loglik(criterion.at.value, white, problem.restricted)
-        steps.append(Step("em", iteration, value))
-        slopes = score_levels(white.levels, lams, criterion)
-        theta = problem.project(
-            [
-                lam @ (np.eye(len(lam)) - 0.5 * lam.T @ slope / count) @ lam.T
-                for lam, slope, count in zip(lams, slopes, white.levels.counts, strict=True)
-            ]
-        )
-    return theta
-
-
-def _approach(problem: LevelsProblem, theta: Array) -> Array:
-    """Return theta after a quasi-Newton search, which needs no Hessian."""
-    found = minimize(
-        problem.value_and_gradient, theta, jac=True, method="BFGS", options={"gtol": NEAR}
+    white, structures = problem.white, problem.structures
+    levels = white.levels
+    equations, squares = expect_squares(
+        levels, [structure.directions for structure in structures], n=white.n
     )
-    return np.asarray(found.x) if np.isfinite(found.fun) else theta
+    size = np.sqrt(np.diag(equations))
+    found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
+    v = max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
+    stops = np.cumsum([len(structure.labels) for structure in structures])
+    psis = []
+    for structure, count, part in zip(
+        structures, levels.counts, np.split(found, stops), strict=False
+    ):
+        values, vectors = np.linalg.eigh(structure.assemble(part / v))
+        psis.append((vectors * np.maximum(values, FLOOR * count / white.n)) @ vectors.T)
+    return problem.project(psis)
+
+
+def _approach(problem: LevelsProblem, theta: Array, record: Callable[[Array], None]) -> Array:
+    """Return theta after a quasi-Newton search (BFGS) from about the expected information."""
+    value, gradient = problem.value_and_gradient(theta)
+    bend = problem.guess(theta)
+    for _ in range(QUASI_STEPS):
+        if np.max(np.abs(gradient)) < GRADIENT:
+            break
+        values, vectors = np.linalg.eigh(bend)
+        values = np.maximum(values, 1e-6 * values[-1])
+        step = -vectors @ ((vectors.T @ gradient) / values)
+        for _ in range(HALVINGS):
+            trial_value, trial_gradient = problem.value_and_gradient(theta + step)
+            if trial_value < value + SAME:
+                break
+            step = 0.5 * step
+        else:
+            break
+        change, moved = trial_gradient - gradient, bend @ step
+        if change @ step > 1e-3 * (moved @ step):
+            bend = bend + np.outer(change, change) / (change @ step)
+            bend -= np.outer(moved, moved) / (moved @ step)
+        theta, value, gradient = theta + step, trial_value, trial_gradient
+        record(theta)
+    return theta
 
 
 def _settle_boundary(problem: LevelsProblem, theta: Array) -> tuple[Array, bool]:

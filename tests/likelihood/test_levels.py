@@ -9,7 +9,9 @@ from bhlm.errors import DataError
 from bhlm.likelihood.arrange import arrange_levels
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.levels import (
+    bend_levels,
     evaluate_levels,
+    expect_squares,
     score_levels,
     score_parameters,
     slope_rss,
@@ -226,3 +228,89 @@ def test_a_dense_rest_beyond_memory_is_refused_with_the_numbers():
     blocks, codes = np.ones((6, 4, 4)), np.array([[0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 0]])
     with pytest.raises(DataError, match=r"3 of rater, 3 of item.*leave 3 effects.*GB"):
         arrange_levels(blocks, codes, (1, 1), names=("rater", "item"), memory=100)
+
+
+def _dense_tangents(rows, directions):
+    """Return dV (m, n, n) along directions of the Psi of one factor after the other."""
+    tangents = []
+    for factor, own in enumerate(directions):
+        wide = rows.wide(factor)
+        count = wide.shape[1] // own.shape[1]
+        tangents += [wide @ np.kron(np.eye(count), each) @ wide.T for each in own]
+    return np.array(tangents)
+
+
+def _draw_directions(rows, seed):
+    rng = np.random.default_rng(seed)
+    made = [rng.normal(size=(q * (q + 1) // 2, q, q)) for q in rows.levels.sizes]
+    return [each + each.transpose(0, 2, 1) for each in made]
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-3, 0.0])
+def test_second_derivatives_equal_dense_ones(rows, small):
+    # The last factor is also tried where its effects hardly vary.
+    *lams, last = draw_lams(rows, 5)
+    lams = [*lams, small * last]
+    directions = _draw_directions(rows, 6)
+    inverse = _dense(rows, lams)[1]
+    w = np.column_stack([rows.x, rows.y])
+    tangents = _dense_tangents(rows, directions)
+    turned = inverse @ tangents
+    weights = np.random.default_rng(7).normal(size=(2, w.shape[1], w.shape[1]))
+    weights = weights + weights.transpose(0, 2, 1)
+    found = rows.levels.eliminate(lams)
+    logdet = -np.einsum("aij,bji->ab", turned, turned)
+    slopes = np.array([-w.T @ inverse @ each @ inverse @ w for each in tangents])
+    for share in (1.0, 0.0):
+        bend = rows.levels.bend(lams, found, weights, directions, share=share)
+        np.testing.assert_allclose(bend.e, slopes, rtol=EXACT, atol=EXACT * np.abs(slopes).max())
+        for weight, second in zip(weights, bend.second, strict=True):
+            loaded = tangents @ inverse @ w
+            both = np.einsum("anx,nm,bmy,xy->ab", loaded, inverse, loaded, weight, optimize=True)
+            expected = share * logdet + 2.0 * both
+            np.testing.assert_allclose(
+                second, expected, rtol=EXACT, atol=EXACT * np.abs(expected).max()
+            )
+
+
+@pytest.mark.parametrize("restricted", [True, False])
+def test_hessian_equals_the_dense_one(rows, restricted):
+    lams = draw_lams(rows, 8)
+    factors = [np.random.default_rng(9).normal(size=(3, len(lam), len(lam))) for lam in lams]
+    _, inverse, xvx, _, rss = _dense(rows, lams)
+    n, p = rows.x.shape
+    dof = n - p if restricted else n
+    projected = inverse - inverse @ rows.x @ np.linalg.solve(xvx, rows.x.T @ inverse)
+    turned = [each @ lam.T for each, lam in zip(factors, lams, strict=True)]
+    tangents = _dense_tangents(rows, [each + each.transpose(0, 2, 1) for each in turned])
+    seen = projected @ rows.y
+    first = -np.einsum("i,aij,j->a", seen, tangents, seen)
+    loaded = tangents @ seen
+    second = 2.0 * loaded @ projected @ loaded.T
+    sized = (projected if restricted else inverse) @ tangents
+    logdet = -np.einsum("aij,bji->ab", sized, sized)
+    start = 0
+    for factor, own in enumerate(factors):
+        for a, b in np.ndindex(3, 3):
+            bent = own[a] @ own[b].T
+            moved = [np.zeros((1, len(lam), len(lam))) for lam in lams]
+            moved[factor] = (bent + bent.T)[None]
+            change = _dense_tangents(rows, moved)[factor]
+            at = start + a, start + b
+            logdet[at] += np.sum((projected if restricted else inverse) * change)
+            second[at] -= seen @ change @ seen
+        start += 3
+    expected = logdet + dof * (second / rss - np.outer(first, first) / rss**2)
+    criterion = evaluate_levels(rows.levels, lams, n=n, restricted=restricted)
+    found = bend_levels(rows.levels, lams, criterion, factors)
+    np.testing.assert_allclose(found, expected, rtol=EXACT, atol=EXACT * np.abs(expected).max())
+
+
+def test_mivque_equations_are_the_dense_ones(rows):
+    directions = _draw_directions(rows, 10)
+    equations, squares = expect_squares(rows.levels, directions, n=len(rows.y))
+    q = np.eye(len(rows.y)) - rows.x @ np.linalg.solve(rows.x.T @ rows.x, rows.x.T)
+    tangents = np.array([*_dense_tangents(rows, directions), np.eye(len(rows.y))])
+    sized, seen = q @ tangents, q @ rows.y
+    np.testing.assert_allclose(equations, np.einsum("aij,bji->ab", sized, sized), rtol=EXACT)
+    np.testing.assert_allclose(squares, np.einsum("i,aij,j->a", seen, tangents, seen), rtol=EXACT)

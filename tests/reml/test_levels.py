@@ -197,6 +197,21 @@ def test_gradient_vanishes_and_random_starts_end_no_higher(name):
         assert again.criterion.at.value >= value - 1e-6
 
 
+def test_the_quasi_newton_search_of_many_levels_ends_where_newtons_does():
+    rng = np.random.default_rng(2)
+    subject, item = rng.integers(0, 400, 3000), rng.integers(0, 320, 3000)
+    x = rng.normal(size=3000)
+    u, v = 0.8 * rng.normal(size=400), 0.5 * rng.normal(size=320)
+    y = x + u[subject] + v[item] + rng.normal(size=3000)
+    data = pd.DataFrame({"y": y, "x": x, "subject": subject, "item": item})
+    found = Model("y ~ x + (1 | subject) + (1 | item)", data).reml()
+    assert found.white.levels.bends_dearly
+    assert found.converged
+    problem = LevelsProblem(found.white, found.structures, restricted=True)
+    step = np.linalg.solve(problem.hessian(found.theta), found.gradient)
+    np.testing.assert_allclose(step, 0.0, atol=1e-8)
+
+
 def simulate(seed=3, *, spread=(0.0, 1.0)) -> pd.DataFrame:
     """Return rows of 8 classes in each of 6 schools, with the SDs of schools and of classes."""
     rng = np.random.default_rng(seed)
