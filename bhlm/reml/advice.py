@@ -4,7 +4,7 @@ import numpy as np
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import scale_covariance
-from bhlm.reml.optimize import ZERO
+from bhlm.reml.optimize import STATIONARY, ZERO
 
 Array = np.ndarray
 
@@ -65,7 +65,7 @@ def describe_failure(response: str, sigma2: float, *, share: float, gradient: fl
         share: of it in that of ordinary least squares.
         gradient: the largest component.
     """
-    if share < PERFECT:
+    if share < PERFECT or gradient < STATIONARY:
         return (
             f"the fixed and random effects fit '{response}' all but without error "
             f"(residual variance {sigma2:.2g}), and then the likelihood has no maximum that can be "

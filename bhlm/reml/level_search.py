@@ -24,10 +24,10 @@ from bhlm.likelihood.levels import (
 from bhlm.reml.optimize import (
     GRADIENT,
     SAME,
-    STATIONARY,
     ZERO,
     Step,
     descend,
+    is_maximum,
     polish,
     unwhiten_loglik,
 )
@@ -170,7 +170,7 @@ def maximize_levels(
         criterion=criterion,
         gradient=gradient,
         hessian=problem.hessian(theta),
-        converged=bool(np.max(np.abs(gradient)) < STATIONARY * max(1.0, white.n / 1e4)),
+        converged=is_maximum(problem, theta, n=white.n),
         singular=singular,
         steps=tuple(steps),
     )

@@ -29,6 +29,13 @@ STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
 # A criterion that rises by no more than this is the same criterion, rounded.
 SAME = 1e-9
+# Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at ten
+# times theta is not above this one by more than ALIKE. At a maximum it is above by some 100 for each
+# degree of freedom that is left for the residual.
+STEEP = 30.0
+ALIKE = 1e-2
+# There the logarithm of theta is what must be stationary: this leaves a thousandth of sigma^2.
+STATIONARY_LOG = 1e-3
 NEWTON_STEPS = 8
 SADDLES = 5  # restarts from saddles
 CURVED = 1e-8  # negative curvature below this share of the largest is rounding
@@ -175,7 +182,7 @@ def maximize(
         lam=problem.factor(theta),
         criterion=problem.visit(theta)[1],
         gradient=gradient,
-        converged=bool(np.max(np.abs(gradient)) < STATIONARY * max(1.0, white.n / 1e4)),
+        converged=is_maximum(problem, theta, n=white.n),
         singular=singular,
         steps=tuple(steps),
     )
@@ -242,6 +249,23 @@ def descend(problem: Searched, theta: Array, record: Callable[[Array], None]) ->
             break
         theta = theta + 0.1 * vectors[:, 0]
     return theta
+
+
+def is_maximum(problem: Smooth, theta: Array, *, n: float) -> bool:
+    """Return whether the criterion is stationary, and not for its flatness far out alone.
+
+    Where the effects can take up all of the residual, it falls as 1 / theta^2 towards a bound that
+    no theta reaches, and any theta that is large enough looks stationary.
+    """
+    value, gradient = problem.value_and_gradient(theta)
+    rounding = max(1.0, n / 1e4)
+    if not np.max(np.abs(gradient)) < STATIONARY * rounding:
+        return False
+    if np.max(np.abs(theta)) < STEEP:
+        return True
+    if np.max(np.abs(theta * gradient)) > STATIONARY_LOG * rounding:
+        return False
+    return bool(problem.value_and_gradient(10.0 * theta)[0] > value + ALIKE)
 
 
 def search_trust_region(

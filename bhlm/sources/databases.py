@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     import duckdb
 
 SPILL_SHARE = 2  # DuckDB may fill the free space of the temporary folder divided by this
+ATTACHED = "attached"  # what DuckDB calls a database file here
+# A table, with its schema where that is not main; either may stand in quotes.
+_TABLE = re.compile(
+    r'(?:(?P<schema>"(?:[^"]|"")+"|[^."]+)\.)?(?P<table>"(?:[^"]|"")+"|[^"]+)', re.DOTALL
+)
 # What pandas takes for missing in a CSV file, so that DuckDB does the same.
 CSV_MISSING = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
@@ -67,9 +72,13 @@ def _make_spill(process: int, around: str) -> str:
 
 
 def _connect_duckdb(
-    what: str, memory_limit: str | None, *, database: str = ":memory:"
+    what: str, memory_limit: str | None, *, database: Path | None = None
 ) -> "duckdb.DuckDBPyConnection":
-    """Return a connection that may use so much memory, and the system's temporary folder."""
+    """Return a connection that may use so much memory, and the system's temporary folder.
+
+    A database file is attached to it as ATTACHED, to be read: opened by itself, it would have to be
+    opened alike by whoever opens it twice.
+    """
     try:
         import duckdb
     except ImportError as error:
@@ -91,9 +100,12 @@ def _connect_duckdb(
             )
         config["memory_limit"] = memory_limit
     try:
-        connection = duckdb.connect(database, read_only=database != ":memory:", config=config)
+        connection = duckdb.connect(":memory:", config=config)
         # A bar of its own would stand in standard output, between what a command prints.
         connection.execute("SET enable_progress_bar = false")
+        if database is not None:
+            path = str(database.absolute()).replace("'", "''")
+            connection.execute(f"ATTACH '{path}' AS {ATTACHED} (READ_ONLY)")
         return connection
     except duckdb.Error as error:
         raise DataError(
@@ -245,17 +257,47 @@ def open_duckdb(place: str, name: str, shown: str, memory_limit: str | None) -> 
             f"'{hide_password(str(path))}' of '{shown}' does not exist; three slashes start a "
             "relative path, four an absolute one"
         )
-    connection = _connect_duckdb(f"'{shown}'", memory_limit, database=str(path))
+    connection = _connect_duckdb(f"'{shown}'", memory_limit, database=path)
+    found = connection.execute(
+        "select table_schema, table_name from information_schema.tables where table_catalog = ?",
+        [ATTACHED],
+    ).fetchall()
+    # Asked for a name that is none of them, DuckDB would take it for a file, or a variable.
+    if (place_of := _find_table(name, found)) is None:
+        connection.close()
+        raise _miss_table(name, shown, found, default="main")
     import duckdb
 
     try:
-        return connection.table(name)
-    except duckdb.CatalogException as error:
-        found = connection.execute(
-            "select table_schema, table_name from information_schema.tables"
-        ).fetchall()
+        relation = connection.table(".".join(map(_quote_name, (ATTACHED, *place_of))))
+        relation.limit(0).fetchall()
+    except duckdb.Error as error:
         connection.close()
-        raise _miss_table(name, shown, found, default="main") from error
+        raise DataError(
+            f"the table '{name}' of '{shown}' cannot be read ({shorten(error)}); check what it "
+            "rests on"
+        ) from error
+    return relation
+
+
+def _find_table(name: str, found: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return the schema and the table that a name means among those found, as SQL reads names.
+
+    A table whose own name has a dot in it is found by that too.
+    """
+    asked = [("main", name)]
+    if parts := _TABLE.fullmatch(name):
+        asked.append((_bare(parts["schema"] or "main"), _bare(parts["table"])))
+    for fold in (str, str.casefold):
+        known = {(fold(schema), fold(table)): (schema, table) for schema, table in found}
+        for schema, table in asked:
+            if (fold(schema), fold(table)) in known:
+                return known[fold(schema), fold(table)]
+    return None
+
+
+def _bare(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def open_postgres(place: str, name: str, shown: str, memory_limit: str | None) -> Any:

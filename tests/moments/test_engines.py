@@ -331,6 +331,38 @@ def test_a_table_of_a_duckdb_file(
         assert_same_moments(Model(NASTY_FORMULA, url).moments, expected)
 
 
+def test_a_duckdb_url_opens_tables_of_that_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pl.DataFrame({"x": [1]})
+    for path in ("t.csv", "u.csv"):
+        rows.write_csv(path)
+    with duckdb.connect("a.db") as a, duckdb.connect("b.db") as b:
+        a.execute('create table "t.csv" as select 7 as inside; create table T as select 1 as big')
+        a.execute(
+            "create view v as select big + 1 as more from T; create macro m() as table select 1"
+        )
+        b.execute("create table other as select 1 as x")
+    with duckdb.connect("a.db", read_only=True):
+        # The same file twice at once, with limits of their own.
+        tables = [
+            open_table(f"duckdb:///a.db#{name}", memory_limit=limit)
+            for name, limit in (("t.csv", None), ("t", "100MB"), ("v", "1GB"), ('main."T"', None))
+        ]
+    assert [(each.columns, each.fetchall()) for each in tables] == [
+        (["inside"], [(7,)]), (["big"], [(1,)]), (["more"], [(2,)]), (["big"], [(1,)]),
+    ]  # fmt: skip
+    elsewhere = (
+        "u.csv", "main.u.csv", str(tmp_path / "u.csv"), "'u.csv'", "read_csv('u.csv')", "rows",
+        "m", "m()", "b.other", "other", "information_schema.tables", "duckdb_tables()",
+        "t; drop table t", 't" union select 1 --',
+    )  # fmt: skip
+    for name in elsewhere:
+        with pytest.raises(DataError, match="has no table"):
+            open_table(f"duckdb:///a.db#{name}")
+
+
 def test_what_a_duckdb_url_can_lack(duckdb_file: Path) -> None:
     with pytest.raises(DataError, match="has no table 'pupil'; did you mean 'pupils'") as caught:
         open_table(f"duckdb:///{duckdb_file}#pupil")

@@ -10,6 +10,7 @@ from bhlm.fits.model import Model
 from bhlm.likelihood.whitening import whiten
 from bhlm.reml.optimize import maximize
 from bhlm.sources.gallery import find_model
+from tests.fuzz.tables import random_table
 
 ESTIMATES = 1e-9  # relative; the issue of the reference asks for 1e-7
 ERRORS = 1e-8
@@ -283,3 +284,24 @@ def test_an_interval_next_to_zero_has_no_upper_limit():
     assert 0.0 < row["estimate"] < 1e-4
     assert (row["lower"], row["upper"]) == (0.0, np.inf)
     assert "." in fit.summary()
+
+
+def test_a_residual_variance_on_its_way_to_zero_is_no_maximum():
+    # With 26 groups of one or two rows the random part takes up all that is left; where a search
+    # ends depends on the last digits of the sums.
+    table = random_table(np.random.default_rng([2, 77]))
+    fit = Model("y ~ x + f + (x | g)", table).reml()
+    assert not fit.converged
+    assert "has no maximum that can be found" in fit.advice
+
+
+@pytest.mark.parametrize("ratio", [1e3, 3e4, 1e5, 1e7])
+def test_groups_that_differ_far_more_than_their_rows_are_fitted_or_refused(ratio):
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(6), 2)
+    y = ratio * rng.normal(size=6)[group] + rng.normal(size=12)
+    fit = Model("y ~ 1 + (1 | g)", pd.DataFrame({"g": group, "y": y})).reml()
+    within = pd.Series(y).groupby(group).var().mean()  # of a balanced table the very estimate
+    assert fit.converged == (ratio < 1e5)  # beyond, the intraclass correlation is 1 - 1e-10
+    if fit.converged:
+        assert fit.sigma2 == pytest.approx(within, rel=1e-4)
