@@ -87,7 +87,6 @@ def read_new_rows(
         blank[design.group] = nw.lit(NO_GROUP)
     filled = table.with_columns(**blank).to_native()
     rows, layout = prepare_design(design, filled)
-    training, old_layout = prepare_design(design, own)
     held = rows.lazy().collect()
     check_levels(design, held, layout)
     total = table.lazy().select(nw.len()).collect().item()
@@ -98,7 +97,10 @@ def read_new_rows(
         )
     if check is not None:
         check(np.asarray(held["group"].to_numpy()))
-    known = (training.lazy().collect(), old_layout)
+    known = held, layout  # of which nothing is read where no mean is taken
+    if means:
+        training, old_layout = prepare_design(design, own)
+        known = training.lazy().collect(), old_layout
     labels, columns = evaluate_new(design, known, (held, layout), at=at)
     columns[INTERCEPT] = np.ones(len(labels))
     x = np.column_stack([columns[name] for name in design.fixed])

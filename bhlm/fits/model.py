@@ -16,6 +16,7 @@ from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
 from bhlm.moments.same_rows import check_same_rows
+from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,10 +259,11 @@ class Model:
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
-        table = read_table(self._table, self.formula)
-        rows = design_arrays(self.design, table, check=False)
-        check_same_rows(self.moments, *rows)
-        return rows, self._name_rows(index_rows(self.design, table), rows[0])
+        with unchanged(self._table, since_opened=False):
+            table = read_table(self._table, self.formula)
+            rows = design_arrays(self.design, table, check=False)
+            check_same_rows(self.moments, *rows)
+            return rows, self._name_rows(index_rows(self.design, table), rows[0])
 
     def _name_rows(self, index: "pd.Index | None", labels: np.ndarray) -> "pd.Index":
         """Return what a table calls its rows; their groups where they have no order."""
@@ -309,21 +311,24 @@ class Model:
         else:
             if not self.has_rows:
                 raise DataError("this model was made from moments and cannot read new rows")
-            from bhlm.design.new_rows import read_new_rows
+            from bhlm.design.new_rows import list_means, read_new_rows
 
             new = open_alike(self.moments, data) if isinstance(data, str | Path) else data
 
             def check(found: np.ndarray) -> None:
                 place_new_rows(self.moments, found, kind=kind, new_groups=new_groups)
 
-            labels, x, z, index = read_new_rows(
-                self.design,
-                self._table,
-                new,
-                needs_group=kind != "population",
-                at=at,
-                check=check,
-            )
+            with unchanged(self._table, new, since_opened=False):
+                if list_means(self.design):
+                    self.rows()  # of which the means are taken: are they those of the model?
+                labels, x, z, index = read_new_rows(
+                    self.design,
+                    self._table,
+                    new,
+                    needs_group=kind != "population",
+                    at=at,
+                    check=check,
+                )
             index = self._name_rows(index, labels)
         choice: dict[str, Any] = {"kind": kind, "new_groups": new_groups, "level": level}
         if isinstance(fit, RemlFit):

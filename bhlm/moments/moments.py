@@ -32,6 +32,7 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
+from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
     from bhlm.moments.cells import CellMoments
@@ -444,7 +445,8 @@ def reduce_part(formula: str, table: Any) -> Moments:
         DataError: the table cannot serve the formula.
     """
     opened = open_rows(parse_formula(formula), table)
-    return compute_moments(build_design(formula, opened, check=False), opened)
+    with unchanged(opened):
+        return compute_moments(build_design(formula, opened, check=False), opened)
 
 
 @check_arguments

@@ -5,11 +5,19 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.design import Design, apply_design, build_prepared, check_design, tally_table
+from bhlm.design.design import (
+    Design,
+    Prepared,
+    apply_design,
+    build_prepared,
+    check_design,
+    tally_table,
+)
 from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import read_table
+from bhlm.errors import DataError
 from bhlm.moments.memory import (
     LeftOut,
     Reduced,
@@ -22,10 +30,12 @@ from bhlm.moments.memory import (
 from bhlm.moments.size import check_size
 from bhlm.moments.stream import can_stream, reduce_scan
 from bhlm.sources.parquet import ParquetScan
+from bhlm.sources.watch import find_watch, unchanged
 
 Array = np.ndarray
 WIDE = 16  # columns up to which the table's engine sums the products itself
 HELD = 1 << 22  # values of a batch
+SAME = 1e-9  # relative difference of constants of the same rows, added up in another order
 
 
 def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOut]:
@@ -39,21 +49,51 @@ def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftO
         FormulaError: the formula is at fault.
         DataError: the table cannot serve the formula.
     """
-    if isinstance(table, ParquetScan) and can_stream(formula, table):
-        design, reduced, left_out = reduce_scan(formula, table)
-    else:
-        table = read_table(table, formula)
-        design, rows, layout, _, dropped, missing = build_prepared(formula, table)
-        left_out = LeftOut(dropped, missing)
-        if isinstance(rows, nw.DataFrame):
-            reduced = reduce_rows(design, rows, layout)
+    with unchanged(table):
+        if isinstance(table, ParquetScan) and can_stream(formula, table):
+            design, reduced, left_out = reduce_scan(formula, table)
         else:
-            reduced = reduce_frame(apply_design(design, table, check=False, means=True))
-    # A bad value spoils the moments, and only then is it worth looking for it.
-    is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
-    if len(reduced.groups) < 2 or not is_finite:
-        check_design(design, table)
+            table = read_table(table, formula)
+            design, reduced, left_out = _reduce_table(formula, table)
+        # A bad value spoils the moments, and only then is it worth looking for it.
+        is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
+        if len(reduced.groups) < 2 or not is_finite:
+            check_design(design, table)
     return design, reduced, left_out
+
+
+def _reduce_table(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOut]:
+    prepared = build_prepared(formula, table)
+    design, rows, layout = prepared.design, prepared.rows, prepared.layout
+    left_out = LeftOut(prepared.dropped, prepared.missing)
+    if isinstance(rows, nw.DataFrame):
+        return design, reduce_rows(design, rows, layout), left_out
+    reduced = reduce_frame(apply_design(design, table, check=False, means=True))
+    n = int(reduced.n.sum())
+    # Levels and constants came from passes before. Files say whether they are the same still; what
+    # says nothing of its files, such as a database, is asked once more.
+    again = bool(design.levels or design.constants) and not find_watch(table).paths
+    if n != prepared.n or (again and not _is_same(build_prepared(formula, table), prepared)):
+        raise DataError(
+            f"the table has changed while '{formula.text}' was reduced ({prepared.n} complete rows at "
+            f"first, then {n}, or other levels and means); make the model again when nobody writes "
+            "to it"
+        )
+    return design, reduced, left_out
+
+
+def _is_same(found: Prepared, before: Prepared) -> bool:
+    """Return whether a table still has the levels, constants and rows that it had."""
+    return (
+        (found.n, found.dropped, found.design.levels)
+        == (before.n, before.dropped, before.design.levels)
+        and found.design.constants.keys() == before.design.constants.keys()
+        and all(
+            # Engines add in an order of their own.
+            np.allclose(found.design.constants[name], values, rtol=SAME, atol=0.0, equal_nan=True)
+            for name, values in before.design.constants.items()
+        )
+    )
 
 
 def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
@@ -62,9 +102,10 @@ def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
     Raises:
         DataError: the table has values or levels that the design cannot serve.
     """
-    table = read_table(table, design.formula)
-    reduced = reduce_frame(apply_design(design, table, means=True))
-    total, missing = tally_table(design, table)
+    with unchanged(table):
+        table = read_table(table, design.formula)
+        reduced = reduce_frame(apply_design(design, table, means=True))
+        total, missing = tally_table(design, table)
     return reduced, LeftOut(total - int(reduced.n.sum()), missing)
 
 

@@ -29,9 +29,9 @@ STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
 # A criterion that rises by no more than this is the same criterion, rounded.
 SAME = 1e-9
-# Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at ten
-# times theta is not above this one by more than ALIKE. At a maximum it is above by some 100 for each
-# degree of freedom that is left for the residual.
+# Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at
+# ten times theta is not above this one by more than ALIKE. At a maximum it is above by some 100 for
+# each degree of freedom that is left for the residual.
 STEEP = 30.0
 ALIKE = 1e-2
 # There the logarithm of theta is what must be stationary: this leaves a thousandth of sigma^2.

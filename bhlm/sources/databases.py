@@ -23,6 +23,7 @@ from bhlm.sources.labels import (
     Spellings,
     choose_type,
 )
+from bhlm.sources.watch import remember_files, watch_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -130,6 +131,7 @@ def stream_files(
     Raises `MissingPackageError` without DuckDB, and `DataError` where that cannot read them, they
     have no rows, or the limit is not one.
     """
+    watch = watch_files(paths)
     connection = _connect_duckdb(f"'{place}' with a memory limit", memory_limit)
     import duckdb
 
@@ -146,6 +148,7 @@ def stream_files(
         raise refuse_file(place, suffix, error) from error
     if is_empty:
         raise DataError(f"'{place}' has no rows; give a {suffix} file with at least one")
+    remember_files(relation, watch)
     return relation
 
 

@@ -13,6 +13,7 @@ from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, strea
 from bhlm.sources.files import find_files, find_padded, known_suffixes, read_file
 from bhlm.sources.labels import settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
+from bhlm.sources.watch import watch_files
 
 # Bytes on disk from which DuckDB streams a file instead of pandas reading all of it: a file of
 # half a gigabyte may fill several gigabytes of memory.
@@ -133,11 +134,14 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
         return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
     known = [*(labels or ()), *text]
+    watch = watch_files(paths)
     table = _read_files(paths, suffix, known, named)
     if suffix != ".csv":
+        watch.check()
         return table
     if labels is None and (padded := find_padded(paths, table)):
         table = _read_files(paths, suffix, [*known, *padded], named)
+    watch.check()
     # Of all files at once: one of them may spell what is no number in another.
     settled = {
         name: settle_labels(table[name])

@@ -7,6 +7,7 @@ from typing import Any
 
 from bhlm.errors import DataError
 from bhlm.sources.databases import refuse_file, stream_files
+from bhlm.sources.watch import Watch, watch_files
 
 # Rows that are decoded at a time: a few columns of them take some megabytes.
 BATCH = 1 << 18
@@ -21,17 +22,8 @@ class ParquetScan:
     schema: Any  # pyarrow.Schema that fits all files
     n_rows: int
     is_large: bool  # whether what cannot be reduced batch by batch is left to DuckDB
-    stamps: tuple[tuple[int, ...], ...]  # see `stamp_file`, of each file when it was found
+    watch: Watch  # the files, as they were found
     batch: int = BATCH  # rows that are read at a time
-
-    def check_unchanged(self) -> None:
-        """Raise `DataError` where a file is not the one that was found any more."""
-        for path, stamp in zip(self.paths, self.stamps, strict=True):
-            if stamp_file(path) != stamp:
-                raise DataError(
-                    f"'{path}' was changed or replaced since it was first read; make the model "
-                    "again from the file as it is now"
-                )
 
     def is_plain(self, columns: Sequence[str]) -> bool:
         """Return whether columns hold numbers, booleans or text, which Arrow's arrays suffice for.
@@ -54,7 +46,7 @@ class ParquetScan:
         import pyarrow.parquet as pq
 
         wanted = pa.schema([self.schema.field(name) for name in columns])
-        self.check_unchanged()
+        self.watch.check()
         for path in self.paths:
             try:
                 # With its buffer ahead, the reader would hold the bytes of the whole file.
@@ -63,9 +55,9 @@ class ParquetScan:
                         table = pa.Table.from_batches([batch]).select(list(columns))
                         yield table if table.schema.equals(wanted) else table.cast(wanted)
             except (pa.ArrowException, OSError) as error:
-                self.check_unchanged()
+                self.watch.check()
                 raise refuse_file(path, ".parquet", error) from error
-        self.check_unchanged()
+        self.watch.check()
 
     def read(self, columns: Sequence[str] | None = None) -> Any:
         """Return a table of some columns, or of all: pyarrow's, pandas' or DuckDB's.
@@ -73,7 +65,7 @@ class ParquetScan:
         Raises:
             DataError: a file cannot be read.
         """
-        self.check_unchanged()
+        self.watch.check()
         if self.is_large:
             return stream_files(self.paths, ".parquet", None, self.text)
         import pyarrow as pa
@@ -88,15 +80,6 @@ class ParquetScan:
         return table.select(names).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
 
 
-def stamp_file(path: Path) -> tuple[int, ...]:
-    """Return what tells a file from the one that replaces it: its number, size and time."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def scan_files(paths: Sequence[Path], text: str, *, is_large: bool) -> ParquetScan:
     """Return Parquet files, called `text` in errors, unread.
 
@@ -107,7 +90,7 @@ def scan_files(paths: Sequence[Path], text: str, *, is_large: bool) -> ParquetSc
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stamps = tuple(map(stamp_file, paths))
+    watch = watch_files(paths)
     schemas = []
     n_rows = 0
     for path in paths:
@@ -134,4 +117,4 @@ def scan_files(paths: Sequence[Path], text: str, *, is_large: bool) -> ParquetSc
         raise DataError(
             f"the files of '{text}' hold different types ({reason}); write each column with one"
         ) from error
-    return ParquetScan(tuple(paths), text, schema, n_rows, is_large, stamps)
+    return ParquetScan(tuple(paths), text, schema, n_rows, is_large, watch)

@@ -339,7 +339,8 @@ def test_a_duckdb_url_opens_tables_of_that_file_and_nothing_else(
     for path in ("t.csv", "u.csv"):
         rows.write_csv(path)
     with duckdb.connect("a.db") as a, duckdb.connect("b.db") as b:
-        a.execute('create table "t.csv" as select 7 as inside; create table T as select 1 as big')
+        a.execute('create table "t.csv" as select 7 as inside')
+        a.execute("create table T as select 1 as big")
         a.execute(
             "create view v as select big + 1 as more from T; create macro m() as table select 1"
         )

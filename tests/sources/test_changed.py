@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -108,3 +109,92 @@ def test_a_file_that_is_replaced_between_two_passes_is_refused(tmp_path: Path) -
         list(batches)
     with pytest.raises(DataError, match=r"t\.parquet' was changed or replaced"):
         bhlm.Model(FORMULA, scan)
+
+
+def take_view(path: Path) -> duckdb.DuckDBPyRelation:
+    """Return a table of DuckDB that does not say what files it reads."""
+    connection = duckdb.connect()
+    connection.execute(f"create view v as from '{path}'")
+    return connection.table("v")
+
+
+LAZY: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    **{name: route for name, route in ROUTES.items() if name != "parquet stream"},
+    "polars scan of many": (".parquet", lambda path: pl.scan_parquet(path.parent / "*.parquet")),
+    "a query of polars": (".csv", lambda path: pl.scan_csv(path).filter(pl.col("x") < 9)),
+    "a relation on parquet": (".parquet", lambda path: duckdb.connect().read_parquet(str(path))),
+    "a relation on csv": (
+        ".csv",
+        lambda path: duckdb.connect().sql(f"from '{path}'").filter("x<9"),
+    ),
+}
+
+
+@pytest.fixture
+def after_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Return what does something after so many passes over a lazy table."""
+    collect = nw.LazyFrame.collect
+
+    def plan(count: int, action: Callable[[], object]) -> None:
+        passes = iter(range(1, 100))
+
+        def collect_and_act(frame: Any, *args: Any, **kwargs: Any) -> Any:
+            found = collect(frame, *args, **kwargs)
+            if next(passes) == count:
+                action()
+            return found
+
+        monkeypatch.setattr(nw.LazyFrame, "collect", collect_and_act)
+
+    return plan
+
+
+@pytest.mark.parametrize("route", LAZY)
+def test_a_file_that_is_replaced_between_passes_over_it_is_refused(
+    route: str, tmp_path: Path, after_pass: Callable[..., None]
+) -> None:
+    suffix, open_it = LAZY[route]
+    path = tmp_path / f"t{suffix}"
+    replace(path, make_table(1))
+    table = open_it(path)
+    after_pass(1, lambda: replace(path, make_table(2)))
+    with pytest.raises(DataError, match=r"was changed or replaced since it was first read"):
+        bhlm.Model(FORMULA, table)
+
+
+def test_a_file_that_is_only_touched_is_the_same(
+    tmp_path: Path, after_pass: Callable[..., None]
+) -> None:
+    path = tmp_path / "t.csv"
+    replace(path, make_table(1))
+    after_pass(1, lambda: [path.touch(), path.chmod(0o600)])
+    assert bhlm.Model(FORMULA, pl.scan_csv(path)).moments.n_rows == 120
+
+
+@pytest.mark.parametrize("change", ["rows", "levels", "means"])
+def test_a_view_that_changes_between_passes_is_refused(
+    change: str, tmp_path: Path, after_pass: Callable[..., None]
+) -> None:
+    path = tmp_path / "t.parquet"
+    table = make_table(1).assign(f=["a", "b"] * 60)
+    replace(path, table)
+    changed = {
+        "rows": table[1:],
+        "levels": table.assign(f=["a", "c"] * 60),
+        "means": table.assign(w=table["w"] + 1.0),
+    }[change]
+    after_pass(3, lambda: replace(path, changed))
+    with pytest.raises(DataError, match="has changed while 'y ~ x"):
+        bhlm.Model("y ~ x + f + cgm(w) + (1 | g)", take_view(path))
+
+
+def test_group_means_of_new_rows_are_those_of_the_model() -> None:
+    table = make_table(1)
+    model = bhlm.Model(FORMULA, table)
+    fit, new = model.reml(), make_table(2)[:12]
+    expected = model.predict(fit, new)
+    table.loc[3, "w"] += 0.5
+    with pytest.raises(DataError, match="the table has changed"):
+        model.predict(fit, new)
+    table["w"] = make_table(1)["w"]
+    pd.testing.assert_frame_equal(model.predict(fit, new), expected)
