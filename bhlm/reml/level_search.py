@@ -159,7 +159,7 @@ def maximize_levels(
     record(theta)
     if white.levels.bends_dearly:
         theta = _approach(problem, theta, record)
-    theta = descend(problem, theta, record)
+    theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
     if singular or not white.levels.bends_dearly:
         theta = polish(problem, theta)

@@ -173,7 +173,7 @@ def maximize(
     else:
         theta = np.asarray(start, dtype=np.float64)
     record(theta)
-    theta = descend(problem, theta, record)
+    theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
     theta = polish(problem, theta)
     _, gradient = problem.value_and_gradient(theta)
@@ -234,14 +234,22 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
     return theta
 
 
-def descend(problem: Searched, theta: Array, record: Callable[[Array], None]) -> Array:
-    """Return a local minimum, leaving any saddle at which a variance of zero has trapped it."""
+def descend(
+    problem: Searched, theta: Array, *, callback: Callable[[Array], None] | None = None
+) -> Array:
+    """Return a local minimum, leaving any saddle at which a variance of zero has trapped it.
+
+    Args:
+        problem: minus twice a log-likelihood.
+        theta: where to start (c,).
+        callback: called with every step.
+    """
     for _ in range(SADDLES):
-        theta = advance(problem, theta, callback=record)
+        theta = _advance(problem, theta, callback=callback)
         if not problem.has_curvature(theta):
             break
         if np.max(np.abs(problem.value_and_gradient(theta)[1])) > GRADIENT:
-            theta = search_trust_region(problem, theta, callback=record)[0]
+            theta = _search_trust_region(problem, theta, callback=callback)[0]
         if not problem.has_curvature(theta):
             break
         values, vectors = np.linalg.eigh(problem.hessian(theta))
@@ -268,7 +276,7 @@ def is_maximum(problem: Smooth, theta: Array, *, n: float) -> bool:
     return bool(problem.value_and_gradient(10.0 * theta)[0] > value + ALIKE)
 
 
-def search_trust_region(
+def _search_trust_region(
     problem: Smooth, point: Array, *, callback: Callable[[Array], None] | None = None
 ) -> tuple[Array, float]:
     """Return where a trust region's search from a point ends, and the value there.
@@ -290,7 +298,7 @@ def search_trust_region(
     return np.asarray(found.x), float(found.fun)
 
 
-def advance(
+def _advance(
     problem: Searched, point: Array, *, callback: Callable[[Array], None] | None = None
 ) -> Array:
     """Return a point after full Newton steps, as long as each is one down a convex slope.

@@ -15,11 +15,9 @@ from bhlm.likelihood.covariance import Family
 from bhlm.likelihood.panels import Panels
 from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, sum_scores
 from bhlm.likelihood.whitening import Whitened
-from bhlm.reml.optimize import CURVED, GRADIENT, SADDLES, advance, search_trust_region
+from bhlm.reml.optimize import descend
 
 Array = np.ndarray
-
-NUDGE = 0.1
 
 
 class Visit(NamedTuple):
@@ -98,14 +96,8 @@ class HeldLikelihood:
 
     def minimize(self, point: Array) -> tuple[float, Array]:
         """Return the minimum that is reached from a point, saddles left behind, and where."""
-        for _ in range(SADDLES if len(point) else 0):
-            point = advance(self, point)
-            if np.max(np.abs(self.value_and_gradient(point)[1])) > GRADIENT:
-                point = search_trust_region(self, point)[0]
-            values, vectors = np.linalg.eigh(self.hessian(point))
-            if values[0] > -CURVED * max(1.0, values[-1]):
-                break
-            point = point + NUDGE * vectors[:, 0]
+        if len(point):
+            point = descend(self, point)
         return self.value_and_gradient(point)[0], point
 
     def _visit(self, point: Array) -> Visit:
