@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         r_squared,
         variance_explained,
     )
+    from bhlm.reports.models.table import ModelTable, table
     from bhlm.sources.datasets import load_dataset, load_hsb
     from bhlm.sources.gallery import find_model, list_models
     from bhlm.sources.open import open_table
@@ -84,6 +85,7 @@ _HOMES = {
     "LKJ": "bayes.priors.correlations",
     "LogNormal": "bayes.priors.families",
     "Model": "fits.model",
+    "ModelTable": "reports.models.table",
     "Moments": "moments.moments",
     "Normal": "bayes.priors.families",
     "PooledFit": "fits.pooled_fit",
@@ -120,6 +122,7 @@ _HOMES = {
     "reduce_part": "moments.moments",
     "save_moments": "moments.moments",
     "suppress_small_groups": "moments.moments",
+    "table": "reports.models.table",
     "tabulate_priors": "bayes.prior_table",
     "variance_explained": "reml.compare",
 }

@@ -182,13 +182,15 @@ def list_cases(
         "Moments.with_blocks": {"blocks": (model.moments.random,)},
         "Figure.save": {"path": folder / "new.svg"},
         "plot_effects": {"fit": reml, "column": "x"},
+        "table": {"models": [reml]},
+        "ModelTable.save": {"path": folder / "new.tex"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},
     }  # fmt: skip
     subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
     holders = {
         "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
         "Moments": model.moments, "PooledFit": bhlm.pool([reml, reml]),
-        "Figure": plots.plot_caterpillar(reml),
+        "Figure": plots.plot_caterpillar(reml), "ModelTable": bhlm.table([reml]),
     }  # fmt: skip
     cases = []
     for name in bhlm.__all__:

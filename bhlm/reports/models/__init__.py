@@ -1,0 +1,1 @@
+"""Several models side by side: the table for a paper."""
