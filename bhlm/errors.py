@@ -94,7 +94,16 @@ _BASES = {"Fit": ("Estimate", "Draws", "Comparison")}
 # Classes that annotations name in quotes.
 _CLASSES = {
     *("str", "int", "float", "bool", "None", "Path", "Model", "Moments", "RemlFit", "BayesFit"),
-    *("Reconciliation", "Estimate", "Draws", "Comparison", "Priors", "Prior", "TensorVariable"),
+    *(
+        "Reconciliation",
+        "Estimate",
+        "Maximum",
+        "Draws",
+        "Comparison",
+        "Priors",
+        "Prior",
+        "TensorVariable",
+    ),
     *("LKJ", "Published", "StudyResult", "DataTree"),
 }
 _ADVICE = {
@@ -103,6 +112,7 @@ _ADVICE = {
     ("Model", "BayesFit"): "give the model that was fitted, which is fit.model",
     ("RemlFit", "Model"): "give a fit, such as model.reml()",
     ("Estimate", "Model"): "give a fit, such as model.reml()",
+    ("Maximum", "Model"): "give a fit, such as model.reml()",
     ("BayesFit", "Model"): "give a fit, such as model.sample()",
     ("Draws", "Model"): "give a fit, such as model.sample()",
     ("Moments", "Model"): "give model.moments",
@@ -195,7 +205,7 @@ class _Kind:
         words = {
             "str": "text", "int": "an integer", "float": "a number", "bool": "True or False",
             "None": "None", "Path": "a path", "Callable": "a function", "Evaluate": "a function",
-            "Progress": "a function", "Fit": "a fit",
+            "Progress": "a function", "Fit": "a fit", "Maximum": "a fit",
         }  # fmt: skip
         if self.name in ("Sequence", "Mapping"):
             return f"a {'list' if self.name == 'Sequence' else 'dictionary'}" + (

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bhlm.errors import ArgumentError, check_arguments
-from bhlm.fits.origin import Fitted
+from bhlm.fits.maximum_fit import MaximumFit
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.moments.cells import refuse_factors
 from bhlm.reml.levels import LevelsEstimate
@@ -14,7 +14,7 @@ class NotYetError(ArgumentError, AttributeError):
 
 
 @check_arguments
-class LevelsFit(Fitted, LevelsEstimate):
+class LevelsFit(MaximumFit, LevelsEstimate):
     """The estimates by REML or ML, and what can be asked of them so far."""
 
     __slots__ = ("_model",)

@@ -139,6 +139,12 @@ def score_levels(
     return levels.slopes(lams, criterion.found, weigh_products(criterion.at))
 
 
+def tangents_of(lams: Sequence[Array], factors: Sequence[Array]) -> list[Array]:
+    """Return d Psi_f / d theta_c = N_c lam' + lam N_c' (c_f, q_f, q_f) by factor."""
+    turned = (own @ lam.T for lam, own in zip(lams, factors, strict=True))
+    return [each + each.transpose(0, 2, 1) for each in turned]
+
+
 def bend_levels(
     levels: Levels, lams: Sequence[Array], criterion: LevelsCriterion, factors: Sequence[Array]
 ) -> Array:
@@ -154,10 +160,7 @@ def bend_levels(
         factors: by factor, N_c (c_f, q_f, q_f).
     """
     at = criterion.at
-    tangents = []
-    for lam, own in zip(lams, factors, strict=True):
-        turned = own @ lam.T
-        tangents.append(turned + turned.transpose(0, 2, 1))
+    tangents = tangents_of(lams, factors)
     bend = levels.bend(lams, criterion.found, weigh_products(at)[None], tangents)
     hessian = bend.second[0]
     lean = bend.e @ np.append(-at.beta, 1.0)
@@ -185,9 +188,8 @@ def guess_bend(
     """
     squares, singles = [], []
     precisions = levels.precisions(lams, criterion.found)
-    for lam, own, f in zip(lams, factors, precisions, strict=True):
-        turned = own @ lam.T
-        product = np.einsum("cab,jbd->cjad", turned + turned.transpose(0, 2, 1), f)
+    for tangents, f in zip(tangents_of(lams, factors), precisions, strict=True):
+        product = np.einsum("cab,jbd->cjad", tangents, f)
         squares.append(np.einsum("cjab,djba->cd", product, product, optimize=True))
         singles.append(np.einsum("cjaa->c", product))
     slope = np.concatenate(singles)

@@ -20,6 +20,7 @@ from bhlm.layout import format_g
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, Region
 from bhlm.likelihood.linear import Hypotheses, spell_names, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class _Factors:
     levels: Mapping[str, tuple[Level, ...]]  # by categorical factor
 
     @classmethod
-    def of(cls, moments: Moments) -> "_Factors":
+    def of(cls, moments: Moments | CellMoments) -> "_Factors":
         design = moments.design
         return cls(tuple(expand_terms(design.formula.fixed, design.levels)), design.levels)
 
@@ -143,7 +144,11 @@ class _Factors:
 
 
 def state_slopes(
-    moments: Moments, column: str, *, by: By = None, at: Mapping[str, Any] | None = None
+    moments: Moments | CellMoments,
+    column: str,
+    *,
+    by: By = None,
+    at: Mapping[str, Any] | None = None,
 ) -> Grid:
     """Return the simple slope of a column at each combination of the moderators' values.
 
@@ -191,7 +196,7 @@ def state_slopes(
 
 
 def state_lines(
-    moments: Moments,
+    moments: Moments | CellMoments,
     column: str,
     *,
     by: By = None,
@@ -235,7 +240,7 @@ def state_lines(
 
 
 def state_along(
-    moments: Moments, column: str, *, by: str, at: Mapping[str, Any] | None = None
+    moments: Moments | CellMoments, column: str, *, by: str, at: Mapping[str, Any] | None = None
 ) -> Along:
     """Return the simple slope of a column as a line along one moderator; see `state_slopes`.
 
@@ -298,7 +303,7 @@ def name_part(part: Part) -> str:
     return part.name if part.level is None else str(part.factor)
 
 
-def measure_spread(moments: Moments, name: str) -> Spread:
+def measure_spread(moments: Moments | CellMoments, name: str) -> Spread:
     """Return where the values of a column lie.
 
     Raises:
@@ -312,7 +317,12 @@ def measure_spread(moments: Moments, name: str) -> Spread:
     i = moments.columns.index(name)
     n, grand, total = pool(moments)
     mean, cross = moments.mean[:, i], moments.cross[:, i, i]
-    if (cross <= ROUNDING * moments.n * mean**2).all():  # constant in groups
+    constant = bool((cross <= ROUNDING * moments.n * mean**2).all())
+    if isinstance(moments, CellMoments):
+        by_level = _mean_by_level(moments, mean)
+        constant &= len(by_level) < len(mean)
+        mean = by_level if constant else mean
+    if constant:  # in groups
         ordered = np.sort(mean)
         apart = np.diff(ordered, prepend=-np.inf) > SAME * np.abs(ordered).max()
         distinct = ordered[apart]
@@ -325,6 +335,19 @@ def measure_spread(moments: Moments, name: str) -> Spread:
     if abs(square - n * centre) <= BINARY * n and (mean >= 0).all() and (mean <= 1).all():
         return Spread(centre, centre, sd, 0.0, 1.0, (0.0, 1.0), True)
     return Spread(centre, centre, sd, centre - 2.0 * sd, centre + 2.0 * sd, (), False)
+
+
+def _mean_by_level(moments: CellMoments, mean: Array) -> Array:
+    """Return the means of a column by level of the factor with the fewest in which it is constant.
+
+    By cell (C,), as given, where it is constant in the levels of none.
+    """
+    for labels in sorted(moments.labels, key=lambda each: each.n_levels):
+        own = np.bincount(labels.codes, weights=moments.n * mean)
+        own /= np.bincount(labels.codes, weights=moments.n)
+        if np.all(np.abs(mean - own[labels.codes]) <= SAME * np.abs(mean).max()):
+            return np.asarray(own)
+    return mean
 
 
 def _find_column(factors: _Factors, column: str) -> Part:
@@ -361,7 +384,7 @@ def _find_moderator(factors: _Factors, name: str) -> str:
 
 
 def _choose_values(
-    factors: _Factors, moments: Moments, by: By
+    factors: _Factors, moments: Moments | CellMoments, by: By
 ) -> tuple[tuple[str, ...], tuple[tuple[Value, ...], ...]]:
     """Return the moderators and the values of each."""
     given: dict[str, Any] = {}
@@ -468,7 +491,7 @@ def _set_values(
 
 def _hold(
     factors: _Factors,
-    moments: Moments,
+    moments: Moments | CellMoments,
     used: Sequence[Column],
     at: Mapping[str, Any] | None,
     *,
@@ -492,7 +515,7 @@ def _hold(
     return held
 
 
-def _average(factors: _Factors, moments: Moments, part: Part) -> dict[str, float]:
+def _average(factors: _Factors, moments: Moments | CellMoments, part: Part) -> dict[str, float]:
     """Return the mean over the rows of a part, or of all levels of its factor: their shares."""
     if part.level is None:
         return {part.name: float(measure_spread(moments, part.name).mean)}

@@ -4,18 +4,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
-from bhlm.likelihood.parameters import Parameter, Parameters, list_parameters
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
+from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import Optimum, Step, maximize, unwhiten_loglik
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 from bhlm.reml.standard_errors import variance_covariance
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Maximum):
     """Estimates of one hierarchical linear model by REML or ML.
 
     `singular` says that the covariance of the random effects has lost rank: some combination of
@@ -55,42 +54,9 @@ class Estimate:
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter, in the order of the tables."""
-        return list_parameters(self.moments.fixed, self.structure)
-
-    @property
-    def estimates(self) -> "pd.DataFrame":
-        """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
-
-        Intervals are 95 %: normal for fixed effects and covariances, on the log scale for
-        variances and SDs, on Fisher's z scale for correlations, as Stata's `mixed`. Tests
-        of fixed effects are by z, whose df are infinite; `fixed_effects()` has t tests, which
-        matter where groups are few.
-        """
-        if "estimates" not in self._kept:
-            rows = [
-                *list_fixed(self.beta, self.beta_cov),
-                *list_variances((self.structure,), (self.g,), self.sigma2, self.variance_cov),
-            ]
-            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
-
-    @property
-    def wald(self) -> dict[str, float]:
-        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
-        return wald_test(self.moments.fixed, self.beta, self.beta_cov)
-
-    @property
-    def lr_test(self) -> dict[str, float]:
-        """The test against linear regression: chi2, df, p, with p from the naive chi-square.
-
-        The variances lie on the boundary under the null hypothesis, so that p is conservative.
-        """
-        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
-        df = len(self.structure.labels)
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+    def parts(self) -> tuple[Part, ...]:
+        """The random part of the one grouping factor."""
+        return (Part(self.structure, self.g),)
 
     @property
     def reliability(self) -> dict[str, float]:
@@ -167,12 +133,6 @@ def fit_moments(
     if start is not None and not optimum.converged:
         optimum = maximize(white, structure, restricted=method == "reml")
     return unwhiten(moments, structure, white, optimum)
-
-
-def check_converged(fit: Estimate, what: str) -> None:
-    """Raise `ArgumentError`, with the fit's own advice, where what is asked for needs a maximum."""
-    if not fit.converged:
-        raise ArgumentError(f"{what} needs a maximum, and the fit has none: {fit.advice}")
 
 
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 
@@ -45,8 +47,9 @@ class GroupAlgebra:
         return np.asarray(product - product[:, :, : self.q] @ self.shrink)
 
 
-def reduce_groups(fit: Estimate) -> GroupAlgebra:
-    """Return the cross-products of each group at the estimates of `fit`."""
+def reduce_groups(fit: Maximum) -> GroupAlgebra:
+    """Return the cross-products of each group at the estimates of `fit`, of one grouping factor."""
+    fit = expect_one(fit)
     white = fit.white
     q, p = white.q, white.p
     beta, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
@@ -68,3 +71,17 @@ def reduce_groups(fit: Estimate) -> GroupAlgebra:
         phi=np.linalg.inv(inverse[:, q:-1, q:-1].sum(axis=0)),
         loadings=white.scale * white.fixed,
     )
+
+
+def expect_one(fit: Maximum, what: str = "this") -> Estimate:
+    """Return a fit of one grouping factor as such.
+
+    Raises:
+        ArgumentError: it has several.
+    """
+    if not isinstance(fit, Estimate):
+        raise ArgumentError(
+            f"{what} is defined for one grouping factor, and '{fit.moments.formula}' has "
+            f"{len(fit.parts)}"
+        )
+    return fit

@@ -10,8 +10,9 @@ from bhlm.likelihood.parameters import RESIDUAL, name_apart
 from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import ROUNDING, Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
-from bhlm.reml.estimate import Estimate, check_converged
+from bhlm.reml.estimate import Estimate
 from bhlm.reml.group_algebra import reduce_groups
+from bhlm.reml.maximum import check_converged
 from bhlm.reml.optimize import Optimum, maximize, unwhiten_loglik
 from bhlm.reml.standard_errors import is_flat
 

@@ -4,21 +4,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.nested import is_nested
-from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
+from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import INTERCEPT, pool
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
+from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import Step, unwhiten_loglik
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +26,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class LevelsEstimate:
+class LevelsEstimate(Maximum):
     """Estimates of a model with F grouping factors by REML or ML.
 
     `singular` says that the covariance of some factor's effects has lost rank; its components have
@@ -55,39 +54,9 @@ class LevelsEstimate:
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter, in the order of the tables."""
-        return list_parameters(self.moments.fixed, *self.structures)
-
-    @property
-    def estimates(self) -> "pd.DataFrame":
-        """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
-
-        Intervals and tests are those of `bhlm.reml.estimate.Estimate.estimates`.
-        """
-        if "estimates" not in self._kept:
-            rows = [
-                *list_fixed(self.beta, self.beta_cov),
-                *list_variances(self.structures, self.gs, self.sigma2, self.variance_cov),
-            ]
-            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
-
-    @property
-    def wald(self) -> dict[str, float]:
-        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
-        return wald_test(self.moments.fixed, self.beta, self.beta_cov)
-
-    @property
-    def lr_test(self) -> dict[str, float]:
-        """The test against linear regression: chi2, df, p, with p from the naive chi-square.
-
-        The variances lie on the boundary under the null hypothesis, so that p is conservative.
-        """
-        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
-        df = sum(len(structure.labels) for structure in self.structures)
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+    def parts(self) -> tuple[Part, ...]:
+        """The random part of every grouping factor."""
+        return tuple(map(Part, self.structures, self.gs))
 
     @property
     def advice(self) -> str:

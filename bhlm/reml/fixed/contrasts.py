@@ -9,13 +9,13 @@ from scipy import stats
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import Hypotheses, read_hypotheses
 from bhlm.likelihood.parameters import check_level
-from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import HLM
 from bhlm.reml.fixed.kenward_roger import KENWARD_ROGER
 from bhlm.reml.fixed.method import NORMAL, FixedInference, Method
 from bhlm.reml.fixed.robust import CR0, CR2
 from bhlm.reml.fixed.satterthwaite import SATTERTHWAITE
 from bhlm.reml.fixed.wald import JointTest, check_contrasts
+from bhlm.reml.maximum import Maximum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ Array = np.ndarray
 METHODS = {method.name: method for method in (NORMAL, SATTERTHWAITE, KENWARD_ROGER, HLM, CR0, CR2)}
 
 
-def infer_fixed(fit: Estimate, contrasts: Array, *, method: str = "z") -> FixedInference:
+def infer_fixed(fit: Maximum, contrasts: Array, *, method: str = "z") -> FixedInference:
     """Return the covariance of the fixed effects and the df (c,) of `contrasts` (c, p).
 
     Args:
@@ -41,7 +41,7 @@ def infer_fixed(fit: Estimate, contrasts: Array, *, method: str = "z") -> FixedI
 
 
 def estimate_contrasts(
-    fit: Estimate,
+    fit: Maximum,
     hypotheses: str | Sequence[str] | Hypotheses,
     *,
     method: str = "z",
@@ -81,7 +81,7 @@ def estimate_contrasts(
     )
 
 
-def tabulate_fixed(fit: Estimate, *, method: str, level: float = 0.95) -> "pd.DataFrame":
+def tabulate_fixed(fit: Maximum, *, method: str, level: float = 0.95) -> "pd.DataFrame":
     """Return the fixed effects in the columns of `estimate_contrasts` but `value`.
 
     `attrs["df"]` names the method.
@@ -98,7 +98,7 @@ def tabulate_fixed(fit: Estimate, *, method: str, level: float = 0.95) -> "pd.Da
 
 
 def judge_hypotheses(
-    fit: Estimate, hypotheses: str | Sequence[str] | Hypotheses, *, method: str = "z"
+    fit: Maximum, hypotheses: str | Sequence[str] | Hypotheses, *, method: str = "z"
 ) -> JointTest:
     """Return the test that all hypotheses hold at once.
 
@@ -113,7 +113,7 @@ def judge_hypotheses(
     return _find(method).test(fit, stated.contrasts, stated.values)
 
 
-def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Estimate) -> Hypotheses:
+def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Maximum) -> Hypotheses:
     if isinstance(hypotheses, Hypotheses):
         return hypotheses
     return read_hypotheses(hypotheses, fit.moments.fixed)

@@ -16,9 +16,10 @@ from scipy import stats
 
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
-from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.method import Method, infer_plainly
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
+from bhlm.reml.group_algebra import expect_one
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 
@@ -59,16 +60,17 @@ def coefficient_df(moments: Moments) -> Array:
     )
 
 
-def hlm_df(fit: Estimate, contrasts: Array) -> Array:
+def hlm_df(fit: Maximum, contrasts: Array) -> Array:
     """Return the degrees of freedom (c,) of each row of `contrasts` (c, p).
 
     A combination of several fixed effects has the smallest df among them.
 
     Raises:
-        ArgumentError: the contrasts do not fit the fixed effects.
+        ArgumentError: the contrasts do not fit the fixed effects; several grouping factors.
     """
+    one = expect_one(fit, "method='hlm', J - S - 1 of the groups' equations,")
     matrix = check_contrasts(contrasts, len(fit.beta))
-    df = coefficient_df(fit.moments)
+    df = coefficient_df(one.moments)
     return np.where(matrix != 0.0, df, np.inf).min(axis=1)
 
 
@@ -99,7 +101,7 @@ def _describe(moments: Moments, x: str, z: str) -> tuple[Array, Array, Array]:
     return moments.mean[:, i], moments.cross[:, i, i], both
 
 
-def hlm_test(fit: Estimate, contrasts: Array, values: Array) -> JointTest:
+def hlm_test(fit: Maximum, contrasts: Array, values: Array) -> JointTest:
     """Return the F test that contrasts beta = values, on the smallest df among them.
 
     Raises:

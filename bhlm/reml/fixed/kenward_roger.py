@@ -21,10 +21,13 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
 from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
+from bhlm.reml.level_algebra import sum_level_products
+from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 
@@ -51,7 +54,7 @@ class KenwardRoger:
         return np.asarray(self.loadings @ self.inner @ self.loadings.T)
 
 
-def kenward_roger(fit: Estimate) -> KenwardRoger:
+def kenward_roger(fit: Maximum) -> KenwardRoger:
     """Return the adjusted covariance of the fixed effects of a REML fit.
 
     Raises:
@@ -62,10 +65,14 @@ def kenward_roger(fit: Estimate) -> KenwardRoger:
             "Kenward-Roger is defined for REML and this fit is by ML; fit with method='reml' or "
             "use method='satterthwaite'"
         )
-    algebra = reduce_groups(fit)
+    algebra = reduce_fixed(fit)
     # The structure is closed under the whitening, so that its own directions span the same G.
     # Those of the columns as given would all but coincide where a column is far from zero.
-    p_matrices, q_matrices, traces = _sum_products(algebra, fit.structure.directions)
+    p_matrices, q_matrices, traces = (
+        sum_level_products(fit)
+        if isinstance(fit, LevelsEstimate)
+        else _sum_products(reduce_groups(fit), fit.parts[0].structure.directions)
+    )
     phi = algebra.v * algebra.phi
     turned = phi @ p_matrices
     information = (
@@ -97,9 +104,7 @@ def kenward_roger_df(adjusted: KenwardRoger, contrasts: Array) -> Array:
     return np.array([_match_f(adjusted, row[None])[0] for row in rows])
 
 
-def kenward_roger_test(
-    fit: Estimate, contrasts: Array, *, values: Array | None = None
-) -> JointTest:
+def kenward_roger_test(fit: Maximum, contrasts: Array, *, values: Array | None = None) -> JointTest:
     """Return the scaled F test that contrasts beta = values.
 
     lambda F, F = d'(L Phi_A L')^-1 d / r, is F(r, ddf), with lambda and ddf from the first two
@@ -183,7 +188,7 @@ def _match_f(adjusted: KenwardRoger, matrix: Array) -> tuple[float, float]:
     return ddf, scaling
 
 
-def _infer(fit: Estimate, contrasts: Array) -> FixedInference:
+def _infer(fit: Maximum, contrasts: Array) -> FixedInference:
     adjusted = kenward_roger(fit)
     df = kenward_roger_df(adjusted, contrasts)
     return FixedInference(adjusted.inner, adjusted.loadings, df)

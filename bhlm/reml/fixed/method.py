@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, wald_test
-from bhlm.reml.group_algebra import reduce_groups
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 
@@ -43,21 +43,21 @@ class Method:
     """
 
     name: str
-    infer: Callable[[Estimate, Array], FixedInference]
-    test: Callable[[Estimate, Array, Array], JointTest]
+    infer: Callable[[Maximum, Array], FixedInference]
+    test: Callable[[Maximum, Array, Array], JointTest]
 
 
-def infer_plainly(fit: Estimate, df: Array) -> FixedInference:
+def infer_plainly(fit: Maximum, df: Array) -> FixedInference:
     """Return the model-based covariance of the fixed effects with df (c,) by whatever rule."""
-    algebra = reduce_groups(fit)
+    algebra = reduce_fixed(fit)
     return FixedInference(algebra.v * algebra.phi, algebra.loadings, df)
 
 
-def _infer(fit: Estimate, contrasts: Array) -> FixedInference:
+def _infer(fit: Maximum, contrasts: Array) -> FixedInference:
     return infer_plainly(fit, np.full(len(check_contrasts(contrasts, len(fit.beta))), np.inf))
 
 
-def _test(fit: Estimate, contrasts: Array, values: Array) -> JointTest:
+def _test(fit: Maximum, contrasts: Array, values: Array) -> JointTest:
     plain = _infer(fit, contrasts)
     return wald_test(
         fit.beta, plain.inner, contrasts=contrasts, values=values, loadings=plain.loadings

@@ -7,20 +7,27 @@ A_j = D_j' (D_j (V_j - X_j C X_j') D_j')^-1/2 D_j, D_j'D_j = V_j, the same for e
 V_j and X_j C X_j' map the column space of [Z_j X_j] into itself, and A_j is the identity
 outside of it. So with Q_j an orthonormal basis of that space, everything is written in
 Q_j-coordinates, at most q + p of them, and Q_j'e_j follows from [Z_j X_j]'e_j.
+
+With several factors the clusters are the levels of the one that all others are nested in, and
+Z_j has the columns of all effects of the cluster; see `bhlm.reml.level_clusters`.
 Source: Liang & Zeger (1986), Biometrika 73, 13-22; Pustejovsky & Tipton (2018), J. Bus. Econ.
 Stat. 36, 672-683, eq. 8-12; Raudenbush & Bryk (2002), chapter 9, for HLM's use of CR0.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate, wald_test
-from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
+from bhlm.reml.group_algebra import reduce_groups
+from bhlm.reml.level_clusters import list_clusters
+from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 KINDS = ("cr0", "cr2")
@@ -52,22 +59,53 @@ class Robust:
         return np.asarray(self.loadings @ self.inner @ self.loadings.T)
 
 
-def robust_covariance(fit: Estimate, *, kind: str = "cr2") -> Robust:
+def robust_covariance(fit: Maximum, *, kind: str = "cr2") -> Robust:
     """Return the cluster-robust covariance of the fixed effects.
 
     Raises:
-        ArgumentError: a kind that is not known.
+        ArgumentError: a kind that is not known; factors of which none holds all others.
     """
     if kind not in KINDS:
         raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
+    algebra = reduce_fixed(fit)
+    found = [
+        _reduce_cr0(cluster, algebra.phi)
+        if kind == "cr0"
+        else _adjust_groups(cluster, v=algebra.v, phi=algebra.phi)
+        for cluster in _list_stacks(fit)
+    ]
+    scores, own, shared = (np.concatenate(each) for each in zip(*found, strict=True))
+    inner, load = scores.T @ scores, algebra.loadings
+    return Robust(kind, inner, load) if kind == "cr0" else Robust(kind, inner, load, own, shared)
+
+
+class _Stack(NamedTuple):
+    """Cross-products of [Z X e] of clusters with equally many columns."""
+
+    plain: Array  # (J, k, k)
+    lam: Array  # (q, q) relative covariance factor of all effects of a cluster
+    size: Array  # (q + p,) root mean squares of the columns over all rows
+
+
+def _list_stacks(fit: Maximum) -> list[_Stack]:
+    """Return the clusters of a fit, in whitened columns."""
+    if isinstance(fit, LevelsEstimate):
+        return [_Stack(each.plain[None], each.lam, each.size) for each in list_clusters(fit)]
     algebra = reduce_groups(fit)
-    load, phi = algebra.loadings, algebra.phi
-    q = algebra.q
-    if kind == "cr0":
-        scores = algebra.inverse[:, q:-1, -1] @ phi
-        return Robust(kind, scores.T @ scores, load)
-    scores, own, shared = _adjust_groups(algebra)
-    return Robust(kind, scores.T @ scores, load, own, shared)
+    # Columns of unit mean square over all rows, so that the rank does not depend on their
+    # scale. (Of unit length in each group, a column that is zero there would be all rounding.)
+    squares = np.einsum("jaa->a", algebra.plain[:, :-1, :-1]) / algebra.n.sum()
+    return [_Stack(algebra.plain, algebra.lam, np.sqrt(squares))]
+
+
+def _reduce_cr0(stack: _Stack, phi: Array) -> tuple[Array, Array, Array]:
+    """Return phi X'H^-1 e (J, p), and nothing."""
+    q, lam, plain = len(stack.lam), stack.lam, stack.plain
+    inner = np.eye(q) + lam.T @ plain[:, :q, :q] @ lam
+    shrink = lam @ np.linalg.solve(inner, lam.T @ plain[:, :q, -1:])
+    scores = plain[:, q:-1, -1:] - plain[:, q:-1, :q] @ shrink
+    none = np.empty((0, len(phi), len(phi)))
+    return scores[:, :, 0] @ phi, none, none
 
 
 def robust_df(robust: Robust, contrasts: Array) -> Array:
@@ -91,7 +129,7 @@ def robust_df(robust: Robust, contrasts: Array) -> Array:
 
 
 def robust_test(
-    fit: Estimate, contrasts: Array, *, values: Array | None = None, kind: str = "cr2"
+    fit: Maximum, contrasts: Array, *, values: Array | None = None, kind: str = "cr2"
 ) -> JointTest:
     """Return the test that contrasts beta = values with cluster-robust standard errors.
 
@@ -129,24 +167,21 @@ def robust_test(
     return JointTest(statistic, r, ddf, float(stats.f.sf(statistic, r, ddf)), kind)
 
 
-def _adjust_groups(algebra: GroupAlgebra) -> tuple[Array, Array, Array]:
+def _adjust_groups(stack: _Stack, *, v: float, phi: Array) -> tuple[Array, Array, Array]:
     """Return phi X'H^-1 A e (J, p), phi X'H^-1 A H A H^-1 X phi and phi X'H^-1 A X phi^1/2.
 
     Both (J, p, p), in units of sigma^2 = v, times sqrt(v) to fit beta~.
     """
-    q, phi = algebra.q, algebra.phi
-    gram = algebra.plain[:, :-1, :-1]
-    # Columns of unit mean square over all rows, so that the rank does not depend on their
-    # scale. (Of unit length in each group, a column that is zero there would be all rounding.)
-    size = np.sqrt(np.einsum("jaa->a", gram) / algebra.n.sum())
+    q, size = len(stack.lam), stack.size
+    gram = stack.plain[:, :-1, :-1]
     values, vectors = np.linalg.eigh(gram / np.outer(size, size))
     present = values > RANK * values[:, -1:]
     root = np.where(present, np.sqrt(np.where(present, values, 1.0)), 0.0)
     # Q = W vectors root^-1: Q'W = root vectors', Q'e = root^-1 vectors' W'e.
     columns = root[:, :, None] * vectors.transpose(0, 2, 1) * size
     back = np.where(present, 1.0 / np.where(present, root, 1.0), 0.0)
-    errors = back * np.einsum("jba,jb->ja", vectors, algebra.plain[:, :-1, -1] / size)
-    z = columns[:, :, :q] @ algebra.lam
+    errors = back * np.einsum("jba,jb->ja", vectors, stack.plain[:, :-1, -1] / size)
+    z = columns[:, :, :q] @ stack.lam
     x = columns[:, :, q:]
     h = np.eye(gram.shape[1]) + z @ z.transpose(0, 2, 1)
     d = np.linalg.cholesky(h).transpose(0, 2, 1)
@@ -158,8 +193,8 @@ def _adjust_groups(algebra: GroupAlgebra) -> tuple[Array, Array, Array]:
     a = turned.transpose(0, 2, 1) @ (power[:, :, None] * turned)
     estimator = phi @ np.linalg.solve(h, x).transpose(0, 2, 1) @ a
     scores = np.einsum("jpa,ja->jp", estimator, errors)
-    own = algebra.v * estimator @ h @ estimator.transpose(0, 2, 1)
-    shared = np.sqrt(algebra.v) * estimator @ x @ np.linalg.cholesky(phi)
+    own = v * estimator @ h @ estimator.transpose(0, 2, 1)
+    shared = np.sqrt(v) * estimator @ x @ np.linalg.cholesky(phi)
     return scores, own, shared
 
 
@@ -207,11 +242,11 @@ def _cross(diagonal: Array, spread: Array, s: int, t: int) -> float:
 def _name(kind: str) -> Method:
     """Return the method of one kind of cluster-robust covariance."""
 
-    def infer(fit: Estimate, contrasts: Array) -> FixedInference:
+    def infer(fit: Maximum, contrasts: Array) -> FixedInference:
         robust = robust_covariance(fit, kind=kind)
         return FixedInference(robust.inner, robust.loadings, robust_df(robust, contrasts))
 
-    def test(fit: Estimate, contrasts: Array, values: Array) -> JointTest:
+    def test(fit: Maximum, contrasts: Array, values: Array) -> JointTest:
         return robust_test(fit, contrasts, values=values, kind=kind)
 
     return Method(kind, infer, test)

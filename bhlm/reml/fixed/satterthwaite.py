@@ -13,12 +13,10 @@ appendix; Giesbrecht & Burns (1985), Biometrics 41, 477-486.
 import numpy as np
 from scipy import stats
 
-from bhlm.likelihood.profiled import differentiate, score_psi
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.fixed.algebra import bend_theta, reduce_fixed, slope_variances
 from bhlm.reml.fixed.method import Method, infer_plainly
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
-from bhlm.reml.group_algebra import GroupAlgebra, reduce_groups
-from bhlm.reml.optimize import Problem
+from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
 
@@ -28,19 +26,17 @@ FLAT = 1e-10
 EQUAL_DF = 1e-8
 
 
-def satterthwaite_df(fit: Estimate, contrasts: Array) -> Array:
+def satterthwaite_df(fit: Maximum, contrasts: Array) -> Array:
     """Return the degrees of freedom (c,) of the t statistic of each row of `contrasts` (c, p).
 
     Raises:
         ArgumentError: the contrasts do not fit the fixed effects.
     """
     matrix = check_contrasts(contrasts, len(fit.beta))
-    return _degrees(fit, reduce_groups(fit), matrix, theta_covariance(fit))
+    return _degrees(fit, matrix, theta_covariance(fit))
 
 
-def satterthwaite_test(
-    fit: Estimate, contrasts: Array, *, values: Array | None = None
-) -> JointTest:
+def satterthwaite_test(fit: Maximum, contrasts: Array, *, values: Array | None = None) -> JointTest:
     """Return the F test that contrasts beta = values, by lmerTest's rule for several df.
 
     The hypotheses are turned into uncorrelated ones, the principal axes of L C L'; each has
@@ -52,53 +48,33 @@ def satterthwaite_test(
         ArgumentError: the contrasts contradict each other or do not fit the fixed effects.
     """
     matrix = check_contrasts(contrasts, len(fit.beta))
-    algebra = reduce_groups(fit)
+    algebra = reduce_fixed(fit)
     load, inner = algebra.loadings, algebra.v * algebra.phi
     _, scores, variances = decorrelate(fit.beta, inner, matrix, values, loadings=load)
     statistic, df = float((scores**2 / variances).mean()), len(scores)
     loaded = matrix @ load
     _, axes = np.linalg.eigh(loaded @ inner @ loaded.T)
     rows = axes[:, -df:].T @ matrix
-    nu = _degrees(fit, algebra, rows, theta_covariance(fit))
+    nu = _degrees(fit, rows, theta_covariance(fit))
     ddf = _pool_df(nu)
     return JointTest(statistic, df, ddf, float(stats.f.sf(statistic, df, ddf)), "satterthwaite")
 
 
-def theta_covariance(fit: Estimate) -> Array:
+def theta_covariance(fit: Maximum) -> Array:
     """Return the covariance (c + 1, c + 1) of (theta, log v), with vanished factors left out."""
-    problem = Problem(fit.white, fit.structure, fit.method == "reml")
-    blocks, q, factors = fit.white.blocks, fit.white.q, fit.structure.factors
-    lam, at = problem.factor(fit.theta), problem.at(fit.theta)
-    curve = differentiate(blocks, q, lam, at, _tangents(factors, lam))
-    score = score_psi(blocks, q, lam, at)
-    c = len(factors)
-    hessian = np.empty((c + 1, c + 1))
-    hessian[:c, :c] = curve.logdet + curve.rss / at.sigma2
-    hessian[:c, :c] += 2.0 * np.einsum("cij,ik,dkj->cd", factors, score, factors)
-    hessian[:c, c] = hessian[c, :c] = -curve.rss_slope / at.sigma2
-    hessian[c, c] = at.dof
+    hessian = bend_theta(fit)
     # A theta of 30 (an ICC of .999) must not make its own curvature look flat.
-    size = np.append(np.full(c, max(1.0, float(np.linalg.norm(fit.theta)))), 1.0)
+    size = np.append(np.full(len(fit.theta), max(1.0, float(np.linalg.norm(fit.theta)))), 1.0)
     scaled = np.linalg.pinv(hessian * np.outer(size, size), rcond=FLAT, hermitian=True)
     return np.asarray(2.0 * scaled * np.outer(size, size))
 
 
-def _degrees(fit: Estimate, algebra: GroupAlgebra, matrix: Array, cov: Array) -> Array:
-    leaning = matrix @ algebra.loadings @ algebra.phi
-    variances = algebra.v * np.einsum("rp,rp->r", leaning, matrix @ algebra.loadings)
-    spread = np.einsum("jap,rp->jra", algebra.u, leaning)
-    pairs = np.einsum("jra,jrb->rab", spread, spread)
-    problem = Problem(fit.white, fit.structure, fit.method == "reml")
-    tangents = _tangents(fit.structure.factors, problem.factor(fit.theta))
-    slopes = np.einsum("cab,rab->rc", tangents, pairs) * algebra.v
-    gradient = np.column_stack([slopes, variances])
+def _degrees(fit: Maximum, matrix: Array, cov: Array) -> Array:
+    algebra = reduce_fixed(fit)
+    rows = matrix @ algebra.loadings
+    variances = algebra.v * np.einsum("rp,pq,rq->r", rows, algebra.phi, rows)
+    gradient = np.column_stack([slope_variances(fit, rows), variances])
     return np.asarray(2.0 * variances**2 / np.einsum("rc,cd,rd->r", gradient, cov, gradient))
-
-
-def _tangents(factors: Array, lam: Array) -> Array:
-    """Return d Psi / d theta_c = N_c lam' + lam N_c' (c, q, q)."""
-    turned = factors @ lam.T
-    return np.asarray(turned + turned.transpose(0, 2, 1))
 
 
 def _pool_df(nu: Array) -> float:

@@ -17,8 +17,8 @@ from bhlm.likelihood.slopes import (
     state_lines,
     state_slopes,
 )
-from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.contrasts import estimate_contrasts, infer_fixed
+from bhlm.reml.maximum import Maximum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ SETTLED = 1e-12  # relative change of a bound
 
 
 def estimate_slopes(
-    fit: Estimate,
+    fit: Maximum,
     column: str,
     *,
     by: By = None,
@@ -53,7 +53,7 @@ def estimate_slopes(
 
 
 def compare_slopes(
-    fit: Estimate,
+    fit: Maximum,
     column: str,
     *,
     by: By,
@@ -75,7 +75,7 @@ def compare_slopes(
 
 
 def estimate_lines(
-    fit: Estimate,
+    fit: Maximum,
     column: str,
     *,
     by: By = None,
@@ -99,7 +99,7 @@ def estimate_lines(
 
 
 def find_bounds(
-    fit: Estimate,
+    fit: Maximum,
     column: str,
     *,
     by: str,

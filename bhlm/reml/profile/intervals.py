@@ -21,7 +21,8 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, check_level, map_names
 from bhlm.likelihood.whitening import whiten_parameters
-from bhlm.reml.estimate import Estimate, check_converged, unwhiten
+from bhlm.reml.estimate import Estimate, unwhiten
+from bhlm.reml.maximum import check_converged
 from bhlm.reml.optimize import maximize
 from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
 

@@ -11,9 +11,10 @@ from bhlm.errors import ArgumentError
 from bhlm.layout import count, list_names
 from bhlm.likelihood.parameters import Parameter, check_level
 from bhlm.moments.cells import refuse_factors
-from bhlm.reml.estimate import Estimate, check_converged
+from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.contrasts import METHODS, infer_fixed
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import check_converged
 from bhlm.studies.imputations.components import Boundary, PooledRow, pool_components
 from bhlm.studies.imputations.rubin import Combined, combine, mean_df
 

@@ -1,0 +1,105 @@
+"""What fits by REML and ML have in common, of one grouping factor and of several."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.parameters import Parameter, list_parameters
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.moments import Moments
+from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+
+class Part(NamedTuple):
+    """The random part of one grouping factor."""
+
+    structure: Structure
+    g: Array  # (q, q) covariance of its random coefficients
+
+
+class Maximum(ABC):
+    """A maximum of the restricted or full likelihood, and what is read straight off it."""
+
+    __slots__ = ()
+
+    moments: Moments | CellMoments
+    method: Literal["reml", "ml"]
+    beta: Array  # (p,) fixed effects
+    beta_cov: Array  # (p, p)
+    sigma2: float
+    variance_cov: Array  # (m + 1, m + 1) of all free elements of G and sigma2; nan where undefined
+    loglik: float
+    linear_loglik: float  # of the model without random effects
+    converged: bool
+    singular: bool
+    theta: Array  # (c,)
+    _kept: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """The random part of every grouping factor."""
+
+    @property
+    @abstractmethod
+    def advice(self) -> str:
+        """What to do about a fit that is singular or did not converge; empty if neither."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        return list_parameters(self.moments.fixed, *(part.structure for part in self.parts))
+
+    @property
+    def n_components(self) -> int:
+        """The free elements of G of all factors, without the residual variance."""
+        return sum(len(part.structure.labels) for part in self.parts)
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: `estimate, se, lower, upper`, for fixed effects `statistic, df, p`.
+
+        Intervals are 95 %: normal for fixed effects and covariances, on the log scale for
+        variances and SDs, on Fisher's z scale for correlations, as Stata's `mixed`. Tests
+        of fixed effects are by z, whose df are infinite; `fixed_effects()` has t tests, which
+        matter where groups are few.
+        """
+        if "estimates" not in self._kept:
+            structures, gs = zip(*self.parts, strict=True)
+            rows = [
+                *list_fixed(self.beta, self.beta_cov),
+                *list_variances(structures, gs, self.sigma2, self.variance_cov),
+            ]
+            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
+
+    @property
+    def wald(self) -> dict[str, float]:
+        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
+        return wald_test(self.moments.fixed, self.beta, self.beta_cov)
+
+    @property
+    def lr_test(self) -> dict[str, float]:
+        """The test against linear regression: chi2, df, p, with p from the naive chi-square.
+
+        The variances lie on the boundary under the null hypothesis, so that p is conservative.
+        """
+        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
+        df = self.n_components
+        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+
+def check_converged(fit: Maximum, what: str) -> None:
+    """Raise `ArgumentError`, with the fit's own advice, where what is asked for needs a maximum."""
+    if not fit.converged:
+        raise ArgumentError(f"{what} needs a maximum, and the fit has none: {fit.advice}")

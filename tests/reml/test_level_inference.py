@@ -1,0 +1,140 @@
+"""Inference about fits of several factors against dense n x n algebra."""
+
+import numpy as np
+import pytest
+from level_designs import FORMULAS, fit_design, make_table, spell_out
+
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+from bhlm.likelihood.slopes import measure_spread
+from bhlm.reml.fixed.kenward_roger import kenward_roger
+from bhlm.reml.fixed.robust import robust_covariance
+
+EXACT = 1e-8
+# What the optimiser leaves of the estimates enters products of them.
+DF = 1e-7
+
+kinds = pytest.mark.parametrize("kind", FORMULAS)
+
+
+def _information(dense, y):
+    """Return the Hessian of minus twice the restricted log-likelihood by all components."""
+    turned = dense.p @ dense.tangents
+    seen = dense.tangents @ dense.p @ y
+    return -np.einsum("aij,bji->ab", turned, turned) + 2.0 * seen @ dense.p @ seen.T
+
+
+@kinds
+def test_standard_errors_are_the_dense_observed_information(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    expected = np.linalg.inv(0.5 * _information(dense, dense.y))
+    np.testing.assert_allclose(fit.variance_cov, expected, rtol=DF, atol=DF * expected.max())
+    np.testing.assert_allclose(fit.beta_cov, dense.c, rtol=EXACT, atol=EXACT * dense.c.max())
+
+
+@kinds
+def test_satterthwaite_is_the_dense_one(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    cov = 2.0 * np.linalg.inv(_information(dense, dense.y))
+    carried = dense.c @ dense.x.T @ dense.inverse
+    for row, found in zip(np.eye(3), fit.fixed_effects()["df"], strict=True):
+        slope = np.einsum("i,aij,j->a", row @ carried, dense.tangents, row @ carried)
+        expected = 2.0 * (row @ dense.c @ row) ** 2 / (slope @ cov @ slope)
+        assert found == pytest.approx(expected, rel=DF)
+    joint = fit.test("x = 0", "w = 0")
+    assert joint.ddf > 0.0
+    assert fit.contrast("x + w = 0").loc["x + w = 0", "estimate"] == pytest.approx(
+        fit.beta[1] + fit.beta[2]
+    )
+
+
+@kinds
+def test_kenward_roger_is_the_dense_one(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    turned = dense.inverse @ dense.tangents
+    loaded = dense.inverse @ dense.x
+    first = -np.einsum("ip,aij,jq->apq", loaded, dense.tangents, loaded, optimize=True)
+    second = np.einsum("ip,aij,bjk,kq->abpq", loaded, dense.tangents, turned, loaded, optimize=True)
+    traces = np.einsum("aij,bji->ab", turned, turned)
+    phi = dense.c
+    information = traces - 2.0 * np.einsum("pq,abqp->ab", phi, second)
+    information += np.einsum("pq,aqr,rs,bsp->ab", phi, first, phi, first, optimize=True)
+    weights = 2.0 * np.linalg.inv(information)
+    middle = np.einsum("ab,abpq->pq", weights, second)
+    middle -= np.einsum("ab,apq,qr,brs->ps", weights, first, phi, first, optimize=True)
+    expected = phi + 2.0 * phi @ middle @ phi
+    found = kenward_roger(fit)
+    np.testing.assert_allclose(found.cov, expected, rtol=EXACT, atol=EXACT * expected.max())
+    for row, df in zip(np.eye(3), fit.fixed_effects(method="kenward-roger")["df"], strict=True):
+        # Of one contrast, the F's first two moments leave (Kenward & Roger 1997, section 4)
+        # 2 / (w'W w), w = l'Phi P Phi l / l'Phi l.
+        share = np.array([row @ phi @ each @ phi @ row for each in first]) / (row @ phi @ row)
+        assert df == pytest.approx(2.0 / (share @ weights @ share), rel=EXACT)
+
+
+@kinds
+def test_cluster_robust_errors_are_the_dense_ones(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    if kind == "crossed":
+        for method in ("cr0", "cr2"):
+            with pytest.raises(ArgumentError, match="no factor of rater and item holds all others"):
+                fit.fixed_effects(method=method)
+        return
+    school = make_table(kind)["school"].to_numpy()
+    residual = dense.y - dense.x @ fit.beta
+    plain = np.zeros((3, 3))
+    reduced = np.zeros((3, 3))
+    whole = dense.v - dense.x @ dense.c @ dense.x.T
+    rows = []
+    for label in np.unique(school):
+        at = np.flatnonzero(school == label)
+        x, v = dense.x[at], dense.v[np.ix_(at, at)]
+        solved = np.linalg.solve(v, x).T
+        score = solved @ residual[at]
+        plain += np.outer(score, score)
+        d = np.linalg.cholesky(v).T
+        values, vectors = np.linalg.eigh(d @ whole[np.ix_(at, at)] @ d.T)
+        kept = values > 1e-10 * values[-1]
+        power = (vectors * np.where(kept, np.abs(values) ** -0.5, 0.0)) @ vectors.T
+        a = d.T @ power @ d
+        score = solved @ a @ residual[at]
+        reduced += np.outer(score, score)
+        row = np.zeros((3, len(school)))
+        row[:, at] = dense.c @ solved @ a
+        rows.append(row)
+    for method, middle in (("cr0", plain), ("cr2", reduced)):
+        expected = dense.c @ middle @ dense.c
+        found = robust_covariance(fit, kind=method).cov
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-7 * expected.max())
+    # Satterthwaite's df of CR2: (tr B)^2 / tr(B^2), B_ij = g_i'(V - X C X')g_j.
+    table = fit.fixed_effects(method="cr2")
+    for i, df in enumerate(table["df"]):
+        g = np.array([row[i] for row in rows])
+        b = g @ whole @ g.T
+        assert df == pytest.approx(np.trace(b) ** 2 / np.sum(b * b), rel=1e-6)
+
+
+def test_what_has_no_definition_for_several_factors_says_so():
+    fit = fit_design("two nested")
+    with pytest.raises(ArgumentError, match=r"'hlm'.*is defined for one grouping factor.*has 2"):
+        fit.fixed_effects(method="hlm")
+    with pytest.raises(ArgumentError, match="Kenward-Roger is defined for REML"):
+        fit_design("two nested", "ml").fixed_effects(method="kenward-roger")
+
+
+def test_slopes_and_their_bounds_are_told_as_of_one_factor():
+    table = make_table("two nested")
+    fit = Model("y ~ x * w + (1 | school) + (x | school:klass)", table).reml()
+    found = fit.effects("x", by={"w": [-1.0, 1.0]})
+    row = np.array([0.0, 1.0, 0.0, -1.0])
+    row[[fit.moments.fixed.index("x"), fit.moments.fixed.index("x:w")]] = 1.0, -1.0
+    assert found["slope"].iloc[0] == pytest.approx(
+        fit.beta[fit.moments.fixed.index("x")] - fit.beta[fit.moments.fixed.index("x:w")]
+    )
+    # A moderator that is constant in schools has the spread of schools, not of cells or rows.
+    by_school = table.groupby("school")["w"].first()
+    spread = measure_spread(fit.moments, "w")
+    assert spread.sd == pytest.approx(by_school.std())
+    assert spread.centre == pytest.approx(by_school.mean())
+    assert len(fit.compare_effects("x", by={"w": [-1.0, 1.0]})) == 1
+    assert "x" in str(fit.johnson_neyman("x", by="w"))
