@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
 
 # Engines add in their own order, so sums of n terms differ by a few
@@ -96,7 +97,9 @@ def assert_same_moments(found: Moments, expected: Moments) -> None:
     assert cross_error < EXACT
 
 
-def measure_errors(found: Moments, expected: Moments) -> tuple[float, float]:
+def measure_errors(
+    found: Moments | CellMoments, expected: Moments | CellMoments
+) -> tuple[float, float]:
     """Return the largest relative error of a mean and of a cross-product."""
     n, _, total = pool(expected)
     sd = np.sqrt(np.diag(total) / n)
@@ -106,3 +109,28 @@ def measure_errors(found: Moments, expected: Moments) -> tuple[float, float]:
     scale = np.sqrt(square + floor)
     cross_error = np.abs(found.cross - expected.cross) / (scale[:, :, None] * scale[:, None, :])
     return float(mean_error.max()), float(cross_error.max())
+
+
+CELLS_FORMULA = "y ~ cwc(x, g:h) * f + gm(x, g) + cgm(far) + flag + (cwc(far, g) | g/h) + (1 | k)"
+
+
+# A mean of what is centred within another factor, and that again.
+DEEP_FORMULA = CELLS_FORMULA.replace("+ flag", "+ gm(cwc(far, k), g) + log(abs(x) + 1)")
+
+
+def assert_same_cells(found: CellMoments, expected: CellMoments) -> None:
+    """Compare moments by cell as `assert_same_moments` does."""
+    assert found.columns == expected.columns
+    assert found.groups == expected.groups
+    for ours, theirs in zip(found.labels, expected.labels, strict=True):
+        assert ours.codes.tolist() == theirs.codes.tolist()
+        assert [e.tolist() for e in ours.columns] == [e.tolist() for e in theirs.columns]
+    assert found.n.tolist() == expected.n.tolist()
+    assert (found.dropped, found.missing) == (expected.dropped, expected.missing)
+    assert found.design.levels == expected.design.levels
+    for name, theirs in expected.design.constants.items():
+        step = np.subtract(found.design.constants[name], theirs)
+        assert np.max(np.abs(step[0] + step[1:])) < EXACT * SPREAD, name
+    mean_error, cross_error = measure_errors(found, expected)
+    assert mean_error < EXACT
+    assert cross_error < EXACT

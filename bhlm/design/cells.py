@@ -19,9 +19,8 @@ from bhlm.design.design import (
     ignore_floating_errors,
 )
 from bhlm.design.evaluate import Rows, read_rows
-from bhlm.design.formula.expressions import Apply, walk
 from bhlm.design.formula.terms import Formula, list_factors
-from bhlm.design.frames import GROUP, collect_frame
+from bhlm.design.frames import collect_frame
 from bhlm.design.labels import code_groups
 from bhlm.design.levels import find_levels
 from bhlm.design.rows import (
@@ -30,12 +29,12 @@ from bhlm.design.rows import (
     count_rows,
     formula_columns,
     is_complete,
+    list_within,
     name_groups,
     prepare_rows,
     read_frame,
     read_table,
 )
-from bhlm.design.steps import name_within
 from bhlm.errors import DataError
 
 Array = np.ndarray
@@ -96,20 +95,12 @@ def prepare_cells(formula: Formula, table: Any) -> PreparedCells:
         if tally.complete < tally.total:
             rows = rows.filter(is_complete(layout))
         kept = collect_frame(rows) if isinstance(rows, nw.LazyFrame) else rows
-        labels = _read_labels(formula, kept, n=tally.complete)
+        columns = {name: kept[at].to_numpy() for at, name in name_groups(formula).items()}
+        labels = read_labels(formula, columns, n=tally.complete)
         cells, codes = code_cells([each.codes for each in labels])
-        extra = {GROUP: cells} | {
-            name_within(written): each
-            for written, (each, _) in _name_levels(formula, labels).items()
-        }
-        series = (
-            nw.new_series(name, values, backend=kept.implementation)
-            for name, values in extra.items()
-        )
-        kept = kept.with_columns(*series)
         levels = {str(factor): find_levels(factor, kept, layout) for factor in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
-        constants = fit_constants(kept, values, columns=layout.columns, n=tally.complete)
+        constants = fit_constants(kept, values, layout=layout, n=tally.complete)
         design = Design.assemble(formula, levels, constants)
     missing = tally.name_missing(layout)
     dropped = tally.total - tally.complete
@@ -126,14 +117,22 @@ def code_cells(codes: Sequence[Array]) -> tuple[Array, Array]:
     return cells, np.array([each[first] for each in codes])
 
 
-def _read_labels(formula: Formula, frame: nw.DataFrame[Any], *, n: int) -> tuple[Labels, ...]:
-    """Return the labels of every factor, in the order of the random terms."""
-    safe = {name: at for at, name in name_groups(formula).items()}
-    single = {name: code_groups(frame[at].to_numpy()) for name, at in safe.items()}
+def read_labels(formula: Formula, columns: Mapping[str, Array], *, n: int) -> tuple[Labels, ...]:
+    """Return the labels of every factor, in the order of the random terms.
+
+    Args:
+        formula: has the factors.
+        columns: the grouping columns, of rows or of cells.
+        n: the complete rows, for an error.
+
+    Raises:
+        DataError: a factor has one level.
+    """
+    single = {name: code_groups(labels) for name, labels in columns.items()}
     found = []
-    for name, columns in formula.groupings.items():
-        codes, by_column = code_cells([single[column][1] for column in columns])
-        labels = tuple(single[column][0][at] for column, at in zip(columns, by_column, strict=True))
+    for name, own in formula.groupings.items():
+        codes, by_column = code_cells([single[column][1] for column in own])
+        labels = tuple(single[column][0][at] for column, at in zip(own, by_column, strict=True))
         if len(labels[0]) < 2:
             raise DataError(
                 f"the grouping factor '{name}' has 1 level in the {n} complete rows; random "
@@ -146,14 +145,8 @@ def _read_labels(formula: Formula, frame: nw.DataFrame[Any], *, n: int) -> tuple
 def _name_levels(formula: Formula, labels: Sequence[Labels]) -> dict[str, tuple[Array, int]]:
     """Return codes and counts of the factors that cwc() and gm() name, as they write them."""
     by_name = dict(zip(formula.groupings, labels, strict=True))
-    written = {
-        str(node.option("group"))
-        for factor in list_factors(formula)
-        for node in walk(factor)
-        if isinstance(node, Apply) and node.option("group") is not None
-    }
     found = {}
-    for each in sorted(written):
+    for each in list_within(formula):
         own = by_name[str(formula.find_grouping(each))]
         found[each] = own.codes, own.n_levels
     return found

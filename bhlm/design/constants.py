@@ -8,6 +8,7 @@ import narwhals as nw
 
 from bhlm.design.formula.expressions import Apply, Expression, Name, walk
 from bhlm.design.frames import Frame, count_distinct, count_finite, take_row
+from bhlm.design.rows import Layout
 from bhlm.design.steps import Steps, as_expr
 from bhlm.errors import DataError
 
@@ -15,7 +16,7 @@ type Constants = Mapping[str, tuple[float, ...]]
 
 
 def fit_constants(
-    frame: Frame, expressions: Iterable[Expression], *, columns: Mapping[str, str], n: int
+    frame: Frame, expressions: Iterable[Expression], *, layout: Layout, n: int
 ) -> dict[str, tuple[float, ...]]:
     """Return the constants of every cgm() and poly() in the expressions, from the n rows of frame.
 
@@ -33,7 +34,7 @@ def fit_constants(
             for node in open_nodes
             if all(_is_complete(inner, partial) for inner in constant_nodes(node.arguments))
         ]
-        steps = Steps(columns, partial)
+        steps = Steps(layout.columns, partial, layout.keys)
         questions: list[nw.Expr] = []
         for node in ready:
             questions += _ask(node, steps, partial[str(node)])

@@ -34,6 +34,7 @@ from bhlm.design.rows import (
     check_schema,
     count_rows,
     is_complete,
+    name_groups,
     prepare_rows,
     read_frame,
     read_table,
@@ -153,7 +154,8 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     design, rows, layout, n, _, _ = build_prepared(formula, table)
     if check:
         with ignore_floating_errors():
-            _check_groups(design, check_values(design, rows, layout, n=n), n=n)
+            check_values(design, rows, layout, n=n)
+            _check_groups(design, rows, n=n)
     return design
 
 
@@ -175,7 +177,7 @@ def build_prepared(formula: str | Formula, table: Any) -> Prepared:
             rows = rows.filter(is_complete(layout))
         levels = {str(f): find_levels(f, rows, layout) for f in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
-        constants = fit_constants(rows, values, columns=layout.columns, n=n)
+        constants = fit_constants(rows, values, layout=layout, n=n)
         design = Design.assemble(formula, levels, constants)
     return Prepared(design, rows, layout, n, tally.total - n, tally.name_missing(layout))
 
@@ -185,10 +187,13 @@ def check_design(design: Design, table: Any) -> None:
     rows, layout = prepare_design(design, table)
     with ignore_floating_errors():
         n = count_rows(rows, layout).complete
-        _check_groups(design, check_values(design, rows, layout, n=n), n=n)
+        check_values(design, rows, layout, n=n)
+        if not design.factors:
+            _check_groups(design, rows, n=n)
 
 
-def _check_groups(design: Design, groups: int, *, n: int) -> None:
+def _check_groups(design: Design, rows: Frame, *, n: int) -> None:
+    groups = count_distinct(rows, nw.col(GROUP))
     if groups < 2:
         raise DataError(
             f"the group column '{design.group}' has {groups} level in the {n} complete rows; "
@@ -215,8 +220,9 @@ def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
 def apply_design(design: Design, table: Any, *, check: bool = True, means: bool = False) -> Frame:
     """Return the complete rows of a table as narwhals columns `group`, `w0`, ..., `w{k-1}`.
 
-    w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means` there are also
-    `m0`, ..., `m{k-1}`, the means of the w within groups. cgm() and poly() use the
+    Several grouping columns are called as `bhlm.design.rows.name_groups` says, and "within groups"
+    is then by cell. w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means`
+    there are also `m0`, ..., `m{k-1}`, the means of the w within groups. cgm() and poly() use the
     constants of the design, cwc() and gm() the group means of this table. `check` looks, in one
     to three passes, for infinite values, values that are not finite and levels that the design
     does not know; leave it out for the very table that the design was built from.
@@ -232,11 +238,12 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
             check_values(design, rows, layout, n=n)
         steps, values = _lower_columns(design, layout)
         named = {f"w{i}": value.cast(nw.Float64) for i, value in enumerate(values)}
+        groups = list(name_groups(design.formula))
         if not means:
-            return steps.lay_down(rows).select(GROUP, **named)
+            return steps.lay_down(rows).select(*groups, **named)
         averages = {f"m{i}": nw.col(name) for i, name in enumerate(named)}
         steps.steps += [Step(values=named), Step(means=averages)]
-        return steps.lay_down(rows).select(GROUP, *named, *averages)
+        return steps.lay_down(rows).select(*groups, *named, *averages)
 
 
 def design_arrays(
@@ -398,7 +405,7 @@ def distinct_columns(
 
 def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]]:
     """Return the steps to lay down, and then the values of `design.columns`."""
-    steps = Steps(layout.columns, design.constants)
+    steps = Steps(layout.columns, design.constants, layout.keys)
     values = []
     for column in distinct_columns(design.formula, design.levels).values():
         product: Any = None
@@ -416,11 +423,8 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
     return steps, [*values, response]
 
 
-def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int:
-    """Return the number of groups, in the pass that finds any value that is not finite.
-
-    Raises `DataError` that names the innermost term of which some value is not finite.
-    """
+def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> None:
+    """Raise `DataError` that names the innermost term of which some value is not finite."""
     steps, values = _lower_columns(design, layout)
     numeric = [f for f in list_factors(design.formula) if str(f) not in design.levels]
     suspects = list(dict.fromkeys(checkpoints([*numeric, design.formula.response])))
@@ -436,7 +440,6 @@ def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> int:
             asked.setdefault(name, value)
     counts = take_row(steps.lay_down(rows), [*map(count_finite, asked.values())])
     check_finite(asked, counts, n=n)
-    return count_distinct(rows, nw.col(GROUP))
 
 
 def check_levels(design: Design, rows: Frame, layout: Layout) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,9 +10,10 @@ import narwhals as nw
 import numpy as np
 from narwhals.dependencies import is_pandas_dataframe
 
-from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
+from bhlm.design.formula.expressions import Apply, Expression, Name, column_names, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
+from bhlm.design.steps import name_within
 from bhlm.errors import DataError
 from bhlm.sources.files import name_booleans
 from bhlm.sources.open import scan_table
@@ -31,6 +32,9 @@ class Layout:
     categories: dict[str, str]  # categorical factor -> column of its levels
     floats: tuple[str, ...]  # prepared columns that can hold NaN or infinity
     names: dict[str, str]  # every prepared column -> table column
+    # Within which prepared columns cwc() and gm() take their means, by `steps.name_within`; of
+    # one grouping column it is called GROUP itself.
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,32 @@ def prepare_rows(
             number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
             prepared[safe] = number.cast(nw.Float64)
             floats += [safe] if dtype.is_float() else []
-    layout = Layout(columns, categories, tuple(floats), names)
+    layout = Layout(columns, categories, tuple(floats), names, _find_keys(formula))
     return frame.select(**prepared), layout
+
+
+def _find_keys(formula: Formula) -> dict[str, tuple[str, ...]]:
+    """Return the prepared columns within whose values means are taken; see `Layout.keys`."""
+    if not formula.has_levels:
+        return {}
+    safe = {name: at for at, name in name_groups(formula).items()}
+    keys = {GROUP: tuple(safe.values())}
+    for written in list_within(formula):
+        columns = formula.groupings[str(formula.find_grouping(written))]
+        keys[name_within(written)] = tuple(safe[column] for column in columns)
+    return keys
+
+
+def list_within(formula: Formula) -> list[str]:
+    """Return the factors that cwc() and gm() name, as they write them."""
+    calls = (node for factor in list_factors(formula) for node in walk(factor))
+    return sorted(
+        {
+            str(node.option("group"))
+            for node in calls
+            if isinstance(node, Apply) and node.option("group") is not None
+        }
+    )
 
 
 def name_groups(formula: Formula) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.formula.expressions import Apply, Expression, Name, Number
+from bhlm.design.formula.expressions import Apply, Expression, Name, Number, walk
 from bhlm.design.formula.functions import ROW_BY_ROW
 from bhlm.design.frames import GROUP, Frame
 from bhlm.errors import FormulaError
@@ -40,8 +40,12 @@ class Steps:
 
     columns: Mapping[str, str]  # column of the table -> its Float64 column of the frame
     constants: Mapping[str, tuple[float, ...]]
+    # Columns of the frame that together are the groups of `Step.within`, where they are several.
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     named: dict[tuple[str, Expression], tuple[int, str]] = field(default_factory=dict)
+    # By column, within which groups the means are that a row needs for it, or that it averages.
+    reads: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def lay_down(self, frame: Frame) -> Frame:
         """Return the frame with the columns of every step.
@@ -50,44 +54,59 @@ class Steps:
         Elsewhere they are a table of groups that is joined to the rows: a window would have the
         engine write every row to disk, sorted by group, while it streams rows past a table.
         Each step with means makes the table of groups anew from the rows and the table before
-        it, whose means it carries along, so that the rows are read once per such step.
+        it, whose means it carries along, so that the rows are read once per such step. Of several
+        grouping columns each has a table of its own, joined where a column needs it.
         """
         if isinstance(frame, nw.DataFrame) or frame.implementation.is_polars():
             for step in self.steps:
                 windows = {
-                    name: mean.mean().over(step.within.get(name, GROUP))
+                    name: mean.mean().over(*self._find_keys(step.within.get(name, GROUP)))
                     for name, mean in step.means.items()
                 }
                 frame = frame.with_columns(**step.values, **windows)
             return frame
-        known: list[str] = []
-        groups: nw.LazyFrame[Any] | None = None
+        known: dict[str, list[str]] = {}
+        groups: dict[str, nw.LazyFrame[Any]] = {}
         for i, step in enumerate(self.steps):
-            if step.means:
-                groups = (
-                    self._add_values(frame, groups, steps=self.steps[:i])
-                    .group_by(GROUP)
-                    .agg(
-                        **{name: column.mean() for name, column in step.means.items()},
-                        **{name: nw.col(name).max() for name in known},
-                    )
+            before = dict(groups)
+            for within in dict.fromkeys(step.within.get(name, GROUP) for name in step.means):
+                means = {
+                    name: column.mean()
+                    for name, column in step.means.items()
+                    if step.within.get(name, GROUP) == within
+                }
+                carried = known.setdefault(within, [])
+                needed = {within}.union(*(self.reads.get(name, before.keys()) for name in means))
+                joined = {each: table for each, table in before.items() if each in needed}
+                groups[within] = (
+                    self._add_values(frame, joined, steps=self.steps[:i])
+                    .group_by(*self._find_keys(within))
+                    .agg(**means, **{name: nw.col(name).max() for name in carried})
                 )
-                known += step.means
+                carried += means
         return self._add_values(frame, groups, steps=self.steps)
+
+    def _find_keys(self, within: str) -> tuple[str, ...]:
+        return self.keys.get(within, (within,))
 
     def _add_values(
         self,
         rows: nw.LazyFrame[Any],
-        groups: nw.LazyFrame[Any] | None,
+        groups: Mapping[str, nw.LazyFrame[Any]],
         *,
         steps: list[Step],
     ) -> nw.LazyFrame[Any]:
-        """Return the rows with their group's means, and the values of some steps over both."""
-        if groups is not None:
-            rows = rows.join(groups, on=GROUP, how="left")
+        """Return the rows with their groups' means, and the values of some steps over both."""
+        for within, table in groups.items():
+            rows = rows.join(table, on=list(self._find_keys(within)), how="left")
         for step in steps:
-            if step.values:
-                rows = rows.with_columns(**step.values)
+            values = {
+                name: value
+                for name, value in step.values.items()
+                if self.reads.get(name, frozenset()) <= groups.keys()
+            }
+            if values:
+                rows = rows.with_columns(**values)
         return rows
 
     def lower(self, expression: Expression) -> tuple[int, Value]:
@@ -134,11 +153,12 @@ class Steps:
             return step, 1.0
         z = value - constants[0] - constants[2 * k]
         if k == 1:
-            return self._name("p1", node, step, z)
+            return self._name("p1", node, step, z, reads=_find_reads(node))
         step_1, p_1 = self.lower_orthogonal(node, k - 1, constants=constants)
         step_2, p_2 = self.lower_orthogonal(node, k - 2, constants=constants)
         ratio = constants[2 * k - 1] / constants[2 * k - 3]
-        return self._name(f"p{k}", node, max(step, step_1, step_2), z * p_1 - ratio * p_2)
+        deepest = max(step, step_1, step_2)
+        return self._name(f"p{k}", node, deepest, z * p_1 - ratio * p_2, reads=_find_reads(node))
 
     def _lower_group_moment(
         self, function: str, argument: Expression, *, within: str
@@ -150,19 +170,28 @@ class Steps:
         values near 1e8 is good to 1e-8 only, and the deviations deserve better.
         """
         step, value = self.lower(argument)
+        reads = _find_reads(argument)
         if not isinstance(argument, Name):
-            step, value = self._name("x", argument, step, value)
-        step, mean = self._name("mean", argument, step, value, within=within)
-        step, rest = self._name(f"rest {within}", argument, step, value - mean)
-        step, left = self._name("left", argument, step, rest, within=within)
+            step, value = self._name("x", argument, step, value, reads=reads)
+        step, mean = self._name("mean", argument, step, value, within=within, reads=reads)
+        reads |= {within}
+        step, rest = self._name(f"rest {within}", argument, step, value - mean, reads=reads)
+        step, left = self._name("left", argument, step, rest, within=within, reads=reads)
         return step, rest - left if function == "cwc" else mean + left
 
     def _name(
-        self, kind: str, expression: Expression, step: int, value: Value, *, within: str = ""
+        self,
+        kind: str,
+        expression: Expression,
+        step: int,
+        value: Value,
+        *,
+        within: str = "",
+        reads: frozenset[str],
     ) -> tuple[int, nw.Expr]:
         """Lay a value, or its mean within a column's groups, down at a step, once.
 
-        It is returned as a column of the next step.
+        It is returned as a column of the next step. `reads` are the groups of `Steps.reads`.
 
         What a mean is taken of must be a column itself: Dask aggregates nothing else.
         """
@@ -175,9 +204,19 @@ class Steps:
             if within and within != GROUP:
                 self.steps[step].within[name] = within
             laid[name] = as_expr(value)
+            self.reads[name] = reads
             self.named[kind, expression] = (step + 1, name)
         step, name = self.named[kind, expression]
         return step, nw.col(name)
+
+
+def _find_reads(expression: Expression) -> frozenset[str]:
+    """Return within which groups the means are that an expression is made of."""
+    return frozenset(
+        name_within(node.option("group"))
+        for node in walk(expression)
+        if isinstance(node, Apply) and node.function in ("cwc", "gm")
+    )
 
 
 def name_within(group: object) -> str:

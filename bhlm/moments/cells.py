@@ -3,15 +3,29 @@
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 
-from bhlm.design.cells import Labels, prepare_cells
-from bhlm.design.design import Design, GroupingFactor, distinct_columns
+from bhlm.design.cells import Labels, code_cells, prepare_cells, read_labels
+from bhlm.design.design import (
+    Design,
+    GroupingFactor,
+    apply_design,
+    build_prepared,
+    check_design,
+    distinct_columns,
+)
 from bhlm.design.formula.terms import Formula
+from bhlm.design.rows import name_groups, read_frame, read_table
 from bhlm.errors import ArgumentError
 from bhlm.layout import count, list_names, show_name
-from bhlm.moments.memory import accumulate_moments
+from bhlm.moments.cell_stream import reduce_cell_scan
+from bhlm.moments.memory import LeftOut, accumulate_moments
 from bhlm.moments.moments import tell_rows_used
+from bhlm.moments.reduce import Blocks, check_still, reduce_frame
+from bhlm.moments.stream import can_stream
+from bhlm.sources.parquet import ParquetScan
+from bhlm.sources.watch import unchanged
 
 Array = np.ndarray
 
@@ -119,6 +133,20 @@ def reduce_cells(formula: Formula, table: Any) -> CellMoments:
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
     """
+    with unchanged(table):
+        if isinstance(table, ParquetScan) and can_stream(formula, table):
+            design, blocks, left_out = reduce_cell_scan(formula, table)
+            if not _is_finite(blocks):
+                check_design(design, table)
+            return _arrange(design, blocks, left_out)
+        table = read_table(table, formula)
+        if isinstance(read_frame(table), nw.LazyFrame):
+            return _reduce_lazy(formula, table)
+        return _reduce_memory(formula, table)
+
+
+def _reduce_memory(formula: Formula, table: Any) -> CellMoments:
+    """Return the moments of a table in memory, by compiled passes."""
     prepared = prepare_cells(formula, table)
     design = prepared.design
     columns = tuple(distinct_columns(formula, design.levels).values())
@@ -135,6 +163,44 @@ def reduce_cells(formula: Formula, table: Any) -> CellMoments:
         design=design,
         dropped=prepared.dropped,
         missing=tuple(prepared.missing.items()),
+    )
+
+
+def _reduce_lazy(formula: Formula, table: Any) -> CellMoments:
+    """Return the moments of a lazy table, by a GROUP BY of its engine."""
+    prepared = build_prepared(formula, table)
+    frame = apply_design(prepared.design, table, check=False, means=True)
+    blocks = reduce_frame(frame, tuple(name_groups(formula)))
+    check_still(formula, table, prepared, n=int(blocks.n.sum()))
+    if not _is_finite(blocks):
+        check_design(prepared.design, table)
+    return _arrange(prepared.design, blocks, LeftOut(prepared.dropped, prepared.missing))
+
+
+def _is_finite(blocks: Blocks) -> bool:
+    """Return whether no bad value spoilt the moments; only if one did it is worth a search."""
+    return bool(np.isfinite(blocks.mean).all() and np.isfinite(blocks.cross).all())
+
+
+def _arrange(design: Design, blocks: Blocks, left_out: LeftOut) -> CellMoments:
+    """Return moments whose cells have the order of their factors' labels.
+
+    Raises:
+        DataError: a factor has one level.
+    """
+    formula = design.formula
+    by_column = dict(zip(formula.group_columns, blocks.labels, strict=True))
+    labels = read_labels(formula, by_column, n=int(blocks.n.sum()))
+    order, codes = code_cells([each.codes for each in labels])
+    order = np.argsort(order, kind="stable")
+    return CellMoments(
+        blocks.n[order],
+        blocks.mean[order],
+        blocks.cross[order],
+        labels=tuple(each._replace(codes=at) for each, at in zip(labels, codes, strict=True)),
+        design=design,
+        dropped=left_out.dropped,
+        missing=tuple(left_out.missing.items()),
     )
 
 

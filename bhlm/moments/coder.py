@@ -39,8 +39,11 @@ class Coder:
             ]
             self.size = len(self.texts)
             return np.array(known, dtype=np.int64)[encoded.indices.to_numpy()]
-        # Unsigned labels beyond 2^63 are other integers of the same 64 bits, until `sort`.
-        numbers = labels.to_numpy().astype(np.int64, copy=False)
+        # Unsigned labels beyond 2^63 are other integers of the same 64 bits, until `list_labels`.
+        return self.encode_numbers(labels.to_numpy().astype(np.int64, copy=False))
+
+    def encode_numbers(self, numbers: Array) -> Array:
+        """Return the codes (n,) of integer labels (n,), int64."""
         codes = np.empty(len(numbers), dtype=np.int64)
         if len(numbers) == 0:
             return codes
@@ -74,12 +77,15 @@ class Coder:
 
     def sort(self, dtype: Any) -> tuple[Array, Array]:
         """Return the labels (J,), which are of a pyarrow type, sorted, and their codes (J,)."""
-        if is_text(dtype):
-            labels = np.array(list(self.texts), dtype=object)
-        else:
-            labels = self.labels[: self.size].astype(dtype.to_pandas_dtype())
+        labels = self.list_labels(dtype)
         order = np.argsort(labels, kind="stable")
         return labels[order], order
+
+    def list_labels(self, dtype: Any) -> Array:
+        """Return the labels (J,), which are of a pyarrow type, in the order of their codes."""
+        if is_text(dtype):
+            return np.array(list(self.texts), dtype=object)
+        return self.labels[: self.size].astype(dtype.to_pandas_dtype())
 
 
 def is_text(dtype: Any) -> bool:

@@ -1,10 +1,12 @@
 """Formula + table -> design and blocks, by the engine that suits the table."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
 
+from bhlm.design.cells import code_cells
 from bhlm.design.design import (
     Design,
     Prepared,
@@ -68,18 +70,26 @@ def _reduce_table(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOu
     left_out = LeftOut(prepared.dropped, prepared.missing)
     if isinstance(rows, nw.DataFrame):
         return design, reduce_rows(design, rows, layout), left_out
-    reduced = reduce_frame(apply_design(design, table, check=False, means=True))
-    n = int(reduced.n.sum())
+    reduced = reduce_frame(apply_design(design, table, check=False, means=True)).sort()
+    check_still(formula, table, prepared, n=int(reduced.n.sum()))
+    return design, reduced, left_out
+
+
+def check_still(formula: Formula, table: Any, prepared: Prepared, *, n: int) -> None:
+    """Raise `DataError` where a lazy table is not what it was when its design was built.
+
+    `n` are the complete rows that were found since.
+    """
     # Levels and constants came from passes before. Files say whether they are the same still; what
     # says nothing of its files, such as a database, is asked once more.
+    design = prepared.design
     again = bool(design.levels or design.constants) and not find_watch(table).paths
     if n != prepared.n or (again and not _is_same(build_prepared(formula, table), prepared)):
         raise DataError(
-            f"the table has changed while '{formula.text}' was reduced ({prepared.n} complete rows at "
-            f"first, then {n}, or other levels and means); make the model again when nobody writes "
-            "to it"
+            f"the table has changed while '{formula.text}' was reduced ({prepared.n} complete rows "
+            f"at first, then {n}, or other levels and means); make the model again when nobody "
+            "writes to it"
         )
-    return design, reduced, left_out
 
 
 def _is_same(found: Prepared, before: Prepared) -> bool:
@@ -104,15 +114,29 @@ def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
     """
     with unchanged(table):
         table = read_table(table, design.formula)
-        reduced = reduce_frame(apply_design(design, table, means=True))
+        reduced = reduce_frame(apply_design(design, table, means=True)).sort()
         total, missing = tally_table(design, table)
     return reduced, LeftOut(total - int(reduced.n.sum()), missing)
 
 
-def reduce_frame(frame: Frame) -> Reduced:
+class Blocks(NamedTuple):
+    """Blocks of groups in any order, and the labels that tell a group from the others."""
+
+    labels: tuple[Array, ...]  # (J,) each: one, or several of a cell
+    n: Array  # (J,) rows per group, float64 that holds integers
+    mean: Array  # (J, k) column means
+    cross: Array  # (J, k, k) cross-products about the group mean
+
+    def sort(self) -> Reduced:
+        """Return the blocks of one grouping column by its labels."""
+        order = np.argsort(self.labels[0], kind="stable")
+        return Reduced(self.labels[0][order], self.n[order], self.mean[order], self.cross[order])
+
+
+def reduce_frame(frame: Frame, groups: Sequence[str] = (GROUP,)) -> Blocks:
     """Return the moments of the columns w0, w1, ... of a frame.
 
-    `frame` has the columns group, w0, ..., and the means m0, ... of these within groups.
+    `frame` has the columns `groups`, w0, ..., and the means m0, ... of these within groups.
     The expressions are narwhals', so that a database computes them where the rows are. Engines
     add in their own order, and a group mean near 1e8 is good to 1e-8 only. So the deviations d
     from it are summed as well, and what they do not sum to zero corrects the cross-products:
@@ -122,11 +146,11 @@ def reduce_frame(frame: Frame) -> Reduced:
     DuckDB plans k^2 / 2 sums in seconds where k is large, and without an end at 120. There the
     columns themselves come in batches, which are added up here.
     """
-    k = (len(frame.collect_schema().names()) - 1) // 2
+    k = (len(frame.collect_schema().names()) - len(groups)) // 2
     if k > WIDE and isinstance(frame, nw.DataFrame):
-        return _reduce_memory(frame, k)
+        return _reduce_memory(frame, groups, k)
     if k > WIDE and frame.implementation.is_duckdb():
-        return _reduce_batches(frame.lazy(), k)
+        return _reduce_batches(frame.lazy(), groups, k)
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
     centred = frame.with_columns(
         *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
@@ -134,50 +158,61 @@ def reduce_frame(frame: Frame) -> Reduced:
     centred = centred.with_columns(
         *[(nw.col(f"d{i}") * nw.col(f"d{j}")).alias(f"c{i}_{j}") for i, j in pairs]
     )
-    found = centred.group_by(GROUP).agg(
+    found = centred.group_by(*groups).agg(
         nw.len().alias("n"),
         *[nw.col(f"m{i}").max() for i in range(k)],
         *[nw.col(f"d{i}").sum() for i in range(k)],
         *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
     )
     reduced = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
-    labels = np.asarray(reduced[GROUP].to_numpy())
+    labels = tuple(np.asarray(reduced[name].to_numpy()) for name in groups)
     n = reduced["n"].to_numpy().astype(np.float64)
     mean, left = (
         np.column_stack([reduced[f"{kind}{i}"].to_numpy() for i in range(k)]).astype(np.float64)
         for kind in "md"
     )
-    check_size(len(labels), k)
-    cross = np.empty((len(labels), k, k))
+    check_size(len(n), k)
+    cross = np.empty((len(n), k, k))
     for i, j in pairs:
         corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
         # Rounding must not make a sum of squares negative.
         cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
-    order = np.argsort(labels, kind="stable")
-    return Reduced(labels[order], n[order], mean[order], cross[order])
+    return Blocks(labels, n, mean, cross)
 
 
-def _reduce_memory(frame: nw.DataFrame[Any], k: int) -> Reduced:
+def _reduce_memory(frame: nw.DataFrame[Any], groups: Sequence[str], k: int) -> Blocks:
     """Return what `reduce_frame` does, without a column for each product."""
-    groups, codes = code_groups(frame[GROUP].to_numpy())
-    check_size(len(groups), k)
+    labels, codes = _code_cells(frame, groups)
+    check_size(len(labels[0]), k)
     values = np.column_stack([frame[f"w{i}"].to_numpy() for i in range(k)])
     with np.errstate(all="ignore"):
-        found = reduce_columns(codes, np.ascontiguousarray(values, dtype=np.float64), len(groups))
-    return Reduced(groups, *found)
+        found = reduce_columns(
+            codes, np.ascontiguousarray(values, dtype=np.float64), len(labels[0])
+        )
+    return Blocks(labels, *found)
 
 
-def _reduce_batches(frame: nw.LazyFrame[Any], k: int) -> Reduced:
+def _code_cells(frame: nw.DataFrame[Any], groups: Sequence[str]) -> tuple[tuple[Array, ...], Array]:
+    """Return the distinct combinations of some columns, by column, and the code of each row."""
+    single = [code_groups(frame[name].to_numpy()) for name in groups]
+    if len(single) == 1:
+        return (single[0][0],), single[0][1]
+    cells, places = code_cells([codes for _, codes in single])
+    return tuple(labels[at] for (labels, _), at in zip(single, places, strict=True)), cells
+
+
+def _reduce_batches(frame: nw.LazyFrame[Any], groups: Sequence[str], k: int) -> Blocks:
     """Return what `reduce_frame` does, of batches of rows that an engine gives out."""
     columns = [f"w{i}" for i in range(k)]
     known: dict[Any, int] = {}
-    found: list[Array] = []
+    found: list[tuple[Array, ...]] = []
     state = make_states(0, k)
-    for batch in read_batches(frame.select(GROUP, *columns), max(HELD // k, 1)):
-        labels, inverse = np.unique(batch[GROUP].to_numpy(), return_inverse=True)
-        is_new = np.array([label not in known for label in labels.tolist()], dtype=bool)
-        found.append(labels[is_new])
-        codes = np.array([known.setdefault(label, len(known)) for label in labels.tolist()])
+    for batch in read_batches(frame.select(*groups, *columns), max(HELD // k, 1)):
+        labels, inverse = _code_cells(batch, groups)
+        cells = list(zip(*(each.tolist() for each in labels), strict=True))
+        is_new = np.array([cell not in known for cell in cells], dtype=bool)
+        found.append(tuple(each[is_new] for each in labels))
+        codes = np.array([known.setdefault(cell, len(known)) for cell in cells], dtype=np.int64)
         if len(known) > len(state):
             check_size(len(known), k)
             more = make_states(max(len(known), 2 * len(state)), k)
@@ -186,6 +221,6 @@ def _reduce_batches(frame: nw.LazyFrame[Any], k: int) -> Reduced:
         values = np.column_stack([batch[name].to_numpy() for name in columns])
         with np.errstate(all="ignore"):
             add_rows(codes[inverse], np.ascontiguousarray(values, dtype=np.float64), state)
-    groups = np.concatenate(found) if found else np.empty(0)
-    order = np.argsort(groups, kind="stable")
-    return Reduced(groups[order], *unpack_state(state, order, k))
+    whole = tuple(map(np.concatenate, zip(*found, strict=True))) if found else ()
+    whole = whole or (np.empty(0),) * len(groups)
+    return Blocks(whole, *unpack_state(state, np.arange(len(whole[0])), k))

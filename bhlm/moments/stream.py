@@ -53,6 +53,11 @@ class Reading:
 
     def batches(self) -> Iterator[tuple[nw.DataFrame[Any], Tally, Array]]:
         """Yield complete rows, how many there were of which kind, and group codes."""
+        for rows, tally in self.read():
+            yield rows, tally, self.coder.encode(rows[GROUP].to_native())
+
+    def read(self) -> Iterator[tuple[nw.DataFrame[Any], Tally]]:
+        """Yield complete rows, and how many there were of which kind."""
         tables = self.scan.batches(formula_columns(self.formula))
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(next, tables, None)
@@ -64,13 +69,13 @@ class Reading:
                 tally = tally_rows(rows, self.layout)
                 if tally.complete < tally.total:
                     rows = rows.filter(is_complete(self.layout))
-                yield rows, tally, self.coder.encode(rows[GROUP].to_native())
+                yield rows, tally
 
 
 def can_stream(formula: Formula, scan: ParquetScan) -> bool:
     """Return whether the moments of a formula can be had batch by batch.
 
-    All columns must be there and plain, the group's labels integers or text, and no constant
+    All columns must be there and plain, the groups' labels integers or text, and no constant
     must be needed from the whole table first, as cgm() and orthogonal poly() need one.
     """
     from pyarrow import types
@@ -78,8 +83,8 @@ def can_stream(formula: Formula, scan: ParquetScan) -> bool:
     columns = formula_columns(formula)
     if not all(name in scan.schema.names for name in columns) or not scan.is_plain(columns):
         return False
-    label = scan.schema.field(formula.group).type
-    readable = types.is_integer(label) or is_text(label)
+    labels = [scan.schema.field(name).type for name in formula.group_columns]
+    readable = all(types.is_integer(label) or is_text(label) for label in labels)
     return readable and not constant_nodes((*list_factors(formula), formula.response))
 
 
@@ -94,7 +99,7 @@ def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, L
         DataError: the table cannot serve the formula.
     """
     check_roles(formula)
-    reading = _prepare_reading(formula, scan)
+    reading = prepare_reading(formula, scan)
     factors = {str(factor) for factor in reading.factors}
     values = [e for e in (*list_factors(formula), formula.response) if str(e) not in factors]
     depths = sort_means(values)
@@ -114,7 +119,12 @@ def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, L
     return design, reduced, LeftOut(tally.total - tally.complete, missing)
 
 
-def _prepare_reading(formula: Formula, scan: ParquetScan) -> Reading:
+def prepare_reading(formula: Formula, scan: ParquetScan) -> Reading:
+    """Return how batches of files are read for a formula; no row is read yet.
+
+    Raises:
+        FormulaError, DataError: the columns' types cannot serve the formula.
+    """
     empty = nw.from_native(scan.schema.empty_table(), eager_only=True)
     schema = check_schema(empty, formula)
     factors = find_factors(formula, schema)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,28 @@ import pyarrow.parquet as pq
 import pyreadstat
 import pytest
 from nasty_table import (
+    CELLS_FORMULA,
+    DEEP_FORMULA,
     FORMULA,
     HSB_FORMULA,
     NASTY,
     NASTY_FORMULA,
     as_pandas,
+    assert_same_cells,
     assert_same_moments,
 )
 from postgres_server import load_postgres, needs
 
 from bhlm.design.design import apply_design, build_design
+from bhlm.design.formula.terms import parse_formula
+from bhlm.design.rows import open_rows
 from bhlm.errors import DataError, MissingPackageError
 from bhlm.fits.model import Model
+from bhlm.moments import reduce
 from bhlm.sources import databases
 from bhlm.sources import open as sources
-from bhlm.sources.open import open_table
+from bhlm.sources.open import open_table, scan_table
+from bhlm.sources.parquet import ParquetScan
 
 pytestmark = [
     # What engines say about their own future.
@@ -136,6 +144,7 @@ def open_dask(table: pa.Table, request: pytest.FixtureRequest) -> Any:
     return dd.from_pandas(as_pandas(table), npartitions=4)
 
 
+SLOW = [pytest.mark.slow]
 ENGINES: dict[str, Opener] = {
     "polars": lambda table, request: pl.from_arrow(table),
     "polars lazy": lambda table, request: pl.from_arrow(table).lazy(),
@@ -167,6 +176,67 @@ def test_every_engine_gives_the_same_moments(
     expected = Model(formula, as_pandas(table)).moments
     assert expected.dropped == (0 if which == "hsb" else 21)
     assert_same_moments(found, expected)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(name, marks=[] if name in ("polars lazy", "pyarrow", "duckdb") else SLOW)
+        for name in ENGINES
+    ],
+)
+def test_every_engine_gives_the_same_cells(engine: str, request: pytest.FixtureRequest) -> None:
+    found = Model(CELLS_FORMULA, ENGINES[engine](NASTY, request)).cells
+    expected = Model(CELLS_FORMULA, as_pandas(NASTY)).cells
+    assert expected is not None
+    assert expected.n_cells > 250
+    assert_same_cells(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["polars lazy", "duckdb"])
+def test_means_of_means_within_other_factors(engine: str, request: pytest.FixtureRequest) -> None:
+    found = Model(DEEP_FORMULA, ENGINES[engine](NASTY, request)).cells
+    assert_same_cells(found, Model(DEEP_FORMULA, as_pandas(NASTY)).cells)
+
+
+@pytest.mark.parametrize("limit", [None, pytest.param("100MB", marks=SLOW)])
+def test_files_give_the_same_cells(limit: str | None, tmp_path: Path) -> None:
+    expected = Model(CELLS_FORMULA, as_pandas(NASTY)).cells
+    for suffix in (".parquet", ".csv"):
+        path = tmp_path / f"t{suffix}"
+        WRITERS[suffix](NASTY, path)
+        table = open_rows(parse_formula(CELLS_FORMULA), path, memory_limit=limit)
+        assert_same_cells(Model(CELLS_FORMULA, table).cells, expected)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_cells_of_parquet_files_are_streamed(
+    wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of 37 rows, labels of text and of integers, and no column read whole."""
+    pq.write_table(NASTY, tmp_path / "t.parquet")
+    formula = DEEP_FORMULA.replace("cgm(far) + ", "")
+    formula = formula if wide else "y ~ x + (1 | h) + (1 | k)"
+    scan = replace(scan_table(tmp_path / "t.parquet"), batch=37)
+    monkeypatch.setattr(ParquetScan, "read", lambda *args: pytest.fail("read whole"))
+    found = Model(formula, scan).cells
+    assert_same_cells(found, Model(formula, as_pandas(NASTY)).cells)
+
+
+def test_many_columns_of_cells_come_from_duckdb_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduce, "WIDE", 3)
+    monkeypatch.setattr(reduce, "HELD", 2000)
+    found = Model(CELLS_FORMULA, duckdb.connect().from_arrow(NASTY)).cells
+    assert_same_cells(found, Model(CELLS_FORMULA, as_pandas(NASTY)).cells)
+
+
+def test_a_bad_value_of_a_cell_is_named_by_every_route(tmp_path: Path) -> None:
+    pq.write_table(NASTY, tmp_path / "t.parquet")
+    formula = "y ~ log(k) + (1 | g) + (1 | h)"
+    for table in (scan_table(tmp_path / "t.parquet"), duckdb.connect().from_arrow(NASTY)):
+        with pytest.raises(DataError, match=r"'log\(k\)' is not finite|stopped while it read"):
+            Model(formula, table)
 
 
 def test_a_database_reads_the_rows_once_per_mean_and_sorts_none(tmp_path: Path) -> None:
