@@ -4,6 +4,7 @@ import numpy as np
 
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 Array = np.ndarray
@@ -43,14 +44,20 @@ def explain_variance(
         white: its whitened form.
         parameters: in N draws.
     """
-    n, _, total = pool(moments)
-    kept = [i for i, name in enumerate(moments.fixed) if name != INTERCEPT]
-    at = [moments.columns.index(moments.fixed[i]) for i in kept]
-    slopes = parameters.beta[:, kept]
-    fixed = np.einsum("ni,ij,nj->n", slopes, total[np.ix_(at, at)], slopes) / (n - 1.0)
+    n = white.n
+    fixed = spread_fixed(moments, parameters.beta)
     _, lam, _ = whiten_parameters(white, *parameters)
     products = white.blocks[:, : white.q, : white.q].sum(axis=0)
     sigma2 = parameters.sigma**2
     random = sigma2 * np.einsum("nai,ab,nbi->n", lam, products, lam) / n
     whole = fixed + random + sigma2
     return fixed / whole, (fixed + random) / whole
+
+
+def spread_fixed(moments: Moments | CellMoments, beta: Array) -> Array:
+    """Return the variance (N,) of X beta over the rows, of each draw of beta (N, p)."""
+    n, _, total = pool(moments)
+    kept = [i for i, name in enumerate(moments.fixed) if name != INTERCEPT]
+    at = [moments.columns.index(moments.fixed[i]) for i in kept]
+    slopes = beta[:, kept]
+    return np.asarray(np.einsum("ni,ij,nj->n", slopes, total[np.ix_(at, at)], slopes) / (n - 1.0))

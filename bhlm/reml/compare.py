@@ -9,9 +9,12 @@ from scipy import stats
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
-from bhlm.likelihood.variance_shares import correlate_within, explain_variance
+from bhlm.likelihood.variance_shares import correlate_within, explain_variance, spread_fixed
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.group_algebra import expect_one
+from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import Maximum, Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +51,13 @@ class LrTest:
         )
 
 
-def count_parameters(fit: Estimate) -> int:
+def count_parameters(fit: Maximum) -> int:
     """Return fixed effects + free elements of G + 1, as lme4 and Stata count."""
-    return len(fit.beta) + len(fit.structure.labels) + 1
+    return len(fit.beta) + fit.n_components + 1
 
 
 @check_arguments
-def compare_fits(*fits: Estimate) -> "pd.DataFrame":
+def compare_fits(*fits: Maximum) -> "pd.DataFrame":
     """Return one row per fit: `formula, method, parameters, loglik, deviance, aic, bic`.
 
     AIC = deviance + 2 k and BIC = deviance + k log n with the k of `count_parameters` and n
@@ -69,7 +72,7 @@ def compare_fits(*fits: Estimate) -> "pd.DataFrame":
     if not fits:
         raise ArgumentError("there is nothing to compare; give at least one fit")
     for fit in fits:
-        if not isinstance(fit, Estimate):
+        if not isinstance(fit, Maximum):
             raise ArgumentError(f"{fit!r} is not a REML or ML fit; give what model.reml() returns")
     for fit in fits[1:]:
         check_comparable(fits[0], fit)
@@ -90,7 +93,7 @@ def compare_fits(*fits: Estimate) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def check_comparable(one: Estimate, two: Estimate) -> None:
+def check_comparable(one: Maximum, two: Maximum) -> None:
     """Raise `ArgumentError` unless the likelihoods of two fits can be compared."""
     a, b = one.moments, two.moments
     check_same_data(a, b)
@@ -106,19 +109,14 @@ def check_comparable(one: Estimate, two: Estimate) -> None:
         )
 
 
-def check_same_data(a: Moments, b: Moments) -> None:
+def check_same_data(a: Moments | CellMoments, b: Moments | CellMoments) -> None:
     """Raise `ArgumentError` unless two models have the same response, rows and shared columns."""
     if a.response != b.response:
         raise ArgumentError(
             f"'{a.formula}' explains '{a.response}' and '{b.formula}' '{b.response}'; compare "
             "models of one response"
         )
-    if (
-        a.group != b.group
-        or not np.array_equal(a.groups, b.groups)
-        or not np.array_equal(a.n, b.n)
-        or not _is_same_column(a, b, a.response)
-    ):
+    if not _has_same_rows(a, b):
         raise ArgumentError(
             f"'{a.formula}' and '{b.formula}' were fitted to different rows ({a.n_rows} and "
             f"{b.n_rows}); fit both to the same complete rows"
@@ -131,18 +129,40 @@ def check_same_data(a: Moments, b: Moments) -> None:
             )
 
 
-def _is_same_column(a: Moments, b: Moments, name: str) -> bool:
-    """Return whether a column has the same mean and variation in every group of both."""
+def _has_same_rows(a: Moments | CellMoments, b: Moments | CellMoments) -> bool:
+    """Return whether two models have the same rows, as far as their moments tell.
+
+    Group by group where both have one factor, the same; else by the totals over all rows.
+    """
+    if a.n_rows != b.n_rows or not _is_same_column(a, b, a.response):
+        return False
+    if isinstance(a, CellMoments) or isinstance(b, CellMoments):
+        return True
+    alike = a.group == b.group and np.array_equal(a.groups, b.groups)
+    return alike and np.array_equal(a.n, b.n)
+
+
+def _is_same_column(a: Moments | CellMoments, b: Moments | CellMoments, name: str) -> bool:
+    """Return whether a column has the same mean and variation in every group of both.
+
+    Over all rows where one of them has several factors.
+    """
     i, k = a.columns.index(name), b.columns.index(name)
     n, _, total = pool(a)
     sd = np.sqrt(total[i, i] / n)
+    if isinstance(a, CellMoments) or isinstance(b, CellMoments):
+        (_, one, squares), (_, two, others) = pool(a), pool(b)
+        near = abs(one[i] - two[k]) <= SAME * sd + DIGITS * abs(one[i])
+        return bool(near and abs(squares[i, i] - others[k, k]) <= SAME * n * sd**2)
+    if len(a.n) != len(b.n):
+        return False
     same_mean = np.abs(a.mean[:, i] - b.mean[:, k]) <= SAME * sd + DIGITS * np.abs(a.mean[:, i])
     same_squares = np.abs(a.cross[:, i, i] - b.cross[:, k, k]) <= SAME * a.n * sd**2
     return bool(np.all(same_mean & same_squares))
 
 
 @check_arguments
-def compare_nested(small: Estimate, large: Estimate) -> LrTest:
+def compare_nested(small: Maximum, large: Maximum) -> LrTest:
     """Return the LR test of a model within a larger one.
 
     The fixed and random columns of the smaller one are among the larger one's, by name, and its
@@ -154,20 +174,35 @@ def compare_nested(small: Estimate, large: Estimate) -> LrTest:
     check_comparable(small, large)
     a, b = small.moments, large.moments
     df = count_parameters(large) - count_parameters(small)
-    named = set(a.fixed) <= set(b.fixed) and set(a.random) <= set(b.random)
-    if not named or df <= 0 or not _holds_structure(large.structure, b, small.structure, a):
+    wider = {part.structure.group: part.structure for part in large.parts}
+    held = all(
+        part.structure.group in wider
+        and _holds_structure(wider[part.structure.group], part.structure)
+        for part in small.parts
+    )
+    if not set(a.fixed) <= set(b.fixed) or df <= 0 or not held:
         raise ArgumentError(
-            f"'{a.formula}' ({small.structure.kind}) is not a special case of '{b.formula}' "
-            f"({large.structure.kind}); give the smaller model first, or compare by AIC"
+            f"'{a.formula}' ({_name_kinds(small)}) is not a special case of '{b.formula}' "
+            f"({_name_kinds(large)}); give the smaller model first, or compare by AIC"
         )
     chi2 = max(2.0 * (large.loglik - small.loglik), 0.0)
-    return LrTest(chi2, df, float(stats.chi2.sf(chi2, df)), set(a.random) != set(b.random))
+    fewer = sum(part.structure.q for part in small.parts) < sum(
+        part.structure.q for part in large.parts
+    )
+    return LrTest(chi2, df, float(stats.chi2.sf(chi2, df)), fewer)
 
 
-def _holds_structure(large: Structure, b: Moments, small: Structure, a: Moments) -> bool:
+def _name_kinds(fit: Maximum) -> str:
+    """Return the structures' kinds, each once."""
+    return ", ".join(dict.fromkeys(part.structure.kind for part in fit.parts))
+
+
+def _holds_structure(large: Structure, small: Structure) -> bool:
     """Return whether every G of the smaller structure is one of the larger; zero elsewhere."""
-    q = len(b.random)
-    at = [b.random.index(name) for name in a.random]
+    q = large.q
+    if not set(small.names) <= set(large.names):
+        return False
+    at = [large.names.index(name) for name in small.names]
     placed = np.zeros((len(small.directions), q, q))
     placed[np.ix_(range(len(placed)), at, at)] = small.directions
     span, wanted = large.directions.reshape(-1, q * q).T, placed.reshape(-1, q * q).T
@@ -176,36 +211,44 @@ def _holds_structure(large: Structure, b: Moments, small: Structure, a: Moments)
 
 
 @check_arguments
-def intraclass_correlation(fit: Estimate) -> float:
+def intraclass_correlation(fit: Maximum) -> float:
     """Return the share of the variance that lies between groups, at the means of Z.
 
     With z the grand means of the random columns: z'Gz / (z'Gz + sigma^2); without slopes it is
     tau / (tau + sigma^2). Of a model without predictors it is the unconditional ICC. Source:
     Raudenbush & Bryk (2002), p. 71.
+
+    Raises:
+        ArgumentError: several grouping factors, each of which has one; `fit.icc()` lists them.
     """
-    return float(correlate_within(fit.moments, fit.white, fit.as_draw())[0])
+    one = expect_one(fit, "one ICC (fit.icc() lists one for each factor)")
+    return float(correlate_within(one.moments, one.white, one.as_draw())[0])
 
 
 @check_arguments
-def design_effect(fit: Estimate) -> float:
+def design_effect(fit: Maximum) -> float:
     """Return 1 + (mean group size - 1) x ICC (Kish 1965)."""
-    return 1.0 + (fit.moments.n_rows / fit.moments.n_groups - 1.0) * intraclass_correlation(fit)
+    one = expect_one(fit, "the design effect")
+    return 1.0 + (one.moments.n_rows / one.moments.n_groups - 1.0) * intraclass_correlation(one)
 
 
 @check_arguments
-def r_squared(fit: Estimate) -> dict[str, float]:
+def r_squared(fit: Maximum) -> dict[str, float]:
     """Return the marginal and conditional R2 of Nakagawa, Johnson & Schielzeth.
 
     With var_f the variance of X beta over the rows and var_r the mean over the rows of z'Gz:
     marginal var_f / (var_f + var_r + sigma^2), conditional (var_f + var_r) / the same. Source:
     Johnson (2014), Methods in Ecology and Evolution 5, 944-946, for random slopes.
     """
-    marginal, conditional = explain_variance(fit.moments, fit.white, fit.as_draw())
+    if isinstance(fit, LevelsEstimate):
+        return _share_levels(fit)
+    one = expect_one(fit)
+    marginal, conditional = explain_variance(one.moments, one.white, one.as_draw())
     return {"marginal": float(marginal[0]), "conditional": float(conditional[0])}
 
 
 @check_arguments
-def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
+def variance_explained(fit: Maximum, base: Maximum) -> dict[str, float]:
     """Return R&B's proportional reduction of each variance component against a base model.
 
     (base - fit) / base for the residual variance and for each random coefficient that both
@@ -217,10 +260,36 @@ def variance_explained(fit: Estimate, base: Estimate) -> dict[str, float]:
     """
     check_same_data(base.moments, fit.moments)
     shares = {str(RESIDUAL): 1.0 - fit.sigma2 / base.sigma2}
-    for k, name in enumerate(fit.moments.random):
-        if name in base.moments.random:
-            i = base.moments.random.index(name)
-            before = base.g[i, i]
-            share = float(1.0 - fit.g[k, k] / before) if before else np.nan
-            shares[str(Parameter("var", name, group=fit.moments.group))] = share
+    before = {part.structure.group: part for part in base.parts}
+    for part in fit.parts:
+        other = before.get(part.structure.group)
+        if other is not None:
+            shares |= _reduce_variances(part, other)
     return shares
+
+
+def _reduce_variances(part: Part, base: Part) -> dict[str, float]:
+    """Return 1 - variance / base of each random coefficient of one factor that both have."""
+    shares = {}
+    for k, name in enumerate(part.structure.names):
+        if name in base.structure.names:
+            i = base.structure.names.index(name)
+            before = base.g[i, i]
+            share = float(1.0 - part.g[k, k] / before) if before else np.nan
+            shares[str(Parameter("var", name, group=part.structure.group))] = share
+    return shares
+
+
+def _share_levels(fit: LevelsEstimate) -> dict[str, float]:
+    """Return the R2 of several factors: the mean over rows of z'Gz is added up over them."""
+    levels = fit.white.levels
+    none = [np.zeros_like(lam) for lam in fit.lams]
+    products = levels.precisions(none, levels.eliminate(none))
+    n = fit.white.n
+    random = sum(
+        fit.sigma2 * float(np.sum((lam @ lam.T) * own.sum(axis=0))) / n
+        for lam, own in zip(fit.lams, products, strict=True)
+    )
+    fixed = float(spread_fixed(fit.moments, fit.beta[None])[0])
+    whole = fixed + random + fit.sigma2
+    return {"marginal": fixed / whole, "conditional": (fixed + random) / whole}

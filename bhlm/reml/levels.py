@@ -9,7 +9,7 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.levels import evaluate_levels
-from bhlm.likelihood.nested import is_nested
+from bhlm.likelihood.nested import Nested, is_nested
 from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import INTERCEPT, pool
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
+
+# Below this a unit's own products have lost rank, in columns of unit mean square.
+RANK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,40 @@ class LevelsEstimate(Maximum):
                 root = basis @ lam * np.sqrt(self.sigma2)
                 found.append(describe_singularity(structure, basis, root, self.sigma2))
         return f"{' and '.join(found)}; {TOO_MUCH}"
+
+    @property
+    def reliability(self) -> dict[str, dict[str, float]]:
+        """By factor, the mean over its units of tau_qq / (tau_qq + v_qqj), per random coefficient.
+
+        v_j = (Z_j'V_j^-1 Z_j)^-1 is the sampling variance of a unit's own coefficients, V_j having
+        the residuals and the effects of the units within it; units without full rank have none and
+        are left out. Source: Raudenbush & Bryk (2002), eq. 8.20 and 8.21.
+
+        Raises:
+            ArgumentError: crossed factors, whose units' own coefficients are not independent.
+        """
+        levels = self.white.levels
+        if not isinstance(levels, Nested):
+            raise ArgumentError(
+                "a reliability compares the variance of units with the error of each unit's own "
+                "mean, and units of crossed factors have means that depend on each other; take "
+                "`pev` of group_effects()"
+            )
+        found = levels.eliminate(self.lams)
+        result: dict[str, dict[str, float]] = {}
+        for factor, kept in zip(levels.order, found.kept, strict=True):
+            structure, basis = self.structures[factor], self.white.bases[factor]
+            q = structure.q
+            own = kept.blocks[:, :q, :q]
+            full = np.linalg.matrix_rank(own, tol=RANK, hermitian=True) == q
+            sampling = self.sigma2 * np.einsum(
+                "ia,jab,ib->ji", basis, np.linalg.inv(own[full]), basis
+            )
+            tau = np.diag(self.gs[factor])
+            shares = tau / (tau + sampling)
+            means = shares.mean(axis=0) if full.any() else np.full(q, np.nan)
+            result[structure.group] = dict(zip(structure.names, means.tolist(), strict=True))
+        return {name: result[name] for name in self.moments.groups}
 
     def group_effects(self, factor: str | None = None) -> "pd.DataFrame":
         """Return empirical-Bayes effects (BLUPs), one row per level and coefficient.

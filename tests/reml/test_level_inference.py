@@ -1,9 +1,14 @@
 """Inference about fits of several factors against dense n x n algebra."""
 
+import importlib.util
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from level_designs import FORMULAS, fit_design, make_table, spell_out
 
+import bhlm
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.likelihood.slopes import measure_spread
@@ -138,3 +143,89 @@ def test_slopes_and_their_bounds_are_told_as_of_one_factor():
     assert spread.centre == pytest.approx(by_school.mean())
     assert len(fit.compare_effects("x", by={"w": [-1.0, 1.0]})) == 1
     assert "x" in str(fit.johnson_neyman("x", by="w"))
+
+
+@kinds
+def test_r_squared_adds_up_what_every_factor_explains(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    n = len(dense.y)
+    random = 0.0
+    for wide, g in zip(dense.z, fit.gs, strict=True):
+        random += np.trace(wide @ np.kron(np.eye(wide.shape[1] // len(g)), g) @ wide.T) / n
+    fixed = np.var(dense.x @ fit.beta, ddof=1)
+    whole = fixed + random + fit.sigma2
+    found = bhlm.r_squared(fit)
+    assert found["marginal"] == pytest.approx(fixed / whole, rel=EXACT)
+    assert found["conditional"] == pytest.approx((fixed + random) / whole, rel=EXACT)
+
+
+@pytest.mark.parametrize("kind", ["two nested", "three nested"])
+def test_reliability_compares_units_with_the_error_of_their_own_coefficients(kind):
+    fit, table = fit_design(kind), make_table(kind)
+    dense = spell_out(kind)
+    order = np.argsort([-count for count in fit.moments.groups.values()])
+    finer = fit.sigma2 * np.eye(len(table))
+    for factor in order:
+        name = list(fit.moments.groups)[factor]
+        g, wide = fit.gs[factor], dense.z[factor]
+        q = len(g)
+        inverse = np.linalg.inv(finer)
+        shares = []
+        for j in range(wide.shape[1] // q):
+            own = wide[:, j * q : (j + 1) * q]
+            information = own.T @ inverse @ own
+            if np.linalg.matrix_rank(information, tol=1e-9) == q:
+                sampling = np.diag(np.linalg.inv(information))
+                shares.append(np.diag(g) / (np.diag(g) + sampling))
+        expected = np.mean(shares, axis=0)
+        found = list(fit.reliability[name].values())
+        np.testing.assert_allclose(found, expected, rtol=EXACT)
+        finer = finer + wide @ np.kron(np.eye(wide.shape[1] // q), g) @ wide.T
+    with pytest.raises(ArgumentError, match="crossed factors have means that depend"):
+        _ = fit_design("crossed").reliability
+
+
+def test_fits_are_compared_whatever_their_factors():
+    table = make_table("three nested")
+    small = Model("y ~ x + w + (1 | school) + (1 | klass) + (1 | pupil)", table).reml()
+    large, one = fit_design("three nested"), Model("y ~ x + w + (1 | school)", table).reml()
+    found = bhlm.compare_fits(one, small, large)
+    assert found["parameters"].tolist() == [5, 7, 9]
+    assert found["aic"].iloc[2] == pytest.approx(-2.0 * large.loglik + 18.0)
+    assert found["bic"].iloc[1] == pytest.approx(-2.0 * small.loglik + 7.0 * np.log(160))
+    test = bhlm.compare_nested(small, large)
+    assert (test.df, test.boundary) == (2, True)
+    assert test.chi2 == pytest.approx(2.0 * (large.loglik - small.loglik))
+    assert bhlm.compare_nested(one, small).df == 2
+    with pytest.raises(ArgumentError, match="is not a special case of"):
+        bhlm.compare_nested(large, small)
+    with pytest.raises(ArgumentError, match="fitted to different rows"):
+        bhlm.compare_fits(large, Model("y ~ x + (1 | school)", table.iloc[1:]).reml())
+    shares = bhlm.variance_explained(large, small)
+    assert shares["var(Intercept|klass)"] == pytest.approx(
+        1.0 - large.gs[1][0, 0] / small.gs[1][0, 0]
+    )
+    with pytest.raises(ArgumentError, match=r"the design effect is defined for one"):
+        bhlm.design_effect(large)
+
+
+@pytest.mark.slow
+def test_no_start_ends_below_lme4_and_nlme(tmp_path):
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed")
+    path = Path(__file__).parents[2] / "comparisons" / "levels.py"
+    spec = importlib.util.spec_from_file_location("compared_levels", path)
+    levels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(levels)
+    names = ("pastes", "penicillin", "oats", "wafer", "television", "flat nested", "flat crossed")
+    try:
+        cases = levels.fit_in_r(tmp_path, *names)
+    except SystemExit as error:
+        if "no package" in str(error):
+            pytest.skip(f"R lacks a package: {error}")
+        raise
+    found = list(levels.search_all(cases, starts=8))
+    assert [each.name for each in found] == [name for name in names for _ in range(2)]
+    assert all(each.gap > -levels.BELOW for each in found)
+    assert all(each.converged == 9 for each in found)
+    assert {each.name for each in found if each.singular} >= {"television", "flat crossed"}
