@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.arrange import arrange_levels, is_chain
@@ -30,6 +31,18 @@ class WhitenedCells:
     ols: Array  # (p,) b
     scale: float  # s, the residual SD of ordinary least squares
     logdet_fixed: float  # log |det A|
+    blocks: Array  # (C, k, k) cross-products of [Z_1~ ... Z_F~ X~ y~] by cell
+    codes: Array  # (F, C) the level of every factor that each cell belongs to
+
+    @property
+    def basis(self) -> Array:
+        """The block-diagonal B (q, q) of all factors, one after the other."""
+        return np.asarray(block_diag(*self.bases))
+
+    @property
+    def q(self) -> int:
+        """The random coefficients of all factors."""
+        return sum(map(len, self.bases))
 
 
 def arrange_factors(moments: CellMoments, covariance: str | None = None) -> tuple[Structure, ...]:
@@ -70,6 +83,8 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
         ols=columns.ols,
         scale=columns.scale,
         logdet_fixed=columns.logdet_fixed,
+        blocks=columns.blocks,
+        codes=moments.codes,
     )
 
 

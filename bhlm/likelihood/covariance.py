@@ -87,6 +87,19 @@ class Structure(ABC):
         )
 
     @property
+    def parts(self) -> tuple["Structure", ...]:
+        """The structure of each grouping factor, one after the other: this one alone."""
+        return (self,)
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """The places of the coefficients of each of the `parts`."""
+        stops = np.cumsum([part.q for part in self.parts]).tolist()
+        return tuple(
+            slice(stop - part.q, stop) for stop, part in zip(stops, self.parts, strict=True)
+        )
+
+    @property
     def variances(self) -> tuple[Parameter, ...]:
         """The free elements of G as parameters: variances and covariances, as in `labels`."""
         names, group = self.names, self.group
@@ -280,7 +293,7 @@ class BlockDiagonal(Structure):
         )
 
     def _span(self) -> tuple[Array, Array, Labels]:
-        placed = [_place(_span_triangle(len(block)), block[0], self.q) for block in self.places]
+        placed = [place_span(_span_triangle(len(block)), block[0], self.q) for block in self.places]
         return (
             np.concatenate([factors for factors, _, _ in placed]),
             np.concatenate([directions for _, directions, _ in placed]),
@@ -497,7 +510,7 @@ def _units(q: int, labels: Sequence[tuple[int, int]]) -> Array:
     return units
 
 
-def _place(part: tuple[Array, Array, Labels], start: int, q: int) -> tuple[Array, Array, Labels]:
+def place_span(part: tuple[Array, Array, Labels], start: int, q: int) -> tuple[Array, Array, Labels]:
     """Return the span of one block (b, b) of matrices (q, q)."""
     span, units, labels = part
     inside = slice(start, start + span.shape[1])
