@@ -18,9 +18,10 @@ from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
-from bhlm.likelihood.panels import build_panels
+from bhlm.likelihood.panels import LANES, Panels, build_panels
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened
 
@@ -56,13 +57,16 @@ class Density(NamedTuple):
 
 
 def build_density(
-    white: Whitened,
+    white: "Whitened | WhitenedCells",
     priors: ResolvedPriors,
     structure: Structure,
     *,
     use_likelihood: bool = True,
 ) -> Density:
     """Return the posterior density of whitened data under resolved priors.
+
+    Of several grouping factors it holds the priors and the maps, and no data; see
+    `bhlm.bayes.level_density`.
 
     Args:
         white: whitened cross-products.
@@ -85,12 +89,16 @@ def build_density(
     for row, prior in enumerate(every):
         numbers[row, : len(prior.numbers)] = prior.numbers
     offset, slope = place_fixed(white, priors)
-    law = find_law(structure)
+    laws = [find_law(part) for part in structure.parts]
     first = np.unique(structure.owners, return_index=True)[1]
     inverse_basis = np.linalg.inv(white.basis)
     if not priors.frame.is_given[1]:
         inverse_basis = np.linalg.solve(priors.frame.random.T, inverse_basis.T).T
-    panels = build_panels(white.blocks, white.q)
+    if isinstance(white, WhitenedCells):  # which several factors have no use for
+        p, q = white.p, white.q
+        panels = Panels(np.zeros((0, q, q + p + 1, LANES)), np.zeros((p + 1, p + 1)), 0.0)
+    else:
+        panels = build_panels(white.blocks, white.q)
     return Density(
         panels=panels.values,
         total=panels.total,
@@ -103,8 +111,8 @@ def build_density(
         unit=(white.scale / np.linalg.norm(inverse_basis, axis=0))[first],
         signed=np.array([prior.finite_at_zero for prior in priors.sd]),
         owners=np.array(structure.owners, dtype=np.int64),
-        law=law.code,
-        angles=law.count(structure.sizes),
+        law=laws[0].code,
+        angles=sum(law.count(part.sizes) for law, part in zip(laws, structure.parts, strict=True)),
         sizes=np.array(structure.sizes, dtype=np.int64),
         codes=np.array([prior.code for prior in every], dtype=np.int64),
         numbers=numbers,
@@ -113,7 +121,7 @@ def build_density(
     )
 
 
-def place_fixed(white: Whitened, priors: ResolvedPriors) -> tuple[Array, Array]:
+def place_fixed(white: "Whitened | WhitenedCells", priors: ResolvedPriors) -> tuple[Array, Array]:
     """Return offset (p,) and slope (p, p): priors stand on offset + slope beta~."""
     frame = priors.frame.fixed
     return frame @ white.ols, np.ascontiguousarray(white.scale * frame @ white.fixed)
@@ -149,19 +157,14 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     The density is that of x: priors stand on the fixed effects, SDs, correlations and sigma,
     and log-transformed parameters bring their Jacobian.
     """
-    inverse_basis, unit, signed = density.inverse_basis, density.unit, density.signed
-    offset, slope, codes, numbers = density.offset, density.slope, density.codes, density.numbers
-    n = density.n
-    p = offset.shape[0]
-    q = inverse_basis.shape[0]
+    unit, signed = density.unit, density.signed
+    p = density.offset.shape[0]
+    q = density.inverse_basis.shape[0]
     s = unit.shape[0]
     d = x.shape[0]
     gradient = np.zeros(d)
     beta = x[:p]
     scales = scale_coordinates(x[p : p + s], unit, signed)
-    sd = np.empty(q)
-    for m in range(q):
-        sd[m] = scales[density.owners[m]]
     angles = x[p + s : d - 1]
     sigma = math.exp(x[d - 1])
     factor = np.empty((q, q))
@@ -169,31 +172,93 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     logp = 0.0
     dfactor = np.zeros((q, q))
     if density.use_likelihood:
-        lam = np.zeros((q, q))
-        for i in range(q):
-            for j in range(q):
-                for m in range(q):
-                    lam[i, j] += inverse_basis[i, m] * sd[m] * factor[m, j] / sigma
+        lam = relate_root(density, scales, factor, sigma)
         loglik, dlam, dbeta, dlog = marginal_panels(
-            density.panels, density.total, density.reach, n, lam, beta, sigma / density.scale
-        )
-        logp += loglik - n * math.log(density.scale)
-        gradient[d - 1] += dlog
+            density.panels, density.total, density.reach, density.n, lam, beta,
+            sigma / density.scale,
+        )  # fmt: skip
+        logp += loglik - density.n * math.log(density.scale)
         for i in range(p):
             gradient[i] += dbeta[i]
-        for m in range(q):
-            for j in range(q):
-                pulled = 0.0
-                for i in range(q):
-                    pulled += inverse_basis[i, m] * dlam[i, j]
-                pulled /= sigma
-                dfactor[m, j] = pulled * sd[m]
-                own = density.owners[m]
-                step = unit[own] if signed[own] else sd[m]
-                gradient[p + own] += pulled * factor[m, j] * step
-        for i in range(q):
-            for j in range(q):
-                gradient[d - 1] -= dlam[i, j] * lam[i, j]
+        gradient[d - 1] += dlog
+        pull_root(density, scales, factor, sigma, lam, dlam, dfactor, gradient)
+    logp = add_priors(density, x, scales, sigma, logp, gradient)
+    logp += pull_correlations(
+        density.law, angles, density.sizes, density.eta, dfactor, gradient[p + s : d - 1]
+    )
+    return logp, gradient
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def relate_root(density: Density, scales: Array, factor: Array, sigma: float) -> Array:
+    """Return lam (q, q), the whitened root of G / sigma^2, of SDs (s,) and roots of correlations.
+
+    Args:
+        density: with the map to whitened columns.
+        scales: SDs (s,), with a sign where their coordinate has one.
+        factor: lower roots of the correlations (q, q).
+        sigma: the residual SD.
+    """
+    q = len(factor)
+    lam = np.zeros((q, q))
+    for i in range(q):
+        for j in range(q):
+            for m in range(q):
+                sd = scales[density.owners[m]]
+                lam[i, j] += density.inverse_basis[i, m] * sd * factor[m, j] / sigma
+    return lam
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def pull_root(
+    density: Density,
+    scales: Array,
+    factor: Array,
+    sigma: float,
+    lam: Array,
+    dlam: Array,
+    dfactor: Array,
+    gradient: Array,
+) -> None:
+    """Add to `gradient` (d,) by SDs and log sigma what `dlam` (q, q) is by lam.
+
+    That by the roots of the correlations goes to `dfactor` (q, q); see `relate_root`.
+    """
+    p, q, d = len(density.offset), len(lam), len(gradient)
+    for m in range(q):
+        own = density.owners[m]
+        sd = scales[own]
+        for j in range(q):
+            pulled = 0.0
+            for i in range(q):
+                pulled += density.inverse_basis[i, m] * dlam[i, j]
+            pulled /= sigma
+            dfactor[m, j] = pulled * sd
+            step = density.unit[own] if density.signed[own] else sd
+            gradient[p + own] += pulled * factor[m, j] * step
+    for i in range(q):
+        for j in range(q):
+            gradient[d - 1] -= dlam[i, j] * lam[i, j]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_priors(
+    density: Density, x: Array, scales: Array, sigma: float, logp: float, gradient: Array
+) -> float:
+    """Return logp plus the priors of fixed effects, SDs and sigma; add their slopes to `gradient`.
+
+    Args:
+        density: with the priors.
+        x: the position (d,).
+        scales: SDs (s,), with a sign where their coordinate has one.
+        sigma: the residual SD.
+        logp: what they are added to.
+        gradient: by x (d,).
+    """
+    offset, slope, codes, numbers = density.offset, density.slope, density.codes, density.numbers
+    unit, signed = density.unit, density.signed
+    p, s, d = len(offset), len(unit), len(x)
+    beta = x[:p]
     for i in range(p):
         value = offset[i]
         for m in range(p):
@@ -214,10 +279,7 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     term, derivative = log_prior(codes[p + s], numbers[p + s], sigma)
     logp += term + x[d - 1]
     gradient[d - 1] += derivative * sigma + 1.0
-    logp += pull_correlations(
-        density.law, angles, density.sizes, density.eta, dfactor, gradient[p + s : d - 1]
-    )
-    return logp, gradient
+    return logp
 
 
 def constrain(density: Density, white: Whitened, frame: Frame, x: Array) -> Parameters:
@@ -238,8 +300,8 @@ def evaluate_priors(
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
     `beta` (draws, p); `sd` (draws, q), zero where a coefficient has the SD of an earlier one;
-    `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated. There is no
-    Jacobian in them: they are what a change of the priors changes.
+    `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated, of several grouping
+    factors `lkj|factor`. There is no Jacobian in them: they are what a change of priors changes.
 
     Args:
         priors: one prior per parameter.
@@ -256,10 +318,13 @@ def evaluate_priors(
         "sd": own,
         "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
-    if structure.has_correlations:
-        law = find_law(structure)
-        # C has a determinant of one, so that |C G C'| = |G|.
-        terms["lkj"] = law.log_density(priors.corr.eta, structure.sizes, root, sd)
+    parts = zip(structure.parts, structure.spans, priors.corrs, strict=True)
+    for part, span, corr in parts:
+        if part.has_correlations:
+            name = "lkj" if structure is part else f"lkj|{part.group}"
+            # C has a determinant of one, so that |C G C'| = |G|.
+            own, own_sd = root[:, span, span], sd[:, span]
+            terms[name] = find_law(part).log_density(corr.eta, part.sizes, own, own_sd)
     return terms
 
 

@@ -14,6 +14,7 @@ from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
 from bhlm.errors import ArgumentError, check_arguments
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.marginal import group_logliks
@@ -26,6 +27,7 @@ from bhlm.likelihood.parameters import (
     scale_covariance,
 )
 from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.cells import AnyMoments
 from bhlm.moments.groups import find_groups
 from bhlm.moments.moments import Moments
 
@@ -80,18 +82,14 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """Draws from the posterior of one hierarchical linear model.
+class Posterior:
+    """Draws from the posterior of a hierarchical linear model, with one grouping factor or several.
 
-    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
-    G, sigma and u, `log_likelihood` that of each group with its effects integrated out,
-    `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates,
-    `sample_stats` what ArviZ expects of NUTS. With so many groups that u or the log-likelihood
-    would pass 2^25 numbers they are left out there; `effect_draws` gives u for chosen groups.
+    Its subclasses say what `data` holds.
     """
 
-    moments: Moments
-    structure: Structure
+    moments: AnyMoments
+    structure: Structure  # of the random coefficients of all factors
     priors: ResolvedPriors
     data: "xr.DataTree"
     diagnostics: Diagnostics
@@ -99,9 +97,19 @@ class Draws:
     seed: int
     seconds: float
     sampler: str  # which route ran
-    white: Whitened
+    white: Whitened | WhitenedCells
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def flat(self) -> Parameters:
+        """The parameters of all N kept draws."""
+        raise NotImplementedError
+
+    @property
+    def tail_indices(self) -> dict[str, float]:
+        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
+        raise NotImplementedError
 
     @property
     def converged(self) -> bool:
@@ -117,9 +125,11 @@ class Draws:
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
         if "draws" not in self._kept:
-            posterior = self.data["posterior"].dataset
-            arrays = (posterior[name].values for name in ("beta", "G", "sigma"))
-            self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
+            beta, root, sigma = self.flat
+            shape = self.data["posterior"]["sigma"].shape
+            g = root @ root.swapaxes(-1, -2)
+            parts = (each.reshape(*shape, *each.shape[1:]) for each in (beta, g, sigma))
+            self._kept["draws"] = parameter_draws(self.moments, self.structure, *parts)
         return dict(self._kept["draws"])
 
     @property
@@ -141,16 +151,6 @@ class Draws:
         return kept.copy()
 
     @property
-    def tail_indices(self) -> dict[str, float]:
-        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
-        if "tail_indices" not in self._kept:
-            self._kept["tail_indices"] = index_tails(
-                self.moments, self.structure, self.priors, self.white,
-                prior_only=self.settings.prior_only,
-            )  # fmt: skip
-        return dict(self._kept["tail_indices"])
-
-    @property
     def withheld(self) -> dict[str, str]:
         """By parameter, why its posterior mean does not exist, where it does not."""
         label = "the prior" if self.settings.prior_only else "the posterior"
@@ -160,6 +160,52 @@ class Draws:
     def scales(self) -> dict[str, float]:
         """The SD of every column, by which default priors are scaled."""
         return measure_scales(self.moments)
+
+
+@dataclass(frozen=True, slots=True)
+class Draws(Posterior):
+    """Draws from the posterior of a model with one grouping factor.
+
+    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
+    G, sigma and u, `log_likelihood` that of each group with its effects integrated out,
+    `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates,
+    `sample_stats` what ArviZ expects of NUTS. With so many groups that u or the log-likelihood
+    would pass 2^25 numbers they are left out there; `effect_draws` gives u for chosen groups.
+    """
+
+    moments: Moments
+    white: Whitened
+
+    @property
+    def flat(self) -> Parameters:
+        """The parameters of all N kept draws."""
+        posterior = self.data["posterior"].dataset
+        root = self.data["unconstrained_posterior"]["chol"].values
+        beta = posterior["beta"].values
+        return Parameters(
+            beta.reshape(-1, beta.shape[-1]),
+            root.reshape(-1, *root.shape[2:]),
+            posterior["sigma"].values.ravel(),
+        )
+
+    @property
+    def draws(self) -> dict[str, Array]:
+        """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
+        if "draws" not in self._kept:
+            posterior = self.data["posterior"].dataset
+            arrays = (posterior[name].values for name in ("beta", "G", "sigma"))
+            self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
+        return dict(self._kept["draws"])
+
+    @property
+    def tail_indices(self) -> dict[str, float]:
+        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
+        if "tail_indices" not in self._kept:
+            self._kept["tail_indices"] = index_tails(
+                self.moments, self.structure, self.priors, self.white,
+                prior_only=self.settings.prior_only,
+            )  # fmt: skip
+        return dict(self._kept["tail_indices"])
 
     @check_arguments
     def effect_draws(self, groups: Sequence[Any] | None = None) -> "xr.DataArray":
@@ -287,7 +333,7 @@ def build_fit(
 
 
 def parameter_draws(
-    moments: Moments,
+    moments: AnyMoments,
     structure: Structure,
     beta: Array,
     g: Array,
@@ -301,7 +347,7 @@ def parameter_draws(
     return dict(zip(map(str, list_parameters(moments.fixed, structure)), values, strict=True))
 
 
-def turn_draws(fit: Draws) -> dict[str, Array]:
+def turn_draws(fit: Posterior) -> dict[str, Array]:
     """Return every parameter's draws (N,) as the priors mean it: where the priors stand."""
     frame = fit.priors.frame
     beta, root, sigma = flatten_draws(fit)
@@ -310,16 +356,9 @@ def turn_draws(fit: Draws) -> dict[str, Array]:
     return parameter_draws(fit.moments, fit.structure, frame.turn_fixed(beta), g, sigma)
 
 
-def flatten_draws(fit: Draws) -> Parameters:
+def flatten_draws(fit: Posterior) -> Parameters:
     """Return the parameters of all N kept draws."""
-    posterior = fit.data["posterior"].dataset
-    root = fit.data["unconstrained_posterior"]["chol"].values
-    beta = posterior["beta"].values
-    return Parameters(
-        beta.reshape(-1, beta.shape[-1]),
-        root.reshape(-1, *root.shape[2:]),
-        posterior["sigma"].values.ravel(),
-    )
+    return fit.flat
 
 
 def stream_effects(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
@@ -414,12 +453,12 @@ def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.D
             "x": ["dimension"],
         },
     )
-    tree.attrs |= {"inference_library": "bhlm", "formula": moments.formula, **_versions()}
+    tree.attrs |= {"inference_library": "bhlm", "formula": moments.formula, **name_versions()}
     return tree
 
 
 @cache
-def _versions() -> dict[str, str]:
+def name_versions() -> dict[str, str]:
     """Return the versions of what the draws depend on."""
     names = ("bhlm", "numba", "numpy", "nutpie", "scipy")
     return {f"{name}_version": version(name) for name in names}

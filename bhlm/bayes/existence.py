@@ -10,21 +10,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from bhlm.bayes.level_tails import judge_existence
 from bhlm.bayes.priors.families import HalfNormal, Normal, Prior, PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.bayes.priors.tails import judge_priors, name_indices, name_tails
+from bhlm.bayes.priors.tails import name_indices, name_tails
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.moments import Moments
+from bhlm.moments.cells import AnyMoments
 
 Array = np.ndarray
 
 
 def index_tails(
-    moments: Moments,
+    moments: AnyMoments,
     structure: Structure,
     priors: ResolvedPriors,
-    white: Whitened,
+    white: Whitened | WhitenedCells,
     *,
     prior_only: bool = False,
 ) -> dict[str, float]:
@@ -47,7 +49,7 @@ def index_tails(
     )
     if prior_only:
         return _index_priors(moments, structure, known)
-    return name_indices(judge_priors(white, structure, known), moments, structure)
+    return name_indices(judge_existence(white, structure, known), moments, structure)
 
 
 def explain_missing(
@@ -68,7 +70,7 @@ def _lighten(prior: Prior, light: Prior) -> Prior:
 
 
 def _index_priors(
-    moments: Moments, structure: Structure, priors: ResolvedPriors
+    moments: AnyMoments, structure: Structure, priors: ResolvedPriors
 ) -> dict[str, float]:
     """Return the tail indices of draws from the prior."""
     fixed, sd = (

@@ -17,7 +17,7 @@ from bhlm.likelihood.statements import (
 )
 
 if TYPE_CHECKING:
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
 
 Array = np.ndarray
 
@@ -128,7 +128,7 @@ class Rope:
         )
 
 
-def find_probability(fit: "Draws", text: str) -> Probability:
+def find_probability(fit: "Posterior", text: str) -> Probability:
     """Return the posterior probability of a statement about the parameters.
 
     A statement compares expressions of the parameters under the names of the tables, on any
@@ -146,7 +146,7 @@ def find_probability(fit: "Draws", text: str) -> Probability:
     return count_draws(judge_statement(statement), text=statement.shown)
 
 
-def weigh_hypothesis(fit: "Draws", text: str, *, level: float = 0.95) -> Hypothesis:
+def weigh_hypothesis(fit: "Posterior", text: str, *, level: float = 0.95) -> Hypothesis:
     """Return the posterior of the difference that one comparison is about, and its odds.
 
     Args:
@@ -173,7 +173,9 @@ def weigh_hypothesis(fit: "Draws", text: str, *, level: float = 0.95) -> Hypothe
     )
 
 
-def compare_rope(fit: "Draws", text: str, low: float, high: float, *, level: float = 0.95) -> Rope:
+def compare_rope(
+    fit: "Posterior", text: str, low: float, high: float, *, level: float = 0.95
+) -> Rope:
     """Return the share of a quantity's posterior, and of its HDI, in [low, high].
 
     Args:
@@ -218,7 +220,7 @@ def compare_rope(fit: "Draws", text: str, low: float, high: float, *, level: flo
     )
 
 
-def read_parameters(fit: "Draws", text: str) -> Statement:
+def read_parameters(fit: "Posterior", text: str) -> Statement:
     """Return a text about the parameters of a fit as read.
 
     cov(b,a|g) and corr(b,a|g) may stand for the tables' (a,b|g).
@@ -227,13 +229,13 @@ def read_parameters(fit: "Draws", text: str) -> Statement:
         ArgumentError: text that cannot be read, or an unknown name.
     """
     draws = fit.draws
-    random, group = fit.moments.random, fit.moments.group
     aliases = {
-        f"{kind}({two},{one}|{group})": f"{kind}({one},{two}|{group})"
+        f"{kind}({two},{one}|{part.group})": f"{kind}({one},{two}|{part.group})"
+        for part in fit.structure.parts
         for kind in ("cov", "corr")
-        for one in random
-        for two in random
-        if f"{kind}({one},{two}|{group})" in draws
+        for one in part.names
+        for two in part.names
+        if f"{kind}({one},{two}|{part.group})" in draws
     }
     return read_statement(text, collect_words(draws, aliases=aliases))
 

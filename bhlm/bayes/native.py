@@ -15,6 +15,7 @@ import numpy as np
 from numba import types
 
 from bhlm.bayes.density import Density, log_density
+from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
 from bhlm.likelihood.panels import LANES
 
 if TYPE_CHECKING:
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type Start = Callable[[int], Array]  # a seed -> the position (d,) that a chain starts from
 # Position and density -> the log density there and its gradient (d,), as `log_density`.
-type Evaluate = Callable[[Array, Density], tuple[float, Array]]
+type Evaluate = Callable[[Array, Any], tuple[float, Array]]
 
 NATIVE = "numba density, nutpie"
 PYTHON = "numba density through Python, nutpie"
 
 HEADER = 14
+LEVELS_HEADER = 6
 # What nutpie takes for a point outside of the support, which a trajectory may leave again.
 BAD_GRADIENT = 3
 BAD_VALUE = 4
@@ -52,9 +54,57 @@ def pack_density(density: Density) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
+def pack_levels(density: LevelDensity) -> Array:
+    """Return all that the density of several factors reads as one array of doubles."""
+    base = pack_density(density.base)
+    d = density.dimension
+    body = np.concatenate(
+        [
+            np.asarray(part, dtype=np.float64).ravel()
+            for part in (
+                base, density.parts, density.etas, density.centre, density.turn, density.pattern,
+            )
+        ]
+    )  # fmt: skip
+    header = (
+        LEVELS_HEADER + len(body), len(base), len(density.parts), density.is_nested, d,
+        len(density.pattern),
+    )  # fmt: skip
+    return np.concatenate([np.array(header, dtype=np.float64), body])
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed density: its value and gradient (d,)."""
+    return log_density(x, unpack_density(data))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate_levels(z: Array, data: Array) -> tuple[float, Array]:
+    """Return `log_turned` of a packed density of several factors: value and gradient (d,)."""
+    n_base, n_parts, d = int(data[1]), int(data[2]), int(data[4])
+    at = LEVELS_HEADER
+    base = unpack_density(data[at : at + n_base])
+    at += n_base
+    parts = data[at : at + n_parts * PARTS].reshape((n_parts, PARTS)).astype(np.int64)
+    at += n_parts * PARTS
+    etas = data[at : at + n_parts]
+    at += n_parts
+    centre = data[at : at + d]
+    at += d
+    turn = data[at : at + d * d].reshape((d, d))
+    at += d * d
+    pattern = data[at : at + int(data[5])]
+    density = LevelDensity(
+        base=base, parts=parts, etas=etas, pattern=pattern, is_nested=data[3] > 0.0,
+        centre=centre, turn=turn,
+    )  # fmt: skip
+    return log_turned(z, density)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def unpack_density(data: Array) -> Density:
+    """Return the density that `pack_density` packed."""
     p, q, s, n_panels, n_blocks, width = (
         int(data[1]), int(data[2]), int(data[3]), int(data[4]), int(data[5]), int(data[6]),
     )  # fmt: skip
@@ -82,13 +132,12 @@ def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     codes = data[at : at + count].astype(np.int64)
     at += count
     numbers = data[at : at + width * count].reshape((count, width))
-    density = Density(
+    return Density(
         panels=panels, total=total, reach=data[9], n=data[10], scale=data[11],
         inverse_basis=inverse_basis, offset=offset, slope=slope, unit=unit, signed=signed,
         owners=owners, law=int(data[7]), angles=int(data[8]), sizes=sizes, codes=codes,
         numbers=numbers, eta=data[12], use_likelihood=data[13] > 0.0,
     )  # fmt: skip
-    return log_density(x, density)
 
 
 @numba.cfunc(
@@ -98,6 +147,22 @@ def density_callback(d, x_, gradient_, value_, data_):  # type: ignore[no-untype
     """Write value and gradient at x (d,); return 0, or how the point is bad."""
     size = int(numba.carray(data_, 1)[0])
     value, gradient = evaluate_packed(numba.carray(x_, d), numba.carray(data_, size))
+    out = numba.carray(gradient_, d)
+    for i in range(d):
+        out[i] = gradient[i]
+        if not np.isfinite(gradient[i]):
+            return BAD_GRADIENT
+    numba.carray(value_, 1)[0] = value
+    return 0 if np.isfinite(value) else BAD_VALUE
+
+
+@numba.cfunc(
+    types.int64(types.uint64, _DOUBLES, _DOUBLES, _DOUBLES, _DOUBLES), cache=True, nopython=True
+)
+def levels_callback(d, x_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
+    """Write value and gradient of several factors' density at z (d,); else how it is bad."""
+    size = int(numba.carray(data_, 1)[0])
+    value, gradient = evaluate_levels(numba.carray(x_, d), numba.carray(data_, size))
     out = numba.carray(gradient_, d)
     for i in range(d):
         out[i] = gradient[i]
@@ -121,32 +186,38 @@ def copy_callback(d, expanded, x_, out_, data_):  # type: ignore[no-untyped-def]
 
 
 def make_model(
-    density: Density, start: Start, *, evaluate: Evaluate | None = None
+    density: Density | LevelDensity, start: Start, *, evaluate: "Evaluate | None" = None
 ) -> tuple[Any, str]:
     """Return a density as nutpie's model, and the name of its route.
 
-    `evaluate` takes the place of `log_density`, and is called through Python.
+    That of several factors moves in z, see `bhlm.bayes.level_density`. `evaluate` takes the place
+    of `log_density` or `log_turned`, and is called through Python.
     """
     native = make_native(density, start) if evaluate is None else None
     if native is not None:
         return native, NATIVE
-    return make_python(density, start, evaluate=evaluate or log_density), PYTHON
+    own: Evaluate = log_turned if isinstance(density, LevelDensity) else log_density
+    return make_python(density, start, evaluate=evaluate or own), PYTHON
 
 
-def make_native(density: Density, start: Start) -> Any:
+def make_native(density: Density | LevelDensity, start: Start) -> Any:
     """Return the density as a model of C callbacks; None where nutpie no longer takes them."""
     d = density.dimension
+    if isinstance(density, LevelDensity):
+        callback, packed = levels_callback, pack_levels(density)
+    else:
+        callback, packed = density_callback, pack_density(density)
     try:
         from nutpie.compile_pymc import CompiledPyMCModel
 
         model = CompiledPyMCModel(
             dims={"x": ("dimension",)},
-            compiled_logp_func=density_callback,
+            compiled_logp_func=callback,
             compiled_expand_func=copy_callback,
             initial_point_func=start,
             shared_data={},
             shared_var_keys={},
-            user_data=pack_density(density),
+            user_data=packed,
             n_expanded=d,
             shape_info=(["x"], None, [(d,)]),
             logp_func=None,
@@ -161,7 +232,7 @@ def make_native(density: Density, start: Start) -> Any:
     return model
 
 
-def make_python(density: Density, start: Start, *, evaluate: Evaluate) -> Any:
+def make_python(density: Density | LevelDensity, start: Start, *, evaluate: Evaluate) -> Any:
     """Return the density as a model of Python functions, nutpie's public interface."""
     from nutpie.compiled_pyfunc import from_pyfunc
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.density import evaluate_prior
-from bhlm.bayes.draws import Draws, turn_draws
+from bhlm.bayes.draws import Posterior, turn_draws
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior, find_law
 from bhlm.bayes.priors.families import (
     Prior,
@@ -15,7 +15,7 @@ from bhlm.bayes.priors.families import (
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.moments import Moments
+from bhlm.moments.cells import AnyMoments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ QUARTILES = 10.0
 
 @check_arguments
 def tabulate_priors(
-    moments: Moments,
+    moments: AnyMoments,
     priors: Priors | None = None,
     *,
     covariance: str | None = None,
@@ -64,7 +64,7 @@ def tabulate_priors(
     return _tabulate(moments, resolved, structure, {}, points=points)
 
 
-def tabulate_fit(fit: Draws, *, points: int = 200) -> "pd.DataFrame":
+def tabulate_fit(fit: Posterior, *, points: int = 200) -> "pd.DataFrame":
     """Return the table of `tabulate_priors` for the priors of a fit, with the posterior beside it.
 
     Adds `posterior_lower`, `posterior_median` and `posterior_upper`, of the same quantity as the
@@ -82,7 +82,7 @@ def evaluate_density(prior: Prior, x: Array) -> Array:
 
 
 def _tabulate(
-    moments: Moments,
+    moments: AnyMoments,
     priors: ResolvedPriors,
     structure: Structure,
     draws: Mapping[str, Array],
@@ -112,9 +112,10 @@ def _tabulate(
         if not is_proper and not isinstance(prior, PyMCPrior):
             density = density / np.trapezoid(density, x)
         frames.append(_frame(name, texts[name], x, density, own, draws))
-    for name, law in _list_correlations(structure, priors.corr):
-        x = np.linspace(-1.0, 1.0, points + 2)[1:-1]
-        frames.append(_frame(name, str(priors.corr), x, law.pdf(x), law.ppf(TAILS), draws))
+    for part, corr in zip(structure.parts, priors.corrs, strict=True):
+        for name, law in _list_correlations(part, corr):
+            x = np.linspace(-1.0, 1.0, points + 2)[1:-1]
+            frames.append(_frame(name, str(corr), x, law.pdf(x), law.ppf(TAILS), draws))
     return pd.concat(frames, ignore_index=True)
 
 

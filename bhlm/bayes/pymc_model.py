@@ -29,10 +29,16 @@ from bhlm.bayes.priors.families import (
 )
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import PriorError
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.crossed_marginal import crossed_marginal
+from bhlm.likelihood.factor_names import join_labels, name_factors
+from bhlm.likelihood.level_pattern import pack_cells
 from bhlm.likelihood.marginal import marginal_loglik, total_products
+from bhlm.likelihood.nested_marginal import nested_marginal
 from bhlm.likelihood.parameters import name_group_dimension, name_response
 from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.cells import AnyMoments, CellMoments, CellRows
 from bhlm.moments.moments import Moments
 
 Array = np.ndarray
@@ -80,6 +86,64 @@ class MarginalLoglik(Op):
         return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[5]]
 
 
+class LevelLoglik(Op):
+    """The whitened marginal log-likelihood of several factors, with its gradients.
+
+    Inputs: the pattern (m,), see `pack_nested` and `pack_crossed`, n, lam (q, q), beta (p,), sigma.
+    Outputs: as those of `MarginalLoglik`.
+    """
+
+    __props__ = ("is_nested",)
+
+    def __init__(self, *, is_nested: bool) -> None:
+        self.is_nested = is_nested
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return the node; every input is float64."""
+        pattern, n, lam, beta, sigma = (
+            pt.as_tensor_variable(value, dtype="float64") for value in inputs
+        )
+        outputs = [pt.dscalar(), pt.dmatrix(), pt.dvector(), pt.dscalar()]
+        return Apply(self, [pattern, n, lam, beta, sigma], outputs)
+
+    def perform(self, node: Apply, inputs: Any, output_storage: Any) -> None:
+        """Evaluate outside of numba mode."""
+        pattern, n, lam, beta, sigma = inputs
+        evaluate = nested_marginal if self.is_nested else crossed_marginal
+        results = evaluate(
+            np.ascontiguousarray(pattern), float(n), np.ascontiguousarray(lam),
+            np.ascontiguousarray(beta), float(sigma),
+        )  # fmt: skip
+        for storage, result in zip(output_storage, results, strict=True):
+            storage[0] = np.asarray(result, dtype=np.float64)
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Return that only the value depends, differentiably, on lam, beta and sigma."""
+        parameters = [False, False, True, True, True]
+        return [[connected, False, False, False] for connected in parameters]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the value's cotangent times the gradients that the same pass computed."""
+        bar = cotangents[0]
+        if isinstance(bar.type, DisconnectedType):
+            return [disconnected_type() for _ in inputs]
+        _, dlam, dbeta, dlog = outputs
+        data = [disconnected_type() for _ in range(2)]
+        return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[4]]
+
+
+@register_funcify_default_op_cache_key(LevelLoglik)
+def _compile_levels(op: LevelLoglik, node: Apply, **_: Any) -> Any:
+    evaluate = nested_marginal if op.is_nested else crossed_marginal
+
+    @numba_njit
+    def marginal(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+        value, dlam, dbeta, dlog = evaluate(pattern, n.item(), lam, beta, sigma.item())
+        return np.asarray(value), dlam, dbeta, np.asarray(dlog)
+
+    return marginal
+
+
 @register_funcify_default_op_cache_key(MarginalLoglik)
 def _compile_marginal(op: MarginalLoglik, node: Apply, **_: Any) -> Any:
     @numba_njit
@@ -123,6 +187,57 @@ def build_marginal(
     return model
 
 
+def build_marginal_levels(
+    moments: CellMoments,
+    white: WhitenedCells,
+    priors: ResolvedPriors,
+    structure: Structure,
+    *,
+    use_likelihood: bool = True,
+) -> pm.Model:
+    """Return the pm.Model of several grouping factors with the random effects integrated out.
+
+    Variables: beta (fixed), for each factor `sd|factor`, `corr|factor` and `cov|factor`, sigma; the
+    log-likelihood enters as the potential `loglik`. Arguments are those of `build_marginal`.
+    """
+    with pm.Model(coords=_coordinates_of_levels(moments, structure)) as model:
+        beta, chols, sigma = _add_level_parameters(moments, priors, structure)
+        if not use_likelihood:
+            return model
+        whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
+        pairs = zip(white.bases, chols, strict=True)
+        lam = pt.linalg.block_diag(*(pt.dot(np.linalg.inv(basis), chol) for basis, chol in pairs))
+        pattern, is_nested = pack_cells(white)
+        value = LevelLoglik(is_nested=is_nested)(
+            pattern, white.n, lam / sigma, whitened, sigma / white.scale
+        )[0]
+        pm.Potential("loglik", value - white.n * np.log(white.scale))
+    return model
+
+
+def build_conditional_levels(
+    moments: CellMoments, rows: CellRows, priors: ResolvedPriors, structure: Structure
+) -> pm.Model:
+    """Return the pm.Model of several grouping factors with their effects `u|factor` explicit.
+
+    They are non-centred, `z|factor` standard normal, over the rows.
+    """
+    names = name_factors(moments, taken=("row",))
+    coords = _coordinates_of_levels(moments, structure) | {"row": np.arange(len(rows.y))}
+    coords |= {name: join_labels(moments, at) for at, name in enumerate(names)}
+    with pm.Model(coords=coords) as model:
+        beta, chols, sigma = _add_level_parameters(moments, priors, structure)
+        mu = pt.dot(rows.x, beta)
+        for name, chol, z, codes in zip(names, chols, rows.z, rows.codes, strict=True):
+            dims = (name, f"coefficient|{name}")
+            noise = pm.Normal(f"z|{name}", 0.0, 1.0, dims=dims)
+            u = pm.Deterministic(f"u|{name}", pt.dot(noise, chol.T), dims=dims)
+            mu = mu + pt.sum(z * u[codes], axis=1)
+        response = name_response(moments.response, taken=tuple(names))
+        pm.Normal(response, mu, sigma, observed=rows.y, dims="row")
+    return model
+
+
 def build_conditional(
     moments: Moments,
     rows: tuple[Array, Array, Array, Array],
@@ -160,37 +275,92 @@ def _coordinates(moments: Moments) -> dict[str, Any]:
     }
 
 
+def _coordinates_of_levels(moments: CellMoments, structure: Structure) -> dict[str, Any]:
+    coords: dict[str, Any] = {"fixed": list(moments.fixed)}
+    names = name_factors(moments, taken=("row",))
+    for part, name in zip(structure.parts, names, strict=True):
+        coords |= {f"coefficient{kind}|{name}": list(part.names) for kind in ("", "_bis")}
+    return coords
+
+
 def _add_parameters(
     moments: Moments, priors: ResolvedPriors, structure: Structure
 ) -> tuple[Any, Any, Any]:
     """Add beta (p,), a root of G (q, q) and sigma to the model in context."""
+    beta = _add_fixed(moments, priors, structure)
+    chol = _add_root(structure, priors.sd, priors.corr.eta, priors.frame.random)
+    return beta, chol, _add_scalar("sigma", priors.sigma)
+
+
+def _add_level_parameters(
+    moments: CellMoments, priors: ResolvedPriors, structure: Structure
+) -> tuple[Any, list[Any], Any]:
+    """Add beta (p,), a root of every factor's G (q_f, q_f) and sigma to the model in context."""
+    beta = _add_fixed(moments, priors, structure)
+    chols = []
+    before = 0
+    for part, span, corr, name in zip(
+        structure.parts, structure.spans, priors.corrs,
+        name_factors(moments, taken=("row",)), strict=True,
+    ):  # fmt: skip
+        sd = priors.sd[before : before + len(part.sds)]
+        before += len(part.sds)
+        frame = priors.frame.random[span, span]
+        chols.append(_add_root(part, sd, corr.eta, frame, mark=f"|{name}", g_name=f"cov|{name}"))
+    return beta, chols, _add_scalar("sigma", priors.sigma)
+
+
+def _add_fixed(moments: AnyMoments, priors: ResolvedPriors, structure: Structure) -> Any:
+    """Add beta (p,), once no prior of an SD allows negative values."""
     for parameter, prior in zip(structure.sds, priors.sd, strict=True):
         _check_positive(parameter.row, prior)
     _check_positive("Residual", priors.sigma)
-    at_means, random_at_means = (not is_given for is_given in priors.frame.is_given)
+    at_means = not priors.frame.is_given[0]
     name = "beta_at_means" if at_means else "beta"
     beta = _add_vector(name, priors.fixed, moments.fixed, "fixed")
     if at_means:
         turn = np.linalg.inv(priors.frame.fixed)
         beta = pm.Deterministic("beta", pt.dot(turn, beta), dims="fixed")
+    return beta
+
+
+def _add_root(
+    structure: Structure,
+    priors: tuple[Prior, ...],
+    eta: float,
+    frame: Array,
+    *,
+    mark: str = "",
+    g_name: str = "G",
+) -> Any:
+    """Add the SDs and correlations of one factor; return a root of its G (q, q).
+
+    Args:
+        structure: of the factor.
+        priors: of its SDs that are free.
+        eta: of the LKJ prior.
+        frame: C (q, q): priors stand on the SDs and correlations of C G C'.
+        mark: what the names of its variables and dimensions end with.
+        g_name: the name of its covariance.
+    """
     # One SD that all coefficients share is a variable of its own.
-    shared = _add_scalar("scale", priors.sd[0]) if structure.shares_variance else None
+    shared = _add_scalar(f"scale{mark}", priors[0]) if structure.shares_variance else None
     parts = []
     start = 0
     for number, block in enumerate(structure.blocks):
-        suffix = "" if len(structure.blocks) == 1 else f"_{number}"
+        suffix = mark if len(structure.blocks) == 1 else f"{mark}_{number}"
         part = slice(start, start + len(block))
-        some = priors.sd[part] if shared is None else (shared,) * len(block)
-        parts.append(_add_block(suffix, block, some, find_law(structure), priors.corr.eta))
+        some = priors[part] if shared is None else (shared,) * len(block)
+        parts.append(_add_block(suffix, block, some, find_law(structure), eta))
         start += len(block)
     chol = parts[0] if len(parts) == 1 else pt.linalg.block_diag(*parts)
-    if random_at_means:
-        chol = pt.dot(np.linalg.inv(priors.frame.random), chol)
-    square = ("coefficient", "coefficient_bis")
-    g = pm.Deterministic("G", pt.dot(chol, chol.T), dims=square)
-    sd = pm.Deterministic("sd", pt.sqrt(pt.diagonal(g)), dims="coefficient")
-    pm.Deterministic("corr", g / pt.outer(sd, sd), dims=square)
-    return beta, chol, _add_scalar("sigma", priors.sigma)
+    if not np.array_equal(frame, np.eye(len(frame))):
+        chol = pt.dot(np.linalg.inv(frame), chol)
+    square = (f"coefficient{mark}", f"coefficient_bis{mark}")
+    g = pm.Deterministic(g_name, pt.dot(chol, chol.T), dims=square)
+    sd = pm.Deterministic(f"sd{mark}", pt.sqrt(pt.diagonal(g)), dims=square[0])
+    pm.Deterministic(f"corr{mark}", g / pt.outer(sd, sd), dims=square)
+    return chol
 
 
 def _add_block(

@@ -128,7 +128,7 @@ def sample_whitened(
 
     start = time.perf_counter()
     read: Callable[[xr.DataTree], tuple[Array | None, Array, Array, Array]]
-    if _choose_sampler(settings.sampler, priors) == "pymc":
+    if choose_sampler(settings.sampler, priors) == "pymc":
         from bhlm.bayes.pymc_model import build_marginal
 
         model = compile_pymc(
@@ -155,7 +155,7 @@ def sample_whitened(
     def wait(running: Any) -> "xr.DataTree":
         return running.wait() if watch is None else watch(running, read_parameters)
 
-    trace = run_model(model, _nutpie_arguments(settings, seed, progress), wait)
+    trace = run_model(model, collect_arguments(settings, seed, progress), wait)
     x, beta, root, sigma = read(trace)
     kept = sigma.shape[1]
     fit = build_fit(
@@ -191,7 +191,7 @@ def sample_density(
     from bhlm.bayes.native import make_model, run_model
 
     model, route = make_model(density, partial(initial_position, density), evaluate=evaluate)
-    arguments = _nutpie_arguments(settings, seed, progress)
+    arguments = collect_arguments(settings, seed, progress)
     trace = run_model(model, arguments, lambda running: running.wait())
     trace.attrs["sampler"] = route
     return trace
@@ -203,7 +203,8 @@ def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:
     return None, beta, lower_roots(g), sigma
 
 
-def _nutpie_arguments(settings: Settings, seed: int, progress: Progress | None) -> dict[str, Any]:
+def collect_arguments(settings: Settings, seed: int, progress: Progress | None) -> dict[str, Any]:
+    """Return what nutpie is to be called with."""
     return {
         "draws": settings.draws,
         "tune": settings.tune,
@@ -219,7 +220,12 @@ def _nutpie_arguments(settings: Settings, seed: int, progress: Progress | None) 
     }
 
 
-def _choose_sampler(sampler: str | None, priors: ResolvedPriors) -> str:
+def choose_sampler(sampler: str | None, priors: ResolvedPriors) -> str:
+    """Return "density" or "pymc", as asked for or as the priors need.
+
+    Raises:
+        PriorError: a PyMC distribution, which the compiled density cannot read.
+    """
     custom = [str(prior) for prior in priors.every if isinstance(prior, PyMCPrior)]
     if custom and sampler == "density":
         raise PriorError(

@@ -10,7 +10,7 @@ from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
-from bhlm.moments.cells import CellMoments, reduce_cells, refuse_factors
+from bhlm.moments.cells import CellMoments, read_cell_rows, reduce_cells, refuse_factors
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
@@ -160,6 +160,9 @@ class Model:
     ) -> "BayesFit":
         """Return draws from the posterior; see `bhlm.bayes.sampling.sample_moments`.
 
+        Those of several grouping factors are a `LevelBayesFit`, which refuses what a `BayesFit`
+        offers beyond it.
+
         Args:
             seed: makes the run repeatable, bit for bit; without one it is drawn and kept as
                 `fit.seed`.
@@ -197,6 +200,15 @@ class Model:
             draws=draws, tune=tune, chains=chains, target_accept=target_accept, maxdepth=maxdepth,
             prior_only=prior_only, sampler=sampler, cores=cores,
         )  # fmt: skip
+        if self._cells is not None:
+            from bhlm.bayes.level_sampling import sample_cells
+            from bhlm.fits.level_bayes_fit import LevelBayesFit
+
+            several = sample_cells(
+                self._cells, seed=seed, settings=settings, priors=priors, covariance=covariance,
+                progress=progress,
+            )  # fmt: skip
+            return cast("BayesFit", LevelBayesFit.of(several, model=self))
         found = sample_moments(
             self.moments,
             seed=seed,
@@ -234,12 +246,36 @@ class Model:
 
         if form not in ("marginal", "conditional"):
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
+        if self._cells is not None:
+            return self._build_levels(self._cells, form, priors, covariance)
         structure = arrange_prior(self.moments, covariance)
         resolved = resolve_priors(priors, self.moments, structure=structure)
         if form == "marginal":
             white = whiten(self.moments, structure)
             return build_marginal(self.moments, white, resolved, structure)
         return build_conditional(self.moments, self.rows(), resolved, structure)
+
+    def _build_levels(
+        self, cells: CellMoments, form: str, priors: "Priors | None", covariance: str | None
+    ) -> "pm.Model":
+        """Return the model of several grouping factors as a pm.Model."""
+        from bhlm.bayes.priors.correlations import arrange_prior
+        from bhlm.bayes.priors.resolve import resolve_priors
+        from bhlm.bayes.pymc_model import build_conditional_levels, build_marginal_levels
+        from bhlm.likelihood.cells import whiten_cells
+
+        structure = arrange_prior(cells, covariance)
+        resolved = resolve_priors(priors, cells, structure=structure)
+        if form == "marginal":
+            white = whiten_cells(cells, structure.parts)
+            return build_marginal_levels(cells, white, resolved, structure)
+        if not self.has_rows:
+            raise DataError(
+                "this model was made from moments and has no rows; make it from the table, or use "
+                "form='marginal'"
+            )
+        rows = read_cell_rows(self.formula, self._table)
+        return build_conditional_levels(cells, rows, resolved, structure)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return group labels (n,), X (n, p), Z (n, q) and y (n,) of the rows used.

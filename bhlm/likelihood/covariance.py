@@ -510,7 +510,9 @@ def _units(q: int, labels: Sequence[tuple[int, int]]) -> Array:
     return units
 
 
-def place_span(part: tuple[Array, Array, Labels], start: int, q: int) -> tuple[Array, Array, Labels]:
+def place_span(
+    part: tuple[Array, Array, Labels], start: int, q: int
+) -> tuple[Array, Array, Labels]:
     """Return the span of one block (b, b) of matrices (q, q)."""
     span, units, labels = part
     inside = slice(start, start + span.shape[1])

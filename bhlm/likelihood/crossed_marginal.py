@@ -200,7 +200,7 @@ def crossed_marginal(
     try:
         root = np.linalg.cholesky(square)
         inverse = np.linalg.inv(square)
-    except Exception:  # noqa: BLE001  # numba knows no other
+    except Exception:  # numba knows no other
         return np.nan, dlam, dbeta, np.nan
     dlam[:] = 0.0
     for i in range(r):

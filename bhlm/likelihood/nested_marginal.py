@@ -1,4 +1,4 @@
-"""Nested factors: the marginal log-likelihood of beta, lam and sigma with its gradient, in one pass.
+"""Nested factors: the marginal log-likelihood of beta, lam and sigma with its gradient.
 
 As `bhlm.likelihood.marginal` has it for one factor, with parameters as a sampler needs them. Units
 stand side by side in panels, finest level first, and hold A = Z'Z, C = Z'Z_+ with the columns Z_+
@@ -172,8 +172,8 @@ def nested_marginal(
                 for c in range(m):
                     set_scaled(1.0, raw[t, i, c], work[i, c])
                 set_scaled(1.0, raw[t, i, m + p], work[i, m])
-                for b in range(p):
-                    add_scaled(-beta[b], raw[t, i, m + b], work[i, m])
+                for k in range(p):
+                    add_scaled(-beta[k], raw[t, i, m + k], work[i, m])
             if level > 0:
                 for g in range(many):
                     for i in range(q):

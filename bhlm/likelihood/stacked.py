@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from bhlm.likelihood.covariance import Labels, Structure, Terms, place_span
+from bhlm.likelihood.cells import arrange_factors
+from bhlm.likelihood.covariance import Labels, Structure, Terms, arrange, place_span
 from bhlm.likelihood.parameters import Parameter
+from bhlm.moments.cells import AnyMoments, CellMoments
 
 Array = np.ndarray
 
@@ -92,3 +94,10 @@ def stack_structures(structures: Sequence[Structure]) -> Stacked:
     """Return the structures of several grouping factors as one."""
     terms = tuple(term for structure in structures for term in structure.terms)
     return Stacked("", terms, tuple(structures))
+
+
+def arrange_stack(moments: AnyMoments, covariance: str | None = None) -> Structure:
+    """Return the structure of the random coefficients of all grouping factors, one or several."""
+    if isinstance(moments, CellMoments):
+        return stack_structures(arrange_factors(moments, covariance))
+    return arrange(moments, covariance)

@@ -18,6 +18,7 @@ from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 
 if TYPE_CHECKING:
+    from bhlm.likelihood.cells import WhitenedCells
     from bhlm.moments.cells import CellMoments
 
 Array = np.ndarray
@@ -324,7 +325,7 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
 
 
 def whiten_parameters(
-    white: Whitened, beta: Array, root: Array, sigma: Array | float
+    white: "Whitened | WhitenedCells", beta: Array, root: Array, sigma: Array | float
 ) -> tuple[Array, Array, Array]:
     """Return (beta~, lam, sigma~) for parameters of the columns as given.
 

@@ -1,7 +1,7 @@
 """Moments of several grouping factors: a block for each combination of labels that occurs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -21,7 +21,7 @@ from bhlm.errors import ArgumentError
 from bhlm.layout import count, list_names, show_name
 from bhlm.moments.cell_stream import reduce_cell_scan
 from bhlm.moments.memory import LeftOut, accumulate_moments
-from bhlm.moments.moments import tell_rows_used
+from bhlm.moments.moments import INTERCEPT, Moments, tell_rows_used
 from bhlm.moments.reduce import Blocks, check_still, reduce_frame
 from bhlm.moments.stream import can_stream
 from bhlm.sources.parquet import ParquetScan
@@ -126,6 +126,9 @@ class CellMoments:
         return " ".join(_list_implicit(self))
 
 
+type AnyMoments = Moments | CellMoments
+
+
 def reduce_cells(formula: Formula, table: Any) -> CellMoments:
     """Return the moments of the rows of a table that a formula with several factors uses.
 
@@ -202,6 +205,40 @@ def _arrange(design: Design, blocks: Blocks, left_out: LeftOut) -> CellMoments:
         dropped=left_out.dropped,
         missing=tuple(left_out.missing.items()),
     )
+
+
+class CellRows(NamedTuple):
+    """The complete rows of a table that a formula with several factors uses."""
+
+    codes: Array  # (F, n) the level of every factor, as in the labels of the moments
+    x: Array  # (n, p)
+    z: tuple[Array, ...]  # F, (n, q_f)
+    y: Array  # (n,)
+
+
+def read_cell_rows(formula: Formula, table: Any) -> CellRows:
+    """Return the rows of a table that a formula with several factors uses, in their order.
+
+    Raises:
+        DataError: the table cannot serve the formula.
+    """
+    prepared = prepare_cells(formula, table)
+    design, rows = prepared.design, prepared.rows()
+    columns = tuple(distinct_columns(formula, design.levels).values())
+    factors = [part.factor for column in columns for part in column.parts]
+    rows.find_means([*factors, formula.response])
+    n = len(prepared.cells)
+    every = slice(0, n)
+    values = {INTERCEPT: np.ones(n)}
+    for name, column in zip(design.columns[:-1], columns, strict=True):
+        values[name] = np.array(rows.column(column, every), dtype=np.float64)
+    y = np.array(rows.evaluate(formula.response, every), dtype=np.float64)
+    x = np.column_stack([values[name] for name in design.fixed])
+    z = tuple(
+        np.column_stack([values[name] for term in factor.blocks for name in term])
+        for factor in design.factors
+    )
+    return CellRows(np.array([each.codes for each in prepared.labels]), x, z, y)
 
 
 def refuse_factors(formula: Formula, what: str) -> ArgumentError:

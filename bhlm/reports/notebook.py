@@ -8,14 +8,14 @@ from bhlm.layout import show_name
 from bhlm.markup import HTML, NOTEBOOK_DIGITS, estimates_html
 
 if TYPE_CHECKING:
-    from bhlm.bayes.draws import Draws
-    from bhlm.moments.moments import Moments
+    from bhlm.bayes.draws import Posterior
+    from bhlm.moments.cells import AnyMoments
     from bhlm.reconciliation.comparison import Comparison
 
 SHOWN = ("published", "reml", "posterior", "gap", "gap_sd", "verdict")
 
 
-def show_posterior(fit: "Draws") -> str:
+def show_posterior(fit: "Posterior") -> str:
     """Return the table of a posterior, under what fails if anything does."""
     failed = [f"FAILED: {sentence}." for sentence in fit.diagnostics.failures]
     failed += [f"THE PRIOR DECIDES: {sentence}." for sentence in fit.diagnostics.prior_bound]
@@ -37,7 +37,7 @@ def show_reconciliation(both: "Comparison") -> str:
     return _list_sentences(lead) + html + _list_sentences([*both.reasons, *told])
 
 
-def tell_dropped(moments: "Moments") -> str:
+def tell_dropped(moments: "AnyMoments") -> str:
     """Return the rows that were left out, and the columns for which, if there are any."""
     return _list_sentences([f"{moments.rows_used}."] if moments.dropped else [])
 

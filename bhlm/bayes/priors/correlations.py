@@ -16,8 +16,9 @@ import numpy as np
 from scipy import special
 
 from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
-from bhlm.likelihood.covariance import STRUCTURES, Structure, arrange
-from bhlm.moments.moments import Moments
+from bhlm.likelihood.covariance import STRUCTURES, Structure
+from bhlm.likelihood.stacked import arrange_stack
+from bhlm.moments.cells import AnyMoments
 
 Array = np.ndarray
 LOG_2 = math.log(2.0)
@@ -378,16 +379,19 @@ def find_law(structure: Structure) -> type[Law]:
 
 def has_prior(structure: Structure | type[Structure]) -> bool:
     """Whether a structure can be sampled."""
-    return structure.correlation_law in _LAWS
+    parts = (structure,) if isinstance(structure, type) else structure.parts
+    return all(part.correlation_law in _LAWS for part in parts)
 
 
-def arrange_prior(moments: Moments, covariance: str | None = None) -> Structure:
+def arrange_prior(moments: AnyMoments, covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of `moments`, if it has a prior.
+
+    That of several grouping factors is a `bhlm.likelihood.stacked.Stacked`.
 
     Raises:
         ArgumentError: it has none.
     """
-    structure = arrange(moments, covariance)
+    structure = arrange_stack(moments, covariance)
     if not has_prior(structure):
         known = [f"'{kind}'" for kind, each in STRUCTURES.items() if has_prior(each)]
         raise ArgumentError(

@@ -17,7 +17,8 @@ from bhlm.design.design import distinct_columns
 from bhlm.design.formula.coding import Column, Part
 from bhlm.design.formula.expressions import Apply, Number
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.moments import INTERCEPT, Moments, pool
+from bhlm.moments.cells import AnyMoments
+from bhlm.moments.moments import INTERCEPT, pool
 
 Array = np.ndarray
 type Product = tuple[str, ...]  # the sorted names of what a column is the product of
@@ -69,12 +70,12 @@ class Frame:
         return np.asarray(np.linalg.norm(turned, axis=-1))
 
 
-def stand_as_given(moments: Moments) -> Frame:
+def stand_as_given(moments: AnyMoments, structure: Structure) -> Frame:
     """Return the frame of the coefficients of the columns as given."""
-    return Frame(np.eye(len(moments.fixed)), np.eye(len(moments.random)))
+    return Frame(np.eye(len(moments.fixed)), np.eye(structure.q))
 
 
-def stand_at_means(moments: Moments, structure: Structure) -> Frame:
+def stand_at_means(moments: AnyMoments, structure: Structure) -> Frame:
     """Return the frame of the coefficients at the columns' means.
 
     A fixed Intercept is the expected response at the means of all columns. Random coefficients
@@ -88,17 +89,17 @@ def stand_at_means(moments: Moments, structure: Structure) -> Frame:
         name: _list_factors(column) for name, column in zip(design.columns[:-1], parts, strict=True)
     }
     means = _measure_means(moments)
-    random = np.eye(len(moments.random))
-    if structure.whitening == "triangular":
-        start = 0
-        for block in structure.blocks:
+    random = np.eye(structure.q)
+    for part, span in zip(structure.parts, structure.spans, strict=True):
+        start = span.start
+        for block in part.blocks if part.whitening == "triangular" else ():
             at = slice(start, start + len(block))
             random[at, at] = _combine(block, products, means)
             start += len(block)
     return Frame(_combine(moments.fixed, products, means), random)
 
 
-def measure_spread(moments: Moments, names: Sequence[str], combine: Array) -> dict[str, float]:
+def measure_spread(moments: AnyMoments, names: Sequence[str], combine: Array) -> dict[str, float]:
     """Return the SD over all rows of the columns (m,) that go with the coefficients of a frame.
 
     Args:
@@ -127,7 +128,7 @@ def _make_lower(root: Array) -> Array:
     return np.asarray(np.ascontiguousarray(lower * sign[..., None, :]))
 
 
-def _measure_means(moments: Moments) -> dict[str, float]:
+def _measure_means(moments: AnyMoments) -> dict[str, float]:
     """Return the mean of every column over all rows, zero where only rounding differs from it."""
     n, grand, total = pool(moments)
     sd = np.sqrt(np.diag(total) / n)

@@ -15,9 +15,11 @@ from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.bayes.priors.frame import Frame, measure_spread, stand_as_given, stand_at_means
 from bhlm.errors import PriorError, check_arguments
-from bhlm.likelihood.covariance import Structure, arrange
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
-from bhlm.moments.moments import INTERCEPT, Moments, pool
+from bhlm.likelihood.stacked import arrange_stack
+from bhlm.moments.cells import AnyMoments
+from bhlm.moments.moments import INTERCEPT, pool
 
 if TYPE_CHECKING:
     from pytensor.tensor import TensorVariable
@@ -34,7 +36,9 @@ class Priors:
 
     A prior is one of the families here, or any PyMC distribution, made by its `dist`.
     `fixed` and `sd` take one prior for all coefficients or a mapping from coefficient to prior,
-    in which what is not named keeps its default.
+    in which what is not named keeps its default. With several grouping factors `sd` and `corr` take
+    one prior for all factors or a mapping from factor to what they take of one, as in
+    `sd={"school": HalfNormal(1), "school:class": {"Intercept": HalfNormal(2)}}`.
 
     `at` says where priors stand that depend on where a covariate's zero lies. "means": the fixed
     Intercept's is that of the expected response where every other fixed column stands at its mean,
@@ -44,8 +48,8 @@ class Priors:
     """
 
     fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
-    sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
-    corr: LKJ | None = None
+    sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable | Mapping[str, Prior | TensorVariable]] | None" = None  # noqa: E501
+    corr: "LKJ | Mapping[str, LKJ] | None" = None
     sigma: "Prior | TensorVariable | None" = None
     flat_covariance: bool = False
     at: Literal["means", "zero"] = "means"
@@ -70,6 +74,12 @@ class ResolvedPriors:
     corr: LKJ
     sigma: Prior
     frame: Frame  # the coefficients that the priors of fixed effects, SDs and correlations are of
+    others: tuple[LKJ, ...] = ()  # of the correlations of further grouping factors
+
+    @property
+    def corrs(self) -> tuple[LKJ, ...]:
+        """The prior of the correlations of every grouping factor."""
+        return (self.corr, *self.others)
 
     @property
     def every(self) -> tuple[Prior, ...]:
@@ -79,14 +89,17 @@ class ResolvedPriors:
     @property
     def is_flat(self) -> bool:
         """Whether every prior is flat, on G and sigma^2 as `Priors.flat` means it."""
-        return self.corr.eta == 1.0 and all(isinstance(prior, Flat) for prior in self.every)
+        unbent = all(corr.eta == 1.0 for corr in self.corrs)
+        return unbent and all(isinstance(prior, Flat) for prior in self.every)
 
-    def describe(self, moments: Moments, *, structure: Structure | None = None) -> dict[str, str]:
+    def describe(
+        self, moments: AnyMoments, *, structure: Structure | None = None
+    ) -> dict[str, str]:
         """Return each parameter's prior as text, in the order of the tables.
 
         `structure` is that of the random coefficients, the formula's if None.
         """
-        structure = structure or arrange(moments)
+        structure = structure or arrange_stack(moments)
         usual = stand_at_means(moments, structure)
         fixed = _say_where(self.frame.fixed, usual.fixed)
         random = _say_where(self.frame.random, usual.random)
@@ -99,63 +112,75 @@ class ResolvedPriors:
                 *zip(map(str, structure.sds), self.sd, at_sds, strict=True),
             )
         }
-        if structure.has_correlations:
-            is_flat = self.corr.eta == 1.0 and all(isinstance(each, Flat) for each in self.sd)
-            text[str(structure.correlations)] = f"{self.corr}{'' if is_flat else max(random)}"
+        rows = zip(structure.parts, structure.spans, self.corrs, strict=True)
+        for part, span, corr in rows:
+            if part.has_correlations:
+                is_flat = corr.eta == 1.0 and all(isinstance(each, Flat) for each in self.sd)
+                text[str(part.correlations)] = f"{corr}{'' if is_flat else max(random[span])}"
         return text | {str(RESIDUAL_SD): str(self.sigma)}
 
 
-def list_judged(moments: Moments, structure: Structure | None = None) -> tuple[Parameter, ...]:
+def list_judged(moments: AnyMoments, structure: Structure | None = None) -> tuple[Parameter, ...]:
     """Return the parameters that have a prior of their own, in the order of `every`."""
     effects = (Parameter("fixed", name) for name in moments.fixed)
-    return (*effects, *(structure or arrange(moments)).sds, RESIDUAL_SD)
+    return (*effects, *(structure or arrange_stack(moments)).sds, RESIDUAL_SD)
 
 
 def resolve_priors(
-    priors: Priors | None, moments: Moments, *, structure: Structure | None = None
+    priors: Priors | None, moments: AnyMoments, *, structure: Structure | None = None
 ) -> ResolvedPriors:
     """Return the priors of every parameter, defaults scaled by the SDs of response and columns.
 
     With sd_y the response's SD and sd_x a column's: fixed Normal(0, 2.5 sd_y / sd_x), Intercept
     Normal(mean_y, 2.5 sd_y), SDs HalfStudentT(3, sd_y / sd_x) with sd_x = 1 for the Intercept,
     correlations LKJ(2), residual HalfStudentT(3, sd_y). They stand at the columns' means, and a
-    product's sd_x is that of the product of centred columns; see `bhlm.bayes.priors.frame`.
+    product's sd_x is that of the product of centred columns; see `bhlm.bayes.priors.frame`. So it
+    is with each of several grouping factors.
 
     Raises:
-        PriorError: a prior for an unknown coefficient, or of the wrong kind.
+        PriorError: a prior for an unknown coefficient or factor, or of the wrong kind.
     """
     priors = Priors() if priors is None else priors
     _, grand, _ = pool(moments)
     if priors.at not in ("means", "zero"):
         raise PriorError(f"at={priors.at!r} is not known; priors stand at 'means' or at 'zero'")
-    structure = structure or arrange(moments)
-    given = stand_as_given(moments)
+    structure = structure or arrange_stack(moments)
+    given = stand_as_given(moments, structure)
     frame = stand_at_means(moments, structure) if priors.at == "means" else given
     if priors.flat_covariance:  # the same on whatever combinations of the coefficients
         frame = replace(frame, random=given.random)
     size = measure_spread(moments, moments.fixed, frame.fixed)
-    random_size = measure_spread(moments, moments.random, frame.random)
     sd_y, mean_y = measure_scales(moments)[moments.response], float(grand[-1])
     fixed_default = {
         name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
         for name in moments.fixed
     }
-    sd_default: dict[str, Prior] = {
-        name: HalfStudentT(3.0, sd_y / (random_size[name] or 1.0)) for name in moments.random
-    }
-    if priors.flat_covariance:
-        powers = [structure.powers[own] for own in structure.owners]
-        sd_default = {
-            name: Flat(power=float(power))
-            for name, power in zip(moments.random, powers, strict=True)
+    sd: list[Prior] = []
+    for part, span in zip(structure.parts, structure.spans, strict=True):
+        asked = _find_given("sd", priors.sd, structure, part)
+        spread = measure_spread(moments, part.names, frame.random[span, span])
+        sd_default: dict[str, Prior] = {
+            name: HalfStudentT(3.0, sd_y / (spread[name] or 1.0)) for name in part.names
         }
+        if priors.flat_covariance:
+            powers = [part.powers[own] for own in part.owners]
+            sd_default = {
+                name: Flat(power=float(power))
+                for name, power in zip(part.names, powers, strict=True)
+            }
+        sd += _share(part, asked, _choose("sd", asked, sd_default))
+    corr, *others = (
+        LKJ() if each is None else each
+        for each in (_find_given("corr", priors.corr, structure, part) for part in structure.parts)
+    )
     sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
     resolved = ResolvedPriors(
         fixed=_choose("fixed", priors.fixed, fixed_default),
-        sd=_share(structure, priors.sd, _choose("sd", priors.sd, sd_default)),
-        corr=LKJ() if priors.corr is None else priors.corr,
+        sd=tuple(sd),
+        corr=corr,
         sigma=sigma,
         frame=frame,
+        others=tuple(others),
     )
     for name, prior in zip(moments.fixed, resolved.fixed, strict=True):
         if prior.positive:
@@ -163,18 +188,37 @@ def resolve_priors(
                 f"{prior} is a prior for positive parameters, but the fixed effect '{name}' may "
                 f"be negative; use {_list_families(positive=False)}"
             )
-    owning = (parameter.row for parameter in structure.sds)
-    named = zip((*owning, "Residual"), (*resolved.sd, resolved.sigma), strict=True)
+    alone = len(structure.parts) == 1
+    owning = (f"sd({each.row})" if alone else str(each) for each in structure.sds)
+    named = zip((*owning, "sd(Residual)"), (*resolved.sd, resolved.sigma), strict=True)
     for name, prior in named:
         if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
             raise PriorError(
-                f"{prior} allows negative values, but sd({name}) is positive; use "
+                f"{prior} allows negative values, but {name} is positive; use "
                 f"{_list_families(positive=True)}"
             )
-    if not isinstance(resolved.corr, LKJ):
-        raise PriorError(f"corr={resolved.corr!r} is not known; use LKJ(eta)")
-    find_law(structure).check(resolved.corr.eta, structure.sizes)
+    for part, each in zip(structure.parts, resolved.corrs, strict=True):
+        if not isinstance(each, LKJ):
+            raise PriorError(f"corr={each!r} is not known; use LKJ(eta)")
+        find_law(part).check(each.eta, part.sizes)
     return resolved
+
+
+def _find_given(kind: str, given: Any, structure: Structure, part: Structure) -> Any:
+    """Return what was given for the SDs or correlations of one grouping factor.
+
+    Of one factor alone it is all that was given.
+    """
+    if len(structure.parts) == 1 or not isinstance(given, Mapping):
+        return given
+    factors = [each.group for each in structure.parts]
+    for name in given:
+        if name not in factors:
+            raise PriorError(
+                f"{kind} prior for '{name}', which is no grouping factor; with several of them "
+                f"give a mapping from factor to prior: {', '.join(factors)}"
+            )
+    return given.get(part.group)
 
 
 def _say_where(combine: Array, usual: Array) -> list[str]:
@@ -217,7 +261,7 @@ def _read_scale(prior: Prior) -> float:
     return prior.sigma if isinstance(prior, HalfStudentT) else 0.0
 
 
-def measure_scales(moments: Moments) -> dict[str, float]:
+def measure_scales(moments: AnyMoments) -> dict[str, float]:
     """Return the SD of every column over all rows, the response's last: what defaults scale by."""
     n, _, total = pool(moments)
     sd = np.sqrt(np.diag(total) / (n - 1.0))
@@ -277,12 +321,16 @@ def draw_prior(
     """
     beta = priors.frame.unturn_fixed(_draw_columns(priors.fixed, rng, size))
     sd = _draw_columns(priors.sd, rng, size)[:, structure.owners]
-    correlations = find_law(structure).draw(priors.corr.eta, structure.sizes, rng, size)
+    correlations = np.zeros((size, structure.q, structure.q))
+    rows = zip(structure.parts, structure.spans, priors.corrs, strict=True)
+    for part, span, corr in rows:
+        drawn = find_law(part).draw(corr.eta, part.sizes, rng, size)
+        correlations[:, span, span] = drawn
     root = priors.frame.unturn_root(sd[:, :, None] * correlations)
     return Parameters(beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0])
 
 
-def check_drawable(priors: ResolvedPriors, moments: Moments, structure: Structure) -> None:
+def check_drawable(priors: ResolvedPriors, moments: AnyMoments, structure: Structure) -> None:
     """Refuse priors of a model with that structure from which nothing can be drawn.
 
     Raises:

@@ -50,7 +50,7 @@ from bhlm.likelihood.propriety import (
     residual_share,
 )
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.moments import Moments
+from bhlm.moments.cells import AnyMoments
 
 Array = np.ndarray
 
@@ -437,7 +437,9 @@ def judge_priors(
     return judge_posterior(read_geometry(white, structure.sizes), tails, structure)
 
 
-def name_indices(existence: Existence, moments: Moments, structure: Structure) -> dict[str, float]:
+def name_indices(
+    existence: Existence, moments: AnyMoments, structure: Structure
+) -> dict[str, float]:
     """Return the tail index of every parameter by name: P(|x| > t) ~ t^-index.
 
     A moment of order m exists if m < index. A correlation is bounded, its index infinite; that of a
@@ -450,7 +452,7 @@ def name_indices(existence: Existence, moments: Moments, structure: Structure) -
 
 
 def name_tails(
-    moments: Moments, structure: Structure, beta: Array, sd: Array, cov: Array, sigma: float
+    moments: AnyMoments, structure: Structure, beta: Array, sd: Array, cov: Array, sigma: float
 ) -> dict[str, float]:
     """Return tail indices of fixed effects (p,), SDs (q,), covariances (q, q) and sigma by name."""
     named = dict(zip(moments.fixed, beta.tolist(), strict=True))

@@ -17,6 +17,7 @@ from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
 from bhlm.files import make_plain
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.memory import Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
@@ -112,7 +113,7 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
             sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
             corr=LKJ(priors["corr"]),
             sigma=_make_prior(*priors["sigma"]),
-            frame=_read_frame(priors, moments),
+            frame=_read_frame(priors, moments, structure),
         ),
         data=xr.DataTree.from_dict(datasets),
         diagnostics=Diagnostics(**_freeze_each(content["diagnostics"])),
@@ -160,11 +161,11 @@ def _describe_prior(prior: Prior) -> list[Any]:
     return [family, *(getattr(prior, field.name) for field in fields(prior))]
 
 
-def _read_frame(priors: dict[str, Any], moments: Moments) -> Frame:
+def _read_frame(priors: dict[str, Any], moments: Moments, structure: Structure) -> Frame:
     """Return where priors stand; older fits kept the means of the Intercept's alone."""
     if "frame" in priors:
         return Frame(*(np.array(priors["frame"][part]) for part in ("fixed", "random")))
-    given = stand_as_given(moments)
+    given = stand_as_given(moments, structure)
     if INTERCEPT in moments.fixed:
         given.fixed[moments.fixed.index(INTERCEPT)] += priors["centre"]
     return given

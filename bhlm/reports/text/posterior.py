@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.bayes.convergence import Diagnostics
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
+    from bhlm.moments.cells import AnyMoments
 
 WIDTH = 100
 DIGITS = 5  # of what is estimated; Monte Carlo noise hides the others
 HEADINGS = ("mean", "sd", "2.5 %", "50 %", "97.5 %", "bulk ESS", "tail ESS", "R-hat", "MCSE")
 
 
-def render_posterior(fit: "Draws") -> str:
+def render_posterior(fit: "Posterior") -> str:
     """Return what was sampled and how, the parameters' table, the priors and the verdict.
 
     Intervals are the equal-tailed 95 % ones; "." stands where a number does not exist. If the
@@ -76,16 +77,36 @@ def _judge(diagnostics: "Diagnostics") -> list[str]:
     )
 
 
-def _head(fit: "Draws") -> list[str]:
+def _head(fit: "Posterior") -> list[str]:
     moments = fit.moments
-    size = moments.group_size
     chains, draws = fit.data["posterior"]["sigma"].shape
     return [
         f"Posterior of {show_name(moments.formula)}",
+        *_tell_sizes(moments),
+        f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+    ]
+
+
+def _tell_sizes(moments: "AnyMoments") -> list[str]:
+    """Return how many rows and groups there are, of several factors a line each."""
+    from bhlm.moments.cells import CellMoments
+
+    if isinstance(moments, CellMoments):
+        return [
+            f"{moments.rows_used};",
+            *(
+                f"{count} levels of '{show_name(name)}' with {size['min']} to {size['max']} rows, "
+                f"{size['mean']:.1f} on average"
+                for (name, count), size in zip(
+                    moments.groups.items(), moments.group_size.values(), strict=True
+                )
+            ),
+        ]
+    size = moments.group_size
+    return [
         f"{moments.rows_used}; {moments.n_groups} groups of "
         f"'{show_name(moments.group)}' with {size['min']} to {size['max']} rows, "
-        f"{size['mean']:.1f} on average",
-        f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+        f"{size['mean']:.1f} on average"
     ]
 
 
@@ -113,7 +134,7 @@ def _tabulate(estimates: "pd.DataFrame", parameters: Sequence[Parameter]) -> lis
     return [*lines, rule]
 
 
-def _list_withheld(fit: "Draws") -> list[str]:
+def _list_withheld(fit: "Posterior") -> list[str]:
     """Return why means stand as ".", in a note each."""
     notes = dict.fromkeys(fit.withheld.values())
     return [line for note in notes for line in wrap(f"* {show_name(note)}.", WIDTH, indent=2)]
@@ -128,7 +149,7 @@ def _format_row(row: "pd.Series[float]") -> tuple[str, ...]:
     )
 
 
-def _list_priors(fit: "Draws") -> list[str]:
+def _list_priors(fit: "Posterior") -> list[str]:
     pairs = [
         ("  " + show_name(name), show_name(prior))
         for name, prior in fit.priors.describe(fit.moments, structure=fit.structure).items()

@@ -1,0 +1,406 @@
+"""Draws from the posterior of a model with several grouping factors, and what is read off them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.convergence import diagnose
+from bhlm.bayes.density import evaluate_priors
+from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws
+from bhlm.bayes.existence import index_tails
+from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.likelihood.cells import WhitenedCells
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.factor_names import join_labels, name_factors
+from bhlm.likelihood.level_draws import draw_level_effects, top_logliks
+from bhlm.likelihood.nested import Nested
+from bhlm.likelihood.parameters import (
+    Parameters,
+    name_apart,
+    scale_covariance,
+)
+from bhlm.likelihood.whitening import whiten_parameters
+from bhlm.moments.cells import CellMoments
+from bhlm.processes import count_cores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+Array = np.ndarray
+
+# Draws of which the effects come from one random stream.
+STREAM = 64
+# Effects that a crossed design leaves to the dense matrix, above which drawing them takes so long
+# that it is done when they are asked for.
+DENSE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class LevelDraws(Posterior):
+    """Draws from the posterior of a model with F grouping factors.
+
+    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds `beta`, `sigma` and
+    for each factor `sd|factor`, `corr|factor`, `cov|factor` and the effects `u|factor`,
+    `log_likelihood` that of each unit of the coarsest of nested factors with all that is nested in
+    it, `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates and
+    the roots `chol|factor`. Where there are too many effects, or drawing them takes long, they are
+    left out there; `effect_draws` gives them.
+    """
+
+    moments: CellMoments
+    white: WhitenedCells
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The names of the grouping factors."""
+        return tuple(part.group for part in self.structure.parts)
+
+    @property
+    def flat(self) -> Parameters:
+        """The parameters of all N kept draws."""
+        posterior = self.data["posterior"].dataset
+        held = self.data["unconstrained_posterior"].dataset
+        sigma = posterior["sigma"].values.ravel()
+        root = np.zeros((len(sigma), self.structure.q, self.structure.q))
+        parts = zip(
+            self.structure.parts, self.structure.spans, name_factors(self.moments), strict=True
+        )
+        for part, span, name in parts:
+            own = held[f"chol|{name}"].values
+            root[:, span, span] = own.reshape(-1, part.q, part.q)
+        return Parameters(posterior["beta"].values.reshape(len(sigma), -1), root, sigma)
+
+    @property
+    def tail_indices(self) -> dict[str, float]:
+        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
+        if "tail_indices" not in self._kept:
+            self._kept["tail_indices"] = index_tails(
+                self.moments, self.structure, self.priors, self.white,
+                prior_only=self.settings.prior_only,
+            )  # fmt: skip
+        return dict(self._kept["tail_indices"])
+
+    @check_arguments
+    def effect_draws(self, factor: str) -> "xr.DataArray":
+        """Return u (chain, draw, level, coefficient) of a factor, one exact draw per kept draw.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        import xarray as xr
+
+        at = self._find_factor(factor)
+        u = self._effects()[at]
+        shape = self.data["posterior"]["sigma"].shape
+        name = name_factors(self.moments)[at]
+        part = self.structure.parts[at]
+        return xr.DataArray(
+            u.reshape(*shape, *u.shape[1:]),
+            dims=("chain", "draw", name, "coefficient"),
+            coords={name: join_labels(self.moments, at), "coefficient": list(part.names)},
+            name=f"u|{name}",
+        )
+
+    @check_arguments
+    def group_effects(self, factor: str | None = None) -> "pd.DataFrame":
+        """Return posterior effects, one row per level and coefficient.
+
+        Columns: `factor` and its label `level` (of several columns joined by ":"), or, for one
+        `factor`, a column for each of its label columns; `coefficient`; `mean`, `sd`, `lower` and
+        `upper` (95 %) of the deviation u. Beside a fixed effect of the same column a deviation has
+        the tails of its SD, and where those leave it no mean or SD, that is nan.
+
+        Args:
+            factor: the factor; None is all of them.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        import pandas as pd
+
+        chosen = range(len(self.factors)) if factor is None else [self._find_factor(factor)]
+        tables = [self._tabulate_effects(at, alone=factor is not None) for at in chosen]
+        return pd.concat(tables, ignore_index=True)
+
+    def _find_factor(self, name: str) -> int:
+        if name not in self.factors:
+            raise ArgumentError(
+                f"factor={name!r} is not a grouping factor; choose one of {', '.join(self.factors)}"
+            )
+        return self.factors.index(name)
+
+    def _effects(self) -> list[Array]:
+        """Return u (N, J_f, q_f) of every factor."""
+        held = self.data["posterior"].dataset
+        found = [held.data_vars.get(f"u|{name}") for name in name_factors(self.moments)]
+        if all(each is not None for each in found):
+            return [each.values.reshape(-1, *each.shape[2:]) for each in found if each is not None]
+        if "effects" not in self._kept:
+            self._kept["effects"] = draw_all_effects(
+                self.white, self.structure, self.flat, seed=self.seed,
+                prior_only=self.settings.prior_only,
+            )  # fmt: skip
+        kept: list[Array] = self._kept["effects"]
+        return kept
+
+    def _tabulate_effects(self, at: int, *, alone: bool) -> "pd.DataFrame":
+        import pandas as pd
+
+        u, part, labels = self._effects()[at], self.structure.parts[at], self.moments.labels[at]
+        values = [u.mean(axis=0), u.std(axis=0, ddof=1), *np.quantile(u, [0.025, 0.975], axis=0)]
+        for i, name in enumerate(part.names):
+            index = self.tail_indices[str(part.sds[part.owners[i]])]
+            if name in self.moments.fixed:
+                values[0][:, i] = np.nan if index <= 1.0 else values[0][:, i]
+                values[1][:, i] = np.nan if index <= 2.0 else values[1][:, i]
+        own = ("mean", "sd", "lower", "upper")
+        columns: dict[str, Any]
+        if alone:
+            heads = name_apart(self.moments.factors[at].columns, table=("coefficient", *own))
+            pairs = zip(heads, labels.columns, strict=True)
+            columns = {head: np.repeat(each, part.q) for head, each in pairs}
+        else:
+            columns = {
+                "factor": np.repeat(np.array([part.group], dtype=object), u.shape[1] * part.q),
+                "level": np.repeat(join_labels(self.moments, at).astype(object), part.q),
+            }
+        columns["coefficient"] = np.array(list(part.names) * u.shape[1], dtype=object)
+        named = {name: each.ravel() for name, each in zip(own, values, strict=True)}
+        return pd.DataFrame(columns | named)
+
+
+def draw_all_effects(
+    white: WhitenedCells,
+    structure: Structure,
+    parameters: Parameters,
+    *,
+    seed: int,
+    prior_only: bool = False,
+) -> list[Array]:
+    """Return one exact draw of u (N, J_f, q_f) of every factor for each draw of the parameters.
+
+    Several threads share the streams of draws; the draws do not depend on how many.
+
+    Args:
+        white: whitened cross-products.
+        structure: of all factors.
+        parameters: in N draws.
+        seed: the run's.
+        prior_only: draw them from N(0, G), whatever the data.
+    """
+    levels, n_draws = white.levels, len(parameters.sigma)
+    out = [
+        np.empty((n_draws, count, q)) for count, q in zip(levels.counts, levels.sizes, strict=True)
+    ]
+    lams_by_draw = list(iterate_lams(white, structure, parameters))
+
+    def fill(stream: int) -> None:
+        rng = np.random.default_rng([seed, 1, stream])
+        for at in range(stream * STREAM, min((stream + 1) * STREAM, n_draws)):
+            if prior_only:
+                for each, span in zip(out, structure.spans, strict=True):
+                    noise = rng.standard_normal(each.shape[1:])
+                    each[at] = noise @ parameters.root[at, span, span].T
+                continue
+            beta, lams, sigma = lams_by_draw[at]
+            drawn = draw_level_effects(levels, lams, beta, sigma, rng=rng)
+            for each, u, basis in zip(out, drawn, white.bases, strict=True):
+                each[at] = white.scale * u @ basis.T
+
+    streams = range(-(-n_draws // STREAM))
+    with ThreadPoolExecutor(min(count_cores(), len(streams))) as pool:
+        list(pool.map(fill, streams))
+    return out
+
+
+def iterate_lams(
+    white: WhitenedCells, structure: Structure, parameters: Parameters
+) -> Iterator[tuple[Array, list[Array], float]]:
+    """Yield whitened beta (p,), lam_f (q_f, q_f) and sigma of every draw."""
+    beta, lam, sigma = whiten_parameters(white, *parameters)
+    for at in range(len(sigma)):
+        own = [np.ascontiguousarray(lam[at, span, span]) for span in structure.spans]
+        yield beta[at], own, float(sigma[at])
+
+
+def find_top(white: WhitenedCells) -> int | None:
+    """Return the coarsest of nested factors; None if they are crossed."""
+    return white.levels.order[-1] if isinstance(white.levels, Nested) else None
+
+
+def unit_logliks(
+    moments: CellMoments, white: WhitenedCells, structure: Structure, parameters: Parameters
+) -> Array:
+    """Return the log-likelihood (N, J) of each unit of the coarsest of nested factors.
+
+    Raises:
+        DataError: factors that cross have no units that are independent of each other.
+    """
+    levels = white.levels
+    if not isinstance(levels, Nested):
+        raise DataError(
+            f"{' and '.join(moments.groups)} cross, so that no group of rows is independent of the "
+            "others; only nested factors have units that can be left out"
+        )
+    top = levels.order[-1]
+    n = np.bincount(moments.labels[top].codes, weights=moments.n)
+    out = np.empty((len(parameters.sigma), len(n)))
+    drawn = list(iterate_lams(white, structure, parameters))
+
+    def fill(first: int) -> None:
+        for at in range(first, min(first + STREAM, len(out))):
+            beta, lams, sigma = drawn[at]
+            out[at] = top_logliks(levels, n, lams, beta, sigma)
+
+    firsts = range(0, len(out), STREAM)
+    with ThreadPoolExecutor(min(count_cores(), len(firsts))) as pool:
+        list(pool.map(fill, firsts))
+    return out - n * np.log(white.scale)
+
+
+def build_levels_fit(
+    moments: CellMoments,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: WhitenedCells,
+    flat: Parameters,
+    stats: dict[str, Array],
+    *,
+    settings: Settings,
+    seed: int,
+    start: float,
+    sampler: str,
+    x: Array | None = None,
+    unbounded: Sequence[str] = (),
+    held: int = HELD,
+) -> LevelDraws:
+    """Return draws of the parameters as LevelDraws, with the random effects drawn from them.
+
+    Args:
+        moments: the reduced table.
+        structure: of the random coefficients of all factors.
+        priors: one prior per parameter.
+        white: the whitened moments.
+        flat: the parameters in all draws, one chain after the other.
+        stats: the sampler's statistics, each (chain, draw), under ArviZ's names.
+        settings: what the sampler was asked for.
+        seed: the run's seed, from which the random effects are drawn too.
+        start: when the run began, by `time.perf_counter`.
+        sampler: which route ran.
+        x: the sampler's coordinates (chain, draw, d), where they are those of the density.
+        unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
+        held: numbers of random effects, and of units' log-likelihoods, that `data` may hold.
+    """
+    diagonal = np.einsum("...ii->...i", flat.root)
+    root = flat.root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
+    flat = Parameters(flat.beta, root, flat.sigma)
+    shape = stats["energy"].shape
+    content = _fill_content(
+        moments, structure, priors, white, flat, shape,
+        settings=settings, seed=seed, held=held,
+    )  # fmt: skip
+    content["sample_stats"] = stats
+    if x is not None:
+        content["unconstrained_posterior"]["x"] = x
+    chained = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
+    diagnostics = diagnose(
+        parameter_draws(moments, structure, *chained),
+        energy=stats["energy"],
+        diverging=stats["diverging"],
+        treedepth=stats["reached_max_treedepth"],
+    )
+    if unbounded:
+        sentence = (
+            f"the groups do not bound {' and '.join(unbounded)}: the upper tail is that of the "
+            "default prior; give more groups, drop random coefficients, or state a prior that you "
+            "would defend, Priors(sd=...)"
+        )
+        diagnostics = replace(diagnostics, prior_bound=(sentence,))
+    return LevelDraws(
+        moments=moments, structure=structure, priors=priors,
+        data=_build_tree(moments, structure, white, content),
+        diagnostics=diagnostics, settings=settings, seed=seed,
+        seconds=time.perf_counter() - start, sampler=sampler, white=white,
+    )  # fmt: skip
+
+
+def _fill_content(
+    moments: CellMoments,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: WhitenedCells,
+    flat: Parameters,
+    shape: tuple[int, ...],
+    *,
+    settings: Settings,
+    seed: int,
+    held: int,
+) -> dict[str, dict[str, Array]]:
+    """Return the variables of the DataTree's groups, but for the sampler's own."""
+
+    def chain(values: Array) -> Array:
+        return values.reshape(*shape, *values.shape[1:])
+
+    names = name_factors(moments)
+    posterior = {"beta": chain(flat.beta)}
+    roots = {}
+    for part, span, name in zip(structure.parts, structure.spans, names, strict=True):
+        own = flat.root[:, span, span]
+        g = own @ own.swapaxes(-1, -2)
+        pairs = [(i, j) for i in range(part.q) for j in range(part.q)]
+        corr = scale_covariance(g, pairs).reshape(g.shape)
+        corr[..., np.arange(part.q), np.arange(part.q)] = 1.0
+        posterior[f"sd|{name}"] = chain(np.sqrt(np.einsum("nii->ni", g)))
+        posterior[f"corr|{name}"] = chain(corr)
+        posterior[f"cov|{name}"] = chain(g)
+        roots[f"chol|{name}"] = chain(own)
+    posterior["sigma"] = chain(flat.sigma)
+    levels = white.levels
+    numbers = sum(count * q for count, q in zip(levels.counts, levels.sizes, strict=True))
+    slow = isinstance(levels, Crossed) and levels.width > DENSE
+    if len(flat.sigma) * numbers <= held and not slow:
+        drawn = draw_all_effects(white, structure, flat, seed=seed, prior_only=settings.prior_only)
+        posterior |= {f"u|{name}": chain(u) for name, u in zip(names, drawn, strict=True)}
+    prior = evaluate_priors(priors, structure, flat)
+    content = {
+        "posterior": posterior,
+        "log_prior": {name: chain(values) for name, values in prior.items()},
+        "unconstrained_posterior": roots,
+    }
+    top = find_top(white)
+    if top is None or settings.prior_only or len(flat.sigma) * levels.counts[top] > held:
+        return content
+    loglik = unit_logliks(moments, white, structure, flat)
+    content["log_likelihood"] = {"loglik": chain(loglik)}
+    return content
+
+
+def _build_tree(
+    moments: CellMoments,
+    structure: Structure,
+    white: WhitenedCells,
+    content: dict[str, dict[str, Array]],
+) -> "xr.DataTree":
+    from arviz_base import from_dict
+
+    names = name_factors(moments)
+    coords: dict[str, Any] = {"fixed": list(moments.fixed)}
+    dims: dict[str, list[str]] = {"beta": ["fixed"], "x": ["dimension"]}
+    for at, (part, name) in enumerate(zip(structure.parts, names, strict=True)):
+        row, column = f"coefficient|{name}", f"coefficient_bis|{name}"
+        coords |= {row: list(part.names), column: list(part.names), name: join_labels(moments, at)}
+        dims |= {f"sd|{name}": [row], f"u|{name}": [name, row]}
+        dims |= {f"{kind}|{name}": [row, column] for kind in ("corr", "cov", "chol")}
+    top = find_top(white)
+    if top is not None:
+        dims["loglik"] = [names[top]]
+    tree = from_dict(content, coords=coords, dims=dims)
+    tree.attrs |= {"inference_library": "bhlm", "formula": moments.formula, **name_versions()}
+    return tree

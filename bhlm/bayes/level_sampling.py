@@ -1,0 +1,186 @@
+"""NUTS on the marginal posterior of several grouping factors -> LevelDraws."""
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.draws import HELD, Settings, parameter_draws
+from bhlm.bayes.level_density import (
+    LevelDensity,
+    build_levels,
+    centre_levels,
+    constrain_levels,
+    turn_back,
+)
+from bhlm.bayes.level_draws import LevelDraws, build_levels_fit
+from bhlm.bayes.level_tails import find_unbounded_levels
+from bhlm.bayes.priors.correlations import arrange_prior
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.sampling import (
+    LOGGER,
+    Progress,
+    Watch,
+    choose_acceptance,
+    choose_sampler,
+    collect_arguments,
+    initial_position,
+    read_statistics,
+)
+from bhlm.likelihood.cells import WhitenedCells, whiten_cells
+from bhlm.likelihood.covariance import Structure, lower_roots
+from bhlm.likelihood.factor_names import name_factors
+from bhlm.likelihood.parameters import Parameters
+from bhlm.moments.cells import CellMoments
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = np.ndarray
+
+SPREAD = 2.0  # chains start this far from the mode, in SDs by the curvature there
+
+
+def sample_cells(
+    moments: CellMoments,
+    *,
+    seed: int,
+    settings: Settings | None = None,
+    priors: Priors | None = None,
+    covariance: str | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    held: int = HELD,
+) -> LevelDraws:
+    """Return posterior draws of the model that `moments` of several factors were reduced for.
+
+    NUTS (nutpie) moves over the fixed effects, SDs, correlations and residual SD with the random
+    effects of all factors integrated out, in coordinates that stand at the posterior's mode; each
+    draw then gets one exact draw of the random effects. What fails the convergence verdict is
+    logged as a warning of the logger "bhlm" too. Arguments are those of
+    `bhlm.bayes.sampling.sample_moments`.
+
+    Raises:
+        ArgumentError: a covariance that has no prior here.
+        PriorError: priors that do not fit the model, or that the sampler asked for cannot read.
+        IdentifiabilityError: the moments cannot identify the model.
+        DataError: crossed factors that are too large for the memory.
+    """
+    start = time.perf_counter()
+    settings = settings or Settings()
+    if settings.chains == 1:
+        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
+    if settings.target_accept is None:
+        fewest = min(moments.groups.values())
+        settings = replace(settings, target_accept=choose_acceptance(fewest))
+    structure = arrange_prior(moments, covariance)
+    white = whiten_cells(moments, structure.parts)
+    resolved = resolve_priors(priors, moments, structure=structure)
+    unbounded: list[str] = []
+    if not settings.prior_only:
+        flat = resolve_priors(Priors.flat(), moments, structure=structure)
+        unbounded = find_unbounded_levels(priors, structure, white, flat)
+    fit = sample_whitened_cells(
+        moments, structure, resolved, white, settings=settings, seed=seed, start=start,
+        unbounded=unbounded, progress=progress, watch=watch, held=held,
+    )  # fmt: skip
+    for failure in fit.diagnostics.failures:
+        LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
+    for sentence in fit.diagnostics.prior_bound:
+        LOGGER.warning("the prior decides on the posterior of '%s': %s", moments.formula, sentence)
+    return fit
+
+
+def sample_whitened_cells(
+    moments: CellMoments,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: WhitenedCells,
+    *,
+    settings: Settings,
+    seed: int,
+    start: float | None = None,
+    unbounded: list[str] | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    held: int = HELD,
+) -> LevelDraws:
+    """Return posterior draws in columns that are whitened already, under priors as they are.
+
+    Arguments are those of `bhlm.bayes.sampling.sample_whitened`; `start` is when the run began, by
+    `time.perf_counter`.
+
+    Raises:
+        PriorError: priors that the sampler asked for cannot read.
+    """
+    from bhlm.bayes.native import compile_pymc, make_model, run_model
+
+    start = time.perf_counter() if start is None else start
+    density: LevelDensity | None = None
+    if choose_sampler(settings.sampler, priors) == "pymc":
+        from bhlm.bayes.pymc_model import build_marginal_levels
+
+        model = compile_pymc(
+            build_marginal_levels(
+                moments, white, priors, structure, use_likelihood=not settings.prior_only
+            )
+        )
+        route = "PyMC marginal model, nutpie"
+    else:
+        density = build_levels(white, priors, structure, use_likelihood=not settings.prior_only)
+        density = centre_levels(density, initial_position(density.base, seed))
+        model, route = make_model(density, partial(_start_chain, density.dimension))
+
+    def read(trace: "xr.DataTree") -> tuple[Array | None, Parameters]:
+        if density is None:
+            return None, _read_pymc(trace, moments, structure)
+        z = trace["posterior"]["x"].values
+        x = turn_back(density, z.reshape(-1, z.shape[-1]))
+        return x.reshape(z.shape), constrain_levels(density, white, priors.frame, x)
+
+    def read_parameters(trace: "xr.DataTree") -> dict[str, Array]:
+        _, flat = read(trace)
+        shape = trace["sample_stats"]["energy"].shape
+        parts = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
+        return parameter_draws(moments, structure, *parts)
+
+    def wait(running: Any) -> "xr.DataTree":
+        return running.wait() if watch is None else watch(running, read_parameters)
+
+    trace = run_model(model, collect_arguments(settings, seed, progress), wait)
+    x, flat = read(trace)
+    stats = read_statistics(trace)
+    kept = stats["energy"].shape[1]
+    fit = build_levels_fit(
+        moments, structure, priors, white, flat, stats,
+        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
+        unbounded=unbounded or (), held=held,
+    )  # fmt: skip
+    if kept == settings.draws:
+        return fit
+    return replace(
+        fit,
+        diagnostics=fit.diagnostics.add_failure(
+            f"stopped after {kept} of {settings.draws} draws per chain; run it to its end, or ask "
+            f"for draws={kept} with seed={seed}, which gives these very draws"
+        ),
+    )
+
+
+def _start_chain(dimension: int, seed: int) -> Array:
+    """Return a starting position z (d,), spread around the mode."""
+    return np.random.default_rng(seed).uniform(-SPREAD, SPREAD, dimension)
+
+
+def _read_pymc(trace: "xr.DataTree", moments: CellMoments, structure: Structure) -> Parameters:
+    """Return the parameters of a trace of the marginal pm.Model, all chains one after the other."""
+    posterior = trace["posterior"]
+    sigma = posterior["sigma"].values.ravel()
+    root = np.zeros((len(sigma), structure.q, structure.q))
+    names = name_factors(moments)
+    for part, span, name in zip(structure.parts, structure.spans, names, strict=True):
+        g = posterior[f"cov|{name}"].values
+        root[:, span, span] = lower_roots(g.reshape(-1, part.q, part.q))
+    return Parameters(posterior["beta"].values.reshape(len(sigma), -1), root, sigma)
