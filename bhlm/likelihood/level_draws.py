@@ -53,14 +53,14 @@ def draw_level_effects(
 
 
 def _draw_nested(
-    levels: Nested, lams: Sequence[Array], kept: Sequence[tuple[Array, Array]], left: Array,
+    levels: Nested, lams: Sequence[Array], kept: Any, left: Array,
     noises: list[Array],
 ) -> list[Array]:  # fmt: skip
     drawn: list[Array] = [np.empty(0)] * len(levels.order)
     above = left[None]
     for level in reversed(range(len(levels.order))):
         factor, parents = levels.order[level], levels.parents[level]
-        taken, inner = kept[level]
+        taken, inner = kept[level].taken, kept[level].inner
         lam = np.ascontiguousarray(lams[factor])
         below = np.empty((len(taken), taken.shape[2]))
         _draw_units(taken, inner, lam @ lam.T, parents, above, noises[factor], below)
@@ -121,9 +121,8 @@ def _draw_crossed(
     noise = np.empty(levels.width)
     for span, each in zip(levels.spans, noises, strict=True):
         noise[span] = each.ravel()[: span.stop - span.start]
-    v = solve_triangular(
-        kept.root, kept.half @ left + noise, lower=True, trans="T", check_finite=False
-    )
+    seen = kept.half @ left + noise
+    v = solve_triangular(kept.root, seen, lower=False, check_finite=False)
     rest = np.empty(levels.width)
     drawn: list[Array] = []
     for factor, span in enumerate(levels.spans):

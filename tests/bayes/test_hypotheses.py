@@ -21,7 +21,7 @@ HDI = 0.15
 
 def make_fit(**draws):
     """Return what stands for a fit with those draws."""
-    return SimpleNamespace(draws=draws, moments=SimpleNamespace(random=(), group="g"))
+    return SimpleNamespace(draws=draws, structure=SimpleNamespace(parts=()))
 
 
 @pytest.fixture(scope="module")

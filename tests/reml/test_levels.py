@@ -349,8 +349,7 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
     model = Model(CASES["pastes"], load("pastes"))
     asked = [
         lambda: found.profile(),
-        lambda: model.sample(),
-        lambda: model.pymc(),
+        lambda: found.reliability,
         lambda: model.moments,
     ]
     for ask in asked:
