@@ -349,7 +349,6 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
     model = Model(CASES["pastes"], load("pastes"))
     asked = [
         lambda: found.profile(),
-        lambda: found.reliability,
         lambda: model.moments,
     ]
     for ask in asked:
