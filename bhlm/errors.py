@@ -283,6 +283,8 @@ def _check(name: str, value: Any, kinds: tuple[_Kind, ...]) -> Any:
     advice = known[0] if known else f"give {wanted}"
     # A function might take text for a list of its letters in silence.
     is_silent = isinstance(value, str) and any(kind.name == "Sequence" for kind in kinds)
+    # A function is called late, and maybe in a thread that nobody hears.
+    is_silent |= any(kind.name in _CALLABLE for kind in kinds)
     refusal = ArgumentError if known or is_silent else _TypeRefusal
     raise refusal(f"{name}={show_value(value)} is not {wanted}; {advice}")
 

@@ -21,7 +21,7 @@ from bhlm.design.design import (
 from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import collect_frame
-from bhlm.design.labels import code_groups
+from bhlm.design.labels import check_exact, code_groups
 from bhlm.design.levels import find_levels
 from bhlm.design.rows import (
     Layout,
@@ -129,6 +129,8 @@ def read_labels(formula: Formula, columns: Mapping[str, Array], *, n: int) -> tu
         DataError: a factor has one level.
     """
     single = {name: code_groups(labels) for name, labels in columns.items()}
+    for name, (distinct, _) in single.items():
+        check_exact(distinct, f"the group column '{name}'")
     found = []
     for name, own in formula.groupings.items():
         codes, by_column = code_cells([single[column][1] for column in own])

@@ -4,10 +4,12 @@ import re
 from difflib import get_close_matches
 
 import narwhals as nw
+import numpy as np
 
 from bhlm.design.formula.coding import Level, print_level
 from bhlm.design.formula.expressions import Apply, Expression, Name
 from bhlm.design.frames import Frame, collect_frame
+from bhlm.design.labels import check_exact
 from bhlm.design.rows import SHOWN_COLUMNS, Layout
 from bhlm.errors import DataError
 
@@ -52,6 +54,13 @@ def arrange_levels(
     """
     if isinstance(factor, Name) and not is_meant:
         _check_meant(factor, [level for level in levels if isinstance(level, str)])
+    check_exact(np.asarray(levels), f"the categorical column '{factor}'")
+    large = [level for level in levels if isinstance(level, int) and level >= 2**63]
+    if large:
+        raise DataError(
+            f"the categorical column '{factor}' holds {large[0]}, and integers beyond 2^63 are not "
+            "told apart by every engine; make it a column of text"
+        )
     if len(levels) < 2:
         raise DataError(
             f"the categorical column '{factor}' has one level only in the complete rows, "

@@ -17,7 +17,7 @@ from bhlm.design.design import (
 )
 from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
-from bhlm.design.labels import code_groups
+from bhlm.design.labels import check_exact, code_groups
 from bhlm.design.rows import read_table
 from bhlm.errors import DataError
 from bhlm.moments.memory import (
@@ -61,6 +61,7 @@ def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftO
         is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
         if len(reduced.groups) < 2 or not is_finite:
             check_design(design, table)
+    check_exact(reduced.groups, f"the group column '{design.group}'")
     return design, reduced, left_out
 
 

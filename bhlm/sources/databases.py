@@ -18,6 +18,7 @@ from bhlm.secrets import hide_from, hide_password
 from bhlm.sources.labels import (
     DECIMAL,
     DIGITS,
+    DIGITS_ALONE,
     INTEGER,
     TRUTHS,
     Spellings,
@@ -181,6 +182,7 @@ def _stream_csv(
         fits = zip(("BOOLEAN", "BIGINT", "DOUBLE"), answers, strict=True)
         types[name] = next((dtype for dtype, fit in fits if fit), "VARCHAR")
     if labels is None:
+        types |= _widen_integers(raw, types)
         types |= dict.fromkeys(_find_padded(raw, types), "VARCHAR")
     else:
         types |= _type_labels(raw, [name for name in labels if name in types])
@@ -209,9 +211,29 @@ def _type_labels(raw: "duckdb.DuckDBPyRelation", labels: Collection[str]) -> dic
     return {name: kinds[choose_type(Spellings(*map(bool, found[name])))] for name in labels}
 
 
+def _widen_integers(raw: "duckdb.DuckDBPyRelation", types: dict[str, str]) -> dict[str, str]:
+    """Return the types of columns of integers beyond 64 bits with a sign, as pandas has them.
+
+    DuckDB takes them for doubles, which do not tell them apart.
+    """
+    asked = {
+        name: [
+            f"bool_and(regexp_full_match({column}, '{DIGITS_ALONE}'))",
+            f"bool_and({column} is null or try_cast({column} as UBIGINT) is not null)",
+        ]
+        for name, dtype in types.items()
+        if dtype == "DOUBLE"
+        for column in [_quote_name(name)]
+    }
+    found = _aggregate(raw, asked)
+    return {
+        name: "UBIGINT" if fits else "VARCHAR" for name, (whole, fits) in found.items() if whole
+    }
+
+
 def _find_padded(raw: "duckdb.DuckDBPyRelation", types: dict[str, str]) -> list[str]:
     """Return the columns of numbers that spell one in two ways, one with zeros in front."""
-    names = [name for name, dtype in types.items() if dtype in ("BIGINT", "DOUBLE")]
+    names = [name for name, dtype in types.items() if dtype in ("BIGINT", "UBIGINT", "DOUBLE")]
     padded = {
         name: [f"bool_or(regexp_matches({_quote_name(name)}, '^[+-]?0[0-9]'))"] for name in names
     }

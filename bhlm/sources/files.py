@@ -3,6 +3,7 @@
 import glob
 import logging
 import mmap
+import re
 import struct
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import ADVICE, hide_password, is_address
+from bhlm.sources.arrow import EXACT, to_pandas
 from bhlm.sources.databases import refuse_file
-from bhlm.sources.labels import PADDED, merges_spellings
+from bhlm.sources.labels import PADDED, WIDE, holds_integers, merges_spellings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,23 +93,56 @@ def name_booleans(table: "pd.DataFrame", names: Collection[str] | None = None) -
 
 def find_padded(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
     """Return the columns of CSV files that hold 7 and 007 both, which are codes, not numbers."""
-    import pandas as pd
+    from pandas.api.types import is_numeric_dtype
 
-    if not any(map(_has_padded, paths)):
+    if not any(_holds(path, PADDED) for path in paths):
         return []
     names = [
         name
         for name, dtype in table.dtypes.items()
-        if isinstance(name, str) and pd.api.types.is_numeric_dtype(dtype)
+        if isinstance(name, str) and is_numeric_dtype(dtype)
     ]
-    raw = pd.concat([_read_csv(path, names)[names] for path in paths])
+    raw = _read_texts(paths, names)
     return [name for name in names if merges_spellings(raw[name])]
 
 
-def _has_padded(path: Path) -> bool:
-    """Return whether a number with zeros in front begins some field of a file."""
+def find_wide(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
+    """Return the columns of integers of CSV files that pandas made doubles or text of.
+
+    It does where some are missing; then a double does not tell those beyond 2^53 apart, and of text
+    what is missing is a text too.
+    """
+    import pandas as pd
+
+    if not any(_holds(path, WIDE) for path in paths):
+        return []
+    names = [
+        name
+        for name, dtype in table.dtypes.items()
+        if isinstance(name, str)
+        and (
+            table[name].abs().max() > EXACT
+            if pd.api.types.is_float_dtype(dtype)
+            else not pd.api.types.is_numeric_dtype(dtype)
+        )
+    ]
+    raw = _read_texts(paths, names)
+    return [name for name in names if holds_integers(raw[name])]
+
+
+def _read_texts(paths: Collection[Path], names: list[str]) -> "pd.DataFrame":
+    """Return some columns of CSV files as they are spelled."""
+    import pandas as pd
+
+    if not names:
+        return pd.DataFrame()
+    return pd.concat([_read_csv(path, names)[names] for path in paths])
+
+
+def _holds(path: Path, pattern: re.Pattern[bytes]) -> bool:
+    """Return whether some field of a file begins as a pattern says."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return PADDED.search(view) is not None
+        return pattern.search(view) is not None
 
 
 def _read_csv(path: Path, text: Collection[str] = ()) -> "pd.DataFrame":
@@ -118,9 +153,10 @@ def _read_csv(path: Path, text: Collection[str] = ()) -> "pd.DataFrame":
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
-    import pandas as pd
+    from pyarrow import parquet
 
-    return pd.read_parquet(path)
+    with parquet.ParquetFile(path) as file:
+        return to_pandas(file.read())
 
 
 def _read_feather(path: Path) -> "pd.DataFrame":
@@ -129,7 +165,7 @@ def _read_feather(path: Path) -> "pd.DataFrame":
     # Arrow trusts the lengths and offsets in a file; of a damaged one they lead out of its memory.
     table = feather.read_table(path, memory_map=False)
     table.validate(full=True)
-    return table.to_pandas()
+    return to_pandas(table)
 
 
 def _read_stata(path: Path) -> "pd.DataFrame":

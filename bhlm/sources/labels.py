@@ -20,6 +20,9 @@ TRUTHS = ("True", "False"), ("true", "false"), ("TRUE", "FALSE")
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
 # A number with zeros in front, where a field of a CSV file begins.
 PADDED = re.compile(rb'(?:^|[,"\r\n])[+-]?0[0-9]')
+# A number of so many digits that it may lie beyond 2^53.
+WIDE = re.compile(rb'(?:^|[,"\r\n])[+-]?[0-9]{16}')
+DIGITS_ALONE = "[+-]?[0-9]+"
 
 
 class Spellings(NamedTuple):
@@ -79,6 +82,33 @@ def settle_labels(column: "pd.Series[str]") -> "pd.Series":
     elif kind == "decimal":
         taken = taken.to_numpy("float64", na_value=float("nan"))
     return pd.Series(taken, index=column.index, name=column.name)
+
+
+def holds_integers(column: "pd.Series[str]") -> bool:
+    """Return whether a column of text holds integers alone."""
+    texts = column.dropna().unique()
+    return len(texts) > 0 and all(re.fullmatch(DIGITS_ALONE, text) for text in texts)
+
+
+def settle_integers(column: "pd.Series[str]") -> "pd.Series":
+    """Return a column of integers that was read as text in the type that holds them all.
+
+    Beyond 64 bits that is text.
+    """
+    import pandas as pd
+
+    codes, texts = pd.factorize(column)
+    numbers = [int(text) for text in texts]
+    if (
+        min(numbers) < SMALLEST
+        or max(numbers) >= 2**64
+        or (min(numbers) < 0 <= LARGEST < max(numbers))
+    ):
+        return column
+    dtype = "Int64" if max(numbers) <= LARGEST else "UInt64"
+    taken = pd.array(numbers, dtype=dtype).take(codes, allow_fill=True)
+    whole = taken if taken.isna().any() else taken.to_numpy(dtype.lower())
+    return pd.Series(whole, index=column.index, name=column.name)
 
 
 def merges_spellings(column: "pd.Series[str]") -> bool:

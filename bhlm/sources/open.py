@@ -10,8 +10,8 @@ import narwhals as nw
 from bhlm.errors import DataError, check_arguments
 from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
-from bhlm.sources.files import find_files, find_padded, known_suffixes, read_file
-from bhlm.sources.labels import settle_labels
+from bhlm.sources.files import find_files, find_padded, find_wide, known_suffixes, read_file
+from bhlm.sources.labels import settle_integers, settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
 from bhlm.sources.watch import watch_files
 
@@ -139,8 +139,12 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
     if suffix != ".csv":
         watch.check()
         return table
-    if labels is None and (padded := find_padded(paths, table)):
-        table = _read_files(paths, suffix, [*known, *padded], named)
+    wide: list[str] = []
+    if labels is None:
+        padded = find_padded(paths, table)
+        wide = [name for name in find_wide(paths, table) if name not in padded]
+        if padded or wide:
+            table = _read_files(paths, suffix, [*known, *padded, *wide], named)
     watch.check()
     # Of all files at once: one of them may spell what is no number in another.
     settled = {
@@ -148,6 +152,7 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
         for name in labels or ()
         if name in table.columns and name not in text
     }
+    settled |= {name: settle_integers(table[name]) for name in wide if name not in text}
     return table.assign(**settled)
 
 

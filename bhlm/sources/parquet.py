@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bhlm.errors import DataError
+from bhlm.sources.arrow import to_pandas
 from bhlm.sources.databases import refuse_file, stream_files
 from bhlm.sources.watch import Watch, watch_files
 
@@ -74,10 +75,8 @@ class ParquetScan:
         table = pa.concat_tables(self.batches(names)) if self.n_rows else self.schema.empty_table()
         if self.is_plain(names):
             return table.select(names).combine_chunks()
-        import pandas as pd
-
         # Booleans with gaps as such: pandas would make objects of them.
-        return table.select(names).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+        return to_pandas(table.select(names), named_booleans=True)
 
 
 def scan_files(paths: Sequence[Path], text: str, *, is_large: bool) -> ParquetScan:

@@ -57,6 +57,10 @@ WRONG = {
         lambda model, fits: bhlm.reconcile(model, fits[1]),
         "reml=<Model> is not a RemlFit; give a fit, such as model.reml()",
     ),
+    "progress=True": (
+        lambda model, fits: model.sample(progress=True),
+        "progress=True is not a function or None; give a function or None",
+    ),
     "draws of 2.5": (lambda model, fits: model.sample(draws=2.5), "draws=2.5 is not a count; give"),
     "level nan": (
         lambda model, fits: fits[0].profile(level=float("nan")),

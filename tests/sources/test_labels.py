@@ -90,6 +90,39 @@ def test_large_ids_with_gaps_keep_their_digits(limit: str | None, tmp_path: Path
     assert moments.dropped == 3
 
 
+# Read first, by what knows no formula and so no labels.
+READ: dict[str, Callable[[Path], Any]] = {
+    "csv": lambda path: bhlm.open_table(path.with_suffix(".csv")),
+    "csv in pieces": lambda path: bhlm.open_table(path.with_suffix(".csv"), memory_limit="100MB"),
+    "parquet": lambda path: bhlm.open_table(path.with_suffix(".parquet")),
+    "feather": lambda path: bhlm.open_table(path.with_suffix(".feather")),
+}
+
+
+@pytest.mark.parametrize("route", READ)
+@pytest.mark.parametrize("largest", [2**53 + 8, 2**62, 2**64 - 1, -(2**60)])
+def test_large_integers_keep_apart_where_some_are_missing(
+    route: str, largest: int, tmp_path: Path
+) -> None:
+    labels = [None if i % 5 == 4 else largest - i % 8 for i in range(40)]
+    dtype = "UInt64" if largest >= 2**63 else "Int64"
+    table = pd.DataFrame({"g": pd.array(labels, dtype=dtype), "y": np.arange(40.0) ** 0.5})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    table.to_feather(tmp_path / "t.feather")
+    moments = bhlm.Model("y ~ 1 + (1 | g)", READ[route](tmp_path / "t")).moments
+    assert [int(label) for label in moments.groups] == sorted(largest - i for i in range(8))
+    assert moments.dropped == 8
+
+
+def test_doubles_in_which_labels_may_have_merged_are_refused() -> None:
+    table = pd.DataFrame({"g": [2.0**53, 2.0**53 + 2, 3.0] * 4, "h": [0, 1] * 6})
+    table["y"] = np.arange(12.0) ** 0.5
+    for formula in ("y ~ 1 + (1 | g)", "y ~ C(g) + (1 | h)", "y ~ 1 + (1 | g) + (1 | h)"):
+        with pytest.raises(DataError, match=r"'.*g.*' holds numbers such as 9007199254740992 as d"):
+            bhlm.Model(formula, table)
+
+
 @pytest.mark.parametrize("limit", [None, "100MB"])
 def test_a_reader_without_a_formula_keeps_codes_that_would_merge(
     limit: str | None, tmp_path: Path

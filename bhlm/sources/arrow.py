@@ -1,0 +1,32 @@
+"""Arrow tables -> pandas tables, in which no two integers merge."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXACT = 2**53  # up to which every integer is a double
+
+
+def to_pandas(table: Any, *, named_booleans: bool = False) -> "pd.DataFrame":
+    """Return a pyarrow Table as pandas', which makes doubles of integers where some are missing.
+
+    Those of integers that a double cannot tell apart come in pandas' own type of integers with
+    gaps; with `named_booleans`, so do booleans.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    booleans = {pa.bool_(): pd.BooleanDtype()} if named_booleans else {}
+    frame = table.to_pandas(types_mapper=booleans.get)
+    gappy = {
+        pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype(),
+    }  # fmt: skip
+    wide = {}
+    for name, column in zip(table.schema.names, table.columns, strict=True):
+        if column.type in gappy and 0 < column.null_count < len(column):
+            least, most = pc.min_max(column).as_py().values()
+            if (least < -EXACT or most > EXACT) and table.schema.names.count(name) == 1:
+                wide[name] = column.to_pandas(types_mapper=gappy.get).array
+    return frame.assign(**{name: values for name, values in wide.items() if name in frame.columns})
