@@ -1,9 +1,9 @@
 """Offsets and units of columns: what they leave unchanged keeps its posterior."""
 
-import numpy as np
 import pandas as pd
 import pytest
 from gallery_fits import list_one_factor
+from recoded import FACTOR, choose_offset, find_kept, list_columns, recode
 from simulate import simulate_table
 from sound_draws import integrate
 
@@ -16,26 +16,6 @@ from bhlm.sources.gallery import find_model, load_data
 # mean; it decides now and then where a search for a mode ends.
 SAME = 0.02
 KHAT = 0.05  # of 1000 draws
-FACTOR = 3.0
-
-
-def recode(table: pd.DataFrame, column: str, *, sds: float = 100.0) -> pd.DataFrame:
-    offset = sds * table[column].std()
-    return table.assign(**{column: FACTOR * table[column] + offset})
-
-
-def find_kept(one: np.ndarray, other: np.ndarray) -> dict[int, float]:
-    """Return which coefficients a recoding leaves unchanged, with the factors of their units.
-
-    Args:
-        one: the columns (n, m) of the model.
-        other: the same of the recoded table, a linear map of them.
-    """
-    # one beta = other beta', so that beta' = turn beta.
-    turn = np.linalg.lstsq(other, one, rcond=None)[0]
-    turn = np.where(np.abs(turn) > 1e-8 * np.abs(turn).max(axis=1, keepdims=True), turn, 0.0)
-    alone = np.count_nonzero(turn, axis=1) == 1
-    return {int(i): float(turn[i, i]) for i in np.flatnonzero(alone) if turn[i, i] != 0.0}
 
 
 def compare(one: Model, other: Model, column: str) -> tuple[pd.Series, float]:
@@ -88,18 +68,8 @@ def test_recoding_moves_no_mean_of_the_gallery(entry):
     table = load_data(entry)
     model = Model(entry.formula, table)
     moments = model.moments
-    columns = [
-        name
-        for name in table.columns
-        if name != moments.group
-        and name in entry.formula
-        and f"C({name})" not in entry.formula
-        and pd.api.types.is_numeric_dtype(table[name])
-    ]
-    assert columns
-    # Powers of a column far from zero are one another, to all digits there are.
-    sds = 1.0 if "**" in entry.formula else 100.0
-    for column in columns:
+    sds = choose_offset(entry)
+    for column in list_columns(entry, table, moments.group):
         recoded = recode(table, column, sds=sds)
         gaps, khat = compare(model, Model(entry.formula, recoded), column)
         assert gaps.abs().max() < SAME, (column, gaps)
