@@ -161,8 +161,8 @@ def _lay_around(centre: float, sd: float, x: Array, *, points: int = NEAR) -> Ar
 
 def _find_density(both: Comparison, name: str) -> tuple[Array, Array]:
     """Return points and posterior density, by importance sampling or else by the draws."""
-    exact = both.evidence.exact if both.evidence.certified else None
-    return find_density(map_names(both.post.parameters)[name], both.post.draws, exact)
+    parameter = map_names(both.post.parameters)[name]
+    return find_density(parameter, both.post.draws, both.evidence.weighted)
 
 
 def _unsquare(both: Comparison, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.parameters import name_apart
@@ -96,7 +97,16 @@ class Comparison:
             failed = name_failed(list_failed(self.reml, self.post))
             return f"The draws are not certified, and no gap is split: {failed}."
         exact, judgement = self.evidence.exact, self.evidence.judgement
-        if exact is None or judgement is None or not exact.certified:
+        by_grid = self.evidence.quadrature
+        if judgement is not None and judgement.certified and by_grid is not None:
+            return (
+                "Means by quadrature, since the weights of importance sampling fail, accurate to "
+                f"{by_grid.chosen.accuracy:.1g} posterior SDs; it certifies mean and SD of every "
+                "parameter whose draws have moments, and the 95 % interval of SDs, variances and "
+                "correlations that priors stand on themselves: a shift of "
+                f"{judgement.resolution:.2g} posterior SDs would be seen."
+            )
+        if exact is None or judgement is None or not judgement.certified:
             return "The draws are not certified: see the points."
         return (
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
@@ -131,24 +141,27 @@ class Comparison:
 
         For each SD, variance and correlation; see `bhlm.reconciliation.curves.tabulate_curves`.
         """
-        exact = self.evidence.exact if self.evidence.certified else None
+        exact = self.evidence.weighted
         return tabulate_curves(self.reml, self.post, exact, points=points)
 
 
-def compare(reml: Estimate, post: Draws, *, published: Published | None = None) -> Comparison:
+def compare(
+    reml: Estimate, post: Draws, *, published: Published | None = None, limit: float = KHAT
+) -> Comparison:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
     Args:
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
+        limit: of Pareto's k, above which importance weights are not believed.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
             draws are from the prior alone.
     """
     _check_pair(reml, post)
-    evidence = gather_evidence(reml, post)
+    evidence = gather_evidence(reml, post, limit=limit)
     table = split_gaps(reml, post, evidence)
     checks = check_published(reml, published) if published else ()
     note = describe_published(reml, published, checks) if published else ""

@@ -1,11 +1,13 @@
 """What the split of the gaps rests on: the posterior by another route, and without its priors.
 
 The chosen posterior is computed a second time, by importance sampling that shares neither
-Jacobian nor likelihood kernel with the sampler, and the draws are judged by it. Priors are then
-swapped for flat ones, one by one and all together, where the posterior without them is proper.
+Jacobian nor likelihood kernel with the sampler, and the draws are judged by it; where its weights
+fail, by quadrature, if the model is small enough. Priors are then swapped for flat ones, one by
+one and all together, where the posterior without them is proper.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,14 +15,25 @@ from bhlm.bayes.density import build_density
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.importance import ImportancePosterior, integrate_importance
 from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.importance.marginals import find_support, fit_marginal
+from bhlm.bayes.importance.pool import Pool, start_pool
 from bhlm.bayes.importance.target import PRIORS
-from bhlm.bayes.priors.resolve import Priors, resolve_priors
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.priors.tails import Existence, describe_ray, judge_priors, name_indices
+from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.errors import PriorError
+from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.flat_mode import FlatMode, find_flat_mode
 from bhlm.reconciliation.identity import Identity, compare_heights
-from bhlm.reconciliation.judge import Judgement, judge
-from bhlm.reconciliation.swaps import Swapped, swap_priors
+from bhlm.reconciliation.judge import Judgement, judge, judge_by_quadrature
+from bhlm.reconciliation.quadrature_route import (
+    SWAPPED,
+    QuadratureRoute,
+    drop_priors,
+    find_marginal_mode,
+    integrate_draws,
+)
+from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
 from bhlm.reml.estimate import Estimate
 
 Array = np.ndarray
@@ -35,10 +48,13 @@ class Evidence:
 
     mode: FlatMode  # of the posterior under flat priors
     identity: Identity  # of that mode and the REML estimate
-    exact: ImportancePosterior | None  # the posterior; None where it is improper or unknown
-    judgement: Judgement | None  # of the draws by `exact`
+    # The posterior by weighted draws, believed or not; None where it is improper or unknown.
+    exact: ImportancePosterior | None
+    judgement: Judgement | None  # of the draws by `exact`, or by quadrature where that fails
     flat: Swapped | None  # under flat priors; None where improper, unknown or not certified
     single: dict[str, Swapped]  # without one prior each, where that is proper
+    pool: Pool | None  # the draws that all of them rest on; None where `exact` fails
+    quadrature: QuadratureRoute | None  # what stands in for all that where `exact` fails
     indices: dict[str, float]  # under the chosen priors
     flat_indices: dict[str, float]
     single_indices: dict[str, dict[str, float]]
@@ -49,13 +65,77 @@ class Evidence:
         """Whether the draws could be judged."""
         return self.judgement is not None and self.judgement.certified
 
+    @property
+    def weighted(self) -> ImportancePosterior | None:
+        """The posterior by weighted draws that are believed; None if there are none."""
+        return self.exact if self.certified and self.pool is not None else None
+
+    def find_mean(self, name: str) -> Share:
+        """Return a posterior mean by the independent route, and its standard error."""
+        if self.quadrature is not None:
+            return _read_mean(self.quadrature.chosen, name)
+        assert self.exact is not None
+        located = self.exact.located[name]
+        return Share(located.mean, located.mean_se)
+
+    def find_flat_mean(self, name: str) -> Share | None:
+        """Return a posterior mean under flat priors; None where it is unknown or does not exist."""
+        if not self.has_mean(name, flat=True):
+            return None
+        if self.quadrature is not None:
+            flat = self.quadrature.flat
+            return None if flat is None else _read_mean(flat, name)
+        if self.flat is None:
+            return None
+        return Share(self.flat.mean(name), float(np.linalg.norm(self.flat.lean(name))))
+
+    def find_flat_peak(self, parameter: Parameter) -> Share | None:
+        """Return the mode of a marginal under flat priors; None where it is unknown."""
+        name = str(parameter)
+        if self.quadrature is not None:
+            flat = self.quadrature.flat
+            peak = Share(*find_marginal_mode(flat, name)) if flat is not None else None
+            return peak if peak is not None and math.isfinite(peak.value) else None
+        if self.flat is None:
+            return None
+        marginal = fit_marginal(self.flat.kernels[name], self.flat.weight, find_support(parameter))
+        return Share(marginal.mode, marginal.mode_se)
+
+    def measure_prior(self, name: str, part: str | None = None) -> Share | None:
+        """Return what a prior, or all of them, moves a mean by; None where that is unknown."""
+        if part is None:
+            flat = self.find_flat_mean(name)
+            if flat is None or self.flat is None:
+                return None if flat is None else _subtract(self.find_mean(name), flat)
+            assert self.exact is not None
+            return measure_share(self.exact, self.flat, name)
+        if part not in self.single_indices:
+            return Share(0.0, 0.0)  # there are no correlations
+        if not self.single_indices[part][name] > 1.0:
+            return None
+        if self.quadrature is not None:
+            found = self.quadrature.single.get(part)
+            return (
+                None if found is None else _subtract(self.find_mean(name), _read_mean(found, name))
+            )
+        if part not in self.single:
+            return None
+        assert self.exact is not None
+        return measure_share(self.exact, self.single[part], name)
+
     def has_mean(self, name: str, *, flat: bool = False) -> bool:
         """Return whether a parameter has a posterior mean, under the chosen or flat priors."""
         return (self.flat_indices if flat else self.indices)[name] > 1.0
 
 
-def gather_evidence(reml: Estimate, post: Draws) -> Evidence:
-    """Return what the split of the gaps between two fits of a model rests on."""
+def gather_evidence(reml: Estimate, post: Draws, *, limit: float = KHAT) -> Evidence:
+    """Return what the split of the gaps between two fits of a model rests on.
+
+    Args:
+        reml: the REML fit.
+        post: draws from the posterior.
+        limit: of k, above which weighted draws are not believed.
+    """
     moments, structure, white = post.moments, post.structure, post.white
     flat_priors = resolve_priors(Priors.flat(), moments, structure=structure)
     density = build_density(white, flat_priors, structure)
@@ -63,40 +143,33 @@ def gather_evidence(reml: Estimate, post: Draws) -> Evidence:
     existence = judge_priors(white, structure, post.priors)
     flat_existence = judge_priors(white, structure, flat_priors)
     reasons: list[str] = []
-    exact, judgement = _compute(post, existence, reasons)
-    flat: Swapped | None = None
-    single: dict[str, Swapped] = {}
-    single_indices: dict[str, dict[str, float]] = {}
-    seed = _derive_seed(post, 3)
+    found = _Route(post, limit, reasons)
+    found.open(existence)
     if not flat_existence.proper:
         reasons.append(
             "Under flat priors the posterior is improper, so that shape and prior cannot be told "
             f"apart: {describe_ray(flat_existence.slowest, structure)}."
         )
-    elif exact is not None and exact.certified:
-        flat = swap_priors(exact, frozenset(PRIORS), seed=seed)
-        if flat.khat > KHAT:
-            reasons.append(
-                "The means under flat priors are not certified (Pareto's k of the weights is "
-                f"{flat.khat:.2f}, above {KHAT}), so that shape and prior cannot be told apart."
-            )
-            flat = None
-    if exact is not None and exact.certified:
+    else:
+        found.drop_all(flat_priors)
+    single_indices: dict[str, dict[str, float]] = {}
+    if found.is_open:
         for name in PRIORS:
             if name == "corr" and not structure.has_correlations:
                 continue
             each = judge_priors(white, structure, post.priors, without=(name,))
             single_indices[name] = name_indices(each, moments, structure)
-            swapped = swap_priors(exact, frozenset((name,)), seed=seed) if each.proper else None
-            if swapped is not None and swapped.khat <= KHAT:
-                single[name] = swapped
+            if each.proper:
+                found.drop_one(name)
     return Evidence(
         mode=mode,
         identity=compare_heights(mode, reml),
-        exact=exact,
-        judgement=judgement,
-        flat=flat,
-        single=single,
+        exact=found.exact,
+        judgement=found.judgement,
+        flat=found.flat,
+        single=found.single,
+        pool=found.pool,
+        quadrature=found.quadrature,
         indices=name_indices(existence, moments, structure),
         flat_indices=name_indices(flat_existence, moments, structure),
         single_indices=single_indices,
@@ -104,28 +177,97 @@ def gather_evidence(reml: Estimate, post: Draws) -> Evidence:
     )
 
 
-def _compute(
-    post: Draws, existence: Existence, reasons: list[str]
-) -> tuple[ImportancePosterior | None, Judgement | None]:
-    """Return the posterior by importance sampling and what it says of the draws."""
-    if not existence.proper:
-        reasons.append(
-            f"The posterior is improper: {describe_ray(existence.slowest, post.structure)}."
+class _Route:
+    """The independent route to the posterior while it is followed, and what it has found."""
+
+    def __init__(self, post: Draws, limit: float, reasons: list[str]) -> None:
+        self.post, self.limit, self.reasons = post, limit, reasons
+        self.seed = _derive_seed(post, 3)
+        self.exact: ImportancePosterior | None = None
+        self.judgement: Judgement | None = None
+        self.pool: Pool | None = None
+        self.flat: Swapped | None = None
+        self.single: dict[str, Swapped] = {}
+        self.quadrature: QuadratureRoute | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.pool is not None or self.quadrature is not None
+
+    def open(self, existence: Existence) -> None:
+        """Compute the posterior and judge the draws by it."""
+        post = self.post
+        if not existence.proper:
+            ray = describe_ray(existence.slowest, post.structure)
+            self.reasons.append(f"The posterior is improper: {ray}.")
+            return
+        try:
+            exact = integrate_importance(
+                post.moments, post.structure, post.priors, seed=_derive_seed(post, 2),
+                white=post.white,
+            )  # fmt: skip
+        except PriorError as error:
+            self.reasons.append(f"The draws are not certified: {error}.")
+            return
+        self.exact = exact
+        self.judgement = judge(post.draws, exact, certified=exact.khat <= self.limit)
+        if exact.khat <= self.limit:
+            self.pool = start_pool(exact, seed=self.seed)
+            return
+        failed = f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
+        chosen = integrate_draws(post)
+        if chosen is not None:
+            judgement = judge_by_quadrature(post.draws, chosen, post.parameters)
+            if judgement.certified:
+                self.quadrature, self.judgement = QuadratureRoute(chosen), judgement
+                return
+        self.reasons.append(
+            f"The draws are not certified: the independent route to the posterior failed ({failed}"
+            f"{', and quadrature has no answer' if chosen is None else ''})."
         )
-        return None, None
-    try:
-        exact = integrate_importance(
-            post.moments, post.structure, post.priors, seed=_derive_seed(post, 2), white=post.white
-        )
-    except PriorError as error:
-        reasons.append(f"The draws are not certified: {error}.")
-        return None, None
-    if not exact.certified:
-        reasons.append(
-            "The draws are not certified: the independent route to the posterior failed (Pareto's "
-            f"k of the importance weights is {exact.khat:.2f}, above {KHAT})."
-        )
-    return exact, judge(post.draws, exact)
+
+    def drop_all(self, flat: ResolvedPriors) -> None:
+        """Compute the posterior under flat priors."""
+        lost = "so that shape and prior cannot be told apart"
+        if self.pool is not None:
+            found, self.pool = swap_priors(
+                self.pool, frozenset(PRIORS), seed=self.seed, limit=self.limit
+            )
+            if found.khat <= self.limit:
+                self.flat = found
+            else:
+                self.reasons.append(
+                    "The means under flat priors are not certified (Pareto's k of the weights is "
+                    f"{found.khat:.2f}, above {self.limit:g}), {lost}."
+                )
+        elif self.quadrature is not None:
+            by_grid = integrate_draws(self.post, priors=flat)
+            self.quadrature = replace(self.quadrature, flat=by_grid)
+            if by_grid is None:
+                self.reasons.append(
+                    f"The means under flat priors are not certified by quadrature, {lost}."
+                )
+
+    def drop_one(self, part: str) -> None:
+        """Compute the posterior without one prior."""
+        if self.pool is not None:
+            found, self.pool = swap_priors(
+                self.pool, frozenset((part,)), seed=self.seed, limit=self.limit
+            )
+            if found.khat <= self.limit:
+                self.single[part] = found
+        elif self.quadrature is not None and part in SWAPPED:
+            by_grid = integrate_draws(self.post, priors=drop_priors(self.post.priors, (part,)))
+            if by_grid is not None:
+                self.quadrature.single[part] = by_grid
+
+
+def _read_mean(found: QuadraturePosterior, name: str) -> Share:
+    return Share(found.mean[name], found.error[name] * found.sd[name])
+
+
+def _subtract(one: Share, other: Share) -> Share:
+    return Share(one.value - other.value, math.hypot(one.error, other.error))
 
 
 def _derive_seed(post: Draws, stream: int) -> int:

@@ -1,7 +1,7 @@
 """Whether draws are those of the posterior, in location and in spread."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,9 @@ from scipy.stats import norm
 
 from bhlm.bayes.importance.kernels import TAIL, Kernels, Located, tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
+from bhlm.bayes.quadrature.posterior import QuadraturePosterior
+from bhlm.likelihood.parameters import Parameter
+from bhlm.reconciliation.quadrature_route import tabulate_distribution
 
 Array = np.ndarray
 
@@ -46,7 +49,7 @@ class Judgement:
     scores: dict[str, dict[str, Score]]  # by parameter and statistic
     limit: float  # of |z|
     resolution: float  # the shift, in posterior SDs, that is found in every parameter
-    khat: float
+    khat: float = math.nan  # of the weights that they are judged by; nan by quadrature
 
     @property
     def sound(self) -> bool:
@@ -54,7 +57,9 @@ class Judgement:
         return self.certified and not self.refuted
 
 
-def judge(draws: Mapping[str, Array], exact: ImportancePosterior) -> Judgement:
+def judge(
+    draws: Mapping[str, Array], exact: ImportancePosterior, *, certified: bool | None = None
+) -> Judgement:
     """Return whether draws agree with a posterior in mean, SD, 2.5 and 97.5 % points.
 
     With F the posterior's distribution function and u = F(draw), four statistics are bounded, so
@@ -68,9 +73,41 @@ def judge(draws: Mapping[str, Array], exact: ImportancePosterior) -> Judgement:
     Args:
         draws: parameter -> (chain, draw), of all parameters or some.
         exact: the posterior.
+        certified: whether it may be believed; None asks its k.
     """
     with np.errstate(all="ignore"):
         scores = {name: _score(x, exact, name) for name, x in draws.items()}
+    certified = exact.certified if certified is None else certified
+    return _judge_scores(scores, certified=certified, khat=exact.khat)
+
+
+def judge_by_quadrature(
+    draws: Mapping[str, Array], found: QuadraturePosterior, parameters: Sequence[Parameter]
+) -> Judgement:
+    """Return whether draws agree with a posterior by quadrature, as `judge` does.
+
+    Mean and SD are judged of every parameter whose draws have light enough tails; location,
+    spread and both points of SDs, variances and correlations whose distribution is known. Draws
+    are certified where every parameter is judged in location and in spread, by either.
+
+    Args:
+        draws: parameter -> (chain, draw).
+        found: the posterior.
+        parameters: of the draws.
+    """
+    with np.errstate(all="ignore"):
+        scores = {str(each): _score_exact(draws[str(each)], found, each) for each in parameters}
+    certified = all(
+        any(math.isfinite(row[key].z) for key in keys)
+        for row in scores.values()
+        for keys in (("location", "mean"), ("spread", "sd"))
+    )
+    return _judge_scores(scores, certified=certified)
+
+
+def _judge_scores(
+    scores: dict[str, dict[str, Score]], *, certified: bool, khat: float = math.nan
+) -> Judgement:
     judged = sum(np.isfinite(each.z) for row in scores.values() for each in row.values())
     limit = float(norm.isf(FALSE_ALARMS / (2.0 * max(judged, 1))))
     found = sorted(
@@ -79,13 +116,17 @@ def judge(draws: Mapping[str, Array], exact: ImportancePosterior) -> Judgement:
         for statistic, each in row.items()
         if abs(each.z) > limit
     )
+    errors = [
+        row["location" if math.isfinite(row["location"].error) else "mean"].error
+        for row in scores.values()
+    ]
     return Judgement(
-        certified=exact.certified,
-        refuted=tuple((name, key) for _, name, key in found) if exact.certified else (),
+        certified=certified,
+        refuted=tuple((name, key) for _, name, key in found) if certified else (),
         scores=scores,
         limit=limit,
-        resolution=max(limit * row["location"].error + SLACK for row in scores.values()),
-        khat=exact.khat,
+        resolution=limit * max(errors) + SLACK,
+        khat=khat,
     )
 
 
@@ -139,11 +180,55 @@ def _score_share(
     mine = below if is_lower else 1.0 - below
     own = float(weight @ mine)
     sd = math.sqrt(TAIL * (1.0 - TAIL))
-    beyond = (x < point if is_lower else x > point).astype(float)
-    ess = min(_count(beyond), float(x.size)) if 0.0 < beyond.mean() < 1.0 else most
-    error = math.hypot(float(np.linalg.norm(weight * (mine - own))) / sd, 1.0 / math.sqrt(ess))
+    by_weights = float(np.linalg.norm(weight * (mine - own))) / sd
+    return _compare_share(x < point if is_lower else x > point, by_weights, most)
+
+
+def _compare_share(beyond: Array, by_route: float, most: float) -> Score:
+    """Return the score of the draws (chain, draw) that are beyond a point.
+
+    Args:
+        beyond: which are.
+        by_route: the standard error of the expected share by the other route, in SDs.
+        most: the most effective draws that there may be.
+    """
+    beyond = beyond.astype(float)
+    ess = min(_count(beyond), float(beyond.size)) if 0.0 < beyond.mean() < 1.0 else most
+    error = math.hypot(by_route, 1.0 / math.sqrt(ess))
     gap = 2.0 * (math.asin(math.sqrt(float(beyond.mean()))) - math.asin(math.sqrt(TAIL)))
     return _standardise(gap, error)
+
+
+def _score_exact(x: Array, found: QuadraturePosterior, parameter: Parameter) -> dict[str, Score]:
+    """Return the score of every statistic of a parameter's draws (chain, draw) by quadrature."""
+    from arviz_stats.base import array_stats
+
+    name = str(parameter)
+    mean, sd, slack = found.mean[name], found.sd[name], found.error[name]
+    out = dict.fromkeys(STATISTICS, Score(math.nan, math.nan))
+    table = tabulate_distribution(found, parameter)
+    if table is not None:
+        points, cdf = table
+        u = np.interp(x, points, cdf)
+        for key, drawn, expected, width in (
+            ("location", u, 0.5, math.sqrt(1.0 / 12.0)),
+            ("spread", (2.0 * u - 1.0) ** 2, 1.0 / 3.0, math.sqrt(4.0 / 45.0)),
+        ):
+            error = math.hypot(slack, 1.0 / math.sqrt(_count(drawn)))
+            out[key] = _standardise((float(drawn.mean()) - expected) / width, error)
+        most = _count(u)
+        out["lower"] = _compare_share(u < TAIL, slack, most)
+        out["upper"] = _compare_share(u > 1.0 - TAIL, slack, most)
+    tail = float(array_stats.pareto_khat(x, chain_axis=0, draw_axis=1)) if np.ptp(x) else math.inf
+    if sd > 0.0 and tail < MEAN_KHAT:
+        error = math.hypot(slack, 1.0 / math.sqrt(_count(x)))
+        out["mean"] = _standardise((float(x.mean()) - mean) / sd, error)
+    if sd > 0.0 and tail < SD_KHAT:
+        fourth = float(np.mean(((x - x.mean()) / x.std()) ** 4))
+        own = math.sqrt(max(fourth - 1.0, 1e-3)) / 2.0
+        error = math.hypot(slack / own, 1.0 / math.sqrt(_count((x - x.mean()) ** 2)))
+        out["sd"] = _standardise(math.log(float(x.std()) / sd) / own, error)
+    return out
 
 
 def _score_mean(x: Array, located: Located) -> Score:

@@ -24,13 +24,12 @@ from scipy.stats import norm
 
 from bhlm.bayes.convergence import summarize
 from bhlm.bayes.draws import Draws, flatten_draws, parameter_draws
-from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reconciliation.judge import FALSE_ALARMS
-from bhlm.reconciliation.swaps import measure_share
+from bhlm.reconciliation.swaps import Share
 from bhlm.reml.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -98,9 +97,8 @@ def _split(
     posterior = drawn if has_mean else math.nan
     row |= {"reml": estimate, "posterior": posterior, "gap": posterior - estimate}
     row |= {"monte_carlo_se": mcse}
-    if evidence.flat is not None:
-        row |= _split_shape(parameter, evidence, joint)
-    if evidence.exact is not None and evidence.certified and has_mean:
+    row |= _split_shape(parameter, evidence, joint)
+    if evidence.certified and has_mean:
         row |= _split_prior(name, evidence)
         row |= _split_rest(name, evidence, drawn, mcse, joint - estimate)
     else:
@@ -109,39 +107,30 @@ def _split(
 
 
 def _split_shape(parameter: Parameter, evidence: Evidence, joint: float) -> dict[str, float]:
-    """Return `shape` and its parts; skewness and shape are nan where there is no flat mean."""
-    name, flat = str(parameter), evidence.flat
-    assert flat is not None
-    marginal = fit_marginal(flat.kernels[name], flat.weight, find_support(parameter))
-    row = {"integrating": marginal.mode - joint, "integrating_se": marginal.mode_se}
-    if evidence.has_mean(name, flat=True):
-        mean, error = flat.mean(name), float(np.linalg.norm(flat.lean(name)))
-        row |= {"shape": mean - joint, "shape_se": error, "skewness": mean - marginal.mode}
-        row["skewness_se"] = math.hypot(error, marginal.mode_se)
+    """Return `shape` and its parts, as far as mean and mode under flat priors are known."""
+    mean, peak = evidence.find_flat_mean(str(parameter)), evidence.find_flat_peak(parameter)
+    row: dict[str, float] = {}
+    if peak is not None:
+        row |= {"integrating": peak.value - joint, "integrating_se": peak.error}
+    if mean is not None:
+        row |= {"shape": mean.value - joint, "shape_se": mean.error}
+    if mean is not None and peak is not None:
+        row["skewness"] = mean.value - peak.value
+        row["skewness_se"] = math.hypot(mean.error, peak.error)
     return row
 
 
 def _split_prior(name: str, evidence: Evidence) -> dict[str, float]:
     """Return `prior` and its parts, as far as the means without those priors are known."""
-    exact, flat = evidence.exact, evidence.flat
-    assert exact is not None
-    if flat is None or not evidence.has_mean(name, flat=True):
+    total = evidence.measure_prior(name)
+    if total is None:
         return {}
-    total = measure_share(exact, flat, name)
     row = {"prior": total.value, "prior_se": total.error}
-    parts = []
-    for part in PRIORS:
-        if part == "corr" and part not in evidence.single_indices:
-            value, error = 0.0, 0.0  # there are no correlations
-        elif part in evidence.single and evidence.single_indices[part][name] > 1.0:
-            value, error = measure_share(exact, evidence.single[part], name)
-        else:
-            value, error = math.nan, math.nan
-        row |= {f"prior_{part}": value, f"prior_{part}_se": error}
-        parts.append((value, error))
-    values, errors = zip(*parts, strict=True)
-    row["prior_interaction"] = total.value - sum(values)
-    row["prior_interaction_se"] = math.hypot(total.error, *errors)
+    parts = [evidence.measure_prior(name, part) or Share(math.nan, math.nan) for part in PRIORS]
+    for part, share in zip(PRIORS, parts, strict=True):
+        row |= {f"prior_{part}": share.value, f"prior_{part}_se": share.error}
+    row["prior_interaction"] = total.value - sum(share.value for share in parts)
+    row["prior_interaction_se"] = math.hypot(total.error, *(share.error for share in parts))
     return row
 
 
@@ -149,11 +138,9 @@ def _split_rest(
     name: str, evidence: Evidence, drawn: float, mcse: float, identity: float
 ) -> dict[str, float]:
     """Return what Monte Carlo noise accounts for, and what nothing does."""
-    exact, judgement = evidence.exact, evidence.judgement
-    assert exact is not None
+    judgement, mean = evidence.judgement, evidence.find_mean(name)
     assert judgement is not None
-    located = exact.located[name]
-    gap, error = drawn - located.mean, math.hypot(mcse, located.mean_se)
+    gap, error = drawn - mean.value, math.hypot(mcse, mean.error)
     noise = gap
     if any(name == refuted for refuted, _ in judgement.refuted):
         most = judgement.limit * error

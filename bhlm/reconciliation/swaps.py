@@ -8,18 +8,20 @@ Single swaps do not add up where priors stand in for one another; what is left o
 named `interaction`, and no sentence blames it on one of them.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.importance.draws import KHAT, smooth_weights
+from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.kernels import Kernels
-from bhlm.bayes.importance.posterior import ImportancePosterior, integrate_target, read_kernels
-from bhlm.bayes.importance.target import condition_fixed, list_terms
+from bhlm.bayes.importance.pool import Pool, join_pool, weigh_pool
+from bhlm.bayes.importance.posterior import ImportancePosterior, draw_target
 
 Array = np.ndarray
+
+# Effective draws below which neither k nor an error is believed, and draws are taken.
+ENOUGH = 400.0
 
 
 class Share(NamedTuple):
@@ -31,13 +33,15 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """The posterior of every parameter without some priors, from the same draws or its own."""
+    """The posterior of every parameter without some priors, from the pool's draws.
+
+    The first of them are those of the posterior under the chosen priors.
+    """
 
     without: frozenset[str]
     kernels: dict[str, Kernels]
     weight: Array  # (N,)
     khat: float
-    own: bool  # whether from draws of their own, independent of the others
 
     def mean(self, name: str) -> float:
         """Return the posterior mean of a parameter."""
@@ -49,50 +53,47 @@ class Swapped:
 
 
 def swap_priors(
-    exact: ImportancePosterior, without: frozenset[str], *, seed: int = 0, limit: float = KHAT
-) -> Swapped:
-    """Return the posterior without some priors; it must be proper.
+    pool: Pool, without: frozenset[str], *, seed: int = 0, limit: float = KHAT
+) -> tuple[Swapped, Pool]:
+    """Return the posterior without some priors, which must be proper, and the pool it rests on.
 
-    The weighted draws are reweighted by the ratio of the priors, so that the error of a difference
-    of means is that of a difference; where k of the new weights exceeds `limit`, draws are taken.
+    The pool's draws are reweighted by the ratio of the priors, so that the error of a difference
+    of means is that of a difference. Where k of the new weights exceeds `limit`, or too few draws
+    are effective, draws of that posterior join the pool.
 
     Args:
-        exact: the posterior under the chosen priors.
+        pool: whose first draws are those of the posterior under the chosen priors.
         without: names of `PRIORS`.
         seed: of the draws that have to be taken.
         limit: of k.
     """
-    if not without:
-        return Swapped(without, exact.kernels, exact.draws.weight, exact.khat, False)
-    target = replace(exact.target, without=exact.target.without | without)
-    if target.exact:
-        kernels, given = exact.kernels, exact.given
-        if "fixed" in without:
-            given = condition_fixed(target, exact.at.lam, exact.at.sigma)
-            kernels, _ = read_kernels(
-                exact.moments, exact.structure, target, exact.at, given, seed=seed
-            )
-        with np.errstate(all="ignore"):
-            height = given.value + exact.at.jacobian
-            for term in list_terms(target, exact.at).values():
-                height = height + term
-            height = np.where(np.isfinite(exact.draws.log_target), height, -np.inf)
-            weight, khat = smooth_weights(height - exact.draws.log_proposal)
-        if khat <= limit:
-            return Swapped(without, kernels, weight, khat, False)
-    fresh = integrate_target(
-        exact.moments, exact.structure, target, seed=seed, draws=2 * len(exact.draws.y)
-    )
-    return Swapped(without, fresh.kernels, fresh.draws.weight, fresh.khat, True)
+    known = reweight_priors(pool, without, limit=limit)
+    if known is not None:
+        return known, pool
+    target = replace(pool.target, without=without, knee=np.full(pool.target.n_sds, -np.inf))
+    count = 2 * len(pool.sources[0].draws.y)
+    # Nets of one seed would be one net.
+    own = int(np.random.SeedSequence([seed, len(pool.sources)]).generate_state(1)[0])
+    pool = join_pool(pool, draw_target(target, seed=own, draws=count), seed=own)
+    found = weigh_pool(pool, without)
+    return Swapped(without, found.kernels, found.weight, found.khat), pool
+
+
+def reweight_priors(pool: Pool, without: frozenset[str], *, limit: float = KHAT) -> Swapped | None:
+    """Return the posterior without some priors from the pool as it is; None where that fails.
+
+    Whether that posterior is proper is for the caller to know.
+    """
+    found = weigh_pool(pool, without)
+    if not (found.khat <= limit and found.ess >= ENOUGH):
+        return None
+    return Swapped(without, found.kernels, found.weight, found.khat)
 
 
 def measure_share(exact: ImportancePosterior, swapped: Swapped, name: str) -> Share:
     """Return E[chosen] - E[chosen without those priors] of a parameter."""
     weight, kernels = exact.draws.weight, exact.kernels[name]
     mean = float(weight @ kernels.centre)
-    lean, other = weight * (kernels.centre - mean), swapped.lean(name)
-    if swapped.own:
-        error = math.hypot(float(np.linalg.norm(lean)), float(np.linalg.norm(other)))
-    else:
-        error = float(np.linalg.norm(lean - other))
-    return Share(mean - swapped.mean(name), error)
+    lean = swapped.lean(name)
+    lean[: len(weight)] -= weight * (kernels.centre - mean)
+    return Share(mean - swapped.mean(name), float(np.linalg.norm(lean)))

@@ -7,14 +7,16 @@ only where the swap closes at least half of the gap that it speaks of.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.existence import explain_missing
 from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.importance.pool import Pool
 from bhlm.bayes.importance.target import PRIORS
 from bhlm.bayes.priors.tails import judge_priors
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
@@ -22,7 +24,13 @@ from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.split import NEGLIGIBLE
-from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
+from bhlm.reconciliation.swaps import (
+    Share,
+    Swapped,
+    measure_share,
+    reweight_priors,
+    swap_priors,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +203,7 @@ def advise(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
 def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
     """Return advice on the priors without which a gap would be half as large or less."""
     nouns = name_priors(post)
-    known = Swaps(post, evidence, {})
+    known = Swaps(post, evidence, evidence.pool, {}, {})
     cures: dict[tuple[str, ...], list[str]] = {}
     for name, row in rows.iterrows():
         if abs(row["prior"]) > LARGE * row["sd"]:
@@ -240,12 +248,15 @@ def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
     ]
 
 
-class Swaps(NamedTuple):
+@dataclass(slots=True)
+class Swaps:
     """What the posterior is without several priors together, each set computed once."""
 
     post: Draws
     evidence: Evidence
-    found: dict[tuple[str, ...], Swapped | None]  # None where its means do not exist or are unknown
+    pool: Pool | None  # which grows where its draws do not do
+    found: dict[tuple[str, ...], Swapped | None]  # None where its means are unknown
+    existing: dict[tuple[str, ...], bool]  # whether its means exist, and their errors
 
 
 def _find_cure(name: str, gap: float, known: Swaps) -> tuple[str, ...]:
@@ -254,37 +265,47 @@ def _find_cure(name: str, gap: float, known: Swaps) -> tuple[str, ...]:
     The scale is none of them: nobody can weaken it. Of sets of one size the one that leaves least
     is returned, and nothing where no set is known to close so much beyond its error.
     """
-    candidates = [each for each in PRIORS if each != "scale" and each in known.evidence.single]
+    candidates = [
+        each for each in PRIORS if each != "scale" and each in known.evidence.single_indices
+    ]
     for size in range(1, len(candidates) + 1):
-        best: tuple[str, ...] = ()
-        left = CLOSED * abs(gap)
+        left = {}
         for cure in combinations(candidates, size):
             share, error = _measure(name, cure, known)
-            rest = abs(gap - share) + ERRORS * error
-            if rest <= left:
-                best, left = cure, rest
-        if best:
-            return best
+            left[cure] = abs(gap - share) + ERRORS * error
+        for cure in sorted(left, key=left.__getitem__):
+            if left[cure] <= CLOSED * abs(gap) and (size == 1 or _exists(cure, known)):
+                return cure
     return ()
 
 
 def _measure(name: str, cure: tuple[str, ...], known: Swaps) -> Share:
-    """Return what a joint swap moves a mean by, and its error; inf where that is not known."""
-    post, evidence, found = known
-    exact = evidence.exact
-    if exact is None:
-        return Share(0.0, math.inf)
+    """Return what a joint swap moves a mean by, and its error; inf where that is not known.
+
+    Whether the posterior without those priors has means is asked only of sets that matter.
+    """
+    unknown = Share(0.0, math.inf)
     if len(cure) == 1:
-        index, swapped = evidence.single_indices[cure[0]][name], evidence.single[cure[0]]
-        return measure_share(exact, swapped, name) if index > 1.0 else Share(0.0, math.inf)
-    if cure not in found:
-        found[cure] = None
-        existence = judge_priors(post.white, post.structure, post.priors, without=cure)
-        if existence.proper and np.min(existence.sd) > 2.0:
-            joint = swap_priors(exact, frozenset(cure), seed=post.seed)
-            found[cure] = joint if joint.khat <= KHAT else None
-    together = found[cure]
-    return Share(0.0, math.inf) if together is None else measure_share(exact, together, name)
+        return known.evidence.measure_prior(name, cure[0]) or unknown
+    exact = known.evidence.exact
+    if exact is None or known.pool is None:
+        return unknown
+    if cure not in known.found:
+        joint = reweight_priors(known.pool, frozenset(cure))
+        if joint is None and _exists(cure, known):
+            joint, known.pool = swap_priors(known.pool, frozenset(cure), seed=known.post.seed)
+        known.found[cure] = joint if joint is not None and joint.khat <= KHAT else None
+    together = known.found[cure]
+    return unknown if together is None else measure_share(exact, together, name)
+
+
+def _exists(cure: tuple[str, ...], known: Swaps) -> bool:
+    """Return whether the posterior without those priors is proper, with SDs of finite variance."""
+    if cure not in known.existing:
+        post = known.post
+        found = judge_priors(post.white, post.structure, post.priors, without=cure)
+        known.existing[cure] = found.proper and bool(np.min(found.sd) > 2.0)
+    return known.existing[cure]
 
 
 def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str]) -> str:

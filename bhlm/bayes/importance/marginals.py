@@ -110,7 +110,7 @@ def _mix(kernels: Kernels, weight: Array) -> Marginal:
     mean = float(weight @ centre)
     sd = math.sqrt(float(weight @ ((centre - mean) ** 2 + width**2)))
     reach = float(ndtri(1.0 - EDGE))
-    x = mean + sd * np.linspace(-1.5 * reach, 1.5 * reach, 401)
+    x = mean + sd * np.linspace(-1.5 * reach, 1.5 * reach, 201)
     density = np.array([_weigh(weight, centre, width, each)[0] for each in x])
     mode = float(x[int(np.argmax(density))])
     for _ in range(STEPS):

@@ -45,16 +45,22 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class ImportancePosterior:
-    """The posterior of every parameter by importance sampling, and whether it may be believed."""
+class Drawn:
+    """Weighted draws of a target, and what they stand for."""
 
-    moments: Moments
-    structure: Structure
     target: Target
     modes: Modes
     draws: WeightedDraws
     at: Place  # what the draws stand for
     given: Conditional  # the fixed effects there
+
+
+@dataclass(frozen=True, slots=True)
+class ImportancePosterior(Drawn):
+    """The posterior of every parameter by importance sampling, and whether it may be believed."""
+
+    moments: Moments
+    structure: Structure
     kernels: dict[str, Kernels]  # by parameter, in the order of the tables
     located: dict[str, Located]
     seconds: float
@@ -111,23 +117,33 @@ def integrate_importance(
     """
     white = whiten(moments, structure) if white is None else white
     target = build_target(white, priors, structure, frame=frame, without=without)
-    return integrate_target(moments, structure, target, seed=seed, draws=draws, budget=budget)
+    start = time.perf_counter()
+    drawn = draw_target(target, seed=seed, draws=draws, budget=budget)
+    kernels, correction = read_kernels(moments, structure, target, drawn.at, drawn.given, seed=seed)
+    found = drawn.draws
+    if correction is not None:
+        height = found.log_target + correction
+        weight, khat = smooth_weights(height - found.log_proposal)
+        found = replace(found, log_target=height, weight=weight, khat=khat)
+    return ImportancePosterior(
+        target=drawn.target,
+        modes=drawn.modes,
+        draws=found,
+        at=drawn.at,
+        given=drawn.given,
+        moments=moments,
+        structure=structure,
+        kernels=kernels,
+        located={name: locate(each, found.weight) for name, each in kernels.items()},
+        seconds=time.perf_counter() - start,
+    )
 
 
-def integrate_target(
-    moments: Moments,
-    structure: Structure,
-    target: Target,
-    *,
-    seed: int,
-    draws: int = 4096,
-    budget: int = 30_000,
-) -> ImportancePosterior:
-    """Return the posterior of every parameter for a target that is built already.
+def draw_target(target: Target, *, seed: int, draws: int = 4096, budget: int = 30_000) -> Drawn:
+    """Return weighted draws of a target, of the fixed effects' priors those that are exact.
 
     Args are those of `integrate_importance`.
     """
-    start = time.perf_counter()
     straight = replace(target, knee=np.full(target.n_sds, -np.inf))
     rough = find_modes(lambda y: log_target(straight, y), spread_starts(straight))
     target, places = bend_target(straight, rough)
@@ -150,24 +166,7 @@ def integrate_target(
         found, y=np.where(lost[:, None], modes.y[0], found.y), weight=weight / weight.sum()
     )
     at = place(target, found.y)
-    given = condition_fixed(target, at.lam, at.sigma)
-    kernels, correction = read_kernels(moments, structure, target, at, given, seed=seed)
-    if correction is not None:
-        height = found.log_target + correction
-        weight, khat = smooth_weights(height - found.log_proposal)
-        found = replace(found, log_target=height, weight=weight, khat=khat)
-    return ImportancePosterior(
-        moments=moments,
-        structure=structure,
-        target=target,
-        modes=modes,
-        draws=found,
-        at=at,
-        given=given,
-        kernels=kernels,
-        located={name: locate(each, found.weight) for name, each in kernels.items()},
-        seconds=time.perf_counter() - start,
-    )
+    return Drawn(target, modes, found, at, condition_fixed(target, at.lam, at.sigma))
 
 
 def read_kernels(

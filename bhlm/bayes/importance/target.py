@@ -94,6 +94,13 @@ class Place(NamedTuple):
     jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
 
 
+class Sums(NamedTuple):
+    """What the likelihood reads of the groups at places; it depends on G / sigma^2 alone."""
+
+    logdet: Array  # (N,) sum_j log|H_j|
+    products: Array  # (N, p + 1, p + 1) sum_j [X~ y~]'H_j^-1 [X~ y~]
+
+
 class Conditional(NamedTuple):
     """The fixed effects given (G, sigma): normal, under their normal priors."""
 
@@ -101,6 +108,14 @@ class Conditional(NamedTuple):
     # where rounding leaves nothing of it
     mean: Array  # (N, p) of beta~
     root: Array  # (N, p, p) lower root of beta~'s precision
+    sums: Sums
+
+
+class Straight(NamedTuple):
+    """Positions with log t itself in place of what bends."""
+
+    x: Array  # (N, d) [log t, a, log sigma]
+    log_slope: Array  # (N,) log |dx / dy|
 
 
 def build_target(
@@ -158,7 +173,10 @@ def unbend(h: Array) -> Array:
     x = np.where(h > 0.0, h, -np.sqrt(np.maximum(-2.0 * h, 0.0)))
     for _ in range(60):
         value, log_slope = bend(x)
-        x = x - np.clip((value - h) * np.exp(-log_slope), -1.0, 1.0)
+        step = np.clip((value - h) * np.exp(-log_slope), -1.0, 1.0)
+        x = x - step
+        if np.max(np.abs(step), initial=0.0) < 1e-13:
+            break
     return np.asarray(x)
 
 
@@ -182,13 +200,27 @@ def bend_target(target: Target, modes: Modes) -> tuple[Target, Array]:
 
 def place(target: Target, y: Array) -> Place:
     """Return what positions y (N, d) stand for."""
-    log_t, jacobian = y[:, : target.n_sds], y[:, -1].copy()
-    if np.all(np.isfinite(target.knee)):
-        bent, log_slope = bend(log_t - target.knee)
-        log_t, jacobian = target.knee + bent, jacobian + log_slope.sum(axis=1)
-    log_t = np.maximum(log_t, TINY)
+    x, log_slope = straighten(target, y)
     put = _place_shared if target.structure.shares_variance else _place_own
-    return put(target, y, log_t, jacobian)
+    return put(target, y, np.maximum(x[:, : target.n_sds], TINY), y[:, -1] + log_slope)
+
+
+def straighten(target: Target, y: Array) -> Straight:
+    """Return what positions y (N, d) are where nothing bends."""
+    if not np.all(np.isfinite(target.knee)):
+        return Straight(y, np.zeros(len(y)))
+    bent, log_slope = bend(y[:, : target.n_sds] - target.knee)
+    return Straight(
+        np.concatenate([target.knee + bent, y[:, target.n_sds :]], axis=1), log_slope.sum(axis=1)
+    )
+
+
+def bend_positions(target: Target, x: Array) -> Array:
+    """Return the positions y (N, d) whose `straighten` gives x."""
+    if not np.all(np.isfinite(target.knee)):
+        return x
+    bent = target.knee + unbend(x[:, : target.n_sds] - target.knee)
+    return np.concatenate([bent, x[:, target.n_sds :]], axis=1)
 
 
 def list_tied(structure: Structure) -> list[list[int]]:
@@ -291,7 +323,9 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian)
 
 
-def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
+def condition_fixed(
+    target: Target, lam: Array, sigma: Array, *, sums: Sums | None = None
+) -> Conditional:
     """Return the fixed effects given (G, sigma), and the integral over them.
 
     With r = y~ - X~ beta~ and sigma~ = sigma / s, minus twice the log-likelihood is
@@ -303,9 +337,12 @@ def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
         target: the posterior.
         lam: roots (N, q, q) of G / sigma^2 in the whitened basis.
         sigma: residual SDs (N,).
+        sums: over the groups at these roots, where they are known.
     """
     p = len(target.ols)
-    logdet, e = sum_positions(target.values, target.total, target.reach, lam)
+    if sums is None:
+        sums = Sums(*sum_positions(target.values, target.total, target.reach, lam))
+    logdet, e = sums
     weight = (target.scale / sigma) ** 2
     prior = np.zeros((p, p))
     pull = np.zeros(p)
@@ -327,7 +364,7 @@ def condition_fixed(target: Target, lam: Array, sigma: Array) -> Conditional:
     value += 0.5 * np.sum(half[..., 0] ** 2, axis=1) - 0.5 * weight * e[:, p, p]
     value += 0.5 * p * math.log(2.0 * math.pi)
     value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
-    return Conditional(np.where(known, value, -np.inf), mean, root)
+    return Conditional(np.where(known, value, -np.inf), mean, root, sums)
 
 
 def _take_root(precision: Array) -> tuple[Array, Array]:
