@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from bhlm.fits.pooled_fit import PooledFit, fit_imputations, pool
     from bhlm.fits.reconciliation import Reconciliation, reconcile
     from bhlm.fits.reml_fit import RemlFit
-    from bhlm.moments.moments import (
-        Moments,
+    from bhlm.moments.cells import CellMoments
+    from bhlm.moments.either import (
         load_moments,
         merge_files,
         merge_moments,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         save_moments,
         suppress_small_groups,
     )
+    from bhlm.moments.moments import Moments
     from bhlm.reml.compare import (
         compare_fits,
         compare_nested,
@@ -76,6 +77,7 @@ _HOMES = {
     "BhlmError": "errors",
     "Calibration": "studies.calibration.result",
     "Cauchy": "bayes.priors.families",
+    "CellMoments": "moments.cells",
     "Exponential": "bayes.priors.families",
     "Flat": "bayes.priors.families",
     "Gamma": "bayes.priors.families",
@@ -111,17 +113,17 @@ _HOMES = {
     "load": "fits.bayes_fit",
     "load_dataset": "sources.datasets",
     "load_hsb": "sources.datasets",
-    "load_moments": "moments.moments",
-    "merge_files": "moments.moments",
-    "merge_moments": "moments.moments",
+    "load_moments": "moments.either",
+    "merge_files": "moments.either",
+    "merge_moments": "moments.either",
     "open_table": "sources.open",
     "pool": "fits.pooled_fit",
     "r_squared": "reml.compare",
     "reconcile": "fits.reconciliation",
-    "reduce_like": "moments.moments",
-    "reduce_part": "moments.moments",
-    "save_moments": "moments.moments",
-    "suppress_small_groups": "moments.moments",
+    "reduce_like": "moments.either",
+    "reduce_part": "moments.either",
+    "save_moments": "moments.either",
+    "suppress_small_groups": "moments.either",
     "table": "reports.models.table",
     "tabulate_priors": "bayes.prior_table",
     "variance_explained": "reml.compare",

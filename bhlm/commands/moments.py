@@ -12,7 +12,7 @@ from bhlm.files import check_output
 from bhlm.layout import count, show_name
 
 if TYPE_CHECKING:
-    from bhlm.moments.moments import Moments
+    from bhlm.moments.either import AnyMoments
 
 
 @app.command("moments")
@@ -34,7 +34,7 @@ def moments_command(
     """Reduce a table to its moments: all that a fit needs, and no rows."""
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
-    from bhlm.moments.moments import (
+    from bhlm.moments.either import (
         load_moments,
         open_alike,
         reduce_like,
@@ -70,7 +70,7 @@ def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
 
     Where every part promises a smallest group, the merged file promises the smallest of these.
     """
-    from bhlm.moments.moments import merge_files
+    from bhlm.moments.either import merge_files
 
     check_output(output)
     moments = merge_files(parts)
@@ -80,17 +80,21 @@ def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
     return 0
 
 
-def _print_moments(moments: "Moments", path: Path) -> None:
+def _print_moments(moments: "AnyMoments", path: Path) -> None:
+    from bhlm.moments.cells import CellMoments
+
     promised = moments.min_group_size
-    promise = "" if promised is None else f"; no group has fewer than {count(promised, 'row')}"
+    if isinstance(moments, CellMoments):
+        size, unit = f"{moments.size}: {moments.n_cells} {moments.cells_are}", "cell"
+    else:
+        size = f"{moments.n_rows} rows in {moments.n_groups} groups of '{moments.group}'"
+        unit = "group"
+    promise = "" if promised is None else f"; no {unit} has fewer than {count(promised, 'row')}"
     left = f" ({moments.rows_used})" if moments.dropped else ""
-    print(
-        f"{moments.formula}: {moments.n_rows} rows in {moments.n_groups} groups of "
-        f"'{moments.group}'{left}{promise} -> {path}"
-    )
+    print(show_name(f"{moments.formula}: {size}{left}{promise} -> {path}"))
 
 
-def _warn(moments: "Moments", min_group_size: int | None) -> None:
+def _warn(moments: "AnyMoments", min_group_size: int | None) -> None:
     """Say what a file tells of single rows."""
     for sentence in moments.disclosures(min_group_size=min_group_size):
         print(f"bhlm: warning: {show_name(sentence)}", file=sys.stderr)

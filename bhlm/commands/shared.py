@@ -63,16 +63,18 @@ def open_model(
         check(entry.formula)
         return Model(entry.formula, find_data(entry)), entry
     if data is not None and formula is None and is_moments_path(data):
-        return Model.from_moments(data), None
+        model = Model.from_moments(data)
+        check(model.formula.text)
+        return model, None
     if data is None or formula is None:
         missing = "--data" if data is None else "--formula"
         raise ArgumentError(
             f"{missing} is missing: name a gallery model (bhlm models lists them), or give "
             "--data FILE and --formula 'y ~ x + (x | g)'"
         )
+    check(formula)
     if is_moments_path(data):
         return Model(formula, data), None
-    check(formula)
     rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
     model = Model(formula, rows)
     for sentence in () if model.formula.has_levels else doubt_columns(model.moments):

@@ -117,16 +117,19 @@ def code_cells(codes: Sequence[Array]) -> tuple[Array, Array]:
     return cells, np.array([each[first] for each in codes])
 
 
-def read_labels(formula: Formula, columns: Mapping[str, Array], *, n: int) -> tuple[Labels, ...]:
+def read_labels(
+    formula: Formula, columns: Mapping[str, Array], *, n: int, least: int = 2
+) -> tuple[Labels, ...]:
     """Return the labels of every factor, in the order of the random terms.
 
     Args:
         formula: has the factors.
         columns: the grouping columns, of rows or of cells.
         n: the complete rows, for an error.
+        least: levels that a factor must have; one of many parts may have a single one.
 
     Raises:
-        DataError: a factor has one level.
+        DataError: a factor has fewer levels.
     """
     single = {name: code_groups(labels) for name, labels in columns.items()}
     for name, (distinct, _) in single.items():
@@ -135,7 +138,7 @@ def read_labels(formula: Formula, columns: Mapping[str, Array], *, n: int) -> tu
     for name, own in formula.groupings.items():
         codes, by_column = code_cells([single[column][1] for column in own])
         labels = tuple(single[column][0][at] for column, at in zip(own, by_column, strict=True))
-        if len(labels[0]) < 2:
+        if len(labels[0]) < least:
             raise DataError(
                 f"the grouping factor '{name}' has 1 level in the {n} complete rows; random "
                 "effects need at least 2, so leave its random terms out"

@@ -11,10 +11,11 @@ from bhlm.design.formula.terms import Formula, parse_formula
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.moments.cells import CellMoments, read_cell_rows, reduce_cells, refuse_factors
+from bhlm.moments.either import load_moments
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
-from bhlm.moments.moments import Moments, load_moments, open_alike, reduce_table
+from bhlm.moments.moments import Moments, open_alike, reduce_table
 from bhlm.moments.same_rows import check_same_rows
 from bhlm.sources.watch import unchanged
 
@@ -40,7 +41,7 @@ class Model:
     Args:
         formula: such as "y ~ x + (x | g)"; see docs/reference.md for what it may hold.
         data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
-            .dta, .sav, .feather or .moments file; or a `Moments`.
+            .dta, .sav, .feather or .moments file; or a `Moments` or `CellMoments`.
 
     Raises:
         FormulaError: the formula cannot be read.
@@ -53,13 +54,14 @@ class Model:
         if is_moments_path(data):
             data = load_moments(data)
         self._cells: CellMoments | None = None
-        if isinstance(data, Moments):
+        if isinstance(data, Moments | CellMoments):
             if str(data.design.formula) != str(self.formula):
                 raise DataError(
                     f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
                     "that formula, or reduce the table again"
                 )
-            self._moments: Moments | None = data
+            self._moments: Moments | None = data if isinstance(data, Moments) else None
+            self._cells = data if isinstance(data, CellMoments) else None
         else:
             self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
             several = self.formula.has_levels
@@ -69,9 +71,9 @@ class Model:
                 LOGGER.warning("%s", sentence)
 
     @classmethod
-    def from_moments(cls, data: str | Path | Moments) -> "Model":
+    def from_moments(cls, data: str | Path | Moments | CellMoments) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
-        moments = data if isinstance(data, Moments) else load_moments(data)
+        moments = load_moments(data) if isinstance(data, str | Path) else data
         return cls(moments.formula, moments)
 
     @property

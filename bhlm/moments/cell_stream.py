@@ -19,8 +19,7 @@ from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.levels import arrange_levels
 from bhlm.design.rows import Tally, check_tally, list_within, name_groups
 from bhlm.moments.coder import START, Coder, grow
-from bhlm.moments.memory import LeftOut, accumulate_rows, make_states, unpack_state
-from bhlm.moments.reduce import Blocks
+from bhlm.moments.memory import Blocks, LeftOut, accumulate_rows, make_states, unpack_state
 from bhlm.moments.size import check_size
 from bhlm.moments.stream import Reading, prepare_reading
 from bhlm.sources.parquet import ParquetScan

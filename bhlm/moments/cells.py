@@ -1,6 +1,10 @@
 """Moments of several grouping factors: a block for each combination of labels that occurs."""
 
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import narwhals as nw
@@ -14,20 +18,35 @@ from bhlm.design.design import (
     build_prepared,
     check_design,
     distinct_columns,
+    tally_table,
 )
 from bhlm.design.formula.terms import Formula
+from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import name_groups, read_frame, read_table
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import count, list_names, show_name
 from bhlm.moments.cell_stream import reduce_cell_scan
-from bhlm.moments.memory import LeftOut, accumulate_moments
-from bhlm.moments.moments import INTERCEPT, Moments, tell_rows_used
-from bhlm.moments.reduce import Blocks, check_still, reduce_frame
+from bhlm.moments.check import check_blocks
+from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
+from bhlm.moments.file import is_moments_path, read_blocks, report_broken, write_blocks
+from bhlm.moments.memory import Blocks, LeftOut, Reduced, accumulate_moments
+from bhlm.moments.merge import check_alike, merge_cells
+from bhlm.moments.moments import (
+    INTERCEPT,
+    Moments,
+    check_counts,
+    freeze,
+    open_designed,
+    rebuild_design,
+    tell_rows_used,
+)
+from bhlm.moments.reduce import check_still, reduce_frame
 from bhlm.moments.stream import can_stream
 from bhlm.sources.parquet import ParquetScan
 from bhlm.sources.watch import unchanged
 
 Array = np.ndarray
+LOGGER = logging.getLogger("bhlm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class CellMoments:
     design: Design  # what the k columns are, and the factors
     dropped: int  # rows left out because a used column was missing
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+    suppressed: int = 0  # rows of cells that were too small to disclose
+    min_group_size: int | None = None  # rows that every cell is promised to have, by who wrote it
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
@@ -118,7 +139,45 @@ class CellMoments:
     @property
     def rows_used(self) -> str:
         """How many rows were used, and how often which column was missing in the others."""
-        return tell_rows_used(self.n_rows, dropped=self.dropped, missing=self.missing)
+        return tell_rows_used(
+            self.n_rows, dropped=self.dropped, missing=self.missing, suppressed=self.suppressed
+        )
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks, with the label of every grouping column of the formula."""
+        return Blocks(tuple(self.cell_labels.values()), self.n, self.mean, self.cross)
+
+    @property
+    def cell_labels(self) -> dict[str, Array]:
+        """The label (C,) of every cell, by grouping column."""
+        found = {
+            name: column[labels.codes]
+            for factor, labels in zip(self.factors, self.labels, strict=True)
+            for name, column in zip(factor.columns, labels.columns, strict=True)
+        }
+        return {name: found[name] for name in self.design.formula.group_columns}
+
+    @property
+    def cells_are(self) -> str:
+        """What the cells are: the groups of the finest factor, or combinations."""
+        for factor, labels in zip(self.factors, self.labels, strict=True):
+            if labels.n_levels == self.n_cells:
+                return f"groups of '{factor.name}'"
+        named = [f"'{factor.name}'" for factor in self.factors]
+        return f"cells of {list_names(named, most=len(named))}"
+
+    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
+        """Write the moments to one Parquet file; see `save_cells`."""
+        save_cells(self, path, min_group_size=min_group_size)
+
+    def disclosures(self, *, min_group_size: int | None = None) -> tuple[str, ...]:
+        """Return what the moments tell of single rows; see `list_cell_disclosures`."""
+        return list_cell_disclosures(self, min_group_size=min_group_size)
+
+    def update(self, more: Any) -> "CellMoments":
+        """Return the moments with more rows; see `update_cells`."""
+        return update_cells(self, more)
 
     @property
     def note(self) -> str:
@@ -185,15 +244,15 @@ def _is_finite(blocks: Blocks) -> bool:
     return bool(np.isfinite(blocks.mean).all() and np.isfinite(blocks.cross).all())
 
 
-def _arrange(design: Design, blocks: Blocks, left_out: LeftOut) -> CellMoments:
+def _arrange(design: Design, blocks: Blocks, left_out: LeftOut, *, least: int = 2) -> CellMoments:
     """Return moments whose cells have the order of their factors' labels.
 
     Raises:
-        DataError: a factor has one level.
+        DataError: a factor has fewer levels than `least`.
     """
     formula = design.formula
     by_column = dict(zip(formula.group_columns, blocks.labels, strict=True))
-    labels = read_labels(formula, by_column, n=int(blocks.n.sum()))
+    labels = read_labels(formula, by_column, n=int(blocks.n.sum()), least=least)
     order, codes = code_cells([each.codes for each in labels])
     order = np.argsort(order, kind="stable")
     return CellMoments(
@@ -239,6 +298,210 @@ def read_cell_rows(formula: Formula, table: Any) -> CellRows:
         for factor in design.factors
     )
     return CellRows(np.array([each.codes for each in prepared.labels]), x, z, y)
+
+
+def compute_cells(design: Design, table: Any) -> CellMoments:
+    """Return the moments of a table under a design that may come from another one.
+
+    The centring constants and levels are the design's, which makes moments of parts of a table
+    merge. A part may have a single level of a factor.
+
+    Raises:
+        DataError: the table has values or levels that the design cannot serve.
+    """
+    with unchanged(table):
+        table = read_table(table, design.formula)
+        frame = apply_design(design, table, means=True)
+        blocks = reduce_frame(frame, tuple(name_groups(design.formula)))
+        total, missing = tally_table(design, table)
+    left_out = LeftOut(total - int(blocks.n.sum()), missing)
+    return _arrange(design, blocks, left_out, least=1)
+
+
+def describe_cells(moments: CellMoments) -> dict[str, Any]:
+    """Return all of some moments but the arrays, as JSON can hold it."""
+    design = moments.design
+    return {
+        "columns": design.columns,
+        "fixed": design.fixed,
+        "random": design.random,
+        "blocks": design.blocks,
+        "group": design.group,
+        "groupings": design.formula.group_columns,
+        "factors": [(each.name, each.columns, each.blocks) for each in design.factors],
+        "formula": design.formula.text,
+        "dropped": moments.dropped,
+        "constants": sorted(design.constants.items()),
+        "levels": list(design.levels.items()),
+        "suppressed": moments.suppressed,
+        "missing": moments.missing,
+    }
+
+
+def rebuild_cells(description: Mapping[str, Any], blocks: Blocks) -> CellMoments:
+    """Return the moments of which `describe_cells` is a description, perhaps read from JSON.
+
+    Raises:
+        DataError: its formula cannot be read.
+        ValueError, LookupError, TypeError: it is not such a description.
+    """
+    factors = tuple(GroupingFactor(*map(freeze, each)) for each in description["factors"])
+    design = replace(rebuild_design(description), factors=factors)
+    if tuple(description["groupings"]) != design.formula.group_columns:
+        raise ValueError(f"the grouping columns {description['groupings']}")
+    left_out = LeftOut(description["dropped"], dict(freeze(description["missing"])))
+    found = _arrange(design, blocks, left_out, least=1)
+    return replace(found, suppressed=description["suppressed"])
+
+
+@check_arguments
+def save_cells(
+    moments: CellMoments, path: str | Path, *, min_group_size: int | None = None
+) -> None:
+    """Write moments to one file, which `bhlm.load_moments` gives back to the last bit.
+
+    As `bhlm.moments.moments.save_moments`, with cells in the place of groups: `min_group_size` is
+    the fewest rows of a cell, which of nested factors is a unit of the finest.
+
+    Raises:
+        DataError: cells below the minimum, moments that contradict themselves, labels of a type
+            that has no place in a file, a folder that cannot be written to.
+    """
+    min_group_size = moments.min_group_size if min_group_size is None else min_group_size
+    if min_group_size is not None:
+        find_large_groups(moments.n, min_group_size, of=moments.cells_are, action="refuse")
+        min_group_size = int(min_group_size)
+    check_blocks(moments.design, moments.blocks, "the moments")
+    description = describe_cells(moments) | {"min_group_size": min_group_size}
+    write_blocks(path, description, moments.blocks)
+    for sentence in moments.disclosures(min_group_size=min_group_size):
+        LOGGER.warning("%s: %s", path, sentence)
+
+
+def open_cells(header: Mapping[str, Any], blocks: Blocks, name: str) -> CellMoments:
+    """Return the moments of a file, called `name` in errors, from what `read_blocks` gives.
+
+    Raises:
+        DataError: they contradict themselves.
+    """
+    with report_broken(name):
+        check_counts(header, blocks.n)
+        moments = rebuild_cells(header, blocks)
+        check_blocks(moments.design, moments.blocks, name)
+    return replace(moments, min_group_size=header.get("min_group_size"))
+
+
+def list_cell_disclosures(
+    moments: CellMoments, *, min_group_size: int | None = None
+) -> tuple[str, ...]:
+    """Return what moments by cell give away of single rows, a sentence each.
+
+    As `bhlm.moments.moments.list_moments_disclosures`, by cell: nested factors give away what the
+    groups of the finest would. Of crossed factors the cells are smaller than any group, often
+    single rows, and which labels occur together is told as such.
+    """
+    k = moments.min_group_size if min_group_size is None else min_group_size
+    shown = [":".join(map(str, each)) for each in zip(*moments.blocks.labels, strict=True)]
+    reduced = Reduced(np.array(shown, dtype=object), moments.n, moments.mean, moments.cross)
+    told = list_disclosures(
+        moments.design, reduced, of=moments.cells_are, k=k, suppressed=moments.suppressed
+    )
+    if moments.n_cells in moments.groups.values():
+        return told
+    names = [f"'{name}'" for name in moments.groups]
+    return (
+        *told,
+        f"the cells tell which labels of {list_names(names, most=len(names))} occur together, and "
+        "in how many rows",
+    )
+
+
+def merge_cell_moments(
+    parts: Sequence[CellMoments], *, names: Sequence[str] | None = None
+) -> CellMoments:
+    """Return the moments of the union of disjoint sets of rows.
+
+    As `bhlm.moments.moments.merge_moments`: blocks of a cell merge exactly. Columns of cwc() and
+    gm() rest on the mean of a whole level of their factor, so that no level of it may have rows in
+    two parts; other factors may cross the parts.
+
+    Raises:
+        DataError: no parts; parts of different models, constants, levels or types of labels; a
+            level in two parts of a factor within which means are taken.
+    """
+    if not parts:
+        raise DataError("there are no moments to merge; give at least one part")
+    names = names or [f"part {i + 1}" for i in range(len(parts))]
+    if len(names) != len(parts):
+        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    first = parts[0]
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        check_alike(first.design, part.design, names=(names[0], name))
+    blocks = merge_cells(first.design, [part.blocks for part in parts], names=names)
+    missing = sum((Counter(dict(part.missing)) for part in parts), Counter[str]())
+    left_out = LeftOut(sum(part.dropped for part in parts), missing)
+    merged = _arrange(first.design, blocks, left_out, least=1)
+    return replace(
+        merged,
+        suppressed=sum(part.suppressed for part in parts),
+        min_group_size=join_promises(part.min_group_size for part in parts),
+    )
+
+
+def update_cells(moments: CellMoments, more: Any) -> CellMoments:
+    """Return the moments of the rows so far and of new ones, which must be disjoint.
+
+    Args:
+        moments: of the rows so far.
+        more: moments, a .moments file, or a table or path of new rows, to be reduced under the
+            constants and levels of `moments`.
+
+    Raises:
+        DataError: the new rows cannot be read or do not merge; see `merge_cell_moments`.
+    """
+    if is_moments_path(more):
+        header, blocks = read_blocks(more)
+        if "groupings" not in header:
+            raise DataError(f"'{more}' has moments of one grouping factor; give those of several")
+        more = open_cells(header, blocks, f"'{more}'")
+    elif not isinstance(more, CellMoments):
+        more = compute_cells(moments.design, open_cells_alike(moments, more))
+    return merge_cell_moments([moments, more], names=["the moments so far", "the new rows"])
+
+
+def open_cells_alike(moments: CellMoments, data: Any, *, memory_limit: str | None = None) -> Any:
+    """Return the table behind data, with labels of the types that those of some moments have.
+
+    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    """
+    kinds = {name: kind_of_labels(each) for name, each in moments.cell_labels.items()}
+    return open_designed(moments.design, kinds, data, memory_limit=memory_limit)
+
+
+def suppress_small_cells(
+    moments: CellMoments, k: int, *, action: str = "refuse"
+) -> tuple[CellMoments, str]:
+    """Return moments without cells of fewer than k rows, and a sentence on what was done.
+
+    As `bhlm.moments.moments.suppress_small_groups`, which says what is guaranteed and what is not.
+    Of nested factors a cell is a unit of the finest: what is published of a school are the units
+    of it. Of crossed factors most cells may be small, and a fit to what remains is one to the
+    labels that occur together often.
+
+    Raises:
+        ArgumentError: k is not a whole number above 0, or the action is not known.
+        DataError: there are cells below k to refuse, or no cell would be left.
+    """
+    keep, sentence = find_large_groups(moments.n, k, of=moments.cells_are, action=action)
+    if keep.all():
+        is_known = moments.min_group_size == k
+        return moments if is_known else replace(moments, min_group_size=int(k)), sentence
+    labels, n, mean, cross = moments.blocks
+    kept = Blocks(tuple(each[keep] for each in labels), n[keep], mean[keep], cross[keep])
+    left_out = LeftOut(moments.dropped, dict(moments.missing))
+    rest = _arrange(moments.design, kept, left_out, least=1)
+    rows = moments.suppressed + int(moments.n[~keep].sum())
+    return replace(rest, suppressed=rows, min_group_size=int(k)), sentence
 
 
 def refuse_factors(formula: Formula, what: str) -> ArgumentError:

@@ -10,7 +10,8 @@ from bhlm.design.design import Design
 from bhlm.design.formula.terms import list_factors
 from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError, FormulaError
-from bhlm.moments.memory import Reduced
+from bhlm.moments.memory import Blocks
+from bhlm.moments.merge import number_cells
 
 Array = np.ndarray
 
@@ -22,33 +23,35 @@ CHUNK = 1 << 16  # groups whose correlations are checked at a time
 LABELS = ("integers", "floats", "booleans", "text", "times", "date")
 
 
-def check_blocks(design: Design, reduced: Reduced, name: str) -> None:
+def check_blocks(design: Design, blocks: Blocks, name: str) -> None:
     """Raise `DataError`, about `name`, where moments contradict themselves or their formula.
 
     Labels are distinct; n are whole and positive; mean and cross are finite; each cross-product
     is symmetric and, within rounding, positive semi-definite; the columns are the formula's.
     """
-    labels, n, mean, cross = reduced
-    J, k = len(labels), len(design.columns)
-    shapes = [array.shape for array in reduced]
+    labels, n, mean, cross = blocks
+    J, k = len(n), len(design.columns)
+    shapes = [array.shape for array in (*labels, n, mean, cross)]
     if not J:
         raise DataError(f"{name} cannot be used: there is no group of '{design.group}' in it")
-    if shapes != [(J,), (J,), (J, k), (J, k, k)]:
+    if shapes != [(J,)] * len(labels) + [(J,), (J, k), (J, k, k)]:
         raise DataError(f"{name} cannot have arrays of the shapes {shapes}; reduce the table again")
-    if kind_of_labels(labels) not in LABELS:
-        raise DataError(
-            f"{name} cannot have labels of '{design.group}' that are {kind_of_labels(labels)}, "
-            f"such as {labels[0]!r}; make them integers or strings"
-        )
+    for group, each in zip(design.formula.group_columns, labels, strict=True):
+        if kind_of_labels(each) not in LABELS:
+            raise DataError(
+                f"{name} cannot have labels of '{group}' that are {kind_of_labels(each)}, "
+                f"such as {each[0]!r}; make them integers or strings"
+            )
 
     def refuse(bad: Array, what: str) -> None:
         if bad.any():
-            label = labels[bad][:1].tolist()[0]
+            one, *more = (each[bad][:1].tolist()[0] for each in labels)
+            label = (one, *more) if more else one
             raise DataError(
                 f"{name} cannot be used: the group {label!r} has {what}; reduce the table again"
             )
 
-    _, first = np.unique(labels, return_index=True)
+    _, first = np.unique(number_cells(labels), return_index=True)
     repeated = np.ones(J, dtype=bool)
     repeated[first] = False
     refuse(repeated, "two blocks")
@@ -78,7 +81,7 @@ def _check_columns(design: Design) -> None:
         whole = Design.assemble(formula, design.levels, design.constants)
     except FormulaError as error:
         raise DataError(str(error)) from error
-    for name in ("group", "columns", "fixed", "random", "blocks"):
+    for name in ("group", "columns", "fixed", "random", "blocks", "factors"):
         expected, given = getattr(whole, name), getattr(design, name)
         if given != expected:
             raise DataError(

@@ -17,13 +17,13 @@ SPARE = 2
 TWO_VALUED = 1e-9  # share of n by which a cross-product of a 0/1 column may be off by rounding
 
 
-def find_large_groups(n: Array, k: int, *, group: str, action: str) -> tuple[Array, str]:
+def find_large_groups(n: Array, k: int, *, of: str, action: str) -> tuple[Array, str]:
     """Return which groups (J,) have k rows or more, and a sentence on what becomes of the others.
 
     Args:
         n: (J,) rows per group.
         k: the fewest rows that a group may have, at least 1.
-        group: the name of the grouping column.
+        of: what the groups are, such as "groups of 'school'".
         action: "refuse" raises if there is a smaller group; "drop" leaves those groups out.
 
     Raises:
@@ -36,9 +36,9 @@ def find_large_groups(n: Array, k: int, *, group: str, action: str) -> tuple[Arr
         raise ArgumentError(f"action={action!r} is not known; choose 'refuse' or 'drop'")
     small = n < k
     count, rows = int(small.sum()), int(n[small].sum())
-    have = f"{count} of the {len(small)} groups of '{group}'"
+    have = f"{count} of the {len(small)} {of}"
     if not count:
-        return ~small, f"all {len(small)} groups of '{group}' have at least {k} rows"
+        return ~small, f"all {len(small)} {of} have at least {k} rows"
     if action == "refuse":
         raise DataError(
             f"{have} have fewer than {k} rows; drop them from what is released, merge them in the "
@@ -52,13 +52,14 @@ def find_large_groups(n: Array, k: int, *, group: str, action: str) -> tuple[Arr
 
 
 def list_disclosures(
-    design: Design, reduced: Reduced, *, k: int | None, suppressed: int = 0
+    design: Design, reduced: Reduced, *, of: str, k: int | None, suppressed: int = 0
 ) -> tuple[str, ...]:
     """Return what moments give away of single rows although they hold none, a sentence each.
 
     Args:
         design: what the columns are.
         reduced: the moments to be released.
+        of: what their groups are, such as "groups of 'school'".
         k: the fewest rows that a group may have; None has the least that guards a group's rows,
             the number of columns and 2 more.
         suppressed: rows of groups that were left out.
@@ -69,7 +70,7 @@ def list_disclosures(
     told = []
     if (single := n == 1).any():
         told.append(
-            f"{_count_groups(design, single)} {_have(single)} one row, such as "
+            f"{_count_groups(of, single)} {_have(single)} one row, such as "
             f"{_show_labels(labels[single])}: its moments are that row"
         )
     small = (n > 1) & (n < least)
@@ -80,7 +81,7 @@ def list_disclosures(
         )
     elif k is None and small.any():
         told.append(
-            f"{_count_groups(design, small)} {_have(small)} fewer than {least} rows, the "
+            f"{_count_groups(of, small)} {_have(small)} fewer than {least} rows, the "
             f"{len(design.columns)} columns and 2 more, such as {_show_labels(labels[small])}: "
             "their rows follow from the moments, or all but a number"
         )
@@ -92,7 +93,7 @@ def list_disclosures(
         if few.any():
             told.append(
                 f"'{name}' has two values, one of which fewer than {floor} rows have in "
-                f"{_count_groups(design, few)}, such as {int(rare[few][0])} in "
+                f"{_count_groups(of, few)}, such as {int(rare[few][0])} in "
                 f"{_show_labels(labels[few])}: what is summed with it is summed over them alone"
             )
     if suppressed and design.constants and suppressed < max(floor, least):
@@ -116,8 +117,8 @@ def _count_rare(n: Array, squares: Array) -> Array | None:
     return rare if fits.all() and rare.any() else None
 
 
-def _count_groups(design: Design, which: Array) -> str:
-    return f"{int(which.sum()):,} of the {len(which):,} groups of '{design.group}'"
+def _count_groups(of: str, which: Array) -> str:
+    return f"{int(which.sum()):,} of the {len(which):,} {of}"
 
 
 def _have(which: Array) -> str:

@@ -8,33 +8,38 @@ A file has one row per group and four columns that any Parquet reader can list:
     cross   double[k(k+1)/2], the lower triangle, row by row, of the cross-products about the
             means: (1,1), (2,1), (2,2), (3,1), ...
 
+Moments by cell have a row per cell, and in the place of `group` a column for each grouping column
+of the formula: `group0`, `group1`, ... They have `schema` 2 and name these in `groupings`.
+
 What the k columns are stands in the file's metadata, under the key `bhlm.moments`, as a JSON
 object: `schema` (the version of this layout), `bhlm` (of the package), `formula`, `group`,
 `columns`, `fixed`, `random`, `blocks`, `levels`, `constants`, `labels` (NumPy's type of the
-labels), `rows`, `groups`, `dropped` (rows with a missing value), `suppressed` (rows of groups
-too small to disclose) and `min_group_size` (the one promised by the writer, or null). Under
+labels; by cell a list), `rows`, `groups` (blocks of the file), `dropped` (rows with a missing
+value), `suppressed` (rows of groups too small to disclose) and `min_group_size` (the one promised
+by the writer, or null), by cell `factors` too (name, columns and blocks of each). Under
 `bhlm.sha256` stands the SHA-256 of that text followed by labels, n, mean and cross as
 little-endian bytes. Nothing in a file is ever executed.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError
 from bhlm.files import replace_file
-from bhlm.moments.memory import Reduced
+from bhlm.moments.memory import Blocks
 
 Array = np.ndarray
 
 SCHEMA = 1
+CELLS = 2  # the schema of moments by cell
 SUFFIX = ".moments"
 DESCRIPTION = b"bhlm.moments"
 CHECKSUM = b"bhlm.sha256"
@@ -46,8 +51,10 @@ def is_moments_path(data: Any) -> bool:
     return isinstance(data, str | Path) and Path(data).suffix.lower() == SUFFIX
 
 
-def write_blocks(path: str | Path, description: Mapping[str, Any], reduced: Reduced) -> None:
+def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Blocks) -> None:
     """Write blocks and what their columns are to one file.
+
+    A description with `groupings`, the names of the grouping columns, is of moments by cell.
 
     Raises:
         DataError: labels of a type that has no place in a file, a folder that cannot be written
@@ -56,33 +63,37 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], reduced: Redu
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    groups, n, mean, cross = reduced
+    labels, n, mean, cross = blocks
     lower = cross[:, *np.tril_indices(mean.shape[1])]
+    names: Sequence[str] = description.get("groupings", (description["group"],))
+    kinds = [kind_of_labels(e) if e.dtype.kind == "O" else e.dtype.str for e in labels]
     header = {
-        "schema": SCHEMA,
+        "schema": CELLS if "groupings" in description else SCHEMA,
         "bhlm": version("bhlm"),
         **description,
-        "labels": kind_of_labels(groups) if groups.dtype.kind == "O" else groups.dtype.str,
+        "labels": kinds if "groupings" in description else kinds[0],
         "rows": int(n.sum()),
-        "groups": len(groups),
+        "groups": len(n),
     }
     text = json.dumps(header, allow_nan=False)
-    try:
-        labels = _labels_to_arrow(pa, groups)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise DataError(
-            f"labels of '{description['group']}' ({groups.dtype}) cannot be written "
-            f"({' '.join(str(error).split())}); make them integers or strings"
-        ) from error
+    written = {}
+    for at, name, each in zip(_name_columns(header), names, labels, strict=True):
+        try:
+            written[at] = _labels_to_arrow(pa, each)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise DataError(
+                f"labels of '{name}' ({each.dtype}) cannot be written "
+                f"({' '.join(str(error).split())}); make them integers or strings"
+            ) from error
     table = pa.table(
         {
-            "group": labels,
+            **written,
             "n": pa.array(n.astype(np.int64)),
             "mean": pa.FixedSizeListArray.from_arrays(mean.ravel(), mean.shape[1]),
             "cross": pa.FixedSizeListArray.from_arrays(lower.ravel(), lower.shape[1]),
         }
     ).replace_schema_metadata(
-        {DESCRIPTION: text.encode(), CHECKSUM: _digest(text, groups, n, mean, lower).encode()}
+        {DESCRIPTION: text.encode(), CHECKSUM: _digest(text, labels, n, mean, lower).encode()}
     )
     with replace_file(path) as stream:
         # Means and cross-products hardly repeat, so a dictionary would only take time.
@@ -91,7 +102,14 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], reduced: Redu
         )
 
 
-def read_blocks(path: str | Path) -> tuple[dict[str, Any], Reduced]:
+def _name_columns(header: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a file that hold labels."""
+    if header["schema"] == SCHEMA:
+        return ["group"]
+    return [f"group{i}" for i in range(len(header["groupings"]))]
+
+
+def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
     """Return the description and the blocks of a file that `write_blocks` wrote.
 
     Raises:
@@ -111,7 +129,8 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Reduced]:
         text = metadata[DESCRIPTION].decode()
         header = json.loads(text)
         _check_schema_version(header, name)
-        arrays = _read_arrays(file.read(columns=["group", "n", "mean", "cross"]), header)
+        columns = [*_name_columns(header), "n", "mean", "cross"]
+        arrays = _read_arrays(file.read(columns=columns), header)
         if metadata[CHECKSUM].decode() != _digest(text, *arrays):
             raise DataError(
                 f"{name} is corrupted: its content does not have the SHA-256 that it was written "
@@ -136,18 +155,19 @@ def report_broken(name: str) -> Iterator[None]:
         ) from error
 
 
-def digest_blocks(reduced: Reduced) -> str:
+def digest_blocks(blocks: Blocks) -> str:
     """Return the SHA-256 of blocks, by which two files can be told to be of the same rows."""
-    return _digest("", *reduced)
+    return _digest("", *blocks)
 
 
-def _digest(description: str, labels: Array, n: Array, mean: Array, cross: Array) -> str:
+def _digest(description: str, labels: Sequence[Array], n: Array, mean: Array, cross: Array) -> str:
     """Return the SHA-256 of a description and arrays, which is the same on every machine."""
     found = hashlib.sha256(description.encode())
-    if labels.dtype.kind in "OU":
-        found.update(json.dumps([str(label) for label in labels]).encode())
-    else:
-        found.update(labels.astype(labels.dtype.newbyteorder("<")).tobytes())
+    for each in labels:
+        if each.dtype.kind in "OU":
+            found.update(json.dumps([str(label) for label in each]).encode())
+        else:
+            found.update(each.astype(each.dtype.newbyteorder("<")).tobytes())
     for array in (n, mean, cross):
         found.update(np.ascontiguousarray(array, dtype="<f8").data)
     return found.hexdigest()
@@ -192,17 +212,25 @@ def _check_whole(path: Path) -> None:
 
 def _check_schema_version(header: dict[str, Any], name: str) -> None:
     found = header["schema"]
-    if isinstance(found, int) and found > SCHEMA:
+    if isinstance(found, int) and found > CELLS:
         raise DataError(
             f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, and "
-            f"this bhlm knows version {SCHEMA}; upgrade bhlm"
+            f"this bhlm knows version {CELLS}; upgrade bhlm"
         )
-    if found != SCHEMA:
+    if found not in (SCHEMA, CELLS):
         raise ValueError(f"version {found!r} of the layout")
 
 
-def _read_arrays(table: Any, header: dict[str, Any]) -> tuple[Array, Array, Array, Array]:
-    """Return labels (J,), n (J,), mean (J, k) and the lower triangles (J, k (k + 1) / 2)."""
+class _Stored(NamedTuple):
+    """What a file holds: labels (J,) each, n (J,), mean (J, k), lower (J, k (k + 1) / 2)."""
+
+    labels: tuple[Array, ...]
+    n: Array
+    mean: Array
+    lower: Array
+
+
+def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
     J, k = header["groups"], len(header["columns"])
     if table.num_rows != J or any(column.null_count for column in table.columns):
         raise ValueError(f"{table.num_rows} groups of {J}, or missing values")
@@ -211,18 +239,22 @@ def _read_arrays(table: Any, header: dict[str, Any]) -> tuple[Array, Array, Arra
         flat = table[column].combine_chunks().flatten()
         return flat.to_numpy().astype(np.float64, copy=False).reshape(J, size)
 
-    labels = _labels_from_arrow(table["group"], header["labels"])
+    kinds = [header["labels"]] if header["schema"] == SCHEMA else header["labels"]
+    labels = tuple(
+        _labels_from_arrow(table[at], kind)
+        for at, kind in zip(_name_columns(header), kinds, strict=True)
+    )
     n = table["n"].to_numpy().astype(np.float64)
-    return labels, n, read_list("mean", k), read_list("cross", k * (k + 1) // 2)
+    return _Stored(labels, n, read_list("mean", k), read_list("cross", k * (k + 1) // 2))
 
 
-def _fill_cross(labels: Array, n: Array, mean: Array, lower: Array) -> Reduced:
+def _fill_cross(labels: tuple[Array, ...], n: Array, mean: Array, lower: Array) -> Blocks:
     """Return blocks with the cross-products (J, k, k) of which `lower` has the triangles."""
     k = mean.shape[1]
     rows, columns = np.tril_indices(k)
-    cross = np.empty((len(labels), k, k))
+    cross = np.empty((len(n), k, k))
     cross[:, rows, columns] = cross[:, columns, rows] = lower
-    return Reduced(labels, n, mean, cross)
+    return Blocks(labels, n, mean, cross)
 
 
 # What a file of which bytes were changed or made up leads to, in the reader or further in.

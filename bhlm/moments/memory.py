@@ -32,6 +32,25 @@ class Reduced(NamedTuple):
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
 
+    @property
+    def blocks(self) -> "Blocks":
+        """The same blocks, with their labels as those of one column."""
+        return Blocks((self.groups,), *self[1:])
+
+
+class Blocks(NamedTuple):
+    """Blocks of groups in any order, and the labels that tell a group from the others."""
+
+    labels: tuple[Array, ...]  # (J,) each: one, or several of a cell
+    n: Array  # (J,) rows per group, float64 that holds integers
+    mean: Array  # (J, k) column means
+    cross: Array  # (J, k, k) cross-products about the group mean
+
+    def sort(self) -> Reduced:
+        """Return the blocks of one grouping column by its labels."""
+        order = np.argsort(self.labels[0], kind="stable")
+        return Reduced(self.labels[0][order], self.n[order], self.mean[order], self.cross[order])
+
 
 class LeftOut(NamedTuple):
     """The rows that are not complete."""

@@ -1,6 +1,7 @@
 """Moments of disjoint sets of rows -> those of their union."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,8 +9,9 @@ from bhlm.design.design import Design
 from bhlm.design.formula.expressions import Apply, walk
 from bhlm.design.formula.terms import list_factors
 from bhlm.design.labels import kind_of_labels
+from bhlm.design.rows import list_within
 from bhlm.errors import DataError
-from bhlm.moments.memory import Reduced
+from bhlm.moments.memory import Blocks, Reduced
 
 Array = np.ndarray
 
@@ -25,19 +27,60 @@ def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[st
         DataError: labels of different types; a label twice in one part; a group in two parts of
             a model with cwc() or gm(), of which each part has taken the mean of its own rows.
     """
-    first = parts[0]
-    labels = _join_labels(parts, design.group, names=names)
+    labels = _join_labels([part.groups for part in parts], design.group, names=names)
     groups, index = np.unique(labels, return_inverse=True)
     if len(groups) < len(labels):
         _check_shared(design, parts, index, names=names)
-    k = first.mean.shape[1]
-    n = np.zeros(len(groups))
-    mean = np.zeros((len(groups), k))
-    cross = np.zeros((len(groups), k, k))
+    return Reduced(groups, *_add_up([part.blocks for part in parts], index, len(groups)))
+
+
+def merge_cells(design: Design, parts: Sequence[Blocks], *, names: Sequence[str]) -> Blocks:
+    """Return the blocks of all cells of some parts, which have the columns of one design.
+
+    As `merge_blocks`, with a label in each of several grouping columns.
+
+    Raises:
+        DataError: labels of different types; a cell twice in one part; a level in two parts of
+            the factor within which cwc() or gm() takes means.
+    """
+    columns = design.formula.group_columns
+    joined = [
+        _join_labels([part.labels[at] for part in parts], name, names=names)
+        for at, name in enumerate(columns)
+    ]
+    index = number_cells(joined)
+    first = np.unique(index, return_index=True)[1]
+    _check_cells(design, parts, index, dict(zip(columns, joined, strict=True)), names=names)
+    return Blocks(tuple(each[first] for each in joined), *_add_up(parts, index, len(first)))
+
+
+def number_cells(labels: Sequence[Array]) -> Array:
+    """Return the code (C,) of each combination of labels, C of them in each column."""
+    codes = np.zeros(len(labels[0]), dtype=np.int64)
+    for each in labels:
+        own, inverse = np.unique(each, return_inverse=True)
+        _, codes = np.unique(codes * len(own) + inverse, return_inverse=True)
+    return codes
+
+
+class _Sums(NamedTuple):
+    """Rows (J,), means (J, k) and cross-products (J, k, k) of merged blocks."""
+
+    n: Array
+    mean: Array
+    cross: Array
+
+
+def _add_up(parts: Sequence[Blocks], index: Array, n_groups: int) -> _Sums:
+    """Return the merged blocks; `index` says where each block of each part belongs."""
+    k = parts[0].mean.shape[1]
+    n = np.zeros(n_groups)
+    mean = np.zeros((n_groups, k))
+    cross = np.zeros((n_groups, k, k))
     start = 0
     for part in parts:
-        at = index[start : start + len(part.groups)]
-        start += len(part.groups)
+        at = index[start : start + len(part.n)]
+        start += len(part.n)
         total = n[at] + part.n
         step = part.mean - mean[at]
         weight = n[at] * part.n / total
@@ -45,7 +88,7 @@ def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[st
         cross[at] += part.cross + weight[:, None, None] * (step[:, :, None] * step[:, None, :])
         mean[at] += (part.n / total)[:, None] * step
         n[at] = total
-    return Reduced(groups, n, mean, cross)
+    return _Sums(n, mean, cross)
 
 
 def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
@@ -58,7 +101,7 @@ def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
                 f"moments differ in levels of '{factor}': {names[1]} has {yours[factor]} and "
                 f"{names[0]} has {mine[factor]}; {remedy}"
             )
-    for name in ("columns", "fixed", "random", "blocks", "group"):
+    for name in ("columns", "fixed", "random", "blocks", "group", "factors"):
         here, there = getattr(part, name), getattr(first, name)
         if here != there:
             raise DataError(
@@ -74,25 +117,24 @@ def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
             )
 
 
-def _join_labels(parts: Sequence[Reduced], group: str, *, names: Sequence[str]) -> Array:
+def _join_labels(parts: Sequence[Array], group: str, *, names: Sequence[str]) -> Array:
     """Return the labels of all parts, one after the other.
 
     Raises `DataError` where they are of different types, and 1 and '1' would be taken for one
     group or for two.
     """
     first = parts[0]
-    expected = kind_of_labels(first.groups)
+    expected = kind_of_labels(first)
 
-    def describe(part: Reduced, name: str) -> str:
-        labels = part.groups
+    def describe(labels: Array, name: str) -> str:
         return f"{kind_of_labels(labels)} ({labels.dtype}) such as {labels[:1].tolist()} in {name}"
 
-    dtypes = {first.groups.dtype}
+    dtypes = {first.dtype}
     for part, name in zip(parts[1:], names[1:], strict=True):
-        alike = kind_of_labels(part.groups) == expected
+        alike = kind_of_labels(part) == expected
         if alike and expected == "integers":
             # Integers of 64 bits, signed and not, only meet as floats, and those lose digits.
-            dtypes.add(part.groups.dtype)
+            dtypes.add(part.dtype)
             alike = np.result_type(*dtypes).kind in "iu"
         if not alike:
             raise DataError(
@@ -100,7 +142,7 @@ def _join_labels(parts: Sequence[Reduced], group: str, *, names: Sequence[str]) 
                 f"{describe(first, names[0])}; give the column one type in every part"
             )
     try:
-        return np.concatenate([part.groups for part in parts])
+        return np.concatenate(list(parts))
     except OverflowError as error:
         raise DataError(f"labels of '{group}': {error}; give them one unit") from error
 
@@ -131,3 +173,32 @@ def _check_shared(
             f"{' and '.join(calls)} would rest on each part's own group means; put all rows of a "
             "group into one part and reduce it again"
         )
+
+
+def _check_cells(
+    design: Design,
+    parts: Sequence[Blocks],
+    index: Array,
+    labels: Mapping[str, Array],
+    *,
+    names: Sequence[str],
+) -> None:
+    """Raise `DataError` where cells with blocks in several places cannot be put together."""
+    belongs = np.repeat(np.arange(len(parts)), [len(part.n) for part in parts])
+    formula = design.formula
+    for at, name in enumerate(names):
+        if len(np.unique(index[belongs == at])) < len(parts[at].n):
+            raise DataError(
+                f"a cell of '{formula.group}' occurs twice in {name}; merge moments whose cells "
+                "are distinct"
+            )
+    for written in list_within(formula):
+        factor = str(formula.find_grouping(written))
+        codes = number_cells([labels[column] for column in formula.groupings[factor]])
+        pairs = np.unique(np.column_stack([codes, belongs]), axis=0)
+        if shared := int((np.bincount(pairs[:, 0]) > 1).sum()):
+            raise DataError(
+                f"{shared} of the groups of '{factor}' have rows in more than one part, and cwc() "
+                "and gm() within it would rest on each part's own means; put all rows of a "
+                f"'{factor}' into one part and reduce it again"
+            )

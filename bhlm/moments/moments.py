@@ -23,13 +23,12 @@ from bhlm.layout import show_name
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
 from bhlm.moments.file import (
-    digest_blocks,
     is_moments_path,
     read_blocks,
     report_broken,
     write_blocks,
 )
-from bhlm.moments.memory import LeftOut, Reduced
+from bhlm.moments.memory import Blocks, LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
 from bhlm.sources.watch import unchanged
@@ -211,27 +210,34 @@ def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments
         DataError: its formula cannot be read.
         ValueError, LookupError, TypeError: it is not such a description.
     """
+    return Moments(
+        *reduced,
+        design=rebuild_design(description),
+        dropped=description["dropped"],
+        suppressed=description["suppressed"],
+        # Files of earlier versions do not name the columns.
+        missing=freeze(description.get("missing", [])),
+    )
+
+
+def rebuild_design(description: Mapping[str, Any]) -> Design:
+    """Return the design in a description of moments, but for several grouping factors.
+
+    Raises as `rebuild_moments` does.
+    """
     try:
         formula = parse_formula(description["formula"])
     except FormulaError as error:
         raise DataError(f"the formula of the moments cannot be read: {error}") from error
-    design = Design(
+    return Design(
         formula=formula,
         group=description["group"],
-        fixed=_freeze(description["fixed"]),
-        random=_freeze(description["random"]),
-        blocks=_freeze(description["blocks"]),
-        columns=_freeze(description["columns"]),
+        fixed=freeze(description["fixed"]),
+        random=freeze(description["random"]),
+        blocks=freeze(description["blocks"]),
+        columns=freeze(description["columns"]),
         levels={factor: tuple(levels) for factor, levels in description["levels"]},
         constants={call: tuple(values) for call, values in description["constants"]},
-    )
-    return Moments(
-        *reduced,
-        design=design,
-        dropped=description["dropped"],
-        suppressed=description["suppressed"],
-        # Files of earlier versions do not name the columns.
-        missing=_freeze(description.get("missing", [])),
     )
 
 
@@ -345,11 +351,13 @@ def save_moments(moments: Moments, path: str | Path, *, min_group_size: int | No
     """
     min_group_size = moments.min_group_size if min_group_size is None else min_group_size
     if min_group_size is not None:
-        find_large_groups(moments.n, min_group_size, group=moments.group, action="refuse")
+        find_large_groups(
+            moments.n, min_group_size, of=f"groups of '{moments.group}'", action="refuse"
+        )
         min_group_size = int(min_group_size)
     check_moments(moments, "the moments")
     description = describe_moments(moments) | {"min_group_size": min_group_size}
-    write_blocks(path, description, moments.reduced)
+    write_blocks(path, description, moments.reduced.blocks)
     for sentence in moments.disclosures(min_group_size=min_group_size):
         LOGGER.warning("%s: %s", path, sentence)
 
@@ -369,7 +377,13 @@ def list_moments_disclosures(
             what the moments promise, and if they promise nothing the number of columns and 2 more.
     """
     k = moments.min_group_size if min_group_size is None else min_group_size
-    return list_disclosures(moments.design, moments.reduced, k=k, suppressed=moments.suppressed)
+    return list_disclosures(
+        moments.design,
+        moments.reduced,
+        of=f"groups of '{moments.group}'",
+        k=k,
+        suppressed=moments.suppressed,
+    )
 
 
 @check_arguments
@@ -381,49 +395,40 @@ def load_moments(path: str | Path) -> Moments:
             newer schema; or its content contradicts itself.
     """
     name = f"'{path}'"
-    header, reduced = read_blocks(path)
+    header, blocks = read_blocks(path)
+    if "groupings" in header:
+        raise DataError(
+            f"{name} has moments by cell, of several grouping factors; bhlm.load_moments reads it"
+        )
+    return open_blocks(header, blocks, name)
+
+
+def open_blocks(header: Mapping[str, Any], blocks: Blocks, name: str) -> Moments:
+    """Return the moments of a file, called `name` in errors, from what `read_blocks` gives.
+
+    Raises:
+        DataError: they contradict themselves.
+    """
     with report_broken(name):
-        moments = rebuild_moments(header, reduced)
-        counts = (moments.dropped, moments.suppressed)
-        if moments.n_rows != header["rows"] or any(type(c) is not int or c < 0 for c in counts):
-            raise ValueError(f"{header['rows']} rows, of which {counts} left out")
+        moments = rebuild_moments(header, Reduced(blocks.labels[0], *blocks[1:]))
+        check_counts(header, blocks.n)
         check_moments(moments, name)
-        promised = header.get("min_group_size")
-        if promised is not None and not (
-            type(promised) is int and 1 <= promised <= moments.n.min()
-        ):
-            raise ValueError(f"a smallest group of {promised!r} rows is promised, and not kept")
-    return replace(moments, min_group_size=promised)
+    return replace(moments, min_group_size=header.get("min_group_size"))
+
+
+def check_counts(header: Mapping[str, Any], n: Array) -> None:
+    """Raise `ValueError` where a file does not have the rows per block that its header tells."""
+    counts = (header["dropped"], header["suppressed"])
+    if int(n.sum()) != header["rows"] or any(type(c) is not int or c < 0 for c in counts):
+        raise ValueError(f"{header['rows']} rows, of which {counts} left out")
+    promised = header.get("min_group_size")
+    if promised is not None and not (type(promised) is int and 1 <= promised <= n.min()):
+        raise ValueError(f"a smallest group of {promised!r} rows is promised, and not kept")
 
 
 def check_moments(moments: Moments, name: str) -> None:
     """Raise `DataError`, about `name`, where moments contradict themselves or their formula."""
-    check_blocks(moments.design, moments.reduced, name)
-
-
-@check_arguments
-def merge_files(paths: Sequence[str | Path]) -> Moments:
-    """Return the moments of the union of the rows behind several files.
-
-    The files must hold disjoint rows, as those of different sites do. Every site but the first
-    reduces its rows by `reduce_like` with the first one's file, so that all have the constants
-    of cgm() and poly() and the levels of factors in common.
-
-    Raises:
-        DataError: a file that cannot be loaded, two files with the same content, or parts that
-            do not merge; see `merge_moments`.
-    """
-    parts, names = [load_moments(path) for path in paths], [f"'{path}'" for path in paths]
-    seen: dict[str, str] = {}
-    for part, name in zip(parts, names, strict=True):
-        content = digest_blocks(part.reduced)
-        if content in seen:
-            raise DataError(
-                f"{seen[content]} and {name} hold the same moments, and their rows would count "
-                "twice; give disjoint rows"
-            )
-        seen[content] = name
-    return merge_moments(parts, names=names)
+    check_blocks(moments.design, moments.reduced.blocks, name)
 
 
 @check_arguments
@@ -474,8 +479,18 @@ def open_alike(moments: Moments, data: Any, *, memory_limit: str | None = None) 
 
     Raises `DataError` as `bhlm.sources.open.open_table` does.
     """
-    design = moments.design
-    text = [design.group] if kind_of_labels(moments.groups) == "text" else []
+    kinds = {moments.group: kind_of_labels(moments.groups)}
+    return open_designed(moments.design, kinds, data, memory_limit=memory_limit)
+
+
+def open_designed(
+    design: Design, kinds: Mapping[str, str], data: Any, *, memory_limit: str | None = None
+) -> Any:
+    """Return the table behind data, with labels of the types that a design and `kinds` tell.
+
+    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    """
+    text = [name for name, kind in kinds.items() if kind == "text"]
     for factor in list_factors(design.formula):
         levels = design.levels.get(str(factor), ())
         if levels and isinstance(levels[0], str):
@@ -533,7 +548,9 @@ def suppress_small_groups(
         ArgumentError: k is not a whole number above 0, or the action is not known.
         DataError: there are groups below k to refuse, or no group would be left.
     """
-    keep, sentence = find_large_groups(moments.n, k, group=moments.group, action=action)
+    keep, sentence = find_large_groups(
+        moments.n, k, of=f"groups of '{moments.group}'", action=action
+    )
     if keep.all():
         is_known = moments.min_group_size == k
         return moments if is_known else replace(moments, min_group_size=int(k)), sentence
@@ -552,6 +569,6 @@ def pool(moments: "Moments | CellMoments") -> tuple[float, Array, Array]:
     return n, grand, total
 
 
-def _freeze(value: Any) -> Any:
+def freeze(value: Any) -> Any:
     """Return what JSON read with tuples in the place of its lists."""
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+    return tuple(map(freeze, value)) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
 """Formula + table -> design and blocks, by the engine that suits the table."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -21,6 +21,7 @@ from bhlm.design.labels import check_exact, code_groups
 from bhlm.design.rows import read_table
 from bhlm.errors import DataError
 from bhlm.moments.memory import (
+    Blocks,
     LeftOut,
     Reduced,
     add_rows,
@@ -118,20 +119,6 @@ def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
         reduced = reduce_frame(apply_design(design, table, means=True)).sort()
         total, missing = tally_table(design, table)
     return reduced, LeftOut(total - int(reduced.n.sum()), missing)
-
-
-class Blocks(NamedTuple):
-    """Blocks of groups in any order, and the labels that tell a group from the others."""
-
-    labels: tuple[Array, ...]  # (J,) each: one, or several of a cell
-    n: Array  # (J,) rows per group, float64 that holds integers
-    mean: Array  # (J, k) column means
-    cross: Array  # (J, k, k) cross-products about the group mean
-
-    def sort(self) -> Reduced:
-        """Return the blocks of one grouping column by its labels."""
-        order = np.argsort(self.labels[0], kind="stable")
-        return Reduced(self.labels[0][order], self.n[order], self.mean[order], self.cross[order])
 
 
 def reduce_frame(frame: Frame, groups: Sequence[str] = (GROUP,)) -> Blocks:

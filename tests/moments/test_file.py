@@ -27,13 +27,13 @@ from bhlm.design.design import build_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import replace_file
 from bhlm.fits.model import Model
+from bhlm.moments.either import merge_files
 from bhlm.moments.file import is_moments_path, write_blocks
 from bhlm.moments.moments import (
     check_moments,
     compute_moments,
     describe_moments,
     load_moments,
-    merge_files,
     merge_moments,
     reduce_like,
     reduce_part,
@@ -292,8 +292,8 @@ def test_what_is_no_moments_file_is_refused(saved, tmp_path):
 
 
 def test_a_newer_layout_is_refused(saved, tmp_path):
-    path = rewrite(saved, tmp_path / "new.moments", schema=2, bhlm="9.0")
-    with pytest.raises(DataError, match=r"version 2 of .* by bhlm 9\.0, .*upgrade"):
+    path = rewrite(saved, tmp_path / "new.moments", schema=3, bhlm="9.0")
+    with pytest.raises(DataError, match=r"version 3 of .* by bhlm 9\.0, .*upgrade"):
         load_moments(path)
 
 
@@ -721,7 +721,9 @@ def test_a_promise_that_is_not_kept_is_refused(moments, tmp_path):
     description = describe_moments(moments)
     for promised in (int(moments.n.min()) + 1, 0, "4", True):
         write_blocks(
-            tmp_path / "a.moments", description | {"min_group_size": promised}, moments.reduced
+            tmp_path / "a.moments",
+            description | {"min_group_size": promised},
+            moments.reduced.blocks,
         )
         with pytest.raises(DataError, match="is promised, and not kept"):
             load_moments(tmp_path / "a.moments")
