@@ -1,6 +1,6 @@
 """MaximumFit: what fits by REML and ML of one grouping factor and of several offer alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.likelihood.johnson_neyman import JohnsonNeyman
+    from bhlm.reml.bootstrap import Bootstrap
     from bhlm.reml.fixed.wald import JointTest
 
 
@@ -144,3 +145,42 @@ class MaximumFit(Fitted, Maximum):
         from bhlm.reml.fixed.slopes import find_bounds
 
         return find_bounds(self, column, by=by, at=at, method=method, level=level)
+
+    def profile(
+        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    ) -> "pd.DataFrame":
+        """Return profile-likelihood intervals of the parameters; None is all of them.
+
+        Raises:
+            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
+        """
+        from bhlm.reml.profile.intervals import profile_intervals
+
+        return profile_intervals(self, level=level, parameters=parameters)
+
+    def bootstrap(
+        self,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        processes: int = 1,
+        progress: "Callable[[int, int], None] | None" = None,
+    ) -> "Bootstrap":
+        """Return a parametric bootstrap of every parameter; see `bhlm.reml.bootstrap`.
+
+        In a terminal a bar shows the progress, unless `progress` takes (done, total) instead.
+
+        Raises:
+            ArgumentError: too few replicates, or a negative number of processes or seed.
+        """
+        from bhlm.progress import show_progress
+        from bhlm.reml.bootstrap import bootstrap
+
+        with show_progress("bootstrap") as bar:
+            return bootstrap(
+                self,
+                replicates=replicates,
+                seed=seed,
+                processes=processes,
+                progress=progress or bar,
+            )

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.fits.model import Model
-    from bhlm.reml.bootstrap import Bootstrap
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -101,45 +100,6 @@ class RemlFit(MaximumFit, Estimate):
         from bhlm.reml.residuals import judge_homogeneity
 
         return judge_homogeneity(self, least_df=least_df)
-
-    def profile(
-        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
-    ) -> "pd.DataFrame":
-        """Return profile-likelihood intervals of the parameters; None is all of them.
-
-        Raises:
-            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
-        """
-        from bhlm.reml.profile.intervals import profile_intervals
-
-        return profile_intervals(self, level=level, parameters=parameters)
-
-    def bootstrap(
-        self,
-        *,
-        replicates: int = 1000,
-        seed: int = 0,
-        processes: int = 1,
-        progress: "Callable[[int, int], None] | None" = None,
-    ) -> "Bootstrap":
-        """Return a parametric bootstrap of every parameter; see `bhlm.reml.bootstrap`.
-
-        In a terminal a bar shows the progress, unless `progress` takes (done, total) instead.
-
-        Raises:
-            ArgumentError: too few replicates, or a negative number of processes or seed.
-        """
-        from bhlm.progress import show_progress
-        from bhlm.reml.bootstrap import bootstrap
-
-        with show_progress("bootstrap") as bar:
-            return bootstrap(
-                self,
-                replicates=replicates,
-                seed=seed,
-                processes=processes,
-                progress=progress or bar,
-            )
 
     def coefficients(self) -> "pd.DataFrame":
         """Return each group's least-squares and empirical-Bayes coefficients.

@@ -1,7 +1,7 @@
 """Moments by cell -> whitened cross-products of several factors, and the maps back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -50,6 +50,58 @@ def arrange_factors(moments: CellMoments, covariance: str | None = None) -> tupl
     return tuple(
         combine(factor.blocks, group=factor.name, covariance=covariance)
         for factor in moments.factors
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CellBlocks:
+    """Whitened cross-products of [Z_1 ... Z_F X y] by cell, before the factors are arranged."""
+
+    blocks: Array  # (C, k, k)
+    codes: Array  # (F, C) the level of every factor that each cell belongs to
+    n: Array  # (C,) rows
+    sizes: tuple[int, ...]  # q_f by factor
+    names: tuple[str, ...]  # of the factors
+
+    def arrange(self) -> Nested | Crossed:
+        """Return the factors under their pattern."""
+        return arrange_levels(self.blocks, self.codes, self.sizes, names=self.names)
+
+    def keep(self, kept: Array) -> "CellBlocks":
+        """Return some of the cells (a mask), with the levels that are left counted anew."""
+        codes = np.array([np.unique(each[kept], return_inverse=True)[1] for each in self.codes])
+        return replace(self, blocks=self.blocks[kept], codes=codes, n=self.n[kept])
+
+    def turn(self, factors: Sequence[int], loadings: Array, sizes: Sequence[int]) -> "CellBlocks":
+        """Return the cells of some of the factors, with other columns.
+
+        Args:
+            factors: which are left.
+            loadings: the new columns (k, k') of the old ones.
+            sizes: of the new random columns, the columns of each factor that is left.
+        """
+        codes = self.codes[list(factors)]
+        merged, at = np.unique(codes, axis=1, return_inverse=True)
+        blocks = np.zeros((merged.shape[1], loadings.shape[1], loadings.shape[1]))
+        np.add.at(blocks, at.ravel(), loadings.T @ self.blocks @ loadings)
+        return CellBlocks(
+            blocks=blocks,
+            codes=merged,
+            n=np.bincount(at.ravel(), weights=self.n),
+            sizes=tuple(sizes),
+            names=tuple(self.names[factor] for factor in factors),
+        )
+
+
+def whiten_blocks(moments: CellMoments, structures: Sequence[Structure]) -> CellBlocks:
+    """Return the whitened cross-products of every cell, in the columns of `whiten_cells`."""
+    columns = whiten_columns(moments, structures, whole=Whole(*pool(moments)))
+    return CellBlocks(
+        blocks=columns.blocks,
+        codes=moments.codes,
+        n=moments.n,
+        sizes=tuple(structure.q for structure in structures),
+        names=tuple(structure.group for structure in structures),
     )
 
 

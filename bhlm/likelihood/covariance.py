@@ -12,7 +12,7 @@ and nobody else asks which one a fit has. To add one, write the class and its li
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numba
 import numpy as np
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type Terms = tuple[tuple[str, ...], ...]  # the coefficients of each random term of a formula
 type Labels = tuple[tuple[int, int], ...]  # (row, column) of elements of G
+
+
+class Based(NamedTuple):
+    """The columns in which one factor's random coefficients were whitened."""
+
+    basis: Array  # (q, q) B, with Z~ = Z B
+    scale: float  # the unit of the response
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +201,7 @@ class Structure(ABC):
         """Return the family of all covariance matrices of the structure."""
         return Family(self, np.eye(self.q), np.zeros((self.q, self.q)), self.factors)
 
-    def family_with_sd(self, white: "Whitened", i: int, *, sd: float) -> "Family":
+    def family_with_sd(self, white: "Based | Whitened", i: int, *, sd: float) -> "Family":
         """Return the family in which coefficient i has the given SD."""
         q, block = self.q, self.find_block(i)
         turn, first = np.eye(q), block[0]
@@ -206,7 +213,7 @@ class Structure(ABC):
         return Family(self, turn, base, _stack(free, q))
 
     def family_with_correlation(
-        self, white: "Whitened", i: int, j: int, *, correlation: float
+        self, white: "Based | Whitened", i: int, j: int, *, correlation: float
     ) -> "Family":
         """Return the family in which coefficients i and j have the given correlation."""
         q, block = self.q, self.find_block(i)
@@ -326,7 +333,7 @@ class _Shared(Structure):
         values, vectors = np.linalg.eigh(psi)
         return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
-    def family_with_sd(self, white: "Whitened", i: int, *, sd: float) -> "Family":
+    def family_with_sd(self, white: "Based | Whitened", i: int, *, sd: float) -> "Family":
         """Return the family in which all coefficients have the given SD."""
         q, r = self.q, sd / (white.scale * white.basis[i, i])
         if len(self.factors) == 1:
@@ -359,7 +366,7 @@ class Exchangeable(_Shared):
         return -1.0 / (self.q - 1.0), 1.0
 
     def family_with_correlation(
-        self, white: "Whitened", i: int, j: int, *, correlation: float
+        self, white: "Based | Whitened", i: int, j: int, *, correlation: float
     ) -> "Family":
         """Return the family in which all coefficients have the given correlation."""
         q = self.q

@@ -52,8 +52,12 @@ def factor_design(white: Whitened, n: Array) -> tuple[Array, Array]:
 
     A direction that W'W lacks has a zero column in R'. `n` (J,) are the rows per group.
     """
-    gram = white.blocks[:, :-1, :-1]
-    size = np.sqrt(np.einsum("jaa->a", gram) / white.n)
+    return factor_gram(white.blocks[:, :-1, :-1], n)
+
+
+def factor_gram(gram: Array, n: Array) -> tuple[Array, Array]:
+    """Return R' (J, k, k), R'R = W'W = `gram` (J, k, k), and n - rank (J,)."""
+    size = np.sqrt(np.einsum("jaa->a", gram) / n.sum())
     values, vectors = np.linalg.eigh(gram / np.outer(size, size))
     present = values > RANK * values[:, -1:]
     root = size[:, None] * vectors * np.sqrt(np.where(present, values, 0.0))[:, None, :]

@@ -4,24 +4,30 @@ Data sets come from `bhlm.likelihood.simulate`, at a cost that does not depend o
 Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, sections 6.5 and 13.3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import shorten
+from bhlm.likelihood.cells import WhitenedCells, whiten_blocks
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import (
     check_level,
     scale_covariance,
 )
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_blocks
+from bhlm.likelihood.simulate_cells import CellSimulator, build_cell_simulator
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.processes import count_cores, run_here
-from bhlm.reml.estimate import Estimate
-from bhlm.reml.optimize import Optimum, maximize
+from bhlm.reml.group_algebra import expect_one
+from bhlm.reml.level_algebra import evaluate_fit
+from bhlm.reml.level_search import maximize_levels
+from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import Maximum
+from bhlm.reml.optimize import maximize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,18 +112,75 @@ class Bootstrap:
         return _Interval(estimate, spread, float(lower), float(upper), bias, kind)
 
 
-@dataclass(frozen=True, slots=True)
-class Refit:
+class Replicate(NamedTuple):
+    """The fit of one simulated data set, in the columns as given."""
+
+    beta: Array  # (p,)
+    gs: tuple[Array, ...]  # by factor, (q_f, q_f)
+    sigma2: float
+    converged: bool
+    singular: bool
+
+
+class Refit(Protocol):
     """What a replicate needs: data of the fitted model, and how the fit was made."""
+
+    def replicate(self, seed: np.random.SeedSequence) -> Replicate:
+        """Return the fit of one simulated data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefitGroups:
+    """Replicates of a model with one grouping factor."""
 
     simulator: Simulator
     structure: Structure
     restricted: bool
     start: Array | None  # theta to start at
 
+    def replicate(self, seed: np.random.SeedSequence) -> Replicate:
+        """Return the fit of one simulated data set."""
+        blocks = simulate_blocks(self.simulator, np.random.Generator(np.random.PCG64(seed)))
+        white = replace(self.simulator.white, blocks=blocks)
+        found = maximize(white, self.structure, restricted=self.restricted, start=self.start)
+        at = found.criterion
+        sigma2 = at.sigma2 * white.scale**2
+        root = white.basis @ found.lam
+        beta = white.ols + white.scale * white.fixed @ at.beta
+        return Replicate(beta, (sigma2 * root @ root.T,), sigma2, found.converged, found.singular)
+
+
+@dataclass(frozen=True, slots=True)
+class RefitLevels:
+    """Replicates of a model with several grouping factors."""
+
+    white: WhitenedCells
+    simulator: CellSimulator
+    structures: tuple[Structure, ...]
+    restricted: bool
+    start: Array | None
+
+    def replicate(self, seed: np.random.SeedSequence) -> Replicate:
+        """Return the fit of one simulated data set."""
+        levels = self.simulator.simulate(np.random.Generator(np.random.PCG64(seed)))
+        white = replace(self.white, levels=levels)
+        found = maximize_levels(
+            white, self.structures, restricted=self.restricted, start=self.start
+        )
+        at = found.criterion.at
+        sigma2 = at.sigma2 * white.scale**2
+        roots = (basis @ lam for basis, lam in zip(white.bases, found.lams, strict=True))
+        return Replicate(
+            white.ols + white.scale * white.fixed @ at.beta,
+            tuple(sigma2 * root @ root.T for root in roots),
+            sigma2,
+            found.converged,
+            found.singular,
+        )
+
 
 def bootstrap(
-    fit: Estimate,
+    fit: Maximum,
     *,
     replicates: int = 1000,
     seed: int = 0,
@@ -153,50 +216,51 @@ def bootstrap(
     size = max(1, replicates // (CHUNKS * processes if processes > 1 else 100))
     children = tuple(np.random.SeedSequence(seed).spawn(replicates))
     task = _Chunk(plan_refits(fit), children, size)
-    q, p = fit.white.q, fit.white.p
-    estimates = np.empty((replicates, p + q * q + 1))
-    flags = np.empty((replicates, 2), dtype=bool)
+    structures, gs = zip(*fit.parts, strict=True)
+    own = Replicate(fit.beta, gs, fit.sigma2, fit.converged, fit.singular)
+    chunks: dict[int, list[Replicate]] = {}
     done = 0
-    for found in run_here(task, range(0, replicates, size), workers=processes, refusal=REFUSAL):
-        at, many = found["first"], len(found["rows"])
-        estimates[at : at + many] = found["rows"]
-        flags[at : at + many] = found["flags"]
-        done += many
+    for many in run_here(task, range(0, replicates, size), workers=processes, refusal=REFUSAL):
+        chunks[many["first"]] = many["found"]
+        done += len(many["found"])
         if progress is not None:
             progress(done, replicates)
-    own = np.concatenate([fit.beta, fit.g.ravel(), [fit.sigma2]])
-    labels = fit.structure.labels
+    found = [each for first in sorted(chunks) for each in chunks[first]]
     return Bootstrap(
         names=tuple(map(str, fit.parameters)),
-        estimate=_spread(own[None], q, p, labels)[0],
-        draws=_spread(estimates, q, p, labels),
-        converged=flags[:, 0],
-        singular=flags[:, 1],
+        estimate=_spread([own], structures)[0],
+        draws=_spread(found, structures),
+        converged=np.array([each.converged for each in found]),
+        singular=np.array([each.singular for each in found]),
         seed=seed,
         bounds=_bound_parameters(fit),
     )
 
 
-def plan_refits(fit: Estimate) -> Refit:
+def plan_refits(fit: Maximum) -> Refit:
     """Return what is needed to draw data from the fitted model and to fit them alike."""
-    white = fit.white
-    beta, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
-    return Refit(
-        simulator=build_simulator(
-            white, fit.moments.n, beta=beta, effects=lam * sigma, sigma=float(sigma)
-        ),
-        structure=fit.structure,
-        restricted=fit.method == "reml",
-        # From a boundary the optimiser would have to leave a saddle; EM starts inside.
-        start=None if fit.singular else fit.theta,
+    # From a boundary the optimiser would have to leave a saddle; its own start is inside.
+    start = None if fit.singular else fit.theta
+    restricted = fit.method == "reml"
+    if isinstance(fit, LevelsEstimate):
+        at = evaluate_fit(fit).at
+        sigma = float(np.sqrt(at.sigma2))
+        simulator = build_cell_simulator(
+            whiten_blocks(fit.moments, fit.structures),
+            beta=at.beta,
+            effects=[sigma * lam for lam in fit.lams],
+            sigma=sigma,
+        )
+        return RefitLevels(fit.white, simulator, fit.structures, restricted, start)
+    one = expect_one(fit)
+    white = one.white
+    beta, lam, sd = whiten_parameters(white, one.beta, one.root, np.sqrt(one.sigma2))
+    return RefitGroups(
+        build_simulator(white, one.moments.n, beta=beta, effects=lam * sd, sigma=float(sd)),
+        one.structure,
+        restricted,
+        start,
     )
-
-
-def refit_replicate(refit: Refit, seed: np.random.SeedSequence) -> Optimum:
-    """Return the optimum of one simulated data set."""
-    blocks = simulate_blocks(refit.simulator, np.random.Generator(np.random.PCG64(seed)))
-    white = replace(refit.simulator.white, blocks=blocks)
-    return maximize(white, refit.structure, restricted=refit.restricted, start=refit.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,34 +272,30 @@ class _Chunk:
     size: int
 
     def __call__(self, first: int) -> dict[str, Any]:
-        """Return where the chunk starts, (beta, G, sigma2) and (converged, singular) of each."""
-        white = self.refit.simulator.white
-        rows, flags = [], []
-        for seed in self.seeds[first : first + self.size]:
-            found = refit_replicate(self.refit, seed)
-            sigma2 = found.criterion.sigma2 * white.scale**2
-            root = white.basis @ found.lam
-            beta = white.ols + white.scale * white.fixed @ found.criterion.beta
-            rows.append(np.concatenate([beta, (sigma2 * root @ root.T).ravel(), [sigma2]]))
-            flags.append([found.converged, found.singular])
-        return {"first": first, "rows": np.array(rows), "flags": np.array(flags, dtype=bool)}
+        """Return where the chunk begins, and its fits."""
+        seeds = self.seeds[first : first + self.size]
+        return {"first": first, "found": [self.refit.replicate(seed) for seed in seeds]}
 
 
-def _bound_parameters(fit: Estimate) -> Array:
+def _bound_parameters(fit: Maximum) -> Array:
     """Return the bounds (m, 2) of the parameters."""
+    correlations = {part.structure.group: part.structure.correlation_bounds for part in fit.parts}
     bounds = np.tile([-np.inf, np.inf], (len(fit.parameters), 1))
     for at, parameter in enumerate(fit.parameters):
         if parameter.is_positive:
             bounds[at] = (0.0, np.inf)
         elif parameter.is_correlation:
-            bounds[at] = fit.structure.correlation_bounds
+            bounds[at] = correlations[parameter.group]
     return bounds
 
 
-def _spread(rows: Array, q: int, p: int, labels: tuple[tuple[int, int], ...]) -> Array:
-    """Return every named parameter (draws, m) from rows of (beta, G, sigma2)."""
-    g = rows[:, p:-1].reshape(-1, q, q)
-    variances = np.stack([g[:, i, j] for i, j in labels], axis=1)
-    sigma2 = rows[:, -1:]
-    scaled = scale_covariance(g, labels)
-    return np.concatenate([rows[:, :p], variances, sigma2, scaled, np.sqrt(sigma2)], axis=1)
+def _spread(found: Sequence[Replicate], structures: Sequence[Structure]) -> Array:
+    """Return every named parameter (draws, m) of replicates."""
+    variances, scaled = [], []
+    for factor, structure in enumerate(structures):
+        g = np.array([each.gs[factor] for each in found])
+        variances.append(np.stack([g[:, i, j] for i, j in structure.labels], axis=1))
+        scaled.append(scale_covariance(g, structure.labels))
+    sigma2 = np.array([[each.sigma2] for each in found])
+    beta = np.array([each.beta for each in found])
+    return np.concatenate([beta, *variances, sigma2, *scaled, np.sqrt(sigma2)], axis=1)

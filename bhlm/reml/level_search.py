@@ -8,12 +8,13 @@ about the expected information, and leaves nothing but the check to it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.levels import (
+    Levels,
     LevelsCriterion,
     bend_levels,
     evaluate_levels,
@@ -25,6 +26,7 @@ from bhlm.reml.optimize import (
     GRADIENT,
     SAME,
     ZERO,
+    Scaled,
     Step,
     descend,
     is_maximum,
@@ -37,6 +39,14 @@ Array = np.ndarray
 FLOOR = 0.1  # share of a level's own error, squared, that a variance starts with at least
 QUASI_STEPS = 40
 HALVINGS = 30
+
+
+class Arranged(Scaled, Protocol):
+    """Whitened cross-products under the pattern of their factors."""
+
+    @property
+    def levels(self) -> Levels:
+        """The factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ class LevelsOptimum:
 class LevelsProblem:
     """The profiled criterion of several factors as a function of theta."""
 
-    white: WhitenedCells
+    white: Arranged
     structures: tuple[Structure, ...]
     restricted: bool
     # The last points and what was computed there: value, gradient and Hessian ask one by one.
@@ -133,7 +143,7 @@ class LevelsProblem:
 
 
 def maximize_levels(
-    white: WhitenedCells,
+    white: Arranged,
     structures: tuple[Structure, ...],
     *,
     restricted: bool,

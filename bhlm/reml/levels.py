@@ -245,10 +245,10 @@ def fit_cells(
     structures = arrange_factors(moments, covariance)
     white = whiten_cells(moments, structures)
     optimum = maximize_levels(white, structures, restricted=method == "reml")
-    return _unwhiten(moments, structures, white, optimum)
+    return unwhiten_levels(moments, structures, white, optimum)
 
 
-def _unwhiten(
+def unwhiten_levels(
     moments: CellMoments,
     structures: tuple[Structure, ...],
     white: WhitenedCells,

@@ -7,8 +7,10 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter, list_parameters
+from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
@@ -42,6 +44,7 @@ class Maximum(ABC):
     converged: bool
     singular: bool
     theta: Array  # (c,)
+    white: Whitened | WhitenedCells
     _kept: dict[str, Any]
 
     @property

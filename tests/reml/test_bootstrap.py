@@ -1,5 +1,7 @@
 """The bootstrap: its seeds, processes and intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lme4_cases import fit_case
@@ -12,7 +14,6 @@ from bhlm.reml.bootstrap import (
     Bootstrap,
     bootstrap,
     plan_refits,
-    refit_replicate,
 )
 
 
@@ -50,8 +51,10 @@ def test_the_seed_alone_decides():
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_replicates_are_fitted_by_the_method_of_the_fit(method):
     fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=12)).reml(method=method)
-    found = refit_replicate(plan_refits(fit), np.random.SeedSequence(1))
-    assert found.criterion.restricted == (method == "reml")
+    plan, seed = plan_refits(fit), np.random.SeedSequence(1)
+    assert plan.restricted == (method == "reml")
+    other = replace(plan, restricted=not plan.restricted).replicate(seed)
+    assert (plan.replicate(seed).gs[0][0, 0] > other.gs[0][0, 0]) == (method == "reml")
 
 
 def test_a_singular_fit_can_be_resampled():

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from level_designs import FORMULAS, fit_design, make_table, spell_out
+from scipy import stats
+from scipy.optimize import minimize
 
 import bhlm
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
+from bhlm.likelihood.covariance import Based
 from bhlm.likelihood.slopes import measure_spread
+from bhlm.reml.bootstrap import plan_refits
 from bhlm.reml.fixed.kenward_roger import kenward_roger
 from bhlm.reml.fixed.robust import robust_covariance
+from bhlm.reml.profile.held_levels import HeldLevels
 
 EXACT = 1e-8
 # What the optimiser leaves of the estimates enters products of them.
@@ -229,3 +234,151 @@ def test_no_start_ends_below_lme4_and_nlme(tmp_path):
     assert all(each.gap > -levels.BELOW for each in found)
     assert all(each.converged == 9 for each in found)
     assert {each.name for each in found if each.singular} >= {"television", "flat crossed"}
+
+
+def _dense_deviance(kind, gs, sigma2, beta=None):
+    """Return minus twice the log-likelihood, restricted without beta, by n x n algebra."""
+    dense = spell_out(kind)
+    n, p = dense.x.shape
+    v = sigma2 * np.eye(n)
+    for wide, g in zip(dense.z, gs, strict=True):
+        v += wide @ np.kron(np.eye(wide.shape[1] // len(g)), g) @ wide.T
+    inverse, weight = np.linalg.inv(v), None
+    value = np.linalg.slogdet(v)[1]
+    if beta is None:
+        weight = dense.x.T @ inverse @ dense.x
+        beta = np.linalg.solve(weight, dense.x.T @ inverse @ dense.y)
+        value += np.linalg.slogdet(weight)[1]
+    r = dense.y - dense.x @ beta
+    dof = n - p if weight is not None else n
+    return float(value + r @ inverse @ r + dof * np.log(2.0 * np.pi))
+
+
+PROFILED = {
+    "two nested": ("sd(Intercept|school)", "sd(x|school:klass)", "sd(Residual)"),
+    "crossed": ("corr(Intercept,x|rater)", "sd(Intercept|item)"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PROFILED)
+def test_profile_limits_are_where_the_dense_likelihood_has_fallen(kind):
+    fit = fit_design(kind)
+    found = fit.profile(parameters=PROFILED[kind], level=0.9)
+    quantile = stats.chi2.ppf(0.9, 1)
+    for name in PROFILED[kind]:
+        held = _minimize_with(kind, name, found.loc[name, "upper"])
+        assert held + 2.0 * fit.loglik == pytest.approx(quantile, abs=1e-4), name
+
+
+@kinds
+@pytest.mark.parametrize("held", [None, 0.7])
+def test_held_likelihoods_bend_as_they_differ(kind, held):
+    fit = fit_design(kind)
+    white = fit.white
+    based = Based(white.bases[0], white.scale)
+    families = [structure.family() for structure in fit.structures]
+    families[0] = fit.structures[0].family_with_sd(based, 0, sd=1.1)
+    likelihood = HeldLevels(white, tuple(families), True, held)
+    gs = [fit.sigma2 / white.scale**2 * lam @ lam.T for lam in fit.lams]
+    point = likelihood.start(gs, 0.8) + 0.05
+    value, gradient = likelihood.value_and_gradient(point)
+    hessian = likelihood.hessian(point)
+    step = 1e-5
+    for i, e in enumerate(step * np.eye(len(point))):
+        (up, rise), (down, fall) = (likelihood.value_and_gradient(point + s * e) for s in (1, -1))
+        assert gradient[i] == pytest.approx((up - down) / (2.0 * step), rel=1e-6, abs=1e-5)
+        np.testing.assert_allclose(hessian[i], (rise - fall) / (2.0 * step), rtol=1e-6, atol=1e-5)
+    # The held SD is what it is held at, and the value the dense one's.
+    loadings = [
+        white.scale * basis @ family.at(x)[0]
+        for basis, family, x in zip(white.bases, families, likelihood._split(point), strict=True)
+    ]
+    assert np.linalg.norm(loadings[0][0]) == pytest.approx(1.1)
+    v = held if held is not None else np.exp(point[-1])
+    dense = _dense_deviance(kind, [each @ each.T for each in loadings], v * white.scale**2)
+    n, p = spell_out(kind).x.shape
+    shift = 2.0 * (n - p) * np.log(white.scale) - 2.0 * white.logdet_fixed
+    assert value + shift == pytest.approx(dense, rel=EXACT)
+
+
+def _minimize_with(kind, name, value):
+    """Return the least dense deviance at which an SD or correlation has a value."""
+    fit = fit_design(kind)
+    sigma = np.sqrt(fit.sigma2)
+    roots = [np.linalg.cholesky(g) for g in fit.gs]
+    at = [np.tril_indices(len(root)) for root in roots]
+    begin = np.concatenate([root[i] for root, i in zip(roots, at, strict=True)] + [[sigma]])
+
+    def build(point):
+        gs, start = [], 0
+        for root, i in zip(roots, at, strict=True):
+            own = np.zeros_like(root)
+            own[i] = point[start : start + len(i[0])]
+            start += len(i[0])
+            gs.append(own @ own.T)
+        return gs, point[-1] ** 2
+
+    def deviance(point):
+        gs, sigma2 = build(point)
+        if name == "sd(Residual)":
+            sigma2 = value**2
+        for structure, g in zip(fit.structures, gs, strict=True):
+            for each, (i, j) in zip(structure.scaled, structure.labels, strict=True):
+                if str(each) == name and i == j:
+                    g *= np.outer(
+                        *2 * [np.where(np.arange(len(g)) == i, value / g[i, i] ** 0.5, 1.0)]
+                    )
+                elif str(each) == name:
+                    g[i, j] = g[j, i] = value * np.sqrt(g[i, i] * g[j, j])
+        return _dense_deviance(kind, gs, sigma2)
+
+    return minimize(deviance, begin, method="BFGS", options={"gtol": 1e-5}).fun
+
+
+@pytest.mark.slow
+def test_profile_of_a_fixed_effect_is_that_of_the_full_likelihood():
+    fit = fit_design("crossed within nested")
+    found = fit.profile(parameters=["x"])
+    full = fit_design("crossed within nested", "ml")
+    assert found.loc["x", "likelihood"] == "ml"
+    limit = found.loc["x", "lower"]
+    table = make_table("crossed within nested")
+    moved = table.assign(y=table["y"] - limit * table["x"])
+    formula = FORMULAS["crossed within nested"].replace("x + w", "w")
+    held = Model(formula, moved).reml(method="ml")
+    assert 2.0 * (full.loglik - held.loglik) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-6)
+
+
+def test_bootstrap_draws_from_the_fitted_model():
+    fit = fit_design("crossed")
+    found = fit.bootstrap(replicates=6, seed=1)
+    assert found.converged.all()
+    assert found.names == tuple(map(str, fit.parameters))
+    assert found.intervals().index.tolist() == fit.estimates.index.tolist()
+    np.testing.assert_array_equal(found.draws[:3], fit.bootstrap(replicates=3, seed=1).draws)
+
+
+@pytest.mark.slow
+@kinds
+def test_replicates_spread_as_standard_errors_say(kind):
+    fit = fit_design(kind)
+    found = fit.bootstrap(replicates=200, seed=2)
+    spread = found.draws[:, :3].std(axis=0, ddof=1) / fit.estimates["se"].iloc[:3].to_numpy()
+    assert np.all((spread > 0.8) & (spread < 1.25))
+
+
+@kinds
+def test_simulated_responses_have_the_dense_covariance(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    plan = plan_refits(fit)
+    white = fit.white
+    # X'y of simulated data, whitened: its mean is X'X beta and its covariance X'VX.
+    rng = np.random.default_rng(5)
+    drawn = np.array([plan.simulator.draw(rng)[:, -4:-1, -1].sum(axis=0) for _ in range(400)])
+    x = dense.x @ white.fixed
+    expected = x.T @ dense.v @ x / white.scale**2
+    beta = np.linalg.solve(white.fixed, fit.beta - white.ols) / white.scale
+    error = np.sqrt(np.diag(expected) / 400)
+    assert np.all(np.abs(drawn.mean(axis=0) - x.T @ x @ beta) < 4.0 * error)
+    np.testing.assert_allclose(np.var(drawn, axis=0) / np.diag(expected), 1.0, atol=0.35)

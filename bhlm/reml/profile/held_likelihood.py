@@ -100,6 +100,10 @@ class HeldLikelihood:
             point = descend(self, point)
         return self.value_and_gradient(point)[0], point
 
+    def keeps_signs(self, point: Array) -> bool:
+        """Whether what must be positive is so at a point; see `Family.keeps_signs`."""
+        return self.family.keeps_signs(point[: len(self.family.spans)])
+
     def _visit(self, point: Array) -> Visit:
         key = point.tobytes()
         if key not in self._last:

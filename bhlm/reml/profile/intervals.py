@@ -11,19 +11,25 @@ a correlation +-1, where the profile does not reach the quantile before.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import Based, Family
 from bhlm.likelihood.panels import build_panels
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, check_level, map_names
 from bhlm.likelihood.whitening import whiten_parameters
-from bhlm.reml.estimate import Estimate, unwhiten
-from bhlm.reml.maximum import check_converged
+from bhlm.moments.cells import CellMoments
+from bhlm.reml.estimate import unwhiten
+from bhlm.reml.group_algebra import expect_one
+from bhlm.reml.level_search import maximize_levels
+from bhlm.reml.levels import LevelsEstimate, unwhiten_levels
+from bhlm.reml.maximum import Maximum, check_converged
 from bhlm.reml.optimize import maximize
+from bhlm.reml.profile.held_levels import Held, HeldLevels, hold_fixed_effect
 from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ class Profile:
 
 
 def profile_intervals(
-    fit: Estimate,
+    fit: Maximum,
     *,
     level: float = 0.95,
     likelihood: str | None = None,
@@ -98,12 +104,12 @@ def profile_intervals(
     return table
 
 
-def list_profiled(fit: Estimate) -> list[Parameter]:
+def list_profiled(fit: Maximum) -> list[Parameter]:
     """Return the parameters that have a profile: all but the covariances."""
     return [parameter for parameter in fit.parameters if not parameter.is_covariance]
 
 
-def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = None) -> Profile:
+def build_profile(fit: Maximum, parameter: str, *, likelihood: str | None = None) -> Profile:
     """Return the profile of a fixed effect, an SD or a correlation.
 
     Raises:
@@ -120,11 +126,14 @@ def build_profile(fit: Estimate, parameter: str, *, likelihood: str | None = Non
     if parameter in fit.moments.fixed:
         return _profile_fixed(_refit(fit, "ml"), fit.moments.fixed.index(parameter))
     fit = _refit(fit, likelihood or fit.method)
-    scaled = [str(each) for each in fit.structure.scaled]
     if parameter == str(RESIDUAL_SD):
-        return _profile_variance(fit, parameter, None)
-    if parameter in scaled:
-        return _profile_variance(fit, parameter, fit.structure.labels[scaled.index(parameter)])
+        return _profile_variance(fit, parameter, 0, None)
+    for factor, part in enumerate(fit.parts):
+        scaled = [str(each) for each in part.structure.scaled]
+        if parameter in scaled:
+            label = part.structure.labels[scaled.index(parameter)]
+            return _profile_variance(fit, parameter, factor, label)
+    scaled = [str(each) for part in fit.parts for each in part.structure.scaled]
     raise ArgumentError(
         f"'{parameter}' has no profile of its own; choose one of "
         f"{', '.join([*fit.moments.fixed, *scaled, str(RESIDUAL_SD)])}"
@@ -164,23 +173,33 @@ def _find_limit(profile: Profile, quantile: float, *, side: int) -> float:
     return side * np.inf
 
 
-def _refit(fit: Estimate, method: str) -> Estimate:
+def _refit(fit: Maximum, method: str) -> Maximum:
     if fit.method == method:
         return fit
-    found = maximize(fit.white, fit.structure, restricted=method == "reml")
-    refit = unwhiten(fit.moments, fit.structure, fit.white, found)
+    restricted = method == "reml"
+    if isinstance(fit, LevelsEstimate):
+        several = maximize_levels(fit.white, fit.structures, restricted=restricted)
+        refit: Maximum = unwhiten_levels(fit.moments, fit.structures, fit.white, several)
+    else:
+        one = expect_one(fit)
+        found = maximize(one.white, one.structure, restricted=restricted)
+        refit = unwhiten(one.moments, one.structure, one.white, found)
     check_converged(refit, "a profile")
     return refit
 
 
-def _profile_fixed(fit: Estimate, index: int) -> Profile:
-    lowest = -2.0 * fit.loglik
+def _profile_fixed(fit: Maximum, index: int) -> Profile:
+    lowest, theta = -2.0 * fit.loglik, fit.theta
     offset = 2.0 * fit.white.n * np.log(fit.white.scale)
-    theta = fit.theta
 
     def rise(value: float) -> float:
-        held = hold_fixed(fit.white, index, value)
-        found = maximize(held, fit.structure, restricted=False, start=theta)
+        if isinstance(fit, LevelsEstimate):
+            white = hold_fixed_effect(fit.white, index, value)
+            several = maximize_levels(white, fit.structures, restricted=False, start=theta)
+            return several.criterion.at.value + offset - lowest
+        one = expect_one(fit)
+        held = hold_fixed(one.white, index, value)
+        found = maximize(held, one.structure, restricted=False, start=theta)
         return found.criterion.value + offset - lowest
 
     return Profile(
@@ -193,14 +212,51 @@ def _profile_fixed(fit: Estimate, index: int) -> Profile:
     )
 
 
-def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -> Profile:
-    """Return the profile of the SD or correlation at `label` of G; of the residual SD for None."""
-    white, structure, restricted = fit.white, fit.structure, fit.method == "reml"
+class _Scene(NamedTuple):
+    """What the profile of a variance parameter takes of a fit, whatever its factors."""
+
+    scale: float
+    g: Any  # the estimates of G~, as `start` of a held likelihood takes them
+    v: float
+    basis: Based  # of the parameter's factor
+    hold: Callable[..., Held]  # (family of the parameter's factor or None, v=None)
+
+
+def _set_scene(fit: Maximum, factor: int) -> _Scene:
+    restricted = fit.method == "reml"
+    if isinstance(fit, LevelsEstimate):
+        white, families = fit.white, [each.family() for each in fit.structures]
+        v = fit.sigma2 / white.scale**2
+
+        def hold_levels(family: Family | None, *, v: float | None = None) -> Held:
+            own = list(families)
+            own[factor] = family or own[factor]
+            return HeldLevels(white, tuple(own), restricted, v)
+
+        gs = [v * lam @ lam.T for lam in fit.lams]
+        return _Scene(white.scale, gs, v, Based(white.bases[factor], white.scale), hold_levels)
+    one = expect_one(fit)
     # By way of the root: G itself cancels where a covariate is far from zero.
-    _, lam, sigma = whiten_parameters(white, fit.beta, fit.root, np.sqrt(fit.sigma2))
+    _, lam, sigma = whiten_parameters(one.white, one.beta, one.root, np.sqrt(one.sigma2))
     v = float(sigma) ** 2
-    g = v * lam @ lam.T
-    sd = np.sqrt(np.diag(fit.g))
+    panels = build_panels(one.white.blocks, one.white.q)
+
+    def hold_groups(family: Family | None, *, v: float | None = None) -> Held:
+        family = family or one.structure.family()
+        return HeldLikelihood(one.white, family, restricted, v, panels)
+
+    based = Based(one.white.basis, one.white.scale)
+    return _Scene(one.white.scale, v * lam @ lam.T, v, based, hold_groups)
+
+
+def _profile_variance(
+    fit: Maximum, name: str, factor: int, label: tuple[int, int] | None
+) -> Profile:
+    """Return the profile of the SD or correlation at `label` of G; of the residual SD for None."""
+    structure, own_g = fit.parts[factor]
+    scene = _set_scene(fit, factor)
+    g, v = scene.g, scene.v
+    sd = np.sqrt(np.diag(own_g))
     bounds = (0.0, np.inf)
     if label is None:
         estimate = float(np.sqrt(fit.sigma2))
@@ -208,22 +264,17 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
         estimate = float(sd[label[0]])
     else:
         with np.errstate(invalid="ignore"):
-            estimate = float(np.clip(fit.g[label] / (sd[label[0]] * sd[label[1]]), -1.0, 1.0))
+            estimate = float(np.clip(own_g[label] / (sd[label[0]] * sd[label[1]]), -1.0, 1.0))
         bounds = structure.correlation_bounds
 
-    panels = build_panels(white.blocks, white.q)
-
-    def hold(value: float) -> HeldLikelihood:
+    def hold(value: float) -> Held:
         if label is None:
-            held = (value / white.scale) ** 2
-            return HeldLikelihood(white, structure.family(), restricted, held, panels)
+            return scene.hold(None, v=(value / scene.scale) ** 2)
         if label[0] == label[1]:
-            family = structure.family_with_sd(white, label[0], sd=value)
-        else:
-            family = structure.family_with_correlation(white, *label, correlation=value)
-        return HeldLikelihood(white, family, restricted, panels=panels)
+            return scene.hold(structure.family_with_sd(scene.basis, label[0], sd=value))
+        return scene.hold(structure.family_with_correlation(scene.basis, *label, correlation=value))
 
-    whole = HeldLikelihood(white, structure.family(), restricted, panels=panels)
+    whole = scene.hold(None)
     lowest = whole.value_and_gradient(whole.start(g, v))[0]
     # Where one of the two SDs of a correlation turns negative, the point is one of the opposite
     # correlation; the minimum is then that with an SD of zero, at which every correlation is the
@@ -231,8 +282,8 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
     signed = label is not None and label[0] != label[1] and not structure.shares_variance
     floor = np.inf
     if signed:
-        zeros = (structure.family_with_sd(white, i, sd=0.0) for i in label or ())
-        helds = [HeldLikelihood(white, each, restricted, panels=panels) for each in zeros]
+        zeros = (structure.family_with_sd(scene.basis, i, sd=0.0) for i in label or ())
+        helds = [scene.hold(each) for each in zeros]
         floor = min(held.minimize(held.start(g, v))[0] for held in helds)
     # Each point starts at the nearest one found before (coordinates of families of one kind
     # agree) and at the estimates, which keeps it out of lesser minima.
@@ -246,26 +297,35 @@ def _profile_variance(fit: Estimate, name: str, label: tuple[int, int] | None) -
         starts = [held.start(g, v)] + ([] if near is None else [found[near]])
         lower = floor
         for reached, point in (held.minimize(start) for start in starts):
-            if reached < lower and held.family.keeps_signs(point[: len(held.family.spans)]):
+            if reached < lower and held.keeps_signs(point):
                 lower, found[value] = reached, point
         return lower - lowest
 
-    step = 2.0 * _guess_error(fit, label)
+    step = 2.0 * _guess_error(fit, factor, label, scene.basis)
     return Profile(name, fit.method, estimate, step, bounds, rise)
 
 
-def _guess_error(fit: Estimate, label: tuple[int, int] | None) -> float:
+def _guess_error(fit: Maximum, factor: int, label: tuple[int, int] | None, based: Based) -> float:
     """Return about one standard error, the scale of the search for a limit.
 
     From the information where there is one; for an SD of zero, the residual SD in the units of
     the coefficient over the root of the mean group size.
     """
+    n_groups = _count_levels(fit)[factor]
     if label is not None and label[0] != label[1]:
-        return float(1.0 / np.sqrt(len(fit.white.blocks)))
-    at = -1 if label is None else fit.structure.labels.index(label)
-    variance = fit.sigma2 if label is None else float(fit.g[label])
+        return float(1.0 / np.sqrt(n_groups))
+    structure, g = fit.parts[factor]
+    before = sum(len(part.structure.labels) for part in fit.parts[:factor])
+    at = -1 if label is None else before + structure.labels.index(label)
+    variance = fit.sigma2 if label is None else float(g[label])
     error = float(np.sqrt(fit.variance_cov[at, at]))
     if variance > 0.0 and np.isfinite(error) and error > 0.0:
         return float(error / (2.0 * np.sqrt(variance)))
-    unit = 1.0 if label is None else float(np.linalg.norm(fit.white.basis[label[0]]))
-    return float(np.sqrt(fit.sigma2 * len(fit.white.blocks) / fit.white.n) * unit)
+    unit = 1.0 if label is None else float(np.linalg.norm(based.basis[label[0]]))
+    return float(np.sqrt(fit.sigma2 * n_groups / fit.white.n) * unit)
+
+
+def _count_levels(fit: Maximum) -> list[int]:
+    """Return the levels of every factor."""
+    moments = fit.moments
+    return list(moments.groups.values()) if isinstance(moments, CellMoments) else [moments.n_groups]
