@@ -104,7 +104,7 @@ _CLASSES = {
         "Prior",
         "TensorVariable",
     ),
-    *("LKJ", "Published", "StudyResult", "DataTree"),
+    *("FamilyFit", "LKJ", "Published", "StudyResult", "DataTree"),
 }
 _ADVICE = {
     ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",

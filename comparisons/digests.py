@@ -25,7 +25,7 @@ def digest(*arrays: object) -> str:
 
 def main(names: list[str]) -> None:
     for entry in bhlm.list_models():
-        if names and entry.name not in names:
+        if (names and entry.name not in names) or not entry.is_gaussian:
             continue
         table = (
             bhlm.load_dataset(entry.dataset) if entry.dataset else bhlm.open_table(entry.data_path)

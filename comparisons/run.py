@@ -307,7 +307,11 @@ def main() -> None:
         and (options.rivals is None or rival.program in options.rivals)
     ]
     names = options.models
-    whole = [each for each in list_models() if not parse_formula(each.formula).has_levels]
+    whole = [
+        each
+        for each in list_models()
+        if each.is_gaussian and not parse_formula(each.formula).has_levels
+    ]
     entries = whole if names is None else [find_model(name) for name in names]
     run(entries, rivals, seed=options.seed, folder=options.results, limit=options.limit)
     print((options.results / "gallery.md").read_text())

@@ -16,7 +16,11 @@ from bhlm.sources.gallery import GalleryModel, find_model, list_models, load_dat
 
 def list_one_factor() -> list[GalleryModel]:
     """Return the models of the gallery with one grouping column."""
-    return [each for each in list_models() if not parse_formula(each.formula).has_levels]
+    return [
+        each
+        for each in list_models()
+        if each.is_gaussian and not parse_formula(each.formula).has_levels
+    ]
 
 
 @cache

@@ -140,6 +140,56 @@ def reml_command(
     return 0 if fit.converged else 1
 
 
+@app.command("ml")
+def ml_command(
+    which: Which = None,
+    data: Data = None,
+    formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
+    family: Annotated[
+        str | None, typer.Option(help="gaussian, bernoulli, binomial or poisson.")
+    ] = None,
+    link: Annotated[str | None, typer.Option(help="logit, probit, cloglog or log.")] = None,
+    trials: Annotated[str | None, typer.Option(help="The column of the trials.")] = None,
+    exposure: Annotated[str | None, typer.Option(help="The column over which is counted.")] = None,
+    nagq: Annotated[
+        int | None, typer.Option(help="So many nodes per dimension; 1 is Laplace. Default: enough.")
+    ] = None,
+    covariance: Covariance = None,
+    style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
+    json: Json = None,
+) -> int:
+    """Fit by maximum likelihood: zeros and ones, proportions, counts, or a normal response."""
+    from bhlm.files import write_json
+    from bhlm.fits.family_fit import FamilyFit
+    from bhlm.reports.json import (
+        describe_cells,
+        describe_family,
+        describe_levels,
+        describe_model,
+        describe_patterns,
+        describe_reml,
+    )
+
+    check_outputs(json=json)
+    outcome = {"family": family, "link": link, "trials": trials, "exposure": exposure}
+    model, entry = open_model(
+        which, data, formula, memory_limit=memory_limit, several=True, counted=True, outcome=outcome
+    )
+    fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
+    print_title(entry)
+    print_text(fit.summary(style=style))
+    if json and isinstance(fit, FamilyFit):
+        write_json({"model": describe_patterns(fit.patterns), "ml": describe_family(fit)}, json)
+    elif json and model.cells is not None:
+        content = describe_levels(cast("LevelsFit", fit))
+        write_json({"model": describe_cells(model.cells), "ml": content}, json)
+    elif json:
+        content = describe_reml(cast("RemlFit", fit))
+        write_json({"model": describe_model(model.moments), "ml": content}, json)
+    return 0 if fit.converged else 1
+
+
 @app.command("sample")
 def sample_command(
     which: Which = None,

@@ -87,7 +87,11 @@ def compare_gallery(
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import find_model, list_models
 
-    whole = (each for each in list_models() if not parse_formula(each.formula).has_levels)
+    whole = (
+        each
+        for each in list_models()
+        if each.is_gaussian and not parse_formula(each.formula).has_levels
+    )
     entries = tuple(whole) if names is None else tuple(find_model(name) for name in names)
     if not entries:
         raise ArgumentError("no models to compare; name some (bhlm models lists them), or None")

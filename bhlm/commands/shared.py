@@ -35,10 +35,13 @@ def open_model(
     *,
     memory_limit: str | None = None,
     several: bool = False,
+    counted: bool = False,
+    outcome: "Mapping[str, Any] | None" = None,
 ) -> tuple["Model", "GalleryModel | None"]:
     """Return the model that the arguments name, and its gallery entry if it has one.
 
-    Unless `several`, what a command does is not there yet for several grouping factors.
+    Unless `several`, what a command does is not there yet for several grouping factors, and unless
+    `counted` for families but the gaussian; `outcome` has the family, link, trials and exposure.
     """
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
@@ -60,8 +63,17 @@ def open_model(
                 "the model or --data with --formula"
             )
         entry = find_model(which)
+        if not entry.is_gaussian and not counted:
+            raise ArgumentError(
+                f"'{which}' has family='{entry.family}', which this command does not take yet; "
+                f"bhlm ml {which} fits it"
+            )
+        if any(value is not None for value in (outcome or {}).values()):
+            raise ArgumentError(
+                f"'{which}' says its family itself; leave --family and the like out"
+            )
         check(entry.formula)
-        return Model(entry.formula, find_data(entry)), entry
+        return Model(entry.formula, find_data(entry), **entry.outcome), entry
     if data is not None and formula is None and is_moments_path(data):
         model = Model.from_moments(data)
         check(model.formula.text)
@@ -76,8 +88,10 @@ def open_model(
     if is_moments_path(data):
         return Model(formula, data), None
     rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
-    model = Model(formula, rows)
-    for sentence in () if model.formula.has_levels else doubt_columns(model.moments):
+    given = {key: value for key, value in (outcome or {}).items() if value is not None}
+    model = Model(formula, rows, **given)
+    plain = model.family == "gaussian" and not model.formula.has_levels
+    for sentence in doubt_columns(model.moments) if plain else ():
         print(f"bhlm: note: {sentence}", file=sys.stderr)
     return model, None
 

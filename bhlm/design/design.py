@@ -159,13 +159,14 @@ def build_design(formula: str | Formula, table: Any, *, check: bool = True) -> D
     return design
 
 
-def build_prepared(formula: str | Formula, table: Any) -> Prepared:
+def build_prepared(formula: str | Formula, table: Any, *, counted: bool = False) -> Prepared:
     """Return the design, and with it the complete rows of the table that it was built from.
 
-    What `check_design` looks for is left to it. Raises as `build_design` does.
+    `counted` takes trials and offsets, which only families have. What `check_design` looks for is
+    left to it. Raises as `build_design` does.
     """
     formula = parse_formula(formula) if isinstance(formula, str) else formula
-    check_roles(formula)
+    check_roles(formula, counted=counted)
     frame = read_frame(read_table(table, formula))
     with ignore_floating_errors():
         schema = check_schema(frame, formula)
@@ -300,8 +301,21 @@ def ignore_floating_errors() -> AbstractContextManager[Any]:
     return np.errstate(all="ignore")
 
 
-def check_roles(formula: Formula) -> None:
-    """Raise `FormulaError` where one column plays two parts that exclude each other."""
+def check_roles(formula: Formula, *, counted: bool = False) -> None:
+    """Raise `FormulaError` where one column plays two parts that exclude each other.
+
+    Unless `counted`, there are neither trials nor offsets.
+    """
+    if formula.trials is not None and not counted:
+        raise FormulaError(
+            f"'{formula.response} / {formula.trials}' is successes of trials; give "
+            f"family='binomial', or write I({formula.response}/{formula.trials}) for the ratio"
+        )
+    if formula.offsets and not counted:
+        raise FormulaError(
+            f"offset({formula.offsets[0]}) is for the families 'bernoulli', 'binomial' and "
+            f"'poisson'; of the gaussian subtract it, as in I({formula.response} - ...) ~ ..."
+        )
     outcome = column_names(formula.response)
     for group in formula.group_columns:
         if group in outcome:
@@ -427,7 +441,7 @@ def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> None
     """Raise `DataError` that names the innermost term of which some value is not finite."""
     steps, values = _lower_columns(design, layout)
     numeric = [f for f in list_factors(design.formula) if str(f) not in design.levels]
-    suspects = list(dict.fromkeys(checkpoints([*numeric, design.formula.response])))
+    suspects = list(dict.fromkeys(checkpoints([*numeric, *design.formula.outcome])))
     asked: dict[str, Any] = {str(suspect): steps.lower(suspect)[1] for suspect in suspects}
     # A table column was checked for infinities already, and an indicator is finite by itself.
     safe = {str(Name(name)) for name in layout.columns} | {

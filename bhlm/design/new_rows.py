@@ -39,6 +39,7 @@ class NewRows(NamedTuple):
     x: Array  # (n, p)
     z: Array  # (n, q)
     index: Any  # what the table calls its rows, a pandas Index; None where they have no order
+    offset: Array  # (n,) of the linear predictor; zero without one
 
 
 def read_new_rows(
@@ -75,8 +76,10 @@ def read_new_rows(
     means = list_means(design)
     at = check_at(at, [f"gm({argument})" for argument in means])
     # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
-    read = {name for part in list_factors(formula) for name in column_names(part)}
-    unread = {name: 1.0 for name in column_names(formula.response) if name not in read}
+    needed = (*list_factors(formula), *formula.offsets)
+    read = {name for part in needed for name in column_names(part)}
+    parts = [formula.response, *([] if formula.trials is None else [formula.trials])]
+    unread = {name: 1.0 for part in parts for name in column_names(part) if name not in read}
     blank = {name: nw.lit(value) for name, value in unread.items()}
     has_group = design.group in table.collect_schema()
     if not has_group and needs_group:
@@ -109,7 +112,25 @@ def read_new_rows(
         raise DataError(
             "a column of the formula is not finite in some new row; check the new table"
         )
-    return NewRows(labels, x, z, index_rows(design, filled))
+    offset = _read_offsets(design, held, layout)
+    return NewRows(labels, x, z, index_rows(design, filled), offset)
+
+
+def _read_offsets(design: Design, held: nw.DataFrame[Any], layout: Layout) -> Array:
+    """Return the sum (n,) of the offsets of new rows."""
+    total = np.zeros(len(held))
+    if not design.formula.offsets:
+        return total
+    rows = read_rows(design, held, layout, np.zeros(len(held), dtype=np.int64), 1)
+    with np.errstate(all="ignore"):
+        for each in design.formula.offsets:
+            total = total + rows.evaluate(each, slice(0, len(held)))
+    if not np.isfinite(total).all():
+        raise DataError(
+            f"offset({design.formula.offsets[0]}) is not finite in some new row; check the new "
+            "table"
+        )
+    return total
 
 
 def list_means(design: Design) -> list[Expression]:

@@ -83,11 +83,11 @@ def open_rows(
 
 def _counted(formula: Formula) -> set[str]:
     """Return the columns that a formula computes with."""
-    whole = [*list_factors(formula), formula.response]
+    whole = [*list_factors(formula), *formula.outcome]
     inside = [
         each
         for each in whole
-        if (isinstance(each, Apply) and each.function != "C") or each == formula.response
+        if (isinstance(each, Apply) and each.function != "C") or each in formula.outcome
     ]
     return {name for each in inside for name in column_names(each)}
 
@@ -120,7 +120,7 @@ def read_table(table: Any, formula: Formula) -> Any:
 def formula_columns(formula: Formula) -> list[str]:
     """Return the columns of a table that a formula reads, each once."""
     groups = map(Name, formula.group_columns)
-    parts = (formula.response, *list_factors(formula), *groups)
+    parts = (*formula.outcome, *list_factors(formula), *groups)
     return list(dict.fromkeys(name for part in parts for name in column_names(part)))
 
 
@@ -195,7 +195,7 @@ def prepare_rows(
     floats = [safe for safe, group in names.items() if schema[group].is_float()]
     columns: dict[str, str] = {}
     categories: dict[str, str] = {}
-    for part in dict.fromkeys((*list_factors(formula), formula.response)):
+    for part in dict.fromkeys((*list_factors(formula), *formula.outcome)):
         if part in factors:
             name = column_names(part)[0]
             safe = categories[str(part)] = f"k{len(categories)}"

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from bhlm.design.design import Design, design_arrays, index_rows
-from bhlm.design.formula.terms import Formula, parse_formula
+from bhlm.design.formula.terms import Formula, add_counts, parse_formula
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments, read_cell_rows, reduce_cells, refuse_factors
 from bhlm.moments.either import load_moments
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments, open_alike, reduce_table
+from bhlm.moments.patterns import Patterns, reduce_patterns
 from bhlm.moments.same_rows import check_same_rows
 from bhlm.sources.watch import unchanged
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.sampling import Progress
     from bhlm.design.new_rows import At
     from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.family_fit import FamilyFit
     from bhlm.fits.reml_fit import RemlFit
 
 LOGGER = logging.getLogger("bhlm")
@@ -42,15 +45,42 @@ class Model:
         formula: such as "y ~ x + (x | g)"; see docs/reference.md for what it may hold.
         data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
             .dta, .sav, .feather or .moments file; or a `Moments` or `CellMoments`.
+        family: "gaussian"; or "bernoulli", of a response of 0 and 1; "binomial", of successes in
+            trials, as in "y / n ~ x + (x | g)"; "poisson", of counts. These have ml() in the place
+            of reml().
+        link: "logit", "probit" or "cloglog", and "log" of counts; None takes the first.
+        trials: the column of the trials, where the formula does not give it.
+        exposure: a column over which counts were made; its log is an offset.
 
     Raises:
         FormulaError: the formula cannot be read.
-        DataError: the data cannot serve the formula.
+        DataError: the data cannot serve the formula, or have responses outside the family.
+        ArgumentError: a family or link that is not known.
     """
 
-    def __init__(self, formula: str, data: Any) -> None:
+    def __init__(
+        self,
+        formula: str,
+        data: Any,
+        *,
+        family: str = "gaussian",
+        link: str | None = None,
+        trials: str | None = None,
+        exposure: str | None = None,
+    ) -> None:
         self.formula: Formula = parse_formula(formula)
         self._table: Any = None
+        self._patterns: Patterns | None = None
+        counts = {"link": link, "trials": trials, "exposure": exposure}
+        if family != "gaussian":
+            self._state_counts(data, family, **counts)
+            return
+        for name, value in counts.items():
+            if value is not None:
+                raise ArgumentError(
+                    f"{name}={value!r} is for the families of zeros and ones and of counts; give "
+                    "family='bernoulli', 'binomial' or 'poisson' too"
+                )
         if is_moments_path(data):
             data = load_moments(data)
         self._cells: CellMoments | None = None
@@ -70,6 +100,53 @@ class Model:
             for sentence in doubt_columns(self._moments) if self._moments else ():
                 LOGGER.warning("%s", sentence)
 
+    def _state_counts(
+        self,
+        data: Any,
+        family: str,
+        *,
+        link: str | None,
+        trials: str | None,
+        exposure: str | None,
+    ) -> None:
+        """Reduce a table to the patterns of a family other than the gaussian."""
+        from bhlm.likelihood.families import find_family
+
+        found = find_family(family, link)
+        if trials is not None and not found.has_trials:
+            raise ArgumentError(f"trials={trials!r} is for family='binomial', not for {family!r}")
+        if exposure is not None and not found.has_exposure:
+            raise ArgumentError(
+                f"exposure={exposure!r} is for family='poisson', not for {family!r}"
+            )
+        self._moments, self._cells = None, None
+        self.formula = add_counts(self.formula, trials=trials, exposure=exposure)
+        if isinstance(data, Moments | CellMoments) or is_moments_path(data):
+            raise ArgumentError(
+                f"moments hold no single responses, which family={family!r} needs; give the table"
+            )
+        if self.formula.has_levels:
+            names = list_names(list(self.formula.groupings), most=9)
+            raise ArgumentError(
+                f"family={family!r} is not there yet for several grouping factors ({names}); take "
+                "one column of groups"
+            )
+        self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
+        self._patterns = reduce_patterns(self.formula, self._table, family=found)
+
+    @property
+    def patterns(self) -> Patterns | None:
+        """The reduced table of a family other than the gaussian; None of that."""
+        return self._patterns
+
+    @property
+    def family(self) -> str:
+        """The name of the family."""
+        return "gaussian" if self._patterns is None else self._patterns.family.name
+
+    def _refuse_family(self, what: str) -> ArgumentError:
+        return ArgumentError(f"{what} is not there for family='{self.family}'; model.ml() fits it")
+
     @classmethod
     def from_moments(cls, data: str | Path | Moments | CellMoments) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
@@ -82,7 +159,10 @@ class Model:
 
         Raises:
             ArgumentError: there are several; `cells` has theirs, and so far serves reml() alone.
+                Or the family is not the gaussian, and the model has `patterns`.
         """
+        if self._patterns is not None:
+            raise self._refuse_family("what needs model.moments")
         if self._moments is None:
             raise refuse_factors(self.formula, "what needs model.moments, such as a posterior,")
         return self._moments
@@ -95,6 +175,8 @@ class Model:
     @property
     def design(self) -> Design:
         """The columns of the model, and the levels and constants that they rest on."""
+        if self._patterns is not None:
+            return self._patterns.design
         return self.moments.design if self._cells is None else self._cells.design
 
     @property
@@ -104,6 +186,11 @@ class Model:
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
+        if self._patterns is not None:
+            found = self._patterns
+            size = f"{found.n_rows} rows in {found.n_groups} groups, {found.n_patterns} patterns"
+            size += f"; {found.rows_used}" if found.dropped else ""
+            return f"Model({found.formula!r}, {found.family.name}, {found.family.link}: {size})"
         if self._cells is not None:
             size = self._cells.size
             size += f"; {self._cells.rows_used}" if self._cells.dropped else ""
@@ -133,6 +220,8 @@ class Model:
         from bhlm.fits.reml_fit import RemlFit
         from bhlm.reml.estimate import fit_moments
 
+        if self._patterns is not None:
+            raise self._refuse_family("restricted maximum likelihood")
         if self._cells is not None:
             from bhlm.fits.levels_fit import LevelsFit
             from bhlm.reml.levels import fit_cells
@@ -143,6 +232,36 @@ class Model:
             return cast("RemlFit", LevelsFit.of(several, model=self))
         found = fit_moments(self.moments, method=method, covariance=covariance, start=start)
         return RemlFit.of(found, model=self)
+
+    def ml(
+        self, *, covariance: str | None = None, nagq: int | None = None
+    ) -> "FamilyFit | RemlFit":
+        """Return the fit by maximum likelihood, of a family as a `FamilyFit`.
+
+        The random effects are integrated until the log-likelihood is known to 1e-8.
+
+        Args:
+            covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
+                what the formula says.
+            nagq: so many Gauss-Hermite nodes per dimension, as other programs take, 1 being
+                Laplace's approximation; None takes as many as are needed.
+
+        Raises:
+            ArgumentError: more than three random coefficients; nodes of a gaussian model, whose
+                likelihood needs none.
+            IdentifiabilityError: the data cannot identify the model, such as by separation.
+        """
+        if self._patterns is None:
+            if nagq is not None:
+                raise ArgumentError(
+                    f"nagq={nagq} is for families whose likelihood is an integral; leave it out"
+                )
+            return self.reml(method="ml", covariance=covariance)
+        from bhlm.fits.family_fit import FamilyFit
+        from bhlm.reml.family.estimate import fit_patterns
+
+        found = fit_patterns(self._patterns, covariance=covariance, nagq=nagq)
+        return FamilyFit.of(found, model=self)
 
     def sample(
         self,
@@ -194,6 +313,8 @@ class Model:
         from bhlm.bayes.sampling import sample_moments
         from bhlm.fits.bayes_fit import BayesFit
 
+        if self._patterns is not None:
+            raise self._refuse_family("a posterior")
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         if seed < 0:
@@ -246,6 +367,8 @@ class Model:
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
         from bhlm.likelihood.whitening import whiten
 
+        if self._patterns is not None:
+            raise self._refuse_family("a pm.Model")
         if form not in ("marginal", "conditional"):
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
         if self._cells is not None:
@@ -311,10 +434,11 @@ class Model:
 
     def predict(
         self,
-        fit: "RemlFit | BayesFit",
+        fit: "RemlFit | BayesFit | FamilyFit",
         data: Any = None,
         *,
         kind: str = "conditional",
+        scale: str | None = None,
         new_groups: str = "error",
         level: float = 0.95,
         at: "At | None" = None,
@@ -328,6 +452,9 @@ class Model:
         `at` gives it, as in at={"gm(ses)": 0.0}, a number or one for each new row; or
         at="new rows" takes the mean of its new rows, if these are a whole group.
 
+        Those of a family are on the scale of the response, probabilities or rates, or by
+        scale="link" on that of the linear predictor; see `bhlm.reml.family.predictions`.
+
         The result has the index of a pandas table; rows of others are numbered from 0, and those
         of a database, which have no order, are called by their group.
 
@@ -338,6 +465,25 @@ class Model:
         """
         from bhlm.fits.reml_fit import RemlFit
 
+        if self._patterns is not None:
+            from bhlm.fits.family_rows import predict_family
+
+            return predict_family(
+                self._patterns,
+                self._table,
+                cast("FamilyFit", fit),
+                data,
+                kind=kind,
+                scale=scale or "response",
+                new_groups=new_groups,
+                level=level,
+                at=at,
+            )
+        if scale is not None:
+            raise ArgumentError(
+                f"scale={scale!r} is for families with a link; the gaussian has one scale alone"
+            )
+        fit = cast("RemlFit | BayesFit", fit)
         asked, made = self.moments, fit.moments
         if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
             raise ArgumentError(
@@ -359,7 +505,7 @@ class Model:
             with unchanged(self._table, new, since_opened=False):
                 if list_means(self.design):
                     self.rows()  # of which the means are taken: are they those of the model?
-                labels, x, z, index = read_new_rows(
+                labels, x, z, index, _ = read_new_rows(
                     self.design,
                     self._table,
                     new,

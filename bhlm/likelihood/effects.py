@@ -19,6 +19,8 @@ from bhlm.moments.moments import Moments
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.moments.patterns import Patterns
+
 Array = np.ndarray
 
 
@@ -118,7 +120,7 @@ def _spread(white: Whitened, parameters: Parameters, noise: Array) -> Array:
 
 
 def tabulate_effects(
-    moments: Moments, values: Mapping[str, Array], *, group: str | None = None
+    moments: "Moments | Patterns", values: Mapping[str, Array], *, group: str | None = None
 ) -> "pd.DataFrame":
     """Return one row per group and coefficient: label, `coefficient`, and each of `values`.
 

@@ -113,15 +113,19 @@ RESIDUAL = Parameter("var", "Residual")
 RESIDUAL_SD = RESIDUAL.scaled
 
 
-def list_parameters(fixed: Sequence[str], *structures: "Structure") -> tuple[Parameter, ...]:
+def list_parameters(
+    fixed: Sequence[str], *structures: "Structure", residual: bool = True
+) -> tuple[Parameter, ...]:
     """Return every parameter in the order of the tables.
 
     Fixed effects, then variances and covariances, then SDs and correlations; each factor after
-    the other.
+    the other. Without `residual` rows have no variance of their own.
     """
     effects = (Parameter("fixed", name) for name in fixed)
     variances = (each for structure in structures for each in structure.variances)
     scaled = (each for structure in structures for each in structure.scaled)
+    if not residual:
+        return (*effects, *variances, *scaled)
     return (*effects, *variances, RESIDUAL, *scaled, RESIDUAL_SD)
 
 

@@ -20,6 +20,7 @@ from bhlm.moments.moments import INTERCEPT, Moments, pool
 if TYPE_CHECKING:
     from bhlm.likelihood.cells import WhitenedCells
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 
@@ -126,7 +127,7 @@ def whiten_columns(
     p, sizes = len(moments.fixed), [structure.q for structure in structures]
     n, grand, total = whole
     fixed_at = _positions(moments, moments.fixed)
-    shift, a = _orthonormal(moments, moments.fixed, fixed_at, n, grand, total)
+    shift, a = orthonormalize(moments, moments.fixed, fixed_at, n, grand, total)
     xy = a.T @ _products(fixed_at, [len(grand)], n, grand, total, shift)[:, 0]
     rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
     if not rss > PERFECT * total[-1, -1]:
@@ -143,7 +144,7 @@ def whiten_columns(
     loadings = np.zeros((len(grand) + 1, q + p + 1))
     for structure, stop in zip(structures, np.cumsum(sizes).tolist(), strict=True):
         random_at = _positions(moments, structure.names)
-        bases.append(_random_basis(moments, structure, random_at, n, grand, total))
+        bases.append(find_basis(moments, structure, random_at, n, grand, total))
         loadings[random_at, stop - structure.q : stop] = bases[-1]
     loadings[fixed_at, q : q + p] = a
     loadings[-1, -1] = 1.0 / scale
@@ -176,8 +177,8 @@ def _products(
     return extended[np.ix_(rows, columns)]
 
 
-def _orthonormal(
-    moments: "Moments | CellMoments",
+def orthonormalize(
+    moments: "Moments | CellMoments | Patterns",
     names: tuple[str, ...],
     at: Array,
     n: float,
@@ -196,7 +197,11 @@ def _orthonormal(
 
 
 def _inverse_factor(
-    moments: "Moments | CellMoments", names: tuple[str, ...], gram: Array, n: float, means: Array
+    moments: "Moments | CellMoments | Patterns",
+    names: tuple[str, ...],
+    gram: Array,
+    n: float,
+    means: Array,
 ) -> Array:
     """Return R^-1 of gram = R'R, refusing columns that repeat the ones before them."""
     size = np.sqrt(np.diag(gram))
@@ -221,8 +226,8 @@ def _inverse_factor(
     return np.asarray(inverse / size[:, None])
 
 
-def _random_basis(
-    moments: "Moments | CellMoments",
+def find_basis(
+    moments: "Moments | CellMoments | Patterns",
     structure: Structure,
     at: Array,
     n: float,
@@ -236,7 +241,7 @@ def _random_basis(
         start = 0
         for block in structure.blocks:
             span = slice(start, start + len(block))
-            _, a = _orthonormal(moments, tuple(block), at[span], n, grand, total)
+            _, a = orthonormalize(moments, tuple(block), at[span], n, grand, total)
             basis[span, span] = a * np.sqrt(n)
             start += len(block)
         return basis

@@ -1,12 +1,15 @@
 """Where labels and rows stand among the groups of moments."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.errors import ArgumentError, DataError, show_value
 from bhlm.moments.moments import Moments
+
+if TYPE_CHECKING:
+    from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 
@@ -15,7 +18,7 @@ KINDS = ("conditional", "population")
 SAME = 1e-8
 
 
-def locate_groups(moments: Moments, labels: Array) -> Array:
+def locate_groups(moments: "Moments | Patterns", labels: Array) -> Array:
     """Return where each label (n,) stands among the groups, -1 for those that are none of them."""
     import pandas as pd
 
@@ -36,7 +39,9 @@ def find_groups(moments: Moments, groups: Sequence[Any]) -> Array:
     return np.array([positions[label] for label in groups], dtype=np.int64)
 
 
-def place_new_rows(moments: Moments, labels: Array, *, kind: str, new_groups: str) -> Array:
+def place_new_rows(
+    moments: "Moments | Patterns", labels: Array, *, kind: str, new_groups: str
+) -> Array:
     """Return where the group of each row (n,) stands among those of the fit, -1 for new ones.
 
     Raises:

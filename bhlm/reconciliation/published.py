@@ -9,6 +9,7 @@ from bhlm.errors import GalleryError
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.optimize import unwhiten_loglik
 from bhlm.sources.gallery import Published, agrees_with_print, printed_tolerance
@@ -35,7 +36,7 @@ class PrintedCheck:
 
 
 def check_published(
-    fit: Estimate | LevelsEstimate, published: Published
+    fit: Estimate | LevelsEstimate | FamilyEstimate, published: Published
 ) -> tuple[PrintedCheck, ...]:
     """Return every printed value beside the fit's.
 
@@ -85,7 +86,9 @@ def check_published(
     return tuple(checks)
 
 
-def _list_groups(fit: Estimate | LevelsEstimate, published: Published) -> dict[str, str]:
+def _list_groups(
+    fit: Estimate | LevelsEstimate | FamilyEstimate, published: Published
+) -> dict[str, str]:
     """Return the printed numbers of groups, by factor; of one factor under "value".
 
     Raises `GalleryError` where they are not of the fit's factors.
@@ -112,7 +115,7 @@ def _list_groups(fit: Estimate | LevelsEstimate, published: Published) -> dict[s
     return dict(published.groups)
 
 
-def _count_levels(fit: Estimate | LevelsEstimate, factor: str) -> int:
+def _count_levels(fit: Estimate | LevelsEstimate | FamilyEstimate, factor: str) -> int:
     return fit.moments.groups[factor] if isinstance(fit, LevelsEstimate) else fit.moments.n_groups
 
 

@@ -65,15 +65,16 @@ def list_fixed(beta: Array, cov: Array) -> list[Row]:
 
 
 def list_variances(
-    structures: Sequence[Structure], gs: Sequence[Array], sigma2: float, cov: Array
+    structures: Sequence[Structure], gs: Sequence[Array], sigma2: float | None, cov: Array
 ) -> list[Row]:
     """Return the rows of all variance components, and then those of SDs and correlations.
 
     Args:
         structures: F, one for each factor.
         gs: their covariance matrices (q_f, q_f).
-        sigma2: the residual variance.
-        cov: the covariance (m + 1, m + 1) of the structures' free elements, in order, and sigma2.
+        sigma2: the residual variance; None where rows have none.
+        cov: the covariance (m + 1, m + 1) of the structures' free elements, in order, and sigma2;
+            (m, m) without it.
     """
     errors = standard_errors(cov)
     variances: list[Row] = []
@@ -84,6 +85,8 @@ def list_variances(
         start = span.stop
         variances += _list_free(structure, g, errors[span])
         scaled += _list_scaled(structure, g, cov[span, span])
+    if sigma2 is None:
+        return [*variances, *scaled]
     variances.append(Row(sigma2, errors[-1], *log_interval(sigma2, errors[-1])))
     sd = np.sqrt(sigma2)
     error = errors[-1] / (2.0 * sd)

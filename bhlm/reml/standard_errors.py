@@ -158,13 +158,14 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     lost = [
         row
         for row, (i, _) in enumerate(structure.labels)
-        if _has_lost_rank(lam, structure.find_block(i))
+        if has_lost_rank(lam, structure.find_block(i))
     ]
     result[lost, :] = result[:, lost] = np.nan
     return result
 
 
-def _has_lost_rank(lam: Array, block: list[int]) -> bool:
+def has_lost_rank(lam: Array, block: list[int]) -> bool:
+    """Return whether a block of a relative covariance factor (q, q) has lost rank."""
     singular_values = np.linalg.svd(lam[np.ix_(block, block)], compute_uv=False)
     return bool(singular_values[-1] < ZERO)
 

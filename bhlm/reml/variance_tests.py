@@ -19,7 +19,7 @@ bounds; Stram & Lee (1994), Biometrics 50, 1171-1177; Self & Liang (1987), JASA 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import stats
@@ -28,6 +28,9 @@ from bhlm.errors import ArgumentError
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.exact_null import DRAWS, null_of_component
 from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
+
+if TYPE_CHECKING:
+    from bhlm.reml.family.estimate import FamilyEstimate
 
 Array = np.ndarray
 Null = Literal["mixture", "exact", "bootstrap"]
@@ -161,7 +164,9 @@ def mix_chi_squares(
     )  # fmt: skip
 
 
-def check_coefficients(fit: Estimate, coefficients: str | Sequence[str]) -> tuple[str, ...]:
+def check_coefficients(
+    fit: "Estimate | FamilyEstimate", coefficients: str | Sequence[str]
+) -> tuple[str, ...]:
     """Return the coefficients to test, in the order of the model.
 
     Raises:
@@ -188,7 +193,7 @@ def check_coefficients(fit: Estimate, coefficients: str | Sequence[str]) -> tupl
     return tuple(name for name in random if name in asked)
 
 
-def count_fixed(fit: Estimate, dropped: Sequence[str]) -> tuple[int, int]:
+def count_fixed(fit: "Estimate | FamilyEstimate", dropped: Sequence[str]) -> tuple[int, int]:
     """Return how many covariances with kept coefficients, and parameters in all, are fixed."""
     out = {i for i, name in enumerate(fit.moments.random) if name in dropped}
     sides = [{i, j} <= out for i, j in fit.structure.labels if {i, j} & out]

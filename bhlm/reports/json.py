@@ -7,7 +7,15 @@ from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.inference import tabulate_ratios
+from bhlm.reml.family.population import (
+    estimate_population,
+    measure_dispersion,
+    share_variance,
+)
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 from bhlm.reml.levels import LevelsEstimate
@@ -95,6 +103,48 @@ def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
                 }
                 for fit in fits
             ],
+        }
+    )
+
+
+def describe_patterns(patterns: Patterns) -> dict[str, Any]:
+    """Return what `describe_model` does of a family, with its name, its link and the patterns."""
+    return {
+        "formula": patterns.formula,
+        "family": patterns.family.name,
+        "link": patterns.family.link,
+        "n": patterns.n_rows,
+        "groups": patterns.n_groups,
+        "group": patterns.group,
+        "group_size": patterns.group_size,
+        "patterns": patterns.n_patterns,
+        "dropped_rows": patterns.dropped,
+        "missing": dict(patterns.missing),
+    }
+
+
+def describe_family(fit: FamilyEstimate) -> dict[str, Any]:
+    """Return the fit of a family under the keys of the JSON."""
+    population = estimate_population(fit, method="z", level=0.95)
+    ratios = None
+    if fit.family.link != "probit":
+        ratios = tabulate_ratios(fit, method="z", level=0.95).to_dict("index")
+    return make_plain(
+        {
+            "method": "ml",
+            "loglik": fit.loglik,
+            "integration": {"error": fit.error, "nagq": fit.nagq, "nodes": fit.nodes},
+            "converged": fit.converged,
+            "singular": fit.singular,
+            "advice": fit.advice,
+            "estimates": fit.estimates[list(ESTIMATE_KEYS)].to_dict("index"),
+            "wald": fit.wald,
+            "lr_test": fit.lr_test,
+            "ratios": ratios,
+            "population_effects": population.to_dict("index"),
+            "icc": share_variance(fit).to_dict("index"),
+            "dispersion": measure_dispersion(fit),
+            "df_method": "z",
         }
     )
 

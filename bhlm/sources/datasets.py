@@ -46,7 +46,8 @@ def load_dataset(name: str) -> "pd.DataFrame":
     The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
     oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval, pastes,
-    penicillin, productivity, scots_sec. What the columns mean, where they were measured and by
+    penicillin, productivity, scots_sec; of zeros and ones and of proportions cbpp, contraception,
+    toenail. What the columns mean, where they were measured and by
     whom they were published stands in bhlm/sources/data/README.md. Labels of groups are as in the
     source: some are text, some are integers.
 
@@ -71,6 +72,7 @@ _ONE_FILE = (
     *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
     *("orthodont", "oxboys", "rail", "sleepstudy"),
     *("pastes", "penicillin", "productivity", "scots_sec"),
+    *("cbpp", "contraception", "toenail"),
 )
 _PACKED = ("chem97", "egsingle", "inst_eval")  # of more than 200 KB as plain text
 DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {

@@ -28,6 +28,7 @@ SIZE_KEYS = ("min", "mean", "max")
 
 _MODEL_KEYS = (
     *("title", "citation", "formula", "data", "method", "covariance", "priors", "notes"),
+    *("family", "link", "trials", "exposure"),
     "published",
 )
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -75,6 +76,25 @@ class GalleryModel:
     priors: Mapping[str, Any] | None  # None: the default priors
     notes: str | None
     published: Published | None
+    family: str = "gaussian"
+    link: str | None = None  # None: the family's usual one
+    trials: str | None = None  # the column of the trials, where the formula does not name it
+    exposure: str | None = None  # the column over which counts were made
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the response is normal given the effects, so that there is REML."""
+        return self.family == "gaussian"
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The family and what belongs to it, as `bhlm.Model` takes them."""
+        return {
+            "family": self.family,
+            "link": self.link,
+            "trials": self.trials,
+            "exposure": self.exposure,
+        }
 
     def __repr__(self) -> str:
         """Return the name and the formula."""
@@ -183,6 +203,10 @@ def read_model(path: str | Path) -> GalleryModel:
         priors=None if priors is None else priors.content,
         notes=table.take_text("notes"),
         published=None if published is None else _read_published(published),
+        family=table.take_text("family") or "gaussian",
+        link=table.take_text("link"),
+        trials=table.take_text("trials"),
+        exposure=table.take_text("exposure"),
     )
 
 

@@ -67,4 +67,4 @@ def test_a_wheel_carries_the_gallery_and_the_data(tmp_path: Path) -> None:
         check=True,
     )
     path = tmp_path / "site/bhlm/models/hsb_anova.toml"
-    assert result.stdout.split() == ["23", str(path), "7185", "11"]
+    assert result.stdout.split() == ["26", str(path), "7185", "11"]

@@ -25,6 +25,9 @@ SHA256 = {
     "oxboys.csv": "608145372cfc5accdf02d836e795a402e9d0a66221927d5f6d3fb53f6adf0035",
     "rail.csv": "76d59332d92121a2bcd20f8fde0f35c8616c5ab5d2cbffbc84809e909fdd3e9b",
     "sleepstudy.csv": "0a002bec8be2fa9d40dbbf3d5038e614d113a4fd5bf8813f6f4271c3d6294675",
+    "cbpp.csv": "1a2c82ed41e8b4168d943848b61eebfe5d8a79af24e534c6551df0c41e1e17ba",
+    "contraception.csv": "b0fe77a3057123565e1e3337732fa15eed8a426a0f41494eef91e340cc7d9902",
+    "toenail.csv": "453d405aa56c5b6671e736a863b0112a3438b6b345f8a8455a417a2ca6c7f95d",
     "chem97.csv.gz": "c2add1bb8034c8aba423cf4596548037cdc8b71f84f496beccccb5e9f49867b9",
     "egsingle.csv.gz": "29f130b9b833754d59ff9f55f2faf03d0ba39653278489e417324f1106e99cf0",
     "inst_eval.csv.gz": "5618ad23e36f87b937886eda980558183484d0ad5a10872695c0a5abd8c94e39",
@@ -44,6 +47,9 @@ TABLES: dict[str, tuple[list[str], int, str, int]] = {
     "oxboys": (["Subject", "age", "height"], 234, "Subject", 26),
     "rail": (["Rail", "travel"], 18, "Rail", 6),
     "sleepstudy": (["Reaction", "Days", "Subject"], 180, "Subject", 18),
+    "cbpp": (["herd", "incidence", "size", "period"], 56, "herd", 15),
+    "contraception": (["district", "use", "livch", "age", "urban"], 1934, "district", 60),
+    "toenail": (["patientID", "y", "treatment", "time", "visit"], 1908, "patientID", 294),
     "chem97": (["lea", "school", "score", "gender", "age", "gcsescore"], 31022, "school", 2410),
     "egsingle": (
         [

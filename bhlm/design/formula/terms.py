@@ -76,6 +76,13 @@ class Formula:
     fixed: tuple[Term, ...]
     random: tuple[RandomTerm, ...]
     group: str
+    trials: Expression | None = None  # n of y / n, successes of trials
+    offsets: tuple[Expression, ...] = ()  # added to the linear predictor, without a coefficient
+
+    @property
+    def outcome(self) -> tuple[Expression, ...]:
+        """What is read beside the terms: the response, its trials, and the offsets."""
+        return (self.response, *([self.trials] if self.trials is not None else []), *self.offsets)
 
     @property
     def groupings(self) -> dict[str, tuple[str, ...]]:
@@ -101,8 +108,10 @@ class Formula:
         return ends[0] if len(ends) == 1 else None
 
     def __str__(self) -> str:
-        parts = [_print_sum(self.fixed), *map(str, self.random)]
-        return f"{self.response} ~ {' + '.join(parts)}"
+        parts = [_print_sum(self.fixed), *(f"offset({each})" for each in self.offsets)]
+        parts += map(str, self.random)
+        trials = "" if self.trials is None else f" / {self.trials}"
+        return f"{self.response}{trials} ~ {' + '.join(parts)}"
 
 
 def parse_formula(text: str) -> Formula:
@@ -146,6 +155,29 @@ def parse_formula(text: str) -> Formula:
     raise FormulaError(f"formula '{short}': {reason}")
 
 
+def add_counts(
+    formula: Formula, *, trials: str | None = None, exposure: str | None = None
+) -> Formula:
+    """Return a formula with a column of trials, or with log(exposure) as an offset.
+
+    Raises `FormulaError` where it has trials already.
+    """
+    if trials is None and exposure is None:
+        return formula
+    if trials is not None and formula.trials is not None:
+        raise FormulaError(
+            f"trials={trials!r} and '{formula.response} / {formula.trials}' both give the trials; "
+            "leave one of them out"
+        )
+    offsets = formula.offsets
+    if exposure is not None:
+        offsets = (*offsets, Apply("log", (Name(exposure),)))
+    made = replace(
+        formula, trials=formula.trials if trials is None else Name(trials), offsets=offsets
+    )
+    return replace(made, text=str(made))
+
+
 def list_factors(formula: Formula) -> list[Expression]:
     """Return the distinct factors of the fixed and random terms."""
     terms = (*formula.fixed, *(term for block in formula.random for term in block.terms))
@@ -154,8 +186,9 @@ def list_factors(formula: Formula) -> list[Expression]:
 
 def _read_formula(text: str) -> Formula:
     left, right = parse_tree(text)
-    response = _read_response(left)
-    fixed, bars = _read_sum(right)
+    response, trials = _read_outcome(left)
+    offsets: list[Expression] = []
+    fixed, bars = _read_sum(right, offsets)
     if not bars:
         raise FormulaError(
             "it has no random term, so nothing varies over groups; add one such as (1 | g) or "
@@ -176,6 +209,8 @@ def _read_formula(text: str) -> Formula:
             for r in random
         ),
         group=", ".join(groups),
+        trials=trials,
+        offsets=tuple(offsets),
     )
     return _settle_centrings(formula)
 
@@ -232,6 +267,37 @@ def _settle_centrings(formula: Formula) -> Formula:
     )
 
 
+def _read_outcome(node: Node) -> tuple[Expression, Expression | None]:
+    """Return the response, and the trials of successes / trials."""
+    node = strip_parentheses(node)
+    match node:
+        case Binary("/", left, right):
+            sides = strip_parentheses(left), strip_parentheses(right)
+            if all(isinstance(side, Leaf) and side.is_column for side in sides):
+                return read_factor(sides[0]), read_factor(sides[1])
+    return _read_response(node), None
+
+
+def _read_offset(node: Node) -> Expression | None:
+    """Return what stands in offset(); None of another node.
+
+    Raises `FormulaError` where it is not computed row by row.
+    """
+    if not isinstance(node, Call) or str(node.function) != "offset":
+        return None
+    if len(node.arguments) != 1:
+        raise FormulaError(f"'{node}' does not have one argument; write offset(x)")
+    offset = read_factor(node.arguments[0])
+    for part in walk(offset):
+        allowed = ("I", *ELEMENTWISE, *PRECEDENCE)
+        if isinstance(part, Apply) and part.function not in allowed:
+            raise FormulaError(
+                f"'{node}' uses {part}, but only row by row functions are allowed in an offset "
+                f"({', '.join(ELEMENTWISE)}, I); compute that column first"
+            )
+    return offset
+
+
 def _read_response(node: Node) -> Expression:
     node = strip_parentheses(node)
     if isinstance(node, Binary | Prefix):
@@ -263,14 +329,24 @@ def _summands(node: Node) -> Iterator[tuple[int, Node]]:
                 yield sign, node
 
 
-def _read_sum(node: Node) -> tuple[list[Term], list[Binary]]:
-    """Return the terms of a sum, with its implied intercept, and its random terms unread."""
+def _read_sum(
+    node: Node, offsets: list[Expression] | None = None
+) -> tuple[list[Term], list[Binary]]:
+    """Return the terms of a sum, with its implied intercept, and its random terms unread.
+
+    What stands in offset() is added to `offsets`, where there is a place for it.
+    """
     terms, bars = [Term()], list[Binary]()
     for sign, item in _summands(node):
         if isinstance(item, Binary) and item.sign in ("|", "||"):
             if sign < 0:
                 raise FormulaError(f"the random term ({item}) is subtracted; leave it out instead")
             bars.append(item)
+            continue
+        if offsets is not None and (offset := _read_offset(item)) is not None:
+            if sign < 0:
+                raise FormulaError(f"{item} is subtracted; write offset(-x)")
+            offsets.append(offset)
             continue
         if isinstance(item, Leaf) and item.number in (0, 1):
             intercept = (item.number == 1) == (sign > 0)

@@ -94,8 +94,8 @@ def note_binary(fit: Estimate) -> str:
         return ""
     return (
         f"{show_name(moments.response)} is 0 or 1: effects are differences of probabilities, and "
-        "the residual variance, which a normal model holds constant, is not; a logistic model does "
-        "not assume that"
+        "the residual variance, which a normal model holds constant, is not; "
+        "family='bernoulli' does not assume that"
     )
 
 

@@ -177,10 +177,10 @@ def _render_hlm(fit: "LevelsEstimate") -> list[str]:
         f"The value of the log-likelihood function at iteration {len(fit.steps)} = "
         f"{format_exponent(fit.loglik)}",
         "",
-        *_rule_table("Final estimation of fixed effects:", _list_fixed(fit)),
+        *rule_table("Final estimation of fixed effects:", _list_fixed(fit)),
         TESTS,
         "",
-        *_rule_table("Final estimation of variance components:", _list_components(fit)),
+        *rule_table("Final estimation of variance components:", _list_components(fit)),
     ]
     count = sum(len(structure.labels) for structure in fit.structures) + 1
     count += len(fit.beta) if fit.method == "ml" else 0
@@ -215,7 +215,7 @@ def _list_components(fit: "LevelsEstimate") -> list[tuple[str, ...]]:
     return [*rows, ("level-1, R", sd, format_fixed(fit.sigma2, 5))]
 
 
-def _rule_table(title: str, rows: list[tuple[str, ...]]) -> list[str]:
+def rule_table(title: str, rows: list[tuple[str, ...]]) -> list[str]:
     """Return a table between rules, under its title."""
     sides = (align_left, *(align_right,) * (len(rows[0]) - 1))
     lines = [" " + line for line in align_columns(rows, sides=sides, gap="  ")]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special
 
 from bhlm.layout import align_columns, align_left, align_right, measure_widest, show_name
 from bhlm.likelihood.covariance import Structure
@@ -13,9 +14,12 @@ from bhlm.moments.moments import INTERCEPT
 
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
 
 DIGITS = 4  # getOption("digits") - 3
+STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
+SIGNIF = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
 def render_lme4(fit: "Estimate") -> str:
@@ -101,15 +105,19 @@ def criterion_lines(fit: "Estimate | LevelsEstimate", components: int) -> list[s
 
 
 def tabulate_random(
-    structures: Sequence[Structure], gs: Sequence[np.ndarray], sigma2: float
+    structures: Sequence[Structure], gs: Sequence[np.ndarray], sigma2: float | None
 ) -> list[str]:
-    """Return Groups, Name, Variance, Std.Dev., Corr; a further random term is `group.1`."""
+    """Return Groups, Name, Variance, Std.Dev., Corr; a further random term is `group.1`.
+
+    With None for `sigma2` rows have no variance of their own.
+    """
     blocks = [
         (show_name(structure.group) + (f".{at}" if at else ""), structure.names, g, block)
         for structure, g in zip(structures, gs, strict=True)
         for at, block in enumerate(structure.places)
     ]
-    variances = [float(g[i, i]) for _, _, g, block in blocks for i in block] + [sigma2]
+    variances = [float(g[i, i]) for _, _, g, block in blocks for i in block]
+    variances += [] if sigma2 is None else [sigma2]
     columns = [format_r(variances), format_r(np.sqrt(variances).tolist())]
     wide = max(len(block) for *_, block in blocks) - 1  # columns of correlations
     rows = [["Groups", "Name", "Variance", "Std.Dev.", "Corr"][: 5 if wide else 4]]
@@ -122,7 +130,8 @@ def tabulate_random(
             cells = [name, _name(names[i]), columns[0][at], columns[1][at], *corr[place]]
             rows.append(cells + [""] * (4 + wide - len(cells)))
             at += 1
-    rows.append(["Residual", "", columns[0][at], columns[1][at], *[""] * wide])
+    if sigma2 is not None:
+        rows.append(["Residual", "", columns[0][at], columns[1][at], *[""] * wide])
     sides = (align_left,) * len(rows[0])
     return [" " + line for line in align_columns(rows, sides=sides)]
 
@@ -143,23 +152,60 @@ def _format_corr(value: float, places: int) -> str:
     return f"{round(value, places) + 0.0:.{places}f}" if math.isfinite(value) else "NaN"
 
 
-def tabulate_fixed(fit: "Estimate | LevelsEstimate") -> list[str]:
-    """Return R's coefficient matrix: places by the smallest number, as printCoefmat does."""
+def tabulate_fixed(
+    fit: "Estimate | LevelsEstimate | FamilyEstimate", *, tests: bool = False
+) -> list[str]:
+    """Return R's coefficient matrix: places by the smallest number, as printCoefmat does.
+
+    With `tests` these are by z, with p-values and stars.
+    """
     se = np.sqrt(np.diag(fit.beta_cov))
     both = np.concatenate([fit.beta, se])
     sizes = np.abs(both[np.isfinite(both) & (both != 0.0)])
     least = 1 + math.floor(math.log10(sizes.min())) if len(sizes) else 0
     places = max(1, DIGITS - least)
     cells = format_r(np.round(both, places).tolist())
-    t = format_r(np.round(fit.beta / se, 3).tolist())
+    statistic = fit.beta / se
+    t = format_r(np.round(statistic, 3).tolist())
     p = len(fit.beta)
     names = [_name(name) for name in fit.moments.fixed]
     rows = [("", "Estimate", "Std. Error", "t value")]
     rows += list(zip(names, cells[:p], cells[p:], t, strict=True))
-    return align_columns(rows, sides=(align_left, align_right, align_right, align_right))
+    sides = (align_left, align_right, align_right, align_right)
+    if not tests:
+        return align_columns(rows, sides=sides)
+    values = (2.0 * special.ndtr(-np.abs(statistic))).tolist()
+    last = [("Pr(>|z|)", ""), *zip(_format_p(values), map(_star, values), strict=True)]
+    wide = [(*row, *more) for row, more in zip(rows, last, strict=True)]
+    wide[0] = ("", "Estimate", "Std. Error", "z value", "Pr(>|z|)", "")
+    lines = align_columns(wide, sides=(*sides, align_right, align_left))
+    return [*lines, "---", SIGNIF] if any(map(_star, values)) else lines
 
 
-def correlate_fixed(fit: "Estimate | LevelsEstimate") -> list[str]:
+def _format_p(values: Sequence[float]) -> list[str]:
+    """Return p-values as R's format.pval with three digits."""
+    tiny = 2.2e-16
+    fixed = [value for value in values if value >= 1e-4]
+    small = [value for value in values if tiny <= value < 1e-4]
+    shown = iter(format_r(fixed, 3)) if fixed else iter(())
+    others = iter([f"{value:.2e}" for value in small])
+    cells = []
+    for value in values:
+        if not math.isfinite(value):
+            cells.append("NaN")
+        elif value < tiny:
+            cells.append("< 2e-16")
+        else:
+            cells.append(next(others) if value < 1e-4 else next(shown).strip())
+    return cells
+
+
+def _star(p: float) -> str:
+    """Return R's stars of a p-value."""
+    return next((star for bound, star in STARS if p <= bound), "")
+
+
+def correlate_fixed(fit: "Estimate | LevelsEstimate | FamilyEstimate") -> list[str]:
     """Return the lower triangle of the correlations of the fixed effects."""
     names = [_name(name) for name in fit.moments.fixed]
     se = np.sqrt(np.diag(fit.beta_cov))

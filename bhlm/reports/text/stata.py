@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
 
 WIDTH = 78
@@ -113,7 +114,9 @@ def _head(fit: "Estimate") -> list[str]:
     return [draw(row) for row in rows]
 
 
-def tabulate_coefficients(fit: "Estimate | LevelsEstimate", estimates: "pd.DataFrame") -> list[str]:
+def tabulate_coefficients(
+    fit: "Estimate | LevelsEstimate | FamilyEstimate", estimates: "pd.DataFrame"
+) -> list[str]:
     """Return the table of the fixed effects."""
     fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)
     response = show_name(fit.moments.response)
@@ -146,8 +149,13 @@ def _format_statistic(value: float) -> str:
     return text if len(text) <= 8 else format_g(value, 8)
 
 
-def tabulate_components(structures: Sequence[Structure], estimates: "pd.DataFrame") -> list[str]:
-    """Return the table of the variance components of every grouping factor and the residual."""
+def tabulate_components(
+    structures: Sequence[Structure], estimates: "pd.DataFrame", *, residual: bool = True
+) -> list[str]:
+    """Return the table of the variance components of every grouping factor and the residual.
+
+    Without `residual` rows have no variance of their own.
+    """
     divided = [(each.group, _divide_components(each)) for each in structures]
     sections = [section for _, found in divided for section in found]
     titles = [f"{show_name(group)}: {title}" for group, found in divided for title, _ in found]
@@ -168,6 +176,8 @@ def tabulate_components(structures: Sequence[Structure], estimates: "pd.DataFram
     lines = [rule, f"{heading} |   Estimate   Std. Err.     [95% Conf. Interval]", ruled]
     for title, (_, rows) in zip(titles, sections, strict=True):
         lines += [f"{align_left(title, width)} |", *(draw(*row) for row in rows), ruled]
+    if not residual:
+        return [*lines[:-1], rule]
     return [*lines, draw(str(RESIDUAL), str(RESIDUAL)), rule]
 
 

@@ -1,0 +1,171 @@
+"""FamilyFit: what `model.ml()` returns of zeros and ones, proportions and counts."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bhlm.errors import check_arguments
+from bhlm.fits.origin import Fitted
+from bhlm.reml.family.estimate import FamilyEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reml.bootstrap import Bootstrap
+    from bhlm.reml.variance_tests import VarianceTest
+
+
+@check_arguments
+class FamilyFit(Fitted, FamilyEstimate):
+    """The estimates by maximum likelihood, and everything that can be asked of them.
+
+    Standard errors and tests have a `method`: "z" by the observed information, "cr0" and "cr1"
+    cluster-robust.
+    """
+
+    __slots__ = ("_model",)
+
+    def __repr__(self) -> str:
+        """Return the model, its estimates, and what to know about them, within a screen."""
+        from bhlm.reports.text.family import outline_family
+
+        return outline_family(self)
+
+    def _repr_html_(self) -> str:
+        """Return the estimates as a table for notebooks."""
+        from bhlm.markup import estimates_html
+        from bhlm.reports.notebook import tell_dropped
+
+        return estimates_html(self.estimates, self.moments.formula) + tell_dropped(self.moments)
+
+    def summary(self, *, style: str = "stata") -> str:
+        """Return the printed output in the style of "stata" (melogit), "hlm" or "lme4" (glmer).
+
+        Raises:
+            ArgumentError: a style that is not known.
+        """
+        from bhlm.reports.text.family import render_family
+
+        return render_family(self, style=style)
+
+    def fixed_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
+        """Return the unit-specific effects on the link scale, with intervals and tests by z.
+
+        Columns `estimate, se, lower, upper, statistic, df, p`.
+
+        Raises:
+            ArgumentError: an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.reml.family.inference import tabulate_fixed
+
+        return tabulate_fixed(self, method=method, level=level)
+
+    def ratios(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
+        """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio, se, lower, upper, p`.
+
+        Raises:
+            ArgumentError: the probit link, an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.reml.family.inference import tabulate_ratios
+
+        return tabulate_ratios(self, method=method, level=level)
+
+    def population_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
+        """Return the population-averaged effects: of the means over all groups.
+
+        Columns `estimate, se, lower, upper, statistic, p`, and `ratio` but for probit; see
+        `bhlm.reml.family.population.estimate_population`.
+
+        Raises:
+            ArgumentError: an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.reml.family.population import estimate_population
+
+        return estimate_population(self, method=method, level=level)
+
+    def contrast(self, *hypotheses: str, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
+        """Return linear combinations of fixed effects, such as "x + 2*z = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
+        """
+        from bhlm.reml.family.inference import estimate_contrasts
+
+        return estimate_contrasts(self, hypotheses, method=method, level=level)
+
+    def test(self, *hypotheses: str, method: str = "z") -> dict[str, float]:
+        """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
+        """
+        from bhlm.reml.family.inference import judge_hypotheses
+
+        return judge_hypotheses(self, hypotheses, method=method)
+
+    def test_variances(self, coefficients: str | Sequence[str]) -> "VarianceTest":
+        """Return the LR test that the named random coefficients do not vary over groups.
+
+        Raises:
+            ArgumentError: a coefficient that is not random.
+        """
+        from bhlm.reml.family.variances import judge_variances
+
+        return judge_variances(self, coefficients)
+
+    def profile(
+        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    ) -> "pd.DataFrame":
+        """Return profile-likelihood intervals; None is every parameter that has one.
+
+        Raises:
+            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
+        """
+        from bhlm.reml.family.profile import profile_intervals
+
+        return profile_intervals(self, level=level, parameters=parameters)
+
+    def bootstrap(
+        self,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        progress: "Callable[[int, int], None] | None" = None,
+    ) -> "Bootstrap":
+        """Return a parametric bootstrap of every parameter; see `bhlm.reml.family.bootstrap`.
+
+        Raises:
+            ArgumentError: too few replicates, or a negative seed.
+        """
+        from bhlm.progress import show_progress
+        from bhlm.reml.family.bootstrap import bootstrap
+
+        with show_progress("bootstrap") as bar:
+            return bootstrap(self, replicates=replicates, seed=seed, progress=progress or bar)
+
+    def icc(self) -> "pd.DataFrame":
+        """Return the intraclass correlation on the latent scale, and the median odds ratio.
+
+        See `bhlm.reml.family.population.share_variance`.
+        """
+        from bhlm.reml.family.population import share_variance
+
+        return share_variance(self)
+
+    def r_squared(self) -> dict[str, float]:
+        """Return R2 on the latent scale, "marginal" and "conditional".
+
+        Raises:
+            ArgumentError: counts, which have no latent scale.
+        """
+        from bhlm.reml.family.population import explain_variance
+
+        return explain_variance(self)
+
+    def dispersion(self) -> dict[str, float]:
+        """Return Pearson's chi-square and its ratio to the df, which overdispersion makes large.
+
+        See `bhlm.reml.family.population.measure_dispersion`.
+        """
+        from bhlm.reml.family.population import measure_dispersion
+
+        return measure_dispersion(self)

@@ -1,0 +1,498 @@
+"""Integrals over the random effects of each group, on a lattice about its mode.
+
+With eta_i = eta0_i + z_i' lam v and v ~ N(0, I) a priori, the integrand exp f(v) of a group is
+log-concave. Take the mode v^ and H = C C', minus the second derivative there, and the lattice
+v^ + h C'^-1 k, k whole: the sum of exp f over it, times h^q / |C|, is the trapezoidal rule. Of an
+analytic integrand that dies off as a normal density does, its error falls exponentially in 1 / h,
+whatever the skewness, and halving h measures it; Gauss-Hermite rules need more nodes the less
+normal the integrand is, and have no such measure. Since the set of v where f is within a distance
+of its peak is convex, lines of nodes are followed until they leave it. Source: Trefethen & Weideman
+(2014), SIAM Review 56, 385-458, section 5.
+
+The same nodes give the exact derivatives: by Fisher's identity the score is the posterior mean of
+that of the patterns and the effects together, and by Louis' identity the information is the mean of
+theirs less the variance of their score. Source: Louis (1982), J. R. Stat. Soc. B 44, 226-233.
+"""
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from bhlm.likelihood.families import LOG, LOGIT, contribute
+
+Array = np.ndarray
+
+NEWTON_STEPS = 100
+# What is left to gain at a mode, in units of the log-likelihood: the curvature there, on which a
+# fixed rule rests, is then good to 1e-11. A lattice may lie anywhere.
+DECREMENT = 1e-22
+DEPTH = 34.0  # nodes are left out where f is so far below its peak: exp(-34) = 2e-15
+LARGE = 1e150  # of a product, before its logarithm is taken
+
+
+class Rows(NamedTuple):
+    """The patterns of all groups, one after the other, at one set of parameters."""
+
+    link: int
+    starts: Array  # (J + 1,) where each group's patterns begin
+    n: Array  # (I,) trials or exposure
+    y: Array  # (I,) successes or events
+    x: Array  # (I, p)
+    z: Array  # (I, q)
+    sign: Array  # (I,) 1 where most trials are successes, else -1
+    slack: Array  # (I,) y where the sign is -1, else y - n: the part of a pattern linear in eta
+    eta: Array  # (I,) offset + x beta
+    a: Array  # (I, q) z lam
+
+
+class Sums(NamedTuple):
+    """What the nodes of one group add up to, and room to work."""
+
+    slope: Array  # (M,) of each pattern at the node
+    bend: Array  # (M,)
+    growth: Array  # (M,) the factor of `power` along a line of nodes
+    power: Array  # (M,) exp(-sign eta) of the logit, exp(eta) of the log link, at the node
+    origin: Array  # (M,) the same where the line begins
+    drift: Array  # (1 + q,) sum of slack eta0, and of slack a
+    total: Array  # (2,) weights, nodes
+    mean: Array  # (q,) weighted v
+    square: Array  # (q, q) weighted v v'
+    first: Array  # (m,) weighted score, of beta and of lam's elements row by row: m = p + q^2
+    second: Array  # (m, m) weighted score score'
+    curve: Array  # (M, 1 + q + q^2) weighted bend of each pattern, times 1, v, v v'
+    score: Array  # (m,) at the node
+    pull: Array  # (q,) sum of slope z at the node
+    point: Array  # (q,) the node
+    base: Array  # (q,) where the line of nodes begins
+    start: Array  # (q,) where the next line begins
+
+
+class Integrated(NamedTuple):
+    """What is written by `integrate`."""
+
+    loglik: Array  # (J,)
+    mean: Array  # (J, q) posterior mean of v
+    cov: Array  # (J, q, q) posterior covariance of v
+    score: Array  # (J, m) by beta and lam, row by row
+    nodes: Array  # (J,)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _visit(rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array) -> float:
+    """Return f(v) of the group with patterns lo to hi, and write each pattern's derivatives."""
+    q = len(v)
+    value = 0.0
+    for d in range(q):
+        value -= 0.5 * v[d] * v[d]
+    for i in range(lo, hi):
+        eta = rows.eta[i]
+        for d in range(q):
+            eta += rows.a[i, d] * v[d]
+        own, slope[i - lo], bend[i - lo] = contribute(rows.link, eta, rows.n[i], rows.y[i])
+        value += own
+    return -np.inf if np.isnan(value) else value
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def factor_curvature(
+    rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array, step: Array
+) -> float:
+    """Write C (q, q) of H = C C' and Newton's step (q,) at v, and return its decrement."""
+    q = len(v)
+    for d in range(q):
+        step[d] = -v[d]
+        for e in range(d + 1):
+            root[d, e] = 1.0 if d == e else 0.0
+    for i in range(lo, hi):
+        for d in range(q):
+            step[d] += slope[i - lo] * rows.a[i, d]
+            for e in range(d + 1):
+                root[d, e] += bend[i - lo] * rows.a[i, d] * rows.a[i, e]
+    decrement = 0.0
+    for d in range(q):
+        for e in range(d + 1):
+            entry = root[d, e]
+            for k in range(e):
+                entry -= root[d, k] * root[e, k]
+            root[d, e] = math.sqrt(entry) if d == e else entry / root[e, e]
+        for k in range(d):
+            step[d] -= root[d, k] * step[k]
+        step[d] /= root[d, d]
+        decrement += step[d] * step[d]
+    for d in range(q - 1, -1, -1):
+        for k in range(d + 1, q):
+            step[d] -= root[k, d] * step[k]
+        step[d] /= root[d, d]
+    return decrement
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def find_mode(
+    rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array
+) -> float:
+    """Move v (q,) to the mode of f, write C (q, q) of H = C C' there, and return f."""
+    q = len(v)
+    step, trial = np.empty(q), np.empty(q)
+    value = _visit(rows, lo, hi, v, slope, bend)
+    if not value > -np.inf:
+        v[:] = 0.0
+        value = _visit(rows, lo, hi, v, slope, bend)
+    for _ in range(NEWTON_STEPS):
+        decrement = factor_curvature(rows, lo, hi, v, slope, bend, root, step)
+        if not decrement > DECREMENT:
+            break
+        share = 1.0
+        while share > 1e-12:
+            for d in range(q):
+                trial[d] = v[d] + share * step[d]
+            found = _visit(rows, lo, hi, trial, slope, bend)
+            if found >= value + 1e-4 * share * decrement or share * decrement < 1e-11:
+                break
+            share *= 0.5
+        v[:] = trial
+        value = found
+    return value
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _add_node(rows: Rows, lo: int, hi: int, sums: Sums, weight: float) -> None:
+    """Add the derivatives at the node `sums.point`, where `sums.slope` and `bend` are known."""
+    v = sums.point
+    q, p = len(v), rows.x.shape[1]
+    score, pull = sums.score, sums.pull
+    score[:p] = 0.0
+    pull[:] = 0.0
+    for i in range(lo, hi):
+        slope = sums.slope[i - lo]
+        bend = weight * sums.bend[i - lo]
+        curve = sums.curve[i - lo]
+        for k in range(p):
+            score[k] += slope * rows.x[i, k]
+        curve[0] += bend
+        for d in range(q):
+            pull[d] += slope * rows.z[i, d]
+            curve[1 + d] += bend * v[d]
+            for e in range(q):
+                curve[1 + q + d * q + e] += bend * v[d] * v[e]
+    for d in range(q):
+        for e in range(q):
+            score[p + d * q + e] = pull[d] * v[e]
+    for k in range(len(score)):
+        own = weight * score[k]
+        sums.first[k] += own
+        for m in range(k + 1):
+            sums.second[k, m] += own * score[m]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Array) -> None:
+    """Write `origin`, and the node (q,) `sums.point` that is `first` steps along a line."""
+    q = len(sums.point)
+    for d in range(q):
+        sums.point[d] = sums.base[d] + first * net[d, 0]
+    if rows.link not in (LOGIT, LOG):
+        return
+    for i in range(lo, hi):
+        eta = rows.eta[i]
+        for d in range(q):
+            eta += rows.a[i, d] * sums.point[d]
+        sums.origin[i - lo] = math.exp(eta if rows.link == LOG else -rows.sign[i] * eta)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _prepare_group(rows: Rows, lo: int, hi: int, sums: Sums, net: Array) -> None:
+    """Write `growth` and `drift` of a group."""
+    q = len(sums.point)
+    sums.drift[:] = 0.0
+    if rows.link not in (LOGIT, LOG):
+        return
+    for i in range(lo, hi):
+        slack = rows.y[i] if rows.link == LOG else rows.slack[i]
+        sums.drift[0] += slack * rows.eta[i]
+        step = 0.0
+        for d in range(q):
+            sums.drift[1 + d] += slack * rows.a[i, d]
+            step += rows.a[i, d] * net[d, 0]
+        sums.growth[i - lo] = math.exp(step if rows.link == LOG else -rows.sign[i] * step)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _scan_line(
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+) -> float:
+    """Add the nodes base + k net[:, 0] of a line; return the largest f, `start[0]` is its k.
+
+    Along a line exp(eta) grows by a factor per node, so that logit and log link need no exponential
+    there, and of rows of 0 and 1 one logarithm is enough.
+    """
+    q, size = len(sums.point), hi - lo
+    first = int(sums.start[0])
+    best, at, begin = -np.inf, first, -np.inf
+    link = rows.link
+    geometric = link in (LOGIT, LOG)
+    n, y, sign = rows.n[lo:hi], rows.y[lo:hi], rows.sign[lo:hi]
+    power, growth, slope, bend = sums.power, sums.growth, sums.slope, sums.bend
+    _prepare_line(rows, lo, hi, sums, first, net)
+    for side in range(2):
+        last = begin
+        k = first if side == 0 else first - 1
+        if geometric:
+            for i in range(size):
+                power[i] = sums.origin[i]
+                if side == 1:
+                    growth[i] = 1.0 / growth[i]
+                    power[i] *= growth[i]
+        while True:
+            for d in range(q):
+                sums.point[d] = sums.base[d] + k * net[d, 0]
+            if geometric:
+                f = sums.drift[0]
+                for d in range(q):
+                    f += sums.point[d] * (sums.drift[1 + d] - 0.5 * sums.point[d])
+                if link == LOG:
+                    for i in range(size):
+                        f -= n[i] * power[i]
+                else:
+                    product = 1.0
+                    for i in range(size):
+                        if n[i] == 1.0:
+                            product *= 1.0 + power[i]
+                            if product > LARGE:
+                                f -= math.log(product)
+                                product = 1.0
+                        else:
+                            f -= n[i] * math.log1p(power[i])
+                    f -= math.log(product)
+                if np.isnan(f):
+                    f = -np.inf
+            else:
+                f = _visit(rows, lo, hi, sums.point, slope, bend)
+            if f > peak - DEPTH:
+                if derivatives and link == LOG:
+                    for i in range(size):
+                        bend[i] = n[i] * power[i]
+                        slope[i] = y[i] - bend[i]
+                elif derivatives and link == LOGIT:
+                    for i in range(size):
+                        missed = power[i] / (1.0 + power[i])
+                        bend[i] = n[i] * missed / (1.0 + power[i])
+                        slope[i] = rows.slack[lo + i] + sign[i] * n[i] * missed
+                weight = math.exp(f - peak)
+                sums.total[0] += weight
+                sums.total[1] += 1.0
+                for d in range(q):
+                    sums.mean[d] += weight * sums.point[d]
+                    for e in range(d + 1):
+                        sums.square[d, e] += weight * sums.point[d] * sums.point[e]
+                if derivatives:
+                    _add_node(rows, lo, hi, sums, weight)
+            if f > best:
+                best, at = f, k
+            if k == first:
+                begin = f
+            elif f < peak - DEPTH and not f > last:
+                break
+            last = f
+            k += 1 if side == 0 else -1
+            if geometric:
+                for i in range(size):
+                    power[i] *= growth[i]
+    if geometric:
+        for i in range(size):
+            growth[i] = 1.0 / growth[i]
+    sums.start[0] = at
+    return best
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _scan_plane(
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+) -> float:
+    """Add the lines of a plane; return the largest f, `start[:2]` are its k."""
+    q = len(sums.point)
+    base = sums.base.copy()
+    first = int(sums.start[1])
+    best, at, along = -np.inf, first, sums.start[0]
+    begin, here = -np.inf, sums.start[0]
+    for side in range(2):
+        last = begin
+        k = first if side == 0 else first - 1
+        if side == 1:
+            sums.start[0] = here
+        while True:
+            for d in range(q):
+                sums.base[d] = base[d] + k * net[d, 1]
+            f = _scan_line(rows, lo, hi, sums, net, peak, derivatives)
+            if f > best:
+                best, at, along = f, k, sums.start[0]
+            if k == first:
+                begin, here = f, sums.start[0]
+            elif f < peak - DEPTH and not f > last:
+                break
+            last = f
+            k += 1 if side == 0 else -1
+    sums.base[:] = base
+    sums.start[0], sums.start[1] = along, at
+    return best
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _scan_space(
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+) -> None:
+    """Add the planes of a space."""
+    q = len(sums.point)
+    base = sums.base.copy()
+    begin, here, there = -np.inf, sums.start[0], sums.start[1]
+    for side in range(2):
+        last = begin
+        k = 0 if side == 0 else -1
+        if side == 1:
+            sums.start[0], sums.start[1] = here, there
+        while True:
+            for d in range(q):
+                sums.base[d] = base[d] + k * net[d, 2]
+            f = _scan_plane(rows, lo, hi, sums, net, peak, derivatives)
+            if k == 0:
+                begin, here, there = f, sums.start[0], sums.start[1]
+            elif f < peak - DEPTH and not f > last:
+                break
+            last = f
+            k += 1 if side == 0 else -1
+    sums.base[:] = base
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _subtract_information(rows: Rows, lo: int, hi: int, sums: Sums, information: Array) -> None:
+    """Add a group's observed information (m, m) by beta and lam to the lower triangle."""
+    q, p = rows.z.shape[1], rows.x.shape[1]
+    m = p + q * q
+    whole = sums.total[0]
+    for k in range(m):
+        for other in range(k + 1):
+            product = sums.first[k] * sums.first[other] / whole
+            information[k, other] -= (sums.second[k, other] - product) / whole
+    for i in range(lo, hi):
+        curve = sums.curve[i - lo]
+        for k in range(p):
+            own = rows.x[i, k] * curve[0] / whole
+            for other in range(k + 1):
+                information[k, other] += own * rows.x[i, other]
+        for d in range(q):
+            for e in range(q):
+                own = rows.z[i, d] * curve[1 + e] / whole
+                for k in range(p):
+                    information[p + d * q + e, k] += own * rows.x[i, k]
+                for f in range(d + 1):
+                    for g in range(e + 1 if f == d else q):
+                        information[p + d * q + e, p + f * q + g] += (
+                            rows.z[i, d] * rows.z[i, f] * curve[1 + q + e * q + g] / whole
+                        )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def integrate(
+    rows: Rows,
+    modes: Array,
+    steps: Array,
+    members: Array,
+    derivatives: bool,
+    out: Integrated,
+    information: Array,
+) -> None:
+    """Integrate over the random effects of some groups.
+
+    Args:
+        rows: the patterns.
+        modes: (J, q) where the search for each mode begins, and where it is found.
+        steps: (J,) h, the distance of nodes in posterior SDs.
+        members: which groups.
+        derivatives: whether scores and information are wanted.
+        out: what is written.
+        information: (m, m), to which the groups' is added, in the lower triangle.
+    """
+    q, p = rows.z.shape[1], rows.x.shape[1]
+    m = p + q * q
+    longest = 0
+    for j in members:
+        longest = max(longest, rows.starts[j + 1] - rows.starts[j])
+    sums = Sums(
+        np.empty(longest), np.empty(longest), np.empty(longest), np.empty(longest),
+        np.empty(longest), np.empty(1 + q), np.empty(2), np.empty(q), np.empty((q, q)),
+        np.empty(m), np.empty((m, m)), np.empty((longest, 1 + q + q * q)), np.empty(m),
+        np.empty(q), np.empty(q), np.empty(q), np.empty(q),
+    )  # fmt: skip
+    root, net = np.zeros((q, q)), np.zeros((q, q))
+    for j in members:
+        lo, hi = rows.starts[j], rows.starts[j + 1]
+        peak = find_mode(rows, lo, hi, modes[j], sums.slope, sums.bend, root)
+        logdet = 0.0
+        # net = h C'^-1, upper triangular.
+        for d in range(q - 1, -1, -1):
+            logdet += math.log(root[d, d])
+            for e in range(d, q):
+                entry = steps[j] if d == e else 0.0
+                for k in range(d + 1, e + 1):
+                    entry -= root[k, d] * net[k, e]
+                net[d, e] = entry / root[d, d]
+        sums.total[:] = 0.0
+        sums.mean[:] = 0.0
+        sums.square[:] = 0.0
+        sums.start[:] = 0.0
+        sums.base[:] = modes[j]
+        _prepare_group(rows, lo, hi, sums, net)
+        if derivatives:
+            sums.first[:] = 0.0
+            sums.second[:] = 0.0
+            sums.curve[: hi - lo] = 0.0
+        if q == 1:
+            _scan_line(rows, lo, hi, sums, net, peak, derivatives)
+        elif q == 2:
+            _scan_plane(rows, lo, hi, sums, net, peak, derivatives)
+        else:
+            _scan_space(rows, lo, hi, sums, net, peak, derivatives)
+        whole = sums.total[0]
+        # h^q / (|C| (2 pi)^(q / 2)) times the sum.
+        scale = q * (math.log(steps[j]) - 0.5 * math.log(2.0 * math.pi))
+        out.loglik[j] = peak + math.log(whole) + scale - logdet
+        out.nodes[j] = sums.total[1]
+        for d in range(q):
+            out.mean[j, d] = sums.mean[d] / whole
+            for e in range(d + 1):
+                entry = sums.square[d, e] / whole - sums.mean[d] * sums.mean[e] / whole**2
+                out.cov[j, d, e] = out.cov[j, e, d] = entry
+        if derivatives:
+            for k in range(m):
+                out.score[j, k] = sums.first[k] / whole
+            _subtract_information(rows, lo, hi, sums, information)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def integrate_fixed(rows: Rows, modes: Array, nodes: Array, logs: Array, loglik: Array) -> None:
+    """Write each group's log-likelihood (J,) by a fixed Gauss-Hermite rule about its mode.
+
+    `nodes` (K, q) and `logs` (K,) of the weights are for exp(-t't), less t't: the integral is
+    sum_k w_k exp(t_k't_k + f(v^ + sqrt(2) C'^-1 t_k)) 2^(q / 2) / |C|. One node is Laplace's.
+    Source: Pinheiro & Bates (1995), J. Comput. Graph. Stat. 4, 12-35, section 2.5.
+    """
+    q = rows.z.shape[1]
+    root, v = np.zeros((q, q)), np.empty(q)
+    for j in range(len(rows.starts) - 1):
+        lo, hi = rows.starts[j], rows.starts[j + 1]
+        slope, bend = np.empty(hi - lo), np.empty(hi - lo)
+        peak = find_mode(rows, lo, hi, modes[j], slope, bend, root)
+        total = 0.0
+        for k in range(len(nodes)):
+            for d in range(q - 1, -1, -1):
+                v[d] = math.sqrt(2.0) * nodes[k, d]
+                for e in range(d + 1, q):
+                    v[d] -= root[e, d] * v[e]
+                v[d] /= root[d, d]
+            for d in range(q):
+                v[d] += modes[j, d]
+            total += math.exp(logs[k] + _visit(rows, lo, hi, v, slope, bend) - peak)
+        loglik[j] = peak + math.log(total) - 0.5 * q * math.log(math.pi)
+        for d in range(q):
+            loglik[j] -= math.log(root[d, d])

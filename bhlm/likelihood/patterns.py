@@ -1,0 +1,233 @@
+"""The marginal likelihood of patterns: whitened columns, and integrals that know their error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.families import Family
+from bhlm.likelihood.lattice import Integrated, Rows, integrate, integrate_fixed
+from bhlm.likelihood.panels import sum_stretches
+from bhlm.likelihood.whitening import find_basis, orthonormalize
+from bhlm.moments.moments import INTERCEPT
+from bhlm.moments.patterns import Patterns
+
+Array = np.ndarray
+
+STRETCH = 64  # groups that are summed in one go
+WIDEST = 1.0  # posterior SDs between nodes: of a normal integrand the error is 5e-9 there
+SHRINK = 2.0**-0.5
+REFINED = 24  # times that the step is shrunk at most, to 1 / 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WhitenedPatterns:
+    """The patterns with columns that are orthonormal and of unit scale, and the maps back."""
+
+    starts: Array  # (J + 1,)
+    n: Array  # (I,)
+    y: Array  # (I,)
+    offset: Array  # (I,)
+    x: Array  # (I, p) X A
+    z: Array  # (I, q) Z B
+    family: Family
+    constant: float
+    fixed: Array  # (p, p) A, so that beta = A beta~
+    basis: Array  # (q, q) B, so that u = B u~
+
+    @property
+    def n_groups(self) -> int:
+        """The number of groups J."""
+        return len(self.starts) - 1
+
+    def at(self, beta: Array, lam: Array) -> Rows:
+        """Return the patterns at beta~ (p,) and lam (q, q), as the kernels take them."""
+        sign = np.where(2.0 * self.y >= self.n, 1.0, -1.0)
+        return Rows(
+            self.family.code,
+            self.starts,
+            self.n,
+            self.y,
+            self.x,
+            self.z,
+            sign,
+            np.where(sign > 0.0, self.y - self.n, self.y),
+            self.offset + self.x @ beta,
+            np.ascontiguousarray(self.z @ lam),
+        )
+
+
+def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPatterns:
+    """Return the whitened columns of patterns.
+
+    X~ = X A with X~'X~ = I_p I, and Z~ = Z B as far as the covariance structure allows, both over
+    the patterns.
+
+    Raises:
+        IdentifiabilityError: columns that do not vary, or repeat others.
+    """
+    n, k = patterns.values.shape
+    grand = np.append(patterns.values.mean(axis=0), 0.0)
+    centred = patterns.values - grand[:-1]
+    total = np.zeros((k + 1, k + 1))
+    total[:k, :k] = centred.T @ centred
+    place = {INTERCEPT: 0} | {name: i + 1 for i, name in enumerate(patterns.columns)}
+
+    def locate(names: Sequence[str]) -> Array:
+        return np.array([place[name] for name in names], dtype=int)
+
+    def turn(names: Sequence[str], matrix: Array) -> Array:
+        loadings = np.zeros((k + 2, matrix.shape[1]))
+        loadings[locate(names)] = matrix
+        offset = loadings[0] + grand @ loadings[1:]
+        # Columns that an intercept centres have an offset that is zero but for rounding.
+        size = np.abs(loadings[0]) + np.abs(grand) @ np.abs(loadings[1:])
+        offset = np.where(np.abs(offset) < 8 * np.finfo(float).eps * size, 0.0, offset)
+        return np.ascontiguousarray(centred @ loadings[1:-1] + offset)
+
+    at = locate(patterns.fixed)
+    _, fixed = orthonormalize(patterns, patterns.fixed, at, float(n), grand, total)
+    fixed = fixed * np.sqrt(n)
+    at = locate(structure.names)
+    basis = find_basis(patterns, structure, at, float(n), grand, total)
+    family = patterns.family
+    assert isinstance(family, Family)
+    return WhitenedPatterns(
+        starts=patterns.starts,
+        n=patterns.n,
+        y=patterns.y,
+        offset=patterns.offset,
+        x=turn(patterns.fixed, fixed),
+        z=turn(structure.names, basis),
+        family=family,
+        constant=patterns.constant,
+        fixed=fixed,
+        basis=basis,
+    )
+
+
+class Marginal(NamedTuple):
+    """The marginal log-likelihood at one set of parameters, by group, with its derivatives."""
+
+    loglik: float
+    logliks: Array  # (J,)
+    score: Array  # (J, m) by beta~ and lam, row by row: m = p + q^2
+    information: Array  # (m, m) observed
+    mean: Array  # (J, q) posterior mean of v, u~ = lam v
+    cov: Array  # (J, q, q) posterior covariance of v
+    nodes: int
+
+
+@dataclass(slots=True)
+class Integrator:
+    """The marginal likelihood of patterns; it keeps the modes, and the step of each group's nodes.
+
+    `refine` chooses the steps, and `measure_error` tells what halving them changes.
+    """
+
+    white: WhitenedPatterns
+    modes: Array = field(init=False)  # (J, q)
+    steps: Array = field(init=False)  # (J,) posterior SDs between nodes
+
+    def __post_init__(self) -> None:
+        groups, q = self.white.n_groups, self.white.z.shape[1]
+        self.modes = np.zeros((groups, q))
+        self.steps = np.full(groups, WIDEST)
+
+    def evaluate(
+        self,
+        beta: Array,
+        lam: Array,
+        *,
+        derivatives: bool = True,
+        steps: Array | None = None,
+        members: Array | None = None,
+        threads: int | None = None,
+    ) -> Marginal:
+        """Return the marginal likelihood at beta~ (p,) and lam (q, q).
+
+        Args:
+            beta: whitened fixed effects.
+            lam: whitened covariance factor.
+            derivatives: whether score and information are wanted, which else are empty.
+            steps: (J,) in the place of the integrator's own.
+            members: groups that are integrated; of the others nothing is told.
+            threads: as in `bhlm.likelihood.panels.sum_stretches`.
+        """
+        white = self.white
+        q, p, groups = white.z.shape[1], white.x.shape[1], white.n_groups
+        m = p + q * q
+        steps = self.steps if steps is None else steps
+        members = np.arange(groups) if members is None else members
+        out = Integrated(
+            np.zeros(groups),
+            np.zeros((groups, q)),
+            np.zeros((groups, q, q)),
+            np.zeros((groups, m)),
+            np.zeros(groups),
+        )
+        rows = white.at(beta, lam)
+        stretches = max(1, -(-len(members) // STRETCH))
+        informations = np.zeros((stretches, m, m))
+
+        def fill(first: int, last: int) -> None:
+            for s in range(first, last):
+                some = members[s * STRETCH : (s + 1) * STRETCH]
+                integrate(rows, self.modes, steps, some, derivatives, out, informations[s])
+
+        sum_stretches(fill, stretches, threads=threads)
+        lower = informations.sum(axis=0)
+        return Marginal(
+            loglik=float(out.loglik.sum()) + white.constant,
+            logliks=out.loglik,
+            score=out.score,
+            information=lower + np.tril(lower, -1).T,
+            mean=out.mean,
+            cov=out.cov,
+            nodes=int(out.nodes.sum()),
+        )
+
+    def refine(self, beta: Array, lam: Array, *, tolerance: float) -> None:
+        """Choose each group's step so that a smaller one changes its log-likelihood by less.
+
+        Args:
+            beta: whitened fixed effects (p,).
+            lam: whitened covariance factor (q, q).
+            tolerance: what each group's log-likelihood may change by.
+        """
+        members = np.arange(self.white.n_groups)
+        self.steps = np.full(len(members), WIDEST)
+        coarse = self.evaluate(beta, lam, derivatives=False).logliks
+        for _ in range(REFINED):
+            fine = self.evaluate(
+                beta, lam, derivatives=False, steps=self.steps * SHRINK, members=members
+            ).logliks
+            open_ = members[~(np.abs(fine - coarse)[members] <= tolerance)]
+            if not len(open_):
+                break
+            self.steps[open_] *= SHRINK
+            coarse[open_] = fine[open_]
+            members = open_
+
+    def measure_error(self, beta: Array, lam: Array, at: Marginal) -> tuple[Marginal, float]:
+        """Return the likelihood with every step halved, and what that changes.
+
+        The sum over groups of the changes' sizes is the error of the likelihood at the steps as
+        they were; that of the halved ones is far smaller.
+        """
+        halved = self.evaluate(beta, lam, derivatives=False, steps=0.5 * self.steps)
+        return halved, float(np.abs(halved.logliks - at.logliks).sum())
+
+    def by_gauss_hermite(self, beta: Array, lam: Array, *, nagq: int) -> float:
+        """Return the log-likelihood by `nagq` Gauss-Hermite nodes per dimension about the modes."""
+        q = self.white.z.shape[1]
+        t, w = np.polynomial.hermite.hermgauss(nagq)
+        nodes = np.stack(np.meshgrid(*[t] * q, indexing="ij"), axis=-1).reshape(-1, q)
+        logs = np.log(w) + t**2
+        logs = np.sum(np.meshgrid(*[logs] * q, indexing="ij"), axis=0).ravel()
+        out = np.empty(self.white.n_groups)
+        rows = self.white.at(beta, lam)
+        integrate_fixed(rows, self.modes, np.ascontiguousarray(nodes), logs, out)
+        return float(out.sum()) + self.white.constant

@@ -1,0 +1,327 @@
+"""Patterns: all that a model of counts needs from a table, and where they come from.
+
+A pattern is what rows of one group have in common whose columns are equal: their trials (or
+exposure) and successes (or events) add up, and the rows need not be kept. A table of two discrete
+covariates has a handful of patterns per group, one of a continuous covariate nearly one per row.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import narwhals as nw
+import numba
+import numpy as np
+
+from bhlm.design.design import (
+    Design,
+    build_prepared,
+    check_design,
+    distinct_columns,
+    ignore_floating_errors,
+)
+from bhlm.design.evaluate import read_rows
+from bhlm.design.formula.expressions import Expression
+from bhlm.design.formula.terms import Formula
+from bhlm.design.frames import GROUP, collect_frame
+from bhlm.design.labels import code_groups
+from bhlm.design.rows import read_table
+from bhlm.errors import DataError, FormulaError
+from bhlm.layout import count, show_name
+from bhlm.moments.moments import tell_rows_used
+
+Array = np.ndarray
+
+
+class Outcome(Protocol):
+    """What a family says of its responses; `bhlm.likelihood.families` has the families."""
+
+    @property
+    def name(self) -> str:
+        """Such as "binomial"."""
+
+    @property
+    def link(self) -> str:
+        """Such as "logit"."""
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether responses are successes of trials."""
+
+    @property
+    def has_exposure(self) -> bool:
+        """Whether rows that differ in their offsets alone make one pattern."""
+
+    @property
+    def support(self) -> str:
+        """What a response may be, in words."""
+
+    def find_outside(self, y: Array, n: Array, /) -> Array:
+        """Return which responses are outside the family."""
+
+    def constant(self, y: Array, n: Array, /) -> float:
+        """Return what rows add to the log-likelihood beside the patterns' part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """All that the likelihood of a family needs from a table with one grouping factor.
+
+    The log-likelihood given the random effects is `constant` and what `bhlm.likelihood.families`
+    says of each (n, y) at its linear predictor.
+    """
+
+    groups: Array  # (J,) group labels, sorted
+    starts: Array  # (J + 1,) int64: the patterns of group j are starts[j] to starts[j + 1]
+    n: Array  # (I,) trials, or exposure
+    y: Array  # (I,) successes, or events
+    offset: Array  # (I,)
+    values: Array  # (I, k - 1) the design's columns
+    rows: Array  # (J,) rows per group, float64 that holds integers
+    constant: float
+    family: Outcome
+    design: Design
+    dropped: int  # rows left out because a used column was missing
+    missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+
+    def __repr__(self) -> str:
+        """Return the formula, the family and the size of the data."""
+        size = f"{self.n_rows} rows in {self.n_groups} groups of {self.group!r}"
+        return f"Patterns({self.formula!r}, {self.family.name}: {size}, {self.n_patterns} patterns)"
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The p fixed effects, in order."""
+        return self.design.fixed
+
+    @property
+    def random(self) -> tuple[str, ...]:
+        """The q random coefficients, in order."""
+        return self.design.random
+
+    @property
+    def blocks(self) -> tuple[tuple[str, ...], ...]:
+        """The random coefficients of each random term."""
+        return self.design.blocks
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The k column names, response last."""
+        return self.design.columns
+
+    @property
+    def group(self) -> str:
+        """The name of the grouping column."""
+        return self.design.group
+
+    @property
+    def formula(self) -> str:
+        """The formula, as the user wrote it."""
+        return self.design.formula.text
+
+    @property
+    def response(self) -> str:
+        """The response, and its trials if it has any."""
+        trials = self.design.formula.trials
+        return self.design.response if trials is None else f"{self.design.response} / {trials}"
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows behind the patterns."""
+        return int(self.rows.sum())
+
+    @property
+    def n_groups(self) -> int:
+        """The number of groups J."""
+        return len(self.groups)
+
+    @property
+    def n_patterns(self) -> int:
+        """The number of patterns I."""
+        return len(self.n)
+
+    @property
+    def codes(self) -> Array:
+        """The group (I,) of each pattern."""
+        return np.repeat(np.arange(self.n_groups), np.diff(self.starts))
+
+    @property
+    def group_size(self) -> dict[str, float]:
+        """The smallest, the mean and the largest number of rows in a group."""
+        return {
+            "min": int(self.rows.min()),
+            "mean": float(self.rows.mean()),
+            "max": int(self.rows.max()),
+        }
+
+    @property
+    def rows_used(self) -> str:
+        """How many rows were used, and how often which column was missing in the others."""
+        return tell_rows_used(self.n_rows, dropped=self.dropped, missing=self.missing)
+
+    def take(self, names: tuple[str, ...]) -> Array:
+        """Return some columns (I, len(names)) by name, the intercept included."""
+        place = {name: at for at, name in enumerate(self.columns)}
+        ones = np.ones(self.n_patterns)
+        columns = [self.values[:, place[name]] if name in place else ones for name in names]
+        return np.ascontiguousarray(np.column_stack(columns))
+
+
+def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Patterns:
+    """Return the patterns of the rows of a table that a formula uses.
+
+    Args:
+        formula: with one grouping factor; its response may be successes / trials.
+        table: any dataframe that narwhals accepts, eager or lazy.
+        family: of the responses.
+
+    Raises:
+        FormulaError: the formula cannot serve the family.
+        DataError: the table cannot serve the formula, or has responses outside the family.
+    """
+    if formula.trials is not None and not family.has_trials:
+        raise FormulaError(
+            f"'{formula.response} / {formula.trials}' is successes of trials, and family="
+            f"'{family.name}' has none; give family='binomial'"
+        )
+    table = read_table(table, formula)
+    design, frame, layout, n_rows, dropped, missing = build_prepared(formula, table, counted=True)
+    with ignore_floating_errors():
+        held = collect_frame(frame) if isinstance(frame, nw.LazyFrame) else frame
+        groups, codes = code_groups(held[GROUP].to_numpy())
+        if len(groups) < 2:
+            check_design(design, table)
+        rows = read_rows(design, held, layout, codes, len(groups))
+        columns = tuple(distinct_columns(formula, design.levels).values())
+        rows.find_means([part.factor for column in columns for part in column.parts])
+        values = np.empty((n_rows, len(columns)))
+        for span in rows.blocks():
+            for at, column in enumerate(columns):
+                values[span, at] = rows.column(column, span)
+        whole = slice(0, n_rows)
+
+        def read(expression: Expression) -> Array:
+            found = np.asarray(rows.evaluate(expression, whole), dtype=np.float64)
+            return np.array(np.broadcast_to(found, (n_rows,)))
+
+        y = read(formula.response)
+        trials = np.ones(n_rows) if formula.trials is None else read(formula.trials)
+        offset = sum((read(each) for each in formula.offsets), np.zeros(n_rows))
+    finite = [np.isfinite(each).all() for each in (values, y, trials, offset)]
+    if not all(finite):
+        check_design(design, table)
+    _check_responses(formula, family, y, trials)
+    constant = family.constant(y, trials)
+    if family.has_exposure:
+        # y (eta + o) - e^(eta + o): with the exposure e^o in the place of n, y o is a constant.
+        constant += float(y @ offset)
+        trials, offset = trials * np.exp(offset), np.zeros(n_rows)
+    keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
+    own, starts, first, group_rows = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
+    return Patterns(
+        groups=groups,
+        starts=starts,
+        n=np.bincount(own, weights=trials, minlength=len(first)),
+        y=np.bincount(own, weights=y, minlength=len(first)),
+        offset=offset[first],
+        values=np.ascontiguousarray(values[first]),
+        rows=group_rows,
+        constant=constant,
+        family=family,
+        design=design,
+        dropped=dropped,
+        missing=tuple(missing.items()),
+    )
+
+
+def _check_responses(formula: Formula, family: Outcome, y: Array, trials: Array) -> None:
+    """Raise `DataError` for trials and responses that the family does not have."""
+    bad = (trials < 1.0) | (trials != np.floor(trials))
+    if bad.any():
+        raise DataError(
+            f"the trials '{formula.trials}' are {trials[bad][0]:g} in "
+            f"{count(int(bad.sum()), 'row')}, and trials are whole numbers from 1; drop those rows"
+        )
+    outside = family.find_outside(y, trials)
+    if not outside.any():
+        return
+    value, most = y[outside][0], trials[outside][0]
+    shown = f"{value:g}" + (f" of {most:g} trials" if formula.trials is not None else "")
+    advice = "correct or drop them"
+    if family.has_trials and formula.trials is None:
+        advice = "give the trials, as in successes / trials ~ ..."
+    elif not family.has_trials and not family.has_exposure and (y == np.floor(y)).all():
+        low, high = (f"{each:g}" for each in (y.min(), y.max()))
+        advice = f"recode {low} to 0 and {high} to 1"
+        if len(np.unique(y[:10_000])) > 2 and y.min() >= 0.0:
+            advice = "counts have family='poisson', or family='binomial' with successes / trials"
+    raise DataError(
+        f"the response '{show_name(str(formula.response))}' is {shown} in "
+        f"{count(int(outside.sum()), 'row')}, and of family='{family.name}' it is "
+        f"{family.support}; {advice}"
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def find_patterns(codes: Array, keys: Array, n_groups: int) -> tuple[Array, Array, Array, Array]:
+    """Return the pattern (n,) of each row, where each group's begin (J + 1,), and rows.
+
+    `keys` (n, k) are equal, bit by bit but for the sign of zero, in the rows of a pattern; the last
+    two are a row (I,) of each pattern and the number of rows (J,) of each group. Patterns go by
+    group, and within a group in the order of the rows.
+    """
+    n, k = keys.shape
+    ends = np.zeros(n_groups + 1, dtype=np.int64)
+    for i in range(n):
+        ends[codes[i] + 1] += 1
+    widest = 0
+    for j in range(n_groups):
+        widest = max(widest, ends[j + 1])
+        ends[j + 1] += ends[j]
+    place = ends[:-1].copy()
+    order = np.empty(n, dtype=np.int64)
+    for i in range(n):
+        order[place[codes[i]]] = i
+        place[codes[i]] += 1
+    size = 2
+    while size < 2 * widest:
+        size *= 2
+    seats = np.full(size, -1, dtype=np.int64)
+    bits = keys.view(np.uint64)
+    pattern = np.empty(n, dtype=np.int64)
+    starts = np.zeros(n_groups + 1, dtype=np.int64)
+    first = np.empty(n, dtype=np.int64)
+    found = 0
+    for j in range(n_groups):
+        mask = 2
+        while mask < 2 * (ends[j + 1] - ends[j]):
+            mask *= 2
+        mask -= 1
+        seats[: mask + 1] = -1
+        for at in range(ends[j], ends[j + 1]):
+            i = order[at]
+            code = np.uint64(1469598103934665603)
+            for c in range(k):
+                own = bits[i, c] if keys[i, c] != 0.0 else np.uint64(0)
+                code = (code ^ own) * np.uint64(1099511628211)
+                code ^= code >> np.uint64(29)
+            seat = np.int64(code & np.uint64(mask))
+            while seats[seat] >= 0:
+                other = first[seats[seat]]
+                same = True
+                for c in range(k):
+                    if keys[other, c] != keys[i, c]:
+                        same = False
+                        break
+                if same:
+                    break
+                seat = (seat + 1) & mask
+            if seats[seat] < 0:
+                seats[seat] = found
+                first[found] = i
+                found += 1
+            pattern[i] = seats[seat]
+        starts[j + 1] = found
+    rows = np.empty(n_groups)
+    for j in range(n_groups):
+        rows[j] = ends[j + 1] - ends[j]
+    return pattern, starts, first[:found].copy(), rows

@@ -1,0 +1,1 @@
+"""Maximum likelihood of the families: patterns -> FamilyEstimate, and what is asked of it."""

@@ -1,0 +1,281 @@
+"""Whitened patterns -> the maximum of their marginal likelihood.
+
+Newton's method with the exact gradient and Hessian by (beta, theta), as theta is free: the
+likelihood depends on lam lam' alone, which is even in the factors' signs, so that a variance of
+zero is an ordinary stationary point.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.families import sum_patterns
+from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns
+from bhlm.reml.optimize import ZERO, Step
+
+Array = np.ndarray
+
+TOLERANCE = 1e-8  # of the log-likelihood: what its quadrature may be wrong by
+NEAR = 1e-2  # of the maximum, in units of the log-likelihood: coarse nodes have done their part
+DONE = 1e-13
+ITERATIONS = 60
+SADDLES = 5
+STATIONARY = 1e-5  # of the gradient in whitened units
+FLAT = 1e-10  # curvature below this share of the largest is none
+LARGEST_STEP = 4.0  # of beta~ and theta at a time
+EM_STEPS = 3
+# A linear predictor beyond this has left what data can tell: probabilities within 1e-13 of 0 or 1.
+DIVERGED = 30.0
+
+
+class Linear(NamedTuple):
+    """The maximum without random effects."""
+
+    beta: Array  # (p,) whitened
+    loglik: float
+    eta: Array  # (I,)
+    converged: bool
+
+
+class Point(NamedTuple):
+    """Minus the log-likelihood at a point, with its derivatives by (beta~, theta)."""
+
+    value: float
+    gradient: Array  # (p + c,)
+    hessian: Array  # (p + c, p + c)
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyOptimum:
+    """The maximum found, in whitened units."""
+
+    beta: Array  # (p,)
+    theta: Array  # (c,)
+    lam: Array  # (q, q)
+    at: Marginal  # with the nodes' steps halved, and the derivatives of those before
+    gradient: Array  # (p + c,) of the log-likelihood
+    information: Array  # (p + c, p + c) observed
+    error: float  # of the log-likelihood, by halving the steps
+    converged: bool
+    singular: bool
+    steps: tuple[Step, ...]
+
+
+def fit_linear(white: WhitenedPatterns) -> Linear:
+    """Return the generalised linear model without random effects, by Newton's method.
+
+    Where the data are separated, the search goes on until probabilities are 0 and 1, and
+    `converged` is False.
+    """
+    count, p = white.x.shape
+    slope, bend = np.empty(count), np.empty(count)
+
+    def evaluate(beta: Array) -> float:
+        eta = white.offset + white.x @ beta
+        found = sum_patterns(white.family.code, eta, white.n, white.y, slope, bend)
+        return float(found) if np.isfinite(found) else -np.inf
+
+    beta = np.zeros(p)
+    mean = white.y.sum() / white.n.sum()
+    guess = white.family.apply_link(np.array(mean)) - np.average(white.offset, weights=white.n)
+    beta = np.linalg.lstsq(white.x, np.full(count, float(guess)))[0]
+    value = evaluate(beta)
+    for _ in range(ITERATIONS):
+        gradient = slope @ white.x
+        information = (white.x * bend[:, None]).T @ white.x
+        floor = 1e-12 * np.trace(information) / p
+        step = np.linalg.solve(information + floor * np.eye(p), gradient)
+        decrement = float(gradient @ step)
+        if not decrement > DONE:
+            break
+        share = 1.0
+        while not (found := evaluate(beta + share * step)) >= value and share > 1e-9:
+            share *= 0.5
+        beta, value = beta + share * step, max(found, value)
+    eta = white.offset + white.x @ beta
+    evaluate(beta)
+    spread = np.abs(eta - white.offset).max() if white.family.code != 3 else 0.0
+    converged = bool(decrement <= 1e-8 and spread < DIVERGED)
+    return Linear(beta, value + white.constant, eta, converged)
+
+
+def widen(structure: Structure, p: int) -> Array:
+    """Return the Jacobian (p + q^2, p + c) of beta~ and lam, row by row, by (beta~, theta)."""
+    factors = structure.factors
+    c, q = len(factors), structure.q
+    wide = np.zeros((p + q * q, p + c))
+    wide[:p, :p] = np.eye(p)
+    wide[p:, p:] = factors.reshape(c, q * q).T
+    return wide
+
+
+@dataclass(slots=True)
+class Problem:
+    """Minus the marginal log-likelihood as a function of (beta~, theta)."""
+
+    integrator: Integrator
+    structure: Structure
+    last: Marginal | None = None
+
+    def split(self, point: Array) -> tuple[Array, Array]:
+        """Return beta~ (p,) and lam (q, q)."""
+        p = self.integrator.white.x.shape[1]
+        lam = np.tensordot(point[p:], self.structure.factors, axes=1)
+        return point[:p], np.ascontiguousarray(lam)
+
+    def at(self, point: Array) -> Point:
+        """Return value, gradient and Hessian at a point (p + c,)."""
+        found = self.integrator.evaluate(*self.split(point))
+        self.last = found
+        wide = widen(self.structure, self.integrator.white.x.shape[1])
+        score = found.score.sum(axis=0)
+        return Point(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
+
+
+class Descended(Protocol):
+    """What Newton's steps search: a function with its first two derivatives."""
+
+    def at(self, point: Array, /) -> Point:
+        """Return value, gradient and Hessian."""
+
+
+def descend(
+    problem: Descended,
+    point: Array,
+    *,
+    enough: float,
+    record: Callable[[Point], None],
+    limit: int = ITERATIONS,
+) -> tuple[Array, Point]:
+    """Return where Newton's steps lead: a point from which no more than `enough` is left to gain.
+
+    Negative curvature counts by its size, so that the step goes down there; steps are shortened
+    until they descend.
+    """
+    here = problem.at(point)
+    record(here)
+    for _ in range(limit):
+        values, vectors = np.linalg.eigh(here.hessian)
+        sizes = np.maximum(np.abs(values), FLAT * max(values[-1], 1.0))
+        along = vectors.T @ here.gradient
+        decrement = float(np.sum(along**2 / sizes))
+        if not decrement > enough:
+            break
+        step = -vectors @ (along / sizes)
+        share = min(1.0, LARGEST_STEP / np.abs(step).max())
+        while True:
+            there = problem.at(point + share * step)
+            if there.value <= here.value - 1e-4 * share * decrement + 1e-12 * abs(here.value):
+                break
+            share *= 0.5
+            if share < 1e-8:
+                return point, problem.at(point)
+        point, here = point + share * step, there
+        record(here)
+    return point, here
+
+
+def start_search(white: WhitenedPatterns, structure: Structure, integrator: Integrator) -> Array:
+    """Return a point (p + c,) to start from: the linear model, and some EM steps for lam."""
+    beta = fit_linear(white).beta
+    theta = structure.project(np.eye(structure.q))
+    for _ in range(EM_STEPS):
+        lam = np.ascontiguousarray(np.tensordot(theta, structure.factors, axes=1))
+        found = integrator.evaluate(beta, lam, derivatives=False)
+        second = found.cov + found.mean[:, :, None] * found.mean[:, None, :]
+        theta = structure.project(lam @ second.mean(axis=0) @ lam.T)
+    return np.concatenate([beta, theta])
+
+
+def maximize_patterns(
+    white: WhitenedPatterns,
+    structure: Structure,
+    *,
+    start: Array | None = None,
+    tolerance: float = TOLERANCE,
+) -> FamilyOptimum:
+    """Return the maximum of the marginal likelihood over beta~ and theta.
+
+    Coarse nodes lead near; then each group's nodes are made as dense as it needs, and Newton's
+    steps finish. `error` measures the quadrature at the maximum; if it is above the tolerance, the
+    nodes are made denser and the search goes on.
+
+    Args:
+        white: the whitened patterns.
+        structure: the covariance structure.
+        start: (p + c,) to start at.
+        tolerance: of the log-likelihood.
+    """
+    integrator = Integrator(white)
+    problem = Problem(integrator, structure)
+    steps: list[Step] = []
+
+    def record(here: Point) -> None:
+        steps.append(Step("newton", len(steps), -here.value))
+
+    point = start_search(white, structure, integrator) if start is None else start
+    point, _ = descend(problem, point, enough=NEAR, record=record)
+    share = tolerance / (4.0 * white.n_groups)
+    for _ in range(4):
+        integrator.refine(*problem.split(point), tolerance=share)
+        point, here = _leave_saddles(problem, point, record)
+        point, here, singular = _settle_boundary(problem, point, here)
+        assert problem.last is not None
+        found = problem.last
+        halved, error = integrator.measure_error(*problem.split(point), found)
+        if error <= tolerance:
+            break
+        share *= 0.1
+    p = white.x.shape[1]
+    beta, lam = problem.split(point)
+    steps[-1] = Step("newton", len(steps) - 1, halved.loglik)
+    return FamilyOptimum(
+        beta=beta,
+        theta=point[p:],
+        lam=lam,
+        at=halved._replace(score=found.score, information=found.information),
+        gradient=-here.gradient,
+        information=here.hessian,
+        error=error,
+        converged=_is_stationary(white, here),
+        singular=singular,
+        steps=tuple(steps),
+    )
+
+
+def _is_stationary(white: WhitenedPatterns, here: Point) -> bool:
+    finite = np.isfinite(here.value) and np.isfinite(here.gradient).all()
+    limit = STATIONARY * max(1.0, float(np.sqrt(white.n_groups)))
+    return bool(finite and np.abs(here.gradient).max() < limit)
+
+
+def _leave_saddles(
+    problem: Problem, point: Array, record: Callable[[Point], None]
+) -> tuple[Array, Point]:
+    """Return a minimum, leaving any saddle at which a variance of zero has trapped it."""
+    for _ in range(SADDLES):
+        point, here = descend(problem, point, enough=DONE, record=record)
+        values, vectors = np.linalg.eigh(here.hessian)
+        if values[0] > -1e-7 * max(values[-1], 1.0):
+            break
+        point = point + 0.1 * vectors[:, 0]
+    return point, here
+
+
+def _settle_boundary(problem: Problem, point: Array, here: Point) -> tuple[Array, Point, bool]:
+    """Return the point with directions that have all but vanished at zero, and if any were."""
+    p = problem.integrator.white.x.shape[1]
+    _, lam = problem.split(point)
+    values, vectors = np.linalg.eigh(lam @ lam.T)
+    small = values < ZERO**2
+    if not small.any():
+        return point, here, False
+    kept = (vectors * np.where(small, 0.0, values)) @ vectors.T
+    settled = np.concatenate([point[:p], problem.structure.project(kept)])
+    there = problem.at(settled)
+    if there.value <= here.value + 1e-7:
+        return settled, there, True
+    return point, problem.at(point), False
