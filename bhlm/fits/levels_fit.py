@@ -1,12 +1,18 @@
 """LevelsFit: what `model.reml()` returns for several grouping factors."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.maximum_fit import MaximumFit
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.moments.cells import refuse_factors
 from bhlm.reml.levels import LevelsEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reml.variance_tests import VarianceTest
 
 
 class NotYetError(ArgumentError, AttributeError):
@@ -40,6 +46,52 @@ class LevelsFit(MaximumFit, LevelsEstimate):
         from bhlm.reports.text.levels import render_levels
 
         return render_levels(self, style=style)
+
+    def test_variances(
+        self,
+        coefficients: str | Sequence[str] | None = None,
+        *,
+        factor: str | None = None,
+        null: str = "auto",
+        replicates: int | None = None,
+        seed: int = 0,
+        processes: int = 1,
+        progress: "Callable[[int, int], None] | None" = None,
+    ) -> "VarianceTest":
+        """Return the LR test that the named random coefficients of a factor do not vary.
+
+        Mixtures of chi-squares, or a parametric bootstrap of both models; see
+        `bhlm.reml.level_variance_tests.judge_level_variances`.
+
+        Raises:
+            ArgumentError: a coefficient that is not random, or that several factors have.
+        """
+        from bhlm.progress import show_progress
+        from bhlm.reml.level_variance_tests import judge_level_variances
+
+        with show_progress("refits under H0") as bar:
+            return judge_level_variances(
+                self,
+                coefficients,
+                factor=factor,
+                null=null,
+                replicates=replicates,
+                seed=seed,
+                processes=processes,
+                progress=progress or bar,
+            )
+
+    def influence(self, factor: str | None = None) -> "pd.DataFrame":
+        """Return what deleting each unit of a factor changes; None is that with the fewest.
+
+        See `bhlm.reml.level_influence.measure_level_influence`.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        from bhlm.reml.level_influence import measure_level_influence
+
+        return measure_level_influence(self, factor)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

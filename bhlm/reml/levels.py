@@ -131,16 +131,35 @@ class LevelsEstimate(Maximum):
         import pandas as pd
 
         names = list(self.moments.groups)
-        if factor is not None and factor not in names:
-            raise ArgumentError(
-                f"factor={factor!r} is not a grouping factor; choose one of {', '.join(names)}"
-            )
+        if factor is not None:
+            self.find_factor(factor)
         tables = [
             self._tabulate_effects(at, alone=factor is not None)
             for at, name in enumerate(names)
             if factor in (None, name)
         ]
         return pd.concat(tables, ignore_index=True)
+
+    def find_factor(self, name: str) -> int:
+        """Return the place of a factor.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        names = list(self.moments.groups)
+        if name not in names:
+            raise ArgumentError(
+                f"factor={name!r} is not a grouping factor; choose one of {', '.join(names)}"
+            )
+        return names.index(name)
+
+    def name_levels(self, at: int) -> Array:
+        """Return the labels (J,) of a factor's levels, of several columns joined by ":"."""
+        labels = self.moments.labels[at].columns
+        if len(labels) == 1:
+            return labels[0]
+        joined = [":".join(map(str, each)) for each in zip(*labels, strict=True)]
+        return np.array(joined, dtype=object)
 
     def icc(self) -> "pd.DataFrame":
         """Return what share of the variance each factor has, one row per factor and the residual.
@@ -184,11 +203,7 @@ class LevelsEstimate(Maximum):
             heads = name_apart(factor.columns, table=own)
             columns = dict(zip(heads, (np.repeat(each, q) for each in labels), strict=True))
         else:
-            levels = labels[0]
-            if len(labels) > 1:
-                levels = np.array(
-                    [":".join(map(str, each)) for each in zip(*labels, strict=True)], dtype=object
-                )
+            levels = self.name_levels(at)
             columns = {
                 "factor": np.repeat(np.array([factor.name], dtype=object), len(levels) * q),
                 "level": np.repeat(levels.astype(object), q),

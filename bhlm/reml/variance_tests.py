@@ -25,6 +25,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import Structure
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.exact_null import DRAWS, null_of_component
 from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
@@ -172,21 +173,28 @@ def check_coefficients(
     Raises:
         ArgumentError: see `judge_variances`.
     """
-    random = fit.moments.random
+    return check_named(fit.structure, coefficients, fit.moments.formula)
+
+
+def check_named(
+    structure: Structure, coefficients: str | Sequence[str], formula: str
+) -> tuple[str, ...]:
+    """Return the coefficients of a factor to test, in the order of the model."""
+    random = structure.names
     asked = [coefficients] if isinstance(coefficients, str) else list(coefficients)
     for name in asked:
         if name not in random:
             raise ArgumentError(
-                f"'{name}' is not a random coefficient of '{fit.moments.formula}'; choose among "
+                f"'{name}' is not a random coefficient of '{formula}'; choose among "
                 f"{', '.join(random)}"
             )
         if asked.count(name) > 1:
             raise ArgumentError(f"'{name}' is named twice; name each coefficient once")
     if not asked:
         raise ArgumentError(f"no coefficient is named; choose among {', '.join(random)}")
-    if fit.structure.shares_variance and len(asked) < len(random):
+    if structure.shares_variance and len(asked) < len(random):
         raise ArgumentError(
-            f"the {fit.structure.kind} structure shares one variance among {', '.join(random)}, so "
+            f"the {structure.kind} structure shares one variance among {', '.join(random)}, so "
             f"{', '.join(asked)} cannot be tested without the others; fit it as unstructured or "
             "independent"
         )
@@ -195,8 +203,13 @@ def check_coefficients(
 
 def count_fixed(fit: "Estimate | FamilyEstimate", dropped: Sequence[str]) -> tuple[int, int]:
     """Return how many covariances with kept coefficients, and parameters in all, are fixed."""
-    out = {i for i, name in enumerate(fit.moments.random) if name in dropped}
-    sides = [{i, j} <= out for i, j in fit.structure.labels if {i, j} & out]
+    return count_out(fit.structure, dropped)
+
+
+def count_out(structure: Structure, dropped: Sequence[str]) -> tuple[int, int]:
+    """Return what `count_fixed` does, of a factor's structure."""
+    out = {i for i, name in enumerate(structure.names) if name in dropped}
+    sides = [{i, j} <= out for i, j in structure.labels if {i, j} & out]
     return sides.count(False), len(sides)
 
 

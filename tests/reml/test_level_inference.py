@@ -382,3 +382,55 @@ def test_simulated_responses_have_the_dense_covariance(kind):
     error = np.sqrt(np.diag(expected) / 400)
     assert np.all(np.abs(drawn.mean(axis=0) - x.T @ x @ beta) < 4.0 * error)
     np.testing.assert_allclose(np.var(drawn, axis=0) / np.diag(expected), 1.0, atol=0.35)
+
+
+@kinds
+def test_influence_is_that_of_rows_without_the_unit(kind):
+    fit, table = fit_design(kind), make_table(kind)
+    factor = next(iter(fit.moments.groups))
+    found = fit.influence(factor)
+    assert found["level"].tolist() == sorted(table[factor].unique())
+    label = found["level"].iloc[2]
+    rest = Model(FORMULAS[kind], table[table[factor] != label]).reml()
+    row = found.iloc[2]
+    names = [str(each) for each in fit.parameters[: 3 + fit.n_components + 1]]
+    change = rest.estimates["estimate"] - fit.estimates["estimate"]
+    np.testing.assert_allclose(row[names].to_numpy(float), change[names], rtol=1e-5, atol=1e-7)
+    step = rest.beta - fit.beta
+    assert row["cook"] == pytest.approx(step @ np.linalg.solve(fit.beta_cov, step) / 3, rel=1e-5)
+    ratio = np.linalg.det(rest.beta_cov) / np.linalg.det(fit.beta_cov)
+    assert row["covratio"] == pytest.approx(ratio, rel=1e-5)
+    fall = _dense_deviance(kind, rest.gs, rest.sigma2) + 2.0 * fit.loglik
+    assert row["displacement"] == pytest.approx(fall, rel=1e-4, abs=1e-7)
+    with pytest.raises(ArgumentError, match="factor='nothing' is not a grouping factor"):
+        fit.influence("nothing")
+
+
+def test_variances_of_one_factor_are_tested_with_the_others_kept():
+    fit, table = fit_design("three nested"), make_table("three nested")
+    found = fit.test_variances("x", null="mixture")
+    less = Model("y ~ x + w + (1 | school) + (1 | klass) + (1 | pupil)", table).reml()
+    assert found.chi2 == pytest.approx(2.0 * (fit.loglik - less.loglik), abs=1e-6)
+    assert found.df == (1, 2)
+    whole = fit.test_variances(factor="pupil", null="mixture")
+    two = Model("y ~ x + w + (1 | school) + (x | klass)", table).reml()
+    assert whole.chi2 == pytest.approx(2.0 * (fit.loglik - two.loglik), abs=1e-6)
+    assert (whole.dropped, whole.df) == (("Intercept",), (0, 1))
+    with pytest.raises(ArgumentError, match="'Intercept' varies over school and klass and pupil"):
+        fit.test_variances("Intercept")
+    with pytest.raises(ArgumentError, match="'w' is not random in any one factor"):
+        fit.test_variances("w")
+    with pytest.raises(ArgumentError, match="null='exact' is not known for several factors"):
+        fit.test_variances("x", null="exact")
+
+
+@pytest.mark.slow
+def test_bootstrapped_null_of_a_variance_that_is_zero():
+    table = make_table("crossed")
+    fit = Model("y ~ x + (1 | rater) + (1 | item)", table.assign(item=table["pupil"] % 11)).reml()
+    found = fit.test_variances(factor="item", replicates=200, seed=3)
+    assert found.null == "bootstrap"
+    assert found.failures == 0
+    # Half of the draws are zero, or somewhat more.
+    assert 0.4 < found.zero < 0.85
+    assert found.p > 0.01

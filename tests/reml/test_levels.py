@@ -348,7 +348,7 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
     found = fit("pastes")
     model = Model(CASES["pastes"], load("pastes"))
     asked = [
-        lambda: found.influence(),
+        lambda: found.coefficients(),
         lambda: model.moments,
     ]
     for ask in asked:
@@ -357,7 +357,7 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
         assert "batch and batch:cask" in str(caught.value)
     with pytest.raises(BhlmError, match="several grouping factors"):
         bhlm.reconcile(found, found)
-    assert not hasattr(found, "influence")
+    assert not hasattr(found, "coefficients")
     with pytest.raises(AttributeError, match="has no 'nothing'"):
         _ = found.nothing
     assert pickle.loads(pickle.dumps(found)).estimates.equals(found.estimates)
