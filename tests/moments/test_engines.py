@@ -186,8 +186,11 @@ def test_every_engine_gives_the_same_moments(
     ],
 )
 def test_every_engine_gives_the_same_cells(engine: str, request: pytest.FixtureRequest) -> None:
-    found = Model(CELLS_FORMULA, ENGINES[engine](NASTY, request)).cells
-    expected = Model(CELLS_FORMULA, as_pandas(NASTY)).cells
+    # Each mean within a factor is a shuffle of all rows, which takes Spark and Dask seconds.
+    distributed = engine in ("spark", "dask")
+    formula = "y ~ cwc(x, g) + f + (1 | g/h) + (1 | k)" if distributed else CELLS_FORMULA
+    found = Model(formula, ENGINES[engine](NASTY, request)).cells
+    expected = Model(formula, as_pandas(NASTY)).cells
     assert expected is not None
     assert expected.n_cells > 250
     assert_same_cells(found, expected)

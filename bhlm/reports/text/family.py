@@ -21,7 +21,7 @@ from bhlm.reml.family.inference import tabulate_fixed as tabulate_tests
 from bhlm.reml.family.inference import tabulate_ratios
 from bhlm.reml.family.population import estimate_population, measure_dispersion, share_variance
 from bhlm.reports.text.hlm import draw_tau, format_exponent, name_random
-from bhlm.reports.text.levels import rule_table
+from bhlm.reports.text.hlm_levels import rule_table
 from bhlm.reports.text.lme4 import correlate_fixed, format_r, tabulate_fixed, tabulate_random
 from bhlm.reports.text.stata import LEFT, tabulate_coefficients, tabulate_components
 from bhlm.reports.text.styles import tabulate_briefly

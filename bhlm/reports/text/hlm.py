@@ -127,7 +127,7 @@ def draw_tau(labels: Sequence[str], g: Array, *, title: str = "tau") -> list[str
     corr = scale_covariance(g, pairs).reshape(q, q)
     diagonal = np.arange(q)
     corr[diagonal, diagonal] = np.where(np.diag(g) > 0.0, 1.0, np.nan)
-    return [*lines, "tau (as correlations)", *draw_matrix(labels, corr, 3), ""]
+    return [*lines, f"{title} (as correlations)", *draw_matrix(labels, corr, 3), ""]
 
 
 def _list_reliability(fit: Estimate) -> list[str]:

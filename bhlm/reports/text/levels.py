@@ -2,11 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
-    align_columns,
     align_left,
     align_right,
     format_fixed,
@@ -18,7 +15,7 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.likelihood.cells import describe_pattern
-from bhlm.reports.text.hlm import draw_tau, format_exponent, name_random
+from bhlm.reports.text.hlm_levels import render_hlm_levels
 from bhlm.reports.text.lme4 import (
     correlate_fixed,
     criterion_lines,
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
     from bhlm.reml.levels import LevelsEstimate
 
 WIDTH = 78
-TESTS = "Tests of fixed effects are by z."
 
 
 def render_levels(fit: "LevelsEstimate", *, style: str = "stata") -> str:
@@ -163,64 +159,4 @@ def _render_lme4(fit: "LevelsEstimate") -> list[str]:
     return lines
 
 
-def _render_hlm(fit: "LevelsEstimate") -> list[str]:
-    """Return the blocks of HLM's output that a fit of several factors has so far.
-
-    Sigma squared, tau of every factor, fixed effects with z tests, variance components, deviance;
-    neither reliabilities nor chi-square tests.
-    """
-    lines = [f"sigma_squared = {fit.sigma2:.5f}", ""]
-    for structure, g in zip(fit.structures, fit.gs, strict=True):
-        labels = [name_random(name) for name in structure.names]
-        lines += draw_tau(labels, g, title=f"tau of {show_name(structure.group)}")
-    lines += [
-        f"The value of the log-likelihood function at iteration {len(fit.steps)} = "
-        f"{format_exponent(fit.loglik)}",
-        "",
-        *rule_table("Final estimation of fixed effects:", _list_fixed(fit)),
-        TESTS,
-        "",
-        *rule_table("Final estimation of variance components:", _list_components(fit)),
-    ]
-    count = sum(len(structure.labels) for structure in fit.structures) + 1
-    count += len(fit.beta) if fit.method == "ml" else 0
-    return [
-        *lines,
-        "Statistics for the current model",
-        "-" * 38,
-        f"Deviance                       = {-2.0 * fit.loglik:.6f}",
-        f"Number of estimated parameters = {count}",
-    ]
-
-
-def _list_fixed(fit: "LevelsEstimate") -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [
-        ("Fixed Effect", "Coefficient", "Std. Error", "Z-ratio", "P-value")
-    ]
-    for name, row in fit.estimates.loc[list(fit.moments.fixed)].iterrows():
-        numbers = (format_fixed(row[key], 6) for key in ("estimate", "se"))
-        tests = (format_fixed(row["statistic"], 3), format_fixed(row["p"], 3))
-        rows.append((show_name(name), *numbers, *tests))
-    return rows
-
-
-def _list_components(fit: "LevelsEstimate") -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("Random Effect", "Std. Deviation", "Variance Component")]
-    for structure, g in zip(fit.structures, fit.gs, strict=True):
-        for i, name in enumerate(structure.names):
-            label = f"{show_name(structure.group)}: {name_random(name)}"
-            variance = float(g[i, i])
-            rows.append((label, format_fixed(np.sqrt(variance), 5), format_fixed(variance, 5)))
-    sd = format_fixed(np.sqrt(fit.sigma2), 5)
-    return [*rows, ("level-1, R", sd, format_fixed(fit.sigma2, 5))]
-
-
-def rule_table(title: str, rows: list[tuple[str, ...]]) -> list[str]:
-    """Return a table between rules, under its title."""
-    sides = (align_left, *(align_right,) * (len(rows[0]) - 1))
-    lines = [" " + line for line in align_columns(rows, sides=sides, gap="  ")]
-    rule = "-" * (measure_widest(lines) + 1)
-    return [title, rule, lines[0], rule, *lines[1:], rule, ""]
-
-
-STYLES = {"stata": _render_stata, "hlm": _render_hlm, "lme4": _render_lme4}
+STYLES = {"stata": _render_stata, "hlm": render_hlm_levels, "lme4": _render_lme4}
