@@ -154,13 +154,13 @@ def read_rows(
     """
     columns = distinct_columns(design.formula, design.levels).values()
     wanted = {(str(part.factor), part.level) for column in columns for part in column.parts}
-    indicators = {
-        (factor, level): frame.select(read_labels(layout, factor, level) == nw.lit(level))
-        .to_numpy()
-        .ravel()
-        for factor, level in wanted
-        if level is not None
+    levelled = [(factor, level) for factor, level in wanted if level is not None]
+    asked = {
+        f"i{at}": read_labels(layout, factor, level) == nw.lit(level)
+        for at, (factor, level) in enumerate(levelled)
     }
+    seen = frame.select(**asked) if asked else frame
+    indicators = {key: seen[f"i{at}"].to_numpy() for at, key in enumerate(levelled)}
     raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
     whole = codes.astype(np.int64, copy=False)
     return Rows(raw, indicators, whole, n_groups, design.constants, levels=levels or {})

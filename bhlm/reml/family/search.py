@@ -20,11 +20,12 @@ Array = np.ndarray
 
 TOLERANCE = 1e-8  # of the log-likelihood: what its quadrature may be wrong by
 NEAR = 1e-2  # of the maximum, in units of the log-likelihood: coarse nodes have done their part
-DONE = 1e-13
+DONE = 1e-12
 ITERATIONS = 60
 SADDLES = 5
 STATIONARY = 1e-5  # of the gradient in whitened units
 FLAT = 1e-10  # curvature below this share of the largest is none
+SHORTEST = 1e-8
 LARGEST_STEP = 4.0  # of beta~ and theta at a time
 EM_STEPS = 3
 # A linear predictor beyond this has left what data can tell: probabilities within 1e-13 of 0 or 1.
@@ -148,16 +149,16 @@ def descend(
     *,
     enough: float,
     record: Callable[[Point], None],
-    limit: int = ITERATIONS,
+    shortest: float = SHORTEST,
 ) -> tuple[Array, Point]:
     """Return where Newton's steps lead: a point from which no more than `enough` is left to gain.
 
     Negative curvature counts by its size, so that the step goes down there; steps are shortened
-    until they descend.
+    until they descend, and where one below `shortest` of its length does not, the search ends.
     """
     here = problem.at(point)
     record(here)
-    for _ in range(limit):
+    for _ in range(ITERATIONS):
         values, vectors = np.linalg.eigh(here.hessian)
         sizes = np.maximum(np.abs(values), FLAT * max(values[-1], 1.0))
         along = vectors.T @ here.gradient
@@ -171,7 +172,7 @@ def descend(
             if there.value <= here.value - 1e-4 * share * decrement + 1e-12 * abs(here.value):
                 break
             share *= 0.5
-            if share < 1e-8:
+            if share < shortest:
                 return point, problem.at(point)
         point, here = point + share * step, there
         record(here)
@@ -217,7 +218,8 @@ def maximize_patterns(
         steps.append(Step("newton", len(steps), -here.value))
 
     point = start_search(white, structure, integrator) if start is None else start
-    point, _ = descend(problem, point, enough=NEAR, record=record)
+    # Of coarse nodes the gradient is not quite the value's, so that steps may never descend.
+    point, _ = descend(problem, point, enough=NEAR, record=record, shortest=0.2)
     share = tolerance / (4.0 * white.n_groups)
     for _ in range(4):
         integrator.refine(*problem.split(point), tolerance=share)

@@ -1,0 +1,129 @@
+"""Each program's distance from the exact maximum of three logistic models, with seconds beside it.
+
+Contraception, toenail and cbpp, from a dataframe to estimates with standard errors, each program in
+a process of its own, warm. The exact log-likelihoods and estimates are those of
+tests/reference/glmm.toml, by dense quadrature. A program that prints an approximation to the
+likelihood is shown at its own number: it may lie above the exact maximum.
+
+    python comparisons/hglm.py                             # bhlm and lme4
+    python comparisons/hglm.py --python .venv-hglm/bin/python   # and mixedlm, statsmodels there
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import bhlm
+
+HERE = Path(__file__).parent
+REFERENCE = HERE.parent / "tests" / "reference" / "glmm.toml"
+DATA = ("contraception", "toenail", "cbpp")
+# program and nodes: 0 takes as many as are needed, 1 is Laplace's approximation.
+RUNS = (
+    *(("bhlm", 0), ("bhlm", 1), ("bhlm", 15)),
+    *(("lme4", 1), ("lme4", 7), ("lme4", 15), ("lme4", 25), ("lme4", 50)),
+    *(("mixedlm", 1), ("mixedlm", 15), ("statsmodels", 0)),
+)
+
+
+def load_exact(name: str, table: pd.DataFrame) -> tuple[float, float]:
+    """Return the exact log-likelihood and intercept."""
+    found = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))["computed"]
+    if name != "cbpp":
+        return found[name]["loglik"], found[name]["Intercept"]
+    from scipy.special import gammaln
+
+    n, y = table["size"], table["incidence"]
+    constant = float((gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1)).sum())
+    return found["cbpp_exact"]["bernoulli_loglik"] + constant, found["cbpp_exact"]["Intercept"]
+
+
+def run(
+    program: str, nodes: int, name: str, path: Path, *, python: str | None, runs: int
+) -> dict[str, Any] | str:
+    """Return the worker's numbers, or why there are none."""
+    given = [name, str(path), str(nodes), str(runs)]
+    if program == "lme4":
+        if shutil.which("Rscript") is None:
+            return "not installed"
+        command = ["Rscript", str(HERE / "hglm_workers.R"), *given]
+    else:
+        chosen = sys.executable if program == "bhlm" else python
+        if chosen is None:
+            return "not asked: give --python"
+        command = [chosen, str(HERE / "hglm_workers.py"), program, *given]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        return f"failed: {lines[-1][:90]}"
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def compare(names: list[str], *, python: str | None, runs: int) -> pd.DataFrame:
+    """Return one row per data set and way of fitting."""
+    rows = []
+    for name in names:
+        table = bhlm.load_dataset(name)
+        loglik, intercept = load_exact(name, table)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "table.csv"
+            table.to_csv(path, index=False)
+            for program, nodes in RUNS:
+                row: dict[str, Any] = {"data": name, "program": program, "nodes": nodes}
+                found = run(program, nodes, name, path, python=python, runs=runs)
+                if isinstance(found, str):
+                    row["note"] = found
+                else:
+                    own = found["loglik"]
+                    row |= {
+                        "version": found["version"],
+                        "seconds": float(np.median(found["seconds"])),
+                        "loglik_off": float("nan") if own is None else own - loglik,
+                        "intercept_off": found["beta"][0] - intercept,
+                        "sd": found["sd"],
+                    }
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
+    return pd.DataFrame(rows)
+
+
+def render(table: pd.DataFrame) -> str:
+    """Return the table as text."""
+    lines = [
+        f"{'data':<14} {'program':<12} {'version':<9} {'nodes':>8} {'seconds':>9} "
+        f"{'log-likelihood off':>19} {'intercept off':>14} {'SD':>8}"
+    ]
+    for _, row in table.iterrows():
+        way = {0: "enough", 1: "Laplace"}.get(row["nodes"], str(row["nodes"]))
+        way = "VB" if row["program"] == "statsmodels" else way
+        head = f"{row['data']:<14} {row['program']:<12} "
+        if pd.isna(row.get("seconds")):
+            lines.append(f"{head}{'':<9} {way:>8} {row['note']}")
+            continue
+        lines.append(
+            f"{head}{row['version']:<9} {way:>8} {row['seconds']:>9.4f} "
+            f"{row['loglik_off']:>+19.2e} {row['intercept_off']:>+14.2e} {row['sd']:>8.4f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", help="of an environment with mixedlm and statsmodels")
+    parser.add_argument("--data", nargs="*", default=list(DATA))
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    print(render(compare(options.data, python=options.python, runs=options.runs)))
+
+
+if __name__ == "__main__":
+    main()
