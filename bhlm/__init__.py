@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
     from bhlm.bayes.quadrature import integrate_posterior
     from bhlm.design.centering import center_grand, center_within, group_mean
+    from bhlm.design.formula.weights import FrequencyWeights, PrecisionWeights, SamplingWeights
     from bhlm.errors import BhlmError
     from bhlm.fits.bayes_fit import BayesFit, load
     from bhlm.fits.model import Model
@@ -80,6 +81,7 @@ _HOMES = {
     "CellMoments": "moments.cells",
     "Exponential": "bayes.priors.families",
     "Flat": "bayes.priors.families",
+    "FrequencyWeights": "design.formula.weights",
     "Gamma": "bayes.priors.families",
     "HalfCauchy": "bayes.priors.families",
     "HalfNormal": "bayes.priors.families",
@@ -91,9 +93,11 @@ _HOMES = {
     "Moments": "moments.moments",
     "Normal": "bayes.priors.families",
     "PooledFit": "fits.pooled_fit",
+    "PrecisionWeights": "design.formula.weights",
     "Priors": "bayes.priors.resolve",
     "Reconciliation": "fits.reconciliation",
     "RemlFit": "fits.reml_fit",
+    "SamplingWeights": "design.formula.weights",
     "StudentT": "bayes.priors.families",
     "calibrate": "studies.calibration.run",
     "center_grand": "design.centering",

@@ -15,7 +15,7 @@ import numpy as np
 
 from bhlm.design.constants import check_finite, checkpoints, fit_constants
 from bhlm.design.formula.coding import Column, Level, expand_terms, print_level
-from bhlm.design.formula.expressions import Apply, Expression, Name, column_names
+from bhlm.design.formula.expressions import CENTRINGS, Apply, Expression, Name, column_names, walk
 from bhlm.design.formula.terms import Formula, list_factors, parse_formula
 from bhlm.design.frames import (
     GROUP,
@@ -40,7 +40,7 @@ from bhlm.design.rows import (
     read_table,
     tally_rows,
 )
-from bhlm.design.steps import Step, Steps
+from bhlm.design.steps import Step, Steps, as_expr
 from bhlm.errors import DataError, FormulaError
 
 INTERCEPT = "Intercept"
@@ -223,7 +223,8 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
 
     Several grouping columns are called as `bhlm.design.rows.name_groups` says, and "within groups"
     is then by cell. w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means`
-    there are also `m0`, ..., `m{k-1}`, the means of the w within groups. cgm() and poly() use the
+    there are also `m0`, ..., `m{k-1}`, the means of the w within groups, and with weights `rows`
+    and `groups`, those of rows and of their groups. cgm() and poly() use the
     constants of the design, cwc() and gm() the group means of this table. `check` looks, in one
     to three passes, for infinite values, values that are not finite and levels that the design
     does not know; leave it out for the very table that the design was built from.
@@ -244,7 +245,8 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
             return steps.lay_down(rows).select(*groups, **named)
         averages = {f"m{i}": nw.col(name) for i, name in enumerate(named)}
         steps.steps += [Step(values=named), Step(means=averages)]
-        return steps.lay_down(rows).select(*groups, *named, *averages)
+        weights = _lower_weights(design, steps)
+        return steps.lay_down(rows).select(*groups, *named, *averages, **weights)
 
 
 def design_arrays(
@@ -316,6 +318,8 @@ def check_roles(formula: Formula, *, counted: bool = False) -> None:
             f"offset({formula.offsets[0]}) is for the families 'bernoulli', 'binomial' and "
             f"'poisson'; of the gaussian subtract it, as in I({formula.response} - ...) ~ ..."
         )
+    if formula.weights is not None and formula.weights.counts_rows:
+        _check_counted(formula)
     outcome = column_names(formula.response)
     for group in formula.group_columns:
         if group in outcome:
@@ -327,6 +331,17 @@ def check_roles(formula: Formula, *, counted: bool = False) -> None:
             raise FormulaError(
                 f"the response '{formula.response}' is used again in the term '{factor}'; "
                 "remove that term"
+            )
+
+
+def _check_counted(formula: Formula) -> None:
+    """Refuse means of rows where a row stands for several: they would count each row once."""
+    nodes = [node for factor in list_factors(formula) for node in walk(factor)]
+    for node in nodes:
+        if isinstance(node, Apply) and node.function in (*CENTRINGS, "scale", "poly"):
+            raise FormulaError(
+                f"'{node}' takes means of rows, and with frequency weights each row stands for "
+                "several; compute that column first, with the weights"
             )
 
 
@@ -435,6 +450,15 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
         values.append(product)
     response: Any = steps.lower(design.formula.response)[1]
     return steps, [*values, response]
+
+
+def _lower_weights(design: Design, steps: Steps) -> dict[str, nw.Expr]:
+    """Return the weights of rows and of groups by name; none where there are none."""
+    weights = design.formula.weights
+    if weights is None:
+        return {}
+    given = {"rows": weights.row_expression, "groups": weights.group_expression}
+    return {name: as_expr(steps.lower(each)[1]).cast(nw.Float64) for name, each in given.items()}
 
 
 def check_values(design: Design, rows: Frame, layout: Layout, *, n: int) -> None:

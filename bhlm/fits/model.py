@@ -1,6 +1,7 @@
 """Model: one hierarchical linear model, stated once, to be fitted either way."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, add_counts, parse_formula
+from bhlm.design.formula.weights import Weights, read_weights, refuse_weights
 from bhlm.design.rows import open_rows, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import list_names
@@ -51,8 +53,14 @@ class Model:
         link: "logit", "probit" or "cloglog", and "log" of counts; None takes the first.
         trials: the column of the trials, where the formula does not give it.
         exposure: a column over which counts were made; its log is an offset.
+        weights: of rows, and perhaps of groups: the name of a column, which is a precision weight
+            as lme4's, or `bhlm.FrequencyWeights` or `bhlm.SamplingWeights`, which say what else
+            they mean. Moments that are given hold their own.
+        known_variance: the column of sampling variances that are known, row by row, as in a
+            meta-analysis; no residual variance is estimated.
 
     Raises:
+        ArgumentError: weights that cannot be read, or beside moments that have others.
         FormulaError: the formula cannot be read.
         DataError: the data cannot serve the formula, or have responses outside the family.
         ArgumentError: a family or link that is not known.
@@ -63,12 +71,20 @@ class Model:
         formula: str,
         data: Any,
         *,
+        weights: "str | Weights | None" = None,
+        known_variance: str | None = None,
         family: str = "gaussian",
         link: str | None = None,
         trials: str | None = None,
         exposure: str | None = None,
     ) -> None:
-        self.formula: Formula = parse_formula(formula)
+        meant = read_weights(weights, known_variance)
+        if meant is not None and family != "gaussian":
+            raise ArgumentError(
+                f"weights are not there yet with family={family!r} ({meant.sentence}); leave them "
+                "out, or fit the gaussian"
+            )
+        self.formula: Formula = replace(parse_formula(formula), weights=meant)
         self._table: Any = None
         self._patterns: Patterns | None = None
         counts = {"link": link, "trials": trials, "exposure": exposure}
@@ -90,11 +106,19 @@ class Model:
                     f"the moments were reduced for '{data.formula}', not for '{formula}'; give "
                     "that formula, or reduce the table again"
                 )
+            if meant is not None and data.weights != meant:
+                raise ArgumentError(
+                    f"the moments were reduced with {data.weights or 'no weights'}, not with "
+                    f"{meant}; leave weights out, or reduce the table again"
+                )
+            self.formula = data.design.formula
             self._moments: Moments | None = data if isinstance(data, Moments) else None
             self._cells = data if isinstance(data, CellMoments) else None
         else:
             self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
             several = self.formula.has_levels
+            if several and meant is not None:
+                raise refuse_factors(self.formula, "a fit with weights or known variances")
             self._cells = reduce_cells(self.formula, self._table) if several else None
             self._moments = None if several else reduce_table(self.formula, self._table)
             for sentence in doubt_columns(self._moments) if self._moments else ():
@@ -205,6 +229,7 @@ class Model:
         method: str = "reml",
         covariance: str | None = None,
         start: "RemlFit | None" = None,
+        errors: str | None = None,
     ) -> "RemlFit":
         """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
 
@@ -216,6 +241,13 @@ class Model:
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
                 what the formula says.
             start: a fit of the same model to start from, such as the one before new rows came.
+            errors: "model", or by the groups' scores "full", "uncorrected", "block" or "separate",
+                see `RemlFit.compare_conventions`; None is "full" with sampling weights, and else
+                "model".
+
+        Raises:
+            ArgumentError: REML of sampling weights, or of errors by scores; an argument that is
+                not known.
         """
         from bhlm.fits.reml_fit import RemlFit
         from bhlm.reml.estimate import fit_moments
@@ -230,7 +262,9 @@ class Model:
                 raise refuse_factors(self.formula, "start=")
             several = fit_cells(self._cells, method=method, covariance=covariance)
             return cast("RemlFit", LevelsFit.of(several, model=self))
-        found = fit_moments(self.moments, method=method, covariance=covariance, start=start)
+        found = fit_moments(
+            self.moments, method=method, covariance=covariance, start=start, errors=errors
+        )
         return RemlFit.of(found, model=self)
 
     def ml(
@@ -420,11 +454,16 @@ class Model:
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
+        self._refuse_weights("what needs single rows")
         with unchanged(self._table, since_opened=False):
             table = read_table(self._table, self.formula)
             rows = design_arrays(self.design, table, check=False)
             check_same_rows(self.moments, *rows)
             return rows, self._name_rows(index_rows(self.design, table), rows[0])
+
+    def _refuse_weights(self, what: str) -> None:
+        if self.formula.weights is not None:
+            raise refuse_weights(self.formula.weights, what)
 
     def _name_rows(self, index: "pd.Index | None", labels: np.ndarray) -> "pd.Index":
         """Return what a table calls its rows; their groups where they have no order."""
@@ -484,6 +523,7 @@ class Model:
                 f"scale={scale!r} is for families with a link; the gaussian has one scale alone"
             )
         fit = cast("RemlFit | BayesFit", fit)
+        self._refuse_weights("predict()")
         asked, made = self.moments, fit.moments
         if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
             raise ArgumentError(

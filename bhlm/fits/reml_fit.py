@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.fits.model import Model
+    from bhlm.reml.heterogeneity import Heterogeneity
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -100,6 +101,44 @@ class RemlFit(MaximumFit, Estimate):
         from bhlm.reml.residuals import judge_homogeneity
 
         return judge_homogeneity(self, least_df=least_df)
+
+    def compare_conventions(self) -> "pd.DataFrame":
+        """Return the standard errors by the conventions of several programs, side by side.
+
+        `attrs["why"]` says in words how each is computed and why it differs; see
+        `bhlm.reml.conventions.compare_conventions`.
+
+        Raises:
+            ArgumentError: the fit is by REML.
+        """
+        from bhlm.reml.conventions import compare_conventions
+
+        return compare_conventions(self)
+
+    def heterogeneity(self, *, level: float = 0.95) -> "Heterogeneity":
+        """Return Q, I^2, H^2 and the prediction interval of a fit with known variances.
+
+        See `bhlm.reml.heterogeneity.Heterogeneity`.
+
+        Raises:
+            ArgumentError: a fit without known variances, or a level outside (0, 1).
+        """
+        from bhlm.reml.heterogeneity import measure_heterogeneity
+
+        return measure_heterogeneity(self, level=level)
+
+    def studies(self, *, level: float = 0.95) -> "pd.DataFrame":
+        """Return a row per study of a meta-analysis: observed, fitted and empirical Bayes.
+
+        See `bhlm.reml.heterogeneity.tabulate_studies`; `bhlm.plots.forest` draws it.
+
+        Raises:
+            ArgumentError: a fit without known variances, with several rows in a group or a random
+                slope, or a level outside (0, 1).
+        """
+        from bhlm.reml.heterogeneity import tabulate_studies
+
+        return tabulate_studies(self, level=level)
 
     def coefficients(self) -> "pd.DataFrame":
         """Return each group's least-squares and empirical-Bayes coefficients.

@@ -33,6 +33,9 @@ class WhitenedCells:
     logdet_fixed: float  # log |det A|
     blocks: Array  # (C, k, k) cross-products of [Z_1~ ... Z_F~ X~ y~] by cell
     codes: Array  # (F, C) the level of every factor that each cell belongs to
+    unit: float = 1.0  # as in `Whitened`
+    offset: float = 0.0
+    restricted_offset: float = 0.0
 
     @property
     def basis(self) -> Array:

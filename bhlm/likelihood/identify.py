@@ -20,9 +20,15 @@ REPEATED = 1e-12
 
 
 def expect_information(
-    blocks: Array, q: int, structure: Structure, *, n: float, restricted: bool
+    blocks: Array,
+    q: int,
+    structure: Structure,
+    *,
+    n: float,
+    restricted: bool,
+    psi: Array | None = None,
 ) -> Array:
-    """Return the expected information (m + 1, m + 1) of the elements of psi and log v at psi = I.
+    """Return the expected information (m + 1, m + 1) of the elements of psi and log v.
 
     Args:
         blocks: whitened cross-products (J, k, k) of [Z X y].
@@ -30,13 +36,15 @@ def expect_information(
         structure: of psi, m elements.
         n: rows.
         restricted: whether of the restricted likelihood.
+        psi: (q, q) where to take it; None is the unit matrix.
     """
     zz, zx = blocks[:, :q, :q], blocks[:, :q, q:-1]
     xx = blocks[:, q:-1, q:-1].sum(axis=0)
-    shrunk = np.linalg.inv(np.eye(q) + zz)
+    shrunk = np.linalg.inv(np.eye(q) + (zz if psi is None else zz @ psi))
     # Z_j'V_j^-1 Z_j and Z_j'V_j^-1 X_j at v = 1
     inner, outer = shrunk @ zz, shrunk @ zx
-    phi = np.linalg.inv(xx - np.einsum("jqp,jqr->pr", zx, outer))
+    lean = outer if psi is None else psi @ outer
+    phi = np.linalg.inv(xx - np.einsum("jqp,jqr->pr", zx, lean))
     directions = structure.directions
     # Of Z_j'P Z_k the block of j = k, and what the fixed effects add between groups.
     taken = outer @ phi @ outer.transpose(0, 2, 1)

@@ -12,7 +12,7 @@ Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 
 criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numba
@@ -20,6 +20,11 @@ import numpy as np
 
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
+from bhlm.likelihood.weighted import (
+    sum_weighted_curvatures,
+    sum_weighted_products,
+    sum_weighted_scores,
+)
 
 Array = np.ndarray
 
@@ -174,11 +179,16 @@ class Criterion:
     rss: float  # (y - X beta)' H^-1 (y - X beta)
     dof: float  # n - p for REML, n for ML
     restricted: bool
+    held: float | None = None  # a residual variance that is known, whitened, and not profiled
 
     @property
     def sigma2(self) -> float:
-        """The profiled residual variance, in whitened units."""
-        return self.rss / self.dof
+        """The residual variance in whitened units, profiled or held."""
+        return self.rss / self.dof if self.held is None else self.held
+
+    def hold(self, v: float) -> "Criterion":
+        """Return the criterion of which the residual variance is known to be v."""
+        return replace(self, value=self.at_variance(v), held=v)
 
     def at_variance(self, v: float, *, rss: float | None = None) -> float:
         """Return the criterion with the residual variance held at v, not profiled.
@@ -264,32 +274,46 @@ def evaluate(
     n: float,
     restricted: bool,
     panels: Panels | None = None,
+    groups: Array | None = None,
 ) -> Criterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
-    `panels` are those of the blocks, for who asks more than once.
+    `panels` are those of the blocks, for who asks more than once. `groups` (J,) are what each
+    group's log-likelihood is multiplied by, and n then counts rows so weighted.
     """
-    logdet, e = sum_products(panels or build_panels(blocks, q), lam)
+    if groups is None:
+        logdet, e = sum_products(panels or build_panels(blocks, q), lam)
+    else:
+        logdet, e = sum_weighted_products(blocks, q, lam, groups)
     value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
 
 def score_psi(
-    blocks: Array, q: int, lam: Array, at: Criterion, *, panels: Panels | None = None
+    blocks: Array,
+    q: int,
+    lam: Array,
+    at: Criterion,
+    *,
+    panels: Panels | None = None,
+    groups: Array | None = None,
 ) -> Array:
     """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`.
 
     With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
     dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
     """
+    if groups is not None:
+        return sum_weighted_scores(blocks, q, lam, weigh_products(at), groups)
     return sum_scores(blocks, q, lam, weigh_products(at), panels=panels)
 
 
 def weigh_products(at: Criterion) -> Array:
     """Return the derivative (p + 1, p + 1) by E of the profiled criterion, less sum log |H_j|."""
     left = np.append(-at.beta, 1.0)
-    weight = at.dof / at.rss * np.outer(left, left)
+    size = at.dof / at.rss if at.held is None else 1.0 / at.held
+    weight = size * np.outer(left, left)
     if at.restricted:
         weight[:-1, :-1] += at.phi
     return np.asarray(weight)
@@ -304,8 +328,22 @@ class Curvature:
     rss: Array  # (m, m)
 
 
-def differentiate(blocks: Array, q: int, lam: Array, at: Criterion, directions: Array) -> Curvature:
-    """Return second derivatives along symmetric `directions` (m, q, q) of Psi."""
+def differentiate(
+    blocks: Array,
+    q: int,
+    lam: Array,
+    at: Criterion,
+    directions: Array,
+    *,
+    groups: Array | None = None,
+) -> Curvature:
+    """Return second derivatives along symmetric `directions` (m, q, q) of Psi.
+
+    `groups` as in `evaluate`.
+    """
+    if groups is not None:
+        sums = sum_weighted_curvatures(blocks, q, lam, at.phi, at.beta, groups)
+        return _join_curvatures(sums, at, directions)
     size = LANES * STRETCH
     found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
 
@@ -315,7 +353,13 @@ def differentiate(blocks: Array, q: int, lam: Array, at: Criterion, directions: 
             found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
 
     sum_stretches(fill, len(found))
-    ff, fc, ft, uu, ut, tt = (reduce(np.add, parts) for parts in zip(*found, strict=True))
+    whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
+    return _join_curvatures(whole, at, directions)
+
+
+def _join_curvatures(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
+    """Return the second derivatives from the sums of `sum_curvatures`."""
+    ff, fc, ft, uu, ut, tt = sums
     e = directions
     logdet = -_trace_pairs(ff, e)
     if at.restricted:

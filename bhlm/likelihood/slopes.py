@@ -317,7 +317,7 @@ def measure_spread(moments: Moments | CellMoments, name: str) -> Spread:
     i = moments.columns.index(name)
     n, grand, total = pool(moments)
     mean, cross = moments.mean[:, i], moments.cross[:, i, i]
-    constant = bool((cross <= ROUNDING * moments.n * mean**2).all())
+    constant = bool((cross <= ROUNDING * moments.mass * mean**2).all())
     if isinstance(moments, CellMoments):
         by_level = _mean_by_level(moments, mean)
         constant &= len(by_level) < len(mean)

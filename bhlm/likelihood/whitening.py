@@ -47,6 +47,13 @@ class Whitened:
     ols: Array  # (p,) b
     scale: float  # s, the residual SD of ordinary least squares
     logdet_fixed: float  # log |det A|
+    # With sampling weights: what each group's log-likelihood is multiplied by (J,), in units in
+    # which n is the number of rows; times `unit` it is as given.
+    groups: Array | None = None
+    unit: float = 1.0
+    offset: float = 0.0  # that the log-likelihood as given is more by: of precision weights
+    restricted_offset: float = 0.0  # beside, of the restricted one: of known variances
+    held: float | None = None  # the residual variance in whitened units, where it is known
 
 
 def whiten(moments: Moments, structure: Structure) -> Whitened:
@@ -61,6 +68,8 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     check_response(moments, len(structure.directions) + 1, whole=whole)
     _check_random(moments, structure)
     columns = whiten_columns(moments, (structure,), whole=whole)
+    if moments.weights is not None:
+        return _whiten_weighted(moments, structure, columns)
     _check_residual(moments, structure, columns.blocks)
     return Whitened(
         blocks=np.ascontiguousarray(columns.blocks),
@@ -73,6 +82,51 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
         scale=columns.scale,
         logdet_fixed=columns.logdet_fixed,
     )
+
+
+def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns") -> Whitened:
+    """Return the whitened cross-products of weighted moments, as the likelihood counts them."""
+    weights, applied = moments.weights, moments.applied
+    assert weights is not None
+    assert applied is not None
+    blocks = np.ascontiguousarray(applied.factor[:, None, None] * columns.blocks)
+    if not weights.holds_sigma:
+        _check_residual(moments, structure, blocks)
+    groups, unit, offset = None, 1.0, applied.offset
+    if weights.is_sampling:
+        groups = np.ones(moments.n_groups) if applied.groups is None else applied.groups
+        unit = float(groups @ applied.size) / moments.n_rows
+    return Whitened(
+        blocks=blocks,
+        n=float(applied.size.sum()) if groups is None else float(moments.n_rows),
+        q=structure.q,
+        p=len(moments.fixed),
+        basis=columns.bases[0],
+        fixed=columns.fixed,
+        ols=columns.ols,
+        scale=columns.scale,
+        logdet_fixed=columns.logdet_fixed,
+        groups=None if groups is None else groups / unit,
+        unit=unit,
+        offset=offset,
+        restricted_offset=_measure_columns(moments) if weights.holds_sigma else 0.0,
+        held=1.0 / columns.scale**2 if weights.holds_sigma else None,
+    )
+
+
+def _measure_columns(moments: Moments) -> float:
+    """Return log |X'X| / 2, X unweighted, by which restricted likelihoods of meta-analyses differ.
+
+    So that they do not depend on the units of X, as metafor's (Harville 1974, Biometrika 61,
+    383-385). Moments hold X where every group has one row; elsewhere, zero.
+    """
+    if moments.n_rows > moments.n_groups:
+        return 0.0
+    place = {name: i for i, name in enumerate(moments.columns)}
+    ones = np.ones(moments.n_groups)
+    x = [ones if each == INTERCEPT else moments.mean[:, place[each]] for each in moments.fixed]
+    triangle = np.linalg.qr(np.column_stack(x), mode="r")
+    return float(np.log(np.abs(np.diag(triangle))).sum())
 
 
 class Whole(NamedTuple):
@@ -90,14 +144,14 @@ def check_response(moments: "Moments | CellMoments", components: int, *, whole: 
         IdentifiabilityError: either of these.
     """
     p = len(moments.fixed)
-    n, grand, total = whole
+    n, (mass, grand, total) = moments.n_rows, whole
     if n <= p + components:
         raise IdentifiabilityError(
             f"{int(n)} rows cannot identify {p + components} parameters "
             f"({p} fixed effects, {components} variance components); "
             f"drop terms from '{moments.formula}' or give more rows"
         )
-    if not total[-1, -1] > ROUNDING * n * max(grand[-1] ** 2, np.finfo(float).tiny):
+    if not total[-1, -1] > ROUNDING * mass * max(grand[-1] ** 2, np.finfo(float).tiny):
         raise IdentifiabilityError(
             f"the response '{moments.response}' is constant ({grand[-1]:g} in every row), so "
             "there is nothing to model; choose a response that varies"
@@ -135,7 +189,8 @@ def whiten_columns(
             f"the fixed effects fit '{moments.response}' without error, so no variance is left "
             "to divide; drop the column that repeats the response"
         )
-    scale = float(np.sqrt(rss / (n - p)))
+    rows = float(moments.n_rows)
+    scale = float(np.sqrt(rss / ((rows - p) * (n / rows))))
     ols = a @ xy
     if shift:
         ols[moments.fixed.index(INTERCEPT)] += grand[-1]
@@ -208,7 +263,8 @@ def _inverse_factor(
     for name, length, mean in zip(names, size, means, strict=True):
         if name != INTERCEPT and not length**2 > ROUNDING * n * mean**2:
             raise IdentifiabilityError(
-                f"'{name}' does not vary over the {int(n)} rows used, so it has no effect to "
+                f"'{name}' does not vary over the {moments.n_rows} rows used, so it has no effect "
+                "to "
                 f"estimate; drop it from '{moments.formula}'"
             )
     unit = gram / np.outer(size, size)
@@ -250,7 +306,8 @@ def find_basis(
     if not size.all():
         name = structure.names[int(np.argmin(size))]
         raise IdentifiabilityError(
-            f"'{name}' is zero in all of the {int(n)} rows used, so its random slope has no "
+            f"'{name}' is zero in all of the {moments.n_rows} rows used, so its random slope has "
+            "no "
             f"variance to estimate; drop it from '{moments.formula}'"
         )
     if structure.whitening == "columns":
@@ -266,7 +323,7 @@ def _check_random(moments: Moments, structure: Structure) -> None:
             continue
         i = place[name]
         within = float(moments.cross[:, i, i].sum())
-        if not within > ROUNDING * float(moments.n @ moments.mean[:, i] ** 2):
+        if not within > ROUNDING * float(moments.mass @ moments.mean[:, i] ** 2):
             terms = " + ".join(moments.random).replace(INTERCEPT, "1")
             raise IdentifiabilityError(
                 f"'{name}' never varies within any '{moments.group}', so its random slope has no "
@@ -302,9 +359,9 @@ def group_ranks(moments: Moments) -> Array:
     cross = moments.cross[:, slopes][:, :, slopes]
     mean = moments.mean[:, slopes]
     if not has_intercept:
-        cross = cross + moments.n[:, None, None] * mean[:, :, None] * mean[:, None, :]
+        cross = cross + moments.mass[:, None, None] * mean[:, :, None] * mean[:, None, :]
     size = np.sqrt(np.maximum(np.einsum("jaa->ja", cross), 0.0))
-    noise = np.sqrt(ROUNDING * moments.n[:, None] * mean**2)
+    noise = np.sqrt(ROUNDING * moments.mass[:, None] * mean**2)
     varies = size > noise
     size = np.where(varies, size, 1.0)
     unit = cross / size[:, :, None] / size[:, None, :] * (varies[:, :, None] & varies[:, None, :])
@@ -325,7 +382,7 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     inner = loadings[1:]
     means = (moments.mean - grand) @ inner + offset
     blocks = np.matmul(np.matmul(inner.T, moments.cross), inner)
-    blocks += moments.n[:, None, None] * means[:, :, None] * means[:, None, :]
+    blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
     return np.asarray(blocks)
 
 

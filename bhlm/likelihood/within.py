@@ -54,7 +54,7 @@ def regress_within(moments: Moments) -> WithinRegressions:
     at = [place[name] for name in dict.fromkeys(ordered)]
     gram = moments.cross[:, at][:, :, at]
     square = np.maximum(np.einsum("jaa->ja", gram), 0.0)
-    varies = square > ROUNDING * moments.n[:, None] * moments.mean[:, at] ** 2
+    varies = square > ROUNDING * moments.mass[:, None] * moments.mean[:, at] ** 2
     size = np.sqrt(np.where(varies, square, 1.0))
     unit = gram / size[:, :, None] / size[:, None, :]
     kept = _find_independent(unit, varies)

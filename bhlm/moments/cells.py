@@ -21,6 +21,7 @@ from bhlm.design.design import (
     tally_table,
 )
 from bhlm.design.formula.terms import Formula
+from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import name_groups, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
@@ -111,6 +112,16 @@ class CellMoments:
     def n_cells(self) -> int:
         """The number of cells C."""
         return len(self.n)
+
+    @property
+    def weights(self) -> Weights | None:
+        """What the weights of rows mean: None, as there are none yet."""
+        return self.design.formula.weights
+
+    @property
+    def mass(self) -> Array:
+        """By how much each cell's means count (C,): its rows."""
+        return self.n
 
     @property
     def codes(self) -> Array:
@@ -232,7 +243,7 @@ def _reduce_lazy(formula: Formula, table: Any) -> CellMoments:
     """Return the moments of a lazy table, by a GROUP BY of its engine."""
     prepared = build_prepared(formula, table)
     frame = apply_design(prepared.design, table, check=False, means=True)
-    blocks = reduce_frame(frame, tuple(name_groups(formula)))
+    blocks = reduce_frame(frame, formula, tuple(name_groups(formula)))
     check_still(formula, table, prepared, n=int(blocks.n.sum()))
     if not _is_finite(blocks):
         check_design(prepared.design, table)
@@ -312,7 +323,7 @@ def compute_cells(design: Design, table: Any) -> CellMoments:
     with unchanged(table):
         table = read_table(table, design.formula)
         frame = apply_design(design, table, means=True)
-        blocks = reduce_frame(frame, tuple(name_groups(design.formula)))
+        blocks = reduce_frame(frame, design.formula, tuple(name_groups(design.formula)))
         total, missing = tally_table(design, table)
     left_out = LeftOut(total - int(blocks.n.sum()), missing)
     return _arrange(design, blocks, left_out, least=1)
@@ -496,7 +507,7 @@ def suppress_small_cells(
     if keep.all():
         is_known = moments.min_group_size == k
         return moments if is_known else replace(moments, min_group_size=int(k)), sentence
-    labels, n, mean, cross = moments.blocks
+    labels, n, mean, cross, _ = moments.blocks
     kept = Blocks(tuple(each[keep] for each in labels), n[keep], mean[keep], cross[keep])
     left_out = LeftOut(moments.dropped, dict(moments.missing))
     rest = _arrange(moments.design, kept, left_out, least=1)

@@ -8,6 +8,11 @@ A file has one row per group and four columns that any Parquet reader can list:
     cross   double[k(k+1)/2], the lower triangle, row by row, of the cross-products about the
             means: (1,1), (2,1), (2,2), (3,1), ...
 
+Weighted moments, whose means and cross-products are weighted, have `schema` 3 and beside
+
+    weights double[5], the sums of w, w^2 and log w over the group's rows, the group's weight, and
+            how many rows of the table there are
+
 Moments by cell have a row per cell, and in the place of `group` a column for each grouping column
 of the formula: `group0`, `group1`, ... They have `schema` 2 and name these in `groupings`.
 
@@ -16,9 +21,9 @@ object: `schema` (the version of this layout), `bhlm` (of the package), `formula
 `columns`, `fixed`, `random`, `blocks`, `levels`, `constants`, `labels` (NumPy's type of the
 labels; by cell a list), `rows`, `groups` (blocks of the file), `dropped` (rows with a missing
 value), `suppressed` (rows of groups too small to disclose) and `min_group_size` (the one promised
-by the writer, or null), by cell `factors` too (name, columns and blocks of each). Under
-`bhlm.sha256` stands the SHA-256 of that text followed by labels, n, mean and cross as
-little-endian bytes. Nothing in a file is ever executed.
+by the writer, or null), by cell `factors` too (name, columns and blocks of each), and where there
+are any `weights` (what they mean). Under `bhlm.sha256` stands the SHA-256 of that text followed by
+labels, n, mean, cross and weights as little-endian bytes. Nothing in a file is ever executed.
 """
 
 import hashlib
@@ -35,11 +40,13 @@ from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError
 from bhlm.files import replace_file
 from bhlm.moments.memory import Blocks
+from bhlm.moments.weighting import Weighting, describe_weighting
 
 Array = np.ndarray
 
 SCHEMA = 1
 CELLS = 2  # the schema of moments by cell
+WEIGHTED = 3  # of weighted moments, which earlier versions must not read as others
 SUFFIX = ".moments"
 DESCRIPTION = b"bhlm.moments"
 CHECKSUM = b"bhlm.sha256"
@@ -63,12 +70,12 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels, n, mean, cross = blocks
+    labels, n, mean, cross, weighting = blocks
     lower = cross[:, *np.tril_indices(mean.shape[1])]
     names: Sequence[str] = description.get("groupings", (description["group"],))
     kinds = [kind_of_labels(e) if e.dtype.kind == "O" else e.dtype.str for e in labels]
     header = {
-        "schema": CELLS if "groupings" in description else SCHEMA,
+        "schema": WEIGHTED if weighting else CELLS if "groupings" in description else SCHEMA,
         "bhlm": version("bhlm"),
         **description,
         "labels": kinds if "groupings" in description else kinds[0],
@@ -85,16 +92,17 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
                 f"labels of '{name}' ({each.dtype}) cannot be written "
                 f"({' '.join(str(error).split())}); make them integers or strings"
             ) from error
+    arrays = {"mean": mean, "cross": lower}
+    if weighting is not None:
+        arrays["weights"] = np.column_stack(list(describe_weighting(weighting).values()))
+    lists = {
+        each: pa.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
+        for each, array in arrays.items()
+    }
+    digest = _digest(text, labels, n, *arrays.values())
     table = pa.table(
-        {
-            **written,
-            "n": pa.array(n.astype(np.int64)),
-            "mean": pa.FixedSizeListArray.from_arrays(mean.ravel(), mean.shape[1]),
-            "cross": pa.FixedSizeListArray.from_arrays(lower.ravel(), lower.shape[1]),
-        }
-    ).replace_schema_metadata(
-        {DESCRIPTION: text.encode(), CHECKSUM: _digest(text, labels, n, mean, lower).encode()}
-    )
+        {**written, "n": pa.array(n.astype(np.int64)), **lists}
+    ).replace_schema_metadata({DESCRIPTION: text.encode(), CHECKSUM: digest.encode()})
     with replace_file(path) as stream:
         # Means and cross-products hardly repeat, so a dictionary would only take time.
         pq.write_table(
@@ -104,7 +112,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
 
 def _name_columns(header: Mapping[str, Any]) -> list[str]:
     """Return the columns of a file that hold labels."""
-    if header["schema"] == SCHEMA:
+    if "groupings" not in header:
         return ["group"]
     return [f"group{i}" for i in range(len(header["groupings"]))]
 
@@ -130,13 +138,14 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
         header = json.loads(text)
         _check_schema_version(header, name)
         columns = [*_name_columns(header), "n", "mean", "cross"]
+        columns += ["weights"] if header["schema"] == WEIGHTED else []
         arrays = _read_arrays(file.read(columns=columns), header)
-        if metadata[CHECKSUM].decode() != _digest(text, *arrays):
+        if metadata[CHECKSUM].decode() != _digest(text, arrays.labels, *arrays.numbers):
             raise DataError(
                 f"{name} is corrupted: its content does not have the SHA-256 that it was written "
                 "with; copy it again, or reduce the table again"
             )
-        return header, _fill_cross(*arrays)
+        return header, _fill_cross(arrays)
 
 
 @contextmanager
@@ -157,10 +166,12 @@ def report_broken(name: str) -> Iterator[None]:
 
 def digest_blocks(blocks: Blocks) -> str:
     """Return the SHA-256 of blocks, by which two files can be told to be of the same rows."""
-    return _digest("", *blocks)
+    weighting = blocks.weighting
+    more = [] if weighting is None else [*describe_weighting(weighting).values()]
+    return _digest("", *blocks[:4], *more)
 
 
-def _digest(description: str, labels: Sequence[Array], n: Array, mean: Array, cross: Array) -> str:
+def _digest(description: str, labels: Sequence[Array], *arrays: Array) -> str:
     """Return the SHA-256 of a description and arrays, which is the same on every machine."""
     found = hashlib.sha256(description.encode())
     for each in labels:
@@ -168,7 +179,7 @@ def _digest(description: str, labels: Sequence[Array], n: Array, mean: Array, cr
             found.update(json.dumps([str(label) for label in each]).encode())
         else:
             found.update(each.astype(each.dtype.newbyteorder("<")).tobytes())
-    for array in (n, mean, cross):
+    for array in arrays:
         found.update(np.ascontiguousarray(array, dtype="<f8").data)
     return found.hexdigest()
 
@@ -212,12 +223,13 @@ def _check_whole(path: Path) -> None:
 
 def _check_schema_version(header: dict[str, Any], name: str) -> None:
     found = header["schema"]
-    if isinstance(found, int) and found > CELLS:
+    known = WEIGHTED if "weights" in header else CELLS
+    if isinstance(found, int) and found > known:
         raise DataError(
             f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, and "
-            f"this bhlm knows version {CELLS}; upgrade bhlm"
+            f"this bhlm knows version {known}; upgrade bhlm"
         )
-    if found not in (SCHEMA, CELLS):
+    if found != known if known == WEIGHTED else found not in (SCHEMA, CELLS):
         raise ValueError(f"version {found!r} of the layout")
 
 
@@ -228,6 +240,12 @@ class _Stored(NamedTuple):
     n: Array
     mean: Array
     lower: Array
+    weights: Array | None = None  # (J, 5)
+
+    @property
+    def numbers(self) -> tuple[Array, ...]:
+        """All but the labels, in the order of the checksum."""
+        return (self.n, self.mean, self.lower, *(() if self.weights is None else (self.weights,)))
 
 
 def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
@@ -239,22 +257,26 @@ def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
         flat = table[column].combine_chunks().flatten()
         return flat.to_numpy().astype(np.float64, copy=False).reshape(J, size)
 
-    kinds = [header["labels"]] if header["schema"] == SCHEMA else header["labels"]
+    kinds = header["labels"] if "groupings" in header else [header["labels"]]
     labels = tuple(
         _labels_from_arrow(table[at], kind)
         for at, kind in zip(_name_columns(header), kinds, strict=True)
     )
     n = table["n"].to_numpy().astype(np.float64)
-    return _Stored(labels, n, read_list("mean", k), read_list("cross", k * (k + 1) // 2))
+    weights = read_list("weights", 5) if "weights" in table.column_names else None
+    lower = read_list("cross", k * (k + 1) // 2)
+    return _Stored(labels, n, read_list("mean", k), lower, weights)
 
 
-def _fill_cross(labels: tuple[Array, ...], n: Array, mean: Array, lower: Array) -> Blocks:
+def _fill_cross(stored: _Stored) -> Blocks:
     """Return blocks with the cross-products (J, k, k) of which `lower` has the triangles."""
+    labels, n, mean, lower, weights = stored
     k = mean.shape[1]
     rows, columns = np.tril_indices(k)
     cross = np.empty((len(n), k, k))
     cross[:, rows, columns] = cross[:, columns, rows] = lower
-    return Blocks(labels, n, mean, cross)
+    weighting = None if weights is None else Weighting(*np.ascontiguousarray(weights.T))
+    return Blocks(labels, n, mean, cross, weighting)
 
 
 # What a file of which bytes were changed or made up leads to, in the reader or further in.

@@ -15,9 +15,18 @@ from bhlm.design.design import Design, distinct_columns
 from bhlm.design.evaluate import BLOCK, Rows, read_rows
 from bhlm.design.formula.coding import Column
 from bhlm.design.formula.expressions import Expression
+from bhlm.design.formula.terms import Formula
+from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import Layout
 from bhlm.moments.size import check_size
+from bhlm.moments.weighting import (
+    N,
+    Weighting,
+    add_weights,
+    make_weight_states,
+    settle_weights,
+)
 
 Array = np.ndarray
 LINE = 8  # doubles in a cache line
@@ -25,12 +34,16 @@ AHEAD = 64  # rows whose groups' states are asked for together
 
 
 class Reduced(NamedTuple):
-    """What rows are reduced to: a block per group, of k columns."""
+    """What rows are reduced to: a block per group, of k columns.
+
+    With weights, means and cross-products are weighted, and of frequencies n is their sum.
+    """
 
     groups: Array  # (J,) group labels, sorted
     n: Array  # (J,) rows per group, float64 that holds integers
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
+    weighting: Weighting | None = None
 
     @property
     def blocks(self) -> "Blocks":
@@ -45,11 +58,20 @@ class Blocks(NamedTuple):
     n: Array  # (J,) rows per group, float64 that holds integers
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
+    weighting: Weighting | None = None
 
     def sort(self) -> Reduced:
         """Return the blocks of one grouping column by its labels."""
         order = np.argsort(self.labels[0], kind="stable")
-        return Reduced(self.labels[0][order], self.n[order], self.mean[order], self.cross[order])
+        weighting = None if self.weighting is None else self.weighting.select(order)
+        arrays = self.labels[0][order], self.n[order], self.mean[order], self.cross[order]
+        return Reduced(*arrays, weighting)
+
+
+def count_complete(blocks: Reduced | Blocks) -> int:
+    """Return how many rows of a table blocks came from."""
+    rows = blocks.n if blocks.weighting is None else blocks.weighting.rows
+    return int(rows.sum())
 
 
 class LeftOut(NamedTuple):
@@ -67,7 +89,40 @@ def reduce_rows(design: Design, frame: nw.DataFrame[Any], layout: Layout) -> Red
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     groups, codes = code_groups(frame["group"].to_numpy())
     rows = read_rows(design, frame, layout, codes, len(groups))
-    return Reduced(groups, *accumulate_moments(rows, columns, design.formula.response))
+    if design.formula.weights is None:
+        return Reduced(groups, *accumulate_moments(rows, columns, design.formula.response))
+    return accumulate_weighted(rows, columns, design.formula, groups=groups)
+
+
+def accumulate_weighted(
+    rows: Rows, columns: Sequence[Column], formula: Formula, *, groups: Array
+) -> Reduced:
+    """Return the weighted moments of rows, by the weights of a formula.
+
+    Raises `DataError` where they do not fit into memory, or weights cannot be taken.
+    """
+    factors = [part.factor for column in columns for part in column.parts]
+    rows.find_means([*factors, formula.response])
+    k = len(columns) + 1
+    check_size(rows.n_groups, k)
+    state, weights = make_states(rows.n_groups, k), make_weight_states(rows.n_groups)
+    accumulate_rows(rows, columns, formula.response, state, weigh=formula.weights, weights=weights)
+    return unpack_weighted(groups, state, weights, np.arange(rows.n_groups), k, formula=formula)
+
+
+def unpack_weighted(
+    groups: Array, state: Array, weights: Array, order: Array, k: int, *, formula: Formula
+) -> Reduced:
+    """Return the weighted moments of states that `accumulate_rows` filled, in that order.
+
+    `groups` (J,) are the labels in that order. Raises `DataError` as `settle_weights` does.
+    """
+    weighting = settle_weights(formula, groups, weights[order], group=formula.group)
+    count, mean, cross = unpack_state(state, order, k)
+    n = weights[order, N]
+    if formula.weights is not None and formula.weights.counts_rows:
+        n = count
+    return Reduced(groups, n, mean, cross, weighting)
 
 
 def accumulate_moments(
@@ -89,9 +144,18 @@ def accumulate_moments(
 
 
 def accumulate_rows(
-    rows: Rows, columns: Sequence[Column], response: Expression, state: Array
+    rows: Rows,
+    columns: Sequence[Column],
+    response: Expression,
+    state: Array,
+    *,
+    weigh: Weights | None = None,
+    weights: Array | None = None,
 ) -> None:
-    """Update the state of every group, see `add_rows`, with rows whose means are known."""
+    """Update the state of every group, see `add_rows`, with rows whose means are known.
+
+    With `weigh` rows count by their weights, of which the states `weights` (J, WIDTH) take note.
+    """
     k = len(columns) + 1
     buffer = np.empty((min(BLOCK, len(rows.codes)), k))
     with np.errstate(all="ignore"):
@@ -100,7 +164,16 @@ def accumulate_rows(
             for i, column in enumerate(columns):
                 buffer[:size, i] = rows.column(column, span)
             buffer[:size, k - 1] = rows.evaluate(response, span)
-            add_rows(rows.codes[span], buffer[:size], state)
+            codes = rows.codes[span]
+            if weigh is None or weights is None:
+                add_rows(codes, buffer[:size], state)
+                continue
+            own, group = (
+                np.ascontiguousarray(np.broadcast_to(rows.evaluate(each, span), size), np.float64)
+                for each in (weigh.row_expression, weigh.group_expression)
+            )
+            add_weights(codes, own, group, weights)
+            add_weighted_rows(codes, buffer[:size], own if weigh.weighs_rows else None, state)
 
 
 def reduce_columns(codes: Array, values: Array, n_groups: int) -> tuple[Array, Array, Array]:
@@ -154,6 +227,44 @@ def add_rows(codes: Array, values: Array, state: Array) -> float:
                 own[at] += scaled * step[b]
                 at += 1
     return touched
+
+
+def add_weighted_rows(codes: Array, values: Array, weights: Array | None, state: Array) -> None:
+    """Update the states of groups with rows (n, k) that count by weights (n,), or once if None."""
+    if weights is None:
+        add_rows(codes, values, state)
+        return
+    # Rows that do not count are refused later, by what their weights add up to.
+    _add_weighted(codes, values, np.where(weights > 0.0, weights, 0.0), state)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> None:
+    """Do what `add_rows` does where a row counts by its weight (West 1979).
+
+    The state has the sum of weights where that of rows has their number.
+    """
+    n, k = values.shape
+    step = np.empty(k)
+    for i in range(n):
+        if weights[i] == 0.0:
+            continue
+        own = state[codes[i]]
+        before = own[0]
+        if before == 0.0:
+            for a in range(k):
+                own[1 + a] = values[i, a]
+        own[0] = before + weights[i]
+        share = weights[i] / own[0]
+        weight = before * share
+        at = 1 + 2 * k
+        for a in range(k):
+            step[a] = (values[i, a] - own[1 + a]) - own[1 + k + a]
+            own[1 + k + a] += step[a] * share
+            scaled = weight * step[a]
+            for b in range(a + 1):
+                own[at] += scaled * step[b]
+                at += 1
 
 
 @numba.njit(cache=True, nogil=True)

@@ -12,6 +12,7 @@ from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import list_within
 from bhlm.errors import DataError
 from bhlm.moments.memory import Blocks, Reduced
+from bhlm.moments.weighting import merge_weightings, weigh_mass
 
 Array = np.ndarray
 
@@ -31,7 +32,17 @@ def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[st
     groups, index = np.unique(labels, return_inverse=True)
     if len(groups) < len(labels):
         _check_shared(design, parts, index, names=names)
-    return Reduced(groups, *_add_up([part.blocks for part in parts], index, len(groups)))
+    weights = design.formula.weights
+    counted = [
+        part.blocks._replace(n=weigh_mass(weights, part.weighting, part.n)) for part in parts
+    ]
+    found = _add_up(counted, index, len(groups))
+    if weights is None:
+        return Reduced(groups, *found)
+    weightings = [part.weighting for part in parts if part.weighting is not None]
+    weighting = merge_weightings(weightings, index, len(groups), names=names)
+    rows = np.bincount(index, weights=np.concatenate([part.n for part in parts]))
+    return Reduced(groups, rows, found.mean, found.cross, weighting)
 
 
 def merge_cells(design: Design, parts: Sequence[Blocks], *, names: Sequence[str]) -> Blocks:
@@ -101,6 +112,12 @@ def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
                 f"moments differ in levels of '{factor}': {names[1]} has {yours[factor]} and "
                 f"{names[0]} has {mine[factor]}; {remedy}"
             )
+    if first.formula.weights != part.formula.weights:
+        here, there = part.formula.weights, first.formula.weights
+        raise DataError(
+            f"moments differ in weights: {names[1]} has {here or 'none'} and {names[0]} has "
+            f"{there or 'none'}; reduce both with one weights="
+        )
     for name in ("columns", "fixed", "random", "blocks", "group", "factors"):
         here, there = getattr(part, name), getattr(first, name)
         if here != there:

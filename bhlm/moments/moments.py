@@ -16,10 +16,11 @@ from bhlm.design.design import INTERCEPT as INTERCEPT
 from bhlm.design.design import Design, build_design
 from bhlm.design.formula.expressions import column_names
 from bhlm.design.formula.terms import Formula, list_factors, parse_formula
+from bhlm.design.formula.weights import Weights, rebuild_weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, DataError, FormulaError, check_arguments, show_value
-from bhlm.layout import show_name
+from bhlm.layout import count, show_name
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
 from bhlm.moments.file import (
@@ -31,6 +32,13 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import Blocks, LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
+from bhlm.moments.weighting import (
+    Applied,
+    Weighting,
+    apply_weights,
+    count_effective,
+    weigh_mass,
+)
 from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
@@ -61,6 +69,7 @@ class Moments:
     suppressed: int = 0  # rows of groups that were too small to disclose
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
     min_group_size: int | None = None  # rows that every group is promised to have, by who wrote it
+    weighting: Weighting | None = None  # what the weights of each group sum to; None has none
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
@@ -100,7 +109,32 @@ class Moments:
     @property
     def reduced(self) -> Reduced:
         """The blocks without what their columns are."""
-        return Reduced(self.groups, self.n, self.mean, self.cross)
+        return Reduced(self.groups, self.n, self.mean, self.cross, self.weighting)
+
+    @property
+    def weights(self) -> Weights | None:
+        """What the weights of rows and groups mean; None of unweighted moments."""
+        return self.design.formula.weights
+
+    @property
+    def mass(self) -> Array:
+        """By how much each group's means count (J,): its rows, or the sum of their weights."""
+        return weigh_mass(self.weights, self.weighting, self.n)
+
+    @property
+    def applied(self) -> Applied | None:
+        """What the weights do to each group's part of the likelihood; None without weights."""
+        if self.weights is None or self.weighting is None:
+            return None
+        return apply_weights(self.weights, self.weighting, self.n)
+
+    @property
+    def effective_size(self) -> dict[str, float]:
+        """The effective numbers of rows and of groups, (sum w)^2 / sum w^2."""
+        if self.weighting is None or (applied := self.applied) is None:
+            return {"rows": float(self.n_rows), "groups": float(self.n_groups)}
+        rows, groups = count_effective(self.weighting, applied)
+        return {"rows": rows, "groups": groups}
 
     @property
     def response(self) -> str:
@@ -200,7 +234,7 @@ def describe_moments(moments: Moments) -> dict[str, Any]:
         "levels": list(design.levels.items()),
         "suppressed": moments.suppressed,
         "missing": moments.missing,
-    }
+    } | ({} if moments.weights is None else {"weights": moments.weights.describe()})
 
 
 def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments:
@@ -210,9 +244,13 @@ def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments
         DataError: its formula cannot be read.
         ValueError, LookupError, TypeError: it is not such a description.
     """
+    design = rebuild_design(description)
+    if (design.formula.weights is None) != (reduced.weighting is None):
+        raise ValueError("weights that are named and not there, or the other way round")
     return Moments(
-        *reduced,
-        design=rebuild_design(description),
+        *reduced[:4],
+        weighting=reduced.weighting,
+        design=design,
         dropped=description["dropped"],
         suppressed=description["suppressed"],
         # Files of earlier versions do not name the columns.
@@ -229,6 +267,7 @@ def rebuild_design(description: Mapping[str, Any]) -> Design:
         formula = parse_formula(description["formula"])
     except FormulaError as error:
         raise DataError(f"the formula of the moments cannot be read: {error}") from error
+    formula = replace(formula, weights=rebuild_weights(description.get("weights")))
     return Design(
         formula=formula,
         group=description["group"],
@@ -249,6 +288,7 @@ def select_groups(moments: Moments, keep: Array) -> Moments:
         n=moments.n[keep],
         mean=moments.mean[keep],
         cross=moments.cross[keep],
+        weighting=None if moments.weighting is None else moments.weighting.select(keep),
     )
 
 
@@ -288,7 +328,18 @@ def compute_moments(design: Design, table: Any) -> Moments:
 
 def _assemble(design: Design, reduced: Reduced, left_out: LeftOut) -> Moments:
     missing = tuple(left_out.missing.items())
-    return Moments(*reduced, design=design, dropped=left_out.dropped, missing=missing)
+    if formula_weights := design.formula.weights:
+        lost = {name for each in formula_weights.expressions for name in column_names(each)}
+        for name, times in missing:
+            if name in lost:
+                LOGGER.warning("%s without a weight in '%s' left out", count(times, "row"), name)
+    return Moments(
+        *reduced[:4],
+        weighting=reduced.weighting,
+        design=design,
+        dropped=left_out.dropped,
+        missing=missing,
+    )
 
 
 @check_arguments
@@ -320,7 +371,8 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
         check_alike(first.design, part.design, names=(names[0], name))
     reduced = merge_blocks(first.design, [part.reduced for part in parts], names=names)
     return Moments(
-        *reduced,
+        *reduced[:4],
+        weighting=reduced.weighting,
         design=first.design,
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
@@ -562,11 +614,15 @@ def suppress_small_groups(
 
 def pool(moments: "Moments | CellMoments") -> tuple[float, Array, Array]:
     """Return n, the grand means (k,) and the total cross-product about them (k, k)."""
-    n = float(moments.n.sum())
-    grand = moments.n @ moments.mean / n
-    between = moments.mean - grand
-    total = moments.cross.sum(axis=0) + (moments.n[:, None] * between).T @ between
-    return n, grand, total
+    return pool_blocks(moments.mass, moments.mean, moments.cross)
+
+
+def pool_blocks(n: Array, mean: Array, cross: Array) -> tuple[float, Array, Array]:
+    """Return what `pool` does, of blocks that count by n (J,)."""
+    whole = float(n.sum())
+    grand = n @ mean / whole
+    between = mean - grand
+    return whole, grand, cross.sum(axis=0) + (n[:, None] * between).T @ between
 
 
 def freeze(value: Any) -> Any:

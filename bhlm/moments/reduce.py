@@ -25,13 +25,25 @@ from bhlm.moments.memory import (
     LeftOut,
     Reduced,
     add_rows,
+    add_weighted_rows,
+    count_complete,
     make_states,
-    reduce_columns,
     reduce_rows,
     unpack_state,
+    unpack_weighted,
 )
 from bhlm.moments.size import check_size
 from bhlm.moments.stream import can_stream, reduce_scan
+from bhlm.moments.weighting import (
+    SUMMED,
+    WEIGHTS,
+    add_weights,
+    list_weight_columns,
+    list_weight_sums,
+    make_weight_states,
+    read_weight_sums,
+    settle_weights,
+)
 from bhlm.sources.parquet import ParquetScan
 from bhlm.sources.watch import find_watch, unchanged
 
@@ -72,8 +84,9 @@ def _reduce_table(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOu
     left_out = LeftOut(prepared.dropped, prepared.missing)
     if isinstance(rows, nw.DataFrame):
         return design, reduce_rows(design, rows, layout), left_out
-    reduced = reduce_frame(apply_design(design, table, check=False, means=True)).sort()
-    check_still(formula, table, prepared, n=int(reduced.n.sum()))
+    frame = apply_design(design, table, check=False, means=True)
+    reduced = reduce_frame(frame, formula).sort()
+    check_still(formula, table, prepared, n=count_complete(reduced))
     return design, reduced, left_out
 
 
@@ -116,29 +129,34 @@ def reduce_designed(design: Design, table: Any) -> tuple[Reduced, LeftOut]:
     """
     with unchanged(table):
         table = read_table(table, design.formula)
-        reduced = reduce_frame(apply_design(design, table, means=True)).sort()
+        frame = apply_design(design, table, means=True)
+        reduced = reduce_frame(frame, design.formula).sort()
         total, missing = tally_table(design, table)
-    return reduced, LeftOut(total - int(reduced.n.sum()), missing)
+    return reduced, LeftOut(total - count_complete(reduced), missing)
 
 
-def reduce_frame(frame: Frame, groups: Sequence[str] = (GROUP,)) -> Blocks:
-    """Return the moments of the columns w0, w1, ... of a frame.
+def reduce_frame(frame: Frame, formula: Formula, groups: Sequence[str] = (GROUP,)) -> Blocks:
+    """Return the moments of the columns w0, w1, ... of a frame, those of a formula.
 
     `frame` has the columns `groups`, w0, ..., and the means m0, ... of these within groups.
     The expressions are narwhals', so that a database computes them where the rows are. Engines
     add in their own order, and a group mean near 1e8 is good to 1e-8 only. So the deviations d
     from it are summed as well, and what they do not sum to zero corrects the cross-products:
     cross -= sum(d) sum(d)' / n, the corrected two-pass algorithm. Source: Chan, Golub & LeVeque
-    (1983), The American Statistician 37, 242-247, section 1.
+    (1983), The American Statistician 37, 242-247, section 1. Weighted, with w d for d, the
+    deviations from the plain mean take the means to the weighted ones as well.
 
     DuckDB plans k^2 / 2 sums in seconds where k is large, and without an end at 120. There the
     columns themselves come in batches, which are added up here.
     """
-    k = (len(frame.collect_schema().names()) - len(groups)) // 2
+    weights = formula.weights
+    beside = 0 if weights is None else len(WEIGHTS)
+    k = (len(frame.collect_schema().names()) - len(groups) - beside) // 2
     if k > WIDE and isinstance(frame, nw.DataFrame):
-        return _reduce_memory(frame, groups, k)
+        return _reduce_memory(frame, groups, k, formula)
     if k > WIDE and frame.implementation.is_duckdb():
-        return _reduce_batches(frame.lazy(), groups, k)
+        return _reduce_batches(frame.lazy(), groups, k, formula)
+    weigh = weights is not None and weights.weighs_rows
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
     centred = frame.with_columns(
         *[(nw.col(f"w{i}") - nw.col(f"m{i}")).alias(f"d{i}") for i in range(k)]
@@ -146,8 +164,14 @@ def reduce_frame(frame: Frame, groups: Sequence[str] = (GROUP,)) -> Blocks:
     centred = centred.with_columns(
         *[(nw.col(f"d{i}") * nw.col(f"d{j}")).alias(f"c{i}_{j}") for i, j in pairs]
     )
+    if weigh:
+        summed = [*(f"d{i}" for i in range(k)), *(f"c{i}_{j}" for i, j in pairs)]
+        centred = centred.with_columns(*(nw.col(name) * nw.col("rows") for name in summed))
+    if weights is not None:
+        centred = centred.with_columns(**list_weight_columns())
     found = centred.group_by(*groups).agg(
         nw.len().alias("n"),
+        *([] if weights is None else list_weight_sums()),
         *[nw.col(f"m{i}").max() for i in range(k)],
         *[nw.col(f"d{i}").sum() for i in range(k)],
         *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
@@ -160,24 +184,64 @@ def reduce_frame(frame: Frame, groups: Sequence[str] = (GROUP,)) -> Blocks:
         for kind in "md"
     )
     check_size(len(n), k)
+    weighting, mass = None, n
+    if weights is not None:
+        states = read_weight_sums({name: reduced[name].to_numpy() for name in SUMMED}, n)
+        weighting = settle_weights(formula, labels[0], states, group=formula.group)
+        mass = weighting.sums if weigh else n
+        n = weighting.sums if weights.counts_rows else n
+        mean = mean + left / mass[:, None] if weigh else mean
     cross = np.empty((len(n), k, k))
     for i, j in pairs:
-        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / n
+        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / mass
         # Rounding must not make a sum of squares negative.
         cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
-    return Blocks(labels, n, mean, cross)
+    return Blocks(labels, n, mean, cross, weighting)
 
 
-def _reduce_memory(frame: nw.DataFrame[Any], groups: Sequence[str], k: int) -> Blocks:
+def _reduce_memory(
+    frame: nw.DataFrame[Any], groups: Sequence[str], k: int, formula: Formula
+) -> Blocks:
     """Return what `reduce_frame` does, without a column for each product."""
     labels, codes = _code_cells(frame, groups)
     check_size(len(labels[0]), k)
+    n_groups = len(labels[0])
+    state, weights = make_states(n_groups, k), make_weight_states(n_groups)
+    _add_values(frame, codes, k, state, formula=formula, weights=weights)
+    return _unpack(labels, state, weights, k, formula)
+
+
+def _add_values(
+    frame: nw.DataFrame[Any],
+    codes: Array,
+    k: int,
+    state: Array,
+    *,
+    formula: Formula,
+    weights: Array,
+) -> None:
+    """Update the states of groups, and of their weights, with rows of k columns of a frame."""
     values = np.column_stack([frame[f"w{i}"].to_numpy() for i in range(k)])
+    values = np.ascontiguousarray(values, dtype=np.float64)
     with np.errstate(all="ignore"):
-        found = reduce_columns(
-            codes, np.ascontiguousarray(values, dtype=np.float64), len(labels[0])
+        if formula.weights is None:
+            add_rows(codes, values, state)
+            return
+        own, group = (
+            np.ascontiguousarray(frame[name].to_numpy(), dtype=np.float64) for name in WEIGHTS
         )
-    return Blocks(labels, *found)
+        add_weights(codes, own, group, weights)
+        add_weighted_rows(codes, values, own if formula.weights.weighs_rows else None, state)
+
+
+def _unpack(
+    labels: tuple[Array, ...], state: Array, weights: Array, k: int, formula: Formula
+) -> Blocks:
+    order = np.arange(len(labels[0]))
+    if formula.weights is None:
+        return Blocks(labels, *unpack_state(state, order, k))
+    found = unpack_weighted(labels[0], state, weights, order, k, formula=formula)
+    return Blocks(labels, *found[1:])
 
 
 def _code_cells(frame: nw.DataFrame[Any], groups: Sequence[str]) -> tuple[tuple[Array, ...], Array]:
@@ -189,13 +253,16 @@ def _code_cells(frame: nw.DataFrame[Any], groups: Sequence[str]) -> tuple[tuple[
     return tuple(labels[at] for (labels, _), at in zip(single, places, strict=True)), cells
 
 
-def _reduce_batches(frame: nw.LazyFrame[Any], groups: Sequence[str], k: int) -> Blocks:
+def _reduce_batches(
+    frame: nw.LazyFrame[Any], groups: Sequence[str], k: int, formula: Formula
+) -> Blocks:
     """Return what `reduce_frame` does, of batches of rows that an engine gives out."""
     columns = [f"w{i}" for i in range(k)]
     known: dict[Any, int] = {}
     found: list[tuple[Array, ...]] = []
-    state = make_states(0, k)
-    for batch in read_batches(frame.select(*groups, *columns), max(HELD // k, 1)):
+    state, weights = make_states(0, k), make_weight_states(0)
+    beside = () if formula.weights is None else WEIGHTS
+    for batch in read_batches(frame.select(*groups, *columns, *beside), max(HELD // k, 1)):
         labels, inverse = _code_cells(batch, groups)
         cells = list(zip(*(each.tolist() for each in labels), strict=True))
         is_new = np.array([cell not in known for cell in cells], dtype=bool)
@@ -206,9 +273,10 @@ def _reduce_batches(frame: nw.LazyFrame[Any], groups: Sequence[str], k: int) -> 
             more = make_states(max(len(known), 2 * len(state)), k)
             more[: len(state)] = state
             state = more
-        values = np.column_stack([batch[name].to_numpy() for name in columns])
-        with np.errstate(all="ignore"):
-            add_rows(codes[inverse], np.ascontiguousarray(values, dtype=np.float64), state)
+            wider = make_weight_states(len(state) if beside else 0)
+            wider[: len(weights)] = weights
+            weights = wider
+        _add_values(batch, codes[inverse], k, state, formula=formula, weights=weights)
     whole = tuple(map(np.concatenate, zip(*found, strict=True))) if found else ()
     whole = whole or (np.empty(0),) * len(groups)
-    return Blocks(whole, *unpack_state(state, np.arange(len(whole[0])), k))
+    return _unpack(whole, state, weights, k, formula)

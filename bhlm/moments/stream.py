@@ -32,8 +32,16 @@ from bhlm.design.rows import (
     tally_rows,
 )
 from bhlm.moments.coder import START, Coder, grow, is_text
-from bhlm.moments.memory import LeftOut, Reduced, accumulate_rows, make_states, unpack_state
+from bhlm.moments.memory import (
+    LeftOut,
+    Reduced,
+    accumulate_rows,
+    make_states,
+    unpack_state,
+    unpack_weighted,
+)
 from bhlm.moments.size import check_size
+from bhlm.moments.weighting import make_weight_states
 from bhlm.sources.parquet import ParquetScan
 
 Array = np.ndarray
@@ -111,10 +119,14 @@ def reduce_scan(formula: Formula, scan: ParquetScan) -> tuple[Design, Reduced, L
         for wanted in depths[1:]:
             means |= _find_means(reading, wanted, means)
         design = Design.assemble(formula, levels, {})
-        state, tally = _accumulate(reading, design, means)
+        state, weights, tally = _accumulate(reading, design, means)
     check_tally(tally, reading.layout)
     labels, order = reading.coder.sort(scan.schema.field(formula.group).type)
-    reduced = Reduced(labels, *unpack_state(state, order, len(design.columns)))
+    k = len(design.columns)
+    if formula.weights is None:
+        reduced = Reduced(labels, *unpack_state(state, order, k))
+    else:
+        reduced = unpack_weighted(labels, state, weights, order, k, formula=formula)
     missing = tally.name_missing(reading.layout)
     return design, reduced, LeftOut(tally.total - tally.complete, missing)
 
@@ -209,11 +221,13 @@ def _add_means(
         sums[argument] = count, first, rest
 
 
-def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, Tally]:
-    """Return the groups' states by code, see `memory.add_rows`, and the count of rows."""
+def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, Array, Tally]:
+    """Return the groups' states by code, see `memory.accumulate_rows`, and the count of rows."""
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     k = len(columns) + 1
     state = make_states(0, k)
+    weigh = design.formula.weights
+    weights = make_weight_states(0)
     total: Tally | None = None
     for frame, tally, codes in reading.batches():
         total = tally if total is None else total + tally
@@ -222,8 +236,13 @@ def _accumulate(reading: Reading, design: Design, means: Means) -> tuple[Array, 
             more = make_states(max(reading.coder.size, 2 * len(state)), k)
             more[: len(state)] = state
             state = more
+            if weigh is not None:
+                wider = make_weight_states(len(state))
+                wider[: len(weights)] = weights
+                weights = wider
         rows = replace(
             read_rows(design, frame, reading.layout, codes, reading.coder.size), means=means
         )
-        accumulate_rows(rows, columns, design.formula.response, state)
-    return state, total or Tally(0, 0, (), ())
+        response = design.formula.response
+        accumulate_rows(rows, columns, response, state, weigh=weigh, weights=weights)
+    return state, weights, total or Tally(0, 0, (), ())

@@ -26,7 +26,7 @@ from bhlm.reml.group_algebra import expect_one
 from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.level_search import maximize_levels
 from bhlm.reml.levels import LevelsEstimate
-from bhlm.reml.maximum import Maximum
+from bhlm.reml.maximum import Maximum, require_plain
 from bhlm.reml.optimize import maximize
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def bootstrap(
         ArgumentError: fewer than two replicates, a negative number of processes or seed, or one
             that is not whole.
     """
+    require_plain(fit, "bootstrap()")
     for name, value, least in (
         ("replicates", replicates, 2),
         ("seed", seed, 0),

@@ -14,7 +14,7 @@ from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
 from bhlm.reml.group_algebra import expect_one
 from bhlm.reml.levels import LevelsEstimate
-from bhlm.reml.maximum import Maximum, Part
+from bhlm.reml.maximum import Maximum, Part, require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +74,7 @@ def compare_fits(*fits: Maximum) -> "pd.DataFrame":
     for fit in fits:
         if not isinstance(fit, Maximum):
             raise ArgumentError(f"{fit!r} is not a REML or ML fit; give what model.reml() returns")
+        require_plain(fit, "a comparison of likelihoods")
     for fit in fits[1:]:
         check_comparable(fits[0], fit)
     rows = []
@@ -97,6 +98,11 @@ def check_comparable(one: Maximum, two: Maximum) -> None:
     """Raise `ArgumentError` unless the likelihoods of two fits can be compared."""
     a, b = one.moments, two.moments
     check_same_data(a, b)
+    if a.weights != b.weights:
+        raise ArgumentError(
+            f"'{a.formula}' was fitted with {a.weights or 'no weights'} and '{b.formula}' with "
+            f"{b.weights or 'none'}; fit both with one weights="
+        )
     if one.method != two.method:
         raise ArgumentError(
             f"'{a.formula}' was fitted by {one.method} and '{b.formula}' by {two.method}; fit both "
@@ -157,7 +163,7 @@ def _is_same_column(a: Moments | CellMoments, b: Moments | CellMoments, name: st
     if len(a.n) != len(b.n):
         return False
     same_mean = np.abs(a.mean[:, i] - b.mean[:, k]) <= SAME * sd + DIGITS * np.abs(a.mean[:, i])
-    same_squares = np.abs(a.cross[:, i, i] - b.cross[:, k, k]) <= SAME * a.n * sd**2
+    same_squares = np.abs(a.cross[:, i, i] - b.cross[:, k, k]) <= SAME * a.mass * sd**2
     return bool(np.all(same_mean & same_squares))
 
 
@@ -171,6 +177,7 @@ def compare_nested(small: Maximum, large: Maximum) -> LrTest:
     Raises:
         ArgumentError: fits that cannot be compared, or are not nested.
     """
+    require_plain(large, "a comparison of likelihoods")
     check_comparable(small, large)
     a, b = small.moments, large.moments
     df = count_parameters(large) - count_parameters(small)

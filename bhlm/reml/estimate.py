@@ -1,6 +1,6 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,12 +9,12 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
-from bhlm.likelihood.profiled import evaluate
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
-from bhlm.reml.optimize import Optimum, Step, maximize, unwhiten_loglik
+from bhlm.reml.optimize import Optimum, Step, evaluate_white, maximize, unwhiten_loglik
+from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich, find_scores
 from bhlm.reml.standard_errors import variance_covariance
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Estimate(Maximum):
     theta: Array  # (c,) the whitened factors' coefficients
     steps: tuple[Step, ...]
     white: Whitened
+    errors: str = "model"  # how standard errors were computed: or one of `sandwich.CONVENTIONS`
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -88,6 +89,28 @@ class Estimate(Maximum):
             return f"{what}; {TOO_MUCH}, or give it a prior (model.sample)"
         return ""
 
+    def sandwich_errors(self, convention: str) -> Errors:
+        """Return the covariances of fixed effects and variances by one of `CONVENTIONS`.
+
+        Raises:
+            ArgumentError: a fit by REML, or a convention that is not known.
+        """
+        check_sandwich(self.method, convention)
+        if "sandwich" not in self._kept:
+            beta, lam, sigma = whiten_parameters(
+                self.white, self.beta, self.root, np.sqrt(self.sigma2)
+            )
+            self._kept["sandwich"] = find_scores(
+                self.moments,
+                self.white,
+                self.structure,
+                beta=beta,
+                psi=lam @ lam.T,
+                v=float(sigma) ** 2,
+            )
+        lost = np.isnan(np.diag(self.variance_cov))
+        return apply_convention(self._kept["sandwich"], convention, lost=lost)
+
     def as_draw(self) -> Parameters:
         """Return the estimates as one draw of the parameters."""
         return Parameters(self.beta[None], self.root[None], np.sqrt([self.sigma2]))
@@ -109,6 +132,7 @@ def fit_moments(
     method: str = "reml",
     covariance: str | None = None,
     start: Estimate | None = None,
+    errors: str | None = None,
 ) -> Estimate:
     """Return the maximum-likelihood fit of the model that `moments` were reduced for.
 
@@ -119,20 +143,38 @@ def fit_moments(
             what the formula says, one unstructured block per random term.
         start: a fit of the same model to start from, such as the one before new rows came; from
             one that leads nowhere the search begins anew.
+        errors: "model" takes standard errors from the information, "full", "uncorrected", "block"
+            and "separate" from the groups' scores, see `bhlm.reml.sandwich`. None is "full" with
+            sampling weights, whose information knows nothing of the design, and else "model".
 
     Raises:
-        ArgumentError: an unknown method or covariance; a start of another model.
+        ArgumentError: an unknown method, covariance or kind of errors; a start of another model;
+            REML of sampling weights, or of a sandwich.
         IdentifiabilityError: the moments cannot identify the model.
     """
     if method not in ("reml", "ml"):
         raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
+    is_sampling = moments.weights is not None and moments.weights.is_sampling
+    if is_sampling and method == "reml":
+        raise ArgumentError(
+            "REML integrates the fixed effects out of a likelihood, and with sampling weights what "
+            "is maximised is a pseudo-likelihood, of which no rows have that distribution; ask for "
+            "method='ml'"
+        )
+    errors = errors or (DEFAULT if is_sampling else "model")
+    if errors != "model":
+        check_sandwich(method, errors)
     structure = arrange(moments, covariance)
     white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
     if start is not None and not optimum.converged:
         optimum = maximize(white, structure, restricted=method == "reml")
-    return unwhiten(moments, structure, white, optimum)
+    found = unwhiten(moments, structure, white, optimum)
+    if errors == "model":
+        return found
+    robust = found.sandwich_errors(errors)
+    return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
 
 
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
@@ -156,13 +198,13 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
     sigma2 = at.sigma2 * white.scale**2
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
     none = np.zeros((white.q, white.q))
-    linear = evaluate(white.blocks, white.q, none, n=white.n, restricted=at.restricted)
+    linear = evaluate_white(white, none, restricted=at.restricted)
     return Estimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
         structure=structure,
         beta=white.ols + white.scale * white.fixed @ at.beta,
-        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T,
+        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit,
         g=root @ root.T,
         root=root,
         sigma2=sigma2,

@@ -12,6 +12,7 @@ from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import assign_equations
 from bhlm.reml.group_algebra import reduce_groups
+from bhlm.reml.maximum import require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +75,7 @@ def describe_groups(fit: Estimate) -> "pd.DataFrame":
     Raises:
         ArgumentError: the group is called as one of the columns is.
     """
+    require_plain(fit, "coefficients()")
     return tabulate_effects(fit.moments, measure_groups(fit))
 
 
@@ -155,7 +157,7 @@ def _products(moments: Moments, one: str, two: str) -> Array:
     if INTERCEPT in moments.random:
         return _centred(moments, one, two)
     both = _means(moments, one) * _means(moments, two)
-    return np.asarray(_centred(moments, one, two) + moments.n * both)
+    return np.asarray(_centred(moments, one, two) + moments.mass * both)
 
 
 def _centred(moments: Moments, one: str, two: str) -> Array:
@@ -177,7 +179,7 @@ def _find_multiple(moments: Moments, x: str, z: str) -> Array:
     x is then named w:z, in any order of the factors.
     """
     within, mean = _centred(moments, z, z), _means(moments, z)
-    varies = within > ROUNDING * moments.n * mean**2
+    varies = within > ROUNDING * moments.mass * mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
         w = np.where(
             varies, _centred(moments, x, z) / within, np.where(mean, _means(moments, x), 0.0) / mean
@@ -210,7 +212,7 @@ def _regress_column(moments: Moments, name: str) -> Array:
     unit = gram / size[:, :, None] / size[:, None, :]
     weights = np.linalg.solve(unit, (right / size)[:, :, None])[:, :, 0] / size
     whole = _products(moments, name, name)[full]
-    noise = ROUNDING * moments.n[full] * _means(moments, name)[full] ** 2
+    noise = ROUNDING * moments.mass[full] * _means(moments, name)[full] ** 2
     if np.any(whole - np.einsum("ja,ja->j", weights, right) > IN_SPAN * whole + noise):
         return np.zeros((moments.n_groups, q))
     values = np.zeros((int(full.sum()), q))

@@ -10,6 +10,7 @@ from bhlm.likelihood.effects import regress_groups
 from bhlm.likelihood.whitening import group_ranks
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import assign_equations
+from bhlm.reml.maximum import require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ def hlm_chi_square(fit: Estimate) -> "pd.DataFrame":
     Raises:
         ArgumentError: no group has a Z_j of full rank, or too few have.
     """
+    require_plain(fit, "a test of variances")
     import pandas as pd
 
     q = fit.white.q

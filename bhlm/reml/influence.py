@@ -12,7 +12,7 @@ from bhlm.likelihood.whitening import ROUNDING, Whitened, group_ranks, whiten, w
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.group_algebra import reduce_groups
-from bhlm.reml.maximum import check_converged
+from bhlm.reml.maximum import check_converged, require_plain
 from bhlm.reml.optimize import Optimum, maximize, unwhiten_loglik
 from bhlm.reml.standard_errors import is_flat
 
@@ -47,6 +47,7 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
         ArgumentError: two groups, of which one alone says nothing about how groups vary; a fit
             that did not converge.
     """
+    require_plain(fit, "influence()")
     import pandas as pd
 
     check_converged(fit, "influence")
@@ -157,6 +158,6 @@ def _varies_here_alone(moments: Moments) -> Array:
             continue
         i = moments.columns.index(name)
         within, mean = moments.cross[:, i, i], moments.mean[:, i]
-        noise = ROUNDING * (moments.n @ mean**2)
+        noise = ROUNDING * (moments.mass @ mean**2)
         alone |= within.sum() - within <= np.maximum(noise, DOUBTFUL * within.sum())
     return alone

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from bhlm.design.formula.weights import Weights, refuse_weights
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -46,6 +47,22 @@ class Maximum(ABC):
     theta: Array  # (c,)
     white: Whitened | WhitenedCells
     _kept: dict[str, Any]
+
+    @property
+    def weights(self) -> Weights | None:
+        """What the weights of rows and groups mean; None of a fit without."""
+        return self.moments.design.formula.weights
+
+    @property
+    def errors(self) -> str:
+        """How standard errors were computed: "model", or one of `sandwich.CONVENTIONS`."""
+        return "model"
+
+    @property
+    def judged_by_z(self) -> bool:
+        """Whether fixed effects are tested by z alone: by scores, or with sigma held."""
+        holds = self.weights is not None and self.weights.holds_sigma
+        return holds or self.errors != "model"
 
     @property
     @abstractmethod
@@ -95,11 +112,24 @@ class Maximum(ABC):
     def lr_test(self) -> dict[str, float]:
         """The test against linear regression: chi2, df, p, with p from the naive chi-square.
 
-        The variances lie on the boundary under the null hypothesis, so that p is conservative.
+        The variances lie on the boundary under the null hypothesis, so that p is conservative. A
+        ratio of pseudo-likelihoods has no such distribution, and nan stands in its place.
         """
-        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
         df = self.n_components
+        if self.weights is not None and self.weights.is_sampling:
+            return {"chi2": np.nan, "df": df, "p": np.nan}
+        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
         return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+
+def require_plain(fit: Maximum, what: str) -> None:
+    """Raise `ArgumentError` where what is asked for needs a likelihood with an unknown sigma.
+
+    The pseudo-likelihood of sampling weights is none, and with known variances sigma is held.
+    """
+    weights = fit.weights
+    if weights is not None and (weights.is_sampling or weights.holds_sigma):
+        raise refuse_weights(weights, what)
 
 
 def check_converged(fit: Maximum, what: str) -> None:

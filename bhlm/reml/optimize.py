@@ -87,20 +87,29 @@ class Problem:
     white: Whitened
     structure: Structure
     restricted: bool
-    panels: Panels = field(init=False, repr=False)
+    panels: Panels | None = field(init=False, repr=False)
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "panels", build_panels(self.white.blocks, self.white.q))
+        white = self.white
+        panels = build_panels(white.blocks, white.q) if white.groups is None else None
+        object.__setattr__(self, "panels", panels)
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""
         key = theta.tobytes()
         if key not in self._last:
             lam, at = self.factor(theta), self.at(theta)
-            score = score_psi(self.white.blocks, self.white.q, lam, at, panels=self.panels)
+            score = score_psi(
+                self.white.blocks,
+                self.white.q,
+                lam,
+                at,
+                panels=self.panels,
+                groups=self.white.groups,
+            )
             self._last.clear()
             self._last[key] = lam, at, score
         return self._last[key]
@@ -111,13 +120,8 @@ class Problem:
 
     def at(self, theta: Array) -> Criterion:
         """Return the criterion at theta."""
-        return evaluate(
-            self.white.blocks,
-            self.white.q,
-            self.factor(theta),
-            n=self.white.n,
-            restricted=self.restricted,
-            panels=self.panels,
+        return evaluate_white(
+            self.white, self.factor(theta), restricted=self.restricted, panels=self.panels
         )
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
@@ -142,11 +146,35 @@ class Problem:
         factors = self.structure.factors
         turned = factors @ lam.T
         curve = differentiate(
-            self.white.blocks, self.white.q, lam, at, turned + turned.transpose(0, 2, 1)
+            self.white.blocks,
+            self.white.q,
+            lam,
+            at,
+            turned + turned.transpose(0, 2, 1),
+            groups=self.white.groups,
         )
-        slope = curve.rss_slope / at.rss
-        bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
+        if at.held is None:
+            slope = curve.rss_slope / at.rss
+            bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
+        else:
+            bend = curve.logdet + curve.rss / at.held
         return np.asarray(bend + 2.0 * np.einsum("cij,ik,dkj->cd", factors, score, factors))
+
+
+def evaluate_white(
+    white: Whitened, lam: Array, *, restricted: bool, panels: Panels | None = None
+) -> Criterion:
+    """Return the criterion of whitened cross-products: weighted, and sigma held, if they say so."""
+    found = evaluate(
+        white.blocks,
+        white.q,
+        lam,
+        n=white.n,
+        restricted=restricted,
+        panels=panels,
+        groups=white.groups,
+    )
+    return found if white.held is None else found.hold(white.held)
 
 
 def maximize(
@@ -207,6 +235,18 @@ class Scaled(Protocol):
     def logdet_fixed(self) -> float:
         """The log of |det A|, X~ = X A."""
 
+    @property
+    def unit(self) -> float:
+        """What the log-likelihood is multiplied by."""
+
+    @property
+    def offset(self) -> float:
+        """What is added to it then."""
+
+    @property
+    def restricted_offset(self) -> float:
+        """What is added to the restricted one beside."""
+
 
 def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     """Return the log-likelihood in the columns as given, from the whitened criterion."""
@@ -214,7 +254,8 @@ def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     value += 2.0 * dof * np.log(white.scale)
     if restricted:
         value -= 2.0 * white.logdet_fixed
-    return float(-0.5 * value)
+    offset = white.offset + (white.restricted_offset if restricted else 0.0)
+    return float(-0.5 * value * white.unit + offset)
 
 
 def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
@@ -230,7 +271,8 @@ def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
         loglik = unwhiten_loglik(at.value, white, problem.restricted)
         steps.append(Step("em", iteration, loglik))
         psi = lam @ lam.T
-        theta = problem.structure.project(psi - psi @ score @ psi / len(white.blocks))
+        n_groups = len(white.blocks) if white.groups is None else float(white.groups.sum())
+        theta = problem.structure.project(psi - psi @ score @ psi / n_groups)
     return theta
 
 

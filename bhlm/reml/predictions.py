@@ -9,6 +9,7 @@ from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import solve_groups
+from bhlm.reml.maximum import require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ def predict_rows(
         ArgumentError: an unknown kind, a level outside (0, 1).
         DataError: a group that the fit has not seen, if that is an error.
     """
+    require_plain(fit, "predict()")
     import pandas as pd
 
     check_level(level)

@@ -12,6 +12,7 @@ from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import solve_groups
+from bhlm.reml.maximum import require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) ->
     Raises:
         DataError: a row of a group that the fit has not seen.
     """
+    require_plain(fit, "residuals()")
     import pandas as pd
 
     (group,) = name_apart([fit.moments.group], table=ROW_COLUMNS)
@@ -75,6 +77,7 @@ def group_residuals(fit: Estimate) -> "pd.DataFrame":
     (df of the rank of G) of the distance's rank, for a Q-Q plot; `log_sd`, the log of the group's
     own residual SD, of `log_dispersion`. Source: Raudenbush & Bryk (2002), chapter 9.
     """
+    require_plain(fit, "group_residuals()")
     import pandas as pd
 
     moments = fit.moments
@@ -117,6 +120,7 @@ def judge_homogeneity(fit: Estimate, *, least_df: int = 10) -> dict[str, float]:
     Raises:
         ArgumentError: fewer than two groups with that many df, or one without any residual.
     """
+    require_plain(fit, "test_homogeneity()")
     log_sd, df = log_dispersion(fit)
     use = df >= max(least_df, 1)
     if use.sum() < 2:
@@ -158,10 +162,10 @@ def _group_squares(moments: Moments) -> tuple[Array, Array]:
     cross, mean = moments.cross, moments.mean
     centred = INTERCEPT in names
     if not centred:
-        cross = cross + moments.n[:, None, None] * mean[:, :, None] * mean[:, None, :]
+        cross = cross + moments.mass[:, None, None] * mean[:, :, None] * mean[:, None, :]
     inner = cross[:, at][:, :, at]
     size = np.sqrt(np.maximum(np.einsum("jaa->ja", inner), 0.0))
-    varies = size > np.sqrt(ROUNDING * moments.n[:, None] * mean[:, at] ** 2)
+    varies = size > np.sqrt(ROUNDING * moments.mass[:, None] * mean[:, at] ** 2)
     scale = np.where(varies, 1.0 / np.where(varies, size, 1.0), 0.0)
     values, vectors = np.linalg.eigh(inner * scale[:, :, None] * scale[:, None, :])
     kept = values > VANISHED
@@ -169,5 +173,5 @@ def _group_squares(moments: Moments) -> tuple[Array, Array]:
     whole = cross[:, -1, -1]
     fitted = np.sum(np.where(kept, along**2 / np.where(kept, values, 1.0), 0.0), axis=1)
     rss = np.maximum(whole - fitted, 0.0)
-    floor = PERFECT * whole + ROUNDING * moments.n * mean[:, -1] ** 2
+    floor = PERFECT * whole + ROUNDING * moments.mass * mean[:, -1] ** 2
     return np.where(rss > floor, rss, 0.0), moments.n - kept.sum(axis=1) - int(centred)

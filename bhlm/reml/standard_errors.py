@@ -7,7 +7,7 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.likelihood.parameters import RESIDUAL
-from bhlm.likelihood.profiled import Curvature, differentiate, score_psi
+from bhlm.likelihood.profiled import Criterion, Curvature, differentiate, score_psi
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import ZERO, Optimum
@@ -47,7 +47,17 @@ def variance_covariance(
     psi = white.basis @ psi @ white.basis.T
     jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
     jacobian[m, m] = 1.0
-    return np.asarray(jacobian @ np.linalg.inv(information) @ jacobian.T)
+    return _carry(jacobian, np.linalg.inv(information), white)
+
+
+def _carry(jacobian: Array, covariance: Array, white: Whitened) -> Array:
+    """Return J covariance J' (m + 1, m + 1); sigma^2 has no error where it is known."""
+    if white.held is not None:
+        jacobian[:-1, -1] = 0.0
+    result = np.asarray(jacobian @ covariance @ jacobian.T) / white.unit
+    if white.held is not None:
+        result[-1, :] = result[:, -1] = np.nan
+    return result
 
 
 def _check_sizes(moments: Moments, white: Whitened, v: float) -> None:
@@ -68,9 +78,23 @@ def is_flat(structure: Structure, white: Whitened, optimum: Optimum) -> bool:
 
 
 def _observe(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
+    """Return the observed information; the expected one of meta-analyses, as all others print."""
     at = optimum.criterion
-    curve = differentiate(white.blocks, white.q, optimum.lam, at, structure.directions)
-    return _information(curve, at.sigma2, at.dof, white.scale)
+    if at.held is not None:
+        expected = expect_information(
+            white.blocks,
+            white.q,
+            structure,
+            n=white.n,
+            restricted=at.restricted,
+            psi=optimum.lam @ optimum.lam.T,
+        )
+        expected[:-1, -1] = expected[-1, :-1] = 0.0
+        return expected
+    curve = differentiate(
+        white.blocks, white.q, optimum.lam, at, structure.directions, groups=white.groups
+    )
+    return _information(curve, at, white.scale)
 
 
 def _find_flat(
@@ -117,17 +141,21 @@ def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: 
     )
 
 
-def _information(curve: Curvature, s2: float, dof: float, scale: float) -> Array:
+def _information(curve: Curvature, at: Criterion, scale: float) -> Array:
     """Return half the Hessian of minus twice the log-likelihood by (psi, v), at the optimum.
 
-    With rss = scale^2 rss~ and v = scale^2 s2 = rss / dof there.
+    With rss = scale^2 rss~ and v = scale^2 s2 = rss / dof there. Where v is known it leaves psi
+    alone.
     """
     m = len(curve.rss_slope)
+    s2, dof = at.sigma2, at.dof
     v = scale**2 * s2
     hessian = np.empty((m + 1, m + 1))
     hessian[:m, :m] = curve.logdet + curve.rss / s2
     hessian[:m, m] = hessian[m, :m] = -curve.rss_slope / (s2 * v)
     hessian[m, m] = dof / v**2
+    if at.held is not None:
+        hessian[:m, m] = hessian[m, :m] = 0.0
     return 0.5 * hessian
 
 
@@ -142,9 +170,9 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     v = at.sigma2 * white.scale**2
     turned = structure.factors @ lam.T
     tangents = turned + turned.transpose(0, 2, 1)
-    curve = differentiate(white.blocks, white.q, lam, at, tangents)
-    information = _information(curve, at.sigma2, at.dof, white.scale)
-    score = score_psi(white.blocks, white.q, lam, at)
+    curve = differentiate(white.blocks, white.q, lam, at, tangents, groups=white.groups)
+    information = _information(curve, at, white.scale)
+    score = score_psi(white.blocks, white.q, lam, at, groups=white.groups)
     factors = structure.factors
     information[:-1, :-1] += np.einsum("cij,ik,dkj->cd", factors, score, factors)
     covariance = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
@@ -154,7 +182,7 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     jacobian[:m, :-1] = v * np.array([tangents[:, i, j] for i, j in structure.labels])
     jacobian[:m, -1] = [psi[i, j] for i, j in structure.labels]
     jacobian[m, -1] = 1.0
-    result = np.asarray(jacobian @ covariance @ jacobian.T)
+    result = _carry(jacobian, covariance, white)
     lost = [
         row
         for row, (i, _) in enumerate(structure.labels)

@@ -28,6 +28,7 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.exact_null import DRAWS, null_of_component
+from bhlm.reml.maximum import require_plain
 from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def judge_variances(
             their variance with others, an unknown null, "exact" with more than one variance, or
             too few replicates.
     """
+    require_plain(fit, "a test of variances")
     dropped = check_coefficients(fit, coefficients)
     null = _choose_null(fit, null)
     many = replicates if replicates is not None else (DRAWS if null == "exact" else REPLICATES)

@@ -38,7 +38,14 @@ def describe_model(moments: Moments) -> dict[str, Any]:
         "group_size": moments.group_size,
         "dropped_rows": moments.dropped,
         "missing": dict(moments.missing),
-    }
+    } | describe_weights(moments)
+
+
+def describe_weights(moments: Moments) -> dict[str, Any]:
+    """Return what the weights are and the effective sizes; nothing where there are none."""
+    if moments.weights is None:
+        return {}
+    return {"weights": moments.weights.describe() | {"effective_size": moments.effective_size}}
 
 
 def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
@@ -61,7 +68,8 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
         "lr_test": fit.lr_test,
         "reliability": fit.reliability,
         "df_method": "z",  # of `estimates` and `wald`
-        "few_groups": describe_few_df(fit),
+        "errors": fit.errors,
+        "few_groups": {} if fit.judged_by_z else describe_few_df(fit),
         "notes": list_notes(fit),
     }
     if df is not None:

@@ -44,10 +44,10 @@ def load_dataset(name: str) -> "pd.DataFrame":
     """A data set of the gallery by its name, as a new pandas DataFrame.
 
     The names are those of `DATASETS`, which `[data] dataset` of a gallery file uses too:
-    body_weight, dyestuff, dyestuff2, ergo_stool, exam, hsb (as `load_hsb()`), orthodont,
-    oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval, pastes,
-    penicillin, productivity, scots_sec; of zeros and ones and of proportions cbpp, contraception,
-    toenail. What the columns mean, where they were measured and by
+    body_weight, dyestuff, dyestuff2, ergo_stool, exam, expectancy, hsb (as `load_hsb()`),
+    orthodont, oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval,
+    pastes, penicillin, productivity, school_calendar, scots_sec; of zeros and ones and of
+    proportions cbpp, contraception, toenail. What the columns mean, where they were measured and by
     whom they were published stands in bhlm/sources/data/README.md. Labels of groups are as in the
     source: some are text, some are integers.
 
@@ -70,8 +70,8 @@ def _read_shipped(name: str) -> "pd.DataFrame":
 
 _ONE_FILE = (
     *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
-    *("orthodont", "oxboys", "rail", "sleepstudy"),
-    *("pastes", "penicillin", "productivity", "scots_sec"),
+    *("expectancy", "orthodont", "oxboys", "rail", "sleepstudy"),
+    *("pastes", "penicillin", "productivity", "school_calendar", "scots_sec"),
     *("cbpp", "contraception", "toenail"),
 )
 _PACKED = ("chem97", "egsingle", "inst_eval")  # of more than 200 KB as plain text

@@ -14,7 +14,7 @@ import numpy as np
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.bayes.priors.frame import Frame, measure_spread, stand_as_given, stand_at_means
-from bhlm.errors import PriorError, check_arguments
+from bhlm.errors import ArgumentError, PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
 from bhlm.likelihood.stacked import arrange_stack
@@ -139,7 +139,12 @@ def resolve_priors(
 
     Raises:
         PriorError: a prior for an unknown coefficient or factor, or of the wrong kind.
+        ArgumentError: moments with weights, of which there is no posterior yet.
     """
+    if moments.weights is not None:
+        raise ArgumentError(
+            f"a posterior is not there yet with {moments.weights.sentence}; model.reml() fits it"
+        )
     priors = Priors() if priors is None else priors
     _, grand, _ = pool(moments)
     if priors.at not in ("means", "zero"):

@@ -102,7 +102,12 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
         coordinates = {name: variables.pop(name) for name in node["coordinates"]}
         datasets[path] = xr.Dataset(variables, coordinates, node["attrs"])
     priors = content["priors"]
-    reduced = Reduced(*(arrays[EXTRA, name] for name in MOMENTS))
+    reduced = Reduced(
+        arrays[EXTRA, "groups"],
+        arrays[EXTRA, "n"],
+        arrays[EXTRA, "mean"],
+        arrays[EXTRA, "cross"],
+    )
     moments = rebuild_moments(content["moments"], reduced)
     structure = arrange_prior(moments, _read_covariance(content, moments))
     return Draws(

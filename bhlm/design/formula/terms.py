@@ -19,6 +19,7 @@ from bhlm.design.formula.parse import (
     strip_parentheses,
 )
 from bhlm.design.formula.reader import MAX_DEPTH, read_factor
+from bhlm.design.formula.weights import Weights
 from bhlm.errors import FormulaError
 
 # A formula is written by hand; more terms than this are a slip such as (a + ... + z)**9.
@@ -79,10 +80,14 @@ class Formula:
     trials: Expression | None = None  # n of y / n, successes of trials
     offsets: tuple[Expression, ...] = ()  # added to the linear predictor, without a coefficient
 
+    weights: Weights | None = None  # of rows and groups, which the text does not name
+
     @property
     def outcome(self) -> tuple[Expression, ...]:
-        """What is read beside the terms: the response, its trials, and the offsets."""
-        return (self.response, *([self.trials] if self.trials is not None else []), *self.offsets)
+        """What is read beside the terms: the response, its trials, the offsets, and weights."""
+        trials = () if self.trials is None else (self.trials,)
+        weights = () if self.weights is None else self.weights.expressions
+        return (self.response, *trials, *self.offsets, *weights)
 
     @property
     def groupings(self) -> dict[str, tuple[str, ...]]:

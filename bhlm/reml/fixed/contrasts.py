@@ -15,7 +15,7 @@ from bhlm.reml.fixed.method import NORMAL, FixedInference, Method
 from bhlm.reml.fixed.robust import CR0, CR2
 from bhlm.reml.fixed.satterthwaite import SATTERTHWAITE
 from bhlm.reml.fixed.wald import JointTest, check_contrasts
-from bhlm.reml.maximum import Maximum
+from bhlm.reml.maximum import Maximum, require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def infer_fixed(fit: Maximum, contrasts: Array, *, method: str = "z") -> FixedIn
         ArgumentError: an unknown method, one that the fit does not allow, or contrasts that do
             not fit.
     """
-    return _find(method).infer(fit, check_contrasts(contrasts, len(fit.beta)))
+    return _find(method, fit).infer(fit, check_contrasts(contrasts, len(fit.beta)))
 
 
 def estimate_contrasts(
@@ -110,7 +110,7 @@ def judge_hypotheses(
             an unknown method, or one that the fit does not allow.
     """
     stated = _state(hypotheses, fit)
-    return _find(method).test(fit, stated.contrasts, stated.values)
+    return _find(method, fit).test(fit, stated.contrasts, stated.values)
 
 
 def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Maximum) -> Hypotheses:
@@ -119,7 +119,14 @@ def _state(hypotheses: str | Sequence[str] | Hypotheses, fit: Maximum) -> Hypoth
     return read_hypotheses(hypotheses, fit.moments.fixed)
 
 
-def _find(method: str) -> Method:
+def _find(method: str, fit: Maximum) -> Method:
     if method not in METHODS:
         raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
+    if method != NORMAL.name and fit.judged_by_z:
+        if fit.weights is not None:
+            require_plain(fit, f"method={method!r}")
+        raise ArgumentError(
+            f"method={method!r} has standard errors of its own, and this fit has those by the "
+            f"groups' scores (errors={fit.errors!r}); take method='z'"
+        )
     return METHODS[method]

@@ -18,6 +18,7 @@ from bhlm.layout import show_name
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
+from bhlm.reml.sandwich import CONVENTIONS
 
 Array = np.ndarray
 
@@ -88,9 +89,9 @@ def note_binary(fit: Estimate) -> str:
     Moments tell: sum y^2 = sum y in every group.
     """
     moments = fit.moments
-    total = moments.n * moments.mean[:, -1]
+    total = moments.mass * moments.mean[:, -1]
     squares = moments.cross[:, -1, -1] + total * moments.mean[:, -1]
-    if np.any(np.abs(squares - total) > BINARY * np.maximum(moments.n, 1.0)):
+    if np.any(np.abs(squares - total) > BINARY * np.maximum(moments.mass, 1.0)):
         return ""
     return (
         f"{show_name(moments.response)} is 0 or 1: effects are differences of probabilities, and "
@@ -99,9 +100,32 @@ def note_binary(fit: Estimate) -> str:
     )
 
 
+def note_weights(fit: Estimate) -> list[str]:
+    """Return what the weights are, how much they leave, and whose standard errors these are."""
+    moments, weights = fit.moments, fit.weights
+    notes = []
+    if weights is not None:
+        sentence = f"{weights.sentence[0].upper()}{weights.sentence[1:]}"
+        if weights.is_sampling:
+            size = moments.effective_size
+            sentence += (
+                f"; effective sample size {size['rows']:.5g} of {moments.n_rows} rows and "
+                f"{size['groups']:.4g} of {moments.n_groups} groups"
+            )
+        notes.append(show_name(sentence))
+    if fit.errors != "model":
+        notes.append(
+            f"Standard errors by the groups' scores ({fit.errors}, as "
+            f"{CONVENTIONS[fit.errors].programs}); fit.compare_conventions() has those of other "
+            "programs"
+        )
+    return notes
+
+
 def list_notes(fit: Estimate) -> list[str]:
-    """Return the sentences that stand under every summary: few groups, a response of 0 and 1."""
-    return [note for note in (note_few_groups(fit), note_binary(fit)) if note]
+    """Return the sentences under every summary: weights, few groups, a response of 0 and 1."""
+    few = "" if fit.judged_by_z else note_few_groups(fit)
+    return [note for note in (*note_weights(fit), few, note_binary(fit)) if note]
 
 
 def describe_few_groups(found: FewGroups) -> str:

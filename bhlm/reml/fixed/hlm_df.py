@@ -79,14 +79,14 @@ def _is_multiple(moments: Moments, x: str, z: str) -> bool:
     mean_x, within_x, _ = _describe(moments, x, x)
     mean_z, within_z, _ = _describe(moments, z, z)
     _, _, both = _describe(moments, x, z)
-    varies = within_z > ROUNDING * moments.n * mean_z**2
+    varies = within_z > ROUNDING * moments.mass * mean_z**2
     w = np.where(varies, both, mean_x) / np.where(varies, within_z, np.where(mean_z, mean_z, 1.0))
-    size = within_x + moments.n * mean_x**2
+    size = within_x + moments.mass * mean_x**2
     left = np.maximum(within_x - w * both, 0.0)
-    gap = moments.n * (mean_x - w * mean_z) ** 2
+    gap = moments.mass * (mean_x - w * mean_z) ** 2
     within_fits = left <= PROPORTIONAL * within_x + ROUNDING * size
     # w is a ratio of sums, and mean_z may be large beside what z varies within a group.
-    mean_fits = gap <= PROPORTIONAL * (size + w**2 * moments.n * mean_z**2)
+    mean_fits = gap <= PROPORTIONAL * (size + w**2 * moments.mass * mean_z**2)
     return bool(np.all(within_fits & mean_fits))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, wald_test
 from bhlm.reml.maximum import Maximum
@@ -48,7 +49,11 @@ class Method:
 
 
 def infer_plainly(fit: Maximum, df: Array) -> FixedInference:
-    """Return the model-based covariance of the fixed effects with df (c,) by whatever rule."""
+    """Return the fit's own covariance of the fixed effects with df (c,) by whatever rule."""
+    if fit.judged_by_z and isinstance(fit, Estimate):
+        loadings = fit.white.scale * fit.white.fixed
+        back = np.linalg.inv(loadings)
+        return FixedInference(back @ fit.beta_cov @ back.T, loadings, df)
     algebra = reduce_fixed(fit)
     return FixedInference(algebra.v * algebra.phi, algebra.loadings, df)
 

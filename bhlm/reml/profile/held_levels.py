@@ -267,6 +267,9 @@ class HeldCells:
     p: int
     scale: float
     logdet_fixed: float
+    unit: float = 1.0  # as in `bhlm.likelihood.whitening.Whitened`
+    offset: float = 0.0
+    restricted_offset: float = 0.0
 
 
 def hold_fixed_effect(white: WhitenedCells, index: int, value: float) -> HeldCells:

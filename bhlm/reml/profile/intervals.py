@@ -27,7 +27,7 @@ from bhlm.reml.estimate import unwhiten
 from bhlm.reml.group_algebra import expect_one
 from bhlm.reml.level_search import maximize_levels
 from bhlm.reml.levels import LevelsEstimate, unwhiten_levels
-from bhlm.reml.maximum import Maximum, check_converged
+from bhlm.reml.maximum import Maximum, check_converged, require_plain
 from bhlm.reml.optimize import maximize
 from bhlm.reml.profile.held_levels import Held, HeldLevels, hold_fixed_effect
 from bhlm.reml.profile.held_likelihood import HeldLikelihood, hold_fixed
@@ -78,6 +78,7 @@ def profile_intervals(
         ArgumentError: a level outside (0, 1), an unknown likelihood or parameter, "reml" for
             a fit by ML, or a fit that did not converge.
     """
+    require_plain(fit, "profile()")
     import pandas as pd
 
     check_level(level)

@@ -36,8 +36,17 @@ def render_hlm(fit: Estimate) -> str:
     their level-2 equations with t tests on HLM's degrees of freedom, and again with robust standard
     errors (CR0, on the same df); variance components with their chi-square tests; deviance. A fit
     that did not converge says so first, a singular one last.
+
+    Raises:
+        ArgumentError: a fit that tests by z alone, as those with sampling weights do.
+
     Layout: Raudenbush, Bryk, Cheong, Congdon & du Toit (2011), HLM 7, section 2.5.
     """
+    if fit.judged_by_z:
+        raise ArgumentError(
+            "style='hlm' prints tests that this fit has not, and HLM fits another model with such "
+            "weights; ask for 'stata' or 'lme4'"
+        )
     lines = [] if fit.converged else [f"FAILED: {show_name(fit.advice)}", ""]
     lines += [
         f"sigma_squared = {fit.sigma2:.5f}",

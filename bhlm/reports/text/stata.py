@@ -65,6 +65,9 @@ def _name_coefficient(name: str) -> str:
 
 def name_likelihood(fit: "Estimate | LevelsEstimate") -> str:
     """Return what Stata calls the likelihood."""
+    weights = fit.moments.design.formula.weights
+    if weights is not None and weights.is_sampling:
+        return "log pseudolikelihood"
     return "log restricted-likelihood" if fit.method == "reml" else "log likelihood"
 
 
@@ -213,6 +216,8 @@ def _test_against_linear(fit: "Estimate") -> list[str]:
     With few groups that mixture does not hold: below it stands p by the exact null distribution,
     and under the test of several parameters what gives theirs.
     """
+    if fit.weights is not None and (fit.weights.is_sampling or fit.weights.holds_sigma):
+        return []
     test = fit.lr_test
     start, chi2 = "LR test vs. linear regression:", format_fixed(test["chi2"], 2)
     if test["df"] == 1:
