@@ -104,7 +104,7 @@ _CLASSES = {
         "Prior",
         "TensorVariable",
     ),
-    *("FamilyFit", "LKJ", "Published", "StudyResult", "DataTree"),
+    *("FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
 }
 _ADVICE = {
     ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",

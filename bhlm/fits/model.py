@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bhlm.design.new_rows import At
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.family_fit import FamilyFit
+    from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
 
 LOGGER = logging.getLogger("bhlm")
@@ -473,7 +474,7 @@ class Model:
 
     def predict(
         self,
-        fit: "RemlFit | BayesFit | FamilyFit",
+        fit: "RemlFit | LevelsFit | BayesFit | FamilyFit",
         data: Any = None,
         *,
         kind: str = "conditional",
@@ -522,6 +523,20 @@ class Model:
             raise ArgumentError(
                 f"scale={scale!r} is for families with a link; the gaussian has one scale alone"
             )
+        if self._cells is not None:
+            from bhlm.fits.level_rows import predict_levels
+
+            if at is not None:
+                raise refuse_factors(self.formula, "at=")
+            return predict_levels(
+                self._cells,
+                self._table,
+                fit,
+                data,
+                kind=kind,
+                new_groups=new_groups,
+                level=level,
+            )
         fit = cast("RemlFit | BayesFit", fit)
         self._refuse_weights("predict()")
         asked, made = self.moments, fit.moments
@@ -563,7 +578,7 @@ class Model:
 
         return predict_posterior(fit, labels, x, z, **choice).set_axis(index)
 
-    def residuals(self, fit: "RemlFit") -> "pd.DataFrame":
+    def residuals(self, fit: "RemlFit | LevelsFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.
 
         Rows are called as those of `predict` are, so that `table["res"] = ...` finds each its own.
@@ -573,8 +588,12 @@ class Model:
         """
         from bhlm.reml.residuals import row_residuals
 
+        if self._cells is not None:
+            from bhlm.fits.level_rows import list_level_residuals
+
+            return list_level_residuals(self._cells, self._table, fit)
         rows, index = self._read_rows()
-        return row_residuals(fit, *rows).set_axis(index)
+        return row_residuals(cast("RemlFit", fit), *rows).set_axis(index)
 
     def check_rows(
         self, fit: "BayesFit", *, draws: int = 100, seed: int | None = None

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from bhlm.errors import DataError
-from bhlm.likelihood.levels import Bend, Effects, Eliminated
+from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group
 from bhlm.processes import measure_memory
 
@@ -392,6 +392,35 @@ class Crossed:
             blocks = pulled.above[rows, columns]
             result.append(Effects(mean[span].reshape(count, size), blocks))
         return tuple(result)
+
+    def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
+        """Return joint covariances; see `bhlm.likelihood.levels.Levels`."""
+        p, (_, many), kept = len(spread), codes.shape, found.kept
+        weight = np.zeros((p + 1, p + 1))
+        weight[:p, :p] = spread
+        pulled = self._pull(lams, found, weight)
+        g = _fill_upper(pulled.above)
+        first, q = self.eliminated, self.sizes[self.eliminated]
+        psi = lams[first] @ lams[first].T
+        starts = np.cumsum([0, *self.sizes])
+        at = np.zeros((many, starts[-1] + p), dtype=np.int64)
+        own = np.zeros(starts[-1] + p, dtype=bool)
+        own[starts[first] : starts[first + 1]] = True
+        for f in self.rest:
+            begin = self.spans[f].start + np.maximum(codes[f], 0)[:, None] * self.sizes[f]
+            at[:, starts[f] : starts[f + 1]] = begin + np.arange(self.sizes[f])
+        at[:, starts[-1] :] = self.width + np.arange(p)
+        blocks = g[at[:, :, None], at[:, None, :]]
+        for i, j in enumerate(codes[first]):
+            if j < 0:
+                continue
+            begin, end = self.starts[j], self.starts[j + 1]
+            places, b = self.places[begin + q : end], self.values[:, begin + q : end]
+            lean = -kept.inner[j] @ b @ g[places][:, at[i, ~own]]
+            blocks[np.ix_([i], own, ~own)] = lean[None]
+            blocks[np.ix_([i], ~own, own)] = lean.T[None]
+            blocks[np.ix_([i], own, own)] = kept.inner[j] + psi @ pulled.middle[j] @ psi
+        return join_priors(lams, codes >= 0, spread, blocks)
 
     def _turn(self, matrix: Array, lams: Sequence[Array]) -> Array:
         """Return matrix Lam, of a matrix (m, R)."""

@@ -111,6 +111,34 @@ class Levels(Protocol):
                 error (Henderson's C22).
         """
 
+    def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
+        """Return the joint covariance (m, Q + p, Q + p) over sigma^2 of effects and beta.
+
+        Of the levels `codes` (F, m) of every factor, Q = sum q_f, -1 for one that is not known,
+        which is independent of all and has Psi_f. `spread` (p, p) is the covariance of beta: with
+        (X'V^-1 X)^-1 it is that of the errors u_hat - u and beta_hat - beta.
+        """
+
+
+def join_priors(lams: Sequence[Array], known: Array, spread: Array, blocks: Array) -> Array:
+    """Return joint covariances `blocks` (m, Q + p, Q + p) with Psi_f of the levels not known.
+
+    Args:
+        lams: relative covariance factors.
+        known: whether (F, m) the level of each factor is.
+        spread: the covariance (p, p) of the fixed effects.
+        blocks: the covariances as far as the levels are known; overwritten.
+    """
+    start = 0
+    for lam, seen in zip(lams, known, strict=True):
+        span = slice(start, start + len(lam))
+        start = span.stop
+        blocks[~seen, span] = 0.0
+        blocks[~seen, :, span] = 0.0
+        blocks[~seen, span, span] = lam @ lam.T
+    blocks[:, start:, start:] = spread
+    return blocks
+
 
 class LevelsCriterion(NamedTuple):
     """The profiled criterion at one set of lam_f, and the way back from there."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.likelihood.levels import Bend, Effects, Eliminated
+from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group, project_group
 
 Array = np.ndarray
@@ -278,6 +278,7 @@ class _Pulled(NamedTuple):
     scores: list[Array]  # by factor, (q_f, q_f) by Psi_f
     spread: list[Array]  # by factor, the blocks (J_f, q_f, q_f) of G, if asked for
     above: list[Array]  # by level, G (J', r, r) of the units above
+    below: list[Array]  # by level, G (J, q + r, q + r) of its own units; of the finest if asked for
 
 
 class _Kept(NamedTuple):
@@ -392,6 +393,28 @@ class Nested:
             left = np.concatenate([-means[factor], lifted], axis=1)
         return tuple(Effects(*pair) for pair in zip(means, covs, strict=True))
 
+    def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
+        """Return joint covariances; see `bhlm.likelihood.levels.Levels`.
+
+        A finer level that is known brings its own coarser ones.
+        """
+        p, (_, many) = len(spread), codes.shape
+        weight = np.zeros((p + 1, p + 1))
+        weight[:p, :p] = spread
+        pulled = self._pull(lams, found, weight, finest=True)
+        starts = np.cumsum([0, *self.sizes])
+        blocks = np.zeros((many, starts[-1] + p, starts[-1] + p))
+        left = np.ones(many, dtype=bool)
+        for level, factor in enumerate(self.order):
+            here = np.flatnonzero(left & (codes[factor] >= 0))
+            left[here] = False
+            # G of a unit and all that stands above it, without y.
+            own = pulled.below[level][codes[factor, here]][:, :-1, :-1]
+            names = [np.arange(starts[f], starts[f + 1]) for f in self.order[level:]]
+            at = np.concatenate([*names, starts[-1] + np.arange(p)])
+            blocks[here[:, None, None], at[:, None], at] = own
+        return join_priors(lams, codes >= 0, spread, blocks)
+
     @property
     def _uppers(self) -> tuple[int, ...]:
         """How many units stand above each level."""
@@ -405,24 +428,25 @@ class Nested:
         *,
         spread: bool = False,
         share: float = 1.0,
+        finest: bool = False,
     ) -> _Pulled:
         """Return the way back, from the coarsest level to the finest."""
         n_levels = len(self.order)
         scores: list[Array] = [np.empty(0)] * n_levels
-        covs, aboves = list(scores), list(scores)
+        covs, aboves, belows = list(scores), list(scores), list(scores)
         above = np.ascontiguousarray(weight, dtype=np.float64)[None]
         for level in reversed(range(n_levels)):
             factor, (_, taken, inner) = self.order[level], found.kept[level]
             n_units, q, k = taken.shape
-            below = np.empty((n_units if level else 0, k, k))
+            below = np.empty((n_units if level or finest else 0, k, k))
             cov = np.empty((n_units if spread else 0, q, q))
             score = np.zeros((q, q))
             psi = lams[factor] @ lams[factor].T
             parents = self.parents[level]
             pull_units(taken, inner, psi, parents, above, below, cov, score, share)
             scores[factor], covs[factor] = 0.5 * (score + score.T), cov
-            aboves[level], above = above, below
-        return _Pulled(scores, covs, aboves)
+            aboves[level], belows[level], above = above, below, below
+        return _Pulled(scores, covs, aboves, belows)
 
 
 def is_nested(finer: Array, coarser: Array) -> bool:

@@ -153,6 +153,15 @@ class LevelsEstimate(Maximum):
             )
         return names.index(name)
 
+    def whitened_means(self, at: int) -> Array:
+        """Return a factor's effects (J, q) in its whitened basis, where offsets cancel."""
+        criterion = evaluate_levels(
+            self.white.levels, self.lams, n=self.white.n, restricted=self.method == "reml"
+        )
+        none = np.zeros_like(criterion.at.phi)
+        found = self.white.levels.effects(self.lams, criterion.found, criterion.at.beta, none)
+        return self.white.scale * found[at].mean
+
     def name_levels(self, at: int) -> Array:
         """Return the labels (J,) of a factor's levels, of several columns joined by ":"."""
         labels = self.moments.labels[at].columns

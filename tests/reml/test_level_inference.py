@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.optimize import minimize
 
 import bhlm
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import Based
 from bhlm.likelihood.slopes import measure_spread
@@ -434,3 +434,65 @@ def test_bootstrapped_null_of_a_variance_that_is_zero():
     # Half of the draws are zero, or somewhat more.
     assert 0.4 < found.zero < 0.85
     assert found.p > 0.01
+
+
+def _predict_densely(kind, row):
+    """Return the mean and error variance of a row of the design by n x n algebra, and its G."""
+    fit, dense = fit_design(kind), spell_out(kind)
+    g = sum(
+        wide[row] @ np.kron(np.eye(wide.shape[1] // len(own)), own) @ wide.T
+        for wide, own in zip(dense.z, fit.gs, strict=True)
+    )
+    mean = dense.x[row] @ fit.beta + g @ dense.inverse @ (dense.y - dense.x @ fit.beta)
+    lever = dense.x[row] - g @ dense.inverse @ dense.x
+    prior = g[row]
+    return mean, prior - g @ dense.inverse @ g + lever @ dense.c @ lever, prior
+
+
+@kinds
+def test_predictions_of_known_units_are_the_dense_ones(kind):
+    fit, table = fit_design(kind), make_table(kind)
+    model = Model(FORMULAS[kind], table)
+    found, again = model.predict(fit), model.predict(fit, table.drop(columns="y"))
+    np.testing.assert_allclose(found, again)
+    for row in range(0, len(table), 37):
+        mean, variance, _ = _predict_densely(kind, row)
+        assert found["estimate"].iloc[row] == pytest.approx(mean, rel=EXACT)
+        assert found["se"].iloc[row] == pytest.approx(np.sqrt(variance), rel=EXACT)
+        new = found["upper_new"].iloc[row] - mean
+        assert new == pytest.approx(1.959963984540054 * np.sqrt(variance + fit.sigma2), rel=1e-7)
+    residuals = model.residuals(fit)
+    np.testing.assert_allclose(residuals["fitted"], found["estimate"], rtol=EXACT)
+    np.testing.assert_allclose(residuals["marginal"], table["y"] - spell_out(kind).x @ fit.beta)
+    assert list(residuals.columns[:2]) == list(fit.moments.groups)[:2]
+
+
+def test_predictions_of_new_units_at_any_level():
+    kind = "three nested"
+    fit, table, dense = fit_design(kind), make_table(kind), spell_out(kind)
+    model = Model(FORMULAS[kind], table)
+    new = table.iloc[[5]].assign(pupil=999)
+    with pytest.raises(DataError, match="row 0 has a 'pupil' that the fit does not know"):
+        model.predict(fit, new)
+    found = model.predict(fit, new, new_groups="population").iloc[0]
+    # The pupil is new; the school and the class are known.
+    wide = [dense.z[0], dense.z[1]]
+    g = sum(
+        z[5] @ np.kron(np.eye(z.shape[1] // len(own)), own) @ z.T
+        for z, own in zip(wide, fit.gs, strict=False)
+    )
+    mean = dense.x[5] @ fit.beta + g @ dense.inverse @ (dense.y - dense.x @ fit.beta)
+    lever = dense.x[5] - g @ dense.inverse @ dense.x
+    variance = g[5] - g @ dense.inverse @ g + lever @ dense.c @ lever + fit.gs[2][0, 0]
+    assert found["estimate"] == pytest.approx(mean, rel=EXACT)
+    assert found["se"] == pytest.approx(np.sqrt(variance), rel=EXACT)
+    population = model.predict(fit, new, kind="population").iloc[0]
+    assert population["estimate"] == pytest.approx(dense.x[5] @ fit.beta, rel=EXACT)
+    error = np.sqrt(dense.x[5] @ dense.c @ dense.x[5])
+    assert population["se"] == pytest.approx(error, rel=EXACT)
+    spread = error**2 + _predict_densely(kind, 5)[2] + fit.sigma2
+    upper = population["estimate"] + 1.959963984540054 * np.sqrt(spread)
+    assert population["upper_new"] == pytest.approx(upper, rel=EXACT)
+    named = Model("y ~ cwc(x, school) + (1 | school/klass)", table)
+    with pytest.raises(ArgumentError, match=r"columns rest on gm\(x\)|make these columns"):
+        named.predict(named.reml(), table)

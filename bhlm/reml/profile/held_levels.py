@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Family
@@ -256,6 +257,14 @@ class TurnedLevels:
         full = self.loadings @ np.append(-beta, 1.0)
         wide = self.loadings[:-1, :p] @ spread @ self.loadings[:-1, :p].T
         return self.levels.effects(lams, found.kept, -full[:-1], wide)
+
+    def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
+        """Return joint covariances; see `bhlm.likelihood.levels.Levels`."""
+        turn = self.loadings[:-1, : len(spread)]
+        q = sum(self.sizes)
+        blocks = self.levels.joint(lams, found.kept, turn @ spread @ turn.T, codes)
+        back = block_diag(np.eye(q), np.linalg.pinv(turn))
+        return np.asarray(back @ blocks @ back.T)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""Rows of a model with several factors -> predictions and residuals of a fit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import numpy as np
+
+from bhlm.design.design import Design, check_levels, distinct_columns, index_rows, prepare_design
+from bhlm.design.evaluate import read_rows
+from bhlm.design.formula.expressions import column_names
+from bhlm.design.formula.terms import list_factors
+from bhlm.design.new_rows import NO_GROUP, list_means
+from bhlm.design.rows import name_groups, read_frame
+from bhlm.errors import ArgumentError, DataError
+from bhlm.moments.cells import (
+    CellMoments,
+    CellRows,
+    open_cells_alike,
+    read_cell_rows,
+    refuse_factors,
+)
+from bhlm.moments.moments import INTERCEPT
+from bhlm.reml.level_rows import list_residuals, locate_levels, predict_level_rows
+from bhlm.reml.levels import LevelsEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict_levels(
+    cells: CellMoments,
+    table: Any,
+    fit: Any,
+    data: Any = None,
+    *,
+    kind: str = "conditional",
+    new_groups: str = "error",
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Return predictions for the rows of `data`; None is `table`, the model's own.
+
+    Raises:
+        ArgumentError: a posterior, a fit of another model, or a choice that is not known.
+        DataError: no rows at hand; new rows that the model cannot read.
+    """
+    fit = _check_fit(cells, fit)
+    if table is None:
+        raise DataError("this model was made from moments and has no rows; make it from the table")
+    if data is None:
+        rows, index = read_cell_rows(cells.design.formula, table), index_rows(cells.design, table)
+    else:
+        new = open_cells_alike(cells, data) if isinstance(data, str | Path) else data
+        rows, index = read_new_level_rows(cells, new, needs_group=kind != "population")
+    found = predict_level_rows(fit, rows, kind=kind, new_groups=new_groups, level=level)
+    return found if index is None else found.set_axis(index)
+
+
+def list_level_residuals(cells: CellMoments, table: Any, fit: Any) -> "pd.DataFrame":
+    """Return the level-1 residuals of the model's own rows.
+
+    Raises:
+        ArgumentError: a posterior, or a fit of another model.
+        DataError: no rows at hand.
+    """
+    fit = _check_fit(cells, fit)
+    if table is None:
+        raise DataError("this model was made from moments and has no rows; make it from the table")
+    found = list_residuals(fit, read_cell_rows(cells.design.formula, table))
+    index = index_rows(cells.design, table)
+    return found if index is None else found.set_axis(index)
+
+
+def read_new_level_rows(
+    cells: CellMoments, new: Any, *, needs_group: bool = True
+) -> tuple[CellRows, Any]:
+    """Return the columns of a design for new rows, with y of nan, and what the table calls them.
+
+    Raises:
+        ArgumentError: the columns rest on means of groups, which new rows do not give.
+        DataError: a row misses a value or holds a level that the design does not know.
+    """
+    design: Design = cells.design
+    means = [f"gm({argument})" for argument in list_means(design)]
+    if means:
+        raise ArgumentError(
+            f"new rows of a model with several factors are not read where its columns rest on "
+            f"{', '.join(means)}; make these columns of the table, and state the model by them"
+        )
+    table, formula = read_frame(new), design.formula
+    read = {name for part in list_factors(formula) for name in column_names(part)}
+    blank = {name: nw.lit(1.0) for name in column_names(formula.response) if name not in read}
+    safe = name_groups(formula)
+    schema = table.collect_schema()
+    for column in safe.values():
+        if column not in schema:
+            if needs_group:
+                raise DataError(
+                    f"the new rows have no column '{column}'; give it, or ask for kind='population'"
+                )
+            blank[column] = nw.lit(NO_GROUP)
+    filled = table.with_columns(**blank).to_native()
+    prepared, layout = prepare_design(design, filled)
+    held = prepared.lazy().collect()
+    check_levels(design, held, layout)
+    total = table.lazy().select(nw.len()).collect().item()
+    if len(held) < total:
+        raise DataError(
+            f"{total - len(held)} of the {total} new rows miss a value that the formula "
+            "reads; drop or fill them first"
+        )
+    n = len(held)
+    rows = read_rows(design, held, layout, np.zeros(n, dtype=np.int64), 1)
+    columns = distinct_columns(formula, design.levels)
+    values = {INTERCEPT: np.ones(n)}
+    for name, stated in columns.items():
+        values[name] = np.broadcast_to(
+            np.asarray(rows.column(stated, slice(0, n)), dtype=np.float64), (n,)
+        )
+    labels = {column: np.asarray(held[at].to_numpy()) for at, column in safe.items()}
+    codes = locate_levels(
+        cells, [[labels[column] for column in factor.columns] for factor in cells.factors]
+    )
+    x = np.column_stack([values[name] for name in design.fixed])
+    z = tuple(
+        np.column_stack([values[name] for term in factor.blocks for name in term])
+        for factor in cells.factors
+    )
+    if not all(np.isfinite(each).all() for each in (x, *z)):
+        raise DataError(
+            "a column of the formula is not finite in some new row; check the new table"
+        )
+    return CellRows(codes, x, z, np.full(n, np.nan)), index_rows(design, filled)
+
+
+def _check_fit(cells: CellMoments, fit: Any) -> LevelsEstimate:
+    if not isinstance(fit, LevelsEstimate):
+        raise refuse_factors(cells.design.formula, "what rows are predicted by a posterior")
+    if fit.moments.formula != cells.formula:
+        raise ArgumentError(
+            f"the fit is of '{fit.moments.formula}' and this model is '{cells.formula}'; predict "
+            "by the model that was fitted"
+        )
+    return fit
