@@ -473,7 +473,7 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     if is_moments_path(more):
         header, blocks = read_blocks(more)
         if "groupings" not in header:
-            raise DataError(f"'{more}' has moments of one grouping factor; give those of several")
+            raise DataError(f"'{more}' has moments of a single factor; give those of several")
         more = open_cells(header, blocks, f"'{more}'")
     elif not isinstance(more, CellMoments):
         more = compute_cells(moments.design, open_cells_alike(moments, more))

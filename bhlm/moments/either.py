@@ -67,7 +67,7 @@ def merge_moments(parts: Sequence[AnyMoments], *, names: Sequence[str] | None = 
         if not isinstance(part, CellMoments):
             shown = names[at] if names else f"part {at + 1}"
             raise DataError(
-                f"{shown} has moments of one grouping factor ('{part.formula}') and others of "
+                f"{shown} has moments of a single factor ('{part.formula}') and others of "
                 "several; reduce all for one formula"
             )
     return merge_cell_moments(cast("Sequence[CellMoments]", parts), names=names)

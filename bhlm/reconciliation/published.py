@@ -96,7 +96,7 @@ def _list_groups(
     several = isinstance(fit, LevelsEstimate)
     if several and published.group_size is not None:
         raise GalleryError(
-            "published.group_size is of one grouping factor, and "
+            "published.group_size is of a single factor, and "
             f"'{fit.moments.formula}' has several; leave it out"
         )
     if published.groups is None:

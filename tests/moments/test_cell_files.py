@@ -110,10 +110,10 @@ def test_means_within_a_factor_that_is_split_are_refused(tmp_path):
     with pytest.raises(DataError, match="hold the same moments"):
         merge_files([tmp_path / "one.moments"] * 2)
     alone = reduce_part("y ~ x + (1 | school)", rows)
-    with pytest.raises(DataError, match="part 1 has moments of one grouping factor"):
+    with pytest.raises(DataError, match="part 1 has moments of a single factor"):
         merge_moments([alone, one])
     alone.save(tmp_path / "alone.moments")
-    with pytest.raises(DataError, match="has moments of one grouping factor"):
+    with pytest.raises(DataError, match="has moments of a single factor"):
         one.update(tmp_path / "alone.moments")
     with pytest.raises(DataError, match="differ in columns"):
         merge_moments([one, reduce_part(NESTED, rows)])

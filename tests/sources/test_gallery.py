@@ -185,7 +185,7 @@ def test_groups_are_printed_by_factor() -> None:
         check_published(fit("pastes"), replace(published, groups={"cask": "30"}))
     with pytest.raises(GalleryError, match="'30' is not a table with a number for each factor"):
         check_published(fit("pastes"), replace(published, groups="30"))
-    with pytest.raises(GalleryError, match=r"published\.group_size is of one grouping factor"):
+    with pytest.raises(GalleryError, match=r"published\.group_size is of a single factor"):
         check_published(fit("pastes"), replace(published, group_size={"min": "2"}))
     with pytest.raises(GalleryError, match="is not one number"):
         check_published(fit("rail"), replace(published, estimates={}, groups={"Rail": "6"}))
