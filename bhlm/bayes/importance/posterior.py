@@ -34,9 +34,10 @@ from bhlm.bayes.importance.target import (
 )
 from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened, whiten
-from bhlm.moments.moments import Moments
+from bhlm.moments.cells import AnyMoments, CellMoments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ class ImportancePosterior(Drawn):
 
 
 def integrate_importance(
-    moments: Moments,
+    moments: AnyMoments,
     structure: Structure,
     priors: ResolvedPriors,
     *,
@@ -97,7 +98,7 @@ def integrate_importance(
     budget: int = 30_000,
     without: frozenset[str] = frozenset(),
     frame: Array | None = None,
-    white: Whitened | None = None,
+    white: Whitened | WhitenedCells | None = None,
 ) -> ImportancePosterior:
     """Return the posterior of every parameter by importance sampling.
 
@@ -111,11 +112,15 @@ def integrate_importance(
         seed: makes the answer repeatable.
         draws: weighted draws.
         budget: the most evaluations that adaptation may take.
-        without: names of PRIORS to swap for flat ones.
+        without: names of `list_priors` to swap for flat ones.
         frame: of the priors of the random part, see `build_target`.
         white: the whitened moments; None whitens them.
     """
-    white = whiten(moments, structure) if white is None else white
+    if white is None and isinstance(moments, CellMoments):
+        white = whiten_cells(moments, structure.parts)
+    elif white is None and not isinstance(moments, CellMoments):
+        white = whiten(moments, structure)
+    assert white is not None
     target = build_target(white, priors, structure, frame=frame, without=without)
     start = time.perf_counter()
     drawn = draw_target(target, seed=seed, draws=draws, budget=budget)
@@ -170,7 +175,7 @@ def draw_target(target: Target, *, seed: int, draws: int = 4096, budget: int = 3
 
 
 def read_kernels(
-    moments: Moments,
+    moments: AnyMoments,
     structure: Structure,
     target: Target,
     at: Place,

@@ -23,6 +23,7 @@ likelihood is summed by the kernel of the profiled likelihood, and the Jacobian 
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -34,16 +35,22 @@ from bhlm.bayes.importance.modes import Modes
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, Normal, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.panels import build_panels
+from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.nested import Nested
+from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.positions import sum_positions
 from bhlm.likelihood.whitening import Whitened
+from bhlm.processes import count_cores
 
 Array = np.ndarray
 
 # What a posterior's prior is made of: the scale on which flat is flat, then each prior that stands
 # on it. Without all of them it is flat on beta, G and sigma^2.
 PRIORS = ("scale", "sd", "corr", "residual", "fixed")
+CHUNK = 32  # positions of several factors that a thread takes at a time
 TINY = -300.0  # the logarithm of an SD below which its square would underflow
 SEARCH = 256  # positions at which the search for modes begins to look
 
@@ -69,13 +76,14 @@ class Target:
     exact: bool  # whether all others have flat ones, so that beta is integrated out exactly
     logdet_back: float  # log |s A|
     knee: Array  # (s,) of log t, below which y bends; -inf where y is log t itself
-    without: frozenset[str] = frozenset()  # names of PRIORS that are swapped for flat ones
+    without: frozenset[str] = frozenset()  # of `list_priors`, those swapped for flat ones
+    levels: Nested | Crossed | None = None  # of several factors, in place of the panels
 
     @property
     def dimension(self) -> int:
         """The length of y."""
-        sizes = self.structure.sizes
-        return self.n_sds + find_law(self.structure).count(sizes) + 1
+        parts = self.structure.parts
+        return self.n_sds + sum(find_law(part).count(part.sizes) for part in parts) + 1
 
     @property
     def n_sds(self) -> int:
@@ -90,7 +98,7 @@ class Place(NamedTuple):
     g: Array  # (N, q, q)
     sigma: Array  # (N,)
     sd: Array  # (N, s) in the priors' frame
-    logdet: Array  # (N,) log |R| summed over the blocks, in the priors' frame
+    logdet: Array  # (N, F) log |R| summed over the blocks of each factor, in the priors' frame
     jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
 
 
@@ -118,8 +126,19 @@ class Straight(NamedTuple):
     log_slope: Array  # (N,) log |dx / dy|
 
 
+def list_priors(structure: Structure) -> tuple[str, ...]:
+    """Return the names of PRIORS for a structure.
+
+    Of several grouping factors SDs and correlations have a prior each: `sd|school`, `corr|school`.
+    """
+    if len(structure.parts) == 1:
+        return PRIORS
+    each = (f"{kind}|{part.group}" for kind in ("sd", "corr") for part in structure.parts)
+    return ("scale", *each, "residual", "fixed")
+
+
 def build_target(
-    white: Whitened,
+    white: Whitened | WhitenedCells,
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -134,9 +153,21 @@ def build_target(
         structure: of the random coefficients.
         frame: F (q, q), block-diagonal, where the priors of SDs and correlations stand on those
             of F G F'; None takes the priors' own.
-        without: names of PRIORS to swap for flat ones.
+        without: names of `list_priors` to swap for flat ones.
+
+    Raises:
+        ArgumentError: several factors of which one has coefficients that share an SD.
     """
-    panels = build_panels(white.blocks, white.q)
+    levels: Nested | Crossed | None = None
+    if isinstance(white, WhitenedCells):
+        levels, panels = white.levels, Panels(np.empty(0), np.empty(0), 0.0)
+        if structure.shares_variance:
+            raise ArgumentError(
+                f"covariance={structure.name_override!r} of several grouping factors is sampled, "
+                "but not yet certified or reconciled; leave it out, or take 'independent'"
+            )
+    else:
+        panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
     flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
@@ -159,6 +190,7 @@ def build_target(
         logdet_back=white.p * math.log(white.scale) + white.logdet_fixed,
         knee=np.full(len(structure.sds), -np.inf),
         without=without,
+        levels=levels,
     )
 
 
@@ -262,8 +294,9 @@ def _place_shared(target: Target, y: Array, log_t: Array, jacobian: Array) -> Pl
     # The whitened columns are the columns as given but for one scale.
     sd = target.basis[0, 0] * sigma[:, None] * np.exp(log_t)
     own = target.basis @ lam * sigma[:, None, None]
-    return Place(lam, own @ np.swapaxes(own, 1, 2), sigma, sd, np.minimum(logdet, 0.0),
-                 jacobian + np.log(sd[:, 0]))  # fmt: skip
+    logdet = np.minimum(logdet, 0.0)[:, None]
+    g = own @ np.swapaxes(own, 1, 2)
+    return Place(lam, g, sigma, sd, logdet, jacobian + np.log(sd[:, 0]))
 
 
 def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place:
@@ -284,16 +317,22 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     sizes, sigma = target.structure.sizes, np.exp(y[:, -1])
     lam = np.zeros((len(y), q, q))
     jacobian = jacobian + log_t.sum(axis=1)
-    logdet_relative = np.zeros(len(y))
+    # By factor, each of whose blocks adds to it.
+    owner = np.repeat(
+        np.arange(len(target.structure.parts)),
+        [len(part.sizes) for part in target.structure.parts],
+    )
+    logdet = np.zeros((len(y), len(target.structure.parts)))
+    logdet_relative = np.zeros_like(logdet)
     basis = target.basis
     if not all(isinstance(prior, Flat) for prior in target.priors.sd):
         # In the priors' own frame an SD that vanishes does so along one coordinate.
         units = np.linalg.norm(target.frame @ basis, axis=1)
         basis = np.linalg.inv(target.frame) * units
     span = target.frame @ basis
-    logdet = np.zeros(len(y))
     start, at = 0, q
-    for size in sizes:
+    for block, size in enumerate(sizes):
+        factor = owner[block]
         part = slice(start, start + size)
         for i in range(size):
             log_rest = np.zeros(len(y))
@@ -305,10 +344,10 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
                 log_rest += log_slack
                 at += 1
             lam[:, start + i, start + i] = np.exp(0.5 * log_rest)
-            logdet_relative += log_rest
+            logdet_relative[:, factor] += log_rest
         jacobian += size * log_t[:, part].sum(axis=1) + size * (size + 1) * y[:, -1]
         jacobian += (size + 1) * np.linalg.slogdet(span[part, part])[1]
-        logdet += 2.0 * np.linalg.slogdet(span[part, part])[1] + 2.0 * size * y[:, -1]
+        logdet[:, factor] += 2.0 * np.linalg.slogdet(span[part, part])[1] + 2.0 * size * y[:, -1]
         start += size
     lam *= np.exp(log_t)[:, :, None]
     root = span @ lam * sigma[:, None, None]
@@ -316,7 +355,9 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     log_sd = np.log(sd)
     widths = np.repeat(sizes, sizes)
     jacobian -= log_sd @ widths
-    logdet += logdet_relative + 2.0 * (log_t - log_sd).sum(axis=1)
+    moved = log_t - log_sd
+    shift = np.stack([moved[:, each].sum(axis=1) for each in target.structure.spans], axis=1)
+    logdet += logdet_relative + 2.0 * shift
     own = basis @ lam * sigma[:, None, None]
     g = own @ np.swapaxes(own, 1, 2)
     lam = np.ascontiguousarray(np.linalg.solve(target.basis, basis) @ lam)
@@ -341,7 +382,7 @@ def condition_fixed(
     """
     p = len(target.ols)
     if sums is None:
-        sums = Sums(*sum_positions(target.values, target.total, target.reach, lam))
+        sums = Sums(*sum_target(target, lam))
     logdet, e = sums
     weight = (target.scale / sigma) ** 2
     prior = np.zeros((p, p))
@@ -367,6 +408,29 @@ def condition_fixed(
     return Conditional(np.where(known, value, -np.inf), mean, root, sums)
 
 
+def sum_target(target: Target, lam: Array) -> tuple[Array, Array]:
+    """Return log |V| (N,) and [X y]'V^-1 [X y] (N, p + 1, p + 1) at each lam (N, q, q)."""
+    levels = target.levels
+    if levels is None:
+        return sum_positions(target.values, target.total, target.reach, lam)
+    r = len(target.ols) + 1
+    logdet, e = np.empty(len(lam)), np.empty((len(lam), r, r))
+
+    def fill(first: int) -> None:
+        for at in range(first, min(first + CHUNK, len(lam))):
+            each = [np.ascontiguousarray(lam[at, span, span]) for span in target.structure.spans]
+            found = levels.eliminate(each)
+            logdet[at], e[at] = found.logdet, found.e
+
+    firsts = range(0, len(lam), CHUNK)
+    if len(firsts) == 1:
+        fill(0)
+        return logdet, e
+    with ThreadPoolExecutor(min(count_cores(), len(firsts))) as pool:
+        list(pool.map(fill, firsts))
+    return logdet, e
+
+
 def _take_root(precision: Array) -> tuple[Array, Array]:
     """Return Cholesky factors (N, p, p) and which matrices have one; others have that of I.
 
@@ -384,32 +448,38 @@ def _take_root(precision: Array) -> tuple[Array, Array]:
 
 
 def list_terms(target: Target, at: Place) -> dict[str, Array]:
-    """Return the log prior's terms at each place (N,) by their names in PRIORS, swapped ones flat.
+    """Return the log prior's terms at each place (N,) by their names, swapped ones flat.
 
     They stand on the SDs, the correlations and sigma, without any Jacobian, improper ones up to a
     constant. A flat prior of some power is a choice of scale: `scale` holds the flat ones, and
     without it they are d(G, sigma^2) / d(sd, R, sigma) but for a constant, sd_m^b for each
-    coefficient of a block of b, and sigma. `fixed` is not among them; see `condition_fixed`.
+    coefficient of a block of b, and sigma. `fixed` is not among them; see `condition_fixed`. Names
+    are those of `list_priors`.
     """
-    priors, sizes = target.priors, target.structure.sizes
+    priors, structure = target.priors, target.structure
     zero = np.zeros(len(at.sigma))
     log_sd, log_sigma = np.log(at.sd), np.log(at.sigma)
     powers = np.array([_read_power(prior) for prior in priors.sd])
-    sd = [
-        evaluate_prior(prior, x)
-        for prior, x in zip(priors.sd, at.sd.T, strict=True)
-        if not isinstance(prior, Flat)
-    ]
     scale = log_sd @ powers + _read_power(priors.sigma) * log_sigma
     flat_scale = log_sd @ np.array(target.structure.powers) + log_sigma
-    eta, constant = priors.corr.eta, priors.corr.log_constant(sizes)
     residual = zero if isinstance(priors.sigma, Flat) else evaluate_prior(priors.sigma, at.sigma)
-    named = {
-        "scale": (scale, flat_scale),
-        "sd": (np.sum(sd, axis=0) if sd else zero, zero),
-        "corr": (constant + (eta - 1.0) * at.logdet, zero + LKJ(1.0).log_constant(sizes)),
-        "residual": (residual, zero),
-    }
+    named = {"scale": (scale, flat_scale)}
+    before, alone = 0, len(structure.parts) == 1
+    for factor, (part, corr) in enumerate(zip(structure.parts, priors.corrs, strict=True)):
+        own = slice(before, before + len(part.sds))
+        before = own.stop
+        sd = [
+            evaluate_prior(prior, x)
+            for prior, x in zip(priors.sd[own], at.sd.T[own], strict=True)
+            if not isinstance(prior, Flat)
+        ]
+        mark = "" if alone else f"|{part.group}"
+        named[f"sd{mark}"] = (np.sum(sd, axis=0) if sd else zero, zero)
+        named[f"corr{mark}"] = (
+            corr.log_constant(part.sizes) + (corr.eta - 1.0) * at.logdet[:, factor],
+            zero + LKJ(1.0).log_constant(part.sizes),
+        )
+    named["residual"] = (residual, zero)
     return {name: pair[name in target.without] for name, pair in named.items()}
 
 
