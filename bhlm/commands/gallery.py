@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.fits.reconciliation import Reconciliation
+    from bhlm.moments.cells import AnyMoments
     from bhlm.sources.gallery import GalleryModel
 
 COLUMNS = (
@@ -133,13 +134,20 @@ def render_gallery(table: "pd.DataFrame") -> str:
     return "\n".join(lines)
 
 
+def _count_groups(moments: "AnyMoments") -> int:
+    """Return the groups, of several factors those of the one that has the most."""
+    from bhlm.moments.cells import CellMoments
+
+    return max(moments.groups.values()) if isinstance(moments, CellMoments) else moments.n_groups
+
+
 def _summarize(both: "Reconciliation", entry: "GalleryModel") -> dict[str, object]:
     gaps = both.table["gap_sd"].dropna()
     worst = gaps.abs().idxmax()
     moments = both.reml.moments
     return {
         "n": moments.n_rows,
-        "groups": moments.n_groups,
+        "groups": _count_groups(moments),
         "loglik": both.reml.loglik,
         "gap_sd": float(gaps[worst]),
         "gap_parameter": str(worst),

@@ -3,9 +3,12 @@
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.checks.model_checks import run_checks
+from bhlm.bayes.checks.model_checks import Checks, run_checks
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
+from bhlm.fits.level_bayes_fit import LevelBayesFit
+from bhlm.fits.levels_fit import LevelsFit
+from bhlm.fits.origin import Fitted
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reconciliation.comparison import Comparison, compare
 
@@ -37,7 +40,7 @@ class Reconciliation(Comparison):
     @property
     def model(self) -> "Model | None":
         """The model that the fits were made from; None if it is no longer in use."""
-        found = (fit.model for fit in (self.reml, self.post) if isinstance(fit, RemlFit | BayesFit))
+        found = (fit.model for fit in (self.reml, self.post) if isinstance(fit, Fitted))
         return next((model for model in found if model is not None), None)
 
     def __repr__(self) -> str:
@@ -93,8 +96,8 @@ class Reconciliation(Comparison):
 
 @check_arguments
 def reconcile(
-    reml: RemlFit,
-    post: BayesFit,
+    reml: RemlFit | LevelsFit,
+    post: BayesFit | LevelBayesFit,
     *,
     published: "Published | None" = None,
     checks: bool = True,
@@ -105,9 +108,9 @@ def reconcile(
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
-        checks: whether to check the model and its priors too, by `post.check()`,
-            `post.sensitivity()` and the LOO-PIT of the rows, where the model that the fits were
-            made from is at hand and has no more than a million.
+        checks: whether to check the model and its priors too, of one grouping factor, by
+            `post.check()`, `post.sensitivity()` and the LOO-PIT of the rows, where the model that
+            the fits were made from is at hand and has no more than a million.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
@@ -116,6 +119,12 @@ def reconcile(
     both = Reconciliation.of(compare(reml, post, published=published))
     if not checks or both.verdict == "not_converged":
         return both
+    if not isinstance(post, BayesFit):
+        left_out = (
+            "the checks of the model and the sensitivity to the priors are not there yet for "
+            "several grouping factors"
+        )
+        return replace(both, checks=Checks(None, None, None, (left_out,)))
     model = both.model
     has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
     return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))

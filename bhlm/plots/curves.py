@@ -63,7 +63,8 @@ def plot_curves(
     import pandas as pd
 
     if points is None:
-        points = POINTS if both.post.moments.n_groups <= MANY_GROUPS else FEW_POINTS
+        _, post = both.split_pair("both.curves()")
+        points = POINTS if post.moments.n_groups <= MANY_GROUPS else FEW_POINTS
     found = both.curves(points=points)
     known = list(dict.fromkeys(found["parameter"]))
     weight = both.table["gap_sd"].abs().fillna(0.0)
@@ -110,7 +111,7 @@ def scale_curves(both: Comparison, rows: "pd.DataFrame") -> "pd.DataFrame":
         extra = np.setdiff1d(_lay_around(estimate, se, x, points=FEW_POINTS), x)
         if len(extra):
             sd = _unsquare(both, name)
-            rise = build_profile(both.reml, sd).rise
+            rise = build_profile(both.split_pair("both.curves()")[0], sd).rise
             held = np.sqrt(extra) if sd != name else extra
             more = np.exp([-0.5 * rise(float(value)) for value in held])
             order = np.argsort(np.concatenate([x, extra]))

@@ -50,7 +50,7 @@ def split_fit(fit: Fit) -> tuple[Estimate | None, Draws | None]:
         return fit, None
     if isinstance(fit, Draws):
         return None, fit
-    return fit.reml, fit.post
+    return fit.split_pair("a figure of groups")
 
 
 def join_effects(reml: Estimate | None, post: Draws | None) -> "pd.DataFrame":

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bhlm.bayes.checks.model_checks import Checks
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.parameters import name_apart
+from bhlm.moments.cells import AnyMoments, CellMoments, refuse_factors
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import Evidence, gather_evidence
 from bhlm.reconciliation.findings import (
@@ -37,6 +39,7 @@ from bhlm.reconciliation.words import (
     withhold_words,
 )
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.sources.gallery import Published
 
 if TYPE_CHECKING:
@@ -50,8 +53,8 @@ Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_conv
 class Comparison:
     """The two answers side by side, the split of each gap, the verdict, and the four findings."""
 
-    reml: Estimate
-    post: Draws
+    reml: Estimate | LevelsEstimate
+    post: Posterior
     evidence: Evidence  # what the split rests on
     table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
     verdict: Verdict
@@ -90,6 +93,17 @@ class Comparison:
             ),
         )
 
+    def split_pair(self, what: str) -> tuple[Estimate, Draws]:
+        """Return the two fits, of one grouping factor, for what several have not yet.
+
+        Raises:
+            ArgumentError: several grouping factors; `what` is refused.
+        """
+        reml, post = self.reml, self.post
+        if isinstance(reml, Estimate) and isinstance(post, Draws):
+            return reml, post
+        raise refuse_factors(reml.moments.design.formula, what)
+
     @property
     def route(self) -> str:
         """How the means that the split rests on were found, in a sentence."""
@@ -122,13 +136,18 @@ class Comparison:
         Columns: the group's label, `coefficient`; `eb` and `eb_sd`, the BLUP and its conditional
         SD at the REML estimates; `mean`, `sd`, `lower`, `upper` of the posterior (95 %); `gap`,
         mean - eb; `widening`, sd / eb_sd: what the uncertainty of the parameters adds to the
-        width, which the conditional SD leaves out. It is nan where eb_sd is 0.
+        width, which the conditional SD leaves out. It is nan where eb_sd is 0. Of several grouping
+        factors `factor` and `level` take the place of the group's label.
         """
-        eb, posterior = self.reml.group_effects(), self.post.group_effects()
+        eb = self.reml.group_effects()
+        assert isinstance(self.post, Draws | LevelDraws)
+        posterior = self.post.group_effects()
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
+        table = table.drop(columns="pev", errors="ignore")
         own = ("eb", "eb_sd", "mean", "sd", "lower", "upper", "gap", "widening")
-        (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
-        table.columns = [group, *table.columns[1:]]
+        if isinstance(self.reml, Estimate):
+            (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
+            table.columns = [group, *table.columns[1:]]
         for column in ("mean", "sd", "lower", "upper"):
             table[column] = posterior[column]
         table["gap"] = table["mean"] - table["eb"]
@@ -142,11 +161,16 @@ class Comparison:
         For each SD, variance and correlation; see `bhlm.reconciliation.curves.tabulate_curves`.
         """
         exact = self.evidence.weighted
-        return tabulate_curves(self.reml, self.post, exact, points=points)
+        reml, post = self.split_pair("both.curves(), which needs the profile likelihood,")
+        return tabulate_curves(reml, post, exact, points=points)
 
 
 def compare(
-    reml: Estimate, post: Draws, *, published: Published | None = None, limit: float = KHAT
+    reml: Estimate | LevelsEstimate,
+    post: Posterior,
+    *,
+    published: Published | None = None,
+    limit: float = KHAT,
 ) -> Comparison:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
@@ -185,7 +209,7 @@ def compare(
     )  # fmt: skip
 
 
-def _check_pair(reml: Estimate, post: Draws) -> None:
+def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
     if reml.method != "reml":
         raise ArgumentError(
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
@@ -196,29 +220,38 @@ def _check_pair(reml: Estimate, post: Draws) -> None:
             "the posterior was sampled with prior_only=True, so there is nothing to reconcile; "
             "sample with the likelihood"
         )
-    if not has_prior(reml.structure):
+    structures = reml.structures if isinstance(reml, LevelsEstimate) else (reml.structure,)
+    wrong = [each.kind for each in structures if not has_prior(each)]
+    if wrong:
         raise ArgumentError(
-            f"covariance={reml.structure.kind!r} has no posterior to reconcile with; fit both "
+            f"covariance={wrong[0]!r} has no posterior to reconcile with; fit both "
             "sides with a structure that sample() takes"
         )
     ours, theirs = reml.moments, post.moments
     same = ours is theirs or (
         ours.columns == theirs.columns
         and ours.fixed == theirs.fixed
-        and ours.random == theirs.random
         and np.array_equal(ours.mean, theirs.mean)
         and np.array_equal(ours.cross, theirs.cross)
+        and _list_codes(ours) == _list_codes(theirs)
     )
-    if not same or reml.structure.labels != post.structure.labels:
+    free = [(each.group, each.names, each.labels) for each in structures]
+    others = [(each.group, each.names, each.labels) for each in post.structure.parts]
+    if not same or free != others:
         raise ArgumentError(
             f"the fits differ in model or data ('{ours.formula}' and '{theirs.formula}'); make "
             "both from one Model, with the same covariance"
         )
 
 
+def _list_codes(moments: AnyMoments) -> list[list[int]]:
+    """Return the level of every factor that each cell belongs to; of one factor nothing."""
+    return moments.codes.tolist() if isinstance(moments, CellMoments) else []
+
+
 def _judge(
-    reml: Estimate,
-    post: Draws,
+    reml: Estimate | LevelsEstimate,
+    post: Posterior,
     evidence: Evidence,
     table: "pd.DataFrame",
     checks: tuple[PrintedCheck, ...],
@@ -283,7 +316,7 @@ def _describe_unexplained(bad: "pd.DataFrame") -> str:
     )
 
 
-def _flag_boundary(post: Draws, table: "pd.DataFrame") -> list[str]:
+def _flag_boundary(post: Posterior, table: "pd.DataFrame") -> list[str]:
     """Return a flag for each SD whose posterior reaches zero, each correlation near +-1.
 
     That a mean depends on the prior is said only where swapping the priors was computed to move it.

@@ -10,18 +10,23 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.linalg import block_diag
 
-from bhlm.bayes.density import build_density
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.density import Density, build_density
+from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.importance import ImportancePosterior, integrate_importance
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.importance.pool import Pool, start_pool
-from bhlm.bayes.importance.target import PRIORS
+from bhlm.bayes.importance.target import list_priors
+from bhlm.bayes.level_density import LevelDensity, build_levels
+from bhlm.bayes.level_tails import judge_existence
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
-from bhlm.bayes.priors.tails import Existence, describe_ray, judge_priors, name_indices
+from bhlm.bayes.priors.tails import Existence, describe_ray, name_indices
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.errors import PriorError
+from bhlm.likelihood.cells import WhitenedCells
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.flat_mode import FlatMode, find_flat_mode
 from bhlm.reconciliation.identity import Identity, compare_heights
@@ -35,6 +40,7 @@ from bhlm.reconciliation.quadrature_route import (
 )
 from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 
 Array = np.ndarray
 
@@ -128,7 +134,9 @@ class Evidence:
         return (self.flat_indices if flat else self.indices)[name] > 1.0
 
 
-def gather_evidence(reml: Estimate, post: Draws, *, limit: float = KHAT) -> Evidence:
+def gather_evidence(
+    reml: Estimate | LevelsEstimate, post: Posterior, *, limit: float = KHAT
+) -> Evidence:
     """Return what the split of the gaps between two fits of a model rests on.
 
     Args:
@@ -138,10 +146,14 @@ def gather_evidence(reml: Estimate, post: Draws, *, limit: float = KHAT) -> Evid
     """
     moments, structure, white = post.moments, post.structure, post.white
     flat_priors = resolve_priors(Priors.flat(), moments, structure=structure)
-    density = build_density(white, flat_priors, structure)
+    density: Density | LevelDensity
+    if isinstance(white, WhitenedCells):
+        density = build_levels(white, flat_priors, structure)
+    else:
+        density = build_density(white, flat_priors, structure)
     mode = find_flat_mode(density, white, structure=structure, start=_take_root(reml))
-    existence = judge_priors(white, structure, post.priors)
-    flat_existence = judge_priors(white, structure, flat_priors)
+    existence = judge_existence(white, structure, post.priors)
+    flat_existence = judge_existence(white, structure, flat_priors)
     reasons: list[str] = []
     found = _Route(post, limit, reasons)
     found.open(existence)
@@ -154,10 +166,10 @@ def gather_evidence(reml: Estimate, post: Draws, *, limit: float = KHAT) -> Evid
         found.drop_all(flat_priors)
     single_indices: dict[str, dict[str, float]] = {}
     if found.is_open:
-        for name in PRIORS:
-            if name == "corr" and not structure.has_correlations:
+        for name in list_priors(structure):
+            if name in list_idle(structure):
                 continue
-            each = judge_priors(white, structure, post.priors, without=(name,))
+            each = judge_existence(white, structure, post.priors, without=(name,))
             single_indices[name] = name_indices(each, moments, structure)
             if each.proper:
                 found.drop_one(name)
@@ -177,10 +189,17 @@ def gather_evidence(reml: Estimate, post: Draws, *, limit: float = KHAT) -> Evid
     )
 
 
+def list_idle(structure: Structure) -> tuple[str, ...]:
+    """Return the priors of correlations that there are none of, among `list_priors`."""
+    if len(structure.parts) == 1:
+        return () if structure.has_correlations else ("corr",)
+    return tuple(f"corr|{part.group}" for part in structure.parts if not part.has_correlations)
+
+
 class _Route:
     """The independent route to the posterior while it is followed, and what it has found."""
 
-    def __init__(self, post: Draws, limit: float, reasons: list[str]) -> None:
+    def __init__(self, post: Posterior, limit: float, reasons: list[str]) -> None:
         self.post, self.limit, self.reasons = post, limit, reasons
         self.seed = _derive_seed(post, 3)
         self.exact: ImportancePosterior | None = None
@@ -215,7 +234,7 @@ class _Route:
             self.pool = start_pool(exact, seed=self.seed)
             return
         failed = f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
-        chosen = integrate_draws(post)
+        chosen = integrate_draws(post) if isinstance(post, Draws) else None
         if chosen is not None:
             judgement = judge_by_quadrature(post.draws, chosen, post.parameters)
             if judgement.certified:
@@ -231,7 +250,10 @@ class _Route:
         lost = "so that shape and prior cannot be told apart"
         if self.pool is not None:
             found, self.pool = swap_priors(
-                self.pool, frozenset(PRIORS), seed=self.seed, limit=self.limit
+                self.pool,
+                frozenset(list_priors(self.post.structure)),
+                seed=self.seed,
+                limit=self.limit,
             )
             if found.khat <= self.limit:
                 self.flat = found
@@ -240,7 +262,7 @@ class _Route:
                     "The means under flat priors are not certified (Pareto's k of the weights is "
                     f"{found.khat:.2f}, above {self.limit:g}), {lost}."
                 )
-        elif self.quadrature is not None:
+        elif self.quadrature is not None and isinstance(self.post, Draws):
             by_grid = integrate_draws(self.post, priors=flat)
             self.quadrature = replace(self.quadrature, flat=by_grid)
             if by_grid is None:
@@ -256,7 +278,7 @@ class _Route:
             )
             if found.khat <= self.limit:
                 self.single[part] = found
-        elif self.quadrature is not None and part in SWAPPED:
+        elif self.quadrature is not None and part in SWAPPED and isinstance(self.post, Draws):
             by_grid = integrate_draws(self.post, priors=drop_priors(self.post.priors, (part,)))
             if by_grid is not None:
                 self.quadrature.single[part] = by_grid
@@ -270,11 +292,14 @@ def _subtract(one: Share, other: Share) -> Share:
     return Share(one.value - other.value, math.hypot(one.error, other.error))
 
 
-def _derive_seed(post: Draws, stream: int) -> int:
+def _derive_seed(post: Posterior, stream: int) -> int:
     return int(np.random.SeedSequence([post.seed, stream]).generate_state(1)[0])
 
 
-def _take_root(reml: Estimate) -> Array:
+def _take_root(reml: Estimate | LevelsEstimate) -> Array:
     """Return a root (q, q) of the relative covariance G / sigma^2 at the REML estimate."""
+    if isinstance(reml, LevelsEstimate):
+        pairs = zip(reml.white.bases, reml.lams, strict=True)
+        return np.asarray(block_diag(*(basis @ lam for basis, lam in pairs)))
     values, vectors = np.linalg.eigh(reml.g / reml.sigma2)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

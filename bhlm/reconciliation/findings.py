@@ -19,8 +19,9 @@ from bhlm.layout import count, format_fixed, list_names
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.levels import LevelsEstimate
 
 # "unknown" is what was not judged, or cannot be.
 Status = Literal["holds", "caution", "unknown", "fails"]
@@ -76,7 +77,9 @@ class Findings(NamedTuple):
         return worst
 
 
-def judge_convergence(reml: "Estimate | None", post: "Draws | None") -> Finding:
+def judge_convergence(
+    reml: "Estimate | LevelsEstimate | None", post: "Posterior | None"
+) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
     details = []
     if reml is not None and reml.advice:
@@ -101,7 +104,9 @@ def judge_convergence(reml: "Estimate | None", post: "Draws | None") -> Finding:
     return Finding("convergence", "holds", "Converged", f"{'; '.join(passed)}.", (*details,))
 
 
-def list_failed(reml: "Estimate | None", post: "Draws | None") -> tuple[str, ...]:
+def list_failed(
+    reml: "Estimate | LevelsEstimate | None", post: "Posterior | None"
+) -> tuple[str, ...]:
     """Return which of the fits failed its own diagnostics: "reml", "posterior"."""
     found = {"reml": reml, "posterior": post}
     return tuple(name for name, fit in found.items() if fit is not None and not fit.converged)
@@ -227,7 +232,7 @@ def _list_moved(table: "pd.DataFrame") -> list[str]:
     ]
 
 
-def list_numbers(post: "Draws") -> str:
+def list_numbers(post: "Posterior") -> str:
     """Return the numbers that the convergence of draws is judged by, in a clause."""
     found = post.diagnostics
     return (

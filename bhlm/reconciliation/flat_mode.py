@@ -25,9 +25,14 @@ import numba
 import numpy as np
 
 from bhlm.bayes.density import Density, constrain, log_density
+from bhlm.bayes.level_density import LevelDensity, constrain_levels, log_levels
 from bhlm.bayes.priors.frame import Frame
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.crossed_marginal import crossed_marginal
 from bhlm.likelihood.marginal import marginal_panels
+from bhlm.likelihood.nested_marginal import nested_marginal
+from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -68,7 +73,7 @@ class FlatMode:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What the restricted log-likelihood by lam needs of a `Density`."""
+    """What the restricted log-likelihood by lam needs of a `Density` or a `LevelDensity`."""
 
     panels: Array
     total: Array
@@ -78,6 +83,41 @@ class Kernel:
     q: int
     factors: Array  # (c, q, q) orthogonal: lam is their sum by the free values (c,)
     constant: float  # to the log-likelihood in the columns as given
+    levels: LevelDensity | None = None  # of several factors, in place of the panels
+
+    def restrict(self, lam: Array) -> tuple[float, float, Array, Array]:
+        """Return what `_restrict` does at lam (q, q)."""
+        if self.levels is not None:
+            return _restrict_levels(self.levels, self.n, self.p, lam)
+        return _restrict(self.panels, self.total, self.reach, self.n, lam)
+
+
+def _restrict_levels(
+    density: LevelDensity, n: float, p: int, lam: Array
+) -> tuple[float, float, Array, Array]:
+    """Return what `_restrict` does, by the sampler's kernel of several factors."""
+
+    def evaluate(beta: Array, sigma: float) -> tuple[float, Array, Array, float]:
+        kernel = nested_marginal if density.is_nested else crossed_marginal
+        found: tuple[float, Array, Array, float] = kernel(density.pattern, n, lam, beta, sigma)
+        return found
+
+    origin = evaluate(np.zeros(p), 1.0)[2]
+    precision = np.column_stack([origin - evaluate(unit, 1.0)[2] for unit in np.eye(p)])
+    try:
+        root = np.linalg.cholesky(0.5 * (precision + precision.T))
+    except np.linalg.LinAlgError:
+        return -math.inf, 1.0, np.zeros(p), np.zeros_like(lam)
+    inverse = np.linalg.inv(root)
+    mean = inverse.T @ (inverse @ origin)
+    sigma = math.sqrt((evaluate(mean, 1.0)[3] + n) / (n - p))
+    value, gradient, _, _ = evaluate(mean, sigma)
+    value += p * math.log(sigma) - float(np.log(np.diag(root)).sum())
+    out = gradient.copy()
+    for row in inverse:
+        for sign in (-1.0, 1.0):
+            out += 0.5 * (evaluate(mean + sign * sigma * row, sigma)[1] - gradient)
+    return float(value), sigma, mean, out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -151,8 +191,8 @@ def _restrict(
 
 
 def find_flat_mode(
-    density: Density,
-    white: Whitened,
+    density: Density | LevelDensity,
+    white: Whitened | WhitenedCells,
     *,
     structure: Structure | None = None,
     start: Array | None = None,
@@ -173,19 +213,16 @@ def find_flat_mode(
     """
     shared = structure if structure is not None and structure.shares_variance else None
     kernel = _read_kernel(density, white, shared)
+    sizes = density.base.sizes if isinstance(density, LevelDensity) else density.sizes
     begin = None
     start_loglik = math.nan
     if start is not None:
         begin = np.linalg.solve(white.basis, start)
-        begin = (
-            _place(kernel, shared.project(begin @ begin.T))
-            if shared
-            else _lower(begin, density.sizes)
-        )
+        begin = _place(kernel, shared.project(begin @ begin.T)) if shared else _lower(begin, sizes)
         start_loglik = _evaluate(kernel, _read_free(kernel, begin))[0]
     best: Array | None = None
     height = own = -math.inf
-    starts = _spread_shared(kernel) if shared else _choose_starts(kernel, density.sizes, seed)
+    starts = _spread_shared(kernel) if shared else _choose_starts(kernel, sizes, seed)
     for lam in starts if begin is None else (begin, *starts):
         found, value = _climb(kernel, _read_free(kernel, lam), known=height)
         if best is None or value > height + GAIN:
@@ -196,7 +233,7 @@ def find_flat_mode(
     assert best is not None
     _, gradient = _evaluate(kernel, best)
     lam = _place(kernel, best)
-    value, sigma, mean, _ = _restrict(kernel.panels, kernel.total, kernel.reach, kernel.n, lam)
+    value, sigma, mean, _ = kernel.restrict(lam)
     root = white.basis @ lam * sigma * white.scale
     values = np.linalg.svd(lam, compute_uv=False)
     return FlatMode(
@@ -215,7 +252,11 @@ def find_flat_mode(
     )
 
 
-def _read_kernel(density: Density, white: Whitened, shared: Structure | None) -> Kernel:
+def _read_kernel(
+    density: Density | LevelDensity, white: Whitened | WhitenedCells, shared: Structure | None
+) -> Kernel:
+    levels = density if isinstance(density, LevelDensity) else None
+    density = density.base if isinstance(density, LevelDensity) else density
     factors = _span_blocks(density.sizes, white.q) if shared is None else shared.factors
     p = white.p
     # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
@@ -223,6 +264,7 @@ def _read_kernel(density: Density, white: Whitened, shared: Structure | None) ->
     constant -= (white.n - p) * math.log(white.scale)
     return Kernel(
         density.panels, density.total, density.reach, density.n, p, white.q, factors, constant,
+        levels,
     )  # fmt: skip
 
 
@@ -263,7 +305,7 @@ def _read_free(kernel: Kernel, lam: Array) -> Array:
 def _evaluate(kernel: Kernel, values: Array) -> tuple[float, Array]:
     """Return the restricted log-likelihood and its gradient (c,) by lam's free elements."""
     lam = _place(kernel, values)
-    value, _, _, gradient = _restrict(kernel.panels, kernel.total, kernel.reach, kernel.n, lam)
+    value, _, _, gradient = kernel.restrict(lam)
     if not math.isfinite(value):
         return -math.inf, np.zeros(len(values))
     return value, np.einsum("cij,ij->c", kernel.factors, gradient)
@@ -377,8 +419,8 @@ def _bend(kernel: Kernel, values: Array, gradient: Array, *, central: bool) -> A
 
 
 def check_flatness(
-    density: Density,
-    white: Whitened,
+    density: Density | LevelDensity,
+    white: Whitened | WhitenedCells,
     *,
     lam: Array,
     sigma: float,
@@ -395,25 +437,51 @@ def check_flatness(
     rng = np.random.default_rng(seed)
     root = white.basis @ lam * sigma * white.scale
     find, measure = (_locate, _log_jacobian) if shared is None else (_locate_shared, _log_shared)
-    first = find(density, white, root, sigma * white.scale, beta)
+    base = density.base if isinstance(density, LevelDensity) else density
+    first = find(base, white, root, sigma * white.scale, beta)
     remainders = []
     frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
-        at_beta, at_root, at_sigma = constrain(density, white, frame, x[None])
+        at_beta, at_root, at_sigma = _constrain(density, white, frame, x[None])
         inner = np.linalg.solve(white.basis, at_root[0]) / at_sigma[0]
         whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
-        loglik, _, _, _ = marginal_panels(
-            density.panels, density.total, density.reach, density.n,
-            np.ascontiguousarray(inner), whitened, float(at_sigma[0] / white.scale),
-        )  # fmt: skip
-        value, _ = log_density(x, density)
-        remainders.append(value - loglik - measure(density, white.p, x))
+        loglik, value = _evaluate_at(
+            density, x, np.ascontiguousarray(inner), whitened, float(at_sigma[0] / white.scale)
+        )
+        remainders.append(value - loglik - measure(base, white.p, x))
     spread = float(np.ptp(remainders))
     return spread if math.isfinite(spread) else math.inf
 
 
-def _locate(density: Density, white: Whitened, root: Array, sigma: float, beta: Array) -> Array:
+def _constrain(
+    density: Density | LevelDensity, white: Whitened | WhitenedCells, frame: Frame, x: Array
+) -> Parameters:
+    """Return the parameters at positions x (N, d)."""
+    if isinstance(density, LevelDensity):
+        assert isinstance(white, WhitenedCells)
+        return constrain_levels(density, white, frame, x)
+    assert isinstance(white, Whitened)
+    return constrain(density, white, frame, x)
+
+
+def _evaluate_at(
+    density: Density | LevelDensity, x: Array, lam: Array, beta: Array, sigma: float
+) -> tuple[float, float]:
+    """Return the log-likelihood by the sampler's kernel, and the sampler's log density at x."""
+    if isinstance(density, LevelDensity):
+        kernel = nested_marginal if density.is_nested else crossed_marginal
+        loglik = kernel(density.pattern, density.base.n, lam, beta, sigma)[0]
+        return float(loglik), float(log_levels(x, density)[0])
+    loglik = marginal_panels(
+        density.panels, density.total, density.reach, density.n, lam, beta, sigma
+    )[0]
+    return float(loglik), float(log_density(x, density)[0])
+
+
+def _locate(
+    density: Density, white: Whitened | WhitenedCells, root: Array, sigma: float, beta: Array
+) -> Array:
     """Return the unconstrained position x (d,) of a root, kept from the boundary by `NUDGE`."""
     p, q = white.p, white.q
     x = np.zeros(density.dimension)
@@ -440,7 +508,7 @@ def _locate(density: Density, white: Whitened, root: Array, sigma: float, beta: 
 
 
 def _locate_shared(
-    density: Density, white: Whitened, root: Array, sigma: float, beta: Array
+    density: Density, white: Whitened | WhitenedCells, root: Array, sigma: float, beta: Array
 ) -> Array:
     """Return the same of a root of G = sd^2 ((1 - r) I + r 11')."""
     p, q, unit = white.p, white.q, float(density.unit[0])

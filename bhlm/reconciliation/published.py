@@ -120,7 +120,7 @@ def _count_levels(fit: Estimate | LevelsEstimate | FamilyEstimate, factor: str) 
 
 
 def describe_published(
-    fit: Estimate, published: Published, checks: tuple[PrintedCheck, ...]
+    fit: Estimate | LevelsEstimate, published: Published, checks: tuple[PrintedCheck, ...]
 ) -> str:
     """Return one paragraph on how far the printed values are reproduced, and why not further."""
     inexact = [check for check in checks if not check.exact]
@@ -144,7 +144,7 @@ def describe_published(
         f"their last digit. The furthest is {worst.quantity} of {worst.name}: printed "
         f"{worst.printed}, maximum at {worst.computed:.7g}."
     )
-    shortfall = measure_shortfall(fit, published)
+    shortfall = measure_shortfall(fit, published) if isinstance(fit, Estimate) else None
     if shortfall is not None and shortfall > 0.0:
         text += (
             f" At the printed variance components the log-likelihood is {shortfall:.1e} below its "

@@ -23,14 +23,16 @@ import numpy as np
 from scipy.stats import norm
 
 from bhlm.bayes.convergence import summarize
-from bhlm.bayes.draws import Draws, flatten_draws, parameter_draws
-from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed
+from bhlm.bayes.draws import Posterior, flatten_draws, parameter_draws
+from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed, list_priors
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reconciliation.judge import FALSE_ALARMS
 from bhlm.reconciliation.swaps import Share
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,18 +43,23 @@ Array = np.ndarray
 NEGLIGIBLE = 0.1
 # What optimisation may leave between two modes that are one, in posterior SDs.
 IDENTITY = 1e-3
-NAMED = tuple(f"prior_{name}" for name in (*PRIORS, "interaction"))
-SHARES = ("shape", "skewness", "integrating", "prior", *NAMED, "monte_carlo", "unexplained")
-COLUMNS = (
-    *("reml", "posterior", "sd", "gap", "gap_sd"),
-    *SHARES,
-    *(f"{share}_se" for share in SHARES),
-)
+
+
+def list_shares(structure: Structure | None = None) -> tuple[str, ...]:
+    """Return the columns of the shares; of several factors each prior by factor."""
+    priors = PRIORS if structure is None else list_priors(structure)
+    named = (f"prior_{name}" for name in (*priors, "interaction"))
+    return ("shape", "skewness", "integrating", "prior", *named, "monte_carlo", "unexplained")
+
+
+SHARES = list_shares()  # of one grouping factor
 # 95 % of a normal, in SDs: the unit of a posterior that has no SD.
 WIDTH = 2.0 * 1.959963984540054
 
 
-def split_gaps(reml: Estimate, post: Draws, evidence: Evidence) -> "pd.DataFrame":
+def split_gaps(
+    reml: Estimate | LevelsEstimate, post: Posterior, evidence: Evidence
+) -> "pd.DataFrame":
     """Return the split of every gap, one row per parameter.
 
     Columns `reml, posterior, sd, gap, gap_sd`, the shares and their parts (see the module), the
@@ -61,6 +68,12 @@ def split_gaps(reml: Estimate, post: Draws, evidence: Evidence) -> "pd.DataFrame
     """
     import pandas as pd
 
+    shares = list_shares(post.structure)
+    columns = (
+        *("reml", "posterior", "sd", "gap", "gap_sd"),
+        *shares,
+        *(f"{share}_se" for share in shares),
+    )
     estimates = reml.estimates["estimate"]
     modes = _name_mode(post, evidence.mode)
     draws = post.draws
@@ -71,12 +84,15 @@ def split_gaps(reml: Estimate, post: Draws, evidence: Evidence) -> "pd.DataFrame
         drawn, _, _, sd, low, high, *_, mcse = summarize({name: draws[name]})[name]
         # Without an SD, that of a normal with the same 95 % interval is the unit.
         unit = sd if evidence.indices[name] > 2.0 else (high - low) / WIDTH
-        row = _split(parameter, evidence, drawn, mcse, float(estimates[name]), modes[name])
+        row = _split(
+            parameter, evidence, drawn, mcse, float(estimates[name]), modes[name],
+            priors=list_priors(post.structure),
+        )  # fmt: skip
         row["sd"] = sd if evidence.indices[name] > 2.0 else math.nan
         row["gap_sd"] = row["gap"] / unit if unit > 0.0 else math.nan
-        rows[name] = {column: row[column] for column in COLUMNS}
+        rows[name] = {column: row.get(column, math.nan) for column in columns}
         verdicts.append(_judge_row(parameter, row, evidence, unit, modes[name]))
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
     table.index.name = "parameter"
     table["verdict"] = verdicts
     return table
@@ -89,17 +105,19 @@ def _split(
     mcse: float,
     estimate: float,
     joint: float,
+    *,
+    priors: tuple[str, ...],
 ) -> dict[str, float]:
-    """Return the row of a parameter, but for its SD."""
+    """Return the row of a parameter, but for its SD; `priors` are those of `list_priors`."""
     name = str(parameter)
-    row = dict.fromkeys(COLUMNS, math.nan)
+    row = dict.fromkeys(list_shares(), math.nan)
     has_mean = evidence.has_mean(name)
     posterior = drawn if has_mean else math.nan
     row |= {"reml": estimate, "posterior": posterior, "gap": posterior - estimate}
     row |= {"monte_carlo_se": mcse}
     row |= _split_shape(parameter, evidence, joint)
     if evidence.certified and has_mean:
-        row |= _split_prior(name, evidence)
+        row |= _split_prior(name, evidence, priors=priors)
         row |= _split_rest(name, evidence, drawn, mcse, joint - estimate)
     else:
         row |= {"unexplained": joint - estimate, "unexplained_se": 0.0}
@@ -120,14 +138,14 @@ def _split_shape(parameter: Parameter, evidence: Evidence, joint: float) -> dict
     return row
 
 
-def _split_prior(name: str, evidence: Evidence) -> dict[str, float]:
+def _split_prior(name: str, evidence: Evidence, *, priors: tuple[str, ...]) -> dict[str, float]:
     """Return `prior` and its parts, as far as the means without those priors are known."""
     total = evidence.measure_prior(name)
     if total is None:
         return {}
     row = {"prior": total.value, "prior_se": total.error}
-    parts = [evidence.measure_prior(name, part) or Share(math.nan, math.nan) for part in PRIORS]
-    for part, share in zip(PRIORS, parts, strict=True):
+    parts = [evidence.measure_prior(name, part) or Share(math.nan, math.nan) for part in priors]
+    for part, share in zip(priors, parts, strict=True):
         row |= {f"prior_{part}": share.value, f"prior_{part}_se": share.error}
     row["prior_interaction"] = total.value - sum(share.value for share in parts)
     row["prior_interaction_se"] = math.hypot(total.error, *(share.error for share in parts))
@@ -172,14 +190,14 @@ def _judge_row(
     return "explained" if math.isfinite(row["shape"] + row["prior"]) else "undetermined"
 
 
-def _name_mode(post: Draws, mode: FlatMode) -> dict[str, float]:
+def _name_mode(post: Posterior, mode: FlatMode) -> dict[str, float]:
     """Return the mode under each parameter's name; on the SD scale, of the transformed mode."""
     sigma = np.sqrt(np.asarray(mode.sigma2))
     named = parameter_draws(post.moments, post.structure, mode.beta, mode.g, sigma)
     return {name: float(value) for name, value in named.items()}
 
 
-def find_drift(post: Draws) -> list[str]:
+def find_drift(post: Posterior) -> list[str]:
     """Return a sentence for each fixed effect whose draws miss their exact conditional means.
 
     Given the draws of the other parameters a fixed effect is normal under normal and flat priors,

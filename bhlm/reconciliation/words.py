@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.bayes.existence import explain_missing
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.pool import Pool
-from bhlm.bayes.importance.target import PRIORS
-from bhlm.bayes.priors.tails import judge_priors
+from bhlm.bayes.importance.target import list_priors
+from bhlm.bayes.level_tails import judge_existence
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.findings import LARGE
@@ -46,7 +46,7 @@ ERRORS = 2.0  # that what advice leaves of a gap is counted with
 CLOSED = 0.5
 
 
-def explain_gaps(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> dict[str, str]:
+def explain_gaps(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> dict[str, str]:
     """Return one sentence per parameter: how far the answers differ, and why."""
     nouns = name_priors(post)
     withheld = list_withheld(post, evidence)
@@ -76,34 +76,40 @@ def advise_failed(failed: Sequence[str]) -> list[str]:
     return [advice[each] for each in failed]
 
 
-def list_withheld(post: Draws, evidence: Evidence) -> dict[str, str]:
+def list_withheld(post: Posterior, evidence: Evidence) -> dict[str, str]:
     """Return why a mean is withheld, by parameter, where one is."""
     found = explain_missing(evidence.flat_indices, label="the posterior under flat priors")
     found |= explain_missing(evidence.indices)
     return {name: found[name] for name in map(str, post.parameters) if name in found}
 
 
-def name_priors(post: Draws) -> dict[str, str]:
-    """Return what a sentence calls each of the names of `PRIORS`."""
+def name_priors(post: Posterior) -> dict[str, str]:
+    """Return what a sentence calls each of the names of `list_priors`."""
     texts = post.priors.describe(post.moments, structure=post.structure)
-    sds = [str(each) for each in post.structure.sds]
     fixed = post.moments.fixed
-    kinds = list(dict.fromkeys(texts[name] for name in sds))
-    named = {
-        "scale": "the scale (flat on SDs and correlations is not flat on covariances)",
-        "sd": f"the prior {kinds[0]} on {sds[0]}"
-        if len(sds) == 1
-        else f"the priors of the SDs ({_list(kinds)})",
+    scale = {"scale": "the scale (flat on SDs and correlations is not flat on covariances)"}
+    others = {
         "residual": f"the prior {texts[str(RESIDUAL_SD)]} on the residual SD",
         "fixed": f"the prior {texts[fixed[0]]} on {fixed[0]}"
         if len(fixed) == 1
         else "the priors of the fixed effects",
     }
-    if post.structure.has_correlations:
-        text = texts[str(post.structure.correlations)]
-        plural = "s" if len(sds) > 2 else ""
-        named["corr"] = f"the prior {text} on the correlation{plural}"
-    return named
+    alone = len(post.structure.parts) == 1
+    of_sds, of_correlations = {}, {}
+    for part in post.structure.parts:
+        mark, of = ("", "") if alone else (f"|{part.group}", f" of {part.group}")
+        sds = [str(each) for each in part.sds]
+        kinds = list(dict.fromkeys(texts[name] for name in sds))
+        if len(sds) == 1:
+            of_sds[f"sd{mark}"] = f"the prior {kinds[0]} on {sds[0]}"
+        else:
+            of_sds[f"sd{mark}"] = f"the priors of the SDs{of} ({_list(kinds)})"
+        if part.has_correlations:
+            text = texts[str(part.correlations)]
+            plural = "s" if len(sds) > 2 else ""
+            told = f"the prior {text} on the correlation{plural}{of}"
+            of_correlations[f"corr{mark}"] = told
+    return scale | of_sds | others | of_correlations
 
 
 def _explain(
@@ -177,7 +183,7 @@ def _tell(
     return clauses
 
 
-def advise(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
+def advise(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[str]:
     """Return what would make the two answers meet, or the posterior firmer."""
     told = [str(each) for each in post.parameters if each.is_sd or each.is_fixed]
     rows = table.loc[[name for name in told if math.isfinite(table.loc[name, "gap_sd"])]]
@@ -200,7 +206,7 @@ def advise(table: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
     return advice
 
 
-def _advise_on_priors(rows: "pd.DataFrame", post: Draws, evidence: Evidence) -> list[str]:
+def _advise_on_priors(rows: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[str]:
     """Return advice on the priors without which a gap would be half as large or less."""
     nouns = name_priors(post)
     known = Swaps(post, evidence, evidence.pool, {}, {})
@@ -252,7 +258,7 @@ def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
 class Swaps:
     """What the posterior is without several priors together, each set computed once."""
 
-    post: Draws
+    post: Posterior
     evidence: Evidence
     pool: Pool | None  # which grows where its draws do not do
     found: dict[tuple[str, ...], Swapped | None]  # None where its means are unknown
@@ -265,9 +271,9 @@ def _find_cure(name: str, gap: float, known: Swaps) -> tuple[str, ...]:
     The scale is none of them: nobody can weaken it. Of sets of one size the one that leaves least
     is returned, and nothing where no set is known to close so much beyond its error.
     """
-    candidates = [
-        each for each in PRIORS if each != "scale" and each in known.evidence.single_indices
-    ]
+    every = list_priors(known.post.structure)
+    known_apart = known.evidence.single_indices
+    candidates = [each for each in every if each != "scale" and each in known_apart]
     for size in range(1, len(candidates) + 1):
         left = {}
         for cure in combinations(candidates, size):
@@ -303,7 +309,7 @@ def _exists(cure: tuple[str, ...], known: Swaps) -> bool:
     """Return whether the posterior without those priors is proper, with SDs of finite variance."""
     if cure not in known.existing:
         post = known.post
-        found = judge_priors(post.white, post.structure, post.priors, without=cure)
+        found = judge_existence(post.white, post.structure, post.priors, without=cure)
         known.existing[cure] = found.proper and bool(np.min(found.sd) > 2.0)
     return known.existing[cure]
 

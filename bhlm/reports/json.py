@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
@@ -202,7 +202,7 @@ def describe_few_df(fit: Estimate) -> dict[str, Any]:
     return {"df_method": found.method, "tests": tests}
 
 
-def describe_posterior(fit: Draws) -> dict[str, Any]:
+def describe_posterior(fit: Posterior) -> dict[str, Any]:
     """Return the posterior under the keys of the JSON."""
     chains, draws = fit.data["posterior"]["sigma"].shape
     return {
@@ -234,8 +234,7 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
         }
     return make_plain(
         {
-            "model": describe_model(both.reml.moments),
-            "reml": describe_reml(both.reml, df=df),
+            **_describe_reml_side(both.reml, df),
             "posterior": describe_posterior(both.post),
             "reconciliation": rows,
             "printed": [
@@ -259,6 +258,13 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
             "verdict": both.verdict,
         }
     )
+
+
+def _describe_reml_side(fit: Estimate | LevelsEstimate, df: str | None) -> dict[str, Any]:
+    """Return `model` and `reml` of one grouping factor or several."""
+    if isinstance(fit, LevelsEstimate):
+        return {"model": describe_cells(fit.moments), "reml": describe_levels(fit)}
+    return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}
 
 
 def describe_findings(findings: "Findings") -> dict[str, Any]:

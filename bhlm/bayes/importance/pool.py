@@ -28,7 +28,7 @@ from bhlm.bayes.importance.target import (
     straighten,
 )
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.moments import Moments
+from bhlm.moments.cells import AnyMoments
 
 Array = np.ndarray
 
@@ -44,7 +44,7 @@ class Version(NamedTuple):
 class Pool:
     """Draws of one or several posteriors of a model, in the order in which they joined."""
 
-    moments: Moments
+    moments: AnyMoments
     structure: Structure
     target: Target  # of the first
     sources: tuple[Drawn, ...]
@@ -118,7 +118,7 @@ def weigh_pool(pool: Pool, without: frozenset[str]) -> Weighed:
 
 
 def _read_versions(
-    moments: Moments, structure: Structure, target: Target, drawn: Drawn, *, seed: int
+    moments: AnyMoments, structure: Structure, target: Target, drawn: Drawn, *, seed: int
 ) -> tuple[Version, Version]:
     """Return a posterior's draws with the chosen priors of the fixed effects, and with flat ones.
 

@@ -60,7 +60,7 @@ class Drawn:
 class ImportancePosterior(Drawn):
     """The posterior of every parameter by importance sampling, and whether it may be believed."""
 
-    moments: Moments
+    moments: AnyMoments
     structure: Structure
     kernels: dict[str, Kernels]  # by parameter, in the order of the tables
     located: dict[str, Located]

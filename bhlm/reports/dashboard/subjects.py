@@ -49,10 +49,11 @@ def write_reconciliation(
             for and not at hand.
     """
     check_path(path)
-    moments = both.reml.moments
+    reml, post = both.split_pair("the page of a reconciliation")
+    moments = reml.moments
     subject = Subject(
-        reml=both.reml,
-        post=both.post,
+        reml=reml,
+        post=post,
         both=both,
         model=_check_model(moments, model, rows=rows),
         title=title or _name(moments),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.few_groups import list_notes
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def render_reconciliation(both: "Comparison") -> str:
     for title, points in {"Points": both.reasons, "Advice": both.advice}.items():
         if points:
             lines += [title, *map(_bullet, points), ""]
-    if notes := list_notes(both.reml):
+    notes = list_notes(both.reml) if isinstance(both.reml, Estimate) else []
+    if notes:
         lines += ["About the REML fit", *map(_bullet, notes), ""]
     lines += [*_render_findings(both), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
@@ -88,14 +90,33 @@ def render_reconciliation(both: "Comparison") -> str:
 
 def _render_parts(both: "Comparison", name_width: int) -> list[str]:
     """Return the table of what shape and prior are made of, errors below."""
-    head = f"{'':<{name_width}}" + "".join(f"{text:>{PART_WIDTH}}" for text in PARTS.values())
+    parts = _name_parts(both)
+    width = max(PART_WIDTH, *(len(text) + 1 for text in parts.values()))
+    head = f"{'':<{name_width}}" + "".join(f"{text:>{width}}" for text in parts.values())
     rule = "-" * len(head)
     lines = ["What shape and prior are made of", rule, head, rule]
     for name, row in both.table.iterrows():
-        cells = "".join(_cell(key, row[key], PART_WIDTH) for key in PARTS)
-        errors = "".join(_error(row[f"{key}_se"]) for key in PARTS)
+        cells = "".join(_cell(key, row[key], width) for key in parts)
+        errors = "".join(_error(row[f"{key}_se"], width) for key in parts)
         lines += [f"{name!s:<{name_width}}{cells}", f"{'':<{name_width}}{errors}"]
     return [*lines, rule, fill(PARTS_LEGEND, WIDTH)]
+
+
+def _name_parts(both: "Comparison") -> dict[str, str]:
+    """Return the heads of the parts' columns; of several factors SDs and correlations by factor."""
+    parts = both.post.structure.parts
+    if len(parts) == 1:
+        return PARTS
+    found: dict[str, str] = {}
+    for key, text in PARTS.items():
+        if key == "prior_corr":
+            correlated = [part.group for part in parts if part.has_correlations]
+            found |= {f"{key}|{group}": f"{text}|{group}" for group in correlated}
+        elif key == "prior_sd":
+            found |= {f"{key}|{part.group}": f"{text}|{part.group}" for part in parts}
+        else:
+            found[key] = text
+    return found
 
 
 def _render_findings(both: "Comparison") -> list[str]:
@@ -114,9 +135,9 @@ def _render_findings(both: "Comparison") -> list[str]:
     return lines
 
 
-def _error(value: float) -> str:
+def _error(value: float, width: int) -> str:
     text = "" if np.isnan(value) or value == 0.0 else f"({value:.1g})"
-    return f"{text:>{PART_WIDTH}}"
+    return f"{text:>{width}}"
 
 
 def _bullet(text: str) -> str:
