@@ -53,6 +53,7 @@ def list_shares(structure: Structure | None = None) -> tuple[str, ...]:
 
 
 SHARES = list_shares()  # of one grouping factor
+NAMED = tuple(share for share in SHARES if share.startswith("prior_"))
 # 95 % of a normal, in SDs: the unit of a posterior that has no SD.
 WIDTH = 2.0 * 1.959963984540054
 
