@@ -355,7 +355,7 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
         with pytest.raises(BhlmError, match="not there yet for several grouping factors") as caught:
             ask()
         assert "batch and batch:cask" in str(caught.value)
-    with pytest.raises(BhlmError, match="several grouping factors"):
+    with pytest.raises(BhlmError, match="is not a BayesFit or a LevelBayesFit"):
         bhlm.reconcile(found, found)
     assert not hasattr(found, "coefficients")
     with pytest.raises(AttributeError, match="has no 'nothing'"):
