@@ -1,14 +1,21 @@
 """PooledFit: what `pool` and `fit_imputations` return."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bhlm.design.formula.parse import Binary, Leaf, parse_tree
 from bhlm.design.formula.terms import parse_formula
+from bhlm.design.formula.weights import Weights, read_weights
+from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, BhlmError, check_arguments
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.moments.cells import refuse_factors
+from bhlm.moments.file import is_moments_path
+from bhlm.moments.moments import Moments
+from bhlm.moments.responses import reduce_responses
 from bhlm.studies.imputations.pooled import Pooled, pool_fits
 
 if TYPE_CHECKING:
@@ -72,14 +79,15 @@ class PooledFit(Pooled):
 
 
 @check_arguments
-def pool(fits: "Sequence[RemlFit]", *, df: str = "satterthwaite", level: float = 0.95) -> PooledFit:
+def pool(fits: "Sequence[RemlFit]", *, df: str | None = None, level: float = 0.95) -> PooledFit:
     """Return fits of one model to several imputations, or plausible values, pooled.
 
     Args:
         fits: what `model.reml()` returned for each imputation: the same columns, the same method.
         df: "satterthwaite", "kenward-roger", "hlm", "cr0", "cr2" or "z": how each fit judges its
             fixed effects. Pooled degrees of freedom are Barnard & Rubin's (1999) from the
-            complete-data ones by that method; "z" has none, and gives Rubin's of 1987.
+            complete-data ones by that method; "z" has none, and gives Rubin's of 1987. None is
+            "satterthwaite", and "z" of fits that test by z alone, as with sampling weights.
         level: of the intervals.
 
     Raises:
@@ -90,7 +98,8 @@ def pool(fits: "Sequence[RemlFit]", *, df: str = "satterthwaite", level: float =
         raise ArgumentError(
             f"fits is one {type(fits).__name__}; give a list of fits, one per imputation"
         )
-    found = pool_fits(fits, df=df, level=level)
+    by_z = any(isinstance(fit, RemlFit) and fit.judged_by_z for fit in fits)
+    found = pool_fits(fits, df=df or ("z" if by_z else "satterthwaite"), level=level)
     return PooledFit(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
@@ -102,19 +111,26 @@ def fit_imputations(
     responses: Sequence[str] | None = None,
     method: str = "reml",
     covariance: str | None = None,
-    df: str = "satterthwaite",
+    weights: "str | Weights | None" = None,
+    errors: str | None = None,
+    df: str | None = None,
     level: float = 0.95,
 ) -> PooledFit:
     """Return the fits of one model to imputed tables, or to plausible values, pooled.
 
+    Plausible values are columns of one table, which is read once for all of them.
+
     Args:
-        formula: the model, such as "y ~ x + (x | g)"; with `responses` it begins with "~".
+        formula: the model, such as "y ~ x + (x | g)"; with `responses` it begins with "~", and
+            "pv1math + pv2math ~ x + (x | g)" names them itself.
         data: a list of tables, one per imputation, each as `Model` takes them; with `responses`
             one table.
         responses: the columns that hold the plausible values, such as ["pv1math", "pv2math"].
         method: "reml" or "ml".
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
             the formula says.
+        weights: of rows and groups, as `Model` takes them.
+        errors: how each fit's standard errors are computed, as in `Model.reml`.
         df: of the fixed effects, as in `pool`.
         level: of the intervals.
 
@@ -123,16 +139,60 @@ def fit_imputations(
         DataError: a table cannot serve the formula.
         ArgumentError: fewer than two tables or responses, or what `pool` refuses.
     """
-    fits = []
-    for what, text, table in _list_models(formula, data, responses):
+    if responses is None:
+        formula, responses = _split_responses(formula)
+    models = _list_models(formula, data, responses)
+    tables: list[Any] = [table for _, _, table in models]
+    if responses is not None:
+        tables = _reduce_once([text for _, text, _ in models], data, weights) or tables
+    fits: list[RemlFit] = []
+    for (what, text, _), table in zip(models, tables, strict=True):
         try:
             stated = parse_formula(text)
             if stated.has_levels:
                 raise refuse_factors(stated, "pooling")
-            fits.append(Model(text, table).reml(method=method, covariance=covariance))
+            model = Model(text, table, weights=weights)
+            # The variances of plausible values are near each other.
+            start = fits[0] if responses and fits and not fits[0].singular else None
+            fits.append(
+                model.reml(method=method, covariance=covariance, start=start, errors=errors)
+            )
         except BhlmError as error:
             raise type(error)(f"{what}: {error}") from error
     return pool(fits, df=df, level=level)
+
+
+def _split_responses(formula: str) -> tuple[str, Sequence[str] | None]:
+    """Return a formula whose left side is a sum of columns without it, and these columns."""
+    left, tilde, right = formula.partition("~")
+    if "+" not in left or not tilde or "~" in right:
+        return formula, None
+    node, names = parse_tree(f"{left}~ 1")[0], []
+    while isinstance(node, Binary) and node.sign == "+":
+        names.append(node.right)
+        node = node.left
+    leaves = [each for each in (node, *reversed(names)) if isinstance(each, Leaf)]
+    if len(leaves) <= len(names) or not all(each.is_column for each in leaves):
+        return formula, None
+    return f"~{right}", [str(each.token.value) for each in leaves]
+
+
+def _reduce_once(texts: Sequence[str], data: Any, weights: Any) -> list[Moments] | None:
+    """Return the moments of all responses from one pass over a table.
+
+    None where each needs a pass of its own, or has an error to tell.
+    """
+    if is_moments_path(data) or isinstance(data, Moments) or len(texts) < 2:
+        return None
+    meant = read_weights(weights)
+    try:
+        formulas = [replace(parse_formula(text), weights=meant) for text in texts]
+        if formulas[0].has_levels:
+            return None
+        table = open_rows(formulas[0], data) if isinstance(data, str | Path) else data
+        return reduce_responses(formulas, table)
+    except BhlmError:
+        return None
 
 
 def _list_models(

@@ -51,12 +51,20 @@ def sum_weighted_curvatures(
     f, u = inverse[:, :q, :q], inverse[:, :q, q:-1]
     t = inverse[:, :q, -1] - u @ beta
     c = u @ phi @ u.transpose(0, 2, 1)
-    wf, wu, wt = (groups[:, None, None] * f, groups[:, None, None] * u, groups[:, None] * t)
+    w = groups[:, None, None]
+    tt = t[:, :, None] * t[:, None, :]
     return (
-        np.einsum("jab,jde->abde", wf, f, optimize=True),
-        np.einsum("jab,jde->abde", wf, c, optimize=True),
-        np.einsum("jab,jd,je->abde", wf, t, t, optimize=True),
-        np.einsum("jai,jbm->aibm", wu, u, optimize=True),
-        np.einsum("jai,jb->aib", wu, t, optimize=True),
-        wt.T @ t,
+        _pair(w * f, f),
+        _pair(w * f, c),
+        _pair(w * f, tt),
+        _pair(w * u, u),
+        _pair(w * u, t),
+        np.tensordot(groups, tt, axes=1),
     )
+
+
+def _pair(left: Array, right: Array) -> Array:
+    """Return the sum over groups of the outer products of two arrays (J, ...)."""
+    n_groups = len(left)
+    products = left.reshape(n_groups, -1).T @ right.reshape(n_groups, -1)
+    return np.asarray(products.reshape(*left.shape[1:], *right.shape[1:]))

@@ -176,6 +176,8 @@ def _describe(fit: Estimate) -> dict[str, tuple[str, ...]]:
         "group": (fit.moments.group,),
         "parameters": tuple(map(str, fit.parameters)),
         "method": (fit.method,),
+        "weights": (fit.weights.sentence if fit.weights else "none",),
+        "standard errors": (fit.errors,),
     }
 
 
