@@ -122,6 +122,10 @@ _ADVICE = {
         (wanted, "LevelsFit"): "a fit of several grouping factors is not taken here yet"
         for wanted in ("RemlFit", "Estimate", "Fit")
     },
+    **{
+        (wanted, "FamilyFit"): "a fit of zeros and ones or counts is not taken here yet"
+        for wanted in ("RemlFit", "Estimate", "Fit")
+    },
 }
 LONGEST = 60  # characters of a value in a message
 

@@ -6,7 +6,7 @@ tests/reference/glmm.toml, by dense quadrature. A program that prints an approxi
 likelihood is shown at its own number: it may lie above the exact maximum.
 
     python comparisons/hglm.py                             # bhlm and lme4
-    python comparisons/hglm.py --python .venv-hglm/bin/python   # and mixedlm, statsmodels there
+    python comparisons/hglm.py --python .venv-hglm/bin/python   # and the others
 """
 
 import argparse
@@ -31,6 +31,7 @@ DATA = ("contraception", "toenail", "cbpp")
 RUNS = (
     *(("bhlm", 0), ("bhlm", 1), ("bhlm", 15)),
     *(("lme4", 1), ("lme4", 7), ("lme4", 15), ("lme4", 25), ("lme4", 50)),
+    *(("glmm", 1), ("glmm", 15), ("glmm", 25)),
     *(("mixedlm", 1), ("mixedlm", 15), ("statsmodels", 0)),
 )
 
@@ -118,7 +119,7 @@ def render(table: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", help="of an environment with mixedlm and statsmodels")
+    parser.add_argument("--python", help="of an environment with glmm, mixedlm and statsmodels")
     parser.add_argument("--data", nargs="*", default=list(DATA))
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()

@@ -66,6 +66,15 @@ def fit_mixedlm(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
     return {"loglik": loglik + added, "beta": [float(b) for b in beta], "sd": theta}
 
 
+def fit_glmm(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
+    import glmm
+
+    formula, rows, added = expand(name, table)
+    fit = glmm.fit(rows, formula, family="binomial", nagq=nodes)
+    beta = [float(b) for b in fit.beta]
+    return {"loglik": float(fit.loglik) + added, "beta": beta, "sd": float(fit.tau2[0]) ** 0.5}
+
+
 def fit_statsmodels(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
     """A variational Bayes fit: it has no likelihood."""
     from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
@@ -83,6 +92,7 @@ def fit_statsmodels(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any
 
 FITS = {
     "bhlm": (fit_bhlm, "bhlm"),
+    "glmm": (fit_glmm, "glmm"),
     "mixedlm": (fit_mixedlm, "mixedlm"),
     "statsmodels": (fit_statsmodels, "statsmodels"),
 }

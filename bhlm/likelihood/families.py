@@ -136,8 +136,8 @@ class Family(ABC):
         """Return which responses (n,) are outside the family."""
 
     @abstractmethod
-    def constant(self, y: Array, n: Array) -> float:
-        """Return what the rows add to the log-likelihood beside the patterns' part."""
+    def constant(self, y: Array, n: Array, rows: Array) -> float:
+        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
 
     def mean(self, eta: Array) -> Array:
         """Return the expected response of one trial, or of one unit of exposure."""
@@ -207,7 +207,7 @@ class Bernoulli(Family):
         """Return which responses are neither 0 nor 1."""
         return np.asarray((y != 0.0) & (y != 1.0))
 
-    def constant(self, y: Array, n: Array) -> float:
+    def constant(self, y: Array, n: Array, rows: Array) -> float:
         """Return 0."""
         return 0.0
 
@@ -236,10 +236,10 @@ class Binomial(Bernoulli):
         """Return which responses are no number of successes of n trials."""
         return np.asarray((y < 0.0) | (y > n) | (y != np.floor(y)))
 
-    def constant(self, y: Array, n: Array) -> float:
+    def constant(self, y: Array, n: Array, rows: Array) -> float:
         """Return sum log (n over y)."""
         chosen = special.gammaln(n + 1.0) - special.gammaln(y + 1.0) - special.gammaln(n - y + 1.0)
-        return float(np.sum(chosen))
+        return float(rows @ chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +260,9 @@ class Poisson(Family):
         """Return which responses are no counts."""
         return np.asarray((y < 0.0) | (y != np.floor(y)))
 
-    def constant(self, y: Array, n: Array) -> float:
+    def constant(self, y: Array, n: Array, rows: Array) -> float:
         """Return -sum log y!."""
-        return -float(np.sum(special.gammaln(y + 1.0)))
+        return -float(rows @ special.gammaln(y + 1.0))
 
     def variance(self, mean: Array, n: Array) -> Array:
         """Return n mean."""

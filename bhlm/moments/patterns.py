@@ -20,8 +20,8 @@ from bhlm.design.design import (
     ignore_floating_errors,
 )
 from bhlm.design.evaluate import read_rows
-from bhlm.design.formula.expressions import Expression
-from bhlm.design.formula.terms import Formula
+from bhlm.design.formula.expressions import Apply, Expression, walk
+from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, collect_frame
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import read_table
@@ -30,6 +30,8 @@ from bhlm.layout import count, show_name
 from bhlm.moments.moments import tell_rows_used
 
 Array = np.ndarray
+
+TIMES = "times"  # the column that counts equal rows
 
 
 class Outcome(Protocol):
@@ -58,8 +60,8 @@ class Outcome(Protocol):
     def find_outside(self, y: Array, n: Array, /) -> Array:
         """Return which responses are outside the family."""
 
-    def constant(self, y: Array, n: Array, /) -> float:
-        """Return what rows add to the log-likelihood beside the patterns' part."""
+    def constant(self, y: Array, n: Array, rows: Array, /) -> float:
+        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,9 @@ class Patterns:
 def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Patterns:
     """Return the patterns of the rows of a table that a formula uses.
 
+    A lazy table gives out its distinct rows, by a GROUP BY where the rows are; where cwc() and gm()
+    need every row, it gives all of them.
+
     Args:
         formula: with one grouping factor; its response may be successes / trials.
         table: any dataframe that narwhals accepts, eager or lazy.
@@ -186,7 +191,8 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
     table = read_table(table, formula)
     design, frame, layout, n_rows, dropped, missing = build_prepared(formula, table, counted=True)
     with ignore_floating_errors():
-        held = collect_frame(frame) if isinstance(frame, nw.LazyFrame) else frame
+        held, times = _take_rows(frame, formula)
+        n_rows = len(held)
         groups, codes = code_groups(held[GROUP].to_numpy())
         if len(groups) < 2:
             check_design(design, table)
@@ -206,25 +212,30 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         y = read(formula.response)
         trials = np.ones(n_rows) if formula.trials is None else read(formula.trials)
         offset = sum((read(each) for each in formula.offsets), np.zeros(n_rows))
-    finite = [np.isfinite(each).all() for each in (values, y, trials, offset)]
-    if not all(finite):
+    if not all(np.isfinite(each).all() for each in (values, y, trials)):
         check_design(design, table)
-    _check_responses(formula, family, y, trials)
-    constant = family.constant(y, trials)
+    if not np.isfinite(offset).all():
+        bad = int(times[~np.isfinite(offset)].sum())
+        shown = " + ".join(f"offset({each})" for each in formula.offsets)
+        raise DataError(
+            f"{shown} is not finite in {count(bad, 'row')} (an exposure of 0?); drop those rows"
+        )
+    _check_responses(formula, family, y, trials, times)
+    constant = family.constant(y, trials, times)
     if family.has_exposure:
         # y (eta + o) - e^(eta + o): with the exposure e^o in the place of n, y o is a constant.
-        constant += float(y @ offset)
+        constant += float((times * y) @ offset)
         trials, offset = trials * np.exp(offset), np.zeros(n_rows)
     keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
-    own, starts, first, group_rows = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
+    own, starts, first = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
     return Patterns(
         groups=groups,
         starts=starts,
-        n=np.bincount(own, weights=trials, minlength=len(first)),
-        y=np.bincount(own, weights=y, minlength=len(first)),
+        n=np.bincount(own, weights=times * trials, minlength=len(first)),
+        y=np.bincount(own, weights=times * y, minlength=len(first)),
         offset=offset[first],
         values=np.ascontiguousarray(values[first]),
-        rows=group_rows,
+        rows=np.bincount(codes, weights=times, minlength=len(groups)),
         constant=constant,
         family=family,
         design=design,
@@ -233,13 +244,31 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
     )
 
 
-def _check_responses(formula: Formula, family: Outcome, y: Array, trials: Array) -> None:
+def _take_rows(
+    frame: nw.DataFrame[Any] | nw.LazyFrame[Any], formula: Formula
+) -> tuple[nw.DataFrame[Any], Array]:
+    """Return rows in memory, and how many rows (n,) of the table each stands for."""
+    if isinstance(frame, nw.DataFrame):
+        return frame, np.ones(len(frame))
+    nodes = (node for factor in list_factors(formula) for node in walk(factor))
+    if any(isinstance(node, Apply) and node.function in ("cwc", "gm") for node in nodes):
+        held = collect_frame(frame)
+        return held, np.ones(len(held))
+    names = frame.collect_schema().names()
+    held = collect_frame(frame.group_by(names).agg(nw.len().alias(TIMES)))
+    return held, held[TIMES].to_numpy().astype(np.float64)
+
+
+def _check_responses(
+    formula: Formula, family: Outcome, y: Array, trials: Array, times: Array
+) -> None:
     """Raise `DataError` for trials and responses that the family does not have."""
     bad = (trials < 1.0) | (trials != np.floor(trials))
     if bad.any():
         raise DataError(
             f"the trials '{formula.trials}' are {trials[bad][0]:g} in "
-            f"{count(int(bad.sum()), 'row')}, and trials are whole numbers from 1; drop those rows"
+            f"{count(int(times[bad].sum()), 'row')}, and trials are whole numbers from 1; drop "
+            "those rows"
         )
     outside = family.find_outside(y, trials)
     if not outside.any():
@@ -256,18 +285,17 @@ def _check_responses(formula: Formula, family: Outcome, y: Array, trials: Array)
             advice = "counts have family='poisson', or family='binomial' with successes / trials"
     raise DataError(
         f"the response '{show_name(str(formula.response))}' is {shown} in "
-        f"{count(int(outside.sum()), 'row')}, and of family='{family.name}' it is "
+        f"{count(int(times[outside].sum()), 'row')}, and of family='{family.name}' it is "
         f"{family.support}; {advice}"
     )
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def find_patterns(codes: Array, keys: Array, n_groups: int) -> tuple[Array, Array, Array, Array]:
-    """Return the pattern (n,) of each row, where each group's begin (J + 1,), and rows.
+def find_patterns(codes: Array, keys: Array, n_groups: int) -> tuple[Array, Array, Array]:
+    """Return the pattern (n,) of each row, where each group's begin (J + 1,), and a row of each.
 
-    `keys` (n, k) are equal, bit by bit but for the sign of zero, in the rows of a pattern; the last
-    two are a row (I,) of each pattern and the number of rows (J,) of each group. Patterns go by
-    group, and within a group in the order of the rows.
+    `keys` (n, k) are equal, bit by bit but for the sign of zero, in the rows of a pattern. Patterns
+    go by group, and within a group in the order of the rows.
     """
     n, k = keys.shape
     ends = np.zeros(n_groups + 1, dtype=np.int64)
@@ -321,7 +349,4 @@ def find_patterns(codes: Array, keys: Array, n_groups: int) -> tuple[Array, Arra
                 found += 1
             pattern[i] = seats[seat]
         starts[j + 1] = found
-    rows = np.empty(n_groups)
-    for j in range(n_groups):
-        rows[j] = ends[j + 1] - ends[j]
-    return pattern, starts, first[:found].copy(), rows
+    return pattern, starts, first[:found].copy()

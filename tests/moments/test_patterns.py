@@ -1,5 +1,6 @@
 """Rows that have equal columns make one pattern, on every engine."""
 
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -56,12 +57,23 @@ def test_patterns_are_a_group_by(table: pd.DataFrame) -> None:
     assert found.group_size["max"] == table["g"].value_counts().max()
 
 
-@pytest.mark.parametrize("engine", [pl.from_pandas, lambda t: pl.from_pandas(t).lazy()])
-def test_engines_agree(table: pd.DataFrame, engine) -> None:
-    formula = "s / size ~ x + f + offset(log(t)) + (x | g)"
+def make_duckdb(table: pd.DataFrame):
+    connection = duckdb.connect()
+    connection.register("rows", table)
+    return connection.table("rows")
+
+
+@pytest.mark.parametrize("means", ["", " + cwc(x)"])
+@pytest.mark.parametrize(
+    "engine", [pl.from_pandas, lambda t: pl.from_pandas(t).lazy(), make_duckdb]
+)
+def test_engines_agree(table: pd.DataFrame, engine, means: str) -> None:
+    formula = f"s / size ~ x + f{means} + offset(log(t)) + (x | g)"
     one, other = (reduce(formula, each, "binomial") for each in (table, engine(table)))
     pd.testing.assert_frame_equal(sort_patterns(one), sort_patterns(other))
     assert one.constant == pytest.approx(other.constant, abs=1e-10)
+    assert one.n_rows == other.n_rows == 400
+    np.testing.assert_array_equal(one.rows, other.rows)
 
 
 def test_exposure_joins_rows_that_differ_in_it_alone(table: pd.DataFrame) -> None:
@@ -93,6 +105,7 @@ def test_missing_values_are_dropped_and_told(table: pd.DataFrame) -> None:
         ("c / size ~ x + (1 | g)", "binomial", {"c": 9}, "from 0 to the trials"),
         ("s / size ~ x + (1 | g)", "binomial", {"size": -9}, "trials are whole numbers from 1"),
         ("s / size ~ x + (1 | g)", "bernoulli", {}, "give family='binomial'"),
+        ("c ~ offset(log(t)) + (1 | g)", "poisson", {"t": -1.0}, "is not finite in .* rows"),
     ],
 )
 def test_bad_responses_are_told_in_one_line(

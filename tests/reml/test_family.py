@@ -71,8 +71,6 @@ def test_exact_estimates(fits: dict[str, FamilyFit], name: str) -> None:
 
 
 def test_laplace_and_fixed_nodes_of_lme4() -> None:
-    laplace = EXACT["contraception"]["laplace_lme4"]
-    assert fit("contraception", nagq=1).loglik == pytest.approx(laplace, abs=1e-4)
     cbpp = fit("cbpp", nagq=1)
     assert cbpp.loglik == pytest.approx(
         float(GLMM["published"]["cbpp_laplace"]["loglik"]), abs=LME4
@@ -80,12 +78,19 @@ def test_laplace_and_fixed_nodes_of_lme4() -> None:
     assert cbpp.error is None
 
 
+@pytest.mark.slow
+def test_laplace_of_contraception() -> None:
+    laplace = EXACT["contraception"]["laplace_lme4"]
+    assert fit("contraception", nagq=1).loglik == pytest.approx(laplace, abs=1e-4)
+
+
 # lme4 1.1-31 with glmerControl(tolPwrss = 1e-13): log-likelihood and intercept. By its default,
 # which GLMM has, its inner loop stops early, and what it prints is off by 0.0065 and 0.0023.
 TIGHT = {1: (-627.808934535, -2.523349538), 9: (-625.566768610, -1.574332615)}
 
 
-@pytest.mark.parametrize("nodes", [1, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 9])
 def test_fixed_nodes_of_toenail(nodes: int) -> None:
     found = fit("toenail", nagq=nodes)
     loglik, intercept = TIGHT[nodes]

@@ -43,16 +43,19 @@ def maximize_nodes(
     begin = np.concatenate([start.beta, start.theta])
     if start.singular:
         begin[len(start.beta) :] += 0.1
-    found = minimize(value, begin, jac=slope, method="BFGS", options={"gtol": 1e-6})
-    point = found.x
+    # The exact information is all but that of the rule, so that few steps are needed.
+    guess = np.linalg.pinv(start.information, rcond=1e-8, hermitian=True)
+    guess += 1e-8 * np.trace(guess) * np.eye(len(guess))
+    options = {"gtol": 1e-5, "hess_inv0": 0.5 * (guess + guess.T)}
+    point = minimize(value, begin, jac=slope, method="BFGS", options=options).x
     # BFGS stops on the noise of the differences; Newton's steps by them finish.
-    for _ in range(3):
-        hessian = _differentiate(slope, point)
-        trial = point - np.linalg.lstsq(hessian, slope(point))[0]
-        if not value(trial) <= value(point):
+    hessian, gradient = _differentiate(slope, point), -slope(point)
+    for _ in range(4):
+        trial = point + np.linalg.lstsq(hessian, gradient)[0]
+        further = -slope(trial)
+        if np.abs(further).max() >= np.abs(gradient).max():
             break
-        point = trial
-    gradient, hessian = -slope(point), _differentiate(slope, point)
+        point, gradient = trial, further
     beta, lam = problem.split(point)
     p = len(beta)
     exact = integrator.evaluate(beta, lam)
