@@ -69,6 +69,10 @@ class ArgumentError(BhlmError, ValueError):
     """An argument has a value outside the ones that are known."""
 
 
+class StoppedError(BhlmError, RuntimeError):
+    """A run was stopped before there were enough draws to make a fit of."""
+
+
 def miss_package(what: str, package: str, extra: str) -> MissingPackageError:
     """Return the error for a package that is not installed, with the extra that installs it."""
     return MissingPackageError(

@@ -18,7 +18,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import ESS, RHAT, measure
 from bhlm.bayes.sampling import Progress, Reader
-from bhlm.errors import BhlmError
+from bhlm.errors import StoppedError as StoppedError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,10 +32,6 @@ TICK = 0.1  # seconds between two looks at the counts
 EVERY = 1.0  # seconds between two looks at the draws, at the least
 SELDOM = 10.0  # and at the most
 SHARE = 0.2  # of the time, at most, goes into looking at the draws
-
-
-class StoppedError(BhlmError, RuntimeError):
-    """A run was stopped before there were enough draws to make a fit of."""
 
 
 @dataclass(frozen=True, slots=True)

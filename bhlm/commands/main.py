@@ -9,8 +9,9 @@ from typer.exceptions import TyperException
 
 # Each family registers its commands, in the order in which --help lists them.
 from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
+from bhlm.commands.entry import INTERRUPTED, INTERRUPTION, hear_interrupts
 from bhlm.commands.options import app
-from bhlm.errors import ArgumentError, BhlmError
+from bhlm.errors import ArgumentError, BhlmError, StoppedError
 from bhlm.layout import show_name
 from bhlm.secrets import hide_password, hide_passwords, is_address
 
@@ -34,17 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(given, prog_name="bhlm", standalone_mode=False)
+        status = _call(given)
+    except StoppedError as error:
+        print(f"bhlm: {error}; nothing was written", file=sys.stderr)
+        status = INTERRUPTED
     except BhlmError as error:
         status = _refuse(str(error), given)
     except TyperException as error:
         status = _refuse(f"{error.format_message()} See bhlm --help.", given)
     except (KeyboardInterrupt, typer.Abort):
-        print("bhlm: interrupted; nothing was written", file=sys.stderr)
-        status = 130
+        print(INTERRUPTION, file=sys.stderr)
+        status = INTERRUPTED
     finally:
         logger.setLevel(level)
     sys.exit(status or 0)
+
+
+def _call(given: list[str]) -> int | None:
+    """Return the status of a command; raise KeyboardInterrupt for whatever Ctrl-C led to."""
+    with hear_interrupts() as was_pressed:
+        try:
+            status: int | None = app(given, prog_name="bhlm", standalone_mode=False)
+        except StoppedError:
+            raise
+        except BaseException:
+            if was_pressed():
+                raise KeyboardInterrupt from None
+            raise
+        if status == INTERRUPTED:  # Typer makes that of Ctrl-C
+            raise KeyboardInterrupt
+        return status
 
 
 def _refuse(message: str, given: Sequence[str]) -> int:

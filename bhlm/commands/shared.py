@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from bhlm.errors import ArgumentError, BhlmError, DataError
 from bhlm.files import check_output, write_json
 from bhlm.layout import show_name
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from bhlm.sources.gallery import GalleryModel
 
 CHAINS = 4  # of `Model.sample`
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 
 
 def open_model(
@@ -178,16 +175,11 @@ def draw_posterior(
     """
     if live:
         from bhlm.bayes.draws import Settings
-        from bhlm.bayes.live import StoppedError
         from bhlm.commands.view import sample_live
 
-        try:
-            return sample_live(
-                model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance
-            )
-        except StoppedError as error:
-            print(f"bhlm: {error}; nothing was written", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from error
+        return sample_live(
+            model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance
+        )
     with _show_bars("posterior", counts.get("chains", CHAINS), quiet=quiet) as progress:
         return model.sample(
             priors=priors, covariance=covariance, seed=seed, progress=progress, **counts

@@ -1,13 +1,17 @@
 """The command line: exit statuses, JSON, and one clear line for bad input."""
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 from command_line import check_refusal, run
 
+from bhlm.commands.entry import hear_interrupts
 from bhlm.sources.datasets import load_hsb
 
 FORMULA = "mathach ~ ses + (1 | school)"
@@ -243,3 +247,39 @@ def test_the_gallery_is_compared_in_one_table(capsys, tmp_path):
     status, _, error = run(capsys, "compare", "hsb_anowa")
     assert status == 2
     assert "hsb_anova" in error
+
+
+def test_ctrl_c_is_one_line_and_130(capsys):
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        status, out, err = run(capsys, "reml", "hsb_random_coefficient")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert (status, out, err) == (130, "", "bhlm: interrupted; no result was written\n")
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130():
+    code = (
+        "import signal\nfrom bhlm.commands.entry import run\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.005)\nrun()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "bhlm: interrupted; no result was written\n"
+
+
+def test_an_interrupt_that_is_swallowed_is_repeated():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with hear_interrupts(patience=0.02) as was_pressed:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert was_pressed()
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(5)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
