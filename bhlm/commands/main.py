@@ -1,6 +1,8 @@
 """The command line: parse, call, print."""
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +11,7 @@ from typer.exceptions import TyperException
 
 # Each family registers its commands, in the order in which --help lists them.
 from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
-from bhlm.commands.entry import INTERRUPTED, INTERRUPTION, hear_interrupts
+from bhlm.commands.interrupts import INTERRUPTED, INTERRUPTION, hear_interrupts
 from bhlm.commands.options import app
 from bhlm.errors import ArgumentError, BhlmError, StoppedError
 from bhlm.layout import show_name
@@ -43,12 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _refuse(str(error), given)
     except TyperException as error:
         status = _refuse(f"{error.format_message()} See bhlm --help.", given)
+    except OSError as error:  # of files bhlm says more; what is left is where it prints to
+        status = _refuse(f"cannot write what is printed ({error.strerror}); redirect it", given)
     except (KeyboardInterrupt, typer.Abort):
         print(INTERRUPTION, file=sys.stderr)
         status = INTERRUPTED
     finally:
         logger.setLevel(level)
+    if status == 2:
+        _drop_output()
     sys.exit(status or 0)
+
+
+def _drop_output() -> None:
+    """Forget what could not be printed, of which Python would complain when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _call(given: list[str]) -> int | None:
@@ -62,6 +77,7 @@ def _call(given: list[str]) -> int | None:
             if was_pressed():
                 raise KeyboardInterrupt from None
             raise
+        sys.stdout.flush()
         if status == INTERRUPTED:  # Typer makes that of Ctrl-C
             raise KeyboardInterrupt
         return status

@@ -1,6 +1,5 @@
 """The command line: exit statuses, JSON, and one clear line for bad input."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 from command_line import check_refusal, run
 
-from bhlm.commands.entry import hear_interrupts
+from bhlm.commands.interrupts import hear_interrupts
 from bhlm.sources.datasets import load_hsb
 
 FORMULA = "mathach ~ ses + (1 | school)"
@@ -271,15 +270,32 @@ def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130():
     assert done.stderr == "bhlm: interrupted; no result was written\n"
 
 
-def test_an_interrupt_that_is_swallowed_is_repeated():
+def test_an_interrupt_that_a_callback_loses_is_repeated(capsys):
+    class Loses:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with hear_interrupts(patience=0.02) as was_pressed:
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+            Loses()
             assert was_pressed()
             with pytest.raises(KeyboardInterrupt):
                 time.sleep(5)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert capsys.readouterr().err == ""
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [["reml", "rail"], ["models"]])
+def test_output_onto_a_full_disk_is_refused_in_one_line(what):
+    code = "from bhlm.commands.entry import run; run()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *what], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    said = "cannot write what is printed (No space left on device); redirect it"
+    assert done.stderr == f"bhlm: {said}\n"
