@@ -111,6 +111,7 @@ def reml_command(
     covariance: Covariance = None,
     df: Df = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
+    dashboard: Dashboard = None,
     json: Json = None,
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
@@ -118,7 +119,7 @@ def reml_command(
     from bhlm.moments.cells import refuse_factors
     from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
 
-    check_outputs(json=json)
+    check_outputs(json=json, page=dashboard)
     model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=True)
     if model.cells is not None and df is not None:
         raise refuse_factors(model.formula, "--df")
@@ -129,6 +130,13 @@ def reml_command(
     text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
     print_title(entry)
     print_text(text)
+    if dashboard:
+        command = write_command(
+            "reml", which, data=data, formula=formula, method=method, covariance=covariance,
+            dashboard=dashboard,
+        )  # fmt: skip
+        source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
+        _write_page(fit, dashboard, entry.title if entry else None, source | {"Command": command})
     if json and model.cells is not None:
         write_json(
             {"model": describe_cells(model.cells), "reml": describe_levels(cast("LevelsFit", fit))},
@@ -138,6 +146,19 @@ def reml_command(
         content = {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
         write_json(content, json)
     return 0 if fit.converged else 1
+
+
+def _write_page(
+    fit: "RemlFit | LevelsFit", page: Path, title: str | None, source: dict[str, str]
+) -> None:
+    """Write the page about a fit of one grouping factor or of several."""
+    from bhlm.reml.levels import LevelsEstimate
+    from bhlm.reports.dashboard.subjects import write_fit, write_levels
+
+    if isinstance(fit, LevelsEstimate):
+        write_levels(fit, page, title=title, source=source)
+    else:
+        write_fit(fit, page, model=fit.model, title=title, source=source)
 
 
 @app.command("ml")

@@ -12,6 +12,7 @@ from bhlm.plots.groups import (
     ENDS,
     SHOWN,
     Fit,
+    Units,
     choose_shown,
     join_effects,
     name_group,
@@ -67,12 +68,12 @@ def plot_caterpillar(fit: Fit, *, coefficient: str | None = None) -> Figure:
 
 
 def draw_caterpillar(
-    moments: Moments, effects: "pd.DataFrame", names: tuple[str, ...], *, posterior: bool
+    moments: Moments | Units, effects: "pd.DataFrame", names: tuple[str, ...], *, posterior: bool
 ) -> Figure:
     """Return the caterpillar of effects that are known already.
 
     Args:
-        moments: of the fit.
+        moments: of the fit, or the units of one of several factors.
         effects: what `join_effects` returns.
         names: of the coefficients to draw.
         posterior: whether groups are ordered and judged by the posterior.
@@ -106,7 +107,7 @@ def draw_caterpillar(
     )
 
 
-def _draw_panel(moments: Moments, shown: "pd.DataFrame", name: str) -> Panel:
+def _draw_panel(moments: Moments | Units, shown: "pd.DataFrame", name: str) -> Panel:
     rank = shown["rank"].to_numpy().astype(float)
     labels = name_groups(shown["group"])
     both = shown["u"].notna().all() and shown["mean"].notna().all()
@@ -147,7 +148,7 @@ def _draw_panel(moments: Moments, shown: "pd.DataFrame", name: str) -> Panel:
     return Panel(along, Axis("deviation"), tuple(marks), title=name)
 
 
-def _read(moments: Moments, ranked: "pd.DataFrame", name: str, *, posterior: bool) -> str:
+def _read(moments: Moments | Units, ranked: "pd.DataFrame", name: str, *, posterior: bool) -> str:
     """Return what the panel of one coefficient shows, without a stop."""
     middle, low, high = ("mean", "low", "high") if posterior else ("u", "u_low", "u_high")
     name = shorten(name)

@@ -31,6 +31,19 @@ NAME = 30  # characters of a label in a sentence
 
 
 @dataclass(frozen=True, slots=True)
+class Units:
+    """The units of one of several grouping factors, as the figures of groups call them."""
+
+    group: str  # the factor
+    groups: Array  # (J,) labels, object; of several columns joined by ":"
+
+    @property
+    def n_groups(self) -> int:
+        """The number J of units."""
+        return len(self.groups)
+
+
+@dataclass(frozen=True, slots=True)
 class GroupLines:
     """The expected response of J groups along one column, the other columns at the group's mean.
 
@@ -216,6 +229,6 @@ def _mean_of(moments: Moments, place: dict[str, int], name: str) -> Array:
     return np.ones(moments.n_groups) if name == INTERCEPT else moments.mean[:, place[name]]
 
 
-def name_group(moments: Moments, j: int) -> str:
+def name_group(moments: Moments | Units, j: int) -> str:
     """Return one group for a sentence, such as "school 8367"."""
     return f"{shorten(moments.group, NAME)} {shorten(name_groups(moments.groups[[j]])[0], NAME)}"

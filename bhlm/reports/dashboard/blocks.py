@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.levels import LevelsEstimate
 
 Tone = Literal["plain", "good", "caution", "bad"]
 
@@ -30,6 +31,12 @@ class Subject:
     own_checks: "Checks | None" = None  # of a posterior alone
     df: str | None = None  # by which the fixed effects are tested too
     rows: bool = False  # whether the page may hold single rows
+    levels: "LevelsEstimate | None" = None  # in the place of `reml`, of several grouping factors
+
+    @property
+    def estimate(self) -> "Estimate | LevelsEstimate | None":
+        """The fit by REML or ML, of one grouping factor or of several."""
+        return self.reml if self.levels is None else self.levels
 
     @property
     def checks(self) -> "Checks | None":

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.layout import count
+from bhlm.layout import count, list_names
+from bhlm.moments.moments import Moments
 from bhlm.plots.ranks_of_rows import FEWEST
 from bhlm.reports.dashboard.blocks import Subject, Text
 
 if TYPE_CHECKING:
-    from bhlm.moments.moments import Moments
+    from bhlm.moments.cells import CellMoments
 
 HEADING = "What this page and its .json hold"
 
@@ -19,7 +20,13 @@ def describe_holdings(subject: Subject, moments: "Moments") -> Text:
     return Text(list_holdings(subject, moments), heading=HEADING, listed=True)
 
 
-def list_holdings(subject: Subject, moments: "Moments") -> tuple[str, ...]:
+def _name_factors(moments: "Moments | CellMoments") -> str:
+    if isinstance(moments, Moments):
+        return f"'{moments.group}'"
+    return list_names([f"'{name}'" for name in moments.groups])
+
+
+def list_holdings(subject: Subject, moments: "Moments | CellMoments") -> tuple[str, ...]:
     """Return what the page holds of single rows and of groups, a sentence each."""
     has_rows = subject.model is not None and subject.model.has_rows
     if subject.rows:
@@ -37,13 +44,14 @@ def list_holdings(subject: Subject, moments: "Moments") -> tuple[str, ...]:
         )
     sentences = [
         rows,
-        f"Of groups of '{moments.group}': the label, the number of rows, coefficients and what is "
-        "computed from them.",
+        f"Of groups of {_name_factors(moments)}: the label, the number of rows, coefficients and "
+        "what is computed from them.",
     ]
     single = int(np.sum(moments.n == 1))
+    unit = "group" if isinstance(moments, Moments) else "cell"
     if single:
         sentences.append(
-            f"{count(single, 'group')} {'has' if single == 1 else 'have'} one row only: what is "
+            f"{count(single, unit)} {'has' if single == 1 else 'have'} one row only: what is "
             f"said of {'it' if single == 1 else 'them'} is said of a single row."
         )
     named = [label.lower() for label in subject.source if label in ("Data", "Fit", "Command")]

@@ -56,7 +56,7 @@ def choose_tone(finding: Finding) -> Tone:
 
 def gather_findings(subject: Subject) -> Findings:
     """Return the findings on the fits of a page, those of the reconciliation where there is one."""
-    reml, post, both = subject.reml, subject.post, subject.both
+    reml, post, both = subject.estimate, subject.post, subject.both
     if both is not None:
         return both.findings
     convergence = judge_convergence(reml, post)
@@ -72,7 +72,7 @@ def gather_findings(subject: Subject) -> Findings:
 
 
 def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
-    reml, both = subject.reml, subject.both
+    reml, both = subject.estimate, subject.both
     failed = list_failed(reml, subject.post)
     if failed:
         return tuple(advise_failed(failed))

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from bhlm.errors import BhlmError, DataError
 from bhlm.files import make_plain, write_json, write_text
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import read_script
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
@@ -29,6 +31,11 @@ from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
 from bhlm.reports.dashboard.groups import build_groups
 from bhlm.reports.dashboard.holdings import list_holdings
+from bhlm.reports.dashboard.levels import (
+    build_level_groups,
+    build_level_reproduction,
+    build_level_verdict,
+)
 from bhlm.reports.dashboard.marks import mark_failed
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.paths import check_path, name_twin
@@ -36,7 +43,12 @@ from bhlm.reports.dashboard.priors import build_priors
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
 from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.verdict import build_verdict, find_moments
-from bhlm.reports.json import describe_findings, describe_model, describe_reconciliation
+from bhlm.reports.json import (
+    describe_cells,
+    describe_findings,
+    describe_model,
+    describe_reconciliation,
+)
 
 
 class Part(NamedTuple):
@@ -56,6 +68,12 @@ SECTIONS = (
     Part("checks", "Model checks", build_checks),
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_reproduction),
+)
+# Of several grouping factors, whose posterior has no page yet.
+LEVEL_SECTIONS = (
+    Part("verdict", "Verdict", build_level_verdict),
+    Part("groups", "Groups", build_level_groups),
+    Part("reproduction", "Reproduction", build_level_reproduction),
 )
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 200_000
@@ -82,12 +100,12 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             to; this is found before anything is computed.
     """
     path = check_path(path)
-    sections = build_sections(subject, SECTIONS)
+    sections = build_sections(subject, LEVEL_SECTIONS if subject.levels else SECTIONS)
     outcome = judge(subject)
     sections = mark_failed(sections, subject)
     twin = {
         "title": subject.title,
-        "model": describe_model(find_moments(subject)),
+        "model": describe_levels_model(subject),
         "outcome": {
             "label": outcome.label,
             "tone": outcome.tone,
@@ -99,7 +117,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
         "source": subject.source,
         "holds": {
             "rows": subject.rows,
-            "sentences": list(list_holdings(subject, find_moments(subject))),
+            "sentences": list(list_holdings(subject, find_any(subject))),
         },
         "sections": describe_sections(sections),
         "reconciliation": None if subject.both is None else describe_reconciliation(subject.both),
@@ -107,6 +125,18 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
     page = render_page(subject, sections, twin=name_twin(path).name)
     write_json(twin, name_twin(path))
     write_text(page, path)
+
+
+def find_any(subject: Subject) -> Moments | CellMoments:
+    """Return the moments of the page's fits, of one grouping factor or of several."""
+    return find_moments(subject) if subject.levels is None else subject.levels.moments
+
+
+def describe_levels_model(subject: Subject) -> dict[str, Any]:
+    """Return formula and size of the model, of one grouping factor or of several."""
+    if subject.levels is None:
+        return describe_model(find_moments(subject))
+    return describe_cells(subject.levels.moments)
 
 
 def build_sections(subject: Subject, parts: Sequence[Part] = SECTIONS) -> tuple[Section, ...]:
@@ -155,14 +185,14 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,
-        formula=find_moments(subject).formula,
+        formula=find_any(subject).formula,
         outcome=judge(subject),
         sections=shown,
         style=Markup(_read("style.css")),
         shared=describe_style(),
         scripts=scripts,
         twin=twin,
-        holdings=list_holdings(subject, find_moments(subject))[0],
+        holdings=list_holdings(subject, find_any(subject))[0],
     )
 
 

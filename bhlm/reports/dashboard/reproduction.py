@@ -33,7 +33,7 @@ def build_reproduction(subject: Subject) -> Section:
     blocks: list[Block] = [_tabulate_settings(subject, moments)]
     if subject.post is not None:
         blocks.append(_tabulate_priors(subject.post))
-    blocks.append(_tabulate_versions())
+    blocks.append(tabulate_versions())
     lines, notes = write_lines(subject, moments)
     command = subject.source.get("Command") or _write_command(subject, moments)
     if command:
@@ -98,7 +98,8 @@ def _tabulate_priors(fit: "Draws") -> Table:
     )
 
 
-def _tabulate_versions() -> Table:
+def tabulate_versions() -> Table:
+    """Return the table of the versions that the numbers come from."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:

@@ -8,7 +8,9 @@ import numpy as np
 from bhlm.bayes.checks.model_checks import Checks, run_checks
 from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
+from bhlm.layout import list_names
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.page import write_dashboard
 from bhlm.reports.dashboard.paths import check_path
@@ -88,6 +90,39 @@ def write_fit(
         source=_hide_passwords(source),
         own_checks=_check_posterior(fit, checked) if isinstance(fit, Draws) else None,
         rows=rows,
+    )
+    write_dashboard(subject, path)
+
+
+def write_levels(
+    fit: LevelsEstimate,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about a fit of several grouping factors by REML or ML, and its .json.
+
+    Args:
+        fit: the fit.
+        path: the HTML file to write.
+        title: the page's heading; None names the response and the factors.
+        source: label -> text on where the model and its data come from.
+
+    Raises:
+        DataError: a path that cannot be written to.
+    """
+    check_path(path)
+    moments = fit.moments
+    names = list(moments.groups)
+    subject = Subject(
+        reml=None,
+        post=None,
+        both=None,
+        model=None,
+        title=title or f"{moments.response} by {list_names(names, most=len(names))}",
+        source=_hide_passwords(source),
+        levels=fit,
     )
     write_dashboard(subject, path)
 

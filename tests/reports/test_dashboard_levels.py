@@ -1,0 +1,85 @@
+"""The page of a fit of several grouping factors, and the caterpillar of one of them."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from command_line import run
+
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
+from bhlm.sources.gallery import find_model, load_data
+
+
+@cache
+def fit(name):
+    entry = find_model(name)
+    return Model(entry.formula, load_data(entry)).reml()
+
+
+@pytest.mark.parametrize("name", ["pastes", pytest.param("penicillin", marks=pytest.mark.slow)])
+def test_one_command_goes_from_rows_to_a_page(name, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    entry = find_model(name)
+    path = tmp_path / "rows.csv"
+    load_data(entry).to_csv(path, index=False)
+    asked = ["reml", "--data", path, "--formula", entry.formula, "--dashboard", page]
+    assert run(capsys, *map(str, asked))[0] == 0
+    text = page.read_text(encoding="utf-8")
+    assert entry.formula.split("~")[0] in text
+    twin = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+    assert twin["outcome"]["label"] == "Converged"
+    assert twin["model"]["groups"] == fit(name).moments.groups
+    titles = {
+        block["title"]
+        for section in twin["sections"]
+        for block in section["blocks"]
+        if "title" in block
+    }
+    for factor in fit(name).moments.groups:
+        assert {f"Effects of {factor}", f"Effects of each {factor}, in order"} <= titles
+    lines = json.dumps(twin["sections"])
+    assert "bhlm reml --data" in lines
+    assert json.dumps(twin["holds"]).count("No single row") == 1
+
+
+def test_the_table_of_a_factor_is_its_effects():
+    found = fit("pastes")
+    table = tabulate_factor(found, "batch:cask")
+    effects = found.group_effects("batch:cask")
+    assert table["group"].tolist() == [
+        f"{batch}:{cask}" for batch, cask in zip(effects["batch"], effects["cask"], strict=True)
+    ]
+    assert table["n"].unique().tolist() == [2]
+    np.testing.assert_array_equal(table["u"], effects["estimate"])
+    np.testing.assert_allclose(table["u_se"] ** 2, effects["pev"])
+
+
+def test_the_caterpillar_draws_one_factor_or_one_units_children():
+    found = fit("pastes")
+    whole = plot_factor(found, "batch:cask")
+    assert len(whole.table) == 30
+    assert whole.title == "Effects of each batch:cask, in order"
+    inside = found.plot_effects("batch:cask", within={"batch": "C"})
+    assert sorted(inside.table["group"]) == ["C:a", "C:b", "C:c"]
+    assert inside.table["rank"].tolist() == [1, 2, 3]
+    crossed = fit("scots_sec").plot_effects("primary", within={"second": 3})
+    rows = load_data(find_model("scots_sec"))
+    feeding = rows.loc[rows["second"] == 3, "primary"].unique()
+    assert len(crossed.table) == len(feeding)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"factor": "cask"}, "factor='cask' is not a grouping factor; choose one of batch"),
+        ({"factor": "batch", "coefficient": "x"}, "coefficient='x' does not vary over 'batch'"),
+        ({"factor": "batch", "within": {"lot": 1}}, "names no grouping column; choose one of"),
+        ({"factor": "batch", "within": {"batch": "Z"}}, "'Z' is not a label of 'batch'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(asked, message):
+    with pytest.raises(ArgumentError, match=message):
+        plot_factor(fit("pastes"), asked.pop("factor"), **asked)
