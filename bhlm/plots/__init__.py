@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bhlm.plots.energy import plot_energy
     from bhlm.plots.evolution import plot_evolution
     from bhlm.plots.figure import Figure
+    from bhlm.plots.forest import plot_forest
     from bhlm.plots.group_lines import plot_group
     from bhlm.plots.influence import plot_influence
     from bhlm.plots.intervals import plot_intervals
@@ -44,6 +45,7 @@ _HOMES = {
     "plot_effects": "effects",
     "plot_energy": "energy",
     "plot_evolution": "evolution",
+    "plot_forest": "forest",
     "plot_group": "group_lines",
     "plot_influence": "influence",
     "plot_intervals": "intervals",

@@ -63,14 +63,6 @@ def draw_plotly(
     return drawn
 
 
-def read_script() -> str:
-    """Return the JavaScript by which a page draws Plotly's figures."""
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
-
-
 def theme(page: str) -> dict[str, Any]:
     """Return the layout that makes a Plotly figure belong to a "light" or a "dark" page."""
     look = PAGES[page]

@@ -14,6 +14,7 @@ from bhlm.fits.reconciliation import reconcile
 from bhlm.plots.attribution import NARROWEST, plot_attribution
 from bhlm.plots.choice import choose_parameters, list_parameters, title
 from bhlm.plots.curves import plot_curves, refine_curve
+from bhlm.plots.forest import plot_forest
 from bhlm.plots.intervals import plot_intervals
 from bhlm.plots.marks import Bars, Points, Segments
 from bhlm.reml.profile.intervals import build_profile
@@ -383,3 +384,31 @@ class TestPage:
         tables = {block.name: block for block in section.blocks if isinstance(block, Table)}
         assert list(tables) == ["attribution_shares"]
         assert "published" not in tables["attribution_shares"].frame.columns
+
+
+class TestForest:
+    def test_a_reconciliation_is_drawn_in_posterior_sds_from_reml(self, both):
+        figure = plot_forest(both)
+        table = figure.table.set_index(["parameter", "source"])
+        for name in figure.table["parameter"].unique():
+            unit = both.post.estimates.loc[name, "sd"]
+            assert table.loc[(name, "REML"), "position"] == pytest.approx(0.0, abs=ROUNDING)
+            gap = both.table.loc[name, "gap_sd"]
+            assert table.loc[(name, "posterior"), "position"] == pytest.approx(gap, abs=1e-6)
+            low = both.post.estimates.loc[name, "lower"] - both.reml.estimates.loc[name, "estimate"]
+            assert table.loc[(name, "posterior"), "from"] == pytest.approx(low / unit)
+        assert not any(each.is_squared for each in both.post.parameters
+                       if str(each) in set(figure.table["parameter"]))  # fmt: skip
+        assert figure.matplotlib() is not None
+
+    def test_one_fit_is_drawn_in_standard_errors_from_zero(self, both):
+        table = plot_forest(both.reml).table.set_index("parameter")
+        rows = both.reml.estimates.loc[table.index]
+        np.testing.assert_allclose(table["position"], rows["estimate"] / rows["se"])
+
+    def test_what_has_no_interval_is_left_out(self, singular):
+        figure = plot_forest(singular)
+        table = figure.table[figure.table["source"] == "REML"].set_index("parameter")
+        assert np.isnan(table.loc[SD, "from"])
+        drawn = [mark for mark in figure.panels[0].marks if isinstance(mark, Segments)]
+        assert all(np.isfinite(mark.x0).all() for mark in drawn)

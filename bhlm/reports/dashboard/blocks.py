@@ -53,6 +53,7 @@ class Text:
     heading: str = ""
     listed: bool = False
     code: bool = False  # lines to type, as they are
+    light: bool = False  # one of the findings, which stand side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,18 @@ class Table:
     title: str
     reading: str  # one sentence, computed from the numbers
     frame: "pd.DataFrame"  # the index, if it is named, is the first column
-    digits: int = 4  # significant digits shown; the CSV and the JSON hold every digit
+    digits: int = 3  # significant digits shown; the CSV and the JSON hold every digit
+    first: tuple[str, ...] = ()  # columns shown at first; () for all
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A few numbers side by side, each under its name."""
+
+    name: str
+    title: str
+    reading: str
+    items: tuple[tuple[str, str], ...]  # name and value
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class Chooser:
     content: dict[str, Any]  # what the script draws from; see `groups.describe_chooser`
 
 
-Block = Text | Table | Figure | Chooser
+Block = Text | Table | Facts | Figure | Chooser
 
 
 @dataclass(frozen=True, slots=True)

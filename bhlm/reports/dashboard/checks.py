@@ -124,7 +124,7 @@ def _describe_loo(loo: "Loo", bad: int) -> str:
     elif bad:
         text += (
             f"; the posterior was not sampled anew without the {count(bad, 'group')} above the "
-            "threshold, which post.loo() does"
+            "threshold, which would take a run of the sampler each"
         )
     return text + "."
 
@@ -135,8 +135,7 @@ def _influence(reml: "Estimate", most: int) -> Iterator[Block]:
         yield Text(
             (
                 f"Influence is not measured here: it refits the model without each of the "
-                f"{groups:,} groups. reml.influence() does, and bhlm.plots.plot_influence(reml) "
-                "draws it.",
+                f"{groups:,} groups.",
             ),
             heading="Influence",
         )

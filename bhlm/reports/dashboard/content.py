@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bhlm.files import make_plain
 from bhlm.layout import show_name
 from bhlm.plots.figure import Figure
-from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Table, Text
+from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Table, Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +97,8 @@ def _describe_block(block: Block) -> dict[str, Any]:
         case Figure():
             columns = None if block.table is None else list_columns(block.table)
             content = {"kind": "figure", "columns": columns}
+        case Facts():
+            content = {"kind": "facts", "items": [list(item) for item in block.items]}
         case Chooser():
             content = {"kind": "chooser", "content": make_plain(block.content)}
     return {"name": block.name, "title": block.title, "reading": block.reading} | content

@@ -37,8 +37,7 @@ def list_holdings(subject: Subject, moments: "Moments | CellMoments") -> tuple[s
     else:
         rows = "No single row: neither its response, nor a predictor, nor a residual of it"
         rows += (
-            f"; residuals and PIT of rows stand as means of {FEWEST} rows or more. rows=True, or "
-            "--rows on the command line, adds single rows."
+            f"; residuals and PIT of rows stand as means of {FEWEST} rows or more."
             if has_rows
             else "."
         )

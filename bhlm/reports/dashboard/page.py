@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bhlm.errors import BhlmError, DataError
+from bhlm.errors import BhlmError
 from bhlm.files import make_plain, write_json, write_text
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
-from bhlm.plots.plotly_figures import read_script
-from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text
+from bhlm.reports.dashboard.arrangement import arrange_figure, place_block
+from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.checks import build_checks
 from bhlm.reports.dashboard.content import (
     describe_sections,
@@ -76,9 +76,7 @@ LEVEL_SECTIONS = (
     Part("reproduction", "Reproduction", build_level_reproduction),
 )
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
-LARGEST_TABLE = 200_000
-TABLE_ROW = 2.1  # rem of a row of a table
-TABLE_PAGE = 25  # rows of a table at a time, as in tables.js
+LARGEST_TABLE = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,8 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     places = {section.name: blocks for section, blocks in shown}
     marks = [mark for section in sections for _, mark in pair_marks(section)]
     for (section, block, anchor), mark in zip(name_blocks(sections), marks, strict=True):
-        places[section.name].append(_describe(block, anchor) | {"mark": mark})
+        shown_yet = places[section.name]
+        shown_yet.append(_describe(block, anchor) | {"mark": mark, "is_lead": not shown_yet})
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,
@@ -198,22 +197,26 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
 
 def _describe(block: Block, anchor: str) -> dict[str, Any]:
     """Return what the template and the scripts need of a block."""
-    height = 0.0  # rem of a table before it is drawn, so that what follows keeps its place
+    shared: dict[str, Any] = {"anchor": anchor, "block": block, "place": place_block(block, anchor)}
+    data: dict[str, Any] = {}
     match block:
         case Text():
-            return {"kind": "text", "anchor": anchor, "block": block}
+            return shared | {"kind": "text"}
+        case Facts():
+            return shared | {"kind": "facts"}
         case Table():
             kind = "table"
-            data: dict[str, Any] = {"digits": block.digits, "columns": list_columns(block.frame)}
-            height = TABLE_ROW * (1 + min(len(block.frame), TABLE_PAGE))
+            data = {"columns": list_columns(block.frame)}
+            shared["cells"] = show_cells(data["columns"], digits=block.digits, first=block.first)
         case Figure():
             kind = "figure"
+            block = shared["block"] = arrange_figure(block)
             data = describe_figure(block) | {"height": block.height, "name": block.name}
             columns = None if block.table is None else list_columns(block.table)
             data["columns"] = columns if len(json.dumps(columns)) <= LARGEST_TABLE else None
         case Chooser():
             kind, data = "chooser", make_plain(block.content)
-    return {"kind": kind, "anchor": anchor, "block": block, "data": data, "height": height}
+    return shared | {"kind": kind, "data": data}
 
 
 def embed(value: Any) -> str:
@@ -228,25 +231,14 @@ def _read(name: str) -> str:
 
 @cache
 def load_scripts() -> dict[str, str]:
-    """Return the scripts of the page: Plotly's, DataTables' and the page's own.
+    """Return the scripts of the page: Plotly's basic bundle, and the page's own.
 
-    DataTables comes as the bundle that itables ships: a module, whose exports are made a global
-    name, since a module inside a page cannot be imported by another.
-
-    Raises:
-        DataError: itables has another bundle than the one that is known.
+    The bundle draws points, lines and bars, which is all that the figures are made of, in a quarter
+    of the size of the whole. assets/README.md says where it comes from.
     """
-    bundle = files("itables").joinpath("html", "dt_bundle.js").read_text(encoding="utf-8")
-    tables, found = re.subn(
-        r"export\s*\{[^}]*?(\w+) as default[^}]*\};?", r"window.DataTable=\1;", bundle
-    )
-    if found != 1:
-        raise DataError(
-            "the installed itables has no bundle of DataTables that the page can use; install "
-            "itables 2.9"
-        )
-    own = [_read(name) for name in ("figures.js", "tables.js", "chooser.js", "page.js")]
-    texts = {"plotly": read_script(), "tables": tables, "page": "\n".join(own)}
+    own = ("figures.js", "tables.js", "groups.js", "chooser.js", "page.js")
+    page = "\n".join(_read(name) for name in own)
+    texts = {"plotly": _read("plotly-basic.min.js"), "page": page}
     # A browser reads every line end as a line feed, and hashes that. A comment's start changes
     # how it looks for the script's end; in the strings and patterns here the backslash is idle.
     return {

@@ -84,4 +84,4 @@ def _tabulate_sensitivity(found: Sensitivity) -> Table:
         f"data and {swayed} the priors with a sensitivity of {found.threshold:g} or more per "
         "doubling of their weight."
     )
-    return Table("power_scaling", "Power-scaling sensitivity", reading, table, digits=3)
+    return Table("power_scaling", "Power-scaling sensitivity", reading, table, digits=2)

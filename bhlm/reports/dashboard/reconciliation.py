@@ -80,7 +80,13 @@ def _tabulate_shares(both: "Comparison") -> Table:
         f"Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
     )
     title = "Where each gap comes from"
-    return Table("attribution_shares", title, reading, frame, digits=5)
+    return Table(
+        "attribution_shares",
+        title,
+        reading,
+        frame,
+        first=("published", "reml", "posterior", "gap_sd", "verdict"),
+    )
 
 
 def _tabulate_printed(both: "Comparison") -> Table:
@@ -96,4 +102,4 @@ def _tabulate_printed(both: "Comparison") -> Table:
             "to its last digit": ["yes" if check.exact else "no" for check in both.printed],
         }
     )
-    return Table("printed_values", "Printed values", both.printed_note, frame, digits=7)
+    return Table("printed_values", "Printed values", both.printed_note, frame, digits=5)

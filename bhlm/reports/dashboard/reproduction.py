@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     *("bhlm", "pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "numba", "pandas"),
-    *("narwhals", "plotly", "itables"),
+    *("narwhals", "plotly"),
 )
 
 

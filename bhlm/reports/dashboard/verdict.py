@@ -4,15 +4,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.bayes.quantities import derive_icc, derive_r_squared
+from bhlm.layout import format_digits
 from bhlm.likelihood.parameters import RESIDUAL_SD
+from bhlm.plots.forest import plot_forest
+from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
+from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import list_notes
-from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.holdings import describe_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.bayes.draws import Draws
     from bhlm.moments.moments import Moments
     from bhlm.reml.estimate import Estimate
@@ -33,6 +40,8 @@ def build_verdict(subject: Subject) -> Section:
     ]
     blocks: list[Block] = [banner]
     blocks += [to_do, *findings] if is_failed else [*findings, to_do]
+    blocks += [_list_facts(subject, moments), plot_forest(subject.both or _find_fit(subject))]
+    blocks.append(_tabulate_both(subject))
     blocks.append(Text(_describe_data(subject, moments), heading="What was fitted", listed=True))
     blocks.append(describe_holdings(subject, moments))
     numbers = _list_numbers(subject)
@@ -55,14 +64,83 @@ def _show_finding(finding: Finding, *, is_told: bool) -> Text:
         (finding.headline, *details),
         tone=choose_tone(finding),
         heading=f"{finding.topic.capitalize()}: {label[0].lower()}{label[1:]}",
+        light=True,
     )
 
 
 def find_moments(subject: Subject) -> "Moments":
     """Return the moments that the page's fits were made from."""
+    return _find_fit(subject).moments
+
+
+def _find_fit(subject: Subject) -> "Estimate | Draws":
     fit = subject.reml if subject.reml is not None else subject.post
     assert fit is not None
-    return fit.moments
+    return fit
+
+
+def _list_facts(subject: Subject, moments: "Moments") -> Facts:
+    """Return what a reader asks first of the data and of the variance."""
+    if subject.reml is not None:
+        icc = intraclass_correlation(subject.reml)
+        shares = r_squared(subject.reml)
+    else:
+        assert subject.post is not None
+        icc = float(derive_icc(subject.post).draws["icc"].mean())
+        draws = derive_r_squared(subject.post).draws
+        shares = {name: float(values.mean()) for name, values in draws.items()}
+    items = (
+        ("Rows", f"{moments.n_rows:,}"),
+        (f"Groups of {shorten(moments.group)}", f"{moments.n_groups:,}"),
+        ("Rows dropped", f"{moments.dropped:,}"),
+        ("ICC", format_digits(icc, 2)),
+        ("R² of the fixed effects", format_digits(shares["marginal"], 2)),
+        ("R² with the groups", format_digits(shares["conditional"], 2)),
+    )
+    kind = "REML" if subject.reml is not None else "the posterior"
+    reading = f"ICC at the means of the random columns, R² of Nakagawa and others, by {kind}."
+    return Facts("facts", "In short", reading, items)
+
+
+def _tabulate_both(subject: Subject) -> Table:
+    """Return estimates and 95 % intervals of every fit side by side, with p and verdict."""
+    import pandas as pd
+
+    reml, post, both = subject.reml, subject.post, subject.both
+    names = [str(each) for each in _find_fit(subject).parameters if not each.is_squared]
+    frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
+    if reml is not None:
+        table, label = reml.estimates.loc[names], reml.method.upper()
+        frame[label] = table["estimate"]
+        frame[f"{label} 95 % interval"] = _join_ends(table)
+    if post is not None:
+        table = post.estimates.loc[names]
+        frame["posterior mean"] = table["mean"]
+        frame["posterior 95 % interval"] = _join_ends(table)
+    tests = ""
+    if reml is not None and reml.converged:
+        method = subject.df or "satterthwaite"
+        frame["p"] = tabulate_fixed(reml, method=method)["p"].reindex(names)
+        tests = f" p is by df='{method}'." if subject.df else " p is by t on Satterthwaite's df."
+    if both is not None:
+        frame["verdict"] = both.table["verdict"].reindex(names)
+    clear = "Estimates with their 95 % intervals" if both is None else "Both answers"
+    reading = f"{clear}, fixed effects first, then SDs and correlations.{tests}"
+    return Table("estimates", "Estimates", reading, frame)
+
+
+def _join_ends(table: "pd.DataFrame") -> list[str]:
+    """Return intervals as text, to as many digits as their width has use for."""
+    texts = []
+    for low, high in zip(table["lower"], table["upper"], strict=True):
+        if not (np.isfinite(low) and np.isfinite(high)):
+            texts.append("none")
+            continue
+        width = high - low
+        decimals = 1 - int(np.floor(np.log10(width))) if width > 0.0 else 2
+        decimals = min(max(decimals, 0), 8)
+        texts.append(f"{low:.{decimals}f} to {high:.{decimals}f}")
+    return texts
 
 
 def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
@@ -96,8 +174,7 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
     if subject.model is None or not subject.model.has_rows:
         sentences.append(
             "Only the moments of the rows are at hand, not the rows: figures of single rows are "
-            "left out. Give the model that was made from the table, model=..., or --data on the "
-            "command line, to have them."
+            "left out."
         )
     sentences += [
         f"{label}: {text}" for label, text in subject.source.items() if label != "Command"
@@ -150,7 +227,7 @@ def _tabulate_reml(fit: "Estimate") -> Table:
         f"By {fit.method.upper()} {intervals} {verb} 0 and the residual SD is {sd:.4g}{joint}."
     )
     reading = " ".join([reading, *(f"{note}." for note in list_notes(fit))])
-    return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table, digits=6)
+    return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table)
 
 
 def _tabulate_tests(fit: "Estimate", df: str) -> Table:
@@ -166,7 +243,7 @@ def _tabulate_tests(fit: "Estimate", df: str) -> Table:
         f"By df='{df}' p is below .05 for {low or 'none'} of {_count(len(table), 'fixed effect')}"
         f"{few}."
     )
-    return Table("fixed_tests", "Tests of the fixed effects", reading, table, digits=6)
+    return Table("fixed_tests", "Tests of the fixed effects", reading, table)
 
 
 def _tabulate_posterior(fit: "Draws") -> Table:
@@ -178,7 +255,7 @@ def _tabulate_posterior(fit: "Draws") -> Table:
         f"{table.loc[least, 'ess_bulk']:.0f}, are those of {least}, and the largest R-hat, "
         f"{table.loc[worst, 'rhat']:.4f}, is that of {worst}."
     )
-    return Table("posterior_estimates", "Posterior estimates", reading, table, digits=5)
+    return Table("posterior_estimates", "Posterior estimates", reading, table)
 
 
 def _count(number: int, noun: str) -> str:

@@ -42,7 +42,7 @@ function layoutChoice(content) {
     title: { text: escapePlotly(side.label), standoff: 8 }, range: side.range,
   });
   return {
-    xaxis: axis(content.x), yaxis: axis(content.y), height: 440, showlegend: true,
+    xaxis: axis(content.x), yaxis: axis(content.y), height: 340, showlegend: true,
     margin: { l: 10, r: 10, t: 20, b: 10 }, dragmode: false,
     legend: SHARED.themes.light.legend, hoverlabel: SHARED.themes.light.hoverlabel,
   };
@@ -108,13 +108,14 @@ function drawChooser(root) {
     }));
   }
 
-  function show(at) {
+  function show(at, isAsked = true) {
     current = at;
     field.value = labels[at];
     telling.textContent = tellChoice(content, at);
     root.querySelector('[data-step="-1"]').disabled = at === 0;
     root.querySelector('[data-step="1"]').disabled = at === labels.length - 1;
-    draw(place, { data: traceChoice(content, at), layout: layoutChoice(content) });
+    draw(place, { data: traceChoice(content, at), layout: layoutChoice(content), isChoice: true });
+    if (isAsked) chooseGroup(content.group, content.groups[at]);
   }
 
   function choose() {
@@ -139,6 +140,47 @@ function drawChooser(root) {
   for (const button of root.querySelectorAll("[data-step]")) {
     button.addEventListener("click", () => show(current + Number(button.dataset.step)));
   }
+  onGroup((label) => {
+    const at = content.groups.indexOf(label);
+    if (at >= 0 && at !== current) show(at, false);
+  });
+  const asked = content.groups.indexOf(askedGroup());
   offer("");
-  show(content.start);
+  show(asked >= 0 ? asked : content.start, false);
+  const small = root.querySelector("details.multiples");
+  small.addEventListener("toggle", () => {
+    if (small.open) drawSmall(small.querySelector(".small"), content);
+  });
+}
+
+// Every group's lines in a small frame of its own; a click chooses the group.
+function drawSmall(place, content) {
+  if (place.firstChild) return;
+  const [width, height] = [104, 64];
+  const along = (value) => width * (value - content.x.range[0])
+    / (content.x.range[1] - content.x.range[0]);
+  const up = (value) => height * (content.y.range[1] - value)
+    / (content.y.range[1] - content.y.range[0]);
+  const parts = content.groups.map((label, at) => {
+    const lines = content.lines.map((line) => {
+      const [start, slope] = [pick(line.at, at), pick(line.slope, at)];
+      if (start === null || slope === null) return "";
+      const ends = content.x.range.map((x) => [along(x), up(start + slope * (x - content.x.origin))]);
+      const points = ends.map((end) => end.map((value) => value.toFixed(1)).join(",")).join(" ");
+      return `<polyline points="${points}" class="line ${line.role}"/>`;
+    });
+    return `<button type="button" data-group="${at}"><svg viewBox="0 0 ${width} ${height}" `
+      + `aria-hidden="true">${lines.join("")}</svg>${escapeText(reveal(label))}</button>`;
+  });
+  place.innerHTML = parts.join("");
+  for (const role of new Set(content.lines.map((line) => line.role))) {
+    for (const line of place.querySelectorAll(`.${role}`)) {
+      line.style.stroke = `var(--role-${role})`;
+      line.style.strokeDasharray = SHARED.looks[role].dash === "solid" ? "" : "4 3";
+    }
+  }
+  place.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-group]");
+    if (button) chooseGroup(content.group, content.groups[Number(button.dataset.group)]);
+  });
 }

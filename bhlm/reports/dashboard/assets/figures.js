@@ -4,7 +4,7 @@ const SHARED = read("shared");
 const CONFIG = {
   responsive: true,
   displaylogo: false,
-  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
 };
 const NARROW = 560; // pixels of a figure from which panels stand side by side
 // On a narrow screen: characters of a tick's text and of every other, and ticks of an x axis.
@@ -16,7 +16,7 @@ const drawn = new Map(); // element -> what it shows
 const names = new WeakMap(); // trace -> its name in full
 
 function read(id) {
-  return JSON.parse(document.getElementById(id).textContent);
+  return JSON.parse(document.getElementById(`${id}-data`).textContent);
 }
 
 function colour(role, page) {
@@ -101,18 +101,23 @@ function draw(element, content) {
   }
   layout.autosize = true;
   delete layout.width;
+  if (isPrinting()) layout.width = element.clientWidth;
   if (layout.height) element.style.height = `${layout.height}px`;
-  drawn.set(element, { content, page, isNarrow });
-  return Plotly.react(element, content.data, layout, CONFIG);
+  drawn.set(element, { content, page, isNarrow, printed: isPrinting() });
+  const shown = Plotly.react(element, content.data, layout, CONFIG);
+  if (!content.isChoice) watchGroups(element);
+  return shown;
 }
 
 function drawFigure(element) {
-  if (!drawn.has(element)) draw(element, read(element.dataset.figure));
+  if (!drawn.has(element) && element.clientWidth) draw(element, read(element.dataset.figure));
 }
 
 function redrawAll() {
   for (const [element, state] of drawn) {
     const isNarrow = element.clientWidth < NARROW;
-    if (state.page !== currentPage() || state.isNarrow !== isNarrow) draw(element, state.content);
+    if (!element.clientWidth) continue;
+    const isOther = state.page !== currentPage() || state.isNarrow !== isNarrow;
+    if (isOther || state.printed !== isPrinting()) draw(element, state.content);
   }
 }

@@ -6,14 +6,21 @@ const printing = matchMedia("print");
 const toggle = document.getElementById("theme");
 let chosenPage = null; // what the reader asked for, over the system's preference
 
+function isPrinting() {
+  return printing.matches || Boolean(root.dataset.printing);
+}
+
 function currentPage() {
-  if (printing.matches || root.dataset.printing) return "light";
+  if (isPrinting()) return "light";
   return chosenPage || (prefersDark.matches ? "dark" : "light");
 }
 
 function applyPage() {
   const page = currentPage();
   root.dataset.theme = page;
+  for (const [role, inks] of Object.entries(SHARED.roles)) {
+    root.style.setProperty(`--role-${role}`, inks[page]);
+  }
   toggle.textContent = page === "dark" ? "Light page" : "Dark page";
   redrawAll();
 }
@@ -56,6 +63,40 @@ function drawEverything() {
     for (const element of document.querySelectorAll(selector)) action(element);
   }
 }
+
+// What an address points to is unfolded; #school=2277 chooses a group.
+function follow() {
+  if (readHash()) {
+    showGroup();
+    const chooser = document.querySelector("[data-chooser]");
+    if (askedGroup() !== null && chooser) chooser.scrollIntoView();
+    return;
+  }
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  const fold = target && target.closest("details");
+  if (fold && !fold.open) {
+    fold.open = true;
+    target.scrollIntoView();
+  }
+}
+addEventListener("hashchange", follow);
+follow();
+
+function nameFile(anchor, ending) {
+  const title = document.title.normalize("NFKD").replace(/[^\w]+/g, "-").replace(/^-|-$/g, "");
+  return `${title.slice(0, 40) || "bhlm"}-${anchor}${ending}`;
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-image]");
+  if (!button) return;
+  const { image, format } = button.dataset;
+  const element = document.querySelector(`[data-figure="${CSS.escape(image)}"]`);
+  Plotly.downloadImage(element, {
+    format, filename: nameFile(image, ""), width: element.clientWidth,
+    height: element.clientHeight, scale: format === "png" ? 3 : 1,
+  });
+});
 addEventListener("beforeprint", () => {
   root.dataset.printing = "yes";
   drawEverything();
@@ -66,7 +107,10 @@ addEventListener("afterprint", () => {
   applyPage();
 });
 printing.addEventListener("change", () => {
-  if (printing.matches) drawEverything();
+  if (printing.matches) {
+    root.dataset.printing = "yes";
+    drawEverything();
+  } else delete root.dataset.printing;
   applyPage();
 });
 
@@ -138,7 +182,7 @@ document.addEventListener("click", async (event) => {
   }
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.download = `${anchor}.csv`;
+  link.download = nameFile(anchor, ".csv");
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });

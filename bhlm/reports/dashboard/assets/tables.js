@@ -1,11 +1,8 @@
-// Tables: columns of numbers with all their digits, shown with fewer by DataTables.
+// Tables: rows that stand in the page with few digits, and their numbers with all of them.
 
 const UNSHOWN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 const JOINERS = "\u200c\u200d";
-const LONGEST_CELL = 80;
-const PROSE = 40; // characters of a cell from which a column is wrapped
 const FEW = 12; // rows that need no search
-const PAGE = 25; // rows at a time
 
 function escapeText(text) {
   const found = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
@@ -17,13 +14,6 @@ function reveal(text) {
   return String(text).replace(UNSHOWN, (letter) =>
     JOINERS.includes(letter) ? letter : `\\u{${letter.codePointAt(0).toString(16)}}`
   );
-}
-
-function showText(text) {
-  const whole = reveal(text);
-  if (whole.length <= LONGEST_CELL) return `<bdi>${escapeText(whole)}</bdi>`;
-  const start = escapeText(whole.slice(0, LONGEST_CELL - 1));
-  return `<bdi title="${escapeText(whole)}">${start}…</bdi>`;
 }
 
 function showNumber(value, digits) {
@@ -41,63 +31,80 @@ function orderNumber(value) {
   return value;
 }
 
-function describeColumn(column, at, digits) {
-  const isNumber = column.kind === "number";
-  const widest = isNumber ? 0 : Math.max(0, ...column.values.map((cell) => String(cell).length));
-  return {
-    data: at,
-    type: isNumber ? "num" : "string",
-    className: isNumber ? "" : widest > PROSE ? "word prose" : "word",
-    render: (value, kind) => {
-      if (kind === "display") {
-        if (isNumber) return showNumber(value, digits);
-        if (value === null) return "–";
-        // A column of settings: each number by itself, without filling zeros.
-        return showText(typeof value === "number" ? Number(value.toPrecision(digits)) : value);
-      }
-      if (kind === "sort" && isNumber) return orderNumber(value);
-      // DataTables reads what it searches as HTML.
-      if (kind === "filter") return value === null ? "" : escapeText(String(value));
-      return value === null ? "" : value;
-    },
-  };
+// The rows stand in the page; here they learn to be sorted, searched and chosen.
+function drawTable(place) {
+  if (place.dataset.ready) return;
+  place.dataset.ready = "yes";
+  const { columns } = read(place.dataset.table);
+  const table = place.querySelector("table");
+  const rows = [...table.tBodies[0].rows];
+  rows.forEach((row, at) => { row.dataset.at = at; });
+  for (const cell of table.tHead.rows[0].cells) makeSortable(table, cell, columns, rows);
+  const isLong = rows.length > FEW;
+  if (isLong) place.before(makeSearch(table, columns, rows));
+  const named = columns.find((column) => column.name === groupingName() || column.name === "group");
+  if (named && rows.length) markGroups(table, named, rows);
 }
 
-function drawTable(place) {
-  if (place.firstChild) return;
-  const { columns, digits } = read(place.dataset.table);
-  const count = columns.length ? columns[0].values.length : 0;
-  const rows = Array.from({ length: count }, (_, at) => columns.map((column) => column.values[at]));
-  const table = document.createElement("table");
-  // Headings that stand there as text are read as text, by DataTables and by screen readers.
-  const heading = table.createTHead().insertRow();
-  for (const column of columns) {
-    const cell = document.createElement("th");
-    cell.innerHTML = showText(column.name);
-    heading.append(cell);
-  }
-  place.append(table);
-  const isLong = count > PAGE;
-  new DataTable(table, {
-    data: rows,
-    columns: columns.map((column, at) => describeColumn(column, at, digits)),
-    order: [],
-    autoWidth: false,
-    deferRender: true,
-    paging: isLong,
-    pageLength: PAGE,
-    layout: {
-      topStart: count > FEW ? "search" : null,
-      topEnd: null,
-      bottomStart: isLong ? "info" : null,
-      bottomEnd: isLong ? "paging" : null,
-    },
+function makeSortable(table, cell, columns, rows) {
+  const column = columns.find(({ name }) => reveal(name) === cell.dataset.name)
+    || columns[cell.cellIndex];
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...cell.childNodes);
+  cell.append(button);
+  button.addEventListener("click", () => {
+    const isUp = cell.getAttribute("aria-sort") !== "ascending";
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    cell.setAttribute("aria-sort", isUp ? "ascending" : "descending");
+    const sign = isUp ? 1 : -1;
+    const isNumber = column.kind === "number";
+    const key = (row) => {
+      const value = column.values[Number(row.dataset.at)];
+      return isNumber ? orderNumber(value) : String(value);
+    };
+    const ordered = [...rows].sort((one, two) => {
+      const [a, b] = [key(one), key(two)];
+      const order = isNumber ? a - b : a.localeCompare(b, undefined, { numeric: true });
+      return sign * (order || 0) || one.dataset.at - two.dataset.at;
+    });
+    table.tBodies[0].append(...ordered);
   });
-  const scroller = place.querySelector("div.dt-layout-table");
-  scroller.tabIndex = 0;
-  scroller.setAttribute("role", "region");
-  scroller.setAttribute("aria-label", place.getAttribute("aria-label"));
 }
+
+// Labels alone are searched: a digit of some estimate is not what anybody looks for.
+function makeSearch(table, columns, rows) {
+  const label = document.createElement("label");
+  label.className = "search";
+  label.append(`Search ${reveal(columns[0].name)} `);
+  const field = document.createElement("input");
+  field.type = "search";
+  label.append(field);
+  field.addEventListener("input", () => {
+    const wanted = field.value.toLowerCase();
+    rows.forEach((row, at) => {
+      row.hidden = !reveal(String(columns[0].values[at])).toLowerCase().includes(wanted);
+    });
+  });
+  return label;
+}
+
+function markGroups(table, column, rows) {
+  rows.forEach((row, at) => { row.dataset.group = String(column.values[at]); });
+  table.tBodies[0].addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    if (row) chooseGroup(groupingName(), row.dataset.group);
+  });
+  showGroup();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-more]");
+  if (!button) return;
+  const table = document.querySelector(`[data-table="${CSS.escape(button.dataset.more)}"] table`);
+  const isShort = table.classList.toggle("short");
+  button.setAttribute("aria-pressed", String(!isShort));
+});
 
 // RFC 4180, with every digit of the numbers. Text that a spreadsheet would run as a formula gets
 // an apostrophe in front, by which it stays text there.

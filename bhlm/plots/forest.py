@@ -1,0 +1,167 @@
+"""Forest: every parameter on one axis, by each fit and as published, in units that compare."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.draws import Draws
+from bhlm.errors import ArgumentError, check_arguments
+from bhlm.layout import count, format_digits
+from bhlm.plots.choice import say
+from bhlm.plots.figure import Figure
+from bhlm.plots.intervals import tabulate_intervals
+from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
+from bhlm.plots.style import shorten
+from bhlm.reconciliation.comparison import Comparison
+from bhlm.reml.estimate import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 24  # parameters of the figure
+ROW, FRAME = 38, 110  # pixels of a parameter, and of axis and legend
+FEWEST = 300  # pixels of the whole figure
+LONGEST = 34  # characters of a parameter's name
+ROLES = {"REML": "reml", "posterior": "posterior", "published": "published"}
+
+
+@check_arguments
+def plot_forest(fit: "Comparison | Estimate | Draws") -> Figure:
+    """Return the forest of fixed effects, SDs and correlations with their 95 % intervals.
+
+    Of a reconciliation every parameter stands in posterior SDs from its REML estimate, so that a
+    gap of one has the same length everywhere; of one fit in its own standard errors (or posterior
+    SDs) from zero, so that what is clear of zero shows. An interval that is undefined is not drawn.
+
+    The figure's table has `parameter`, `source`, `value`, `lower`, `upper` in the parameter's own
+    units, `unit`, and `position`, `from`, `to` as drawn.
+
+    Args:
+        fit: a reconciliation, or one fit by REML, ML or Bayes.
+
+    Raises:
+        ArgumentError: something else.
+    """
+    if isinstance(fit, Comparison):
+        return _draw_both(fit)
+    if isinstance(fit, Estimate | Draws):
+        return _draw_one(fit)
+    raise ArgumentError(
+        f"a {type(fit).__name__} has no forest; give a fit, or what bhlm.reconcile() returned"
+    )
+
+
+def _list_names(fit: Any) -> list[str]:
+    return [str(each) for each in fit.parameters if not each.is_squared][:MOST]
+
+
+def _draw_both(both: Comparison) -> Figure:
+    names = _list_names(both.post)
+    table = tabulate_intervals(both, names)
+    posterior = both.post.estimates.loc[names]
+    # A posterior without an SD is drawn by a quarter of its interval.
+    unit = posterior["sd"].fillna((posterior["upper"] - posterior["lower"]) / 4.0)
+    center = both.reml.estimates.loc[names, "estimate"]
+    table = _place(table, center=center, unit=unit)
+    gap = both.table.loc[names, "gap_sd"].abs()
+    inside = table[table["source"] == "published"]
+    reading = (
+        f"Of {count(len(names), 'parameter')} the posterior mean lies at most "
+        f"{format_digits(float(gap.max()), 2)} posterior SDs from REML ({say(str(gap.idxmax()))})"
+        if gap.notna().any()
+        else "No gap between the two answers can be told"
+    )
+    if len(inside):
+        reading += f"; {count(len(inside), 'published value')} stand beside them"
+    return _finish(table, names, "posterior SDs from REML", reading, zeros=True)
+
+
+def _draw_one(fit: Estimate | Draws) -> Figure:
+    import pandas as pd
+
+    names = _list_names(fit)
+    estimates = fit.estimates.loc[names]
+    is_reml = isinstance(fit, Estimate)
+    middle, spread = ("estimate", "se") if is_reml else ("mean", "sd")
+    table = pd.DataFrame(
+        {
+            "parameter": names,
+            "source": "REML" if is_reml else "posterior",
+            "value": estimates[middle].to_numpy(),
+            "lower": estimates["lower"].to_numpy(),
+            "upper": estimates["upper"].to_numpy(),
+        }
+    )
+    zero = pd.Series(0.0, index=names)
+    table = _place(table, center=zero, unit=estimates[spread])
+    clear = int(((table["lower"] > 0.0) | (table["upper"] < 0.0)).sum())
+    reading = (
+        f"Of {count(len(names), 'parameter')} the 95 % interval of {clear or 'none'} is clear of "
+        "zero, which of SDs it always is"
+    )
+    unit = "standard errors from zero" if is_reml else "posterior SDs from zero"
+    return _finish(table, names, unit, reading, zeros=False)
+
+
+def _place(
+    table: "pd.DataFrame", *, center: "pd.Series[float]", unit: "pd.Series[float]"
+) -> "pd.DataFrame":
+    """Return the table with positions in units from the center, nan where there is no unit."""
+    own = unit.where(unit > 0.0).reindex(table["parameter"]).to_numpy()
+    at = center.reindex(table["parameter"]).to_numpy()
+    placed = {
+        new: (table[old].to_numpy() - at) / own
+        for old, new in (("value", "position"), ("lower", "from"), ("upper", "to"))
+    }
+    return table.assign(unit=own, **placed, zero=-at / own)
+
+
+def _finish(
+    table: "pd.DataFrame", names: list[str], unit: str, reading: str, *, zeros: bool
+) -> Figure:
+    sources = list(dict.fromkeys(table["source"]))
+    marks: list[Mark] = [Rule(0.0, "x", "reference")]
+    ends = table[["position", "from", "to"]].to_numpy()
+    ends = np.append(ends[np.isfinite(ends)], 0.0)
+    low, high = float(ends.min()), float(ends.max())
+    room = 0.05 * (high - low) or 0.5
+    for at, source in enumerate(sources):
+        rows = table[table["source"] == source]
+        y = np.array([names.index(name) for name in rows["parameter"]], dtype=float)
+        y += 0.22 * (at - (len(sources) - 1) / 2.0)
+        known = np.isfinite(rows["position"].to_numpy())
+        has_ends = known & np.isfinite(rows["from"]).to_numpy() & np.isfinite(rows["to"]).to_numpy()
+        role = ROLES[source]
+        left, right = rows["from"].to_numpy()[has_ends], rows["to"].to_numpy()[has_ends]
+        marks.append(Segments(left, y[has_ends], right, y[has_ends], role, width=2.5))
+        hover = tuple(
+            f"{say(row.parameter)}\n{source} {row.value:.6g}"
+            + (f", {row.lower:.5g} to {row.upper:.5g}" if np.isfinite(row.lower) else "")
+            for row in rows[known].itertuples()
+        )
+        marks.append(
+            Points(rows["position"].to_numpy()[known], y[known], role, source, hover=hover, size=9)
+        )
+    if zeros:
+        first = table.drop_duplicates("parameter")
+        is_sd = first["parameter"].str.startswith("sd(")  # which is never zero
+        near = first["zero"].between(low, high).to_numpy() & ~is_sd.to_numpy()
+        y = np.arange(len(first), dtype=float)[near]
+        at = first["zero"].to_numpy()[near]
+        if len(at):
+            marks.append(Segments(at, y - 0.3, at, y + 0.3, "warning", "zero", width=3))
+    labels = tuple(shorten(name, LONGEST) for name in names)
+    places = tuple(map(float, range(len(names))))
+    panel = Panel(
+        Axis(unit, range=(low - room, high + room)),
+        Axis("", ticks=(places, labels), range=(len(names) - 0.4, -0.6)),
+        tuple(marks),
+    )
+    return Figure(
+        name="forest",
+        title="Every parameter on one axis",
+        reading=reading + ".",
+        table=table.drop(columns="zero"),
+        panels=(panel,),
+        height=max(FEWEST, ROW * len(names) + FRAME),
+    )

@@ -1,0 +1,77 @@
+"""Where the blocks of a page stand: side by side, across, or folded away."""
+
+from dataclasses import replace
+from math import ceil
+from typing import NamedTuple
+
+from bhlm.plots.figure import Figure
+from bhlm.plots.marks import Panel
+from bhlm.reports.dashboard.blocks import Block, Text
+
+
+class Place(NamedTuple):
+    """How a block stands on the page."""
+
+    width: int  # of the twelve columns of a wide screen
+    folded: bool  # behind its title
+
+
+ACROSS, HALF, QUARTER = 12, 6, 3
+HALVES = {
+    *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
+}
+# What is looked up rather than read.
+FOLDED = {
+    *("verdict-reml_estimates", "verdict-posterior_estimates", "verdict-fixed_tests"),
+    *("reconciliation-intervals", "reconciliation-printed_values"),
+    *("convergence-ranks", "convergence-traces", "convergence-divergences"),
+    *("convergence-energy", "convergence-diagnostics"),
+    *("priors-prior_quantiles", "priors-power_scaling"),
+    *("reproduction-settings", "reproduction-priors", "reproduction-versions"),
+}
+FOLDED_TEXTS = {
+    *("What was fitted", "What this page and its .json hold", "In numbers"),
+    *("Each gap in words", "How the means were found", "The priors"),
+}
+HALF_TEXTS = {"Does the answer hang on the priors?"}
+# Figures of one panel a parameter, drawn as small multiples: panels side by side, pixels of a row.
+MULTIPLES = {
+    "attribution": (3, 210),
+    "curves": (4, 230),
+    "intervals": (2, 130),
+    "prior_posterior": (3, 260),
+    "residuals": (4, 260),
+}
+
+
+def place_block(block: Block, anchor: str) -> Place:
+    """Return where a block stands."""
+    if isinstance(block, Text):
+        if block.light:
+            return Place(QUARTER, folded=False)
+        width = HALF if block.heading in HALF_TEXTS else ACROSS
+        return Place(width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain")
+    return Place(HALF if anchor in HALVES else ACROSS, folded=anchor in FOLDED)
+
+
+def arrange_figure(figure: Figure) -> Figure:
+    """Return a figure with its panels as small multiples, where it has one panel a parameter."""
+    if figure.name not in MULTIPLES or len(figure.panels) < 2:
+        return figure
+    columns, row = MULTIPLES[figure.name]
+    columns = min(columns, len(figure.panels))
+    height = row * ceil(len(figure.panels) / columns) + 90
+    return replace(figure, columns=columns, height=height, panels=_share_labels(figure, columns))
+
+
+def _share_labels(figure: Figure, columns: int) -> tuple[Panel, ...]:
+    """Return panels whose rows have the labels of their vertical axis once, where all are one."""
+    ticks = {panel.y.ticks for panel in figure.panels}
+    first = figure.panels[0].y.ticks
+    if len(ticks) > 1 or first is None:
+        return figure.panels
+    bare = (first[0], ("",) * len(first[0]))
+    return tuple(
+        replace(panel, y=replace(panel.y, ticks=bare)) if at % columns else panel
+        for at, panel in enumerate(figure.panels)
+    )

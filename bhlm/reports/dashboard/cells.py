@@ -1,0 +1,148 @@
+"""A table's numbers -> the text of its cells: few digits, aligned, under human headings."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bhlm.layout import format_digits
+from bhlm.reports.dashboard.content import show_text
+
+HEADINGS = {
+    "se": "SE",
+    "lower": "95 % from",
+    "upper": "to",
+    "df": "df",
+    "p": "p",
+    "sd": "SD",
+    "reml": "REML",
+    "posterior": "posterior mean",
+    "gap_sd": "gap, SDs",
+    "ess_bulk": "bulk ESS",
+    "ess_tail": "tail ESS",
+    "rhat": "R-hat",
+    "khat": "k-hat",
+    "mcse_mean": "Monte Carlo SE",
+    "monte_carlo": "Monte Carlo",
+    "n": "rows",
+    "riv": "RIV",
+    "fmi": "FMI",
+}
+DECIMALS = {"rhat": 3, "khat": 2}
+SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
+MOST = 6  # decimals of a column
+PROSE = 40  # characters of a cell from which a column is wrapped
+LONGEST = 80  # characters of a cell
+
+
+class Head(NamedTuple):
+    """The heading of a column."""
+
+    name: str  # as in the CSV
+    text: str
+    kind: str  # "number", "word" or "prose"
+    is_first: bool  # shown before all columns are asked for
+
+
+class Rows(NamedTuple):
+    """A table as text."""
+
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def show_cells(
+    columns: Sequence[dict[str, Any]], *, digits: int, first: Sequence[str] = ()
+) -> Rows:
+    """Return a table as text.
+
+    Args:
+        columns: what `content.list_columns` returns.
+        digits: significant digits of a column's middle number.
+        first: columns that are shown at first, beside those in front of them that are named; ()
+            for all.
+    """
+    heads, texts = [], []
+    for at, column in enumerate(columns):
+        name, values = column["name"], column["values"]
+        is_number = column["kind"] == "number"
+        cells = _show_numbers(name, values, digits) if is_number else _show_texts(values, digits)
+        longest = max(map(len, cells), default=0)
+        kind = "number" if is_number else "prose" if longest > PROSE else "word"
+        shown = not first or at == 0 or name in first
+        heads.append(Head(name, show_heading(name), kind, shown))
+        texts.append(cells)
+    order = _order(heads, first)
+    return Rows(
+        tuple(heads[at] for at in order),
+        tuple(zip(*(texts[at] for at in order), strict=True)),
+    )
+
+
+def _order(heads: Sequence[Head], first: Sequence[str]) -> list[int]:
+    """Return the columns with those shown at first in front."""
+    order = range(len(heads))
+    return sorted(order, key=lambda at: not heads[at].is_first) if first else list(order)
+
+
+def show_heading(name: str) -> str:
+    """Return a column's name for people."""
+    text = HEADINGS.get(name)
+    if text is None:
+        base = name.removesuffix("_se")
+        text = HEADINGS.get(base, base).replace("_", " ")
+        text += ", SE" if base != name else ""
+    text = show_text(text, LONGEST)
+    return text[:1].upper() + text[1:] if name not in ("p", "df") and name == name.lower() else text
+
+
+def _show_numbers(name: str, values: Sequence[Any], digits: int) -> list[str]:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    sizes = np.array([abs(value) for value in numbers if value], dtype=float)
+    if name == "p":
+        return [_show_p(value) for value in values]
+    if all(float(value).is_integer() for value in numbers):
+        return [_show(value, lambda number: f"{number:.0f}") for value in values]
+    decimals = DECIMALS.get(name)
+    if decimals is None and len(sizes) and sizes.max() <= SPREAD * np.median(sizes):
+        decimals = digits - 1 - math.floor(math.log10(np.median(sizes)))
+        decimals = min(max(decimals, 0), MOST)
+    if decimals is None:
+        return [_show(value, lambda number: format_digits(number, digits)) for value in values]
+    return [_show(value, lambda number: _show_fixed(number, decimals)) for value in values]
+
+
+def _show_fixed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    if float(text) == 0.0 and value != 0.0:
+        return format_digits(value, 2)
+    return text
+
+
+def _show_p(value: Any) -> str:
+    if isinstance(value, int | float) and value < 0.001:
+        return "< .001"
+    return _show(value, lambda number: f"{number:.3f}".removeprefix("0"))
+
+
+def _show(value: Any, write: Any) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, str):
+        return value.replace("inf", "∞")
+    return str(write(value)).replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
+
+
+def _show_texts(values: Sequence[Any], digits: int) -> list[str]:
+    cells = []
+    for value in values:
+        if isinstance(value, bool):
+            cells.append("yes" if value else "no")
+        elif isinstance(value, int):
+            cells.append(str(value))
+        elif isinstance(value, float):
+            cells.append(format_digits(value, max(digits, 5)))
+        else:
+            cells.append("\N{EN DASH}" if value is None else show_text(value, LONGEST))
+    return cells
