@@ -12,8 +12,10 @@ fit_once <- function() {
     fit <- glmer(cbind(incidence, size - incidence) ~ period + (1 | herd), table,
       family = binomial, nAGQ = nodes
     )
-    # With several nodes lme4 leaves the binomial coefficients out.
-    constant <- if (nodes > 1) sum(lchoose(table$size, table$incidence)) else 0
+    # With several nodes lme4's log-likelihood is that above the saturated model.
+    share <- table$incidence / table$size
+    saturated <- sum(dbinom(table$incidence, table$size, share, log = TRUE))
+    constant <- if (nodes > 1) saturated else 0
   } else if (data == "toenail") {
     fit <- glmer(y ~ treatment * time + (1 | patientID), table, family = binomial, nAGQ = nodes)
     constant <- 0
