@@ -1,4 +1,4 @@
-"""One program fits one nested or crossed model, from a dataframe in memory: seconds, log-likelihood.
+"""One program fits a nested or crossed model, from a dataframe in memory: seconds, log-likelihood.
 
     python comparisons/level_workers.py PROGRAM FILE MODEL RUNS
 
