@@ -21,6 +21,7 @@ from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments, open_alike, reduce_table
 from bhlm.moments.patterns import Patterns, reduce_patterns
 from bhlm.moments.same_rows import check_same_rows
+from bhlm.moments.strata import StratumMoments, reduce_strata
 from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Model:
             they mean. Moments that are given hold their own.
         known_variance: the column of sampling variances that are known, row by row, as in a
             meta-analysis; no residual variance is estimated.
+        residual: a column of strata, each of which has a residual variance of its own.
 
     Raises:
         ArgumentError: weights that cannot be read, or beside moments that have others.
@@ -74,6 +76,7 @@ class Model:
         *,
         weights: "str | Weights | None" = None,
         known_variance: str | None = None,
+        residual: str | None = None,
         family: str = "gaussian",
         link: str | None = None,
         trials: str | None = None,
@@ -86,6 +89,10 @@ class Model:
                 "out, or fit the gaussian"
             )
         self.formula: Formula = replace(parse_formula(formula), weights=meant)
+        self._strata: StratumMoments | None = None
+        if residual is not None:
+            self._state_strata(data, residual, meant, family=family)
+            return
         self._table: Any = None
         self._patterns: Patterns | None = None
         counts = {"link": link, "trials": trials, "exposure": exposure}
@@ -172,6 +179,26 @@ class Model:
     def _refuse_family(self, what: str) -> ArgumentError:
         return ArgumentError(f"{what} is not there for family='{self.family}'; model.ml() fits it")
 
+    def _state_strata(
+        self, data: Any, residual: str, meant: Weights | None, *, family: str
+    ) -> None:
+        """Reduce a table by group and stratum."""
+        if meant is not None or family != "gaussian":
+            raise ArgumentError(
+                f"residual='{residual}' is not there yet with weights or another family; leave one "
+                "of them out"
+            )
+        if self.formula.has_levels:
+            raise refuse_factors(self.formula, "residual=")
+        if is_moments_path(data) or isinstance(data, Moments | CellMoments):
+            raise ArgumentError(
+                f"residual='{residual}' needs the table, which moments are not; give the table"
+            )
+        self._patterns = None
+        self._cells = self._moments = None
+        self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
+        self._strata = reduce_strata(self.formula, self._table, residual)
+
     @classmethod
     def from_moments(cls, data: str | Path | Moments | CellMoments) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
@@ -188,6 +215,11 @@ class Model:
         """
         if self._patterns is not None:
             raise self._refuse_family("what needs model.moments")
+        if self._strata is not None:
+            raise ArgumentError(
+                "what needs model.moments, such as a posterior, is not there yet with "
+                f"residual='{self._strata.column}'; model.reml() fits it"
+            )
         if self._moments is None:
             raise refuse_factors(self.formula, "what needs model.moments, such as a posterior,")
         return self._moments
@@ -216,6 +248,9 @@ class Model:
             size = f"{found.n_rows} rows in {found.n_groups} groups, {found.n_patterns} patterns"
             size += f"; {found.rows_used}" if found.dropped else ""
             return f"Model({found.formula!r}, {found.family.name}, {found.family.link}: {size})"
+        if self._strata is not None:
+            strata = f"{len(self._strata.levels)} strata by {self._strata.column!r}"
+            return f"Model({self.formula.text!r}: {int(self._strata.n.sum())} rows, {strata})"
         if self._cells is not None:
             size = self._cells.size
             size += f"; {self._cells.rows_used}" if self._cells.dropped else ""
@@ -255,6 +290,14 @@ class Model:
 
         if self._patterns is not None:
             raise self._refuse_family("restricted maximum likelihood")
+        if self._strata is not None:
+            from bhlm.fits.strata_fit import StrataFit
+            from bhlm.reml.strata import fit_strata
+
+            if start is not None or errors not in (None, "model"):
+                raise ArgumentError("start= and errors= are not there yet with residual=")
+            by_stratum = fit_strata(self._strata, method=method, covariance=covariance)
+            return cast("RemlFit", StrataFit.of(by_stratum, model=self))
         if self._cells is not None:
             from bhlm.fits.levels_fit import LevelsFit
             from bhlm.reml.levels import fit_cells

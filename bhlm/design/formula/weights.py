@@ -200,6 +200,22 @@ class KnownVariances(Weights):
         return f"known variances {self.rows}: Var(row) = {self.rows}, sigma held at 1"
 
 
+@check_arguments
+@dataclass(frozen=True, slots=True)
+class StratumWeights(Weights):
+    """Residual variances by stratum: a row's weight is the first stratum's over its own."""
+
+    kind: ClassVar[str] = "strata"
+
+    def __init__(self, rows: str) -> None:
+        _set(self, rows=rows)
+
+    @property
+    def sentence(self) -> str:
+        """What the weights are."""
+        return f"residual variances by {self.rows}"
+
+
 KINDS = {each.kind: each for each in (PrecisionWeights, FrequencyWeights, SamplingWeights)} | {
     KnownVariances.kind: KnownVariances
 }

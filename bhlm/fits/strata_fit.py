@@ -1,0 +1,32 @@
+"""StrataFit: what `model.reml()` returns where the residual variance differs by stratum."""
+
+from typing import Any
+
+from bhlm.errors import check_arguments
+from bhlm.fits.levels_fit import NotYetError
+from bhlm.fits.origin import Fitted
+from bhlm.fits.reml_fit import RemlFit
+from bhlm.reml.strata import StrataEstimate
+
+
+@check_arguments
+class StrataFit(Fitted, StrataEstimate):
+    """The estimates by REML or ML, and what can be asked of them so far."""
+
+    __slots__ = ("_model",)
+
+    def __repr__(self) -> str:
+        """Return the summary, within a screen."""
+        from bhlm.layout import shorten
+
+        return shorten(self.summary(), whole="print(...) of its summary()")
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what the fit with one residual variance offers and this one does not yet."""
+        if not name.startswith("_") and hasattr(RemlFit, name):
+            raise NotYetError(
+                f"fit.{name} is not there yet with residual='{self.strata.column}'; there are "
+                "estimates, loglik, residual_variances, test_homogeneity(), group_effects() and "
+                "summary()"
+            )
+        raise AttributeError(f"a StrataFit has no '{name}'")

@@ -1,0 +1,219 @@
+"""REML and ML with a residual variance for each stratum, as nlme's varIdent.
+
+With the ratios of the residual SDs known a row of stratum s counts by 1 / ratio_s^2, and the fit is
+that with precision weights. Outside it the logarithms of the S - 1 ratios are searched: few, smooth
+and without bounds. Source: Pinheiro & Bates (2000), Mixed-Effects Models in S and S-PLUS, 5.2.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import minimize
+
+from bhlm.errors import ArgumentError
+from bhlm.layout import show_name
+from bhlm.likelihood.whitening import whiten
+from bhlm.moments.strata import StratumMoments
+from bhlm.reml.estimate import Estimate, fit_moments
+from bhlm.reml.optimize import maximize, unwhiten_loglik
+from bhlm.reml.rows import Row, list_variances
+from bhlm.reml.standard_errors import log_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+STEP = 1e-3  # of differences in log ratios: fourth order leaves 1e-12 of them
+FLAT = 1e-5  # slope by a log ratio that counts as none, in log-likelihood
+
+
+@dataclass(frozen=True, slots=True)
+class StrataEstimate:
+    """A fit whose residual variance differs by stratum."""
+
+    strata: StratumMoments
+    at: Estimate  # the fit at the ratios, whose sigma2 is the first stratum's
+    log_ratios: Array  # (S,) of the residual SDs to the first one's, which is 0
+    variance_cov: Array  # (m + S, m + S) of g's free elements, then every residual variance
+    converged: bool
+    common: Estimate  # the fit with one residual variance
+
+    @property
+    def loglik(self) -> float:
+        """The (restricted) log-likelihood."""
+        return self.at.loglik
+
+    @property
+    def method(self) -> str:
+        """How it was fitted: "reml" or "ml"."""
+        return self.at.method
+
+    @property
+    def residual_variances(self) -> dict[Any, float]:
+        """The residual variance of every stratum."""
+        values = self.at.sigma2 * np.exp(2.0 * self.log_ratios)
+        return dict(zip(self.strata.levels, values.tolist(), strict=True))
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter: as of other fits, with var(Residual|...) and sd(Residual|...)."""
+        import pandas as pd
+
+        fit, p = self.at, len(self.at.beta)
+        m = len(fit.structure.labels)
+        own = self.variance_cov[: m + 1, : m + 1]
+        rows = list_variances((fit.structure,), (fit.g,), fit.sigma2, own)
+        names = [f"{self.strata.column}={level}" for level in self.strata.levels]
+        errors = np.sqrt(np.diag(self.variance_cov)[m:]).tolist()
+        squared, rooted = [], []
+        for value, se in zip(self.residual_variances.values(), errors, strict=True):
+            squared.append(Row(value, se, *log_interval(value, se)))
+            sd, error = np.sqrt(value), se / (2.0 * np.sqrt(value))
+            rooted.append(Row(sd, error, *log_interval(sd, error)))
+        rows = [*rows[:m], *squared, *rows[m + 1 : -1], *rooted]
+        index = [
+            *(str(each) for each in fit.structure.variances),
+            *(f"var(Residual|{name})" for name in names),
+            *(str(each) for each in fit.structure.scaled),
+            *(f"sd(Residual|{name})" for name in names),
+        ]
+        table = pd.DataFrame(np.array(rows), index, list(Row._fields))
+        return pd.concat([fit.estimates.iloc[:p], table]).rename_axis("parameter")
+
+    def test_homogeneity(self) -> dict[str, float]:
+        """Return the LR test that all strata have one residual variance: chi2, df, p."""
+        chi2 = max(2.0 * (self.loglik - self.common.loglik), 0.0)
+        df = len(self.strata.levels) - 1
+        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+    def group_effects(self) -> "pd.DataFrame":
+        """Return the empirical-Bayes effects, as of other fits."""
+        return self.at.group_effects()
+
+    def summary(self) -> str:
+        """Return the model, every estimate, and the test of homogeneity, as text."""
+        test, moments = self.test_homogeneity(), self.at.moments
+        head = (
+            f"{show_name(moments.formula)} by {self.method.upper()}, residual variance by "
+            f"{show_name(self.strata.column)}: {moments.n_rows} rows; {moments.n_groups} of "
+            f"'{show_name(moments.group)}', log-likelihood {self.loglik:.6g}"
+        )
+        table = self.estimates[["estimate", "se", "lower", "upper"]].to_string(
+            float_format=lambda value: f"{value:.5g}"
+        )
+        return "\n".join(
+            [
+                head,
+                *([] if self.converged else ["FAILED: the search of the ratios has not converged"]),
+                table,
+                f"LR test of one residual variance: chi2({test['df']}) = {test['chi2']:.2f}, "
+                f"p = {test['p']:.3g}",
+            ]
+        )
+
+
+def fit_strata(
+    strata: StratumMoments, *, method: str = "reml", covariance: str | None = None
+) -> StrataEstimate:
+    """Return the fit with a residual variance for each stratum.
+
+    Raises:
+        ArgumentError: an unknown method or covariance, or a fit on the boundary of G whose
+            standard errors do not exist.
+        IdentifiabilityError: the moments cannot identify the model.
+    """
+    known: list[Estimate] = []  # where the search of G begins, once there is such a place
+
+    def fit(free: Array) -> Estimate:
+        moments = strata.weigh(np.append(0.0, free))
+        start = known[0] if known and not known[0].singular else None
+        return fit_moments(moments, method=method, covariance=covariance, start=start)
+
+    def loglik(free: Array) -> float:
+        """The log-likelihood alone, without what else a fit computes."""
+        moments = strata.weigh(np.append(0.0, free))
+        structure = known[0].structure
+        white = whiten(moments, structure)
+        restricted = known[0].method == "reml"
+        theta = None if known[0].singular else known[0].theta
+        optimum = maximize(white, structure, restricted=restricted, start=theta)
+        return unwhiten_loglik(optimum.criterion.value, white, restricted)
+
+    def slope(free: Array) -> Array:
+        return np.array([_differ(loglik, free, c) for c in range(len(free))])
+
+    others = len(strata.levels) - 1
+    common = fit(np.zeros(others))
+    known.append(common)
+    if not others:
+        none = np.empty((0, 0))
+        cov = _join_errors(fit, common, np.empty(0), none)
+        return StrataEstimate(strata, common, np.zeros(1), cov, common.converged, common)
+    found = minimize(
+        lambda x: -loglik(x),
+        np.zeros(others),
+        jac=lambda x: -slope(x),
+        method="BFGS",
+        options={"gtol": 1e-4},
+    )
+    free = np.asarray(found.x)
+    known[0] = fit(free)
+    for _ in range(5):
+        gradient = slope(free)
+        hessian = np.array([_differ(slope, free, c) for c in range(len(free))])
+        hessian = 0.5 * (hessian + hessian.T)
+        if np.abs(gradient).max() < 1e-8 or np.linalg.eigvalsh(hessian)[-1] >= 0.0:
+            break
+        free = free - np.linalg.solve(hessian, gradient)
+    at = fit(free)
+    if not np.isfinite(free).all() or np.abs(free).max() > 15.0:
+        raise ArgumentError(
+            f"the residual variance of a stratum of '{strata.column}' goes to zero, so nothing is "
+            "left of it to estimate; merge it with another"
+        )
+    return StrataEstimate(
+        strata=strata,
+        at=at,
+        log_ratios=np.append(0.0, free),
+        variance_cov=_join_errors(fit, at, free, -np.linalg.inv(hessian)),
+        converged=bool(at.converged and np.abs(slope(free)).max() < FLAT),
+        common=common,
+    )
+
+
+def _differ(function: Any, point: Array, c: int) -> Any:
+    """Return the derivative of a function by coordinate c, by differences of fourth order."""
+
+    def at(size: float) -> Any:
+        moved = point.copy()
+        moved[c] += size
+        return function(moved)
+
+    near, far = at(STEP) - at(-STEP), at(2.0 * STEP) - at(-2.0 * STEP)
+    return (8.0 * near - far) / (12.0 * STEP)
+
+
+def _join_errors(fit: Any, at: Estimate, free: Array, cov: Array) -> Array:
+    """Return the covariance (m + S, m + S) of g's elements and of the residual variances.
+
+    What the fit knows at given ratios, and what their own errors (S - 1, S - 1) add by way of the
+    estimates' dependence on them.
+    """
+    labels = at.structure.labels
+    m, others = len(labels), len(free)
+
+    def values(point: Array) -> Array:
+        moved = fit(point)
+        sigma2 = moved.sigma2 * np.exp(2.0 * np.append(0.0, point))
+        return np.array([*(moved.g[i, j] for i, j in labels), *sigma2])
+
+    by_ratio = np.zeros((m + others + 1, others))
+    for c in range(others):
+        by_ratio[:, c] = _differ(values, free, c)
+    by_own = np.zeros((m + others + 1, m + 1))
+    by_own[:m, :m] = np.eye(m)
+    by_own[m:, m] = np.exp(2.0 * np.append(0.0, free))
+    return np.asarray(by_own @ at.variance_cov @ by_own.T + by_ratio @ cov @ by_ratio.T)

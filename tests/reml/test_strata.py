@@ -1,0 +1,106 @@
+"""Residual variances by stratum: nlme's varIdent, one stratum, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bhlm
+from bhlm.errors import ArgumentError, DataError, FormulaError
+
+FOUND = json.loads((Path(__file__).parents[1] / "reference" / "survey" / "survey.json").read_text())
+ORTHODONT = "distance ~ C(Sex, Treatment('Male')) * I(age - 11) + (I(age - 11) | Subject)"
+# Larger searches, of two ratios.
+LONG = ("body_weight", "ergo")
+CASES = {
+    "orthodont_reml": ("orthodont", ORTHODONT, "Sex", "reml"),
+    "orthodont_ml": ("orthodont", ORTHODONT, "Sex", "ml"),
+    "body_weight": ("body_weight", "weight ~ Time * C(Diet) + (1 | Rat)", "Diet", "reml"),
+    "ergo": ("ergo_stool", "effort ~ Type + (1 | Subject)", "Type", "reml"),
+}
+SAME = 1e-6  # of log-likelihoods
+# nlme's search stops where the log-likelihood changes by 1e-10 or so.
+RATIO = 2e-4
+
+
+def fit(data: str, formula: str, residual: str, method: str) -> bhlm.RemlFit:
+    return bhlm.Model(formula, bhlm.load_dataset(data), residual=residual).reml(method=method)
+
+
+@pytest.fixture(scope="module")
+def orthodont():
+    return fit(*CASES["orthodont_reml"])
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in LONG else case for case in CASES]
+)
+def test_nlme_agrees(case, orthodont):
+    found = orthodont if case == "orthodont_reml" else fit(*CASES[case])
+    theirs = FOUND[case]
+    assert found.converged
+    assert found.loglik == pytest.approx(theirs["loglik"], abs=SAME)
+    assert found.common.loglik == pytest.approx(theirs["plain"], abs=SAME)
+    variances = found.residual_variances
+    for level, ratio in theirs["ratios"].items():
+        own = {str(name): value for name, value in variances.items()}[level]
+        assert np.sqrt(own) == pytest.approx(theirs["sigma"] * ratio, RATIO)
+    se = found.estimates["se"].iloc[: len(found.at.beta)]
+    # nlme's REML and its ML divide by other numbers of rows.
+    if found.method == "reml":
+        np.testing.assert_allclose(sorted(se), sorted(theirs["se"]), RATIO)
+
+
+def test_printed_values(orthodont):
+    rows = orthodont.estimates["estimate"]
+    printed = {
+        "sd(Intercept|Subject)": "1.855",
+        "corr(Intercept,I(age - 11)|Subject)": "0.394",
+        "sd(Residual|Sex=Male)": "1.630",
+        "Intercept": "24.969",
+        "I(age - 11)": "0.784",
+    }
+    assert {name: f"{rows[name]:.3f}" for name in printed} == printed
+    assert f"{rows['sd(I(age - 11)|Subject)']:.3f}" == "0.157"
+    ratio = rows["sd(Residual|Sex=Female)"] / rows["sd(Residual|Sex=Male)"]
+    assert f"{ratio:.3f}" == "0.409"
+
+
+def test_one_stratum_changes_nothing():
+    table = bhlm.load_dataset("orthodont").assign(one=1)
+    formula = "distance ~ age + (1 | Subject)"
+    found = bhlm.Model(formula, table, residual="one").reml()
+    plain = bhlm.Model(formula, table).reml()
+    assert found.loglik == pytest.approx(plain.loglik, rel=1e-12)
+    np.testing.assert_allclose(
+        found.estimates.to_numpy(float), plain.estimates.to_numpy(float), 1e-6
+    )
+
+
+def test_what_the_fit_tells(orthodont):
+    test = orthodont.test_homogeneity()
+    assert test["df"] == 1
+    assert test["chi2"] == pytest.approx(2 * (orthodont.loglik - orthodont.common.loglik))
+    assert "LR test of one residual variance: chi2(1) = 21.06" in orthodont.summary()
+    assert "2 strata by 'Sex'" in repr(
+        bhlm.Model(ORTHODONT, bhlm.load_dataset("orthodont"), residual="Sex")
+    )
+    assert len(orthodont.group_effects()) == 54
+
+
+def test_what_is_not_there_is_refused(orthodont):
+    table = bhlm.load_dataset("orthodont")
+    formula = "distance ~ age + (1 | Subject)"
+    with pytest.raises(ArgumentError, match=r"fit\.profile is not there yet with residual='Sex'"):
+        orthodont.profile()
+    with pytest.raises(DataError, match="no column 'sex'; did you mean 'Sex'"):
+        bhlm.Model(formula, table, residual="sex")
+    with pytest.raises(FormulaError, match="compute that column first"):
+        bhlm.Model("distance ~ cwc(age) + (1 | Subject)", table, residual="Sex")
+    with pytest.raises(ArgumentError, match="not there yet with weights"):
+        bhlm.Model(formula, table, residual="Sex", weights="age")
+    with pytest.raises(ArgumentError, match="posterior, is not there yet with residual='Sex'"):
+        bhlm.Model(formula, table, residual="Sex").sample(seed=1)
+    with pytest.raises(DataError, match="has 108 levels"):
+        bhlm.Model(formula, table.assign(row=range(108)), residual="row")
