@@ -11,8 +11,8 @@ from bhlm.errors import ArgumentError, DataError, FormulaError
 
 FOUND = json.loads((Path(__file__).parents[1] / "reference" / "survey" / "survey.json").read_text())
 ORTHODONT = "distance ~ C(Sex, Treatment('Male')) * I(age - 11) + (I(age - 11) | Subject)"
-# Larger searches, of two ratios.
-LONG = ("body_weight", "ergo")
+# Searches of a second and more.
+LONG = ("orthodont_ml", "body_weight", "ergo")
 CASES = {
     "orthodont_reml": ("orthodont", ORTHODONT, "Sex", "reml"),
     "orthodont_ml": ("orthodont", ORTHODONT, "Sex", "ml"),

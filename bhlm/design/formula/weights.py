@@ -7,7 +7,8 @@ standard errors follow, and whether REML exists.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, NoReturn
 
 from bhlm.design.formula.expressions import (
     PRECEDENCE,
@@ -277,10 +278,19 @@ def _set(weights: Weights, **values: Any) -> None:
 
 
 def _read_expression(text: Any, *, what: str) -> Expression:
-    if not isinstance(text, str) or not text.strip():
-        raise ArgumentError(
-            f"{what}={text!r} is not the name of a column of weights; give one, in quotes"
-        )
+    return _parse_expression(text, what) if isinstance(text, str) else _refuse(text, what)
+
+
+def _refuse(text: Any, what: str) -> NoReturn:
+    raise ArgumentError(
+        f"{what}={text!r} is not the name of a column of weights; give one, in quotes"
+    )
+
+
+@cache
+def _parse_expression(text: str, what: str) -> Expression:
+    if not text.strip():
+        _refuse(text, what)
     try:
         found = read_factor(parse_tree(f"y ~ I({text})")[1])
     except FormulaError as error:
