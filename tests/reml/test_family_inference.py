@@ -13,7 +13,7 @@ from bhlm.likelihood.families import find_family
 from bhlm.reml.family.population import average_mean
 from bhlm.sources.datasets import load_dataset
 
-AXIS = np.linspace(-10.0, 10.0, 1201)
+AXIS = np.linspace(-10.0, 10.0, 401)
 WEIGHT = stats.norm.pdf(AXIS) * (AXIS[1] - AXIS[0])
 
 
