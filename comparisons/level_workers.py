@@ -7,6 +7,7 @@ Parquet bhlm reads the file itself each time.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def fit_glmm(data: Any, formula: str) -> float:
     """Fit by glmm (PyPI)."""
     import glmm
 
-    fit = glmm.lmer(formula, data)
+    fit = glmm.fit(data, formula, reml=True)
     return float(fit.loglik)
 
 
@@ -58,12 +59,10 @@ def fit_interlace(data: Any, formula: str) -> float:
     """Fit by interlace-lme (PyPI)."""
     import interlace
 
-    fixed, _, random = formula.partition(" + (")
-    terms = [each.rstrip(" )") for each in ("(" + random).split("+ (")]
-    groups = [term.split("|")[1].strip(" )") for term in terms]
-    random_terms = ["(" + term.lstrip("( ").rstrip(" )") + ")" for term in terms]
-    fit = interlace.fit(fixed, data=data, groups=groups, random=random_terms)
-    return float(fit.llf)
+    terms = re.findall(r"\([^)]*\)", formula)
+    groups = [term.strip("()").partition("|")[2].strip() for term in terms]
+    fixed = formula.partition(" + (")[0]
+    return float(interlace.fit(fixed, data=data, groups=groups, random=terms).llf)
 
 
 PROGRAMS: dict[str, Callable[[Any, str], float]] = {
@@ -80,11 +79,15 @@ def main() -> None:
     program, path, model, runs = sys.argv[1:5]
     read = path if path.endswith(".parquet") and program == "bhlm" else None
     table = None if read else (pd.read_parquet if path.endswith(".parquet") else pd.read_csv)(path)
+    if program != "bhlm":
+        # Labels that are numbers would be read as such.
+        labels = [term.strip("|) ") for term in re.findall(r"\|[^)]*\)", MODELS[model])]
+        table = table.astype(dict.fromkeys(labels, str))
     seconds = []
     loglik = float("nan")
     for at in range(int(runs) + 1):
         begin = time.perf_counter()
-        loglik = PROGRAMS[program](read or table, MODELS[model])
+        loglik = PROGRAMS[program](table if read is None else read, MODELS[model])
         if at or int(runs) == 0:
             seconds.append(time.perf_counter() - begin)
     print(json.dumps({"seconds": min(seconds), "loglik": loglik}))
