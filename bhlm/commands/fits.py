@@ -70,16 +70,18 @@ def reconcile_command(
     json: Json = None,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
+    from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
 
     check_outputs(json=json, page=dashboard)
     if rows and dashboard is None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
+    refused = dashboard is not None or live or df is not None
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=not refused)
 
     def show(fit: "RemlFit | BayesFit") -> None:
-        if isinstance(fit, RemlFit):
-            text = fit.summary(df=df)
+        if isinstance(fit, RemlFit | LevelsFit):
+            text = fit.summary() if df is None else fit.summary(df=df)
             print_title(entry)
             print_text(text)
         else:
@@ -230,10 +232,11 @@ def sample_command(
 ) -> int:
     """Draw from the posterior by NUTS."""
     from bhlm.files import write_json
-    from bhlm.reports.json import describe_model, describe_posterior
+    from bhlm.reports.json import describe_cells, describe_model, describe_posterior
 
     check_outputs(json=json, save=save)
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit)
+    refused = live or save is not None
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=not refused)
     priors, covariance = read_settings(entry, covariance)
     fit = draw_posterior(
         model, priors=priors, covariance=covariance, live=live, seed=seed, draws=draws, tune=tune,
@@ -241,7 +244,9 @@ def sample_command(
     )  # fmt: skip
     print_title(entry)
     print_text(fit.summary())
-    content = {"model": describe_model(model.moments), "posterior": describe_posterior(fit)}
+    cells = model.cells
+    told = describe_model(model.moments) if cells is None else describe_cells(cells)
+    content = {"model": told, "posterior": describe_posterior(fit)}
     writers: list[Callable[[], object]] = []
     if save:
         writers.append(lambda: keep_fit(fit, save))

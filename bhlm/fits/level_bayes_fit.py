@@ -12,6 +12,7 @@ from bhlm.moments.cells import refuse_factors
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes.checks.loo import Loo
     from bhlm.bayes.hypotheses import Hypothesis, Probability, Rope
 
 
@@ -68,6 +69,18 @@ class LevelBayesFit(Fitted, LevelDraws):
         from bhlm.bayes.hypotheses import compare_rope
 
         return compare_rope(self, text, low, high, level=level)
+
+    def loo(self) -> "Loo":
+        """Return the leave-one-unit-out elpd by the coarsest of nested factors.
+
+        ArviZ takes it as it is (`arviz.compare`); see `bhlm.bayes.checks.level_loo`.
+
+        Raises:
+            ArgumentError: draws from the prior alone, or factors that cross.
+        """
+        from bhlm.bayes.checks.level_loo import leave_out_units
+
+        return leave_out_units(self)
 
     def prior_table(self) -> "pd.DataFrame":
         """Return each parameter's prior on a grid, with its quantiles and the posterior's.

@@ -286,6 +286,21 @@ def test_tables_follow_the_draws(fit):
     assert {"sd(t|school)", "corr(Intercept,t|school)"} <= set(fit.prior_table()["parameter"])
 
 
+def test_loo_leaves_out_the_coarsest_units(fit):
+    loo = fit.loo()
+    assert list(loo.table.index) == list(range(6))
+    assert loo.table.index.name == "school"
+    loglik = fit.data["log_likelihood"]["loglik"].values.reshape(-1, 6)
+    full = np.log(np.exp(loglik).mean(axis=0)).sum()
+    assert loo.p == pytest.approx(full - loo.elpd)
+    assert loo.elpd < full
+    assert "6 groups" in loo.summary()
+    crossed = Model(FORMULAS["crossed"], make_table()).sample(seed=1, draws=50, tune=50, chains=2)
+    with pytest.raises(ArgumentError, match="pupil and rater cross"):
+        crossed.loo()
+    assert "log_likelihood" not in crossed.data.children
+
+
 @pytest.mark.slow
 def test_a_seed_gives_the_same_draws(fit):
     again = Model(FORMULAS["nested"], make_table()).sample(seed=3, draws=200, tune=200, chains=2)

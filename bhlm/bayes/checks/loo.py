@@ -17,7 +17,7 @@ from arviz_stats import ELPDDataLOO
 
 from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.checks.importance import log_mean, score_units
-from bhlm.bayes.draws import Draws, flatten_draws
+from bhlm.bayes.draws import Draws, Posterior, flatten_draws
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import (
     align_columns,
@@ -183,7 +183,7 @@ def choose_refits(khat: Array, *, threshold: float, affordable: int) -> Array:
 
 
 def assemble(
-    fit: Draws,
+    fit: Posterior,
     unit: str,
     elpd: Array,
     *,
@@ -221,6 +221,7 @@ def assemble(
         ]
     dimension = unit
     if index is None:
+        assert isinstance(fit, Draws)
         dimension = name_group_dimension(fit.moments.group, taken=())
         index = pd.Index(labels, name=dimension)
     table = pd.DataFrame(
@@ -324,7 +325,7 @@ def _fingerprint(moments: Moments) -> Array:
     return np.column_stack([moments.n, moments.mean[:, -1], moments.cross[:, -1, -1]])
 
 
-def check_likelihood(fit: Draws) -> None:
+def check_likelihood(fit: Posterior) -> None:
     """Refuse draws that do not know the data.
 
     Raises:
@@ -337,12 +338,12 @@ def check_likelihood(fit: Draws) -> None:
         )
 
 
-def khat_threshold(fit: Draws) -> float:
+def khat_threshold(fit: Posterior) -> float:
     """Return min(0.7, 1 - 1/log10(draws)), above which importance sampling is not trusted."""
     return float(min(0.7, 1.0 - 1.0 / np.log10(fit.data["posterior"]["sigma"].size)))
 
 
-def relative_efficiency(fit: Draws) -> float:
+def relative_efficiency(fit: Posterior) -> float:
     """Return the mean effective sample size of the parameters, per draw; 1 for one chain."""
     from arviz_stats.base import array_stats
 
