@@ -12,17 +12,24 @@ from bhlm.commands.options import (
     Data,
     Df,
     Draws,
+    Errors,
     FormulaText,
+    GroupWeights,
     Json,
+    KnownVariance,
     MemoryLimit,
     Rows,
+    Scaling,
     Seed,
     Tune,
+    WeightColumn,
+    WeightsAre,
     Which,
     app,
 )
 from bhlm.commands.shared import (
     check_outputs,
+    choose_weights,
     draw_posterior,
     fit_both,
     keep_fit,
@@ -112,6 +119,12 @@ def reml_command(
     method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
     covariance: Covariance = None,
     df: Df = None,
+    weights: WeightColumn = None,
+    group_weights: GroupWeights = None,
+    weights_are: WeightsAre = None,
+    scaling: Scaling = None,
+    known_variance: KnownVariance = None,
+    errors: Errors = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
     json: Json = None,
@@ -122,12 +135,23 @@ def reml_command(
     from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
 
     check_outputs(json=json, page=dashboard)
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=True)
+    meant = choose_weights(weights, group_weights, weights_are, scaling)
+    if dashboard and (meant or known_variance):
+        raise ArgumentError("--dashboard is not there yet with weights; leave one of them out")
+    model, entry = open_model(
+        which,
+        data,
+        formula,
+        memory_limit=memory_limit,
+        several=True,
+        outcome={"weights": meant, "known_variance": known_variance},
+    )
     if model.cells is not None and df is not None:
         raise refuse_factors(model.formula, "--df")
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
+        errors=errors,
     )
     text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
     print_title(entry)

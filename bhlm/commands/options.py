@@ -40,6 +40,29 @@ Df = Annotated[
         help="Adds t tests of fixed effects: satterthwaite, kenward-roger, hlm, cr0, cr2 or z."
     ),
 ]
+WeightColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="A column of weights of rows, or such as 'w_student / w_school'."
+    ),
+]
+GroupWeights = Annotated[str | None, typer.Option(help="A column of sampling weights of groups.")]
+WeightsAre = Annotated[
+    str | None,
+    typer.Option(
+        help="precision (the default), frequency, or sampling (the default with --group-weights)."
+    ),
+]
+Scaling = Annotated[
+    str | None, typer.Option(help="Of sampling weights of rows: none, size, effective or gk.")
+]
+KnownVariance = Annotated[
+    str | None, typer.Option(help="A column of sampling variances that are known.")
+]
+Errors = Annotated[
+    str | None,
+    typer.Option(help="Standard errors: model, full, uncorrected, block or separate."),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")]
 Rows = Annotated[
     bool, typer.Option("--rows", help="Let the page hold single rows; it holds none otherwise.")

@@ -16,6 +16,7 @@ from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
+    from bhlm.design.formula.weights import Weights
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import Reconciliation
@@ -67,7 +68,8 @@ def open_model(
             )
         if any(value is not None for value in (outcome or {}).values()):
             raise ArgumentError(
-                f"'{which}' says its family itself; leave --family and the like out"
+                f"'{which}' says itself what its data are; leave --family, --weights and the like "
+                "out"
             )
         check(entry.formula)
         return Model(entry.formula, find_data(entry), **entry.outcome), entry
@@ -91,6 +93,33 @@ def open_model(
     for sentence in doubt_columns(model.moments) if plain else ():
         print(f"bhlm: note: {sentence}", file=sys.stderr)
     return model, None
+
+
+def choose_weights(
+    rows: str | None, groups: str | None, kind: str | None, scaling: str | None
+) -> "Weights | None":
+    """Return what the options of weights mean.
+
+    Raises:
+        ArgumentError: a kind that is not known, or options that only sampling weights have.
+    """
+    from bhlm.design.formula.weights import FrequencyWeights, PrecisionWeights, SamplingWeights
+
+    if rows is groups is kind is scaling is None:
+        return None
+    kind = kind or ("sampling" if groups or scaling else "precision")
+    if kind == "sampling":
+        return SamplingWeights(rows, groups, scaling=scaling or "none")
+    if kind not in ("precision", "frequency"):
+        raise ArgumentError(
+            f"--weights-are {kind!r} is not known; choose precision, frequency or sampling"
+        )
+    if groups or scaling or rows is None:
+        raise ArgumentError(
+            f"--weights-are {kind} takes --weights alone; --group-weights and --scaling are of "
+            "sampling weights"
+        )
+    return PrecisionWeights(rows) if kind == "precision" else FrequencyWeights(rows)
 
 
 def find_data(entry: "GalleryModel") -> Any:

@@ -1,0 +1,55 @@
+"""bhlm reml with weights: what the options mean, and one line for what they cannot."""
+
+import json
+
+import pytest
+from command_line import run
+
+import bhlm
+
+FORMULA = "Reaction ~ Days + (1 | Subject)"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    table = bhlm.load_dataset("sleepstudy")
+    table["w"] = table["Subject"].isin([308, 309, 310]) + 1.0
+    found = tmp_path_factory.mktemp("data") / "sleep.csv"
+    table.to_csv(found, index=False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "loglik"),
+    [
+        (["--weights", "w", "--weights-are", "sampling"], -1048.34318418762),
+        (["--weights", "w", "--weights-are", "frequency"], -1048.34318418762),
+        (["--group-weights", "w"], -1055.34690957995),
+    ],
+)
+def test_weights_reach_the_fit(options, loglik, path, capsys, tmp_path):
+    out = tmp_path / "out.json"
+    status, text, _ = run(
+        capsys, "reml", "--data", path, "--formula", FORMULA, "--method", "ml", *options,
+        "--json", out,
+    )  # fmt: skip
+    content = json.loads(out.read_text())
+    assert status == 0
+    assert content["reml"]["loglik"] == pytest.approx(loglik, rel=1e-12)
+    assert content["model"]["weights"]["kind"] in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--weights", "w", "--weights-are", "other"], "--weights-are 'other' is not known"),
+        (["--weights-are", "frequency"], "takes --weights alone"),
+        (["--group-weights", "w"], "method='ml'"),
+        (["--weights", "w", "--known-variance", "w"], "exclude each other"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(options, told, path, capsys):
+    status, _, err = run(capsys, "reml", "--data", path, "--formula", FORMULA, *options)
+    assert status == 2
+    assert told in err
+    assert err.count("\n") == 1
