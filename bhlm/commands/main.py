@@ -5,9 +5,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
+
+from bhlm import __version__
 
 # Each family registers its commands, in the order in which --help lists them.
 from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
@@ -19,8 +22,14 @@ from bhlm.secrets import hide_password, hide_passwords, is_address
 
 
 @app.callback(invoke_without_command=True)
-def callback(context: typer.Context) -> None:
+def callback(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and end.")] = False,
+) -> None:
     """Hierarchical linear models by REML and by Bayes, and the two answers reconciled."""
+    if version:
+        print(f"bhlm {__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         raise ArgumentError(
             "no command given; start with: bhlm reconcile hsb_random_coefficient (see bhlm --help)"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from command_line import check_refusal, run
 
+import bhlm
 from bhlm.commands.interrupts import hear_interrupts
 from bhlm.sources.datasets import load_hsb
 
@@ -299,3 +300,12 @@ def test_output_onto_a_full_disk_is_refused_in_one_line(what):
     assert done.returncode == 2
     said = "cannot write what is printed (No space left on device); redirect it"
     assert done.stderr == f"bhlm: {said}\n"
+
+
+def test_the_version_and_help_are_printed(capsys):
+    assert run(capsys, "--version") == (0, f"bhlm {bhlm.__version__}\n", "")
+    for arguments in (("-h",), ("reml", "-h")):
+        status, out, err = run(capsys, *arguments)
+        assert (status, err) == (0, "")
+        assert out == run(capsys, *arguments[:-1], "--help")[1]
+        assert "Usage: bhlm" in out

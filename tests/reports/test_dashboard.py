@@ -19,6 +19,7 @@ from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reml.compare import intraclass_correlation
 from bhlm.reports.dashboard import page as page_module
+from bhlm.reports.dashboard.arrangement import place_block
 from bhlm.reports.dashboard.blocks import Facts, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.content import list_columns, show_text
@@ -473,3 +474,14 @@ class TestCommands:
         assert "\x1b" not in out + err
         _, _, err = run(capsys, "reml", "--data", "no\x1b[31m.csv", "--formula", "y ~ 1 + (1 | g)")
         assert "\x1b" not in err
+
+
+class TestArrangement:
+    def test_a_fits_own_table_is_folded_beside_that_of_all_fits(self):
+        table = Table("reml_estimates", "REML", "Read.", pd.DataFrame({"x": [1.0]}))
+        fitted = Text(("y ~ x",), heading="What was fitted")
+        assert place_block(table, "verdict-reml_estimates").folded
+        assert place_block(fitted, "verdict-text").folded
+        alone = {"verdict-reml_estimates"}
+        assert not place_block(table, "verdict-reml_estimates", anchors=alone).folded
+        assert not place_block(fitted, "verdict-text", anchors=alone).folded

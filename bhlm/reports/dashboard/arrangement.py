@@ -1,5 +1,6 @@
 """Where the blocks of a page stand: side by side, across, or folded away."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
@@ -17,6 +18,7 @@ class Place(NamedTuple):
 
 
 ACROSS, HALF, QUARTER = 12, 6, 3
+BOTH = "verdict-estimates"  # the table of all fits, beside which each one's own is folded
 HALVES = {
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
 }
@@ -44,14 +46,23 @@ MULTIPLES = {
 }
 
 
-def place_block(block: Block, anchor: str) -> Place:
-    """Return where a block stands."""
+def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)) -> Place:
+    """Return where a block stands; a page without a table of all fits unfolds what it has instead.
+
+    Args:
+        block: what is placed.
+        anchor: its anchor.
+        anchors: those of every block of the page.
+    """
+    is_alone = anchor.startswith("verdict-") and BOTH not in anchors
     if isinstance(block, Text):
         if block.light:
             return Place(QUARTER, folded=False)
         width = HALF if block.heading in HALF_TEXTS else ACROSS
-        return Place(width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain")
-    return Place(HALF if anchor in HALVES else ACROSS, folded=anchor in FOLDED)
+        return Place(
+            width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone
+        )
+    return Place(HALF if anchor in HALVES else ACROSS, folded=anchor in FOLDED and not is_alone)
 
 
 def arrange_figure(figure: Figure) -> Figure:

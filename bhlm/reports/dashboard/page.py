@@ -15,7 +15,7 @@ from bhlm.files import make_plain, write_json, write_text
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
-from bhlm.reports.dashboard.arrangement import arrange_figure, place_block
+from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.checks import build_checks
@@ -178,9 +178,11 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     shown: list[tuple[Section, list[dict[str, Any]]]] = [(section, []) for section in sections]
     places = {section.name: blocks for section, blocks in shown}
     marks = [mark for section in sections for _, mark in pair_marks(section)]
+    anchors = {anchor for *_, anchor in name_blocks(sections)}
     for (section, block, anchor), mark in zip(name_blocks(sections), marks, strict=True):
         shown_yet = places[section.name]
-        shown_yet.append(_describe(block, anchor) | {"mark": mark, "is_lead": not shown_yet})
+        place = place_block(block, anchor, anchors=anchors)
+        shown_yet.append(_describe(block, anchor, place) | {"mark": mark, "is_lead": not shown_yet})
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,
@@ -195,9 +197,9 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     )
 
 
-def _describe(block: Block, anchor: str) -> dict[str, Any]:
+def _describe(block: Block, anchor: str, place: Place) -> dict[str, Any]:
     """Return what the template and the scripts need of a block."""
-    shared: dict[str, Any] = {"anchor": anchor, "block": block, "place": place_block(block, anchor)}
+    shared: dict[str, Any] = {"anchor": anchor, "block": block, "place": place}
     data: dict[str, Any] = {}
     match block:
         case Text():

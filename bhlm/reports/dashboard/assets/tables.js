@@ -76,14 +76,17 @@ function makeSortable(table, cell, columns, rows) {
 function makeSearch(table, columns, rows) {
   const label = document.createElement("label");
   label.className = "search";
-  label.append(`Search ${reveal(columns[0].name)} `);
+  const first = columns.findIndex((column) => column.kind === "number");
+  const named = columns.slice(0, Math.max(1, first < 0 ? columns.length : first));
+  label.append(`Search ${reveal(named[0].name)} `);
   const field = document.createElement("input");
   field.type = "search";
   label.append(field);
   field.addEventListener("input", () => {
     const wanted = field.value.toLowerCase();
     rows.forEach((row, at) => {
-      row.hidden = !reveal(String(columns[0].values[at])).toLowerCase().includes(wanted);
+      row.hidden = !named.some((column) =>
+        reveal(String(column.values[at])).toLowerCase().includes(wanted));
     });
   });
   return label;
