@@ -1,8 +1,9 @@
 """Estimate + Draws -> Comparison: where the two answers differ, by how much, and why.
 
-How a gap is split stands in `attribution`; the words for it in `explain`.
+How a gap is split stands in `split`, what it rests on in `evidence`, the words for it in `words`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError, check_arguments
+from bhlm.layout import list_names
 from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.cells import AnyMoments, CellMoments, refuse_factors
 from bhlm.reconciliation.curves import tabulate_curves
@@ -27,7 +29,7 @@ from bhlm.reconciliation.findings import (
     list_failed,
     name_failed,
 )
-from bhlm.reconciliation.judge import STATISTICS
+from bhlm.reconciliation.judge import STATISTICS, Judgement
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
 from bhlm.reconciliation.split import NEGLIGIBLE, find_drift, split_gaps
 from bhlm.reconciliation.words import (
@@ -45,6 +47,9 @@ from bhlm.sources.gallery import Published
 if TYPE_CHECKING:
     import pandas as pd
 
+
+# The width of a 95 % interval from which on a correlation is called hardly identified: half of all.
+WIDE = 1.0
 
 Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_converged"]
 
@@ -115,9 +120,9 @@ class Comparison:
         if judgement is not None and judgement.certified and by_grid is not None:
             return (
                 "Means by quadrature, since the weights of importance sampling fail, accurate to "
-                f"{by_grid.chosen.accuracy:.1g} posterior SDs; it certifies mean and SD of every "
-                "parameter whose draws have moments, and the 95 % interval of SDs, variances and "
-                "correlations that priors stand on themselves: a shift of "
+                f"{by_grid.chosen.accuracy:.1g} posterior SDs; the draws are judged by it in mean "
+                "and SD, and in the 95 % interval of SDs, variances and correlations that priors "
+                f"stand on themselves{_list_unjudged(judgement, by='the interval')}: a shift of "
                 f"{judgement.resolution:.2g} posterior SDs would be seen."
             )
         if exact is None or judgement is None or not judgement.certified:
@@ -125,9 +130,9 @@ class Comparison:
         return (
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
             f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares neither "
-            "likelihood kernel nor Jacobian with the sampler, and certifies mean, SD and 95 % "
-            f"interval of every parameter: a shift of {judgement.resolution:.2g} posterior SDs "
-            "would be seen."
+            "likelihood kernel nor Jacobian with the sampler, and judges the draws in mean, SD and "
+            f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}: a shift of "
+            f"{judgement.resolution:.2g} posterior SDs would be seen."
         )
 
     def group_effects(self) -> "pd.DataFrame":
@@ -205,7 +210,10 @@ def compare(
         reml=reml, post=post, evidence=evidence, table=table, verdict=verdict, reasons=reasons,
         advice=tuple(advice), words=words,
         withheld=list_withheld(post, evidence),
-        conclusion=describe_verdict(table, verdict, words), printed=checks, printed_note=note,
+        conclusion=describe_verdict(
+            table, verdict, words,
+            certified=evidence.certified, bound=bool(post.diagnostics.prior_bound),
+        ), printed=checks, printed_note=note,
     )  # fmt: skip
 
 
@@ -305,6 +313,18 @@ def _describe_refuted(evidence: Evidence) -> list[str]:
     ]
 
 
+def _list_unjudged(judgement: Judgement, *, by: str) -> str:
+    """Return a clause on the parameters whose tails are too heavy for mean or SD to be judged."""
+    heavy = [
+        name
+        for name, row in judgement.scores.items()
+        if not all(math.isfinite(row[key].z) for key in ("mean", "sd"))
+    ]
+    if not heavy:
+        return ""
+    return f" ({list_names(heavy)} by {by} alone, whose tails are too heavy for mean or SD)"
+
+
 def _describe_unexplained(bad: "pd.DataFrame") -> str:
     """Return which fixed effect REML has elsewhere than the mode under flat priors."""
     worst = (bad["unexplained"] / bad["sd"]).abs().idxmax()
@@ -333,8 +353,14 @@ def _flag_boundary(post: Posterior, table: "pd.DataFrame") -> list[str]:
                 f"rule out that it vanishes{clause}."
             )
         if name.is_correlation and max(-lower, upper) > 0.95:
+            sign = "+" if upper > -lower else "-"
+            told = (
+                "the correlation is hardly identified"
+                if upper - lower > WIDE
+                else f"the data do not rule out that it is {sign}1"
+            )
             flags.append(
-                f"The posterior of {name} reaches {'+' if upper > -lower else '-'}1 (95 % interval "
-                f"{lower:.2f} to {upper:.2f}): the correlation is hardly identified."
+                f"The posterior of {name} reaches {sign}1 (95 % interval {lower:.2f} to "
+                f"{upper:.2f}): {told}."
             )
     return flags

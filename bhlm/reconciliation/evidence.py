@@ -8,6 +8,7 @@ one and all together, where the posterior without them is proper.
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -72,9 +73,16 @@ class Evidence:
         return self.judgement is not None and self.judgement.certified
 
     @property
+    def route(self) -> Literal["importance", "quadrature"] | None:
+        """By what the draws were judged; None where they could not be."""
+        if not self.certified:
+            return None
+        return "importance" if self.quadrature is None else "quadrature"
+
+    @property
     def weighted(self) -> ImportancePosterior | None:
         """The posterior by weighted draws that are believed; None if there are none."""
-        return self.exact if self.certified and self.pool is not None else None
+        return self.exact if self.route == "importance" else None
 
     def find_mean(self, name: str) -> Share:
         """Return a posterior mean by the independent route, and its standard error."""
@@ -95,16 +103,20 @@ class Evidence:
             return None
         return Share(self.flat.mean(name), float(np.linalg.norm(self.flat.lean(name))))
 
-    def find_flat_peak(self, parameter: Parameter) -> Share | None:
-        """Return the mode of a marginal under flat priors; None where it is unknown."""
+    def find_peak(self, parameter: Parameter, *, flat: bool = False) -> Share | None:
+        """Return the mode of a marginal, under the chosen or flat priors; None where unknown."""
         name = str(parameter)
         if self.quadrature is not None:
-            flat = self.quadrature.flat
-            peak = Share(*find_marginal_mode(flat, name)) if flat is not None else None
+            found = self.quadrature.flat if flat else self.quadrature.chosen
+            peak = Share(*find_marginal_mode(found, name)) if found is not None else None
             return peak if peak is not None and math.isfinite(peak.value) else None
-        if self.flat is None:
+        if flat and self.flat is not None:
+            kernels, weight = self.flat.kernels[name], self.flat.weight
+        elif not flat and self.weighted is not None:
+            kernels, weight = self.weighted.kernels[name], self.weighted.draws.weight
+        else:
             return None
-        marginal = fit_marginal(self.flat.kernels[name], self.flat.weight, find_support(parameter))
+        marginal = fit_marginal(kernels, weight, find_support(parameter))
         return Share(marginal.mode, marginal.mode_se)
 
     def measure_prior(self, name: str, part: str | None = None) -> Share | None:

@@ -127,7 +127,7 @@ def _split(
 
 def _split_shape(parameter: Parameter, evidence: Evidence, joint: float) -> dict[str, float]:
     """Return `shape` and its parts, as far as mean and mode under flat priors are known."""
-    mean, peak = evidence.find_flat_mean(str(parameter)), evidence.find_flat_peak(parameter)
+    mean, peak = evidence.find_flat_mean(str(parameter)), evidence.find_peak(parameter, flat=True)
     row: dict[str, float] = {}
     if peak is not None:
         row |= {"integrating": peak.value - joint, "integrating_se": peak.error}

@@ -192,9 +192,10 @@ def advise(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[s
         (rows["skewness"].abs() > LARGE * rows["sd"])
         & (rows["skewness"] - rows["gap"]).abs().le(CLOSED * rows["gap"].abs())
     ].index
-    if len(skewed):
+    skewed = [str(name) for name in skewed if _is_skewed(str(name), rows.loc[name], post, evidence)]
+    if skewed:
         advice.append(
-            f"The posterior of {_list(list(skewed))} is so skewed that its mean and its mode "
+            f"The posterior of {_list(skewed)} is so skewed that its mean and its mode "
             "are different summaries: report its interval."
         )
     noisy = table.index[table["monte_carlo_se"] > NOISY * table["sd"]]
@@ -204,6 +205,19 @@ def advise(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[s
             f"{f' and {len(noisy) - 1} more' if len(noisy) > 1 else ''}: take more draws."
         )
     return advice
+
+
+def _is_skewed(name: str, row: "pd.Series[float]", post: Posterior, evidence: Evidence) -> bool:
+    """Return whether the posterior under the chosen priors is skewed too, as that under flat ones.
+
+    Its mean lies as far above or below its mode as is told of, on the same side.
+    """
+    (parameter,) = (each for each in post.parameters if str(each) == name)
+    peak = evidence.find_peak(parameter)
+    if peak is None:
+        return False
+    skewness = (evidence.find_mean(name).value - peak.value) / row["sd"]
+    return bool(math.copysign(1.0, row["skewness"]) * skewness > LARGE)
 
 
 def _advise_on_priors(rows: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[str]:
@@ -221,8 +235,9 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Posterior, evidence: Evidence)
             advice += _advise_without_cure(rows.loc[names])
             continue
         moved = f"The priors move {_list(names)} by more than {LARGE} posterior SDs"
-        closed = min(
-            1.0 - abs(1.0 - _measure(name, cure, known)[0] / rows.loc[name, "gap"])
+        closed = 1.0 - max(
+            _measure_rest(name, cure, float(rows.loc[name, "gap"]), known)
+            / abs(rows.loc[name, "gap"])
             for name in names
         )
         advice.append(
@@ -236,7 +251,9 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Posterior, evidence: Evidence)
 def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
     """Return advice where dropping no priors is known to close half of a gap."""
     by_scale = rows["prior_scale"].abs() >= CLOSED * rows["prior"].abs()
-    left = ", and dropping priors does not close half of the gap to REML: report that choice."
+    left = (
+        ", and dropping priors is not known to close half of the gap to REML: report that choice."
+    )
     causes = (
         (
             by_scale,
@@ -277,12 +294,17 @@ def _find_cure(name: str, gap: float, known: Swaps) -> tuple[str, ...]:
     for size in range(1, len(candidates) + 1):
         left = {}
         for cure in combinations(candidates, size):
-            share, error = _measure(name, cure, known)
-            left[cure] = abs(gap - share) + ERRORS * error
+            left[cure] = _measure_rest(name, cure, gap, known)
         for cure in sorted(left, key=left.__getitem__):
             if left[cure] <= CLOSED * abs(gap) and (size == 1 or _exists(cure, known)):
                 return cure
     return ()
+
+
+def _measure_rest(name: str, cure: tuple[str, ...], gap: float, known: Swaps) -> float:
+    """Return what a joint swap leaves of a gap, at most; inf where that is not known."""
+    share, error = _measure(name, cure, known)
+    return abs(gap - share) + ERRORS * error
 
 
 def _measure(name: str, cure: tuple[str, ...], known: Swaps) -> Share:
@@ -314,8 +336,18 @@ def _exists(cure: tuple[str, ...], known: Swaps) -> bool:
     return known.existing[cure]
 
 
-def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str]) -> str:
-    """Return the overall verdict in a sentence or two, with the numbers that carry it."""
+def describe_verdict(
+    table: "pd.DataFrame", verdict: str, words: dict[str, str], *, certified: bool, bound: bool
+) -> str:
+    """Return the overall verdict in a sentence or two, with the numbers that carry it.
+
+    Args:
+        table: how the gaps split.
+        verdict: the overall one.
+        words: by parameter, a sentence on its gap.
+        certified: whether the draws could be judged.
+        bound: whether the default prior alone bounds an SD.
+    """
     if verdict == "not_converged":
         return "A fit failed its own diagnostics, so the two answers must not be compared yet."
     known = table["gap_sd"].dropna()
@@ -329,12 +361,14 @@ def describe_verdict(table: "pd.DataFrame", verdict: str, words: dict[str, str])
         return f"{gap}. Part of what was found cannot be accounted for: see the points above."
     if verdict == "undetermined":
         lost = list(table.index[(table["verdict"] == "undetermined") & table["reml"].notna()])
-        told = (
-            f"What accounts for it cannot be told for {_list(lost)}"
-            if lost
-            else "The draws could not be certified, or the prior decides"
-        )
-        return f"{gap}. {told}: see the points above."
+        told = []
+        if not certified:
+            told.append("The draws could not be certified")
+        elif lost:
+            told.append(f"What accounts for the gap cannot be told for {_list(lost)}")
+        if bound:
+            told.append("The default prior alone bounds part of the answer")
+        return f"{gap}. {'. '.join(told)}: see the points above."
     return f"{gap}. {words[far]}"
 
 

@@ -285,7 +285,8 @@ def describe_certification(both: "Comparison") -> dict[str, Any]:
     """Return whether the draws are certified, by what, and what is refuted of them."""
     exact, judgement = both.evidence.exact, both.evidence.judgement
     return {
-        "certified": both.evidence.certified and both.verdict != "not_converged",
+        "certified": judgement is not None and judgement.sound and both.verdict != "not_converged",
+        "route": both.evidence.route,
         "khat": None if exact is None else exact.khat,
         "effective_draws": None if exact is None else exact.draws.ess,
         "resolution": None if judgement is None else judgement.resolution,

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from few_groups import simulate_model
 from gallery_fits import list_one_factor
 from simulate import simulate_table
+from sound_draws import integrate, make_fit, resample
 
 from bhlm.bayes.priors.families import Flat, HalfCauchy, HalfNormal, Normal, StudentT
 from bhlm.bayes.priors.resolve import Priors
@@ -14,6 +16,7 @@ from bhlm.errors import ArgumentError
 from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.reconciliation.comparison import compare
 from bhlm.reconciliation.split import NAMED
 from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, load_data
@@ -267,3 +270,23 @@ def test_the_mode_is_found_at_a_correlation_of_one():
     both = reconcile(reml, model.sample(seed=2))
     assert both.verdict == "explained"
     assert both.evidence.identity.finding == "same"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("groups", "kind", "told"),
+    [
+        (160, "perfect", "the data do not rule out that it is +1"),
+        (12, "zero", "the correlation is hardly identified"),
+    ],
+)
+def test_a_correlation_near_one_is_not_called_unidentified(groups, kind, told):
+    """Only an interval over half of all correlations says that the data tell next to nothing."""
+    model = simulate_model(groups, 2, 3, kind)
+    exact = integrate(model.moments)
+    both = compare(model.reml(), make_fit(exact, resample(exact, seed=1)))
+    name = "corr(Intercept,a|g)"
+    located = exact.located[name]
+    assert (located.upper - located.lower > 1.0) == (kind == "zero")
+    (flag,) = (each for each in both.reasons if each.startswith(f"The posterior of {name} reaches"))
+    assert flag.endswith(f"{told}.")

@@ -12,6 +12,7 @@ from bhlm.bayes.priors.families import HalfNormal, StudentT
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import compare
+from bhlm.reports.json import describe_certification
 
 NEVER = -10.0  # a limit of k that no weights keep
 TIGHT = Priors(sd=HalfNormal(0.15))
@@ -36,6 +37,9 @@ def test_quadrature_certifies_what_weights_cannot():
     assert both.verdict == reconcile_by(0.7).verdict == "explained"
     assert "by quadrature" in both.route
     assert "importance" in reconcile_by(0.7).route
+    for limit, route in ((NEVER, "quadrature"), (0.7, "importance")):
+        told = describe_certification(reconcile_by(limit))
+        assert (told["certified"], told["route"]) == (True, route)
     assert not any("not certified" in reason for reason in both.reasons)
     scores = both.evidence.judgement.scores
     assert np.isfinite([scores["sd(Intercept|g)"]["upper"].z, scores["x"]["sd"].z]).all()
@@ -81,6 +85,9 @@ def test_wrong_draws_are_refuted_by_quadrature(kind):
         sample.g[:] = change_sds(sample.g, change)
     both = compare(model.reml(), make_fit(exact, sample), limit=NEVER)
     assert both.verdict == "unexplained"
+    told = describe_certification(both)
+    assert (told["certified"], told["route"]) == (False, "quadrature")
+    assert told["refuted"]
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,13 @@ def _tabulate_quantiles(post: "Draws") -> Table:
     narrow = int((facts["width"] < NARROW).sum())
     known = int(np.isfinite(facts["width"]).sum())
     narrower = (
-        f"{narrow or 'none'} {'have' if narrow > 1 else 'has'} a posterior interval less than"
+        f"{narrow} {'have' if narrow > 1 else 'has'} a posterior interval less than a tenth as "
+        "wide: there the data clearly outweigh the prior."
+        if narrow
+        else "none has a posterior interval less than a tenth as wide."
     )
     reading = (
-        f"Of {count(known, 'parameter')} whose prior has an interval, {narrower} a tenth as wide, "
-        "by which the data clearly outweigh the prior."
+        f"Of {count(known, 'parameter')} whose prior has an interval, {narrower}"
         if known
         else "No prior here has an interval to compare the posterior's with."
     )

@@ -64,7 +64,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
     frame = table[COLUMNS].astype({"published": object})
     if table["published"].isna().all():
         frame = frame.drop(columns="published")
-    number = table["verdict"].value_counts()
+    known = table["reml"].notna()
+    number = table["verdict"][known].value_counts()
     parts = [f"{number.get('agree', 0)} within {NEGLIGIBLE} posterior SDs"]
     if number.get("explained", 0):
         parts.append(f"{number['explained']} larger and accounted for")
@@ -76,8 +77,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
         parts = ["none that can be compared yet"]
     noise = float((table["monte_carlo_se"] / table["sd"]).max())
     reading = (
-        f"Of {count(len(table), 'gap')} between posterior mean and REML, {', '.join(parts)}; the "
-        f"Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
+        f"Of {count(int(known.sum()), 'gap')} between posterior mean and REML, "
+        f"{', '.join(parts)}; the Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
     )
     title = "Where each gap comes from"
     return Table(
