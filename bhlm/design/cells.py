@@ -21,8 +21,8 @@ from bhlm.design.design import (
 from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import collect_frame
-from bhlm.design.labels import check_exact, code_groups
-from bhlm.design.levels import find_levels
+from bhlm.design.labels import code_groups
+from bhlm.design.levels import check_exact, find_levels
 from bhlm.design.rows import (
     Layout,
     check_schema,

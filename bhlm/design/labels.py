@@ -6,7 +6,6 @@ import numpy as np
 from bhlm.errors import DataError
 
 Array = np.ndarray
-EXACT = 2.0**53  # up to which every integer is a double
 
 
 def kind_of_labels(labels: Array) -> str:
@@ -16,22 +15,6 @@ def kind_of_labels(labels: Array) -> str:
         return "text" if found in (["str"], []) else " and ".join(found)
     kinds = {"i": "integers", "u": "integers", "f": "floats", "b": "booleans", "U": "text"}
     return kinds.get(labels.dtype.kind, "times" if labels.dtype.kind == "M" else "others")
-
-
-def check_exact(labels: Array, what: str) -> None:
-    """Raise `DataError` where labels are doubles so large that different ones may have merged.
-
-    Beyond 2^53 not every integer is a double.
-    """
-    if labels.dtype.kind != "f":
-        return
-    large = labels[np.abs(labels) >= EXACT]
-    if len(large):
-        raise DataError(
-            f"{what} holds numbers such as {large[0]:.0f} as doubles, which do not tell integers "
-            "beyond 2^53 apart, so that labels may have merged; read it as integers (in pandas "
-            "with dtype='Int64', where some are missing) or as text"
-        )
 
 
 def code_groups(labels: Array) -> tuple[Array, Array]:

@@ -9,7 +9,6 @@ import numpy as np
 from bhlm.design.formula.coding import Level, print_level
 from bhlm.design.formula.expressions import Apply, Expression, Name
 from bhlm.design.frames import Frame, collect_frame
-from bhlm.design.labels import check_exact
 from bhlm.design.rows import SHOWN_COLUMNS, Layout
 from bhlm.errors import DataError
 
@@ -19,6 +18,23 @@ MAX_LEVELS = 500
 FEW = 12
 NUMBER = re.compile(r"\s*[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?\s*%?")
 DATE = re.compile(r"\s*[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}([ T][0-9:.]*Z?)?\s*")
+EXACT = 2.0**53  # up to which every integer is a double
+
+
+def check_exact(labels: np.ndarray, what: str) -> None:
+    """Raise `DataError` where labels are doubles so large that different ones may have merged.
+
+    Beyond 2^53 not every integer is a double.
+    """
+    if labels.dtype.kind != "f":
+        return
+    large = labels[np.abs(labels) >= EXACT]
+    if len(large):
+        raise DataError(
+            f"{what} holds numbers such as {large[0]:.0f} as doubles, which do not tell integers "
+            "beyond 2^53 apart, so that labels may have merged; read it as integers (in pandas "
+            "with dtype='Int64', where some are missing) or as text"
+        )
 
 
 def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level, ...]:

@@ -17,7 +17,8 @@ from bhlm.design.design import (
 )
 from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
-from bhlm.design.labels import check_exact, code_groups
+from bhlm.design.labels import code_groups
+from bhlm.design.levels import check_exact
 from bhlm.design.rows import read_table
 from bhlm.errors import DataError
 from bhlm.moments.memory import (

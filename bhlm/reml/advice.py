@@ -4,7 +4,7 @@ import numpy as np
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import scale_covariance
-from bhlm.reml.optimize import STATIONARY, ZERO
+from bhlm.reml.optimize import STATIONARY, STEEP, ZERO
 
 Array = np.ndarray
 
@@ -56,7 +56,9 @@ def _lose_dimension(rows: Array, lam: Array) -> bool:
     return bool(np.linalg.svd(lam.T @ plane, compute_uv=False)[-1] < ZERO)
 
 
-def describe_failure(response: str, sigma2: float, *, share: float, gradient: float) -> str:
+def describe_failure(
+    response: str, sigma2: float, *, share: float, gradient: float, steepest: float
+) -> str:
     """Return why the optimiser did not converge, and what to do, in one clause.
 
     Args:
@@ -64,8 +66,9 @@ def describe_failure(response: str, sigma2: float, *, share: float, gradient: fl
         sigma2: the residual variance.
         share: of it in that of ordinary least squares.
         gradient: the largest component.
+        steepest: the largest of the relative covariance factors' coefficients.
     """
-    if share < PERFECT or gradient < STATIONARY:
+    if share < PERFECT or (gradient < STATIONARY and steepest >= STEEP):
         return (
             f"the fixed and random effects fit '{response}' all but without error "
             f"(residual variance {sigma2:.2g}), and then the likelihood has no maximum that can be "

@@ -82,7 +82,11 @@ class Estimate(Maximum):
         if not self.converged:
             share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
             return describe_failure(
-                self.moments.response, self.sigma2, share=share, gradient=gradient
+                self.moments.response,
+                self.sigma2,
+                share=share,
+                gradient=gradient,
+                steepest=np.max(np.abs(self.theta)),
             )
         if self.singular:
             what = describe_singularity(self.structure, self.white.basis, self.root, self.sigma2)

@@ -67,7 +67,11 @@ class LevelsEstimate(Maximum):
         if not self.converged:
             share, gradient = self.sigma2 / self.white.scale**2, np.max(np.abs(self.gradient))
             return describe_failure(
-                self.moments.response, self.sigma2, share=share, gradient=gradient
+                self.moments.response,
+                self.sigma2,
+                share=share,
+                gradient=gradient,
+                steepest=np.max(np.abs(self.theta)),
             )
         if not self.singular:
             return ""

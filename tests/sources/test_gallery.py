@@ -86,7 +86,8 @@ def test_the_models_of_the_gallery() -> None:
     models = list_models()
     assert [model.name for model in models] == sorted([*NAMES, *LEVELS, *COUNTED])
     assert {model.method for model in models if model.name in NAMES} == {"reml"}
-    assert {model.dataset for model in models} == set(DATASETS)
+    # A file cannot state known sampling variances yet.
+    assert {model.dataset for model in models} == set(DATASETS) - {"expectancy", "school_calendar"}
     assert all(model.published is not None for model in models)
 
 
