@@ -32,6 +32,7 @@ COLLINEAR = 1e-12
 PERFECT = 1e-13
 # Below this share of its mean square a variance is rounding, not variation.
 ROUNDING = 1e-26
+LARGEST = 1e150  # value whose square, times so many rows as there may be, is a double
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +138,24 @@ class Whole(NamedTuple):
     total: Array  # (k, k) cross-products about the grand means
 
 
+def _check_sizes(moments: "Moments | CellMoments", *, whole: Whole) -> None:
+    """Refuse columns of values whose squares are no doubles: they overflow, or vanish."""
+    _, grand, total = whole
+    for name, mean, squares in zip(moments.columns, np.abs(grand), np.diag(total), strict=True):
+        if not np.isfinite(squares) or mean > LARGEST or 0.0 < mean < 1.0 / LARGEST:
+            raise IdentifiabilityError(
+                f"the square of '{name}', whose mean has the size {mean:.2g}, is no double; give "
+                f"'{name}' in other units"
+            )
+
+
 def check_response(moments: "Moments | CellMoments", components: int, *, whole: Whole) -> None:
     """Refuse fewer rows than parameters, and a response that is constant.
 
     Raises:
         IdentifiabilityError: either of these.
     """
+    _check_sizes(moments, whole=whole)
     p = len(moments.fixed)
     n, (mass, grand, total) = moments.n_rows, whole
     if n <= p + components:

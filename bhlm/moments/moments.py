@@ -622,7 +622,8 @@ def pool_blocks(n: Array, mean: Array, cross: Array) -> tuple[float, Array, Arra
     whole = float(n.sum())
     grand = n @ mean / whole
     between = mean - grand
-    return whole, grand, cross.sum(axis=0) + (n[:, None] * between).T @ between
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever divides by it looks
+        return whole, grand, cross.sum(axis=0) + (n[:, None] * between).T @ between
 
 
 def freeze(value: Any) -> Any:

@@ -224,9 +224,10 @@ def test_variances_without_information_are_refused(formula, covariance, message)
 
 
 @pytest.mark.parametrize("column", ["x", "y"])
-def test_sizes_whose_squares_are_no_doubles_are_refused(column):
+@pytest.mark.parametrize("unit", [1e90, 1e160, 1e200, 1e-100, 1e-160, 1e-200])
+def test_sizes_whose_squares_are_no_doubles_are_refused(column, unit):
     table = simulate_table(4)
-    table[column] *= 1e90
+    table[column] *= unit
     with pytest.raises(IdentifiabilityError, match=f"no double; give '{column}' in other units"):
         Model("y ~ x + (x | g)", table).reml()
 
