@@ -38,8 +38,8 @@ def make_rows(n=600, seed=5):
 def same_bits(one: CellMoments, other: CellMoments) -> bool:
     """Return whether labels that are numbers, n, means and cross-products are the same bytes."""
     pairs = zip(
-        (*one.blocks.labels, *one.blocks[1:]),
-        (*other.blocks.labels, *other.blocks[1:]),
+        (*one.blocks.labels, *one.blocks[1:4]),
+        (*other.blocks.labels, *other.blocks[1:4]),
         strict=True,
     )
     return all(a.tobytes() == b.tobytes() for a, b in pairs if a.dtype != object)
