@@ -94,6 +94,7 @@ def _constrain(case: Case, x: np.ndarray):
     return constrain_levels(case.density, case.white, case.priors.frame, x[None])
 
 
+@pytest.mark.slow
 def test_density_is_dense_likelihood_times_priors(case):
     x = draw_position(case)
     at = _constrain(case, x)
@@ -117,6 +118,7 @@ def test_density_is_dense_likelihood_times_priors(case):
     assert log_levels(x, case.density)[0] == pytest.approx(loglik + prior, rel=EXACT)
 
 
+@pytest.mark.slow
 def test_likelihood_is_that_of_score_parameters(case):
     x = draw_position(case, 3)
     at = _constrain(case, x)
@@ -131,6 +133,7 @@ def test_likelihood_is_that_of_score_parameters(case):
     assert loglik == pytest.approx(own.loglik - white.n * np.log(white.scale), rel=EXACT)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_differences(case):
     x = draw_position(case, 2)
     step = 1e-5
@@ -249,6 +252,7 @@ def fit():
     return Model(FORMULAS["nested"], make_table()).sample(seed=3, draws=200, tune=200, chains=2)
 
 
+@pytest.mark.slow
 def test_data_has_a_set_of_variables_per_factor(fit):
     assert isinstance(fit, LevelBayesFit)
     posterior = fit.data["posterior"]
@@ -271,6 +275,7 @@ def test_data_has_a_set_of_variables_per_factor(fit):
     assert "sd(t|school)" in text
 
 
+@pytest.mark.slow
 def test_tables_follow_the_draws(fit):
     g = fit.data["posterior"]["cov|school"].values
     np.testing.assert_allclose(fit.draws["var(t|school)"], g[..., 1, 1], rtol=1e-12)
@@ -286,6 +291,7 @@ def test_tables_follow_the_draws(fit):
     assert {"sd(t|school)", "corr(Intercept,t|school)"} <= set(fit.prior_table()["parameter"])
 
 
+@pytest.mark.slow
 def test_loo_leaves_out_the_coarsest_units(fit):
     loo = fit.loo()
     assert list(loo.table.index) == list(range(6))
@@ -317,6 +323,7 @@ def test_prior_alone_is_the_prior():
     assert np.median(sd) == pytest.approx(prior.quantile(np.array([0.5]))[0], rel=0.2)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_yet_is_refused(fit):
     assert not hasattr(fit, "sensitivity")
     with pytest.raises(ArgumentError, match="several grouping factors"):

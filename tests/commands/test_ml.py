@@ -57,7 +57,7 @@ def test_every_family_from_a_file(capsys, rows, tmp_path, formula, options):
     [
         (["reml", "cbpp"], "bhlm ml cbpp fits it"),
         (["reconcile", "toenail"], "bhlm ml toenail fits it"),
-        (["ml", "cbpp", "--family", "poisson"], "leave --family and the like out"),
+        (["ml", "cbpp", "--family", "poisson"], "leave --family, --weights and the like out"),
         (["ml", "hsb_anova", "--nagq", "3"], "nagq=3"),
     ],
 )

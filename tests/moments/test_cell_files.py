@@ -186,5 +186,3 @@ def test_the_commands_reduce_and_merge(tmp_path, capsys):
     assert status == 0
     content = json.loads((tmp_path / "fit.json").read_text())
     assert content["model"]["groups"] == {"school": 6, "school:class": 12}
-    status, _, err = run(capsys, "sample", "--data", both)
-    assert status == 2

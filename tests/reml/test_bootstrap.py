@@ -31,6 +31,7 @@ def test_draws_are_near_the_fit_and_its_standard_errors():
     assert np.all((table["lower"] < table["estimate"]) & (table["estimate"] < table["upper"]))
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides():
     fit = Model("y ~ x + w + (x | g)", simulate_table(2, n_groups=12)).reml()
     calls: list[tuple[int, int]] = []

@@ -122,7 +122,7 @@ def test_workers_and_a_cluster_exclude_each_other():
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(False, id="threads"),
+        pytest.param(False, id="threads", marks=pytest.mark.slow),
         pytest.param(True, id="processes", marks=pytest.mark.slow),
     ],
 )
