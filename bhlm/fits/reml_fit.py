@@ -130,7 +130,7 @@ class RemlFit(MaximumFit, Estimate):
     def studies(self, *, level: float = 0.95) -> "pd.DataFrame":
         """Return a row per study of a meta-analysis: observed, fitted and empirical Bayes.
 
-        See `bhlm.reml.heterogeneity.tabulate_studies`; `bhlm.plots.forest` draws it.
+        See `bhlm.reml.heterogeneity.tabulate_studies`.
 
         Raises:
             ArgumentError: a fit without known variances, with several rows in a group or a random
