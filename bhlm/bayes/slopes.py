@@ -13,6 +13,7 @@ from bhlm.likelihood.slopes import (
     name_points,
     pair_points,
     state_along,
+    state_averages,
     state_lines,
     state_slopes,
 )
@@ -40,6 +41,21 @@ def describe_slopes(
         ArgumentError: as `state_slopes`, or a level outside (0, 1).
     """
     grid = state_slopes(fit.moments, column, by=by, at=at)
+    drawn = _draw(fit, grid.contrasts)
+    return name_points(grid, _describe(drawn, level=level), level=level)
+
+
+def average_draws(
+    fit: Draws, column: str, *, by: str | None = None, level: float = 0.95
+) -> "pd.DataFrame":
+    """Return the slope of a column averaged over the rows; see `state_averages`.
+
+    Columns as of `describe_slopes`.
+
+    Raises:
+        ArgumentError: as `state_averages`, or a level outside (0, 1).
+    """
+    grid = state_averages(fit.moments, column, by=by)
     drawn = _draw(fit, grid.contrasts)
     return name_points(grid, _describe(drawn, level=level), level=level)
 

@@ -160,6 +160,22 @@ class BayesFit(Fitted, Draws):
 
         return describe_slopes(self, column, by=by, at=at, level=level)
 
+    def average_effects(
+        self, column: str, *, by: str | None = None, level: float = 0.95
+    ) -> "pd.DataFrame":
+        """Return the slope of a column averaged over the rows, all or those of each value of `by`.
+
+        The marginal effect, where `effects` has the conditional one at values of the moderators.
+        `by` is constant in groups and has few values. Columns as of `effects`.
+
+        Raises:
+            ArgumentError: a column that is not in the model, a `by` that does not split the groups,
+                or a product of more columns than moments know the mean of.
+        """
+        from bhlm.bayes.slopes import average_draws
+
+        return average_draws(self, column, by=by, level=level)
+
     def compare_effects(
         self,
         column: str,
@@ -219,6 +235,20 @@ class BayesFit(Fitted, Draws):
         from bhlm.bayes.slopes import locate_bounds
 
         return locate_bounds(self, column, by=by, at=at, level=level)
+
+    def marginaleffects(self) -> Any:
+        """Return this fit as the package marginaleffects takes it, by `slopes(...)` and the like.
+
+        Needs the extra `bhlm[effects]`, and the model with its rows in use; see
+        `bhlm.fits.marginal_effects.adapt_fit`.
+
+        Raises:
+            DataError: no rows at hand.
+            MissingPackageError: marginaleffects is not installed.
+        """
+        from bhlm.fits.marginal_effects import adapt_fit
+
+        return adapt_fit(self, self.model)
 
     def rope(self, text: str, low: float, high: float, *, level: float = 0.95) -> "Rope":
         """Return how a parameter's posterior lies to the region [low, high], with a decision.

@@ -84,6 +84,27 @@ class MaximumFit(Fitted, Maximum):
 
         return estimate_slopes(self, column, by=by, at=at, method=method, level=level)
 
+    def average_effects(
+        self,
+        column: str,
+        *,
+        by: str | None = None,
+        method: str = "satterthwaite",
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the slope of a column averaged over the rows, all or those of each value of `by`.
+
+        The marginal effect, where `effects` has the conditional one at values of the moderators.
+        `by` is constant in groups and has few values. Columns as of `effects`.
+
+        Raises:
+            ArgumentError: a column that is not in the model, a `by` that does not split the groups,
+                or a product of more columns than moments know the mean of.
+        """
+        from bhlm.reml.fixed.slopes import average_slopes
+
+        return average_slopes(self, column, by=by, method=method, level=level)
+
     def compare_effects(
         self,
         column: str,
@@ -145,6 +166,20 @@ class MaximumFit(Fitted, Maximum):
         from bhlm.reml.fixed.slopes import find_bounds
 
         return find_bounds(self, column, by=by, at=at, method=method, level=level)
+
+    def marginaleffects(self) -> Any:
+        """Return this fit as the package marginaleffects takes it, by `slopes(...)` and the like.
+
+        Needs the extra `bhlm[effects]`, and the model with its rows in use; see
+        `bhlm.fits.marginal_effects.adapt_fit`.
+
+        Raises:
+            DataError: no rows at hand.
+            MissingPackageError: marginaleffects is not installed.
+        """
+        from bhlm.fits.marginal_effects import adapt_fit
+
+        return adapt_fit(self, self.model)
 
     def profile(
         self, *, level: float = 0.95, parameters: Sequence[str] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, add_counts, parse_formula
 from bhlm.design.formula.weights import Weights, read_weights, refuse_weights
-from bhlm.design.rows import open_rows, read_table
+from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments, read_cell_rows, reduce_cells, refuse_factors
@@ -620,6 +620,36 @@ class Model:
         from bhlm.bayes.predictions import predict_posterior
 
         return predict_posterior(fit, labels, x, z, **choice).set_axis(index)
+
+    def read_fixed(self, data: Any) -> np.ndarray:
+        """Return the columns (n, p) of the fixed effects at the rows of a table.
+
+        cwc() and gm() take the group means of the rows that the model was made from.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        if not self.has_rows:
+            raise DataError("this model was made from moments and cannot read new rows")
+        if self._cells is not None:
+            from bhlm.fits.level_rows import read_new_level_rows
+
+            return read_new_level_rows(self._cells, data, needs_group=False)[0].x
+        from bhlm.design.new_rows import read_new_rows
+
+        return read_new_rows(self.design, self._table, data, needs_group=False).x
+
+    def list_rows(self) -> "pd.DataFrame":
+        """Return the columns that the formula reads of the rows that are complete, as pandas.
+
+        Raises:
+            DataError: a model of moments has no rows.
+        """
+        if not self.has_rows:
+            raise DataError("this model was made from moments and has no rows")
+        names = formula_columns(self.formula)
+        held = read_frame(read_table(self._table, self.formula)).lazy().select(*names).collect()
+        return cast("pd.DataFrame", held.to_pandas().dropna().reset_index(drop=True))
 
     def residuals(self, fit: "RemlFit | LevelsFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.

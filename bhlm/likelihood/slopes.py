@@ -21,7 +21,7 @@ from bhlm.likelihood.johnson_neyman import JohnsonNeyman, Region
 from bhlm.likelihood.linear import Hypotheses, spell_names, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.cells import CellMoments
-from bhlm.moments.moments import Moments, pool
+from bhlm.moments.moments import Moments, pool, pool_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,6 +193,121 @@ def state_slopes(
             if each in used:
                 row[i] = _multiply(each, values | high) - _multiply(each, values | low)
     return Grid(moved.name, names, points, rows, _tell_held(factors, held))
+
+
+def state_averages(moments: Moments | CellMoments, column: str, *, by: str | None = None) -> Grid:
+    """Return the slope of a column averaged over the rows, all or those of each value of `by`.
+
+    The average of b1 + b3 w + b5 w v over rows is b1 + b3 mean(w) + b5 mean(w v), and moments know
+    the mean of a product of two columns. A slope that depends on nothing is its own average.
+
+    Args:
+        moments: of the model.
+        column: as in `state_slopes`.
+        by: a column of the fixed effects that is constant in groups and has at most 5 values, or a
+            categorical factor that is.
+
+    Raises:
+        ArgumentError: as `state_slopes`; a `by` that varies within groups or has more values; a
+            product of more than two columns, or of one that the model has in products only.
+    """
+    factors = _Factors.of(moments)
+    moved = _find_column(factors, column)
+    used = [each for each in factors.columns if any(_is_moved(p, moved) for p in each.parts)]
+    _refuse_companions(factors.columns, [moved])
+    parts: list[tuple[tuple[Value, ...], Array]] = [((), np.ones(len(moments.mass), dtype=bool))]
+    names: tuple[str, ...] = ()
+    if by is not None:
+        names = (_find_moderator(factors, by),)
+        parts = _split_blocks(factors, moments, names[0])
+    high = _set_part(factors, moved, on=True)
+    low = _set_part(factors, moved, on=False)
+    rows = np.zeros((len(parts), len(factors.columns)))
+    for row, (_, chosen) in zip(rows, parts, strict=True):
+        for i, each in enumerate(factors.columns):
+            if each in used:
+                others = [p for p in each.parts if not _is_moved(p, moved)]
+                own = Column(each.name, tuple(p for p in each.parts if _is_moved(p, moved)))
+                change = _multiply(own, high) - _multiply(own, low)
+                row[i] = change * _average_product(factors, moments, others, chosen)
+    return Grid(moved.name, names, tuple(point for point, _ in parts), rows, {})
+
+
+def _split_blocks(
+    factors: _Factors, moments: Moments | CellMoments, name: str
+) -> list[tuple[tuple[Value, ...], Array]]:
+    """Return each value of a column that is constant in blocks, and which blocks (J,) have it."""
+    if name in factors.levels:
+        shown = [f"{name}[{print_level(level)}]" for level in factors.levels[name]]
+        known = [each for each in shown if each in moments.columns]
+        means = {each: moments.mean[:, moments.columns.index(each)] for each in known}
+        rest = 1.0 - np.sum(list(means.values()), axis=0)
+        shares = [np.asarray(means.get(each, rest)) for each in shown]
+        is_told = len(known) >= len(shown) - 1 > 0
+        if is_told and all((np.minimum(abs(x), abs(1.0 - x)) <= SAME).all() for x in shares):
+            return [
+                ((level,), share > 0.5)
+                for level, share in zip(factors.levels[name], shares, strict=True)
+            ]
+    else:
+        spread = measure_spread(moments, name)
+        i = moments.columns.index(name)
+        mean, cross = moments.mean[:, i], moments.cross[:, i, i]
+        if (cross <= ROUNDING * moments.mass * mean**2).all() and spread.values:
+            width = SAME * max(map(abs, spread.values))
+            return [((value,), np.abs(mean - value) <= width) for value in spread.values]
+    raise ArgumentError(
+        f"the rows cannot be told apart by '{name}', which varies within groups or has more than "
+        f"{FEW} values; ask fit.effects for the slope at values of it, by={{'{name}': [...]}}"
+    )
+
+
+def _average_product(
+    factors: _Factors, moments: Moments | CellMoments, parts: Sequence[Part], chosen: Array
+) -> float:
+    """Return the mean of a product of parts over the rows of the chosen blocks (J,)."""
+    if not parts:
+        return 1.0
+    n, mean, total = pool_blocks(moments.mass[chosen], moments.mean[chosen], moments.cross[chosen])
+    place = {name: i for i, name in enumerate(moments.columns)}
+    whole = ":".join(part.name for part in parts)
+    if whole in place:
+        return float(mean[place[whole]])
+    terms = [_express(factors, place, part) for part in parts]
+    if len(terms) > 2 or None in terms:
+        raise ArgumentError(
+            f"the average of {whole} over the rows is not known from moments; ask fit.effects for "
+            "the slope at values of these columns, by= and at="
+        )
+    found = 0.0
+    for a, x in terms[0] or ():
+        for b, y in terms[-1] if len(terms) == 2 and terms[-1] else ((None, 1.0),):
+            found += x * y * _mean_of_two(mean, total / n, a, b)
+    return found
+
+
+def _mean_of_two(mean: Array, cov: Array, a: int | None, b: int | None) -> float:
+    """Return the mean of the product of two columns, None being the intercept."""
+    if a is None or b is None:
+        one = b if a is None else a
+        return 1.0 if one is None else float(mean[one])
+    return float(mean[a] * mean[b] + cov[a, b])
+
+
+def _express(
+    factors: _Factors, place: Mapping[str, int], part: Part
+) -> tuple[tuple[int | None, float], ...] | None:
+    """Return a part as a sum of columns with coefficients; None where they are not known."""
+    if part.name in place:
+        return ((place[part.name], 1.0),)
+    if part.level is None:
+        return None
+    name = str(part.factor)
+    others = [f"{name}[{print_level(level)}]" for level in factors.levels[name]]
+    others.remove(part.name)
+    if not all(each in place for each in others):
+        return None
+    return ((None, 1.0), *((place[each], -1.0) for each in others))
 
 
 def state_lines(

@@ -166,7 +166,7 @@ def list_cases(
         "RemlFit.bootstrap": {"replicates": 2},
         "RemlFit.test_variances": {"coefficients": "x", "replicates": 20, "null": "mixture"},
         **{f"{kind}.{verb}": {"column": "x"} for kind in ("RemlFit", "BayesFit")
-           for verb in ("effects", "effect_lines")},
+           for verb in ("effects", "effect_lines", "average_effects")},
         **{f"{kind}.{verb}": {"column": "x", "by": "w"} for kind in ("RemlFit", "BayesFit")
            for verb in ("compare_effects", "johnson_neyman")},
         "BayesFit.hypothesis": {"text": "x > 0"},

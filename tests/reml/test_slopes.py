@@ -157,3 +157,43 @@ def test_what_is_refused(table, formula, call, message):
     with pytest.raises(ArgumentError) as refusal:
         call(fit)
     assert message in str(refusal.value)
+
+
+def test_an_average_slope_is_the_mean_of_the_slopes_of_the_rows(table):
+    wide = table.assign(far=table["w"] * 2 + 1, z=np.arange(len(table)) % 4)
+    fit = Model("y ~ x * sex * z + x:w + w + (1 | g)", wide).reml()
+    beta = dict(zip(fit.moments.fixed, fit.beta, strict=True))
+    slope = beta["x"] + beta["x:z"] * wide["z"] + beta["x:w"] * wide["w"]
+    for level in "bc":
+        on = (wide["sex"] == level).astype(float)
+        slope += on * (beta[f"x:sex[{level}]"] + beta[f"x:sex[{level}]:z"] * wide["z"])
+    assert fit.average_effects("x")["slope"].item() == pytest.approx(slope.mean(), abs=EXACT)
+
+
+def test_an_average_slope_by_groups(table_4_5, hsb):
+    found = table_4_5.average_effects("cwc(ses)", by="sector", method="z")
+    beta = dict(zip(table_4_5.moments.fixed, table_4_5.beta, strict=True))
+    means = hsb.groupby("school")["ses"].transform("mean")
+    for row in found.to_dict("records"):
+        slope = beta["cwc(ses)"] + beta["sector:cwc(ses)"] * row["sector"]
+        slope += beta["gm(ses):cwc(ses)"] * means[hsb["sector"] == row["sector"]].mean()
+        assert row["slope"] == pytest.approx(slope, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("formula", "call", "message"),
+    [
+        (
+            "x * w * x2 * z - w:x2:z",
+            {},
+            "the average of w:x2:z over the rows is not known from moments",
+        ),
+        ("x * x2", {"by": "x2"}, "the rows cannot be told apart by 'x2', which varies within"),
+        ("x * sex", {"by": "sex"}, "the rows cannot be told apart by 'sex'"),
+    ],
+)
+def test_what_has_no_average(table, formula, call, message):
+    wide = table.assign(x2=table["x"] ** 2, z=np.arange(len(table)) % 4)
+    fit = Model(f"y ~ {formula} + (1 | g)", wide).reml()
+    with pytest.raises(ArgumentError, match=message):
+        fit.average_effects("x", **call)

@@ -14,6 +14,7 @@ from bhlm.likelihood.slopes import (
     name_points,
     pair_points,
     state_along,
+    state_averages,
     state_lines,
     state_slopes,
 )
@@ -47,6 +48,27 @@ def estimate_slopes(
         ArgumentError: as `state_slopes`, an unknown method, or a level outside (0, 1).
     """
     grid = state_slopes(fit.moments, column, by=by, at=at)
+    table = estimate_contrasts(fit, grid.hypotheses, method=method, level=level)
+    table = table.drop(columns="value").rename(columns={"estimate": "slope"})
+    return name_points(grid, table, df=method, level=level)
+
+
+def average_slopes(
+    fit: Maximum,
+    column: str,
+    *,
+    by: str | None = None,
+    method: str = "satterthwaite",
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Return the slope of a column averaged over the rows; see `state_averages`.
+
+    Columns as of `estimate_slopes`.
+
+    Raises:
+        ArgumentError: as `state_averages`, an unknown method, or a level outside (0, 1).
+    """
+    grid = state_averages(fit.moments, column, by=by)
     table = estimate_contrasts(fit, grid.hypotheses, method=method, level=level)
     table = table.drop(columns="value").rename(columns={"estimate": "slope"})
     return name_points(grid, table, df=method, level=level)
