@@ -24,9 +24,7 @@ from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.crossed_marginal import crossed_marginal
-from bhlm.likelihood.level_pattern import pack_cells
-from bhlm.likelihood.nested_marginal import nested_marginal
+from bhlm.likelihood.level_pattern import Pattern, marginal_cells, pack_cells
 from bhlm.likelihood.parameters import Parameters
 
 Array = np.ndarray
@@ -42,8 +40,7 @@ class LevelDensity(NamedTuple):
     base: Density  # priors and maps; its data are empty
     parts: Array  # (F, PARTS) int64: law, angles, blocks, coefficients, where they begin
     etas: Array  # (F,) of the LKJ priors
-    pattern: Array  # of `pack_nested` or `pack_crossed`
-    is_nested: bool
+    pattern: Pattern  # nested or crossed, for which the kernel is compiled
     centre: Array  # (d,)
     turn: Array  # (d, d)
 
@@ -73,14 +70,12 @@ def build_levels(
         for part, span in zip(structure.parts, structure.spans, strict=True)
         for law in (find_law(part),)
     ]
-    pattern, is_nested = pack_cells(white)
     d = base.dimension
     return LevelDensity(
         base=base,
         parts=np.array(rows, dtype=np.int64),
         etas=np.array([corr.eta for corr in priors.corrs], dtype=np.float64),
-        pattern=pattern,
-        is_nested=is_nested,
+        pattern=pack_cells(white),
         centre=np.zeros(d),
         turn=np.eye(d),
     )
@@ -116,14 +111,7 @@ def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
     if base.use_likelihood:
         lam = relate_root(base, scales, factor, sigma)
         own_sigma = sigma / base.scale
-        if density.is_nested:
-            loglik, dlam, dbeta, dlog = nested_marginal(
-                density.pattern, base.n, lam, x[:p], own_sigma
-            )
-        else:
-            loglik, dlam, dbeta, dlog = crossed_marginal(
-                density.pattern, base.n, lam, x[:p], own_sigma
-            )
+        loglik, dlam, dbeta, dlog = marginal_cells(density.pattern, base.n, lam, x[:p], own_sigma)
         logp += loglik - base.n * np.log(base.scale)
         for i in range(p):
             gradient[i] += dbeta[i]

@@ -14,6 +14,7 @@ import numpy as np
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import LevelDensity, log_turned
 from bhlm.bayes.packing import pack_density, pack_levels
+from bhlm.likelihood.level_pattern import NestedPattern
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,9 +49,7 @@ def make_native(density: Density | LevelDensity, start: Start) -> Any:
 
     d = density.dimension
     if isinstance(density, LevelDensity):
-        from bhlm.bayes.level_callbacks import levels_callback
-
-        callback, packed = levels_callback, pack_levels(density)
+        callback, packed = _find_callback(density), pack_levels(density)
     else:
         callback, packed = density_callback, pack_density(density)
     try:
@@ -76,6 +75,16 @@ def make_native(density: Density | LevelDensity, start: Start) -> Any:
     except (ImportError, AttributeError, TypeError):
         return None
     return model
+
+
+def _find_callback(density: LevelDensity) -> Any:
+    if isinstance(density.pattern, NestedPattern):
+        from bhlm.bayes.nested_callback import nested_callback
+
+        return nested_callback
+    from bhlm.bayes.crossed_callback import crossed_callback
+
+    return crossed_callback
 
 
 def make_python(density: Density | LevelDensity, start: Start, *, evaluate: Evaluate) -> Any:

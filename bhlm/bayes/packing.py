@@ -8,12 +8,13 @@ import numpy as np
 
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
+from bhlm.likelihood.level_pattern import CrossedPattern, NestedPattern
 from bhlm.likelihood.panels import LANES
 
 Array = np.ndarray
 
 HEADER = 14
-LEVELS_HEADER = 6
+LEVELS_HEADER = 5
 
 
 def pack_density(density: Density) -> Array:
@@ -40,13 +41,13 @@ def pack_levels(density: LevelDensity) -> Array:
         [
             np.asarray(part, dtype=np.float64).ravel()
             for part in (
-                base, density.parts, density.etas, density.centre, density.turn, density.pattern,
+                base, density.parts, density.etas, density.centre, density.turn,
+                density.pattern.data,
             )
         ]
     )  # fmt: skip
     header = (
-        LEVELS_HEADER + len(body), len(base), len(density.parts), density.is_nested, d,
-        len(density.pattern),
+        LEVELS_HEADER + len(body), len(base), len(density.parts), d, len(density.pattern.data),
     )  # fmt: skip
     return np.concatenate([np.array(header, dtype=np.float64), body])
 
@@ -58,9 +59,29 @@ def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def evaluate_levels(z: Array, data: Array) -> tuple[float, Array]:
-    """Return `log_turned` of a packed density of several factors: value and gradient (d,)."""
-    n_base, n_parts, d = int(data[1]), int(data[2]), int(data[4])
+def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
+    """Return `log_turned` of a packed density of nested factors: value and gradient (d,)."""
+    base, parts, etas, centre, turn, pattern = unpack_levels(data)
+    density = LevelDensity(
+        base=base, parts=parts, etas=etas, pattern=NestedPattern(pattern), centre=centre, turn=turn
+    )
+    return log_turned(z, density)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
+    """Return `log_turned` of a packed density of crossed factors: value and gradient (d,)."""
+    base, parts, etas, centre, turn, pattern = unpack_levels(data)
+    density = LevelDensity(
+        base=base, parts=parts, etas=etas, pattern=CrossedPattern(pattern), centre=centre, turn=turn
+    )
+    return log_turned(z, density)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def unpack_levels(data: Array) -> tuple[Density, Array, Array, Array, Array, Array]:
+    """Return base, parts, etas, centre, turn and the pattern's data that `pack_levels` packed."""
+    n_base, n_parts, d = int(data[1]), int(data[2]), int(data[3])
     at = LEVELS_HEADER
     base = unpack_density(data[at : at + n_base])
     at += n_base
@@ -72,12 +93,7 @@ def evaluate_levels(z: Array, data: Array) -> tuple[float, Array]:
     at += d
     turn = data[at : at + d * d].reshape((d, d))
     at += d * d
-    pattern = data[at : at + int(data[5])]
-    density = LevelDensity(
-        base=base, parts=parts, etas=etas, pattern=pattern, is_nested=data[3] > 0.0,
-        centre=centre, turn=turn,
-    )  # fmt: skip
-    return log_turned(z, density)
+    return base, parts, etas, centre, turn, data[at : at + int(data[4])]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -33,7 +33,7 @@ from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed_marginal import crossed_marginal
 from bhlm.likelihood.factor_names import join_labels, name_factors
-from bhlm.likelihood.level_pattern import pack_cells
+from bhlm.likelihood.level_pattern import NestedPattern, pack_cells
 from bhlm.likelihood.marginal import marginal_loglik, total_products
 from bhlm.likelihood.nested_marginal import nested_marginal
 from bhlm.likelihood.parameters import name_group_dimension, name_response
@@ -207,9 +207,9 @@ def build_marginal_levels(
         whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
         pairs = zip(white.bases, chols, strict=True)
         lam = pt.linalg.block_diag(*(pt.dot(np.linalg.inv(basis), chol) for basis, chol in pairs))
-        pattern, is_nested = pack_cells(white)
-        value = LevelLoglik(is_nested=is_nested)(
-            pattern, white.n, lam / sigma, whitened, sigma / white.scale
+        pattern = pack_cells(white)
+        value = LevelLoglik(is_nested=isinstance(pattern, NestedPattern))(
+            pattern.data, white.n, lam / sigma, whitened, sigma / white.scale
         )[0]
         pm.Potential("loglik", value - white.n * np.log(white.scale))
     return model

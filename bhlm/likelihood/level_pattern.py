@@ -1,19 +1,59 @@
-"""Whitened cells -> the one array of doubles that the marginal likelihood's kernels read."""
+"""Whitened cells -> what the kernels of the marginal likelihood read, told apart by type.
+
+A kernel that reads them is compiled for nested factors or for crossed ones, never for both: a
+model of nested factors does not wait for code that it never runs.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.crossed import Crossed
-from bhlm.likelihood.crossed_marginal import pack_crossed
-from bhlm.likelihood.nested_marginal import pack_nested
+from bhlm.likelihood.crossed_marginal import crossed_marginal, pack_crossed
+from bhlm.likelihood.nested_marginal import nested_marginal, pack_nested
 
 Array = np.ndarray
 
 
-def pack_cells(white: WhitenedCells) -> tuple[Array, bool]:
-    """Return what `nested_marginal` or `crossed_marginal` reads, and whether it is the former."""
+class NestedPattern(NamedTuple):
+    """What `nested_marginal` reads."""
+
+    data: Array  # of `pack_nested`
+
+
+class CrossedPattern(NamedTuple):
+    """What `crossed_marginal` reads."""
+
+    data: Array  # of `pack_crossed`
+
+
+type Pattern = NestedPattern | CrossedPattern
+
+
+def pack_cells(white: WhitenedCells) -> Pattern:
+    """Return what `marginal_cells` reads of whitened cells."""
     sizes = [len(basis) for basis in white.bases]
     if isinstance(white.levels, Crossed):
         total = white.blocks[:, white.q :, white.q :].sum(axis=0)
-        return pack_crossed(white.levels, sizes, total), False
-    return pack_nested(white.blocks, white.codes, sizes), True
+        return CrossedPattern(pack_crossed(white.levels, sizes, total))
+    return NestedPattern(pack_nested(white.blocks, white.codes, sizes))
+
+
+def marginal_cells(
+    pattern: Pattern, n: float, lam: Array, beta: Array, sigma: float
+) -> tuple[float, Array, Array, float]:
+    """Return what `nested_marginal` or `crossed_marginal` does; compiled code may call it."""
+    kernel = nested_marginal if isinstance(pattern, NestedPattern) else crossed_marginal
+    found: tuple[float, Array, Array, float] = kernel(pattern.data, n, lam, beta, sigma)
+    return found
+
+
+@overload(marginal_cells)
+def _choose(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+    if pattern.instance_class is NestedPattern:
+        return lambda pattern, n, lam, beta, sigma: nested_marginal(
+            pattern.data, n, lam, beta, sigma
+        )
+    return lambda pattern, n, lam, beta, sigma: crossed_marginal(pattern.data, n, lam, beta, sigma)

@@ -123,7 +123,7 @@ def marginal_panels(
     precision = 1.0 / (sigma * sigma)
     stretches = (n_panels + STRETCH - 1) // STRETCH
     sums = np.empty((stretches, 2 + p + q * q))
-    fill_marginal(values, reach, 0, stretches, lam, beta, precision, sums)
+    fill_marginal(values, reach, np.int64(0), stretches, lam, beta, precision, sums)
     whole = np.zeros(2 + p + q * q)
     for s in range(stretches):
         for i in range(len(whole)):

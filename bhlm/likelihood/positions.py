@@ -43,7 +43,7 @@ def _sum_positions(
     n_stretches = (values.shape[0] + STRETCH - 1) // STRETCH
     sums = np.empty((n_stretches, 1 + r * (r + 1) // 2))
     for i in range(lam.shape[0]):
-        fill_products(values, reach, 0, n_stretches, lam[i], sums)
+        fill_products(values, reach, np.int64(0), n_stretches, lam[i], sums)
         logdet[i] = 0.0
         for s in range(n_stretches):
             logdet[i] += sums[s, 0]

@@ -29,9 +29,8 @@ from bhlm.bayes.level_density import LevelDensity, constrain_levels, log_levels
 from bhlm.bayes.priors.frame import Frame
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.crossed_marginal import crossed_marginal
+from bhlm.likelihood.level_pattern import marginal_cells
 from bhlm.likelihood.marginal import marginal_panels
-from bhlm.likelihood.nested_marginal import nested_marginal
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened
 
@@ -98,9 +97,7 @@ def _restrict_levels(
     """Return what `_restrict` does, by the sampler's kernel of several factors."""
 
     def evaluate(beta: Array, sigma: float) -> tuple[float, Array, Array, float]:
-        kernel = nested_marginal if density.is_nested else crossed_marginal
-        found: tuple[float, Array, Array, float] = kernel(density.pattern, n, lam, beta, sigma)
-        return found
+        return marginal_cells(density.pattern, n, lam, beta, sigma)
 
     origin = evaluate(np.zeros(p), 1.0)[2]
     precision = np.column_stack([origin - evaluate(unit, 1.0)[2] for unit in np.eye(p)])
@@ -470,8 +467,7 @@ def _evaluate_at(
 ) -> tuple[float, float]:
     """Return the log-likelihood by the sampler's kernel, and the sampler's log density at x."""
     if isinstance(density, LevelDensity):
-        kernel = nested_marginal if density.is_nested else crossed_marginal
-        loglik = kernel(density.pattern, density.base.n, lam, beta, sigma)[0]
+        loglik = marginal_cells(density.pattern, density.base.n, lam, beta, sigma)[0]
         return float(loglik), float(log_levels(x, density)[0])
     loglik = marginal_panels(
         density.panels, density.total, density.reach, density.n, lam, beta, sigma
