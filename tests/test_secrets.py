@@ -95,7 +95,13 @@ def test_no_error_shows_a_password(spelling: str, caplog: pytest.LogCaptureFixtu
     assert_hidden(caplog.text)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        pytest.param(each, marks=pytest.mark.slow if at % 4 else ())
+        for at, each in enumerate(SPELLINGS)
+    ],
+)
 def test_the_command_line_shows_no_password(
     spelling: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_refit_takes_the_priors_as_they_are(fit):
     assert fit.white.blocks[2].any()
 
 
+@pytest.mark.slow
 def test_a_way_too_long_is_told():
     fit = Model("y ~ 1 + (1 | g)", simulate(60.0)).sample(seed=1, priors=PRIORS, draws=500)
     found = predict_left_out(fit, 0, steps=1)

@@ -84,6 +84,7 @@ def test_smoothed_weights_agree_with_exact_refits(post, smoothed):
     np.testing.assert_allclose(exact.elpd, exact.table["elpd"].sum())
 
 
+@pytest.mark.slow
 def test_an_outlying_group_is_refitted():
     fit = Model("y ~ x + (1 | g)", simulate(3, far=10.0)).sample(seed=1, draws=500)
     smoothed, exact = fit.loo(refit=False), fit.loo()

@@ -154,6 +154,7 @@ def test_requests_are_those_of_reml(rows, post):
             predict_posterior(post, labels, rows.x[:3], rows.z[:3], **argument)
 
 
+@pytest.mark.slow
 def test_model_predicts_by_either_fit(hsb):
     """With 160 schools the two differ by little but Monte Carlo error and what REML holds known."""
     model = Model("mathach ~ cwc(ses) + gm(ses) + (cwc(ses) | school)", hsb)

@@ -65,6 +65,7 @@ def test_a_failed_sampler_exits_1(capsys, pupils):
     assert "FAILED" in out
 
 
+@pytest.mark.slow
 def test_two_groups_exit_1(capsys, pupils, tmp_path):
     table = pd.read_csv(pupils)
     path = tmp_path / "two.csv"
@@ -208,6 +209,7 @@ def test_a_merge_that_would_be_wrong_is_refused(capsys, pupils, tmp_path):
     assert "cwc(ses) would rest on each part's own group means" in error
 
 
+@pytest.mark.slow
 def test_a_sampled_fit_can_be_kept(capsys, pupils, tmp_path):
     import bhlm
 

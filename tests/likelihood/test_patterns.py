@@ -12,6 +12,7 @@ from bhlm.moments.patterns import Patterns, reduce_patterns
 Array = np.ndarray
 
 EVERY = [(name, link) for name, family in FAMILIES.items() for link in family.links]
+QUICK = (("bernoulli", "logit"), ("poisson", "log"))
 # What the dense sums and the lattice are both good to, per group of some rows.
 EXACT = 1e-9
 # The gradient by differences of the dense log-likelihood, with a step of 1e-4.
@@ -100,7 +101,13 @@ def test_one_effect_agrees_with_a_dense_grid(name: str, link: str) -> None:
     assert error < EXACT
 
 
-@pytest.mark.parametrize(("name", "link"), EVERY)
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow, id="-".join(each))
+        for each in EVERY
+    ],
+)
 def test_derivatives(name: str, link: str) -> None:
     """Of two correlated effects, against differences of the log-likelihood and of its gradient."""
     response = "y / n" if name == "binomial" else "y"

@@ -155,13 +155,14 @@ ENGINES: dict[str, Opener] = {
     "spark": open_spark,
     "dask": open_dask,
 }
+SLOW_ENGINES = ("ibis duckdb", "ibis postgres", "spark", "dask")
 
 
 @pytest.mark.parametrize("which", [pytest.param("hsb", marks=pytest.mark.slow), "nasty"])
 @pytest.mark.parametrize(
     "engine",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ("spark", "dask") else [])
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW_ENGINES else ())
         for name in ENGINES
     ],
 )

@@ -200,6 +200,7 @@ def test_the_last_bit_of_large_labels_and_the_sign_of_zero_come_back(moments, tm
     assert_identical(load_moments(tmp_path / "a.moments"), changed)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_fit_and_writes_the_same_file(hsb, tmp_path):
     model = Model(HSB_CENTRED, hsb)
     save_moments(model.moments, tmp_path / "here.moments")

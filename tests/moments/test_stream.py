@@ -55,7 +55,10 @@ def hash_name(name: str) -> int:
     return 2**62 if name == "a" else sum(map(ord, name)) * (-1) ** len(name)
 
 
-@pytest.mark.parametrize("formula", [STREAMED, DEEP, PLAIN])
+@pytest.mark.parametrize(
+    "formula",
+    [STREAMED, *(pytest.param(each, marks=pytest.mark.slow) for each in (DEEP, PLAIN))],
+)
 @pytest.mark.parametrize("numbers", [False, True])
 def test_batches_give_the_moments_of_the_whole(formula: str, numbers: bool, tmp_path: Path) -> None:
     table = with_numbers(NASTY) if numbers else NASTY
@@ -88,6 +91,7 @@ def test_high_school_and_beyond(hsb: pd.DataFrame, tmp_path: Path) -> None:
     assert_same_moments(found, Model(formula, hsb).moments)
 
 
+@pytest.mark.slow
 def test_a_batch_size_changes_no_bit(tmp_path: Path) -> None:
     """Rows are added one by one in their order, wherever a batch ends."""
     path = write(NASTY, tmp_path / "t.parquet")

@@ -361,6 +361,7 @@ def test_predictive_check_of_too_many_numbers_draws_intervals(sleep):
     draw_both(figure)
 
 
+@pytest.mark.slow
 def test_predictive_check_of_tiny_numbers_and_hostile_names():
     table = simulate_table(26, n_groups=12)
     table["y"] *= 1e-9

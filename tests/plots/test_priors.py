@@ -197,6 +197,7 @@ class TestSensitivity:
             plot_sensitivity(fit)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text():
     table = simulate(n_groups=12).rename(columns={"x": BAD, "g": "g$"})
     fit = Model(f"y ~ `{BAD}` + (1 | `g$`)", table).sample(seed=1)

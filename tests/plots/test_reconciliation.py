@@ -262,6 +262,7 @@ class TestCurves:
         with pytest.raises(ArgumentError, match="'Days'"):
             plot_curves(both, names=["Days"])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "name", [pytest.param("sd(Residual)", marks=pytest.mark.slow), "var(Residual)"]
     )

@@ -185,6 +185,7 @@ def test_a_package_that_is_not_there_is_reported(run: ModuleType, task: Any) -> 
     assert (said["status"], said["message"]) == ("not installed", "no package mixedlm_rs")
 
 
+@pytest.mark.slow
 def test_a_failure_is_reported_with_its_message(run: ModuleType, task: Any, tmp_path: Path) -> None:
     broken = state(run, task) | {"formula": "y ~ nowhere + (1 | g)"}
     said = run.ask(find_rival(run, "bhlm"), broken, limit=60.0)

@@ -25,6 +25,7 @@ def fit(formula, table, **options):
     return reconcile(model.reml(), model.sample(**({"seed": 1} | options)))
 
 
+@pytest.mark.slow
 def test_few_groups_whose_flat_posterior_has_no_mean():
     table = pd.read_csv(DATA / "21-reconcile-few-groups.csv")
     both = fit("y ~ x + w + (x | g)", table, draws=2000, target_accept=0.995)
@@ -43,6 +44,7 @@ def test_a_singular_fit_of_three_coefficients():
     assert not (both.table["verdict"] == "unexplained").any()
 
 
+@pytest.mark.slow
 def test_covariates_within_groups_leave_the_flat_posterior_proper():
     rng = np.random.default_rng(2)
     group = np.repeat(np.arange(7), 20)
@@ -71,6 +73,7 @@ def test_a_variance_without_a_mean_is_withheld():
     assert np.isfinite(both.table.loc["sd(x|g)", "shape"])
 
 
+@pytest.mark.slow
 def test_no_prior_is_blamed_for_what_swapping_it_does_not_do():
     """The SD of a slope, days counted from -20: its own prior has next to no share."""
     entry = find_model("sleepstudy")

@@ -21,7 +21,7 @@ from bhlm.reconciliation.split import NAMED
 from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, load_data
 
-QUICK = {"hsb_means_as_outcomes", "dyestuff2"}
+QUICK = {"dyestuff2"}
 MODELS = [
     pytest.param(entry.name, marks=[] if entry.name in QUICK else pytest.mark.slow)
     for entry in list_one_factor()
@@ -169,6 +169,7 @@ def test_a_failed_sampler_blocks_the_verdict():
     assert any(reason.startswith("Posterior:") for reason in both.reasons)
 
 
+@pytest.mark.slow
 def test_a_strong_prior_is_named(hsb):
     model = Model("mathach ~ 1 + (1 | school)", hsb)
     post = model.sample(seed=4, priors=Priors(fixed={"Intercept": Normal(20, 0.2)}))
@@ -259,6 +260,7 @@ def test_fits_of_different_models_are_refused(hsb):
         reconcile(one.reml(method="ml"), post)
 
 
+@pytest.mark.slow
 def test_the_mode_is_found_at_a_correlation_of_one():
     """Where the slope's SD vanishes there is a mode too, a unit of log-likelihood lower."""
     rng = np.random.default_rng(5)

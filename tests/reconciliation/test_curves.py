@@ -29,6 +29,7 @@ def curves(both):
     return both.curves().set_index("parameter")
 
 
+@pytest.mark.slow
 def test_every_scale_has_its_curves(curves):
     assert curves.index.unique().tolist() == [
         "sd(Intercept|g)", "var(Intercept|g)", "sd(x|g)", "var(x|g)", "corr(Intercept,x|g)",

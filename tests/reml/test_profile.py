@@ -36,7 +36,7 @@ def test_lme4_gives_limits_of_most_models():
     assert sum(map(len, LIMITS.values())) > 120
 
 
-QUICK = ("dyestuff2", "rail", "sleepstudy", "oats_independent", "hsb_random_coefficient")
+QUICK = ("dyestuff2", "oats_independent", "hsb_random_coefficient")
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_derivatives_and_what_is_held(kind, held, restricted):
     [
         ("sd(Intercept|g)", 0.9),
         ("sd(Intercept|g)", 0.0),
-        ("sd(x|g)", 1.4),
-        ("corr(Intercept,x|g)", 0.6),
+        pytest.param("sd(x|g)", 1.4, marks=pytest.mark.slow),
+        pytest.param("corr(Intercept,x|g)", 0.6, marks=pytest.mark.slow),
         ("corr(Intercept,x|g)", -1.0),
-        ("sd(Residual)", 1.2),
+        pytest.param("sd(Residual)", 1.2, marks=pytest.mark.slow),
     ],
 )
 def test_rise_is_that_of_a_dense_likelihood(parameter, value, restricted):

@@ -159,7 +159,10 @@ def differentiate(function, point, size):
     return np.stack(columns, axis=-1)
 
 
-@pytest.mark.parametrize("scaling", ["none", "size", "effective"])
+@pytest.mark.parametrize(
+    "scaling",
+    ["size", *(pytest.param(each, marks=pytest.mark.slow) for each in ("none", "effective"))],
+)
 def test_pseudo_likelihood_and_sandwich_by_dense_algebra(scaling, sleepstudy):
     rng = np.random.default_rng(7)
     subject = sleepstudy["Subject"].astype("category").cat.codes

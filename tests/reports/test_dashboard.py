@@ -461,6 +461,7 @@ class TestCommands:
         given = [word.replace("{}", str(tmp_path)) for word in arguments]
         check_refusal(run(capsys, *given), message)
 
+    @pytest.mark.slow
     def test_control_characters_stay_out_of_the_terminal(self, capsys, hsb, tmp_path):
         table = hsb[hsb["school"].isin(hsb["school"].unique()[:25])].copy()
         table["track\x1b[31m"] = "b"
