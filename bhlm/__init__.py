@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from bhlm.design.centering import center_grand, center_within, group_mean
     from bhlm.design.formula.weights import FrequencyWeights, PrecisionWeights, SamplingWeights
     from bhlm.errors import BhlmError
-    from bhlm.fits.bayes_fit import BayesFit, load
+    from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.pooled_fit import PooledFit, fit_imputations, pool
     from bhlm.fits.reconciliation import Reconciliation, reconcile
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.fits.saved import load
     from bhlm.moments.cells import CellMoments
     from bhlm.moments.either import (
         load_moments,
@@ -114,7 +115,7 @@ _HOMES = {
     "integrate_posterior": "bayes.quadrature",
     "intraclass_correlation": "reml.compare",
     "list_models": "sources.gallery",
-    "load": "fits.bayes_fit",
+    "load": "fits.saved",
     "load_dataset": "sources.datasets",
     "load_hsb": "sources.datasets",
     "load_moments": "moments.either",

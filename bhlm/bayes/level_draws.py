@@ -19,6 +19,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.factor_names import join_labels, name_factors
 from bhlm.likelihood.level_draws import draw_level_effects, top_logliks
+from bhlm.likelihood.levels import score_parameters
 from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.parameters import (
     Parameters,
@@ -263,6 +264,32 @@ def unit_logliks(
     with ThreadPoolExecutor(min(count_cores(), len(firsts))) as pool:
         list(pool.map(fill, firsts))
     return out - n * np.log(white.scale)
+
+
+def whole_logliks(fit: LevelDraws) -> Array:
+    """Return the log-likelihood (chain, draw) of all rows, but for a constant.
+
+    That of units that are independent of each other is added up, if it is held. Otherwise it is
+    what the sampler's own density has beyond that of the prior, or evaluated anew.
+    """
+    shape = fit.data["posterior"]["sigma"].shape
+    if "log_likelihood" in fit.data.children:
+        return np.asarray(fit.data["log_likelihood"]["loglik"].values.sum(axis=2))
+    held = fit.data["unconstrained_posterior"].dataset.data_vars
+    if "x" in held:
+        from bhlm.bayes.level_density import build_levels, log_levels
+
+        prior = build_levels(fit.white, fit.priors, fit.structure, use_likelihood=False)
+        x = held["x"].values
+        own = [
+            log_levels(np.ascontiguousarray(each), prior)[0] for each in x.reshape(-1, x.shape[-1])
+        ]
+        return np.asarray(fit.data["sample_stats"]["lp"].values - np.reshape(own, shape))
+    found = (
+        score_parameters(fit.white.levels, beta, lams, sigma, n=fit.white.n).loglik
+        for beta, lams, sigma in iterate_lams(fit.white, fit.structure, fit.flat)
+    )
+    return np.fromiter(found, dtype=np.float64).reshape(shape)
 
 
 def build_levels_fit(

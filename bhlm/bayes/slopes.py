@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, find_regions, scan_bounds
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.slopes import (
@@ -25,7 +25,7 @@ Array = np.ndarray
 
 
 def describe_slopes(
-    fit: Draws,
+    fit: Posterior,
     column: str,
     *,
     by: By = None,
@@ -46,7 +46,7 @@ def describe_slopes(
 
 
 def average_draws(
-    fit: Draws, column: str, *, by: str | None = None, level: float = 0.95
+    fit: Posterior, column: str, *, by: str | None = None, level: float = 0.95
 ) -> "pd.DataFrame":
     """Return the slope of a column averaged over the rows; see `state_averages`.
 
@@ -61,7 +61,7 @@ def average_draws(
 
 
 def contrast_slopes(
-    fit: Draws,
+    fit: Posterior,
     column: str,
     *,
     by: By,
@@ -83,7 +83,7 @@ def contrast_slopes(
 
 
 def describe_lines(
-    fit: Draws,
+    fit: Posterior,
     column: str,
     *,
     by: By = None,
@@ -105,7 +105,7 @@ def describe_lines(
 
 
 def locate_bounds(
-    fit: Draws,
+    fit: Posterior,
     column: str,
     *,
     by: str,
@@ -144,7 +144,7 @@ def locate_bounds(
     return line.tell(bounds, regions, level=level, method="posterior")
 
 
-def _draw(fit: Draws, contrasts: Array) -> Array:
+def _draw(fit: Posterior, contrasts: Array) -> Array:
     """Return the draws (s, m) of m linear combinations (m, p) of the fixed effects."""
     beta = fit.data["posterior"]["beta"].values
     return np.asarray(beta.reshape(-1, beta.shape[-1]) @ contrasts.T)

@@ -100,10 +100,10 @@ def _show_saved(
     *,
     rows: bool,
 ) -> int:
-    from bhlm.fits.bayes_fit import load
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.fits.saved import load
     from bhlm.moments.moments import open_alike
     from bhlm.reml.estimate import fit_moments
     from bhlm.reports.dashboard.subjects import check_rows, write_fit

@@ -83,7 +83,7 @@ def reconcile_command(
     check_outputs(json=json, page=dashboard)
     if rows and dashboard is None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
-    refused = dashboard is not None or live or df is not None
+    refused = dashboard is not None or df is not None
     model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=not refused)
 
     def show(fit: "RemlFit | BayesFit") -> None:
@@ -259,8 +259,7 @@ def sample_command(
     from bhlm.reports.json import describe_cells, describe_model, describe_posterior
 
     check_outputs(json=json, save=save)
-    refused = live or save is not None
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=not refused)
+    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=True)
     priors, covariance = read_settings(entry, covariance)
     fit = draw_posterior(
         model, priors=priors, covariance=covariance, live=live, seed=seed, draws=draws, tune=tune,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -69,10 +69,18 @@ def sample_live(
         lambda watcher: open_view(watcher, shown), draws=settings.draws, tune=settings.tune,
         progress=progress,
     )  # fmt: skip
-    found = sample_moments(
-        model.moments, seed=seed, settings=settings, priors=priors, covariance=covariance,
-        progress=watcher.note, watch=watcher.watch,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "seed": seed, "settings": settings, "priors": priors, "covariance": covariance,
+        "progress": watcher.note, "watch": watcher.watch,
+    }  # fmt: skip
+    if model.cells is not None:
+        from bhlm.bayes.level_sampling import sample_cells
+        from bhlm.fits.level_bayes_fit import LevelBayesFit
+
+        several = sample_cells(model.cells, **options)
+        ran = replace(several.settings, cores=asked.cores)
+        return cast("BayesFit", LevelBayesFit.of(replace(several, settings=ran), model=model))
+    found = sample_moments(model.moments, **options)
     kept = replace(found.settings, cores=asked.cores)
     return BayesFit.of(replace(found, settings=kept), model=model)
 

@@ -6,69 +6,19 @@ from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.levels_fit import NotYetError
-from bhlm.fits.origin import Fitted
+from bhlm.fits.posterior_fit import PosteriorFit
 from bhlm.moments.cells import refuse_factors
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bhlm.bayes.checks.loo import Loo
-    from bhlm.bayes.hypotheses import Hypothesis, Probability, Rope
+    from bhlm.bayes.quantities import Quantities
 
 
 @check_arguments
-class LevelBayesFit(Fitted, LevelDraws):
+class LevelBayesFit(PosteriorFit, LevelDraws):
     """Draws from the posterior, and what can be asked of them so far."""
 
     __slots__ = ("_model",)
-
-    def __repr__(self) -> str:
-        """Return the summary, within a screen."""
-        from bhlm.layout import shorten
-
-        return shorten(self.summary(), whole="print(...) of its summary()")
-
-    def summary(self) -> str:
-        """Return the posterior table, the priors and the convergence verdict as text."""
-        from bhlm.reports.text.posterior import render_posterior
-
-        return render_posterior(self)
-
-    def _repr_html_(self) -> str:
-        """Return the estimates as HTML, under what fails, for notebooks."""
-        from bhlm.reports.notebook import show_posterior
-
-        return show_posterior(self)
-
-    def probability(self, text: str) -> "Probability":
-        """Return the posterior probability of a statement; see `BayesFit.probability`.
-
-        Raises:
-            ArgumentError: an unknown name, text that is no comparison, or an equality.
-        """
-        from bhlm.bayes.hypotheses import find_probability
-
-        return find_probability(self, text)
-
-    def hypothesis(self, text: str, *, level: float = 0.95) -> "Hypothesis":
-        """Return one comparison's left side less its right side: draws, interval and odds.
-
-        Raises:
-            ArgumentError: an unknown name, or text that is not one comparison by < or >.
-        """
-        from bhlm.bayes.hypotheses import weigh_hypothesis
-
-        return weigh_hypothesis(self, text, level=level)
-
-    def rope(self, text: str, low: float, high: float, *, level: float = 0.95) -> "Rope":
-        """Return how a parameter's posterior lies to the region [low, high], with a decision.
-
-        Raises:
-            ArgumentError: low is not below high, or text that is no quantity.
-        """
-        from bhlm.bayes.hypotheses import compare_rope
-
-        return compare_rope(self, text, low, high, level=level)
 
     def loo(self) -> "Loo":
         """Return the leave-one-unit-out elpd by the coarsest of nested factors.
@@ -82,14 +32,20 @@ class LevelBayesFit(Fitted, LevelDraws):
 
         return leave_out_units(self)
 
-    def prior_table(self) -> "pd.DataFrame":
-        """Return each parameter's prior on a grid, with its quantiles and the posterior's.
+    def icc(self) -> "Quantities":
+        """Return draws of each factor's share of the variance and of its intraclass correlation.
 
-        See `bhlm.bayes.prior_table.tabulate_priors` for the columns.
+        See `bhlm.bayes.quantities.derive_level_icc`.
         """
-        from bhlm.bayes.prior_table import tabulate_fit
+        from bhlm.bayes.quantities import derive_level_icc
 
-        return tabulate_fit(self)
+        return derive_level_icc(self)
+
+    def r_squared(self) -> "Quantities":
+        """Return draws of the marginal and the conditional R2 (Nakagawa, Johnson & Schielzeth)."""
+        from bhlm.bayes.quantities import derive_level_r_squared
+
+        return derive_level_r_squared(self)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

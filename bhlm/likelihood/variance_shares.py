@@ -1,7 +1,12 @@
 """Shares of the variance, draw by draw: the intraclass correlation and R2."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from bhlm.likelihood.cells import WhitenedCells
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.moments.cells import CellMoments
@@ -52,6 +57,51 @@ def explain_variance(
     random = sigma2 * np.einsum("nai,ab,nbi->n", lam, products, lam) / n
     whole = fixed + random + sigma2
     return fixed / whole, (fixed + random) / whole
+
+
+def spread_factors(
+    moments: CellMoments,
+    white: WhitenedCells,
+    parts: Sequence[Structure],
+    lams: Sequence[Array],
+    sigma2: Array,
+) -> tuple[Array, Array]:
+    """Return by factor the variance z'Gz, and what of it two rows of one level share, (N, F) each.
+
+    z holds the grand means of the factor's random columns; rows of one level share the levels that
+    it is nested in as well. Source: Raudenbush & Bryk (2002), p. 71 and chapter 8.
+
+    Args:
+        moments: the reduced table.
+        white: its whitened form.
+        parts: the structure of each factor.
+        lams: relative covariance factors (N, q_f, q_f) by factor, whitened.
+        sigma2: residual variances (N,).
+    """
+    _, grand, _ = pool(moments)
+    mean = {INTERCEPT: 1.0} | dict(zip(moments.columns, grand.tolist(), strict=True))
+    variances = np.empty((len(sigma2), len(parts)))
+    for at, (part, basis, lam) in enumerate(zip(parts, white.bases, lams, strict=True)):
+        # In the whitened basis, where a column far from zero does not cancel.
+        z = np.array([mean[name] for name in part.names])
+        variances[:, at] = sigma2 * np.sum((z @ basis @ lam) ** 2, axis=-1)
+    codes = moments.codes
+    every = range(len(parts))
+    inside = [[is_nested(codes[at], codes[other]) for other in every] for at in every]
+    return variances, variances @ np.array(inside, dtype=np.float64).T
+
+
+def spread_rows(white: WhitenedCells, lams: Sequence[Array], sigma2: Array) -> Array:
+    """Return the mean over the rows of z'Gz, added up over the factors, of each draw (N,).
+
+    Arguments as of `spread_factors`.
+    """
+    levels = white.levels
+    none = [np.zeros(lam.shape[1:]) for lam in lams]
+    total = np.zeros(len(sigma2))
+    for lam, own in zip(lams, levels.precisions(none, levels.eliminate(none)), strict=True):
+        total += np.einsum("nai,ab,nbi->n", lam, own.sum(axis=0), lam)
+    return sigma2 * total / white.n
 
 
 def spread_fixed(moments: Moments | CellMoments, beta: Array) -> Array:

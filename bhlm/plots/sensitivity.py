@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.bayes.checks.sensitivity import TERMS, Sensitivity, measure_sensitivity
+from bhlm.bayes.checks.sensitivity import Sensitivity, list_terms, measure_sensitivity, say_term
 from bhlm.bayes.draws import Draws
 from bhlm.errors import check_arguments
 from bhlm.layout import count
@@ -101,7 +101,7 @@ def draw_sensitivity(found: Sensitivity) -> Figure:
 
 def _describe(found: Sensitivity, name: str) -> str:
     row = found.table.loc[name]
-    terms = ", ".join(f"{TERMS[term]} {row[term]:.3f}" for term in TERMS if term in row.index)
+    terms = ", ".join(f"{say_term(term)} {row[term]:.3f}" for term in list_terms(row.index))
     return (
         f"{say(name)}: {row['diagnosis']}\npriors {row['prior']:.3f} ({terms})\n"
         f"likelihood {row['likelihood']:.3f}"

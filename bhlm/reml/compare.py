@@ -9,7 +9,12 @@ from scipy import stats
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
-from bhlm.likelihood.variance_shares import correlate_within, explain_variance, spread_fixed
+from bhlm.likelihood.variance_shares import (
+    correlate_within,
+    explain_variance,
+    spread_fixed,
+    spread_rows,
+)
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
 from bhlm.reml.group_algebra import expect_one
@@ -289,14 +294,8 @@ def _reduce_variances(part: Part, base: Part) -> dict[str, float]:
 
 def _share_levels(fit: LevelsEstimate) -> dict[str, float]:
     """Return the R2 of several factors: the mean over rows of z'Gz is added up over them."""
-    levels = fit.white.levels
-    none = [np.zeros_like(lam) for lam in fit.lams]
-    products = levels.precisions(none, levels.eliminate(none))
-    n = fit.white.n
-    random = sum(
-        fit.sigma2 * float(np.sum((lam @ lam.T) * own.sum(axis=0))) / n
-        for lam, own in zip(fit.lams, products, strict=True)
-    )
+    lams = [lam[None] for lam in fit.lams]
+    random = float(spread_rows(fit.white, lams, np.array([fit.sigma2]))[0])
     fixed = float(spread_fixed(fit.moments, fit.beta[None])[0])
     whole = fixed + random + fit.sigma2
     return {"marginal": fixed / whole, "conditional": (fixed + random) / whole}

@@ -9,10 +9,10 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.levels import evaluate_levels
-from bhlm.likelihood.nested import Nested, is_nested
+from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.parameters import name_apart
+from bhlm.likelihood.variance_shares import spread_factors
 from bhlm.moments.cells import CellMoments
-from bhlm.moments.moments import INTERCEPT, pool
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
@@ -184,19 +184,12 @@ class LevelsEstimate(Maximum):
         """
         import pandas as pd
 
-        _, grand, _ = pool(self.moments)
-        mean = {INTERCEPT: 1.0} | dict(zip(self.moments.columns, grand.tolist(), strict=True))
-        variances = []
-        for structure, basis, lam in zip(self.structures, self.white.bases, self.lams, strict=True):
-            # In the whitened basis, where a column far from zero does not cancel.
-            z = np.array([mean[name] for name in structure.names]) @ basis @ lam
-            variances.append(self.sigma2 * float(z @ z))
+        found = spread_factors(
+            self.moments, self.white, self.structures, [lam[None] for lam in self.lams],
+            np.array([self.sigma2]),
+        )  # fmt: skip
+        variances, shared = (each[0].tolist() for each in found)
         total = sum(variances) + self.sigma2
-        codes = self.moments.codes
-        shared = [
-            sum(v for other, v in enumerate(variances) if is_nested(codes[at], codes[other]))
-            for at in range(len(variances))
-        ]
         rows = [(v, v / total, both / total) for v, both in zip(variances, shared, strict=True)]
         return pd.DataFrame(
             [*rows, (self.sigma2, self.sigma2 / total, np.nan)],

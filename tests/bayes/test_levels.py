@@ -325,9 +325,9 @@ def test_prior_alone_is_the_prior():
 
 @pytest.mark.slow
 def test_what_is_not_there_yet_is_refused(fit):
-    assert not hasattr(fit, "sensitivity")
+    assert not hasattr(fit, "save_effects")
     with pytest.raises(ArgumentError, match="several grouping factors"):
-        _ = fit.sensitivity
+        _ = fit.save_effects
     with pytest.raises(AttributeError, match="has no 'nonsense'"):
         _ = fit.nonsense
 

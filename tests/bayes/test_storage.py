@@ -28,9 +28,10 @@ from bhlm.bayes.storage.description import describe_fit, hash_moments, rebuild_f
 from bhlm.bayes.storage.file import save
 from bhlm.errors import ArgumentError, DataError, MissingPackageError, PriorError
 from bhlm.files import name_previous
-from bhlm.fits.bayes_fit import BayesFit, load
+from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.fits.saved import load
 from bhlm.reports.text.posterior import render_posterior
 from bhlm.sources.gallery import find_model
 

@@ -9,7 +9,7 @@ from gallery_fits import sample_posterior
 from bhlm.commands.shared import keep_fit, write_all
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import check_output
-from bhlm.fits.bayes_fit import load
+from bhlm.fits.saved import load
 
 MODEL = "dyestuff"
 

@@ -14,9 +14,9 @@ from bhlm.bayes.priors.families import HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.errors import ArgumentError, DataError
-from bhlm.fits.bayes_fit import load
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.fits.saved import load
 from bhlm.reml.compare import intraclass_correlation
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.arrangement import place_block

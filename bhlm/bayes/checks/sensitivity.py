@@ -13,13 +13,14 @@ Source: Kallioinen, Paananen, Buerkner & Vehtari (2024), Statistics and Computin
 Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16, 667-718, for scores.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special, stats
 
-from bhlm.bayes.draws import Draws, flatten_draws
+from bhlm.bayes.draws import Draws, Posterior, flatten_draws
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
     align_columns,
@@ -46,6 +47,7 @@ READINGS = {
     "prior-data conflict": "on the data too, which may contradict it",
     "strong prior": "hardly on the data",
 }
+CORRELATIONS = "lkj|"  # before the name of one of several grouping factors
 BLOCK = 2**22  # log-likelihoods that are in memory at a time
 WIDTH = 80
 
@@ -55,8 +57,9 @@ class Sensitivity(ShownAsText):
     """How the posterior of each parameter answers to scaling the prior and the likelihood.
 
     `table`, by parameter: `prior` and `likelihood`, then the prior's terms one by one (`beta`,
-    `sd`, `lkj`, `sigma`), and `diagnosis`: "ok", "prior-data conflict" (the posterior moves with
-    either) or "strong prior" (with the prior alone). nan stands where a parameter does not vary.
+    `sd`, `lkj`, of several factors `lkj|factor`, `sigma`), and `diagnosis`: "ok", "prior-data
+    conflict" (the posterior moves with either) or "strong prior" (with the prior alone). nan stands
+    where a parameter does not vary.
     """
 
     table: "pd.DataFrame"
@@ -65,7 +68,7 @@ class Sensitivity(ShownAsText):
     @property
     def findings(self) -> tuple[str, ...]:
         """One sentence for the parameters that the same terms of the prior move."""
-        terms = [name for name in TERMS if name in self.table.columns]
+        terms = list_terms(self.table.columns)
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, row in self.table[self.table["diagnosis"] != "ok"].iterrows():
             moving = [term for term in terms if row[term] >= self.threshold]
@@ -73,7 +76,7 @@ class Sensitivity(ShownAsText):
         sentences = []
         for (diagnosis, *moving), names in groups.items():
             rows = self.table.loc[names]
-            source = " and ".join(f"of the {TERMS[term]}" for term in moving)
+            source = " and ".join(f"of the {say_term(term)}" for term in moving)
             sentences.append(
                 f"{', '.join(map(show_name, names))}: the answer depends on the prior"
                 f"{' ' + source if source else ''} (sensitivity up to {rows['prior'].max():.2f}; "
@@ -110,7 +113,19 @@ class Sensitivity(ShownAsText):
         )  # fmt: skip
 
 
-def measure_sensitivity(fit: Draws, *, threshold: float = THRESHOLD) -> Sensitivity:
+def list_terms(names: Iterable[str]) -> list[str]:
+    """Return those of some names that are terms of the log prior."""
+    return [name for name in names if name in TERMS or name.startswith(CORRELATIONS)]
+
+
+def say_term(name: str) -> str:
+    """Return what a term of the prior is called in a sentence."""
+    if name in TERMS:
+        return TERMS[name]
+    return f"correlations by {show_name(name.removeprefix(CORRELATIONS))}"
+
+
+def measure_sensitivity(fit: Posterior, *, threshold: float = THRESHOLD) -> Sensitivity:
     """Return how much each parameter's posterior depends on the priors.
 
     A term that is constant, as flat priors are, scales to itself, and its sensitivity is zero.
@@ -146,22 +161,28 @@ def measure_sensitivity(fit: Draws, *, threshold: float = THRESHOLD) -> Sensitiv
     return Sensitivity(table=table, threshold=threshold)
 
 
-def sum_prior_terms(fit: Draws) -> dict[str, Array]:
+def sum_prior_terms(fit: Posterior) -> dict[str, Array]:
     """Return each term of the log prior (chain, draw), summed over its parameters."""
     stored = fit.data["log_prior"].dataset
+    held = list_terms(map(str, stored.data_vars))
     terms = {}
-    for name in TERMS:
-        if name in stored.data_vars:
-            values = stored[name].values
-            terms[name] = values.reshape(*values.shape[:2], -1).sum(axis=2)
+    for name in sorted(held, key=lambda term: list(TERMS).index(term.split("|")[0])):
+        values = stored[name].values
+        terms[name] = values.reshape(*values.shape[:2], -1).sum(axis=2)
     return terms
 
 
-def total_loglik(fit: Draws, *, block: int = BLOCK) -> Array:
+def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
     """Return the log-likelihood of all rows (chain, draw), with random effects integrated out.
 
-    `block` log-likelihoods of groups are in memory at a time.
+    That of several factors is known but for a constant. `block` log-likelihoods of groups are in
+    memory at a time.
     """
+    if not isinstance(fit, Draws):
+        from bhlm.bayes.level_draws import LevelDraws, whole_logliks
+
+        assert isinstance(fit, LevelDraws)
+        return whole_logliks(fit)
     parameters = flatten_draws(fit)
     total = np.empty(len(parameters.sigma))
     size = max(1, block // fit.moments.n_groups)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.bayes.convergence import Diagnostics
-from bhlm.bayes.draws import Draws, Settings
+from bhlm.bayes.draws import Draws, Posterior, Settings
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Prior, TextPrior
 from bhlm.bayes.priors.frame import Frame, stand_as_given
@@ -17,25 +17,27 @@ from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.storage.arrays import digest_arrays, name_type
 from bhlm.errors import DataError
 from bhlm.files import make_plain
+from bhlm.likelihood.cells import whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import whiten
-from bhlm.moments.memory import Reduced
+from bhlm.moments.cells import AnyMoments, describe_cells, rebuild_cells
+from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
 
 Array = np.ndarray
 type Arrays = dict[tuple[str, str], Array]  # by group and name, in the order of the file
 
 EXTRA = "/bhlm_moments"
-# The arrays of the moments and their dimensions in a file.
+# The arrays of the moments and their dimensions in a file, after the labels of the blocks.
 MOMENTS = {
-    "groups": ["block"],
     "n": ["block"],
     "mean": ["block", "column"],
     "cross": ["block", "column", "column_bis"],
 }
+LABELS = "labels_{}"  # the i-th grouping column's, of several factors
 
 
-def describe_fit(fit: Draws) -> tuple[str, Arrays]:
+def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
     """Return the JSON text of all of a fit but its arrays, and the arrays.
 
     Raises:
@@ -59,20 +61,21 @@ def describe_fit(fit: Draws) -> tuple[str, Arrays]:
     if EXTRA in nodes:
         raise DataError(f"fit.data has a group '{EXTRA}', which is the file's own; rename it")
     entries = {}
-    for name, dims in MOMENTS.items():
-        arrays[EXTRA, name] = array = getattr(fit.moments, name)
-        entries[name] = _describe_array(array, dims, {})
+    for name, array in _list_arrays(fit.moments).items():
+        arrays[EXTRA, name] = array
+        entries[name] = _describe_array(array, MOMENTS.get(name, ["block"]), {})
     nodes[EXTRA] = {"attrs": {}, "coordinates": [], "variables": entries}
     priors = fit.priors
     description = {
         "bhlm": version("bhlm"),
-        "moments": describe_moments(fit.moments),
+        "moments": _describe_moments(fit.moments),
         "data_sha256": hash_moments(fit.moments),
         "covariance": fit.structure.name_override,
         "priors": {
             "fixed": [_describe_prior(prior) for prior in priors.fixed],
             "sd": [_describe_prior(prior) for prior in priors.sd],
             "corr": priors.corr.eta,
+            "others": [corr.eta for corr in priors.others],
             "sigma": _describe_prior(priors.sigma),
             "frame": {"fixed": priors.frame.fixed, "random": priors.frame.random},
         },
@@ -86,8 +89,8 @@ def describe_fit(fit: Draws) -> tuple[str, Arrays]:
     return _encode(description), arrays
 
 
-def rebuild_fit(description: str, arrays: Arrays) -> Draws:
-    """Return the fit that a JSON text and arrays stand for."""
+def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
+    """Return the fit that a JSON text and arrays stand for: `Draws`, or `LevelDraws`."""
     import xarray as xr
 
     content = json.loads(description)
@@ -102,35 +105,54 @@ def rebuild_fit(description: str, arrays: Arrays) -> Draws:
         coordinates = {name: variables.pop(name) for name in node["coordinates"]}
         datasets[path] = xr.Dataset(variables, coordinates, node["attrs"])
     priors = content["priors"]
-    reduced = Reduced(
-        arrays[EXTRA, "groups"],
-        arrays[EXTRA, "n"],
-        arrays[EXTRA, "mean"],
-        arrays[EXTRA, "cross"],
-    )
-    moments = rebuild_moments(content["moments"], reduced)
+    moments = _rebuild_moments(content["moments"], arrays)
     structure = arrange_prior(moments, _read_covariance(content, moments))
-    return Draws(
-        moments=moments,
-        structure=structure,
-        priors=ResolvedPriors(
+    kept = {
+        "structure": structure,
+        "priors": ResolvedPriors(
             fixed=tuple(_make_prior(*prior) for prior in priors["fixed"]),
             sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
             corr=LKJ(priors["corr"]),
             sigma=_make_prior(*priors["sigma"]),
             frame=_read_frame(priors, moments, structure),
+            others=tuple(LKJ(eta) for eta in priors.get("others", [])),
         ),
-        data=xr.DataTree.from_dict(datasets),
-        diagnostics=Diagnostics(**_freeze_each(content["diagnostics"])),
-        settings=Settings(**content["settings"]),
-        seed=content["seed"],
-        seconds=content["seconds"],
-        sampler=content["sampler"],
-        white=whiten(moments, structure),
+        "data": xr.DataTree.from_dict(datasets),
+        "diagnostics": Diagnostics(**_freeze_each(content["diagnostics"])),
+        "settings": Settings(**content["settings"]),
+        **{name: content[name] for name in ("seed", "seconds", "sampler")},
+    }
+    if isinstance(moments, Moments):
+        return Draws(moments=moments, white=whiten(moments, structure), **kept)
+    from bhlm.bayes.level_draws import LevelDraws
+
+    return LevelDraws(moments=moments, white=whiten_cells(moments, structure.parts), **kept)
+
+
+def _list_arrays(moments: AnyMoments) -> dict[str, Array]:
+    """Return the arrays of moments by their name in a file."""
+    labels = (
+        {"groups": moments.groups}
+        if isinstance(moments, Moments)
+        else {LABELS.format(at): column for at, column in enumerate(moments.blocks.labels)}
     )
+    return labels | {name: getattr(moments, name) for name in MOMENTS}
 
 
-def _read_covariance(content: Mapping[str, Any], moments: Moments) -> str | None:
+def _describe_moments(moments: AnyMoments) -> dict[str, Any]:
+    return describe_moments(moments) if isinstance(moments, Moments) else describe_cells(moments)
+
+
+def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyMoments:
+    n, mean, cross = (arrays[EXTRA, name] for name in MOMENTS)
+    if "groupings" not in description:
+        return rebuild_moments(description, Reduced(arrays[EXTRA, "groups"], n, mean, cross))
+    columns = range(len(description["groupings"]))
+    labels = tuple(arrays[EXTRA, LABELS.format(at)] for at in columns)
+    return rebuild_cells(description, Blocks(labels, n, mean, cross))
+
+
+def _read_covariance(content: Mapping[str, Any], moments: AnyMoments) -> str | None:
     """Return what `covariance=` the fit was sampled with.
 
     Older files hold the correlated sets of coefficients in its place.
@@ -138,15 +160,14 @@ def _read_covariance(content: Mapping[str, Any], moments: Moments) -> str | None
     if "blocks" not in content:
         return content["covariance"]
     blocks = _freeze(content["blocks"])
-    if blocks == moments.blocks:
+    if blocks == moments.design.blocks:
         return None
     return "unstructured" if len(blocks) == 1 else "independent"
 
 
-def hash_moments(moments: Moments) -> str:
+def hash_moments(moments: AnyMoments) -> str:
     """Return the SHA-256 of moments, by which two fits can be told to be of the same data."""
-    arrays = [getattr(moments, name) for name in MOMENTS]
-    return digest_arrays(_encode(describe_moments(moments)), arrays)
+    return digest_arrays(_encode(_describe_moments(moments)), _list_arrays(moments).values())
 
 
 def _describe_array(array: Array, dims: Iterable[Any], attrs: Mapping[Any, Any]) -> dict[str, Any]:
@@ -166,7 +187,7 @@ def _describe_prior(prior: Prior) -> list[Any]:
     return [family, *(getattr(prior, field.name) for field in fields(prior))]
 
 
-def _read_frame(priors: dict[str, Any], moments: Moments, structure: Structure) -> Frame:
+def _read_frame(priors: dict[str, Any], moments: AnyMoments, structure: Structure) -> Frame:
     """Return where priors stand; older fits kept the means of the Intercept's alone."""
     if "frame" in priors:
         return Frame(*(np.array(priors["frame"][part]) for part in ("fixed", "random")))

@@ -4,6 +4,7 @@ The groups of `fit.data` stand in the file as ArviZ expects them, so that `xr.op
 ArviZ read it too. The group `bhlm_moments` holds the rest:
 
     groups, n, mean, cross  the moments, one row per group of the data; cross in full (J, k, k)
+    labels_0, labels_1, ... in the place of `groups` the labels of each grouping column by cell
     description             UTF-8 bytes of a JSON object: formula, columns, constants and levels
                             of the moments, their SHA-256 (`data_sha256`), covariance, priors,
                             settings, seed, seconds, sampler, diagnostics, and of each array its
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.bayes.storage.arrays import choose_encoding, digest_arrays, pack_array, unpack_array
 from bhlm.bayes.storage.description import EXTRA, Arrays, describe_fit, rebuild_fit
 from bhlm.errors import ArgumentError, BhlmError, DataError, miss_package
@@ -62,7 +63,7 @@ BROKEN = (
 )
 
 
-def save(fit: Draws, path: str | Path) -> None:
+def save(fit: Posterior, path: str | Path) -> None:
     """Write a posterior to a folder `*.zarr` or a file `*.nc`, which `load` gives back.
 
     What was written is read again and compared before it takes its place. A saved fit that is
@@ -123,7 +124,7 @@ def _choose_format(path: str | Path) -> str:
     return package
 
 
-def load(path: str | Path) -> Draws:
+def load(path: str | Path) -> Posterior:
     """Return the posterior that `save` wrote, its draws equal to the last bit.
 
     A prior that is a PyMC distribution comes back as its text, see `TextPrior`.

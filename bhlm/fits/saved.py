@@ -1,0 +1,27 @@
+"""A saved fit -> the class that `model.sample()` returns."""
+
+from pathlib import Path
+from typing import cast
+
+from bhlm.bayes.draws import Draws
+from bhlm.errors import check_arguments
+from bhlm.fits.bayes_fit import BayesFit
+
+
+@check_arguments
+def load(path: str | Path) -> BayesFit:
+    """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
+
+    That of several grouping factors is a `LevelBayesFit`.
+
+    Raises:
+        DataError: the path is no saved fit, or one that is damaged.
+    """
+    from bhlm.bayes.storage.file import load as load_draws
+
+    found = load_draws(path)
+    if isinstance(found, Draws):
+        return BayesFit.of(found)
+    from bhlm.fits.level_bayes_fit import LevelBayesFit
+
+    return cast("BayesFit", LevelBayesFit.of(found))
