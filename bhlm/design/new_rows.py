@@ -15,7 +15,7 @@ from bhlm.design.design import (
     index_rows,
     prepare_design,
 )
-from bhlm.design.evaluate import read_rows
+from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.expressions import Apply, Expression, column_names, walk
 from bhlm.design.formula.terms import list_factors
 from bhlm.design.labels import code_groups
@@ -147,6 +147,62 @@ def list_means(design: Design) -> list[Expression]:
             if isinstance(node, Apply) and node.function in ("gm", "cwc")
         )
     )
+
+
+def list_named_means(design: Design) -> list[Apply]:
+    """Return the group means that the columns of a design with several factors read, inner first.
+
+    Each as gm() writes it, such as gm(ses, school).
+    """
+    columns = distinct_columns(design.formula, design.levels).values()
+    nodes = (node for column in columns for part in column.parts for node in walk(part.factor))
+    return list(
+        dict.fromkeys(
+            Apply("gm", node.arguments, node.options)
+            for node in nodes
+            if isinstance(node, Apply) and node.function in ("gm", "cwc")
+        )
+    )
+
+
+def carry_means(
+    design: Design, old: Rows, rows: Rows, *, known: Mapping[str, int], at: At | None
+) -> None:
+    """Give new rows the group means of those that a design was built from.
+
+    Args:
+        design: of several factors.
+        old: the rows that the design was built from.
+        rows: the new ones; in `rows.levels`, codes beyond the known ones are of new groups.
+        known: how many groups of each kind the design knows, by the names of `rows.levels`.
+        at: as in `read_new_rows`; its keys are such as "gm(ses, school)".
+
+    Raises:
+        ArgumentError: `at` holds what is no number.
+        DataError: a mean of a new group that nothing gives.
+    """
+    calls = list_named_means(design)
+    old.find_means(calls)
+    for call in calls:
+        group = str(call.option("group"))
+        codes, total = rows.levels[group]
+        is_new = codes >= known[group]
+        first, rest = np.zeros((2, total))
+        first[: known[group]], rest[: known[group]] = old.means[call]
+        if is_new.any() and at == OWN_ROWS:
+            rows.find_means([call])
+            for own, whole in zip(rows.means[call], (first, rest), strict=True):
+                whole[known[group] :] = own[known[group] :]
+        elif is_new.any():
+            if not isinstance(at, Mapping) or str(call) not in at:
+                raise DataError(
+                    f"a '{group}' of the new rows is not one of the model's and has no {call} "
+                    f"there; give the mean, as in at={{{str(call)!r}: 0.0}}, or "
+                    f"at={OWN_ROWS!r} where the new rows are whole groups"
+                )
+            given = np.broadcast_to(_read_means(at[str(call)], codes), codes.shape)
+            first[codes[is_new]] = given[is_new]
+        rows.means[call] = first, rest
 
 
 def check_at(at: At | None, calls: Sequence[str]) -> At | None:

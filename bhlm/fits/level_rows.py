@@ -1,17 +1,26 @@
 """Rows of a model with several factors -> predictions and residuals of a fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
 
+from bhlm.design.cells import prepare_cells
 from bhlm.design.design import Design, check_levels, distinct_columns, index_rows, prepare_design
 from bhlm.design.evaluate import read_rows
 from bhlm.design.formula.expressions import column_names
 from bhlm.design.formula.terms import list_factors
-from bhlm.design.new_rows import NO_GROUP, list_means
-from bhlm.design.rows import name_groups, read_frame
+from bhlm.design.new_rows import (
+    NO_GROUP,
+    OWN_ROWS,
+    At,
+    carry_means,
+    check_at,
+    list_named_means,
+)
+from bhlm.design.rows import list_within, name_groups, read_frame
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.cells import (
     CellMoments,
@@ -23,9 +32,12 @@ from bhlm.moments.cells import (
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.level_rows import list_residuals, locate_levels, predict_level_rows
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Array = np.ndarray
 
 
 def predict_levels(
@@ -37,12 +49,14 @@ def predict_levels(
     kind: str = "conditional",
     new_groups: str = "error",
     level: float = 0.95,
+    at: At | None = None,
 ) -> "pd.DataFrame":
     """Return predictions for the rows of `data`; None is `table`, the model's own.
 
     Raises:
         ArgumentError: a posterior, a fit of another model, or a choice that is not known.
-        DataError: no rows at hand; new rows that the model cannot read.
+        DataError: no rows at hand; new rows that the model cannot read, or that need a group mean
+            that nothing gives.
     """
     fit = _check_fit(cells, fit)
     if table is None:
@@ -51,7 +65,10 @@ def predict_levels(
         rows, index = read_cell_rows(cells.design.formula, table), index_rows(cells.design, table)
     else:
         new = open_cells_alike(cells, data) if isinstance(data, str | Path) else data
-        rows, index = read_new_level_rows(cells, new, needs_group=kind != "population")
+        with unchanged(table, new, since_opened=False):
+            rows, index = read_new_level_rows(
+                cells, table, new, needs_group=kind != "population", at=at
+            )
     found = predict_level_rows(fit, rows, kind=kind, new_groups=new_groups, level=level)
     return found if index is None else found.set_axis(index)
 
@@ -72,21 +89,28 @@ def list_level_residuals(cells: CellMoments, table: Any, fit: Any) -> "pd.DataFr
 
 
 def read_new_level_rows(
-    cells: CellMoments, new: Any, *, needs_group: bool = True
+    cells: CellMoments, own: Any, new: Any, *, needs_group: bool = True, at: At | None = None
 ) -> tuple[CellRows, Any]:
     """Return the columns of a design for new rows, with y of nan, and what the table calls them.
 
+    gm() and cwc() take the means of the rows that the model was made from, as in
+    `bhlm.design.new_rows.read_new_rows`.
+
+    Args:
+        cells: the moments of the model.
+        own: the table that it was made from.
+        new: any dataframe that narwhals accepts.
+        needs_group: whether the rows must have all grouping columns.
+        at: for groups that are not among those of `own`, each gm() that the columns rest on, such
+            as {"gm(ses, school)": 0.0}; or "new rows".
+
     Raises:
-        ArgumentError: the columns rest on means of groups, which new rows do not give.
-        DataError: a row misses a value or holds a level that the design does not know.
+        ArgumentError: `at` is neither, or has a key that is no gm() of the columns.
+        DataError: a row misses a value or holds a level that the design does not know; a group
+            mean that nothing gives.
     """
     design: Design = cells.design
-    means = [f"gm({argument})" for argument in list_means(design)]
-    if means:
-        raise ArgumentError(
-            f"new rows of a model with several factors are not read where its columns rest on "
-            f"{', '.join(means)}; make these columns of the table, and state the model by them"
-        )
+    at = check_at(at, [str(call) for call in list_named_means(design)])
     table, formula = read_frame(new), design.formula
     read = {name for part in list_factors(formula) for name in column_names(part)}
     blank = {name: nw.lit(1.0) for name in column_names(formula.response) if name not in read}
@@ -110,17 +134,21 @@ def read_new_level_rows(
             "reads; drop or fill them first"
         )
     n = len(held)
-    rows = read_rows(design, held, layout, np.zeros(n, dtype=np.int64), 1)
+    labels = {column: np.asarray(held[at].to_numpy()) for at, column in safe.items()}
+    codes = locate_levels(
+        cells, [[labels[column] for column in factor.columns] for factor in cells.factors]
+    )
+    known, levels = _place_groups(cells, codes, labels, by_row=at != OWN_ROWS)
+    rows = read_rows(design, held, layout, np.zeros(n, dtype=np.int64), 1, levels=levels)
+    if levels:
+        with np.errstate(all="ignore"):
+            carry_means(design, prepare_cells(formula, own).rows(), rows, known=known, at=at)
     columns = distinct_columns(formula, design.levels)
     values = {INTERCEPT: np.ones(n)}
     for name, stated in columns.items():
         values[name] = np.broadcast_to(
             np.asarray(rows.column(stated, slice(0, n)), dtype=np.float64), (n,)
         )
-    labels = {column: np.asarray(held[at].to_numpy()) for at, column in safe.items()}
-    codes = locate_levels(
-        cells, [[labels[column] for column in factor.columns] for factor in cells.factors]
-    )
     x = np.column_stack([values[name] for name in design.fixed])
     z = tuple(
         np.column_stack([values[name] for term in factor.blocks for name in term])
@@ -131,6 +159,35 @@ def read_new_level_rows(
             "a column of the formula is not finite in some new row; check the new table"
         )
     return CellRows(codes, x, z, np.full(n, np.nan)), index_rows(design, filled)
+
+
+def _place_groups(
+    cells: CellMoments, codes: Array, labels: Mapping[str, Array], *, by_row: bool
+) -> tuple[dict[str, int], dict[str, tuple[Array, int]]]:
+    """Return how many groups are known, and `Rows.levels` of new rows, of what cwc() and gm() name.
+
+    A row of a new group is a group of its own, or one with the rows that have its label.
+    """
+    names = list(cells.design.formula.groupings)
+    known, levels = {}, {}
+    for written in list_within(cells.design.formula):
+        place = names.index(str(cells.design.formula.find_grouping(written)))
+        count = known[written] = cells.labels[place].n_levels
+        placed = codes[place].copy()
+        is_new = placed < 0
+        columns = [labels[column][is_new] for column in cells.factors[place].columns]
+        fresh = np.arange(is_new.sum()) if by_row or not is_new.any() else _code_rows(columns)
+        placed[is_new] = count + fresh
+        levels[written] = placed, count + (int(fresh.max()) + 1 if len(fresh) else 0)
+    return known, levels
+
+
+def _code_rows(columns: list[Array]) -> Array:
+    """Return a code (n,) for each distinct combination of labels."""
+    import pandas as pd
+
+    joined = pd.MultiIndex.from_arrays(columns) if len(columns) > 1 else columns[0]
+    return np.asarray(pd.factorize(joined)[0])
 
 
 def _check_fit(cells: CellMoments, fit: Any) -> LevelsEstimate:

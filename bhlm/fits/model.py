@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from bhlm.fits.family_fit import FamilyFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.reml.estimate import Estimate
+    from bhlm.reml.levels import LevelsEstimate
 
 LOGGER = logging.getLogger("bhlm")
 
@@ -264,7 +266,7 @@ class Model:
         *,
         method: str = "reml",
         covariance: str | None = None,
-        start: "RemlFit | None" = None,
+        start: "RemlFit | LevelsFit | None" = None,
         errors: str | None = None,
     ) -> "RemlFit":
         """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
@@ -302,12 +304,19 @@ class Model:
             from bhlm.fits.levels_fit import LevelsFit
             from bhlm.reml.levels import fit_cells
 
-            if start is not None:
-                raise refuse_factors(self.formula, "start=")
-            several = fit_cells(self._cells, method=method, covariance=covariance)
+            several = fit_cells(
+                self._cells,
+                method=method,
+                covariance=covariance,
+                start=cast("LevelsEstimate | None", start),
+            )
             return cast("RemlFit", LevelsFit.of(several, model=self))
         found = fit_moments(
-            self.moments, method=method, covariance=covariance, start=start, errors=errors
+            self.moments,
+            method=method,
+            covariance=covariance,
+            start=cast("Estimate | None", start),
+            errors=errors,
         )
         return RemlFit.of(found, model=self)
 
@@ -569,8 +578,6 @@ class Model:
         if self._cells is not None:
             from bhlm.fits.level_rows import predict_levels
 
-            if at is not None:
-                raise refuse_factors(self.formula, "at=")
             return predict_levels(
                 self._cells,
                 self._table,
@@ -579,6 +586,7 @@ class Model:
                 kind=kind,
                 new_groups=new_groups,
                 level=level,
+                at=at,
             )
         fit = cast("RemlFit | BayesFit", fit)
         self._refuse_weights("predict()")
@@ -634,7 +642,7 @@ class Model:
         if self._cells is not None:
             from bhlm.fits.level_rows import read_new_level_rows
 
-            return read_new_level_rows(self._cells, data, needs_group=False)[0].x
+            return read_new_level_rows(self._cells, self._table, data, needs_group=False)[0].x
         from bhlm.design.new_rows import read_new_rows
 
         return read_new_rows(self.design, self._table, data, needs_group=False).x

@@ -247,6 +247,7 @@ def fit_cells(
     *,
     method: str = "reml",
     covariance: str | None = None,
+    start: LevelsEstimate | None = None,
 ) -> LevelsEstimate:
     """Return the maximum-likelihood fit of a model with several grouping factors.
 
@@ -255,9 +256,11 @@ def fit_cells(
         method: "reml" maximises the restricted, "ml" the full likelihood.
         covariance: "unstructured", "independent", "exchangeable" or "identity", for every factor;
             None keeps what the formula says, one unstructured block per random term.
+        start: a fit of the same model to start from, such as the one before new rows came; from
+            one that leads nowhere the search begins anew.
 
     Raises:
-        ArgumentError: an unknown method or covariance.
+        ArgumentError: an unknown method or covariance; a start of another model.
         IdentifiabilityError: the moments cannot identify the model.
         DataError: crossed factors that are too large for the memory.
     """
@@ -265,8 +268,36 @@ def fit_cells(
         raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
     structures = arrange_factors(moments, covariance)
     white = whiten_cells(moments, structures)
-    optimum = maximize_levels(white, structures, restricted=method == "reml")
+    theta = None if start is None else _relocate(start, moments, structures, white)
+    optimum = maximize_levels(white, structures, restricted=method == "reml", start=theta)
+    if start is not None and not optimum.converged:
+        optimum = maximize_levels(white, structures, restricted=method == "reml")
     return unwhiten_levels(moments, structures, white, optimum)
+
+
+def _relocate(
+    start: LevelsEstimate,
+    moments: CellMoments,
+    structures: tuple[Structure, ...],
+    white: WhitenedCells,
+) -> Array:
+    """Return theta (c,) of another fit's G and sigma, in the whitened columns of these moments."""
+    if not isinstance(start, LevelsEstimate):
+        raise ArgumentError(
+            f"start is a {type(start).__name__} and no fit of several grouping factors; give what "
+            "model.reml() returned"
+        )
+    own, other = moments.design, start.moments.design
+    if (own.fixed, own.factors) != (other.fixed, other.factors):
+        raise ArgumentError(
+            f"start is a fit of '{start.moments.formula}', not of '{moments.formula}'; give a fit "
+            "of the same model"
+        )
+    thetas = []
+    for structure, basis, g in zip(structures, white.bases, start.gs, strict=True):
+        inverse = np.linalg.inv(basis)
+        thetas.append(structure.project(inverse @ g @ inverse.T / start.sigma2))
+    return np.concatenate(thetas)
 
 
 def unwhiten_levels(

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from level_designs import FORMULAS, fit_design, make_table, spell_out
 from scipy import stats
@@ -493,6 +494,50 @@ def test_predictions_of_new_units_at_any_level():
     spread = error**2 + _predict_densely(kind, 5)[2] + fit.sigma2
     upper = population["estimate"] + 1.959963984540054 * np.sqrt(spread)
     assert population["upper_new"] == pytest.approx(upper, rel=EXACT)
-    named = Model("y ~ cwc(x, school) + (1 | school/klass)", table)
-    with pytest.raises(ArgumentError, match=r"columns rest on gm\(x\)|make these columns"):
-        named.predict(named.reml(), table)
+
+
+def test_new_rows_take_the_means_of_the_units_that_the_model_knows():
+    table = make_table("three nested")
+    formula = "y ~ cwc(x, school:klass) + gm(x, school) + (1 | school/klass)"
+    model = Model(formula, table)
+    fit = model.reml()
+    own = model.predict(fit)
+    some = table.iloc[[3, 40, 77]].drop(columns="y")
+    pd.testing.assert_frame_equal(model.predict(fit, some), own.iloc[[3, 40, 77]])
+    # A new class in a known school: its mean is what one gives, or that of its new rows.
+    new = some.iloc[:2].assign(klass=99, school=some["school"].iloc[0])
+    asked = {"kind": "population"}
+    with pytest.raises(DataError, match=r"give the mean, as in at=\{'gm\(x, school:klass\)': 0.0"):
+        model.predict(fit, new, **asked)
+    given = model.predict(fit, new, at={"gm(x,school:klass)": 0.25}, **asked)
+    gm = table.loc[table["school"] == new["school"].iloc[0], "x"].mean()
+    lines = np.column_stack([np.ones(2), new["x"] - 0.25, np.full(2, gm)])
+    np.testing.assert_allclose(given["estimate"], lines @ fit.beta, rtol=1e-12)
+    whole = model.predict(fit, new, at="new rows", **asked)
+    lines[:, 1] = new["x"] - new["x"].mean()
+    np.testing.assert_allclose(whole["estimate"], lines @ fit.beta, rtol=1e-12)
+    # Population predictions need no unit at all, where all means are given.
+    bare = new[["x"]]
+    means = {"gm(x, school:klass)": new["x"].mean(), "gm(x, school)": gm}
+    again = model.predict(fit, bare, at=means, **asked)
+    np.testing.assert_allclose(again["estimate"], whole["estimate"], rtol=1e-12)
+    with pytest.raises(
+        ArgumentError, match=r"at has 'gm\(x\)', but the columns rest on gm\(x, sch"
+    ):
+        model.predict(fit, bare, at={"gm(x)": 0.0}, **asked)
+
+
+def test_a_search_starts_from_another_fit():
+    table = make_table("two nested")
+    model = Model(FORMULAS["two nested"], table)
+    fit = model.reml()
+    again = model.reml(start=fit)
+    assert again.loglik == pytest.approx(fit.loglik, abs=1e-9)
+    assert len(again.steps) < len(fit.steps)
+    part = Model(FORMULAS["two nested"], table.iloc[: len(table) // 2]).reml()
+    assert model.reml(start=part).loglik == pytest.approx(fit.loglik, abs=1e-8)
+    with pytest.raises(ArgumentError, match=r"start is a fit of .* of the same model"):
+        model.reml(start=Model("y ~ 1 + (1 | school/klass)", table).reml())
+    single = Model("y ~ x + (1 | school)", table)
+    with pytest.raises(ArgumentError, match="no fit of several grouping factors"):
+        model.reml(start=single.reml())
