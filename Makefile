@@ -11,13 +11,17 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-re
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench rivals compare clean distclean
+.PHONY: help setup docs demo test test-slow lint format bench rivals compare clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 setup: ## create .venv with the package and the tools of development
 	@sh scripts/setup.sh dev
+
+docs: setup ## run the code of every page, and build the site into build/docs
+	$(PYTHON) docs/run_pages.py --check
+	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 demo: ## fit Table 4.4 twice and reconcile the two answers
 	@sh scripts/setup.sh
@@ -61,7 +65,7 @@ compare: setup ## run every rival on every model of the gallery, and make the ta
 	$(PYTHON) comparisons/figures.py
 
 clean: ## remove caches and build products
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/api .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean ## the same, and .venv

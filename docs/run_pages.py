@@ -1,11 +1,12 @@
-"""docs/tutorial.md: run its code, and write what it prints under each block.
+"""README.md and the pages of docs/: run their code, and write what it prints under each block.
 
-    python docs/build_tutorial.py            # run the code, rewrite the outputs
-    python docs/build_tutorial.py --check    # run it, and say where the page differs
+    python docs/run_pages.py [PAGE ...]            # run the code, rewrite the outputs
+    python docs/run_pages.py --check [PAGE ...]    # run it, and say where a page differs
 
-Blocks fenced as ```python run in their order in one namespace, blocks fenced as ```sh line by
-line, all of them in one temporary folder. What a block prints stands in the ```text block that
-follows it. Other blocks are text. An output that differs from the old one in seconds alone stays.
+Blocks of a page fenced as ```python run in their order in one namespace, blocks fenced as ```sh
+line by line, all of them in one temporary folder. What a block prints stands in the ```text block
+that follows it. Other blocks are text; the notebooks among the pages are run by `make docs`. An
+output that differs from the old one in seconds alone stays.
 
 Where the page is made, its outputs are reproduced to the last digit, draws included, for seeds
 are fixed. On another processor or with other versions rounding differs: REML then agrees within
@@ -23,13 +24,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "tutorial.md"
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "api"
 RUN = ("python", "sh")
 OUTPUT = "text"
 VERSIONED = ("bhlm", "numpy", "scipy", "numba", "nutpie", "pandas")
@@ -102,12 +106,24 @@ def join_page(blocks: Sequence[Block]) -> str:
     return "".join(parts)
 
 
-def run_page(text: str, *, fast: bool = False) -> list[Output]:
+def list_pages() -> list[Path]:
+    """Return the pages that have code to run."""
+    pages = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [
+        page
+        for page in pages
+        if GENERATED not in page.parents
+        and any(block.language in RUN for block in split_page(page.read_text(encoding="utf-8")))
+    ]
+
+
+def run_page(text: str, *, fast: bool = False, name: str = "page.md") -> list[Output]:
     """Run a page's code and return the outputs.
 
     Args:
         text: the page.
         fast: stop before the first block that draws a posterior.
+        name: what errors call the page.
     """
     blocks = split_page(text)
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -120,24 +136,27 @@ def run_page(text: str, *, fast: bool = False) -> list[Output]:
             is_sampled = is_sampled or ".sample(" in block.text or "bhlm reconcile" in block.text
             if fast and is_sampled:
                 break
-            run = run_python if block.language == "python" else run_shell
-            printed = "".join(f"{line.rstrip()}\n" for line in run(block, namespace).splitlines())
+            if block.language == "python":
+                raw = run_python(block, namespace, name=name)
+            else:
+                raw = run_shell(block)
+            printed = "".join(f"{line.rstrip()}\n" for line in raw.splitlines())
             after = find_output(blocks, at)
             committed = "" if after is None else blocks[after].text
             found.append(Output(block.start, block.text, committed, printed, is_sampled))
     return found
 
 
-def run_python(block: Block, namespace: dict[str, object]) -> str:
+def run_python(block: Block, namespace: dict[str, object], *, name: str) -> str:
     """Return what a block prints; errors have the page's line."""
-    code = compile("\n" * (block.start - 1) + block.text, str(PAGE), "exec")
+    code = compile("\n" * (block.start - 1) + block.text, name, "exec")
     stream = io.StringIO()
     with redirect_stdout(stream):
         exec(code, namespace)
     return stream.getvalue()
 
 
-def run_shell(block: Block, namespace: dict[str, object]) -> str:
+def run_shell(block: Block) -> str:
     """Return what the commands of a block print; every one must succeed, in pipes too."""
     folder = str(Path(sys.executable).parent)
     search = os.environ | {"PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
@@ -271,19 +290,25 @@ def last_digit(number: str) -> float:
 
 
 def main() -> int:
-    """Rewrite the page, or check it."""
+    """Rewrite the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("page", nargs="?", type=Path, default=PAGE)
+    parser.add_argument("pages", nargs="*", type=Path, help="all of them, if none is named")
     parser.add_argument("--check", action="store_true", help="write nothing, say what differs")
     options = parser.parse_args()
-    text = options.page.read_text(encoding="utf-8")
-    outputs = run_page(text)
-    if not options.check:
-        options.page.write_text(rewrite_page(text, outputs), encoding="utf-8")
-        return 0
-    wrong = find_differences(outputs, same_machine=is_made_here(text))
-    print("\n".join(wrong) or f"{len(outputs)} blocks print what the page says")
-    return 1 if wrong else 0
+    status = 0
+    for page in options.pages or list_pages():
+        text = page.read_text(encoding="utf-8")
+        start = time.perf_counter()
+        outputs = run_page(text, name=str(page))
+        if not options.check:
+            page.write_text(rewrite_page(text, outputs), encoding="utf-8")
+            continue
+        wrong = find_differences(outputs, same_machine=is_made_here(text))
+        told = f"{len(outputs)} blocks print what it says, {time.perf_counter() - start:.1f} s"
+        name = page.resolve().relative_to(ROOT)
+        print("\n".join(f"{name}: {line}" for line in wrong or [told]), flush=True)
+        status = status or int(bool(wrong))
+    return status
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""The documentation: every public name has a page, links point somewhere, no page lies."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import bhlm
+import bhlm.plots
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+try:
+    import check_links
+    import write_api
+    import write_validation
+finally:
+    sys.path.remove(str(DOCS))
+
+README_LINES = 150
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory) -> dict[str, str]:
+    """The text of each page of the API, by the page's name."""
+    paths = write_api.write_pages(tmp_path_factory.mktemp("api"))
+    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+
+
+def test_every_public_name_has_a_page(api):
+    names = {*bhlm.__all__, *(f"plots.{name}" for name in bhlm.plots.__all__)} - {"plots"}
+    assert names - set(api) == set()
+    for name in names:
+        assert f"[`{name}`]({name}.md)" in api["index"]
+        assert f" bhlm.{name}" in api[name]
+
+
+def test_a_class_shows_its_public_methods_with_defaults(api):
+    for name in ("RemlFit", "BayesFit", "Reconciliation", "Moments", "LevelsFit"):
+        cls = next(entry.value for entry in write_api.list_entries() if entry.name == name)
+        methods = [name for name, member in write_api.list_members(cls)
+                   if not isinstance(member, property)]  # fmt: skip
+        assert len(methods) > 3
+        for method in methods:
+            assert f"{{py:method}} {method}(" in api[name], method
+    assert "level: float=0.95" in api["RemlFit"]
+    assert "formula: str, data: Any, *," in api["Model"]
+
+
+def test_what_docstrings_hold_stays_what_it_is():
+    def documented():
+        """Return x * z of (x | g), by `(x | g)` and `Moments`.
+
+            bhlm.Model("y ~ x")
+
+        Args:
+            x: a *thing*, of
+                two lines.
+
+        Raises:
+            DataError: no x.
+        """
+
+    lines = write_api.convert_docstring(documented)
+    assert (
+        lines[0] == r"Return x \* z of (x \| g), by `(x | g)` and "
+        "{py:obj}`Moments <bhlm.Moments>`."
+    )
+    assert lines[2:5] == ["```python", 'bhlm.Model("y ~ x")', "```"]
+    assert r":param x: a \*thing\*, of two lines." in lines
+    assert ":raises DataError: no x." in lines
+
+
+def test_the_validation_page_says_what_the_references_say():
+    committed = write_validation.PAGE.read_text(encoding="utf-8")
+    assert committed == write_validation.write_page()
+
+
+def test_links_within_the_repository_point_somewhere(api):
+    links = check_links.list_links()
+    assert len(links) > 50
+    assert check_links.find_broken(links, api=set(api)) == []
+
+
+def test_a_broken_link_is_named(api):
+    page = DOCS / "index.md"
+    targets = ["nowhere.md", "speed.md#no-such", "api/Modell.md", "speed.md#speed"]
+    links = [check_links.Link(page, k, target) for k, target in enumerate(targets)]
+    assert check_links.find_broken(links, api=set(api)) == [
+        "docs/index.md:0: there is no nowhere.md",
+        "docs/index.md:1: speed.md has no heading #no-such",
+        "docs/index.md:2: no page of the API is called Modell",
+    ]
+
+
+def test_the_recipe_is_that_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (ROOT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
+    run = re.search(r"  run:\n((?:    - .*\n)+)", recipe)[1].replace("    - ", "")
+    wanted = [re.sub(r"\[.*?\]", "", each) for each in project["dependencies"]]
+    found = run.replace(" ", "").replace("matplotlib-base", "matplotlib").splitlines()
+    assert found == [f"python{project['requires-python']}", *wanted]
+    assert f'version: "{project["version"]}"' in recipe
+    ((name, home),) = project["scripts"].items()
+    assert f"    - {name} = {home}\n" in recipe
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("page", ["speed.md", "scale.md"])
+def test_speed_and_scale_quote_what_a_committed_command_printed(page):
+    results = {
+        re.sub(r"\s+", " ", line).strip()
+        for path in (ROOT / "comparisons" / "results").glob("*.txt")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    }
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            assert re.sub(r"\s+", " ", line).strip() in results, line
+
+
+def test_what_other_programs_users_are_told_exists():
+    text = (DOCS / "coming_from.md").read_text(encoding="utf-8")
+    classes = [entry.value for entry in write_api.list_entries() if entry.is_class]
+    known = {name for cls in classes for name in dir(cls)}
+    known |= {name for cls in classes for name, *_ in write_api.read_fields(cls)}
+    found = set()
+    for row in re.findall(r"^\| `?.*\|$", text, re.MULTILINE):
+        cell = re.split(r"(?<!\\)\|", row)[2]
+        for owner, name in re.findall(r"\b(bhlm|bhlm\.plots|fit|post|model)\.(\w+)", cell):
+            found.add(name)
+            if owner == "bhlm":
+                assert name in bhlm.__all__, name
+            elif owner == "bhlm.plots":
+                assert name in bhlm.plots.__all__, name
+            else:
+                assert name in known, name
+    assert len(found) > 30
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_asks_nothing_of_any_network(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "-D",
+               "nb_execution_mode=off", str(DOCS), str(tmp_path)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    for name in bhlm.__all__:
+        if name != "plots":
+            assert (tmp_path / "api" / f"{name}.html").exists()
+    for page in tmp_path.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"([^\"]+)\"", text)
+        loaded += re.findall(r"<link[^>]*\srel=\"stylesheet\"[^>]*href=\"([^\"]+)\"", text)
+        assert not [address for address in loaded if "://" in address], page.name
