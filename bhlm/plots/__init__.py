@@ -19,22 +19,34 @@ if TYPE_CHECKING:
     from bhlm.plots.figure import Figure
     from bhlm.plots.forest import plot_forest
     from bhlm.plots.group_lines import plot_group
+    from bhlm.plots.homogeneity import plot_homogeneity
     from bhlm.plots.influence import plot_influence
     from bhlm.plots.intervals import plot_intervals
+    from bhlm.plots.johnson_neyman import plot_johnson_neyman
     from bhlm.plots.khat import plot_khat
     from bhlm.plots.loo_pit import plot_loo_pit
+    from bhlm.plots.pairs import plot_pairs
     from bhlm.plots.predictive import plot_predictive
     from bhlm.plots.prior_posterior import plot_prior_posterior
     from bhlm.plots.ranks import plot_ranks
+    from bhlm.plots.residual_fitted import plot_residual_fitted
     from bhlm.plots.residuals import plot_residuals
     from bhlm.plots.sensitivity import plot_sensitivity
     from bhlm.plots.shrinkage import plot_shrinkage
+    from bhlm.plots.studies import plot_studies
     from bhlm.plots.study_bias import plot_bias
     from bhlm.plots.study_coverage import plot_coverage
     from bhlm.plots.study_power import plot_power
     from bhlm.plots.traces import plot_traces
+    from bhlm.plots.variance_shares import plot_variance_shares
 
 _HOMES = {
+    "plot_variance_shares": "variance_shares",
+    "plot_studies": "studies",
+    "plot_pairs": "pairs",
+    "plot_homogeneity": "homogeneity",
+    "plot_residual_fitted": "residual_fitted",
+    "plot_johnson_neyman": "johnson_neyman",
     "Figure": "figure",
     "plot_attribution": "attribution",
     "plot_bias": "study_bias",

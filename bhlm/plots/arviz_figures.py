@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.plots import matplotlib_figures, plotly_figures
-from bhlm.plots.matplotlib_figures import finish_arviz, name_lines
+from bhlm.plots.matplotlib_figures import finish_arviz, name_lines, use_style
 from bhlm.plots.plotly_figures import BAND_OPACITY, BELOW, ROLE, colour, theme
 from bhlm.plots.style import ROLES
 
@@ -16,7 +16,14 @@ BY_COLOUR = {look.light: name for name, look in ROLES.items()}
 
 
 def draw_arviz(
-    draw: Callable[[str], Any], backend: str, *, height: int, page: str = "light"
+    draw: Callable[[str], Any],
+    backend: str,
+    *,
+    height: int,
+    page: str = "light",
+    width: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    title: str | None = None,
 ) -> Any:
     """Return the native figure that ArviZ draws, by "plotly" or "matplotlib".
 
@@ -28,11 +35,16 @@ def draw_arviz(
         backend: "plotly" or "matplotlib".
         height: pixels, by Plotly.
         page: "light" or "dark", by Plotly.
+        width: "column" or "page" of a paper, by matplotlib; None is that of a screen.
+        labels: texts by the names that they stand for, by matplotlib.
+        title: above the figure, by matplotlib.
     """
-    drawn = draw(backend).viz["figure"].item()
     if backend == "matplotlib":
-        finish_arviz(drawn)
+        with use_style(width):
+            drawn = draw(backend).viz["figure"].item()
+            finish_arviz(drawn, width=width, labels=labels, title=title)
         return drawn
+    drawn = draw(backend).viz["figure"].item()
     assign_roles(drawn)
     _paint(drawn, page)
     drawn.update_layout(theme(page))

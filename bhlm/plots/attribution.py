@@ -8,7 +8,7 @@ import numpy as np
 
 from bhlm.errors import check_arguments
 from bhlm.layout import count
-from bhlm.plots.choice import choose_parameters, list_parameters, say, title
+from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Segments
 from bhlm.reconciliation.comparison import Comparison
@@ -55,7 +55,12 @@ class Step:
 
 
 @check_arguments
-def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
+def plot_attribution(
+    both: Comparison,
+    *,
+    names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of what leads from the REML estimate to the posterior mean.
 
     Each parameter has a waterfall in its own units: the REML estimate on top, then shape, prior,
@@ -70,10 +75,12 @@ def plot_attribution(both: Comparison, *, names: Sequence[str] | None = None) ->
         both: the reconciliation.
         names: parameters to draw; None for fixed effects, SDs and correlations, up to 12, those
             of the largest gaps.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that is no parameter.
     """
+    names = merge_names(names, var_names, both.post.parameters)
     known = [str(name) for name in both.table.index]
     # A correlation with an SD of zero has no REML estimate, and so no gap.
     weight = both.table["gap_sd"].abs().fillna(0.0)

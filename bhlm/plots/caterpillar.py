@@ -29,7 +29,8 @@ PANEL = 300  # pixels
 SIZES = {"reml": 6.5, "posterior": 4.5}  # pixels: the one below shows around the other
 DENSE = 60  # groups from which on intervals are drawn thin
 ASIDE = 0.17  # ranks by which the two kinds of estimate are moved apart
-TICKED = 90  # characters of labels that an axis has room for
+TICKED = 90  # characters of labels that an axis has room for side by side
+UPRIGHT, LONGEST = 24, 14  # labels that stand upright, and their characters
 COLUMNS = ("group", "coefficient", "rank", "n", "u", "u_low", "u_high", "mean", "low", "high")
 
 
@@ -136,13 +137,16 @@ def _draw_panel(moments: Moments | Units, shown: "pd.DataFrame", name: str) -> P
         )  # fmt: skip
         above.append(Points(at, middle, role, title, hover=hover, size=SIZES[role]))
     marks = below + above
-    ticks = None
-    if sum(len(label) + 2 for label in labels) <= TICKED:
-        ticks = (tuple(rank.tolist()), tuple(labels))
+    every = sum(len(label) + 2 for label in labels) <= TICKED
+    ticked = np.arange(len(labels))
+    if len(labels) > UPRIGHT:  # both ends, and as many between them as there is room for
+        ticked = np.linspace(0, len(labels) - 1, UPRIGHT).round().astype(int)
+    texts = tuple(shorten(labels[k], LONGEST) for k in ticked)
     room = 0.5 + 0.01 * moments.n_groups
     along = Axis(
-        f"{moments.group}, by rank" if ticks is None else moments.group,
-        ticks=ticks,
+        f"{moments.group}, by rank",
+        ticks=(tuple(rank[ticked].tolist()), texts),
+        turned=not every,
         range=(1.0 - room, moments.n_groups + room),
     )
     return Panel(along, Axis("deviation"), tuple(marks), title=name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import list_names
+from bhlm.likelihood.parameters import Parameter
 from bhlm.plots.style import shorten
 
 if TYPE_CHECKING:
@@ -40,6 +41,44 @@ def choose_parameters(
         left = len(default) - len(chosen)
         return chosen, f" ({left} more are left out; choose them by names=)" if left else ""
     return check_asked("names", names, known, absent="the figure has not"), ""
+
+
+def merge_names(
+    names: str | Sequence[str] | None,
+    var_names: str | Sequence[str] | None,
+    parameters: Sequence[Parameter],
+) -> list[str] | None:
+    """Return the parameters that `names` or, in ArviZ's words, `var_names` ask for.
+
+    A variable of `post.data` stands for its parameters: "beta" for all fixed effects, "sigma",
+    "sd|school", "corr|school", "cov|school".
+
+    Raises:
+        ArgumentError: both are given.
+    """
+    if names is not None and var_names is not None:
+        raise ArgumentError("names= and var_names= are the same; give one of them")
+    asked = var_names if names is None else names
+    if asked is None:
+        return None
+    variables: dict[str, list[str]] = {}
+    for parameter in parameters:
+        variables.setdefault(name_variable(parameter), []).append(str(parameter))
+    return [
+        each
+        for name in ([asked] if isinstance(asked, str) else asked)
+        for each in variables.get(name, [name])
+    ]
+
+
+def name_variable(parameter: Parameter) -> str:
+    """Return the variable of `post.data` that holds a parameter."""
+    if parameter.is_fixed:
+        return "beta"
+    if parameter.is_residual:
+        return "sigma" if parameter.is_sd else "sigma2"
+    kind = "cov" if parameter.is_variance else parameter.kind
+    return f"{kind}|{parameter.group}"
 
 
 def check_asked(what: str, asked: Sequence[str], known: Sequence[str], *, absent: str) -> list[str]:

@@ -8,7 +8,7 @@ from scipy.interpolate import CubicSpline
 
 from bhlm.errors import check_arguments
 from bhlm.likelihood.parameters import map_names
-from bhlm.plots.choice import choose_parameters, say, title
+from bhlm.plots.choice import choose_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
 from bhlm.reconciliation.comparison import Comparison
@@ -37,7 +37,11 @@ CURVES = {
 
 @check_arguments
 def plot_curves(
-    both: Comparison, *, names: Sequence[str] | None = None, points: int | None = None
+    both: Comparison,
+    *,
+    names: str | Sequence[str] | None = None,
+    points: int | None = None,
+    var_names: str | Sequence[str] | None = None,
 ) -> Figure:
     """Return the figure of profile likelihood, prior and posterior density, overlaid.
 
@@ -56,10 +60,12 @@ def plot_curves(
         names: SDs, variances and correlations to draw; None for SDs and correlations, up to 12,
             those of the largest gaps.
         points: at which each curve is computed; None for 21, or 11 with more than 2000 groups.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that has no curves, or fewer than two points.
     """
+    names = merge_names(names, var_names, both.post.parameters)
     import pandas as pd
 
     if points is None:

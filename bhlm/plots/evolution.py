@@ -9,6 +9,7 @@ from bhlm.bayes.convergence import ESS, RHAT, measure
 from bhlm.bayes.draws import Draws
 from bhlm.errors import check_arguments
 from bhlm.plots.chains import choose_worst, tick_log
+from bhlm.plots.choice import merge_names
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Panel, Rule
 from bhlm.plots.style import SERIES, shorten
@@ -25,7 +26,12 @@ KINDS = {"rhat": "R-hat", "ess_bulk": "Bulk ESS", "ess_tail": "Tail ESS"}
 
 
 @check_arguments
-def plot_evolution(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
+def plot_evolution(
+    post: Draws,
+    *,
+    names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of R-hat, bulk and tail ESS of the first m draws of every chain, over m.
 
     R-hat comes down to its limit of 1.01 and stays, and the ESS grows in proportion to the draws
@@ -40,10 +46,12 @@ def plot_evolution(post: Draws, *, names: Sequence[str] | None = None) -> Figure
         post: the posterior.
         names: parameters to draw; None for the six of the worst R-hat and ESS among fixed effects,
             SDs and correlations.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that is no parameter, or an empty list.
     """
+    names = merge_names(names, var_names, post.parameters)
     chosen, left = choose_worst(post, names, most=len(SERIES))
     every = post.draws
     table = tabulate_evolution({name: every[name] for name in chosen})

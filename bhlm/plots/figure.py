@@ -1,6 +1,6 @@
 """Figure: what a plot function returns, drawn by Plotly or by matplotlib when asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from bhlm.errors import ArgumentError, check_arguments
 from bhlm.files import replace_file, write_text
 from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
-from bhlm.plots.matplotlib_figures import draw_matplotlib
+from bhlm.plots.matplotlib_figures import INCHES, draw_matplotlib
 from bhlm.plots.plotly_figures import draw_plotly
 from bhlm.plots.style import PAGES
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STATIC = (".png", ".svg", ".pdf")
+DPI = 300  # of .png for a paper
 
 
 @check_arguments
@@ -53,23 +54,62 @@ class Figure:
             return draw_arviz(self.draw, "plotly", height=self.height, page=page)
         return draw_plotly(self.panels, columns=self.columns, height=self.height, page=page)
 
-    def matplotlib(self) -> Any:
-        """Return the figure as a matplotlib.figure.Figure, which no window shows by itself."""
-        if self.draw:
-            return draw_arviz(self.draw, "matplotlib", height=self.height)
-        return draw_matplotlib(self.panels, columns=self.columns, height=self.height)
+    def matplotlib(
+        self,
+        *,
+        ax: Any = None,
+        width: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        title: str | None = None,
+    ) -> Any:
+        """Return the figure as a matplotlib.figure.Figure, which no window shows by itself.
 
-    def save(self, path: str | Path) -> None:
-        """Write the figure: .png, .svg or .pdf by matplotlib, .html (with its script) by Plotly.
+        Args:
+            ax: axes to draw into, one or a list with one for each panel; a figure's layout, size
+                and type are then its own.
+            width: of a paper's "column" (3.5 inches) or "page" (7 inches), with the type and
+                the legend that fit; None is that of a screen.
+            labels: texts in the place of names, {"cwc(ses)": "SES within school"}.
+            title: above the figure; papers have theirs in the caption.
 
         Raises:
-            ArgumentError: another ending.
+            ArgumentError: another width, not one of the axes for each panel, or axes for a figure
+                that ArviZ draws.
+        """
+        if width not in (None, *INCHES):
+            raise ArgumentError(f"width={width!r} is not known; choose one of {', '.join(INCHES)}")
+        if self.draw:
+            if ax is not None:
+                raise ArgumentError(
+                    f"the figure '{self.name}' is drawn by ArviZ, on axes of its own; leave ax= out"
+                )
+            return draw_arviz(
+                self.draw, "matplotlib", height=self.height, width=width, labels=labels, title=title
+            )
+        return draw_matplotlib(
+            self.panels, columns=self.columns, height=self.height, width=width, labels=labels,
+            title=title, ax=ax,
+        )  # fmt: skip
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Write the figure: .png, .svg or .pdf by matplotlib, .html (with its script) by Plotly.
+
+        `options` are those of `matplotlib`: `width`, `labels` and `title`.
+
+        Raises:
+            ArgumentError: another ending, or options for .html.
         """
         path = Path(path)
         if path.suffix in STATIC:
+            drawn = self.matplotlib(**options)
+            sharp = {"dpi": DPI} if options.get("width") else {}
             with replace_file(path) as stream:
-                self.matplotlib().savefig(stream, format=path.suffix[1:], bbox_inches="tight")
+                drawn.savefig(stream, format=path.suffix[1:], bbox_inches="tight", **sharp)
         elif path.suffix == ".html":
+            if options:
+                raise ArgumentError(
+                    f"{next(iter(options))}= is for .png, .svg and .pdf; leave it out for .html"
+                )
             write_text(self.plotly().to_html(include_plotlyjs=True), path)
         else:
             raise ArgumentError(

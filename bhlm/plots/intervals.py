@@ -7,7 +7,7 @@ import numpy as np
 
 from bhlm.errors import check_arguments
 from bhlm.layout import count
-from bhlm.plots.choice import choose_parameters, list_parameters, say, title
+from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.reconciliation.comparison import Comparison
@@ -26,7 +26,12 @@ WORDS = {
 
 
 @check_arguments
-def plot_intervals(both: Comparison, *, names: Sequence[str] | None = None) -> Figure:
+def plot_intervals(
+    both: Comparison,
+    *,
+    names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of each parameter's REML interval, posterior interval and printed value.
 
     Each parameter has a strip with an axis of its own. Intervals are the 95 % ones of the tables:
@@ -40,10 +45,12 @@ def plot_intervals(both: Comparison, *, names: Sequence[str] | None = None) -> F
     Args:
         both: the reconciliation.
         names: parameters to draw; None for all, up to 24, those of the largest gaps.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that is no parameter.
     """
+    names = merge_names(names, var_names, both.post.parameters)
     known = [str(name) for name in both.table.index]
     weight = both.table["gap_sd"].abs().fillna(0.0)
     chosen, omitted = choose_parameters(known, names, default=known, weight=weight, most=MOST)

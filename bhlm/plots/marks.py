@@ -107,6 +107,7 @@ class Axis:
     ticks: tuple[tuple[float, ...], tuple[str, ...]] | None = None  # positions and their texts
     range: tuple[float, float] | None = None  # the first may be the larger one
     log: bool = False
+    turned: bool = False  # whether the texts of the ticks stand upright
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,6 +254,8 @@ def _describe_axis(axis: Axis) -> dict[str, Any]:
     if axis.ticks is not None:
         values, texts = axis.ticks
         found |= {"tickvals": list(values), "ticktext": [write(text) for text in texts]}
+    if axis.turned:
+        found |= {"tickangle": -90}
     if axis.log:
         found |= {"type": "log"}
     if axis.range is not None:

@@ -18,6 +18,7 @@ from bhlm.plots.chains import (
     list_looks,
     name_chains,
 )
+from bhlm.plots.choice import merge_names
 from bhlm.plots.figure import Figure
 from bhlm.plots.plotly_figures import ROLE
 from bhlm.plots.style import ROLES, shorten
@@ -34,7 +35,12 @@ ERROR = 0.05  # chance that good chains fail the test in any of the panels
 
 
 @check_arguments
-def plot_ranks(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
+def plot_ranks(
+    post: Draws,
+    *,
+    names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of the chains' rank ECDFs less the even one's, by ArviZ.
 
     The draws of all chains are ranked together. Where the chains have found one posterior, each
@@ -51,10 +57,12 @@ def plot_ranks(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
         post: the posterior.
         names: parameters to draw; None for fixed effects, SDs and correlations, at most the eight
             of the worst R-hat and ESS.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that is no parameter, or an empty list.
     """
+    names = merge_names(names, var_names, post.parameters)
     every = post.draws
     chosen, left = choose_worst(post, names)
     draws = [every[name] for name in chosen]

@@ -10,6 +10,7 @@ from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.chains import ROW, choose_worst, draw_panels, keep_every, list_looks, name_chains
+from bhlm.plots.choice import merge_names
 from bhlm.plots.figure import Figure
 from bhlm.plots.style import shorten
 
@@ -22,7 +23,12 @@ SHOWN = 250  # draws of each chain
 
 
 @check_arguments
-def plot_traces(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
+def plot_traces(
+    post: Draws,
+    *,
+    names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of the draws in their order, one panel per parameter, by ArviZ.
 
     Chains that have found the posterior wander over the same range, without a trend. At most 250
@@ -35,10 +41,12 @@ def plot_traces(post: Draws, *, names: Sequence[str] | None = None) -> Figure:
         post: the posterior.
         names: parameters to draw; None for fixed effects, SDs and correlations, at most the eight
             of the worst R-hat and ESS.
+        var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 
     Raises:
         ArgumentError: a name that is no parameter, or an empty list.
     """
+    names = merge_names(names, var_names, post.parameters)
     every = post.draws
     chosen, left = choose_worst(post, names)
     draws = [every[name] for name in chosen]

@@ -292,6 +292,36 @@ def _reduce_variances(part: Part, base: Part) -> dict[str, float]:
     return shares
 
 
+def share_variance(fit: Maximum) -> dict[str, float]:
+    """Return the shares of the variance: of the fixed effects, each factor, the residual.
+
+    As `r_squared` counts them: the variance of X beta over the rows, the mean over the rows of
+    z'Gz of each factor, and sigma^2, over their sum.
+    """
+    if isinstance(fit, LevelsEstimate):
+        fixed, random = _measure_levels(fit)
+        names = [part.structure.group for part in fit.parts]
+        whole = fixed + sum(random) + fit.sigma2
+        parts = dict(zip(names, random, strict=True))
+        found = {"Fixed effects": fixed, **parts, "Residual": fit.sigma2}
+        return {name: value / whole for name, value in found.items()}
+    shares = r_squared(fit)
+    return {
+        "Fixed effects": shares["marginal"],
+        str(fit.parts[0].structure.group): shares["conditional"] - shares["marginal"],
+        "Residual": 1.0 - shares["conditional"],
+    }
+
+
+def _measure_levels(fit: LevelsEstimate) -> tuple[float, list[float]]:
+    """Return the variance of X beta over the rows, and of each factor the mean of z'Gz."""
+    sigma2, random = np.array([fit.sigma2]), []
+    for k in range(len(fit.lams)):
+        alone = [(lam if i == k else np.zeros_like(lam))[None] for i, lam in enumerate(fit.lams)]
+        random.append(float(spread_rows(fit.white, alone, sigma2)[0]))
+    return float(spread_fixed(fit.moments, fit.beta[None])[0]), random
+
+
 def _share_levels(fit: LevelsEstimate) -> dict[str, float]:
     """Return the R2 of several factors: the mean over rows of z'Gz is added up over them."""
     lams = [lam[None] for lam in fit.lams]

@@ -1,0 +1,226 @@
+"""Figures for papers: what fits a column, whose names stand on it, and what is no fit at all."""
+
+import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+from gallery_fits import fit_reml, make_model
+from matplotlib.figure import Figure as Native
+from scipy import stats
+from simulate import simulate_table
+
+import bhlm
+from bhlm import plots
+from bhlm.errors import ArgumentError
+from bhlm.fits.model import Model
+from bhlm.fits.reml_fit import RemlFit
+from bhlm.plots.choice import merge_names
+from bhlm.plots.matplotlib_figures import INCHES, relabel
+from bhlm.reml.residuals import log_dispersion
+
+LABELS = {"cwc(ses)": "SES within school", "gm(ses)": "Mean SES", "school": "School"}
+
+
+@pytest.fixture(scope="module")
+def table_4_5() -> RemlFit:
+    return fit_reml("hsb_intercepts_and_slopes")
+
+
+@pytest.fixture(scope="module")
+def meta() -> RemlFit:
+    random = np.random.default_rng(1)
+    v = random.uniform(0.01, 0.2, 14)
+    y = 0.3 + random.normal(0.0, np.sqrt(v + 0.06))
+    trial = [f"Author {i} and colleagues ({1990 + i})" for i in range(14)]
+    table = pd.DataFrame({"y": y, "v": v, "trial": trial})
+    return Model("y ~ 1 + (1 | trial)", table, known_variance="v").reml()
+
+
+FIGURES = {
+    "effects": lambda fit: plots.plot_effects(
+        fit, "cwc(ses)", by={"sector": [0, 1], "gm(ses)": [-1, 0, 1]}
+    ),
+    "forest": plots.plot_forest,
+    "caterpillar": plots.plot_caterpillar,
+    "homogeneity": plots.plot_homogeneity,
+}
+
+
+@pytest.mark.parametrize("width", ["column", pytest.param("page", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_and_its_legend_fit_the_width(table_4_5, name, width):
+    drawn = FIGURES[name](table_4_5).matplotlib(width=width, labels=LABELS, title="A title")
+    assert drawn.get_size_inches()[0] == INCHES[width]
+    drawn.canvas.draw()
+    (legend,) = drawn.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= -1
+    assert box.x1 <= drawn.bbox.width + 1
+    inner = [text for place in drawn.axes for text in (place.xaxis.label, place.yaxis.label)]
+    for text in (*inner, *(place.title for place in drawn.axes)):
+        assert text.get_window_extent().width <= drawn.bbox.width
+    said = " ".join(
+        text.get_text() for text in drawn.findobj(lambda each: hasattr(each, "get_text"))
+    )
+    assert "cwc(ses)" not in said.replace("(cwc(ses)|", "").replace(",cwc(ses)|", "")
+
+
+def test_names_within_names_stay():
+    labels = {"ses": "SES", "cwc(ses)": "SES within", "school": "School"}
+    assert relabel("Effect of cwc(ses)", labels) == "Effect of SES within"
+    assert relabel("gm(ses)", labels) == "gm(ses)"
+    assert relabel("ses = 1", labels) == "SES = 1"
+    assert relabel("sd(Intercept|school)", {"sd(Intercept|school)": "SD"}) == "SD"
+
+
+def test_axes_of_ones_own(table_4_5):
+    figure = plots.plot_effects(table_4_5, "cwc(ses)", by="sector")
+    whole = Native()
+    left, right = whole.subplots(1, 2)
+    assert figure.matplotlib(ax=right, title="Slopes") is whole
+    assert not left.lines
+    assert len(right.lines) == 2
+    assert right.get_title() == "Slopes"
+    two = plots.plot_caterpillar(table_4_5)
+    assert two.matplotlib(ax=np.array([left, right])) is whole
+    with pytest.raises(ArgumentError, match="ax= has 1 axes, and the figure has 2 panels; give"):
+        two.matplotlib(ax=left)
+    with pytest.raises(ArgumentError, match="width='wide' is not known; choose one of column"):
+        two.matplotlib(width="wide")
+
+
+def test_a_caterpillar_names_its_groups(table_4_5):
+    axis = plots.plot_caterpillar(table_4_5, coefficient="Intercept").panels[0].x
+    places, texts = axis.ticks
+    assert axis.turned
+    assert len(texts) == 24
+    effects = table_4_5.coefficients()
+    effects = effects[effects["coefficient"] == "Intercept"].set_index("school")
+    order = (effects["eb"] - effects["fixed"]).sort_values(kind="stable").index
+    assert [texts[0], texts[-1]] == [str(order[0]), str(order[-1])]
+    assert [str(order[int(at) - 1]) for at in places] == list(texts)
+
+
+WRONG = {
+    "nothing": None,
+    "text": "fit",
+    "a table": pd.DataFrame({"y": [1.0]}),
+    "a number": 3,
+    "a list": [1, 2],
+}
+FIRST = {"plot_effects": ("x",), "plot_johnson_neyman": ("x",), "plot_group": (1,)}
+KEYS = {"plot_johnson_neyman": {"by": "w"}}
+
+
+@pytest.mark.parametrize("name", [each for each in plots.__all__ if each.startswith("plot_")])
+def test_every_figure_refuses_a_wrong_object_in_one_line(name, table_4_5):
+    function = getattr(plots, name)
+    model = make_model("hsb_intercepts_and_slopes")
+    for wrong in (*WRONG.values(), model, plots.plot_forest(table_4_5)):
+        with pytest.raises(bhlm.BhlmError) as refusal:
+            function(wrong, *FIRST.get(name, ()), **KEYS.get(name, {}))
+        text = str(refusal.value)
+        assert "\n" not in text
+        assert "give" in text or "leave" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["attribution", "curves", "evolution", "intervals", "pairs", "ranks", "traces"],
+)
+def test_names_go_by_arvizs_argument_too(name):
+    assert "var_names" in inspect.signature(getattr(plots, f"plot_{name}")).parameters
+
+
+def test_variables_stand_for_their_parameters(table_4_5):
+    every = table_4_5.parameters
+    assert merge_names(None, "beta", every) == list(table_4_5.moments.fixed)
+    assert merge_names(None, ["sd|school", "sigma"], every) == [
+        "sd(Intercept|school)", "sd(cwc(ses)|school)", "sd(Residual)",
+    ]  # fmt: skip
+    assert merge_names("sector", None, every) == ["sector"]
+    with pytest.raises(ArgumentError, match="are the same; give one of them"):
+        merge_names("a", "b", every)
+
+
+def test_bins_of_residuals_by_hand(table_4_5):
+    model = make_model("hsb_intercepts_and_slopes")
+    figure = plots.plot_residual_fitted(table_4_5, model=model)
+    rows = model.residuals(table_4_5).sort_values("fitted", kind="stable")
+    first = rows.iloc[: int(figure.table["n"][0])]["conditional"]
+    found = figure.table.iloc[0]
+    assert found["mean"] == pytest.approx(first.mean(), abs=1e-9)
+    assert found["sd"] == pytest.approx(first.std(), abs=1e-9)
+    low, high = stats.t.interval(0.95, len(first) - 1, first.mean(), stats.sem(first))
+    assert [found["lower"], found["upper"]] == pytest.approx([low, high], abs=1e-9)
+    assert len(figure.matplotlib().axes) == 2
+    hidden = plots.plot_residual_fitted(table_4_5, model=model, single_rows=False)
+    assert not any(getattr(mark, "role", "") == "data" for mark in hidden.panels[0].marks)
+
+
+def test_homogeneity_counts_who_is_outside(table_4_5):
+    figure = plots.plot_homogeneity(table_4_5)
+    log_sd, df = log_dispersion(table_4_5)
+    pooled = np.exp(df @ log_sd / df.sum())
+    p = stats.chi2.cdf(df * np.exp(2 * log_sd) / pooled**2, df)
+    outside = (p < 0.025) | (p > 0.975)
+    assert figure.table["outside"].tolist() == outside.tolist()
+    found = table_4_5.test_homogeneity()
+    assert f"in {outside.sum()} of 160 groups" in figure.reading
+    assert f"chi2({found['df']}) = {found['chi2']:.1f}" in figure.reading
+
+
+def test_studies_stand_in_order_with_their_mean(meta):
+    figure = plots.plot_studies(meta)
+    assert figure.table["estimate"].is_monotonic_increasing
+    ticks = figure.panels[0].y.ticks
+    assert len(ticks[0]) == 15
+    assert ticks[1][-1] == "Mean"
+    found = meta.heterogeneity()
+    assert f"{found.lower:.3f} and {found.upper:.3f}" in figure.reading
+    assert len(figure.plotly().data) >= 6
+    with pytest.raises(ArgumentError, match="is of sampling variances that are known"):
+        plots.plot_studies(fit_reml("hsb_intercepts_and_slopes"))
+
+
+def test_shares_of_the_variance_are_those_of_r_squared(table_4_5):
+    levels = Model(
+        "y ~ x + (1 | outer/g)",
+        simulate_table(3, n_groups=24, largest=6).assign(outer=lambda t: t["g"] % 8),
+    ).reml()
+    figure = plots.plot_variance_shares({"two": table_4_5, "three": levels})
+    shares = figure.table.pivot(index="fit", columns="part", values="share")
+    assert shares.sum(axis=1).tolist() == pytest.approx([1.0, 1.0])
+    for name, fit in (("two", table_4_5), ("three", levels)):
+        found = bhlm.r_squared(fit)
+        assert shares.loc[name, "Fixed effects"] == pytest.approx(found["marginal"])
+        assert 1.0 - shares.loc[name, "Residual"] == pytest.approx(found["conditional"])
+    assert {"outer", "outer:g"} <= set(figure.table["part"])
+    with pytest.raises(ArgumentError, match="fits= has 0 fits; give 1 to 20"):
+        plots.plot_variance_shares([])
+
+
+def test_pairs_of_parameters(hsb_both):
+    names = ["Intercept", "cwc(ses)", "sd(Intercept|school)"]
+    figure = plots.plot_pairs(hsb_both, names=names)
+    draws = hsb_both.post.draws
+    expected = np.corrcoef(draws["Intercept"].ravel(), draws["cwc(ses)"].ravel())[0, 1]
+    assert figure.table["correlation"][0] == pytest.approx(expected)
+    assert len(figure.panels) == 3
+    marked = [mark for mark in figure.panels[0].marks if mark.role == "reml"]
+    assert marked[0].x.item() == pytest.approx(hsb_both.reml.beta[0])
+    with pytest.raises(ArgumentError, match="names= has 1 of the parameters; give 2 to 7"):
+        plots.plot_pairs(hsb_both.post, var_names="sigma")
+
+
+def test_arvizs_figures_are_of_the_same_style(hsb_both):
+    drawn = plots.plot_traces(hsb_both.post, var_names="beta").matplotlib(
+        width="column", labels=LABELS
+    )
+    assert drawn.get_size_inches()[0] == INCHES["column"]
+    place = drawn.axes[0]
+    assert not place.spines["top"].get_visible()
+    assert "SES within school" in [place.get_title() for place in drawn.axes]
+    with pytest.raises(ArgumentError, match="'traces' is drawn by ArviZ, on axes of its own"):
+        plots.plot_traces(hsb_both.post, names="cwc(ses)").matplotlib(ax=place)
