@@ -14,10 +14,10 @@ import numba
 import numpy as np
 
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
-from bhlm.bayes.priors.families import LOG_2, Prior, PyMCPrior, log_prior
+from bhlm.bayes.priors.families import LOG_2, Flat, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.errors import PriorError
+from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
@@ -62,6 +62,7 @@ def build_density(
     structure: Structure,
     *,
     use_likelihood: bool = True,
+    priors_only: bool = False,
 ) -> Density:
     """Return the posterior density of whitened data under resolved priors.
 
@@ -73,11 +74,18 @@ def build_density(
         priors: one prior per parameter.
         structure: of the random coefficients.
         use_likelihood: False leaves the prior alone.
+        priors_only: whether priors and maps are all that is wanted, the data being elsewhere.
 
     Raises:
         PriorError: a prior without a density that the kernel knows.
+        ArgumentError: weights of groups, known variances or strata, which it knows nothing of.
     """
-    every = priors.every
+    if isinstance(white, Whitened) and not (white.is_plain or priors_only):
+        raise ArgumentError(
+            "sampling weights, known variances and strata are not there yet by this route; "
+            "model.sample() takes them"
+        )
+    every = (*priors.every, Flat()) if priors.held else priors.every
     for prior in every:
         if prior.code < 0:
             raise PriorError(
@@ -300,8 +308,9 @@ def evaluate_priors(
     """Return the prior's terms at each draw, on the scale on which each prior stands.
 
     `beta` (draws, p); `sd` (draws, q), zero where a coefficient has the SD of an earlier one;
-    `sigma` (draws,); `lkj` (draws,) where some coefficients are correlated, of several grouping
-    factors `lkj|factor`. There is no Jacobian in them: they are what a change of priors changes.
+    `sigma` (draws,), of strata (draws, S), and none where sigma is known; `lkj` (draws,) where
+    some coefficients are correlated, of several grouping factors `lkj|factor`. There is no Jacobian
+    in them: they are what a change of priors changes.
 
     Args:
         priors: one prior per parameter.
@@ -316,8 +325,10 @@ def evaluate_priors(
     terms = {
         "beta": _evaluate_columns(priors.fixed, priors.frame.turn_fixed(beta)),
         "sd": own,
-        "sigma": _evaluate_columns((priors.sigma,), sigma[:, None])[:, 0],
     }
+    if not priors.held:
+        each = _evaluate_columns(priors.residuals, sigma.reshape(len(sigma), -1))
+        terms["sigma"] = each if sigma.ndim > 1 else each[:, 0]
     parts = zip(structure.parts, structure.spans, priors.corrs, strict=True)
     for part, span, corr in parts:
         if part.has_correlations:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.bayes.adjust import Adjustment, adjust_draws
 from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
@@ -17,15 +18,17 @@ from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
-from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import (
     Parameter,
     Parameters,
     bound_parameters,
     list_parameters,
+    list_residuals,
     name_group_dimension,
+    name_strata,
     scale_covariance,
 )
+from bhlm.likelihood.weighted_marginal import map_draws, weigh_logliks
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import AnyMoments
 from bhlm.moments.groups import find_groups
@@ -119,14 +122,21 @@ class Posterior:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter, in the order of the tables."""
-        return list_parameters(self.moments.fixed, self.structure)
+        weights = self.moments.design.formula.weights
+        return list_parameters(self.moments.fixed, self.structure, weights=weights)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of chains and of kept draws per chain."""
+        chains, draws = self.data["posterior"]["beta"].shape[:2]
+        return int(chains), int(draws)
 
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
         if "draws" not in self._kept:
             beta, root, sigma = self.flat
-            shape = self.data["posterior"]["sigma"].shape
+            shape = self.shape
             g = root @ root.swapaxes(-1, -2)
             parts = (each.reshape(*shape, *each.shape[1:]) for each in (beta, g, sigma))
             self._kept["draws"] = parameter_draws(self.moments, self.structure, *parts)
@@ -171,29 +181,48 @@ class Draws(Posterior):
     `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates,
     `sample_stats` what ArviZ expects of NUTS. With so many groups that u or the log-likelihood
     would pass 2^25 numbers they are left out there; `effect_draws` gives u for chosen groups.
+
+    By strata sigma has a dimension of them, and where variances are known there is none. Under
+    sampling weights there is no log-likelihood of rows; `unadjusted_posterior` holds what
+    `adjustment` moved the draws from.
     """
 
     moments: Moments
     white: Whitened
+    adjustment: Adjustment | None = None  # of draws under sampling weights, None elsewhere
 
     @property
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
-        posterior = self.data["posterior"].dataset
-        root = self.data["unconstrained_posterior"]["chol"].values
-        beta = posterior["beta"].values
-        return Parameters(
-            beta.reshape(-1, beta.shape[-1]),
-            root.reshape(-1, *root.shape[2:]),
-            posterior["sigma"].values.ravel(),
-        )
+        held = self.data["unconstrained_posterior"].dataset
+        return _flatten(self.data["posterior"].dataset, held["chol"].values)
+
+    @property
+    def sampled(self) -> "Draws":
+        """The draws as the sampler left them: these, unless they were adjusted."""
+        if self.adjustment is None or self.adjustment.failure:
+            return self
+        own = self.data["unadjusted_posterior"].dataset
+        tree = self.data.copy()
+        parts = {
+            name: self.data["posterior"].dataset[name] * 1.0 for name in ("beta", "sigma", "G")
+        }
+        root = own["chol"].values
+        parts["beta"] = parts["beta"].copy(data=own["beta"].values)
+        parts["sigma"] = parts["sigma"].copy(data=own["sigma"].values)
+        parts["G"] = parts["G"].copy(data=root @ root.swapaxes(-1, -2))
+        tree["posterior"].dataset = self.data["posterior"].dataset.assign(parts)
+        held = self.data["unconstrained_posterior"].dataset
+        moved = held.assign(chol=held["chol"].copy(data=root))
+        tree["unconstrained_posterior"].dataset = moved
+        return replace(self, data=tree, adjustment=None)
 
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
         if "draws" not in self._kept:
             posterior = self.data["posterior"].dataset
-            arrays = (posterior[name].values for name in ("beta", "G", "sigma"))
+            arrays = (posterior["beta"].values, posterior["G"].values, _read_sigma(posterior))
             self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
         return dict(self._kept["draws"])
 
@@ -224,10 +253,9 @@ class Draws(Posterior):
             if groups is None
             else find_groups(self.moments, groups)
         )
-        sigma = self.data["posterior"]["sigma"].values
-        out = np.empty((*sigma.shape, len(at), len(self.moments.random)))
+        out = np.empty((*self.shape, len(at), len(self.moments.random)))
         for members, u in stream_effects(self, at):
-            out[:, :, members] = u.reshape(*sigma.shape, *u.shape[1:])
+            out[:, :, members] = u.reshape(*self.shape, *u.shape[1:])
         dims = ("chain", "draw", name_group_dimension(self.moments.group, taken=("dimension",)))
         return xr.DataArray(
             out,
@@ -243,6 +271,23 @@ class Draws(Posterior):
         the deviation u.
         """
         return tabulate_effects(self.moments, summarize_effects(self))
+
+
+def _read_sigma(posterior: "xr.Dataset") -> Array:
+    """Return sigma (chain, draw), of strata (chain, draw, S); 1 where variances are known."""
+    if "sigma" in posterior:
+        return np.asarray(posterior["sigma"].values)
+    return np.ones(posterior["beta"].shape[:2])
+
+
+def _flatten(posterior: "xr.Dataset", root: Array) -> Parameters:
+    """Return the parameters of all N kept draws."""
+    beta, sigma = posterior["beta"].values, _read_sigma(posterior)
+    return Parameters(
+        beta.reshape(-1, beta.shape[-1]),
+        root.reshape(-1, *root.shape[2:]),
+        sigma.reshape(-1, *sigma.shape[2:]),
+    )
 
 
 def summarize_effects(fit: Draws) -> dict[str, Array]:
@@ -282,6 +327,7 @@ def build_fit(
     x: Array | None = None,
     unbounded: Sequence[str] = (),
     held: int = HELD,
+    adjust: bool = True,
 ) -> Draws:
     """Return draws of the parameters as Draws, with the random effects drawn from them.
 
@@ -293,7 +339,7 @@ def build_fit(
         beta: fixed effects (chain, draw, p).
         root: lower roots of G, the random effects' covariance (chain, draw, q, q); the sign of
             a column is arbitrary.
-        sigma: residual SDs (chain, draw).
+        sigma: residual SDs (chain, draw), of strata (chain, draw, S).
         stats: the sampler's statistics, each (chain, draw), under ArviZ's names.
         settings: what the sampler was asked for.
         seed: the run's seed, from which the random effects are drawn too.
@@ -302,7 +348,17 @@ def build_fit(
         x: the sampler's coordinates (chain, draw, d), where they are those of `density`.
         unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
+        adjust: whether draws under sampling weights get the sandwich's covariance.
     """
+    adjustment, sampled = None, {"beta": beta, "chol": root, "sigma": sigma}
+    if white.groups is not None and not settings.prior_only:
+        flat = Parameters(*(each.reshape(-1, *each.shape[2:]) for each in (beta, root, sigma)))
+        if adjust:
+            flat, adjustment = adjust_draws(moments, white, structure, flat)
+        else:
+            adjustment = Adjustment(np.empty(0), "adjust=False")
+        shape = beta.shape[:2]
+        beta, root, sigma = (each.reshape(*shape, *each.shape[1:]) for each in flat)
     diagonal = np.einsum("...ii->...i", root)
     root = root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
     g = root @ root.swapaxes(-1, -2)
@@ -310,6 +366,8 @@ def build_fit(
         moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
     )
     content["sample_stats"] = stats
+    if adjustment is not None and not adjustment.failure:
+        content["unadjusted_posterior"] = sampled
     # G alone would lose digits of its root where a column is far from zero.
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
     diagnostics = diagnose(
@@ -328,7 +386,7 @@ def build_fit(
     return Draws(
         moments=moments, structure=structure, priors=priors, data=_build_tree(moments, content),
         diagnostics=diagnostics, settings=settings, seed=seed,
-        seconds=time.perf_counter() - start, sampler=sampler, white=white,
+        seconds=time.perf_counter() - start, sampler=sampler, white=white, adjustment=adjustment,
     )  # fmt: skip
 
 
@@ -343,8 +401,13 @@ def parameter_draws(
     labels = structure.labels
     variances = [g[..., i, j] for i, j in labels]
     scaled = scale_covariance(g, labels)
-    values = [*np.moveaxis(beta, -1, 0), *variances, sigma**2, *np.moveaxis(scaled, -1, 0), sigma]
-    return dict(zip(map(str, list_parameters(moments.fixed, structure)), values, strict=True))
+    weights = moments.design.formula.weights
+    sigmas = [sigma] if sigma.ndim == g.ndim - 2 else list(np.moveaxis(sigma, -1, 0))
+    sigmas = sigmas[: len(list_residuals(weights))]  # none where variances are known
+    values = [*np.moveaxis(beta, -1, 0), *variances, *(each**2 for each in sigmas)]
+    values += [*np.moveaxis(scaled, -1, 0), *sigmas]
+    names = map(str, list_parameters(moments.fixed, structure, weights=weights))
+    return dict(zip(names, values, strict=True))
 
 
 def turn_draws(fit: Posterior) -> dict[str, Array]:
@@ -382,13 +445,18 @@ def stream_effects(fit: Draws, at: Array) -> Iterator[tuple[Array, Array]]:
 
 def _informing(white: Whitened, settings: Settings) -> Whitened:
     """Return the data that the random effects are drawn given: none if the prior is sampled."""
-    return replace(white, blocks=np.zeros_like(white.blocks)) if settings.prior_only else white
+    if not settings.prior_only:
+        return white
+    return replace(white, blocks=np.zeros_like(white.blocks), parts=None)
 
 
 def _draw_stream(white: Whitened, parameters: Parameters, seed: int, stream: int) -> Array:
     """Return u (N, m, q) of the groups of one stream."""
-    part = replace(white, blocks=white.blocks[stream * STREAM : (stream + 1) * STREAM])
-    return draw_effects(part, parameters, rng=np.random.default_rng([seed, 1, stream]))
+    span = slice(stream * STREAM, (stream + 1) * STREAM)
+    parts = None if white.parts is None else white.parts[:, span]
+    part = replace(white, blocks=white.blocks[span], parts=parts)
+    rng = np.random.default_rng([seed, 1, stream])
+    return map_draws(part, parameters, lambda data, each: draw_effects(data, each, rng=rng))
 
 
 def _fill_groups(
@@ -405,15 +473,20 @@ def _fill_groups(
     held: int,
 ) -> dict[str, dict[str, Array]]:
     """Return the variables of the DataTree's groups, but for the sampler's own."""
-    chained = sigma.shape
+    chained = beta.shape[:2]
+    n_draws = chained[0] * chained[1]
     p, q, n_groups = len(moments.fixed), len(moments.random), moments.n_groups
-    flat = Parameters(beta.reshape(-1, p), root.reshape(-1, q, q), sigma.ravel())
+    flat = Parameters(
+        beta.reshape(-1, p), root.reshape(-1, q, q), sigma.reshape(-1, *sigma.shape[2:])
+    )
     pairs = [(i, j) for i in range(q) for j in range(q)]
     sd = np.sqrt(np.einsum("cdii->cdi", g))
     corr = scale_covariance(g, pairs).reshape(g.shape)
     corr[..., np.arange(q), np.arange(q)] = 1.0
-    posterior = {"beta": beta, "sd": sd, "corr": corr, "G": g, "sigma": sigma}
-    if sigma.size * n_groups * q <= held:
+    posterior = {"beta": beta, "sd": sd, "corr": corr, "G": g}
+    if white.held is None:
+        posterior["sigma"] = sigma
+    if n_draws * n_groups * q <= held:
         streams = range(-(-n_groups // STREAM))
         informing = _informing(white, settings)
         u = np.concatenate([_draw_stream(informing, flat, seed, i) for i in streams], axis=1)
@@ -423,8 +496,8 @@ def _fill_groups(
         "posterior": posterior,
         "log_prior": {name: x.reshape(*chained, *x.shape[1:]) for name, x in prior.items()},
     }
-    if not settings.prior_only and sigma.size * n_groups <= held:
-        loglik = group_logliks(white, moments.n, flat)
+    if not settings.prior_only and white.groups is None and n_draws * n_groups <= held:
+        loglik = weigh_logliks(moments, white, flat)
         content["log_likelihood"] = {"loglik": loglik.reshape(*chained, n_groups)}
     return content
 
@@ -434,6 +507,11 @@ def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.D
 
     group = name_group_dimension(moments.group, taken=("dimension",))
     square = ["coefficient", "coefficient_bis"]
+    by_stratum: dict[str, list[str]] = {}
+    strata: dict[str, Any] = {}
+    if moments.weights is not None and moments.weights.strata:
+        dimension, levels = name_strata(moments)
+        by_stratum, strata = {"sigma": [dimension]}, {dimension: list(levels)}
     tree = from_dict(
         content,
         coords={
@@ -441,6 +519,7 @@ def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.D
             "coefficient": list(moments.random),
             "coefficient_bis": list(moments.random),
             group: moments.groups,
+            **strata,
         },
         dims={
             "beta": ["fixed"],
@@ -451,7 +530,8 @@ def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.D
             "u": [group, "coefficient"],
             "loglik": [group],
             "x": ["dimension"],
-        },
+        }
+        | by_stratum,
     )
     tree.attrs |= {"inference_library": "bhlm", "formula": moments.formula, **name_versions()}
     return tree

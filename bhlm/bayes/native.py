@@ -14,12 +14,14 @@ import numpy as np
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import LevelDensity, log_turned
 from bhlm.bayes.packing import pack_density, pack_levels
+from bhlm.bayes.weighted_density import WeightedDensity, log_weighted, pack_weighted
 from bhlm.likelihood.level_pattern import NestedPattern
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray
+type AnyDensity = Density | LevelDensity | WeightedDensity
 type Start = Callable[[int], Array]  # a seed -> the position (d,) that a chain starts from
 # Position and density -> the log density there and its gradient (d,), as `log_density`.
 type Evaluate = Callable[[Array, Any], tuple[float, Array]]
@@ -29,7 +31,7 @@ PYTHON = "numba density through Python, nutpie"
 
 
 def make_model(
-    density: Density | LevelDensity, start: Start, *, evaluate: "Evaluate | None" = None
+    density: AnyDensity, start: Start, *, evaluate: "Evaluate | None" = None
 ) -> tuple[Any, str]:
     """Return a density as nutpie's model, and the name of its route.
 
@@ -39,17 +41,25 @@ def make_model(
     native = make_native(density, start) if evaluate is None else None
     if native is not None:
         return native, NATIVE
-    own: Evaluate = log_turned if isinstance(density, LevelDensity) else log_density
+    own: Evaluate = log_density
+    if isinstance(density, LevelDensity):
+        own = log_turned
+    elif isinstance(density, WeightedDensity):
+        own = log_weighted
     return make_python(density, start, evaluate=evaluate or own), PYTHON
 
 
-def make_native(density: Density | LevelDensity, start: Start) -> Any:
+def make_native(density: AnyDensity, start: Start) -> Any:
     """Return the density as a model of C callbacks; None where nutpie no longer takes them."""
     from bhlm.bayes.callbacks import copy_callback, density_callback
 
     d = density.dimension
     if isinstance(density, LevelDensity):
         callback, packed = _find_callback(density), pack_levels(density)
+    elif isinstance(density, WeightedDensity):
+        from bhlm.bayes.weighted_callbacks import weighted_callback
+
+        callback, packed = weighted_callback, pack_weighted(density)
     else:
         callback, packed = density_callback, pack_density(density)
     try:
@@ -87,7 +97,7 @@ def _find_callback(density: LevelDensity) -> Any:
     return crossed_callback
 
 
-def make_python(density: Density | LevelDensity, start: Start, *, evaluate: Evaluate) -> Any:
+def make_python(density: AnyDensity, start: Start, *, evaluate: Evaluate) -> Any:
     """Return the density as a model of Python functions, nutpie's public interface."""
     from nutpie.compiled_pyfunc import from_pyfunc
 

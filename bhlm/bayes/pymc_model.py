@@ -36,7 +36,8 @@ from bhlm.likelihood.factor_names import join_labels, name_factors
 from bhlm.likelihood.level_pattern import NestedPattern, pack_cells
 from bhlm.likelihood.marginal import marginal_loglik, total_products
 from bhlm.likelihood.nested_marginal import nested_marginal
-from bhlm.likelihood.parameters import name_group_dimension, name_response
+from bhlm.likelihood.parameters import name_group_dimension, name_response, name_strata
+from bhlm.likelihood.weighted_marginal import spread_strata, weighted_marginal
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import AnyMoments, CellMoments, CellRows
 from bhlm.moments.moments import Moments
@@ -132,6 +133,51 @@ class LevelLoglik(Op):
         return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[4]]
 
 
+class WeightedLoglik(Op):
+    """The whitened marginal log-likelihood with weights or strata, with its gradients.
+
+    Inputs: blocks (S, J, k, k), sizes (S, J), groups (J,), root (q, q), beta (p,), sigma (S,).
+    Outputs: the value, d/d root, d/d beta and d/d log sigma (S,).
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return the node; every input is float64."""
+        read = [pt.as_tensor_variable(value, dtype="float64") for value in inputs]
+        return Apply(self, read, [pt.dscalar(), pt.dmatrix(), pt.dvector(), pt.dvector()])
+
+    def perform(self, node: Apply, inputs: Any, output_storage: Any) -> None:
+        """Evaluate outside of numba mode."""
+        results = weighted_marginal(*(np.ascontiguousarray(each) for each in inputs))
+        for storage, result in zip(output_storage, results, strict=True):
+            storage[0] = np.asarray(result, dtype=np.float64)
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Return that only the value depends, differentiably, on root, beta and sigma."""
+        parameters = [False, False, False, True, True, True]
+        return [[connected, False, False, False] for connected in parameters]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the value's cotangent times the gradients that the same pass computed."""
+        bar = cotangents[0]
+        if isinstance(bar.type, DisconnectedType):
+            return [disconnected_type() for _ in inputs]
+        _, droot, dbeta, dlog = outputs
+        data = [disconnected_type() for _ in range(3)]
+        return [*data, bar * droot, bar * dbeta, bar * dlog / inputs[5]]
+
+
+@register_funcify_default_op_cache_key(WeightedLoglik)
+def _compile_weighted(op: WeightedLoglik, node: Apply, **_: Any) -> Any:
+    @numba_njit
+    def marginal(blocks, sizes, groups, root, beta, sigma):  # type: ignore[no-untyped-def]
+        value, droot, dbeta, dlog = weighted_marginal(blocks, sizes, groups, root, beta, sigma)
+        return np.asarray(value), droot, dbeta, dlog
+
+    return marginal
+
+
 @register_funcify_default_op_cache_key(LevelLoglik)
 def _compile_levels(op: LevelLoglik, node: Apply, **_: Any) -> Any:
     evaluate = nested_marginal if op.is_nested else crossed_marginal
@@ -165,7 +211,8 @@ def build_marginal(
     """Return the pm.Model with the random effects integrated out.
 
     Variables: beta (fixed), sd (coefficient), corr and G (coefficient, coefficient_bis),
-    sigma; the log-likelihood enters as the potential `loglik`.
+    sigma, of strata by their column; the log-likelihood enters as the potential `loglik`, which is
+    the pseudo-log-likelihood of sampling weights.
 
     Args:
         moments: the reduced table.
@@ -179,6 +226,13 @@ def build_marginal(
         if not use_likelihood:
             return model
         whitened = pt.dot(beta - white.ols, np.linalg.inv(white.fixed).T / white.scale)
+        if not white.is_plain:
+            blocks, sizes, groups = spread_strata(white)
+            root = pt.dot(np.linalg.inv(white.basis), chol) / white.scale
+            each = pt.atleast_1d(sigma) / white.scale
+            value = WeightedLoglik()(blocks, sizes, groups, root, whitened, each)[0]
+            pm.Potential("loglik", value - white.n * np.log(white.scale))
+            return model
         lam = pt.dot(np.linalg.inv(white.basis), chol) / sigma
         value = MarginalLoglik()(
             white.blocks, total_products(white), white.n, lam, whitened, sigma / white.scale
@@ -289,7 +343,18 @@ def _add_parameters(
     """Add beta (p,), a root of G (q, q) and sigma to the model in context."""
     beta = _add_fixed(moments, priors, structure)
     chol = _add_root(structure, priors.sd, priors.corr.eta, priors.frame.random)
-    return beta, chol, _add_scalar("sigma", priors.sigma)
+    return beta, chol, _add_residuals(moments, priors)
+
+
+def _add_residuals(moments: Moments, priors: ResolvedPriors) -> Any:
+    """Add sigma, one SD for each stratum (S,) or one for all; where it is known it is 1."""
+    if priors.held:
+        return pt.as_tensor_variable(1.0)
+    if not priors.strata:
+        return _add_scalar("sigma", priors.sigma)
+    model, (dimension, levels) = pm.modelcontext(None), name_strata(moments)
+    model.add_coord(dimension, levels)
+    return _add_vector("sigma", priors.residuals, levels, dimension)
 
 
 def _add_level_parameters(
@@ -314,7 +379,8 @@ def _add_fixed(moments: AnyMoments, priors: ResolvedPriors, structure: Structure
     """Add beta (p,), once no prior of an SD allows negative values."""
     for parameter, prior in zip(structure.sds, priors.sd, strict=True):
         _check_positive(parameter.row, prior)
-    _check_positive("Residual", priors.sigma)
+    for prior in priors.residuals:
+        _check_positive("Residual", prior)
     at_means = not priors.frame.is_given[0]
     name = "beta_at_means" if at_means else "beta"
     beta = _add_vector(name, priors.fixed, moments.fixed, "fixed")

@@ -13,12 +13,21 @@ from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import PyMCPrior
+from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.priors.tails import find_unbounded
+from bhlm.bayes.weighted_density import (
+    WeightedDensity,
+    build_weighted,
+    constrain_weighted,
+    start_weighted,
+)
 from bhlm.errors import PriorError
 from bhlm.likelihood.covariance import Structure, lower_roots
-from bhlm.likelihood.whitening import Whitened, whiten
+from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
 from bhlm.moments.moments import Moments
+from bhlm.moments.strata import StratumMoments
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,7 +46,7 @@ FEW_GROUPS = 30  # fewer make the step size smaller by default
 
 
 def sample_moments(
-    moments: Moments,
+    moments: Moments | StratumMoments,
     *,
     seed: int,
     settings: Settings | None = None,
@@ -47,6 +56,7 @@ def sample_moments(
     watch: Watch | None = None,
     evaluate: "Evaluate | None" = None,
     held: int = HELD,
+    adjust: bool = True,
 ) -> Draws:
     """Return posterior draws of the model that `moments` were reduced for.
 
@@ -55,7 +65,7 @@ def sample_moments(
     fails the convergence verdict is logged as a warning of the logger "bhlm" too.
 
     Args:
-        moments: the reduced table.
+        moments: the reduced table, by stratum where residual variances differ.
         seed: makes the run repeatable, bit for bit.
         settings: how long to run, and how; None takes the defaults.
         priors: what replaces the autoscaled defaults.
@@ -66,6 +76,8 @@ def sample_moments(
         evaluate: the density that is moved on, called through Python; None is bhlm's own.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold;
             beyond it they are drawn when asked for.
+        adjust: whether draws under sampling weights get the sandwich's covariance, see
+            `bhlm.bayes.adjust`.
 
     Raises:
         ArgumentError: a covariance that has no prior here.
@@ -73,16 +85,19 @@ def sample_moments(
         IdentifiabilityError: the moments cannot identify the model.
     """
     settings = settings or Settings()
+    strata = moments if isinstance(moments, StratumMoments) else None
+    moments = moments.whole if isinstance(moments, StratumMoments) else moments
     if settings.chains == 1:
         LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
     if settings.target_accept is None:
         settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
     structure = arrange_prior(moments, covariance)
-    white = whiten(moments, structure)
+    white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     resolved = resolve_priors(priors, moments, structure=structure)
     fit = sample_whitened(
         moments, structure, resolved, white,
         settings=settings, seed=seed, progress=progress, watch=watch, evaluate=evaluate, held=held,
+        adjust=adjust,
         unbounded=[] if settings.prior_only else find_unbounded(priors, structure, white),
     )  # fmt: skip
     for failure in fit.diagnostics.failures:
@@ -105,6 +120,7 @@ def sample_whitened(
     watch: Watch | None = None,
     evaluate: "Evaluate | None" = None,
     held: int = HELD,
+    adjust: bool = True,
 ) -> Draws:
     """Return posterior draws in columns that are whitened already, under priors as they are.
 
@@ -120,6 +136,7 @@ def sample_whitened(
         watch: waits for the sampler, and may stop it early.
         evaluate: the density that is moved on; None is bhlm's own.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
+        adjust: whether draws under sampling weights get the sandwich's covariance.
 
     Raises:
         PriorError: priors that the sampler asked for cannot read.
@@ -138,13 +155,12 @@ def sample_whitened(
         )
         read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
-        density = build_density(white, priors, structure, use_likelihood=not settings.prior_only)
-        start_at = partial(initial_position, density)
-        model, route = make_model(density, start_at, evaluate=evaluate)
+        density = state_density(white, priors, structure, use_likelihood=not settings.prior_only)
+        model, route = make_model(density, start_chains(density), evaluate=evaluate)
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
             x = trace["posterior"]["x"].values
-            flat = constrain(density, white, priors.frame, x.reshape(-1, x.shape[-1]))
+            flat = constrain_any(density, white, priors.frame, x.reshape(-1, x.shape[-1]))
             beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
             return x, beta, root, sigma
 
@@ -157,11 +173,11 @@ def sample_whitened(
 
     trace = run_model(model, collect_arguments(settings, seed, progress), wait)
     x, beta, root, sigma = read(trace)
-    kept = sigma.shape[1]
+    kept = beta.shape[1]
     fit = build_fit(
         moments, structure, priors, white, beta, root, sigma, read_statistics(trace),
         settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
-        unbounded=unbounded, held=held,
+        unbounded=unbounded, held=held, adjust=adjust,
     )  # fmt: skip
     if kept == settings.draws:
         return fit
@@ -174,13 +190,45 @@ def sample_whitened(
     )
 
 
+def state_density(
+    white: Whitened,
+    priors: ResolvedPriors,
+    structure: Structure,
+    *,
+    use_likelihood: bool = True,
+) -> Density | WeightedDensity:
+    """Return the posterior density of whitened data, with weights and strata where they have any.
+
+    Raises:
+        PriorError: a prior without a density that the kernel knows.
+    """
+    build = build_density if white.is_plain else build_weighted
+    return build(white, priors, structure, use_likelihood=use_likelihood)
+
+
+def constrain_any(
+    density: Density | WeightedDensity, white: Whitened, frame: Frame, x: Array
+) -> Parameters:
+    """Return the parameters at N positions x (N, d) of either density."""
+    if isinstance(density, WeightedDensity):
+        return constrain_weighted(density, white, frame, x)
+    return constrain(density, white, frame, x)
+
+
+def start_chains(density: Density | WeightedDensity) -> "Callable[[int], Array]":
+    """Return what gives each chain the position (d,) that it starts from, by its seed."""
+    if isinstance(density, WeightedDensity):
+        return partial(start_weighted, density)
+    return partial(initial_position, density)
+
+
 def choose_acceptance(n_groups: int) -> float:
     """Return the mean acceptance that the step size is tuned to where nobody asks for one."""
     return 0.99 if n_groups < FEW_GROUPS else 0.9
 
 
 def sample_density(
-    density: Density,
+    density: Density | WeightedDensity,
     settings: Settings,
     *,
     seed: int,
@@ -190,7 +238,7 @@ def sample_density(
     """Return the trace of a density: `x` (chain, draw, d) and the sampler's statistics."""
     from bhlm.bayes.native import make_model, run_model
 
-    model, route = make_model(density, partial(initial_position, density), evaluate=evaluate)
+    model, route = make_model(density, start_chains(density), evaluate=evaluate)
     arguments = collect_arguments(settings, seed, progress)
     trace = run_model(model, arguments, lambda running: running.wait())
     trace.attrs["sampler"] = route
@@ -199,7 +247,10 @@ def sample_density(
 
 def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:
     """Return beta, the lower roots of G and sigma of a trace of the marginal pm.Model."""
-    beta, g, sigma = (trace["posterior"][name].values for name in ("beta", "G", "sigma"))
+    posterior = trace["posterior"]
+    beta, g = posterior["beta"].values, posterior["G"].values
+    known = "sigma" not in posterior
+    sigma = np.ones(beta.shape[:2]) if known else posterior["sigma"].values
     return None, beta, lower_roots(g), sigma
 
 

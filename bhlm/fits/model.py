@@ -219,12 +219,17 @@ class Model:
             raise self._refuse_family("what needs model.moments")
         if self._strata is not None:
             raise ArgumentError(
-                "what needs model.moments, such as a posterior, is not there yet with "
-                f"residual='{self._strata.column}'; model.reml() fits it"
+                f"what needs model.moments is not there with residual='{self._strata.column}'; "
+                "model.strata holds those of every stratum"
             )
         if self._moments is None:
             raise refuse_factors(self.formula, "what needs model.moments, such as a posterior,")
         return self._moments
+
+    @property
+    def strata(self) -> StratumMoments | None:
+        """The reduced table by stratum, where residual variances differ; None elsewhere."""
+        return self._strata
 
     @property
     def cells(self) -> CellMoments | None:
@@ -364,12 +369,14 @@ class Model:
         maxdepth: int = 10,
         prior_only: bool = False,
         sampler: str | None = None,
+        adjust: bool = True,
         progress: "Progress | None" = None,
     ) -> "BayesFit":
         """Return draws from the posterior; see `bhlm.bayes.sampling.sample_moments`.
 
-        Those of several grouping factors are a `LevelBayesFit`, which refuses what a `BayesFit`
-        offers beyond it.
+        Those of several grouping factors are a `LevelBayesFit`, and those with sampling weights,
+        known variances or strata a `WeightedBayesFit`, which refuse what a `BayesFit` offers beyond
+        them.
 
         Args:
             seed: makes the run repeatable, bit for bit; without one it is drawn and kept as
@@ -389,6 +396,8 @@ class Model:
             sampler: "density" moves on bhlm's own compiled density, "pymc" on the marginal
                 pm.Model, which has to be compiled in each process; None takes "pymc" where a
                 prior is a PyMC distribution and else "density".
+            adjust: with sampling weights, whether the draws of the pseudo-posterior get the
+                sandwich's covariance (Williams & Savitsky 2021); without it they are not certified.
             progress: called now and then with nutpie's progress of every chain.
 
         Raises:
@@ -420,14 +429,19 @@ class Model:
             )  # fmt: skip
             return cast("BayesFit", LevelBayesFit.of(several, model=self))
         found = sample_moments(
-            self.moments,
+            self.moments if self._strata is None else self._strata,
             seed=seed,
             settings=settings,
             priors=priors,
             covariance=covariance,
             progress=progress,
+            adjust=adjust,
         )
-        return BayesFit.of(found, model=self)
+        if found.white.is_plain:
+            return BayesFit.of(found, model=self)
+        from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
+
+        return cast("BayesFit", WeightedBayesFit.of(found, model=self))
 
     def pymc(
         self,
@@ -452,7 +466,7 @@ class Model:
         from bhlm.bayes.priors.correlations import arrange_prior
         from bhlm.bayes.priors.resolve import resolve_priors
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
-        from bhlm.likelihood.whitening import whiten
+        from bhlm.likelihood.whitening import whiten, whiten_strata
 
         if self._patterns is not None:
             raise self._refuse_family("a pm.Model")
@@ -460,11 +474,17 @@ class Model:
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
         if self._cells is not None:
             return self._build_levels(self._cells, form, priors, covariance)
-        structure = arrange_prior(self.moments, covariance)
-        resolved = resolve_priors(priors, self.moments, structure=structure)
+        strata = self._strata
+        moments = self.moments if strata is None else strata.whole
+        structure = arrange_prior(moments, covariance)
+        resolved = resolve_priors(priors, moments, structure=structure)
         if form == "marginal":
-            white = whiten(self.moments, structure)
-            return build_marginal(self.moments, white, resolved, structure)
+            white = (
+                whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
+            )
+            return build_marginal(moments, white, resolved, structure)
+        if moments.weights is not None:
+            raise refuse_weights(moments.weights, "form='conditional'")
         return build_conditional(self.moments, self.rows(), resolved, structure)
 
     def _build_levels(

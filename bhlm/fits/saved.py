@@ -12,7 +12,8 @@ from bhlm.fits.bayes_fit import BayesFit
 def load(path: str | Path) -> BayesFit:
     """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
 
-    That of several grouping factors is a `LevelBayesFit`.
+    That of several grouping factors is a `LevelBayesFit`, and with sampling weights, known
+    variances or strata it is a `WeightedBayesFit`.
 
     Raises:
         DataError: the path is no saved fit, or one that is damaged.
@@ -20,8 +21,12 @@ def load(path: str | Path) -> BayesFit:
     from bhlm.bayes.storage.file import load as load_draws
 
     found = load_draws(path)
-    if isinstance(found, Draws):
+    if isinstance(found, Draws) and found.white.is_plain:
         return BayesFit.of(found)
+    if isinstance(found, Draws):
+        from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
+
+        return cast("BayesFit", WeightedBayesFit.of(found))
     from bhlm.fits.level_bayes_fit import LevelBayesFit
 
     return cast("BayesFit", LevelBayesFit.of(found))

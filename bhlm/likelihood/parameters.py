@@ -10,7 +10,9 @@ import numpy as np
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from bhlm.design.formula.weights import Weights
     from bhlm.likelihood.covariance import Structure
+    from bhlm.moments.moments import Moments
 
 Array = np.ndarray
 Kind = Literal["fixed", "sd", "corr", "var", "cov"]
@@ -24,13 +26,15 @@ class Parameter:
     row: str  # the coefficient, or "Residual"
     column: str = ""  # the other coefficient of a covariance or correlation
     group: str = ""  # the grouping factor; empty for fixed effects and the residual
+    stratum: str = ""  # of residuals whose variance differs, such as "sex=F"
 
     def __str__(self) -> str:
         """Return the name in every table, file and plot."""
         if self.is_fixed:
             return self.row
         pair = f"{self.row},{self.column}" if self.column else self.row
-        return f"{self.kind}({pair}|{self.group})" if self.group else f"{self.kind}({pair})"
+        of = self.group or self.stratum
+        return f"{self.kind}({pair}|{of})" if of else f"{self.kind}({pair})"
 
     @property
     def is_fixed(self) -> bool:
@@ -97,7 +101,7 @@ class Parameters(NamedTuple):
 
     beta: Array  # (N, p) fixed effects, in the columns as given
     root: Array  # (N, q, q) lower square roots of G
-    sigma: Array  # (N,) residual SDs
+    sigma: Array  # (N,) residual SDs; (N, S) of S strata
 
     @property
     def g(self) -> Array:
@@ -114,19 +118,29 @@ RESIDUAL_SD = RESIDUAL.scaled
 
 
 def list_parameters(
-    fixed: Sequence[str], *structures: "Structure", residual: bool = True
+    fixed: Sequence[str],
+    *structures: "Structure",
+    residual: bool = True,
+    weights: "Weights | None" = None,
 ) -> tuple[Parameter, ...]:
     """Return every parameter in the order of the tables.
 
     Fixed effects, then variances and covariances, then SDs and correlations; each factor after
-    the other. Without `residual` rows have no variance of their own.
+    the other. Without `residual` rows have no variance of their own, nor where `weights` hold it;
+    by strata there is one for each.
     """
     effects = (Parameter("fixed", name) for name in fixed)
     variances = (each for structure in structures for each in structure.variances)
     scaled = (each for structure in structures for each in structure.scaled)
-    if not residual:
-        return (*effects, *variances, *scaled)
-    return (*effects, *variances, RESIDUAL, *scaled, RESIDUAL_SD)
+    own = list_residuals(weights) if residual else ()
+    return (*effects, *variances, *own, *scaled, *(each.scaled for each in own))
+
+
+def list_residuals(weights: "Weights | None") -> tuple[Parameter, ...]:
+    """Return the residual variances: one, one of each stratum, or none where they are known."""
+    if weights is None or not (weights.holds_sigma or weights.strata):
+        return (RESIDUAL,)
+    return tuple(replace(RESIDUAL, stratum=name) for name in weights.strata)
 
 
 def bound_parameters(parameters: Iterable[Parameter]) -> dict[str, tuple[float, float]]:
@@ -153,6 +167,15 @@ def name_group_dimension(group: str, *, taken: Sequence[str]) -> str:
     A name that no path can hold has no place in a DataTree, nor in a file of one.
     """
     return "group" if _clashes(group, taken) else group
+
+
+def name_strata(moments: "Moments") -> tuple[str, tuple[str, ...]]:
+    """Return the name of the strata's dimension, and their levels."""
+    weights = moments.weights
+    assert weights is not None
+    column = str(weights.rows)
+    taken = (moments.group, moments.response)
+    return ("stratum" if _clashes(column, taken) else column), tuple(str(x) for x in weights.levels)
 
 
 def name_response(response: str, *, taken: Sequence[str] = ()) -> str:

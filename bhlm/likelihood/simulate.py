@@ -58,20 +58,28 @@ def factor_design(white: Whitened, n: Array) -> tuple[Array, Array]:
 def factor_gram(gram: Array, n: Array) -> tuple[Array, Array]:
     """Return R' (J, k, k), R'R = W'W = `gram` (J, k, k), and n - rank (J,)."""
     size = np.sqrt(np.einsum("jaa->a", gram) / n.sum())
+    size = np.where(size > 0.0, size, 1.0)  # a column may be zero in all rows of a stratum
     values, vectors = np.linalg.eigh(gram / np.outer(size, size))
     present = values > RANK * values[:, -1:]
     root = size[:, None] * vectors * np.sqrt(np.where(present, values, 0.0))[:, None, :]
     return root, np.maximum(n - present.sum(axis=1), 0.0)
 
 
-def simulate_blocks(simulator: Simulator, rng: np.random.Generator) -> Array:
-    """Return whitened cross-products (J, k + 1, k + 1) of the same design and a new response."""
+def simulate_blocks(
+    simulator: Simulator, rng: np.random.Generator, *, u: Array | None = None
+) -> Array:
+    """Return whitened cross-products (J, k + 1, k + 1) of the same design and a new response.
+
+    The groups' effects are drawn too, unless they are given as `u` (J, q).
+    """
     gram = simulator.white.blocks[:, :-1, :-1]
     n_groups, k, _ = gram.shape
     q = simulator.white.q
     inside = rng.standard_normal((n_groups, k))
     known = np.empty((n_groups, k))
-    known[:, :q] = rng.standard_normal((n_groups, q)) @ simulator.effects.T
+    if u is None:
+        u = rng.standard_normal((n_groups, q)) @ simulator.effects.T
+    known[:, :q] = u
     known[:, q:] = simulator.beta
     # Directions that W'W lacks have a zero column in the root; their noise belongs to no row.
     inside[~simulator.root.any(axis=1)] = 0.0
@@ -87,7 +95,7 @@ def simulate_blocks(simulator: Simulator, rng: np.random.Generator) -> Array:
 
 
 def simulate_whitened(
-    simulator: Simulator, beta: Array, root: Array, sigma: float, rng: np.random.Generator
+    simulator: Simulator, beta: Array, root: Array, sigma: float | Array, rng: np.random.Generator
 ) -> Whitened:
     """Return the whitened cross-products of a response drawn at the parameters.
 
@@ -98,11 +106,23 @@ def simulate_whitened(
         simulator: of the design, in whose whitening the blocks come.
         beta: fixed effects (p,).
         root: a square root (q, q) of G.
-        sigma: the residual SD.
+        sigma: the residual SD, or that of each stratum (S,).
         rng: the source of the random numbers.
     """
-    lam = np.linalg.inv(simulator.white.basis) @ root / sigma
-    white = replace(simulator.white, ols=beta, scale=sigma)
+    each = np.atleast_1d(sigma)
+    scale = float(each[0])
+    lam = np.linalg.inv(simulator.white.basis) @ root / scale
+    white = replace(simulator.white, ols=beta, scale=scale)
+    if white.parts is not None and white.sizes is not None:
+        u = rng.standard_normal((len(white.blocks), white.q)) @ lam.T
+        parts = []
+        for part, n, own in zip(white.parts, white.sizes, each / scale, strict=True):
+            inner, free = factor_gram(part[:, :-1, :-1], n)
+            stratum = replace(white, blocks=part, parts=None)
+            drawn = Simulator(stratum, inner, free, simulator.beta, lam, float(own))
+            parts.append(simulate_blocks(drawn, rng, u=u))
+        whole = np.array(parts)
+        return refit_scale(replace(white, blocks=whole.sum(axis=0), parts=whole))
     drawn = replace(simulator, white=white, effects=lam)
     return refit_scale(replace(white, blocks=simulate_blocks(drawn, rng)))
 
@@ -115,9 +135,12 @@ def refit_scale(white: Whitened) -> Whitened:
     size = np.sqrt((total[p, p] - fit @ total[:p, p]) / (white.n - p))
     loadings = np.eye(q + p + 1)
     loadings[q:, -1] = np.append(-fit, 1.0) / size
+    scale, parts = float(white.scale * size), white.parts
     return replace(
         white,
         blocks=np.ascontiguousarray(loadings.T @ white.blocks @ loadings),
         ols=white.ols + white.scale * white.fixed @ fit,
-        scale=float(white.scale * size),
+        scale=scale,
+        held=None if white.held is None else 1.0 / scale**2,
+        parts=None if parts is None else np.ascontiguousarray(loadings.T @ parts @ loadings),
     )

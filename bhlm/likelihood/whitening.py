@@ -6,7 +6,7 @@ are orthonormal, of unit scale and free of offsets; the maps lead back exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
+from bhlm.moments.strata import StratumMoments
 
 if TYPE_CHECKING:
     from bhlm.likelihood.cells import WhitenedCells
@@ -55,6 +56,14 @@ class Whitened:
     offset: float = 0.0  # that the log-likelihood as given is more by: of precision weights
     restricted_offset: float = 0.0  # beside, of the restricted one: of known variances
     held: float | None = None  # the residual variance in whitened units, where it is known
+    parts: Array | None = None  # (S, J, k, k) of strata that have residual variances of their own
+    # (S, J) rows that count, where groups have weights, sigma is held or there are strata
+    sizes: Array | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every group counts once, and one residual variance is estimated."""
+        return self.sizes is None
 
 
 def whiten(moments: Moments, structure: Structure) -> Whitened:
@@ -112,7 +121,27 @@ def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns")
         offset=offset,
         restricted_offset=_measure_columns(moments) if weights.holds_sigma else 0.0,
         held=1.0 / columns.scale**2 if weights.holds_sigma else None,
+        sizes=applied.size[None] if weights.is_sampling or weights.holds_sigma else None,
     )
+
+
+def whiten_strata(strata: StratumMoments, structure: Structure) -> Whitened:
+    """Return the whitened cross-products of all rows, and those of every stratum beside them.
+
+    Raises:
+        IdentifiabilityError: as `whiten`.
+    """
+    moments = strata.whole
+    white = whiten(moments, structure)
+    whole = Whole(*pool(moments))
+    columns = whiten_columns(moments, (structure,), whole=whole)
+    shape = (len(strata.parts), *white.blocks.shape)
+    parts, sizes = np.zeros(shape), np.zeros(shape[:2])
+    for s, part in enumerate(strata.parts):
+        at = np.searchsorted(moments.groups, part.groups)
+        parts[s, at] = _congruence(part, columns.loadings, whole.mean)
+        sizes[s, at] = part.n
+    return replace(white, parts=parts, sizes=sizes)
 
 
 def _measure_columns(moments: Moments) -> float:
@@ -181,6 +210,7 @@ class Columns(NamedTuple):
     ols: Array  # (p,)
     scale: float
     logdet_fixed: float
+    loadings: Array  # (1 + columns, k) that lead to the whitened columns
 
 
 def whiten_columns(
@@ -219,7 +249,7 @@ def whiten_columns(
     loadings[fixed_at, -1] -= ols / scale
     blocks = _congruence(moments, loadings, grand)
     slogdet = float(np.linalg.slogdet(a)[1])
-    return Columns(blocks, n, tuple(bases), a, ols, scale, slogdet)
+    return Columns(blocks, n, tuple(bases), a, ols, scale, slogdet, loadings)
 
 
 def _positions(moments: "Moments | CellMoments", names: Sequence[str]) -> Array:

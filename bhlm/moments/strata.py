@@ -43,6 +43,11 @@ class StratumMoments:
         """The rows (S,) of every stratum."""
         return np.array([part.n_rows for part in self.parts], dtype=np.float64)
 
+    @property
+    def whole(self) -> Moments:
+        """The moments of all rows, every stratum's counting alike."""
+        return self.weigh(np.zeros(len(self.parts)))
+
     def weigh(self, log_ratios: Array) -> Moments:
         """Return the moments of all rows where SDs relative to the first stratum's are known.
 
@@ -62,7 +67,7 @@ class StratumMoments:
                 rows=part.n,
             )
             weighed.append(Reduced(part.groups, part.n, part.mean, w * part.cross, weighting))
-        meant = replace(self.design.formula, weights=StratumWeights(self.column))
+        meant = replace(self.design.formula, weights=StratumWeights(self.column, self.levels))
         design = replace(self.design, formula=meant)
         names = [f"{self.column} = {level}" for level in self.levels]
         merged = merge_blocks(design, weighed, names=names)

@@ -210,7 +210,7 @@ def find_drift(post: Posterior) -> list[str]:
     beta, root, sigma = flatten_draws(post)
     lam = np.linalg.solve(post.white.basis, root) / sigma[:, None, None]
     mean = target.ols + condition_fixed(target, lam, sigma).mean @ target.back.T
-    chained = post.data["posterior"]["sigma"].shape
+    chained = post.shape
     names = post.moments.fixed
     gaps = {name: (beta - mean)[:, i].reshape(chained) for i, name in enumerate(names)}
     limit = float(norm.isf(FALSE_ALARMS / (2.0 * len(names))))

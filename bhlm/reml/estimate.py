@@ -9,12 +9,13 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.scores import find_scores
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import Optimum, Step, evaluate_white, maximize, unwhiten_loglik
-from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich, find_scores
+from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich
 from bhlm.reml.standard_errors import variance_covariance
 
 if TYPE_CHECKING:

@@ -204,7 +204,7 @@ def describe_few_df(fit: Estimate) -> dict[str, Any]:
 
 def describe_posterior(fit: Posterior) -> dict[str, Any]:
     """Return the posterior under the keys of the JSON."""
-    chains, draws = fit.data["posterior"]["sigma"].shape
+    chains, draws = fit.shape
     return {
         "diagnostics": fit.diagnostics.to_dict() | {"seconds": fit.seconds},
         "estimates": {

@@ -97,8 +97,6 @@ def test_what_is_not_there_is_refused():
     for ask in (found.profile, found.bootstrap, found.fixed_effects):
         with pytest.raises(ArgumentError, match="is not there with known variances"):
             ask()
-    with pytest.raises(ArgumentError, match="posterior is not there yet with known variances"):
-        bhlm.Model("effect ~ 1 + (1 | study)", table, known_variance="variance").sample(seed=1)
     with pytest.raises(ArgumentError, match="make the model with known_variance="):
         bhlm.Model("effect ~ 1 + (1 | weeks)", table).reml().heterogeneity()
     calendar = bhlm.load_dataset("school_calendar")

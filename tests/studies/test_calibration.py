@@ -230,7 +230,7 @@ class TestStudy:
             raise InterruptedError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bhlm.studies.calibration.run.build_density", spy)
+            patch.setattr("bhlm.studies.calibration.run.state_density", spy)
             for number in range(3):
                 with pytest.raises(InterruptedError):
                     run_replicate(study, number)

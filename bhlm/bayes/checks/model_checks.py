@@ -66,6 +66,12 @@ def run_checks(post: Draws, rows: Callable[[], Rows] | None = None) -> Checks:
             "post.sensitivity() do it"
         )
         return Checks(None, None, None, (told,))
+    if post.moments.weights is not None:
+        told = (
+            "The model was not checked by replicates of its rows, which are not there yet with "
+            f"{post.moments.weights.sentence}"
+        )
+        return Checks(None, None, measure_sensitivity(_thin(post)), (told,))
     pit: LooPit | None = None
     left_out: tuple[str, ...] = ()
     try:

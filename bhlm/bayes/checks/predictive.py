@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.draws import HELD, STREAM, Draws, flatten_draws, stream_effects
+from bhlm.design.formula.weights import refuse_weights
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
     align_columns,
@@ -139,6 +140,8 @@ def check_groups(
     """
     if kind not in KINDS:
         raise ArgumentError(f"kind={kind!r} is not known; choose 'same groups' or 'new groups'")
+    if fit.moments.weights is not None:
+        raise refuse_weights(fit.moments.weights, "check()")
     seed = check_seed(fit, seed)
     picked, shape = thin_draws(fit, draws, least=LEAST)
     beta, root, sigma = flatten_draws(fit).take(picked)

@@ -166,6 +166,11 @@ def build_target(
                 f"covariance={structure.name_override!r} of several grouping factors is sampled, "
                 "but not yet certified or reconciled; leave it out, or take 'independent'"
             )
+    elif not white.is_plain:
+        raise ArgumentError(
+            "posteriors with sampling weights, known variances or strata are sampled, but not yet "
+            "certified or reconciled"
+        )
     else:
         panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)

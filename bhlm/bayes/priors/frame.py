@@ -107,11 +107,12 @@ def measure_spread(moments: AnyMoments, names: Sequence[str], combine: Array) ->
         names: of the m columns.
         combine: C (m, m) of the frame.
     """
-    n, _, total = pool(moments)
+    mass, _, total = pool(moments)
     kept = [i for i, name in enumerate(names) if name != INTERCEPT]
     at = [moments.columns.index(names[i]) for i in kept]
     back = np.linalg.inv(combine)[np.ix_(kept, kept)]  # X* = X C^-1
-    spread = np.einsum("ia,ij,ja->a", back, total[np.ix_(at, at)], back) / (n - 1.0)
+    spread = np.einsum("ia,ij,ja->a", back, total[np.ix_(at, at)], back)
+    spread = spread / (mass - mass / moments.n_rows)
     found = dict(zip((names[i] for i in kept), np.sqrt(spread).tolist(), strict=True))
     return {INTERCEPT: 1.0} | found
 

@@ -5,7 +5,7 @@ text; `resolve_priors` fills in the defaults, scaled to the data.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +14,9 @@ import numpy as np
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, HalfStudentT, Normal, Prior, PyMCPrior
 from bhlm.bayes.priors.frame import Frame, measure_spread, stand_as_given, stand_at_means
-from bhlm.errors import ArgumentError, PriorError, check_arguments
+from bhlm.errors import PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, Parameters
+from bhlm.likelihood.parameters import Parameter, Parameters, list_residuals
 from bhlm.likelihood.stacked import arrange_stack
 from bhlm.moments.cells import AnyMoments
 from bhlm.moments.moments import INTERCEPT, pool
@@ -40,6 +40,8 @@ class Priors:
     one prior for all factors or a mapping from factor to what they take of one, as in
     `sd={"school": HalfNormal(1), "school:class": {"Intercept": HalfNormal(2)}}`.
 
+    `sigma` takes one prior too, or by strata a mapping from stratum, such as "sex=F".
+
     `at` says where priors stand that depend on where a covariate's zero lies. "means": the fixed
     Intercept's is that of the expected response where every other fixed column stands at its mean,
     as in brms and rstanarm, a random Intercept's SD and its correlations are those at the means
@@ -50,7 +52,7 @@ class Priors:
     fixed: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
     sd: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable | Mapping[str, Prior | TensorVariable]] | None" = None  # noqa: E501
     corr: "LKJ | Mapping[str, LKJ] | None" = None
-    sigma: "Prior | TensorVariable | None" = None
+    sigma: "Prior | TensorVariable | Mapping[str, Prior | TensorVariable] | None" = None
     flat_covariance: bool = False
     at: Literal["means", "zero"] = "means"
 
@@ -75,6 +77,8 @@ class ResolvedPriors:
     sigma: Prior
     frame: Frame  # the coefficients that the priors of fixed effects, SDs and correlations are of
     others: tuple[LKJ, ...] = ()  # of the correlations of further grouping factors
+    strata: tuple[Prior, ...] = ()  # of the residual SDs of further strata
+    held: bool = False  # the residual variance is known, and `sigma` stands for nothing
 
     @property
     def corrs(self) -> tuple[LKJ, ...]:
@@ -84,7 +88,12 @@ class ResolvedPriors:
     @property
     def every(self) -> tuple[Prior, ...]:
         """The priors of the fixed effects, the SDs and sigma, in that order."""
-        return (*self.fixed, *self.sd, self.sigma)
+        return (*self.fixed, *self.sd, *self.residuals)
+
+    @property
+    def residuals(self) -> tuple[Prior, ...]:
+        """The priors of the residual SDs: one, one of each stratum, or none where it is known."""
+        return () if self.held else (self.sigma, *self.strata)
 
     @property
     def is_flat(self) -> bool:
@@ -117,13 +126,15 @@ class ResolvedPriors:
             if part.has_correlations:
                 is_flat = corr.eta == 1.0 and all(isinstance(each, Flat) for each in self.sd)
                 text[str(part.correlations)] = f"{corr}{'' if is_flat else max(random[span])}"
-        return text | {str(RESIDUAL_SD): str(self.sigma)}
+        names = (str(each.scaled) for each in list_residuals(moments.weights))
+        return text | dict(zip(names, map(str, self.residuals), strict=True))
 
 
 def list_judged(moments: AnyMoments, structure: Structure | None = None) -> tuple[Parameter, ...]:
     """Return the parameters that have a prior of their own, in the order of `every`."""
     effects = (Parameter("fixed", name) for name in moments.fixed)
-    return (*effects, *(structure or arrange_stack(moments)).sds, RESIDUAL_SD)
+    residuals = (each.scaled for each in list_residuals(moments.weights))
+    return (*effects, *(structure or arrange_stack(moments)).sds, *residuals)
 
 
 def resolve_priors(
@@ -138,15 +149,10 @@ def resolve_priors(
     is with each of several grouping factors.
 
     Raises:
-        PriorError: a prior for an unknown coefficient or factor, or of the wrong kind.
-        ArgumentError: moments with weights, of which there is no posterior yet.
+        PriorError: a prior for an unknown coefficient, factor or stratum, or of the wrong kind.
     """
-    if moments.weights is not None:
-        raise ArgumentError(
-            f"a posterior is not there yet with {moments.weights.sentence}; model.reml() fits it"
-        )
     priors = Priors() if priors is None else priors
-    _, grand, _ = pool(moments)
+    mass, grand, _ = pool(moments)
     if priors.at not in ("means", "zero"):
         raise PriorError(f"at={priors.at!r} is not known; priors stand at 'means' or at 'zero'")
     structure = structure or arrange_stack(moments)
@@ -178,7 +184,19 @@ def resolve_priors(
         LKJ() if each is None else each
         for each in (_find_given("corr", priors.corr, structure, part) for part in structure.parts)
     )
-    sigma = HalfStudentT(3.0, sd_y) if priors.sigma is None else _read("sigma", priors.sigma)
+    weights = moments.weights
+    held = weights is not None and weights.holds_sigma
+    if held and priors.sigma is not None and not priors.flat_covariance:
+        raise PriorError(
+            f"sigma={priors.sigma} is a prior of a residual SD, which known variances hold; leave "
+            "it out"
+        )
+    # A precision weight has a unit of its own: sigma is the residual SD where it is 1.
+    precise = weights is not None and weights.kind == "precision"
+    size_y = sd_y * float(np.sqrt(mass / moments.n_rows)) if precise else sd_y
+    strata = weights.strata if weights is not None else ()
+    given_sigma = Flat() if held else priors.sigma
+    sigma, *further = _choose_residuals(given_sigma, strata, HalfStudentT(3.0, size_y))
     resolved = ResolvedPriors(
         fixed=_choose("fixed", priors.fixed, fixed_default),
         sd=tuple(sd),
@@ -186,6 +204,8 @@ def resolve_priors(
         sigma=sigma,
         frame=frame,
         others=tuple(others),
+        strata=tuple(further),
+        held=held,
     )
     for name, prior in zip(moments.fixed, resolved.fixed, strict=True):
         if prior.positive:
@@ -195,7 +215,8 @@ def resolve_priors(
             )
     alone = len(structure.parts) == 1
     owning = (f"sd({each.row})" if alone else str(each) for each in structure.sds)
-    named = zip((*owning, "sd(Residual)"), (*resolved.sd, resolved.sigma), strict=True)
+    owned = (str(each.scaled) for each in list_residuals(weights))
+    named = zip((*owning, *owned), (*resolved.sd, *resolved.residuals), strict=True)
     for name, prior in named:
         if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
             raise PriorError(
@@ -261,6 +282,22 @@ def _share(structure: Structure, given: Any, chosen: tuple[Prior, ...]) -> tuple
     return tuple(shared)
 
 
+def _choose_residuals(given: Any, strata: Sequence[str], default: Prior) -> tuple[Prior, ...]:
+    """Return the prior of each residual SD: of strata one for all, or a mapping by their names."""
+    if not isinstance(given, Mapping):
+        one = default if given is None else _read("sigma", given)
+        return (one,) * max(len(strata), 1)
+    for name in given:
+        if name not in strata:
+            raise PriorError(
+                f"sigma prior for '{name}', which is no stratum; "
+                + (f"the strata are {', '.join(strata)}" if strata else "give one prior")
+            )
+    return tuple(
+        _read(f"sigma['{name}']", given[name]) if name in given else default for name in strata
+    )
+
+
 def _read_scale(prior: Prior) -> float:
     """Return the scale of a default prior; of others the first in order is as good as any."""
     return prior.sigma if isinstance(prior, HalfStudentT) else 0.0
@@ -268,8 +305,8 @@ def _read_scale(prior: Prior) -> float:
 
 def measure_scales(moments: AnyMoments) -> dict[str, float]:
     """Return the SD of every column over all rows, the response's last: what defaults scale by."""
-    n, _, total = pool(moments)
-    sd = np.sqrt(np.diag(total) / (n - 1.0))
+    mass, _, total = pool(moments)
+    sd = np.sqrt(np.diag(total) / (mass - mass / moments.n_rows))
     return dict(zip(moments.columns, sd.tolist(), strict=True))
 
 
@@ -332,7 +369,10 @@ def draw_prior(
         drawn = find_law(part).draw(corr.eta, part.sizes, rng, size)
         correlations[:, span, span] = drawn
     root = priors.frame.unturn_root(sd[:, :, None] * correlations)
-    return Parameters(beta, root, _draw_columns((priors.sigma,), rng, size)[:, 0])
+    if priors.held:
+        return Parameters(beta, root, np.ones(size))
+    sigma = _draw_columns(priors.residuals, rng, size)
+    return Parameters(beta, root, sigma if priors.strata else sigma[:, 0])
 
 
 def check_drawable(priors: ResolvedPriors, moments: AnyMoments, structure: Structure) -> None:

@@ -38,7 +38,7 @@ from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import RESIDUAL, RESIDUAL_SD
+from bhlm.likelihood.parameters import list_residuals
 from bhlm.likelihood.propriety import (
     LARGEST_BLOCK,
     SAME,
@@ -146,6 +146,8 @@ def read_tails(
         for prior, width in zip(priors.sd, widths, strict=True)
     ]
     sigma = read(priors.sigma, 1.0 if "scale" in without else 0.0, is_swapped="residual" in without)
+    if priors.held:  # it neither grows nor vanishes
+        sigma = (-math.inf, math.inf)
     fixed = [0.0 if "fixed" in without else prior.upper_power for prior in priors.fixed]
     return Tails(
         sd_upper=np.array([upper for upper, _ in ends]),
@@ -458,11 +460,11 @@ def name_tails(
     named = dict(zip(moments.fixed, beta.tolist(), strict=True))
     for variance, (i, j) in zip(structure.variances, structure.labels, strict=True):
         named[str(variance)] = float(sd[i] / 2.0 if i == j else cov[i, j])
-    named[str(RESIDUAL)] = sigma / 2.0
+    residuals = list_residuals(moments.design.formula.weights)
+    named |= {str(each): sigma / 2.0 for each in residuals}
     for scaled, (i, j) in zip(structure.scaled, structure.labels, strict=True):
         named[str(scaled)] = float(sd[i]) if i == j else math.inf
-    named[str(RESIDUAL_SD)] = sigma
-    return named
+    return named | {str(each.scaled): sigma for each in residuals}
 
 
 def describe_ray(ray: Ray, structure: Structure) -> str:
@@ -496,7 +498,8 @@ def find_unbounded(priors: Priors | None, structure: Structure, white: Whitened)
     chosen = {own for name, own in owned if name in (given or {})}
     powers = np.array(structure.powers, dtype=float)
     frame = Frame(np.eye(white.p), np.eye(white.q))
-    flat = Tails(powers, powers, 1.0, 1.0, 1.0, np.zeros(white.p), frame)
+    upper, lower = (1.0, 1.0) if white.held is None else (-math.inf, math.inf)
+    flat = Tails(powers, powers, upper, lower, 1.0, np.zeros(white.p), frame)
     existence = judge_posterior(read_geometry(white, structure.sizes), flat, structure)
     first = [structure.owners.index(own) for own in range(len(structure.sds))]
     bounded = [existence.moment_exists(float(existence.sd[at]), 1) for at in first]

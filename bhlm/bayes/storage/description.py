@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from bhlm.bayes.adjust import Adjustment
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.draws import Draws, Posterior, Settings
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
@@ -19,10 +20,11 @@ from bhlm.errors import DataError
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import whiten_cells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.whitening import whiten
+from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.cells import AnyMoments, describe_cells, rebuild_cells
 from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
+from bhlm.moments.weighting import Weighting, describe_weighting
 
 Array = np.ndarray
 type Arrays = dict[tuple[str, str], Array]  # by group and name, in the order of the file
@@ -64,6 +66,9 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
     for name, array in _list_arrays(fit.moments).items():
         arrays[EXTRA, name] = array
         entries[name] = _describe_array(array, MOMENTS.get(name, ["block"]), {})
+    for name, (array, dims) in _list_weights(fit).items():
+        arrays[EXTRA, name] = array
+        entries[name] = _describe_array(array, dims, {})
     nodes[EXTRA] = {"attrs": {}, "coordinates": [], "variables": entries}
     priors = fit.priors
     description = {
@@ -77,6 +82,8 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
             "corr": priors.corr.eta,
             "others": [corr.eta for corr in priors.others],
             "sigma": _describe_prior(priors.sigma),
+            "strata": [_describe_prior(prior) for prior in priors.strata],
+            "held": priors.held,
             "frame": {"fixed": priors.frame.fixed, "random": priors.frame.random},
         },
         "settings": asdict(fit.settings),
@@ -86,6 +93,11 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
         "diagnostics": asdict(fit.diagnostics),
         "nodes": nodes,
     }
+    if isinstance(fit, Draws) and fit.adjustment is not None:
+        description["adjustment"] = {
+            "inflation": fit.adjustment.inflation.tolist(),
+            "failure": fit.adjustment.failure,
+        }
     return _encode(description), arrays
 
 
@@ -114,6 +126,8 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
             sd=tuple(_make_prior(*prior) for prior in priors["sd"]),
             corr=LKJ(priors["corr"]),
             sigma=_make_prior(*priors["sigma"]),
+            strata=tuple(_make_prior(*prior) for prior in priors.get("strata", ())),
+            held=priors.get("held", False),
             frame=_read_frame(priors, moments, structure),
             others=tuple(LKJ(eta) for eta in priors.get("others", [])),
         ),
@@ -123,10 +137,48 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
         **{name: content[name] for name in ("seed", "seconds", "sampler")},
     }
     if isinstance(moments, Moments):
-        return Draws(moments=moments, white=whiten(moments, structure), **kept)
+        white = _read_strata(arrays, whiten(moments, structure))
+        adjustment = _read_adjustment(content.get("adjustment"))
+        return Draws(moments=moments, white=white, **kept, adjustment=adjustment)
     from bhlm.bayes.level_draws import LevelDraws
 
     return LevelDraws(moments=moments, white=whiten_cells(moments, structure.parts), **kept)
+
+
+def _list_weights(fit: Posterior) -> dict[str, tuple[Array, list[str]]]:
+    """Return the sums of weights by group, and the blocks of strata, with their dimensions."""
+    found: dict[str, tuple[Array, list[str]]] = {}
+    if not isinstance(fit, Draws):
+        return found
+    if fit.moments.weighting is not None:
+        found |= {
+            f"weights_{name}": (array, ["block"])
+            for name, array in describe_weighting(fit.moments.weighting).items()
+        }
+    if fit.white.parts is not None and fit.white.sizes is not None:
+        square = ["stratum", "block", "white", "white_bis"]
+        found |= {"parts": (fit.white.parts, square), "sizes": (fit.white.sizes, square[:2])}
+    return found
+
+
+def _read_weighting(arrays: Arrays) -> Weighting | None:
+    names = [each.name for each in fields(Weighting)]
+    if (EXTRA, f"weights_{names[0]}") not in arrays:
+        return None
+    return Weighting(*(arrays[EXTRA, f"weights_{name}"] for name in names))
+
+
+def _read_strata(arrays: Arrays, white: Whitened) -> Whitened:
+    if (EXTRA, "parts") not in arrays:
+        return white
+    parts, sizes = arrays[EXTRA, "parts"], arrays[EXTRA, "sizes"]
+    return replace(white, parts=np.ascontiguousarray(parts), sizes=np.ascontiguousarray(sizes))
+
+
+def _read_adjustment(content: Mapping[str, Any] | None) -> Adjustment | None:
+    if content is None:
+        return None
+    return Adjustment(np.array(content["inflation"]), content["failure"])
 
 
 def _list_arrays(moments: AnyMoments) -> dict[str, Array]:
@@ -146,7 +198,8 @@ def _describe_moments(moments: AnyMoments) -> dict[str, Any]:
 def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyMoments:
     n, mean, cross = (arrays[EXTRA, name] for name in MOMENTS)
     if "groupings" not in description:
-        return rebuild_moments(description, Reduced(arrays[EXTRA, "groups"], n, mean, cross))
+        reduced = Reduced(arrays[EXTRA, "groups"], n, mean, cross, _read_weighting(arrays))
+        return rebuild_moments(description, reduced)
     columns = range(len(description["groupings"]))
     labels = tuple(arrays[EXTRA, LABELS.format(at)] for at in columns)
     return rebuild_cells(description, Blocks(labels, n, mean, cross))

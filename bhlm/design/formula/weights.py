@@ -5,7 +5,7 @@ population. The estimates of the three can be alike; what differs is what is max
 standard errors follow, and whether REML exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NoReturn
@@ -46,6 +46,13 @@ class Weights:
     counts_rows: ClassVar[bool] = False
     # Whether the residual variance is known, and held at 1 over the weight.
     holds_sigma: ClassVar[bool] = False
+
+    levels: ClassVar[tuple[Any, ...]] = ()  # of strata, each with a residual variance of its own
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """What residual variances that differ are called by, such as "sex=F"."""
+        return tuple(f"{self.rows}={level}" for level in self.levels)
 
     def __post_init__(self) -> None:
         for expression in self.expressions:
@@ -90,7 +97,7 @@ class Weights:
             "rows": self.rows,
             "groups": self.groups,
             "scaling": self.scaling,
-        }
+        } | ({"levels": list(self.levels)} if self.levels else {})
 
 
 @check_arguments
@@ -206,9 +213,12 @@ class KnownVariances(Weights):
 class StratumWeights(Weights):
     """Residual variances by stratum: a row's weight is the first stratum's over its own."""
 
+    levels: tuple[Any, ...] = ()  # type: ignore[misc]  # S, the first is what the others are compared with
+
     kind: ClassVar[str] = "strata"
 
-    def __init__(self, rows: str) -> None:
+    def __init__(self, rows: str, levels: Sequence[Any] = ()) -> None:
+        object.__setattr__(self, "levels", tuple(levels))
         _set(self, rows=rows)
 
     @property
@@ -217,9 +227,12 @@ class StratumWeights(Weights):
         return f"residual variances by {self.rows}"
 
 
-KINDS = {each.kind: each for each in (PrecisionWeights, FrequencyWeights, SamplingWeights)} | {
-    KnownVariances.kind: KnownVariances
-}
+KINDS: dict[str, type[Weights]] = {
+    each.kind: each
+    for each in (
+        PrecisionWeights, FrequencyWeights, SamplingWeights, KnownVariances, StratumWeights,
+    )
+}  # fmt: skip
 
 
 def read_weights(weights: Any, known_variance: str | None = None) -> Weights | None:
@@ -268,6 +281,8 @@ def rebuild_weights(description: Mapping[str, Any] | None) -> Weights | None:
         return SamplingWeights(
             description["rows"], description["groups"], scaling=description["scaling"]
         )
+    if kind is StratumWeights:
+        return StratumWeights(description["rows"], description.get("levels", ()))
     return kind(description["rows"])
 
 

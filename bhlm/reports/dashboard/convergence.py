@@ -55,7 +55,7 @@ def build_convergence(subject: Subject) -> Section | None:
 
 def _describe_verdict(post: "Draws", panels: Sequence[str]) -> Text:
     found = post.diagnostics
-    chains, draws = post.data["posterior"]["sigma"].shape
+    chains, draws = post.shape
     run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
     run += f" after {post.settings.tune:,} of warm-up"
     left = sum(not parameter.is_squared for parameter in post.parameters) - len(panels)

@@ -155,7 +155,7 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
         kind = "restricted" if subject.reml.method == "reml" else "full"
         methods.append(f"{kind} maximum likelihood ({subject.reml.method.upper()})")
     if subject.post is not None:
-        chains, draws = subject.post.data["posterior"]["sigma"].shape
+        chains, draws = subject.post.shape
         methods.append(
             f"full Bayes ({_count(chains, 'chain')} of {_count(draws, 'draw')}, "
             f"{subject.post.sampler})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.convergence import Diagnostics
     from bhlm.bayes.draws import Posterior
+    from bhlm.design.formula.weights import Weights
     from bhlm.moments.cells import AnyMoments
 
 WIDTH = 100
@@ -79,12 +80,21 @@ def _judge(diagnostics: "Diagnostics") -> list[str]:
 
 def _head(fit: "Posterior") -> list[str]:
     moments = fit.moments
-    chains, draws = fit.data["posterior"]["sigma"].shape
+    chains, draws = fit.shape
+    weights = moments.design.formula.weights
     return [
         f"Posterior of {show_name(moments.formula)}",
         *_tell_sizes(moments),
+        *([] if weights is None else wrap(_tell_weights(fit, weights), WIDTH, indent=2)),
         f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
     ]
+
+
+def _tell_weights(fit: "Posterior", weights: "Weights") -> str:
+    """Return what the weights are, and what was done to draws under sampling weights."""
+    adjustment = getattr(fit, "adjustment", None)
+    text = show_name(weights.sentence)
+    return text if adjustment is None else f"{text}; {adjustment.sentence}"
 
 
 def _tell_sizes(moments: "AnyMoments") -> list[str]:

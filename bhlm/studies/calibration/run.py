@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.density import build_density, constrain, evaluate_priors
+from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import (
@@ -29,14 +29,20 @@ from bhlm.bayes.priors.resolve import (
     draw_prior,
     resolve_priors,
 )
-from bhlm.bayes.sampling import choose_acceptance, sample_density
+from bhlm.bayes.sampling import (
+    choose_acceptance,
+    constrain_any,
+    sample_density,
+    state_density,
+)
 from bhlm.errors import ArgumentError, PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import Parameters, list_parameters
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_whitened
-from bhlm.likelihood.whitening import Whitened, whiten
+from bhlm.likelihood.weighted_marginal import weigh_logliks
+from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
 from bhlm.moments.moments import Moments
+from bhlm.moments.strata import StratumMoments
 from bhlm.processes import count_cores, run_here
 from bhlm.studies.calibration.result import Calibration, judge_ranks
 from bhlm.studies.replicate_file import append_replicate, open_replicates
@@ -125,7 +131,14 @@ def calibrate(
     ):  # fmt: skip
         if not isinstance(value, int | np.integer) or value < least:
             raise ArgumentError(f"{name}={value!r} is not valid; give an integer from {least} on")
-    moments = model if isinstance(model, Moments) else model.moments
+    strata = None if isinstance(model, Moments) else model.strata
+    given = model if isinstance(model, Moments) else strata or model.moments
+    moments = given.whole if isinstance(given, StratumMoments) else given
+    if moments.weights is not None and moments.weights.is_sampling:
+        raise ArgumentError(
+            "a pseudo-posterior under sampling weights is calibrated over samples of a design, not "
+            "by its own prior; leave the weights out"
+        )
     if target_accept is None:
         target_accept = choose_acceptance(moments.n_groups)
     for name, share in (("target_accept", target_accept), ("level", level)):
@@ -136,7 +149,7 @@ def calibrate(
         target_accept=float(target_accept), maxdepth=int(maxdepth), cores=1,
     )  # fmt: skip
     study = plan_study(
-        moments, settings, priors=priors, covariance=covariance, seed=int(seed),
+        given, settings, priors=priors, covariance=covariance, seed=int(seed),
         n_draws=int(n_draws), thin=int(thin),
     )  # fmt: skip
     path = None if file is None else Path(file)
@@ -171,7 +184,7 @@ def calibrate(
 
 
 def plan_study(
-    moments: Moments,
+    given: Moments | StratumMoments,
     settings: Settings,
     *,
     priors: Priors | None,
@@ -187,10 +200,12 @@ def plan_study(
         ArgumentError: a covariance that has no prior.
         IdentifiabilityError: the moments cannot identify the model.
     """
+    strata = given if isinstance(given, StratumMoments) else None
+    moments = given.whole if isinstance(given, StratumMoments) else given
     structure = arrange_prior(moments, covariance)
     resolved = resolve_priors(priors, moments, structure=structure)
     check_drawable(resolved, moments, structure)
-    white = whiten(moments, structure)
+    white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     simulator = build_simulator(
         white, moments.n, beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0
     )
@@ -241,19 +256,19 @@ def run_replicate(
     true = draw_prior(study.priors, study.structure, rng, 1)
     beta, root, sigma = true
     with np.errstate(all="ignore"):
-        white = simulate_whitened(study.simulator, beta[0], root[0], float(sigma[0]), rng)
+        white = simulate_whitened(study.simulator, beta[0], root[0], sigma[0], rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
-        raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
-    density = build_density(white, study.priors, study.structure)
+        raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
+    density = state_density(white, study.priors, study.structure)
     trace = sample_density(
         density, study.settings, seed=int(rng.integers(2**31)), evaluate=evaluate
     )
-    drawn = constrain(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
+    drawn = constrain_any(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
     both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
         values = np.stack(list(evaluate_quantities(study, white, both).values()))
     if not np.isfinite(values).all():
-        raise PriorError(_explain_overflow(number, root[0], float(sigma[0])))
+        raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
     first, sampled = values[:, :1], values[:, 1:]
     ranks = (sampled[:, study.thin - 1 :: study.thin] < first).sum(axis=1)
     ess = array_stats.ess(sampled[:, None], chain_axis=1, draw_axis=2, method="bulk")
@@ -286,9 +301,9 @@ def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -
     """
     beta, _, sigma = parameters
     named = parameter_draws(study.moments, study.structure, beta, parameters.g, sigma)
-    every = list_parameters(study.moments.fixed, study.structure)
+    every = list_parameters(study.moments.fixed, study.structure, weights=study.moments.weights)
     ranked = {str(each): named[str(each)] for each in every if not each.is_sd}
-    loglik = group_logliks(white, study.moments.n, parameters).sum(axis=1)
+    loglik = weigh_logliks(study.moments, white, parameters).sum(axis=1)
     terms = evaluate_priors(study.priors, study.structure, parameters)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
     return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
@@ -297,7 +312,9 @@ def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -
 def quantity_names(study: Study) -> tuple[str, ...]:
     """Return the names of what `evaluate_quantities` returns."""
     p, q = len(study.moments.fixed), len(study.moments.random)
-    unit = Parameters(np.zeros((1, p)), np.eye(q)[None], np.ones(1))
+    n_strata = len(study.priors.strata) + 1
+    sigma = np.ones(1) if n_strata == 1 else np.ones((1, n_strata))
+    unit = Parameters(np.zeros((1, p)), np.eye(q)[None], sigma)
     return tuple(evaluate_quantities(study, study.simulator.white, unit))
 
 
