@@ -63,7 +63,7 @@ def check_sandwich(method: str, convention: str) -> None:
     Raises:
         ArgumentError: either of these.
     """
-    if convention not in CONVENTIONS:
+    if not isinstance(convention, str) or convention not in CONVENTIONS:
         raise ArgumentError(
             f"errors={convention!r} is not known; choose one of model, {', '.join(CONVENTIONS)}"
         )

@@ -182,6 +182,7 @@ def list_cases(
         "Moments.with_blocks": {"blocks": (model.moments.random,)},
         "Figure.save": {"path": folder / "new.svg"},
         "plot_effects": {"fit": reml, "column": "x"},
+        "plot_johnson_neyman": {"fit": reml, "column": "x", "by": "w"},
         "table": {"models": [reml]},
         "ModelTable.save": {"path": folder / "new.tex"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},
@@ -196,7 +197,7 @@ def list_cases(
     for name in bhlm.__all__:
         value = getattr(bhlm, name)
         if inspect.isclass(value):
-            if issubclass(value, BaseException) or name in ("Calibration",):
+            if issubclass(value, BaseException) or name in ("Calibration", "CellMoments"):
                 continue
             if name not in holders or name == "Model":
                 cases.append(Case(name, value, right.get(name, _guess_prior(value))))
