@@ -86,7 +86,7 @@ def miss_package(what: str, package: str, extra: str) -> MissingPackageError:
 LIMITS = {
     **dict.fromkeys(("draws", "tune", "replicates", "rows"), 10_000_000),
     **dict.fromkeys(("n_draws", "thin", "points"), 1_000_000),
-    **dict.fromkeys(("budget", "held", "min_group_size", "k", "streamed_size"), 10**15),
+    **dict.fromkeys(("budget", "held", "min_group_size", "k", "streamed_size", "least_df"), 10**15),
     **dict.fromkeys(("cores", "processes", "workers", "chains"), 1024),
     "seed": 2**64 - 1,
     "maxdepth": 20,  # of trajectories, which have 2**maxdepth steps
@@ -164,7 +164,18 @@ def check_arguments[T](target: T) -> T:
     return target
 
 
-def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def check_fields[T: type](target: T) -> T:
+    """Return a dataclass as `check_arguments` does, whose constructor refuses other types at once.
+
+    It takes its fields as they are, so that nothing else would tell what is wrong with them.
+    """
+    plain = target.__init__  # type: ignore[misc]
+    check_arguments(target)
+    target.__init__ = _check_function(plain, at_once=True)  # type: ignore[misc]
+    return target
+
+
+def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> Callable[..., Any]:
     @cache
     def read() -> tuple[Signature, dict[str, tuple["_Kind", ...]]]:
         shape = signature(function)
@@ -190,6 +201,8 @@ def _check_function(function: Callable[..., Any]) -> Callable[..., Any]:
                 bound.arguments[name] = found
         if refusal is None:
             return function(*bound.args, **bound.kwargs)
+        if at_once:
+            raise ArgumentError(*refusal.args)
         # The function's own words for what it cannot take say more than its annotation does.
         try:
             return function(*bound.args, **bound.kwargs)
@@ -245,8 +258,12 @@ def _read(annotation: Any) -> tuple[_Kind, ...]:
     if annotation in (None, NoneType):
         return (_Kind("None"),)
     origin = get_origin(annotation)
-    if origin is Literal or annotation is Parameter.empty:
+    if annotation is Parameter.empty:
         return ()
+    if origin is Literal:  # which of its texts, the function says
+        return (
+            (_Kind("str"),) if all(isinstance(each, str) for each in get_args(annotation)) else ()
+        )
     name = getattr(origin or annotation, "__name__", "Any")
     return _name(name, [_read(item) for item in get_args(annotation)])
 

@@ -14,7 +14,7 @@ from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
-from bhlm.errors import ArgumentError, check_arguments
+from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
@@ -84,6 +84,7 @@ class Settings:
             )
 
 
+@check_arguments
 @dataclass(frozen=True, slots=True)
 class Posterior:
     """Draws from the posterior of a hierarchical linear model, with one grouping factor or several.
@@ -172,6 +173,7 @@ class Posterior:
         return measure_scales(self.moments)
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class Draws(Posterior):
     """Draws from the posterior of a model with one grouping factor.

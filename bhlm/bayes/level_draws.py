@@ -13,7 +13,7 @@ from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed import Crossed
@@ -43,6 +43,7 @@ STREAM = 64
 DENSE = 400
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class LevelDraws(Posterior):
     """Draws from the posterior of a model with F grouping factors.

@@ -212,7 +212,7 @@ class Model:
         """The reduced table of one grouping factor.
 
         Raises:
-            ArgumentError: there are several; `cells` has theirs, and so far serves reml() alone.
+            ArgumentError: there are several; `cells` has theirs.
                 Or the family is not the gaussian, and the model has `patterns`.
         """
         if self._patterns is not None:
@@ -223,7 +223,7 @@ class Model:
                 "model.strata holds those of every stratum"
             )
         if self._moments is None:
-            raise refuse_factors(self.formula, "what needs model.moments, such as a posterior,")
+            raise refuse_factors(self.formula, "what needs model.moments or model.rows()")
         return self._moments
 
     @property
@@ -528,10 +528,11 @@ class Model:
                 "use what needs only moments, such as form='marginal'"
             )
         self._refuse_weights("what needs single rows")
+        moments = self.moments
         with unchanged(self._table, since_opened=False):
             table = read_table(self._table, self.formula)
             rows = design_arrays(self.design, table, check=False)
-            check_same_rows(self.moments, *rows)
+            check_same_rows(moments, *rows)
             return rows, self._name_rows(index_rows(self.design, table), rows[0])
 
     def _refuse_weights(self, what: str) -> None:

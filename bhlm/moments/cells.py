@@ -24,7 +24,7 @@ from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import name_groups, read_frame, read_table
-from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
 from bhlm.layout import count, list_names, show_name
 from bhlm.moments.cell_stream import reduce_cell_scan
 from bhlm.moments.check import check_blocks
@@ -50,6 +50,7 @@ Array = np.ndarray
 LOGGER = logging.getLogger("bhlm")
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class CellMoments:
     """All that the Gaussian likelihood needs from a table with F grouping factors, by cell.

@@ -19,7 +19,14 @@ from bhlm.design.formula.terms import Formula, list_factors, parse_formula
 from bhlm.design.formula.weights import Weights, rebuild_weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import open_rows
-from bhlm.errors import ArgumentError, DataError, FormulaError, check_arguments, show_value
+from bhlm.errors import (
+    ArgumentError,
+    DataError,
+    FormulaError,
+    check_arguments,
+    check_fields,
+    show_value,
+)
 from bhlm.layout import count, show_name
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
@@ -49,7 +56,7 @@ LOGGER = logging.getLogger("bhlm")
 NAMED = 6  # columns with missing values that a sentence names
 
 
-@check_arguments
+@check_fields
 @dataclass(frozen=True, slots=True)
 class Moments:
     """All that the Gaussian likelihood needs from a table, one block per group.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bhlm.errors import ArgumentError, check_arguments
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.files import replace_file, write_text
 from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
@@ -20,7 +20,7 @@ STATIC = (".png", ".svg", ".pdf")
 DPI = 300  # of .png for a paper
 
 
-@check_arguments
+@check_fields
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A figure before a library draws it: its marks, a sentence read off it, its numbers.

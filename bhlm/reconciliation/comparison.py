@@ -14,7 +14,7 @@ from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
-from bhlm.errors import ArgumentError, check_arguments
+from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.layout import list_names
 from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.cells import AnyMoments, CellMoments, refuse_factors
@@ -54,6 +54,7 @@ WIDE = 1.0
 Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_converged"]
 
 
+@check_fields
 @dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """The two answers side by side, the split of each gap, the verdict, and the four findings."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class Estimate(Maximum):
     """Estimates of one hierarchical linear model by REML or ML.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, IdentifiabilityError
 from bhlm.likelihood.cells import CellBlocks, WhitenedCells, whiten_blocks
 from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.parameters import RESIDUAL, name_apart
@@ -121,9 +121,14 @@ def _refit_without(fit: LevelsEstimate, cells: CellBlocks, kept: Array) -> _Refi
     white = replace(fit.white, levels=rest.arrange(), n=n)
     restricted = fit.method == "reml"
     start = None if fit.singular else fit.theta
-    found = maximize_levels(white, fit.structures, restricted=restricted, start=start)
+    try:
+        found = maximize_levels(white, fit.structures, restricted=restricted, start=start)
+    except IdentifiabilityError:
+        return None
     size = np.sqrt(np.abs(np.diag(found.hessian)))
     if not found.singular and found.converged:
+        if not size.all():
+            return None
         scaled = np.linalg.eigvalsh(found.hessian / np.outer(size, size))
         if scaled[0] < FLAT * scaled[-1]:
             return None

@@ -12,7 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from bhlm.errors import IdentifiabilityError
+from bhlm.layout import list_names
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.identify import NO_INFORMATION, REPEATED
 from bhlm.likelihood.levels import (
     Levels,
     LevelsCriterion,
@@ -22,6 +25,7 @@ from bhlm.likelihood.levels import (
     guess_bend,
     score_levels,
 )
+from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.reml.optimize import (
     GRADIENT,
     SAME,
@@ -156,6 +160,10 @@ def maximize_levels(
         structures: the covariance structure of every factor.
         restricted: True for REML, False for ML.
         start: theta (c,) to start at instead of the variances by MIVQUE(0).
+
+    Raises:
+        IdentifiabilityError: the restricted likelihood does not depend on some variance, or tells
+            some not apart; only without a start.
     """
     problem = LevelsProblem(white, structures, restricted)
     steps: list[Step] = []
@@ -196,7 +204,10 @@ def _begin(problem: LevelsProblem) -> Array:
     equations, squares = expect_squares(
         levels, [structure.directions for structure in structures], n=white.n
     )
-    size = np.sqrt(np.diag(equations))
+    if problem.restricted:
+        _refuse_flat(structures, equations, n=white.n)
+    # Full likelihoods take a variance that the fixed effects leave nothing of to be zero.
+    size = np.sqrt(np.maximum(np.diag(equations), NO_INFORMATION * np.max(np.diag(equations))))
     found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
     v = max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
     stops = np.cumsum([len(structure.labels) for structure in structures])
@@ -207,6 +218,32 @@ def _begin(problem: LevelsProblem) -> Array:
         values, vectors = np.linalg.eigh(structure.assemble(part / v))
         psis.append((vectors * np.maximum(values, FLOOR * count / white.n)) @ vectors.T)
     return problem.project(psis)
+
+
+def _refuse_flat(structures: tuple[Structure, ...], equations: Array, *, n: float) -> None:
+    """Refuse variances that the restricted likelihood does not depend on, or tells not apart.
+
+    The equations (m + 1, m + 1) of MIVQUE(0) are twice the expected information where all Psi_f
+    are zero, of which the rank is the same everywhere. Of whitened columns tr(Q V_a) is about n
+    unless the fixed effects take up V_a.
+    """
+    labels = [label for part in structures for label in part.labels]
+    varies = np.array([*(i == j for i, j in labels), False])
+    flat = np.eye(len(varies))[varies & (equations[:, -1] < NO_INFORMATION * n)]
+    own = np.diag(equations)
+    if not len(flat) and own.min() > 0.0:
+        values, vectors = np.linalg.eigh(equations / np.sqrt(np.outer(own, own)))
+        flat = vectors.T[values < REPEATED]
+    if not len(flat):
+        return
+    seen = (np.abs(flat) > 1e-6 * np.abs(flat).max(axis=1, keepdims=True)).any(axis=0)
+    parameters = [*(each for part in structures for each in part.variances), RESIDUAL]
+    named = [str(each) for each, found in zip(parameters, seen, strict=True) if found]
+    what = f"depend on {named[0]}" if len(named) == 1 else f"tell {list_names(named)} apart"
+    raise IdentifiabilityError(
+        f"the restricted likelihood does not {what}; drop random terms that repeat others, or "
+        "fixed effects that tell every level of a factor from the others"
+    )
 
 
 def _approach(problem: LevelsProblem, theta: Array, record: Callable[[Array], None]) -> Array:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_fields, show_value
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.levels import evaluate_levels
@@ -28,6 +28,7 @@ Array = np.ndarray
 RANK = 1e-9
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class LevelsEstimate(Maximum):
     """Estimates of a model with F grouping factors by REML or ML.
@@ -164,15 +165,23 @@ class LevelsEstimate(Maximum):
         )
         none = np.zeros_like(criterion.at.phi)
         found = self.white.levels.effects(self.lams, criterion.found, criterion.at.beta, none)
-        return self.white.scale * found[at].mean
+        return self.white.scale * found[self._check_place(at)].mean
 
     def name_levels(self, at: int) -> Array:
         """Return the labels (J,) of a factor's levels, of several columns joined by ":"."""
-        labels = self.moments.labels[at].columns
+        labels = self.moments.labels[self._check_place(at)].columns
         if len(labels) == 1:
             return labels[0]
         joined = [":".join(map(str, each)) for each in zip(*labels, strict=True)]
         return np.array(joined, dtype=object)
+
+    def _check_place(self, at: int) -> int:
+        names = list(self.moments.groups)
+        if not 0 <= at < len(names):
+            raise ArgumentError(
+                f"at={show_value(at)} is no place of a factor; count from 0 in {', '.join(names)}"
+            )
+        return at
 
     def icc(self) -> "pd.DataFrame":
         """Return what share of the variance each factor has, one row per factor and the residual.

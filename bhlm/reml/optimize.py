@@ -318,25 +318,48 @@ def is_maximum(problem: Smooth, theta: Array, *, n: float) -> bool:
     return bool(problem.value_and_gradient(10.0 * theta)[0] > value + ALIKE)
 
 
+class _NoCurvatureError(Exception):
+    """A search has come to where the Hessian is not finite."""
+
+
 def _search_trust_region(
     problem: Smooth, point: Array, *, callback: Callable[[Array], None] | None = None
 ) -> tuple[Array, float]:
     """Return where a trust region's search from a point ends, and the value there.
+
+    It ends too where the Hessian is not finite.
 
     Args:
         problem: minus twice a log-likelihood.
         point: to start at.
         callback: called with every step.
     """
-    found = minimize(
-        problem.value_and_gradient,
-        point,
-        jac=True,
-        hess=problem.hessian,
-        method="trust-exact",
-        callback=callback,
-        options={"gtol": GRADIENT, "maxiter": 200},
-    )
+    best = (np.inf, point)
+
+    def value_and_gradient(at: Array) -> tuple[float, Array]:
+        nonlocal best
+        value, gradient = problem.value_and_gradient(at)
+        best = min(best, (value, at.copy()), key=lambda each: each[0])
+        return value, gradient
+
+    def hessian(at: Array) -> Array:
+        found = problem.hessian(at)
+        if not np.isfinite(found).all():
+            raise _NoCurvatureError
+        return found
+
+    try:
+        found = minimize(
+            value_and_gradient,
+            point,
+            jac=True,
+            hess=hessian,
+            method="trust-exact",
+            callback=callback,
+            options={"gtol": GRADIENT, "maxiter": 200},
+        )
+    except _NoCurvatureError:  # the residual variance vanishes on the way
+        return best[1], best[0]
     return np.asarray(found.x), float(found.fun)
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import minimize
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import show_name
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.strata import StratumMoments
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.optimize import maximize, unwhiten_loglik
 from bhlm.reml.rows import Row, list_variances
-from bhlm.reml.standard_errors import log_interval
+from bhlm.reml.standard_errors import log_interval, standard_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 STEP = 1e-3  # of differences in log ratios: fourth order leaves 1e-12 of them
+LARGEST = 15.0  # log ratio of two residual SDs, from which on one has vanished
+EPS = float(np.finfo(np.float64).eps)
 FLAT = 1e-5  # slope by a log ratio that counts as none, in log-likelihood
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class StrataEstimate:
     """A fit whose residual variance differs by stratum."""
@@ -67,7 +70,7 @@ class StrataEstimate:
         own = self.variance_cov[: m + 1, : m + 1]
         rows = list_variances((fit.structure,), (fit.g,), fit.sigma2, own)
         names = [f"{self.strata.column}={level}" for level in self.strata.levels]
-        errors = np.sqrt(np.diag(self.variance_cov)[m:]).tolist()
+        errors = standard_errors(self.variance_cov)[m:].tolist()
         squared, rooted = [], []
         for value, se in zip(self.residual_variances.values(), errors, strict=True):
             squared.append(Row(value, se, *log_interval(value, se)))
@@ -121,8 +124,8 @@ def fit_strata(
     """Return the fit with a residual variance for each stratum.
 
     Raises:
-        ArgumentError: an unknown method or covariance, or a fit on the boundary of G whose
-            standard errors do not exist.
+        ArgumentError: an unknown method or covariance, a fit on the boundary of G whose standard
+            errors do not exist, or residuals of a stratum that vanish.
         IdentifiabilityError: the moments cannot identify the model.
     """
     known: list[Estimate] = []  # where the search of G begins, once there is such a place
@@ -134,19 +137,29 @@ def fit_strata(
 
     def loglik(free: Array) -> float:
         """The log-likelihood alone, without what else a fit computes."""
+        if not np.abs(free).max() <= LARGEST:
+            raise _refuse_vanished(strata)
         moments = strata.weigh(np.append(0.0, free))
         structure = known[0].structure
         white = whiten(moments, structure)
         restricted = known[0].method == "reml"
         theta = None if known[0].singular else known[0].theta
         optimum = maximize(white, structure, restricted=restricted, start=theta)
-        return unwhiten_loglik(optimum.criterion.value, white, restricted)
+        value = unwhiten_loglik(optimum.criterion.value, white, restricted)
+        if not np.isfinite(value):
+            raise _refuse_vanished(strata)
+        return value
 
     def slope(free: Array) -> Array:
         return np.array([_differ(loglik, free, c) for c in range(len(free))])
 
     others = len(strata.levels) - 1
     common = fit(np.zeros(others))
+    if not common.converged:
+        raise ArgumentError(
+            f"residual='{strata.column}': the fit fails with one residual variance already: "
+            f"{common.advice}"
+        )
     known.append(common)
     if not others:
         none = np.empty((0, 0))
@@ -160,20 +173,21 @@ def fit_strata(
         options={"gtol": 1e-4},
     )
     free = np.asarray(found.x)
+    if not np.isfinite(found.fun):
+        raise _refuse_vanished(strata)
     known[0] = fit(free)
     for _ in range(5):
         gradient = slope(free)
         hessian = np.array([_differ(slope, free, c) for c in range(len(free))])
         hessian = 0.5 * (hessian + hessian.T)
+        if not np.isfinite(hessian).all():
+            raise _refuse_vanished(strata)
         if np.abs(gradient).max() < 1e-8 or np.linalg.eigvalsh(hessian)[-1] >= 0.0:
             break
         free = free - np.linalg.solve(hessian, gradient)
+    if not np.abs(free).max() <= LARGEST or np.linalg.cond(hessian) > 1.0 / EPS:
+        raise _refuse_vanished(strata)
     at = fit(free)
-    if not np.isfinite(free).all() or np.abs(free).max() > 15.0:
-        raise ArgumentError(
-            f"the residual variance of a stratum of '{strata.column}' goes to zero, so nothing is "
-            "left of it to estimate; merge it with another"
-        )
     return StrataEstimate(
         strata=strata,
         at=at,
@@ -181,6 +195,13 @@ def fit_strata(
         variance_cov=_join_errors(fit, at, free, -np.linalg.inv(hessian)),
         converged=bool(at.converged and np.abs(slope(free)).max() < FLAT),
         common=common,
+    )
+
+
+def _refuse_vanished(strata: StratumMoments) -> ArgumentError:
+    return ArgumentError(
+        f"the residual variance of a stratum of '{strata.column}' goes to zero, so nothing is left "
+        "of it to estimate; merge it with another"
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -103,6 +104,15 @@ def test_integers_of_numpy_arrive_as_plain_ones():
         return [type(draws), type(level)]
 
     assert show(np.int32(4), np.float32(0.25)) == [int, float]
+
+
+def test_a_value_refuses_fields_of_another_type(model):
+    values = {each.name: getattr(model.moments, each.name) for each in fields(model.moments)}
+    for name, odd in {"design": np.zeros(2), "n": "x", "dropped": 0.5, "missing": 1}.items():
+        with pytest.raises(BhlmError, match=f"{name}=.* is not "):
+            bhlm.Moments(**values | {name: odd})
+    with pytest.raises(BhlmError, match="labels=None is not a tuple; give a tuple"):
+        bhlm.CellMoments(values["n"], values["mean"], values["cross"], None, values["design"], 0)
 
 
 def test_a_message_is_one_line_without_control_characters():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.damage import try_files, try_here, write_files
+from tests.fuzz.degenerate import try_degenerate
 from tests.fuzz.formulas import try_formulas
 from tests.fuzz.settings import try_settings
 from tests.fuzz.tables import try_tables
@@ -24,6 +25,16 @@ def test_tables_are_answered_alike_on_every_route() -> None:
 
 def test_settings_are_taken_or_refused() -> None:
     assert list(try_settings(range(40))) == []
+
+
+def test_every_method_of_a_degenerate_fit_answers_or_refuses() -> None:
+    assert list(try_degenerate(range(3, 6), long=False)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", range(10))
+def test_every_method_of_every_degenerate_fit(table: int) -> None:
+    assert list(try_degenerate(range(10 * table, 10 * table + 10))) == []
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`python -m tests.fuzz KIND FIRST COUNT` tries cases of a kind, and prints what is wrong.
 
-Kinds are formulas, tables, settings (TOML), files (damaged) and arguments. Cases have numbers, so
+Kinds are formulas, tables, settings (TOML), files (damaged), arguments, and degenerate and sampled
+(degenerate) fits. Cases have numbers, so
 that one can be tried alone: `python -m tests.fuzz tables 137 1`.
 """
 
@@ -8,9 +9,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from tests.fuzz.arguments import try_arguments
 from tests.fuzz.damage import try_files
+from tests.fuzz.degenerate import try_degenerate
 from tests.fuzz.formulas import try_formulas
 from tests.fuzz.settings import try_settings
 from tests.fuzz.tables import try_tables
@@ -21,6 +24,8 @@ KINDS: dict[str, Callable[[range], Iterable[str]]] = {
     "settings": try_settings,
     "files": try_files,
     "arguments": try_arguments,
+    "degenerate": try_degenerate,
+    "sampled": partial(try_degenerate, sampled=True),
 }
 
 if __name__ == "__main__":

@@ -86,12 +86,17 @@ class Case:
     call: Callable[..., Any]
     right: Mapping[str, Any]
 
-    def odd(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Yield each argument with one odd value, as a call without arguments."""
+    def odd(self, fits: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Yield each argument with one odd value, as a call without arguments.
+
+        Args:
+            fits: by kind, which are odd where one of another kind is right.
+        """
+        others = {f"a {kind}": partial(_pass, fit) for kind, fit in fits.items()}
         for parameter in inspect.signature(self.call).parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 continue
-            for label, make in ODD.items():
+            for label, make in {**ODD, **others}.items():
                 if parameter.name in STARTING and label in ("None", "0", "numpy integer"):
                     continue
                 if parameter.name in CALLED and label in ("a function", "a class"):
@@ -112,11 +117,17 @@ class Case:
 
 
 def list_cases(
-    model: bhlm.Model, reml: bhlm.RemlFit, post: bhlm.BayesFit, table: pd.DataFrame, folder: Path
+    model: bhlm.Model,
+    reml: bhlm.RemlFit,
+    post: bhlm.BayesFit,
+    table: pd.DataFrame,
+    folder: Path,
+    others: Mapping[str, tuple[bhlm.Model, Any]],
 ) -> list[Case]:
     """Return every public function, method of a fit and figure, with right arguments."""
     both = bhlm.reconcile(reml, post)
     small = bhlm.Model("y ~ 1 + (1 | g)", table).reml()
+    cells = others["LevelsFit"][0].cells
     moments = folder / "right.moments"
     model.moments.save(moments)
     post.save(folder / "right.zarr")
@@ -187,11 +198,22 @@ def list_cases(
         "ModelTable.save": {"path": folder / "new.tex"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},
     }  # fmt: skip
+    verbs = {name.partition(".")[2]: given for name, given in right.items() if "Fit." in name}
+    for kind, (_, fit) in others.items():
+        right |= {f"{kind}.{verb}": given for verb, given in verbs.items()}
+        right |= {f"{kind}.model.{verb}": {"fit": fit} for verb in ("residuals", "loo_rows")}
+        right[f"{kind}.model.check_rows"] = {"fit": fit, "draws": 100, "seed": 1}
+        right[f"{kind}.model.predict"] = {"fit": fit, "data": enrich(table)}
+        right[f"{kind}.model.sample"] = few
+    right |= {f"{kind}.plot_effects": {"factor": "h"} for kind in others}
+    right["CellMoments.save"] = {"path": folder / "cells.moments"}
     subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
     holders = {
         "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
         "Moments": model.moments, "PooledFit": bhlm.pool([reml, reml]),
         "Figure": plots.plot_caterpillar(reml), "ModelTable": bhlm.table([reml]),
+        "CellMoments": cells, **{name: fit for name, (_, fit) in others.items()},
+        **{f"{name}.model": stated for name, (stated, _) in others.items()},
     }  # fmt: skip
     cases = []
     for name in bhlm.__all__:
@@ -211,14 +233,64 @@ def list_cases(
             cases.append(Case(name, function, right.get(name, needed)))
     for kind, holder in holders.items():
         for name in dir(holder):
-            if name.startswith("_") or name == "of":
+            found = inspect.getattr_static(holder, name)
+            if name.startswith("_") or name == "of" or isinstance(found, property):
                 continue
             method = getattr(holder, name)
             if inspect.ismethod(method):
                 shown = f"{kind}.{name}"
                 ours = {"path": folder / f"{kind}.html"} if name == "dashboard" else {}
-                cases.append(Case(shown, method, right.get(shown, ours)))
+                given = right.get(shown, ours)
+                taken = inspect.signature(method).parameters.keys() | {"hypotheses"}
+                cases.append(Case(shown, method, {k: v for k, v in given.items() if k in taken}))
     return cases
+
+
+def enrich(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with what the models of every kind read: factors, weights, counts."""
+    place = np.arange(len(table))
+    return table.assign(
+        h=place % 5, s=np.array(["a", "b"])[place % 2], weight=1.0 + place % 3,
+        known=0.5 + 0.1 * (place % 4), hit=(table["y"] > table["y"].median()).astype(int),
+        count=(place * 7) % 5,
+    )  # fmt: skip
+
+
+def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model, Any]]:
+    """Return a model and a fit of every kind beside those of one factor without weights.
+
+    Args:
+        table: of `simulate_table`.
+        long: whether the fits are among them that take seconds.
+    """
+    wide = enrich(table)
+    several = bhlm.Model("y ~ x + w + (1 | g) + (1 | h)", wide)
+    strata = bhlm.Model("y ~ x + (1 | g)", wide, residual="s")
+    weighted = bhlm.Model(
+        "y ~ x + w + (1 | g)", wide, weights=bhlm.SamplingWeights("weight", "weight / weight")
+    )
+    known = bhlm.Model("y ~ x + (1 | g)", wide, known_variance="known")
+    found = {
+        "LevelsFit": (several, several.reml()),
+        "StrataFit": (strata, strata.reml()),
+        "Weighted": (weighted, weighted.reml(method="ml")),
+        "Known": (known, known.reml()),
+    }
+    if long:
+        hits = bhlm.Model("hit ~ x + w + (1 | g)", wide, family="bernoulli")
+        counts = bhlm.Model("count ~ x + (1 | g)", wide, family="poisson", exposure="weight")
+        nested = bhlm.Model("y ~ x + (x | h) + (1 | h:s)", wide)
+        found |= {
+            "FamilyFit": (hits, hits.ml()),
+            "Counts": (counts, counts.ml()),
+            "Nested": (nested, nested.reml()),
+            "LevelBayesFit": (several, several.sample(seed=1, draws=60, tune=60, chains=2)),
+        }
+    return found
+
+
+def _pass(value: Any) -> Any:
+    return value
 
 
 def _guess_prior(kind: type) -> dict[str, float]:
@@ -252,11 +324,14 @@ def try_arguments(numbers: range, *, long: bool = True, seed: int = 1) -> Iterat
     try:
         with in_folder() as folder:
             post = model.sample(seed=1, draws=60, tune=60, chains=2)
+            reml, others = model.reml(), fit_others(table, long=long)
             cases = [
-                case for case in list_cases(model, model.reml(), post, table, folder)
+                case for case in list_cases(model, reml, post, table, folder, others)
                 if long or case.name not in LONG
             ]  # fmt: skip
-            calls = [call for case in cases for call in case.odd()]
+            fits = {kind: fit for kind, (_, fit) in others.items()}
+            fits |= {"RemlFit": reml, "BayesFit": post, "PooledFit": bhlm.pool([reml, reml])}
+            calls = [call for case in cases for call in case.odd(fits)]
             random.Random(seed).shuffle(calls)
             for shown, call in calls[numbers.start : numbers.stop]:
                 if wrong := judge(lambda call=call: repr(call()))[1]:

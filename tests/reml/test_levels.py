@@ -318,6 +318,10 @@ def test_structures_hold_for_every_factor():
         ),
         ("y ~ x + (1 | school) + (1 | row)", "'row' has a level for each of the 240 rows"),
         ("y ~ x + (1 + w | school) + (1 | class)", "'w' never varies within any 'school'"),
+        (
+            "y ~ x + C(school) + (1 | school) + (1 | class)",
+            r"does not depend on var\(Intercept\|school\); drop random terms",
+        ),
     ],
 )
 def test_what_the_rows_cannot_tell_is_refused(formula, message):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import stats
 
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError, DataError, check_fields
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.families import Family
@@ -29,6 +29,7 @@ Array = np.ndarray
 MOST = 3  # random coefficients: nodes grow with their power
 
 
+@check_fields
 @dataclass(frozen=True, slots=True)
 class FamilyEstimate:
     """Estimates of a model of zeros and ones, proportions or counts by maximum likelihood.

@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.layout import list_names
 from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate, wald_test
@@ -63,7 +64,8 @@ def robust_covariance(fit: Maximum, *, kind: str = "cr2") -> Robust:
     """Return the cluster-robust covariance of the fixed effects.
 
     Raises:
-        ArgumentError: a kind that is not known; factors of which none holds all others.
+        ArgumentError: a kind that is not known; factors of which none holds all others; scores
+            that cancel, so that an error would be rounding.
     """
     if kind not in KINDS:
         raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
@@ -76,7 +78,16 @@ def robust_covariance(fit: Maximum, *, kind: str = "cr2") -> Robust:
     ]
     scores, own, shared = (np.concatenate(each) for each in zip(*found, strict=True))
     inner, load = scores.T @ scores, algebra.loadings
-    return Robust(kind, inner, load) if kind == "cr0" else Robust(kind, inner, load, own, shared)
+    robust = Robust(kind, inner, load, *(() if kind == "cr0" else (own, shared)))
+    terms = np.diag(np.abs(load) @ np.abs(inner) @ np.abs(load).T)
+    lost = np.diag(robust.cov) <= RANK * terms
+    if lost.any():
+        names = [name for name, each in zip(fit.moments.fixed, lost, strict=True) if each]
+        raise ArgumentError(
+            f"the {len(scores)} groups' residuals cancel in the cluster-robust variance of "
+            f"{list_names(names)}, of which only rounding is left; take another method"
+        )
+    return robust
 
 
 class _Stack(NamedTuple):

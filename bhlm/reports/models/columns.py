@@ -205,8 +205,9 @@ def _bound(parameter: Parameter, estimate: float, half: float) -> tuple[float, f
     if parameter.is_positive:
         if not estimate > 0.0:
             return NONE, NONE
-        factor = np.exp(half / estimate)
-        return float(estimate / factor), float(estimate * factor)
+        with np.errstate(over="ignore"):  # next to zero it spans all that doubles can say
+            factor = np.exp(half / estimate)
+            return float(estimate / factor), float(estimate * factor)
     if parameter.is_correlation:
         if not abs(estimate) < 1.0:
             return NONE, NONE

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bhlm.errors import ArgumentError, check_arguments
+from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.files import write_text
 from bhlm.layout import format_digits, list_names, shorten, show_name
 from bhlm.likelihood.parameters import Parameter, check_level
@@ -32,7 +32,7 @@ TESTS = {
 }
 
 
-@check_arguments
+@check_fields
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelTable:
     """Models side by side: numbers in `frame`, and the table as text, Markdown, LaTeX, HTML, Word.

@@ -60,8 +60,12 @@ def render_hlm(fit: Estimate) -> str:
         "",
     ]
     lines += _tabulate_fixed(fit, _test_effects(fit, fit.beta_cov))
-    robust = _test_effects(fit, robust_covariance(fit, kind="cr0").cov)
-    lines += _tabulate_fixed(fit, robust, " (with robust standard errors)")
+    try:
+        robust = _test_effects(fit, robust_covariance(fit, kind="cr0").cov)
+    except ArgumentError as error:
+        lines += [f"Without robust standard errors: {error}", ""]
+    else:
+        lines += _tabulate_fixed(fit, robust, " (with robust standard errors)")
     lines += _tabulate_components(fit, _test_variances(fit))
     count = len(fit.structure.labels) + 1 + (len(fit.beta) if fit.method == "ml" else 0)
     lines += [

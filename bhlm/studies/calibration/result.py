@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.errors import check_fields
 from bhlm.markup import ShownAsText
 from bhlm.studies.uniformity import count_below, grid_points, simultaneous_band, uniformity_p
 
@@ -20,6 +21,7 @@ NAMED = 3.0
 MANY = 0.05
 
 
+@check_fields
 @dataclass(frozen=True, slots=True, repr=False)
 class Calibration(ShownAsText):
     """Ranks of known parameters in the posteriors of data simulated from them."""

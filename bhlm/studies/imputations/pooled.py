@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import count, list_names
 from bhlm.likelihood.parameters import Parameter, check_level
 from bhlm.moments.cells import refuse_factors
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
+@check_fields
 @dataclass(frozen=True, slots=True, repr=False)
 class Pooled:
     """m fits of one model, pooled by Rubin's rules."""
