@@ -1,18 +1,23 @@
 """Where the command begins, before anything that takes time is loaded."""
 
 import sys
+from contextlib import ExitStack
 
 from bhlm.commands.interrupts import INTERRUPTED, INTERRUPTION, hear_interrupts
+from bhlm.progress import VOICE
 
 
 def run() -> None:
-    """Run the command line and exit."""
-    with hear_interrupts() as was_pressed:
-        try:
-            from bhlm.commands.main import main
-        except BaseException as error:
-            if not (was_pressed() or isinstance(error, KeyboardInterrupt)):
-                raise
-            print(INTERRUPTION, file=sys.stderr)
-            sys.exit(INTERRUPTED)
-    main()
+    """Run the command line and exit; where it is silent for long, a line says what goes on."""
+    VOICE.quiet = "--quiet" in sys.argv or "-q" in sys.argv
+    with ExitStack() as stack:
+        with hear_interrupts() as was_pressed:
+            try:
+                stack.enter_context(VOICE.speak())
+                from bhlm.commands.main import main
+            except BaseException as error:
+                if not (was_pressed() or isinstance(error, KeyboardInterrupt)):
+                    raise
+                print(INTERRUPTION, file=sys.stderr)
+                sys.exit(INTERRUPTED)
+        main()

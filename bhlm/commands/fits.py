@@ -18,9 +18,14 @@ from bhlm.commands.options import (
     Json,
     KnownVariance,
     MemoryLimit,
+    Missing,
+    PriorsText,
+    Quiet,
     Rows,
+    Save,
     Scaling,
     Seed,
+    Separator,
     Tune,
     WeightColumn,
     WeightsAre,
@@ -42,6 +47,7 @@ from bhlm.commands.shared import (
     write_command,
 )
 from bhlm.errors import ArgumentError
+from bhlm.progress import VOICE
 from bhlm.secrets import hide_password
 
 Dashboard = Annotated[
@@ -65,26 +71,35 @@ def reconcile_command(
     data: Data = None,
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     covariance: Covariance = None,
     df: Df = None,
+    priors: PriorsText = None,
     seed: Seed = 1,
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
     live: Live = False,
+    save: Save = None,
     dashboard: Dashboard = None,
     rows: Rows = False,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
 
-    check_outputs(json=json, page=dashboard)
+    VOICE.quiet = quiet or VOICE.quiet
+    check_outputs(json=json, page=dashboard, save=save)
     if rows and dashboard is None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
     refused = dashboard is not None or df is not None
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=not refused)
+    model, entry = open_model(
+        which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
+        several=not refused,
+    )  # fmt: skip
 
     def show(fit: "RemlFit | BayesFit") -> None:
         if isinstance(fit, RemlFit | LevelsFit):
@@ -97,16 +112,20 @@ def reconcile_command(
     if rows and not model.has_rows:
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
-    both = fit_both(model, entry, counts, covariance=covariance, live=live, show=show)
+    both = fit_both(
+        model, entry, counts, covariance=covariance, priors=priors, live=live, show=show
+    )
     command = write_command(
         "reconcile", which, data=data, formula=formula, covariance=covariance, df=df,
+        separator=separator,
+        missing=missing, priors=priors,
         **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,
         rows=rows,
     )  # fmt: skip
     source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
     return report_both(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
-        source=source | {"Command": command}, df=df, rows=rows,
+        source=source | {"Command": command}, df=df, rows=rows, save=save,
     )  # fmt: skip
 
 
@@ -116,6 +135,8 @@ def reml_command(
     data: Data = None,
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     method: Annotated[str | None, typer.Option(help="reml or ml.")] = None,
     covariance: Covariance = None,
     df: Df = None,
@@ -128,12 +149,14 @@ def reml_command(
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
     from bhlm.files import write_json
     from bhlm.moments.cells import refuse_factors
     from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     if dashboard and (meant or known_variance):
@@ -143,11 +166,14 @@ def reml_command(
         data,
         formula,
         memory_limit=memory_limit,
+        separator=separator,
+        missing=missing,
         several=True,
         outcome={"weights": meant, "known_variance": known_variance},
     )
     if model.cells is not None and df is not None:
         raise refuse_factors(model.formula, "--df")
+    VOICE.say("fitting")
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
@@ -193,6 +219,8 @@ def ml_command(
     data: Data = None,
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     family: Annotated[
         str | None, typer.Option(help="gaussian, bernoulli, binomial or poisson.")
     ] = None,
@@ -205,6 +233,7 @@ def ml_command(
     covariance: Covariance = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Fit by maximum likelihood: zeros and ones, proportions, counts, or a normal response."""
     from bhlm.files import write_json
@@ -218,11 +247,14 @@ def ml_command(
         describe_reml,
     )
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
     outcome = {"family": family, "link": link, "trials": trials, "exposure": exposure}
     model, entry = open_model(
-        which, data, formula, memory_limit=memory_limit, several=True, counted=True, outcome=outcome
-    )
+        which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
+        several=True, counted=True, outcome=outcome,
+    )  # fmt: skip
+    VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
     print_title(entry)
     print_text(fit.summary(style=style))
@@ -243,26 +275,32 @@ def sample_command(
     data: Data = None,
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     covariance: Covariance = None,
+    priors: PriorsText = None,
     seed: Seed = 1,
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
     live: Live = False,
-    save: Annotated[
-        Path | None, typer.Option(help="Keep the fit here, a .zarr or .nc; bhlm.load reads it.")
-    ] = None,
+    save: Save = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Draw from the posterior by NUTS."""
     from bhlm.files import write_json
     from bhlm.reports.json import describe_cells, describe_model, describe_posterior
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, save=save)
-    model, entry = open_model(which, data, formula, memory_limit=memory_limit, several=True)
-    priors, covariance = read_settings(entry, covariance)
+    model, entry = open_model(
+        which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
+        several=True,
+    )  # fmt: skip
+    chosen, covariance = read_settings(entry, covariance, priors)
     fit = draw_posterior(
-        model, priors=priors, covariance=covariance, live=live, seed=seed, draws=draws, tune=tune,
+        model, priors=chosen, covariance=covariance, live=live, seed=seed, draws=draws, tune=tune,
         chains=chains,
     )  # fmt: skip
     print_title(entry)

@@ -18,6 +18,7 @@ from bhlm.commands.interrupts import INTERRUPTED, INTERRUPTION, hear_interrupts
 from bhlm.commands.options import app
 from bhlm.errors import ArgumentError, BhlmError, StoppedError
 from bhlm.layout import show_name
+from bhlm.progress import VOICE
 from bhlm.secrets import hide_password, hide_passwords, is_address
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logger = logging.getLogger("bhlm")
-    level = logger.level
+    level, quiet = logger.level, VOICE.quiet
     logger.setLevel(logging.ERROR)  # commands print the verdict themselves
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = INTERRUPTED
     finally:
         logger.setLevel(level)
+        VOICE.quiet = quiet
     if status == 2:
         _drop_output()
     sys.exit(status or 0)

@@ -18,9 +18,33 @@ Which = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A .csv, .parquet, .feather, .dta, .sav, .sas7bdat or .moments file; "
+        help="A .csv, .tsv, .csv.gz, .xlsx, .parquet, .feather, .dta, .sav, .sas7bdat or "
+        ".moments file; "
         "'parts/*.parquet'; duckdb:///file.db#table; postgresql://host/db#table."
     ),
+]
+Separator = Annotated[
+    str | None, typer.Option(help="Between the columns of a .csv or .tsv file, such as ';'.")
+]
+Missing = Annotated[
+    list[str] | None,
+    typer.Option(help="What stands for a missing value, such as -99; may be given several times."),
+]
+PriorsText = Annotated[
+    str | None,
+    typer.Option(
+        "--priors",
+        help="A TOML with the keys fixed, sd, corr, sigma; or text: 'sd=HalfNormal(5); "
+        "sigma=Exponential(0.1)'.",
+    ),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", help="Keep the posterior here, a .zarr or .nc; bhlm.load reads it."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress and no notes; results and errors only."),
 ]
 MemoryLimit = Annotated[
     str | None, typer.Option(help="Such as 500MB: DuckDB reads the file, within so much memory.")

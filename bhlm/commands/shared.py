@@ -3,15 +3,15 @@
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bhlm.errors import ArgumentError, BhlmError, DataError
 from bhlm.files import check_output, write_json
 from bhlm.layout import show_name
-from bhlm.progress import show_chains
+from bhlm.progress import VOICE, show_chains
 from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def open_model(
     formula: str | None,
     *,
     memory_limit: str | None = None,
+    separator: str | None = None,
+    missing: "Sequence[str] | None" = None,
     several: bool = False,
     counted: bool = False,
     outcome: "Mapping[str, Any] | None" = None,
@@ -43,6 +45,8 @@ def open_model(
     """
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
+
+    VOICE.say("reading the data")
     from bhlm.fits.model import Model
     from bhlm.moments.cells import refuse_factors
     from bhlm.moments.file import is_moments_path
@@ -86,11 +90,14 @@ def open_model(
     check(formula)
     if is_moments_path(data):
         return Model(formula, data), None
-    rows = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
+    rows = open_rows(
+        parse_formula(formula), data, memory_limit=memory_limit, separator=separator,
+        missing=missing or (),
+    )  # fmt: skip
     given = {key: value for key, value in (outcome or {}).items() if value is not None}
     model = Model(formula, rows, **given)
     plain = model.family == "gaussian" and not model.formula.has_levels
-    for sentence in doubt_columns(model.moments) if plain else ():
+    for sentence in doubt_columns(model.moments) if plain and not VOICE.quiet else ():
         print(f"bhlm: note: {sentence}", file=sys.stderr)
     return model, None
 
@@ -130,14 +137,43 @@ def find_data(entry: "GalleryModel") -> Any:
 
 
 def read_settings(
-    entry: "GalleryModel | None", covariance: str | None
+    entry: "GalleryModel | None", covariance: str | None, priors: str | None = None
 ) -> tuple["Priors | None", str | None]:
     """Return the priors and structure of a gallery entry, under what the caller names."""
     from bhlm.bayes.priors.resolve import read_priors
 
+    chosen = None if priors is None else read_priors_option(priors)
     if entry is None:
-        return None, covariance
-    return read_priors(entry.priors), covariance or entry.covariance
+        return chosen, covariance
+    return chosen or read_priors(entry.priors), covariance or entry.covariance
+
+
+def read_priors_option(text: str) -> "Priors | None":
+    """Return the priors of a TOML file, or of a text such as 'sd=HalfNormal(5); corr=LKJ(1)'.
+
+    The keys are those of the gallery: fixed, sd, corr, sigma, in the file or in its [priors].
+
+    Raises:
+        ArgumentError: a file that cannot be read, or text that is neither.
+        PriorError: an unknown key, or text that is no prior.
+    """
+    import tomllib
+
+    from bhlm.bayes.priors.resolve import read_priors
+
+    if "=" in text and not Path(text).exists():
+        pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+        return read_priors({key.strip(): value.strip() for key, _, value in pairs})
+    try:
+        content = tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArgumentError(
+            f"--priors '{text}' cannot be read ({error.strerror}); give a TOML file, or text such "
+            "as 'sd=HalfNormal(5)'"
+        ) from error
+    except ValueError as error:
+        raise ArgumentError(f"{text}: not valid TOML ({error}); mend that line") from error
+    return read_priors(content.get("priors", content))
 
 
 def fit_both(
@@ -147,6 +183,7 @@ def fit_both(
     *,
     method: str = "reml",
     covariance: str | None = None,
+    priors: str | None = None,
     live: bool = False,
     show: "Callable[[RemlFit | BayesFit], None] | None" = None,
     quiet: bool = False,
@@ -159,6 +196,7 @@ def fit_both(
         counts: seed, draws, tune and chains, as `Model.sample` takes them.
         method: "reml" or "ml".
         covariance: in the place of the entry's.
+        priors: what --priors says, in the place of the entry's.
         live: whether to watch the sampler, and stop it by Ctrl-C.
         show: called with each fit once it is there.
         quiet: whether to show no bars.
@@ -166,7 +204,8 @@ def fit_both(
     from bhlm.fits.reconciliation import reconcile
     from bhlm.reconciliation.published import check_published
 
-    priors, structure = read_settings(entry, covariance)
+    chosen, structure = read_settings(entry, covariance, priors)
+    VOICE.say("fitting by REML")
     reml = model.reml(method=method, covariance=structure)
     published = entry.published if entry else None
     if published is not None:
@@ -174,10 +213,11 @@ def fit_both(
     if show:
         show(reml)
     post = draw_posterior(
-        model, priors=priors, covariance=structure, live=live, quiet=quiet, **counts
+        model, priors=chosen, covariance=structure, live=live, quiet=quiet, **counts
     )
     if show:
         show(post)
+    VOICE.say("reconciling")
     return reconcile(reml, post, published=published)
 
 
@@ -202,6 +242,7 @@ def draw_posterior(
         quiet: whether to show no bars.
         counts: draws, tune and chains, where they are given.
     """
+    VOICE.say("posterior")
     if live:
         from bhlm.bayes.draws import Settings
         from bhlm.commands.view import sample_live
@@ -225,6 +266,7 @@ def report_both(
     source: dict[str, str],
     df: str | None = None,
     rows: bool = False,
+    save: Path | None = None,
 ) -> int:
     """Print a reconciliation, write its JSON and its page, and return the exit status.
 
@@ -237,11 +279,15 @@ def report_both(
         source: label -> text on where the model and its data come from.
         df: a method of `reml.fixed_effects` by which JSON and page test the fixed effects too.
         rows: whether the page may hold single rows.
+        save: where the posterior is kept; None keeps none.
     """
     from bhlm.reports.dashboard.subjects import write_reconciliation
 
     print_text(both.summary())
     writers: list[Callable[[], object]] = []
+    VOICE.say("writing")
+    if save:
+        writers.append(lambda: keep_fit(cast("BayesFit", both.post), save))
     if json:
         writers.append(lambda: write_json(both.to_dict(df=df), json))
     if page:
@@ -272,7 +318,10 @@ def write_command(name: str, *words: str | None, **options: Any) -> str:
         if value is None or value is False:
             continue
         line.append(f"--{option.replace('_', '-')}")
-        if value is not True:
+        if isinstance(value, list):
+            line += [str(value[0])]
+            line += [word for each in value[1:] for word in (line[-2], str(each))]
+        elif value is not True:
             line.append(hide_password(str(value)) if option == "data" else str(value))
     return shlex.join(line)
 

@@ -62,7 +62,13 @@ class Tally:
 
 
 def open_rows(
-    formula: Formula, data: Any, *, memory_limit: str | None = None, text: Collection[str] = ()
+    formula: Formula,
+    data: Any,
+    *,
+    memory_limit: str | None = None,
+    text: Collection[str] = (),
+    separator: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Any:
     """Return the table behind data, in which no labels that a formula reads have merged.
 
@@ -71,6 +77,8 @@ def open_rows(
         data: a dataframe, path or URL, see `bhlm.sources.open.open_table`.
         memory_limit: what DuckDB may use.
         text: columns of which the labels are text, as those of an earlier table were.
+        separator: between the columns of a text file.
+        missing: what stands for a missing value in a file.
 
     Raises `DataError` as `open_table` does.
     """
@@ -78,7 +86,10 @@ def open_rows(
     plain = [factor.name for factor in list_factors(formula) if isinstance(factor, Name)]
     counted = _counted(formula)
     named = [name for name in (*labels, *plain) if name not in counted]
-    return scan_table(data, memory_limit=memory_limit, labels=labels, text=text, named=named)
+    return scan_table(
+        data, memory_limit=memory_limit, labels=labels, text=text, named=named,
+        separator=separator, missing=missing,
+    )  # fmt: skip
 
 
 def _counted(formula: Formula) -> set[str]:

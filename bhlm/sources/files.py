@@ -1,6 +1,7 @@
 """Files -> pandas tables, each format with its own reader and its own way to fail clearly."""
 
 import glob
+import gzip
 import logging
 import mmap
 import re
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import ADVICE, hide_password, is_address
@@ -21,15 +22,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Dialect(NamedTuple):
+    """How a file of text is written, and what stands for a missing value in any file."""
+
+    separator: str | None = None  # of text files; None is that of the suffix
+    missing: tuple[str, ...] = ()  # codes, such as "-99" or "."
+
+
+TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # formats without types
+
+
+def find_suffix(path: str | Path) -> str:
+    """Return the suffix of a file, in lower case, with what stands before .gz."""
+    parts = [each.lower() for each in Path(path).suffixes[-2:]]
+    return "".join(parts) if parts[-1:] == [".gz"] else "".join(parts[-1:])
+
+
 def find_files(text: str) -> list[Path]:
     """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
     pattern = Path(text)
     if is_address(text) and not pattern.exists():
         raise DataError(f"'{hide_password(text)}' is no file, but reads like an address; {ADVICE}")
-    suffix = pattern.suffix.lower()
+    suffix = find_suffix(pattern)
     if suffix not in _READERS:
         raise DataError(
-            f"'{text}' has the suffix '{pattern.suffix}', which has no reader; "
+            f"'{text}' has the suffix '{suffix}', which has no reader; "
             f"give a {known_suffixes()} file"
         )
     if pattern.exists() or not glob.has_magic(text):
@@ -46,7 +63,12 @@ def find_files(text: str) -> list[Path]:
 
 
 def read_file(
-    path: Path, suffix: str, *, text: Collection[str] = (), named: Collection[str] = ()
+    path: Path,
+    suffix: str,
+    *,
+    text: Collection[str] = (),
+    named: Collection[str] = (),
+    dialect: Dialect = Dialect(),  # noqa: B008
 ) -> "pd.DataFrame":
     """Return the table of a file of a known suffix.
 
@@ -59,10 +81,15 @@ def read_file(
     """
     try:
         with _tell_once(path):
-            table = _read_csv(path, text) if suffix == ".csv" and text else _READERS[suffix](path)
+            if suffix in TEXT and (text or dialect != Dialect()):
+                table = _read_text(path, text, dialect)
+            else:
+                table = mask_missing(_READERS[suffix](path), dialect.missing)
             table = name_booleans(table)
             if suffix in _VALUE_NAMES and named:
                 table = _name_values(table, _VALUE_NAMES[suffix](path), named)
+    except DataError:
+        raise
     except ImportError as error:
         if suffix not in _OPTIONAL:
             raise
@@ -91,7 +118,34 @@ def name_booleans(table: "pd.DataFrame", names: Collection[str] | None = None) -
     return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
 
 
-def find_padded(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
+def mask_missing(table: "pd.DataFrame", missing: Collection[str]) -> "pd.DataFrame":
+    """Return the table without the values that stand for a missing one.
+
+    A code is compared with numbers as a number, and with texts as a text.
+    """
+    import pandas as pd
+
+    for code in missing:
+        number = pd.to_numeric(code, errors="coerce")
+        for name, dtype in table.dtypes.items():
+            is_number = pd.api.types.is_numeric_dtype(dtype)
+            is_bool = pd.api.types.is_bool_dtype(dtype)
+            if is_number and not is_bool and number == number:
+                found = table[name] == number
+            elif not is_number:
+                found = table[name].astype(object) == code
+            else:
+                continue
+            if found.any():
+                table = table.assign(**{str(name): table[name].mask(found)})
+    return table
+
+
+def find_padded(
+    paths: Collection[Path],
+    table: "pd.DataFrame",
+    dialect: Dialect = Dialect(),  # noqa: B008
+) -> list[str]:
     """Return the columns of CSV files that hold 7 and 007 both, which are codes, not numbers."""
     from pandas.api.types import is_numeric_dtype
 
@@ -102,11 +156,15 @@ def find_padded(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
         for name, dtype in table.dtypes.items()
         if isinstance(name, str) and is_numeric_dtype(dtype)
     ]
-    raw = _read_texts(paths, names)
+    raw = _read_texts(paths, names, dialect)
     return [name for name in names if merges_spellings(raw[name])]
 
 
-def find_wide(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
+def find_wide(
+    paths: Collection[Path],
+    table: "pd.DataFrame",
+    dialect: Dialect = Dialect(),  # noqa: B008
+) -> list[str]:
     """Return the columns of integers of CSV files that pandas made doubles or text of.
 
     It does where some are missing; then a double does not tell those beyond 2^53 apart, and of text
@@ -126,30 +184,56 @@ def find_wide(paths: Collection[Path], table: "pd.DataFrame") -> list[str]:
             else not pd.api.types.is_numeric_dtype(dtype)
         )
     ]
-    raw = _read_texts(paths, names)
+    raw = _read_texts(paths, names, dialect)
     return [name for name in names if holds_integers(raw[name])]
 
 
-def _read_texts(paths: Collection[Path], names: list[str]) -> "pd.DataFrame":
+def _read_texts(paths: Collection[Path], names: list[str], dialect: Dialect) -> "pd.DataFrame":
     """Return some columns of CSV files as they are spelled."""
     import pandas as pd
 
     if not names:
         return pd.DataFrame()
-    return pd.concat([_read_csv(path, names)[names] for path in paths])
+    return pd.concat([_read_text(path, names, dialect)[names] for path in paths])
 
 
 def _holds(path: Path, pattern: re.Pattern[bytes]) -> bool:
     """Return whether some field of a file begins as a pattern says."""
+    if path.suffix.lower() == ".gz":
+        with gzip.open(path) as packed:
+            return pattern.search(packed.read()) is not None
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return pattern.search(view) is not None
 
 
-def _read_csv(path: Path, text: Collection[str] = ()) -> "pd.DataFrame":
+def _read_text(
+    path: Path,
+    text: Collection[str] = (),
+    dialect: Dialect = Dialect(),  # noqa: B008
+) -> "pd.DataFrame":
     import pandas as pd
 
+    separator = dialect.separator or ("\t" if ".tsv" in find_suffix(path) else ",")
     # In one piece, so that a column's type does not depend on where a chunk ends.
-    return pd.read_csv(path, low_memory=False, dtype=dict.fromkeys(text, str))
+    table = pd.read_csv(
+        path, sep=separator, low_memory=False, dtype=dict.fromkeys(text, str),
+        na_values=list(dialect.missing) or None,
+    )  # fmt: skip
+    if len(table.columns) == 1 and dialect.separator is None:
+        name = str(table.columns[0])
+        others = [mark for mark in (";", "\t", "|") if mark in name]
+        if others:
+            raise DataError(
+                f"'{path}' has one column, '{name[:60]}'; it seems to be separated by "
+                f"{others[0]!r}, so give separator={others[0]!r} (--separator on the command line)"
+            )
+    return table
+
+
+def _read_excel(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_excel(path)
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
@@ -251,7 +335,11 @@ def known_suffixes() -> str:
 
 
 _READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
-    ".csv": _read_csv,
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".csv.gz": _read_text,
+    ".tsv.gz": _read_text,
+    ".xlsx": _read_excel,
     ".parquet": _read_parquet,
     ".feather": _read_feather,
     ".dta": _read_stata,
@@ -271,4 +359,8 @@ _BROKEN_FILE = (
 )
 
 # suffix: the package that its reader needs, and the extra that installs it
-_OPTIONAL = {".sav": ("pyreadstat", "spss"), ".sas7bdat": ("pyreadstat", "spss")}
+_OPTIONAL = {
+    ".xlsx": ("openpyxl", "excel"),
+    ".sav": ("pyreadstat", "spss"),
+    ".sas7bdat": ("pyreadstat", "spss"),
+}

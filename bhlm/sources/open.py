@@ -10,7 +10,16 @@ import narwhals as nw
 from bhlm.errors import DataError, check_arguments
 from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
-from bhlm.sources.files import find_files, find_padded, find_wide, known_suffixes, read_file
+from bhlm.sources.files import (
+    TEXT,
+    Dialect,
+    find_files,
+    find_padded,
+    find_suffix,
+    find_wide,
+    known_suffixes,
+    read_file,
+)
 from bhlm.sources.labels import settle_integers, settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
 from bhlm.sources.watch import watch_files
@@ -30,14 +39,17 @@ def open_table(
     labels: Collection[str] | None = None,
     text: Collection[str] = (),
     named: Collection[str] = (),
+    separator: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Any:
     """The table behind data: a dataframe as it is, or what stands at a path or URL.
 
     A dataframe is anything that narwhals accepts, eager or lazy. A str or Path names
 
-    - a file whose suffix tells its format: .csv, .parquet, .feather, .dta (Stata), .sav (SPSS),
-      .sas7bdat (SAS). Labelled values of Stata, SPSS and SAS files come as the numbers that
-      those programs compute with, not as their labels, but for `named` columns;
+    - a file whose suffix tells its format: .csv, .tsv, both also as .gz, .xlsx (Excel, its first
+      sheet), .parquet, .feather, .dta (Stata), .sav (SPSS), .sas7bdat (SAS). Labelled values of
+      Stata, SPSS and SAS files come as the numbers that those programs compute with, not as their
+      labels, but for `named` columns;
     - files of one format by a pattern such as data/*.parquet, in the order of their names;
     - a table of a DuckDB file, duckdb:///file.db#table (four slashes start an absolute path),
       or of a PostgreSQL database, postgresql://user@host:port/database#schema.table, with all
@@ -61,6 +73,9 @@ def open_table(
         text: columns that hold labels and come as text in any case.
         named: columns of Stata and SPSS files that come as the names of their values, where each
             value that occurs has one of its own.
+        separator: between the columns of a .csv or .tsv file, such as ";".
+        missing: what stands for a missing value in a file, such as ["-99", "."], as text or as the
+            number that it reads as.
 
     Raises:
         DataError: data is none of these; the suffix or the kind of URL is not known; a file or
@@ -70,9 +85,11 @@ def open_table(
     """
     if isinstance(data, str | os.PathLike):
         place = os.fspath(data)
+        dialect = Dialect(separator, tuple(map(str, missing)))
         if "://" in place:
+            _refuse_dialect(place, dialect)
             return _open_url(place, memory_limit)
-        roles = Roles(labels, text, named)
+        roles = Roles(labels, text, named, dialect)
         return _open_files(place, memory_limit, streamed_size, roles)
     if isinstance(data, ParquetScan):
         return data
@@ -98,6 +115,8 @@ def scan_table(
     labels: Collection[str] | None = None,
     text: Collection[str] = (),
     named: Collection[str] = (),
+    separator: str | None = None,
+    missing: Sequence[str] = (),
 ) -> Any:
     """The table behind data as `open_table` has it, but for Parquet files, which stay unread.
 
@@ -106,12 +125,15 @@ def scan_table(
 
     Raises `DataError` as `open_table` does.
     """
-    if isinstance(data, str | os.PathLike) and memory_limit is None:
+    if isinstance(data, str | os.PathLike) and memory_limit is None and not missing:
         place = os.fspath(data)
-        if "://" not in place and Path(place).suffix.lower() == ".parquet":
+        if "://" not in place and find_suffix(place) == ".parquet":
             paths = find_files(place)
             return scan_files(paths, place, is_large=_is_streamed(paths, STREAMED_SIZE))
-    return open_table(data, memory_limit=memory_limit, labels=labels, text=text, named=named)
+    return open_table(
+        data, memory_limit=memory_limit, labels=labels, text=text, named=named,
+        separator=separator, missing=missing,
+    )  # fmt: skip
 
 
 class Roles(NamedTuple):
@@ -120,31 +142,47 @@ class Roles(NamedTuple):
     labels: Collection[str] | None
     text: Collection[str]
     named: Collection[str]
+    dialect: Dialect = Dialect()
+
+
+def _refuse_dialect(place: str, dialect: Dialect) -> None:
+    if dialect != Dialect():
+        what = "separator=" if dialect.separator is not None else "missing="
+        raise DataError(
+            f"{what} is for files that are read whole, and '{hide_password(place)}' is not; leave "
+            "it out, and mend the table where it stands"
+        )
 
 
 def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles: Roles) -> Any:
-    labels, text, named = roles
+    labels, text, named, dialect = roles
     paths = find_files(place)
-    suffix = Path(place).suffix.lower()
+    suffix = find_suffix(place)
+    if dialect.separator is not None and suffix not in TEXT:
+        raise DataError(
+            f"separator={dialect.separator!r} is for {', '.join(TEXT)} files, and '{place}' is none "
+            "of them; leave it out"
+        )
     if memory_limit is not None and suffix not in STREAMED:
         raise DataError(
             f"the memory limit {memory_limit!r} cannot be kept for '{place}': DuckDB reads "
             f"{' and '.join(STREAMED)} files only; convert it, or leave the limit out"
         )
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
+        _refuse_dialect(place, dialect)
         return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
     known = [*(labels or ()), *text]
     watch = watch_files(paths)
-    table = _read_files(paths, suffix, known, named)
-    if suffix != ".csv":
+    table = _read_files(paths, suffix, known, named, dialect)
+    if suffix not in TEXT:
         watch.check()
         return table
     wide: list[str] = []
     if labels is None:
-        padded = find_padded(paths, table)
-        wide = [name for name in find_wide(paths, table) if name not in padded]
+        padded = find_padded(paths, table, dialect)
+        wide = [name for name in find_wide(paths, table, dialect) if name not in padded]
         if padded or wide:
-            table = _read_files(paths, suffix, [*known, *padded, *wide], named)
+            table = _read_files(paths, suffix, [*known, *padded, *wide], named, dialect)
     watch.check()
     # Of all files at once: one of them may spell what is no number in another.
     settled = {
@@ -157,12 +195,16 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
 
 
 def _read_files(
-    paths: Sequence[Path], suffix: str, text: Collection[str], named: Collection[str]
+    paths: Sequence[Path],
+    suffix: str,
+    text: Collection[str],
+    named: Collection[str],
+    dialect: Dialect,
 ) -> Any:
     """Return the tables of files as one."""
     # Files of one pattern may name a value differently, and are read as numbers.
     named = named if len(paths) == 1 else ()
-    tables = [read_file(path, suffix, text=text, named=named) for path in paths]
+    tables = [read_file(path, suffix, text=text, named=named, dialect=dialect) for path in paths]
     if len(tables) == 1:
         return tables[0]
     import pandas as pd

@@ -157,13 +157,14 @@ def test_whatever_a_reader_stumbles_on_is_a_data_error(
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("name", ["t.xlsx", "t.csv.gz", "t"])
+@pytest.mark.parametrize("name", ["t.xls", "t.json.gz", "t"])
 def test_unknown_suffix_lists_the_known(name: str) -> None:
-    suffix = Path(name).suffix
+    suffix = "".join(Path(name).suffixes)
     with pytest.raises(
         DataError,
         match=rf"'{name}' has the suffix '{suffix}', which has no reader; "
-        r"give a \.csv, \.parquet, \.feather, \.dta, \.sav or \.sas7bdat file",
+        r"give a \.csv, \.tsv, \.csv\.gz, \.tsv\.gz, \.xlsx,"
+        r" \.parquet, \.feather, \.dta, \.sav or \.sas7bdat file",
     ):
         open_table(name)
 
