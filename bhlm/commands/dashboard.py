@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, Rows, app
+from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, Quiet, Rows, app
 from bhlm.commands.shared import (
     check_outputs,
     fit_both,
@@ -16,6 +16,7 @@ from bhlm.commands.shared import (
     write_command,
 )
 from bhlm.errors import ArgumentError
+from bhlm.progress import VOICE
 from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 SAVED = (".zarr", ".nc")
 
-Fit = Annotated[
-    str,
+Fits = Annotated[
+    list[str],
     typer.Argument(
-        metavar="FIT",
-        help="A fit that `bhlm sample --save` wrote, a .zarr or .nc; or a gallery model, by name "
-        "or by the path of its TOML, which is fitted first.",
+        metavar="FIT...",
+        help="A fit that `bhlm sample --save` wrote, a .zarr or .nc, or several, to stand side by "
+        "side; or a gallery model, by name or by the path of its TOML, which is fitted first.",
     ),
 ]
 Page = Annotated[
@@ -50,7 +51,7 @@ Chains = Annotated[int | None, typer.Option(help="Independent chains; 4 if not g
 
 @app.command("dashboard")
 def dashboard_command(
-    fit: Fit,
+    fits: Fits,
     output: Page,
     data: Data = None,
     memory_limit: MemoryLimit = None,
@@ -62,15 +63,26 @@ def dashboard_command(
     chains: Chains = None,
     rows: Rows = False,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
-    """Write one self-contained HTML page about a fit: verdict, figures, checks, tables.
+    """Write one self-contained HTML page about a fit, or about two to six side by side.
 
     REML and the reconciliation of a saved fit are computed from the moments that it holds; its
     rows, which some figures need, come from --data. The page holds single rows only with --rows.
     """
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=output)
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     given = {name: value for name, value in counts.items() if value is not None}
+    if len(fits) > 1:
+        others = {"data": data, "covariance": covariance, "json": json, **given}
+        asked = [name for name, value in others.items() if value is not None]
+        if asked or rows:
+            raise ArgumentError(
+                f"--{(asked or ['rows'])[0]} is for a page about one fit; leave it out, or name one"
+            )
+        return _show_several(fits, output, title)
+    (fit,) = fits
     if Path(fit).suffix.lower() in SAVED:
         if given or covariance is not None:
             raise ArgumentError(
@@ -88,6 +100,40 @@ def dashboard_command(
         )
     model, entry = open_model(fit, None, None)
     return _show_gallery(model, entry, output, title, covariance, given, json, rows=rows)
+
+
+def _show_several(paths: list[str], output: Path, title: str | None) -> int:
+    from bhlm.bayes.draws import Draws as Posterior
+    from bhlm.fits.saved import load
+    from bhlm.reports.dashboard.subjects import write_several
+
+    for path in paths:
+        if Path(path).suffix.lower() not in SAVED:
+            raise ArgumentError(
+                f"'{path}' is no saved fit, and several stand side by side only if saved; give "
+                ".zarr or .nc files"
+            )
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"'{paths[0]}' is named twice; give each fit once")
+    fits = {}
+    for name, path in zip(names, paths, strict=True):
+        fit = load(path)
+        if not isinstance(fit, Posterior):
+            raise ArgumentError(
+                f"'{path}' has several grouping factors, of which no page shows fits side by side "
+                "yet; leave it out"
+            )
+        fits[name] = fit
+    VOICE.say("writing the page")
+    command = write_command("dashboard", *paths, output=output)
+    source = {"Fits": "\n".join(paths), "Command": command}
+    write_several(fits, output, title=title, source=source)
+    for name, fit in fits.items():
+        verdict = "converged" if fit.converged else "FAILED: the draws do not pass their verdict"
+        print_text(f"{name}: {fit.moments.formula}; {verdict}")
+    return 0 if all(fit.converged for fit in fits.values()) else 1
 
 
 def _show_saved(

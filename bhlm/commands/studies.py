@@ -1,4 +1,4 @@
-"""calibrate and simulate: many simulated data sets."""
+"""calibrate, simulate and power: many simulated data sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import Covariance, Data, FormulaText, Json, Seed, Which, app
+from bhlm.commands.options import Covariance, Data, FormulaText, Json, Quiet, Seed, Which, app
 from bhlm.commands.shared import check_outputs, open_model, read_settings, write_all
 from bhlm.errors import DataError
+from bhlm.progress import VOICE
 
 if TYPE_CHECKING:
     from bhlm.studies.simulation.result import StudyResult
@@ -29,12 +30,14 @@ def calibrate_command(
         Path | None, typer.Option(help="Keep replicates here, so that a killed study goes on.")
     ] = None,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Simulate data from the prior, sample each, and rank the truth: is the sampler right?"""
     from bhlm.files import write_json
     from bhlm.progress import show_progress
     from bhlm.studies.calibration.run import calibrate
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
     model, entry = open_model(which, data, formula)
     priors, covariance = read_settings(entry, covariance)
@@ -66,12 +69,14 @@ def simulate_command(
             metavar="FOLDER", help="Draw bias, coverage and power into it, as .png and .html."
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> int:
     """Simulate data over a grid of conditions: bias, coverage and power of every method."""
     from bhlm.files import write_json
     from bhlm.progress import show_progress
     from bhlm.studies.simulation.run import run_study
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)  # before the study, which takes long
     if figures:
         make_folder(figures)
@@ -88,6 +93,61 @@ def simulate_command(
         writers.append(lambda: draw_study(found, figures))
     write_all(*writers)
     return 0
+
+
+@app.command("power")
+def power_command(
+    design: Annotated[
+        Path, typer.Argument(metavar="DESIGN", help="The TOML that states the design.")
+    ],
+    file: Annotated[
+        Path | None, typer.Option(help="Keep replicates here, so that a killed run goes on.")
+    ] = None,
+    workers: Workers = None,
+    json: Json = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Draw the power into it, as .png and .html."),
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Simulate the power of a design: [effects] x, w, "x:w"; [design] groups, group_size, icc.
+
+    Also target (0.8), replicates (500), seed and df above the tables; several values of what
+    stands in [design] are all tried.
+    """
+    from bhlm.files import write_json
+    from bhlm.progress import show_progress
+    from bhlm.studies.simulation.power import read_design, render_power, tabulate_power
+    from bhlm.studies.simulation.run import run_study
+
+    VOICE.quiet = quiet or VOICE.quiet
+    check_outputs(json=json)
+    stated = read_design(design)
+    if figures:
+        make_folder(figures)
+    with show_progress("power") as progress:
+        found = run_study(stated.study, file=file, workers=workers, progress=progress)
+    print(render_power(found, stated))
+    writers: list[Callable[[], object]] = []
+    if json:
+        table = tabulate_power(found)
+        content = {"target": stated.target, "power": table.to_dict("records")}
+        writers.append(lambda: write_json(content, json))
+    if figures:
+        writers.append(lambda: draw_power(found, figures))
+    write_all(*writers)
+    return 0
+
+
+def draw_power(found: "StudyResult", folder: Path) -> None:
+    """Write the figure of the power into a folder."""
+    from bhlm.plots.study_power import plot_power
+
+    figure = plot_power(found)
+    for ending in (".png", ".html"):
+        figure.save(folder / f"{figure.name}{ending}")
+    print(f"\n{folder / figure.name}.png, .html: {figure.reading}")
 
 
 def make_folder(folder: Path) -> None:

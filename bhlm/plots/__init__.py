@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bhlm.plots.residuals import plot_residuals
     from bhlm.plots.sensitivity import plot_sensitivity
     from bhlm.plots.shrinkage import plot_shrinkage
+    from bhlm.plots.side_by_side import plot_fits
     from bhlm.plots.studies import plot_studies
     from bhlm.plots.study_bias import plot_bias
     from bhlm.plots.study_coverage import plot_coverage
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bhlm.plots.variance_shares import plot_variance_shares
 
 _HOMES = {
+    "plot_fits": "side_by_side",
     "plot_variance_shares": "variance_shares",
     "plot_studies": "studies",
     "plot_pairs": "pairs",

@@ -160,8 +160,8 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
     suffix = find_suffix(place)
     if dialect.separator is not None and suffix not in TEXT:
         raise DataError(
-            f"separator={dialect.separator!r} is for {', '.join(TEXT)} files, and '{place}' is none "
-            "of them; leave it out"
+            f"separator={dialect.separator!r} is for {', '.join(TEXT)} files, and '{place}' is "
+            "none of them; leave it out"
         )
     if memory_limit is not None and suffix not in STREAMED:
         raise DataError(

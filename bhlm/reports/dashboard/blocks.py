@@ -1,6 +1,7 @@
 """What a page is made of: sections of texts, tables and figures."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from bhlm.plots.figure import Figure
@@ -32,6 +33,7 @@ class Subject:
     df: str | None = None  # by which the fixed effects are tested too
     rows: bool = False  # whether the page may hold single rows
     levels: "LevelsEstimate | None" = None  # in the place of `reml`, of several grouping factors
+    fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
 
     @property
     def estimate(self) -> "Estimate | LevelsEstimate | None":

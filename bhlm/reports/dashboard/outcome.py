@@ -1,6 +1,6 @@
 """Whether the fits of a page hold: the findings, and which of them stands on the badge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bhlm.reconciliation.findings import (
     Finding,
@@ -56,6 +56,13 @@ def choose_tone(finding: Finding) -> Tone:
 
 def gather_findings(subject: Subject) -> Findings:
     """Return the findings on the fits of a page, those of the reconciliation where there is one."""
+    if subject.fits:
+        found = {name: judge_convergence(None, fit) for name, fit in subject.fits.items()}
+        worst = next((name for name, each in found.items() if not each.holds), None)
+        if worst is None:
+            return Findings(next(iter(found.values())), None, None, None)
+        headline = f"{worst}: {found[worst].headline}"
+        return Findings(replace(found[worst], headline=headline), None, None, None)
     reml, post, both = subject.estimate, subject.post, subject.both
     if both is not None:
         return both.findings

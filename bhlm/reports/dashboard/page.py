@@ -42,6 +42,12 @@ from bhlm.reports.dashboard.paths import check_path, name_twin
 from bhlm.reports.dashboard.priors import build_priors
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
 from bhlm.reports.dashboard.reproduction import build_reproduction
+from bhlm.reports.dashboard.several import (
+    build_comparison,
+    build_convergences,
+    build_several_reproduction,
+    build_side_by_side,
+)
 from bhlm.reports.dashboard.verdict import build_verdict, find_moments
 from bhlm.reports.json import (
     describe_cells,
@@ -75,6 +81,12 @@ LEVEL_SECTIONS = (
     Part("groups", "Groups", build_level_groups),
     Part("reproduction", "Reproduction", build_level_reproduction),
 )
+SEVERAL_SECTIONS = (
+    Part("verdict", "Side by side", build_side_by_side),
+    Part("convergence", "Convergence", build_convergences),
+    Part("checks", "Comparison", build_comparison),
+    Part("reproduction", "Reproduction", build_several_reproduction),
+)
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 40_000
 
@@ -98,7 +110,8 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             to; this is found before anything is computed.
     """
     path = check_path(path)
-    sections = build_sections(subject, LEVEL_SECTIONS if subject.levels else SECTIONS)
+    parts = LEVEL_SECTIONS if subject.levels else SEVERAL_SECTIONS if subject.fits else SECTIONS
+    sections = build_sections(subject, parts)
     outcome = judge(subject)
     sections = mark_failed(sections, subject)
     twin = {
@@ -127,11 +140,15 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
 
 def find_any(subject: Subject) -> Moments | CellMoments:
     """Return the moments of the page's fits, of one grouping factor or of several."""
+    if subject.fits:
+        return next(iter(subject.fits.values())).moments
     return find_moments(subject) if subject.levels is None else subject.levels.moments
 
 
 def describe_levels_model(subject: Subject) -> dict[str, Any]:
     """Return formula and size of the model, of one grouping factor or of several."""
+    if subject.fits:
+        return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
     if subject.levels is None:
         return describe_model(find_moments(subject))
     return describe_cells(subject.levels.moments)
@@ -186,7 +203,10 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,
-        formula=find_any(subject).formula,
+        formula=(
+            "; ".join(dict.fromkeys(str(fit.moments.formula) for fit in subject.fits.values()))
+            or find_any(subject).formula
+        ),
         outcome=judge(subject),
         sections=shown,
         style=Markup(_read("style.css")),

@@ -1,5 +1,6 @@
 """Fits -> the page about them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from bhlm.bayes.checks.model_checks import Checks, run_checks
 from bhlm.bayes.draws import Draws
-from bhlm.errors import DataError
-from bhlm.layout import list_names
+from bhlm.errors import ArgumentError, DataError
+from bhlm.layout import count, list_names
+from bhlm.plots.style import SERIES
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reports.dashboard.blocks import Subject
@@ -90,6 +92,46 @@ def write_fit(
         source=_hide_passwords(source),
         own_checks=_check_posterior(fit, checked) if isinstance(fit, Draws) else None,
         rows=rows,
+    )
+    write_dashboard(subject, path)
+
+
+def write_several(
+    fits: Mapping[str, Draws],
+    path: str | Path,
+    *,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about two to six posteriors side by side, and its .json.
+
+    Args:
+        fits: by name.
+        path: the HTML file to write.
+        title: the page's heading; None names the responses.
+        source: label -> text on where the fits come from.
+
+    Raises:
+        ArgumentError: fewer or more fits, or draws from the prior alone.
+        DataError: a path that cannot be written to.
+    """
+    check_path(path)
+    if not 2 <= len(fits) <= len(SERIES):
+        raise ArgumentError(f"{count(len(fits), 'fit')} cannot stand side by side; give 2 to 6")
+    for name, fit in fits.items():
+        if fit.settings.prior_only:
+            raise ArgumentError(
+                f"'{name}' has draws from the prior alone; give posteriors to stand side by side"
+            )
+    responses = dict.fromkeys(fit.moments.response for fit in fits.values())
+    subject = Subject(
+        reml=None,
+        post=None,
+        both=None,
+        model=None,
+        title=title or f"{list_names(list(responses))}: {len(fits)} fits side by side",
+        source=_hide_passwords(source),
+        fits=fits,
     )
     write_dashboard(subject, path)
 
