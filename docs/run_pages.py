@@ -18,6 +18,7 @@ quadrature.
 
 import argparse
 import io
+import multiprocessing
 import os
 import platform
 import re
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -289,25 +291,35 @@ def last_digit(number: str) -> float:
     return float(10.0 ** (int(power or 0) - decimals))
 
 
+def treat_page(page: Path, *, check: bool) -> list[str]:
+    """Rewrite a page and return no line, or check it and return a line for each difference."""
+    text = page.read_text(encoding="utf-8")
+    outputs = run_page(text, name=str(page))
+    if not check:
+        page.write_text(rewrite_page(text, outputs), encoding="utf-8")
+        return []
+    return find_differences(outputs, same_machine=is_made_here(text))
+
+
 def main() -> int:
-    """Rewrite the pages, or check them."""
+    """Rewrite the pages, or check them; processes of their own share them out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", nargs="*", type=Path, help="all of them, if none is named")
     parser.add_argument("--check", action="store_true", help="write nothing, say what differs")
+    parser.add_argument("--workers", type=int, default=2, help="pages at a time, 2 by default")
     options = parser.parse_args()
+    pages = [page.resolve() for page in options.pages] or list_pages()
     status = 0
-    for page in options.pages or list_pages():
-        text = page.read_text(encoding="utf-8")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context, max_tasks_per_child=1) as pool:
         start = time.perf_counter()
-        outputs = run_page(text, name=str(page))
-        if not options.check:
-            page.write_text(rewrite_page(text, outputs), encoding="utf-8")
-            continue
-        wrong = find_differences(outputs, same_machine=is_made_here(text))
-        told = f"{len(outputs)} blocks print what it says, {time.perf_counter() - start:.1f} s"
-        name = page.resolve().relative_to(ROOT)
-        print("\n".join(f"{name}: {line}" for line in wrong or [told]), flush=True)
-        status = status or int(bool(wrong))
+        runs = [pool.submit(treat_page, page, check=options.check) for page in pages]
+        for page, run in zip(pages, runs, strict=True):
+            wrong = run.result()
+            told = [f"done after {time.perf_counter() - start:.0f} s"]
+            name = page.relative_to(ROOT)
+            print("\n".join(f"{name}: {line}" for line in wrong or told), flush=True)
+            status = status or int(bool(wrong))
     return status
 
 

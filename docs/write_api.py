@@ -157,11 +157,6 @@ def document_class(entry: Entry) -> list[str]:
     call = read_constructor(cls) if entry.name in CALLED else ""
     kind = "py:exception" if issubclass(cls, Exception) else "py:class"
     body = convert_docstring(cls)
-    fields = [] if entry.name in CALLED and "Args:" in (cls.__doc__ or "") else read_fields(cls)
-    if fields:
-        body += ["", "| attribute | type | |", "|---|---|---|"]
-        body += [f"| `{name}` | {show_type(of)} | {escape(told)} |" for name, of, told in fields]
-        body.append("")
     if not issubclass(cls, Exception):
         for name, member in list_members(cls):
             body += [""]
@@ -174,6 +169,11 @@ def document_class(entry: Entry) -> list[str]:
                 static = [":classmethod:", ""] if is_classmethod(cls, name) else []
                 body += wrap_directive("py:method", f"{name}{read_signature(member)}",
                                        static + inner, 3)  # fmt: skip
+    fields = [] if entry.name in CALLED and "Args:" in (cls.__doc__ or "") else read_fields(cls)
+    if fields:
+        body += ["", "It holds:", "", "| field | type | |", "|---|---|---|"]
+        body += [f"| `{name}` | {show_type(of)} | {escape(told)} |" for name, of, told in fields]
+        body.append("")
     return wrap_directive(kind, f"bhlm.{entry.name}{call}", body, 4)
 
 
