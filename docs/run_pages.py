@@ -315,7 +315,10 @@ def main() -> int:
         start = time.perf_counter()
         runs = [pool.submit(treat_page, page, check=options.check) for page in pages]
         for page, run in zip(pages, runs, strict=True):
-            wrong = run.result()
+            try:
+                wrong = run.result()
+            except Exception as error:
+                wrong = [f"{type(error).__name__}: {error}"]
             told = [f"done after {time.perf_counter() - start:.0f} s"]
             name = page.relative_to(ROOT)
             print("\n".join(f"{name}: {line}" for line in wrong or told), flush=True)
