@@ -13,7 +13,7 @@ criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
 """
 
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numba
 import numpy as np
@@ -258,12 +258,18 @@ def sum_products(panels: Panels, lam: Array, *, threads: int | None = None) -> t
         fill_products(panels.values, panels.reach, first, last, lam, sums)
 
     sum_stretches(fill, panels.n_stretches, threads=threads)
-    logdet, *taken = sums.sum(axis=0)
+    found = sums.sum(axis=0)
+    rows, columns = _list_lower(r)
     e = panels.total.copy()
-    lower = np.tril_indices(r)
-    e[lower] -= taken
-    e.T[lower] = e[lower]
-    return float(logdet), e
+    e[rows, columns] -= found[1:]
+    e[columns, rows] = e[rows, columns]
+    return float(found[0]), e
+
+
+@lru_cache(maxsize=64)
+def _list_lower(r: int) -> tuple[Array, Array]:
+    """Return the rows and columns of a lower triangle (r, r), row by row."""
+    return np.tril_indices(r)
 
 
 def evaluate(
@@ -311,12 +317,13 @@ def score_psi(
 
 def weigh_products(at: Criterion) -> Array:
     """Return the derivative (p + 1, p + 1) by E of the profiled criterion, less sum log |H_j|."""
-    left = np.append(-at.beta, 1.0)
+    left = np.ones(len(at.beta) + 1)
+    left[:-1] = -at.beta
     size = at.dof / at.rss if at.held is None else 1.0 / at.held
-    weight = size * np.outer(left, left)
+    weight: Array = size * (left[:, None] * left)
     if at.restricted:
         weight[:-1, :-1] += at.phi
-    return np.asarray(weight)
+    return weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +333,7 @@ class Curvature:
     logdet: Array  # (m, m) of log|H| + [log|X'H^-1 X|]
     rss_slope: Array  # (m,)
     rss: Array  # (m, m)
+    fixed_slope: Array  # (m, p, p) of X'H^-1 X
 
 
 def differentiate(
@@ -357,18 +365,54 @@ def differentiate(
     return _join_curvatures(whole, at, directions)
 
 
+def expect_group_squares(
+    blocks: Array,
+    q: int,
+    directions: Array,
+    *,
+    n: float,
+    panels: Panels | None = None,
+    groups: Array | None = None,
+) -> tuple[Array, Array]:
+    """Return the equations (m + 1, m + 1) and (m + 1,) of MIVQUE(0) for Psi sigma^2 and sigma^2.
+
+    As `bhlm.likelihood.levels.expect_squares`, of one factor: what they are made of are the
+    restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q).
+    """
+    none = np.zeros((q, q))
+    at = evaluate(blocks, q, none, n=n, restricted=True, panels=panels, groups=groups)
+    curve = differentiate(blocks, q, none, at, directions, groups=groups)
+    weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
+    weight[:-1, :-1] = at.phi
+    if groups is None:
+        score = sum_scores(blocks, q, none, weight, panels=panels)
+    else:
+        score = sum_weighted_scores(blocks, q, none, weight, groups)
+    m = len(directions)
+    equations = np.empty((m + 1, m + 1))
+    equations[:m, :m] = -curve.logdet
+    equations[:m, m] = equations[m, :m] = np.einsum("mab,ab->m", directions, score)
+    equations[m, m] = at.dof
+    return equations, np.append(-curve.rss_slope, at.rss)
+
+
 def _join_curvatures(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
     """Return the second derivatives from the sums of `sum_curvatures`."""
     ff, fc, ft, uu, ut, tt = sums
     e = directions
     logdet = -_trace_pairs(ff, e)
+    slope = -np.einsum("mab,aibj->mij", e, uu)
     if at.restricted:
-        slope = -np.einsum("mab,aibj->mij", e, uu)
-        turned = np.einsum("ij,mjk->mik", at.phi, slope)
+        turned = at.phi @ slope
         logdet += 2.0 * _trace_pairs(fc, e) - np.einsum("mij,nji->mn", turned, turned)
     lean = np.einsum("mab,aib->mi", e, ut)
     rss = 2.0 * _trace_pairs(ft, e) - 2.0 * lean @ at.phi @ lean.T
-    return Curvature(0.5 * (logdet + logdet.T), -np.einsum("mab,ab->m", e, tt), 0.5 * (rss + rss.T))
+    return Curvature(
+        logdet=0.5 * (logdet + logdet.T),
+        rss_slope=-np.einsum("mab,ab->m", e, tt),
+        rss=0.5 * (rss + rss.T),
+        fixed_slope=slope,
+    )
 
 
 def _trace_pairs(pairs: Array, directions: Array) -> Array:

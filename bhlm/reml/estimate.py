@@ -1,7 +1,7 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -9,12 +9,20 @@ from bhlm.errors import ArgumentError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.profiled import Criterion, Curvature
 from bhlm.likelihood.scores import find_scores
 from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
 from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
-from bhlm.reml.optimize import Optimum, Step, evaluate_white, maximize, unwhiten_loglik
+from bhlm.reml.optimize import (
+    Optimum,
+    Problem,
+    Step,
+    evaluate_white,
+    maximize,
+    unwhiten_loglik,
+)
 from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich
 from bhlm.reml.standard_errors import variance_covariance
 
@@ -23,6 +31,14 @@ if TYPE_CHECKING:
 
 
 Array = np.ndarray
+
+
+class Bent(NamedTuple):
+    """The criterion at a theta, in whitened units."""
+
+    at: Criterion
+    score: Array  # (q, q) by Psi
+    curve: Curvature  # along d Psi / d theta
 
 
 @check_fields
@@ -60,6 +76,16 @@ class Estimate(Maximum):
     def parts(self) -> tuple[Part, ...]:
         """The random part of the one grouping factor."""
         return (Part(self.structure, self.g),)
+
+    @property
+    def bent(self) -> "Bent":
+        """The criterion at the estimates, with its derivatives by theta."""
+        if "bent" not in self._kept:
+            problem = Problem(self.white, self.structure, self.method == "reml")
+            _, at, score = problem.visit(self.theta)
+            self._kept["bent"] = Bent(at, score, problem.curve(self.theta))
+        found: Bent = self._kept["bent"]
+        return found
 
     @property
     def reliability(self) -> dict[str, float]:

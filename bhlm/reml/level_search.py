@@ -27,6 +27,7 @@ from bhlm.likelihood.levels import (
 )
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.reml.optimize import (
+    FLOOR,
     GRADIENT,
     SAME,
     ZERO,
@@ -35,12 +36,13 @@ from bhlm.reml.optimize import (
     descend,
     is_maximum,
     polish,
+    raise_psi,
+    solve_squares,
     unwhiten_loglik,
 )
 
 Array = np.ndarray
 
-FLOOR = 0.1  # share of a level's own error, squared, that a variance starts with at least
 QUASI_STEPS = 40
 HALVINGS = 30
 
@@ -206,18 +208,15 @@ def _begin(problem: LevelsProblem) -> Array:
     )
     if problem.restricted:
         _refuse_flat(structures, equations, n=white.n)
-    # Full likelihoods take a variance that the fixed effects leave nothing of to be zero.
-    size = np.sqrt(np.maximum(np.diag(equations), NO_INFORMATION * np.max(np.diag(equations))))
-    found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
-    v = max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
-    stops = np.cumsum([len(structure.labels) for structure in structures])
-    psis = []
-    for structure, count, part in zip(
-        structures, levels.counts, np.split(found, stops), strict=False
-    ):
-        values, vectors = np.linalg.eigh(structure.assemble(part / v))
-        psis.append((vectors * np.maximum(values, FLOOR * count / white.n)) @ vectors.T)
-    return problem.project(psis)
+    found, v = solve_squares(equations, squares)
+    stops = np.cumsum([len(structure.labels) for structure in structures])[:-1]
+    parts = zip(structures, levels.counts, np.split(found, stops), strict=True)
+    return problem.project(
+        [
+            raise_psi(structure.assemble(part / v), FLOOR * count / white.n)
+            for structure, count, part in parts
+        ]
+    )
 
 
 def _refuse_flat(structures: tuple[Structure, ...], equations: Array, *, n: float) -> None:

@@ -1,6 +1,6 @@
 """Whitened cross-products -> the maximum of the (restricted) likelihood.
 
-A few EM steps bring theta near, a trust-region Newton method with the exact Hessian finishes.
+MIVQUE(0) and an EM step bring theta near, Newton's method with the exact Hessian finishes.
 theta needs no bounds: the criterion depends on Psi = lam lam', which is even in the factors'
 signs, so a variance of zero is an ordinary stationary point at which theta is 0.
 """
@@ -14,13 +14,19 @@ from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import Panels, build_panels
-from bhlm.likelihood.profiled import Criterion, differentiate, evaluate, score_psi
+from bhlm.likelihood.profiled import (
+    Criterion,
+    Curvature,
+    differentiate,
+    evaluate,
+    expect_group_squares,
+    score_psi,
+)
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
 
-# Newton does the rest in a few iterations; half of Stata's default emiterate() is enough.
-EM_STEPS = 10
+FLOOR = 0.1  # share of a group's own error, squared, that a variance starts with at least
 GRADIENT = 1e-6  # trust-region stop, in units of minus twice the log-likelihood per theta
 POLISHED = 1e-9  # a gradient below this has no digits left to gain
 # What counts as stationary after the Newton polish: the criterion is a sum of about n terms,
@@ -116,7 +122,8 @@ class Problem:
 
     def factor(self, theta: Array) -> Array:
         """Return lam (q, q) = sum theta_c N_c."""
-        return np.ascontiguousarray(np.tensordot(theta, self.structure.factors, axes=1))
+        factors = self.structure.factors
+        return (theta @ factors.reshape(len(factors), -1)).reshape(factors.shape[1:])
 
     def at(self, theta: Array) -> Criterion:
         """Return the criterion at theta."""
@@ -127,7 +134,8 @@ class Problem:
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
         lam, at, score = self.visit(theta)
-        return at.value, 2.0 * np.einsum("cij,ij->c", self.structure.factors, score @ lam)
+        factors = self.structure.factors
+        return at.value, 2.0 * (factors.reshape(len(factors), -1) @ (score @ lam).ravel())
 
     def hessian(self, theta: Array) -> Array:
         """Return the Hessian (c, c) of the profiled criterion by theta."""
@@ -141,18 +149,18 @@ class Problem:
         """Whether the Hessian is finite, which it is not where the residual variance vanishes."""
         return bool(np.isfinite(self.hessian(theta)).all())
 
+    def curve(self, theta: Array) -> Curvature:
+        """Return the derivatives of the criterion's parts along d Psi / d theta."""
+        lam, at, _ = self.visit(theta)
+        turned = self.structure.factors @ lam.T
+        tangents = turned + turned.transpose(0, 2, 1)
+        white = self.white
+        return differentiate(white.blocks, white.q, lam, at, tangents, groups=white.groups)
+
     def _differentiate(self, theta: Array) -> Array:
-        lam, at, score = self.visit(theta)
+        _, at, score = self.visit(theta)
         factors = self.structure.factors
-        turned = factors @ lam.T
-        curve = differentiate(
-            self.white.blocks,
-            self.white.q,
-            lam,
-            at,
-            turned + turned.transpose(0, 2, 1),
-            groups=self.white.groups,
-        )
+        curve = self.curve(theta)
         if at.held is None:
             slope = curve.rss_slope / at.rss
             bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
@@ -186,7 +194,7 @@ def maximize(
         white: whitened cross-products.
         structure: the covariance structure, which spans Psi.
         restricted: True for REML, False for ML.
-        start: theta (c,) to start at instead of EM from the unit matrix.
+        start: theta (c,) to start at instead of an EM step from the variances by MIVQUE(0).
     """
     problem = Problem(white, structure, restricted)
     steps: list[Step] = []
@@ -196,10 +204,7 @@ def maximize(
         value = problem.visit(np.asarray(theta))[1].value
         steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
 
-    if start is None:
-        theta = _expectation_maximization(problem, steps)
-    else:
-        theta = np.asarray(start, dtype=np.float64)
+    theta = _begin(problem, steps) if start is None else np.asarray(start, dtype=np.float64)
     record(theta)
     theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
@@ -258,22 +263,57 @@ def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     return float(-0.5 * value * white.unit + offset)
 
 
-def _expectation_maximization(problem: Problem, steps: list[Step]) -> Array:
-    """Return theta after EM from Psi = I.
+def _begin(problem: Problem, steps: list[Step]) -> Array:
+    """Return theta (c,) after an EM step from the variances by MIVQUE(0).
 
     With sigma^2 profiled, E[u u' | y] averaged over the J groups is
     Psi - Psi score Psi / J, score the derivative of the criterion by Psi.
     """
-    white = problem.white
-    theta = problem.structure.project(np.eye(white.q))
-    for iteration in range(EM_STEPS):
-        lam, at, score = problem.visit(theta)
-        loglik = unwhiten_loglik(at.value, white, problem.restricted)
-        steps.append(Step("em", iteration, loglik))
-        psi = lam @ lam.T
-        n_groups = len(white.blocks) if white.groups is None else float(white.groups.sum())
-        theta = problem.structure.project(psi - psi @ score @ psi / n_groups)
-    return theta
+    white, structure = problem.white, problem.structure
+    n_groups = len(white.blocks) if white.groups is None else float(white.groups.sum())
+    equations, squares = expect_group_squares(
+        white.blocks,
+        white.q,
+        structure.directions,
+        n=white.n,
+        panels=problem.panels,
+        groups=white.groups,
+    )
+    found, v = solve_squares(equations, squares)
+    v = v if white.held is None else white.held
+    psi = raise_psi(structure.assemble(found / v), FLOOR * n_groups / white.n)
+    theta = structure.project(psi)
+    lam, at, score = problem.visit(theta)
+    steps.append(Step("em", 0, unwhiten_loglik(at.value, white, problem.restricted)))
+    psi = lam @ lam.T
+    return structure.project(psi - psi @ score @ psi / n_groups)
+
+
+def solve_squares(equations: Array, squares: Array) -> tuple[Array, float]:
+    """Return the covariance parameters (m,) by MIVQUE(0), and the residual variance.
+
+    The latter is at least a tenth of that of least squares.
+
+    Args:
+        equations: (m + 1, m + 1), the residual variance last.
+        squares: (m + 1,) the quadratic forms.
+    """
+    size = np.sqrt(np.diag(equations))
+    size[size == 0.0] = 1.0
+    found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
+    return found[:-1], max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
+
+
+def raise_psi(psi: Array, least: float) -> Array:
+    """Return psi (q, q) with eigenvalues of at least `least`.
+
+    A variance of zero would be a stationary point, and hold the search; what is not finite, where
+    least squares leave no residual, gives way to the unit matrix.
+    """
+    if not np.isfinite(psi).all():
+        return np.eye(len(psi))
+    values, vectors = np.linalg.eigh(psi)
+    return np.asarray((vectors * np.maximum(values, least)) @ vectors.T)
 
 
 def descend(

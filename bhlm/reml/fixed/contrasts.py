@@ -59,26 +59,28 @@ def estimate_contrasts(
     """
     import pandas as pd
 
-    check_level(level)
     stated = _state(hypotheses, fit)
+    columns = _estimate(fit, stated, method=method, level=level) | {"value": stated.values}
+    return pd.DataFrame(columns, index=pd.Index(stated.labels, name="hypothesis"))
+
+
+def _estimate(fit: Maximum, stated: Hypotheses, *, method: str, level: float) -> dict[str, Array]:
+    """Return the columns (c,) of the table of contrasts."""
+    check_level(level)
     inference = infer_fixed(fit, stated.contrasts, method=method)
     estimate = stated.contrasts @ fit.beta
     se = inference.standard_errors(stated.contrasts)
     half = stats.t.ppf(0.5 + level / 2.0, inference.df) * se
     statistic = (estimate - stated.values) / se
-    return pd.DataFrame(
-        {
-            "estimate": estimate,
-            "se": se,
-            "lower": estimate - half,
-            "upper": estimate + half,
-            "statistic": statistic,
-            "df": inference.df,
-            "p": 2.0 * stats.t.sf(np.abs(statistic), inference.df),
-            "value": stated.values,
-        },
-        index=pd.Index(stated.labels, name="hypothesis"),
-    )
+    return {
+        "estimate": estimate,
+        "se": se,
+        "lower": estimate - half,
+        "upper": estimate + half,
+        "statistic": statistic,
+        "df": inference.df,
+        "p": 2.0 * stats.t.sf(np.abs(statistic), inference.df),
+    }
 
 
 def tabulate_fixed(fit: Maximum, *, method: str, level: float = 0.95) -> "pd.DataFrame":
@@ -89,10 +91,12 @@ def tabulate_fixed(fit: Maximum, *, method: str, level: float = 0.95) -> "pd.Dat
     Raises:
         ArgumentError: an unknown method, or a level outside (0, 1).
     """
+    import pandas as pd
+
     p = len(fit.beta)
     every = Hypotheses(tuple(fit.moments.fixed), np.eye(p), np.zeros(p))
-    table = estimate_contrasts(fit, every, method=method, level=level)
-    table = table.drop(columns="value").rename_axis("parameter")
+    columns = _estimate(fit, every, method=method, level=level)
+    table = pd.DataFrame(columns, index=pd.Index(every.labels, name="parameter"))
     table.attrs["df"] = method
     return table
 
