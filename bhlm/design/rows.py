@@ -351,6 +351,10 @@ def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:
 
     That is the usual case, and quick to see.
     """
-    if not len(rows) or any(rows[name].null_count() for name in layout.names):
+    if not len(rows):
         return False
-    return all(np.isfinite(rows[name].to_numpy()).all() for name in layout.floats)
+    # Among doubles a null is a NaN.
+    doubles = list(dict.fromkeys((*layout.floats, *layout.columns.values())))
+    if not all(np.isfinite(rows[name].to_numpy()).all() for name in doubles):
+        return False
+    return not any(rows[name].null_count() for name in layout.names if name not in doubles)

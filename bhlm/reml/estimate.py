@@ -227,7 +227,7 @@ def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Wh
 def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: Optimum) -> Estimate:
     """Return the fit in the columns as given, with standard errors."""
     at = optimum.criterion
-    sigma2 = at.sigma2 * white.scale**2
+    sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
     none = np.zeros((white.q, white.q))
     linear = evaluate_white(white, none, restricted=at.restricted)

@@ -198,13 +198,25 @@ def maximize(
     """
     problem = Problem(white, structure, restricted)
     steps: list[Step] = []
+    theta = _begin(problem, steps) if start is None else np.asarray(start, dtype=np.float64)
+    found = _search(problem, theta, steps)
+    if start is None and (found.singular or not found.converged):
+        # A boundary may hold a search that began near it, while another maximum is higher.
+        again = _search(problem, structure.project(np.eye(white.q)), [])
+        if again.criterion.value < found.criterion.value - SAME:
+            return again
+    return found
+
+
+def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
+    """Return the maximum that Newton's descent from theta (c,) finds; it adds to the steps."""
+    white, restricted = problem.white, problem.restricted
 
     def record(theta: Array) -> None:
         count = sum(step.phase == "newton" for step in steps)
         value = problem.visit(np.asarray(theta))[1].value
         steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
 
-    theta = _begin(problem, steps) if start is None else np.asarray(start, dtype=np.float64)
     record(theta)
     theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
@@ -298,7 +310,7 @@ def solve_squares(equations: Array, squares: Array) -> tuple[Array, float]:
         equations: (m + 1, m + 1), the residual variance last.
         squares: (m + 1,) the quadratic forms.
     """
-    size = np.sqrt(np.diag(equations))
+    size = np.sqrt(np.maximum(np.diag(equations), 0.0))
     size[size == 0.0] = 1.0
     found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
     return found[:-1], max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))

@@ -110,9 +110,9 @@ def name_booleans(table: "pd.DataFrame", names: Collection[str] | None = None) -
 
     gappy = [
         name
-        for name, dtype in table.dtypes.items()
-        if (names is None or name in names)
-        and pd.api.types.is_object_dtype(dtype)
+        for name, dtype in zip(table.columns, table.dtypes, strict=True)
+        if pd.api.types.is_object_dtype(dtype)
+        and (names is None or name in names)
         and pd.api.types.infer_dtype(table[name], skipna=True) == "boolean"
     ]
     return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table

