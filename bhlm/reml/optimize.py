@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.identify import NO_INFORMATION
 from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.profiled import (
     Criterion,
@@ -310,8 +311,8 @@ def solve_squares(equations: Array, squares: Array) -> tuple[Array, float]:
         equations: (m + 1, m + 1), the residual variance last.
         squares: (m + 1,) the quadratic forms.
     """
-    size = np.sqrt(np.maximum(np.diag(equations), 0.0))
-    size[size == 0.0] = 1.0
+    # A variance that the fixed effects leave nothing of counts as zero.
+    size = np.sqrt(np.maximum(np.diag(equations), NO_INFORMATION * np.max(np.diag(equations))))
     found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
     return found[:-1], max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
 
