@@ -23,6 +23,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import LANES, Panels, build_panels
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -57,7 +58,7 @@ class Density(NamedTuple):
 
 
 def build_density(
-    white: "Whitened | WhitenedCells",
+    white: "Whitened | WhitenedCells | WhitenedPatterns",
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -66,8 +67,9 @@ def build_density(
 ) -> Density:
     """Return the posterior density of whitened data under resolved priors.
 
-    Of several grouping factors it holds the priors and the maps, and no data; see
-    `bhlm.bayes.level_density`.
+    Of several grouping factors, and of families, it holds the priors and the maps, and no data;
+    see `bhlm.bayes.level_density` and `bhlm.bayes.family.density`. Without a residual SD its
+    coordinate is there with a flat prior, and is to be held at zero.
 
     Args:
         white: whitened cross-products.
@@ -102,7 +104,7 @@ def build_density(
     inverse_basis = np.linalg.inv(white.basis)
     if not priors.frame.is_given[1]:
         inverse_basis = np.linalg.solve(priors.frame.random.T, inverse_basis.T).T
-    if isinstance(white, WhitenedCells):  # which several factors have no use for
+    if isinstance(white, WhitenedCells | WhitenedPatterns):  # which have no use for panels
         p, q = white.p, white.q
         panels = Panels(np.zeros((0, q, q + p + 1, LANES)), np.zeros((p + 1, p + 1)), 0.0)
     else:
@@ -111,7 +113,7 @@ def build_density(
         panels=panels.values,
         total=panels.total,
         reach=panels.reach,
-        n=white.n,
+        n=0.0 if isinstance(white, WhitenedPatterns) else white.n,
         scale=white.scale,
         inverse_basis=np.ascontiguousarray(inverse_basis),
         offset=offset,
@@ -129,7 +131,9 @@ def build_density(
     )
 
 
-def place_fixed(white: "Whitened | WhitenedCells", priors: ResolvedPriors) -> tuple[Array, Array]:
+def place_fixed(
+    white: "Whitened | WhitenedCells | WhitenedPatterns", priors: ResolvedPriors
+) -> tuple[Array, Array]:
     """Return offset (p,) and slope (p, p): priors stand on offset + slope beta~."""
     frame = priors.frame.fixed
     return frame @ white.ols, np.ascontiguousarray(white.scale * frame @ white.fixed)
@@ -290,7 +294,9 @@ def add_priors(
     return logp
 
 
-def constrain(density: Density, white: Whitened, frame: Frame, x: Array) -> Parameters:
+def constrain(
+    density: Density, white: Whitened | WhitenedPatterns, frame: Frame, x: Array
+) -> Parameters:
     """Return the parameters at N positions x (N, d), priors standing in a frame."""
     p, q, s = white.p, white.q, len(density.unit)
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T

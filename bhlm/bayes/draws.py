@@ -13,7 +13,7 @@ from bhlm.bayes.adjust import Adjustment, adjust_draws
 from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
-from bhlm.bayes.priors.resolve import ResolvedPriors, measure_scales
+from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -23,16 +23,17 @@ from bhlm.likelihood.parameters import (
     Parameters,
     bound_parameters,
     list_parameters,
-    list_residuals,
     name_group_dimension,
     name_strata,
     scale_covariance,
 )
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.weighted_marginal import map_draws, weigh_logliks
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 from bhlm.moments.groups import find_groups
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +93,7 @@ class Posterior:
     Its subclasses say what `data` holds.
     """
 
-    moments: AnyMoments
+    moments: Reduced
     structure: Structure  # of the random coefficients of all factors
     priors: ResolvedPriors
     data: "xr.DataTree"
@@ -101,7 +102,7 @@ class Posterior:
     seed: int
     seconds: float
     sampler: str  # which route ran
-    white: Whitened | WhitenedCells
+    white: Whitened | WhitenedCells | WhitenedPatterns
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -116,6 +117,12 @@ class Posterior:
         raise NotImplementedError
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of chains and of draws in each."""
+        chains, draws = self.data["posterior"]["beta"].shape[:2]
+        return int(chains), int(draws)
+
+    @property
     def converged(self) -> bool:
         """Whether the convergence verdict holds."""
         return self.diagnostics.ok
@@ -123,14 +130,7 @@ class Posterior:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every parameter, in the order of the tables."""
-        weights = self.moments.design.formula.weights
-        return list_parameters(self.moments.fixed, self.structure, weights=weights)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The numbers of chains and of kept draws per chain."""
-        chains, draws = self.data["posterior"]["beta"].shape[:2]
-        return int(chains), int(draws)
+        return list_own(self.moments, self.structure)
 
     @property
     def draws(self) -> dict[str, Array]:
@@ -386,30 +386,38 @@ def build_fit(
         )
         diagnostics = replace(diagnostics, prior_bound=(sentence,))
     return Draws(
-        moments=moments, structure=structure, priors=priors, data=_build_tree(moments, content),
+        moments=moments, structure=structure, priors=priors, data=build_tree(moments, content),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white, adjustment=adjustment,
     )  # fmt: skip
 
 
 def parameter_draws(
-    moments: AnyMoments,
+    moments: Reduced,
     structure: Structure,
     beta: Array,
     g: Array,
     sigma: Array,
 ) -> dict[str, Array]:
-    """Return every parameter's draws (chain, draw) under its name, in the order of the tables."""
+    """Return every parameter's draws (chain, draw) under its name, in the order of the tables.
+
+    Of a family there is no residual, and sigma is not read.
+    """
     labels = structure.labels
     variances = [g[..., i, j] for i, j in labels]
     scaled = scale_covariance(g, labels)
-    weights = moments.design.formula.weights
     sigmas = [sigma] if sigma.ndim == g.ndim - 2 else list(np.moveaxis(sigma, -1, 0))
-    sigmas = sigmas[: len(list_residuals(weights))]  # none where variances are known
+    sigmas = sigmas[: len(find_residuals(moments))]  # none where variances are known
     values = [*np.moveaxis(beta, -1, 0), *variances, *(each**2 for each in sigmas)]
     values += [*np.moveaxis(scaled, -1, 0), *sigmas]
-    names = map(str, list_parameters(moments.fixed, structure, weights=weights))
-    return dict(zip(names, values, strict=True))
+    return dict(zip(map(str, list_own(moments, structure)), values, strict=True))
+
+
+def list_own(moments: Reduced, structure: Structure) -> tuple[Parameter, ...]:
+    """Return every parameter of what moments, or the patterns of a family, were reduced for."""
+    residual = not isinstance(moments, Patterns)
+    weights = moments.design.formula.weights
+    return list_parameters(moments.fixed, structure, residual=residual, weights=weights)
 
 
 def turn_draws(fit: Posterior) -> dict[str, Array]:
@@ -504,7 +512,13 @@ def _fill_groups(
     return content
 
 
-def _build_tree(moments: Moments, content: dict[str, dict[str, Array]]) -> "xr.DataTree":
+def build_tree(moments: Moments | Patterns, content: dict[str, dict[str, Array]]) -> "xr.DataTree":
+    """Return the variables of a posterior with one grouping factor as the tree ArviZ takes.
+
+    Args:
+        moments: the reduced table.
+        content: variables by group of the tree.
+    """
     from arviz_base import from_dict
 
     group = name_group_dimension(moments.group, taken=("dimension",))

@@ -17,16 +17,17 @@ from bhlm.bayes.priors.tails import name_indices, name_tails
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
+from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 
 
 def index_tails(
-    moments: AnyMoments,
+    moments: Reduced,
     structure: Structure,
     priors: ResolvedPriors,
-    white: Whitened | WhitenedCells,
+    white: Whitened | WhitenedCells | None,
     *,
     prior_only: bool = False,
 ) -> dict[str, float]:
@@ -38,7 +39,7 @@ def index_tails(
         moments: the reduced table.
         structure: of the random coefficients.
         priors: one prior per parameter.
-        white: the whitened moments.
+        white: the whitened moments; draws from the prior alone need none.
         prior_only: whether the likelihood is left out.
     """
     known = replace(
@@ -49,6 +50,8 @@ def index_tails(
     )
     if prior_only:
         return _index_priors(moments, structure, known)
+    assert white is not None
+    assert not isinstance(moments, Patterns)
     return name_indices(judge_existence(white, structure, known), moments, structure)
 
 
@@ -70,7 +73,7 @@ def _lighten(prior: Prior, light: Prior) -> Prior:
 
 
 def _index_priors(
-    moments: AnyMoments, structure: Structure, priors: ResolvedPriors
+    moments: Reduced, structure: Structure, priors: ResolvedPriors
 ) -> dict[str, float]:
     """Return the tail indices of draws from the prior."""
     fixed, sd = (

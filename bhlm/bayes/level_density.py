@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from scipy.optimize import minimize
 
+from bhlm.bayes.centring import find_axes
 from bhlm.bayes.density import (
     Density,
     add_priors,
@@ -30,8 +30,6 @@ from bhlm.likelihood.parameters import Parameters
 Array = np.ndarray
 
 PARTS = 5  # numbers that a factor's part of x is told by
-STEP = 1e-4  # of the differences of the gradient that give the curvature at the mode
-WIDEST = 3.0  # the longest axis of what the sampler moves in, per unit of x
 
 
 class LevelDensity(NamedTuple):
@@ -153,26 +151,8 @@ def centre_levels(density: LevelDensity, start: Array) -> LevelDensity:
         density: in x.
         start: where the search begins (d,).
     """
-
-    def fall(x: Array) -> tuple[float, Array]:
-        value, gradient = log_levels(x, density)
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            return 1e300, np.zeros(len(x))
-        return -value, -gradient
-
-    found = minimize(fall, start, jac=True, method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
-    mode = found.x if found.fun < 1e299 else start
-    d = len(mode)
-    curvature = np.empty((d, d))
-    for i in range(d):
-        step = STEP * np.eye(d)[i]
-        curvature[i] = (fall(mode + step)[1] - fall(mode - step)[1]) / (2.0 * STEP)
-    curvature = 0.5 * (curvature + curvature.T)
-    if not np.isfinite(curvature).all():
-        return density._replace(centre=mode)
-    values, vectors = np.linalg.eigh(curvature)
-    lengths = 1.0 / np.sqrt(np.maximum(values, WIDEST**-2))
-    return density._replace(centre=mode, turn=np.ascontiguousarray(vectors * lengths))
+    axes = find_axes(lambda x: log_levels(x, density), start)
+    return density._replace(centre=axes.centre, turn=axes.turn)
 
 
 def constrain_levels(

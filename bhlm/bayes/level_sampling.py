@@ -28,6 +28,7 @@ from bhlm.bayes.sampling import (
     collect_arguments,
     initial_position,
     read_statistics,
+    start_turned,
 )
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure, lower_roots
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray
-
-SPREAD = 2.0  # chains start this far from the mode, in SDs by the curvature there
 
 
 def sample_cells(
@@ -131,7 +130,7 @@ def sample_whitened_cells(
     else:
         density = build_levels(white, priors, structure, use_likelihood=not settings.prior_only)
         density = centre_levels(density, initial_position(density.base, seed))
-        model, route = make_model(density, partial(_start_chain, density.dimension))
+        model, route = make_model(density, partial(start_turned, density.dimension))
 
     def read(trace: "xr.DataTree") -> tuple[Array | None, Parameters]:
         if density is None:
@@ -167,11 +166,6 @@ def sample_whitened_cells(
             f"for draws={kept} with seed={seed}, which gives these very draws"
         ),
     )
-
-
-def _start_chain(dimension: int, seed: int) -> Array:
-    """Return a starting position z (d,), spread around the mode."""
-    return np.random.default_rng(seed).uniform(-SPREAD, SPREAD, dimension)
 
 
 def _read_pymc(trace: "xr.DataTree", moments: CellMoments, structure: Structure) -> Parameters:

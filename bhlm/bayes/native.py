@@ -7,7 +7,7 @@ public interface serves, with the same draws at a quarter of the speed.
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -97,7 +97,15 @@ def _find_callback(density: LevelDensity) -> Any:
     return crossed_callback
 
 
-def make_python(density: AnyDensity, start: Start, *, evaluate: Evaluate) -> Any:
+class Moved(Protocol):
+    """A density that the sampler moves on."""
+
+    @property
+    def dimension(self) -> int:
+        """The length of a position."""
+
+
+def make_python(density: Moved, start: Start, *, evaluate: Evaluate) -> Any:
     """Return the density as a model of Python functions, nutpie's public interface."""
     from nutpie.compiled_pyfunc import from_pyfunc
 

@@ -15,7 +15,7 @@ from bhlm.bayes.priors.families import (
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, list_judged, resolve_priors
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ QUARTILES = 10.0
 
 @check_arguments
 def tabulate_priors(
-    moments: AnyMoments,
+    moments: Reduced,
     priors: Priors | None = None,
     *,
     covariance: str | None = None,
@@ -82,7 +82,7 @@ def evaluate_density(prior: Prior, x: Array) -> Array:
 
 
 def _tabulate(
-    moments: AnyMoments,
+    moments: Reduced,
     priors: ResolvedPriors,
     structure: Structure,
     draws: Mapping[str, Array],

@@ -39,8 +39,10 @@ from bhlm.likelihood.nested_marginal import nested_marginal
 from bhlm.likelihood.parameters import name_group_dimension, name_response, name_strata
 from bhlm.likelihood.weighted_marginal import spread_strata, weighted_marginal
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.cells import AnyMoments, CellMoments, CellRows
+from bhlm.moments.cells import CellMoments, CellRows
+from bhlm.moments.either import Reduced
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 
@@ -321,7 +323,43 @@ def build_conditional(
     return model
 
 
-def _coordinates(moments: Moments) -> dict[str, Any]:
+def build_conditional_patterns(
+    patterns: Patterns, priors: ResolvedPriors, structure: Structure
+) -> pm.Model:
+    """Return the pm.Model of a family with the random effects u explicit, non-centred.
+
+    Its observations are the patterns: successes of so many trials, or events over so much exposure.
+
+    Args:
+        patterns: the reduced table.
+        priors: one prior per parameter.
+        structure: of the random coefficients.
+    """
+    group = name_group_dimension(patterns.group, taken=("pattern",))
+    coords = _coordinates(patterns)
+    coords |= {group: patterns.groups, "pattern": np.arange(patterns.n_patterns)}
+    x, z = patterns.take(patterns.fixed), patterns.take(structure.names)
+    with pm.Model(coords=coords) as model:
+        beta = _add_fixed(patterns, priors, structure)
+        chol = _add_root(structure, priors.sd, priors.corr.eta, priors.frame.random)
+        noise = pm.Normal("z", 0.0, 1.0, dims=(group, "coefficient"))
+        u = pm.Deterministic("u", pt.dot(noise, chol.T), dims=(group, "coefficient"))
+        eta = patterns.offset + pt.dot(x, beta) + pt.sum(z * u[patterns.codes], axis=1)
+        response = name_response(patterns.design.response, taken=(group,))
+        if patterns.family.link == "log":
+            mu = patterns.n * pt.exp(eta)
+            pm.Poisson(response, mu=mu, observed=patterns.y, dims="pattern")
+            return model
+        n, y = patterns.n.astype(np.int64), patterns.y.astype(np.int64)
+        if patterns.family.link == "logit":
+            pm.Binomial(response, n=n, logit_p=eta, observed=y, dims="pattern")
+            return model
+        p = pm.math.invprobit(eta) if patterns.family.link == "probit" else -pt.expm1(-pt.exp(eta))
+        pm.Binomial(response, n=n, p=p, observed=y, dims="pattern")
+    return model
+
+
+def _coordinates(moments: Moments | Patterns) -> dict[str, Any]:
     return {
         "fixed": list(moments.fixed),
         "coefficient": list(moments.random),
@@ -375,7 +413,7 @@ def _add_level_parameters(
     return beta, chols, _add_scalar("sigma", priors.sigma)
 
 
-def _add_fixed(moments: AnyMoments, priors: ResolvedPriors, structure: Structure) -> Any:
+def _add_fixed(moments: Reduced, priors: ResolvedPriors, structure: Structure) -> Any:
     """Add beta (p,), once no prior of an SD allows negative values."""
     for parameter, prior in zip(structure.sds, priors.sd, strict=True):
         _check_positive(parameter.row, prior)

@@ -42,6 +42,7 @@ type Reader = Callable[["xr.DataTree"], dict[str, Array]]  # a trace -> each par
 type Watch = Callable[[Any, Reader], "xr.DataTree"]
 LOGGER = logging.getLogger("bhlm")
 
+SPREAD = 2.0  # chains start this far from a mode that was found, in SDs by the curvature there
 FEW_GROUPS = 30  # fewer make the step size smaller by default
 
 
@@ -297,6 +298,11 @@ def initial_position(density: Density, seed: int) -> Array:
     x[p : p + s] = np.where(density.signed, start, np.log(start))
     x[-1] += np.log(density.scale)
     return x
+
+
+def start_turned(dimension: int, seed: int) -> Array:
+    """Return a starting position z (d,) of a density that stands at its mode, spread around it."""
+    return np.random.default_rng(seed).uniform(-SPREAD, SPREAD, dimension)
 
 
 def read_statistics(trace: "xr.DataTree") -> dict[str, Array]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.design.new_rows import read_new_rows
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def predict_family(
     patterns: "Patterns",
     own: Any,
-    fit: "FamilyEstimate",
+    fit: "FamilyEstimate | FamilyDraws",
     data: Any,
     *,
     kind: str,
@@ -69,7 +70,13 @@ def predict_family(
     labels, x, z, index, offset = read_new_rows(
         patterns.design, own, new, needs_group=kind != "population", at=at, check=check
     )
-    table = predict_rows(
-        fit, labels, x, z, offset, kind=kind, scale=scale, new_groups=new_groups, level=level
-    )
+    choice: dict[str, Any] = {
+        "kind": kind, "scale": scale, "new_groups": new_groups, "level": level,
+    }  # fmt: skip
+    if isinstance(fit, FamilyDraws):
+        from bhlm.bayes.family.quantities import predict_rows as predict_draws
+
+        table = predict_draws(fit, labels, x, z, offset, **choice)
+    else:
+        table = predict_rows(fit, labels, x, z, offset, **choice)
     return table.set_axis(pd.Index(labels, name=patterns.group) if index is None else index)

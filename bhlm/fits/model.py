@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.sampling import Progress
     from bhlm.design.new_rows import At
     from bhlm.fits.bayes_fit import BayesFit
+    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.family_fit import FamilyFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
@@ -376,7 +377,7 @@ class Model:
 
         Those of several grouping factors are a `LevelBayesFit`, and those with sampling weights,
         known variances or strata a `WeightedBayesFit`, which refuse what a `BayesFit` offers beyond
-        them.
+        them; those of zeros and ones, proportions and counts a `FamilyBayesFit`.
 
         Args:
             seed: makes the run repeatable, bit for bit; without one it is drawn and kept as
@@ -409,8 +410,6 @@ class Model:
         from bhlm.bayes.sampling import sample_moments
         from bhlm.fits.bayes_fit import BayesFit
 
-        if self._patterns is not None:
-            raise self._refuse_family("a posterior")
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         if seed < 0:
@@ -419,6 +418,15 @@ class Model:
             draws=draws, tune=tune, chains=chains, target_accept=target_accept, maxdepth=maxdepth,
             prior_only=prior_only, sampler=sampler, cores=cores,
         )  # fmt: skip
+        if self._patterns is not None:
+            from bhlm.bayes.family.sampling import sample_patterns
+            from bhlm.fits.family_bayes_fit import FamilyBayesFit
+
+            counted = sample_patterns(
+                self._patterns, seed=seed, settings=settings, priors=priors, covariance=covariance,
+                progress=progress,
+            )  # fmt: skip
+            return cast("BayesFit", FamilyBayesFit.of(counted, model=self))
         if self._cells is not None:
             from bhlm.bayes.level_sampling import sample_cells
             from bhlm.fits.level_bayes_fit import LevelBayesFit
@@ -454,7 +462,8 @@ class Model:
 
         Args:
             form: "marginal" integrates the random effects out and needs only moments;
-                "conditional" holds them explicitly, non-centred, and needs the rows.
+                "conditional" holds them explicitly, non-centred, and needs the rows. Of a family
+                it is the conditional that is there, over the patterns.
             priors: what replaces the autoscaled defaults.
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
                 the formula says.
@@ -468,10 +477,10 @@ class Model:
         from bhlm.bayes.pymc_model import build_conditional, build_marginal
         from bhlm.likelihood.whitening import whiten, whiten_strata
 
-        if self._patterns is not None:
-            raise self._refuse_family("a pm.Model")
         if form not in ("marginal", "conditional"):
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
+        if self._patterns is not None:
+            return self._build_patterns(self._patterns, form, priors, covariance)
         if self._cells is not None:
             return self._build_levels(self._cells, form, priors, covariance)
         strata = self._strata
@@ -486,6 +495,23 @@ class Model:
         if moments.weights is not None:
             raise refuse_weights(moments.weights, "form='conditional'")
         return build_conditional(self.moments, self.rows(), resolved, structure)
+
+    def _build_patterns(
+        self, patterns: Patterns, form: str, priors: "Priors | None", covariance: str | None
+    ) -> "pm.Model":
+        """Return the conditional model of a family as a pm.Model."""
+        from bhlm.bayes.priors.correlations import arrange_prior
+        from bhlm.bayes.priors.resolve import resolve_priors
+        from bhlm.bayes.pymc_model import build_conditional_patterns
+
+        if form == "marginal":
+            raise ArgumentError(
+                f"form='marginal' is not there for family='{self.family}', whose random effects "
+                "PyMC cannot integrate; give form='conditional'"
+            )
+        structure = arrange_prior(patterns, covariance)
+        resolved = resolve_priors(priors, patterns, structure=structure)
+        return build_conditional_patterns(patterns, resolved, structure)
 
     def _build_levels(
         self, cells: CellMoments, form: str, priors: "Priors | None", covariance: str | None
@@ -547,7 +573,7 @@ class Model:
 
     def predict(
         self,
-        fit: "RemlFit | LevelsFit | BayesFit | FamilyFit",
+        fit: "RemlFit | LevelsFit | BayesFit | FamilyFit | FamilyBayesFit",
         data: Any = None,
         *,
         kind: str = "conditional",
@@ -584,7 +610,7 @@ class Model:
             return predict_family(
                 self._patterns,
                 self._table,
-                cast("FamilyFit", fit),
+                cast("FamilyFit | FamilyBayesFit", fit),
                 data,
                 kind=kind,
                 scale=scale or "response",

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 
@@ -13,7 +14,7 @@ def load(path: str | Path) -> BayesFit:
     """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
 
     That of several grouping factors is a `LevelBayesFit`, and with sampling weights, known
-    variances or strata it is a `WeightedBayesFit`.
+    variances or strata it is a `WeightedBayesFit`; of a family a `FamilyBayesFit`.
 
     Raises:
         DataError: the path is no saved fit, or one that is damaged.
@@ -27,6 +28,10 @@ def load(path: str | Path) -> BayesFit:
         from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
 
         return cast("BayesFit", WeightedBayesFit.of(found))
+    if isinstance(found, FamilyDraws):
+        from bhlm.fits.family_bayes_fit import FamilyBayesFit
+
+        return cast("BayesFit", FamilyBayesFit.of(found))
     from bhlm.fits.level_bayes_fit import LevelBayesFit
 
     return cast("BayesFit", LevelBayesFit.of(found))

@@ -20,6 +20,7 @@ import numpy as np
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     from bhlm.likelihood.whitening import Whitened
@@ -404,7 +405,7 @@ STRUCTURES: dict[str, type[Structure]] = {
 }
 
 
-def arrange(moments: Moments, covariance: str | None = None) -> Structure:
+def arrange(moments: "Moments | Patterns", covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of `moments`; see `combine`."""
     return combine(moments.blocks, group=moments.group, covariance=covariance)
 

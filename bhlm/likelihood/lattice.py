@@ -9,6 +9,11 @@ normal the integrand is, and have no such measure. Since the set of v where f is
 of its peak is convex, lines of nodes are followed until they leave it. Source: Trefethen & Weideman
 (2014), SIAM Review 56, 385-458, section 5.
 
+The sum does not depend on where the lattice lies, but for that same error. So a node that is taken
+in proportion to exp f from a lattice moved by a uniform share of its cell is a draw from the
+group's posterior of v: whatever the shift, v has the density exp f(v) / (the sum h^q / |C|), and
+the sum is the integral.
+
 The same nodes give the exact derivatives: by Fisher's identity the score is the posterior mean of
 that of the patterns and the effects together, and by Louis' identity the information is the mean of
 theirs less the variance of their score. Source: Louis (1982), J. R. Stat. Soc. B 44, 226-233.
@@ -28,7 +33,9 @@ NEWTON_STEPS = 100
 # What is left to gain at a mode, in units of the log-likelihood: the curvature there, on which a
 # fixed rule rests, is then good to 1e-11. A lattice may lie anywhere.
 DECREMENT = 1e-22
+NEAR = 1e-8  # for a lattice
 DEPTH = 34.0  # nodes are left out where f is so far below its peak: exp(-34) = 2e-15
+SCORE, INFORMATION = 1, 2  # derivatives that are wanted
 LARGE = 1e150  # of a product, before its logarithm is taken
 
 
@@ -61,22 +68,27 @@ class Sums(NamedTuple):
     square: Array  # (q, q) weighted v v'
     first: Array  # (m,) weighted score, of beta and of lam's elements row by row: m = p + q^2
     second: Array  # (m, m) weighted score score'
-    curve: Array  # (M, 1 + q + q^2) weighted bend of each pattern, times 1, v, v v'
+    # (M, 1 + q + q^2) weighted bend of each pattern, times 1, v, v v'; for scores alone the
+    # weighted slope, times 1, v
+    curve: Array
     score: Array  # (m,) at the node
     pull: Array  # (q,) sum of slope z at the node
     point: Array  # (q,) the node
     base: Array  # (q,) where the line of nodes begins
     start: Array  # (q,) where the next line begins
+    pick: Array  # (1,) the weight up to which `chosen` follows the nodes; below 0 it does not
+    chosen: Array  # (q,)
 
 
 class Integrated(NamedTuple):
-    """What is written by `integrate`."""
+    """What is written by `integrate`; `loglik` is read too where draws are taken."""
 
     loglik: Array  # (J,)
     mean: Array  # (J, q) posterior mean of v
     cov: Array  # (J, q, q) posterior covariance of v
     score: Array  # (J, m) by beta and lam, row by row
     nodes: Array  # (J,)
+    draw: Array  # (J, q) of v, where draws are taken
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -130,9 +142,12 @@ def factor_curvature(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def find_mode(
-    rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array
+    rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array, enough: float
 ) -> float:
-    """Move v (q,) to the mode of f, write C (q, q) of H = C C' there, and return f."""
+    """Move v (q,) to the mode of f, write C (q, q) of H = C C' there, and return f.
+
+    The search ends where no more than `enough` is left to gain.
+    """
     q = len(v)
     step, trial = np.empty(q), np.empty(q)
     value = _visit(rows, lo, hi, v, slope, bend)
@@ -141,7 +156,7 @@ def find_mode(
         value = _visit(rows, lo, hi, v, slope, bend)
     for _ in range(NEWTON_STEPS):
         decrement = factor_curvature(rows, lo, hi, v, slope, bend, root, step)
-        if not decrement > DECREMENT:
+        if not decrement > enough:
             break
         share = 1.0
         while share > 1e-12:
@@ -220,7 +235,7 @@ def _prepare_group(rows: Rows, lo: int, hi: int, sums: Sums, net: Array) -> None
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _scan_line(
-    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> float:
     """Add the nodes base + k net[:, 0] of a line; return the largest f, `start[0]` is its k.
 
@@ -270,23 +285,32 @@ def _scan_line(
             else:
                 f = _visit(rows, lo, hi, sums.point, slope, bend)
             if f > peak - DEPTH:
-                if derivatives and link == LOG:
+                if derivatives > 0 and link == LOG:
                     for i in range(size):
                         bend[i] = n[i] * power[i]
                         slope[i] = y[i] - bend[i]
-                elif derivatives and link == LOGIT:
+                elif derivatives > 0 and link == LOGIT:
                     for i in range(size):
                         missed = power[i] / (1.0 + power[i])
                         bend[i] = n[i] * missed / (1.0 + power[i])
                         slope[i] = rows.slack[lo + i] + sign[i] * n[i] * missed
                 weight = math.exp(f - peak)
+                if sums.total[0] <= sums.pick[0]:
+                    for d in range(q):
+                        sums.chosen[d] = sums.point[d]
                 sums.total[0] += weight
                 sums.total[1] += 1.0
                 for d in range(q):
                     sums.mean[d] += weight * sums.point[d]
                     for e in range(d + 1):
                         sums.square[d, e] += weight * sums.point[d] * sums.point[e]
-                if derivatives:
+                if derivatives == SCORE:
+                    for i in range(size):
+                        pull = weight * slope[i]
+                        sums.curve[i, 0] += pull
+                        for d in range(q):
+                            sums.curve[i, 1 + d] += pull * sums.point[d]
+                elif derivatives == INFORMATION:
                     _add_node(rows, lo, hi, sums, weight)
             if f > best:
                 best, at = f, k
@@ -308,7 +332,7 @@ def _scan_line(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _scan_plane(
-    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> float:
     """Add the lines of a plane; return the largest f, `start[:2]` are its k."""
     q = len(sums.point)
@@ -340,7 +364,7 @@ def _scan_plane(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _scan_space(
-    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: bool
+    rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> None:
     """Add the planes of a space."""
     q = len(sums.point)
@@ -398,20 +422,23 @@ def integrate(
     modes: Array,
     steps: Array,
     members: Array,
-    derivatives: bool,
+    derivatives: int,
     out: Integrated,
     information: Array,
+    noise: Array,
 ) -> None:
-    """Integrate over the random effects of some groups.
+    """Integrate over the random effects of some groups, or draw these.
 
     Args:
         rows: the patterns.
         modes: (J, q) where the search for each mode begins, and where it is found.
         steps: (J,) h, the distance of nodes in posterior SDs.
         members: which groups.
-        derivatives: whether scores and information are wanted.
+        derivatives: 0 for none, `SCORE` for scores, `INFORMATION` for scores and information.
         out: what is written.
         information: (m, m), to which the groups' is added, in the lower triangle.
+        noise: (J, 1 + q) uniform numbers, for draws; (0, 1 + q) for none. With them each lattice
+            is moved, and `out.loglik` is read first: the log-likelihoods by lattices at the modes.
     """
     q, p = rows.z.shape[1], rows.x.shape[1]
     m = p + q * q
@@ -422,12 +449,12 @@ def integrate(
         np.empty(longest), np.empty(longest), np.empty(longest), np.empty(longest),
         np.empty(longest), np.empty(1 + q), np.empty(2), np.empty(q), np.empty((q, q)),
         np.empty(m), np.empty((m, m)), np.empty((longest, 1 + q + q * q)), np.empty(m),
-        np.empty(q), np.empty(q), np.empty(q), np.empty(q),
+        np.empty(q), np.empty(q), np.empty(q), np.empty(q), np.full(1, -1.0), np.empty(q),
     )  # fmt: skip
     root, net = np.zeros((q, q)), np.zeros((q, q))
     for j in members:
         lo, hi = rows.starts[j], rows.starts[j + 1]
-        peak = find_mode(rows, lo, hi, modes[j], sums.slope, sums.bend, root)
+        peak = find_mode(rows, lo, hi, modes[j], sums.slope, sums.bend, root, NEAR)
         logdet = 0.0
         # net = h C'^-1, upper triangular.
         for d in range(q - 1, -1, -1):
@@ -442,8 +469,15 @@ def integrate(
         sums.square[:] = 0.0
         sums.start[:] = 0.0
         sums.base[:] = modes[j]
+        # h^q / (|C| (2 pi)^(q / 2)) times the sum.
+        scale = q * (math.log(steps[j]) - 0.5 * math.log(2.0 * math.pi))
+        if len(noise):
+            sums.pick[0] = noise[j, 0] * math.exp(out.loglik[j] - peak - scale + logdet)
+            for d in range(q):
+                for e in range(d, q):
+                    sums.base[d] += net[d, e] * (noise[j, 1 + e] - 0.5)
         _prepare_group(rows, lo, hi, sums, net)
-        if derivatives:
+        if derivatives > 0:
             sums.first[:] = 0.0
             sums.second[:] = 0.0
             sums.curve[: hi - lo] = 0.0
@@ -454,8 +488,8 @@ def integrate(
         else:
             _scan_space(rows, lo, hi, sums, net, peak, derivatives)
         whole = sums.total[0]
-        # h^q / (|C| (2 pi)^(q / 2)) times the sum.
-        scale = q * (math.log(steps[j]) - 0.5 * math.log(2.0 * math.pi))
+        if len(noise):
+            out.draw[j] = sums.chosen
         out.loglik[j] = peak + math.log(whole) + scale - logdet
         out.nodes[j] = sums.total[1]
         for d in range(q):
@@ -463,7 +497,15 @@ def integrate(
             for e in range(d + 1):
                 entry = sums.square[d, e] / whole - sums.mean[d] * sums.mean[e] / whole**2
                 out.cov[j, d, e] = out.cov[j, e, d] = entry
-        if derivatives:
+        if derivatives == SCORE:
+            for i in range(lo, hi):
+                for k in range(p):
+                    out.score[j, k] += sums.curve[i - lo, 0] / whole * rows.x[i, k]
+                for d in range(q):
+                    for e in range(q):
+                        tilt = sums.curve[i - lo, 1 + e] / whole
+                        out.score[j, p + d * q + e] += tilt * rows.z[i, d]
+        elif derivatives == INFORMATION:
             for k in range(m):
                 out.score[j, k] = sums.first[k] / whole
             _subtract_information(rows, lo, hi, sums, information)
@@ -482,7 +524,7 @@ def integrate_fixed(rows: Rows, modes: Array, nodes: Array, logs: Array, loglik:
     for j in range(len(rows.starts) - 1):
         lo, hi = rows.starts[j], rows.starts[j + 1]
         slope, bend = np.empty(hi - lo), np.empty(hi - lo)
-        peak = find_mode(rows, lo, hi, modes[j], slope, bend, root)
+        peak = find_mode(rows, lo, hi, modes[j], slope, bend, root, DECREMENT)
         total = 0.0
         for k in range(len(nodes)):
             for d in range(q - 1, -1, -1):

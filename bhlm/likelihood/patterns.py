@@ -8,7 +8,7 @@ import numpy as np
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.families import Family
-from bhlm.likelihood.lattice import Integrated, Rows, integrate, integrate_fixed
+from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate, integrate_fixed
 from bhlm.likelihood.panels import sum_stretches
 from bhlm.likelihood.whitening import find_basis, orthonormalize
 from bhlm.moments.moments import INTERCEPT
@@ -41,6 +41,26 @@ class WhitenedPatterns:
     def n_groups(self) -> int:
         """The number of groups J."""
         return len(self.starts) - 1
+
+    @property
+    def p(self) -> int:
+        """The number of fixed effects."""
+        return self.x.shape[1]
+
+    @property
+    def q(self) -> int:
+        """The number of random coefficients."""
+        return self.z.shape[1]
+
+    @property
+    def scale(self) -> float:
+        """The response is not scaled."""
+        return 1.0
+
+    @property
+    def ols(self) -> Array:
+        """Where whitened fixed effects (p,) have their zero."""
+        return np.zeros(self.p)
 
     def at(self, beta: Array, lam: Array) -> Rows:
         """Return the patterns at beta~ (p,) and lam (q, q), as the kernels take them."""
@@ -142,6 +162,7 @@ class Integrator:
         lam: Array,
         *,
         derivatives: bool = True,
+        information: bool = True,
         steps: Array | None = None,
         members: Array | None = None,
         threads: int | None = None,
@@ -151,7 +172,8 @@ class Integrator:
         Args:
             beta: whitened fixed effects.
             lam: whitened covariance factor.
-            derivatives: whether score and information are wanted, which else are empty.
+            derivatives: whether score and information are wanted, which else are zero.
+            information: False is content with the score.
             steps: (J,) in the place of the integrator's own.
             members: groups that are integrated; of the others nothing is told.
             threads: as in `bhlm.likelihood.panels.sum_stretches`.
@@ -167,15 +189,18 @@ class Integrator:
             np.zeros((groups, q, q)),
             np.zeros((groups, m)),
             np.zeros(groups),
+            np.zeros((0, q)),
         )
         rows = white.at(beta, lam)
         stretches = max(1, -(-len(members) // STRETCH))
         informations = np.zeros((stretches, m, m))
+        noise = np.zeros((0, 1 + q))
+        wanted = (INFORMATION if information else SCORE) if derivatives else 0
 
         def fill(first: int, last: int) -> None:
             for s in range(first, last):
                 some = members[s * STRETCH : (s + 1) * STRETCH]
-                integrate(rows, self.modes, steps, some, derivatives, out, informations[s])
+                integrate(rows, self.modes, steps, some, wanted, out, informations[s], noise)
 
         sum_stretches(fill, stretches, threads=threads)
         lower = informations.sum(axis=0)
@@ -219,6 +244,44 @@ class Integrator:
         """
         halved = self.evaluate(beta, lam, derivatives=False, steps=0.5 * self.steps)
         return halved, float(np.abs(halved.logliks - at.logliks).sum())
+
+    def draw_effects(
+        self, beta: Array, lam: Array, logliks: Array, *, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Return one draw (J, q) of each group's v, and its log-likelihood (J,) by those nodes.
+
+        The nodes are moved by a uniform share of their distance, and one is taken in proportion to
+        the integrand there, which is a draw from the posterior of v as exact as the likelihood; see
+        `bhlm.likelihood.lattice`. That the two log-likelihoods differ is the error of both.
+
+        Args:
+            beta: whitened fixed effects (p,).
+            lam: whitened covariance factor (q, q).
+            logliks: (J,) as `evaluate` returned them there.
+            rng: the source of the random numbers.
+        """
+        white = self.white
+        q, groups = white.z.shape[1], white.n_groups
+        m = white.x.shape[1] + q * q
+        out = Integrated(
+            logliks.copy(),
+            np.zeros((groups, q)),
+            np.zeros((groups, q, q)),
+            np.zeros((0, m)),
+            np.zeros(groups),
+            np.zeros((groups, q)),
+        )
+        every, noise = np.arange(groups), rng.uniform(size=(groups, 1 + q))
+        rows = white.at(beta, lam)
+        integrate(rows, self.modes, self.steps, every, 0, out, np.zeros((m, m)), noise)
+        return out.draw, out.loglik
+
+    def copy(self) -> "Integrator":
+        """Return an integrator with the same nodes, whose modes move on their own."""
+        made = Integrator(self.white)
+        made.modes[:] = self.modes
+        made.steps[:] = self.steps
+        return made
 
     def by_gauss_hermite(self, beta: Array, lam: Array, *, nagq: int) -> float:
         """Return the log-likelihood by `nagq` Gauss-Hermite nodes per dimension about the modes."""

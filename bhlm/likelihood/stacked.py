@@ -14,7 +14,8 @@ import numpy as np
 from bhlm.likelihood.cells import arrange_factors
 from bhlm.likelihood.covariance import Labels, Structure, Terms, arrange, place_span
 from bhlm.likelihood.parameters import Parameter
-from bhlm.moments.cells import AnyMoments, CellMoments
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.either import Reduced
 
 Array = np.ndarray
 
@@ -96,7 +97,7 @@ def stack_structures(structures: Sequence[Structure]) -> Stacked:
     return Stacked("", terms, tuple(structures))
 
 
-def arrange_stack(moments: AnyMoments, covariance: str | None = None) -> Structure:
+def arrange_stack(moments: Reduced, covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of all grouping factors, one or several."""
     if isinstance(moments, CellMoments):
         return stack_structures(arrange_factors(moments, covariance))

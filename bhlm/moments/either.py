@@ -19,8 +19,10 @@ from bhlm.moments.cells import (
 )
 from bhlm.moments.file import digest_blocks, read_blocks
 from bhlm.moments.moments import Moments, compute_moments, open_blocks
+from bhlm.moments.patterns import Patterns
 
 type AnyMoments = Moments | CellMoments
+type Reduced = Moments | CellMoments | Patterns
 
 
 @check_arguments

@@ -25,7 +25,7 @@ def locate_groups(moments: "Moments | Patterns", labels: Array) -> Array:
     return np.asarray(pd.Index(moments.groups).get_indexer(pd.Index(labels)))
 
 
-def find_groups(moments: Moments, groups: Sequence[Any]) -> Array:
+def find_groups(moments: "Moments | Patterns", groups: Sequence[Any]) -> Array:
     """Return the positions of group labels among the groups.
 
     Raises:

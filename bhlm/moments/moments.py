@@ -50,6 +50,7 @@ from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 LOGGER = logging.getLogger("bhlm")
@@ -228,7 +229,19 @@ def tell_rows_used(
 
 def describe_moments(moments: Moments) -> dict[str, Any]:
     """Return all of some moments but the arrays, as JSON can hold it."""
-    design = moments.design
+    return (
+        describe_design(moments.design)
+        | {
+            "dropped": moments.dropped,
+            "suppressed": moments.suppressed,
+            "missing": moments.missing,
+        }
+        | ({} if moments.weights is None else {"weights": moments.weights.describe()})
+    )
+
+
+def describe_design(design: Design) -> dict[str, Any]:
+    """Return all of a design but its weights, as JSON can hold it."""
     return {
         "columns": design.columns,
         "fixed": design.fixed,
@@ -236,12 +249,9 @@ def describe_moments(moments: Moments) -> dict[str, Any]:
         "blocks": design.blocks,
         "group": design.group,
         "formula": design.formula.text,
-        "dropped": moments.dropped,
         "constants": sorted(design.constants.items()),
         "levels": list(design.levels.items()),
-        "suppressed": moments.suppressed,
-        "missing": moments.missing,
-    } | ({} if moments.weights is None else {"weights": moments.weights.describe()})
+    }
 
 
 def rebuild_moments(description: Mapping[str, Any], reduced: Reduced) -> Moments:
@@ -619,7 +629,7 @@ def suppress_small_groups(
     return kept, sentence
 
 
-def pool(moments: "Moments | CellMoments") -> tuple[float, Array, Array]:
+def pool(moments: "Moments | CellMoments | Patterns") -> tuple[float, Array, Array]:
     """Return n, the grand means (k,) and the total cross-product about them (k, k)."""
     return pool_blocks(moments.mass, moments.mean, moments.cross)
 

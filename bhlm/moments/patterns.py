@@ -5,6 +5,7 @@ exposure) and successes (or events) add up, and the rows need not be kept. A tab
 covariates has a handful of patterns per group, one of a continuous covariate nearly one per row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from bhlm.design.labels import code_groups
 from bhlm.design.rows import read_table
 from bhlm.errors import DataError, FormulaError
 from bhlm.layout import count, show_name
-from bhlm.moments.moments import tell_rows_used
+from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
 
 Array = np.ndarray
 
@@ -59,6 +60,13 @@ class Outcome(Protocol):
 
     def find_outside(self, y: Array, n: Array, /) -> Array:
         """Return which responses are outside the family."""
+
+    @property
+    def latent_variance(self) -> float:
+        """The variance of the latent residual that the link stands for; nan where there is none."""
+
+    def apply_link(self, mean: Array, /) -> Array:
+        """Return the linear predictor of an expected response."""
 
     def constant(self, y: Array, n: Array, rows: Array, /) -> float:
         """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
@@ -140,6 +148,26 @@ class Patterns:
     def n_patterns(self) -> int:
         """The number of patterns I."""
         return len(self.n)
+
+    @property
+    def weights(self) -> None:
+        """Rows have none."""
+        return None
+
+    @property
+    def mass(self) -> Array:
+        """What each pattern (I,) counts for by its trials or exposure, in rows."""
+        return np.asarray(self.n * (self.n_rows / self.n.sum()))
+
+    @property
+    def mean(self) -> Array:
+        """The design's columns (I, k) and, last, the response of a trial or a unit of exposure."""
+        return np.column_stack([self.values, self.y / self.n])
+
+    @property
+    def cross(self) -> Array:
+        """The cross-products (I, k, k) about the means within patterns: none."""
+        return np.broadcast_to(0.0, (self.n_patterns, len(self.columns), len(self.columns)))
 
     @property
     def codes(self) -> Array:
@@ -241,6 +269,41 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         design=design,
         dropped=dropped,
         missing=tuple(missing.items()),
+    )
+
+
+def describe_patterns(patterns: Patterns) -> dict[str, Any]:
+    """Return all of some patterns but the arrays, as JSON can hold it."""
+    return describe_design(patterns.design) | {
+        "dropped": patterns.dropped,
+        "missing": patterns.missing,
+        "constant": patterns.constant,
+        "family": patterns.family.name,
+        "link": patterns.family.link,
+    }
+
+
+def rebuild_patterns(
+    description: Mapping[str, Any], arrays: Mapping[str, Array], *, family: Outcome
+) -> Patterns:
+    """Return the patterns of which `describe_patterns` is a description, perhaps read from JSON.
+
+    Args:
+        description: all but the arrays.
+        arrays: by the names of the fields.
+        family: the one that is described.
+
+    Raises:
+        DataError: its formula cannot be read.
+        ValueError, LookupError, TypeError: it is not such a description.
+    """
+    return Patterns(
+        **arrays,
+        constant=description["constant"],
+        family=family,
+        design=rebuild_design(description),
+        dropped=description["dropped"],
+        missing=freeze(description["missing"]),
     )
 
 

@@ -17,7 +17,9 @@ from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.layout import list_names
 from bhlm.likelihood.parameters import name_apart
-from bhlm.moments.cells import AnyMoments, CellMoments, refuse_factors
+from bhlm.moments.cells import CellMoments, refuse_factors
+from bhlm.moments.either import Reduced
+from bhlm.moments.patterns import Patterns
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import Evidence, gather_evidence
 from bhlm.reconciliation.findings import (
@@ -219,6 +221,11 @@ def compare(
 
 
 def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
+    if isinstance(post.moments, Patterns):
+        raise ArgumentError(
+            f"a reconciliation is not there yet for family='{post.moments.family.name}'; "
+            "fit.ml() and its posterior stand side by side"
+        )
     if reml.method != "reml":
         raise ArgumentError(
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
@@ -253,7 +260,7 @@ def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
         )
 
 
-def _list_codes(moments: AnyMoments) -> list[list[int]]:
+def _list_codes(moments: Reduced) -> list[list[int]]:
     """Return the level of every factor that each cell belongs to; of one factor nothing."""
     return moments.codes.tolist() if isinstance(moments, CellMoments) else []
 

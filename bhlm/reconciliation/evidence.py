@@ -29,6 +29,8 @@ from bhlm.errors import PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
+from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.moments.patterns import Patterns
 from bhlm.reconciliation.flat_mode import FlatMode, find_flat_mode
 from bhlm.reconciliation.identity import Identity, compare_heights
 from bhlm.reconciliation.judge import Judgement, judge, judge_by_quadrature
@@ -157,6 +159,8 @@ def gather_evidence(
         limit: of k, above which weighted draws are not believed.
     """
     moments, structure, white = post.moments, post.structure, post.white
+    assert not isinstance(moments, Patterns)
+    assert not isinstance(white, WhitenedPatterns)
     flat_priors = resolve_priors(Priors.flat(), moments, structure=structure)
     density: Density | LevelDensity
     if isinstance(white, WhitenedCells):
@@ -232,11 +236,13 @@ class _Route:
             ray = describe_ray(existence.slowest, post.structure)
             self.reasons.append(f"The posterior is improper: {ray}.")
             return
+        moments, white = post.moments, post.white
+        assert not isinstance(moments, Patterns)
+        assert not isinstance(white, WhitenedPatterns)
         try:
             exact = integrate_importance(
-                post.moments, post.structure, post.priors, seed=_derive_seed(post, 2),
-                white=post.white,
-            )  # fmt: skip
+                moments, post.structure, post.priors, seed=_derive_seed(post, 2), white=white
+            )
         except PriorError as error:
             self.reasons.append(f"The draws are not certified: {error}.")
             return

@@ -27,6 +27,7 @@ from bhlm.bayes.draws import Posterior, flatten_draws, parameter_draws
 from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed, list_priors
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reconciliation.judge import FALSE_ALARMS
@@ -204,6 +205,7 @@ def find_drift(post: Posterior) -> list[str]:
     Given the draws of the other parameters a fixed effect is normal under normal and flat priors,
     so that its draws less those means average zero; other priors have no such check.
     """
+    assert not isinstance(post.white, WhitenedPatterns)
     target = build_target(post.white, post.priors, post.structure)
     if not target.exact:
         return []

@@ -20,6 +20,7 @@ from bhlm.bayes.importance.pool import Pool
 from bhlm.bayes.importance.target import list_priors
 from bhlm.bayes.level_tails import judge_existence
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
@@ -331,6 +332,7 @@ def _exists(cure: tuple[str, ...], known: Swaps) -> bool:
     """Return whether the posterior without those priors is proper, with SDs of finite variance."""
     if cure not in known.existing:
         post = known.post
+        assert not isinstance(post.white, WhitenedPatterns)
         found = judge_existence(post.white, post.structure, post.priors, without=cure)
         known.existing[cure] = found.proper and bool(np.min(found.sd) > 2.0)
     return known.existing[cure]

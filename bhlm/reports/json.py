@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.draws import Posterior
+from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.quantities import derive_icc
+from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
@@ -217,6 +220,20 @@ def describe_posterior(fit: Posterior) -> dict[str, Any]:
         "chains": chains,
         "draws": draws,
     }
+
+
+def describe_family_posterior(fit: FamilyDraws) -> dict[str, Any]:
+    """Return the posterior of a family under the keys of the JSON.
+
+    `integration` has the largest error of the log-likelihood over the draws.
+    """
+    ratios = None if fit.family.link == "probit" else tabulate_draws(fit).to_dict("index")
+    own = {
+        "integration": {"error": fit.error},
+        "ratios": ratios,
+        "icc": derive_icc(fit).estimates.to_dict("index"),
+    }
+    return dict(make_plain(describe_posterior(fit) | own))
 
 
 def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dict[str, Any]:

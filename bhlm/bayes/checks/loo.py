@@ -32,6 +32,7 @@ from bhlm.likelihood.marginal import group_logliks
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.markup import ShownAsText
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +222,7 @@ def assemble(
         ]
     dimension = unit
     if index is None:
-        assert isinstance(fit, Draws)
+        assert isinstance(fit.moments, Moments | Patterns)
         dimension = name_group_dimension(fit.moments.group, taken=())
         index = pd.Index(labels, name=dimension)
     table = pd.DataFrame(
@@ -237,7 +238,7 @@ def assemble(
         elpd=float(elpd.sum()),
         se=float(np.sqrt(len(elpd) * np.var(elpd, ddof=1))),
         p=float(np.sum(full - elpd)),
-        n_samples=int(fit.data["posterior"]["sigma"].size),
+        n_samples=int(np.prod(fit.shape)),
         n_data_points=len(elpd),
         scale="log",
         warning=bool(np.any(~(shown <= good_k))),
@@ -340,7 +341,7 @@ def check_likelihood(fit: Posterior) -> None:
 
 def khat_threshold(fit: Posterior) -> float:
     """Return min(0.7, 1 - 1/log10(draws)), above which importance sampling is not trusted."""
-    return float(min(0.7, 1.0 - 1.0 / np.log10(fit.data["posterior"]["sigma"].size)))
+    return float(min(0.7, 1.0 - 1.0 / np.log10(np.prod(fit.shape))))
 
 
 def relative_efficiency(fit: Posterior) -> float:

@@ -18,7 +18,7 @@ from scipy import special
 from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
 from bhlm.likelihood.covariance import STRUCTURES, Structure
 from bhlm.likelihood.stacked import arrange_stack
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 
 Array = np.ndarray
 LOG_2 = math.log(2.0)
@@ -383,7 +383,7 @@ def has_prior(structure: Structure | type[Structure]) -> bool:
     return all(part.correlation_law in _LAWS for part in parts)
 
 
-def arrange_prior(moments: AnyMoments, covariance: str | None = None) -> Structure:
+def arrange_prior(moments: Reduced, covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of `moments`, if it has a prior.
 
     That of several grouping factors is a `bhlm.likelihood.stacked.Stacked`.

@@ -17,7 +17,7 @@ from bhlm.design.design import distinct_columns
 from bhlm.design.formula.coding import Column, Part
 from bhlm.design.formula.expressions import Apply, Number
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 from bhlm.moments.moments import INTERCEPT, pool
 
 Array = np.ndarray
@@ -70,12 +70,12 @@ class Frame:
         return np.asarray(np.linalg.norm(turned, axis=-1))
 
 
-def stand_as_given(moments: AnyMoments, structure: Structure) -> Frame:
+def stand_as_given(moments: Reduced, structure: Structure) -> Frame:
     """Return the frame of the coefficients of the columns as given."""
     return Frame(np.eye(len(moments.fixed)), np.eye(structure.q))
 
 
-def stand_at_means(moments: AnyMoments, structure: Structure) -> Frame:
+def stand_at_means(moments: Reduced, structure: Structure) -> Frame:
     """Return the frame of the coefficients at the columns' means.
 
     A fixed Intercept is the expected response at the means of all columns. Random coefficients
@@ -99,7 +99,7 @@ def stand_at_means(moments: AnyMoments, structure: Structure) -> Frame:
     return Frame(_combine(moments.fixed, products, means), random)
 
 
-def measure_spread(moments: AnyMoments, names: Sequence[str], combine: Array) -> dict[str, float]:
+def measure_spread(moments: Reduced, names: Sequence[str], combine: Array) -> dict[str, float]:
     """Return the SD over all rows of the columns (m,) that go with the coefficients of a frame.
 
     Args:
@@ -129,7 +129,7 @@ def _make_lower(root: Array) -> Array:
     return np.asarray(np.ascontiguousarray(lower * sign[..., None, :]))
 
 
-def _measure_means(moments: AnyMoments) -> dict[str, float]:
+def _measure_means(moments: Reduced) -> dict[str, float]:
     """Return the mean of every column over all rows, zero where only rounding differs from it."""
     n, grand, total = pool(moments)
     sd = np.sqrt(np.diag(total) / n)

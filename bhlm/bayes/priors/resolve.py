@@ -4,6 +4,7 @@
 text; `resolve_priors` fills in the defaults, scaled to the data.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,8 +19,9 @@ from bhlm.errors import PriorError, check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter, Parameters, list_residuals
 from bhlm.likelihood.stacked import arrange_stack
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 from bhlm.moments.moments import INTERCEPT, pool
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     from pytensor.tensor import TensorVariable
@@ -101,9 +103,7 @@ class ResolvedPriors:
         unbent = all(corr.eta == 1.0 for corr in self.corrs)
         return unbent and all(isinstance(prior, Flat) for prior in self.every)
 
-    def describe(
-        self, moments: AnyMoments, *, structure: Structure | None = None
-    ) -> dict[str, str]:
+    def describe(self, moments: Reduced, *, structure: Structure | None = None) -> dict[str, str]:
         """Return each parameter's prior as text, in the order of the tables.
 
         `structure` is that of the random coefficients, the formula's if None.
@@ -126,19 +126,24 @@ class ResolvedPriors:
             if part.has_correlations:
                 is_flat = corr.eta == 1.0 and all(isinstance(each, Flat) for each in self.sd)
                 text[str(part.correlations)] = f"{corr}{'' if is_flat else max(random[span])}"
-        names = (str(each.scaled) for each in list_residuals(moments.weights))
+        names = (str(each.scaled) for each in find_residuals(moments))
         return text | dict(zip(names, map(str, self.residuals), strict=True))
 
 
-def list_judged(moments: AnyMoments, structure: Structure | None = None) -> tuple[Parameter, ...]:
+def find_residuals(moments: Reduced) -> tuple[Parameter, ...]:
+    """Return the residual variances; of a family, and where variances are known, there is none."""
+    return () if isinstance(moments, Patterns) else list_residuals(moments.weights)
+
+
+def list_judged(moments: Reduced, structure: Structure | None = None) -> tuple[Parameter, ...]:
     """Return the parameters that have a prior of their own, in the order of `every`."""
     effects = (Parameter("fixed", name) for name in moments.fixed)
-    residuals = (each.scaled for each in list_residuals(moments.weights))
+    residuals = (each.scaled for each in find_residuals(moments))
     return (*effects, *(structure or arrange_stack(moments)).sds, *residuals)
 
 
 def resolve_priors(
-    priors: Priors | None, moments: AnyMoments, *, structure: Structure | None = None
+    priors: Priors | None, moments: Reduced, *, structure: Structure | None = None
 ) -> ResolvedPriors:
     """Return the priors of every parameter, defaults scaled by the SDs of response and columns.
 
@@ -146,7 +151,10 @@ def resolve_priors(
     Normal(mean_y, 2.5 sd_y), SDs HalfStudentT(3, sd_y / sd_x) with sd_x = 1 for the Intercept,
     correlations LKJ(2), residual HalfStudentT(3, sd_y). They stand at the columns' means, and a
     product's sd_x is that of the product of centred columns; see `bhlm.bayes.priors.frame`. So it
-    is with each of several grouping factors.
+    is with each of several grouping factors. Of a family other than the Gaussian sd_y is the SD of
+    the latent residual that the link stands for (pi / sqrt(3) of the logit, 1 of the probit and
+    the log, pi / sqrt(6) of cloglog), mean_y the link of the overall mean, and there is no
+    residual; rows count by their trials or exposure.
 
     Raises:
         PriorError: a prior for an unknown coefficient, factor or stratum, or of the wrong kind.
@@ -161,7 +169,9 @@ def resolve_priors(
     if priors.flat_covariance:  # the same on whatever combinations of the coefficients
         frame = replace(frame, random=given.random)
     size = measure_spread(moments, moments.fixed, frame.fixed)
-    sd_y, mean_y = measure_scales(moments)[moments.response], float(grand[-1])
+    sd_y, mean_y = float(list(measure_scales(moments).values())[-1]), float(grand[-1])
+    if isinstance(moments, Patterns):
+        mean_y = _link_mean(moments)
     fixed_default = {
         name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
         for name in moments.fixed
@@ -185,7 +195,12 @@ def resolve_priors(
         for each in (_find_given("corr", priors.corr, structure, part) for part in structure.parts)
     )
     weights = moments.weights
-    held = weights is not None and weights.holds_sigma
+    held = not find_residuals(moments)
+    if isinstance(moments, Patterns) and priors.sigma is not None and not priors.flat_covariance:
+        raise PriorError(
+            f"sigma={priors.sigma} is the prior of a residual SD, and a model of zeros and ones or "
+            "counts has none; leave it out"
+        )
     if held and priors.sigma is not None and not priors.flat_covariance:
         raise PriorError(
             f"sigma={priors.sigma} is a prior of a residual SD, which known variances hold; leave "
@@ -215,7 +230,7 @@ def resolve_priors(
             )
     alone = len(structure.parts) == 1
     owning = (f"sd({each.row})" if alone else str(each) for each in structure.sds)
-    owned = (str(each.scaled) for each in list_residuals(weights))
+    owned = (str(each.scaled) for each in find_residuals(moments))
     named = zip((*owning, *owned), (*resolved.sd, *resolved.residuals), strict=True)
     for name, prior in named:
         if not (prior.positive or isinstance(prior, Flat | PyMCPrior)):
@@ -303,11 +318,26 @@ def _read_scale(prior: Prior) -> float:
     return prior.sigma if isinstance(prior, HalfStudentT) else 0.0
 
 
-def measure_scales(moments: AnyMoments) -> dict[str, float]:
-    """Return the SD of every column over all rows, the response's last: what defaults scale by."""
+def measure_scales(moments: Reduced) -> dict[str, float]:
+    """Return the SD of every column over all rows, the response's last: what defaults scale by.
+
+    Of a family it is the latent residual's, see `resolve_priors`.
+    """
     mass, _, total = pool(moments)
     sd = np.sqrt(np.diag(total) / (mass - mass / moments.n_rows))
+    if isinstance(moments, Patterns):
+        latent = moments.family.latent_variance
+        sd[-1] = 1.0 if math.isnan(latent) else math.sqrt(latent)
     return dict(zip(moments.columns, sd.tolist(), strict=True))
+
+
+def _link_mean(patterns: Patterns) -> float:
+    """Return the link of the overall mean less the mean offset."""
+    total, weight = patterns.n.sum(), patterns.mass
+    # Away from 0 and 1, whose links are infinite.
+    mean = (patterns.y.sum() + 0.5) / (total + 1.0)
+    linked = float(patterns.family.apply_link(np.array(mean)))
+    return linked - float(weight @ patterns.offset / weight.sum())
 
 
 def _choose(kind: str, given: Any, default: Mapping[str, Prior]) -> tuple[Prior, ...]:
@@ -375,7 +405,7 @@ def draw_prior(
     return Parameters(beta, root, sigma if priors.strata else sigma[:, 0])
 
 
-def check_drawable(priors: ResolvedPriors, moments: AnyMoments, structure: Structure) -> None:
+def check_drawable(priors: ResolvedPriors, moments: Reduced, structure: Structure) -> None:
     """Refuse priors of a model with that structure from which nothing can be drawn.
 
     Raises:

@@ -36,9 +36,8 @@ import numpy as np
 from bhlm.bayes.priors.correlations import shape_common
 from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.frame import Frame
-from bhlm.bayes.priors.resolve import Priors, ResolvedPriors
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_residuals
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.parameters import list_residuals
 from bhlm.likelihood.propriety import (
     LARGEST_BLOCK,
     SAME,
@@ -51,6 +50,7 @@ from bhlm.likelihood.propriety import (
 )
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 
 Array = np.ndarray
 
@@ -454,13 +454,18 @@ def name_indices(
 
 
 def name_tails(
-    moments: AnyMoments, structure: Structure, beta: Array, sd: Array, cov: Array, sigma: float
+    moments: Reduced,
+    structure: Structure,
+    beta: Array,
+    sd: Array,
+    cov: Array,
+    sigma: float,
 ) -> dict[str, float]:
     """Return tail indices of fixed effects (p,), SDs (q,), covariances (q, q) and sigma by name."""
     named = dict(zip(moments.fixed, beta.tolist(), strict=True))
     for variance, (i, j) in zip(structure.variances, structure.labels, strict=True):
         named[str(variance)] = float(sd[i] / 2.0 if i == j else cov[i, j])
-    residuals = list_residuals(moments.design.formula.weights)
+    residuals = find_residuals(moments)
     named |= {str(each): sigma / 2.0 for each in residuals}
     for scaled, (i, j) in zip(structure.scaled, structure.labels, strict=True):
         named[str(scaled)] = float(sd[i]) if i == j else math.inf

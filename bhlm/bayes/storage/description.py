@@ -1,4 +1,4 @@
-"""BayesFit <-> a JSON text and named arrays, which together are the whole of it."""
+"""A posterior <-> a JSON text and named arrays, which together are the whole of it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from bhlm.bayes.adjust import Adjustment
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.draws import Draws, Posterior, Settings
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Prior, TextPrior
 from bhlm.bayes.priors.frame import Frame, stand_as_given
@@ -20,10 +21,14 @@ from bhlm.errors import DataError
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import whiten_cells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.families import find_family
+from bhlm.likelihood.patterns import whiten_patterns
 from bhlm.likelihood.whitening import Whitened, whiten
-from bhlm.moments.cells import AnyMoments, describe_cells, rebuild_cells
+from bhlm.moments.cells import describe_cells, rebuild_cells
+from bhlm.moments.either import Reduced as AnyReduced
 from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
+from bhlm.moments.patterns import Patterns, describe_patterns, rebuild_patterns
 from bhlm.moments.weighting import Weighting, describe_weighting
 
 Array = np.ndarray
@@ -36,6 +41,17 @@ MOMENTS = {
     "mean": ["block", "column"],
     "cross": ["block", "column", "column_bis"],
 }
+# Those of the patterns of a family, and the distances of its nodes.
+PATTERNS = {
+    "groups": ["block"],
+    "starts": ["edge"],
+    "n": ["pattern"],
+    "y": ["pattern"],
+    "offset": ["pattern"],
+    "values": ["pattern", "column"],
+    "rows": ["block"],
+}
+NODES = "nodes"
 LABELS = "labels_{}"  # the i-th grouping column's, of several factors
 
 
@@ -65,7 +81,11 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
     entries = {}
     for name, array in _list_arrays(fit.moments).items():
         arrays[EXTRA, name] = array
-        entries[name] = _describe_array(array, MOMENTS.get(name, ["block"]), {})
+        dims = (PATTERNS if isinstance(fit, FamilyDraws) else MOMENTS).get(name, ["block"])
+        entries[name] = _describe_array(array, dims, {})
+    if isinstance(fit, FamilyDraws):
+        arrays[EXTRA, NODES] = fit.nodes
+        entries[NODES] = _describe_array(fit.nodes, ["block"], {})
     for name, (array, dims) in _list_weights(fit).items():
         arrays[EXTRA, name] = array
         entries[name] = _describe_array(array, dims, {})
@@ -98,11 +118,16 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
             "inflation": fit.adjustment.inflation.tolist(),
             "failure": fit.adjustment.failure,
         }
+    if isinstance(fit, FamilyDraws):
+        description["error"] = fit.error
     return _encode(description), arrays
 
 
 def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
-    """Return the fit that a JSON text and arrays stand for: `Draws`, or `LevelDraws`."""
+    """Return the fit that a JSON text and arrays stand for.
+
+    `Draws`, `LevelDraws` of several grouping factors, `FamilyDraws` of a family.
+    """
     import xarray as xr
 
     content = json.loads(description)
@@ -136,6 +161,14 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
         "settings": Settings(**content["settings"]),
         **{name: content[name] for name in ("seed", "seconds", "sampler")},
     }
+    if isinstance(moments, Patterns):
+        return FamilyDraws(
+            moments=moments,
+            white=whiten_patterns(moments, structure),
+            **kept,
+            nodes=arrays[EXTRA, NODES],
+            error=content["error"],
+        )
     if isinstance(moments, Moments):
         white = _read_strata(arrays, whiten(moments, structure))
         adjustment = _read_adjustment(content.get("adjustment"))
@@ -181,8 +214,10 @@ def _read_adjustment(content: Mapping[str, Any] | None) -> Adjustment | None:
     return Adjustment(np.array(content["inflation"]), content["failure"])
 
 
-def _list_arrays(moments: AnyMoments) -> dict[str, Array]:
-    """Return the arrays of moments by their name in a file."""
+def _list_arrays(moments: AnyReduced) -> dict[str, Array]:
+    """Return the arrays of moments, or of patterns, by their name in a file."""
+    if isinstance(moments, Patterns):
+        return {name: getattr(moments, name) for name in PATTERNS}
     labels = (
         {"groups": moments.groups}
         if isinstance(moments, Moments)
@@ -191,11 +226,17 @@ def _list_arrays(moments: AnyMoments) -> dict[str, Array]:
     return labels | {name: getattr(moments, name) for name in MOMENTS}
 
 
-def _describe_moments(moments: AnyMoments) -> dict[str, Any]:
+def _describe_moments(moments: AnyReduced) -> dict[str, Any]:
+    if isinstance(moments, Patterns):
+        return describe_patterns(moments)
     return describe_moments(moments) if isinstance(moments, Moments) else describe_cells(moments)
 
 
-def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyMoments:
+def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyReduced:
+    if "family" in description:
+        held = {name: arrays[EXTRA, name] for name in PATTERNS}
+        family = find_family(description["family"], description["link"])
+        return rebuild_patterns(description, held, family=family)
     n, mean, cross = (arrays[EXTRA, name] for name in MOMENTS)
     if "groupings" not in description:
         reduced = Reduced(arrays[EXTRA, "groups"], n, mean, cross, _read_weighting(arrays))
@@ -205,7 +246,7 @@ def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyMomen
     return rebuild_cells(description, Blocks(labels, n, mean, cross))
 
 
-def _read_covariance(content: Mapping[str, Any], moments: AnyMoments) -> str | None:
+def _read_covariance(content: Mapping[str, Any], moments: AnyReduced) -> str | None:
     """Return what `covariance=` the fit was sampled with.
 
     Older files hold the correlated sets of coefficients in its place.
@@ -218,7 +259,7 @@ def _read_covariance(content: Mapping[str, Any], moments: AnyMoments) -> str | N
     return "unstructured" if len(blocks) == 1 else "independent"
 
 
-def hash_moments(moments: AnyMoments) -> str:
+def hash_moments(moments: AnyReduced) -> str:
     """Return the SHA-256 of moments, by which two fits can be told to be of the same data."""
     return digest_arrays(_encode(_describe_moments(moments)), _list_arrays(moments).values())
 
@@ -240,7 +281,7 @@ def _describe_prior(prior: Prior) -> list[Any]:
     return [family, *(getattr(prior, field.name) for field in fields(prior))]
 
 
-def _read_frame(priors: dict[str, Any], moments: AnyMoments, structure: Structure) -> Frame:
+def _read_frame(priors: dict[str, Any], moments: AnyReduced, structure: Structure) -> Frame:
     """Return where priors stand; older fits kept the means of the Intercept's alone."""
     if "frame" in priors:
         return Frame(*(np.array(priors["frame"][part]) for part in ("fixed", "random")))

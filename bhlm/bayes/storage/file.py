@@ -10,6 +10,8 @@ ArviZ read it too. The group `bhlm_moments` holds the rest:
                             settings, seed, seconds, sampler, diagnostics, and of each array its
                             dimensions, shape, type and attributes
 
+of a family groups, starts, n, y, offset, values and rows of the patterns, and nodes,
+
 and as attributes `schema`, the version of this layout, and `sha256`, that of the description and
 then of every array in its order; see `storage_arrays`. What is loaded is what was saved to the
 last bit, or it is refused. Nothing in a file is ever executed: an array holds numbers or text,

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.errors import ArgumentError
-from bhlm.likelihood.families import Family
+from bhlm.likelihood.averages import average_mean, explain_latent, share_latent, spread_effects
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import robust_covariance
@@ -24,37 +24,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-# The trapezoidal rule over a normal density: with a gap of 1/6 of an SD its error is below 1e-12
-# for effects with an SD of 5 on the link scale.
-REACH, GAP = 9.0, 1.0 / 6.0
-BLOCK = 1 << 14
 NUDGE = 1e-4  # of parameters, relative to their standard errors
-
-
-def average_mean(family: Family, eta: Array, sd: Array) -> Array:
-    """Return E[mean(eta + sd v)] (n,) over v ~ N(0, 1).
-
-    Exactly so for the probit and log link, by a fine trapezoidal rule for the others.
-    """
-    if family.link == "probit":
-        return np.asarray(special.ndtr(eta / np.sqrt(1.0 + sd**2)))
-    if family.link == "log":
-        return np.asarray(np.exp(eta + 0.5 * sd**2))
-    widest = float(sd.max(initial=1.0))
-    gap = GAP / max(1.0, widest / 5.0)
-    v = np.arange(-REACH, REACH + 0.5 * gap, gap)
-    weight = np.exp(-0.5 * v**2)
-    weight /= weight.sum()
-    mean = np.empty_like(eta)
-    for start in range(0, len(eta), BLOCK):
-        span = slice(start, start + BLOCK)
-        mean[span] = family.mean(eta[span, None] + sd[span, None] * v) @ weight
-    return mean
-
-
-def spread_effects(z: Array, g: Array) -> Array:
-    """Return the SDs (n,) of z_i'u."""
-    return np.asarray(np.sqrt(np.maximum(np.einsum("ia,ab,ib->i", z, g, z), 0.0)))
 
 
 def estimate_population(fit: FamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
@@ -134,25 +104,17 @@ def share_variance(fit: FamilyEstimate) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    patterns = fit.patterns
-    weight = patterns.n / patterns.n.sum()
-    middle = weight @ patterns.take(patterns.random)
-    variance = float(middle @ fit.g @ middle)
-    latent = fit.family.latent_variance
-    if fit.family.link == "log":
-        eta = float(weight @ patterns.take(patterns.fixed) @ fit.beta)
-        exposure = float(patterns.n.sum() / patterns.n_rows)
-        mean = exposure * np.exp(eta + 0.5 * variance)
-        between = mean**2 * np.expm1(variance)
-        icc = between / (between + mean)
-    else:
-        icc = variance / (variance + latent)
-    ratio = np.nan
-    if fit.family.link != "probit":
-        ratio = float(np.exp(np.sqrt(2.0 * variance) * stats.norm.ppf(0.75)))
+    found = share_latent(fit.patterns, fit.family, fit.beta[None], fit.g[None])
     return pd.DataFrame(
-        [[variance, latent, icc, ratio]],
-        index=pd.Index([patterns.group], name="factor"),
+        [
+            [
+                float(found.variance[0]),
+                found.latent,
+                float(found.icc[0]),
+                float(found.median_ratio[0]),
+            ]
+        ],
+        index=pd.Index([fit.patterns.group], name="factor"),
         columns=["variance", "latent", "icc", "median_ratio"],
     )
 
@@ -168,13 +130,8 @@ def explain_variance(fit: FamilyEstimate) -> dict[str, float]:
     """
     if fit.family.link == "log":
         raise ArgumentError("counts have no latent scale, and no R2 on it; see fit.icc()")
-    patterns = fit.patterns
-    weight = patterns.n / patterns.n.sum()
-    eta = patterns.take(patterns.fixed) @ fit.beta
-    fixed = float(weight @ (eta - weight @ eta) ** 2)
-    groups = float(weight @ spread_effects(patterns.take(patterns.random), fit.g) ** 2)
-    total = fixed + groups + fit.family.latent_variance
-    return {"marginal": fixed / total, "conditional": (fixed + groups) / total}
+    found = explain_latent(fit.patterns, fit.family, fit.beta[None], fit.g[None])
+    return {"marginal": float(found[0][0]), "conditional": float(found[1][0])}
 
 
 def measure_dispersion(fit: FamilyEstimate) -> dict[str, float]:

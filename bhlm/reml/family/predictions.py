@@ -7,11 +7,12 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.averages import average_mean, spread_effects
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.patterns import Integrator
 from bhlm.moments.groups import place_new_rows
 from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.family.population import average_mean, spread_by_delta, spread_effects
+from bhlm.reml.family.population import spread_by_delta
 
 if TYPE_CHECKING:
     import pandas as pd

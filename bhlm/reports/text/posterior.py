@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.convergence import Diagnostics
     from bhlm.bayes.draws import Posterior
     from bhlm.design.formula.weights import Weights
-    from bhlm.moments.cells import AnyMoments
+    from bhlm.moments.either import Reduced
 
 WIDTH = 100
 DIGITS = 5  # of what is estimated; Monte Carlo noise hides the others
@@ -82,11 +82,14 @@ def _head(fit: "Posterior") -> list[str]:
     moments = fit.moments
     chains, draws = fit.shape
     weights = moments.design.formula.weights
+    error = getattr(fit, "error", None)
+    known = [] if error is None else [f"log-likelihood known to {error:.1g} at every draw"]
     return [
         f"Posterior of {show_name(moments.formula)}",
         *_tell_sizes(moments),
         *([] if weights is None else wrap(_tell_weights(fit, weights), WIDTH, indent=2)),
         f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+        *known,
     ]
 
 
@@ -97,7 +100,7 @@ def _tell_weights(fit: "Posterior", weights: "Weights") -> str:
     return text if adjustment is None else f"{text}; {adjustment.sentence}"
 
 
-def _tell_sizes(moments: "AnyMoments") -> list[str]:
+def _tell_sizes(moments: "Reduced") -> list[str]:
     """Return how many rows and groups there are, of several factors a line each."""
     from bhlm.moments.cells import CellMoments
 
@@ -113,10 +116,13 @@ def _tell_sizes(moments: "AnyMoments") -> list[str]:
             ),
         ]
     size = moments.group_size
+    family = getattr(moments, "family", None)
+    kind = [] if family is None else [f"{family.name} with {family.link} link"]
     return [
+        *kind,
         f"{moments.rows_used}; {moments.n_groups} groups of "
         f"'{show_name(moments.group)}' with {size['min']} to {size['max']} rows, "
-        f"{size['mean']:.1f} on average"
+        f"{size['mean']:.1f} on average",
     ]
 
 
@@ -166,5 +172,8 @@ def _list_priors(fit: "Posterior") -> list[str]:
     ]
     lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
     scales = ", ".join(f"{show_name(name)} {sd:.4g}" for name, sd in fit.scales.items())
-    scaled = wrap(f"scaled by the SDs of the columns: {scales}", WIDTH, indent=2)
+    what = "the SDs of the columns"
+    if getattr(fit.moments, "family", None) is not None:  # the last is the response's
+        what += " and of the link's latent residual"
+    scaled = wrap(f"scaled by {what}: {scales}", WIDTH, indent=2)
     return ["Priors (autoscaled to the data where none was given)", *lines, *scaled]

@@ -1,0 +1,48 @@
+"""Coordinates that stand at a density's mode, with axes as long as its curvature there says."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+
+Array = np.ndarray
+
+STEP = 1e-4  # of the differences of the gradient that give the curvature at the mode
+WIDEST = 3.0  # the longest axis of what the sampler moves in, per unit of x
+
+
+class Axes(NamedTuple):
+    """x = centre + turn z."""
+
+    centre: Array  # (d,)
+    turn: Array  # (d, d)
+
+
+def find_axes(evaluate: Callable[[Array], tuple[float, Array]], start: Array) -> Axes:
+    """Return axes at the mode that a search finds; where it is none, as short as x's.
+
+    Args:
+        evaluate: a position (d,) -> the log density there and its gradient (d,).
+        start: where the search begins (d,).
+    """
+
+    def fall(x: Array) -> tuple[float, Array]:
+        value, gradient = evaluate(x)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return 1e300, np.zeros(len(x))
+        return -value, -gradient
+
+    found = minimize(fall, start, jac=True, method="BFGS", options={"gtol": 1e-4, "maxiter": 500})
+    mode = found.x if found.fun < 1e299 else start
+    d = len(mode)
+    curvature = np.empty((d, d))
+    for i in range(d):
+        step = STEP * np.eye(d)[i]
+        curvature[i] = (fall(mode + step)[1] - fall(mode - step)[1]) / (2.0 * STEP)
+    curvature = 0.5 * (curvature + curvature.T)
+    if not np.isfinite(curvature).all():
+        return Axes(mode, np.eye(d))
+    values, vectors = np.linalg.eigh(curvature)
+    lengths = 1.0 / np.sqrt(np.maximum(values, WIDEST**-2))
+    return Axes(mode, np.ascontiguousarray(vectors * lengths))

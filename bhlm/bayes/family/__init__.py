@@ -1,0 +1,1 @@
+"""Posteriors of zeros and ones, proportions and counts."""

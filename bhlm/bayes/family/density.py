@@ -1,0 +1,147 @@
+"""The posterior density of a family on the unconstrained scale, its integrals by the lattice.
+
+A position x is that of `bhlm.bayes.density` without the residual SD: [beta~ (p), scales (s),
+correlations (c)]. Priors, Jacobians and their slopes are those of the compiled density, whose
+residual SD is held at one. The likelihood and its exact gradient come from the nodes that maximum
+likelihood uses. The sampler moves in z, x = centre + turn z, at the mode with the root of the
+inverse curvature there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bhlm.bayes.centring import Axes, find_axes
+from bhlm.bayes.density import (
+    Density,
+    add_priors,
+    build_density,
+    constrain,
+    pull_root,
+    relate_root,
+    root_correlations,
+    scale_coordinates,
+)
+from bhlm.bayes.priors.correlations import pull_correlations
+from bhlm.bayes.priors.frame import Frame
+from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
+
+Array = np.ndarray
+
+TOLERANCE = 1e-6  # of the log-likelihood near the mode, all groups together
+SEARCHED = 1.0  # posterior SDs between nodes while the mode is looked for
+
+
+class FamilyDensity(NamedTuple):
+    """All that the density of a family reads."""
+
+    base: Density  # priors and maps; its data are empty, its last coordinate is held at zero
+    nodes: Integrator  # its modes are where each search begins, and stay as they are
+    axes: Axes
+
+    @property
+    def dimension(self) -> int:
+        """The length of x."""
+        return self.base.dimension - 1
+
+
+def build_family(
+    white: WhitenedPatterns,
+    priors: ResolvedPriors,
+    structure: Structure,
+    *,
+    use_likelihood: bool = True,
+) -> FamilyDensity:
+    """Return the posterior density of patterns; it moves in x itself, see `centre_family`.
+
+    Args:
+        white: whitened patterns.
+        priors: one prior per parameter.
+        structure: of the random coefficients.
+        use_likelihood: False leaves the prior alone.
+
+    Raises:
+        PriorError: a prior without a density that the kernel knows.
+    """
+    base = build_density(white, priors, structure, use_likelihood=use_likelihood)
+    d = base.dimension - 1
+    return FamilyDensity(base, Integrator(white), Axes(np.zeros(d), np.eye(d)))
+
+
+def log_family(x: Array, density: FamilyDensity) -> tuple[float, Array]:
+    """Return the log posterior density at x (d,), Jacobian included, and its gradient (d,)."""
+    base = density.base
+    p, q, s = len(base.offset), len(base.inverse_basis), len(base.unit)
+    longer = np.append(x, 0.0)
+    gradient = np.zeros(len(longer))
+    scales = scale_coordinates(longer[p : p + s], base.unit, base.signed)
+    angles = longer[p + s : -1]
+    factor = np.zeros((q, q))
+    root_correlations(base.law, angles, base.sizes, factor)
+    logp, dfactor = 0.0, np.zeros((q, q))
+    if base.use_likelihood:
+        lam = relate_root(base, scales, factor, 1.0)
+        # A search always begins at the same modes, whichever chain asks: a run repeats.
+        with np.errstate(all="ignore"):
+            found = density.nodes.copy().evaluate(x[:p].copy(), lam, information=False, threads=1)
+        score = found.score.sum(axis=0)
+        logp += found.loglik
+        gradient[:p] += score[:p]
+        dlam = np.ascontiguousarray(score[p:].reshape(q, q))
+        pull_root(base, scales, factor, 1.0, lam, dlam, dfactor, gradient)
+    logp = add_priors(base, longer, scales, 1.0, logp, gradient)
+    logp += pull_correlations(base.law, angles, base.sizes, base.eta, dfactor, gradient[p + s : -1])
+    return float(logp), gradient[:-1]
+
+
+def log_turned(z: Array, density: FamilyDensity) -> tuple[float, Array]:
+    """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
+    axes = density.axes
+    value, gradient = log_family(axes.centre + axes.turn @ z, density)
+    return value, axes.turn.T @ gradient
+
+
+def centre_family(density: FamilyDensity, start: Array) -> FamilyDensity:
+    """Return the density in coordinates z that stand at the mode which a search finds.
+
+    Its nodes are as dense as the log-likelihood needs to be known to 1e-6 at the mode, and at one
+    posterior SD from it along each axis.
+
+    Args:
+        density: in x.
+        start: where the search begins (d,).
+    """
+    density.nodes.steps[:] = SEARCHED
+    axes = find_axes(lambda x: log_family(x, density), start)
+    base, white = density.base, density.nodes.white
+    if not base.use_likelihood:
+        return density._replace(axes=axes)
+    nodes = Integrator(white)
+    steps = np.full(white.n_groups, SEARCHED)
+    around = np.concatenate([axes.turn.T, -axes.turn.T])
+    for x in (*(axes.centre + around), axes.centre):
+        beta, lam = locate_family(density, x)
+        nodes.refine(beta, lam, tolerance=TOLERANCE / white.n_groups)
+        steps = np.minimum(steps, nodes.steps)
+    nodes.steps[:] = steps
+    return density._replace(nodes=nodes, axes=axes)
+
+
+def locate_family(density: FamilyDensity, x: Array) -> tuple[Array, Array]:
+    """Return whitened beta~ (p,) and lam (q, q) at a position x (d,)."""
+    base = density.base
+    p, q, s = len(base.offset), len(base.inverse_basis), len(base.unit)
+    scales = scale_coordinates(np.ascontiguousarray(x[p : p + s]), base.unit, base.signed)
+    factor = np.zeros((q, q))
+    root_correlations(base.law, np.ascontiguousarray(x[p + s :]), base.sizes, factor)
+    return np.ascontiguousarray(x[:p]), relate_root(base, scales, factor, 1.0)
+
+
+def constrain_family(density: FamilyDensity, frame: Frame, z: Array) -> tuple[Array, Parameters]:
+    """Return positions x (N, d) and the parameters, of N positions z (N, d) of the sampler."""
+    x = density.axes.centre + z @ density.axes.turn.T
+    longer = np.column_stack([x, np.zeros(len(x))])
+    return x, constrain(density.base, density.nodes.white, frame, longer)

@@ -1,0 +1,186 @@
+"""What is computed from the draws of a family: ratios, ICC, R2, predictions, LOO by group."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.checks.importance import log_mean, score_units
+from bhlm.bayes.checks.loo import (
+    Loo,
+    assemble,
+    check_likelihood,
+    khat_threshold,
+    relative_efficiency,
+)
+from bhlm.bayes.family.draws import FamilyDraws, integrate_draws
+from bhlm.bayes.quantities import Quantities
+from bhlm.errors import ArgumentError
+from bhlm.layout import name_some
+from bhlm.likelihood.averages import average_mean, explain_latent, share_latent, spread_effects
+from bhlm.likelihood.parameters import check_level
+from bhlm.moments.groups import place_new_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+SCALES = ("response", "link")
+HELD = 2**22  # numbers that are worked on at a time
+NEW = 6  # separates the seed of new groups' effects from the fit's other streams
+
+
+def tabulate_ratios(fit: FamilyDraws, *, level: float = 0.95) -> "pd.DataFrame":
+    """Return exp of each fixed effect: odds ratios, hazard ratios (cloglog) or rate ratios.
+
+    Columns `ratio`, the posterior median, `lower` and `upper`, equal-tailed, and `probability`,
+    that it is above 1. They are unit-specific: of two rows of one group. The mean of a ratio is not
+    told, since it need not exist.
+
+    Raises:
+        ArgumentError: the probit link, or a level outside (0, 1).
+    """
+    import pandas as pd
+
+    check_level(level)
+    if fit.family.link == "probit":
+        raise ArgumentError(
+            "effects of the probit link are no log ratios; fit link='logit' for odds ratios"
+        )
+    beta = fit.flat.beta
+    tail = 0.5 - 0.5 * level
+    median, lower, upper = np.exp(np.quantile(beta, [0.5, tail, 1.0 - tail], axis=0))
+    content = {
+        "ratio": median, "lower": lower, "upper": upper, "probability": (beta > 0.0).mean(axis=0),
+    }  # fmt: skip
+    return pd.DataFrame(content, index=pd.Index(list(fit.moments.fixed), name="parameter"))
+
+
+def derive_icc(fit: FamilyDraws) -> Quantities:
+    """Return draws of `icc` on the latent scale, and of `median_ratio` but for the probit link.
+
+    See `bhlm.likelihood.averages.share_latent`.
+    """
+    flat = fit.flat
+    found = share_latent(fit.moments, fit.family, flat.beta, flat.g)
+    draws = {"icc": found.icc.reshape(fit.shape)}
+    if fit.family.link != "probit":
+        draws["median_ratio"] = found.median_ratio.reshape(fit.shape)
+    return Quantities(draws)
+
+
+def derive_r_squared(fit: FamilyDraws) -> Quantities:
+    """Return draws of the `marginal` and the `conditional` R2 on the latent scale.
+
+    Raises:
+        ArgumentError: counts, which have no latent scale.
+    """
+    if fit.family.link == "log":
+        raise ArgumentError("counts have no latent scale, and no R2 on it; see fit.icc()")
+    flat = fit.flat
+    marginal, conditional = explain_latent(fit.moments, fit.family, flat.beta, flat.g)
+    return Quantities(
+        {"marginal": marginal.reshape(fit.shape), "conditional": conditional.reshape(fit.shape)}
+    )
+
+
+def predict_rows(
+    fit: FamilyDraws,
+    labels: Array,
+    x: Array,
+    z: Array,
+    offset: Array,
+    *,
+    kind: str = "conditional",
+    scale: str = "response",
+    new_groups: str = "error",
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Return posterior means, SDs and intervals: `estimate, se, lower, upper`, per row of x.
+
+    On the link scale "conditional" is of x beta + z u with the group's draws of u, and "population"
+    of x beta. On the response scale, the expected response of one trial or unit of exposure,
+    "population" is the mean over all groups there may be. Groups that the fit has not seen have
+    effects drawn from N(0, G), the same for every row and run.
+
+    Args:
+        fit: the draws.
+        labels: group labels (n,).
+        x: fixed columns (n, p).
+        z: random columns (n, q).
+        offset: (n,).
+        kind: "conditional" or "population".
+        scale: "response" or "link".
+        new_groups: for groups that the fit has not seen, "error" or "population".
+        level: of the intervals.
+
+    Raises:
+        ArgumentError: an unknown kind or scale, a level outside (0, 1).
+        DataError: a group that the fit has not seen, if that is an error.
+    """
+    import pandas as pd
+
+    check_level(level)
+    if scale not in SCALES:
+        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    at = place_new_rows(fit.moments, labels, kind=kind, new_groups=new_groups)
+    flat = fit.flat
+    count, g = len(flat.beta), flat.g
+    u = fit.effects() if kind == "conditional" else None
+    rng = np.random.default_rng([fit.seed, NEW])
+    noise = rng.standard_normal((count, fit.structure.q))
+    new = np.einsum("nab,nb->na", flat.root, noise)
+    tail = 0.5 - 0.5 * level
+    rows = max(1, HELD // count)
+    parts = []
+    for start in range(0, len(x), rows):
+        span = slice(start, start + rows)
+        eta = flat.beta @ x[span].T + offset[span]  # (N, rows)
+        if u is not None:
+            own = np.where((at[span] >= 0)[None, :, None], u[:, at[span]], new[:, None])
+            eta = eta + np.einsum("nra,ra->nr", own, z[span])
+        if scale == "response" and u is None:
+            spread = np.array([spread_effects(z[span], each) for each in g])
+            values = average_mean(fit.family, eta.ravel(), spread.ravel()).reshape(eta.shape)
+        else:
+            values = fit.family.mean(eta) if scale == "response" else eta
+        ends = np.quantile(values, [tail, 1.0 - tail], axis=0)
+        parts.append(np.column_stack([values.mean(axis=0), values.std(axis=0, ddof=1), *ends]))
+    names = ["estimate", "se", "lower", "upper"]
+    return pd.DataFrame(np.concatenate(parts) if parts else np.empty((0, 4)), columns=names)
+
+
+def leave_out_groups(fit: FamilyDraws) -> Loo:
+    """Return the leave-one-group-out elpd, each group's effects integrated out by its nodes.
+
+    `table` is indexed by the group, with the columns of `bhlm.bayes.checks.loo.leave_out_groups`;
+    nothing is sampled anew, and groups whose k-hat exceeds min(0.7, 1 - 1/log10(draws)) are told.
+    What does not depend on the parameters, such as binomial coefficients, is left out.
+
+    Raises:
+        ArgumentError: draws from the prior alone, or fewer than two groups.
+    """
+    check_likelihood(fit)
+    patterns = fit.moments
+    held = fit.data.get("log_likelihood")
+    loglik = (
+        integrate_draws(fit.integrator(), fit.flat, seed=fit.seed).logliks
+        if held is None
+        else held["loglik"].values.reshape(-1, patterns.n_groups)
+    ).T
+    elpd, mcse, khat, _ = score_units(np.ascontiguousarray(loglik), relative_efficiency(fit))
+    bad = np.flatnonzero(~(khat <= khat_threshold(fit)))
+    failures = []
+    if len(bad):
+        failures.append(
+            f"k-hat is above {khat_threshold(fit):.2f} for "
+            f"{name_some(patterns.groups[bad].tolist())}, so their elpd may be far off; take more "
+            "draws"
+        )
+    total = np.add.reduceat(patterns.y, patterns.starts[:-1])
+    size = np.add.reduceat(patterns.n, patterns.starts[:-1])
+    return assemble(
+        fit, "group", elpd, full=log_mean(loglik), mcse=mcse, khat=khat,
+        refitted=np.zeros(len(elpd), dtype=bool), labels=patterns.groups,
+        observed=np.column_stack([patterns.rows, size, total]), failures=failures,
+    )  # fmt: skip

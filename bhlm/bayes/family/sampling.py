@@ -1,0 +1,193 @@
+"""NUTS on the marginal posterior of a family -> FamilyDraws."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bhlm.bayes.draws import HELD, Settings, parameter_draws
+from bhlm.bayes.family.density import (
+    FamilyDensity,
+    build_family,
+    centre_family,
+    constrain_family,
+    log_turned,
+)
+from bhlm.bayes.family.draws import FamilyDraws, build_family_fit
+from bhlm.bayes.family.tails import index_family
+from bhlm.bayes.priors.correlations import arrange_prior
+from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
+from bhlm.bayes.sampling import (
+    LOGGER,
+    Progress,
+    Watch,
+    choose_acceptance,
+    choose_sampler,
+    collect_arguments,
+    read_statistics,
+    start_turned,
+)
+from bhlm.errors import ArgumentError
+from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import WhitenedPatterns, whiten_patterns
+from bhlm.moments.patterns import Patterns
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Array = np.ndarray
+
+MOST = 3  # random coefficients: nodes grow with their power
+BEGIN = 0.3  # SDs at which the search for the mode begins, per unit of a column's spread
+
+
+def sample_patterns(
+    patterns: Patterns,
+    *,
+    seed: int,
+    settings: Settings | None = None,
+    priors: Priors | None = None,
+    covariance: str | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    held: int = HELD,
+) -> FamilyDraws:
+    """Return posterior draws of the model that patterns were reduced for.
+
+    NUTS (nutpie) moves over the fixed effects, SDs and correlations with the random effects
+    integrated out by the nodes that maximum likelihood uses; each draw then gets one exact draw of
+    the random effects. What fails the convergence verdict is logged as a warning of the logger
+    "bhlm" too. Arguments are those of `bhlm.bayes.sampling.sample_moments`.
+
+    Raises:
+        ArgumentError: more than three random coefficients, a covariance that has no prior here, or
+            the sampler of PyMC.
+        PriorError: priors that do not fit the model.
+        IdentifiabilityError: the patterns cannot identify the model.
+    """
+    settings = settings or Settings()
+    if settings.sampler == "pymc":
+        raise ArgumentError(
+            f"sampler='pymc' is not there for family='{patterns.family.name}', whose random "
+            "effects are integrated by nodes; leave it out, or sample model.pymc()"
+        )
+    if settings.chains == 1:
+        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
+    if settings.target_accept is None:
+        settings = replace(settings, target_accept=choose_acceptance(patterns.n_groups))
+    structure = arrange_prior(patterns, covariance)
+    if structure.q > MOST:
+        raise ArgumentError(
+            f"'{patterns.formula}' has {structure.q} random coefficients, and of "
+            f"family='{patterns.family.name}' up to {MOST} are integrated; drop some"
+        )
+    white = whiten_patterns(patterns, structure)
+    resolved = resolve_priors(priors, patterns, structure=structure)
+    unbounded = [] if settings.prior_only else find_unbounded(priors, patterns, structure, white)
+    fit = sample_whitened_patterns(
+        patterns, structure, resolved, white, settings=settings, seed=seed, unbounded=unbounded,
+        progress=progress, watch=watch, held=held,
+    )  # fmt: skip
+    for failure in fit.diagnostics.failures:
+        LOGGER.warning("the posterior of '%s' failed its verdict: %s", patterns.formula, failure)
+    for sentence in fit.diagnostics.prior_bound:
+        LOGGER.warning("the prior decides on the posterior of '%s': %s", patterns.formula, sentence)
+    return fit
+
+
+def sample_whitened_patterns(
+    patterns: Patterns,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: WhitenedPatterns,
+    *,
+    settings: Settings,
+    seed: int,
+    unbounded: list[str] | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    held: int = HELD,
+) -> FamilyDraws:
+    """Return posterior draws in columns that are whitened already, under priors as they are.
+
+    Raises:
+        PriorError: priors that the density cannot read.
+    """
+    from bhlm.bayes.native import PYTHON, make_python, run_model
+
+    start = time.perf_counter()
+    choose_sampler("density", priors)
+    density = build_family(white, priors, structure, use_likelihood=not settings.prior_only)
+    density = centre_family(density, start_search(density))
+    model = make_python(density, partial(start_turned, density.dimension), evaluate=log_turned)
+
+    def read(trace: "xr.DataTree") -> tuple[Array, Parameters]:
+        z = trace["posterior"]["x"].values
+        x, flat = constrain_family(density, priors.frame, z.reshape(-1, z.shape[-1]))
+        return x.reshape(z.shape), flat
+
+    def read_parameters(trace: "xr.DataTree") -> dict[str, Array]:
+        x, flat = read(trace)
+        beta, g = (each.reshape(*x.shape[:2], *each.shape[1:]) for each in (flat.beta, flat.g))
+        return parameter_draws(patterns, structure, beta, g, np.ones(x.shape[:2]))
+
+    def wait(running: Any) -> "xr.DataTree":
+        return running.wait() if watch is None else watch(running, read_parameters)
+
+    trace = run_model(model, collect_arguments(settings, seed, progress), wait)
+    x, flat = read(trace)
+    kept = x.shape[1]
+    fit = build_family_fit(
+        patterns, structure, priors, density.nodes, flat, read_statistics(trace),
+        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=PYTHON, x=x,
+        unbounded=unbounded or (), held=held,
+    )  # fmt: skip
+    if kept == settings.draws:
+        return fit
+    return replace(
+        fit,
+        diagnostics=fit.diagnostics.add_failure(
+            f"stopped after {kept} of {settings.draws} draws per chain; run it to its end, or ask "
+            f"for draws={kept} with seed={seed}, which gives these very draws"
+        ),
+    )
+
+
+def start_search(density: FamilyDensity) -> Array:
+    """Return the position (d,) at which the search for the mode begins.
+
+    Of the fixed effects it is that of the same mean everywhere.
+    """
+    base, white = density.base, density.nodes.white
+    p, s = len(base.offset), len(base.unit)
+    x = np.zeros(density.dimension)
+    mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
+    level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
+    x[:p] = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]
+    x[p : p + s] = np.where(base.signed, BEGIN, np.log(BEGIN))
+    return x
+
+
+def find_unbounded(
+    priors: Priors | None, patterns: Patterns, structure: Structure, white: WhitenedPatterns
+) -> list[str]:
+    """Return the SDs whose tail neither the data bound nor a prior that the user chose.
+
+    The data bound an SD if it has a mean under priors flat on (beta, G).
+    """
+    given = None if priors is None else priors.sd
+    if given is not None and not isinstance(given, Mapping):
+        return []
+    owned = zip(structure.names, structure.owners, strict=True)
+    chosen = {own for name, own in owned if name in (given or {})}
+    flat: ResolvedPriors = resolve_priors(Priors.flat(), patterns, structure=structure)
+    indices = index_family(patterns, structure, flat, white)
+    return [
+        str(sd)
+        for own, sd in enumerate(structure.sds)
+        if own not in chosen and indices[str(sd)] <= 1.0
+    ]
