@@ -146,6 +146,7 @@ def _show_saved(
     *,
     rows: bool,
 ) -> int:
+    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
@@ -155,6 +156,11 @@ def _show_saved(
     from bhlm.reports.dashboard.subjects import check_rows, write_fit
 
     post = load(fit)
+    if isinstance(post, FamilyBayesFit):
+        raise ArgumentError(
+            f"'{fit}' is of family='{post.family.name}', of which there is no page yet; "
+            "bhlm.load reads it"
+        )
     model = None
     if data is not None:
         table = open_alike(post.moments, data, memory_limit=memory_limit)

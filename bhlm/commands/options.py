@@ -88,6 +88,13 @@ Errors = Annotated[
     str | None,
     typer.Option(help="Standard errors: model, full, uncorrected, block or separate."),
 ]
+FamilyName = Annotated[
+    str | None,
+    typer.Option("--family", help="gaussian, bernoulli, binomial or poisson."),
+]
+Link = Annotated[str | None, typer.Option(help="logit, probit, cloglog or log.")]
+Trials = Annotated[str | None, typer.Option(help="The column of the trials.")]
+Exposure = Annotated[str | None, typer.Option(help="The column over which is counted.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the numbers here as JSON.")]
 Rows = Annotated[
     bool, typer.Option("--rows", help="Let the page hold single rows; it holds none otherwise.")

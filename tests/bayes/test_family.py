@@ -347,11 +347,8 @@ def test_conditional_model_of_pymc_has_the_same_posterior(name: str) -> None:
     from arviz_stats.base import array_stats
 
     sds = theirs["posterior"]["sd"].values
-    columns = dict(
-        zip(
-            model.patterns.fixed, np.moveaxis(theirs["posterior"]["beta"].values, 2, 0), strict=True
-        )
-    )
+    beta = np.moveaxis(theirs["posterior"]["beta"].values, 2, 0)
+    columns = dict(zip(model.patterns.fixed, beta, strict=True))
     columns |= {f"sd({c}|g)": sds[..., i] for i, c in enumerate(model.patterns.random)}
     for key, values in columns.items():
         row = ours.estimates.loc[key]

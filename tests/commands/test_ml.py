@@ -78,3 +78,17 @@ def test_bad_responses(capsys, rows):
         ),
         "from 0 to the trials",
     )  # fmt: skip
+
+
+def test_a_posterior_from_a_file(capsys, rows, tmp_path):
+    path = tmp_path / "out.json"
+    counts = ["--draws", "30", "--tune", "40", "--chains", "2", "--seed", "2"]
+    formula = ["--formula", "incidence / size ~ 1 + (1 | herd)"]
+    _, out, _ = run(
+        capsys, "sample", "--data", rows, *formula, "--family", "binomial", *counts, "--json", path
+    )
+    assert "binomial with logit link" in out
+    found = json.loads(path.read_text())
+    assert found["model"]["patterns"] == 15
+    assert found["posterior"]["integration"]["error"] < 1e-3
+    assert set(found["posterior"]["ratios"]) == {"Intercept"}

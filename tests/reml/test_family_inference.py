@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.family_fit import FamilyFit
 from bhlm.fits.model import Model
+from bhlm.likelihood.averages import average_mean
 from bhlm.likelihood.families import find_family
-from bhlm.reml.family.population import average_mean
 from bhlm.sources.datasets import load_dataset
 
 AXIS = np.linspace(-10.0, 10.0, 401)

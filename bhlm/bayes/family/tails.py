@@ -13,6 +13,8 @@ do not promise is not reported. Source: Natarajan & Kass (2000), JASA 95, 227-23
 Chen, Ibrahim & Shao (2003), Comput. Stat. Data Anal. 42, for recession and propriety.
 """
 
+import math
+
 import numpy as np
 from scipy.optimize import linprog
 
