@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import Posterior
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, find_regions, scan_bounds
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.slopes import (
@@ -17,6 +18,8 @@ from bhlm.likelihood.slopes import (
     state_lines,
     state_slopes,
 )
+from bhlm.moments.cells import AnyMoments
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +43,7 @@ def describe_slopes(
     Raises:
         ArgumentError: as `state_slopes`, or a level outside (0, 1).
     """
-    grid = state_slopes(fit.moments, column, by=by, at=at)
+    grid = state_slopes(_read_moments(fit), column, by=by, at=at)
     drawn = _draw(fit, grid.contrasts)
     return name_points(grid, _describe(drawn, level=level), level=level)
 
@@ -55,7 +58,7 @@ def average_draws(
     Raises:
         ArgumentError: as `state_averages`, or a level outside (0, 1).
     """
-    grid = state_averages(fit.moments, column, by=by)
+    grid = state_averages(_read_moments(fit), column, by=by)
     drawn = _draw(fit, grid.contrasts)
     return name_points(grid, _describe(drawn, level=level), level=level)
 
@@ -75,7 +78,7 @@ def contrast_slopes(
     Raises:
         ArgumentError: as `describe_slopes`, or fewer than two slopes.
     """
-    pairs = pair_points(state_slopes(fit.moments, column, by=by, at=at))
+    pairs = pair_points(state_slopes(_read_moments(fit), column, by=by, at=at))
     drawn = _draw(fit, pairs.contrasts)
     table = _describe(drawn, level=level)
     table["probability"] = (drawn > 0.0).mean(axis=0)
@@ -99,7 +102,7 @@ def describe_lines(
     Raises:
         ArgumentError: as `state_lines`, or a level outside (0, 1).
     """
-    grid = state_lines(fit.moments, column, by=by, at=at, values=values)
+    grid = state_lines(_read_moments(fit), column, by=by, at=at, values=values)
     drawn = _draw(fit, grid.contrasts)
     return name_points(grid, _describe(drawn, level=level), level=level)
 
@@ -121,7 +124,7 @@ def locate_bounds(
         ArgumentError: as `describe_slopes`; a moderator that is categorical or constant.
     """
     check_level(level)
-    line = state_along(fit.moments, column, by=by, at=at)
+    line = state_along(_read_moments(fit), column, by=by, at=at)
     base, change = _draw(fit, line.rows).T
 
     def measure(z: Array) -> tuple[Array, Array]:
@@ -164,3 +167,13 @@ def _describe(drawn: Array, *, level: float) -> "pd.DataFrame":
             "upper": upper,
         }
     )
+
+
+def _read_moments(fit: Posterior) -> AnyMoments:
+    """Return the moments of a fit; patterns have no slopes by moderators yet."""
+    if isinstance(fit.moments, Patterns):
+        raise ArgumentError(
+            f"slopes by moderators are not there yet for family='{fit.moments.family.name}'; "
+            "compare effects on the link scale by fit.hypothesis(), or fit.ratios()"
+        )
+    return fit.moments

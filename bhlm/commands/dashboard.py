@@ -146,7 +146,6 @@ def _show_saved(
     *,
     rows: bool,
 ) -> int:
-    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
@@ -156,9 +155,10 @@ def _show_saved(
     from bhlm.reports.dashboard.subjects import check_rows, write_fit
 
     post = load(fit)
-    if isinstance(post, FamilyBayesFit):
+    patterns = getattr(post, "patterns", None)
+    if patterns is not None:
         raise ArgumentError(
-            f"'{fit}' is of family='{post.family.name}', of which there is no page yet; "
+            f"'{fit}' is of family='{patterns.family.name}', of which there is no page yet; "
             "bhlm.load reads it"
         )
     model = None

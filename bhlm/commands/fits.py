@@ -64,6 +64,7 @@ Live = Annotated[
 ]
 
 if TYPE_CHECKING:
+    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
@@ -296,9 +297,9 @@ def sample_command(
 ) -> int:
     """Draw from the posterior by NUTS."""
     from bhlm.files import write_json
-    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.reports.json import (
         describe_cells,
+        describe_family_posterior,
         describe_model,
         describe_patterns,
         describe_posterior,
@@ -321,8 +322,9 @@ def sample_command(
     print_title(entry)
     print_text(fit.summary())
     content: dict[str, Any]
-    if isinstance(fit, FamilyBayesFit):
-        content = {"model": describe_patterns(fit.patterns), "posterior": fit.to_dict()}
+    if model.patterns is not None:
+        told = describe_family_posterior(cast("FamilyDraws", fit))
+        content = {"model": describe_patterns(model.patterns), "posterior": told}
     else:
         cells = model.cells
         told = describe_model(model.moments) if cells is None else describe_cells(cells)

@@ -182,7 +182,7 @@ def test_run_repeats_on_any_number_of_cores(model: Model) -> None:
     one, two = model.sample(**short, cores=1), model.sample(**short, cores=2)
     for name, draws in one.draws.items():
         assert np.array_equal(draws, two.draws[name])
-    assert np.array_equal(one.effects(), two.effects())
+    assert np.array_equal(one.list_effects(), two.list_effects())
 
 
 def test_effects_are_drawn_when_asked_for(model: Model, fit: FamilyBayesFit) -> None:
@@ -208,7 +208,7 @@ def test_derived_quantities(fit: FamilyBayesFit) -> None:
 def test_predictions(model: Model, fit: FamilyBayesFit) -> None:
     new = pd.DataFrame({"g": [3, 99], "x": [1.0, 1.0]})
     linear = model.predict(fit, new, scale="link", new_groups="population")
-    beta, u = fit.flat.beta, fit.effects()[:, 3, 0]
+    beta, u = fit.flat.beta, fit.list_effects()[:, 3, 0]
     eta = beta[:, 0] + beta[:, 1] + u
     assert linear["estimate"].iloc[0] == pytest.approx(eta.mean())
     assert linear["upper"].iloc[0] == pytest.approx(np.quantile(eta, 0.975))
@@ -239,7 +239,7 @@ def test_checks_see_a_model_that_is_wrong(model: Model, fit: FamilyBayesFit) -> 
     patterns = model.patterns
     other = dataclasses.replace(patterns, y=np.where(patterns.codes == 0, patterns.n, patterns.y))
     far = FamilyBayesFit.of(dataclasses.replace(fit, moments=other))
-    shifted = far.effects().copy()
+    shifted = far.list_effects().copy()
     shifted[:, 0] = -6.0
     far.data["posterior"]["u"].values[:] = shifted.reshape(2, 100, 12, 1)
     assert not far.check(draws=200).ok
@@ -253,19 +253,21 @@ def test_saved_fit_comes_back(fit: FamilyBayesFit, tmp_path: Path) -> None:
     assert again.estimates.equals(fit.estimates)
     assert again.moments.formula == fit.moments.formula
     assert np.array_equal(again.moments.y, fit.moments.y)
-    assert np.array_equal(again.effects(), fit.effects())
+    assert np.array_equal(again.list_effects(), fit.list_effects())
     assert again.priors == fit.priors
     assert again.error == fit.error
     assert np.array_equal(again.nodes, fit.nodes)
 
 
-def test_what_cannot_be_sampled_is_told_in_one_line(model: Model) -> None:
+def test_what_cannot_be_done_is_told_in_one_line(model: Model, fit: FamilyBayesFit) -> None:
     with pytest.raises(PriorError, match="residual SD"):
         model.sample(seed=1, priors=Priors(sigma=HalfNormal(1.0)))
     with pytest.raises(ArgumentError, match="sampler='pymc'"):
         model.sample(seed=1, sampler="pymc")
     with pytest.raises(ArgumentError, match="form='conditional'"):
         model.pymc()
+    with pytest.raises(ArgumentError, match="not there yet"):
+        fit.effects("x")
 
 
 def test_priors_stand_where_recoding_leaves_them(model: Model) -> None:

@@ -117,7 +117,7 @@ def check_groups(
     patterns, flat = fit.moments, fit.flat
     chosen = np.unique(np.linspace(0, most - 1, min(draws, most)).astype(int))
     x, z = patterns.take(patterns.fixed), patterns.take(patterns.random)
-    u = fit.effects()[chosen]
+    u = fit.list_effects()[chosen]
     if kind == "new groups":
         noise = rng.standard_normal(u.shape)
         u = np.einsum("nab,njb->nja", flat.root[chosen], noise)

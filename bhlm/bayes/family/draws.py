@@ -84,7 +84,7 @@ class FamilyDraws(Posterior):
         made.steps[:] = self.nodes
         return made
 
-    def effects(self) -> Array:
+    def list_effects(self) -> Array:
         """Return u (N, J, q), one exact draw for each kept draw."""
         held = self.data["posterior"].dataset.data_vars.get("u")
         if held is not None:
@@ -110,7 +110,7 @@ class FamilyDraws(Posterior):
 
         patterns = self.moments
         at = np.arange(patterns.n_groups) if groups is None else find_groups(patterns, groups)
-        u = self.effects()[:, at]
+        u = self.list_effects()[:, at]
         name = name_group_dimension(patterns.group, taken=("dimension",))
         return xr.DataArray(
             u.reshape(*self.shape, *u.shape[1:]),
@@ -125,7 +125,7 @@ class FamilyDraws(Posterior):
         Columns: the group's label, `coefficient`, `mean`, `sd`, `lower` and `upper` (95 %) of the
         deviation u.
         """
-        u = self.effects()
+        u = self.list_effects()
         table = [u.mean(axis=0), u.std(axis=0, ddof=1), *np.quantile(u, [0.025, 0.975], axis=0)]
         for i, name in enumerate(self.moments.random):
             index = self.tail_indices[str(self.structure.sds[self.structure.owners[i]])]

@@ -126,7 +126,7 @@ def predict_rows(
     at = place_new_rows(fit.moments, labels, kind=kind, new_groups=new_groups)
     flat = fit.flat
     count, g = len(flat.beta), flat.g
-    u = fit.effects() if kind == "conditional" else None
+    u = fit.list_effects() if kind == "conditional" else None
     rng = np.random.default_rng([fit.seed, NEW])
     noise = rng.standard_normal((count, fit.structure.q))
     new = np.einsum("nab,nb->na", flat.root, noise)
