@@ -379,9 +379,6 @@ def test_the_command_line_fits_and_refuses(tmp_path, capsys):
     assert content["model"]["groups"] == {"batch": 10, "batch:cask": 30}
     assert content["model"]["pattern"] == "nested"
     assert content["reml"]["loglik"] == pytest.approx(fit("pastes").loglik)
-    check_refusal(
-        run(capsys, "sample", *asked, "--live"), "not there yet for several grouping factors"
-    )
     check_refusal(run(capsys, "reml", *asked, "--df", "hlm"), "--df is not there yet")
 
 
