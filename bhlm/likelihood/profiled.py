@@ -20,11 +20,7 @@ import numpy as np
 
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
-from bhlm.likelihood.weighted import (
-    sum_weighted_curvatures,
-    sum_weighted_products,
-    sum_weighted_scores,
-)
+from bhlm.likelihood.weighted import factor_inner, scale_blocks
 
 Array = np.ndarray
 
@@ -286,12 +282,12 @@ def evaluate(
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
     `panels` are those of the blocks, for who asks more than once. `groups` (J,) are what each
-    group's log-likelihood is multiplied by, and n then counts rows so weighted.
+    group's log-likelihood is multiplied by, and n then counts rows so weighted; panels are then
+    those of `scale_blocks`.
     """
-    if groups is None:
-        logdet, e = sum_products(panels or build_panels(blocks, q), lam)
-    else:
-        logdet, e = sum_weighted_products(blocks, q, lam, groups)
+    logdet, e = sum_products(panels or build_panels(weigh_blocks(blocks, q, groups), q), lam)
+    if groups is not None:
+        logdet += float((groups - 1.0) @ factor_inner(blocks, q, lam).logdet)
     value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
@@ -310,9 +306,30 @@ def score_psi(
     With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
     dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
     """
-    if groups is not None:
-        return sum_weighted_scores(blocks, q, lam, weigh_products(at), groups)
-    return sum_scores(blocks, q, lam, weigh_products(at), panels=panels)
+    return _sum_weighed(blocks, q, lam, weigh_products(at), panels=panels, groups=groups)
+
+
+def _sum_weighed(
+    blocks: Array,
+    q: int,
+    lam: Array,
+    weight: Array,
+    *,
+    panels: Panels | None,
+    groups: Array | None,
+) -> Array:
+    """Return `sum_scores` of groups that have weights, or have none."""
+    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    score = sum_scores(blocks, q, lam, weight, panels=panels)
+    if groups is None:
+        return score
+    own = np.tensordot(groups - 1.0, factor_inner(blocks, q, lam).f, axes=1)
+    return np.asarray(score + 0.5 * (own + own.T))
+
+
+def weigh_blocks(blocks: Array, q: int, groups: Array | None) -> Array:
+    """Return the cross-products that the sums are taken of: scaled where groups have weights."""
+    return blocks if groups is None else scale_blocks(blocks, q, groups)
 
 
 def weigh_products(at: Criterion) -> Array:
@@ -349,19 +366,21 @@ def differentiate(
 
     `groups` as in `evaluate`.
     """
-    if groups is not None:
-        sums = sum_weighted_curvatures(blocks, q, lam, at.phi, at.beta, groups)
-        return _join_curvatures(sums, at, directions)
+    scaled = weigh_blocks(blocks, q, groups)
     size = LANES * STRETCH
     found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
 
     def fill(first: int, last: int) -> None:
         for s in range(first, last):
-            part = blocks[s * size : (s + 1) * size]
+            part = scaled[s * size : (s + 1) * size]
             found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
 
     sum_stretches(fill, len(found))
     whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
+    if groups is not None:  # of Z alone, which the scaling leaves as it is
+        f = factor_inner(blocks, q, lam).f.reshape(len(groups), -1)
+        more = f.T @ ((groups - 1.0)[:, None] * f)
+        whole = (whole[0] + more.reshape(q, q, q, q), *whole[1:])
     return _join_curvatures(whole, at, directions)
 
 
@@ -384,10 +403,7 @@ def expect_group_squares(
     curve = differentiate(blocks, q, none, at, directions, groups=groups)
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
-    if groups is None:
-        score = sum_scores(blocks, q, none, weight, panels=panels)
-    else:
-        score = sum_weighted_scores(blocks, q, none, weight, groups)
+    score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups)
     m = len(directions)
     equations = np.empty((m + 1, m + 1))
     equations[:m, :m] = -curve.logdet

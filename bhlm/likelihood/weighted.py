@@ -1,8 +1,6 @@
-"""The sums of `profiled` where each group's log-likelihood is multiplied by a weight.
+"""The marginal algebra where each group's log-likelihood is multiplied by a weight.
 
-With weights W_j the sums over groups become sums of W_j times the group's own; the products and
-logarithms that panels take for several groups at a time do not. All groups go through NumPy at
-once.
+With weights W_j the sums of `profiled` become sums of W_j times the group's own.
 """
 
 from typing import NamedTuple
@@ -28,43 +26,32 @@ def factor_groups(blocks: Array, q: int, lam: Array) -> Factored:
     return Factored(logdet, blocks - half.transpose(0, 2, 1) @ half)
 
 
-def sum_weighted_products(blocks: Array, q: int, lam: Array, groups: Array) -> tuple[float, Array]:
-    """Return sum_j W_j log |H_j| and sum_j W_j E_j (p + 1, p + 1), with W_j in `groups` (J,)."""
-    logdet, inverse = factor_groups(blocks, q, lam)
-    return float(groups @ logdet), np.tensordot(groups, inverse[:, q:, q:], axes=1)
+def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
+    """Return the cross-products with X_j and y_j times sqrt(W_j), W_j in `groups` (J,).
+
+    Since K_j rests on Z_j alone, sums over groups of what is linear or quadratic in [X_j y_j] are
+    then those with weights, by the kernels that know of none.
+    """
+    size = np.ones(blocks.shape[:2])
+    size[:, q:] = np.sqrt(groups)[:, None]
+    return np.ascontiguousarray(blocks * size[:, :, None] * size[:, None, :])
 
 
-def sum_weighted_scores(blocks: Array, q: int, lam: Array, weight: Array, groups: Array) -> Array:
-    """Return sum_j W_j (F_j - U_j weight U_j') (q, q); see `profiled.sum_scores`."""
-    inverse = factor_groups(blocks, q, lam).inverse
-    u = inverse[:, :q, q:]
-    own = inverse[:, :q, :q] - u @ weight @ u.transpose(0, 2, 1)
-    score = np.tensordot(groups, own, axes=1)
-    return np.asarray(0.5 * (score + score.T))
+class Inner(NamedTuple):
+    """What the sums read of Z_j alone, which scaled blocks leave without weights."""
+
+    logdet: Array  # (J,) log |H_j|
+    f: Array  # (J, q, q) Z_j'H_j^-1 Z_j
 
 
-def sum_weighted_curvatures(
-    blocks: Array, q: int, lam: Array, phi: Array, beta: Array, groups: Array
-) -> tuple[Array, ...]:
-    """Return the sums of `profiled.sum_curvatures`, each group's times its weight."""
-    inverse = factor_groups(blocks, q, lam).inverse
-    f, u = inverse[:, :q, :q], inverse[:, :q, q:-1]
-    t = inverse[:, :q, -1] - u @ beta
-    c = u @ phi @ u.transpose(0, 2, 1)
-    w = groups[:, None, None]
-    tt = t[:, :, None] * t[:, None, :]
-    return (
-        _pair(w * f, f),
-        _pair(w * f, c),
-        _pair(w * f, tt),
-        _pair(w * u, u),
-        _pair(w * u, t),
-        np.tensordot(groups, tt, axes=1),
-    )
-
-
-def _pair(left: Array, right: Array) -> Array:
-    """Return the sum over groups of the outer products of two arrays (J, ...)."""
-    n_groups = len(left)
-    products = left.reshape(n_groups, -1).T @ right.reshape(n_groups, -1)
-    return np.asarray(products.reshape(*left.shape[1:], *right.shape[1:]))
+def factor_inner(blocks: Array, q: int, lam: Array) -> Inner:
+    """Return log |H_j| and Z_j'H_j^-1 Z_j of cross-products (J, k, k), Z first."""
+    gram = blocks[:, :q, :q]
+    lean = lam.T @ gram
+    inner = np.eye(q) + lean @ lam
+    if q == 1:
+        return Inner(np.log(inner[:, 0, 0]), gram / inner)
+    root = np.linalg.cholesky(inner)
+    half = np.linalg.solve(root, lean)
+    logdet = 2.0 * np.log(np.einsum("jaa->ja", root)).sum(axis=1)
+    return Inner(logdet, gram - half.transpose(0, 2, 1) @ half)

@@ -22,6 +22,7 @@ from bhlm.likelihood.profiled import (
     evaluate,
     expect_group_squares,
     score_psi,
+    weigh_blocks,
 )
 from bhlm.likelihood.whitening import Whitened
 
@@ -94,15 +95,15 @@ class Problem:
     white: Whitened
     structure: Structure
     restricted: bool
-    panels: Panels | None = field(init=False, repr=False)
+    panels: Panels = field(init=False, repr=False)
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         white = self.white
-        panels = build_panels(white.blocks, white.q) if white.groups is None else None
-        object.__setattr__(self, "panels", panels)
+        blocks = weigh_blocks(white.blocks, white.q, white.groups)
+        object.__setattr__(self, "panels", build_panels(blocks, white.q))
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 
 from bhlm.design.formula.expressions import PRECEDENCE, Apply, Expression, Name, walk
@@ -136,6 +137,11 @@ def parse_formula(text: str) -> Formula:
             f"a formula is a string such as '{EXAMPLE}', not {type(text).__name__}; "
             "put it in quotes"
         )
+    return _parse_text(text)
+
+
+@lru_cache(maxsize=64)  # responses over one right side, and fits of one model, ask again
+def _parse_text(text: str) -> Formula:
     if not text.strip():
         raise FormulaError(f"the formula is empty; write one such as '{EXAMPLE}'")
     try:
