@@ -2,12 +2,12 @@
 
     python comparisons/pseudo_posterior.py [--replicates 500] [--seed 1] [--json results.json]
 
-Groups are drawn with probabilities that grow with their random effect, rows with probabilities that
-fall with the size of their residual, so that both weights inform about the response. Three answers from one
-sample: without weights, the pseudo-posterior as it is, and adjusted to the sandwich covariance
-(Williams & Savitsky 2021), which `model.sample()` gives. True values are those of the population.
-The SDs are shown too, of which the pseudo-likelihood is biased in groups of some 25 rows
-(Rabe-Hesketh & Skrondal 2006, section 4), whatever the intervals.
+Groups are drawn with probabilities that grow with their random effect, rows with probabilities
+that fall with the size of their residual, so that both weights inform about the response. Three
+answers from one sample: without weights, the pseudo-posterior as it is, and adjusted to the
+sandwich covariance (Williams & Savitsky 2021), which `model.sample()` gives. True values are those
+of the population. The SDs are shown too, of which the pseudo-likelihood is biased in groups of
+some 25 rows (Rabe-Hesketh & Skrondal 2006, section 4), whatever the intervals.
 """
 
 import argparse
