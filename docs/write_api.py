@@ -10,6 +10,7 @@ written: defaults and annotations too, and the comments beside the fields of dat
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import textwrap
@@ -22,7 +23,9 @@ from typing import Any
 
 import bhlm
 import bhlm.errors
+import bhlm.fits
 import bhlm.plots
+from bhlm.fits.origin import Fitted
 
 # What stands under which heading; tests/project/test_site.py holds that no public name is left out.
 GROUPS = {
@@ -47,13 +50,6 @@ GROUPS = {
         "suppress_small_groups"
     ),
     "Studies": "calibrate Calibration",
-}
-# What a call returns beside the public classes: made by Model, never by hand.
-RETURNED = {
-    "LevelsFit": "fits.levels_fit",
-    "LevelBayesFit": "fits.level_bayes_fit",
-    "FamilyFit": "fits.family_fit",
-    "StrataFit": "fits.strata_fit",
 }
 # Classes that are called by hand, so that their page shows the call.
 CALLED = {
@@ -86,10 +82,7 @@ def list_entries() -> list[Entry]:
     for group, names in GROUPS.items():
         entries += [Entry(name, getattr(bhlm, name), group) for name in names.split()]
         if group == "What calls return":
-            entries += [
-                Entry(name, getattr(importlib.import_module(f"bhlm.{home}"), name), group)
-                for name, home in RETURNED.items()
-            ]
+            entries += [Entry(cls.__name__, cls, group) for cls in list_fits()]
     entries += [
         Entry(f"plots.{name}", getattr(bhlm.plots, name), "Figures") for name in bhlm.plots.__all__
     ]
@@ -102,6 +95,17 @@ def list_entries() -> list[Entry]:
     ]
     entries += [Entry(kind.__name__, kind, "Errors") for kind in kinds]
     return entries
+
+
+@cache
+def list_fits() -> tuple[type, ...]:
+    """Return the classes of fits that calls return beside the public ones: nobody makes them."""
+    found = {}
+    for module in pkgutil.iter_modules(bhlm.fits.__path__):
+        for value in vars(importlib.import_module(f"bhlm.fits.{module.name}")).values():
+            if inspect.isclass(value) and issubclass(value, Fitted) and not value.__subclasses__():
+                found[value.__name__] = value
+    return tuple(found[name] for name in sorted(set(found) - set(bhlm.__all__)))
 
 
 def write_pages(folder: Path) -> list[Path]:
@@ -367,7 +371,7 @@ def link(code: str) -> str:
     """Return a code span, as a reference where it names a page."""
     name = code.strip("`").removesuffix("()")
     short = name.removeprefix("bhlm.")
-    names = {*bhlm.__all__, *RETURNED}
+    names = {*bhlm.__all__, *(cls.__name__ for cls in list_fits())}
     is_named = short in names and (name != short or "_" in short or short[:1].isupper())
     is_figure = short.startswith("plots.") and short[6:] in bhlm.plots.__all__
     if is_named or is_figure:
