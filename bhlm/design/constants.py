@@ -1,4 +1,4 @@
-"""The constants of cgm() and poly(), which a design learns from the whole table."""
+"""The constants of cgm(), scale() and poly(), which a design learns from the whole table."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,21 @@ from bhlm.design.rows import Layout
 from bhlm.design.steps import Steps, as_expr
 from bhlm.errors import DataError
 
+# Of the mean: an SD that is smaller is what rounding made of a column without one.
+CONSTANT = 1e-13
+
 type Constants = Mapping[str, tuple[float, ...]]
 
 
 def fit_constants(
     frame: Frame, expressions: Iterable[Expression], *, layout: Layout, n: int
 ) -> dict[str, tuple[float, ...]]:
-    """Return the constants of every cgm() and poly() in the expressions, from the n rows of frame.
+    """Return the constants of every cgm(), scale() and poly(), from the n rows of frame.
 
-    cgm(x): (mean, what rounding left of it). poly(x, d): (shift, norm2_0, alpha_0, norm2_1,
-    ..., alpha_{d-1}, norm2_d), the alpha and norm2 of R's poly() for z = x - shift, shift being
-    the mean of x. One pass over the frame finds the next constant of all of them together.
+    cgm(x): (mean, what rounding left of it). scale(x): the same, and the SD over n - 1.
+    poly(x, d): (shift, norm2_0, alpha_0, norm2_1, ..., alpha_{d-1}, norm2_d), the alpha and norm2
+    of R's poly() for z = x - shift, shift being the mean of x. One pass over the frame finds the
+    next constant of all of them together.
 
     Raises `DataError` where an argument is not finite, or has too few distinct values.
     """
@@ -51,10 +55,10 @@ def fit_constants(
 
 
 def needs_constants(node: Expression) -> bool:
-    """Return whether a call rests on constants of the whole table: cgm(), orthogonal poly()."""
+    """Return whether a call rests on constants of the whole table: all but raw poly()."""
     if not isinstance(node, Apply):
         return False
-    return node.function == "cgm" or (node.function == "poly" and not node.option("raw"))
+    return node.function in ("cgm", "scale") or (node.function == "poly" and not node.option("raw"))
 
 
 def constant_nodes(expressions: Iterable[Expression]) -> list[Apply]:
@@ -67,7 +71,9 @@ def constant_nodes(expressions: Iterable[Expression]) -> list[Apply]:
 
 def count_constants(node: Apply) -> int:
     """Return how many constants a call that needs them has."""
-    return 2 if node.function == "cgm" else 2 + 2 * _degree(node)
+    if node.function in ("cgm", "scale"):
+        return 2 if node.function == "cgm" else 3
+    return 2 + 2 * _degree(node)
 
 
 def checkpoints(expressions: Iterable[Expression]) -> list[Expression]:
@@ -80,7 +86,7 @@ def checkpoints(expressions: Iterable[Expression]) -> list[Expression]:
         for expression in expressions
         for node in walk(expression)
         if isinstance(node, Apply)
-        and node.function in ("cwc", "gm", "cgm", "poly")
+        and node.function in ("cwc", "gm", "cgm", "scale", "poly")
         and not isinstance(node.arguments[0], Name)
     ]
 
@@ -119,6 +125,9 @@ def _ask(node: Apply, steps: Steps, known: tuple[float, ...]) -> list[nw.Expr]:
     if not known:
         return [x.mean()]
     z = x - known[0]
+    if len(known) == 2 and node.function == "scale":
+        z = z - known[1]
+        return [(z * z).sum()]
     if len(known) < 3:
         return [z.mean()]
     k = (len(known) - 1) // 2
@@ -133,6 +142,8 @@ def _learn(
     first = float(answers.pop(0))
     if node.function == "cgm":
         return (*known, first)
+    if node.function == "scale":
+        return (*known, first if len(known) < 2 else _find_sd(node, first, known, n=n))
     if not known:
         return (first, float(n))
     if len(known) < 3:
@@ -146,3 +157,14 @@ def _learn(
     return (
         (*known, first) if len(known) == 2 * _degree(node) + 1 else (*known, first, second / first)
     )
+
+
+def _find_sd(node: Apply, squares: float, known: tuple[float, ...], *, n: int) -> float:
+    """Return the SD of the argument of a scale(), from the sum of squares about its mean."""
+    sd = math.sqrt(squares / (n - 1)) if n > 1 and squares >= 0.0 else math.nan
+    if not (math.isfinite(sd) and sd > CONSTANT * abs(known[0])):
+        raise DataError(
+            f"'{node}' cannot be computed: {node.arguments[0]} has the SD {sd:g} about its mean "
+            f"{known[0]:g}; leave a column that does not vary out"
+        )
+    return sd

@@ -57,6 +57,9 @@ class Rows:
             case Apply("cgm", (argument,)):
                 mean, remainder = self.constants[str(expression)]
                 return (self.evaluate(argument, span) - mean) - remainder
+            case Apply("scale", (argument,)):
+                mean, remainder, sd = self.constants[str(expression)]
+                return ((self.evaluate(argument, span) - mean) - remainder) / sd
             case Apply(function, arguments):
                 values = (self.evaluate(argument, span) for argument in arguments)
                 return ROW_BY_ROW[function].array(*values)

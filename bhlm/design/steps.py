@@ -125,6 +125,10 @@ class Steps:
                 step, value = self.lower(argument)
                 mean, remainder = self.constants[str(expression)]
                 return step, (value - mean) - remainder
+            case Apply("scale", (argument,)):
+                step, value = self.lower(argument)
+                mean, remainder, sd = self.constants[str(expression)]
+                return step, ((value - mean) - remainder) / sd
             case Apply(function, arguments):
                 lowered = [self.lower(argument) for argument in arguments]
                 step = max(step for step, _ in lowered)

@@ -8,6 +8,8 @@ from bhlm.errors import check_arguments
 from bhlm.fits.posterior_fit import PosteriorFit
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.bayes.checks.loo import Loo, Progress
     from bhlm.bayes.checks.predictive import PredictiveCheck
     from bhlm.bayes.quantities import Quantities
@@ -67,6 +69,20 @@ class BayesFit(PosteriorFit, Draws):
         from bhlm.reports.dashboard.subjects import write_fit
 
         write_fit(self, path, model=model or self.model, title=title, rows=rows)
+
+    def standardized(self) -> "pd.DataFrame":
+        """Return the fixed effects in SDs: of all rows, and of the level at which they vary.
+
+        Columns `level` ("within", "between" or "both"), `estimate`, `total` and `by_level` with
+        their intervals; a column that varies at both levels has no SD of one. See
+        `bhlm.likelihood.standardized`.
+
+        Raises:
+            ArgumentError: several grouping factors.
+        """
+        from bhlm.likelihood.standardized import measure_scales, standardize
+
+        return standardize(self.estimates, measure_scales(self.moments), value="mean")
 
     def marginaleffects(self) -> Any:
         """Return this fit as the package marginaleffects takes it, by `slopes(...)` and the like.

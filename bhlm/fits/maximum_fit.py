@@ -167,6 +167,22 @@ class MaximumFit(Fitted, Maximum):
 
         return find_bounds(self, column, by=by, at=at, method=method, level=level)
 
+    def standardized(self, *, method: str = "satterthwaite", level: float = 0.95) -> "pd.DataFrame":
+        """Return the fixed effects in SDs: of all rows, and of the level at which they vary.
+
+        Columns `level` ("within", "between" or "both"), `estimate`, `total` and `by_level` with
+        their intervals; a column that varies at both levels has no SD of one. See
+        `bhlm.likelihood.standardized`.
+
+        Raises:
+            ArgumentError: several grouping factors, an unknown method, or a level outside (0, 1).
+        """
+        from bhlm.likelihood.standardized import measure_scales, standardize
+
+        scales = measure_scales(self.moments)
+        table = self.fixed_effects(method=method, level=level)
+        return standardize(table, scales, value="estimate")
+
     def marginaleffects(self) -> Any:
         """Return this fit as the package marginaleffects takes it, by `slopes(...)` and the like.
 

@@ -85,6 +85,11 @@ def group_means(values: Any, groups: Any) -> np.ndarray:
     return frame.groupby("g")["v"].transform("mean").to_numpy()
 
 
+def standardise(values: Any) -> np.ndarray:
+    found = np.asarray(values, dtype=float)
+    return (found - found.mean()) / found.std(ddof=1)
+
+
 # ---------------------------------------------------------------- what a design holds
 
 
@@ -136,6 +141,9 @@ def test_narwhals_frame_is_accepted() -> None:
         ("cwc(x)", lambda r: r.x - group_means(r.x, r.g)),
         ("gm(x)", lambda r: group_means(r.x, r.g)),
         ("cgm(x)", lambda r: r.x - r.x.mean()),
+        ("scale(x)", lambda r: (r.x - r.x.mean()) / r.x.std(ddof=1)),
+        ("scale(gm(x))", lambda r: standardise(group_means(r.x, r.g))),
+        ("scale(cwc(x))", lambda r: standardise(r.x - group_means(r.x, r.g))),
         ("cwc(log(x))", lambda r: np.log(r.x) - group_means(np.log(r.x), r.g)),
         ("log(gm(x))", lambda r: np.log(group_means(r.x, r.g))),
         ("cwc(x * z)", lambda r: r.x * r.z - group_means(r.x * r.z, r.g)),

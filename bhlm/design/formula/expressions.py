@@ -15,7 +15,7 @@ type Expression = Name | Number | Apply
 type Option = str | int | float | bool
 
 CENTRINGS = ("cgm", "cwc", "gm")
-FUNCTIONS = ("C", "I", *ELEMENTWISE, *CENTRINGS, "poly")
+FUNCTIONS = ("C", "I", *ELEMENTWISE, *CENTRINGS, "scale", "poly")
 ALIASES = {f"{module}.{name}": name for module in ("np", "numpy") for name in ELEMENTWISE}
 
 # How tightly each operator binds. Everything else (a name, a number, a call) is an atom.

@@ -105,7 +105,7 @@ def _read_call(node: Call, depth: int, *, whole: bool) -> Expression:
     elif len(node.arguments) != 1 or isinstance(node.arguments[0], Keyword):
         raise FormulaError(f"'{node}' does not have one argument; write {name}(x)")
     argument = _read(node.arguments[0], depth + 1)
-    if name in CENTRINGS and not column_names(argument):
+    if name in (*CENTRINGS, "scale") and not column_names(argument):
         raise FormulaError(f"'{node}' uses no column; write {name}(x) with a column x")
     return Apply(name, (argument,), options)
 
