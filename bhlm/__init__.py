@@ -58,9 +58,6 @@ if TYPE_CHECKING:
     from bhlm.reml.compare import (
         compare_fits,
         compare_nested,
-        design_effect,
-        intraclass_correlation,
-        r_squared,
         variance_explained,
     )
     from bhlm.reports.models.table import ModelTable, table
@@ -106,14 +103,12 @@ _HOMES = {
     "compare_fits": "reml.compare",
     "compare_nested": "reml.compare",
     "compare_posteriors": "bayes.checks.loo",
-    "design_effect": "reml.compare",
     "diagnose_data": "bayes.convergence",
     "draw_prior_predictive": "bayes.prior_predictive",
     "find_model": "sources.gallery",
     "fit_imputations": "fits.pooled_fit",
     "group_mean": "design.centering",
     "integrate_posterior": "bayes.quadrature",
-    "intraclass_correlation": "reml.compare",
     "list_models": "sources.gallery",
     "load": "fits.saved",
     "load_dataset": "sources.datasets",
@@ -123,7 +118,6 @@ _HOMES = {
     "merge_moments": "moments.either",
     "open_table": "sources.open",
     "pool": "fits.pooled_fit",
-    "r_squared": "reml.compare",
     "reconcile": "fits.reconciliation",
     "reduce_like": "moments.either",
     "reduce_part": "moments.either",

@@ -87,11 +87,11 @@ LIMITS = {
     **dict.fromkeys(("draws", "tune", "replicates", "rows"), 10_000_000),
     **dict.fromkeys(("n_draws", "thin", "points"), 1_000_000),
     **dict.fromkeys(("budget", "held", "min_group_size", "k", "streamed_size", "least_df"), 10**15),
-    **dict.fromkeys(("cores", "processes", "workers", "chains"), 1024),
+    **dict.fromkeys(("cores", "processes", "chains"), 1024),
     "seed": 2**64 - 1,
     "maxdepth": 20,  # of trajectories, which have 2**maxdepth steps
 }
-AT_LEAST_ONE = ("cores", "workers", "maxdepth", "budget")
+AT_LEAST_ONE = ("cores", "maxdepth", "budget")
 # Names in annotations that stand for functions, and for the bases of several classes.
 _CALLABLE = {"Callable", "Progress", "Evaluate"}
 _BASES = {"Fit": ("Estimate", "Draws", "Comparison")}

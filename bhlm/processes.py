@@ -33,7 +33,7 @@ def run_here[T](
     task: Callable[[int], T],
     numbers: Sequence[int],
     *,
-    workers: int,
+    processes: int,
     refusal: str,
     single_threaded: bool = False,
 ) -> Generator[T]:
@@ -42,19 +42,19 @@ def run_here[T](
     Args:
         task: what can be sent to another process.
         numbers: the numbers.
-        workers: processes; with one of them the tasks run in this process.
+        processes: processes; with one of them the tasks run in this process.
         refusal: what to say when the processes cannot be started.
         single_threaded: let each process compute in one thread.
 
     Raises:
         ArgumentError: the processes cannot be started.
     """
-    if workers <= 1:
+    if processes <= 1:
         yield from map(task, numbers)
         return
     # Forking a process that has threads may lock up; spawning is the same on every system.
     context = get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
     try:
         with ExitStack() as around:
             around.enter_context(without_script(task))

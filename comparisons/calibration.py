@@ -41,7 +41,7 @@ def simulate_design() -> pd.DataFrame:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=None, help="processes; all processors")
+    parser.add_argument("--processes", type=int, default=None, help="processes; all processors")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--file", default=None, help="keeps finished replicates")
     options = parser.parse_args()
@@ -51,18 +51,18 @@ def main() -> int:
             model,
             seed=options.seed,
             replicates=options.replicates,
-            workers=options.workers,
+            processes=options.processes,
             file=options.file,
             progress=progress,
         )
-    workers = options.workers or os.cpu_count()
+    processes = options.processes or os.cpu_count()
     packages = ", ".join(f"{name} {version(name)}" for name in ("bhlm", "nutpie", "numba", "numpy"))
     print(study.summary())
     print()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     print(
-        f"{study.seconds:.0f} seconds by {workers} processes on {os.cpu_count()} processors, "
+        f"{study.seconds:.0f} seconds by {processes} processes on {os.cpu_count()} processors, "
         f"{seconds:.0f} seconds of processor time"
     )
     print(f"Python {platform.python_version()}, {packages}, {platform.machine()}")

@@ -26,7 +26,7 @@ STUDY = Path(__file__).parent / "studies" / "small_groups.toml"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default=STUDY, help="a study's TOML")
-    parser.add_argument("--workers", type=int, default=None, help="processes; all processors")
+    parser.add_argument("--processes", type=int, default=None, help="processes; all processors")
     parser.add_argument("--address", default=None, help="of a Dask scheduler")
     parser.add_argument("--file", default=None, help="keeps finished replicates")
     options = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> int:
         found = run_study(
             options.study,
             file=options.file,
-            workers=options.workers,
+            processes=options.processes,
             address=options.address,
             progress=progress,
         )
@@ -45,7 +45,7 @@ def main() -> int:
     place = (
         f"the cluster at {options.address}"
         if options.address
-        else f"{options.workers or os.cpu_count()} processes on {os.cpu_count()} processors"
+        else f"{options.processes or os.cpu_count()} processes on {os.cpu_count()} processors"
     )
     print(
         f"{found.ran} of {found.study.total} data sets in {found.seconds:.0f} seconds by {place}, "

@@ -40,8 +40,7 @@ GROUPS = {
         "LogNormal LKJ Flat tabulate_priors draw_prior_predictive"
     ),
     "Compare and report": (
-        "table compare_fits compare_nested compare_posteriors variance_explained r_squared "
-        "intraclass_correlation design_effect"
+        "table compare_fits compare_nested compare_posteriors variance_explained"
     ),
     "Imputations and plausible values": "fit_imputations pool",
     "Tables, data and files": "open_table load_hsb load_dataset find_model list_models load",

@@ -33,4 +33,4 @@ def small_model(n_groups: int = 3, rows: int = 3, random: str = "1") -> Model:
 # The residual SD is large beside the group SDs, so that the posterior of a group SD is nearly
 # its prior, and a wrong prior shows in few replicates. Gamma(2, .) has a logarithmic coordinate.
 VAGUE = Priors(fixed=Normal(0, 1), sd=Gamma(2, 2), sigma=HalfNormal(5))
-FAST = {"seed": 1, "n_draws": 19, "thin": 10, "tune": 200, "priors": VAGUE, "workers": 1}
+FAST = {"seed": 1, "n_draws": 19, "thin": 10, "tune": 200, "priors": VAGUE, "processes": 1}

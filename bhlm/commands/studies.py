@@ -14,7 +14,7 @@ from bhlm.progress import VOICE
 if TYPE_CHECKING:
     from bhlm.studies.simulation.result import StudyResult
 
-Workers = Annotated[int | None, typer.Option(help="Processes; default: one a core.")]
+Processes = Annotated[int | None, typer.Option(help="Processes; default: one a core.")]
 
 
 @app.command("calibrate")
@@ -25,7 +25,7 @@ def calibrate_command(
     covariance: Covariance = None,
     seed: Seed = 1,
     replicates: Annotated[int, typer.Option(help="Simulated data sets.")] = 1000,
-    workers: Workers = None,
+    processes: Processes = None,
     file: Annotated[
         Path | None, typer.Option(help="Keep replicates here, so that a killed study goes on.")
     ] = None,
@@ -44,7 +44,7 @@ def calibrate_command(
     with show_progress("calibration") as progress:
         found = calibrate(
             model, seed=seed, replicates=replicates, priors=priors, covariance=covariance,
-            workers=workers, file=file, progress=progress,
+            processes=processes, file=file, progress=progress,
         )  # fmt: skip
     print(found.summary())
     if json:
@@ -58,7 +58,7 @@ def simulate_command(
     file: Annotated[
         Path | None, typer.Option(help="Keep replicates here; default: STUDY with .jsonl.")
     ] = None,
-    workers: Workers = None,
+    processes: Processes = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Dask scheduler whose workers run the replicates.")
     ] = None,
@@ -82,7 +82,7 @@ def simulate_command(
         make_folder(figures)
     with show_progress("simulation") as progress:
         found = run_study(
-            study, file=file or study.with_suffix(".jsonl"), workers=workers, address=address,
+            study, file=file or study.with_suffix(".jsonl"), processes=processes, address=address,
             progress=progress,
         )  # fmt: skip
     print(found.summary())
@@ -103,7 +103,7 @@ def power_command(
     file: Annotated[
         Path | None, typer.Option(help="Keep replicates here, so that a killed run goes on.")
     ] = None,
-    workers: Workers = None,
+    processes: Processes = None,
     json: Json = None,
     figures: Annotated[
         Path | None,
@@ -127,7 +127,7 @@ def power_command(
     if figures:
         make_folder(figures)
     with show_progress("power") as progress:
-        found = run_study(stated.study, file=file, workers=workers, progress=progress)
+        found = run_study(stated.study, file=file, processes=processes, progress=progress)
     print(render_power(found, stated))
     writers: list[Callable[[], object]] = []
     if json:

@@ -167,6 +167,15 @@ class MaximumFit(Fitted, Maximum):
 
         return find_bounds(self, column, by=by, at=at, method=method, level=level)
 
+    def r_squared(self) -> dict[str, float]:
+        """Return R2 of Nakagawa, Johnson & Schielzeth, "marginal" and "conditional".
+
+        See `bhlm.reml.compare.r_squared`.
+        """
+        from bhlm.reml.compare import r_squared
+
+        return r_squared(self)
+
     def standardized(self, *, method: str = "satterthwaite", level: float = 0.95) -> "pd.DataFrame":
         """Return the fixed effects in SDs: of all rows, and of the level at which they vary.
 

@@ -102,6 +102,21 @@ class RemlFit(MaximumFit, Estimate):
 
         return judge_homogeneity(self, least_df=least_df)
 
+    def icc(self) -> float:
+        """Return the share of the variance that lies between groups, at the means of Z.
+
+        See `bhlm.reml.compare.intraclass_correlation`.
+        """
+        from bhlm.reml.compare import intraclass_correlation
+
+        return intraclass_correlation(self)
+
+    def design_effect(self) -> float:
+        """Return 1 + (mean group size - 1) x ICC (Kish 1965)."""
+        from bhlm.reml.compare import design_effect
+
+        return design_effect(self)
+
     def compare_conventions(self) -> "pd.DataFrame":
         """Return the standard errors by the conventions of several programs, side by side.
 

@@ -221,7 +221,7 @@ def bootstrap(
     own = Replicate(fit.beta, gs, fit.sigma2, fit.converged, fit.singular)
     chunks: dict[int, list[Replicate]] = {}
     done = 0
-    for many in run_here(task, range(0, replicates, size), workers=processes, refusal=REFUSAL):
+    for many in run_here(task, range(0, replicates, size), processes=processes, refusal=REFUSAL):
         chunks[many["first"]] = many["found"]
         done += len(many["found"])
         if progress is not None:

@@ -229,7 +229,7 @@ def test_calibration_exits_0_when_the_ranks_are_uniform(capsys, tmp_path, pupils
     table = pd.read_csv(pupils)
     path = tmp_path / "few.csv"
     table[table["school"].isin(table["school"].unique()[:12])].to_csv(path, index=False)
-    arguments = ("--data", path, "--formula", FORMULA, "--replicates", 20, "--workers", 1)
+    arguments = ("--data", path, "--formula", FORMULA, "--replicates", 20, "--processes", 1)
     target = tmp_path / "out.json"
     status, out, _ = run(capsys, "calibrate", *arguments, "--json", target)
     assert status == 0

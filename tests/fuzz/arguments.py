@@ -66,7 +66,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "a module": lambda: np,
 }
 
-STARTING = ("processes", "workers")  # start processes where they are right, which takes long
+STARTING = ("processes",)  # start processes where they are right, which takes long
 CALLED = ("progress", "evaluate")  # are called where they are functions, and raise what they raise
 # Where what is right takes seconds; the others answer or refuse within a moment.
 LONG = (
@@ -134,14 +134,13 @@ def list_cases(
     few: dict[str, Any] = {"seed": 1, "draws": 20, "tune": 20, "chains": 1}
     right: dict[str, Mapping[str, Any]] = {
         "calibrate": {"model": model, "seed": 1, "replicates": 2, "n_draws": 5, "thin": 1,
-                      "tune": 20, "workers": 1},
+                      "tune": 20, "processes": 1},
         "center_grand": {"table": table, "column": "x"},
         "center_within": {"table": table, "column": "x", "group": "g"},
         "group_mean": {"table": table, "column": "x", "group": "g"},
         "compare_fits": {"fits": (small, reml)},
         "compare_nested": {"small": small, "large": reml},
         "compare_posteriors": {"fits": {"a": post, "b": post}},
-        "design_effect": {"fit": small},
         "diagnose_data": {"data": post.data},
         "draw_prior_predictive": {"moments": model.moments, "seed": 1, "draws": 10},
         "fit_imputations": {"formula": "y ~ 1 + (1 | g)", "data": [table, table]},
@@ -150,14 +149,12 @@ def list_cases(
         "PooledFit.test": {"hypotheses": ("x = 0",)},
         "find_model": {"name_or_path": "sleepstudy"},
         "integrate_posterior": {"moments": small.moments, "budget": 2000, "tolerance": 0.1},
-        "intraclass_correlation": {"fit": small},
         "load": {"path": folder / "right.zarr"},
         "load_dataset": {"name": "sleepstudy"},
         "load_moments": {"path": moments},
         "merge_files": {"paths": [moments]},
         "merge_moments": {"parts": [model.moments]},
         "open_table": {"data": table},
-        "r_squared": {"fit": reml},
         "reconcile": {"reml": reml, "post": post},
         "reduce_like": {"reference": model.moments, "table": table},
         "reduce_part": {"formula": "y ~ x + (x | g)", "table": table},
@@ -194,6 +191,9 @@ def list_cases(
         "Figure.save": {"path": folder / "new.svg"},
         "plot_effects": {"fit": reml, "column": "x"},
         "plot_johnson_neyman": {"fit": reml, "column": "x", "by": "w"},
+        "plot_fits": {"fits": {"a": reml, "b": post}},
+        "plot_pairs": {"fit": post},
+        "plot_variance_shares": {"fits": reml},
         "table": {"models": [reml]},
         "ModelTable.save": {"path": folder / "new.tex"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},

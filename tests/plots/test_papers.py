@@ -193,7 +193,7 @@ def test_shares_of_the_variance_are_those_of_r_squared(table_4_5):
     shares = figure.table.pivot(index="fit", columns="part", values="share")
     assert shares.sum(axis=1).tolist() == pytest.approx([1.0, 1.0])
     for name, fit in (("two", table_4_5), ("three", levels)):
-        found = bhlm.r_squared(fit)
+        found = fit.r_squared()
         assert shares.loc[name, "Fixed effects"] == pytest.approx(found["marginal"])
         assert 1.0 - shares.loc[name, "Residual"] == pytest.approx(found["conditional"])
     assert {"outer", "outer:g"} <= set(figure.table["part"])

@@ -71,7 +71,7 @@ def texts_of(figure):
 def sampled():
     """A study that ran: a condition without variance between groups, one prior."""
     study = plan({"icc": [0.0, 0.5], "groups": 7}, priors={"default": {}})
-    return run_study(study, file=None, workers=1)
+    return run_study(study, file=None, processes=1)
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_the_command_writes_figures(tmp_path, capsys):
     )
     folder = tmp_path / "new" / "figures"
     with pytest.raises(SystemExit) as stop:
-        main(["simulate", str(study), "--figures", str(folder), "--workers", "1"])
+        main(["simulate", str(study), "--figures", str(folder), "--processes", "1"])
     assert stop.value.code == 0
     names = {f"study_{name}{end}" for name in ("bias", "coverage", "power")
              for end in (".png", ".html")}  # fmt: skip

@@ -208,11 +208,11 @@ class TestStudy:
         assert len(np.unique(one.ranks[:, 0])) > 2
 
     @pytest.mark.slow
-    def test_workers_do_not_matter(self):
+    def test_processes_do_not_matter(self):
         calls = []
         alone = calibrate(small_model(), replicates=8, **FAST)
         shared = calibrate(
-            small_model(), replicates=8, **(FAST | {"workers": 2}),
+            small_model(), replicates=8, **(FAST | {"processes": 2}),
             progress=lambda done, total: calls.append((done, total)),
         )  # fmt: skip
         np.testing.assert_array_equal(alone.ranks, shared.ranks)
@@ -261,7 +261,7 @@ sys.path.insert(0, {tests!r})
 if __name__ == "__main__":
     from small_studies import FAST, small_model
     from bhlm.studies.calibration.run import calibrate
-    calibrate(small_model(), replicates=4000, file={file!r}, **(FAST | {{"workers": 2}}))
+    calibrate(small_model(), replicates=4000, file={file!r}, **(FAST | {{"processes": 2}}))
 """
 
 
@@ -339,7 +339,7 @@ class TestRefusals:
         "wrong",
         [
             {"replicates": 1}, {"n_draws": 0}, {"thin": 0}, {"tune": 0}, {"seed": -1},
-            {"workers": 0}, {"replicates": 2.5}, {"level": 1.0}, {"target_accept": 0.0},
+            {"processes": 0}, {"replicates": 2.5}, {"level": 1.0}, {"target_accept": 0.0},
             {"seed": None},
         ],
     )  # fmt: skip
@@ -375,7 +375,7 @@ class TestRefusals:
             "from small_studies import FAST, small_model\n"
             "from bhlm.studies.calibration.run import calibrate\n"
             "print('once')\n"
-            "calibrate(small_model(), replicates=2, **(FAST | {'workers': 2}))\n"
+            "calibrate(small_model(), replicates=2, **(FAST | {'processes': 2}))\n"
         )
         result = subprocess.run(
             [sys.executable, script], capture_output=True, text=True, check=False

@@ -20,7 +20,7 @@ DESIGN = {
 @pytest.fixture(scope="module")
 def found():
     design = state_design(DESIGN)
-    return design, run_study(design.study, file=None, workers=1)
+    return design, run_study(design.study, file=None, processes=1)
 
 
 def test_power_is_the_share_of_intervals_without_zero(found):
@@ -69,7 +69,7 @@ def test_the_command(capsys, tmp_path):
     path.write_text(
         "replicates = 4\n[effects]\nx = 0.5\n[design]\ngroups = 8\ngroup_size = 6\nicc = 0.1\n"
     )
-    status, text, _ = run(capsys, "power", path, "--workers", 1, "--json", out)
+    status, text, _ = run(capsys, "power", path, "--processes", 1, "--json", out)
     assert status == 0
     assert text.startswith("Power: design\n")
     assert json.loads(out.read_text())["power"][0]["parameter"] == "x"

@@ -280,7 +280,7 @@ class TestResults:
             random=("Intercept",), fixed={"Intercept": 0.0, "w": 0.0},
             grid={"groups": 5, "group_size": 10, "icc": 0.8, "slope_variance": 0.0},
         )  # fmt: skip
-        table = run_study(replace(study, replicates=600), file=None, workers=1).table
+        table = run_study(replace(study, replicates=600), file=None, processes=1).table
         rows = table[table["parameter"] == "w"].set_index("estimator")
         wanted = {
             "reml z": 1.0 - 2.0 * stats.t.sf(stats.norm.ppf(0.975), 3),
@@ -297,7 +297,7 @@ class TestResults:
 
     def test_the_table_has_a_row_for_everything(self):
         study = plan(priors=TWO_SETS)
-        found = run_study(study, file=None, workers=1)
+        found = run_study(study, file=None, processes=1)
         table = found.table
         assert len(table) == 2 * (3 * 3 + 8 + 2 * 3 * 11)
         assert not table.duplicated(["condition", "estimator", "point", "parameter"]).any()
@@ -312,7 +312,7 @@ class TestResults:
 
     def test_failures_are_counted_and_said(self, monkeypatch):
         study = plan(grid={"groups": 6}, priors={"default": {}})
-        found = run_study(study, file=None, workers=1)
+        found = run_study(study, file=None, processes=1)
         records = [dict(record) for record in found.records]
         records[0]["fits"] = {
             "reml": {"error": "LinAlgError: no luck"}, "bayes default": {"error": "RuntimeError: x"}
@@ -346,7 +346,7 @@ class TestResults:
 
     def test_text_and_json(self):
         study = plan(priors={"half": {"sd": "HalfNormal(1)"}})
-        found = run_study(study, file=None, workers=1)
+        found = run_study(study, file=None, processes=1)
         text = found.summary()
         assert "J = 9, n = 3/6, ICC = 0.3, slope variance = 0.2, correlation = 0.4" in text
         assert "priors half: sd HalfNormal(1); defaults for the rest" in text
@@ -360,14 +360,14 @@ class TestResults:
 
     def test_a_zero_that_no_interval_can_hold_is_said(self):
         zero = plan(grid={"groups": 6, "slope_variance": 0.0})
-        text = " ".join(run_study(zero, file=None, workers=1).summary().split())
+        text = " ".join(run_study(zero, file=None, processes=1).summary().split())
         assert "variance that is truly 0" in text
-        assert "truly 0" not in run_study(plan(), file=None, workers=1).summary()
+        assert "truly 0" not in run_study(plan(), file=None, processes=1).summary()
 
     @pytest.mark.slow
     def test_variances_that_are_estimated_as_zero_have_profile_intervals(self):
         zero = plan(grid={"groups": 6, "icc": 0.0, "slope_variance": 0.0}, reml={"df": []})
-        found = run_study(zero, file=None, workers=1)
+        found = run_study(zero, file=None, processes=1)
         assert found.fits["singular"].iloc[0] > 0
         table = found.table.set_index(["estimator", "parameter"])
         wald, profile = (table.loc[(name, "var(x|group)")] for name in ("reml", "reml profile"))
@@ -380,12 +380,12 @@ class TestResults:
 
     @pytest.mark.slow
     def test_no_df_methods_and_no_priors_leave_the_variances(self):
-        table = run_study(plan(reml={"df": []}), file=None, workers=1).table
+        table = run_study(plan(reml={"df": []}), file=None, processes=1).table
         assert set(table["estimator"]) == {"reml", "reml profile"}
         assert "x" not in set(table["parameter"])
 
     def test_priors_given_in_python(self):
         priors = Priors(sd=HalfNormal(1.0), corr=LKJ(1.0), sigma=Flat())
         study = replace(plan(), priors=(("mine", priors),), replicates=2)
-        found = run_study(study, file=None, workers=1)
+        found = run_study(study, file=None, processes=1)
         assert "bayes mine" in set(found.table["estimator"])

@@ -24,11 +24,11 @@ def assert_same(one, other):
 
 
 @pytest.mark.slow
-def test_workers_do_not_matter():
+def test_processes_do_not_matter():
     calls = []
-    alone = run_study(small_study(), file=None, workers=1)
+    alone = run_study(small_study(), file=None, processes=1)
     shared = run_study(
-        small_study(), file=None, workers=2, progress=lambda *counts: calls.append(counts)
+        small_study(), file=None, processes=2, progress=lambda *counts: calls.append(counts)
     )
     assert_same(alone, shared)
     assert calls == [(done, 6) for done in range(7)]
@@ -41,7 +41,7 @@ sys.path.insert(0, {tests!r})
 if __name__ == "__main__":
     from small_studies import small_study
     from bhlm.studies.simulation.run import run_study
-    run_study(small_study(4000), file={file!r}, workers=2)
+    run_study(small_study(4000), file={file!r}, processes=2)
 """
 
 
@@ -67,18 +67,18 @@ def test_a_study_killed_twice_goes_on(tmp_path):
             stream.write(b'{"replicate": 11, "fits": {"re')
     kept = {json.loads(line)["replicate"] for line in file.read_bytes().splitlines()[1:-1]}
     replicates = max(kept) // 2 + 2
-    resumed = run_study(small_study(replicates), file=file, workers=1)
+    resumed = run_study(small_study(replicates), file=file, processes=1)
     assert resumed.ran == 2 * replicates - len(kept)
     assert resumed.ran > 0
-    assert_same(resumed, run_study(small_study(replicates), file=None, workers=2))
+    assert_same(resumed, run_study(small_study(replicates), file=None, processes=2))
     numbers = [json.loads(line)["replicate"] for line in file.read_text().splitlines()[1:]]
     assert sorted(numbers) == list(range(2 * replicates))
 
 
 def test_a_finished_study_is_read_and_can_grow_or_shrink(tmp_path):
     file = tmp_path / "study.jsonl"
-    first = run_study(small_study(2), file=file, workers=1)
-    more = run_study(small_study(3), file=str(file), workers=1)
+    first = run_study(small_study(2), file=file, processes=1)
+    more = run_study(small_study(3), file=str(file), processes=1)
     assert more.ran == 2
     assert more.records[:4] == first.records
     calls = []
@@ -90,11 +90,11 @@ def test_a_finished_study_is_read_and_can_grow_or_shrink(tmp_path):
 
 def test_another_study_is_refused(tmp_path):
     file = tmp_path / "study.jsonl"
-    run_study(small_study(2), file=file, workers=1)
+    run_study(small_study(2), file=file, processes=1)
     with pytest.raises(DataError, match="its seed is 5, here it is 6"):
-        run_study(replace(small_study(2), seed=6), file=file, workers=1)
+        run_study(replace(small_study(2), seed=6), file=file, processes=1)
     with pytest.raises(DataError, match="its priors"):
-        run_study(replace(small_study(2), priors=()), file=file, workers=1)
+        run_study(replace(small_study(2), priors=()), file=file, processes=1)
 
 
 def test_a_study_is_read_from_its_path(tmp_path):
@@ -103,20 +103,20 @@ def test_a_study_is_read_from_its_path(tmp_path):
         "seed = 1\nreplicates = 2\n[model]\nfixed = {Intercept = 0}\n"
         "[grid]\ngroups = 6\ngroup_size = 4\nicc = 0.2\n"
     )
-    found = run_study(path, file=None, workers=1)
+    found = run_study(path, file=None, processes=1)
     assert found.study.title == "few"
     assert len(found.records) == 2
 
 
-@pytest.mark.parametrize("workers", [0, 1.5, "2"])
-def test_workers_are_a_count(workers):
-    with pytest.raises(ArgumentError, match="workers="):
-        run_study(small_study(), file=None, workers=workers)
+@pytest.mark.parametrize("processes", [0, 1.5, "2"])
+def test_processes_are_a_count(processes):
+    with pytest.raises(ArgumentError, match="processes="):
+        run_study(small_study(), file=None, processes=processes)
 
 
-def test_workers_and_a_cluster_exclude_each_other():
+def test_processes_and_a_cluster_exclude_each_other():
     with pytest.raises(ArgumentError, match="give one of the two"):
-        run_study(small_study(), file=None, workers=2, address="tcp://127.0.0.1:1")
+        run_study(small_study(), file=None, processes=2, address="tcp://127.0.0.1:1")
 
 
 @pytest.fixture(
@@ -137,7 +137,7 @@ def cluster(request):
 
 def test_a_cluster_gives_the_same_bits(cluster, tmp_path):
     file, calls = tmp_path / "study.jsonl", []
-    alone = run_study(small_study(), file=None, workers=1)
+    alone = run_study(small_study(), file=None, processes=1)
     run_study(small_study(2), file=file, address=cluster.scheduler_address)
     shared = run_study(
         small_study(), file=file, address=cluster.scheduler_address,
@@ -175,7 +175,7 @@ def test_a_script_without_a_guard(tmp_path):
         f"import sys\nsys.path.insert(0, {str(TESTS)!r})\n"
         "from small_studies import small_study\n"
         "from bhlm.studies.simulation.run import run_study\n"
-        "run_study(small_study(2), file=None, workers=2)\n"
+        "run_study(small_study(2), file=None, processes=2)\n"
     )
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -85,7 +85,7 @@ def calibrate(
     target_accept: float | None = None,
     maxdepth: int = 10,
     level: float = 0.99,
-    workers: int | None = None,
+    processes: int | None = None,
     file: str | Path | None = None,
     progress: Progress | None = None,
     evaluate: "Evaluate | None" = None,
@@ -95,7 +95,7 @@ def calibrate(
     The design (rows per group, Z and X) is the model's, and only moments are simulated, at a
     cost that does not depend on the number of rows. Priors are resolved once: those that the
     parameters are drawn from are those that every replicate is fitted with. A replicate depends
-    on the seed and its number alone, not on `workers`, nor on how many there are.
+    on the seed and its number alone, not on `processes`, nor on how many there are.
 
     Args:
         model: the model, or its moments.
@@ -111,7 +111,7 @@ def calibrate(
         target_accept: as in `sample_moments`.
         maxdepth: as in `sample_moments`.
         level: probability that calibrated ranks of all quantities stay inside their bands.
-        workers: processes; None is one per processor.
+        processes: processes; None is one per processor.
         file: where finished replicates are kept as they come. A call with the same study goes
             on from there, also with more replicates; a file of another study is refused.
         progress: called with (done, replicates) after every replicate.
@@ -124,10 +124,10 @@ def calibrate(
         DataError: the file is of another study, or no such file.
     """
     start = time.perf_counter()
-    workers = count_cores() if workers is None else workers
+    processes = count_cores() if processes is None else processes
     for name, value, least in (
         ("replicates", replicates, 2), ("n_draws", n_draws, 1), ("thin", thin, 1),
-        ("tune", tune, 1), ("seed", seed, 0), ("workers", workers, 1),
+        ("tune", tune, 1), ("seed", seed, 0), ("processes", processes, 1),
     ):  # fmt: skip
         if not isinstance(value, int | np.integer) or value < least:
             raise ArgumentError(f"{name}={value!r} is not valid; give an integer from {least} on")
@@ -158,7 +158,7 @@ def calibrate(
     missing = [number for number in range(replicates) if number not in finished]
     if progress is not None:
         progress(len(finished), replicates)
-    for row in _run(study, missing, min(workers, len(missing)), evaluate):
+    for row in _run(study, missing, min(processes, len(missing)), evaluate):
         finished[row["replicate"]] = row
         if path is not None:
             append_replicate(path, row)
@@ -319,14 +319,14 @@ def quantity_names(study: Study) -> tuple[str, ...]:
 
 
 def _run(
-    study: Study, numbers: Sequence[int], workers: int, evaluate: "Evaluate | None"
+    study: Study, numbers: Sequence[int], processes: int, evaluate: "Evaluate | None"
 ) -> Iterator[dict[str, Any]]:
     """Yield each replicate when it is done."""
     if not numbers:
         return iter(())
     refusal = (
-        f"the {workers} worker processes stopped before their work was done; give workers=1, which "
+        f"the {processes} processes stopped before their work was done; give processes=1, which "
         "needs less memory"
     )
     task = partial(run_replicate, study, evaluate=evaluate)
-    return run_here(task, numbers, workers=workers, refusal=refusal)
+    return run_here(task, numbers, processes=processes, refusal=refusal)

@@ -22,13 +22,13 @@ def run_study(
     study: Study | str | Path,
     *,
     file: str | Path | None,
-    workers: int | None = None,
+    processes: int | None = None,
     address: str | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
     """Return the results of a simulation study, after running the replicates that are missing.
 
-    The results are the same to the last bit for any number of workers, on a cluster or not, and
+    The results are the same to the last bit for any number of processes, on a cluster or not, and
     however often the study was killed and called again.
 
     Args:
@@ -36,26 +36,26 @@ def run_study(
         file: where finished replicates are kept as they come, one JSON line each. A call with the
             same study goes on from there, also with more replicates; a file of another study is
             refused. None keeps them in memory only.
-        workers: processes of this machine; None is one per processor.
+        processes: processes of this machine; None is one per processor.
         address: of a Dask scheduler whose workers run the replicates instead.
         progress: called with (done, total) after every replicate.
 
     Raises:
-        ArgumentError: a study that is not valid, workers that are no count, or a cluster that
+        ArgumentError: a study that is not valid, processes that are no count, or a cluster that
             does not answer.
         PriorError: priors that do not fit the model.
         IdentifiabilityError: a condition cannot identify the model.
         DataError: the file is of another study, or no such file.
     """
     start = time.perf_counter()
-    if address is not None and workers is not None:
+    if address is not None and processes is not None:
         raise ArgumentError(
-            f"workers={workers!r} are processes of this machine, and address={address!r} is a "
+            f"processes={processes!r} are processes of this machine, and address={address!r} is a "
             "cluster with its own; give one of the two"
         )
-    workers = count_cores() if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        raise ArgumentError(f"workers={workers!r} is not valid; give an integer from 1 on")
+    processes = count_cores() if processes is None else processes
+    if not isinstance(processes, int) or processes < 1:
+        raise ArgumentError(f"processes={processes!r} is not valid; give an integer from 1 on")
     study = study if isinstance(study, Study) else read_study(study)
     check_study(study)
     identity = identify_study(study)
@@ -65,7 +65,7 @@ def run_study(
     missing = [number for number in range(study.total) if number not in finished]
     if progress is not None:
         progress(len(finished), study.total)
-    with closing(_run(study, missing, workers, address)) as records:
+    with closing(_run(study, missing, processes, address)) as records:
         for record in records:
             finished[record["replicate"]] = record
             if path is not None:
@@ -76,15 +76,15 @@ def run_study(
 
 
 def _run(
-    study: Study, missing: Sequence[int], workers: int, address: str | None
+    study: Study, missing: Sequence[int], processes: int, address: str | None
 ) -> Generator[dict[str, Any]]:
     task = partial(run_replicate, study)
     if missing and address is not None:
         return run_on_cluster(task, missing, address=address, versions=find_versions())
-    workers = min(workers, len(missing))
+    processes = min(processes, len(missing))
     refusal = (
-        f"the {workers} worker processes stopped before their work was done; give workers=1, which "
+        f"the {processes} processes stopped before their work was done; give processes=1, which "
         "needs less memory"
     )
     # The matrices are small, and threads that wait for each other cost more than they do.
-    return run_here(task, missing, workers=workers, refusal=refusal, single_threaded=True)
+    return run_here(task, missing, processes=processes, refusal=refusal, single_threaded=True)
