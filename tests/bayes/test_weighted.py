@@ -295,6 +295,6 @@ def test_ranks_of_true_values_are_uniform(kind):
     )  # fmt: skip
     found = bhlm.calibrate(
         state(kind, "y ~ x + (1 | g)"), seed=3, replicates=40, n_draws=19, thin=5, tune=200,
-        priors=priors, workers=1,
+        priors=priors, processes=1,
     )  # fmt: skip
     assert found.ok, found
