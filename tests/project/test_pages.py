@@ -194,7 +194,7 @@ class TestComparing:
         page = "mean 12.630 5137\nConvergence: ok\nb -0.02\nc 1\nd 2\n"
         assert not compare(build, page, page.replace("12.630 5137", "12.640 4893"), is_sampled=True)
         assert not compare(build, page, page.replace("mean", "median"), is_sampled=True)
-        other = page.replace("d ", "e ").replace("mean", "median")
+        other = page.replace("d ", "e ").replace("c ", "f ").replace("mean", "median")
         assert compare(build, page, other, is_sampled=True)
         # The verdict stays, whatever the draws.
         assert compare(build, page, page.replace("ok", "fails"), is_sampled=True)
