@@ -54,8 +54,8 @@ def test_numbers_are_those_of_the_fits(three):
     assert rows["var(Residual)"] == [f"{fit(f).sigma2:.3f}" for f in (NULL, MEANS, FULL)]
     assert rows["N, rows"] == [f"{len(TABLE)}"] * 3
     assert rows["N, g"] == ["25"] * 3
-    assert rows["ICC"][0] == f"{bhlm.intraclass_correlation(fit(NULL)):.3f}"
-    assert rows["R², marginal"][2] == f"{bhlm.r_squared(full)['marginal']:.3f}"
+    assert rows["ICC"][0] == f"{fit(NULL).icc():.3f}"
+    assert rows["R², marginal"][2] == f"{full.r_squared()['marginal']:.3f}"
     assert rows["Deviance†"][1] == f"{-2 * fit(MEANS).loglik:,.2f}"
     assert rows["Parameters"] == ["3", "4", "8"]
     frame = three.frame.set_index(["model", "parameter"])
