@@ -69,6 +69,7 @@ def open_rows(
     text: Collection[str] = (),
     separator: str | None = None,
     missing: Sequence[str] = (),
+    labels: Collection[str] = (),
 ) -> Any:
     """Return the table behind data, in which no labels that a formula reads have merged.
 
@@ -79,10 +80,11 @@ def open_rows(
         text: columns of which the labels are text, as those of an earlier table were.
         separator: between the columns of a text file.
         missing: what stands for a missing value in a file.
+        labels: columns beyond those of the formula that are read as labels, such as strata.
 
     Raises `DataError` as `open_table` does.
     """
-    labels = label_columns(formula)
+    labels = list(dict.fromkeys([*label_columns(formula), *labels]))
     plain = [factor.name for factor in list_factors(formula) if isinstance(factor, Name)]
     counted = _counted(formula)
     named = [name for name in (*labels, *plain) if name not in counted]
@@ -112,12 +114,12 @@ def label_columns(formula: Formula) -> list[str]:
     return list(dict.fromkeys([*formula.group_columns, *named]))
 
 
-def read_table(table: Any, formula: Formula) -> Any:
-    """Return a table whose rows can be had: of Parquet files, the columns of the formula.
+def read_table(table: Any, formula: Formula, *, more: Collection[str] = ()) -> Any:
+    """Return a table whose rows can be had: of Parquet files, the columns of the formula and more.
 
     Where one of these is missing there are no rows, but all columns, for `check_schema` to see.
     """
-    names = formula_columns(formula)
+    names = list(dict.fromkeys([*formula_columns(formula), *more]))
     if isinstance(table, nw.DataFrame):
         table = table.to_native()
     if is_pandas_dataframe(table):

@@ -199,7 +199,8 @@ class Model:
             )
         self._patterns = None
         self._cells = self._moments = None
-        self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
+        is_named = isinstance(data, str | Path)
+        self._table = open_rows(self.formula, data, labels=[residual]) if is_named else data
         self._strata = reduce_strata(self.formula, self._table, residual)
 
     @classmethod
@@ -258,7 +259,7 @@ class Model:
             return f"Model({found.formula!r}, {found.family.name}, {found.family.link}: {size})"
         if self._strata is not None:
             strata = f"{len(self._strata.levels)} strata by {self._strata.column!r}"
-            return f"Model({self.formula.text!r}: {int(self._strata.n.sum())} rows, {strata})"
+            return f"Model({self.formula.text!r}: {self._strata.rows_used}, {strata})"
         if self._cells is not None:
             size = self._cells.size
             size += f"; {self._cells.rows_used}" if self._cells.dropped else ""

@@ -1,5 +1,6 @@
 """Moments by group and stratum, of which each has a residual variance of its own."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,13 @@ from bhlm.design.formula.coding import Level
 from bhlm.design.formula.expressions import CENTRINGS, Apply, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.formula.weights import StratumWeights
-from bhlm.design.frames import collect_frame
-from bhlm.design.rows import advise_column, read_frame, read_table
+from bhlm.design.frames import Frame, collect_frame
+from bhlm.design.rows import advise_column, check_schema, read_frame, read_table
 from bhlm.errors import DataError, FormulaError
-from bhlm.layout import count
+from bhlm.layout import count, list_names
 from bhlm.moments.memory import Reduced
 from bhlm.moments.merge import merge_blocks
-from bhlm.moments.moments import Moments, compute_moments
+from bhlm.moments.moments import Moments, compute_moments, tell_rows_used
 from bhlm.moments.weighting import Weighting
 
 Array = np.ndarray
@@ -32,6 +33,7 @@ class StratumMoments:
     levels: tuple[Level, ...]  # S, the first is what the others are compared with
     parts: tuple[Moments, ...]  # S
     dropped: int  # rows left out because a column, the strata's too, was missing
+    missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
 
     @property
     def design(self) -> Design:
@@ -42,6 +44,11 @@ class StratumMoments:
     def n(self) -> Array:
         """The rows (S,) of every stratum."""
         return np.array([part.n_rows for part in self.parts], dtype=np.float64)
+
+    @property
+    def rows_used(self) -> str:
+        """How many rows were used, and how often which column was missing in the others."""
+        return tell_rows_used(int(self.n.sum()), dropped=self.dropped, missing=self.missing)
 
     @property
     def whole(self) -> Moments:
@@ -71,7 +78,10 @@ class StratumMoments:
         design = replace(self.design, formula=meant)
         names = [f"{self.column} = {level}" for level in self.levels]
         merged = merge_blocks(design, weighed, names=names)
-        return Moments(*merged[:4], weighting=merged.weighting, design=design, dropped=self.dropped)
+        return Moments(
+            *merged[:4], weighting=merged.weighting, design=design, dropped=self.dropped,
+            missing=self.missing,
+        )  # fmt: skip
 
 
 def reduce_strata(formula: Formula, table: Any, column: str) -> StratumMoments:
@@ -88,30 +98,48 @@ def reduce_strata(formula: Formula, table: Any, column: str) -> StratumMoments:
                 f"'{node}' takes means of all rows, and residual='{column}' reduces each stratum "
                 "apart; compute that column first"
             )
-    # Parquet files and the like are read with the columns of the formula and the strata.
-    frame = read_frame(table if not hasattr(table, "schema") else read_table(table, formula))
-    names = list(frame.collect_schema())
-    if column not in names:
-        raise DataError(f"the table has no column '{column}'; {advise_column(column, names)}")
-    frame = frame.filter(~nw.col(column).is_null())
-    found = frame.select(column).unique()
-    found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
-    levels = sorted(level for level in found[column].to_list() if level == level)
-    if not 1 <= len(levels) <= MOST:
+    frame = read_frame(read_table(table, formula, more=[column]))
+    schema = check_schema(frame, formula)
+    if column not in schema:
         raise DataError(
-            f"residual='{column}' has {count(len(levels), 'level')}; a stratum needs rows of its "
-            f"own, so choose a column with at most {MOST} levels"
+            f"the table has no column '{column}'; {advise_column(column, list(schema))}"
         )
+    levels, absent = _list_levels(frame, column)
+    frame = frame.filter(nw.col(column).is_in(levels))
     design = build_design(formula, frame.to_native(), check=False)
     parts = tuple(
         compute_moments(design, frame.filter(nw.col(column) == level).to_native())
         for level in levels
     )
+    missing = Counter({column: absent} if absent else {})
+    for part in parts:
+        missing.update(dict(part.missing))
     # The largest stratum's residual variance is known best.
     order = sorted(range(len(levels)), key=lambda s: -parts[s].n_rows)
     return StratumMoments(
         column=column,
         levels=tuple(levels[s] for s in order),
         parts=tuple(parts[s] for s in order),
-        dropped=sum(part.dropped for part in parts),
+        dropped=absent + sum(part.dropped for part in parts),
+        missing=tuple(missing.items()),
     )
+
+
+def _list_levels(frame: Frame, column: str) -> tuple[list[Level], int]:
+    """Return the levels of the strata, sorted, and the number of rows that have none."""
+    name = f"rows of {column}"
+    found = frame.select(nw.col(column)).group_by(column).agg(nw.len().alias(name))
+    found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
+    counts = dict(zip(found[column].to_list(), found[name].to_list(), strict=True))
+    present = {level: n for level, n in counts.items() if level is not None and level == level}
+    try:
+        levels = sorted(present)
+    except TypeError:
+        kinds = list_names(sorted({type(level).__name__ for level in present}))
+        raise DataError(f"residual='{column}' mixes {kinds}; make all of them text") from None
+    if not 1 <= len(levels) <= MOST:
+        raise DataError(
+            f"residual='{column}' has {count(len(levels), 'level')}; a stratum needs rows of its "
+            f"own, so choose a column with at most {MOST} levels"
+        )
+    return levels, int(sum(counts.values()) - sum(present.values()))

@@ -101,7 +101,7 @@ class StrataEstimate:
         test, moments = self.test_homogeneity(), self.at.moments
         head = (
             f"{show_name(moments.formula)} by {self.method.upper()}, residual variance by "
-            f"{show_name(self.strata.column)}: {moments.n_rows} rows; {moments.n_groups} of "
+            f"{show_name(self.strata.column)}: {self.strata.rows_used}; {moments.n_groups} of "
             f"'{show_name(moments.group)}', log-likelihood {self.loglik:.6g}"
         )
         table = self.estimates[["estimate", "se", "lower", "upper"]].to_string(

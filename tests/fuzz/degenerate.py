@@ -160,7 +160,7 @@ def list_questions(
         function = getattr(plots, name)
         parameters = list(inspect.signature(function).parameters)
         if parameters[0] in ("fit", "reml", "post") and name != "Figure":
-            more = {"group": 0, "column": "x"}
+            more = {"group": 0, "column": "x", "by": "w"}
             own = {k: v for k, v in more.items() if k in parameters}
             found[name] = partial(_draw, function, fit, own)
     return found

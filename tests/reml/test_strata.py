@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 import bhlm
@@ -104,3 +106,38 @@ def test_what_is_not_there_is_refused(orthodont):
         bhlm.Model(formula, table, residual="Sex").moments.n  # noqa: B018
     with pytest.raises(DataError, match="has 108 levels"):
         bhlm.Model(formula, table.assign(row=range(108)), residual="row")
+
+
+@pytest.fixture(scope="module")
+def coded() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"g": np.repeat(np.arange(10), 6), "y": rng.normal(size=60)})
+    table["s"] = np.array(["01", "1", None], dtype=object)[np.arange(60) % 3]
+    table.loc[3, "y"] = np.nan
+    return table
+
+
+@pytest.mark.parametrize("route", ["pandas", "polars", "CSV", "CSV with a limit", "Parquet"])
+def test_strata_are_labels_and_rows_without_one_are_counted(coded, route, tmp_path):
+    coded.to_csv(tmp_path / "t.csv", index=False)
+    coded.to_parquet(tmp_path / "t.parquet")
+    data = {
+        "pandas": coded,
+        "polars": pl.from_pandas(coded),
+        "CSV": tmp_path / "t.csv",
+        "CSV with a limit": bhlm.open_table(
+            tmp_path / "t.csv", memory_limit="100MB", labels=["g", "s"]
+        ),
+        "Parquet": tmp_path / "t.parquet",
+    }[route]
+    model = bhlm.Model("y ~ 1 + (1 | g)", data, residual="s")
+    assert sorted(model.strata.levels) == ["01", "1"]
+    used = "39 of 60 rows used, 21 dropped for missing values (s 20, y 1)"
+    assert used in repr(model)
+    assert used in model.reml().summary()
+
+
+def test_strata_of_mixed_types_are_refused(coded):
+    mixed = coded.assign(s=[1, "1"] * 30)
+    with pytest.raises(DataError, match="residual='s' mixes int and str; make all of them text"):
+        bhlm.Model("y ~ 1 + (1 | g)", mixed, residual="s")
