@@ -36,8 +36,9 @@ class LevelsFit(MaximumFit, LevelsEstimate):
     def _repr_html_(self) -> str:
         """Return the estimates as a table for notebooks."""
         from bhlm.markup import estimates_html
+        from bhlm.reports.notebook import tell_dropped
 
-        return estimates_html(self.estimates, self.moments.formula)
+        return estimates_html(self.estimates, self.moments.formula) + tell_dropped(self.moments)
 
     def summary(self, *, style: str = "stata") -> str:
         """Return the printed output in the style of "stata", "hlm" or "lme4"; tests are by z.

@@ -132,8 +132,7 @@ class Model:
                 raise refuse_factors(self.formula, "a fit with weights or known variances")
             self._cells = reduce_cells(self.formula, self._table) if several else None
             self._moments = None if several else reduce_table(self.formula, self._table)
-            for sentence in doubt_columns(self._moments) if self._moments else ():
-                LOGGER.warning("%s", sentence)
+            self._doubt_columns(self._moments if self._cells is None else self._cells)
 
     def _state_counts(
         self,
@@ -168,6 +167,7 @@ class Model:
             )
         self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
         self._patterns = reduce_patterns(self.formula, self._table, family=found)
+        self._doubt_columns(self._patterns)
 
     @property
     def patterns(self) -> Patterns | None:
@@ -202,6 +202,12 @@ class Model:
         is_named = isinstance(data, str | Path)
         self._table = open_rows(self.formula, data, labels=[residual]) if is_named else data
         self._strata = reduce_strata(self.formula, self._table, residual)
+        self._doubt_columns(self._strata)
+
+    def _doubt_columns(self, reduced: Any) -> None:
+        """Tell of predictors that can hardly be meant as numbers."""
+        for sentence in doubt_columns(reduced):
+            LOGGER.warning("%s", sentence)
 
     @classmethod
     def from_moments(cls, data: str | Path | Moments | CellMoments) -> "Model":

@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from bhlm.moments.moments import Moments
+    from bhlm.moments.either import AnyMoments
+    from bhlm.moments.patterns import Patterns
+    from bhlm.moments.strata import StratumMoments
 
 FEWEST = 20  # rows from which consecutive numbers are no accident
 SAME = 1e-9
 _CALLED = re.compile(r"(?:.*[_. ])?(?:id|ID|Id)|.*[a-z]I[dD]")
 
 
-def doubt_columns(moments: "Moments") -> list[str]:
+def doubt_columns(reduced: "AnyMoments | Patterns | StratumMoments") -> list[str]:
     """Return a sentence about each predictor that is a row number, or called an identifier.
 
     The numbers of n rows, in any order, are told by their sum of squares about their mean, which
     is n (n^2 - 1) / 12 and no less for any n different integers.
     """
-    from bhlm.moments.moments import pool
-
-    n, _, total = pool(moments)
-    squares = dict(zip(moments.design.columns, np.diag(total), strict=False))
+    design = reduced.design
+    n, squares = _sum_squares(reduced)
     least = n * (n * n - 1.0) / 12.0
     found = []
-    for name in moments.fixed:
-        if name == moments.group:
-            what = "is the group column, taken as a number"
+    for name in design.fixed:
+        if name in design.formula.group_columns:
+            what = "is a group column, taken as a number"
         elif _CALLED.fullmatch(name):
             what = "is called like an identifier, and taken as a number"
         elif n >= FEWEST and abs(squares.get(name, 0.0) - least) <= SAME * least:
@@ -39,3 +39,22 @@ def doubt_columns(moments: "Moments") -> list[str]:
             "category"
         )
     return found
+
+
+def _sum_squares(
+    reduced: "AnyMoments | Patterns | StratumMoments",
+) -> tuple[float, dict[str, float]]:
+    """Return n, and each column's sum of squares about its mean; none where rows are merged."""
+    from bhlm.moments.moments import pool
+    from bhlm.moments.patterns import Patterns
+    from bhlm.moments.strata import StratumMoments
+
+    if isinstance(reduced, Patterns):
+        if reduced.n_patterns < reduced.n_rows:
+            return float(reduced.n_rows), {}
+        gaps = reduced.values - reduced.values.mean(axis=0)
+        sums = np.sum(gaps**2, axis=0).tolist()
+        return float(reduced.n_rows), dict(zip(reduced.columns, sums, strict=False))
+    moments = reduced.whole if isinstance(reduced, StratumMoments) else reduced
+    n, _, total = pool(moments)
+    return n, dict(zip(moments.columns, np.diag(total).tolist(), strict=False))

@@ -127,3 +127,29 @@ def test_duckdb_s_name_of_a_second_spelling_is_told() -> None:
     table = duckdb.connect().from_df(TABLE.assign(G=1.0))
     with pytest.raises(DataError, match="names differ in case only, and calls it 'G_1'"):
         design_of(table, "y ~ G + (1 | g)")
+
+
+KINDS = {
+    "several": ("y ~ {} + (1 | g) + (1 | h)", {}),
+    "counts": ("h ~ {} + (1 | g)", {"family": "poisson"}),
+    "strata": ("y ~ {} + (1 | g)", {"residual": "s"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_doubts_identifiers(kind, caplog):
+    rng = np.random.default_rng(2)
+    place = np.arange(40)
+    table = pd.DataFrame(
+        {"g": place // 5, "h": place % 5, "s": place % 2, "y": rng.normal(size=40), "row": place,
+         "pupil_id": rng.permutation(40) * 7}
+    )  # fmt: skip
+    formula, given = KINDS[kind]
+    for name, what in {
+        "row": "numbers the rows one by",
+        "pupil_id": "is called like",
+        "g": "is a",
+    }.items():
+        caplog.clear()
+        bhlm.Model(formula.format(name), table, **given)
+        assert f"the predictor '{name}' {what}" in caplog.text

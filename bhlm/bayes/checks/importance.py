@@ -7,6 +7,8 @@ Stat. 15, 1174-1207, for the error of k-hat.
 
 import numpy as np
 
+from bhlm.bayes.pareto import smooth_tails
+
 Array = np.ndarray
 LARGEST = 0.95  # shape beyond which a tail's mean hardly exists
 
@@ -29,9 +31,7 @@ def score_units(loglik: Array, reff: float) -> tuple[Array, Array, Array, Array]
         loglik: log densities (m, N).
         reff: effective draws per draw.
     """
-    from arviz_stats.base import array_stats
-
-    log_weights, khat = array_stats.psislw(np.ascontiguousarray(loglik), r_eff=reff, axis=-1)
+    log_weights, khat = smooth_tails(-loglik, reff=reff)
     elpd = _log_sum(log_weights + loglik)
     spread = np.exp(log_weights) * np.expm1(loglik - elpd[..., None])
     mcse = np.sqrt(np.sum(spread**2, axis=-1) / reff)
@@ -67,10 +67,7 @@ def score_ratio(logs: Array) -> tuple[float, float, float]:
     value = float(log_mean(logs.ravel()))
     ratio = np.exp(logs - value)
     ess = float(array_stats.ess(ratio, chain_axis=0, draw_axis=1, method="mean"))
-    try:
-        _, khat = array_stats.psislw(-logs.ravel(), r_eff=1.0, axis=-1)
-    except ValueError:  # a tail of equal values, as chains leave that do not move
-        khat = np.inf
+    khat = smooth_tails(logs.ravel())[1]
     return value, float(ratio.std(ddof=1) / np.sqrt(ess)), float(khat)
 
 

@@ -13,6 +13,7 @@ Source: Kallioinen, Paananen, Buerkner & Vehtari (2024), Statistics and Computin
 Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16, 667-718, for scores.
 """
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -194,7 +195,10 @@ def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
 
 
 def scale_term(draws: dict[str, Array], term: Array) -> Array:
-    """Return each parameter's sensitivity to a power of exp(term), term (chain, draw)."""
+    """Return each parameter's sensitivity to a power of exp(term), term (chain, draw).
+
+    It is nan where the draws hardly move, so that nothing can be weighed by it.
+    """
     from arviz_stats.base import array_stats
 
     out = np.zeros(len(draws))
@@ -202,7 +206,12 @@ def scale_term(draws: dict[str, Array], term: Array) -> Array:
         return out
     weights = []
     for alpha in ALPHAS:
-        logs = array_stats.power_scale_lw(term, alpha=alpha, axis=(0, 1))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Number of tail draws cannot be less than")
+            try:
+                logs = array_stats.power_scale_lw(term, alpha=alpha, axis=(0, 1))
+            except ValueError:  # a tail of equal weights
+                return np.full(len(draws), np.nan)
         weight = np.exp(logs - logs.max())
         weights.append(weight / weight.sum())
     for at, values in enumerate(draws.values()):

@@ -23,6 +23,7 @@ from bhlm.bayes.importance.mixtures import (
     scatter,
 )
 from bhlm.bayes.importance.modes import LogDensity, Modes
+from bhlm.bayes.pareto import smooth_tails
 
 Array = np.ndarray
 
@@ -70,18 +71,15 @@ class WeightedDraws:
 
 def smooth_weights(log_ratio: Array) -> tuple[Array, float]:
     """Return Pareto-smoothed weights (N,), summing to 1, and k; k is inf if nothing is finite."""
-    from arviz_stats.base import array_stats
-
     finite = np.isfinite(log_ratio)
     if finite.sum() < FEWEST:
         return np.full(len(log_ratio), 1.0 / len(log_ratio)), math.inf
     ratio = np.where(finite, log_ratio, np.min(log_ratio[finite]) - 700.0)
     if np.ptp(ratio) < 1e-12:  # the target is the proposal
         return np.full(len(ratio), 1.0 / len(ratio)), -math.inf
-    smoothed, khat = array_stats.psislw(-(ratio - ratio.max()))
-    weight = np.exp(np.asarray(smoothed) - logsumexp(smoothed))
-    khat = float(khat)
-    return weight / weight.sum(), khat if np.isfinite(khat) else math.inf
+    smoothed, khat = smooth_tails(ratio - ratio.max())
+    weight = np.exp(smoothed - logsumexp(smoothed))
+    return weight / weight.sum(), float(khat) if np.isfinite(khat) else math.inf
 
 
 def draw_weighted(
