@@ -30,6 +30,8 @@ _OPEN = {
     *("application_name", "client_encoding", "target_session_attrs", "sslrootcert"),
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
+# An address that a path has taken a slash from; what stands in its query may be a secret.
+_QUERY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/?[^?]*\?(?=[^=]*=)")
 _DATABASES = re.compile(r"(?i)(jdbc|odbc|postgres\w*|psql|pgsql|pg|mysql|mariadb|mssql|oracle)\b")
 _KEYWORD = re.compile(
     r"(?i)(\b\w*(?:passw|passphrase|pwd|secret|token|credential|api_?key)\w*\s*[=:]\s*)"
@@ -57,6 +59,8 @@ def hide_password(source: str) -> str:
     scheme = _SCHEME.match(source)
     if scheme and (scheme[2] or _DATABASES.match(source)):
         return f"{scheme[0]}{HIDDEN}"
+    if query := _QUERY.match(source):
+        return f"{query[0]}{HIDDEN}"
     if keyword := _KEYWORD.search(source):
         return f"{source[: keyword.end()]}{HIDDEN}"
     is_drive = re.match(r"[A-Za-z]:\\", source) is not None

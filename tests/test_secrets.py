@@ -56,6 +56,8 @@ SPELLINGS = [
     "mysql://me:Pl4nted@127.0.0.1:1/db#t",
     "https://me:Pl4nted@127.0.0.1:1/t.csv",
     "s3://bucket/t.parquet?secret_key=Pl4nted",
+    "sqlite:///x?key=Pl4nted#t",
+    "az:/container/t.parquet?sig=Pl4nted",
     "duckdb:///me:Pl4nted@127.0.0.1/f.db#t",
     "duckdb:///absent.db?password=Pl4nted#t",
 ]
@@ -176,6 +178,8 @@ def test_what_a_run_writes_prints_and_logs_holds_no_password(
          "postgresql://me:***@h/db?user=u&password=***&x=***#t"),
         ("postgresql://me:***@h/db#t", "postgresql://me:***@h/db#t"),
         ("postgresql://me:a@b@h/db#t", "postgresql://***"),
+        ("https:/h/f.csv?X-Amz-Signature=pw", "https:/h/f.csv?***"),
+        ("what?.csv", "what?.csv"),
     ],
 )  # fmt: skip
 def test_what_is_shown_of_a_source(source: str, shown: str) -> None:
