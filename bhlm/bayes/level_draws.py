@@ -286,11 +286,16 @@ def whole_logliks(fit: LevelDraws) -> Array:
             log_levels(np.ascontiguousarray(each), prior)[0] for each in x.reshape(-1, x.shape[-1])
         ]
         return np.asarray(fit.data["sample_stats"]["lp"].values - np.reshape(own, shape))
+    return marginal_logliks(fit.white, fit.structure, fit.flat).reshape(shape)
+
+
+def marginal_logliks(white: WhitenedCells, structure: Structure, parameters: Parameters) -> Array:
+    """Return the log-likelihood (N,) of all rows with the effects integrated out."""
     found = (
-        score_parameters(fit.white.levels, beta, lams, sigma, n=fit.white.n).loglik
-        for beta, lams, sigma in iterate_lams(fit.white, fit.structure, fit.flat)
+        score_parameters(white.levels, beta, lams, sigma, n=white.n).loglik
+        for beta, lams, sigma in iterate_lams(white, structure, parameters)
     )
-    return np.fromiter(found, dtype=np.float64).reshape(shape)
+    return np.fromiter(found, dtype=np.float64) - white.n * np.log(white.scale)
 
 
 def build_levels_fit(

@@ -20,6 +20,7 @@ from bhlm.progress import VOICE
 from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
+    from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import GalleryModel
 
@@ -98,7 +99,7 @@ def dashboard_command(
         raise ArgumentError(
             f"'{fit}' names a gallery model, which has its data; give --data with a saved fit only"
         )
-    model, entry = open_model(fit, None, None)
+    model, entry = open_model(fit, None, None, several=True)
     return _show_gallery(model, entry, output, title, covariance, given, json, rows=rows)
 
 
@@ -146,6 +147,7 @@ def _show_saved(
     *,
     rows: bool,
 ) -> int:
+    from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
     from bhlm.fits.reml_fit import RemlFit
@@ -155,6 +157,9 @@ def _show_saved(
     from bhlm.reports.dashboard.subjects import check_rows, write_fit
 
     post = load(fit)
+    several: object = post
+    if isinstance(several, LevelBayesFit):
+        return _show_levels(several, fit, output, data, title, json, rows=rows)
     patterns = getattr(post, "patterns", None)
     if patterns is not None:
         raise ArgumentError(
@@ -177,6 +182,35 @@ def _show_saved(
     return report_both(
         both, json=json, page=output, model=model, title=title, source=source, rows=rows
     )
+
+
+def _show_levels(
+    post: "LevelBayesFit",
+    fit: str,
+    output: Path,
+    data: str | None,
+    title: str | None,
+    json: Path | None,
+    *,
+    rows: bool,
+) -> int:
+    """Write the page of a saved posterior of several grouping factors."""
+    from bhlm.fits.levels_fit import LevelsFit
+    from bhlm.fits.reconciliation import reconcile
+    from bhlm.moments.cells import refuse_factors
+    from bhlm.reml.levels import fit_cells
+    from bhlm.reports.dashboard.subjects import write_levels
+
+    if data is not None or rows:
+        raise refuse_factors(post.moments.design.formula, "--data and --rows of a saved fit")
+    source = {"Fit": fit, "Command": write_command("dashboard", fit, output=output)}
+    if post.settings.prior_only:
+        write_levels(post, output, title=title, source=source)
+        print_text(post.summary())
+        return 0 if post.converged and not post.diagnostics.prior_bound else 1
+    reml = LevelsFit.of(fit_cells(post.moments, covariance=post.structure.name_override))
+    both = reconcile(reml, post)
+    return report_both(both, json=json, page=output, model=None, title=title, source=source)
 
 
 def _show_gallery(

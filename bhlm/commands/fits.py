@@ -100,10 +100,9 @@ def reconcile_command(
     check_outputs(json=json, page=dashboard, save=save)
     if rows and dashboard is None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
-    refused = dashboard is not None or df is not None
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=not refused,
+        several=df is None,
     )  # fmt: skip
 
     def show(fit: "RemlFit | BayesFit") -> None:

@@ -207,7 +207,8 @@ def fit_both(
     chosen, structure = read_settings(entry, covariance, priors)
     VOICE.say("fitting by REML")
     reml = model.reml(method=method, covariance=structure)
-    published = entry.published if entry else None
+    # What was printed of the other likelihood is not what is computed here.
+    published = entry.published if entry and entry.method == method else None
     if published is not None:
         check_published(reml, published)  # refuses what cannot be compared before it is drawn
     if show:

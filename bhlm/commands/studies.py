@@ -39,7 +39,7 @@ def calibrate_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
-    model, entry = open_model(which, data, formula)
+    model, entry = open_model(which, data, formula, several=True)
     priors, covariance = read_settings(entry, covariance)
     with show_progress("calibration") as progress:
         found = calibrate(

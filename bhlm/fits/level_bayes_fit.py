@@ -1,5 +1,7 @@
 """LevelBayesFit: what `model.sample()` returns for several grouping factors."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.level_draws import LevelDraws
@@ -12,6 +14,7 @@ from bhlm.moments.cells import refuse_factors
 if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo
     from bhlm.bayes.quantities import Quantities
+    from bhlm.plots.figure import Figure
 
 
 @check_arguments
@@ -46,6 +49,38 @@ class LevelBayesFit(PosteriorFit, LevelDraws):
         from bhlm.bayes.quantities import derive_level_r_squared
 
         return derive_level_r_squared(self)
+
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page about this posterior to an HTML file; its numbers go to a .json beside it.
+
+        Page and .json hold no single row: of every factor the effects of its units.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_levels
+
+        write_levels(self, path, title=title, source=source)
+
+    def plot_effects(
+        self,
+        factor: str,
+        *,
+        coefficient: str | None = None,
+        within: "Mapping[str, Any] | None" = None,
+    ) -> "Figure":
+        """Return the caterpillar of one factor; see `bhlm.plots.level_caterpillar.plot_factor`.
+
+        `within` has the units of one outer unit alone, such as {"school": 1224}.
+
+        Raises:
+            ArgumentError: a factor, coefficient, column or label that the fit does not have.
+        """
+        from bhlm.plots.level_caterpillar import plot_factor
+
+        return plot_factor(self, factor, coefficient=coefficient, within=within)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

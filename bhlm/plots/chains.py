@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.bayes.live import ignore_short_chains, measure_shortfall
 from bhlm.plots.arviz_figures import find_writer
 from bhlm.plots.choice import choose_parameters, title
@@ -23,7 +23,7 @@ BETWEEN = 48.0  # pixels between two rows, where a title stands
 
 
 def choose_worst(
-    post: Draws,
+    post: Posterior,
     names: Sequence[str] | None,
     *,
     most: int = MOST,

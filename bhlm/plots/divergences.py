@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.likelihood.parameters import RESIDUAL_SD
@@ -26,7 +26,7 @@ WIDE = 30.0  # times the smallest draw: from here on the axis is logarithmic
 
 
 @check_arguments
-def plot_divergences(post: Draws) -> Figure:
+def plot_divergences(post: Posterior) -> Figure:
     """Return the figure of the draws in the plane of an SD and a correlation, divergences marked.
 
     Across is the random effects' SD in which the divergent transitions lie furthest from the
@@ -89,7 +89,7 @@ def plot_divergences(post: Draws) -> Figure:
     )
 
 
-def choose_plane(post: Draws, draws: Mapping[str, Array], diverging: Array) -> tuple[str, str]:
+def choose_plane(post: Posterior, draws: Mapping[str, Array], diverging: Array) -> tuple[str, str]:
     """Return the SD that goes across and the parameter that goes up.
 
     Args:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.convergence import BFMI
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.bayes.live import ignore_short_chains
 from bhlm.errors import check_arguments
 from bhlm.layout import count
@@ -21,7 +21,7 @@ Array = np.ndarray
 
 
 @check_arguments
-def plot_energy(post: Draws) -> Figure:
+def plot_energy(post: Posterior) -> Figure:
     """Return the figure of the energies and of the changes between draws, with E-BFMI, by ArviZ.
 
     Left, E-BFMI of each chain, which should be at least 0.3: the mean squared change of energy

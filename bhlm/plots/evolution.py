@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.convergence import ESS, RHAT, measure
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
 from bhlm.plots.chains import choose_worst, tick_log
 from bhlm.plots.choice import merge_names
@@ -27,7 +27,7 @@ KINDS = {"rhat": "R-hat", "ess_bulk": "Bulk ESS", "ess_tail": "Tail ESS"}
 
 @check_arguments
 def plot_evolution(
-    post: Draws,
+    post: Posterior,
     *,
     names: str | Sequence[str] | None = None,
     var_names: str | Sequence[str] | None = None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.plots.choice import say
@@ -13,7 +13,7 @@ from bhlm.plots.intervals import tabulate_intervals
 from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
-from bhlm.reml.estimate import Estimate
+from bhlm.reml.maximum import Maximum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ ROLES = {"REML": "reml", "posterior": "posterior", "published": "published"}
 
 
 @check_arguments
-def plot_forest(fit: "Comparison | Estimate | Draws") -> Figure:
+def plot_forest(fit: "Comparison | Maximum | Posterior") -> Figure:
     """Return the forest of fixed effects, SDs and correlations with their 95 % intervals.
 
     Of a reconciliation every parameter stands in posterior SDs from its REML estimate, so that a
@@ -44,7 +44,7 @@ def plot_forest(fit: "Comparison | Estimate | Draws") -> Figure:
     """
     if isinstance(fit, Comparison):
         return _draw_both(fit)
-    if isinstance(fit, Estimate | Draws):
+    if isinstance(fit, Maximum | Posterior):
         return _draw_one(fit)
     raise ArgumentError(
         f"a {type(fit).__name__} has no forest; give a fit, or what bhlm.reconcile() returned"
@@ -76,12 +76,12 @@ def _draw_both(both: Comparison) -> Figure:
     return _finish(table, names, "posterior SDs from REML", reading, zeros=True)
 
 
-def _draw_one(fit: Estimate | Draws) -> Figure:
+def _draw_one(fit: Maximum | Posterior) -> Figure:
     import pandas as pd
 
     names = _list_names(fit)
     estimates = fit.estimates.loc[names]
-    is_reml = isinstance(fit, Estimate)
+    is_reml = isinstance(fit, Maximum)
     middle, spread = ("estimate", "se") if is_reml else ("mean", "sd")
     table = pd.DataFrame(
         {

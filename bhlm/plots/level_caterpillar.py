@@ -1,14 +1,16 @@
 """The caterpillar of one of several grouping factors: its units' effects, in order of size."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, check_arguments, show_value
 from bhlm.plots.caterpillar import draw_caterpillar
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import Units
+from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.standard_errors import Z95
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @check_arguments
 def plot_factor(
-    fit: LevelsEstimate,
+    fit: LevelsEstimate | LevelDraws | Comparison,
     factor: str,
     *,
     coefficient: str | None = None,
@@ -26,10 +28,11 @@ def plot_factor(
 ) -> Figure:
     """Return the effects of one factor's units with 95 % intervals, a panel per coefficient.
 
-    As `bhlm.plots.plot_caterpillar`: empirical Bayes and its standard error of prediction.
+    As `bhlm.plots.plot_caterpillar`: empirical Bayes and its standard error of prediction, the
+    posterior and its interval, or both.
 
     Args:
-        fit: a fit of several grouping factors.
+        fit: a fit of several grouping factors, a posterior, or a reconciliation.
         factor: the factor, such as "school:class".
         coefficient: the random coefficient to draw; None draws all.
         within: the units of one outer unit alone, such as {"school": 1224}: of its grouping
@@ -51,61 +54,119 @@ def plot_factor(
     for column, label in (within or {}).items():
         effects = _select(effects, fit, factor, column, label)
     labels = effects.loc[effects["coefficient"] == names[0], "group"].to_numpy(dtype=object)
-    return draw_caterpillar(Units(factor, labels), effects, names, posterior=False)
+    return draw_caterpillar(
+        Units(factor, labels), effects, names, posterior=split_levels(fit).post is not None
+    )
 
 
-def tabulate_factor(fit: LevelsEstimate, factor: str) -> "pd.DataFrame":
+class Pair(NamedTuple):
+    """What a page or a figure of several grouping factors is about."""
+
+    reml: LevelsEstimate | None
+    post: LevelDraws | None
+    both: Comparison | None
+
+
+def split_levels(fit: LevelsEstimate | LevelDraws | Comparison) -> Pair:
+    """Return the fit by REML and the posterior that a fit of several factors consists of.
+
+    Raises:
+        ArgumentError: the reconciliation is of one grouping factor.
+    """
+    if isinstance(fit, LevelsEstimate):
+        return Pair(fit, None, None)
+    if isinstance(fit, LevelDraws):
+        return Pair(None, fit, None)
+    reml, post = fit.reml, fit.post
+    if isinstance(reml, LevelsEstimate) and isinstance(post, LevelDraws):
+        return Pair(reml, post, fit)
+    raise ArgumentError(
+        f"the fits of '{reml.moments.formula}' are of one factor; bhlm.plots.plot_caterpillar "
+        "draws it"
+    )
+
+
+def _find_given(fit: LevelsEstimate | LevelDraws | Comparison) -> LevelsEstimate | LevelDraws:
+    reml, post, _ = split_levels(fit)
+    given = reml if reml is not None else post
+    assert given is not None
+    return given
+
+
+def tabulate_factor(fit: LevelsEstimate | LevelDraws | Comparison, factor: str) -> "pd.DataFrame":
     """Return one row per unit and coefficient of a factor, under column names of its own.
 
     Columns: `group`, the label, of several columns joined by ":"; `coefficient`, `n`; `u`, its
-    standard error of prediction `u_se` and 95 % interval `u_low`, `u_high`; `mean`, `low` and
-    `high` of a posterior, nan; and `label 0`, `label 1`, ..., the factor's columns.
+    standard error of prediction `u_se` and 95 % interval `u_low`, `u_high` by empirical Bayes;
+    `mean`, `low` and `high` (95 %) of a posterior; nan where there is no such fit; and `label 0`,
+    `label 1`, ..., the factor's columns.
 
     Raises:
         ArgumentError: it is not a factor of the fit.
     """
     import pandas as pd
 
-    names = list(fit.moments.groups)
+    reml, post, _ = split_levels(fit)
+    moments = _find_given(fit).moments
+    names = list(moments.groups)
     if factor not in names:
         raise ArgumentError(
             f"factor={factor!r} is not a grouping factor; choose one of {', '.join(names)}"
         )
-    table = fit.group_effects(factor)
     at = names.index(factor)
-    labels, q = fit.moments.labels[at], fit.structures[at].q
-    rows = np.bincount(labels.codes, weights=fit.moments.n).astype(int)
+    labels, coefficients = moments.labels[at], _name_coefficients(fit, at)
+    q = len(coefficients)
+    rows = np.bincount(labels.codes, weights=moments.n).astype(int)
     columns = {f"label {i}": np.repeat(each, q) for i, each in enumerate(labels.columns)}
     shown = [":".join(map(str, each)) for each in zip(*labels.columns, strict=True)]
-    u, se = table["estimate"].to_numpy(), np.sqrt(table["pev"].to_numpy())
-    unknown = np.full(len(u), np.nan)
+    unknown = np.full(len(shown) * q, np.nan)
+    u, se = unknown, unknown
+    if reml is not None:
+        table = reml.group_effects(factor)
+        u, se = table["estimate"].to_numpy(), np.sqrt(table["pev"].to_numpy())
+    drawn = {"mean": unknown, "lower": unknown, "upper": unknown}
+    if post is not None:
+        effects = post.group_effects(factor)
+        drawn = {name: effects[name].to_numpy() for name in drawn}
     return pd.DataFrame(
         {
             "group": np.repeat(np.array(shown, dtype=object), q),
-            "coefficient": table["coefficient"].to_numpy(),
+            "coefficient": np.array(list(coefficients) * len(shown), dtype=object),
             "n": np.repeat(rows, q),
             "u": u,
             "u_se": se,
             "u_low": u - Z95 * se,
             "u_high": u + Z95 * se,
-            "mean": unknown,
-            "low": unknown,
-            "high": unknown,
+            "mean": drawn["mean"],
+            "low": drawn["lower"],
+            "high": drawn["upper"],
             **columns,
         }
     )
 
 
+def _name_coefficients(fit: LevelsEstimate | LevelDraws | Comparison, at: int) -> tuple[str, ...]:
+    """Return the random coefficients of one factor."""
+    given = _find_given(fit)
+    parts = given.structures if isinstance(given, LevelsEstimate) else given.structure.parts
+    return tuple(parts[at].names)
+
+
 def _select(
-    effects: "pd.DataFrame", fit: LevelsEstimate, factor: str, column: str, label: Any
+    effects: "pd.DataFrame",
+    fit: LevelsEstimate | LevelDraws | Comparison,
+    factor: str,
+    column: str,
+    label: Any,
 ) -> "pd.DataFrame":
     """Return the rows of the units that have a label in one grouping column.
 
     Of a factor that has not the column itself, those that occur with the label.
     """
-    names = list(fit.moments.groups)
-    own = fit.moments.factors[names.index(factor)].columns
-    known = fit.moments.cell_labels
+    moments = _find_given(fit).moments
+    names = list(moments.groups)
+    own = moments.factors[names.index(factor)].columns
+    known = moments.cell_labels
     if column not in known:
         raise ArgumentError(
             f"within={{{column!r}: ...}} names no grouping column; choose one of {', '.join(known)}"
@@ -113,8 +174,8 @@ def _select(
     if column in own:
         kept = effects[effects[f"label {own.index(column)}"] == label]
     else:
-        codes = np.unique(fit.moments.codes[names.index(factor)][known[column] == label])
-        q = fit.structures[names.index(factor)].q
+        codes = np.unique(moments.codes[names.index(factor)][known[column] == label])
+        q = len(_name_coefficients(fit, names.index(factor)))
         kept = effects[np.isin(np.arange(len(effects)) // q, codes)]
     if not len(kept):
         raise ArgumentError(f"{show_value(label)} is not a label of '{column}' in these rows")

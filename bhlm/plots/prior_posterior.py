@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws, turn_draws
+from bhlm.bayes.draws import Posterior, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.errors import check_arguments
 from bhlm.layout import count
@@ -26,7 +26,7 @@ SIDES = ("lower", "median", "upper")
 
 
 @check_arguments
-def plot_prior_posterior(post: Draws) -> Figure:
+def plot_prior_posterior(post: Posterior) -> Figure:
     """Return the figure of each parameter's prior with its posterior over it.
 
     The prior's density is exact, the posterior's ArviZ's kernel estimate of the draws. Each is
@@ -77,12 +77,12 @@ def compare_widths(table: "pd.DataFrame") -> "pd.DataFrame":
     return facts
 
 
-def shift_draws(post: Draws, name: str) -> Array:
+def shift_draws(post: Posterior, name: str) -> Array:
     """Return the draws (N,) of a parameter as its prior means it, at the columns' means."""
     return turn_draws(post)[name]
 
 
-def _scale_densities(post: Draws, name: str, rows: "pd.DataFrame") -> "pd.DataFrame":
+def _scale_densities(post: Posterior, name: str, rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the two densities, each relative to its peak."""
     import pandas as pd
     from arviz_stats.base import array_stats
@@ -153,7 +153,7 @@ def _percent(share: float) -> str:
     return f"{100.0 * share:.2g} %" if share < 0.995 else f"{100.0 * share:.0f} %"
 
 
-def _read(post: Draws, facts: "pd.DataFrame", *, drawn: int) -> str:
+def _read(post: Posterior, facts: "pd.DataFrame", *, drawn: int) -> str:
     """Return what the panels say, in one sentence."""
     width = facts["width"].dropna()
     clauses = []

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bhlm.bayes.checks.sensitivity import Sensitivity, list_terms, measure_sensitivity, say_term
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.choice import choose_parameters, list_parameters, say, title
@@ -21,7 +21,7 @@ SIDES = {
 
 
 @check_arguments
-def plot_sensitivity(post: Draws) -> Figure:
+def plot_sensitivity(post: Posterior) -> Figure:
     """Return the figure of each posterior's power-scaling sensitivity, to priors and to data.
 
     A sensitivity is the change of the posterior (cumulative Jensen-Shannon distance) per doubling

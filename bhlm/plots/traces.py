@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
@@ -24,7 +24,7 @@ SHOWN = 250  # draws of each chain
 
 @check_arguments
 def plot_traces(
-    post: Draws,
+    post: Posterior,
     *,
     names: str | Sequence[str] | None = None,
     var_names: str | Sequence[str] | None = None,

@@ -6,9 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 from command_line import run
+from level_posteriors import draw_fit
 
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
+from bhlm.fits.saved import load
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.sources.gallery import find_model, load_data
 
@@ -83,3 +85,86 @@ def test_the_caterpillar_draws_one_factor_or_one_units_children():
 def test_what_cannot_be_drawn_is_refused(asked, message):
     with pytest.raises(ArgumentError, match=message):
         plot_factor(fit("pastes"), asked.pop("factor"), **asked)
+
+
+def read_twin(page):
+    return json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def list_titles(twin):
+    return {
+        block["title"]
+        for section in twin["sections"]
+        for block in section["blocks"]
+        if "title" in block
+    }
+
+
+@pytest.mark.slow
+def test_the_page_of_a_posterior_has_every_factor(tmp_path):
+    post = draw_fit("two nested")
+    page = tmp_path / "page.html"
+    post.dashboard(page)
+    twin = read_twin(page)
+    assert [section["name"] for section in twin["sections"]] == [
+        "verdict", "convergence", "groups", "priors", "reproduction",
+    ]  # fmt: skip
+    assert twin["model"]["groups"] == {"school": 7, "school:klass": 21}
+    titles = list_titles(twin)
+    assert {"Effects of school", "Where the variance lies, by the posterior"} <= titles
+    assert not any("could not be computed" in str(section) for section in twin["sections"])
+    (table,) = [
+        block
+        for section in twin["sections"]
+        for block in section["blocks"]
+        if block.get("name") == "effects_1"
+    ]
+    values = {column["name"]: column["values"] for column in table["columns"]}
+    np.testing.assert_allclose(values["mean"], post.group_effects("school:klass")["mean"])
+    assert "u" not in values
+
+
+def test_the_caterpillar_of_a_posterior():
+    post = draw_fit("crossed")
+    effects = post.group_effects("rater")
+    drawn = post.plot_effects("rater", coefficient="x").table
+    own = effects.loc[effects["coefficient"] == "x", "mean"]
+    np.testing.assert_allclose(drawn["mean"], np.sort(own))
+    inside = post.plot_effects("rater", within={"item": 3})
+    assert set(inside.table["coefficient"]) == {"Intercept", "x"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pastes", "penicillin"])
+def test_commands_sample_save_and_show_several_factors(name, tmp_path, capsys):
+    kept, page, again = tmp_path / "fit.zarr", tmp_path / "page.html", tmp_path / "again.html"
+    short = ["--draws", "500", "--tune", "500"]  # and what is printed is by ML
+    assert run(capsys, "sample", name, "--save", str(kept), *short)[0] in (0, 1)
+    run(capsys, "dashboard", str(kept), "--output", str(again))
+    run(capsys, "dashboard", name, "--output", str(page), *short)
+    one, other = read_twin(page), read_twin(again)
+    for twin in (one, other):
+        names = [section["name"] for section in twin["sections"]]
+        assert names == [
+            *("verdict", "reconciliation", "convergence", "groups", "priors", "reproduction"),
+        ]
+        assert twin["reconciliation"]["verdict"] in ("agree", "explained")
+        assert not any("could not be computed" in str(section) for section in twin["sections"])
+        for factor in twin["model"]["groups"]:
+            assert f"Effects of {factor}" in list_titles(twin)
+    assert one["model"] == other["model"]
+    assert load(kept).estimates.loc["Intercept", "mean"] == pytest.approx(
+        next(
+            value
+            for section in one["sections"]
+            for block in section["blocks"]
+            if block.get("name") == "posterior_estimates"
+            for column in block["columns"]
+            if column["name"] == "mean"
+            for value in column["values"][:1]
+        )
+    )
+    live = tmp_path / "live.html"
+    asked = ["reconcile", name, "--live", "--dashboard", str(live), *short]
+    assert run(capsys, *asked)[0] == 0
+    assert read_twin(live)["reconciliation"]["verdict"] in ("agree", "explained")

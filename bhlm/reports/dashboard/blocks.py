@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.checks.model_checks import Checks
     from bhlm.bayes.draws import Draws
+    from bhlm.bayes.level_draws import LevelDraws
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
@@ -32,13 +33,25 @@ class Subject:
     own_checks: "Checks | None" = None  # of a posterior alone
     df: str | None = None  # by which the fixed effects are tested too
     rows: bool = False  # whether the page may hold single rows
-    levels: "LevelsEstimate | None" = None  # in the place of `reml`, of several grouping factors
+    # In the place of `reml` and `post`, of several grouping factors.
+    levels: "LevelsEstimate | None" = None
+    level_post: "LevelDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
 
     @property
     def estimate(self) -> "Estimate | LevelsEstimate | None":
         """The fit by REML or ML, of one grouping factor or of several."""
         return self.reml if self.levels is None else self.levels
+
+    @property
+    def posterior(self) -> "Draws | LevelDraws | None":
+        """The posterior, of one grouping factor or of several."""
+        return self.post if self.level_post is None else self.level_post
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether the fits are of several grouping factors."""
+        return self.levels is not None or self.level_post is not None
 
     @property
     def checks(self) -> "Checks | None":

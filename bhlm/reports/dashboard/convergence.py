@@ -20,7 +20,7 @@ from bhlm.reports.dashboard.blocks import Section, Subject, Table, Text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
 
 COLUMNS = ("rhat", "ess_bulk", "ess_tail", "mean", "sd", "mcse_mean")
 
@@ -32,7 +32,7 @@ def build_convergence(subject: Subject) -> Section | None:
     parameter, the worst first, and shows ranks, traces, R-hat and ESS over the draws, energy and
     divergences.
     """
-    post = subject.post
+    post = subject.posterior
     if post is None:
         return None
     estimates = post.estimates
@@ -53,7 +53,7 @@ def build_convergence(subject: Subject) -> Section | None:
     )
 
 
-def _describe_verdict(post: "Draws", panels: Sequence[str]) -> Text:
+def _describe_verdict(post: "Posterior", panels: Sequence[str]) -> Text:
     found = post.diagnostics
     chains, draws = post.shape
     run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"

@@ -2,63 +2,114 @@
 
 from typing import TYPE_CHECKING
 
+from bhlm.bayes.quantities import derive_level_icc
 from bhlm.layout import count, format_digits, list_names
 from bhlm.likelihood.cells import describe_pattern
+from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
-from bhlm.reports.dashboard.reproduction import tabulate_versions
+from bhlm.reports.dashboard.reproduction import (
+    tabulate_level_settings,
+    tabulate_priors,
+    tabulate_versions,
+    write_level_lines,
+)
+from bhlm.reports.dashboard.verdict import (
+    find_fit,
+    show_outcome,
+    tabulate_both,
+    tabulate_posterior,
+)
 
 if TYPE_CHECKING:
+    from bhlm.bayes.level_draws import LevelDraws
+    from bhlm.moments.cells import CellMoments
+    from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.levels import LevelsEstimate
 
 
-def find_levels(subject: Subject) -> "LevelsEstimate":
-    """Return the fit that the page is about."""
-    assert subject.levels is not None
-    return subject.levels
+def find_levels(subject: Subject) -> "LevelsEstimate | LevelDraws":
+    """Return the fit by REML or ML that the page is about, the posterior where there is none."""
+    fit = subject.levels if subject.levels is not None else subject.level_post
+    assert fit is not None
+    return fit
+
+
+def find_level_moments(subject: Subject) -> "CellMoments":
+    """Return the moments that the page's fits were made from."""
+    return find_levels(subject).moments
 
 
 def build_level_verdict(subject: Subject) -> Section:
-    """Return what was fitted, every estimate, and where the variance lies."""
-    fit = find_levels(subject)
-    moments = fit.moments
+    """Return the findings, every estimate, and where the variance lies."""
+    moments, reml, post = find_level_moments(subject), subject.levels, subject.level_post
+    blocks = show_outcome(subject)
+    blocks += [plot_forest(subject.both or find_fit(subject)), tabulate_both(subject)]
+    blocks.append(Text(_describe_data(subject), heading="What was fitted", listed=True))
+    blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
+    if reml is not None:
+        blocks += [_tabulate_levels(reml), _tabulate_shares(reml)]
+    if post is not None:
+        blocks += [tabulate_posterior(post), _tabulate_drawn_shares(post)]
+    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def _describe_data(subject: Subject) -> tuple[str, ...]:
+    moments, post = find_level_moments(subject), subject.level_post
     levels = [f"{number:,} of '{name}'" for name, number in moments.groups.items()]
     sizes = [
         f"a '{name}' has {size['min']} to {size['max']} rows, {size['mean']:.1f} on average"
         for name, size in moments.group_size.items()
     ]
-    told = [
-        f"{moments.formula}, by {fit.method.upper()}.",
+    methods = [] if subject.levels is None else [subject.levels.method.upper()]
+    if post is not None:
+        chains, draws = post.data["posterior"]["sigma"].shape
+        run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
+        methods.append(f"full Bayes ({run}, {post.sampler})")
+    told = (
+        f"{moments.formula}, by {' and by '.join(methods)}.",
         f"{moments.rows_used}: {list_names(levels, most=len(levels))}, "
         f"{describe_pattern(moments)}; {list_names(sizes, most=len(sizes))}.",
-        *([moments.note] if moments.note else []),
-    ]
-    blocks: list[Block] = [Text(tuple(told), heading="What was fitted", listed=True)]
-    test = fit.lr_test
-    blocks.append(
-        Table(
-            "reml_estimates",
-            "Estimates",
-            f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
-            f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}.",
-            fit.estimates.dropna(axis=1, how="all"),
-        )
     )
+    return (*told, moments.note) if moments.note else told
+
+
+def _tabulate_levels(fit: "LevelsEstimate") -> Table:
+    test = fit.lr_test
+    return Table(
+        "reml_estimates",
+        f"{fit.method.upper()} estimates",
+        f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
+        f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}.",
+        fit.estimates.dropna(axis=1, how="all"),
+    )
+
+
+def _tabulate_shares(fit: "LevelsEstimate") -> Table:
     shares = fit.icc()
     most = shares["share"].idxmax()
-    blocks.append(
-        Table(
-            "variance_shares",
-            "Where the variance lies",
-            f"The largest share, {shares.loc[most, 'share']:.0%}, is that of {shorten(str(most))}; "
-            "`icc` is the correlation of two rows that have the level in common.",
-            shares,
-        )
+    return Table(
+        "variance_shares",
+        "Where the variance lies",
+        f"The largest share, {shares.loc[most, 'share']:.0%}, is that of {shorten(str(most))}; "
+        "`icc` is the correlation of two rows that have the level in common.",
+        shares,
     )
-    blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
-    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
+    table = derive_level_icc(post).estimates[["mean", "sd", "lower", "upper"]]
+    first = table.index[0]
+    return Table(
+        "posterior_shares",
+        "Where the variance lies, by the posterior",
+        f"{shorten(str(first))} is {table['mean'].iloc[0]:.2f}, 95 % interval "
+        f"{table['lower'].iloc[0]:.2f} to {table['upper'].iloc[0]:.2f}; icc(factor) is the "
+        "correlation of two rows that have the level in common.",
+        table,
+    )
 
 
 def build_level_groups(subject: Subject) -> Section:
@@ -67,14 +118,19 @@ def build_level_groups(subject: Subject) -> Section:
     The units of nested factors stand beside the labels of those that they are in, by which the
     table can be searched: so one unit's children are seen together.
     """
-    fit = find_levels(subject)
+    reml, post = subject.levels, subject.level_post
+    fit: LevelsEstimate | LevelDraws | Comparison = subject.both or find_levels(subject)
+    moments = find_level_moments(subject)
+    own = [] if reml is None else ["u", "u_se", "u_low", "u_high"]
+    own += [] if post is None else ["mean", "low", "high"]
+    kinds = [] if reml is None else ["empirical Bayes and its standard error of prediction"]
+    kinds += [] if post is None else ["the posterior mean and its 95 % interval"]
+    told = " and ".join(kinds)
     blocks: list[Block] = []
-    for at, factor in enumerate(fit.moments.factors):
-        figure = plot_factor(fit, factor.name)
-        blocks.append(figure)
+    for at, factor in enumerate(moments.factors):
+        blocks.append(plot_factor(fit, factor.name))
         table = tabulate_factor(fit, factor.name)
         labels = {f"label {i}": f"label of {name}" for i, name in enumerate(factor.columns)}
-        kept = [*labels, "coefficient", "n", "u", "u_se", "u_low", "u_high"]
         inside = (
             f"; search for a label of '{factor.columns[0]}' to see what is in it"
             if len(factor.columns) > 1
@@ -84,24 +140,25 @@ def build_level_groups(subject: Subject) -> Section:
             Table(
                 f"effects_{at}",
                 f"Effects of {shorten(factor.name)}",
-                f"Empirical Bayes and its standard error of prediction, of "
-                f"{count(fit.moments.groups[factor.name], 'unit')}{inside}.",
-                table[kept].rename(columns=labels),
+                f"{told[0].upper()}{told[1:]}, of "
+                f"{count(moments.groups[factor.name], 'unit')}{inside}.",
+                table[[*labels, "coefficient", "n", *own]].rename(columns=labels),
             )
         )
     return Section("groups", "Groups", tuple(blocks))
 
 
 def build_level_reproduction(subject: Subject) -> Section:
-    """Return the versions, and the lines that run it again."""
-    fit = find_levels(subject)
-    blocks: list[Block] = [tabulate_versions()]
+    """Return settings, versions, the data's hash, the priors, and the lines that run it again."""
+    post = subject.level_post
+    blocks: list[Block] = [tabulate_level_settings(subject, find_level_moments(subject))]
+    if post is not None:
+        blocks.append(tabulate_priors(post))
+    blocks.append(tabulate_versions())
     if command := subject.source.get("Command"):
         blocks.append(Text((command,), heading="The command", code=True))
-    lines = (
-        "import bhlm",
-        f"model = bhlm.Model({fit.moments.formula!r}, table)",
-        f"fit = model.reml(method={fit.method!r})",
-    )
+    lines, notes = write_level_lines(subject, find_level_moments(subject))
     blocks.append(Text(lines, heading="In Python", code=True))
+    if notes:
+        blocks.append(Text(notes, tone="caution"))
     return Section("reproduction", "Reproduction", tuple(blocks))

@@ -23,7 +23,7 @@ def mark_failed(sections: Sequence[Section], subject: Subject) -> tuple[Section,
     and what was read off the numbers of a figure or table is not told. The convergence keeps its
     readings, which are about the failure.
     """
-    failed = list_failed(subject.estimate, subject.post)
+    failed = list_failed(subject.estimate, subject.posterior)
     if not failed:
         return tuple(sections)
     return tuple(

@@ -63,7 +63,7 @@ def gather_findings(subject: Subject) -> Findings:
             return Findings(next(iter(found.values())), None, None, None)
         headline = f"{worst}: {found[worst].headline}"
         return Findings(replace(found[worst], headline=headline), None, None, None)
-    reml, post, both = subject.estimate, subject.post, subject.both
+    reml, post, both = subject.estimate, subject.posterior, subject.both
     if both is not None:
         return both.findings
     convergence = judge_convergence(reml, post)
@@ -80,7 +80,7 @@ def gather_findings(subject: Subject) -> Findings:
 
 def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
     reml, both = subject.estimate, subject.both
-    failed = list_failed(reml, subject.post)
+    failed = list_failed(reml, subject.posterior)
     if failed:
         return tuple(advise_failed(failed))
     advice = [] if both is None else list(both.advice)

@@ -35,6 +35,7 @@ from bhlm.reports.dashboard.levels import (
     build_level_groups,
     build_level_reproduction,
     build_level_verdict,
+    find_level_moments,
 )
 from bhlm.reports.dashboard.marks import mark_failed
 from bhlm.reports.dashboard.outcome import judge
@@ -75,10 +76,13 @@ SECTIONS = (
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_reproduction),
 )
-# Of several grouping factors, whose posterior has no page yet.
+# Of several grouping factors.
 LEVEL_SECTIONS = (
     Part("verdict", "Verdict", build_level_verdict),
+    Part("reconciliation", "Comparison", build_reconciliation),
+    Part("convergence", "Convergence", build_convergence),
     Part("groups", "Groups", build_level_groups),
+    Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_level_reproduction),
 )
 SEVERAL_SECTIONS = (
@@ -110,7 +114,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             to; this is found before anything is computed.
     """
     path = check_path(path)
-    parts = LEVEL_SECTIONS if subject.levels else SEVERAL_SECTIONS if subject.fits else SECTIONS
+    parts = LEVEL_SECTIONS if subject.has_levels else SEVERAL_SECTIONS if subject.fits else SECTIONS
     sections = build_sections(subject, parts)
     outcome = judge(subject)
     sections = mark_failed(sections, subject)
@@ -142,16 +146,16 @@ def find_any(subject: Subject) -> Moments | CellMoments:
     """Return the moments of the page's fits, of one grouping factor or of several."""
     if subject.fits:
         return next(iter(subject.fits.values())).moments
-    return find_moments(subject) if subject.levels is None else subject.levels.moments
+    return find_level_moments(subject) if subject.has_levels else find_moments(subject)
 
 
 def describe_levels_model(subject: Subject) -> dict[str, Any]:
     """Return formula and size of the model, of one grouping factor or of several."""
     if subject.fits:
         return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
-    if subject.levels is None:
-        return describe_model(find_moments(subject))
-    return describe_cells(subject.levels.moments)
+    if subject.has_levels:
+        return describe_cells(find_level_moments(subject))
+    return describe_model(find_moments(subject))
 
 
 def build_sections(subject: Subject, parts: Sequence[Part] = SECTIONS) -> tuple[Section, ...]:

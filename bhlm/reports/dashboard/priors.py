@@ -13,14 +13,14 @@ from bhlm.plots.sensitivity import draw_sensitivity
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 
 if TYPE_CHECKING:
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
 
 NARROW = 0.1  # share of the prior's width below which the data clearly outweigh the prior
 
 
 def build_priors(subject: Subject) -> Section | None:
     """Return the section on the priors of the posterior; None if there is none."""
-    post = subject.post
+    post = subject.posterior
     if post is None:
         return None
     texts = post.priors.describe(post.moments, structure=post.structure)
@@ -49,7 +49,7 @@ def build_priors(subject: Subject) -> Section | None:
     return Section("priors", "Priors", tuple(blocks))
 
 
-def _tabulate_quantiles(post: "Draws") -> Table:
+def _tabulate_quantiles(post: "Posterior") -> Table:
     facts = compare_widths(tabulate_fit(post))
     narrow = int((facts["width"] < NARROW).sum())
     known = int(np.isfinite(facts["width"]).sum())

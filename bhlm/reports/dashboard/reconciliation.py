@@ -7,7 +7,7 @@ from bhlm.plots.attribution import plot_attribution
 from bhlm.plots.choice import say
 from bhlm.plots.curves import plot_curves
 from bhlm.plots.intervals import plot_intervals
-from bhlm.reconciliation.split import NEGLIGIBLE, SHARES
+from bhlm.reconciliation.split import NEGLIGIBLE, list_shares
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text, Tone
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ HEADINGS = {
     "unexplained": "A gap is not explained",
     "not_converged": "Not to be compared yet",
 }
-COLUMNS = [
-    *("published", "reml", "posterior", "sd", "gap", "gap_sd"),
-    *SHARES,
-    *(f"{share}_se" for share in SHARES),
-    "verdict",
-]
+COLUMNS = ("published", "reml", "posterior", "sd", "gap", "gap_sd")
 
 
 def build_reconciliation(subject: Subject) -> Section | None:
@@ -46,8 +41,9 @@ def build_reconciliation(subject: Subject) -> Section | None:
         plot_attribution(both),
         _tabulate_shares(both),
         Text(_shorten_words(both.words), heading="Each gap in words", listed=True),
-        plot_curves(both),
     ]
+    if not subject.has_levels:
+        blocks.append(plot_curves(both))
     if both.printed:
         blocks.append(_tabulate_printed(both))
     blocks.append(Text((both.route,), heading="How the means were found"))
@@ -61,7 +57,9 @@ def _shorten_words(words: dict[str, str]) -> tuple[str, ...]:
 
 def _tabulate_shares(both: "Comparison") -> Table:
     table = both.table
-    frame = table[COLUMNS].astype({"published": object})
+    shares = [share for share in list_shares(both.post.structure) if share in table]
+    errors = [f"{share}_se" for share in shares]
+    frame = table[[*COLUMNS, *shares, *errors, "verdict"]].astype({"published": object})
     if table["published"].isna().all():
         frame = frame.drop(columns="published")
     known = table["reml"].notna()

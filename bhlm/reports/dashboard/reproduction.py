@@ -18,7 +18,8 @@ from bhlm.reports.dashboard.verdict import find_moments
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
+    from bhlm.moments.cells import CellMoments
     from bhlm.moments.moments import Moments
 
 PACKAGES = (
@@ -32,7 +33,7 @@ def build_reproduction(subject: Subject) -> Section:
     moments = find_moments(subject)
     blocks: list[Block] = [_tabulate_settings(subject, moments)]
     if subject.post is not None:
-        blocks.append(_tabulate_priors(subject.post))
+        blocks.append(tabulate_priors(subject.post))
     blocks.append(tabulate_versions())
     lines, notes = write_lines(subject, moments)
     command = subject.source.get("Command") or _write_command(subject, moments)
@@ -62,26 +63,52 @@ def _tabulate_settings(subject: Subject, moments: "Moments") -> Table:
         }
     post = subject.post
     if post is not None:
-        chosen = post.settings
-        rows |= {
-            "seed": post.seed,
-            "chains": chosen.chains,
-            "draws per chain": chosen.draws,
-            "warm-up per chain": chosen.tune,
-            "target acceptance": chosen.target_accept,
-            "largest tree depth": chosen.maxdepth,
-            "prior only": chosen.prior_only,
-            "sampler": post.sampler,
-            "seconds": post.seconds,
-        }
-        reading += (
-            f", and seed {post.seed} gives the same {chosen.chains} x {chosen.draws} draws on the "
-            "versions below, bit for bit"
-        )
+        rows |= _list_run(post)
+        reading += _say_repeatable(post)
     return Table("settings", "Data and settings", f"{reading}.", _frame(rows, "setting"), digits=10)
 
 
-def _tabulate_priors(fit: "Draws") -> Table:
+def tabulate_level_settings(subject: Subject, moments: "CellMoments") -> Table:
+    """Return the table of data and settings of several grouping factors."""
+    digest = hash_moments(moments)
+    levels = {f"levels of {name}": number for name, number in moments.groups.items()}
+    rows: dict[str, object] = {"formula": moments.formula, "rows": moments.n_rows, **levels}
+    rows |= {"rows dropped": moments.dropped, "SHA-256 of the moments": digest}
+    reading = f"The moments of the {moments.n_rows:,} rows have the SHA-256 {digest[:12]}…"
+    if subject.levels is not None:
+        rows |= {"likelihood": subject.levels.method, "log-likelihood": subject.levels.loglik}
+    if subject.level_post is not None:
+        rows |= _list_run(subject.level_post)
+        reading += _say_repeatable(subject.level_post)
+    return Table("settings", "Data and settings", f"{reading}.", _frame(rows, "setting"), digits=10)
+
+
+def _list_run(post: "Posterior") -> dict[str, object]:
+    """Return how a posterior was drawn."""
+    chosen = post.settings
+    return {
+        "seed": post.seed,
+        "chains": chosen.chains,
+        "draws per chain": chosen.draws,
+        "warm-up per chain": chosen.tune,
+        "target acceptance": chosen.target_accept,
+        "largest tree depth": chosen.maxdepth,
+        "prior only": chosen.prior_only,
+        "sampler": post.sampler,
+        "seconds": post.seconds,
+    }
+
+
+def _say_repeatable(post: "Posterior") -> str:
+    chosen = post.settings
+    return (
+        f", and seed {post.seed} gives the same {chosen.chains} x {chosen.draws} draws on the "
+        "versions below, bit for bit"
+    )
+
+
+def tabulate_priors(fit: "Posterior") -> Table:
+    """Return the table of the priors."""
     texts = fit.priors.describe(fit.moments, structure=fit.structure)
     default = _find_default(fit)
     chosen = [at for at, pair in enumerate(default) if str(pair[0]) != str(pair[1])]
@@ -134,17 +161,39 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
         lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
     if post is not None:
         priors, notes = _write_priors(post)
-        chosen = post.settings
-        given = [f"seed={post.seed}", f"draws={chosen.draws}", f"tune={chosen.tune}"]
-        given.append(f"chains={chosen.chains}")
-        given.append(f"target_accept={chosen.target_accept!r}")
-        given.append(f"maxdepth={chosen.maxdepth}")
-        given += ["prior_only=True"] if chosen.prior_only else []
-        lines += ["post = model.sample(", *(f"    {part}," for part in [*given, *kind, *priors])]
-        lines.append(")")
+        lines += _write_sample(post, [*kind, *priors])
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html", model=model)']
     return tuple(lines), tuple(notes)
+
+
+def write_level_lines(
+    subject: Subject, moments: "CellMoments"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the Python lines that fit several factors again, and what they cannot repeat."""
+    lines = ["import bhlm", f"model = bhlm.Model({moments.formula!r}, table)"]
+    name = "fit" if subject.level_post is None else "reml"
+    if subject.levels is not None:
+        lines.append(f"{name} = model.reml(method={subject.levels.method!r})")
+    post, notes = subject.level_post, list[str]()
+    if post is not None:
+        lines += _write_sample(post, [])
+        if any(chosen != usual for chosen, usual in _find_default(post)):
+            notes.append("Priors were chosen: give those of the table as bhlm.Priors(...).")
+    if subject.both is not None:
+        lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html")']
+    return tuple(lines), tuple(notes)
+
+
+def _write_sample(post: "Posterior", more: Sequence[str]) -> list[str]:
+    """Return the lines that sample as a posterior was, with further arguments."""
+    chosen = post.settings
+    given = [f"seed={post.seed}", f"draws={chosen.draws}", f"tune={chosen.tune}"]
+    given.append(f"chains={chosen.chains}")
+    given.append(f"target_accept={chosen.target_accept!r}")
+    given.append(f"maxdepth={chosen.maxdepth}")
+    given += ["prior_only=True"] if chosen.prior_only else []
+    return ["post = model.sample(", *(f"    {part}," for part in [*given, *more]), ")"]
 
 
 def _find_structure(subject: Subject) -> Structure:
@@ -153,16 +202,16 @@ def _find_structure(subject: Subject) -> Structure:
     return fit.structure
 
 
-def _find_default(fit: "Draws") -> list[tuple[Any, Any]]:
+def _find_default(fit: "Posterior") -> list[tuple[Any, Any]]:
     """Return each prior beside its default: fixed effects, SDs, sigma, the correlations."""
     default = resolve_priors(None, fit.moments, structure=fit.structure)
     pairs: list[tuple[Any, Any]] = list(zip(fit.priors.every, default.every, strict=True))
-    if fit.structure.has_correlations:
-        pairs.append((fit.priors.corr, default.corr))
+    corrs = zip(fit.structure.parts, fit.priors.corrs, default.corrs, strict=True)
+    pairs += [(own, usual) for part, own, usual in corrs if part.has_correlations]
     return pairs
 
 
-def _write_priors(fit: "Draws") -> tuple[list[str], list[str]]:
+def _write_priors(fit: "Posterior") -> tuple[list[str], list[str]]:
     """Return the argument for the priors, none for the defaults, and what has no text."""
     pairs = _find_default(fit)
     is_moved = fit.priors.frame != resolve_priors(None, fit.moments, structure=fit.structure).frame

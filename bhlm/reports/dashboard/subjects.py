@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.checks.model_checks import Checks, run_checks
+from bhlm.bayes.checks.model_checks import Checks, check_level_priors, run_checks
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, DataError
 from bhlm.layout import count, list_names
+from bhlm.moments.cells import CellMoments, refuse_factors
+from bhlm.plots.level_caterpillar import split_levels
 from bhlm.plots.style import SERIES
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.levels import LevelsEstimate
@@ -52,6 +55,10 @@ def write_reconciliation(
         DataError: a path that cannot be written to, a model of other data, or rows that are asked
             for and not at hand.
     """
+    if isinstance(both.reml, LevelsEstimate):
+        _refuse_rows(both.reml.moments, rows=rows)
+        write_levels(both, path, title=title, source=source)
+        return
     check_path(path)
     reml, post = both.split_pair("the page of a reconciliation")
     moments = reml.moments
@@ -137,16 +144,16 @@ def write_several(
 
 
 def write_levels(
-    fit: LevelsEstimate,
+    fit: "LevelsEstimate | LevelDraws | Comparison",
     path: str | Path,
     *,
     title: str | None = None,
     source: dict[str, str] | None = None,
 ) -> None:
-    """Write the page about a fit of several grouping factors by REML or ML, and its .json.
+    """Write the page about fits of several grouping factors, and its .json.
 
     Args:
-        fit: the fit.
+        fit: a fit by REML or ML, a posterior, or the reconciliation of both.
         path: the HTML file to write.
         title: the page's heading; None names the response and the factors.
         source: label -> text on where the model and its data come from.
@@ -155,18 +162,36 @@ def write_levels(
         DataError: a path that cannot be written to.
     """
     check_path(path)
-    moments = fit.moments
+    reml, post, both = split_levels(fit)
+    given = reml if reml is not None else post
+    assert given is not None
+    moments = given.moments
     names = list(moments.groups)
+    checked = both is None and post is not None
     subject = Subject(
         reml=None,
         post=None,
-        both=None,
+        both=both,
         model=None,
         title=title or f"{moments.response} by {list_names(names, most=len(names))}",
         source=_hide_passwords(source),
-        levels=fit,
+        own_checks=_check_levels(post) if checked and post is not None else None,
+        levels=reml,
+        level_post=post,
     )
     write_dashboard(subject, path)
+
+
+def _check_levels(post: LevelDraws) -> Checks | None:
+    """Return the sensitivity of a posterior; None of draws that failed or have seen no data."""
+    if post.settings.prior_only or not post.converged:
+        return None
+    return check_level_priors(post)
+
+
+def _refuse_rows(moments: CellMoments, *, rows: bool) -> None:
+    if rows:
+        raise refuse_factors(moments.design.formula, "a page with single rows (rows=True)")
 
 
 def _check_posterior(post: Draws, model: "Model | None") -> Checks | None:

@@ -20,28 +20,18 @@ from bhlm.reports.dashboard.outcome import choose_tone, judge
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.bayes.draws import Draws
+    from bhlm.bayes.draws import Posterior
     from bhlm.moments.moments import Moments
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.maximum import Maximum
 
 
 def build_verdict(subject: Subject) -> Section:
     """Return the section that a reader sees first: a failure, if there is one, leads it."""
-    outcome = judge(subject)
     moments = find_moments(subject)
-    is_failed = outcome.tone != "good"
-    lead = outcome.failures if is_failed else ()
-    advice = outcome.advice or ("Nothing: report the estimates with their intervals.",)
-    banner = Text((outcome.headline, *lead), tone=outcome.tone, heading=outcome.label)
-    to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
-    findings = [
-        _show_finding(each, is_told=is_failed and each == outcome.findings.worst)
-        for each in outcome.findings.told
-    ]
-    blocks: list[Block] = [banner]
-    blocks += [to_do, *findings] if is_failed else [*findings, to_do]
-    blocks += [_list_facts(subject, moments), plot_forest(subject.both or _find_fit(subject))]
-    blocks.append(_tabulate_both(subject))
+    blocks = show_outcome(subject)
+    blocks += [_list_facts(subject, moments), plot_forest(subject.both or find_fit(subject))]
+    blocks.append(tabulate_both(subject))
     blocks.append(Text(_describe_data(subject, moments), heading="What was fitted", listed=True))
     blocks.append(describe_holdings(subject, moments))
     numbers = _list_numbers(subject)
@@ -52,8 +42,23 @@ def build_verdict(subject: Subject) -> Section:
         if subject.df is not None and subject.reml.converged:
             blocks.append(_tabulate_tests(subject.reml, subject.df))
     if subject.post is not None:
-        blocks.append(_tabulate_posterior(subject.post))
+        blocks.append(tabulate_posterior(subject.post))
     return Section("verdict", "Verdict", tuple(blocks))
+
+
+def show_outcome(subject: Subject) -> list[Block]:
+    """Return the findings and what to do about them: a failure, if there is one, leads them."""
+    outcome = judge(subject)
+    is_failed = outcome.tone != "good"
+    lead = outcome.failures if is_failed else ()
+    advice = outcome.advice or ("Nothing: report the estimates with their intervals.",)
+    banner = Text((outcome.headline, *lead), tone=outcome.tone, heading=outcome.label)
+    to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
+    findings = [
+        _show_finding(each, is_told=is_failed and each == outcome.findings.worst)
+        for each in outcome.findings.told
+    ]
+    return [banner, to_do, *findings] if is_failed else [banner, *findings, to_do]
 
 
 def _show_finding(finding: Finding, *, is_told: bool) -> Text:
@@ -70,11 +75,14 @@ def _show_finding(finding: Finding, *, is_told: bool) -> Text:
 
 def find_moments(subject: Subject) -> "Moments":
     """Return the moments that the page's fits were made from."""
-    return _find_fit(subject).moments
-
-
-def _find_fit(subject: Subject) -> "Estimate | Draws":
     fit = subject.reml if subject.reml is not None else subject.post
+    assert fit is not None
+    return fit.moments
+
+
+def find_fit(subject: Subject) -> "Maximum | Posterior":
+    """Return the fit by REML, or the posterior where there is none."""
+    fit = subject.estimate if subject.estimate is not None else subject.posterior
     assert fit is not None
     return fit
 
@@ -102,12 +110,12 @@ def _list_facts(subject: Subject, moments: "Moments") -> Facts:
     return Facts("facts", "In short", reading, items)
 
 
-def _tabulate_both(subject: Subject) -> Table:
+def tabulate_both(subject: Subject) -> Table:
     """Return estimates and 95 % intervals of every fit side by side, with p and verdict."""
     import pandas as pd
 
-    reml, post, both = subject.reml, subject.post, subject.both
-    names = [str(each) for each in _find_fit(subject).parameters if not each.is_squared]
+    reml, post, both = subject.estimate, subject.posterior, subject.both
+    names = [str(each) for each in find_fit(subject).parameters if not each.is_squared]
     frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
     if reml is not None:
         table, label = reml.estimates.loc[names], reml.method.upper()
@@ -246,7 +254,8 @@ def _tabulate_tests(fit: "Estimate", df: str) -> Table:
     return Table("fixed_tests", "Tests of the fixed effects", reading, table)
 
 
-def _tabulate_posterior(fit: "Draws") -> Table:
+def tabulate_posterior(fit: "Posterior") -> Table:
+    """Return the estimates of the posterior, with what is worst among their diagnostics."""
     table = fit.estimates
     least, worst = table["ess_bulk"].idxmin(), table["rhat"].idxmax()
     noise = (table["mcse_mean"] / table["sd"]).max()

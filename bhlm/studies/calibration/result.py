@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.errors import check_fields
+from bhlm.layout import list_names
 from bhlm.markup import ShownAsText
 from bhlm.studies.uniformity import count_below, grid_points, simultaneous_band, uniformity_p
 
@@ -41,7 +42,7 @@ class Calibration(ShownAsText):
     seed: int
     formula: str
     n_rows: int
-    n_groups: int
+    n_groups: int | dict[str, int]  # of several factors by factor
     priors: dict[str, str]
     seconds: float  # of this call
 
@@ -94,12 +95,19 @@ class Calibration(ShownAsText):
         columns = ["lower", "upper", *self.quantities]
         return pd.DataFrame(table, index=pd.Index(z, name="z"), columns=columns)
 
+    @property
+    def _groups(self) -> str:
+        if isinstance(self.n_groups, int):
+            return f"{self.n_groups} groups"
+        levels = [f"{number} of {name!r}" for name, number in self.n_groups.items()]
+        return list_names(levels, most=len(levels))
+
     def summary(self) -> str:
         """Return the study, its table and the verdict as text."""
         width = max(map(len, self.quantities))
         lines = [
             f"Simulation-based calibration of {self.formula}",
-            f"{self.n_rows} rows in {self.n_groups} groups, simulated {len(self.ranks)} times; "
+            f"{self.n_rows} rows in {self._groups}, simulated {len(self.ranks)} times; "
             f"ranks among {self.n_draws} draws",
             f"thinned from {self.n_draws * self.thin} after {self.tune} of warm-up; "
             f"seed {self.seed}",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -36,11 +36,13 @@ from bhlm.bayes.sampling import (
     state_density,
 )
 from bhlm.errors import ArgumentError, PriorError, check_arguments
+from bhlm.likelihood.cells import CellBlocks, WhitenedCells, whiten_blocks, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameters, list_parameters
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_whitened
 from bhlm.likelihood.weighted_marginal import weigh_logliks
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
+from bhlm.moments.cells import AnyMoments, CellMoments, refuse_factors
 from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
 from bhlm.processes import count_cores, run_here
@@ -61,10 +63,12 @@ LOGLIK, LOG_POSTERIOR = "log-likelihood", "log posterior density"
 class Study:
     """What every replicate needs, the same for all of them."""
 
-    moments: Moments
+    moments: AnyMoments
     structure: Structure
     priors: ResolvedPriors
-    simulator: Simulator  # of the design; each replicate puts its own parameters in
+    white: Whitened | WhitenedCells  # the design
+    # Of the design, into which each replicate puts its own parameters; of several factors by cell.
+    simulator: Simulator | CellBlocks
     settings: Settings
     seed: int
     n_draws: int  # L, among which a true value is ranked
@@ -73,7 +77,7 @@ class Study:
 
 @check_arguments
 def calibrate(
-    model: "Model | Moments",
+    model: "Model | AnyMoments",
     *,
     seed: int,
     replicates: int = 1000,
@@ -115,7 +119,8 @@ def calibrate(
         file: where finished replicates are kept as they come. A call with the same study goes
             on from there, also with more replicates; a file of another study is refused.
         progress: called with (done, replicates) after every replicate.
-        evaluate: the density that the sampler moves on, to be checked; None is bhlm's own.
+        evaluate: the density that the sampler moves on, to be checked; None is bhlm's own. Of
+            several grouping factors only that is.
 
     Raises:
         ArgumentError: a count that is too small, or a level or acceptance outside (0, 1).
@@ -131,16 +136,19 @@ def calibrate(
     ):  # fmt: skip
         if not isinstance(value, int | np.integer) or value < least:
             raise ArgumentError(f"{name}={value!r} is not valid; give an integer from {least} on")
-    strata = None if isinstance(model, Moments) else model.strata
-    given = model if isinstance(model, Moments) else strata or model.moments
+    given = find_moments(model)
     moments = given.whole if isinstance(given, StratumMoments) else given
     if moments.weights is not None and moments.weights.is_sampling:
         raise ArgumentError(
             "a pseudo-posterior under sampling weights is calibrated over samples of a design, not "
             "by its own prior; leave the weights out"
         )
+    if isinstance(moments, CellMoments) and evaluate is not None:
+        raise refuse_factors(moments.design.formula, "evaluate=")
+    n_groups = moments.groups if isinstance(moments, CellMoments) else moments.n_groups
     if target_accept is None:
-        target_accept = choose_acceptance(moments.n_groups)
+        fewest = n_groups if isinstance(n_groups, int) else min(n_groups.values())
+        target_accept = choose_acceptance(fewest)
     for name, share in (("target_accept", target_accept), ("level", level)):
         if not 0.0 < share < 1.0:
             raise ArgumentError(f"{name}={share!r} must lie between 0 and 1")
@@ -177,14 +185,21 @@ def calibrate(
         seed=study.seed,
         formula=moments.formula,
         n_rows=moments.n_rows,
-        n_groups=moments.n_groups,
+        n_groups=n_groups,
         priors=study.priors.describe(moments, structure=study.structure),
         seconds=time.perf_counter() - start,
     )
 
 
+def find_moments(model: "Model | AnyMoments") -> AnyMoments | StratumMoments:
+    """Return the moments of a model, or those that are given."""
+    if isinstance(model, Moments | CellMoments):
+        return model
+    return model.cells or model.strata or model.moments
+
+
 def plan_study(
-    given: Moments | StratumMoments,
+    given: AnyMoments | StratumMoments,
     settings: Settings,
     *,
     priors: Priors | None,
@@ -205,11 +220,17 @@ def plan_study(
     structure = arrange_prior(moments, covariance)
     resolved = resolve_priors(priors, moments, structure=structure)
     check_drawable(resolved, moments, structure)
+    rest = (settings, seed, n_draws, thin)
+    if isinstance(moments, CellMoments):
+        cells = whiten_blocks(moments, structure.parts)
+        return Study(
+            moments, structure, resolved, whiten_cells(moments, structure.parts), cells, *rest
+        )
     white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     simulator = build_simulator(
         white, moments.n, beta=np.zeros(white.p), effects=np.zeros((white.q, white.q)), sigma=1.0
     )
-    return Study(moments, structure, resolved, simulator, settings, seed, n_draws, thin)
+    return Study(moments, structure, resolved, white, simulator, *rest)
 
 
 def identify_study(study: Study) -> dict[str, Any]:
@@ -218,17 +239,23 @@ def identify_study(study: Study) -> dict[str, Any]:
     digest = hashlib.sha256()
     for array in (moments.n, moments.mean, moments.cross):
         digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    design: list[Any] = [moments.columns, moments.fixed]
+    if isinstance(moments, CellMoments):
+        digest.update(np.ascontiguousarray(moments.codes, dtype="<i8").tobytes())
+        design += [(part.names, part.group) for part in study.structure.parts]
+    else:
+        design += [moments.random, moments.group]
     frame = study.priors.frame
     priors = [[type(prior).__name__, *prior.numbers] for prior in study.priors.every]
     return {
         "study": "calibration",
         "formula": moments.formula,
-        "columns": [moments.columns, moments.fixed, moments.random, moments.group],
+        "columns": design,
         "blocks": study.structure.blocks,
         "data": digest.hexdigest(),
         "priors": [
             *priors,
-            ["LKJ", study.priors.corr.eta],
+            *(["LKJ", corr.eta] for corr in study.priors.corrs),
             frame.fixed.tolist(),
             frame.random.tolist(),
         ],
@@ -254,16 +281,12 @@ def run_replicate(
 
     rng = np.random.default_rng(np.random.SeedSequence([study.seed, number]))
     true = draw_prior(study.priors, study.structure, rng, 1)
-    beta, root, sigma = true
+    _, root, sigma = true
     with np.errstate(all="ignore"):
-        white = simulate_whitened(study.simulator, beta[0], root[0], sigma[0], rng)
+        white = _simulate(study, true, rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
         raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
-    density = state_density(white, study.priors, study.structure)
-    trace = sample_density(
-        density, study.settings, seed=int(rng.integers(2**31)), evaluate=evaluate
-    )
-    drawn = constrain_any(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
+    drawn, divergences = _sample(study, white, int(rng.integers(2**31)), evaluate)
     both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
         values = np.stack(list(evaluate_quantities(study, white, both).values()))
@@ -275,9 +298,38 @@ def run_replicate(
     return {
         "replicate": number,
         "ranks": ranks.tolist(),
-        "divergences": int(trace["sample_stats"]["diverging"].values.sum()),
+        "divergences": divergences,
         "ess": float(np.nan_to_num(np.min(ess), nan=0.0)),  # nan if a chain did not move
     }
+
+
+def _simulate(
+    study: Study, true: Parameters, rng: np.random.Generator
+) -> Whitened | WhitenedCells:
+    """Return the study's design with a new response under parameters of one draw."""
+    if isinstance(study.simulator, Simulator):
+        beta, root, sigma = (each[0] for each in true)
+        return simulate_whitened(study.simulator, beta, root, sigma, rng)
+    from bhlm.studies.calibration.levels import simulate_cells
+
+    return simulate_cells(cast("WhitenedCells", study.white), study.simulator, true, rng)
+
+
+def _sample(
+    study: Study, white: Whitened | WhitenedCells, seed: int, evaluate: "Evaluate | None"
+) -> tuple[Parameters, int]:
+    """Return the parameters in the draws of a posterior, and how many transitions diverged."""
+    if isinstance(white, WhitenedCells):
+        from bhlm.studies.calibration.levels import draw_level_posterior
+
+        return draw_level_posterior(
+            cast("CellMoments", study.moments), study.structure, study.priors, white,
+            settings=study.settings, seed=seed,
+        )  # fmt: skip
+    density = state_density(white, study.priors, study.structure)
+    trace = sample_density(density, study.settings, seed=seed, evaluate=evaluate)
+    drawn = constrain_any(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
+    return drawn, int(trace["sample_stats"]["diverging"].values.sum())
 
 
 def _explain_overflow(number: int, root: Array, sigma: float) -> str:
@@ -289,7 +341,9 @@ def _explain_overflow(number: int, root: Array, sigma: float) -> str:
     )
 
 
-def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -> dict[str, Array]:
+def evaluate_quantities(
+    study: Study, white: Whitened | WhitenedCells, parameters: Parameters
+) -> dict[str, Array]:
     """Return what is ranked, each (draws,): parameters, log-likelihood, log posterior density.
 
     SDs are left out, because their ranks are those of the variances.
@@ -303,7 +357,12 @@ def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -
     named = parameter_draws(study.moments, study.structure, beta, parameters.g, sigma)
     every = list_parameters(study.moments.fixed, study.structure, weights=study.moments.weights)
     ranked = {str(each): named[str(each)] for each in every if not each.is_sd}
-    loglik = weigh_logliks(study.moments, white, parameters).sum(axis=1)
+    if isinstance(white, WhitenedCells):
+        from bhlm.bayes.level_draws import marginal_logliks
+
+        loglik = marginal_logliks(white, study.structure, parameters)
+    else:
+        loglik = weigh_logliks(cast("Moments", study.moments), white, parameters).sum(axis=1)
     terms = evaluate_priors(study.priors, study.structure, parameters)
     log_prior = sum(term.reshape(len(sigma), -1).sum(axis=1) for term in terms.values())
     return ranked | {LOGLIK: loglik, LOG_POSTERIOR: loglik + log_prior}
@@ -311,11 +370,11 @@ def evaluate_quantities(study: Study, white: Whitened, parameters: Parameters) -
 
 def quantity_names(study: Study) -> tuple[str, ...]:
     """Return the names of what `evaluate_quantities` returns."""
-    p, q = len(study.moments.fixed), len(study.moments.random)
+    p, q = len(study.moments.fixed), study.structure.q
     n_strata = len(study.priors.strata) + 1
     sigma = np.ones(1) if n_strata == 1 else np.ones((1, n_strata))
     unit = Parameters(np.zeros((1, p)), np.eye(q)[None], sigma)
-    return tuple(evaluate_quantities(study, study.simulator.white, unit))
+    return tuple(evaluate_quantities(study, study.white, unit))
 
 
 def _run(
