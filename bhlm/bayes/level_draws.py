@@ -98,8 +98,8 @@ class LevelDraws(Posterior):
         """
         import xarray as xr
 
-        at = self._find_factor(factor)
-        u = self._effects()[at]
+        at = self.find_factor(factor)
+        u = self.all_effects[at]
         shape = self.data["posterior"]["sigma"].shape
         name = name_factors(self.moments)[at]
         part = self.structure.parts[at]
@@ -127,23 +127,35 @@ class LevelDraws(Posterior):
         """
         import pandas as pd
 
-        chosen = range(len(self.factors)) if factor is None else [self._find_factor(factor)]
+        chosen = range(len(self.factors)) if factor is None else [self.find_factor(factor)]
         tables = [self._tabulate_effects(at, alone=factor is not None) for at in chosen]
         return pd.concat(tables, ignore_index=True)
 
-    def _find_factor(self, name: str) -> int:
+    def find_factor(self, name: str) -> int:
+        """Return the number of a factor.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
         if name not in self.factors:
             raise ArgumentError(
                 f"factor={name!r} is not a grouping factor; choose one of {', '.join(self.factors)}"
             )
         return self.factors.index(name)
 
-    def _effects(self) -> list[Array]:
-        """Return u (N, J_f, q_f) of every factor."""
+    @property
+    def holds_effects(self) -> bool:
+        """Whether `data` has the effects, which are else drawn when they are asked for."""
+        held = self.data["posterior"].dataset.data_vars
+        return all(f"u|{name}" in held for name in name_factors(self.moments))
+
+    @property
+    def all_effects(self) -> list[Array]:
+        """U (N, J_f, q_f) of every factor, in all N kept draws."""
         held = self.data["posterior"].dataset
-        found = [held.data_vars.get(f"u|{name}") for name in name_factors(self.moments)]
-        if all(each is not None for each in found):
-            return [each.values.reshape(-1, *each.shape[2:]) for each in found if each is not None]
+        if self.holds_effects:
+            found = (held[f"u|{name}"].values for name in name_factors(self.moments))
+            return [each.reshape(-1, *each.shape[2:]) for each in found]
         if "effects" not in self._kept:
             self._kept["effects"] = draw_all_effects(
                 self.white, self.structure, self.flat, seed=self.seed,
@@ -155,7 +167,7 @@ class LevelDraws(Posterior):
     def _tabulate_effects(self, at: int, *, alone: bool) -> "pd.DataFrame":
         import pandas as pd
 
-        u, part, labels = self._effects()[at], self.structure.parts[at], self.moments.labels[at]
+        u, part, labels = self.all_effects[at], self.structure.parts[at], self.moments.labels[at]
         values = [u.mean(axis=0), u.std(axis=0, ddof=1), *np.quantile(u, [0.025, 0.975], axis=0)]
         for i, name in enumerate(part.names):
             index = self.tail_indices[str(part.sds[part.owners[i]])]

@@ -13,6 +13,7 @@ from bhlm.moments.cells import refuse_factors
 
 if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo
+    from bhlm.bayes.checks.predictive import PredictiveCheck
     from bhlm.bayes.quantities import Quantities
     from bhlm.plots.figure import Figure
 
@@ -22,6 +23,26 @@ class LevelBayesFit(PosteriorFit, LevelDraws):
     """Draws from the posterior, and what can be asked of them so far."""
 
     __slots__ = ("_model",)
+
+    def check(
+        self,
+        factor: str | None = None,
+        *,
+        kind: str = "same groups",
+        draws: int = 400,
+        seed: int | None = None,
+    ) -> "PredictiveCheck":
+        """Return mean, slopes and residual SD of a factor's units beside replicates of them.
+
+        None is the factor that all others are nested in, of crossed ones that with the fewest
+        units; see `bhlm.bayes.checks.level_predictive.check_units`.
+
+        Raises:
+            ArgumentError: it is not a factor; an unknown kind, a negative seed, or too few draws.
+        """
+        from bhlm.bayes.checks.level_predictive import check_units
+
+        return check_units(self, factor, kind=kind, draws=draws, seed=seed)
 
     def loo(self) -> "Loo":
         """Return the leave-one-unit-out elpd by the coarsest of nested factors.

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.checks.model_checks import check_level_priors, run_checks
+from bhlm.bayes.checks.model_checks import run_checks, run_level_checks
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.level_bayes_fit import LevelBayesFit
@@ -108,9 +108,9 @@ def reconcile(
         reml: a fit by REML; ML has no flat-prior counterpart and is refused.
         post: draws from the posterior.
         published: printed values, from the gallery.
-        checks: whether to check the model and its priors too, by `post.sensitivity()` and, of one
-            grouping factor, `post.check()` and the LOO-PIT of the rows, where the model that the
-            fits were made from is at hand and has no more than a million.
+        checks: whether to check the model and its priors too, by `post.check()`,
+            `post.sensitivity()` and, of one grouping factor, the LOO-PIT of the rows, where the
+            model that the fits were made from is at hand and has no more than a million.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
@@ -120,7 +120,7 @@ def reconcile(
     if not checks or both.verdict == "not_converged":
         return both
     if not isinstance(post, BayesFit):
-        return replace(both, checks=check_level_priors(post))
+        return replace(both, checks=run_level_checks(post))
     model = both.model
     has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
     return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))

@@ -12,12 +12,16 @@ Source: Seber & Lee (2003), Linear Regression Analysis, section 3.4.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import gammaincc, ndtr
 
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
+
+if TYPE_CHECKING:
+    from bhlm.likelihood.within_levels import UnitMoments
 
 Array = np.ndarray
 
@@ -41,9 +45,11 @@ class WithinRegressions:
     by_random: Array  # (J, m, q) and of u
     mean_fixed: Array  # (J, p) expected group mean per unit of beta
     mean_random: Array  # (J, q) and of u
+    entered: tuple[str, ...]  # the m' columns that were regressed on where they vary
+    inverse: Array  # (J, m', m') A of these, zero rows and columns where there is no slope
 
 
-def regress_within(moments: Moments) -> WithinRegressions:
+def regress_within(moments: "Moments | UnitMoments") -> WithinRegressions:
     """Return each group's least-squares regression on the columns that vary within groups.
 
     Columns enter in the order of the random slopes and then of the other fixed effects; one that
@@ -87,6 +93,8 @@ def regress_within(moments: Moments) -> WithinRegressions:
         by_random=sides[1][0],
         mean_fixed=sides[0][1],
         mean_random=sides[1][1],
+        entered=tuple(moments.columns[k] for k in at),
+        inverse=a,
     )
 
 

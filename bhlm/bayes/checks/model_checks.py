@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from bhlm.bayes.checks.loo_pit import LooPit, Rows, check_pit
 from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups
 from bhlm.bayes.checks.sensitivity import Sensitivity, measure_sensitivity
-from bhlm.bayes.draws import Draws, Posterior
+from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
 from bhlm.layout import count
+
+if TYPE_CHECKING:
+    from bhlm.bayes.level_draws import LevelDraws
 
 # Groups up to which all is checked: a second or two. `fit.check()`, `model.check_rows(fit)` and
 # `fit.sensitivity()` have no such limit.
@@ -86,10 +90,26 @@ def run_checks(post: Draws, rows: Callable[[], Rows] | None = None) -> Checks:
     )
 
 
-def check_level_priors(post: Posterior) -> Checks:
-    """Return the sensitivity to the priors of several grouping factors, with what was left out."""
-    told = "The model was not checked: checks are not there yet for several grouping factors"
-    return Checks(None, None, measure_sensitivity(post), (told,))
+def run_level_checks(post: "LevelDraws") -> Checks:
+    """Return the checks of a posterior of several grouping factors, and its sensitivity.
+
+    The units are those of the factor that all others are nested in, of crossed ones of that with
+    the fewest.
+
+    Raises:
+        ArgumentError: draws from the prior alone, or fewer than the predictive check needs.
+    """
+    from bhlm.bayes.checks.level_predictive import check_units
+
+    left_out = ["The PIT of the rows is not there yet for several grouping factors"]
+    predictive = None
+    if post.holds_effects:
+        predictive = replace(check_units(post), data=None)
+    else:
+        left_out.append(
+            "The units were not checked, since drawing their effects takes long: post.check() does"
+        )
+    return Checks(predictive, None, measure_sensitivity(post), tuple(left_out))
 
 
 def _thin(post: Draws) -> Draws:

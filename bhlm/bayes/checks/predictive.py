@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.draws import HELD, STREAM, Draws, flatten_draws, stream_effects
+from bhlm.bayes.draws import HELD, STREAM, Draws, Posterior, flatten_draws, stream_effects
 from bhlm.design.formula.weights import refuse_weights
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
@@ -29,7 +29,6 @@ from bhlm.layout import (
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.likelihood.within import find_tails, regress_within, replicate_statistics
 from bhlm.markup import ShownAsText
-from bhlm.moments.moments import Moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,8 +137,7 @@ def check_groups(
     Raises:
         ArgumentError: an unknown kind, a seed that is negative, or too few draws.
     """
-    if kind not in KINDS:
-        raise ArgumentError(f"kind={kind!r} is not known; choose 'same groups' or 'new groups'")
+    check_kind(kind)
     if fit.moments.weights is not None:
         raise refuse_weights(fit.moments.weights, "check()")
     seed = check_seed(fit, seed)
@@ -178,13 +176,75 @@ def check_groups(
         draws=n_draws,
         seed=seed,
         group=fit.moments.group,
-        groups=_tabulate_groups(fit.moments, names, observed, table),
+        groups=_tabulate_groups(fit.moments.group, fit.moments.groups, names, observed, table),
         overall=_tabulate_overall(names, _finish_sums(own, centre)[0], _finish_sums(sums, centre)),
-        data=None if kept is None else _build_tree(fit.moments, names, observed, kept, shape),
+        data=None
+        if kept is None
+        else _build_tree(fit.moments.group, fit.moments.groups, names, observed, kept, shape),
     )
 
 
-def thin_draws(fit: Draws, draws: int, *, least: int = 1) -> tuple[Array, tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class Replicates:
+    """All replicates of the groups' statistics beside the observed ones."""
+
+    names: tuple[str, ...]  # (S,)
+    observed: Array  # (J, S), nan where a group has no such statistic
+    drawn: Array  # (D, J, S)
+    p: Array  # (J, S) P(replicate >= observed)
+
+    def tell(
+        self,
+        group: str,
+        labels: Array,
+        *,
+        kind: str,
+        seed: int,
+        shape: tuple[int, int],
+        held: int = HELD,
+    ) -> PredictiveCheck:
+        """Return the check of these groups.
+
+        Args:
+            group: what they are groups of.
+            labels: of the groups (J,).
+            kind: which groups were drawn.
+            seed: of the replicates.
+            shape: chains and draws of each, which D is the product of.
+            held: numbers of the replicates that are kept; beyond it `data` is None.
+        """
+        lower, upper = np.quantile(self.drawn, [0.025, 0.975], axis=0)
+        table = np.stack([self.drawn.mean(axis=0), lower, upper, self.p])
+        centre = np.nanmean(self.observed, axis=0)
+        own, sums = _start_sums(1, len(self.names)), _start_sums(len(self.drawn), len(self.names))
+        _add_sums(own, (self.observed - centre)[None])
+        _add_sums(sums, self.drawn - centre)
+        found = _finish_sums(own, centre)[0], _finish_sums(sums, centre)
+        is_kept = self.drawn.size <= held
+        return PredictiveCheck(
+            kind=kind,
+            draws=len(self.drawn),
+            seed=seed,
+            group=group,
+            groups=_tabulate_groups(group, labels, self.names, self.observed, table),
+            overall=_tabulate_overall(self.names, *found),
+            data=_build_tree(group, labels, self.names, self.observed, self.drawn, shape)
+            if is_kept
+            else None,
+        )
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of check that there is not.
+
+    Raises:
+        ArgumentError: it is none of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ArgumentError(f"kind={kind!r} is not known; choose 'same groups' or 'new groups'")
+
+
+def thin_draws(fit: Posterior, draws: int, *, least: int = 1) -> tuple[Array, tuple[int, int]]:
     """Return positions among the flattened draws, spread over each chain, and (chains, kept).
 
     Raises:
@@ -202,7 +262,7 @@ def thin_draws(fit: Draws, draws: int, *, least: int = 1) -> tuple[Array, tuple[
     return (np.arange(chains)[:, None] * length + along).ravel(), (chains, kept)
 
 
-def check_seed(fit: Draws, seed: int | None) -> int:
+def check_seed(fit: Posterior, seed: int | None) -> int:
     """Return the seed to use, the fit's own if None.
 
     Raises:
@@ -294,18 +354,18 @@ def _finish_sums(sums: Array, centre: Array) -> Array:
 
 
 def _tabulate_groups(
-    moments: Moments, names: tuple[str, ...], observed: Array, table: Array
+    group: str, labels: Array, names: tuple[str, ...], observed: Array, table: Array
 ) -> "pd.DataFrame":
     import pandas as pd
 
     columns = ("statistic", "observed", "predicted", "lower", "upper", "p", "p_adjusted")
     there = ~np.isnan(observed.T)
-    at, group = np.nonzero(there)
+    at, row = np.nonzero(there)
     predicted, lower, upper, p = (values.T[there] for values in table)
     adjusted = np.minimum(1.0, 2.0 * len(p) * np.minimum(p, 1.0 - p))
     return pd.DataFrame(
         {
-            name_group_dimension(moments.group, taken=columns): moments.groups[group],
+            name_group_dimension(group, taken=columns): labels[row],
             "statistic": np.array(names, dtype=object)[at],
             "observed": observed.T[there],
             "predicted": predicted,
@@ -345,17 +405,22 @@ def name_variable(name: str) -> str:
 
 
 def _build_tree(
-    moments: Moments, names: tuple[str, ...], observed: Array, drawn: Array, shape: tuple[int, int]
+    group: str,
+    labels: Array,
+    names: tuple[str, ...],
+    observed: Array,
+    drawn: Array,
+    shape: tuple[int, int],
 ) -> "xr.DataTree":
     """Return replicates and observed values, each statistic over the groups that have it."""
     from arviz_base import from_dict
 
-    dimension = name_variable(name_group_dimension(moments.group, taken=names))
+    dimension = name_variable(name_group_dimension(group, taken=names))
     replicated, own, coords, dims = {}, {}, {}, {}
     for k, name in enumerate(map(name_variable, names)):
         there = ~np.isnan(observed[:, k])
         dim = dimension if there.all() else f"{dimension}[{name}]"
-        coords[dim], dims[name] = moments.groups[there], [dim]
+        coords[dim], dims[name] = labels[there], [dim]
         replicated[name] = drawn[:, there, k].reshape(*shape, -1)
         own[name] = observed[there, k]
     return from_dict(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.checks.model_checks import Checks, check_level_priors, run_checks
+from bhlm.bayes.checks.model_checks import Checks, run_checks, run_level_checks
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, DataError
@@ -183,10 +183,10 @@ def write_levels(
 
 
 def _check_levels(post: LevelDraws) -> Checks | None:
-    """Return the sensitivity of a posterior; None of draws that failed or have seen no data."""
+    """Return the checks of a posterior; None of draws that failed or that have seen no data."""
     if post.settings.prior_only or not post.converged:
         return None
-    return check_level_priors(post)
+    return run_level_checks(post)
 
 
 def _refuse_rows(moments: CellMoments, *, rows: bool) -> None:

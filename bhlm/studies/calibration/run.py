@@ -303,9 +303,7 @@ def run_replicate(
     }
 
 
-def _simulate(
-    study: Study, true: Parameters, rng: np.random.Generator
-) -> Whitened | WhitenedCells:
+def _simulate(study: Study, true: Parameters, rng: np.random.Generator) -> Whitened | WhitenedCells:
     """Return the study's design with a new response under parameters of one draw."""
     if isinstance(study.simulator, Simulator):
         beta, root, sigma = (each[0] for each in true)
