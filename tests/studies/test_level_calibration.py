@@ -87,7 +87,7 @@ def test_a_study_of_several_factors_names_what_it_ranks():
 @pytest.mark.parametrize("kind", ["three nested", "crossed"])
 def test_three_hundred_replicates_pass(kind):
     model = Model(FORMULAS[kind], make_table(kind))
-    found = calibrate(model, replicates=300, workers=1, **FAST)
+    found = calibrate(model, replicates=300, processes=1, **FAST)
     assert found.ok, found.summary()
     factors = [f"'{name}'" for name in model.cells.groups]
     assert all(name in found.summary() for name in factors)
@@ -108,6 +108,6 @@ def test_a_wrong_prior_of_one_factor_is_caught(monkeypatch):
 
     real = run._sample
     monkeypatch.setattr(run, "_sample", wrong)
-    found = calibrate(fit_design("crossed").moments, replicates=60, workers=1, **FAST)
+    found = calibrate(fit_design("crossed").moments, replicates=60, processes=1, **FAST)
     assert not found.ok
     assert any("rater" in failure for failure in found.failures)
