@@ -88,7 +88,7 @@ class Settings:
 @check_arguments
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Draws from the posterior of a hierarchical linear model, with one grouping factor or several.
+    """Draws from the posterior of a hierarchical linear model, with a single factor or several.
 
     Its subclasses say what `data` holds.
     """
@@ -176,7 +176,7 @@ class Posterior:
 @check_fields
 @dataclass(frozen=True, slots=True)
 class Draws(Posterior):
-    """Draws from the posterior of a model with one grouping factor.
+    """Draws from the posterior of a model with a single factor.
 
     `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
     G, sigma and u, `log_likelihood` that of each group with its effects integrated out,
@@ -513,7 +513,7 @@ def _fill_groups(
 
 
 def build_tree(moments: Moments | Patterns, content: dict[str, dict[str, Array]]) -> "xr.DataTree":
-    """Return the variables of a posterior with one grouping factor as the tree ArviZ takes.
+    """Return the variables of a posterior with a single factor as the tree ArviZ takes.
 
     Args:
         moments: the reduced table.

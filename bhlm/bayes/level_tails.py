@@ -52,7 +52,7 @@ def judge_existence(
     *,
     without: Collection[str] = (),
 ) -> Existence:
-    """Return what exists of the posterior of one grouping factor or several.
+    """Return what exists of the posterior of a single factor or several.
 
     Args:
         white: the whitened moments.

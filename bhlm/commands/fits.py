@@ -207,7 +207,7 @@ def reml_command(
 def _write_page(
     fit: "RemlFit | LevelsFit", page: Path, title: str | None, source: dict[str, str]
 ) -> None:
-    """Write the page about a fit of one grouping factor or of several."""
+    """Write the page about a fit of a single factor or of several."""
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reports.dashboard.subjects import write_fit, write_levels
 

@@ -1,4 +1,4 @@
-"""MaximumFit: what fits by REML and ML of one grouping factor and of several offer alike."""
+"""MaximumFit: what fits by REML and ML of a single factor and of several offer alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

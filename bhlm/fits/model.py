@@ -217,7 +217,7 @@ class Model:
 
     @property
     def moments(self) -> Moments:
-        """The reduced table of one grouping factor.
+        """The reduced table of a single factor.
 
         Raises:
             ArgumentError: there are several; `cells` has theirs.

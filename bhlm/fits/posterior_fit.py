@@ -1,4 +1,4 @@
-"""PosteriorFit: what posteriors of one grouping factor and of several offer alike."""
+"""PosteriorFit: what posteriors of a single factor and of several offer alike."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

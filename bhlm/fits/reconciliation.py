@@ -109,7 +109,7 @@ def reconcile(
         post: draws from the posterior.
         published: printed values, from the gallery.
         checks: whether to check the model and its priors too, by `post.check()`,
-            `post.sensitivity()` and, of one grouping factor, the LOO-PIT of the rows, where the
+            `post.sensitivity()` and, of a single factor, the LOO-PIT of the rows, where the
             model that the fits were made from is at hand and has no more than a million.
 
     Raises:

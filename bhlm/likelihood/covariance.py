@@ -39,7 +39,7 @@ class Based(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Structure(ABC):
-    """One covariance structure of the q random coefficients of one grouping factor.
+    """One covariance structure of the q random coefficients of a single factor.
 
     `kind` is the name that users write and tables print. `whitening` says which change of basis
     Z -> Z B keeps the structure: any triangular one within each block, a scale per column, or one
@@ -411,7 +411,7 @@ def arrange(moments: "Moments | Patterns", covariance: str | None = None) -> Str
 
 
 def combine(terms: Terms, *, group: str, covariance: str | None = None) -> Structure:
-    """Return the structure of all q coefficients of one grouping factor.
+    """Return the structure of all q coefficients of a single factor.
 
     Without `covariance` each random term of the formula is unstructured, as in lme4; a name from
     `STRUCTURES` overrides and treats all coefficients as one block, as Stata's `covariance()` does.

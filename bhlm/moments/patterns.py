@@ -74,7 +74,7 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """All that the likelihood of a family needs from a table with one grouping factor.
+    """All that the likelihood of a family needs from a table with a single factor.
 
     The log-likelihood given the random effects is `constant` and what `bhlm.likelihood.families`
     says of each (n, y) at its linear predictor.
@@ -203,7 +203,7 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
     need every row, it gives all of them.
 
     Args:
-        formula: with one grouping factor; its response may be successes / trials.
+        formula: with a single factor; its response may be successes / trials.
         table: any dataframe that narwhals accepts, eager or lazy.
         family: of the responses.
 

@@ -235,7 +235,7 @@ def _draw_rows(
 ) -> list[Mark]:
     if model is None or not model.has_rows or not isinstance(moments, Moments):
         raise DataError(
-            f"rows=True draws single rows of one grouping factor, and the model of "
+            f"rows=True draws single rows of a single factor, and the model of "
             f"'{moments.formula}' has none at hand; leave rows= out, or give model="
         )
     _, fixed, _, y = model.rows()

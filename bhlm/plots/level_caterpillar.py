@@ -71,7 +71,7 @@ def split_levels(fit: LevelsEstimate | LevelDraws | Comparison) -> Pair:
     """Return the fit by REML and the posterior that a fit of several factors consists of.
 
     Raises:
-        ArgumentError: the reconciliation is of one grouping factor.
+        ArgumentError: the reconciliation is of a single factor.
     """
     if isinstance(fit, LevelsEstimate):
         return Pair(fit, None, None)

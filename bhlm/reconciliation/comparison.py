@@ -102,7 +102,7 @@ class Comparison:
         )
 
     def split_pair(self, what: str) -> tuple[Estimate, Draws]:
-        """Return the two fits, of one grouping factor, for what several have not yet.
+        """Return the two fits, of a single factor, for what several have not yet.
 
         Raises:
             ArgumentError: several grouping factors; `what` is refused.

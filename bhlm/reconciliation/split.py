@@ -53,7 +53,7 @@ def list_shares(structure: Structure | None = None) -> tuple[str, ...]:
     return ("shape", "skewness", "integrating", "prior", *named, "monte_carlo", "unexplained")
 
 
-SHARES = list_shares()  # of one grouping factor
+SHARES = list_shares()  # of a single factor
 NAMED = tuple(share for share in SHARES if share.startswith("prior_"))
 # 95 % of a normal, in SDs: the unit of a posterior that has no SD.
 WIDTH = 2.0 * 1.959963984540054

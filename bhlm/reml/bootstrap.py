@@ -131,7 +131,7 @@ class Refit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RefitGroups:
-    """Replicates of a model with one grouping factor."""
+    """Replicates of a model with a single factor."""
 
     simulator: Simulator
     structure: Structure

@@ -74,7 +74,7 @@ class Estimate(Maximum):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The random part of the one grouping factor."""
+        """The random part of the single factor."""
         return (Part(self.structure, self.g),)
 
     @property

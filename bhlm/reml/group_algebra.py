@@ -48,7 +48,7 @@ class GroupAlgebra:
 
 
 def reduce_groups(fit: Maximum) -> GroupAlgebra:
-    """Return the cross-products of each group at the estimates of `fit`, of one grouping factor."""
+    """Return the cross-products of each group at the estimates of `fit`, of a single factor."""
     fit = expect_one(fit)
     white = fit.white
     q, p = white.q, white.p
@@ -74,14 +74,14 @@ def reduce_groups(fit: Maximum) -> GroupAlgebra:
 
 
 def expect_one(fit: Maximum, what: str = "this") -> Estimate:
-    """Return a fit of one grouping factor as such.
+    """Return a fit of a single factor as such.
 
     Raises:
         ArgumentError: it has several.
     """
     if not isinstance(fit, Estimate):
         raise ArgumentError(
-            f"{what} is defined for one grouping factor, and '{fit.moments.formula}' has "
+            f"{what} is defined for a single factor, and '{fit.moments.formula}' has "
             f"{len(fit.parts)}"
         )
     return fit

@@ -59,7 +59,7 @@ class Arranged(Scaled, Protocol):
 class LevelsOptimum:
     """The maximum found, in whitened units."""
 
-    theta: Array  # (c,) factors' coefficients, of one grouping factor after the other
+    theta: Array  # (c,) factors' coefficients, factor after factor
     lams: tuple[Array, ...]  # (q_f, q_f) relative covariance factors
     criterion: LevelsCriterion
     gradient: Array  # (c,) of minus twice the log-likelihood by theta

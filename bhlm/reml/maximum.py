@@ -1,4 +1,4 @@
-"""What fits by REML and ML have in common, of one grouping factor and of several."""
+"""What fits by REML and ML have in common, of a single factor and of several."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ Array = np.ndarray
 
 
 class Part(NamedTuple):
-    """The random part of one grouping factor."""
+    """The random part of a single factor."""
 
     structure: Structure
     g: Array  # (q, q) covariance of its random coefficients

@@ -278,7 +278,7 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
 
 
 def _describe_reml_side(fit: Estimate | LevelsEstimate, df: str | None) -> dict[str, Any]:
-    """Return `model` and `reml` of one grouping factor or several."""
+    """Return `model` and `reml` of a single factor or several."""
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit)}
     return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}

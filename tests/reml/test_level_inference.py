@@ -127,7 +127,7 @@ def test_cluster_robust_errors_are_the_dense_ones(kind):
 
 def test_what_has_no_definition_for_several_factors_says_so():
     fit = fit_design("two nested")
-    with pytest.raises(ArgumentError, match=r"'hlm'.*is defined for one grouping factor.*has 2"):
+    with pytest.raises(ArgumentError, match=r"'hlm'.*is defined for a single factor.*has 2"):
         fit.fixed_effects(method="hlm")
     with pytest.raises(ArgumentError, match="Kenward-Roger is defined for REML"):
         fit_design("two nested", "ml").fixed_effects(method="kenward-roger")

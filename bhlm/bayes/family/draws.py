@@ -37,7 +37,7 @@ ACCURATE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class FamilyDraws(Posterior):
-    """Draws from the posterior of zeros and ones, proportions or counts with one grouping factor.
+    """Draws from the posterior of zeros and ones, proportions or counts with a single factor.
 
     `data` is the xarray DataTree that ArviZ's functions take, as that of `bhlm.bayes.draws.Draws`
     but for the residual SD. `error` is the largest difference, over all kept draws, of the

@@ -246,7 +246,7 @@ def resolve_priors(
 
 
 def _find_given(kind: str, given: Any, structure: Structure, part: Structure) -> Any:
-    """Return what was given for the SDs or correlations of one grouping factor.
+    """Return what was given for the SDs or correlations of a single factor.
 
     Of one factor alone it is all that was given.
     """

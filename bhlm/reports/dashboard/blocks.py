@@ -40,12 +40,12 @@ class Subject:
 
     @property
     def estimate(self) -> "Estimate | LevelsEstimate | None":
-        """The fit by REML or ML, of one grouping factor or of several."""
+        """The fit by REML or ML, of a single factor or of several."""
         return self.reml if self.levels is None else self.levels
 
     @property
     def posterior(self) -> "Draws | LevelDraws | None":
-        """The posterior, of one grouping factor or of several."""
+        """The posterior, of a single factor or of several."""
         return self.post if self.level_post is None else self.level_post
 
     @property

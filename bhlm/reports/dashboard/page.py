@@ -143,14 +143,14 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
 
 
 def find_any(subject: Subject) -> Moments | CellMoments:
-    """Return the moments of the page's fits, of one grouping factor or of several."""
+    """Return the moments of the page's fits, of a single factor or of several."""
     if subject.fits:
         return next(iter(subject.fits.values())).moments
     return find_level_moments(subject) if subject.has_levels else find_moments(subject)
 
 
 def describe_levels_model(subject: Subject) -> dict[str, Any]:
-    """Return formula and size of the model, of one grouping factor or of several."""
+    """Return formula and size of the model, of a single factor or of several."""
     if subject.fits:
         return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
     if subject.has_levels:
