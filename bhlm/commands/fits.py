@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from bhlm.commands.options import (
+    Adjust,
     Chains,
     Covariance,
     Data,
@@ -24,6 +25,7 @@ from bhlm.commands.options import (
     Missing,
     PriorsText,
     Quiet,
+    Residual,
     Rows,
     Save,
     Scaling,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.fits.strata_fit import StrataFit
 
 
 @app.command("reconcile")
@@ -149,6 +152,7 @@ def reml_command(
     weights_are: WeightsAre = None,
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
+    residual: Residual = None,
     errors: Errors = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
@@ -158,13 +162,24 @@ def reml_command(
     """Fit by restricted (or full) maximum likelihood."""
     from bhlm.files import write_json
     from bhlm.moments.cells import refuse_factors
-    from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
+    from bhlm.reports.json import (
+        describe_cells,
+        describe_levels,
+        describe_model,
+        describe_reml,
+        describe_strata,
+    )
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    if dashboard and (meant or known_variance):
-        raise ArgumentError("--dashboard is not there yet with weights; leave one of them out")
+    if dashboard and (meant or known_variance or residual):
+        raise ArgumentError(
+            "--dashboard is not there yet with weights, --known-variance and --residual; leave one "
+            "of them out"
+        )
+    if residual and (df is not None or style != "stata"):
+        raise ArgumentError("--df and --style are not there yet with --residual; leave them out")
     model, entry = open_model(
         which,
         data,
@@ -173,7 +188,7 @@ def reml_command(
         separator=separator,
         missing=missing,
         several=True,
-        outcome={"weights": meant, "known_variance": known_variance},
+        outcome={"weights": meant, "known_variance": known_variance, "residual": residual},
     )
     if model.cells is not None and df is not None:
         raise refuse_factors(model.formula, "--df")
@@ -183,7 +198,10 @@ def reml_command(
         covariance=covariance or (entry.covariance if entry else None),
         errors=errors,
     )
-    text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
+    if model.strata is not None:
+        text = fit.summary()
+    else:
+        text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
     print_title(entry)
     print_text(text)
     if dashboard:
@@ -198,6 +216,9 @@ def reml_command(
             {"model": describe_cells(model.cells), "reml": describe_levels(cast("LevelsFit", fit))},
             json,
         )
+    elif json and model.strata is not None:
+        told = describe_strata(cast("StrataFit", fit))
+        write_json({"model": describe_model(model.strata.whole), "reml": told}, json)
     elif json:
         content = {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
         write_json(content, json)
@@ -283,6 +304,13 @@ def sample_command(
     link: Link = None,
     trials: Trials = None,
     exposure: Exposure = None,
+    weights: WeightColumn = None,
+    group_weights: GroupWeights = None,
+    weights_are: WeightsAre = None,
+    scaling: Scaling = None,
+    known_variance: KnownVariance = None,
+    residual: Residual = None,
+    adjust: Adjust = True,
     covariance: Covariance = None,
     priors: PriorsText = None,
     seed: Seed = 1,
@@ -306,7 +334,15 @@ def sample_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, save=save)
-    outcome = {"family": family, "link": link, "trials": trials, "exposure": exposure}
+    meant = choose_weights(weights, group_weights, weights_are, scaling)
+    outcome: dict[str, Any] = {
+        "family": family, "link": link, "trials": trials, "exposure": exposure,
+        "weights": meant, "known_variance": known_variance, "residual": residual,
+    }  # fmt: skip
+    if live and (meant or known_variance or residual):
+        raise ArgumentError(
+            "--live is not there yet with weights, --known-variance and --residual; leave it out"
+        )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=not live, outcome=outcome,
@@ -314,10 +350,12 @@ def sample_command(
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)
+    counts: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
+    if not adjust:
+        counts["adjust"] = False
     fit = draw_posterior(
-        model, priors=chosen, covariance=covariance, live=live, seed=seed, draws=draws, tune=tune,
-        chains=chains,
-    )  # fmt: skip
+        model, priors=chosen, covariance=covariance, live=live, seed=seed, **counts
+    )
     print_title(entry)
     print_text(fit.summary())
     content: dict[str, Any]
@@ -325,8 +363,11 @@ def sample_command(
         told = describe_family_posterior(cast("FamilyDraws", fit))
         content = {"model": describe_patterns(model.patterns), "posterior": told}
     else:
-        cells = model.cells
-        told = describe_model(model.moments) if cells is None else describe_cells(cells)
+        cells, strata = model.cells, model.strata
+        if strata is not None:
+            told = describe_model(strata.whole)
+        else:
+            told = describe_model(model.moments) if cells is None else describe_cells(cells)
         content = {"model": told, "posterior": describe_posterior(fit)}
     writers: list[Callable[[], object]] = []
     if save:

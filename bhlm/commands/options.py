@@ -84,6 +84,17 @@ Scaling = Annotated[
 KnownVariance = Annotated[
     str | None, typer.Option(help="A column of sampling variances that are known.")
 ]
+Residual = Annotated[
+    str | None,
+    typer.Option(help="A column of strata, each of which has a residual variance of its own."),
+]
+Adjust = Annotated[
+    bool,
+    typer.Option(
+        "--adjust/--no-adjust",
+        help="With sampling weights, give the draws the sandwich's covariance.",
+    ),
+]
 Errors = Annotated[
     str | None,
     typer.Option(help="Standard errors: model, full, uncorrected, block or separate."),

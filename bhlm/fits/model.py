@@ -25,6 +25,8 @@ from bhlm.moments.strata import StratumMoments, reduce_strata
 from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import pandas as pd
     import pymc as pm
 
@@ -712,6 +714,91 @@ class Model:
         names = formula_columns(self.formula)
         held = read_frame(read_table(self._table, self.formula)).lazy().select(*names).collect()
         return cast("pd.DataFrame", held.to_pandas().dropna().reset_index(drop=True))
+
+    def replicate_errors(
+        self,
+        fit: "RemlFit",
+        *,
+        rows: "Sequence[str] | None" = None,
+        groups: "Sequence[str] | None" = None,
+        method: str = "BRR",
+        rho: float | None = None,
+        rscales: "Sequence[float] | None" = None,
+        mse: bool = True,
+        progress: "Callable[[int, int], None] | None" = None,
+    ) -> "pd.DataFrame":
+        """Return the estimates of a fit with standard errors from replicate weights.
+
+        Each replicate is a refit, with its own weights of rows, of groups, or of both, in the place
+        of the model's; rows in which a column of them is zero are left out of it. See
+        `bhlm.studies.replicate_weights`.
+
+        Args:
+            fit: by pseudo-ML, of this model.
+            rows: R columns, or expressions such as "w_fstr1 / w_fschwt"; None keeps the model's.
+            groups: R columns of weights of groups; None keeps the model's.
+            method: "BRR", "Fay", "JK1", "JK2", "JKn" or "bootstrap", as the survey says.
+            rho: of Fay's method, 0.5 in PISA.
+            rscales: of JKn, one for each replicate.
+            mse: whether deviations are from the full estimates, not from the replicates' mean.
+            progress: called with (done, replicates); None shows a bar in a terminal.
+
+        Raises:
+            ArgumentError: a model without sampling weights, lists of different lengths, or what the
+                method does not allow.
+            DataError: the model was made from moments, which have no rows.
+        """
+        import narwhals as nw
+
+        from bhlm.design.formula.expressions import column_names
+        from bhlm.design.formula.weights import SamplingWeights
+        from bhlm.design.rows import read_frame
+        from bhlm.progress import show_progress
+        from bhlm.reml.estimate import fit_moments
+        from bhlm.studies.replicate_weights import plan_replicates, tabulate_replicates
+
+        meant = self.formula.weights
+        if not isinstance(meant, SamplingWeights):
+            raise ArgumentError(
+                "replicate weights replace sampling weights, which this model has none of; give "
+                "weights=bhlm.SamplingWeights(...)"
+            )
+        sizes = {len(each) for each in (rows, groups) if each is not None}
+        if len(sizes) != 1:
+            found = " and ".join(map(str, sorted(sizes))) or "no"
+            raise ArgumentError(
+                f"rows= and groups= have {found} replicates; give as many of both, or of one of "
+                "them"
+            )
+        if not self.has_rows:
+            raise DataError(
+                "this model was made from moments, which hold no replicate weights; make it from "
+                "the table"
+            )
+        (count,) = sizes
+        scheme = plan_replicates(method, count, rho=rho, rscales=rscales, mse=mse)
+
+        def refit(r: int) -> Any:
+            own = SamplingWeights(
+                rows=meant.rows if rows is None else rows[r],
+                groups=meant.groups if groups is None else groups[r],
+                scaling=meant.scaling,
+            )
+            formula = replace(self.formula, weights=own)
+            frame = read_frame(read_table(self._table, formula))
+            for expression in own.expressions:
+                for name in column_names(expression):
+                    frame = frame.filter(nw.col(name) != 0)
+            return fit_moments(
+                reduce_table(formula, frame.to_native()),
+                method="ml",
+                covariance=fit.structure.name_override,
+                start=None if fit.singular else fit,
+                errors="model",
+            )
+
+        with show_progress("replicates") as bar:
+            return tabulate_replicates(fit, refit, scheme, progress=progress or bar)
 
     def residuals(self, fit: "RemlFit | LevelsFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.

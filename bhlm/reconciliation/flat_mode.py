@@ -258,7 +258,7 @@ def _read_kernel(
     p = white.p
     # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
     constant = 0.5 * p * math.log(2.0 * math.pi) + white.logdet_fixed
-    constant -= (white.n - p) * math.log(white.scale)
+    constant += white.offset - (white.n - p) * math.log(white.scale)
     return Kernel(
         density.panels, density.total, density.reach, density.n, p, white.q, factors, constant,
         levels,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.draws import Posterior
+from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.family.quantities import derive_icc
 from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
@@ -22,6 +22,7 @@ from bhlm.reml.family.population import (
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.strata import StrataEstimate
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
@@ -81,6 +82,22 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
             "tests": make_plain(tabulate_fixed(fit, method=df).to_dict("index")),
         }
     return content
+
+
+def describe_strata(fit: StrataEstimate) -> dict[str, Any]:
+    """Return a fit with a residual variance for each stratum under the keys of the JSON."""
+    table = fit.estimates
+    return {
+        "method": fit.method,
+        "loglik": fit.loglik,
+        "converged": fit.converged,
+        "estimates": {
+            name: {key: float(table.loc[name, key]) for key in ESTIMATE_KEYS}
+            for name in table.index
+        },
+        "residual_variances": {str(k): v for k, v in fit.residual_variances.items()},
+        "homogeneity": fit.test_homogeneity(),
+    }
 
 
 def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
@@ -219,6 +236,20 @@ def describe_posterior(fit: Posterior) -> dict[str, Any]:
         "seed": fit.seed,
         "chains": chains,
         "draws": draws,
+    } | _describe_adjustment(fit)
+
+
+def _describe_adjustment(fit: Posterior) -> dict[str, Any]:
+    """Return what was done to draws under sampling weights; nothing elsewhere."""
+    adjustment = fit.adjustment if isinstance(fit, Draws) else None
+    if adjustment is None:
+        return {}
+    return {
+        "adjustment": {
+            "adjusted": not adjustment.failure,
+            "sentence": adjustment.sentence,
+            "inflation": adjustment.inflation.tolist(),
+        }
     }
 
 

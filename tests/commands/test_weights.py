@@ -53,3 +53,29 @@ def test_what_cannot_be_is_refused_in_one_line(options, told, path, capsys):
     assert status == 2
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_strata_reach_the_fit_and_the_json(capsys, tmp_path):
+    table = tmp_path / "teeth.csv"
+    bhlm.load_dataset("orthodont").to_csv(table, index=False)
+    out = tmp_path / "out.json"
+    status, text, _ = run(
+        capsys, "reml", "--data", table, "--formula", "distance ~ age + (1 | Subject)",
+        "--residual", "Sex", "--json", out,
+    )  # fmt: skip
+    content = json.loads(out.read_text())
+    assert status == 0
+    assert "LR test of one residual variance" in text
+    assert set(content["reml"]["residual_variances"]) == {"Male", "Female"}
+    assert content["model"]["weights"]["levels"] == ["Male", "Female"]
+
+
+def test_weights_reach_the_posterior(path, capsys, tmp_path):
+    out = tmp_path / "out.json"
+    _, text, _ = run(
+        capsys, "sample", "--data", path, "--formula", FORMULA, "--group-weights", "w",
+        "--draws", "50", "--tune", "100", "--chains", "2", "--json", out,
+    )  # fmt: skip
+    posterior = json.loads(out.read_text())["posterior"]
+    assert posterior["adjustment"]["adjusted"]
+    assert "adjusted to the sandwich" in " ".join(text.split())

@@ -54,6 +54,23 @@ def test_nlme_agrees(case, orthodont):
         np.testing.assert_allclose(sorted(se), sorted(theirs["se"]), RATIO)
 
 
+def test_the_printed_ratio_is_of_two_codings(orthodont):
+    """The book prints LR = 23.8, and the models differ by 21.06.
+
+    Of the two fits that are compared one was made under nlme's scripts' Helmert coding of Sex, -1
+    and 1, the other under treatment coding, 0 and 1. A restricted likelihood depends on the units
+    of X: columns of Sex and of its interaction that are twice as long take 2 log 2 off it, and so
+    add 4 log 2 = 2.77 to the ratio.
+    """
+    table = bhlm.load_dataset("orthodont")
+    table["s"] = np.where(table["Sex"] == "Female", 1.0, -1.0)
+    formula = "distance ~ s * I(age - 11) + (I(age - 11) | Subject)"
+    helmert = bhlm.Model(formula, table).reml()
+    assert orthodont.common.loglik - helmert.loglik == pytest.approx(2.0 * np.log(2.0), rel=1e-6)
+    assert f"{2.0 * (orthodont.loglik - helmert.loglik):.1f}" == "23.8"
+    assert f"{orthodont.test_homogeneity()['chi2']:.2f}" == "21.06"
+
+
 def test_printed_values(orthodont):
     rows = orthodont.estimates["estimate"]
     printed = {
