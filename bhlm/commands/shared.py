@@ -88,15 +88,15 @@ def open_model(
             "--data FILE and --formula 'y ~ x + (x | g)'"
         )
     check(formula)
+    given = {key: value for key, value in (outcome or {}).items() if value is not None}
     if is_moments_path(data):
-        return Model(formula, data), None
+        return Model(formula, data, **given), None
     rows = open_rows(
         parse_formula(formula), data, memory_limit=memory_limit, separator=separator,
         missing=missing or (),
     )  # fmt: skip
-    given = {key: value for key, value in (outcome or {}).items() if value is not None}
     model = Model(formula, rows, **given)
-    plain = model.family == "gaussian" and not model.formula.has_levels
+    plain = model.family == "gaussian" and not model.formula.has_levels and model.strata is None
     for sentence in doubt_columns(model.moments) if plain and not VOICE.quiet else ():
         print(f"bhlm: note: {sentence}", file=sys.stderr)
     return model, None
