@@ -7,6 +7,18 @@ model = bhlm.Model("mathach ~ cwc(ses) + (cwc(ses) | school)", hsb)
 reml = model.reml()
 post = model.sample(seed=1)
 both = bhlm.reconcile(reml, post)
+
+What there is:
+
+- Model: a formula and a table; .reml(), .ml(), .sample(), .predict(fit), .residuals(fit).
+- RemlFit, BayesFit, Reconciliation: what these return; print(fit.summary()), fit.estimates,
+  fit.effects("x", by="w"), fit.standardized(), fit.icc(), fit.dashboard("page.html").
+- Priors with Normal, HalfNormal, Exponential, LKJ and others: model.sample(priors=...).
+- table([fit, fit]): models side by side; compare_fits, compare_nested, compare_posteriors.
+- plots: one function per figure, each with .plotly(), .matplotlib() and .save("figure.pdf").
+- open_table, load_hsb, load_dataset, find_model: tables and published models; load: a saved fit.
+- reduce_part, merge_moments, save_moments and the like: what a fit needs of rows, without rows.
+- SamplingWeights, fit_imputations, pool: surveys, plausible values; calibrate: is it right?
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """Where a fit came from: the values behind its facade, and the model with the rows."""
 
 from dataclasses import fields
+from inspect import Signature
 from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
@@ -15,6 +16,8 @@ class Fitted:
     """
 
     __slots__ = ()
+    # Nobody makes a fit by hand: help() and notebooks need not show what it is made of.
+    __signature__ = Signature()
     _model: "ref[Model] | None"  # a slot of each class of fits
 
     @classmethod

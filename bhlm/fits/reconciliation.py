@@ -1,6 +1,7 @@
 """Reconciliation: what `bhlm.reconcile` returns."""
 
 from dataclasses import fields, replace
+from inspect import Signature
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.checks.model_checks import run_checks, run_level_checks
@@ -31,6 +32,7 @@ class Reconciliation(Comparison):
     """
 
     __slots__ = ()
+    __signature__ = Signature()  # made by `reconcile`
 
     @classmethod
     def of(cls, value: Comparison) -> "Reconciliation":

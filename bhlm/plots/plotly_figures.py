@@ -56,6 +56,7 @@ def draw_plotly(
     drawn.update_layout(theme(page))
     drawn.update_layout(
         height=height,
+        barmode="overlay",  # bars say themselves where they stand
         showlegend=bool(named),
         legend={"y": -BELOW / height},
         margin={"l": 10, "r": 10, "t": 50 if any(titles) else 20, "b": 10},

@@ -8,7 +8,6 @@ import numpy as np
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.quantities import derive_r_squared
 from bhlm.errors import ArgumentError, check_arguments
-from bhlm.layout import list_names
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Panel
 from bhlm.plots.style import SERIES, shorten
@@ -19,6 +18,7 @@ from bhlm.reml.maximum import Maximum
 ROW, FRAME = 54, 120  # pixels of a fit, and of axis and legend
 MOST = 20  # fits
 FIXED, RESIDUAL = "Fixed effects", "Residual"
+WORDS = {FIXED: "of the fixed effects", RESIDUAL: "residual"}
 
 
 @check_arguments
@@ -60,7 +60,7 @@ def plot_variance_shares(fits: Any) -> Figure:
         )
         base += length
     told = [
-        ", ".join(f"{100 * x:.0f} % {part}" for part, x in each.items())
+        ", ".join(f"{100 * x:.0f} % {WORDS.get(part, part)}" for part, x in each.items())
         + (f" in {shorten(name)}" if len(named) > 1 else "")
         for name, each in shares.items()
     ]
@@ -68,7 +68,7 @@ def plot_variance_shares(fits: Any) -> Figure:
     return Figure(
         name="variance_shares",
         title="Where the variance lies",
-        reading=f"Of the variance are {list_names(told, most=4)}.",
+        reading=f"Of the variance are {'; '.join(told[:4])}.",
         table=table,
         panels=(
             Panel(

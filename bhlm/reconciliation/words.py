@@ -360,7 +360,7 @@ def describe_verdict(
     if verdict == "agree":
         return f"{gap}, below the {NEGLIGIBLE} that a reader of the posterior would notice."
     if verdict == "unexplained":
-        return f"{gap}. Part of what was found cannot be accounted for: see the points above."
+        return f"{gap}. Part of what was found cannot be accounted for: see the points about it."
     if verdict == "undetermined":
         lost = list(table.index[(table["verdict"] == "undetermined") & table["reml"].notna()])
         told = []
@@ -370,7 +370,7 @@ def describe_verdict(
             told.append(f"What accounts for the gap cannot be told for {_list(lost)}")
         if bound:
             told.append("The default prior alone bounds part of the answer")
-        return f"{gap}. {'. '.join(told)}: see the points above."
+        return f"{gap}. {'. '.join(told)}: see the points about it."
     return f"{gap}. {words[far]}"
 
 

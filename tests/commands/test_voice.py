@@ -105,7 +105,7 @@ def test_no_command_is_silent_for_long(words, terminal):
     assert "Traceback" not in written
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # it compiles every kernel of a fit by REML: minutes
 def test_compiling_is_named_and_quiet_is_quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     status, written, longest, before = watch([*COMMAND, "reml", "hsb_anova"], terminal=False)

@@ -28,6 +28,10 @@ HEADINGS = {
     "n": "rows",
     "riv": "RIV",
     "fmi": "FMI",
+    "icc": "ICC",
+    "u": "effect",
+    "u_low": "95 % from",
+    "u_high": "to",
 }
 DECIMALS = {"rhat": 3, "khat": 2}
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
@@ -68,6 +72,8 @@ def show_cells(
         name, values = column["name"], column["values"]
         is_number = column["kind"] == "number"
         cells = _show_numbers(name, values, digits) if is_number else _show_texts(values, digits)
+        if name == "verdict":  # a key of the JSON, such as not_converged
+            cells = [cell.replace("_", " ") for cell in cells]
         longest = max(map(len, cells), default=0)
         kind = "number" if is_number else "prose" if longest > PROSE else "word"
         shown = not first or at == 0 or name in first

@@ -88,10 +88,11 @@ def build_comparison(subject: Subject) -> Section:
     best, other = found.index[0], found.index[1]
     reading = (
         f"A new group is predicted best by {best}; {other} is "
-        f"{format_digits(float(found['elpd_diff'].iloc[1]), 3)} behind, with a standard error of "
+        f"{format_digits(abs(float(found['elpd_diff'].iloc[1])), 3)} behind, with a standard error of "
         f"{format_digits(float(found['dse'].iloc[1]), 2)}."
     )
-    table = found.rename_axis("fit")
+    names = {"elpd_diff": "difference", "dse": "SE of the difference", "p": "effective parameters"}
+    table = found.rename(columns=names).rename_axis("fit")
     return Section(
         "checks", "Comparison", (Table("elpd", "Leave-one-group-out elpd", reading, table),)
     )
