@@ -86,9 +86,10 @@ def build_comparison(subject: Subject) -> Section:
         sentence = f"The fits cannot be compared by leaving groups out: {error}"
         return Section("checks", "Comparison", (Text((sentence,), tone="caution"),))
     best, other = found.index[0], found.index[1]
+    behind = abs(float(found["elpd_diff"].iloc[1]))
     reading = (
         f"A new group is predicted best by {best}; {other} is "
-        f"{format_digits(abs(float(found['elpd_diff'].iloc[1])), 3)} behind, with a standard error of "
+        f"{format_digits(behind, 3)} behind, with a standard error of "
         f"{format_digits(float(found['dse'].iloc[1]), 2)}."
     )
     names = {"elpd_diff": "difference", "dse": "SE of the difference", "p": "effective parameters"}
