@@ -81,6 +81,10 @@ def reconcile_command(
     memory_limit: MemoryLimit = None,
     separator: Separator = None,
     missing: Missing = None,
+    family: FamilyName = None,
+    link: Link = None,
+    trials: Trials = None,
+    exposure: Exposure = None,
     covariance: Covariance = None,
     df: Df = None,
     priors: PriorsText = None,
@@ -103,13 +107,23 @@ def reconcile_command(
     check_outputs(json=json, page=dashboard, save=save)
     if rows and dashboard is None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
+    uncounted = dashboard is not None or df is not None or live
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=df is None,
+        several=df is None, counted=not uncounted,
+        outcome={"family": family, "link": link, "trials": trials, "exposure": exposure},
     )  # fmt: skip
+    if model.patterns is not None and uncounted:
+        raise ArgumentError(
+            f"--dashboard, --df and --live are not there yet with family='{model.family}'; leave "
+            "them out"
+        )
 
     def show(fit: "RemlFit | BayesFit") -> None:
-        if isinstance(fit, RemlFit | LevelsFit):
+        if not isinstance(fit, RemlFit | LevelsFit) and hasattr(fit, "loglik"):  # of a family
+            print_title(entry)
+            print_text(fit.summary())
+        elif isinstance(fit, RemlFit | LevelsFit):
             text = fit.summary() if df is None else fit.summary(df=df)
             print_title(entry)
             print_text(text)
@@ -123,7 +137,8 @@ def reconcile_command(
         model, entry, counts, covariance=covariance, priors=priors, live=live, show=show
     )
     command = write_command(
-        "reconcile", which, data=data, formula=formula, covariance=covariance, df=df,
+        "reconcile", which, data=data, formula=formula, family=family, link=link, trials=trials,
+        exposure=exposure, covariance=covariance, df=df,
         separator=separator,
         missing=missing, priors=priors,
         **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.fits.reconciliation import Reconciliation
-    from bhlm.moments.cells import AnyMoments
+    from bhlm.moments.either import Reduced
     from bhlm.sources.gallery import GalleryModel
 
 COLUMNS = (
@@ -134,7 +134,7 @@ def render_gallery(table: "pd.DataFrame") -> str:
     return "\n".join(lines)
 
 
-def _count_groups(moments: "AnyMoments") -> int:
+def _count_groups(moments: "Reduced") -> int:
     """Return the groups, of several factors those of the one that has the most."""
     from bhlm.moments.cells import CellMoments
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws, Posterior
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
@@ -40,9 +41,11 @@ from bhlm.reconciliation.words import (
     describe_verdict,
     explain_gaps,
     list_withheld,
+    speak_of_ml,
     withhold_words,
 )
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.sources.gallery import Published
 
@@ -61,7 +64,7 @@ Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_conv
 class Comparison:
     """The two answers side by side, the split of each gap, the verdict, and the four findings."""
 
-    reml: Estimate | LevelsEstimate
+    reml: Estimate | LevelsEstimate | FamilyEstimate
     post: Posterior
     evidence: Evidence  # what the split rests on
     table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
@@ -130,10 +133,13 @@ class Comparison:
             )
         if exact is None or judgement is None or not judgement.certified:
             return "The draws are not certified: see the points."
+        shares = "neither likelihood kernel nor Jacobian"
+        if isinstance(self.reml, FamilyEstimate):
+            shares = "the integrals over the random effects, and no Jacobian,"
         return (
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
-            f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares neither "
-            "likelihood kernel nor Jacobian with the sampler, and judges the draws in mean, SD and "
+            f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares {shares} "
+            "with the sampler, and judges the draws in mean, SD and "
             f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}: a shift of "
             f"{judgement.resolution:.2g} posterior SDs would be seen."
         )
@@ -148,12 +154,12 @@ class Comparison:
         factors `factor` and `level` take the place of the group's label.
         """
         eb = self.reml.group_effects()
-        assert isinstance(self.post, Draws | LevelDraws)
+        assert isinstance(self.post, Draws | LevelDraws | FamilyDraws)
         posterior = self.post.group_effects()
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
         table = table.drop(columns="pev", errors="ignore")
         own = ("eb", "eb_sd", "mean", "sd", "lower", "upper", "gap", "widening")
-        if isinstance(self.reml, Estimate):
+        if isinstance(self.reml, Estimate | FamilyEstimate):
             (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
             table.columns = [group, *table.columns[1:]]
         for column in ("mean", "sd", "lower", "upper"):
@@ -174,7 +180,7 @@ class Comparison:
 
 
 def compare(
-    reml: Estimate | LevelsEstimate,
+    reml: Estimate | LevelsEstimate | FamilyEstimate,
     post: Posterior,
     *,
     published: Published | None = None,
@@ -209,24 +215,34 @@ def compare(
     else:
         words = explain_gaps(table, post, evidence)
         advice = advise(table, post, evidence)
+    conclusion = describe_verdict(
+        table, verdict, words,
+        certified=evidence.certified, bound=bool(post.diagnostics.prior_bound),
+    )  # fmt: skip
+    if isinstance(reml, FamilyEstimate):
+        reasons = tuple(map(speak_of_ml, reasons))
+        advice = list(map(speak_of_ml, advice))
+        words = {name: speak_of_ml(text) for name, text in words.items()}
+        conclusion = speak_of_ml(conclusion)
     return Comparison(
         reml=reml, post=post, evidence=evidence, table=table, verdict=verdict, reasons=reasons,
-        advice=tuple(advice), words=words,
-        withheld=list_withheld(post, evidence),
-        conclusion=describe_verdict(
-            table, verdict, words,
-            certified=evidence.certified, bound=bool(post.diagnostics.prior_bound),
-        ), printed=checks, printed_note=note,
+        advice=tuple(advice), words=words, withheld=list_withheld(post, evidence),
+        conclusion=conclusion, printed=checks, printed_note=note,
     )  # fmt: skip
 
 
-def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
-    if isinstance(post.moments, Patterns):
+def _check_pair(reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior) -> None:
+    if isinstance(reml, FamilyEstimate) != isinstance(post.moments, Patterns):
         raise ArgumentError(
-            f"a reconciliation is not there yet for family='{post.moments.family.name}'; "
-            "fit.ml() and its posterior stand side by side"
+            f"the fits differ in their families ('{reml.moments.formula}' and "
+            f"'{post.moments.formula}'); make both from one Model"
         )
-    if reml.method != "reml":
+    if isinstance(reml, FamilyEstimate) and reml.nagq is not None:
+        raise ArgumentError(
+            f"nagq={reml.nagq} cannot be reconciled: the posterior rests on integrals that are "
+            "exact; fit with model.ml()"
+        )
+    if not isinstance(reml, FamilyEstimate) and reml.method != "reml":
         raise ArgumentError(
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
@@ -247,8 +263,7 @@ def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
     same = ours is theirs or (
         ours.columns == theirs.columns
         and ours.fixed == theirs.fixed
-        and np.array_equal(ours.mean, theirs.mean)
-        and np.array_equal(ours.cross, theirs.cross)
+        and _is_same(ours, theirs)
         and _list_codes(ours) == _list_codes(theirs)
     )
     free = [(each.group, each.names, each.labels) for each in structures]
@@ -260,13 +275,28 @@ def _check_pair(reml: Estimate | LevelsEstimate, post: Posterior) -> None:
         )
 
 
+def _is_same(ours: Reduced, theirs: Reduced) -> bool:
+    """Return whether two reductions hold the same data."""
+    if isinstance(ours, Patterns) or isinstance(theirs, Patterns):
+        return (
+            isinstance(ours, Patterns)
+            and isinstance(theirs, Patterns)
+            and (ours.family.name, ours.family.link) == (theirs.family.name, theirs.family.link)
+            and all(
+                np.array_equal(getattr(ours, name), getattr(theirs, name))
+                for name in ("starts", "n", "y", "offset", "values")
+            )
+        )
+    return np.array_equal(ours.mean, theirs.mean) and np.array_equal(ours.cross, theirs.cross)
+
+
 def _list_codes(moments: Reduced) -> list[list[int]]:
     """Return the level of every factor that each cell belongs to; of one factor nothing."""
     return moments.codes.tolist() if isinstance(moments, CellMoments) else []
 
 
 def _judge(
-    reml: Estimate | LevelsEstimate,
+    reml: Estimate | LevelsEstimate | FamilyEstimate,
     post: Posterior,
     evidence: Evidence,
     table: "pd.DataFrame",

@@ -21,19 +21,18 @@ from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.importance.pool import Pool, start_pool
 from bhlm.bayes.importance.target import list_priors
 from bhlm.bayes.level_density import LevelDensity, build_levels
-from bhlm.bayes.level_tails import judge_existence
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
-from bhlm.bayes.priors.tails import Existence, describe_ray, name_indices
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.errors import PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.likelihood.patterns import WhitenedPatterns
-from bhlm.moments.patterns import Patterns
+from bhlm.reconciliation.family_mode import find_family_mode
 from bhlm.reconciliation.flat_mode import FlatMode, find_flat_mode
 from bhlm.reconciliation.identity import Identity, compare_heights
 from bhlm.reconciliation.judge import Judgement, judge, judge_by_quadrature
+from bhlm.reconciliation.proper import Proper, judge_proper
 from bhlm.reconciliation.quadrature_route import (
     SWAPPED,
     QuadratureRoute,
@@ -43,6 +42,7 @@ from bhlm.reconciliation.quadrature_route import (
 )
 from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 
 Array = np.ndarray
@@ -149,44 +149,37 @@ class Evidence:
 
 
 def gather_evidence(
-    reml: Estimate | LevelsEstimate, post: Posterior, *, limit: float = KHAT
+    reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior, *, limit: float = KHAT
 ) -> Evidence:
     """Return what the split of the gaps between two fits of a model rests on.
 
     Args:
-        reml: the REML fit.
+        reml: the REML fit; of a family that by maximum likelihood.
         post: draws from the posterior.
         limit: of k, above which weighted draws are not believed.
     """
-    moments, structure, white = post.moments, post.structure, post.white
-    assert not isinstance(moments, Patterns)
-    assert not isinstance(white, WhitenedPatterns)
+    moments, structure = post.moments, post.structure
     flat_priors = resolve_priors(Priors.flat(), moments, structure=structure)
-    density: Density | LevelDensity
-    if isinstance(white, WhitenedCells):
-        density = build_levels(white, flat_priors, structure)
-    else:
-        density = build_density(white, flat_priors, structure)
-    mode = find_flat_mode(density, white, structure=structure, start=_take_root(reml))
-    existence = judge_existence(white, structure, post.priors)
-    flat_existence = judge_existence(white, structure, flat_priors)
+    mode = _find_mode(reml, post, flat_priors)
+    existence = judge_proper(post)
+    flat_existence = judge_proper(post, flat_priors)
     reasons: list[str] = []
     found = _Route(post, limit, reasons)
     found.open(existence)
     if not flat_existence.proper:
         reasons.append(
             "Under flat priors the posterior is improper, so that shape and prior cannot be told "
-            f"apart: {describe_ray(flat_existence.slowest, structure)}."
+            f"apart: {flat_existence.slowest}."
         )
     else:
         found.drop_all(flat_priors)
     single_indices: dict[str, dict[str, float]] = {}
     if found.is_open:
         for name in list_priors(structure):
-            if name in list_idle(structure):
+            if name in list_idle(structure) or (name == "residual" and post.priors.held):
                 continue
-            each = judge_existence(white, structure, post.priors, without=(name,))
-            single_indices[name] = name_indices(each, moments, structure)
+            each = judge_proper(post, without=(name,))
+            single_indices[name] = each.indices
             if each.proper:
                 found.drop_one(name)
     return Evidence(
@@ -198,11 +191,29 @@ def gather_evidence(
         single=found.single,
         pool=found.pool,
         quadrature=found.quadrature,
-        indices=name_indices(existence, moments, structure),
-        flat_indices=name_indices(flat_existence, moments, structure),
+        indices=existence.indices,
+        flat_indices=flat_existence.indices,
         single_indices=single_indices,
         reasons=tuple(reasons),
     )
+
+
+def _find_mode(
+    reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior, flat: ResolvedPriors
+) -> FlatMode:
+    """Return the mode under flat priors, of a family jointly with the fixed effects."""
+    structure, white = post.structure, post.white
+    if isinstance(white, WhitenedPatterns):
+        assert isinstance(reml, FamilyEstimate)
+        start = reml.beta, reml.root
+        return find_family_mode(reml.patterns, white, structure, start=start)
+    assert not isinstance(reml, FamilyEstimate)
+    density: Density | LevelDensity
+    if isinstance(white, WhitenedCells):
+        density = build_levels(white, flat, structure)
+    else:
+        density = build_density(white, flat, structure)
+    return find_flat_mode(density, white, structure=structure, start=_take_root(reml))
 
 
 def list_idle(structure: Structure) -> tuple[str, ...]:
@@ -229,16 +240,13 @@ class _Route:
     def is_open(self) -> bool:
         return self.pool is not None or self.quadrature is not None
 
-    def open(self, existence: Existence) -> None:
+    def open(self, existence: Proper) -> None:
         """Compute the posterior and judge the draws by it."""
         post = self.post
         if not existence.proper:
-            ray = describe_ray(existence.slowest, post.structure)
-            self.reasons.append(f"The posterior is improper: {ray}.")
+            self.reasons.append(f"The posterior is improper: {existence.slowest}.")
             return
         moments, white = post.moments, post.white
-        assert not isinstance(moments, Patterns)
-        assert not isinstance(white, WhitenedPatterns)
         try:
             exact = integrate_importance(
                 moments, post.structure, post.priors, seed=_derive_seed(post, 2), white=white

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.draws import Posterior
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
 
 # "unknown" is what was not judged, or cannot be.
@@ -78,7 +79,7 @@ class Findings(NamedTuple):
 
 
 def judge_convergence(
-    reml: "Estimate | LevelsEstimate | None", post: "Posterior | None"
+    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
 ) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
     details = []
@@ -105,7 +106,7 @@ def judge_convergence(
 
 
 def list_failed(
-    reml: "Estimate | LevelsEstimate | None", post: "Posterior | None"
+    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
 ) -> tuple[str, ...]:
     """Return which of the fits failed its own diagnostics: "reml", "posterior"."""
     found = {"reml": reml, "posterior": post}

@@ -32,9 +32,11 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import marginal_cells
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
+type AnyWhite = Whitened | WhitenedCells | WhitenedPatterns
 
 GRADIENT = 1e-7  # of the log-likelihood per element of lam: below, a step gains less than 1e-12
 STEPS = 60
@@ -254,7 +256,7 @@ def _read_kernel(
 ) -> Kernel:
     levels = density if isinstance(density, LevelDensity) else None
     density = density.base if isinstance(density, LevelDensity) else density
-    factors = _span_blocks(density.sizes, white.q) if shared is None else shared.factors
+    factors = span_blocks(density.sizes, white.q) if shared is None else shared.factors
     p = white.p
     # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
     constant = 0.5 * p * math.log(2.0 * math.pi) + white.logdet_fixed
@@ -265,7 +267,7 @@ def _read_kernel(
     )  # fmt: skip
 
 
-def _span_blocks(sizes: Sequence[int] | Array, q: int) -> Array:
+def span_blocks(sizes: Sequence[int] | Array, q: int) -> Array:
     """Return a factor (c, q, q) for each element of the lower triangles of the blocks."""
     starts = np.cumsum([0, *sizes])
     parts = [
@@ -433,7 +435,7 @@ def check_flatness(
     """
     rng = np.random.default_rng(seed)
     root = white.basis @ lam * sigma * white.scale
-    find, measure = (_locate, _log_jacobian) if shared is None else (_locate_shared, _log_shared)
+    find, measure = (locate, log_jacobian) if shared is None else (locate_shared, log_shared)
     base = density.base if isinstance(density, LevelDensity) else density
     first = find(base, white, root, sigma * white.scale, beta)
     remainders = []
@@ -475,9 +477,7 @@ def _evaluate_at(
     return float(loglik), float(log_density(x, density)[0])
 
 
-def _locate(
-    density: Density, white: Whitened | WhitenedCells, root: Array, sigma: float, beta: Array
-) -> Array:
+def locate(density: Density, white: AnyWhite, root: Array, sigma: float, beta: Array) -> Array:
     """Return the unconstrained position x (d,) of a root, kept from the boundary by `NUDGE`."""
     p, q = white.p, white.q
     x = np.zeros(density.dimension)
@@ -503,8 +503,8 @@ def _locate(
     return x
 
 
-def _locate_shared(
-    density: Density, white: Whitened | WhitenedCells, root: Array, sigma: float, beta: Array
+def locate_shared(
+    density: Density, white: AnyWhite, root: Array, sigma: float, beta: Array
 ) -> Array:
     """Return the same of a root of G = sd^2 ((1 - r) I + r 11')."""
     p, q, unit = white.p, white.q, float(density.unit[0])
@@ -521,7 +521,7 @@ def _locate_shared(
     return x
 
 
-def _log_shared(density: Density, p: int, x: Array) -> float:
+def log_shared(density: Density, p: int, x: Array) -> float:
     """Return log |d(sd^2, r sd^2, sigma^2) / dx|, or without r, up to a constant."""
     has_correlation = len(x) > p + 2
     power = 3.0 if has_correlation else 1.0
@@ -532,7 +532,7 @@ def _log_shared(density: Density, p: int, x: Array) -> float:
     return total
 
 
-def _log_jacobian(density: Density, p: int, x: Array) -> float:
+def log_jacobian(density: Density, p: int, x: Array) -> float:
     """Return log |d(G, sigma^2) / dx|, up to a constant.
 
     For a block of b coefficients dG = 2^b prod_i sd_i^b d(sd) dR, and with canonical partial

@@ -5,6 +5,7 @@ from typing import Literal
 
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 
 # In log-likelihood: what rounding and a gradient that has been stopped at leave, per 1e4 of it.
@@ -26,7 +27,7 @@ class Identity:
         return self.finding not in ("same", "search_short")
 
 
-def compare_heights(mode: FlatMode, reml: Estimate | LevelsEstimate) -> Identity:
+def compare_heights(mode: FlatMode, reml: Estimate | LevelsEstimate | FamilyEstimate) -> Identity:
     """Return whether the mode is the REML estimate and, if not, which side is at fault.
 
     The restricted log-likelihood is computed at both points by the sampler's kernel, so that a

@@ -120,7 +120,9 @@ def _count_levels(fit: Estimate | LevelsEstimate | FamilyEstimate, factor: str) 
 
 
 def describe_published(
-    fit: Estimate | LevelsEstimate, published: Published, checks: tuple[PrintedCheck, ...]
+    fit: Estimate | LevelsEstimate | FamilyEstimate,
+    published: Published,
+    checks: tuple[PrintedCheck, ...],
 ) -> str:
     """Return one paragraph on how far the printed values are reproduced, and why not further."""
     inexact = [check for check in checks if not check.exact]

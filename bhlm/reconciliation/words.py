@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bhlm.bayes.draws import Posterior
 from bhlm.bayes.existence import explain_missing
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.pool import Pool
 from bhlm.bayes.importance.target import list_priors
-from bhlm.bayes.level_tails import judge_existence
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
-from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
+from bhlm.reconciliation.proper import judge_proper
 from bhlm.reconciliation.split import NEGLIGIBLE
 from bhlm.reconciliation.swaps import (
     Share,
@@ -90,7 +87,7 @@ def name_priors(post: Posterior) -> dict[str, str]:
     fixed = post.moments.fixed
     scale = {"scale": "the scale (flat on SDs and correlations is not flat on covariances)"}
     others = {
-        "residual": f"the prior {texts[str(RESIDUAL_SD)]} on the residual SD",
+        "residual": f"the prior {texts.get(str(RESIDUAL_SD), '')} on the residual SD",
         "fixed": f"the prior {texts[fixed[0]]} on {fixed[0]}"
         if len(fixed) == 1
         else "the priors of the fixed effects",
@@ -332,9 +329,8 @@ def _exists(cure: tuple[str, ...], known: Swaps) -> bool:
     """Return whether the posterior without those priors is proper, with SDs of finite variance."""
     if cure not in known.existing:
         post = known.post
-        assert not isinstance(post.white, WhitenedPatterns)
-        found = judge_existence(post.white, post.structure, post.priors, without=cure)
-        known.existing[cure] = found.proper and bool(np.min(found.sd) > 2.0)
+        found = judge_proper(post, without=cure)
+        known.existing[cure] = found.proper and found.sd_index > 2.0
     return known.existing[cure]
 
 
@@ -377,3 +373,8 @@ def describe_verdict(
 def _list(names: Sequence[str]) -> str:
     """Return names as English lists them."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def speak_of_ml(text: str) -> str:
+    """Return a sentence about REML as one about maximum likelihood, which takes its place."""
+    return text.replace("restricted log-likelihood", "log-likelihood").replace("REML", "ML")

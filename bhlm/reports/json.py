@@ -308,8 +308,12 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
     )
 
 
-def _describe_reml_side(fit: Estimate | LevelsEstimate, df: str | None) -> dict[str, Any]:
-    """Return `model` and `reml` of a single factor or several."""
+def _describe_reml_side(
+    fit: Estimate | LevelsEstimate | FamilyEstimate, df: str | None
+) -> dict[str, Any]:
+    """Return `model` and `reml` of a single factor or several, or of a family."""
+    if isinstance(fit, FamilyEstimate):
+        return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit)}
     return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}

@@ -11,9 +11,9 @@ from scipy import special, stats
 import bhlm
 from bhlm import HalfNormal, Model, Normal, Priors
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.family.density import build_family, locate_family, log_family
+from bhlm.bayes.family.density import build_family, locate_family, log_family, start_search
 from bhlm.bayes.family.draws import integrate_draws
-from bhlm.bayes.family.sampling import sample_patterns, start_search
+from bhlm.bayes.family.sampling import sample_patterns
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.errors import ArgumentError, PriorError

@@ -32,6 +32,7 @@ from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 Array = np.ndarray
 
 TOLERANCE = 1e-6  # of the log-likelihood near the mode, all groups together
+BEGIN = 0.3  # SDs at which the search for the mode begins, per unit of a column's spread
 SEARCHED = 1.0  # posterior SDs between nodes while the mode is looked for
 
 
@@ -128,6 +129,21 @@ def centre_family(density: FamilyDensity, start: Array) -> FamilyDensity:
         steps = np.minimum(steps, nodes.steps)
     nodes.steps[:] = steps
     return density._replace(nodes=nodes, axes=axes)
+
+
+def start_search(density: FamilyDensity) -> Array:
+    """Return the position (d,) at which the search for the mode begins.
+
+    Of the fixed effects it is that of the same mean everywhere.
+    """
+    base, white = density.base, density.nodes.white
+    p, s = len(base.offset), len(base.unit)
+    x = np.zeros(density.dimension)
+    mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
+    level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
+    x[:p] = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]
+    x[p : p + s] = np.where(base.signed, BEGIN, np.log(BEGIN))
+    return x
 
 
 def locate_family(density: FamilyDensity, x: Array) -> tuple[Array, Array]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from bhlm.bayes.draws import HELD, Settings, parameter_draws
 from bhlm.bayes.family.density import (
-    FamilyDensity,
     build_family,
     centre_family,
     constrain_family,
     log_turned,
+    start_search,
 )
 from bhlm.bayes.family.draws import FamilyDraws, build_family_fit
 from bhlm.bayes.family.tails import index_family
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 MOST = 3  # random coefficients: nodes grow with their power
-BEGIN = 0.3  # SDs at which the search for the mode begins, per unit of a column's spread
 
 
 def sample_patterns(
@@ -155,21 +154,6 @@ def sample_whitened_patterns(
             f"for draws={kept} with seed={seed}, which gives these very draws"
         ),
     )
-
-
-def start_search(density: FamilyDensity) -> Array:
-    """Return the position (d,) at which the search for the mode begins.
-
-    Of the fixed effects it is that of the same mean everywhere.
-    """
-    base, white = density.base, density.nodes.white
-    p, s = len(base.offset), len(base.unit)
-    x = np.zeros(density.dimension)
-    mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
-    level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
-    x[:p] = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]
-    x[p : p + s] = np.where(base.signed, BEGIN, np.log(BEGIN))
-    return x
 
 
 def find_unbounded(

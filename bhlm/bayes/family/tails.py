@@ -14,6 +14,7 @@ Chen, Ibrahim & Shao (2003), Comput. Stat. Data Anal. 42, for recession and prop
 """
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from scipy.optimize import linprog
@@ -37,6 +38,8 @@ def index_family(
     structure: Structure,
     priors: ResolvedPriors,
     white: WhitenedPatterns,
+    *,
+    without: Collection[str] = (),
 ) -> dict[str, float]:
     """Return the tail index of every parameter: its m-th moment exists if m < index.
 
@@ -45,9 +48,16 @@ def index_family(
         structure: of the random coefficients.
         priors: one prior per parameter.
         white: the whitened patterns.
+        without: names of `bhlm.bayes.importance.target.PRIORS` to swap for flat ones.
     """
-    flat = sum(isinstance(prior, Flat) for prior in priors.fixed)
-    own = np.array([_index(prior) for prior in priors.sd])[list(structure.owners)]
+    free = "fixed" in without
+    flat = sum(free or isinstance(prior, Flat) for prior in priors.fixed)
+    own = np.array(
+        [
+            _index(prior, power, without)
+            for prior, power in zip(priors.sd, structure.powers, strict=True)
+        ]
+    )[list(structure.owners)]
     z = patterns.take(structure.names)
     alone = np.array([count_along(white, z[:, i]) for i in range(structure.q)], dtype=float)
     index = own + alone - flat
@@ -60,7 +70,7 @@ def index_family(
     # A fixed effect without a prior grows with the SDs; one with a prior no faster than that lets.
     beta = np.array(
         [
-            slowest if isinstance(prior, Flat) else max(_index(prior), slowest)
+            slowest if free or isinstance(prior, Flat) else max(_index(prior), slowest)
             for prior in priors.fixed
         ]
     )
@@ -120,6 +130,11 @@ def _sum_shared(own: Array, structure: Structure) -> float:
     return float(own[first].sum())
 
 
-def _index(prior: Prior) -> float:
-    """Return the tail index of a prior."""
-    return -(prior.upper_power + 1.0)
+def _index(prior: Prior, power: int = 0, without: Collection[str] = ()) -> float:
+    """Return the tail index of a prior; where the scale is swapped, of SDs times sd^power."""
+    upper = prior.upper_power
+    if isinstance(prior, Flat):
+        upper = float(power) if "scale" in without else upper
+    else:
+        upper = (0.0 if "sd" in without else upper) + (power if "scale" in without else 0.0)
+    return -(upper + 1.0)

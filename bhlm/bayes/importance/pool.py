@@ -28,7 +28,7 @@ from bhlm.bayes.importance.target import (
     straighten,
 )
 from bhlm.likelihood.covariance import Structure
-from bhlm.moments.cells import AnyMoments
+from bhlm.moments.either import Reduced
 
 Array = np.ndarray
 
@@ -44,7 +44,7 @@ class Version(NamedTuple):
 class Pool:
     """Draws of one or several posteriors of a model, in the order in which they joined."""
 
-    moments: AnyMoments
+    moments: Reduced
     structure: Structure
     target: Target  # of the first
     sources: tuple[Drawn, ...]
@@ -118,7 +118,7 @@ def weigh_pool(pool: Pool, without: frozenset[str]) -> Weighed:
 
 
 def _read_versions(
-    moments: AnyMoments, structure: Structure, target: Target, drawn: Drawn, *, seed: int
+    moments: Reduced, structure: Structure, target: Target, drawn: Drawn, *, seed: int
 ) -> tuple[Version, Version]:
     """Return a posterior's draws with the chosen priors of the fixed effects, and with flat ones.
 
@@ -128,7 +128,9 @@ def _read_versions(
     versions = []
     for without in (frozenset[str](), frozenset(("fixed",))):
         chosen = replace(target, without=without)
-        given = condition_fixed(chosen, drawn.at.lam, drawn.at.sigma, sums=drawn.given.sums)
+        given = condition_fixed(
+            chosen, drawn.at.lam, drawn.at.sigma, sums=drawn.given.sums, beta=drawn.at.beta
+        )
         kernels, correction = read_kernels(moments, structure, chosen, drawn.at, given, seed=seed)
         height = given.value if correction is None else given.value + correction
         versions.append(Version(np.where(lost, -np.inf, height), kernels))

@@ -36,8 +36,11 @@ from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.patterns import WhitenedPatterns, whiten_patterns
 from bhlm.likelihood.whitening import Whitened, whiten
-from bhlm.moments.cells import AnyMoments, CellMoments
+from bhlm.moments.cells import CellMoments
+from bhlm.moments.either import Reduced
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +63,7 @@ class Drawn:
 class ImportancePosterior(Drawn):
     """The posterior of every parameter by importance sampling, and whether it may be believed."""
 
-    moments: AnyMoments
+    moments: Reduced
     structure: Structure
     kernels: dict[str, Kernels]  # by parameter, in the order of the tables
     located: dict[str, Located]
@@ -89,7 +92,7 @@ class ImportancePosterior(Drawn):
 
 
 def integrate_importance(
-    moments: AnyMoments,
+    moments: Reduced,
     structure: Structure,
     priors: ResolvedPriors,
     *,
@@ -98,7 +101,7 @@ def integrate_importance(
     budget: int = 30_000,
     without: frozenset[str] = frozenset(),
     frame: Array | None = None,
-    white: Whitened | WhitenedCells | None = None,
+    white: Whitened | WhitenedCells | WhitenedPatterns | None = None,
 ) -> ImportancePosterior:
     """Return the posterior of every parameter by importance sampling.
 
@@ -118,7 +121,9 @@ def integrate_importance(
     """
     if white is None and isinstance(moments, CellMoments):
         white = whiten_cells(moments, structure.parts)
-    elif white is None and not isinstance(moments, CellMoments):
+    elif white is None and isinstance(moments, Patterns):
+        white = whiten_patterns(moments, structure)
+    elif white is None and not isinstance(moments, CellMoments | Patterns):
         white = whiten(moments, structure)
     assert white is not None
     target = build_target(white, priors, structure, frame=frame, without=without)
@@ -171,11 +176,11 @@ def draw_target(target: Target, *, seed: int, draws: int = 4096, budget: int = 3
         found, y=np.where(lost[:, None], modes.y[0], found.y), weight=weight / weight.sum()
     )
     at = place(target, found.y)
-    return Drawn(target, modes, found, at, condition_fixed(target, at.lam, at.sigma))
+    return Drawn(target, modes, found, at, condition_fixed(target, at.lam, at.sigma, beta=at.beta))
 
 
 def read_kernels(
-    moments: AnyMoments,
+    moments: Reduced,
     structure: Structure,
     target: Target,
     at: Place,
@@ -186,10 +191,14 @@ def read_kernels(
     """Return every parameter at each place, and what its log weight still lacks.
 
     Under normal and flat priors a fixed effect is the normal that it is given the rest
-    (Rao-Blackwell), and nothing is lacking. Under others it is a draw from that normal, and the
-    log density of its prior is lacking.
+    (Rao-Blackwell), and nothing is lacking; nor is it of a family, whose fixed effects are drawn.
+    Under others it is a draw from that normal, and the log density of its prior is lacking.
     """
     p = len(target.ols)
+    if target.counted is not None:
+        beta = target.ols + given.mean @ target.back.T
+        named = parameter_draws(moments, structure, beta, at.g, at.sigma)
+        return {name: Kernels(x, np.zeros(len(beta))) for name, x in named.items()}, None
     inverse = np.linalg.inv(given.root)  # precision^-1 = inverse' inverse
     spread = target.back @ np.swapaxes(inverse, 1, 2)  # (N, p, p)
     beta = target.ols + given.mean @ target.back.T

@@ -41,6 +41,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.panels import Panels, build_panels
+from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 from bhlm.likelihood.positions import sum_positions
 from bhlm.likelihood.whitening import Whitened
 from bhlm.processes import count_cores
@@ -52,6 +53,8 @@ Array = np.ndarray
 PRIORS = ("scale", "sd", "corr", "residual", "fixed")
 CHUNK = 32  # positions of several factors that a thread takes at a time
 TINY = -300.0  # the logarithm of an SD below which its square would underflow
+CLIMB = 30  # steps at most
+ACCURATE = 1e-6  # of the log-likelihood of a family, in the middle
 SEARCH = 256  # positions at which the search for modes begins to look
 
 
@@ -78,17 +81,31 @@ class Target:
     knee: Array  # (s,) of log t, below which y bends; -inf where y is log t itself
     without: frozenset[str] = frozenset()  # of `list_priors`, those swapped for flat ones
     levels: Nested | Crossed | None = None  # of several factors, in place of the panels
+    counted: "Counted | None" = None  # of a family, whose fixed effects are coordinates
 
     @property
     def dimension(self) -> int:
         """The length of y."""
+        return self.n_random + (1 if self.counted is None else len(self.ols))
+
+    @property
+    def n_random(self) -> int:
+        """The number of coordinates of SDs and correlations."""
         parts = self.structure.parts
-        return self.n_sds + sum(find_law(part).count(part.sizes) for part in parts) + 1
+        return self.n_sds + sum(find_law(part).count(part.sizes) for part in parts)
 
     @property
     def n_sds(self) -> int:
         """The number s of SDs that are free."""
         return len(self.structure.sds)
+
+
+class Counted(NamedTuple):
+    """The likelihood of a family: beta~ = middle + unit b, with b the last coordinates of y."""
+
+    nodes: Integrator
+    middle: Array  # (p,)
+    unit: Array  # (p,)
 
 
 class Place(NamedTuple):
@@ -100,12 +117,13 @@ class Place(NamedTuple):
     sd: Array  # (N, s) in the priors' frame
     logdet: Array  # (N, F) log |R| summed over the blocks of each factor, in the priors' frame
     jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
+    beta: Array  # (N, p) beta~ of a family; else (N, 0)
 
 
 class Sums(NamedTuple):
     """What the likelihood reads of the groups at places; it depends on G / sigma^2 alone."""
 
-    logdet: Array  # (N,) sum_j log|H_j|
+    logdet: Array  # (N,) sum_j log|H_j|; of a family minus twice the log-likelihood
     products: Array  # (N, p + 1, p + 1) sum_j [X~ y~]'H_j^-1 [X~ y~]
 
 
@@ -138,7 +156,7 @@ def list_priors(structure: Structure) -> tuple[str, ...]:
 
 
 def build_target(
-    white: Whitened | WhitenedCells,
+    white: Whitened | WhitenedCells | WhitenedPatterns,
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -159,7 +177,10 @@ def build_target(
         ArgumentError: several factors of which one has coefficients that share an SD.
     """
     levels: Nested | Crossed | None = None
-    if isinstance(white, WhitenedCells):
+    counted: Counted | None = None
+    if isinstance(white, WhitenedPatterns):
+        counted, panels = count_likelihood(white), Panels(np.empty(0), np.empty(0), 0.0)
+    elif isinstance(white, WhitenedCells):
         levels, panels = white.levels, Panels(np.empty(0), np.empty(0), 0.0)
         if structure.shares_variance:
             raise ArgumentError(
@@ -180,7 +201,7 @@ def build_target(
         values=panels.values,
         total=panels.total,
         reach=panels.reach,
-        n=white.n,
+        n=0.0 if isinstance(white, WhitenedPatterns) else white.n,
         structure=structure,
         basis=white.basis,
         frame=priors.frame.random if frame is None else frame,
@@ -192,11 +213,45 @@ def build_target(
         slope=slope,
         normal=normal,
         exact=bool(np.all(normal | flat)),
-        logdet_back=white.p * math.log(white.scale) + white.logdet_fixed,
+        logdet_back=(
+            0.0
+            if isinstance(white, WhitenedPatterns)
+            else white.p * math.log(white.scale) + white.logdet_fixed
+        ),
         knee=np.full(len(structure.sds), -np.inf),
         without=without,
         levels=levels,
+        counted=counted,
     )
+
+
+def count_likelihood(white: WhitenedPatterns) -> Counted:
+    """Return the likelihood of a family, its fixed effects in units of their uncertainty.
+
+    By Newton's steps for beta~ where lam is I / 2; beta~ has a concave likelihood there.
+    """
+    nodes = Integrator(white)
+    lam = 0.5 * np.eye(white.q)
+    mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
+    level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
+    beta = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]
+    found = nodes.evaluate(beta, lam)
+    for _ in range(CLIMB):
+        score, information = found.score.sum(axis=0)[: white.p], found.information[: white.p]
+        step = np.linalg.solve(information[:, : white.p], score)
+        if not score @ step > 1e-6:
+            break
+        share = 1.0
+        while (
+            not (there := nodes.evaluate(beta + share * step, lam)).loglik > found.loglik
+            and share > 1e-6
+        ):
+            share *= 0.5
+        beta, found = beta + share * step, there
+    nodes.refine(beta, lam, tolerance=ACCURATE / white.n_groups)
+    nodes.evaluate(beta, lam, derivatives=False)
+    covariance = np.linalg.inv(found.information[: white.p, : white.p])
+    return Counted(nodes, beta, 2.0 * np.sqrt(np.diag(covariance)))
 
 
 def bend(x: Array) -> tuple[Array, Array]:
@@ -239,6 +294,11 @@ def place(target: Target, y: Array) -> Place:
     """Return what positions y (N, d) stand for."""
     x, log_slope = straighten(target, y)
     put = _place_shared if target.structure.shares_variance else _place_own
+    if target.counted is not None:
+        k = target.n_random
+        own = np.column_stack([y[:, :k], np.zeros(len(y))])  # sigma is one
+        at = put(target, own, np.maximum(x[:, : target.n_sds], TINY), log_slope)
+        return at._replace(beta=target.counted.middle + target.counted.unit * y[:, k:])
     return put(target, y, np.maximum(x[:, : target.n_sds], TINY), y[:, -1] + log_slope)
 
 
@@ -301,7 +361,8 @@ def _place_shared(target: Target, y: Array, log_t: Array, jacobian: Array) -> Pl
     own = target.basis @ lam * sigma[:, None, None]
     logdet = np.minimum(logdet, 0.0)[:, None]
     g = own @ np.swapaxes(own, 1, 2)
-    return Place(lam, g, sigma, sd, logdet, jacobian + np.log(sd[:, 0]))
+    none = np.empty((len(y), 0))
+    return Place(lam, g, sigma, sd, logdet, jacobian + np.log(sd[:, 0]), none)
 
 
 def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place:
@@ -366,11 +427,16 @@ def _place_own(target: Target, y: Array, log_t: Array, jacobian: Array) -> Place
     own = basis @ lam * sigma[:, None, None]
     g = own @ np.swapaxes(own, 1, 2)
     lam = np.ascontiguousarray(np.linalg.solve(target.basis, basis) @ lam)
-    return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian)
+    return Place(lam, g, sigma, sd, np.minimum(logdet, 0.0), jacobian, np.empty((len(y), 0)))
 
 
 def condition_fixed(
-    target: Target, lam: Array, sigma: Array, *, sums: Sums | None = None
+    target: Target,
+    lam: Array,
+    sigma: Array,
+    *,
+    sums: Sums | None = None,
+    beta: Array | None = None,
 ) -> Conditional:
     """Return the fixed effects given (G, sigma), and the integral over them.
 
@@ -384,8 +450,12 @@ def condition_fixed(
         lam: roots (N, q, q) of G / sigma^2 in the whitened basis.
         sigma: residual SDs (N,).
         sums: over the groups at these roots, where they are known.
+        beta: of a family, beta~ (N, p): its fixed effects are given, and not integrated out.
     """
     p = len(target.ols)
+    if target.counted is not None:
+        assert beta is not None
+        return _give_fixed(target, target.counted, lam, beta, sums)
     if sums is None:
         sums = Sums(*sum_target(target, lam))
     logdet, e = sums
@@ -411,6 +481,34 @@ def condition_fixed(
     value += 0.5 * p * math.log(2.0 * math.pi)
     value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
     return Conditional(np.where(known, value, -np.inf), mean, root, sums)
+
+
+def _give_fixed(
+    target: Target, counted: Counted, lam: Array, beta: Array, sums: Sums | None
+) -> Conditional:
+    """Return the log-likelihood of a family times the priors of its fixed effects, as they are."""
+    if sums is None:
+        loglik = np.empty(len(lam))
+
+        def fill(first: int) -> None:
+            nodes = counted.nodes.copy()
+            for at in range(first, min(first + CHUNK, len(lam))):
+                nodes.modes[:] = counted.nodes.modes
+                own = np.ascontiguousarray(beta[at]), np.ascontiguousarray(lam[at])
+                loglik[at] = nodes.evaluate(*own, derivatives=False, threads=1).loglik
+
+        firsts = range(0, len(lam), CHUNK)
+        with ThreadPoolExecutor(min(count_cores(), max(len(firsts), 1))) as pool:
+            list(pool.map(fill, firsts))
+        sums = Sums(-2.0 * loglik, np.empty((len(lam), 0, 0)))
+    value = -0.5 * sums.logdet
+    if "fixed" not in target.without:
+        shown = target.offset + beta @ target.slope.T
+        for i, prior in enumerate(target.priors.fixed):
+            if not isinstance(prior, Flat):
+                value = value + evaluate_prior(prior, shown[:, i])
+    none = np.empty((len(lam), 0, 0))
+    return Conditional(np.where(np.isfinite(value), value, -np.inf), beta, none, sums)
 
 
 def sum_target(target: Target, lam: Array) -> tuple[Array, Array]:
@@ -501,7 +599,7 @@ def log_target(target: Target, y: Array) -> Array:
     with np.errstate(all="ignore"):
         at = place(target, y)
         terms = list_terms(target, at)
-        value = condition_fixed(target, at.lam, at.sigma).value + at.jacobian
+        value = condition_fixed(target, at.lam, at.sigma, beta=at.beta).value + at.jacobian
         for term in terms.values():
             value = value + term
     return np.where(np.isfinite(value), value, -np.inf)
@@ -511,12 +609,16 @@ def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Arra
     """Return positions (count, d) that cover where the modes of a target may be.
 
     SDs from 1/50 to 10 residual SDs per unit of a whitened column, correlations to +-.9, the
-    residual SD from 1/10 to 1.3 of that of least squares.
+    residual SD from 1/10 to 1.3 of that of least squares; the fixed effects of a family within a
+    standard error.
     """
     s, d = target.n_sds, target.dimension
     low = np.full(d, -1.5)
     high = np.full(d, 1.5)
     low[:s], high[:s] = math.log(0.02), math.log(10.0)
-    low[-1] = math.log(0.1 * target.scale)
-    high[-1] = math.log(1.3 * target.scale)
+    if target.counted is None:
+        low[-1] = math.log(0.1 * target.scale)
+        high[-1] = math.log(1.3 * target.scale)
+    else:
+        low[target.n_random :], high[target.n_random :] = -0.5, 0.5
     return qmc.scale(qmc.Sobol(d, rng=np.random.default_rng(seed)).random(count), low, high)

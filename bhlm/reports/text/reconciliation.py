@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.reconciliation.words import speak_of_ml
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.fixed.few_groups import list_notes
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def render_reconciliation(both: "Comparison") -> str:
         lines += ["About the REML fit", *map(_bullet, notes), ""]
     lines += [*_render_findings(both), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return speak_of_ml(text) if isinstance(both.reml, FamilyEstimate) else text
 
 
 def _render_parts(both: "Comparison", name_width: int) -> list[str]:
@@ -105,6 +108,8 @@ def _render_parts(both: "Comparison", name_width: int) -> list[str]:
 def _name_parts(both: "Comparison") -> dict[str, str]:
     """Return the heads of the parts' columns; of several factors SDs and correlations by factor."""
     parts = both.post.structure.parts
+    if both.post.priors.held:
+        return {key: text for key, text in PARTS.items() if key != "prior_residual"}
     if len(parts) == 1:
         return PARTS
     found: dict[str, str] = {}
