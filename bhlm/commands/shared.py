@@ -205,10 +205,15 @@ def fit_both(
     from bhlm.reconciliation.published import check_published
 
     chosen, structure = read_settings(entry, covariance, priors)
-    VOICE.say("fitting by REML")
-    reml = model.reml(method=method, covariance=structure)
+    reml: Any
+    if model.patterns is not None:
+        VOICE.say("fitting by maximum likelihood")
+        reml = model.ml(covariance=structure)
+    else:
+        VOICE.say("fitting by REML")
+        reml = model.reml(method=method, covariance=structure)
     # What was printed of the other likelihood is not what is computed here.
-    published = entry.published if entry and entry.method == method else None
+    published = entry.published if entry and entry.method == reml.method else None
     if published is not None:
         check_published(reml, published)  # refuses what cannot be compared before it is drawn
     if show:

@@ -56,7 +56,8 @@ def test_every_family_from_a_file(capsys, rows, tmp_path, formula, options):
     ("arguments", "message"),
     [
         (["reml", "cbpp"], "bhlm ml cbpp fits it"),
-        (["reconcile", "toenail"], "bhlm ml toenail fits it"),
+        (["dashboard", "toenail", "-o", "page.html"], "bhlm ml toenail fits it"),
+        (["reconcile", "toenail", "--df", "hlm"], "bhlm ml toenail fits it"),
         (["ml", "cbpp", "--family", "poisson"], "leave --family, --weights and the like out"),
         (["ml", "hsb_anova", "--nagq", "3"], "nagq=3"),
     ],
@@ -92,3 +93,16 @@ def test_a_posterior_from_a_file(capsys, rows, tmp_path):
     assert found["model"]["patterns"] == 15
     assert found["posterior"]["integration"]["error"] < 1e-3
     assert set(found["posterior"]["ratios"]) == {"Intercept"}
+
+
+@pytest.mark.slow
+def test_a_reconciliation_from_a_file(capsys, rows, tmp_path):
+    path = tmp_path / "out.json"
+    formula = ["--formula", "incidence / size ~ 1 + (1 | herd)", "--family", "binomial"]
+    status, out, _ = run(capsys, "reconcile", "--data", rows, *formula, "--json", path)
+    assert status == 0
+    assert "Reconciliation of ML and the posterior" in out
+    found = json.loads(path.read_text())
+    assert found["verdict"] == "explained"
+    assert found["model"]["family"] == "binomial"
+    assert found["reml"]["method"] == "ml"
