@@ -150,8 +150,6 @@ def list_questions(
     found["loo_rows"] = partial(model.loo_rows, fit)
     found["check_rows"] = partial(model.check_rows, fit, draws=100, seed=1)
     found["table"] = lambda: repr(bhlm.table([fit])) + bhlm.table([fit, fit]).to_latex()
-    for name in ("design_effect", "icc", "r_squared", "standardized"):
-        found[name] = partial(lambda name: getattr(fit, name)(), name)
     found["compare_fits"] = partial(bhlm.compare_fits, fit, fit)
     found["compare_nested"] = partial(bhlm.compare_nested, fit, fit)
     found["variance_explained"] = partial(bhlm.variance_explained, fit, fit)
