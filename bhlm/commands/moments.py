@@ -32,6 +32,7 @@ def moments_command(
     ] = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
+    from bhlm.commands.shared import tell_doubts
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
     from bhlm.moments.either import (
@@ -46,6 +47,7 @@ def moments_command(
     if formula is not None and like is None:
         table = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
         moments = reduce_part(formula, table)
+        tell_doubts(moments)
     elif like is not None and formula is None:
         reference = load_moments(like)
         table = open_alike(reference, data, memory_limit=memory_limit)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import Reconciliation
     from bhlm.fits.reml_fit import RemlFit
+    from bhlm.moments.either import AnyMoments
+    from bhlm.moments.patterns import Patterns
+    from bhlm.moments.strata import StratumMoments
     from bhlm.sources.gallery import GalleryModel
 
 CHAINS = 4  # of `Model.sample`
@@ -50,7 +53,6 @@ def open_model(
     from bhlm.fits.model import Model
     from bhlm.moments.cells import refuse_factors
     from bhlm.moments.file import is_moments_path
-    from bhlm.moments.identifiers import doubt_columns
     from bhlm.sources.gallery import find_model
 
     def check(text: str) -> None:
@@ -93,13 +95,21 @@ def open_model(
         return Model(formula, data, **given), None
     rows = open_rows(
         parse_formula(formula), data, memory_limit=memory_limit, separator=separator,
-        missing=missing or (),
+        missing=missing or (), labels=[given["residual"]] if "residual" in given else (),
     )  # fmt: skip
     model = Model(formula, rows, **given)
-    plain = model.family == "gaussian" and not model.formula.has_levels and model.strata is None
-    for sentence in doubt_columns(model.moments) if plain and not VOICE.quiet else ():
-        print(f"bhlm: note: {sentence}", file=sys.stderr)
+    parts = (model.patterns, model.strata, model.cells)
+    reduced = next((each for each in parts if each is not None), None)
+    tell_doubts(model.moments if reduced is None else reduced)
     return model, None
+
+
+def tell_doubts(reduced: "AnyMoments | Patterns | StratumMoments") -> None:
+    """Say, unless to be quiet, which predictors can hardly be meant as numbers."""
+    from bhlm.moments.identifiers import doubt_columns
+
+    for sentence in () if VOICE.quiet else doubt_columns(reduced):
+        print(f"bhlm: note: {show_name(sentence)}", file=sys.stderr)
 
 
 def choose_weights(

@@ -311,3 +311,19 @@ def test_the_version_and_help_are_printed(capsys):
         assert (status, err) == (0, "")
         assert out == run(capsys, *arguments[:-1], "--help")[1]
         assert "Usage: bhlm" in out
+
+
+@pytest.mark.parametrize("command", ["reml", "moments"])
+def test_identifiers_are_doubted_of_several_factors_and_by_moments(command, capsys, tmp_path):
+    places = list(range(40))
+    table = pd.DataFrame({"g": [i // 5 for i in places], "h": [i % 5 for i in places],
+                          "y": [(7 * i) % 11 + i % 3 for i in places],
+                          "pupil_id": [(17 * i) % 97 for i in places]})  # fmt: skip
+    table.to_csv(tmp_path / "t.csv", index=False)
+    asked = ["--formula", "y ~ pupil_id + (1 | g) + (1 | h)"]
+    given = {
+        "reml": ["--data", tmp_path / "t.csv", *asked],
+        "moments": [tmp_path / "t.csv", *asked, "-o", tmp_path / "t.moments"],
+    }[command]
+    _, _, err = run(capsys, command, *given)
+    assert "bhlm: note: the predictor 'pupil_id' is called like an identifier" in err

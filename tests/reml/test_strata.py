@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from command_line import run
 
 import bhlm
 from bhlm.errors import ArgumentError, DataError, FormulaError
@@ -152,6 +153,14 @@ def test_strata_are_labels_and_rows_without_one_are_counted(coded, route, tmp_pa
     used = "39 of 60 rows used, 21 dropped for missing values (s 20, y 1)"
     assert used in repr(model)
     assert used in model.reml().summary()
+
+
+def test_the_command_line_reads_strata_as_labels(coded, tmp_path, capsys):
+    coded.to_csv(tmp_path / "t.csv", index=False)
+    asked = ["--data", tmp_path / "t.csv", "--formula", "y ~ 1 + (1 | g)", "--residual", "s"]
+    _, out, _ = run(capsys, "reml", *asked)
+    assert "var(Residual|s=01)" in out
+    assert "var(Residual|s=1)" in out
 
 
 def test_strata_of_mixed_types_are_refused(coded):
