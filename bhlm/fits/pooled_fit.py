@@ -21,7 +21,9 @@ from bhlm.studies.imputations.pooled import Pooled, pool_fits
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes.priors.resolve import Priors
     from bhlm.reml.fixed.wald import JointTest
+    from bhlm.studies.imputations.mixture import Mixture
 
 
 @check_arguments
@@ -70,6 +72,45 @@ class PooledFit(Pooled):
         from bhlm.studies.imputations.joint import judge_pooled
 
         return judge_pooled(self, hypotheses, rule=rule)
+
+    def sample(
+        self,
+        *,
+        seed: int | None = None,
+        draws: int = 1000,
+        tune: int = 1000,
+        chains: int = 4,
+        priors: "Priors | None" = None,
+        cores: int | None = None,
+    ) -> "Mixture":
+        """Return the posterior given all imputations: the mixture of those given each.
+
+        `compare()` sets the pooled estimates beside it; see
+        `bhlm.studies.imputations.mixture.Mixture`.
+
+        Args:
+            seed: makes the run repeatable; None draws one.
+            draws: kept draws per chain, of each imputation.
+            tune: warm-up draws per chain, discarded.
+            chains: independent chains, of each imputation.
+            priors: what replaces the defaults, which are scaled to each imputation.
+            cores: chains that run side by side; None leaves it to nutpie.
+
+        Raises:
+            ArgumentError: a count that is not positive.
+            PriorError: priors that do not fit the model.
+        """
+        import numpy as np
+
+        from bhlm.bayes.draws import Settings
+        from bhlm.studies.imputations.mixture import sample_pooled
+
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        if seed < 0:
+            raise ArgumentError(f"seed={seed} is not a seed; give an integer of 0 or more")
+        settings = Settings(draws=draws, tune=tune, chains=chains, cores=cores)
+        return sample_pooled(self, seed=seed, settings=settings, priors=priors)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the pooled fit under the names of the JSON."""

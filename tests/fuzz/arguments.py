@@ -70,7 +70,14 @@ STARTING = ("processes",)  # start processes where they are right, which takes l
 CALLED = ("progress", "evaluate")  # are called where they are functions, and raise what they raise
 # Where what is right takes seconds; the others answer or refuse within a moment.
 LONG = (
-    *("Model.sample", "Model.pymc", "Model.check_rows", "Model.loo_rows", "calibrate"),
+    *(
+        "PooledFit.sample",
+        "Model.sample",
+        "Model.pymc",
+        "Model.check_rows",
+        "Model.loo_rows",
+        "calibrate",
+    ),
     *("integrate_posterior", "RemlFit.bootstrap", "BayesFit.loo", "plot_curves", "plot_loo_pit"),
     *("Reconciliation.curves", "RemlFit.dashboard", "BayesFit.dashboard", "plot_sensitivity"),
     *("Reconciliation.dashboard", "BayesFit.save", "compare_posteriors", "RemlFit.profile"),
@@ -146,6 +153,7 @@ def list_cases(
         "fit_imputations": {"formula": "y ~ 1 + (1 | g)", "data": [table, table]},
         "pool": {"fits": [reml, reml]},
         "PooledFit.contrast": {"hypotheses": ("x = 0",)},
+        "PooledFit.sample": few,
         "PooledFit.test": {"hypotheses": ("x = 0",)},
         "find_model": {"name_or_path": "sleepstudy"},
         "integrate_posterior": {"moments": small.moments, "budget": 2000, "tolerance": 0.1},
