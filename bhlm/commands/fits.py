@@ -110,7 +110,7 @@ def reconcile_command(
     uncounted = dashboard is not None or df is not None or live
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=df is None, counted=not uncounted,
+        several=df is None and not live, counted=not uncounted,
         outcome={"family": family, "link": link, "trials": trials, "exposure": exposure},
     )  # fmt: skip
     if model.patterns is not None and uncounted:
@@ -360,7 +360,7 @@ def sample_command(
         )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=True, counted=not live, outcome=outcome,
+        several=not live, counted=not live, outcome=outcome,
     )  # fmt: skip
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")

@@ -175,9 +175,7 @@ def test_a_command_goes_from_a_gallery_model_to_a_page(name, tmp_path, capsys):
     check_page(page)
 
 
-@pytest.mark.slow
-def test_a_watched_run_is_reconciled_on_a_page(tmp_path, capsys):
-    page = tmp_path / "live.html"
-    asked = ("reconcile", "pastes", "--live", "--dashboard", str(page), *SHORT)
-    assert run(capsys, *asked)[0] == 0
-    check_page(page)
+def test_a_watched_run_is_refused_in_one_line(capsys):
+    code, _, error = run(capsys, "sample", "pastes", "--live")
+    assert code == 2
+    assert "this command is not there yet for several grouping factors" in error
