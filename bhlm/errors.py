@@ -108,7 +108,7 @@ _CLASSES = {
         "Prior",
         "TensorVariable",
     ),
-    *("FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
+    *("CellMoments", "FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
 }
 _ADVICE = {
     ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",

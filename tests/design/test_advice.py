@@ -42,6 +42,9 @@ def test_another_separator_is_named(mark, tmp_path):
     TABLE.to_csv(path, sep=mark, index=False)
     with pytest.raises(bhlm.BhlmError) as caught:
         bhlm.Model("y ~ ses + (1 | g)", path)
+    assert f"it seems to be separated by {mark!r}, so give separator={mark!r}" in str(caught.value)
+    with pytest.raises(bhlm.BhlmError) as caught:
+        bhlm.Model("y ~ ses + (1 | g)", pd.read_csv(path))
     assert f"so its separator is {mark!r}: read it by pandas.read_csv" in str(caught.value)
 
 

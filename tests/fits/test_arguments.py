@@ -56,7 +56,7 @@ WRONG = {
     ),
     "a model for a fit": (
         lambda model, fits: bhlm.reconcile(model, fits[1]),
-        "reml=<Model> is not a RemlFit or a LevelsFit; give a fit, such as model.reml()",
+        "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit; give a fit, such as",
     ),
     "progress=True": (
         lambda model, fits: model.sample(progress=True),

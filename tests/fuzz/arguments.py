@@ -78,6 +78,8 @@ LONG = (
         "Model.loo_rows",
         "calibrate",
     ),
+    *("LevelsFit.model.sample", "StrataFit.model.sample", "Weighted.model.sample"),
+    *("Known.model.sample", "LevelsFit.model.pymc"),
     *("integrate_posterior", "RemlFit.bootstrap", "BayesFit.loo", "plot_curves", "plot_loo_pit"),
     *("Reconciliation.curves", "RemlFit.dashboard", "BayesFit.dashboard", "plot_sensitivity"),
     *("Reconciliation.dashboard", "BayesFit.save", "compare_posteriors", "RemlFit.profile"),
@@ -176,6 +178,7 @@ def list_cases(
         "Model.loo_rows": {"fit": post},
         "Model.predict": {"fit": reml, "data": table},
         "Model.residuals": {"fit": reml},
+        "Model.replicate_errors": {"fit": reml},
         "Model.from_moments": {"data": model.moments},
         "RemlFit.test": {"hypotheses": ("x = 0",)},
         "RemlFit.contrast": {"hypotheses": ("x = 0",)},
@@ -201,7 +204,7 @@ def list_cases(
         "plot_johnson_neyman": {"fit": reml, "column": "x", "by": "w"},
         "plot_fits": {"fits": {"a": reml, "b": post}},
         "plot_pairs": {"fit": post},
-        "plot_variance_shares": {"fits": reml},
+        "plot_variance_shares": {"fits": [reml]},
         "table": {"models": [reml]},
         "ModelTable.save": {"path": folder / "new.tex"},
         "plot_group": {"fit": reml, "group": model.moments.groups[0]},
@@ -209,7 +212,8 @@ def list_cases(
     verbs = {name.partition(".")[2]: given for name, given in right.items() if "Fit." in name}
     for kind, (_, fit) in others.items():
         right |= {f"{kind}.{verb}": given for verb, given in verbs.items()}
-        right |= {f"{kind}.model.{verb}": {"fit": fit} for verb in ("residuals", "loo_rows")}
+        verbs_of_rows = ("residuals", "loo_rows", "replicate_errors")
+        right |= {f"{kind}.model.{verb}": {"fit": fit} for verb in verbs_of_rows}
         right[f"{kind}.model.check_rows"] = {"fit": fit, "draws": 100, "seed": 1}
         right[f"{kind}.model.predict"] = {"fit": fit, "data": enrich(table)}
         right[f"{kind}.model.sample"] = few

@@ -197,7 +197,7 @@ def test_what_cannot_be_identified(change: dict, formula: str, message: str) -> 
 def test_what_is_not_there_is_refused_in_one_line() -> None:
     table = simulate(4, sd=1.0).assign(h=lambda t: t["g"] // 5)
     model = Model("y ~ x + (1 | g)", table, family="bernoulli")
-    for call in (model.reml, model.sample, model.pymc, lambda: model.moments):
+    for call in (model.reml, lambda: model.moments):
         with pytest.raises(ArgumentError, match="family='bernoulli'"):
             call()
     with pytest.raises(ArgumentError, match="several grouping factors"):

@@ -77,7 +77,7 @@ class Study:
 
 @check_arguments
 def calibrate(
-    model: "Model | AnyMoments",
+    model: "Model | Moments | CellMoments",
     *,
     seed: int,
     replicates: int = 1000,
