@@ -21,7 +21,7 @@ setup: ## create .venv with the package and the tools of development
 
 docs: setup ## run the code of every page, and build the site into build/docs
 	$(PYTHON) -m pip install --quiet --no-deps 'marginaleffects>=0.6,<0.7'
-	$(PYTHON) docs/run_pages.py --check
+	$(PYTHON) docs/run_pages.py --check $(CHECK)
 	$(PYTHON) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 demo: ## fit Table 4.4 twice and reconcile the two answers

@@ -108,6 +108,7 @@ _CLASSES = {
         "Prior",
         "TensorVariable",
     ),
+    *("FamilyBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
     *("CellMoments", "FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
 }
 _ADVICE = {
@@ -245,6 +246,8 @@ def _read(annotation: Any) -> tuple[_Kind, ...]:
         name, _, rest = annotation.strip().partition("[")
         name = name.rpartition(".")[2]
         items = _split(rest.removesuffix("]"), ",") if rest else []
+        if name == "AnyMoments":
+            return (_Kind("Moments"), _Kind("CellMoments"))
         is_known = name in _CLASSES | _CALLABLE | _BASES.keys() or hasattr(abc, name)
         if not is_known:  # it may stand for a union of types, which nothing here can see
             return ()

@@ -58,6 +58,10 @@ WRONG = {
         lambda model, fits: bhlm.reconcile(model, fits[1]),
         "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit; give a fit, such as",
     ),
+    "a number for a fit": (
+        lambda model, fits: model.predict(-1),
+        "fit=-1 is not a RemlFit or a LevelsFit or a BayesFit or a FamilyFit or a FamilyBayesFit",
+    ),
     "progress=True": (
         lambda model, fits: model.sample(progress=True),
         "progress=True is not a function or None; give a function or None",

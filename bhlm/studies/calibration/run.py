@@ -77,7 +77,7 @@ class Study:
 
 @check_arguments
 def calibrate(
-    model: "Model | Moments | CellMoments",
+    model: "Model | AnyMoments",
     *,
     seed: int,
     replicates: int = 1000,
