@@ -47,13 +47,37 @@ from bhlm.moments.patterns import Patterns
 Array = np.ndarray
 
 
-class MarginalLoglik(Op):
+class _Loglik(Op):
+    """A log-likelihood whose last inputs are a root or lam, beta and sigma, with its gradients.
+
+    Outputs: the value and its derivatives by these, the last by log sigma.
+    """
+
+    n_data: int  # inputs before them
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Return that only the value depends, differentiably, on the parameters."""
+        places = range(len(node.inputs))
+        return [[place >= self.n_data, False, False, False] for place in places]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Return the value's cotangent times the gradients that the same pass computed."""
+        bar = cotangents[0]
+        if isinstance(bar.type, DisconnectedType):
+            return [disconnected_type() for _ in inputs]
+        _, droot, dbeta, dlog = outputs
+        data = [disconnected_type() for _ in range(self.n_data)]
+        return [*data, bar * droot, bar * dbeta, bar * dlog / inputs[-1]]
+
+
+class MarginalLoglik(_Loglik):
     """The whitened marginal log-likelihood, with its gradients as further outputs.
 
     Inputs: blocks (J, k, k), total (p + 1, p + 1), n, lam (q, q), beta (p,), sigma.
     Outputs: the value, d/d lam, d/d beta and d/d log sigma with lam held.
     """
 
+    n_data = 3
     __props__ = ()
 
     def make_node(self, *inputs: Any) -> Apply:
@@ -74,28 +98,15 @@ class MarginalLoglik(Op):
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = np.asarray(result, dtype=np.float64)
 
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Return that only the value depends, differentiably, on lam, beta and sigma."""
-        parameters = [False, False, False, True, True, True]
-        return [[connected, False, False, False] for connected in parameters]
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the value's cotangent times the gradients that the same pass computed."""
-        bar = cotangents[0]
-        if isinstance(bar.type, DisconnectedType):
-            return [disconnected_type() for _ in inputs]
-        _, dlam, dbeta, dlog = outputs
-        data = [disconnected_type() for _ in range(3)]
-        return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[5]]
-
-
-class LevelLoglik(Op):
+class LevelLoglik(_Loglik):
     """The whitened marginal log-likelihood of several factors, with its gradients.
 
     Inputs: the pattern (m,), see `pack_nested` and `pack_crossed`, n, lam (q, q), beta (p,), sigma.
     Outputs: as those of `MarginalLoglik`.
     """
 
+    n_data = 2
     __props__ = ("is_nested",)
 
     def __init__(self, *, is_nested: bool) -> None:
@@ -120,28 +131,15 @@ class LevelLoglik(Op):
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = np.asarray(result, dtype=np.float64)
 
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Return that only the value depends, differentiably, on lam, beta and sigma."""
-        parameters = [False, False, True, True, True]
-        return [[connected, False, False, False] for connected in parameters]
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the value's cotangent times the gradients that the same pass computed."""
-        bar = cotangents[0]
-        if isinstance(bar.type, DisconnectedType):
-            return [disconnected_type() for _ in inputs]
-        _, dlam, dbeta, dlog = outputs
-        data = [disconnected_type() for _ in range(2)]
-        return [*data, bar * dlam, bar * dbeta, bar * dlog / inputs[4]]
-
-
-class WeightedLoglik(Op):
+class WeightedLoglik(_Loglik):
     """The whitened marginal log-likelihood with weights or strata, with its gradients.
 
     Inputs: blocks (S, J, k, k), sizes (S, J), groups (J,), root (q, q), beta (p,), sigma (S,).
     Outputs: the value, d/d root, d/d beta and d/d log sigma (S,).
     """
 
+    n_data = 3
     __props__ = ()
 
     def make_node(self, *inputs: Any) -> Apply:
@@ -154,20 +152,6 @@ class WeightedLoglik(Op):
         results = weighted_marginal(*(np.ascontiguousarray(each) for each in inputs))
         for storage, result in zip(output_storage, results, strict=True):
             storage[0] = np.asarray(result, dtype=np.float64)
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Return that only the value depends, differentiably, on root, beta and sigma."""
-        parameters = [False, False, False, True, True, True]
-        return [[connected, False, False, False] for connected in parameters]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
-        """Return the value's cotangent times the gradients that the same pass computed."""
-        bar = cotangents[0]
-        if isinstance(bar.type, DisconnectedType):
-            return [disconnected_type() for _ in inputs]
-        _, droot, dbeta, dlog = outputs
-        data = [disconnected_type() for _ in range(3)]
-        return [*data, bar * droot, bar * dbeta, bar * dlog / inputs[5]]
 
 
 @register_funcify_default_op_cache_key(WeightedLoglik)
