@@ -20,15 +20,15 @@ from bhlm.bayes.level_tails import find_unbounded_levels
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.sampling import (
-    LOGGER,
     Progress,
     Watch,
-    choose_acceptance,
     choose_sampler,
     collect_arguments,
     initial_position,
     read_statistics,
+    settle,
     start_turned,
+    warn_of,
 )
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure, lower_roots
@@ -68,12 +68,7 @@ def sample_cells(
         DataError: crossed factors that are too large for the memory.
     """
     start = time.perf_counter()
-    settings = settings or Settings()
-    if settings.chains == 1:
-        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
-    if settings.target_accept is None:
-        fewest = min(moments.groups.values())
-        settings = replace(settings, target_accept=choose_acceptance(fewest))
+    settings = settle(settings, min(moments.groups.values()))
     structure = arrange_prior(moments, covariance)
     white = whiten_cells(moments, structure.parts)
     resolved = resolve_priors(priors, moments, structure=structure)
@@ -85,10 +80,7 @@ def sample_cells(
         moments, structure, resolved, white, settings=settings, seed=seed, start=start,
         unbounded=unbounded, progress=progress, watch=watch, held=held,
     )  # fmt: skip
-    for failure in fit.diagnostics.failures:
-        LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
-    for sentence in fit.diagnostics.prior_bound:
-        LOGGER.warning("the prior decides on the posterior of '%s': %s", moments.formula, sentence)
+    warn_of(fit.diagnostics, moments.formula)
     return fit
 
 

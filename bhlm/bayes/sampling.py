@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
 from bhlm.bayes.priors.correlations import arrange_prior
@@ -85,13 +86,9 @@ def sample_moments(
         PriorError: priors that do not fit the model, or that the sampler asked for cannot read.
         IdentifiabilityError: the moments cannot identify the model.
     """
-    settings = settings or Settings()
     strata = moments if isinstance(moments, StratumMoments) else None
     moments = moments.whole if isinstance(moments, StratumMoments) else moments
-    if settings.chains == 1:
-        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
-    if settings.target_accept is None:
-        settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
+    settings = settle(settings, moments.n_groups)
     structure = arrange_prior(moments, covariance)
     white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     resolved = resolve_priors(priors, moments, structure=structure)
@@ -101,10 +98,7 @@ def sample_moments(
         adjust=adjust,
         unbounded=[] if settings.prior_only else find_unbounded(priors, structure, white),
     )  # fmt: skip
-    for failure in fit.diagnostics.failures:
-        LOGGER.warning("the posterior of '%s' failed its verdict: %s", moments.formula, failure)
-    for sentence in fit.diagnostics.prior_bound:
-        LOGGER.warning("the prior decides on the posterior of '%s': %s", moments.formula, sentence)
+    warn_of(fit.diagnostics, moments.formula)
     return fit
 
 
@@ -226,6 +220,27 @@ def start_chains(density: Density | WeightedDensity) -> "Callable[[int], Array]"
 def choose_acceptance(n_groups: int) -> float:
     """Return the mean acceptance that the step size is tuned to where nobody asks for one."""
     return 0.99 if n_groups < FEW_GROUPS else 0.9
+
+
+def settle(settings: Settings | None, n_groups: int) -> Settings:
+    """Return settings with the mean acceptance that the step size is tuned to, asked for or not.
+
+    A single chain, which no verdict can pass, is warned of.
+    """
+    settings = settings or Settings()
+    if settings.chains == 1:
+        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
+    if settings.target_accept is not None:
+        return settings
+    return replace(settings, target_accept=choose_acceptance(n_groups))
+
+
+def warn_of(diagnostics: Diagnostics, formula: str) -> None:
+    """Log what fails the convergence verdict, and what the prior alone decides."""
+    for failure in diagnostics.failures:
+        LOGGER.warning("the posterior of '%s' failed its verdict: %s", formula, failure)
+    for sentence in diagnostics.prior_bound:
+        LOGGER.warning("the prior decides on the posterior of '%s': %s", formula, sentence)
 
 
 def sample_density(

@@ -21,14 +21,14 @@ from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.sampling import (
-    LOGGER,
     Progress,
     Watch,
-    choose_acceptance,
     choose_sampler,
     collect_arguments,
     read_statistics,
+    settle,
     start_turned,
+    warn_of,
 )
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
@@ -74,10 +74,7 @@ def sample_patterns(
             f"sampler='pymc' is not there for family='{patterns.family.name}', whose random "
             "effects are integrated by nodes; leave it out, or sample model.pymc()"
         )
-    if settings.chains == 1:
-        LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
-    if settings.target_accept is None:
-        settings = replace(settings, target_accept=choose_acceptance(patterns.n_groups))
+    settings = settle(settings, patterns.n_groups)
     structure = arrange_prior(patterns, covariance)
     if structure.q > MOST:
         raise ArgumentError(
@@ -91,10 +88,7 @@ def sample_patterns(
         patterns, structure, resolved, white, settings=settings, seed=seed, unbounded=unbounded,
         progress=progress, watch=watch, held=held,
     )  # fmt: skip
-    for failure in fit.diagnostics.failures:
-        LOGGER.warning("the posterior of '%s' failed its verdict: %s", patterns.formula, failure)
-    for sentence in fit.diagnostics.prior_bound:
-        LOGGER.warning("the prior decides on the posterior of '%s': %s", patterns.formula, sentence)
+    warn_of(fit.diagnostics, patterns.formula)
     return fit
 
 
