@@ -34,6 +34,7 @@ from bhlm.reconciliation.findings import (
 )
 from bhlm.reconciliation.judge import STATISTICS, Judgement
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
+from bhlm.reconciliation.recheck import find_contradictions, rejudge_draws
 from bhlm.reconciliation.split import NEGLIGIBLE, find_drift, split_gaps
 from bhlm.reconciliation.words import (
     advise,
@@ -199,6 +200,7 @@ def compare(
             draws are from the prior alone.
     """
     _check_pair(reml, post)
+    post = rejudge_draws(post)
     evidence = gather_evidence(reml, post, limit=limit)
     table = split_gaps(reml, post, evidence)
     checks = check_published(reml, published) if published else ()
@@ -311,7 +313,7 @@ def _judge(
     reasons += [f"Priors: {sentence}." for sentence in post.diagnostics.prior_bound]
     reasons += _flag_boundary(post, table)
     bad = table[table["verdict"] == "unexplained"]
-    found = _describe_refuted(evidence) + find_drift(post)
+    found = find_contradictions(post) + _describe_refuted(evidence) + find_drift(post)
     if evidence.identity.sentence:
         reasons.append(evidence.identity.sentence)
     if len(bad) and not (found or evidence.identity.is_broken):

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from bhlm.bayes.importance.kernels import TAIL, Kernels, Located, tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
+from bhlm.bayes.pareto import measure_tails
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.quadrature_route import tabulate_distribution
@@ -132,8 +133,6 @@ def _judge_scores(
 
 def _score(x: Array, exact: ImportancePosterior, name: str) -> dict[str, Score]:
     """Return the score of every statistic of a parameter's draws (chain, draw)."""
-    from arviz_stats.base import array_stats
-
     kernels, weight, located = exact.kernels[name], exact.draws.weight, exact.located[name]
     out = _score_ranks(x, kernels, weight)
     # Shares beyond a point have few events: their effective number is at most the ranks'.
@@ -142,7 +141,7 @@ def _score(x: Array, exact: ImportancePosterior, name: str) -> dict[str, Score]:
         out[key] = _score_share(x, kernels, weight, point, is_lower=key == "lower", most=most)
     out["mean"] = out["sd"] = Score(math.nan, math.nan)
     if np.ptp(x) > 0.0 and located.sd > 0.0:
-        tail = float(array_stats.pareto_khat(x, chain_axis=0, draw_axis=1))
+        tail = measure_tails(x)
         if tail < MEAN_KHAT:
             out["mean"] = _score_mean(x, located)
         if tail < SD_KHAT:
@@ -201,8 +200,6 @@ def _compare_share(beyond: Array, by_route: float, most: float) -> Score:
 
 def _score_exact(x: Array, found: QuadraturePosterior, parameter: Parameter) -> dict[str, Score]:
     """Return the score of every statistic of a parameter's draws (chain, draw) by quadrature."""
-    from arviz_stats.base import array_stats
-
     name = str(parameter)
     mean, sd, slack = found.mean[name], found.sd[name], found.error[name]
     out = dict.fromkeys(STATISTICS, Score(math.nan, math.nan))
@@ -219,7 +216,7 @@ def _score_exact(x: Array, found: QuadraturePosterior, parameter: Parameter) -> 
         most = _count(u)
         out["lower"] = _compare_share(u < TAIL, slack, most)
         out["upper"] = _compare_share(u > 1.0 - TAIL, slack, most)
-    tail = float(array_stats.pareto_khat(x, chain_axis=0, draw_axis=1)) if np.ptp(x) else math.inf
+    tail = measure_tails(x)
     if sd > 0.0 and tail < MEAN_KHAT:
         error = math.hypot(slack, 1.0 / math.sqrt(_count(x)))
         out["mean"] = _standardise((float(x.mean()) - mean) / sd, error)

@@ -39,6 +39,7 @@ NOISY = 0.05  # Monte Carlo errors, in posterior SDs
 # Standard errors that a share must exceed to be spoken of: at least half of it is there then, with
 # two and a half to spare.
 TOLD = 5.0
+ROUNDING = 1e-6  # what sums of shares leave, in posterior SDs
 ERRORS = 2.0  # that what advice leaves of a gap is counted with
 # Of a gap, what following a piece of advice has to close.
 CLOSED = 0.5
@@ -146,7 +147,9 @@ def _explain(
     )
     if refuted:
         told = _list([STATISTICS[key] for key in refuted])
-        return f"{text}; {row['unexplained']:+.2g} unexplained, and the draws are off in {told}."
+        left = row["unexplained"] if abs(row["unexplained"]) > ROUNDING * unit else 0.0
+        missed = f"{left:+.2g} unexplained, and " if left else ""
+        return f"{text}; {missed}the draws are off in {told}."
     if verdict == "unexplained":
         return f"{text}; {row['unexplained']:+.2g} unexplained."
     return f"{text}." if verdict == "undetermined" else f"{text}; nothing unexplained."

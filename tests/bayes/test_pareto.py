@@ -1,9 +1,9 @@
-"""Smoothed weights of draws that may have no tail."""
+"""Smoothed weights and tails of draws that may have none."""
 
 import numpy as np
 import pytest
 
-from bhlm.bayes.pareto import smooth_tails
+from bhlm.bayes.pareto import measure_tails, smooth_tails
 
 
 def test_a_tail_is_smoothed_as_arviz_does():
@@ -23,3 +23,25 @@ def test_equal_weights_are_kept_and_said_to_have_no_shape():
     assert np.isinf(khat[0])
     assert np.isfinite(khat[1])
     assert np.ptp(weights[0][:60]) == 0.0
+
+
+def test_tails_are_measured_as_arviz_does():
+    from arviz_stats.base import array_stats
+
+    draws = np.random.default_rng(1).standard_t(4, size=(4, 500))
+    assert measure_tails(draws) == float(array_stats.pareto_khat(draws, chain_axis=0, draw_axis=1))
+
+
+@pytest.mark.parametrize("kind", ["constant", "at a bound", "chains that stand still", "few"])
+def test_where_no_tail_can_be_fitted_it_is_the_heaviest(kind):
+    """Without a warning: a correlation whose draws stand at 1, chains that do not move."""
+    draws = np.random.default_rng(1).normal(size=(4, 500))
+    if kind == "constant":
+        draws[:] = 1.0
+    elif kind == "at a bound":
+        draws = np.minimum(draws, 0.0)
+    elif kind == "chains that stand still":
+        draws[:] = np.arange(4.0)[:, None]
+    else:
+        draws = draws[:, :5]
+    assert measure_tails(draws) == np.inf

@@ -67,7 +67,7 @@ def score_ratio(logs: Array) -> tuple[float, float, float]:
     value = float(log_mean(logs.ravel()))
     ratio = np.exp(logs - value)
     ess = float(array_stats.ess(ratio, chain_axis=0, draw_axis=1, method="mean"))
-    khat = smooth_tails(logs.ravel())[1]
+    khat = smooth_tails(logs.ravel()).khat
     return value, float(ratio.std(ddof=1) / np.sqrt(ess)), float(khat)
 
 
