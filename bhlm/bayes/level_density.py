@@ -88,7 +88,9 @@ def root_parts(parts: Array, sizes: Array, angles: Array, out: Array) -> None:
         law, n_angles, n_blocks, q, start = parts[f]
         own = np.zeros((q, q))
         correlate(law, angles[angle : angle + n_angles], sizes[block : block + n_blocks], own)
-        out[start : start + q, start : start + q] = own
+        for i in range(q):
+            for k in range(q):
+                out[start + i, start + k] = own[i, k]
         angle += n_angles
         block += n_blocks
 

@@ -120,7 +120,8 @@ def log_weighted(x: Array, density: WeightedDensity) -> tuple[float, Array]:
                 )
     # `add_priors` knows one residual SD, the last coordinate.
     shown, slope = np.zeros(p + s + 1), np.zeros(p + s + 1)
-    shown[: p + s] = x[: p + s]
+    for i in range(p + s):
+        shown[i] = x[i]
     shown[p + s] = math.log(sigma[0])
     logp = add_priors(base, shown, scales, sigma[0], logp, slope)
     for i in range(p + s):

@@ -94,7 +94,9 @@ def pull_levels(
             for a in range(q):
                 for b in range(q):
                     middle[j, a, b] += taken[a, c] * half[b] + half[a] * taken[b, c]
-        own[j] = taken[:, :q]
+        for a in range(q):
+            for b in range(q):
+                own[j, a, b] = taken[a, b]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -166,7 +166,8 @@ def find_mode(
             if found >= value + 1e-4 * share * decrement or share * decrement < 1e-11:
                 break
             share *= 0.5
-        v[:] = trial
+        for d in range(q):
+            v[d] = trial[d]
         value = found
     return value
 
@@ -357,7 +358,8 @@ def _scan_plane(
                 break
             last = f
             k += 1 if side == 0 else -1
-    sums.base[:] = base
+    for d in range(q):
+        sums.base[d] = base[d]
     sums.start[0], sums.start[1] = along, at
     return best
 
@@ -385,7 +387,8 @@ def _scan_space(
                 break
             last = f
             k += 1 if side == 0 else -1
-    sums.base[:] = base
+    for d in range(q):
+        sums.base[d] = base[d]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -468,7 +471,8 @@ def integrate(
         sums.mean[:] = 0.0
         sums.square[:] = 0.0
         sums.start[:] = 0.0
-        sums.base[:] = modes[j]
+        for d in range(q):
+            sums.base[d] = modes[j, d]
         # h^q / (|C| (2 pi)^(q / 2)) times the sum.
         scale = q * (math.log(steps[j]) - 0.5 * math.log(2.0 * math.pi))
         if len(noise):
@@ -489,7 +493,8 @@ def integrate(
             _scan_space(rows, lo, hi, sums, net, peak, derivatives)
         whole = sums.total[0]
         if len(noise):
-            out.draw[j] = sums.chosen
+            for d in range(q):
+                out.draw[j, d] = sums.chosen[d]
         out.loglik[j] = peak + math.log(whole) + scale - logdet
         out.nodes[j] = sums.total[1]
         for d in range(q):

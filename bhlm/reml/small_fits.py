@@ -240,7 +240,8 @@ def search(blocks, q, n, restricted, factors, start):  # type: ignore[no-untyped
             for c in range(m):
                 trial[c] = theta[c] + step[c]
             if value_at(blocks, q, n, restricted, factors, trial) < value:
-                theta[:] = trial
+                for d in range(m):
+                    theta[d] = trial[d]
                 moved = True
                 break
             for c in range(m):

@@ -392,17 +392,20 @@ def sum_grid(
                         for i in range(m + 1):
                             second[part, m, i] += mass * gap[m] * gap[i]
                 # All nodes, and those of the rule with half as many.
-                sums[0] += sums[1]
-                first[0] += first[1]
-                second[0] += second[1]
-                sums[1] *= double
-                first[1] *= double
-                second[1] *= double
+                for m in range(5):
+                    sums[0, m] += sums[1, m]
+                    sums[1, m] *= double
+                for m in range(p):
+                    first[0, m] += first[1, m]
+                    first[1, m] *= double
+                    for i in range(m + 1):
+                        second[0, m, i] += second[1, m, i]
+                        second[1, m, i] *= double
                 if not sums[0, 0] > 0.0:
                     continue
                 place_base(t1[i1], t2[i2], r[i3], origin.given, base)
                 for part in range(2):
-                    feature[part] = 0.0
+                    feature[part, :] = 0.0
                     feature[part, 0] = sums[part, 0]
                     for i in range(p):
                         for m in range(p):
@@ -424,9 +427,11 @@ def sum_grid(
                         feature[part, 1 + 2 * p + len(centre) + c] = (
                             away * away * sums[part, 0] + 2.0 * away * one + two
                         )
-                margin1[i1] += feature[0]
-                margin2[i2] += feature[0]
-                margin3[i3] += feature[0]
-                half4 += feature[1]
-                half += keep[0][i1] * keep[1][i2] * keep[2][i3] * feature[1]
+                kept = keep[0][i1] * keep[1][i2] * keep[2][i3]
+                for i in range(n_features):
+                    margin1[i1, i] += feature[0, i]
+                    margin2[i2, i] += feature[0, i]
+                    margin3[i3, i] += feature[0, i]
+                    half4[i] += feature[1, i]
+                    half[i] += kept * feature[1, i]
     return half4, half, margin1, margin2, margin3, table1, table2
