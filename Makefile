@@ -11,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-re
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs demo test test-slow lint format bench rivals compare clean distclean
+.PHONY: help setup docs demo test test-wide test-slow lint format bench rivals compare clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -29,7 +29,10 @@ demo: ## fit Table 4.4 twice and reconcile the two answers
 	.venv/bin/bhlm reconcile models/hsb_random_coefficient.toml
 
 test: setup ## run every test that is not slow
-	$(PYTHON) -m pytest -m "not slow and not exhaustive" $(PARALLEL)
+	$(PYTHON) -m pytest -m "not slow and not wide and not exhaustive" $(PARALLEL)
+
+test-wide: setup ## run what needs a browser, a server or minutes of compilation
+	$(PYTHON) -m pytest -m "wide and not slow and not exhaustive" $(PARALLEL)
 
 test-slow: setup ## run the slow tests
 	$(PYTHON) -m pytest -m "slow and not exhaustive" $(PARALLEL)

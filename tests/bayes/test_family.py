@@ -21,6 +21,8 @@ from bhlm.fits.family_bayes_fit import FamilyBayesFit
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import Integrator, whiten_patterns
 
+pytestmark = pytest.mark.wide
+
 SHORT = {"draws": 100, "tune": 100, "chains": 2, "seed": 3}
 CASES = {
     "bernoulli": ("y ~ x + (1 | g)", "logit"),

@@ -28,6 +28,8 @@ from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import whiten, whiten_strata
 
+pytestmark = pytest.mark.wide
+
 KINDS = ("strata", "known", "sampling")
 EXACT = 1e-9  # relative, of two ways to compute one density
 STEP = 1e-5  # of central differences, which leave about its square

@@ -24,6 +24,7 @@ def table(calls: list[tuple[int, int]]) -> pd.DataFrame:
     return compare_gallery(NAMES, seed=1, progress=lambda done, total: calls.append((done, total)))
 
 
+@pytest.mark.wide
 def test_one_row_for_each_model(table: pd.DataFrame, calls: list[tuple[int, int]]) -> None:
     assert tuple(table.index) == NAMES
     assert tuple(table.columns) == COLUMNS

@@ -67,6 +67,7 @@ def test_every_result_is_tried_and_the_first_failure_told():
     assert done == [1]
 
 
+@pytest.mark.wide
 def test_a_fit_whose_place_is_lost_is_kept_elsewhere(tmp_path, monkeypatch):
     post = sample_posterior("dyestuff2")
     (tmp_path / "spare").mkdir()

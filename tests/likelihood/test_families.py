@@ -7,6 +7,8 @@ from scipy import special
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.families import FAMILIES, contribute, find_family, normal_tail
 
+pytestmark = pytest.mark.wide
+
 ETA = np.array([-45.0, -12.0, -3.0, -0.7, 0.0, 0.4, 2.0, 5.5])
 # Second differences with a step of 1e-3 are good to some 1e-6 of the size.
 DIFFERENCES = 1e-5

@@ -453,6 +453,7 @@ def test_what_a_duckdb_url_can_lack(duckdb_file: Path) -> None:
         open_table(f"duckdb:///{duckdb_file}#pupils")
 
 
+@pytest.mark.wide
 def test_a_table_of_a_postgres_database(postgres: str) -> None:
     load_postgres(postgres, "public.pupils", NASTY)
     load_postgres(postgres, "school.pupils", NASTY.slice(0, 5))

@@ -318,6 +318,7 @@ class TestCurves:
         assert np.isnan(refine_curve(x, np.full(9, np.nan), x)).all()
 
 
+@pytest.mark.wide
 def test_hostile_names_are_text(hostile):
     for figure in (plot_intervals(hostile), plot_attribution(hostile), plot_curves(hostile)):
         drawn = figure.plotly().to_json()

@@ -193,6 +193,7 @@ def test_too_few_groups_for_a_flat_prior():
     assert any("Under flat priors the posterior is improper" in reason for reason in both.reasons)
 
 
+@pytest.mark.wide
 def test_three_coefficients_are_certified():
     model = Model("y ~ x + t + (x + t | g)", simulate_table(3, n_groups=40, largest=15))
     both = reconcile(model.reml(), model.sample(seed=1))

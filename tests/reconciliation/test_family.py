@@ -16,6 +16,8 @@ from bhlm.reconciliation.family_mode import find_family_mode
 from bhlm.reconciliation.identity import compare_heights
 from bhlm.reconciliation.words import speak_of_ml
 
+pytestmark = pytest.mark.wide
+
 CASES = {
     "bernoulli": ("y ~ x + (1 | g)", None),
     "binomial": ("y / n ~ x + (1 | g)", "probit"),

@@ -27,6 +27,8 @@ from bhlm.likelihood.parameters import Parameters
 from bhlm.reconciliation.comparison import compare
 from bhlm.reconciliation.flat_mode import find_flat_mode
 
+pytestmark = pytest.mark.wide
+
 FORMULAS = {
     "nested": "y ~ t + (1 | school) + (t | school:pupil)",
     "crossed": "y ~ t + (1 | pupil) + (1 | rater)",

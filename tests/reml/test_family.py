@@ -13,6 +13,8 @@ from bhlm.fits.family_fit import FamilyFit
 from bhlm.fits.model import Model
 from bhlm.sources.datasets import load_dataset
 
+pytestmark = pytest.mark.wide
+
 REFERENCE = Path(__file__).parents[1] / "reference" / "glmm.toml"
 GLMM = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))
 EXACT = GLMM["computed"]

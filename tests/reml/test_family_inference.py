@@ -13,6 +13,8 @@ from bhlm.likelihood.averages import average_mean
 from bhlm.likelihood.families import find_family
 from bhlm.sources.datasets import load_dataset
 
+pytestmark = pytest.mark.wide
+
 AXIS = np.linspace(-10.0, 10.0, 401)
 WEIGHT = stats.norm.pdf(AXIS) * (AXIS[1] - AXIS[0])
 

@@ -19,9 +19,12 @@ from bhlm.plots.residuals import studentize_rows
 from bhlm.plots.style import ROLES
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).exists(), reason="no chromium here; apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.wide,
+    pytest.mark.skipif(
+        not Path(CHROMIUM).exists(), reason="no chromium here; apt-get install chromium"
+    ),
+]
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'bhlm[dev]'")
 
 FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"

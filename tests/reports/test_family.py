@@ -7,6 +7,8 @@ from bhlm.fits.family_fit import FamilyFit
 from bhlm.fits.model import Model
 from bhlm.sources.datasets import load_dataset
 
+pytestmark = pytest.mark.wide
+
 # print(summary(fit)) of lme4 1.1-31, glmerControl(tolPwrss = 1e-13), but for the data, the weights
 # and the scaled residuals; names are in full, and quotes of the stars ASCII.
 GLMER = """\

@@ -37,6 +37,7 @@ LEVELS = [
 ]
 # Of zeros and ones and of proportions.
 COUNTED = ["cbpp", "contraception", "toenail"]
+MARKS = {"inst_eval": pytest.mark.exhaustive, **dict.fromkeys(COUNTED, pytest.mark.wide)}
 CHAPTER = [  # Raudenbush & Bryk (2002), chapter 4: those of hsb_reml.json
     "hsb_anova",
     "hsb_intercepts_and_slopes",
@@ -159,7 +160,7 @@ def test_published_values_are_those_of_the_optimum_of_lme4(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.exhaustive] if name == "inst_eval" else [])
+        pytest.param(name, marks=MARKS.get(name, []))
         for name in sorted({*NAMES, *LEVELS, *COUNTED} - set(OTHER_COLUMNS))
     ],
 )
