@@ -20,6 +20,7 @@ def rows(tmp_path_factory):
     return path
 
 
+@pytest.mark.wide
 def test_a_gallery_model(capsys, tmp_path):
     path = tmp_path / "out.json"
     status, out, err = run(capsys, "ml", "cbpp", "--style", "lme4", "--json", path)
@@ -33,6 +34,7 @@ def test_a_gallery_model(capsys, tmp_path):
     assert found["ml"]["ratios"]["Intercept"]["ratio"] == pytest.approx(0.246787, abs=1e-6)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("formula", "options"),
     [
@@ -81,6 +83,7 @@ def test_bad_responses(capsys, rows):
     )  # fmt: skip
 
 
+@pytest.mark.wide
 def test_a_posterior_from_a_file(capsys, rows, tmp_path):
     path = tmp_path / "out.json"
     counts = ["--draws", "30", "--tune", "40", "--chains", "2", "--seed", "2"]

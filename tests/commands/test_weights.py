@@ -70,6 +70,7 @@ def test_strata_reach_the_fit_and_the_json(capsys, tmp_path):
     assert content["model"]["weights"]["levels"] == ["Male", "Female"]
 
 
+@pytest.mark.wide
 def test_weights_reach_the_posterior(path, capsys, tmp_path):
     out = tmp_path / "out.json"
     _, text, _ = run(
