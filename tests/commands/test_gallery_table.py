@@ -34,6 +34,7 @@ def test_one_row_for_each_model(table: pd.DataFrame, calls: list[tuple[int, int]
     assert (table["seconds"] > 0).all()
 
 
+@pytest.mark.wide
 def test_loglik_is_the_printed_one(table: pd.DataFrame) -> None:
     published = find_model("rail").published
     assert published is not None
@@ -41,6 +42,7 @@ def test_loglik_is_the_printed_one(table: pd.DataFrame) -> None:
     assert abs(table.loc["rail", "loglik"] - float(published.loglik)) < LOGLIK
 
 
+@pytest.mark.wide
 def test_gap_and_verdict_are_those_of_the_reconciliation(
     table: pd.DataFrame, reconcile_gallery: Any
 ) -> None:
@@ -51,6 +53,7 @@ def test_gap_and_verdict_are_those_of_the_reconciliation(
     assert row["verdict"] == both.verdict
 
 
+@pytest.mark.wide
 def test_prints_are_counted(table: pd.DataFrame) -> None:
     assert table.loc["rail", "reproduced"] == table.loc["rail", "printed"] > 0
     assert bool(table.loc["rail", "comparable"])
@@ -59,6 +62,7 @@ def test_prints_are_counted(table: pd.DataFrame) -> None:
     assert other["reproduced"] < other["printed"]
 
 
+@pytest.mark.wide
 def test_text_holds_every_row_and_counts_the_verdicts(table: pd.DataFrame) -> None:
     changed = table.copy()
     changed["verdict"] = ["explained", "not_converged"]
@@ -76,6 +80,7 @@ def test_text_holds_every_row_and_counts_the_verdicts(table: pd.DataFrame) -> No
     assert all(line == line.rstrip() for line in lines)
 
 
+@pytest.mark.wide
 def test_no_star_without_other_columns(table: pd.DataFrame) -> None:
     assert "*" not in render_gallery(table.loc[["rail"]])
 
