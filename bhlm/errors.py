@@ -12,6 +12,7 @@ a number says how large it may be, since one name means one thing everywhere.
 import math
 import operator
 import os
+import sys
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cache, wraps
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeAliasType, get_args, get_origin
 
-from bhlm.secrets import hide_passwords
+from bhlm.secrets import hide_passwords, hide_within
 
 LONGEST_MESSAGE = 2000  # characters
 
@@ -31,6 +32,7 @@ class BhlmError(Exception):
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(_clean(part) if isinstance(part, str) else part for part in parts))
+        hide_within(sys.exception())  # what led to this one is shown with it
 
 
 def _clean(text: str) -> str:

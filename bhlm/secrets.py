@@ -4,11 +4,13 @@ An address that can be read is shown whole but for its secrets. Of one that cann
 the scheme is shown: where it is misspelled, nobody knows which part of it was the password.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 HIDDEN = "***"
+LONGEST = 10_000  # characters of an error of others that are kept
 ADVICE = (
     "write postgresql://user@host:port/database#table with any @ : / ? # % or blank of a name "
     "percent-encoded (@ is %40), and leave the password to PGPASSWORD or ~/.pgpass"
@@ -76,6 +78,32 @@ def hide_passwords(text: str) -> str:
     text = _QUOTED.sub(lambda found: hide_password(found[0]), text)
     text = _LOOSE.sub(rf"\1:{HIDDEN}@", text)
     return "".join(_hide_values(text))
+
+
+def hide_within(error: BaseException | None) -> None:
+    """Take the secrets out of the texts and file names of an error, and of all that led to it."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        waiting += [found.__cause__, found.__context__]
+        shown = tuple(map(_hide_part, found.args))
+        if shown != found.args:
+            found.args = shown
+        if isinstance(found, OSError):
+            for name in ("filename", "filename2"):  # of which their text is made
+                path = getattr(found, name)
+                if isinstance(path, str | bytes | os.PathLike):
+                    text = os.fsdecode(path)
+                    if (shown_path := hide_passwords(hide_password(text))) != text:
+                        setattr(found, name, shown_path)
+
+
+def _hide_part(part: object) -> object:
+    return hide_passwords(part[:LONGEST]) if isinstance(part, str) else part
 
 
 def is_address(text: str) -> bool:

@@ -12,8 +12,11 @@ from postgres_server import load_postgres, needs
 
 import bhlm
 from bhlm.errors import BhlmError, DataError
+from bhlm.files import check_output, replace_folder, write_text
 from bhlm.reports.dashboard.subjects import write_fit
 from bhlm.secrets import hide_from, hide_password, hide_passwords, is_readable, split_table
+from bhlm.studies.replicate_file import open_replicates
+from bhlm.studies.simulation.study import read_study
 
 FORMULA = "y ~ x + (1 | g)"
 # Nothing listens at port 1. The password stands in a word or in two, and each must be hidden.
@@ -95,6 +98,45 @@ def test_no_error_shows_a_password(spelling: str, caplog: pytest.LogCaptureFixtu
             assert_hidden(f"{error} {error!r} {error.args} {error.__dict__}")
         assert_hidden("".join(traceback.format_exception(caught.value)))
     assert_hidden(caplog.text)
+
+
+@pytest.mark.parametrize("spelling", [each for each in SPELLINGS if "/" in each])
+def test_no_error_of_a_place_to_write_to_shows_a_password(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls = [
+        lambda place: write_text("", place),
+        lambda place: check_output(Path(place)),
+        lambda place: replace_folder(Path(place)).__enter__(),
+        lambda place: open_replicates(Path(place), {}),
+        lambda place: read_study(Path(place)),
+    ]
+    for call in calls:
+        with pytest.raises(BhlmError) as caught:
+            call(spelling)
+        for error in list_chain(caught.value):
+            assert_hidden(f"{error} {error!r} {error.args} {getattr(error, 'filename', '')}")
+        assert_hidden("".join(traceback.format_exception(caught.value)))
+
+
+def fail_in_steps(address: str) -> None:
+    try:
+        try:
+            raise OSError(2, "No such file", address, None, address.encode())
+        except OSError as error:
+            raise RuntimeError(f"in '{address}'", 3) from error
+    except RuntimeError as error:
+        raise DataError("cannot write") from error
+
+
+def test_what_led_to_an_error_keeps_no_secret() -> None:
+    with pytest.raises(DataError) as caught:
+        fail_in_steps(SPELLINGS[0].removesuffix("127.0.0.1:1/db#t") + "h/db")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert_hidden(shown)
+    assert "No such file: 'postgresql://me:***@h/db' -> 'postgresql://me:***@h/db'" in shown
+    assert "RuntimeError: (\"in 'postgresql://me:***@h/db'\", 3)" in shown
 
 
 @pytest.mark.parametrize(
