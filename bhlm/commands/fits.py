@@ -217,26 +217,29 @@ def reml_command(
         text = fit.summary()
     else:
         text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
-    print_title(entry)
-    print_text(text)
+
+    def describe() -> dict[str, Any]:
+        if model.cells is not None:
+            told = describe_levels(cast("LevelsFit", fit))
+            return {"model": describe_cells(model.cells), "reml": told}
+        if model.strata is not None:
+            told = describe_strata(cast("StrataFit", fit))
+            return {"model": describe_model(model.strata.whole), "reml": told}
+        return {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
+
+    writers: list[Callable[[], object]] = [lambda: print_title(entry), lambda: print_text(text)]
     if dashboard:
         command = write_command(
             "reml", which, data=data, formula=formula, method=method, covariance=covariance,
             dashboard=dashboard,
         )  # fmt: skip
         source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
-        _write_page(fit, dashboard, entry.title if entry else None, source | {"Command": command})
-    if json and model.cells is not None:
-        write_json(
-            {"model": describe_cells(model.cells), "reml": describe_levels(cast("LevelsFit", fit))},
-            json,
-        )
-    elif json and model.strata is not None:
-        told = describe_strata(cast("StrataFit", fit))
-        write_json({"model": describe_model(model.strata.whole), "reml": told}, json)
-    elif json:
-        content = {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
-        write_json(content, json)
+        source |= {"Command": command}
+        title = entry.title if entry else None
+        writers.append(lambda: _write_page(fit, dashboard, title, source))
+    if json:
+        writers.append(lambda: write_json(describe(), json))
+    write_all(*writers)
     return 0 if fit.converged else 1
 
 
@@ -294,16 +297,21 @@ def ml_command(
     )  # fmt: skip
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
-    print_title(entry)
-    print_text(fit.summary(style=style))
-    if json and isinstance(fit, FamilyFit):
-        write_json({"model": describe_patterns(fit.patterns), "ml": describe_family(fit)}, json)
-    elif json and model.cells is not None:
-        content = describe_levels(cast("LevelsFit", fit))
-        write_json({"model": describe_cells(model.cells), "ml": content}, json)
-    elif json:
-        content = describe_reml(cast("RemlFit", fit))
-        write_json({"model": describe_model(model.moments), "ml": content}, json)
+    text = fit.summary(style=style)
+
+    def describe() -> dict[str, Any]:
+        if isinstance(fit, FamilyFit):
+            return {"model": describe_patterns(fit.patterns), "ml": describe_family(fit)}
+        if model.cells is not None:
+            told = describe_levels(cast("LevelsFit", fit))
+            return {"model": describe_cells(model.cells), "ml": told}
+        told = describe_reml(fit)
+        return {"model": describe_model(model.moments), "ml": told}
+
+    writers: list[Callable[[], object]] = [lambda: print_title(entry), lambda: print_text(text)]
+    if json:
+        writers.append(lambda: write_json(describe(), json))
+    write_all(*writers)
     return 0 if fit.converged else 1
 
 
@@ -371,8 +379,6 @@ def sample_command(
     fit = draw_posterior(
         model, priors=chosen, covariance=covariance, live=live, seed=seed, **counts
     )
-    print_title(entry)
-    print_text(fit.summary())
     content: dict[str, Any]
     if model.patterns is not None:
         told = describe_family_posterior(cast("FamilyDraws", fit))
@@ -384,7 +390,10 @@ def sample_command(
         else:
             told = describe_model(model.moments) if cells is None else describe_cells(cells)
         content = {"model": told, "posterior": describe_posterior(fit)}
-    writers: list[Callable[[], object]] = []
+    writers: list[Callable[[], object]] = [
+        lambda: print_title(entry),
+        lambda: print_text(fit.summary()),
+    ]
     if save:
         writers.append(lambda: keep_fit(fit, save))
     if json:

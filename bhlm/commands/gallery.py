@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bhlm.commands.options import Json, Seed, app
-from bhlm.commands.shared import check_outputs, find_data, fit_both
+from bhlm.commands.shared import check_outputs, find_data, fit_both, write_all
 from bhlm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ def models_command(json: Json = None) -> int:
 
     check_outputs(json=json)
     models = list_models()
-    for entry in models:
-        print(f"{entry.name}\n    {entry.title}\n    {entry.formula}")
+    listed = "\n".join(f"{each.name}\n    {each.title}\n    {each.formula}" for each in models)
+    writers: list[Callable[[], object]] = [lambda: print(listed)]
     if json:
         keys = ("name", "title", "citation", "formula", "method")
-        write_json([{key: getattr(entry, key) for key in keys} for entry in models], json)
+        told = [{key: getattr(entry, key) for key in keys} for entry in models]
+        writers.append(lambda: write_json(told, json))
+    write_all(*writers)
     return 0
 
 
@@ -54,9 +56,10 @@ def compare_command(
     check_outputs(json=json)
     with show_progress("gallery") as progress:
         table = compare_gallery(names, seed=seed, progress=progress)
-    print(render_gallery(table))
+    writers: list[Callable[[], object]] = [lambda: print(render_gallery(table))]
     if json:
-        write_json(table.to_dict(orient="index"), json)
+        writers.append(lambda: write_json(table.to_dict(orient="index"), json))
+    write_all(*writers)
     return 0 if table["verdict"].isin(["agree", "explained"]).all() else 1
 
 

@@ -21,6 +21,9 @@ from bhlm.layout import show_name
 from bhlm.progress import VOICE
 from bhlm.secrets import hide_password, hide_passwords, is_address
 
+# The status of a program whose output nobody reads any more, as shells report SIGPIPE.
+UNHEARD = 141
+
 
 @app.callback(invoke_without_command=True)
 def callback(
@@ -55,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _refuse(str(error), given)
     except TyperException as error:
         status = _refuse(f"{error.format_message()} See bhlm --help.", given)
+    except BrokenPipeError:
+        status = UNHEARD
+        _drop_output()
     except OSError as error:  # of files bhlm says more; what is left is where it prints to
         status = _refuse(f"cannot write what is printed ({error.strerror}); redirect it", given)
     except (KeyboardInterrupt, typer.Abort):
@@ -84,9 +90,11 @@ def _call(given: list[str]) -> int | None:
             status: int | None = app(given, prog_name="bhlm", standalone_mode=False)
         except StoppedError:
             raise
-        except BaseException:
+        except BaseException as error:
             if was_pressed():
                 raise KeyboardInterrupt from None
+            if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+                raise error.__context__ from None  # Typer makes an exit of it
             raise
         sys.stdout.flush()
         if status == INTERRUPTED:  # Typer makes that of Ctrl-C

@@ -299,8 +299,7 @@ def report_both(
     """
     from bhlm.reports.dashboard.subjects import write_reconciliation
 
-    print_text(both.summary())
-    writers: list[Callable[[], object]] = []
+    writers: list[Callable[[], object]] = [lambda: print_text(both.summary())]
     VOICE.say("writing")
     if save:
         writers.append(lambda: keep_fit(cast("BayesFit", both.post), save))
@@ -377,12 +376,15 @@ def check_outputs(
 
 
 def write_all(*writers: Callable[[], object]) -> None:
-    """Write every result, also after one that could not be written, which is raised at the end."""
-    failed: BhlmError | None = None
+    """Write every result, also after one that could not be written, which is raised at the end.
+
+    What is printed is among them: where nobody reads it any more, files are written all the same.
+    """
+    failed: BhlmError | OSError | None = None
     for write in writers:
         try:
             write()
-        except BhlmError as error:
+        except (BhlmError, OSError) as error:
             failed = failed or error
     if failed:
         raise failed

@@ -46,9 +46,10 @@ def calibrate_command(
             model, seed=seed, replicates=replicates, priors=priors, covariance=covariance,
             processes=processes, file=file, progress=progress,
         )  # fmt: skip
-    print(found.summary())
+    writers: list[Callable[[], object]] = [lambda: print(found.summary())]
     if json:
-        write_json(found.to_dict(), json)
+        writers.append(lambda: write_json(found.to_dict(), json))
+    write_all(*writers)
     return 0 if found.ok else 1
 
 
@@ -85,8 +86,7 @@ def simulate_command(
             study, file=file or study.with_suffix(".jsonl"), processes=processes, address=address,
             progress=progress,
         )  # fmt: skip
-    print(found.summary())
-    writers: list[Callable[[], object]] = []
+    writers: list[Callable[[], object]] = [lambda: print(found.summary())]
     if json:
         writers.append(lambda: write_json(found.to_dict(), json))
     if figures:
@@ -128,8 +128,7 @@ def power_command(
         make_folder(figures)
     with show_progress("power") as progress:
         found = run_study(stated.study, file=file, processes=processes, progress=progress)
-    print(render_power(found, stated))
-    writers: list[Callable[[], object]] = []
+    writers: list[Callable[[], object]] = [lambda: print(render_power(found, stated))]
     if json:
         table = tabulate_power(found)
         content = {"target": stated.target, "power": table.to_dict("records")}

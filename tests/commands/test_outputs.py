@@ -1,11 +1,16 @@
 """Places of results are checked before the work, and what was drawn is not lost."""
 
+import errno
+import io
+import json
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import check_refusal, run
 from gallery_fits import sample_posterior
 
+from bhlm.commands.main import main
 from bhlm.commands.shared import keep_fit, write_all
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import check_output
@@ -65,6 +70,26 @@ def test_every_result_is_tried_and_the_first_failure_told():
     with pytest.raises(DataError, match="first"):
         write_all(lambda: fail("first"), lambda: done.append(1), lambda: fail("second"))
     assert done == [1]
+
+
+class Unheard(io.StringIO):
+    """A pipe whose other end is closed."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("command", ["models", "reml", "ml"])
+def test_where_nobody_reads_the_output_files_are_written_and_nothing_is_said(
+    command, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdout", Unheard())
+    which = [] if command == "models" else [MODEL]
+    with pytest.raises(SystemExit) as stop:
+        main([command, *which, "--json", str(tmp_path / "a.json")])
+    monkeypatch.undo()
+    assert (stop.value.code, capsys.readouterr().err) == (141, "")
+    assert json.loads((tmp_path / "a.json").read_text())
 
 
 @pytest.mark.wide
