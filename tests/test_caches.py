@@ -55,10 +55,11 @@ def test_a_read_only_package_and_home_have_caches_elsewhere(tmp_path: Path) -> N
     code = (
         "import os, bhlm; from bhlm.moments import memory; import numpy as np;"
         "memory.reduce_columns(np.zeros(3, int), np.ones((3, 1)), 1);"
+        "import matplotlib; matplotlib.get_configdir(); matplotlib.get_cachedir();"
         "print(os.environ['NUMBA_CACHE_DIR'], os.environ['PYTENSOR_FLAGS'])"
     )
     found = run_read_only(code, tmp_path)
-    assert found.returncode == 0, found.stderr
+    assert (found.returncode, found.stderr) == (0, "")
     numba, flags = found.stdout.split()
     assert numba == f"{tempfile.gettempdir()}/bhlm-{os.getuid()}/numba"
     assert flags == f"base_compiledir={tempfile.gettempdir()}/bhlm-{os.getuid()}/pytensor"
@@ -75,7 +76,7 @@ def test_a_read_only_package_and_home_fit_sample_and_reconcile(tmp_path: Path) -
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no place named, and what is named within the test forgotten after it."""
-    for name in ("NUMBA_CACHE_DIR", "PYTENSOR_FLAGS"):
+    for name in ("NUMBA_CACHE_DIR", "PYTENSOR_FLAGS", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -86,6 +87,7 @@ def test_places_that_can_be_used_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     choose_caches(package=tmp_path, room=1)
     assert "NUMBA_CACHE_DIR" not in os.environ
     assert "PYTENSOR_FLAGS" not in os.environ
+    assert "MPLCONFIGDIR" not in os.environ
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "mine"))
     choose_caches(package=tmp_path, room=1)
     assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "mine")

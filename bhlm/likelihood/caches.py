@@ -17,6 +17,7 @@ from pathlib import Path
 
 NUMBA = "NUMBA_CACHE_DIR"
 PYTENSOR = "PYTENSOR_FLAGS"
+MATPLOTLIB = "MPLCONFIGDIR"
 ROOM = 1 << 26  # bytes that must be free: the machine code of all kernels takes less
 STAMP = "bhlm-sources"  # the name of the file that holds the state which the kernels were made of
 
@@ -41,6 +42,22 @@ def choose_caches(*, package: Path = Path(__file__).parents[1], room: int = ROOM
         place = _find_place("pytensor", room)
         if place is not None:
             os.environ[PYTENSOR] = ",".join(filter(None, (flags, f"base_compiledir={place}")))
+    _choose_matplotlib()
+
+
+def _choose_matplotlib() -> None:
+    """Name a place for what matplotlib keeps, which it would choose itself, and say so."""
+    home, named = os.path.expanduser("~"), os.environ.get(MATPLOTLIB)
+    wanted = [named] if named else [os.path.join(home, ".matplotlib")]
+    if not named and sys.platform.startswith(("linux", "freebsd")):
+        wanted = [
+            os.path.join(os.environ.get(base) or os.path.join(home, ours), "matplotlib")
+            for base, ours in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+        ]
+    if sys.platform != "win32" and not all(_is_usable(Path(each), 0) for each in wanted):
+        place = _find_place("matplotlib", 0)
+        if place is not None:
+            os.environ[MATPLOTLIB] = str(place)
 
 
 def _drop_stale_kernels(package: Path) -> None:
