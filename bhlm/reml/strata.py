@@ -30,6 +30,8 @@ STEP = 1e-3  # of differences in log ratios: fourth order leaves 1e-12 of them
 LARGEST = 15.0  # log ratio of two residual SDs, from which on one has vanished
 EPS = float(np.finfo(np.float64).eps)
 FLAT = 1e-5  # slope by a log ratio that counts as none, in log-likelihood
+# Residual SDs that the response may be away from zero; beyond, its rounding shows in the slope.
+FAR = 1e8
 
 
 @check_fields
@@ -43,6 +45,23 @@ class StrataEstimate:
     variance_cov: Array  # (m + S, m + S) of g's free elements, then every residual variance
     converged: bool
     common: Estimate  # the fit with one residual variance
+    gradient: Array  # (S - 1,) slopes of the log-likelihood by the log ratios
+
+    @property
+    def advice(self) -> str:
+        """What to do about a fit that is singular or did not converge; empty if neither."""
+        if self.converged or not self.at.converged:
+            return self.at.advice
+        moments = self.at.moments
+        away = abs(float(moments.mean[:, -1].mean()))
+        slope = float(np.abs(self.gradient).max())
+        said = f"the search of the ratios of the residual SDs did not end (slope {slope:.2g})"
+        if away > FAR * np.sqrt(self.at.sigma2):
+            return (
+                f"{said}: '{moments.response}' is about {away:.2g} throughout, and differs within "
+                "groups by too little beside that to leave enough digits; subtract a constant first"
+            )
+        return f"{said}; do not report these estimates, and merge strata or drop random terms"
 
     @property
     def loglik(self) -> float:
@@ -110,7 +129,7 @@ class StrataEstimate:
         return "\n".join(
             [
                 head,
-                *([] if self.converged else ["FAILED: the search of the ratios has not converged"]),
+                *([] if self.converged else [f"FAILED: {show_name(self.advice)}"]),
                 table,
                 f"LR test of one residual variance: chi2({test['df']}) = {test['chi2']:.2f}, "
                 f"p = {test['p']:.3g}",
@@ -164,7 +183,9 @@ def fit_strata(
     if not others:
         none = np.empty((0, 0))
         cov = _join_errors(fit, common, np.empty(0), none)
-        return StrataEstimate(strata, common, np.zeros(1), cov, common.converged, common)
+        return StrataEstimate(
+            strata, common, np.zeros(1), cov, common.converged, common, np.empty(0)
+        )
     found = minimize(
         lambda x: -loglik(x),
         np.zeros(others),
@@ -187,14 +208,15 @@ def fit_strata(
         free = free - np.linalg.solve(hessian, gradient)
     if not np.abs(free).max() <= LARGEST or np.linalg.cond(hessian) > 1.0 / EPS:
         raise _refuse_vanished(strata)
-    at = fit(free)
+    at, gradient = fit(free), slope(free)
     return StrataEstimate(
         strata=strata,
         at=at,
         log_ratios=np.append(0.0, free),
         variance_cov=_join_errors(fit, at, free, -np.linalg.inv(hessian)),
-        converged=bool(at.converged and np.abs(slope(free)).max() < FLAT),
+        converged=bool(at.converged and np.abs(gradient).max() < FLAT),
         common=common,
+        gradient=gradient,
     )
 
 

@@ -91,6 +91,7 @@ def describe_strata(fit: StrataEstimate) -> dict[str, Any]:
         "method": fit.method,
         "loglik": fit.loglik,
         "converged": fit.converged,
+        "advice": fit.advice,
         "estimates": {
             name: {key: float(table.loc[name, key]) for key in ESTIMATE_KEYS}
             for name in table.index

@@ -55,6 +55,15 @@ def test_nlme_agrees(case, orthodont):
         np.testing.assert_allclose(sorted(se), sorted(theirs["se"]), RATIO)
 
 
+def test_a_search_that_does_not_end_says_what_to_do():
+    table = bhlm.load_dataset("rail").assign(s=lambda t: [i % 2 for i in range(len(t))])
+    table["travel"] += 1e13
+    found = bhlm.Model("travel ~ 1 + (1 | Rail)", table, residual="s").reml()
+    assert not found.converged
+    assert "'travel' is about 1e+13 throughout" in found.advice
+    assert f"FAILED: {found.advice}" in found.summary()
+
+
 def test_the_printed_ratio_is_of_two_codings(orthodont):
     """The book prints LR = 23.8, and the models differ by 21.06.
 
