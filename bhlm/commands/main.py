@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from bhlm import __version__
 
 # Each family registers its commands, in the order in which --help lists them.
-from bhlm.commands import dashboard, fits, gallery, moments, studies  # noqa: F401
+from bhlm.commands import dashboard, fits, gallery, moments, pool, studies  # noqa: F401
 from bhlm.commands.interrupts import INTERRUPTED, INTERRUPTION, hear_interrupts
 from bhlm.commands.options import app
 from bhlm.errors import ArgumentError, BhlmError, StoppedError

@@ -112,6 +112,20 @@ class PooledFit(Pooled):
         settings = Settings(draws=draws, tune=tune, chains=chains, cores=cores)
         return sample_pooled(self, seed=seed, settings=settings, priors=priors)
 
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page about the pooled fits to an HTML file; its numbers go to a .json beside.
+
+        Page and .json hold no single row and no single group.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_pooled
+
+        write_pooled(self, path, title=title, source=source)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the pooled fit under the names of the JSON."""
         from bhlm.reports.json import describe_pooled

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bhlm.plots.forest import plot_forest
     from bhlm.plots.group_lines import plot_group
     from bhlm.plots.homogeneity import plot_homogeneity
+    from bhlm.plots.imputations import plot_imputations, plot_missing_information
     from bhlm.plots.influence import plot_influence
     from bhlm.plots.intervals import plot_intervals
     from bhlm.plots.johnson_neyman import plot_johnson_neyman
@@ -61,10 +62,12 @@ _HOMES = {
     "plot_evolution": "evolution",
     "plot_forest": "forest",
     "plot_group": "group_lines",
+    "plot_imputations": "imputations",
     "plot_influence": "influence",
     "plot_intervals": "intervals",
     "plot_khat": "khat",
     "plot_loo_pit": "loo_pit",
+    "plot_missing_information": "imputations",
     "plot_power": "study_power",
     "plot_predictive": "predictive",
     "plot_prior_posterior": "prior_posterior",

@@ -1,5 +1,6 @@
 """Forest: every parameter on one axis, by each fit and as published, in units that compare."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.maximum import Maximum
+from bhlm.reml.strata import StrataEstimate
+from bhlm.studies.imputations.pooled import Pooled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,11 +25,17 @@ MOST = 24  # parameters of the figure
 ROW, FRAME = 38, 110  # pixels of a parameter, and of axis and legend
 FEWEST = 300  # pixels of the whole figure
 LONGEST = 34  # characters of a parameter's name
-ROLES = {"REML": "reml", "posterior": "posterior", "published": "published"}
+ROLES = {
+    "REML": "reml",
+    "ML": "reml",
+    "pooled": "reml",
+    "posterior": "posterior",
+    "published": "published",
+}
 
 
 @check_arguments
-def plot_forest(fit: "Comparison | Maximum | Posterior") -> Figure:
+def plot_forest(fit: "Comparison | Maximum | Posterior | Pooled | StrataEstimate") -> Figure:
     """Return the forest of fixed effects, SDs and correlations with their 95 % intervals.
 
     Of a reconciliation every parameter stands in posterior SDs from its REML estimate, so that a
@@ -37,26 +46,31 @@ def plot_forest(fit: "Comparison | Maximum | Posterior") -> Figure:
     units, `unit`, and `position`, `from`, `to` as drawn.
 
     Args:
-        fit: a reconciliation, or one fit by REML, ML or Bayes.
+        fit: a reconciliation, one fit by REML, ML or Bayes, or pooled fits.
 
     Raises:
         ArgumentError: something else.
     """
     if isinstance(fit, Comparison):
         return _draw_both(fit)
-    if isinstance(fit, Maximum | Posterior):
-        return _draw_one(fit)
+    if isinstance(fit, Posterior):
+        return _draw_one(fit, "posterior", value="mean", spread="sd")
+    if isinstance(fit, Pooled):
+        return _draw_one(fit, "pooled")
+    if isinstance(fit, Maximum | StrataEstimate):
+        return _draw_one(fit, fit.method.upper())
     raise ArgumentError(
         f"a {type(fit).__name__} has no forest; give a fit, or what bhlm.reconcile() returned"
     )
 
 
-def _list_names(fit: Any) -> list[str]:
-    return [str(each) for each in fit.parameters if not each.is_squared][:MOST]
+def list_rows(fit: Any) -> list[str]:
+    """Return the rows of a fit's table on the scale of SDs, fixed effects first."""
+    return [str(each) for each in fit.parameters if not each.is_squared]
 
 
 def _draw_both(both: Comparison) -> Figure:
-    names = _list_names(both.post)
+    names = list_rows(both.post)[:MOST]
     table = tabulate_intervals(both, names)
     posterior = both.post.estimates.loc[names]
     # A posterior without an SD is drawn by a quarter of its interval.
@@ -73,21 +87,21 @@ def _draw_both(both: Comparison) -> Figure:
     )
     if len(inside):
         reading += f"; {count(len(inside), 'published value')} stand beside them"
-    return _finish(table, names, "posterior SDs from REML", reading, zeros=True)
+    # SDs are never zero.
+    free = [str(each) for each in both.post.parameters if not each.is_sd]
+    return _finish(table, names, "posterior SDs from REML", reading, zeros=free)
 
 
-def _draw_one(fit: Maximum | Posterior) -> Figure:
+def _draw_one(fit: Any, source: str, *, value: str = "estimate", spread: str = "se") -> Figure:
     import pandas as pd
 
-    names = _list_names(fit)
+    names = list_rows(fit)[:MOST]
     estimates = fit.estimates.loc[names]
-    is_reml = isinstance(fit, Maximum)
-    middle, spread = ("estimate", "se") if is_reml else ("mean", "sd")
     table = pd.DataFrame(
         {
             "parameter": names,
-            "source": "REML" if is_reml else "posterior",
-            "value": estimates[middle].to_numpy(),
+            "source": source,
+            "value": estimates[value].to_numpy(),
             "lower": estimates["lower"].to_numpy(),
             "upper": estimates["upper"].to_numpy(),
         }
@@ -95,12 +109,13 @@ def _draw_one(fit: Maximum | Posterior) -> Figure:
     zero = pd.Series(0.0, index=names)
     table = _place(table, center=zero, unit=estimates[spread])
     clear = int(((table["lower"] > 0.0) | (table["upper"] < 0.0)).sum())
+    level = f"{100 * fit.level:g}" if isinstance(fit, Pooled) else "95"
     reading = (
-        f"Of {count(len(names), 'parameter')} the 95 % interval of {clear or 'none'} is clear of "
-        "zero, which of SDs it always is"
+        f"Of {count(len(names), 'parameter')} the {level} % interval of {clear or 'none'} is clear "
+        "of zero, which of SDs it always is"
     )
-    unit = "standard errors from zero" if is_reml else "posterior SDs from zero"
-    return _finish(table, names, unit, reading, zeros=False)
+    unit = "posterior SDs from zero" if source == "posterior" else "standard errors from zero"
+    return _finish(table, names, unit, reading)
 
 
 def _place(
@@ -117,8 +132,9 @@ def _place(
 
 
 def _finish(
-    table: "pd.DataFrame", names: list[str], unit: str, reading: str, *, zeros: bool
+    table: "pd.DataFrame", names: list[str], unit: str, reading: str, *, zeros: Sequence[str] = ()
 ) -> Figure:
+    """Return the figure of placed estimates, with a mark at the zero of each of `zeros`."""
     sources = list(dict.fromkeys(table["source"]))
     marks: list[Mark] = [Rule(0.0, "x", "reference")]
     ends = table[["position", "from", "to"]].to_numpy()
@@ -144,8 +160,8 @@ def _finish(
         )
     if zeros:
         first = table.drop_duplicates("parameter")
-        is_sd = first["parameter"].str.startswith("sd(")  # which is never zero
-        near = first["zero"].between(low, high).to_numpy() & ~is_sd.to_numpy()
+        near = first["zero"].between(low, high) & first["parameter"].isin(zeros)
+        near = near.to_numpy()
         y = np.arange(len(first), dtype=float)[near]
         at = first["zero"].to_numpy()[near]
         if len(at):

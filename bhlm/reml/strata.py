@@ -5,7 +5,7 @@ that with precision weights. Outside it the logarithms of the S - 1 ratios are s
 and without bounds. Source: Pinheiro & Bates (2000), Mixed-Effects Models in S and S-PLUS, 5.2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import show_name
+from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.strata import StratumMoments
 from bhlm.reml.estimate import Estimate, fit_moments
@@ -80,6 +81,18 @@ class StrataEstimate:
         return dict(zip(self.strata.levels, values.tolist(), strict=True))
 
     @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        structure = self.at.structure
+        own = [
+            replace(RESIDUAL, stratum=f"{self.strata.column}={level}")
+            for level in self.strata.levels
+        ]
+        scaled = (each.scaled for each in own)
+        fixed = (Parameter("fixed", name) for name in self.at.moments.fixed)
+        return (*fixed, *structure.variances, *own, *structure.scaled, *scaled)
+
+    @property
     def estimates(self) -> "pd.DataFrame":
         """Every parameter: as of other fits, with var(Residual|...) and sd(Residual|...)."""
         import pandas as pd
@@ -88,7 +101,6 @@ class StrataEstimate:
         m = len(fit.structure.labels)
         own = self.variance_cov[: m + 1, : m + 1]
         rows = list_variances((fit.structure,), (fit.g,), fit.sigma2, own)
-        names = [f"{self.strata.column}={level}" for level in self.strata.levels]
         errors = standard_errors(self.variance_cov)[m:].tolist()
         squared, rooted = [], []
         for value, se in zip(self.residual_variances.values(), errors, strict=True):
@@ -96,12 +108,7 @@ class StrataEstimate:
             sd, error = np.sqrt(value), se / (2.0 * np.sqrt(value))
             rooted.append(Row(sd, error, *log_interval(sd, error)))
         rows = [*rows[:m], *squared, *rows[m + 1 : -1], *rooted]
-        index = [
-            *(str(each) for each in fit.structure.variances),
-            *(f"var(Residual|{name})" for name in names),
-            *(str(each) for each in fit.structure.scaled),
-            *(f"sd(Residual|{name})" for name in names),
-        ]
+        index = [str(each) for each in self.parameters[p:]]
         table = pd.DataFrame(np.array(rows), index, list(Row._fields))
         return pd.concat([fit.estimates.iloc[:p], table]).rename_axis("parameter")
 

@@ -219,10 +219,11 @@ def list_cases(
         right[f"{kind}.model.sample"] = few
     right |= {f"{kind}.plot_effects": {"factor": "h"} for kind in others}
     right["CellMoments.save"] = {"path": folder / "cells.moments"}
-    subjects = {"both": both, "fit": reml, "post": post, "reml": reml}
+    pooled = bhlm.pool([reml, reml])
+    subjects = {"both": both, "fit": reml, "post": post, "reml": reml, "pooled": pooled}
     holders = {
         "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
-        "Moments": model.moments, "PooledFit": bhlm.pool([reml, reml]),
+        "Moments": model.moments, "PooledFit": pooled,
         "Figure": plots.plot_caterpillar(reml), "ModelTable": bhlm.table([reml]),
         "CellMoments": cells, **{name: fit for name, (_, fit) in others.items()},
         **{f"{name}.model": stated for name, (stated, _) in others.items()},

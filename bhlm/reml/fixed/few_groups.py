@@ -102,17 +102,8 @@ def note_binary(fit: Estimate) -> str:
 
 def note_weights(fit: Estimate) -> list[str]:
     """Return what the weights are, how much they leave, and whose standard errors these are."""
-    moments, weights = fit.moments, fit.weights
-    notes = []
-    if weights is not None:
-        sentence = f"{weights.sentence[0].upper()}{weights.sentence[1:]}"
-        if weights.is_sampling:
-            size = moments.effective_size
-            sentence += (
-                f"; effective sample size {size['rows']:.5g} of {moments.n_rows} rows and "
-                f"{size['groups']:.4g} of {moments.n_groups} groups"
-            )
-        notes.append(show_name(sentence))
+    weights = describe_weights(fit)
+    notes = [weights] if weights else []
     if fit.errors != "model":
         notes.append(
             f"Standard errors by the groups' scores ({fit.errors}, as "
@@ -120,6 +111,21 @@ def note_weights(fit: Estimate) -> list[str]:
             "programs"
         )
     return notes
+
+
+def describe_weights(fit: Estimate) -> str:
+    """Return what the weights are, and how much they leave of rows and groups; "" without."""
+    moments, weights = fit.moments, fit.weights
+    if weights is None:
+        return ""
+    sentence = f"{weights.sentence[0].upper()}{weights.sentence[1:]}"
+    if weights.is_sampling:
+        size = moments.effective_size
+        sentence += (
+            f"; effective sample size {size['rows']:.5g} of {moments.n_rows} rows and "
+            f"{size['groups']:.4g} of {moments.n_groups} groups"
+        )
+    return show_name(sentence)
 
 
 def list_notes(fit: Estimate) -> list[str]:

@@ -6,7 +6,6 @@ from math import ceil
 from typing import NamedTuple
 
 from bhlm.plots.figure import Figure
-from bhlm.plots.marks import Panel
 from bhlm.reports.dashboard.blocks import Block, Text
 
 
@@ -20,11 +19,13 @@ class Place(NamedTuple):
 ACROSS, HALF, QUARTER = 12, 6, 3
 BOTH = "verdict-estimates"  # the table of all fits, beside which each one's own is folded
 HALVES = {
+    "verdict-missing_information",
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
 }
 # What is looked up rather than read.
 FOLDED = {
     *("verdict-reml_estimates", "verdict-posterior_estimates", "verdict-fixed_tests"),
+    "verdict-pooled_estimates",
     *("reconciliation-intervals", "reconciliation-printed_values"),
     *("convergence-ranks", "convergence-traces", "convergence-divergences"),
     *("convergence-energy", "convergence-diagnostics"),
@@ -72,17 +73,4 @@ def arrange_figure(figure: Figure) -> Figure:
     columns, row = MULTIPLES[figure.name]
     columns = min(columns, len(figure.panels))
     height = row * ceil(len(figure.panels) / columns) + 90
-    return replace(figure, columns=columns, height=height, panels=_share_labels(figure, columns))
-
-
-def _share_labels(figure: Figure, columns: int) -> tuple[Panel, ...]:
-    """Return panels whose rows have the labels of their vertical axis once, where all are one."""
-    ticks = {panel.y.ticks for panel in figure.panels}
-    first = figure.panels[0].y.ticks
-    if len(ticks) > 1 or first is None:
-        return figure.panels
-    bare = (first[0], ("",) * len(first[0]))
-    return tuple(
-        replace(panel, y=replace(panel.y, ticks=bare)) if at % columns else panel
-        for at, panel in enumerate(figure.panels)
-    )
+    return replace(figure, columns=columns, height=height)

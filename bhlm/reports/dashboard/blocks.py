@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.levels import LevelsEstimate
+    from bhlm.studies.imputations.pooled import Pooled
 
 Tone = Literal["plain", "good", "caution", "bad"]
 
@@ -37,6 +38,7 @@ class Subject:
     levels: "LevelsEstimate | None" = None
     level_post: "LevelDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
+    pooled: "Pooled | None" = None  # fits to plausible values or imputations, in their place
 
     @property
     def estimate(self) -> "Estimate | LevelsEstimate | None":

@@ -24,7 +24,7 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
     `narrow` is the layout with the panels one below the other, None where there is one column
     anyway; `least` is the width in pixels that the figure needs, 0 if it fits any screen.
     """
-    drawn = _strip(figure.plotly())
+    drawn = _strip(_share_labels(figure).plotly())
     layout = drawn["layout"]
     found = {"data": drawn["data"], "layout": layout, "narrow": None, "least": 0}
     if figure.draw is not None:
@@ -36,6 +36,23 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
         height = int(max(row, PANEL_HEIGHT) * count)
         found["narrow"] = _strip(replace(figure, columns=1, height=height).plotly())["layout"]
     return found
+
+
+def _share_labels(figure: Figure) -> Figure:
+    """Return a figure whose rows of panels have the texts of one vertical axis once, at the left.
+
+    Panels that stand one below the other each need them, so a narrow screen keeps them.
+    """
+    axes = {(panel.y.ticks, panel.y.range) for panel in figure.panels}
+    first = figure.panels[0].y.ticks if figure.panels else None
+    if figure.columns == 1 or len(axes) > 1 or first is None:
+        return figure
+    bare = (first[0], ("",) * len(first[0]))
+    panels = tuple(
+        replace(panel, y=replace(panel.y, ticks=bare)) if at % figure.columns else panel
+        for at, panel in enumerate(figure.panels)
+    )
+    return replace(figure, panels=panels)
 
 
 def _strip(drawn: Any) -> dict[str, Any]:

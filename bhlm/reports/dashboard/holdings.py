@@ -41,12 +41,15 @@ def list_holdings(subject: Subject, moments: "Moments | CellMoments") -> tuple[s
             if has_rows
             else "."
         )
+    no_groups = subject.pooled is not None or bool(subject.fits)
     sentences = [
         rows,
-        f"Of groups of {_name_factors(moments)}: the label, the number of rows, coefficients and "
-        "what is computed from them.",
+        f"No single group of {_name_factors(moments)}: neither its label nor an effect."
+        if no_groups
+        else f"Of groups of {_name_factors(moments)}: the label, the number of rows, coefficients "
+        "and what is computed from them.",
     ]
-    single = int(np.sum(moments.n == 1))
+    single = 0 if no_groups else int(np.sum(moments.n == 1))
     unit = "group" if isinstance(moments, Moments) else "cell"
     if single:
         sentences.append(

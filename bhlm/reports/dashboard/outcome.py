@@ -1,7 +1,9 @@
 """Whether the fits of a page hold: the findings, and which of them stands on the badge."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from bhlm.layout import count
 from bhlm.reconciliation.findings import (
     Finding,
     Findings,
@@ -12,6 +14,9 @@ from bhlm.reconciliation.findings import (
 )
 from bhlm.reconciliation.words import advise_failed
 from bhlm.reports.dashboard.blocks import Subject, Tone
+
+if TYPE_CHECKING:
+    from bhlm.studies.imputations.pooled import Pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ def choose_tone(finding: Finding) -> Tone:
 
 def gather_findings(subject: Subject) -> Findings:
     """Return the findings on the fits of a page, those of the reconciliation where there is one."""
+    if subject.pooled is not None:
+        return Findings(_judge_pooled(subject.pooled), None, None, None)
     if subject.fits:
         found = {name: judge_convergence(None, fit) for name, fit in subject.fits.items()}
         worst = next((name for name, each in found.items() if not each.holds), None)
@@ -78,6 +85,21 @@ def gather_findings(subject: Subject) -> Findings:
     )
 
 
+def _judge_pooled(pooled: "Pooled") -> Finding:
+    """Return whether the fits that were pooled, all of which converged, are inside the boundary."""
+    singular = sum(fit.singular for fit in pooled.fits)
+    fits = count(pooled.m, "fit")
+    if singular:
+        headline = (
+            f"{fits} converged and were pooled by Rubin's rules; {singular} of them "
+            f"{'is' if singular == 1 else 'are'} singular: a variance or correlation stands on "
+            "its boundary, where standard errors do not exist."
+        )
+        return Finding("convergence", "caution", "Singular fits", headline)
+    headline = f"{fits} converged to an interior maximum each, and were pooled by Rubin's rules."
+    return Finding("convergence", "holds", "Converged and pooled", headline)
+
+
 def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
     reml, both = subject.estimate, subject.both
     failed = list_failed(reml, subject.posterior)
@@ -88,6 +110,11 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
         advice.insert(0, "Report neither answer before the unexplained part is found.")
     if both is not None and both.verdict == "undetermined":
         advice.insert(0, "Report both answers, and that what separates them is not known.")
+    if subject.pooled is not None and any(fit.singular for fit in subject.pooled.fits):
+        advice.append(
+            "Report the fixed effects; of the components on the boundary say in how many fits they "
+            "are there, or fit the model without the term that is."
+        )
     if reml is not None and reml.singular:
         advice.append(
             "Of the components that REML puts on the boundary report the posterior's interval, "

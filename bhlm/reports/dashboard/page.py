@@ -40,6 +40,12 @@ from bhlm.reports.dashboard.levels import (
 from bhlm.reports.dashboard.marks import mark_failed
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.paths import check_path, name_twin
+from bhlm.reports.dashboard.pooled import (
+    build_pooled_fits,
+    build_pooled_reproduction,
+    build_pooled_verdict,
+    state_formula,
+)
 from bhlm.reports.dashboard.priors import build_priors
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
 from bhlm.reports.dashboard.reproduction import build_reproduction
@@ -54,6 +60,7 @@ from bhlm.reports.json import (
     describe_cells,
     describe_findings,
     describe_model,
+    describe_pooled,
     describe_reconciliation,
 )
 
@@ -91,6 +98,11 @@ SEVERAL_SECTIONS = (
     Part("checks", "Comparison", build_comparison),
     Part("reproduction", "Reproduction", build_several_reproduction),
 )
+POOLED_SECTIONS = (
+    Part("verdict", "Verdict", build_pooled_verdict),
+    Part("fits", "Each fit", build_pooled_fits),
+    Part("reproduction", "Reproduction", build_pooled_reproduction),
+)
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 40_000
 
@@ -114,8 +126,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             to; this is found before anything is computed.
     """
     path = check_path(path)
-    parts = LEVEL_SECTIONS if subject.has_levels else SEVERAL_SECTIONS if subject.fits else SECTIONS
-    sections = build_sections(subject, parts)
+    sections = build_sections(subject, choose_parts(subject))
     outcome = judge(subject)
     sections = mark_failed(sections, subject)
     twin = {
@@ -135,6 +146,7 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
             "sentences": list(list_holdings(subject, find_any(subject))),
         },
         "sections": describe_sections(sections),
+        "pooled": None if subject.pooled is None else describe_pooled(subject.pooled),
         "reconciliation": None if subject.both is None else describe_reconciliation(subject.both),
     }
     page = render_page(subject, sections, twin=name_twin(path).name)
@@ -142,11 +154,31 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
     write_text(page, path)
 
 
+def choose_parts(subject: Subject) -> tuple[Part, ...]:
+    """Return the sections that a page may have, by what its fits are."""
+    if subject.pooled is not None:
+        return POOLED_SECTIONS
+    if subject.fits:
+        return SEVERAL_SECTIONS
+    return LEVEL_SECTIONS if subject.has_levels else SECTIONS
+
+
 def find_any(subject: Subject) -> Moments | CellMoments:
     """Return the moments of the page's fits, of a single factor or of several."""
+    if subject.pooled is not None:
+        return subject.pooled.fits[0].moments
     if subject.fits:
         return next(iter(subject.fits.values())).moments
     return find_level_moments(subject) if subject.has_levels else find_moments(subject)
+
+
+def list_formulas(subject: Subject) -> str:
+    """Return the formula of the page's fits, or of each that differs from those before it."""
+    if subject.pooled is not None:
+        return state_formula(subject.pooled)
+    if subject.fits:
+        return "; ".join(dict.fromkeys(fit.moments.formula for fit in subject.fits.values()))
+    return find_any(subject).formula
 
 
 def describe_levels_model(subject: Subject) -> dict[str, Any]:
@@ -155,6 +187,8 @@ def describe_levels_model(subject: Subject) -> dict[str, Any]:
         return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
     if subject.has_levels:
         return describe_cells(find_level_moments(subject))
+    if subject.pooled is not None:
+        return describe_model(subject.pooled.fits[0].moments)
     return describe_model(find_moments(subject))
 
 
@@ -207,10 +241,7 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     scripts = {name: Script(Markup(text), _hash(text)) for name, text in load_scripts().items()}
     return environment.get_template("page.html.jinja").render(
         title=subject.title,
-        formula=(
-            "; ".join(dict.fromkeys(str(fit.moments.formula) for fit in subject.fits.values()))
-            or find_any(subject).formula
-        ),
+        formula=list_formulas(subject),
         outcome=judge(subject),
         sections=shown,
         style=Markup(_read("style.css")),

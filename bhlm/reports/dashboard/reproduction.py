@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.bayes.draws import Posterior
+    from bhlm.design.formula.weights import Weights
     from bhlm.moments.cells import CellMoments
     from bhlm.moments.moments import Moments
 
@@ -65,7 +66,9 @@ def _tabulate_settings(subject: Subject, moments: "Moments") -> Table:
     if post is not None:
         rows |= _list_run(post)
         reading += _say_repeatable(post)
-    return Table("settings", "Data and settings", f"{reading}.", _frame(rows, "setting"), digits=10)
+    return Table(
+        "settings", "Data and settings", f"{reading}.", frame_values(rows, "setting"), digits=10
+    )
 
 
 def tabulate_level_settings(subject: Subject, moments: "CellMoments") -> Table:
@@ -80,7 +83,9 @@ def tabulate_level_settings(subject: Subject, moments: "CellMoments") -> Table:
     if subject.level_post is not None:
         rows |= _list_run(subject.level_post)
         reading += _say_repeatable(subject.level_post)
-    return Table("settings", "Data and settings", f"{reading}.", _frame(rows, "setting"), digits=10)
+    return Table(
+        "settings", "Data and settings", f"{reading}.", frame_values(rows, "setting"), digits=10
+    )
 
 
 def _list_run(post: "Posterior") -> dict[str, object]:
@@ -120,9 +125,8 @@ def tabulate_priors(fit: "Posterior") -> Table:
         if len(chosen) < len(default)
         else "All were chosen for this model"
     )
-    return Table(
-        "priors", "Priors", f"{kind}.", _frame(texts, "parameter", value="prior"), digits=10
-    )
+    frame = frame_values(texts, "parameter", value="prior")
+    return Table("priors", "Priors", f"{kind}.", frame, digits=10)
 
 
 def tabulate_versions() -> Table:
@@ -138,11 +142,16 @@ def tabulate_versions() -> Table:
         f"{versions['numpy']} and SciPy {versions['scipy']}."
     )
     return Table(
-        "versions", "Versions", reading, _frame(versions, "package", value="version"), digits=10
+        "versions",
+        "Versions",
+        reading,
+        frame_values(versions, "package", value="version"),
+        digits=10,
     )
 
 
-def _frame(rows: Mapping[str, object], name: str, *, value: str = "value") -> "pd.DataFrame":
+def frame_values(rows: Mapping[str, object], name: str, *, value: str = "value") -> "pd.DataFrame":
+    """Return values by name as a table."""
     import pandas as pd
 
     return pd.DataFrame({value: pd.Series(rows, dtype=object)}).rename_axis(name)
@@ -153,11 +162,13 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     reml, post = subject.reml, subject.post
     notes: list[str] = []
     lines = ["import bhlm", ""]
-    lines.append(f"model = bhlm.Model({moments.formula!r}, data)  # data: the table")
+    of_rows = "" if moments.weights is None else f", {write_weights(moments.weights)}"
+    lines.append(f"model = bhlm.Model({moments.formula!r}, data{of_rows})  # data: the table")
     override = _find_structure(subject).name_override
     kind = [] if override is None else [f"covariance={override!r}"]
     if reml is not None:
         given = [] if reml.method == "reml" else [f"method={reml.method!r}"]
+        given += [] if reml.errors == "model" else [f"errors={reml.errors!r}"]
         lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
     if post is not None:
         priors, notes = _write_priors(post)
@@ -165,6 +176,18 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html", model=model)']
     return tuple(lines), tuple(notes)
+
+
+def write_weights(weights: "Weights") -> str:
+    """Return the argument of `Model` for weights, known variances or strata."""
+    if weights.strata:
+        return f"residual={weights.rows!r}"
+    if weights.holds_sigma:
+        return f"known_variance={weights.rows!r}"
+    given = f"{weights.rows!r}"
+    if weights.is_sampling:
+        given = f"rows={weights.rows!r}, groups={weights.groups!r}, scaling={weights.scaling!r}"
+    return f"weights=bhlm.{type(weights).__name__}({given})"
 
 
 def write_level_lines(

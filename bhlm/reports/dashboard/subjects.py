@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.moments.moments import Moments
     from bhlm.reconciliation.comparison import Comparison
+    from bhlm.studies.imputations.pooled import Pooled
 
 # Relative difference up to which two engines' sums are of the same rows.
 SAME = 1e-9
@@ -139,6 +140,38 @@ def write_several(
         title=title or f"{list_names(list(responses))}: {len(fits)} fits side by side",
         source=_hide_passwords(source),
         fits=fits,
+    )
+    write_dashboard(subject, path)
+
+
+def write_pooled(
+    pooled: "Pooled",
+    path: str | Path,
+    *,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about fits pooled over plausible values or imputations, and its .json.
+
+    Args:
+        pooled: the pooled fits.
+        path: the HTML file to write.
+        title: the page's heading; None names the responses and the groups.
+        source: label -> text on where the model and its data come from.
+
+    Raises:
+        DataError: a path that cannot be written to.
+    """
+    check_path(path)
+    group = pooled.fits[0].moments.group
+    subject = Subject(
+        reml=None,
+        post=None,
+        both=None,
+        model=None,
+        title=title or f"{list_names(pooled.responses)} by {group}, pooled",
+        source=_hide_passwords(source),
+        pooled=pooled,
     )
     write_dashboard(subject, path)
 

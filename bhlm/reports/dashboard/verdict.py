@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
-from bhlm.layout import format_digits
+from bhlm.layout import count, format_digits
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.forest import plot_forest
 from bhlm.plots.style import shorten
@@ -120,11 +120,11 @@ def tabulate_both(subject: Subject) -> Table:
     if reml is not None:
         table, label = reml.estimates.loc[names], reml.method.upper()
         frame[label] = table["estimate"]
-        frame[f"{label} 95 % interval"] = _join_ends(table)
+        frame[f"{label} 95 % interval"] = join_ends(table)
     if post is not None:
         table = post.estimates.loc[names]
         frame["posterior mean"] = table["mean"]
-        frame["posterior 95 % interval"] = _join_ends(table)
+        frame["posterior 95 % interval"] = join_ends(table)
     tests = ""
     if reml is not None and reml.converged:
         method = subject.df or "satterthwaite"
@@ -137,7 +137,7 @@ def tabulate_both(subject: Subject) -> Table:
     return Table("estimates", "Estimates", reading, frame)
 
 
-def _join_ends(table: "pd.DataFrame") -> list[str]:
+def join_ends(table: "pd.DataFrame") -> list[str]:
     """Return intervals as text, to as many digits as their width has use for."""
     texts = []
     for low, high in zip(table["lower"], table["upper"], strict=True):
@@ -152,12 +152,6 @@ def _join_ends(table: "pd.DataFrame") -> list[str]:
 
 
 def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
-    size = moments.group_size
-    spread = (
-        f"{size['min']} rows each"
-        if size["min"] == size["max"]
-        else f"{size['min']} to {size['max']} rows each, {size['mean']:.1f} on average"
-    )
     methods = []
     if subject.reml is not None:
         kind = "restricted" if subject.reml.method == "reml" else "full"
@@ -165,19 +159,18 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
     if subject.post is not None:
         chains, draws = subject.post.shape
         methods.append(
-            f"full Bayes ({_count(chains, 'chain')} of {_count(draws, 'draw')}, "
+            f"full Bayes ({count(chains, 'chain')} of {count(draws, 'draw')}, "
             f"{subject.post.sampler})"
         )
     sentences = [
         f"Formula: {moments.formula}",
-        f"Data: {_count(moments.n_rows, 'row')} in {_count(moments.n_groups, 'group')} of "
-        f"'{moments.group}', {spread}.",
-        _describe_dropped(moments),
+        describe_sizes(moments),
+        describe_dropped(moments),
         f"Estimated by {' and by '.join(methods)}.",
     ]
     if moments.suppressed:
         sentences.append(
-            f"{_count(moments.suppressed, 'row')} of groups too small to disclose left out."
+            f"{count(moments.suppressed, 'row')} of groups too small to disclose left out."
         )
     if subject.model is None or not subject.model.has_rows:
         sentences.append(
@@ -190,7 +183,22 @@ def _describe_data(subject: Subject, moments: "Moments") -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _describe_dropped(moments: "Moments") -> str:
+def describe_sizes(moments: "Moments") -> str:
+    """Return how many rows there are, in how many groups of which size."""
+    size = moments.group_size
+    spread = (
+        count(size["min"], "row") + " each"
+        if size["min"] == size["max"]
+        else f"{size['min']} to {size['max']} rows each, {size['mean']:.1f} on average"
+    )
+    return (
+        f"Data: {count(moments.n_rows, 'row')} in {count(moments.n_groups, 'group')} of "
+        f"'{moments.group}', {spread}."
+    )
+
+
+def describe_dropped(moments: "Moments") -> str:
+    """Return how many rows were left out, and of how many."""
     if not moments.dropped:
         return "No row was dropped: every column of the formula is complete."
     share = moments.dropped / (moments.n_rows + moments.suppressed + moments.dropped)
@@ -206,7 +214,7 @@ def _list_numbers(subject: Subject) -> tuple[str, ...]:
         where = "on the boundary (singular)" if reml.singular else "inside the parameter space"
         largest = float(np.max(np.abs(reml.gradient), initial=0.0))
         sentences.append(
-            f"{reml.method.upper()} {state} {where} after {_count(len(reml.steps), 'step')}: "
+            f"{reml.method.upper()} {state} {where} after {count(len(reml.steps), 'step')}: "
             f"log-likelihood {reml.loglik:.7g}, largest gradient component {largest:.2g}."
         )
     if both is not None and both.printed_note:
@@ -248,7 +256,7 @@ def _tabulate_tests(fit: "Estimate", df: str) -> Table:
         else ""
     )
     reading = (
-        f"By df='{df}' p is below .05 for {low or 'none'} of {_count(len(table), 'fixed effect')}"
+        f"By df='{df}' p is below .05 for {low or 'none'} of {count(len(table), 'fixed effect')}"
         f"{few}."
     )
     return Table("fixed_tests", "Tests of the fixed effects", reading, table)
@@ -265,7 +273,3 @@ def tabulate_posterior(fit: "Posterior") -> Table:
         f"{table.loc[worst, 'rhat']:.4f}, is that of {worst}."
     )
     return Table("posterior_estimates", "Posterior estimates", reading, table)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,255 @@
+"""The sections of a page about fits pooled over plausible values or imputations."""
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.storage.description import hash_moments
+from bhlm.layout import count, format_digits, list_names
+from bhlm.plots.forest import list_rows, plot_forest
+from bhlm.plots.imputations import name_fits, plot_imputations, plot_missing_information
+from bhlm.plots.style import shorten
+from bhlm.reml.compare import intraclass_correlation, r_squared
+from bhlm.reml.fixed.few_groups import describe_weights
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.holdings import HEADING, list_holdings
+from bhlm.reports.dashboard.outcome import choose_tone, judge
+from bhlm.reports.dashboard.reproduction import frame_values, tabulate_versions, write_weights
+from bhlm.reports.dashboard.verdict import describe_dropped, describe_sizes, join_ends
+
+if TYPE_CHECKING:
+    from bhlm.studies.imputations.pooled import Pooled
+
+SURE = 0.1  # relative error of a standard error up to which the number of fits is enough
+AIM = 0.05  # what the advice on their number aims at
+
+
+def find_pooled(subject: Subject) -> "Pooled":
+    """Return the pooled fits that the page is about."""
+    assert subject.pooled is not None
+    return subject.pooled
+
+
+def name_values(pooled: "Pooled") -> str:
+    """Return what the fits are of: "plausible values" or "imputations"."""
+    return "plausible values" if len(pooled.responses) == pooled.m else "imputations"
+
+
+def state_formula(pooled: "Pooled") -> str:
+    """Return the formula with every response on its left."""
+    formula = pooled.fits[0].moments.formula
+    _, tilde, right = formula.partition("~")
+    return f"{' + '.join(pooled.responses)} {tilde}{right}"
+
+
+def build_pooled_verdict(subject: Subject) -> Section:
+    """Return the findings, every pooled estimate, and what the imputations cost each."""
+    pooled = find_pooled(subject)
+    outcome = judge(subject)
+    banner = Text((outcome.headline, *outcome.failures), tone=outcome.tone, heading=outcome.label)
+    finding = outcome.findings.convergence
+    lights = [
+        Text(
+            (finding.headline,),
+            tone=choose_tone(finding),
+            heading=f"Convergence: {finding.label[0].lower()}{finding.label[1:]}",
+            light=True,
+        ),
+        *_judge_information(pooled),
+        *_show_weights(pooled),
+    ]
+    to_do = Text(outcome.advice, heading="What to do", listed=len(outcome.advice) > 1)
+    blocks: list[Block] = [banner, *lights, to_do, _list_facts(pooled), plot_forest(pooled)]
+    blocks += [_tabulate_main(pooled)]
+    if any(fmi == fmi for fmi in pooled.estimates["fmi"]):
+        blocks.append(plot_missing_information(pooled))
+    if pooled.notes:
+        blocks.append(
+            Text(tuple(f"{note}." for note in pooled.notes), heading="To know", listed=True)
+        )
+    blocks.append(Text(_describe_fitted(pooled), heading="What was fitted", listed=True))
+    holdings = list_holdings(subject, pooled.fits[0].moments)
+    blocks.append(Text(holdings, heading=HEADING, listed=True))
+    blocks.append(_tabulate_all(pooled))
+    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def build_pooled_fits(subject: Subject) -> Section:
+    """Return each fit beside the pooled one."""
+    pooled = find_pooled(subject)
+    return Section("fits", "Each fit", (plot_imputations(pooled), _tabulate_fits(pooled)))
+
+
+def build_pooled_reproduction(subject: Subject) -> Section:
+    """Return settings, versions, the data's hashes, and the lines that run it again."""
+    pooled = find_pooled(subject)
+    fit = pooled.fits[0]
+    rows: dict[str, object] = {"formula": state_formula(pooled), "fits pooled": pooled.m}
+    rows |= {"likelihood": fit.method, "covariance": fit.structure.kind}
+    rows |= {"standard errors": fit.errors, "tests by": pooled.df, "level": pooled.level}
+    digests = [hash_moments(each.moments) for each in pooled.fits]
+    rows |= {
+        f"SHA-256 of the moments of {name}": digest
+        for name, digest in zip(name_fits(pooled), digests, strict=True)
+    }
+    reading = f"The moments of the first fit have the SHA-256 {digests[0][:12]}…."
+    blocks: list[Block] = [
+        Table("settings", "Data and settings", reading, frame_values(rows, "setting"), digits=10),
+        tabulate_versions(),
+    ]
+    if command := subject.source.get("Command"):
+        blocks.append(Text((command,), heading="The command", code=True))
+    blocks.append(Text(_write_lines(pooled), heading="In Python", code=True))
+    return Section("reproduction", "Reproduction", tuple(blocks))
+
+
+def _judge_information(pooled: "Pooled") -> list[Text]:
+    """Return what the imputations cost, and whether there are enough of them.
+
+    With m fits the relative error of a standard error is fmi / sqrt(2 (m - 1)), so that an error of
+    c takes 1 + (fmi / c)^2 / 2 fits. Source: von Hippel (2020), Sociol. Methods Res. 49, 699-718.
+    """
+    fmi = pooled.estimates.loc[list_rows(pooled), "fmi"].dropna()
+    if not len(fmi):
+        return []
+    most = str(fmi.idxmax())
+    top = float(fmi.max())
+    error = top / np.sqrt(2.0 * (pooled.m - 1.0))
+    sentences = [
+        f"{shorten(most)} loses most to the {name_values(pooled)}: {top:.0%} of its information.",
+        f"With {pooled.m} of them its standard error is itself known to within {error:.0%}.",
+    ]
+    if error > SURE:
+        sentences.append(f"{ceil(1.0 + 0.5 * (top / AIM) ** 2)} of them would make that {AIM:.0%}.")
+    tone = "good" if error <= SURE else "caution"
+    heading = f"Missing information: at most {top:.0%}"
+    return [Text(tuple(sentences), tone=tone, heading=heading, light=True)]
+
+
+def _show_weights(pooled: "Pooled") -> list[Text]:
+    told = describe_weights(pooled.fits[0])
+    if not told:
+        return []
+    weights = pooled.fits[0].weights
+    assert weights is not None
+    return [Text((f"{told}.",), heading=f"Weights: {weights.kind}", light=True)]
+
+
+def _list_facts(pooled: "Pooled") -> Facts:
+    fits, moments = pooled.fits, pooled.fits[0].moments
+    icc = float(np.mean([intraclass_correlation(fit) for fit in fits]))
+    shares = [r_squared(fit) for fit in fits]
+    fixed, both = (
+        float(np.mean([each[name] for each in shares])) for name in ("marginal", "conditional")
+    )
+    items = [
+        ("Rows", f"{moments.n_rows:,}"),
+        (f"Groups of {shorten(moments.group)}", f"{moments.n_groups:,}"),
+        ("Rows dropped", f"{moments.dropped:,}"),
+        (name_values(pooled).capitalize(), str(pooled.m)),
+        ("ICC", format_digits(icc, 2)),
+        ("R² of the fixed effects", format_digits(fixed, 2)),
+        ("R² with the groups", format_digits(both, 2)),
+    ]
+    if moments.weights is not None and moments.weights.is_sampling:
+        size = moments.effective_size
+        items.insert(3, ("Effective rows", f"{size['rows']:,.0f}"))
+        items.insert(4, ("Effective groups", f"{size['groups']:,.0f}"))
+    reading = "ICC at the means of the random columns, R² of Nakagawa and others, means over fits."
+    return Facts("facts", "In short", reading, tuple(items))
+
+
+def _tabulate_main(pooled: "Pooled") -> Table:
+    import pandas as pd
+
+    table = pooled.estimates.loc[list_rows(pooled)]
+    ends = f"{100 * pooled.level:g} % interval"
+    frame = pd.DataFrame(
+        {
+            "estimate": table["estimate"],
+            ends: join_ends(table),
+            "p": table["p"],
+            "fmi": table["fmi"],
+            "se": table["se"],
+            "t": table["statistic"],
+            "df": table["df"],
+            "riv": table["riv"],
+        },
+        index=table.index,
+    )
+    reading = (
+        "FMI is the fraction of missing information, RIV the relative increase in variance; p is "
+        + ("by Rubin's t." if pooled.df == "z" else "by t on Barnard and Rubin's df.")
+    )
+    return Table(
+        "estimates", "Pooled estimates", reading, frame, first=("estimate", ends, "p", "fmi")
+    )
+
+
+def _tabulate_all(pooled: "Pooled") -> Table:
+    fixed = len(pooled.fits[0].moments.fixed)
+    reading = (
+        f"{count(fixed, 'fixed effect')}, then variances and covariances, then SDs and "
+        "correlations; variances and SDs were pooled by their logarithms, correlations by "
+        "Fisher's z."
+    )
+    return Table("pooled_estimates", "All parameters", reading, pooled.estimates)
+
+
+def _tabulate_fits(pooled: "Pooled") -> Table:
+    import pandas as pd
+
+    rows = [
+        [name, fit.moments.n_rows, fit.moments.n_groups, fit.loglik, fit.singular,
+         intraclass_correlation(fit), np.sqrt(fit.sigma2)]
+        for name, fit in zip(name_fits(pooled), pooled.fits, strict=True)
+    ]  # fmt: skip
+    columns = ["fit", "rows", "groups", "log-likelihood", "singular", "icc", "residual SD"]
+    table = pd.DataFrame(rows, columns=columns).set_index("fit")
+    low, high = table["icc"].min(), table["icc"].max()
+    reading = (
+        f"The ICC runs from {format_digits(float(low), 3)} to {format_digits(float(high), 3)}; "
+        "log-likelihoods of different responses do not compare."
+    )
+    return Table("fits", "The fits", reading, table)
+
+
+def _describe_fitted(pooled: "Pooled") -> tuple[str, ...]:
+    fit = pooled.fits[0]
+    moments = fit.moments
+    sentences = [
+        f"Formula: {state_formula(pooled)}",
+        describe_sizes(moments),
+        describe_dropped(moments),
+        f"Estimated by {fit.method.upper()}, once for each of {pooled.m} {name_values(pooled)}, "
+        "and pooled by Rubin's rules.",
+    ]
+    if len(pooled.responses) > 1:
+        sentences.append(f"Responses: {list_names(pooled.responses, most=20)}.")
+    return tuple(sentences)
+
+
+def _write_lines(pooled: "Pooled") -> tuple[str, ...]:
+    """Return the Python lines that fit and pool again."""
+    fit = pooled.fits[0]
+    given = [f"method={fit.method!r}", f"df={pooled.df!r}", f"level={pooled.level!r}"]
+    if fit.structure.name_override is not None:
+        given.append(f"covariance={fit.structure.name_override!r}")
+    if fit.weights is not None:
+        given.append(write_weights(fit.weights))
+    if fit.errors != "model":
+        given.append(f"errors={fit.errors!r}")
+    several = len(pooled.responses) == pooled.m
+    formula, data = (state_formula(pooled), "data") if several else (fit.moments.formula, "tables")
+    what = "the table" if several else "a list with the imputed tables"
+    return (
+        "import bhlm",
+        "",
+        f"pooled = bhlm.fit_imputations(  # {data}: {what}",
+        f"    {formula!r},",
+        f"    {data},",
+        *(f"    {each}," for each in given),
+        ")",
+        'pooled.dashboard("report.html")',
+    )
