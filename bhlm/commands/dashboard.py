@@ -1,11 +1,21 @@
 """dashboard: a saved fit, or a gallery model, as one HTML page."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bhlm.commands.options import Covariance, Data, Json, MemoryLimit, Quiet, Rows, app
+from bhlm.commands.options import (
+    Covariance,
+    Data,
+    Json,
+    MemoryLimit,
+    Missing,
+    Quiet,
+    Rows,
+    Separator,
+    app,
+)
 from bhlm.commands.shared import (
     check_outputs,
     fit_both,
@@ -56,6 +66,8 @@ def dashboard_command(
     output: Page,
     data: Data = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     title: Title = None,
     covariance: Covariance = None,
     seed: Seed = None,
@@ -75,8 +87,14 @@ def dashboard_command(
     check_outputs(json=json, page=output)
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     given = {name: value for name, value in counts.items() if value is not None}
+    read = {"memory-limit": memory_limit, "separator": separator, "missing": missing}
+    how = {name: value for name, value in read.items() if value is not None}
+    if how and data is None:
+        raise ArgumentError(
+            f"--{next(iter(how))} is about the file of --data; give --data too, or leave it out"
+        )
     if len(fits) > 1:
-        others = {"data": data, "covariance": covariance, "json": json, **given}
+        others = {"data": data, **how, "covariance": covariance, "json": json, **given}
         asked = [name for name, value in others.items() if value is not None]
         if asked or rows:
             raise ArgumentError(
@@ -94,7 +112,7 @@ def dashboard_command(
             raise ArgumentError(
                 f"--rows asks for single rows, and the saved fit '{fit}' has none; give --data too"
             )
-        return _show_saved(fit, output, data, memory_limit, title, json, rows=rows)
+        return _show_saved(fit, output, data, how, title, json, rows=rows)
     if data is not None:
         raise ArgumentError(
             f"'{fit}' names a gallery model, which has its data; give --data with a saved fit only"
@@ -141,7 +159,7 @@ def _show_saved(
     fit: str,
     output: Path,
     data: str | None,
-    memory_limit: str | None,
+    how: dict[str, Any],
     title: str | None,
     json: Path | None,
     *,
@@ -168,12 +186,13 @@ def _show_saved(
         )
     model = None
     if data is not None:
-        table = open_alike(post.moments, data, memory_limit=memory_limit)
+        reading = {name.replace("-", "_"): value for name, value in how.items()}
+        table = open_alike(post.moments, data, **reading)
         model = Model(post.moments.formula, table)
         check_rows(post.moments, model)
     source = {"Fit": fit} | ({} if data is None else {"Data": hide_password(data)})
-    source["Command"] = write_command("dashboard", fit, data=data, output=output, rows=rows)
-    if post.settings.prior_only:
+    source["Command"] = write_command("dashboard", fit, data=data, **how, output=output, rows=rows)
+    if post.settings.prior_only or post.moments.weights is not None:
         write_fit(post, output, model=model, title=title, source=source, rows=rows)
         print_text(post.summary())
         return 0 if post.converged and not post.diagnostics.prior_bound else 1

@@ -40,10 +40,12 @@ from bhlm.commands.options import (
 )
 from bhlm.commands.shared import (
     check_outputs,
+    check_rows_asked,
     choose_weights,
     draw_posterior,
     fit_both,
     keep_fit,
+    name_source,
     open_model,
     print_text,
     print_title,
@@ -51,10 +53,10 @@ from bhlm.commands.shared import (
     report_both,
     write_all,
     write_command,
+    write_page,
 )
 from bhlm.errors import ArgumentError
 from bhlm.progress import VOICE
-from bhlm.secrets import hide_password
 
 Dashboard = Annotated[
     Path | None,
@@ -105,8 +107,7 @@ def reconcile_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard, save=save)
-    if rows and dashboard is None:
-        raise ArgumentError("--rows is for the page; give --dashboard page.html too")
+    check_rows_asked(rows=rows, page=dashboard)
     uncounted = dashboard is not None or df is not None or live
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
@@ -144,7 +145,7 @@ def reconcile_command(
         **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,
         rows=rows,
     )  # fmt: skip
-    source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
+    source = name_source(entry, data)
     return report_both(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
         source=source | {"Command": command}, df=df, rows=rows, save=save,
@@ -171,6 +172,7 @@ def reml_command(
     errors: Errors = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
+    rows: Rows = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> int:
@@ -187,12 +189,8 @@ def reml_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard)
+    check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    if dashboard and (meant or known_variance or residual):
-        raise ArgumentError(
-            "--dashboard is not there yet with weights, --known-variance and --residual; leave one "
-            "of them out"
-        )
     if residual and (df is not None or style != "stata"):
         raise ArgumentError("--df and --style are not there yet with --residual; leave them out")
     model, entry = open_model(
@@ -230,30 +228,18 @@ def reml_command(
     writers: list[Callable[[], object]] = [lambda: print_title(entry), lambda: print_text(text)]
     if dashboard:
         command = write_command(
-            "reml", which, data=data, formula=formula, method=method, covariance=covariance,
-            dashboard=dashboard,
+            "reml", which, data=data, formula=formula, separator=separator, missing=missing,
+            method=method, covariance=covariance, weights=weights, group_weights=group_weights,
+            weights_are=weights_are, scaling=scaling, known_variance=known_variance,
+            residual=residual, errors=errors, dashboard=dashboard, rows=rows,
         )  # fmt: skip
-        source = {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
-        source |= {"Command": command}
-        title = entry.title if entry else None
-        writers.append(lambda: _write_page(fit, dashboard, title, source))
+        source = name_source(entry, data) | {"Command": command}
+        page, title = dashboard, entry.title if entry else None
+        writers.append(lambda: write_page(fit, page, title=title, source=source, rows=rows))
     if json:
         writers.append(lambda: write_json(describe(), json))
     write_all(*writers)
     return 0 if fit.converged else 1
-
-
-def _write_page(
-    fit: "RemlFit | LevelsFit", page: Path, title: str | None, source: dict[str, str]
-) -> None:
-    """Write the page about a fit of a single factor or of several."""
-    from bhlm.reml.levels import LevelsEstimate
-    from bhlm.reports.dashboard.subjects import write_fit, write_levels
-
-    if isinstance(fit, LevelsEstimate):
-        write_levels(fit, page, title=title, source=source)
-    else:
-        write_fit(fit, page, model=fit.model, title=title, source=source)
 
 
 @app.command("ml")
@@ -342,6 +328,8 @@ def sample_command(
     chains: Chains = 4,
     live: Live = False,
     save: Save = None,
+    dashboard: Dashboard = None,
+    rows: Rows = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> int:
@@ -356,7 +344,8 @@ def sample_command(
     )
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, save=save)
+    check_outputs(json=json, page=dashboard, save=save)
+    check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     outcome: dict[str, Any] = {
         "family": family, "link": link, "trials": trials, "exposure": exposure,
@@ -370,6 +359,10 @@ def sample_command(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=not live, counted=not live, outcome=outcome,
     )  # fmt: skip
+    if dashboard and model.patterns is not None:
+        raise ArgumentError(
+            f"--dashboard is not there yet with family='{model.family}'; leave it out"
+        )
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)
@@ -398,5 +391,16 @@ def sample_command(
         writers.append(lambda: keep_fit(fit, save))
     if json:
         writers.append(lambda: write_json(content, json))
+    if dashboard:
+        command = write_command(
+            "sample", which, data=data, formula=formula, separator=separator, missing=missing,
+            weights=weights, group_weights=group_weights, weights_are=weights_are, scaling=scaling,
+            known_variance=known_variance, residual=residual, no_adjust=not adjust,
+            covariance=covariance, priors=priors, seed=seed, draws=fit.settings.draws, tune=tune,
+            chains=chains, dashboard=dashboard, rows=rows,
+        )  # fmt: skip
+        source = name_source(entry, data) | {"Command": command}
+        page, title = dashboard, entry.title if entry else None
+        writers.append(lambda: write_page(fit, page, title=title, source=source, rows=rows))
     write_all(*writers)
     return 0 if fit.converged and not fit.diagnostics.prior_bound else 1

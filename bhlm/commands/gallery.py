@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import Json, Seed, app
+from bhlm.commands.options import Json, Quiet, Seed, app
 from bhlm.commands.shared import check_outputs, find_data, fit_both, write_all
 from bhlm.errors import ArgumentError
+from bhlm.progress import VOICE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +25,12 @@ COLUMNS = (
 
 
 @app.command("models")
-def models_command(json: Json = None) -> int:
+def models_command(json: Json = None, quiet: Quiet = False) -> int:
     """List the gallery of published models."""
     from bhlm.files import write_json
     from bhlm.sources.gallery import list_models
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
     models = list_models()
     listed = "\n".join(f"{each.name}\n    {each.title}\n    {each.formula}" for each in models)
@@ -48,11 +50,13 @@ def compare_command(
     ] = None,
     seed: Seed = 1,
     json: Json = None,
+    quiet: Quiet = False,
 ) -> int:
     """Reconcile the published models of the gallery with one grouping column: one table."""
     from bhlm.files import write_json
     from bhlm.progress import show_progress
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
     with show_progress("gallery") as progress:
         table = compare_gallery(names, seed=seed, progress=progress)

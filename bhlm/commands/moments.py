@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import DataArgument, FormulaText, MemoryLimit, Output, Parts, app
+from bhlm.commands.options import (
+    DataArgument,
+    FormulaText,
+    MemoryLimit,
+    Missing,
+    Output,
+    Parts,
+    Quiet,
+    Separator,
+    app,
+)
 from bhlm.errors import ArgumentError
 from bhlm.files import check_output
 from bhlm.layout import count, show_name
+from bhlm.progress import VOICE
 
 if TYPE_CHECKING:
     from bhlm.moments.either import AnyMoments
@@ -20,6 +31,8 @@ def moments_command(
     data: DataArgument,
     formula: FormulaText = None,
     memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     output: Output = Path("model.moments"),
     like: Annotated[
         Path | None, typer.Option(help="A moments file whose constants and levels to use.")
@@ -30,6 +43,7 @@ def moments_command(
     drop_small: Annotated[
         bool, typer.Option("--drop-small", help="Drop small groups instead of refusing.")
     ] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
     from bhlm.commands.shared import tell_doubts
@@ -43,14 +57,17 @@ def moments_command(
         suppress_small_groups,
     )
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_output(output)
+    how = {"memory_limit": memory_limit, "separator": separator, "missing": missing or ()}
+    VOICE.say("reducing the data")
     if formula is not None and like is None:
-        table = open_rows(parse_formula(formula), data, memory_limit=memory_limit)
+        table = open_rows(parse_formula(formula), data, **how)
         moments = reduce_part(formula, table)
         tell_doubts(moments)
     elif like is not None and formula is None:
         reference = load_moments(like)
-        table = open_alike(reference, data, memory_limit=memory_limit)
+        table = open_alike(reference, data, **how)
         moments = reduce_like(reference, table)
     else:
         raise ArgumentError(
@@ -67,13 +84,16 @@ def moments_command(
 
 
 @app.command("merge")
-def merge_command(parts: Parts, output: Output = Path("merged.moments")) -> int:
+def merge_command(
+    parts: Parts, output: Output = Path("merged.moments"), quiet: Quiet = False
+) -> int:
     """Merge moments files of disjoint rows, as those of sites that may not share rows.
 
     Where every part promises a smallest group, the merged file promises the smallest of these.
     """
     from bhlm.moments.either import merge_files
 
+    VOICE.quiet = quiet or VOICE.quiet
     check_output(output)
     moments = merge_files(parts)
     moments.save(output)

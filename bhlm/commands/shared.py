@@ -375,6 +375,39 @@ def check_outputs(
         check_output(json)
 
 
+def check_rows_asked(*, rows: bool, page: Path | None) -> None:
+    """Refuse single rows on a page that is not written.
+
+    Raises:
+        ArgumentError: --rows without --dashboard.
+    """
+    if rows and page is None:
+        raise ArgumentError("--rows is for the page; give --dashboard page.html too")
+
+
+def name_source(entry: "GalleryModel | None", data: str | None) -> dict[str, str]:
+    """Return where a model and its data come from, as a page tells it."""
+    return {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
+
+
+def write_page(
+    fit: Any, page: Path, *, title: str | None, source: dict[str, str], rows: bool
+) -> None:
+    """Write the page about one fit, of a single factor or of several."""
+    from bhlm.bayes.level_draws import LevelDraws
+    from bhlm.moments.cells import refuse_factors
+    from bhlm.reml.levels import LevelsEstimate
+    from bhlm.reports.dashboard.subjects import write_fit, write_levels
+
+    VOICE.say("writing the page")
+    if isinstance(fit, LevelsEstimate | LevelDraws):
+        if rows:
+            raise refuse_factors(fit.moments.design.formula, "a page with single rows (--rows)")
+        write_levels(fit, page, title=title, source=source)
+    else:
+        write_fit(fit, page, model=fit.model, title=title, source=source, rows=rows)
+
+
 def write_all(*writers: Callable[[], object]) -> None:
     """Write every result, also after one that could not be written, which is raised at the end.
 

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bhlm.commands.options import Covariance, Data, FormulaText, Json, Quiet, Seed, Which, app
+from bhlm.commands.options import (
+    Covariance,
+    Data,
+    FormulaText,
+    Json,
+    MemoryLimit,
+    Missing,
+    PriorsText,
+    Quiet,
+    Seed,
+    Separator,
+    Which,
+    app,
+)
 from bhlm.commands.shared import check_outputs, open_model, read_settings, write_all
 from bhlm.errors import DataError
 from bhlm.progress import VOICE
@@ -22,7 +35,11 @@ def calibrate_command(
     which: Which = None,
     data: Data = None,
     formula: FormulaText = None,
+    memory_limit: MemoryLimit = None,
+    separator: Separator = None,
+    missing: Missing = None,
     covariance: Covariance = None,
+    priors: PriorsText = None,
     seed: Seed = 1,
     replicates: Annotated[int, typer.Option(help="Simulated data sets.")] = 1000,
     processes: Processes = None,
@@ -39,11 +56,14 @@ def calibrate_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json)
-    model, entry = open_model(which, data, formula, several=True)
-    priors, covariance = read_settings(entry, covariance)
+    model, entry = open_model(
+        which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
+        several=True,
+    )  # fmt: skip
+    chosen, covariance = read_settings(entry, covariance, priors)
     with show_progress("calibration") as progress:
         found = calibrate(
-            model, seed=seed, replicates=replicates, priors=priors, covariance=covariance,
+            model, seed=seed, replicates=replicates, priors=chosen, covariance=covariance,
             processes=processes, file=file, progress=progress,
         )  # fmt: skip
     writers: list[Callable[[], object]] = [lambda: print(found.summary())]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.draws import Draws
 from bhlm.errors import check_arguments
+from bhlm.fits.pages import GroupPage
 from bhlm.fits.posterior_fit import PosteriorFit
 
 if TYPE_CHECKING:
@@ -13,11 +14,10 @@ if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo, Progress
     from bhlm.bayes.checks.predictive import PredictiveCheck
     from bhlm.bayes.quantities import Quantities
-    from bhlm.fits.model import Model
 
 
 @check_arguments
-class BayesFit(PosteriorFit, Draws):
+class BayesFit(GroupPage, PosteriorFit, Draws):
     """Draws from the posterior, and everything that can be asked of them."""
 
     __slots__ = ("_model",)
@@ -48,27 +48,6 @@ class BayesFit(PosteriorFit, Draws):
         from bhlm.bayes.checks.loo import leave_out_groups
 
         return leave_out_groups(self, refit=refit, progress=progress)
-
-    def dashboard(
-        self,
-        path: "str | Path",
-        *,
-        model: "Model | None" = None,
-        title: str | None = None,
-        rows: bool = False,
-    ) -> None:
-        """Write the page about this posterior to an HTML file.
-
-        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
-        takes `fit.model`. Page and .json hold no single row, unless `rows` is True.
-
-        Raises:
-            DataError: a path that cannot be written to, a model of other data, or rows that are
-                asked for and not at hand.
-        """
-        from bhlm.reports.dashboard.subjects import write_fit
-
-        write_fit(self, path, model=model or self.model, title=title, rows=rows)
 
     def standardized(self) -> "pd.DataFrame":
         """Return the fixed effects in SDs: of all rows, and of the level at which they vary.

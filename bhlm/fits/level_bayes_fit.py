@@ -1,13 +1,12 @@
 """LevelBayesFit: what `model.sample()` returns for several grouping factors."""
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.levels_fit import NotYetError
+from bhlm.fits.pages import FactorPage
 from bhlm.fits.posterior_fit import PosteriorFit
 from bhlm.moments.cells import refuse_factors
 
@@ -15,11 +14,10 @@ if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo
     from bhlm.bayes.checks.predictive import PredictiveCheck
     from bhlm.bayes.quantities import Quantities
-    from bhlm.plots.figure import Figure
 
 
 @check_arguments
-class LevelBayesFit(PosteriorFit, LevelDraws):
+class LevelBayesFit(FactorPage, PosteriorFit, LevelDraws):
     """Draws from the posterior, and what can be asked of them so far."""
 
     __slots__ = ("_model",)
@@ -70,38 +68,6 @@ class LevelBayesFit(PosteriorFit, LevelDraws):
         from bhlm.bayes.quantities import derive_level_r_squared
 
         return derive_level_r_squared(self)
-
-    def dashboard(
-        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
-    ) -> None:
-        """Write the page about this posterior to an HTML file; its numbers go to a .json beside it.
-
-        Page and .json hold no single row: of every factor the effects of its units.
-
-        Raises:
-            DataError: a path that cannot be written to.
-        """
-        from bhlm.reports.dashboard.subjects import write_levels
-
-        write_levels(self, path, title=title, source=source)
-
-    def plot_effects(
-        self,
-        factor: str,
-        *,
-        coefficient: str | None = None,
-        within: "Mapping[str, Any] | None" = None,
-    ) -> "Figure":
-        """Return the caterpillar of one factor; see `bhlm.plots.level_caterpillar.plot_factor`.
-
-        `within` has the units of one outer unit alone, such as {"school": 1224}.
-
-        Raises:
-            ArgumentError: a factor, coefficient, column or label that the fit does not have.
-        """
-        from bhlm.plots.level_caterpillar import plot_factor
-
-        return plot_factor(self, factor, coefficient=coefficient, within=within)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

@@ -1,11 +1,11 @@
 """LevelsFit: what `model.reml()` returns for several grouping factors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.maximum_fit import MaximumFit
+from bhlm.fits.pages import FactorPage
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.moments.cells import refuse_factors
 from bhlm.reml.levels import LevelsEstimate
@@ -13,7 +13,6 @@ from bhlm.reml.levels import LevelsEstimate
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bhlm.plots.figure import Figure
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -22,7 +21,7 @@ class NotYetError(ArgumentError, AttributeError):
 
 
 @check_arguments
-class LevelsFit(MaximumFit, LevelsEstimate):
+class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
     """The estimates by REML or ML, and what can be asked of them so far."""
 
     __slots__ = ("_model",)
@@ -95,38 +94,6 @@ class LevelsFit(MaximumFit, LevelsEstimate):
         from bhlm.reml.level_influence import measure_level_influence
 
         return measure_level_influence(self, factor)
-
-    def dashboard(
-        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
-    ) -> None:
-        """Write the page about this fit to an HTML file; its numbers go to a .json beside it.
-
-        Page and .json hold no single row: of every factor the effects of its units.
-
-        Raises:
-            DataError: a path that cannot be written to.
-        """
-        from bhlm.reports.dashboard.subjects import write_levels
-
-        write_levels(self, path, title=title, source=source)
-
-    def plot_effects(
-        self,
-        factor: str,
-        *,
-        coefficient: str | None = None,
-        within: "Mapping[str, Any] | None" = None,
-    ) -> "Figure":
-        """Return the caterpillar of one factor; see `bhlm.plots.level_caterpillar.plot_factor`.
-
-        `within` has the units of one outer unit alone, such as {"school": 1224}.
-
-        Raises:
-            ArgumentError: a factor, coefficient, column or label that the fit does not have.
-        """
-        from bhlm.plots.level_caterpillar import plot_factor
-
-        return plot_factor(self, factor, coefficient=coefficient, within=within)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

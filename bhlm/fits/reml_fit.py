@@ -5,20 +5,18 @@ from typing import TYPE_CHECKING
 
 from bhlm.errors import check_arguments
 from bhlm.fits.maximum_fit import MaximumFit
+from bhlm.fits.pages import GroupPage
 from bhlm.reml.estimate import Estimate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
-    from bhlm.fits.model import Model
     from bhlm.reml.heterogeneity import Heterogeneity
     from bhlm.reml.variance_tests import VarianceTest
 
 
 @check_arguments
-class RemlFit(MaximumFit, Estimate):
+class RemlFit(GroupPage, MaximumFit, Estimate):
     """The estimates by REML or ML, and everything that can be asked of them."""
 
     __slots__ = ("_model",)
@@ -175,24 +173,3 @@ class RemlFit(MaximumFit, Estimate):
         from bhlm.reml.influence import measure_influence
 
         return measure_influence(self)
-
-    def dashboard(
-        self,
-        path: "str | Path",
-        *,
-        model: "Model | None" = None,
-        title: str | None = None,
-        rows: bool = False,
-    ) -> None:
-        """Write the page about this fit to an HTML file; see `bhlm.reports.dashboard.subjects`.
-
-        Its numbers go to a .json beside it. `model` has the rows, which some figures need; None
-        takes `fit.model`. Page and .json hold no single row, unless `rows` is True.
-
-        Raises:
-            DataError: a path that cannot be written to, a model of other data, or rows that are
-                asked for and not at hand.
-        """
-        from bhlm.reports.dashboard.subjects import write_fit
-
-        write_fit(self, path, model=model or self.model, title=title, rows=rows)

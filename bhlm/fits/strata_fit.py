@@ -5,12 +5,13 @@ from typing import Any
 from bhlm.errors import check_arguments
 from bhlm.fits.levels_fit import NotYetError
 from bhlm.fits.origin import Fitted
+from bhlm.fits.pages import GroupPage
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reml.strata import StrataEstimate
 
 
 @check_arguments
-class StrataFit(Fitted, StrataEstimate):
+class StrataFit(GroupPage, Fitted, StrataEstimate):
     """The estimates by REML or ML, and what can be asked of them so far."""
 
     __slots__ = ("_model",)
@@ -26,7 +27,7 @@ class StrataFit(Fitted, StrataEstimate):
         if not name.startswith("_") and hasattr(RemlFit, name):
             raise NotYetError(
                 f"fit.{name} is not there yet with residual='{self.strata.column}'; there are "
-                "estimates, loglik, residual_variances, test_homogeneity(), group_effects() and "
-                "summary()"
+                "estimates, loglik, residual_variances, test_homogeneity(), group_effects(), "
+                "summary() and dashboard()"
             )
         raise AttributeError(f"a StrataFit has no '{name}'")

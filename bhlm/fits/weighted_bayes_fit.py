@@ -6,11 +6,12 @@ from bhlm.bayes.draws import Draws
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.levels_fit import NotYetError
+from bhlm.fits.pages import GroupPage
 from bhlm.fits.posterior_fit import PosteriorFit
 
 
 @check_arguments
-class WeightedBayesFit(PosteriorFit, Draws):
+class WeightedBayesFit(GroupPage, PosteriorFit, Draws):
     """Draws from the posterior, or the adjusted pseudo-posterior, and what can be asked of them."""
 
     __slots__ = ("_model",)
@@ -27,6 +28,6 @@ class WeightedBayesFit(PosteriorFit, Draws):
             raise NotYetError(
                 f"fit.{name} is not there yet with {weights.sentence}; there are estimates, draws, "
                 "data, summary(), group_effects(), probability(), hypothesis(), rope(), effects(), "
-                "prior_table() and save()"
+                "prior_table(), dashboard() and save()"
             )
         raise AttributeError(f"a WeightedBayesFit has no '{name}'")

@@ -481,13 +481,14 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     return merge_cell_moments([moments, more], names=["the moments so far", "the new rows"])
 
 
-def open_cells_alike(moments: CellMoments, data: Any, *, memory_limit: str | None = None) -> Any:
+def open_cells_alike(moments: CellMoments, data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
-    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose
+    `DataError` is raised.
     """
     kinds = {name: kind_of_labels(each) for name, each in moments.cell_labels.items()}
-    return open_designed(moments.design, kinds, data, memory_limit=memory_limit)
+    return open_designed(moments.design, kinds, data, **how)
 
 
 def suppress_small_cells(

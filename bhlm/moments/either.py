@@ -147,14 +147,15 @@ def reduce_like(reference: AnyMoments | str | Path, table: Any) -> AnyMoments:
     return compute_moments(known.design, opened)
 
 
-def open_alike(moments: AnyMoments, data: Any, *, memory_limit: str | None = None) -> Any:
+def open_alike(moments: AnyMoments, data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
-    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose
+    `DataError` is raised.
     """
     if isinstance(moments, CellMoments):
-        return open_cells_alike(moments, data, memory_limit=memory_limit)
-    return one_factor.open_alike(moments, data, memory_limit=memory_limit)
+        return open_cells_alike(moments, data, **how)
+    return one_factor.open_alike(moments, data, **how)
 
 
 @check_arguments

@@ -543,28 +543,28 @@ def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
     return compute_moments(reference.design, open_alike(reference, table))
 
 
-def open_alike(moments: Moments, data: Any, *, memory_limit: str | None = None) -> Any:
+def open_alike(moments: Moments, data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
-    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose
+    `DataError` is raised.
     """
     kinds = {moments.group: kind_of_labels(moments.groups)}
-    return open_designed(moments.design, kinds, data, memory_limit=memory_limit)
+    return open_designed(moments.design, kinds, data, **how)
 
 
-def open_designed(
-    design: Design, kinds: Mapping[str, str], data: Any, *, memory_limit: str | None = None
-) -> Any:
+def open_designed(design: Design, kinds: Mapping[str, str], data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that a design and `kinds` tell.
 
-    Raises `DataError` as `bhlm.sources.open.open_table` does.
+    `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose
+    `DataError` is raised.
     """
     text = [name for name, kind in kinds.items() if kind == "text"]
     for factor in list_factors(design.formula):
         levels = design.levels.get(str(factor), ())
         if levels and isinstance(levels[0], str):
             text += column_names(factor)
-    return open_rows(design.formula, data, memory_limit=memory_limit, text=text)
+    return open_rows(design.formula, data, text=text, **how)
 
 
 def update_moments(moments: Moments, more: Any) -> Moments:

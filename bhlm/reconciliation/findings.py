@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
+    from bhlm.reml.strata import StrataEstimate
 
 # "unknown" is what was not judged, or cannot be.
 Status = Literal["holds", "caution", "unknown", "fails"]
@@ -79,26 +80,28 @@ class Findings(NamedTuple):
 
 
 def judge_convergence(
-    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
+    reml: "Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate | None",
+    post: "Posterior | None",
 ) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
     details = []
+    by = "REML" if reml is None else reml.method.upper()
     if reml is not None and reml.advice:
-        details.append(f"REML: {_end(reml.advice)}")
+        details.append(f"{by}: {_end(reml.advice)}")
     if post is not None:
         details += [f"Posterior: {_end(failure)}" for failure in post.diagnostics.failures]
     failed = list_failed(reml, post)
     if failed:
         return Finding(
-            "convergence", "fails", "Not converged", _describe_failed(failed), (*details,)
+            "convergence", "fails", "Not converged", _describe_failed(failed, by), (*details,)
         )
     if reml is not None and reml.singular:
         headline = (
-            "The REML fit is singular: a variance or correlation stands on its boundary, where "
+            f"The {by} fit is singular: a variance or correlation stands on its boundary, where "
             "standard errors do not exist."
         )
-        return Finding("convergence", "caution", "Singular REML fit", headline, (*details,))
-    passed = [] if reml is None else ["The REML fit converged to an interior maximum"]
+        return Finding("convergence", "caution", f"Singular {by} fit", headline, (*details,))
+    passed = [] if reml is None else [f"The {by} fit converged to an interior maximum"]
     if post is not None:
         subject = "the posterior draws" if passed else "The posterior draws"
         passed.append(f"{subject} pass every convergence check ({list_numbers(post)})")
@@ -106,24 +109,25 @@ def judge_convergence(
 
 
 def list_failed(
-    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
+    reml: "Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate | None",
+    post: "Posterior | None",
 ) -> tuple[str, ...]:
     """Return which of the fits failed its own diagnostics: "reml", "posterior"."""
     found = {"reml": reml, "posterior": post}
     return tuple(name for name, fit in found.items() if fit is not None and not fit.converged)
 
 
-def name_failed(failed: Sequence[str]) -> str:
+def name_failed(failed: Sequence[str], by: str = "REML") -> str:
     """Return a clause on which fits failed."""
     told = {
-        "reml": "the REML fit did not converge",
+        "reml": f"the {by} fit did not converge",
         "posterior": "the posterior draws failed their diagnostics",
     }
     return " and ".join(told[each] for each in failed)
 
 
-def _describe_failed(failed: Sequence[str]) -> str:
-    text = name_failed(failed)
+def _describe_failed(failed: Sequence[str], by: str) -> str:
+    text = name_failed(failed, by)
     its = "either" if len(failed) > 1 else "its estimates" if "reml" in failed else "them"
     return f"{text[0].upper()}{text[1:]}: do not report {its}."
 

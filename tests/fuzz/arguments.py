@@ -81,7 +81,13 @@ LONG = (
     *("LevelsFit.model.sample", "StrataFit.model.sample", "Weighted.model.sample"),
     *("Known.model.sample", "LevelsFit.model.pymc"),
     *("integrate_posterior", "RemlFit.bootstrap", "BayesFit.loo", "plot_curves", "plot_loo_pit"),
-    *("Reconciliation.curves", "RemlFit.dashboard", "BayesFit.dashboard", "plot_sensitivity"),
+    *(
+        "Reconciliation.curves",
+        "RemlFit.dashboard",
+        "BayesFit.dashboard",
+        "PooledFit.dashboard",
+        "plot_sensitivity",
+    ),
     *("Reconciliation.dashboard", "BayesFit.save", "compare_posteriors", "RemlFit.profile"),
     *("plot_khat", "plot_group", "Figure.save", "RemlFit.test_variances", "Figure.plotly"),
 )

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.layout import show_name
+from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
@@ -102,7 +103,7 @@ def note_binary(fit: Estimate) -> str:
 
 def note_weights(fit: Estimate) -> list[str]:
     """Return what the weights are, how much they leave, and whose standard errors these are."""
-    weights = describe_weights(fit)
+    weights = describe_weights(fit.moments)
     notes = [weights] if weights else []
     if fit.errors != "model":
         notes.append(
@@ -113,9 +114,9 @@ def note_weights(fit: Estimate) -> list[str]:
     return notes
 
 
-def describe_weights(fit: Estimate) -> str:
+def describe_weights(moments: Moments) -> str:
     """Return what the weights are, and how much they leave of rows and groups; "" without."""
-    moments, weights = fit.moments, fit.weights
+    weights = moments.weights
     if weights is None:
         return ""
     sentence = f"{weights.sentence[0].upper()}{weights.sentence[1:]}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.levels import LevelsEstimate
+    from bhlm.reml.strata import StrataEstimate
     from bhlm.studies.imputations.pooled import Pooled
 
 Tone = Literal["plain", "good", "caution", "bad"]
@@ -38,11 +39,14 @@ class Subject:
     levels: "LevelsEstimate | None" = None
     level_post: "LevelDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
+    strata: "StrataEstimate | None" = None  # whose fit at its ratios is `reml`
     pooled: "Pooled | None" = None  # fits to plausible values or imputations, in their place
 
     @property
-    def estimate(self) -> "Estimate | LevelsEstimate | None":
-        """The fit by REML or ML, of a single factor or of several."""
+    def estimate(self) -> "Estimate | LevelsEstimate | StrataEstimate | None":
+        """The fit by REML or ML, of a single factor, of several, or with strata."""
+        if self.strata is not None:
+            return self.strata
         return self.reml if self.levels is None else self.levels
 
     @property

@@ -20,6 +20,7 @@ from bhlm.reports.dashboard.groups import describe_thinning
 if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo
     from bhlm.bayes.draws import Draws
+    from bhlm.design.formula.weights import Weights
     from bhlm.reml.estimate import Estimate
 
 # Groups up to which every one is left out and the model refitted: seconds for 1,000, and the
@@ -44,12 +45,19 @@ def build_checks(
         influence: groups up to which each is left out and the model refitted by REML.
     """
     blocks: list[Block] = []
-    post = subject.post
+    post, reml = subject.post, subject.reml
+    fit = reml if reml is not None else post
+    weights = None if fit is None else fit.moments.weights
     if post is not None and post.settings.prior_only:
         blocks.append(
             Text(("The draws are from the prior alone, which no data can contradict yet.",))
         )
         post = None
+    if weights is not None:
+        unknown = weights.is_sampling or bool(weights.strata)
+        if post is not None or unknown:
+            blocks.append(_tell_unchecked(weights))
+        post, reml = None, None if unknown else reml
     if post is not None:
         thin = thin_posterior(post)
         blocks += _try("Posterior predictive check", lambda: _predict(thin))
@@ -58,11 +66,25 @@ def build_checks(
         if thin is not post:
             what = "The predictive check of the groups and leaving them out"
             blocks.append(Text((describe_thinning(post, thin, what),)))
-    reml = subject.reml
     if reml is not None:
         blocks += _try("Influence", lambda: _influence(reml, influence))
         blocks += _try("Residuals", lambda: _residuals(reml, subject))
     return Section("checks", "Model checks", tuple(blocks)) if blocks else None
+
+
+def _tell_unchecked(weights: "Weights") -> Text:
+    """Return what is not checked where rows have weights."""
+    if weights.is_sampling:
+        sentence = (
+            "With sampling weights what is maximised is no likelihood of the rows: neither "
+            "replicates of them nor the influence of single groups follows from it."
+        )
+    else:
+        sentence = (
+            "The model is not checked by replicates of its rows, nor by leaving groups out: this "
+            f"is not there yet with {weights.sentence}."
+        )
+    return Text((sentence,), heading="What was not checked")
 
 
 def _try(heading: str, build: Callable[[], Iterator[Block]]) -> list[Block]:

@@ -59,7 +59,8 @@ def build_pooled_verdict(subject: Subject) -> Section:
         *_judge_information(pooled),
         *_show_weights(pooled),
     ]
-    to_do = Text(outcome.advice, heading="What to do", listed=len(outcome.advice) > 1)
+    advice = outcome.advice or ("Nothing: report the pooled estimates with their intervals.",)
+    to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
     blocks: list[Block] = [banner, *lights, to_do, _list_facts(pooled), plot_forest(pooled)]
     blocks += [_tabulate_main(pooled)]
     if any(fmi == fmi for fmi in pooled.estimates["fmi"]):
@@ -128,7 +129,7 @@ def _judge_information(pooled: "Pooled") -> list[Text]:
 
 
 def _show_weights(pooled: "Pooled") -> list[Text]:
-    told = describe_weights(pooled.fits[0])
+    told = describe_weights(pooled.fits[0].moments)
     if not told:
         return []
     weights = pooled.fits[0].weights

@@ -216,6 +216,8 @@ def _write_sample(post: "Posterior", more: Sequence[str]) -> list[str]:
     given.append(f"target_accept={chosen.target_accept!r}")
     given.append(f"maxdepth={chosen.maxdepth}")
     given += ["prior_only=True"] if chosen.prior_only else []
+    adjustment = getattr(post, "adjustment", None)
+    given += ["adjust=False"] if adjustment and adjustment.failure == "adjust=False" else []
     return ["post = model.sample(", *(f"    {part}," for part in [*given, *more]), ")"]
 
 
@@ -286,6 +288,8 @@ def _write_command(subject: Subject, moments: "Moments") -> str:
     """Return the command line, "" where it cannot say what was fitted."""
     post = subject.post
     if post is None or (subject.reml is not None and subject.reml.method == "ml"):
+        return ""
+    if moments.weights is not None:
         return ""
     chosen = (post.settings.target_accept, post.settings.maxdepth, post.settings.prior_only)
     if _write_priors(post)[0] or chosen != (choose_acceptance(moments.n_groups), 10, False):

@@ -16,6 +16,7 @@ from bhlm.plots.level_caterpillar import split_levels
 from bhlm.plots.style import SERIES
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.strata import StrataEstimate
 from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.page import write_dashboard
 from bhlm.reports.dashboard.paths import check_path
@@ -77,7 +78,7 @@ def write_reconciliation(
 
 
 def write_fit(
-    fit: Draws | Estimate,
+    fit: Draws | Estimate | StrataEstimate,
     path: str | Path,
     *,
     model: "Model | None" = None,
@@ -90,6 +91,9 @@ def write_fit(
     Args and errors are those of `write_reconciliation`.
     """
     check_path(path)
+    if isinstance(fit, StrataEstimate):
+        _write_strata(fit, path, title=title, source=source, rows=rows)
+        return
     checked = _check_model(fit.moments, model, rows=rows)
     subject = Subject(
         reml=fit if isinstance(fit, Estimate) else None,
@@ -100,6 +104,31 @@ def write_fit(
         source=_hide_passwords(source),
         own_checks=_check_posterior(fit, checked) if isinstance(fit, Draws) else None,
         rows=rows,
+    )
+    write_dashboard(subject, path)
+
+
+def _write_strata(
+    fit: StrataEstimate,
+    path: str | Path,
+    *,
+    title: str | None,
+    source: dict[str, str] | None,
+    rows: bool,
+) -> None:
+    """Write the page about a fit whose residual variance differs by stratum, and its .json."""
+    if rows:
+        raise ArgumentError(
+            f"rows=True is not there yet with residual='{fit.strata.column}'; leave it out"
+        )
+    subject = Subject(
+        reml=fit.at,
+        post=None,
+        both=None,
+        model=None,
+        title=title or _name(fit.at.moments),
+        source=_hide_passwords(source),
+        strata=fit,
     )
     write_dashboard(subject, path)
 

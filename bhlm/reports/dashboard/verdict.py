@@ -1,19 +1,25 @@
 """The first section: what was fitted, to what data, whether it holds, and what to do."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
 from bhlm.layout import count, format_digits
 from bhlm.likelihood.parameters import RESIDUAL_SD
-from bhlm.plots.forest import plot_forest
+from bhlm.moments.moments import INTERCEPT
+from bhlm.plots.figure import Figure
+from bhlm.plots.forest import list_rows, plot_forest
+from bhlm.plots.studies import MOST, plot_studies
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.contrasts import tabulate_fixed
-from bhlm.reml.fixed.few_groups import list_notes
-from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reml.fixed.few_groups import describe_weights, note_binary, note_few_groups
+from bhlm.reml.heterogeneity import measure_heterogeneity
+from bhlm.reml.sandwich import CONVENTIONS
+from bhlm.reml.strata import StrataEstimate
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
 from bhlm.reports.dashboard.holdings import describe_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 
@@ -25,19 +31,22 @@ if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.maximum import Maximum
 
+MOST_STRATA = 4  # whose residual SDs stand among the facts
+
 
 def build_verdict(subject: Subject) -> Section:
     """Return the section that a reader sees first: a failure, if there is one, leads it."""
     moments = find_moments(subject)
     blocks = show_outcome(subject)
-    blocks += [_list_facts(subject, moments), plot_forest(subject.both or find_fit(subject))]
-    blocks.append(tabulate_both(subject))
+    blocks += [_list_facts(subject, moments), _draw_lead(subject), tabulate_both(subject)]
     blocks.append(Text(_describe_data(subject, moments), heading="What was fitted", listed=True))
     blocks.append(describe_holdings(subject, moments))
     numbers = _list_numbers(subject)
     if numbers:
         blocks.append(Text(numbers, heading="In numbers", listed=True))
-    if subject.reml is not None:
+    if subject.strata is not None:
+        blocks.append(_tabulate_strata(subject.strata))
+    elif subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
         if subject.df is not None and subject.reml.converged:
             blocks.append(_tabulate_tests(subject.reml, subject.df))
@@ -58,7 +67,27 @@ def show_outcome(subject: Subject) -> list[Block]:
         _show_finding(each, is_told=is_failed and each == outcome.findings.worst)
         for each in outcome.findings.told
     ]
+    findings += _show_weights(subject)
     return [banner, to_do, *findings] if is_failed else [banner, *findings, to_do]
+
+
+def _draw_lead(subject: Subject) -> Figure:
+    """Return the first figure: the studies of a meta-analysis, else every parameter."""
+    reml = subject.reml
+    if reml is not None and subject.both is None and holds_studies(reml):
+        return plot_studies(reml)
+    return plot_forest(subject.both or find_fit(subject))
+
+
+def holds_studies(fit: "Estimate") -> bool:
+    """Return whether a fit is a meta-analysis with a row a study, few enough to be drawn."""
+    moments = fit.moments
+    return (
+        fit.weights is not None
+        and fit.weights.holds_sigma
+        and moments.n_rows == moments.n_groups <= MOST
+        and moments.random == (INTERCEPT,)
+    )
 
 
 def _show_finding(finding: Finding, *, is_told: bool) -> Text:
@@ -73,6 +102,25 @@ def _show_finding(finding: Finding, *, is_told: bool) -> Text:
     )
 
 
+def _show_weights(subject: Subject) -> list[Text]:
+    """Return what the weights are, and what was done to the draws of a pseudo-posterior."""
+    fit = subject.reml if subject.reml is not None else subject.post
+    weights = None if fit is None else fit.moments.weights
+    if fit is None or weights is None:
+        return []
+    sentences, tone = [f"{describe_weights(fit.moments)}."], "plain"
+    adjustment = None if subject.post is None else subject.post.adjustment
+    if adjustment is not None:
+        sentences.append(f"{adjustment.sentence[0].upper()}{adjustment.sentence[1:]}.")
+        tone = "caution" if adjustment.failure else "plain"
+    heading = f"Weights: {weights.kind}"
+    if weights.holds_sigma:
+        heading = "Known sampling variances"
+    if weights.strata:
+        heading = "Residual variances by stratum"
+    return [Text(tuple(sentences), tone=cast("Tone", tone), heading=heading, light=True)]
+
+
 def find_moments(subject: Subject) -> "Moments":
     """Return the moments that the page's fits were made from."""
     fit = subject.reml if subject.reml is not None else subject.post
@@ -80,7 +128,7 @@ def find_moments(subject: Subject) -> "Moments":
     return fit.moments
 
 
-def find_fit(subject: Subject) -> "Maximum | Posterior":
+def find_fit(subject: Subject) -> "Maximum | StrataEstimate | Posterior":
     """Return the fit by REML, or the posterior where there is none."""
     fit = subject.estimate if subject.estimate is not None else subject.posterior
     assert fit is not None
@@ -89,6 +137,8 @@ def find_fit(subject: Subject) -> "Maximum | Posterior":
 
 def _list_facts(subject: Subject, moments: "Moments") -> Facts:
     """Return what a reader asks first of the data and of the variance."""
+    if moments.weights is not None and (moments.weights.holds_sigma or moments.weights.strata):
+        return _list_known_facts(subject, moments)
     if subject.reml is not None:
         icc = intraclass_correlation(subject.reml)
         shares = r_squared(subject.reml)
@@ -98,9 +148,7 @@ def _list_facts(subject: Subject, moments: "Moments") -> Facts:
         draws = derive_r_squared(subject.post).draws
         shares = {name: float(values.mean()) for name, values in draws.items()}
     items = (
-        ("Rows", f"{moments.n_rows:,}"),
-        (f"Groups of {shorten(moments.group)}", f"{moments.n_groups:,}"),
-        ("Rows dropped", f"{moments.dropped:,}"),
+        *_count_rows(moments),
         ("ICC", format_digits(icc, 2)),
         ("R² of the fixed effects", format_digits(shares["marginal"], 2)),
         ("R² with the groups", format_digits(shares["conditional"], 2)),
@@ -110,12 +158,54 @@ def _list_facts(subject: Subject, moments: "Moments") -> Facts:
     return Facts("facts", "In short", reading, items)
 
 
+def _count_rows(moments: "Moments") -> list[tuple[str, str]]:
+    """Return how many rows and groups there are, and how many count under sampling weights."""
+    items = [
+        ("Rows", f"{moments.n_rows:,}"),
+        (f"Groups of {shorten(moments.group)}", f"{moments.n_groups:,}"),
+        ("Rows dropped", f"{moments.dropped:,}"),
+    ]
+    if moments.weights is not None and moments.weights.is_sampling:
+        size = moments.effective_size
+        items += [
+            ("Effective rows", f"{size['rows']:,.0f}"),
+            ("Effective groups", f"{size['groups']:,.0f}"),
+        ]
+    return items
+
+
+def _list_known_facts(subject: Subject, moments: "Moments") -> Facts:
+    """Return the facts where rows have no one residual variance, and so no ICC: strata, studies."""
+    items, reml = _count_rows(moments), subject.reml
+    if subject.strata is not None:
+        variances = subject.strata.residual_variances
+        items += [
+            (f"Residual SD, {shorten(subject.strata.strata.column)} {shorten(level)}",
+             format_digits(float(np.sqrt(value)), 3))
+            for level, value in list(variances.items())[:MOST_STRATA]
+        ]  # fmt: skip
+        reading = "The residual SD of each stratum, by maximum likelihood."
+    elif reml is not None and moments.weights is not None and moments.weights.holds_sigma:
+        found = measure_heterogeneity(reml)
+        items += [(f"Q, {found.df} df", format_digits(found.q, 4))]
+        items += [("p", "< .001" if found.p < 0.001 else f"{found.p:.3f}")]
+        if np.isfinite(found.i2):
+            items += [("τ²", format_digits(found.tau2, 3)), ("I²", f"{found.i2:.0f} %")]
+        reading = (
+            "Q tests whether the effects vary beyond their sampling errors; I² is the share of "
+            "their variance that is no sampling error."
+        )
+    else:
+        reading = "Rows and groups that were used."
+    return Facts("facts", "In short", reading, tuple(items))
+
+
 def tabulate_both(subject: Subject) -> Table:
     """Return estimates and 95 % intervals of every fit side by side, with p and verdict."""
     import pandas as pd
 
     reml, post, both = subject.estimate, subject.posterior, subject.both
-    names = [str(each) for each in find_fit(subject).parameters if not each.is_squared]
+    names = list_rows(find_fit(subject))
     frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
     if reml is not None:
         table, label = reml.estimates.loc[names], reml.method.upper()
@@ -127,9 +217,14 @@ def tabulate_both(subject: Subject) -> Table:
         frame["posterior 95 % interval"] = join_ends(table)
     tests = ""
     if reml is not None and reml.converged:
-        method = subject.df or "satterthwaite"
-        frame["p"] = tabulate_fixed(reml, method=method)["p"].reindex(names)
-        tests = f" p is by df='{method}'." if subject.df else " p is by t on Satterthwaite's df."
+        method, tests = subject.df or "satterthwaite", " p is by t on Satterthwaite's df."
+        # The strata's ratios are estimates too, of which no df is known.
+        tested = reml.at if isinstance(reml, StrataEstimate) else reml
+        if isinstance(reml, StrataEstimate) or tested.judged_by_z:
+            method, tests = "z", " p is by z."
+        elif subject.df:
+            tests = f" p is by df='{method}'."
+        frame["p"] = tabulate_fixed(tested, method=method)["p"].reindex(names)
     if both is not None:
         frame["verdict"] = both.table["verdict"].reindex(names)
     clear = "Estimates with their 95 % intervals" if both is None else "Both answers"
@@ -232,18 +327,48 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     else:
         intervals = f"the 95 % intervals of {clear or 'none'} of the {len(fixed)} fixed effects"
         verb = "exclude"
-    sd, wald = table.loc[str(RESIDUAL_SD), "estimate"], fit.wald
+    wald = fit.wald
     joint = (
         f"; jointly the slopes differ from 0 with chi2({wald['df']}) = {wald['chi2']:.4g}, "
         f"p = {wald['p']:.2g}"
         if wald["df"]
         else ""
     )
-    reading = (
-        f"By {fit.method.upper()} {intervals} {verb} 0 and the residual SD is {sd:.4g}{joint}."
+    spread = (
+        f" and the residual SD is {table.loc[str(RESIDUAL_SD), 'estimate']:.4g}"
+        if str(RESIDUAL_SD) in table.index
+        else ""
     )
-    reading = " ".join([reading, *(f"{note}." for note in list_notes(fit))])
+    reading = f"By {fit.method.upper()} {intervals} {verb} 0{spread}{joint}."
+    reading = " ".join([reading, *(f"{note}." for note in list_page_notes(fit))])
     return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table)
+
+
+def list_page_notes(fit: "Estimate") -> list[str]:
+    """Return the sentences under the table of estimates: weights, errors, few groups, 0 and 1."""
+    notes = [describe_weights(fit.moments)]
+    if fit.errors != "model":
+        notes.append(
+            f"Standard errors are from the scores of the groups ({fit.errors}, as "
+            f"{CONVENTIONS[fit.errors].programs})"
+        )
+    notes += [] if fit.judged_by_z else [note_few_groups(fit)]
+    return [note for note in (*notes, note_binary(fit)) if note]
+
+
+def _tabulate_strata(fit: "StrataEstimate") -> Table:
+    test, column = fit.test_homogeneity(), shorten(fit.strata.column)
+    title = f"{fit.method.upper()} estimates"
+    if not test["df"]:
+        return Table("reml_estimates", title, f"{column} has one stratum.", fit.estimates)
+    p = test["p"]
+    told = "differ" if p < 0.05 else "can be one"
+    reading = (
+        f"The residual variances by {column} {told}: the LR test of one for all has "
+        f"chi2({test['df']:.0f}) = {test['chi2']:.4g}, "
+        f"{'p < .001' if p < 0.001 else f'p = {p:.3f}'}."
+    )
+    return Table("reml_estimates", title, reading, fit.estimates)
 
 
 def _tabulate_tests(fit: "Estimate", df: str) -> Table:

@@ -234,7 +234,7 @@ def _render_hlm(fit: "FamilyEstimate") -> list[str]:
             (name_random(name), format_fixed(np.sqrt(variance), 5), format_fixed(variance, 5))
         )
     lines += rule_table("Final estimation of variance components", rows)
-    shared = share_variance(fit).iloc[0]
+    shared = share_variance(fit).loc[fit.patterns.group]
     lines += [
         f"Intraclass correlation{'' if fit.family.has_exposure else ' on the latent scale'} = "
         f"{shared['icc']:.5f}",

@@ -1,0 +1,124 @@
+"""Pages of fits with weights, known variances, and residual variances by stratum."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import run
+
+import bhlm
+from bhlm.errors import ArgumentError
+
+FORMULA = "y ~ x + (1 | g)"
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(25), 8)
+    x, u = rng.normal(size=200), rng.normal(size=25)
+    sex = np.tile(["F", "M"], 100)
+    found = pd.DataFrame({"g": g, "x": x, "sex": sex, "w": rng.uniform(1, 3, 200)})
+    found["wg"] = rng.uniform(1, 9, 25)[g]
+    found["y"] = x + u[g] + np.where(sex == "F", 1.0, 2.5) * rng.normal(size=200)
+    return found
+
+
+@pytest.fixture(scope="module")
+def studies() -> pd.DataFrame:
+    return bhlm.load_dataset("expectancy")
+
+
+def read_twin(page):
+    return json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def find_block(twin, section, name):
+    (found,) = [each for each in twin["sections"] if each["name"] == section]
+    (block,) = [each for each in found["blocks"] if each.get("name") == name]
+    return block
+
+
+def read_columns(block):
+    return {column["name"]: column["values"] for column in block["columns"]}
+
+
+def write_twin(fit, tmp_path):
+    fit.dashboard(tmp_path / "page.html")
+    twin = read_twin(tmp_path / "page.html")
+    assert "could not be computed" not in json.dumps(twin["sections"])
+    assert "not there yet" not in json.dumps(twin["sections"][0])
+    return twin
+
+
+def test_studies_lead_the_page_of_a_meta_analysis(studies, tmp_path):
+    fit = bhlm.Model("effect ~ 1 + (1 | study)", studies, known_variance="variance").reml()
+    twin = write_twin(fit, tmp_path)
+    lead = read_columns(find_block(twin, "verdict", "studies"))
+    np.testing.assert_allclose(sorted(lead["eb"]), sorted(fit.studies()["eb"]))
+    facts = dict(find_block(twin, "verdict", "facts")["items"])
+    found = fit.heterogeneity()
+    assert facts["I²"] == f"{found.i2:.0f} %"
+    assert f"Q, {found.df} df" in facts
+    assert "ICC" not in facts
+    shown = read_columns(find_block(twin, "verdict", "estimates"))
+    assert shown["p"][0] == pytest.approx(fit.fixed_effects(method="z")["p"].iloc[0])
+    assert "known_variance='variance'" in json.dumps(twin["sections"][-1])
+
+
+def test_sampling_weights_tell_effective_sizes_and_test_by_z(table, tmp_path):
+    weights = bhlm.SamplingWeights("w", "wg")
+    fit = bhlm.Model(FORMULA, table, weights=weights).ml()
+    twin = write_twin(fit, tmp_path)
+    facts = dict(find_block(twin, "verdict", "facts")["items"])
+    size = fit.moments.effective_size
+    assert facts["Effective rows"] == f"{size['rows']:,.0f}"
+    assert facts["Effective groups"] == f"{size['groups']:,.0f}"
+    block = find_block(twin, "verdict", "estimates")
+    assert block["reading"].endswith("p is by z.")
+    p = read_columns(block)["p"]
+    np.testing.assert_allclose(p[:2], fit.fixed_effects(method="z")["p"])
+    (checks,) = [section for section in twin["sections"] if section["name"] == "checks"]
+    assert [each["heading"] for each in checks["blocks"]] == ["What was not checked"]
+    lines = json.dumps(twin["sections"][-1])
+    assert "weights=bhlm.SamplingWeights(rows='w', groups='wg', scaling='none')" in lines
+    assert twin["outcome"]["headline"].startswith("The ML fit converged")
+
+
+def test_each_stratum_has_its_residual_sd(table, tmp_path):
+    fit = bhlm.Model(FORMULA, table, residual="sex").reml()
+    twin = write_twin(fit, tmp_path)
+    facts = dict(find_block(twin, "verdict", "facts")["items"])
+    for level, value in fit.residual_variances.items():
+        assert float(facts[f"Residual SD, sex {level}"]) == pytest.approx(np.sqrt(value), rel=5e-3)
+    shown = read_columns(find_block(twin, "verdict", "estimates"))
+    assert shown["parameter"][-2:] == ["sd(Residual|sex=F)", "sd(Residual|sex=M)"]
+    assert [str(each) for each in fit.parameters] == list(fit.estimates.index)
+    forest = read_columns(find_block(twin, "verdict", "forest"))
+    assert forest["parameter"] == shown["parameter"]
+    reading = find_block(twin, "verdict", "reml_estimates")["reading"]
+    assert "The residual variances by sex differ" in reading
+    assert "residual='sex'" in json.dumps(twin["sections"][-1])
+    with pytest.raises(ArgumentError, match="rows=True is not there yet with residual='sex'"):
+        fit.dashboard(tmp_path / "page.html", rows=True)
+
+
+@pytest.mark.parametrize("asked", [["--weights", "w"], ["--residual", "sex"]])
+def test_a_command_writes_the_page_and_says_itself(table, asked, tmp_path, capsys):
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    page = tmp_path / "page.html"
+    given = ["--data", tmp_path / "rows.csv", "--formula", FORMULA, *asked, "--dashboard", page]
+    assert run(capsys, "reml", *given)[0] == 0
+    assert " ".join(asked) in json.dumps(read_twin(page)["sections"][-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "outcome", [{"weights": bhlm.SamplingWeights("w", "wg")}, {"residual": "sex"}], ids=str
+)
+def test_posteriors_have_pages_too(table, outcome, tmp_path):
+    post = bhlm.Model(FORMULA, table, **outcome).sample(seed=1, draws=500, tune=500)
+    twin = write_twin(post, tmp_path)
+    titles = [section["name"] for section in twin["sections"]]
+    assert {"verdict", "convergence", "groups", "checks", "priors", "reproduction"} <= set(titles)
