@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.levels_fit import LevelsFit
+    from bhlm.fits.model import Model
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.fits.strata_fit import StrataFit
 
@@ -259,6 +260,8 @@ def ml_command(
     ] = None,
     covariance: Covariance = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
+    dashboard: Dashboard = None,
+    rows: Rows = False,
     json: Json = None,
     quiet: Quiet = False,
 ) -> int:
@@ -275,12 +278,15 @@ def ml_command(
     )
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json)
+    check_outputs(json=json, page=dashboard)
+    check_rows_asked(rows=rows, page=dashboard)
     outcome = {"family": family, "link": link, "trials": trials, "exposure": exposure}
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=True, outcome=outcome,
     )  # fmt: skip
+    if dashboard and model.patterns is not None:
+        raise _refuse_page(model)
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
     text = fit.summary(style=style)
@@ -295,10 +301,22 @@ def ml_command(
         return {"model": describe_model(model.moments), "ml": told}
 
     writers: list[Callable[[], object]] = [lambda: print_title(entry), lambda: print_text(text)]
+    if dashboard:
+        command = write_command(
+            "ml", which, data=data, formula=formula, separator=separator, missing=missing,
+            covariance=covariance, dashboard=dashboard, rows=rows,
+        )  # fmt: skip
+        source = name_source(entry, data) | {"Command": command}
+        page, title = dashboard, entry.title if entry else None
+        writers.append(lambda: write_page(fit, page, title=title, source=source, rows=rows))
     if json:
         writers.append(lambda: write_json(describe(), json))
     write_all(*writers)
     return 0 if fit.converged else 1
+
+
+def _refuse_page(model: "Model") -> ArgumentError:
+    return ArgumentError(f"--dashboard is not there yet with family='{model.family}'; leave it out")
 
 
 @app.command("sample")
@@ -360,9 +378,7 @@ def sample_command(
         several=not live, counted=not live, outcome=outcome,
     )  # fmt: skip
     if dashboard and model.patterns is not None:
-        raise ArgumentError(
-            f"--dashboard is not there yet with family='{model.family}'; leave it out"
-        )
+        raise _refuse_page(model)
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)

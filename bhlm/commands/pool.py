@@ -66,7 +66,7 @@ def pool_command(
     """
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
-    from bhlm.fits.pooled_fit import fit_imputations
+    from bhlm.fits.pooled_fit import fit_imputations, split_responses
     from bhlm.reports.dashboard.subjects import write_pooled
 
     VOICE.quiet = quiet or VOICE.quiet
@@ -75,7 +75,8 @@ def pool_command(
         raise ArgumentError("--formula is missing; give it, such as 'pv1 + pv2 ~ x + (1 | g)'")
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     VOICE.say("reading the data")
-    parsed = parse_formula(formula)
+    right, responses = split_responses(formula)
+    parsed = parse_formula(formula if responses is None else f"`{responses[0]}` {right}")
     tables = [
         open_rows(
             parsed, path, memory_limit=memory_limit, separator=separator, missing=missing or ()

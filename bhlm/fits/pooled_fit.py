@@ -195,7 +195,7 @@ def fit_imputations(
         ArgumentError: fewer than two tables or responses, or what `pool` refuses.
     """
     if responses is None:
-        formula, responses = _split_responses(formula)
+        formula, responses = split_responses(formula)
     models = _list_models(formula, data, responses)
     tables: list[Any] = [table for _, _, table in models]
     if responses is not None:
@@ -217,7 +217,7 @@ def fit_imputations(
     return pool(fits, df=df, level=level)
 
 
-def _split_responses(formula: str) -> tuple[str, Sequence[str] | None]:
+def split_responses(formula: str) -> tuple[str, Sequence[str] | None]:
     """Return a formula whose left side is a sum of columns without it, and these columns."""
     left, tilde, right = formula.partition("~")
     if "+" not in left or not tilde or "~" in right:

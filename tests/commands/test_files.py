@@ -7,7 +7,7 @@ import pytest
 from command_line import check_refusal, run
 from simulate import simulate_table
 
-from bhlm import HalfNormal, load
+from bhlm import HalfNormal, load, load_moments
 from bhlm.commands.shared import read_settings
 from bhlm.errors import DataError
 from bhlm.sources.open import open_table
@@ -58,6 +58,24 @@ def test_codes_of_missing_values_and_a_separator(capsys, table, tmp_path, name):
     assert json.loads(out.read_text())["model"]["n"] == len(kept)
     if more:
         check_refusal(run(capsys, *command), "it seems to be separated by ';', so give separator")
+
+
+def test_moments_are_reduced_from_files_as_people_have_them(capsys, table, tmp_path):
+    coded = table.assign(x=table["x"].round(2))
+    coded.loc[coded.index[:5], "x"] = -99
+    path, whole, alike = (tmp_path / name for name in ("a.csv", "a.moments", "b.moments"))
+    coded.to_csv(path, index=False, sep=";")
+    how = ("--separator", ";", "--missing", "-99")
+    assert run(capsys, "moments", path, "--formula", FORMULA, *how, "-o", whole)[0] == 0
+    assert run(capsys, "moments", path, "--like", whole, *how, "-o", alike)[0] == 0
+    for written in (whole, alike):
+        assert load_moments(written).n_rows == len(coded) - 5
+
+
+@pytest.mark.parametrize("option", [("--separator", ";"), ("--missing", "-99")])
+def test_how_a_file_is_read_is_asked_of_a_file(capsys, option):
+    asked = run(capsys, "dashboard", "fit.zarr", "-o", "page.html", *option)
+    check_refusal(asked, f"{option[0]} is about the file of --data; give --data too")
 
 
 def test_what_is_refused(table, tmp_path):

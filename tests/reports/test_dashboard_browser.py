@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from bhlm.fits.model import Model
+from bhlm.fits.pooled_fit import fit_imputations
 from bhlm.fits.reconciliation import reconcile
 from bhlm.plots.residuals import studentize_rows
 from bhlm.plots.style import ROLES
@@ -621,3 +622,41 @@ def test_ten_thousand_groups(visit, tmp_path):
     assert labels[-1] in page.locator(".telling").inner_text()
     nodes = page.evaluate("document.querySelectorAll('*').length")
     assert nodes < 60_000
+
+
+@pytest.fixture(scope="module")
+def pooled_page(tmp_path_factory):
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(25), 6)
+    x, u = rng.normal(size=150), rng.normal(size=25)
+    table = pd.DataFrame({"school": g, "ses": x})
+    names = [f"plausible_value_{at}_mathematics" for at in range(1, 6)]
+    for name in names:
+        table[name] = x + u[g] + 1.5 * rng.normal(size=150)
+    pooled = fit_imputations(f"{' + '.join(names)} ~ ses + (ses | school)", table)
+    path = tmp_path_factory.mktemp("pooled") / "pooled.html"
+    pooled.dashboard(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_the_pooled_page_is_whole_at_every_width(visit, pooled_page, width):
+    page = visit(pooled_page, width=width)
+    forest = page.locator("[data-figure='verdict-forest']")
+    forest.locator(".main-svg").first.wait_for(state="attached")
+    if width > 390:
+        assert forest.bounding_box()["y"] < FOLD
+    table = page.locator("[data-table='verdict-estimates']").bounding_box()
+    for name in ("p", "fmi"):
+        box = page.locator(
+            f"[data-table='verdict-estimates'] th[data-name='{name}']"
+        ).bounding_box()
+        assert box["x"] + box["width"] <= table["x"] + table["width"] + 1
+    walk(page)
+    needed, given = page.evaluate(
+        "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
+    )
+    assert needed <= given
+    assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
+    check_accessibility(page)
