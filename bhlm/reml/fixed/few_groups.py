@@ -103,7 +103,7 @@ def note_binary(fit: Estimate) -> str:
 
 def note_weights(fit: Estimate) -> list[str]:
     """Return what the weights are, how much they leave, and whose standard errors these are."""
-    weights = describe_weights(fit.moments)
+    weights = tell_weights(fit.moments)
     notes = [weights] if weights else []
     if fit.errors != "model":
         notes.append(
@@ -114,7 +114,7 @@ def note_weights(fit: Estimate) -> list[str]:
     return notes
 
 
-def describe_weights(moments: Moments) -> str:
+def tell_weights(moments: Moments) -> str:
     """Return what the weights are, and how much they leave of rows and groups; "" without."""
     weights = moments.weights
     if weights is None:

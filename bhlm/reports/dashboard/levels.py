@@ -94,7 +94,7 @@ def _tabulate_shares(fit: "LevelsEstimate") -> Table:
         "variance_shares",
         "Where the variance lies",
         f"The largest share, {shares.loc[most, 'share']:.0%}, is that of {shorten(str(most))}; "
-        "`icc` is the correlation of two rows that have the level in common.",
+        "ICC is the correlation of two rows that have the level in common.",
         shares,
     )
 

@@ -11,7 +11,7 @@ from bhlm.plots.forest import list_rows, plot_forest
 from bhlm.plots.imputations import name_fits, plot_imputations, plot_missing_information
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import intraclass_correlation, r_squared
-from bhlm.reml.fixed.few_groups import describe_weights
+from bhlm.reml.fixed.few_groups import tell_weights
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
@@ -129,7 +129,7 @@ def _judge_information(pooled: "Pooled") -> list[Text]:
 
 
 def _show_weights(pooled: "Pooled") -> list[Text]:
-    told = describe_weights(pooled.fits[0].moments)
+    told = tell_weights(pooled.fits[0].moments)
     if not told:
         return []
     weights = pooled.fits[0].weights

@@ -15,7 +15,7 @@ from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.contrasts import tabulate_fixed
-from bhlm.reml.fixed.few_groups import describe_weights, note_binary, note_few_groups
+from bhlm.reml.fixed.few_groups import tell_weights, note_binary, note_few_groups
 from bhlm.reml.heterogeneity import measure_heterogeneity
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reml.strata import StrataEstimate
@@ -108,7 +108,7 @@ def _show_weights(subject: Subject) -> list[Text]:
     weights = None if fit is None else fit.moments.weights
     if fit is None or weights is None:
         return []
-    sentences, tone = [f"{describe_weights(fit.moments)}."], "plain"
+    sentences, tone = [f"{tell_weights(fit.moments)}."], "plain"
     adjustment = None if subject.post is None else subject.post.adjustment
     if adjustment is not None:
         sentences.append(f"{adjustment.sentence[0].upper()}{adjustment.sentence[1:]}.")
@@ -346,7 +346,7 @@ def _tabulate_reml(fit: "Estimate") -> Table:
 
 def list_page_notes(fit: "Estimate") -> list[str]:
     """Return the sentences under the table of estimates: weights, errors, few groups, 0 and 1."""
-    notes = [describe_weights(fit.moments)]
+    notes = [tell_weights(fit.moments)]
     if fit.errors != "model":
         notes.append(
             f"Standard errors are from the scores of the groups ({fit.errors}, as "
