@@ -15,7 +15,7 @@ from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.contrasts import tabulate_fixed
-from bhlm.reml.fixed.few_groups import tell_weights, note_binary, note_few_groups
+from bhlm.reml.fixed.few_groups import note_binary, note_few_groups, tell_weights
 from bhlm.reml.heterogeneity import measure_heterogeneity
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reml.strata import StrataEstimate
