@@ -1,5 +1,6 @@
 """pool: one model, fitted to plausible values or imputed tables and pooled."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -90,15 +91,13 @@ def pool_command(
         formula, tables[0] if len(tables) == 1 else tables, method=method, covariance=covariance,
         weights=meant, errors=errors, df=df,
     )  # fmt: skip
-    print_text(pooled.summary())
     command = write_command(
         "pool", *data, formula=formula, separator=separator, missing=missing, method=method,
         covariance=covariance, df=df, weights=weights, group_weights=group_weights,
         weights_are=weights_are, scaling=scaling, errors=errors, dashboard=dashboard,
     )  # fmt: skip
     source = {"Data": ", ".join(map(hide_password, data)), "Command": command}
-    VOICE.say("writing")
-    writers = []
+    writers: list[Callable[[], object]] = [lambda: print_text(pooled.summary())]
     if json:
         writers.append(lambda: write_json(pooled.to_dict(), json))
     if dashboard:

@@ -80,16 +80,6 @@ class StrataEstimate:
         return self.at.singular
 
     @property
-    def advice(self) -> str:
-        """What to do about a fit that is singular or did not converge; empty if neither."""
-        if not self.at.converged or self.converged:
-            return self.at.advice
-        return (
-            f"the search of the residual variances by '{self.strata.column}' has not converged; "
-            "merge small strata, or fit the model with one residual variance"
-        )
-
-    @property
     def residual_variances(self) -> dict[Any, float]:
         """The residual variance of every stratum."""
         values = self.at.sigma2 * np.exp(2.0 * self.log_ratios)
