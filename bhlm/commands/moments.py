@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,7 +59,11 @@ def moments_command(
 
     VOICE.quiet = quiet or VOICE.quiet
     check_output(output)
-    how = {"memory_limit": memory_limit, "separator": separator, "missing": missing or ()}
+    how: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "separator": separator,
+        "missing": missing or (),
+    }
     VOICE.say("reducing the data")
     if formula is not None and like is None:
         table = open_rows(parse_formula(formula), data, **how)

@@ -12,7 +12,7 @@ from bhlm.plots.imputations import name_fits, plot_imputations, plot_missing_inf
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.few_groups import tell_weights
-from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 from bhlm.reports.dashboard.reproduction import frame_values, tabulate_versions, write_weights
@@ -123,7 +123,7 @@ def _judge_information(pooled: "Pooled") -> list[Text]:
     ]
     if error > SURE:
         sentences.append(f"{ceil(1.0 + 0.5 * (top / AIM) ** 2)} of them would make that {AIM:.0%}.")
-    tone = "good" if error <= SURE else "caution"
+    tone: Tone = "good" if error <= SURE else "caution"
     heading = f"Missing information: at most {top:.0%}"
     return [Text(tuple(sentences), tone=tone, heading=heading, light=True)]
 

@@ -1,6 +1,6 @@
 """The first section: what was fitted, to what data, whether it holds, and what to do."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -108,7 +108,8 @@ def _show_weights(subject: Subject) -> list[Text]:
     weights = None if fit is None else fit.moments.weights
     if fit is None or weights is None:
         return []
-    sentences, tone = [f"{tell_weights(fit.moments)}."], "plain"
+    sentences = [f"{tell_weights(fit.moments)}."]
+    tone: Tone = "plain"
     adjustment = None if subject.post is None else subject.post.adjustment
     if adjustment is not None:
         sentences.append(f"{adjustment.sentence[0].upper()}{adjustment.sentence[1:]}.")
@@ -118,7 +119,7 @@ def _show_weights(subject: Subject) -> list[Text]:
         heading = "Known sampling variances"
     if weights.strata:
         heading = "Residual variances by stratum"
-    return [Text(tuple(sentences), tone=cast("Tone", tone), heading=heading, light=True)]
+    return [Text(tuple(sentences), tone=tone, heading=heading, light=True)]
 
 
 def find_moments(subject: Subject) -> "Moments":
@@ -282,7 +283,7 @@ def describe_sizes(moments: "Moments") -> str:
     """Return how many rows there are, in how many groups of which size."""
     size = moments.group_size
     spread = (
-        count(size["min"], "row") + " each"
+        count(int(size["min"]), "row") + " each"
         if size["min"] == size["max"]
         else f"{size['min']} to {size['max']} rows each, {size['mean']:.1f} on average"
     )
