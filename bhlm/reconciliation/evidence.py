@@ -112,13 +112,16 @@ class Evidence:
             found = self.quadrature.flat if flat else self.quadrature.chosen
             peak = Share(*find_marginal_mode(found, name)) if found is not None else None
             return peak if peak is not None and math.isfinite(peak.value) else None
+        power = None
         if flat and self.flat is not None:
             kernels, weight = self.flat.kernels[name], self.flat.weight
+            assert self.exact is not None
+            power = find_power(parameter, self.exact.structure)
         elif not flat and self.weighted is not None:
             kernels, weight = self.weighted.kernels[name], self.weighted.draws.weight
         else:
             return None
-        marginal = fit_marginal(kernels, weight, find_support(parameter))
+        marginal = fit_marginal(kernels, weight, find_support(parameter), power=power)
         return Share(marginal.mode, marginal.mode_se)
 
     def measure_prior(self, name: str, part: str | None = None) -> Share | None:
@@ -214,6 +217,19 @@ def _find_mode(
     else:
         density = build_density(white, flat, structure)
     return find_flat_mode(density, white, structure=structure, start=_take_root(reml))
+
+
+def find_power(parameter: Parameter, structure: Structure) -> float | None:
+    """Return the power of x with which a density under flat priors rises from zero; None of others.
+
+    Flat on a block of G is flat in correlations and ~ sd^b in each of its b SDs, and the likelihood
+    is smooth in the variance. The residual SD is nowhere near zero.
+    """
+    powers = dict(zip(map(str, structure.sds), structure.powers, strict=True))
+    if parameter.is_variance:
+        power = powers.get(str(parameter.scaled))
+        return None if power is None else (power - 1.0) / 2.0  # d sd / d var ~ 1 / sd
+    return powers.get(str(parameter))
 
 
 def list_idle(structure: Structure) -> tuple[str, ...]:

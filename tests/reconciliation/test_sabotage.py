@@ -21,7 +21,6 @@ from bhlm.bayes.priors.families import HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import compare
-from bhlm.reconciliation.evidence import gather_evidence
 from bhlm.reml.estimate import unwhiten
 from bhlm.reml.optimize import Optimum, Problem
 
@@ -177,9 +176,10 @@ def test_sound_draws_are_never_unexplained(seed):
     if not exact.certified:
         pytest.skip("no sound draws can be made")
     post = make_fit(exact, resample(exact, seed=seed))
-    evidence = gather_evidence(reml, post)
-    assert evidence.judgement.sound or not evidence.certified
-    assert not evidence.identity.is_broken
+    both = compare(reml, post)
+    assert both.verdict != "unexplained", both.reasons
+    assert both.evidence.judgement.sound or not both.evidence.certified
+    assert not both.evidence.identity.is_broken
 
 
 @pytest.mark.slow

@@ -3,7 +3,10 @@
 Of a fixed effect the density is a mixture of the normals that it is given the rest. Of the other
 parameters the log density is fitted by a polynomial in a coordinate that runs over the whole line
 (log x, atanh x, asinh of standardised x): a Poisson regression on weighted counts, whose errors
-are those of a few coefficients and not those of a kernel.
+are those of a few coefficients and not those of a kernel. Of an SD or a variance whose density is
+known to rise from zero as a power of x, that power is taken out, and what is left is fitted by a
+polynomial in log(1 + x / c), which is smooth at zero: in log x the few draws there would decide
+whether the mode is zero.
 
 Source: Efron & Tibshirani (1996), Ann. Statist. 24, 2431-2461, for the fit (Lindsey's method).
 """
@@ -20,6 +23,7 @@ from bhlm.likelihood.parameters import Parameter
 
 Array = np.ndarray
 Support = Literal["line", "positive", "correlation"]
+Way = Literal["line", "positive", "correlation", "from zero"]  # by which coordinate
 
 BINS = 60
 DEGREE = 6
@@ -48,7 +52,14 @@ def find_support(parameter: Parameter) -> Support:
     return "positive" if parameter.is_sd or parameter.is_variance else "line"
 
 
-def fit_marginal(kernels: Kernels, weight: Array, support: Support, *, seed: int = 0) -> Marginal:
+def fit_marginal(
+    kernels: Kernels,
+    weight: Array,
+    support: Support,
+    *,
+    power: float | None = None,
+    seed: int = 0,
+) -> Marginal:
     """Return the marginal density of a parameter.
 
     A mode at the end of the support, where the density still rises at the lowest values that were
@@ -58,6 +69,7 @@ def fit_marginal(kernels: Kernels, weight: Array, support: Support, *, seed: int
         kernels: the parameter at each draw.
         weight: of the draws, summing to 1.
         support: where the parameter lives.
+        power: with which the density of a positive parameter rises from zero; None if unknown.
         seed: of the replicates.
     """
     if np.any(kernels.width > 0.0):
@@ -66,7 +78,10 @@ def fit_marginal(kernels: Kernels, weight: Array, support: Support, *, seed: int
     if support == "line":
         centre = float(weight @ x)
         scale = math.sqrt(float(weight @ (x - centre) ** 2))
-    z = _map(x, support, centre, scale)
+    way: Way = support
+    if support == "positive" and power is not None:
+        way, scale = "from zero", float(np.median(x))
+    z = _map(x, way, centre, scale)
     order = np.argsort(z)
     low, high = np.interp([EDGE, 1.0 - EDGE], np.cumsum(weight[order]), z[order])
     edges = np.linspace(low, high, BINS + 1)
@@ -78,16 +93,23 @@ def fit_marginal(kernels: Kernels, weight: Array, support: Support, *, seed: int
     grid = np.linspace(-1.0, 1.0, GRID)
     fine = np.polynomial.chebyshev.chebvander(grid, DEGREE)
     at = 0.5 * (low + high) + 0.5 * (high - low) * grid
-    log_slope = _log_jacobian(at, support)
-    places = _unmap(at, support, centre, scale)
-    coefficients = _regress(basis, ess * counts)
-    height = fine @ coefficients - log_slope
+    places = _unmap(at, way, centre, scale)
+    # The polynomial is that of the log density by z, or of what its known power leaves of it by x.
+    added, known = -_log_jacobian(at, way), np.zeros(BINS)
+    if way == "from zero":
+        assert power is not None
+        bins = 0.5 * (edges[1:] + edges[:-1])
+        known = power * np.log(_unmap(bins, way, centre, scale)) + _log_jacobian(bins, way)
+        known -= known.max()
+        added = power * np.log(places)
+    coefficients = _regress(basis, ess * counts, known)
+    height = fine @ coefficients + added
     rng = np.random.default_rng(seed)
     modes = []
     for _ in range(REPLICATES):
         again = np.maximum(counts + noise * rng.standard_normal(BINS), 0.0)
-        start = coefficients
-        modes.append(_peak(fine @ _regress(basis, ess * again, start) - log_slope, places, support))
+        fitted = fine @ _regress(basis, ess * again, known, start=coefficients)
+        modes.append(_peak(fitted + added, places, support))
     density = np.exp(height - height.max())
     density /= np.trapezoid(density, places)
     return Marginal(places, density, _peak(height, places, support), float(np.std(modes)))
@@ -134,16 +156,19 @@ def _weigh(
     return float(weight @ height), float(weight @ slopes), curve, slopes
 
 
-def _regress(basis: Array, counts: Array, start: Array | None = None) -> Array:
-    """Return the coefficients (k,) of a Poisson regression of counts (m,) on a basis (m, k)."""
+def _regress(basis: Array, counts: Array, known: Array, *, start: Array | None = None) -> Array:
+    """Return the coefficients (k,) of a Poisson regression of counts (m,) on a basis (m, k).
+
+    `known` (m,) is added to what the basis fits.
+    """
     total = float(counts.sum())
     if start is None:
-        guess = np.log(np.maximum(counts, 0.5))
+        guess = np.log(np.maximum(counts, 0.5)) - known
         start = np.linalg.lstsq(basis, guess, rcond=None)[0]
     coefficients = np.array(start)
     ridge = 1e-8 * total * np.eye(basis.shape[1])
     for _ in range(STEPS):
-        mean = np.exp(np.clip(basis @ coefficients, -50.0, 50.0))
+        mean = np.exp(np.clip(basis @ coefficients + known, -50.0, 50.0))
         step = np.linalg.solve((basis * mean[:, None]).T @ basis + ridge, basis.T @ (counts - mean))
         longest = float(np.max(np.abs(step)))
         coefficients = coefficients + step * min(1.0, 2.0 / max(longest, 1e-300))
@@ -152,26 +177,30 @@ def _regress(basis: Array, counts: Array, start: Array | None = None) -> Array:
     return coefficients
 
 
-def _map(x: Array, support: Support, centre: float, scale: float) -> Array:
-    if support == "positive":
+def _map(x: Array, way: Way, centre: float, scale: float) -> Array:
+    if way == "from zero":
+        return np.log1p(x / scale)
+    if way == "positive":
         return np.log(np.maximum(x, 1e-300))
-    if support == "correlation":
+    if way == "correlation":
         return np.arctanh(np.clip(x, -1.0 + 1e-15, 1.0 - 1e-15))
     return np.arcsinh((x - centre) / scale)
 
 
-def _unmap(z: Array, support: Support, centre: float, scale: float) -> Array:
-    if support == "positive":
+def _unmap(z: Array, way: Way, centre: float, scale: float) -> Array:
+    if way == "from zero":
+        return scale * np.expm1(z)
+    if way == "positive":
         return np.exp(z)
-    if support == "correlation":
+    if way == "correlation":
         return np.tanh(z)
     return centre + scale * np.sinh(z)
 
 
-def _log_jacobian(z: Array, support: Support) -> Array:
+def _log_jacobian(z: Array, way: Way) -> Array:
     """Return log dx / dz, but for a constant."""
-    if support == "positive":
+    if way in ("positive", "from zero"):
         return z
-    if support == "correlation":
+    if way == "correlation":
         return -2.0 * np.log(np.cosh(z))
     return np.log(np.cosh(z))

@@ -37,6 +37,7 @@ from bhlm.bayes.priors.correlations import shape_common
 from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, find_residuals
+from bhlm.layout import count
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.propriety import (
     LARGEST_BLOCK,
@@ -484,10 +485,11 @@ def describe_ray(ray: Ray, structure: Structure) -> str:
     if ray.sigma:
         along = f"{along} and sd(Residual)" if along else "sd(Residual)"
     fall = "does not fall" if ray.index <= 0.0 else f"falls as lambda^-{ray.index / 2.0:g} only"
-    plural = "grow" if len(at) + ray.sigma > 1 else "grows"
+    several = len(at) + ray.sigma > 1
+    grow = f"variances behind {along} grow" if several else f"variance behind {along} grows"
     return (
-        f"where the variance behind {along} {plural} to lambda, the integrated posterior {fall} "
-        f"({ray.freedom} degrees of freedom left between groups)"
+        f"where the {grow} to lambda, the integrated posterior {fall} "
+        f"({count(ray.freedom, 'degree')} of freedom left between groups)"
     )
 
 
