@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bhlm.errors import DataError
+from bhlm.secrets import hide_password
 
 UNFINISHED = ".saving"  # how the names of new folders end until they take their place
 
@@ -38,6 +39,7 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         DataError: the folder does not exist, cannot be written to, or is full.
     """
+    refuse_address(path)
     if _is_special(path):
         with _write_special(path) as stream:
             yield stream
@@ -65,6 +67,20 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse to write to what was meant for an address: of that, no part may show in a message.
+
+    Raises:
+        DataError: it reads like an address, and there is no folder of that name.
+    """
+    text = os.fspath(path)
+    if hide_password(text) != text and not os.path.isdir(os.path.dirname(text) or "."):
+        raise DataError(
+            f"'{hide_password(text)}' reads like an address, and only files are written; give "
+            "the path of a file in a folder that exists"
+        )
 
 
 def _is_special(path: str | Path) -> bool:
@@ -120,6 +136,7 @@ def check_output(path: str | Path, *, is_folder: bool = False) -> None:
         DataError: the folder around it does not exist, cannot be written to or takes no such
             name; or a folder stands where a file is to be.
     """
+    refuse_address(path)
     if _is_special(path):
         if not os.access(path, os.W_OK):
             raise DataError(f"cannot write '{path}' (no permission); choose another place")
@@ -211,6 +228,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder around `target` does not exist, cannot be written to, or is full.
     """
+    refuse_address(target)
     previous = name_previous(target)
     try:
         recover_folder(target)
@@ -229,7 +247,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         _sync_tree(fresh)
         umask = os.umask(0)
         os.umask(umask)
-        is_old = target.exists()
+        is_old = os.path.exists(target)
         os.chmod(fresh, stat.S_IMODE(target.stat().st_mode) if is_old else 0o777 & ~umask)
         if is_old:
             os.rename(target, previous)
@@ -256,7 +274,7 @@ def recover_folder(target: Path) -> None:
         OSError: it cannot be renamed.
     """
     previous = name_previous(target)
-    if previous.is_dir() and not target.exists():
+    if os.path.isdir(previous) and not os.path.exists(target):
         os.rename(previous, target)
 
 

@@ -1,17 +1,25 @@
 """What a written file takes the place of, and what it leaves as it was."""
 
+import gc
 import os
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bhlm.errors import DataError
 from bhlm.files import replace_file, write_text
+from bhlm.plots import Figure
+from bhlm.plots.marks import Axis, Panel, Points
+from bhlm.plots.style import ROLES
+from bhlm.reports.models.layout import Layout, Line
+from bhlm.reports.models.table import ModelTable
 
 
 def mode_of(path: Path) -> int:
@@ -90,3 +98,34 @@ def test_standard_output_that_is_a_file_is_written_to(tmp_path: Path) -> None:
     with (tmp_path / "out.txt").open("a") as out:
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True, timeout=60)
     assert (tmp_path / "out.txt").read_text() == "before\nnew\nafter\n"
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """Files cannot grow beyond a few bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("no_room")
+@pytest.mark.parametrize("name", ["a.svg", "a.pdf", "a.png", "a.html", "a.tex", "a.docx"])
+def test_a_disk_without_room_is_one_line_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    points = Points(np.arange(99.0), np.arange(99.0), next(iter(ROLES)))
+    panels = (Panel(Axis("x"), Axis("y"), (points,)),)
+    result: Figure | ModelTable = Figure("a", "A", "Read.", None, panels)
+    if name in ("a.tex", "a.docx"):
+        pytest.importorskip("docx")
+        many = tuple(Line(str(each), ("1",)) for each in range(500))
+        result = ModelTable((), (), Layout(("y",), ("REML",), (("", many),), ()))
+    with pytest.raises(DataError, match=rf"cannot write '.*{name}' \(File too large\)"):
+        result.save(tmp_path / name)
+    del result
+    gc.collect()
+    assert (list(tmp_path.iterdir()), lost) == ([], [])

@@ -11,9 +11,14 @@ from command_line import run
 from postgres_server import load_postgres, needs
 
 import bhlm
+from bhlm.bayes.storage.file import check_place
 from bhlm.errors import BhlmError, DataError
 from bhlm.files import check_output, replace_folder, write_text
+from bhlm.plots import Figure
+from bhlm.reports.dashboard.paths import check_path
 from bhlm.reports.dashboard.subjects import write_fit
+from bhlm.reports.models.layout import Layout
+from bhlm.reports.models.table import ModelTable
 from bhlm.secrets import hide_from, hide_password, hide_passwords, is_readable, split_table
 from bhlm.studies.replicate_file import open_replicates
 from bhlm.studies.simulation.study import read_study
@@ -108,6 +113,10 @@ def test_no_error_of_a_place_to_write_to_shows_a_password(
     calls = [
         lambda place: write_text("", place),
         lambda place: check_output(Path(place)),
+        lambda place: check_place(f"{place}.nc"),
+        lambda place: check_path(f"{place}.html"),
+        Figure("name", "title", "reading", None).save,
+        ModelTable((), (), Layout((), (), (), ())).save,
         lambda place: replace_folder(Path(place)).__enter__(),
         lambda place: open_replicates(Path(place), {}),
         lambda place: read_study(Path(place)),

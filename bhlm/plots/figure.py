@@ -1,12 +1,13 @@
 """Figure: what a plot function returns, drawn by Plotly or by matplotlib when asked."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import ArgumentError, check_fields
-from bhlm.files import replace_file, write_text
+from bhlm.files import refuse_address, replace_file, write_text
 from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.marks import Panel
 from bhlm.plots.matplotlib_figures import INCHES, draw_matplotlib
@@ -99,12 +100,16 @@ class Figure:
         Raises:
             ArgumentError: another ending, or options for .html.
         """
+        refuse_address(path)
         path = Path(path)
         if path.suffix in STATIC:
             drawn = self.matplotlib(**options)
             sharp = {"dpi": DPI} if options.get("width") else {}
+            # A full disk would break matplotlib and what it packs with, each in a way of its own.
+            content = io.BytesIO()
+            drawn.savefig(content, format=path.suffix[1:], bbox_inches="tight", **sharp)
             with replace_file(path) as stream:
-                drawn.savefig(stream, format=path.suffix[1:], bbox_inches="tight", **sharp)
+                stream.write(content.getbuffer())
         elif path.suffix == ".html":
             if options:
                 raise ArgumentError(

@@ -22,8 +22,10 @@ replaced in one step: between two renamings the old one is `.NAME.previous`, and
 or `save` of that path puts it back; see `folders`.
 """
 
+import errno
 import io
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -42,6 +44,7 @@ from bhlm.files import (
     check_output,
     lock_folder,
     recover_folder,
+    refuse_address,
     replace_file,
     replace_folder,
 )
@@ -58,6 +61,8 @@ PACKAGES = {"zarr": ("zarr",), "h5netcdf": ("h5netcdf", "h5py")}
 EXTRAS = {"zarr": "zarr", "h5netcdf": "netcdf"}
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a NetCDF-4 file begins
 AGAIN = "copy it again, or fit the model again"
+# What a disk says that takes no more, or nothing at all.
+PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # What xarray, zarr, h5py and the decompressors raise on files of which bytes were changed.
 BROKEN = (
     *(ValueError, OSError, LookupError, TypeError, AttributeError),
@@ -80,6 +85,7 @@ def save(fit: Posterior, path: str | Path) -> None:
         DataError: a place that cannot be written to, a folder that holds something else, a
             package that is missing, or content of `fit.data` that has no place in a file.
     """
+    refuse_address(path)
     target, package = Path(path).resolve(), _choose_format(path)
     failure, remedy = f"cannot save to '{path}'", "change what is odd in fit.data"
     with _explain(failure, remedy):
@@ -111,6 +117,7 @@ def check_place(path: str | Path) -> None:
         DataError: a place that cannot be written to, or a folder that holds something else.
         MissingPackageError: the package that writes the format is not installed.
     """
+    refuse_address(path)
     is_folder = _choose_format(path) == "zarr"
     check_output(path, is_folder=is_folder)
     if is_folder:
@@ -137,7 +144,7 @@ def load(path: str | Path) -> Posterior:
     """
     target = Path(path).resolve()
     with _explain(f"'{path}' cannot be read", "check its rights"):
-        if not target.exists():
+        if not os.path.exists(target):
             with lock_folder(target.parent):
                 recover_folder(target)
         package = _recognize(target, path)
@@ -260,10 +267,10 @@ def _iterate(tree: "xr.DataTree", description: str) -> Iterator[tuple[tuple[str,
 
 def _recognize(target: Path, path: str | Path) -> str:
     """Return the format of what stands at a path."""
-    if target.is_dir():
+    if os.path.isdir(target):
         if (target / "zarr.json").is_file() and (target / EXTRA[1:]).is_dir():
             return "zarr"
-    elif target.is_file():
+    elif os.path.isfile(target):
         with target.open("rb") as stream:
             if stream.read(len(HDF5)) == HDF5:
                 return "h5netcdf"
@@ -276,9 +283,9 @@ def _recognize(target: Path, path: str | Path) -> str:
 
 def _check_replaceable(target: Path) -> None:
     """Raise `DataError` where a folder that is no saved fit would be lost."""
-    if not target.exists():
+    if not os.path.exists(target):
         return
-    if target.is_dir() and ((target / EXTRA[1:]).is_dir() or not any(target.iterdir())):
+    if os.path.isdir(target) and ((target / EXTRA[1:]).is_dir() or not any(target.iterdir())):
         return
     raise DataError(
         f"'{target}' is there and is not a saved fit, so it is left alone; choose another path, "
@@ -288,7 +295,7 @@ def _check_replaceable(target: Path) -> None:
 
 def _remove_unfinished_files(target: Path) -> None:
     """Remove the temporary files of `replace_file` that killed writers left beside a file."""
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         return
     pattern = re.compile(re.escape(f".{target.name}.") + "[a-z0-9_]{8}")
     for entry in target.parent.iterdir():
@@ -311,6 +318,13 @@ def _explain(failure: str, remedy: str) -> Iterator[None]:
         yield
     except BhlmError:
         raise
+    except OSError as error:
+        if error.errno not in PLACE:
+            raise DataError(f"{failure} ({_shorten(error)}); {remedy}") from error
+        raise DataError(f"{failure} ({error.strerror}); choose another place") from error
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{failure} ({reason}); {remedy}") from error
+        raise DataError(f"{failure} ({_shorten(error)}); {remedy}") from error
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bhlm.errors import ArgumentError, check_arguments, check_fields
-from bhlm.files import write_text
+from bhlm.files import refuse_address, write_text
 from bhlm.layout import format_digits, list_names, shorten, show_name
 from bhlm.likelihood.parameters import Parameter, check_level
 from bhlm.reml.fixed.contrasts import METHODS
@@ -111,6 +111,7 @@ class ModelTable:
             ArgumentError: another ending.
             MissingPackageError: .docx, and python-docx is not installed.
         """
+        refuse_address(path)
         path = Path(path)
         ending = path.suffix.lower()
         if ending == ".docx":

@@ -1,5 +1,6 @@
 """A table of models as a Word document."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def write_word(layout: Layout, path: Path) -> None:
         paragraph = document.add_paragraph()
         paragraph.paragraph_format.space_after = Pt(1)
         paragraph.add_run(note).font.size = Pt(8)
+    content = io.BytesIO()  # a packer that a full disk stops complains when it is forgotten
+    document.save(content)
     with replace_file(path) as stream:
-        document.save(stream)
+        stream.write(content.getbuffer())
 
 
 def _rule(cell: Any, edges: dict[str, int]) -> None:
