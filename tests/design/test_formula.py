@@ -175,7 +175,13 @@ def test_group_may_be_in_backquotes() -> None:
     assert str(formula) == "y ~ 1 + x + (1 | `school id`)"
 
 
-columns = st.sampled_from(["x", "z", "a b", "True", "x.1", "é"]).map(Name)
+def test_a_backquote_in_a_name_is_written_twice() -> None:
+    formula = parse_formula("y ~ `a``b` + `````` + (1 | `g```)")
+    assert str(formula) == "y ~ 1 + `a``b` + `````` + (1 | `g```)"
+    assert formula.group == "g`"
+
+
+columns = st.sampled_from(["x", "z", "a b", "True", "x.1", "é", "`", "a`b"]).map(Name)
 numbers = st.integers(0, 99) | st.floats(0, 1e9, allow_nan=False)
 expressions = st.recursive(
     columns | numbers.map(Number),

@@ -30,7 +30,8 @@ class Name:
     name: str
 
     def __str__(self) -> str:
-        return self.name if is_plain_name(self.name) else f"`{self.name}`"
+        doubled = self.name.replace("`", "``")
+        return self.name if is_plain_name(self.name) else f"`{doubled}`"
 
 
 @dataclass(frozen=True, slots=True)

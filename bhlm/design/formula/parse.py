@@ -21,7 +21,7 @@ TOKEN = re.compile(
     |(?P<number>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![\w.]))?)
     |(?P<name>[^\W\d_][\w.]*)
     |(?P<underscored>_[\w.]*)
-    |(?P<quoted>`[^`]*`)
+    |(?P<quoted>`(?:[^`]|``)*`)
     |(?P<string>"[^"]*"|'[^']*')
     |(?P<sign>\*\*|//|[=!<>]=|\|\s*\||[][(){}+\-*/:^|~,.=!<>%])
     |(?P<other>.)""",
@@ -283,7 +283,8 @@ def _read_tokens(text: str) -> Iterator[Token]:
                     raise FormulaError(
                         "there is nothing between two backquotes; write a column name there"
                     )
-                yield Token(kind, piece, piece[1:-1])
+                name = piece[1:-1]
+                yield Token(kind, piece, name.replace("``", "`") if kind == "quoted" else name)
             case "sign":
                 sign = (
                     "||" if piece[0] == piece[-1] == "|" != piece else SPELLINGS.get(piece, piece)
