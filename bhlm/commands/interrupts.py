@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
-INTERRUPTION = "bhlm: interrupted; no result was written"
+INTERRUPTION = "bhlm: interrupted; what was not written yet is lost"
 PATIENCE = 3.0  # seconds after which an interrupt that led nowhere is repeated
 
 

@@ -1,5 +1,6 @@
 """What commands share: the model they name, what they print, the progress they show."""
 
+import os
 import shlex
 import sys
 import tempfile
@@ -171,7 +172,7 @@ def read_priors_option(text: str) -> "Priors | None":
 
     from bhlm.bayes.priors.resolve import read_priors
 
-    if "=" in text and not Path(text).exists():
+    if "=" in text and not os.path.exists(text):
         pairs = [part.partition("=") for part in text.split(";") if part.strip()]
         return read_priors({key.strip(): value.strip() for key, _, value in pairs})
     try:

@@ -259,7 +259,7 @@ def test_ctrl_c_is_one_line_and_130(capsys):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-    assert (status, out, err) == (130, "", "bhlm: interrupted; no result was written\n")
+    assert (status, out, err) == (130, "", "bhlm: interrupted; what was not written yet is lost\n")
 
 
 def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130():
@@ -270,7 +270,7 @@ def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "bhlm: interrupted; no result was written\n"
+    assert done.stderr == "bhlm: interrupted; what was not written yet is lost\n"
 
 
 def test_an_interrupt_that_a_callback_loses_is_repeated(capsys):
