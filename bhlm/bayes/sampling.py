@@ -23,12 +23,13 @@ from bhlm.bayes.weighted_density import (
     constrain_weighted,
     start_weighted,
 )
-from bhlm.errors import PriorError
+from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
 from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
+from bhlm.processes import measure_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,6 +46,7 @@ LOGGER = logging.getLogger("bhlm")
 
 SPREAD = 2.0  # chains start this far from a mode that was found, in SDs by the curvature there
 FEW_GROUPS = 30  # fewer make the step size smaller by default
+PER_DRAW = 200  # bytes of a draw of the smallest model, with the sampler's statistics
 
 
 def sample_moments(
@@ -226,8 +228,18 @@ def settle(settings: Settings | None, n_groups: int) -> Settings:
     """Return settings with the mean acceptance that the step size is tuned to, asked for or not.
 
     A single chain, which no verdict can pass, is warned of.
+
+    Raises:
+        ArgumentError: so many draws in all that they do not fit into memory.
     """
     settings = settings or Settings()
+    needed, most = settings.draws * settings.chains * PER_DRAW, measure_memory() // 2
+    if needed > most:
+        raise ArgumentError(
+            f"draws={settings.draws:,} of chains={settings.chains} take {needed / 2**30:,.1f} GiB "
+            f"and more, and at most {most / 2**30:,.1f} GiB, half of the memory, are taken; give "
+            "fewer"
+        )
     if settings.chains == 1:
         LOGGER.warning("chains=1 leaves nothing to compare by R-hat, so the verdict fails; give 2")
     if settings.target_accept is not None:

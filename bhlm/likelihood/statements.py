@@ -16,6 +16,7 @@ import numpy as np
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import (
+    LARGEST,
     check_length,
     mark_names,
     spell_names,
@@ -188,6 +189,10 @@ def _evaluate(node: ast.expr, statement: Statement) -> Array:
     """Return the value of an expression, (chain, draw) or one number."""
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            if abs(number) >= LARGEST:
+                raise ArgumentError(
+                    f"{statement.given!r} holds a number that is too large; write a smaller one"
+                )
             return np.asarray(float(number))
         case ast.Name(id=name) if found := MARK.fullmatch(name):
             return statement.words.values[int(found.group(1))]

@@ -277,7 +277,7 @@ def open_duckdb(place: str, name: str, shown: str, memory_limit: str | None) -> 
         DataError: DuckDB, the file or the table is missing, or the file cannot be opened.
     """
     path = Path(place.split("://", 1)[1].removeprefix("/"))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(
             f"'{hide_password(str(path))}' of '{shown}' does not exist; three slashes start a "
             "relative path, four an absolute one"

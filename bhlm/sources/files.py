@@ -4,6 +4,7 @@ import glob
 import gzip
 import logging
 import mmap
+import os
 import re
 import struct
 import warnings
@@ -41,7 +42,7 @@ def find_suffix(path: str | Path) -> str:
 def find_files(text: str) -> list[Path]:
     """Return the files of a path or a pattern, which exist and have bytes and a known suffix."""
     pattern = Path(text)
-    if is_address(text) and not pattern.exists():
+    if is_address(text) and not os.path.exists(pattern):
         raise DataError(f"'{hide_password(text)}' is no file, but reads like an address; {ADVICE}")
     suffix = find_suffix(pattern)
     if suffix not in _READERS:
@@ -49,13 +50,13 @@ def find_files(text: str) -> list[Path]:
             f"'{text}' has the suffix '{suffix}', which has no reader; "
             f"give a {known_suffixes()} file"
         )
-    if pattern.exists() or not glob.has_magic(text):
+    if os.path.exists(pattern) or not glob.has_magic(text):
         paths = [pattern]
     elif not (paths := [Path(found) for found in sorted(glob.glob(text, recursive=True))]):
         raise DataError(f"no file matches '{text}'; check the folder and the pattern")
     for path in paths:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
+        if not os.path.isfile(path):
+            what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise DataError(f"'{path}' {what}; give the path of a {suffix} file")
         if path.stat().st_size == 0:
             raise DataError(f"'{path}' is empty; give a {suffix} file with a header and rows")

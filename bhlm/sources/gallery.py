@@ -5,6 +5,7 @@ A file states a model (title, citation, formula, data, method, covariance, prior
 printed, since the last digit of each is its tolerance (`printed_tolerance`).
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -142,7 +143,7 @@ def find_model(name_or_path: str | Path) -> GalleryModel:
             f"'{hide_password(str(name_or_path))}' is a table and not a model of the gallery; give "
             "it as --data with --formula 'y ~ x + (x | g)', or to bhlm.Model"
         )
-    if path.is_file():
+    if os.path.isfile(path):
         return read_model(path)
     name = path.name.removesuffix(".toml")
     models = {each.stem: each for each in sorted(_find_folder().glob("*.toml"))}

@@ -5,6 +5,7 @@ process that is killed leaves at most one line unfinished, the last, and that on
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def open_replicates(path: Path, identity: Mapping[str, Any]) -> dict[int, dict[s
     """
     header = encode_line(identity)
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if os.path.exists(path) else b""
         if header.startswith(content):  # nothing, or a header that a kill cut short
             path.write_bytes(header)
             return {}

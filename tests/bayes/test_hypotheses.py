@@ -157,6 +157,12 @@ def test_what_is_no_region_is_refused(normal, post):
         post.rope("xx", 0.0, 1.0)
 
 
+@pytest.mark.parametrize("number", ["1" * 400, "1e999", "-1e999"])
+def test_a_number_that_no_double_holds_is_refused(normal, number):
+    with pytest.raises(ArgumentError, match="holds a number that is too large; write a smaller"):
+        find_probability(normal, f"a > {number}")
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [

@@ -10,7 +10,7 @@ from simulate import simulate_table
 from bhlm.bayes.draws import STREAM, Settings, flatten_draws
 from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors
-from bhlm.bayes.sampling import sample_moments
+from bhlm.bayes.sampling import sample_moments, settle
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.model import Model
@@ -29,6 +29,13 @@ def table_4_4(hsb_model):
 @pytest.fixture(scope="module")
 def post(hsb_post):
     return hsb_post
+
+
+def test_more_draws_than_memory_holds_are_refused_first():
+    with pytest.raises(
+        ArgumentError, match=r"draws=10,000,000 of chains=1024 take .* GiB"
+    ):
+        settle(Settings(draws=10_000_000, chains=1024), 10)
 
 
 def test_the_posterior_of_table_4_4_is_near_reml(table_4_4, post):

@@ -224,6 +224,7 @@ def test_find_by_path(tmp_path: Path) -> None:
         ("hsb_anva", "did you mean 'hsb_anova'"),
         ("no/such/folder/hsb_anova.toml", "did you mean 'hsb_anova'"),
         ("qqqq", "known are body_weight, cbpp, chem97"),
+        ("q" * 300, "known are body_weight, cbpp, chem97"),
     ],
 )
 def test_find_nothing(given: str, hint: str) -> None:
