@@ -45,7 +45,8 @@ def hear_interrupts(*, patience: float = PATIENCE) -> Iterator[Callable[[], bool
         raise KeyboardInterrupt
 
     def drop(lost: Any) -> None:
-        if lost.exc_type is not KeyboardInterrupt:
+        # What an interrupt leads to where it is lost is not worth a traceback either.
+        if not pressed.is_set():
             hook(lost)
 
     hook, sys.unraisablehook = sys.unraisablehook, drop

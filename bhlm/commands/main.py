@@ -97,7 +97,7 @@ def _call(given: list[str]) -> int | None:
                 raise error.__context__ from None  # Typer makes an exit of it
             raise
         sys.stdout.flush()
-        if status == INTERRUPTED:  # Typer makes that of Ctrl-C
+        if status == INTERRUPTED or was_pressed():  # Typer makes that of Ctrl-C, or it was lost
             raise KeyboardInterrupt
         return status
 

@@ -32,9 +32,7 @@ def post(hsb_post):
 
 
 def test_more_draws_than_memory_holds_are_refused_first():
-    with pytest.raises(
-        ArgumentError, match=r"draws=10,000,000 of chains=1024 take .* GiB"
-    ):
+    with pytest.raises(ArgumentError, match=r"draws=10,000,000 of chains=1024 take .* GiB"):
         settle(Settings(draws=10_000_000, chains=1024), 10)
 
 

@@ -273,6 +273,27 @@ def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130():
     assert done.stderr == "bhlm: interrupted; what was not written yet is lost\n"
 
 
+def test_an_interrupt_that_is_lost_until_the_end_is_an_interrupt(capsys, monkeypatch):
+    class Loses:
+        def __del__(self):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as error:  # as a module that could not be imported whole
+                raise ImportError("could not import") from error
+
+    def call(*args, **kwargs):
+        Loses()
+        return 0
+
+    monkeypatch.setattr("bhlm.commands.main.app", call)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        found = run(capsys, "models")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == (130, "", "bhlm: interrupted; what was not written yet is lost\n")
+
+
 def test_an_interrupt_that_a_callback_loses_is_repeated(capsys):
     class Loses:
         def __del__(self):
