@@ -11,7 +11,7 @@ from bhlm.layout import count, format_digits
 from bhlm.plots.choice import say
 from bhlm.plots.figure import Figure
 from bhlm.plots.intervals import tabulate_intervals
-from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
+from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.maximum import Maximum
@@ -25,6 +25,8 @@ MOST = 24  # parameters of the figure
 ROW, FRAME = 38, 110  # pixels of a parameter, and of axis and legend
 FEWEST = 300  # pixels of the whole figure
 LONGEST = 34  # characters of a parameter's name
+EDGE = 20.0  # standard errors from zero beyond which a position is told, not drawn
+FAR_ROOM = 0.18  # of the axis, for the texts of these positions
 ROLES = {
     "REML": "reml",
     "ML": "reml",
@@ -66,7 +68,13 @@ def plot_forest(fit: "Comparison | Maximum | Posterior | Pooled | StrataEstimate
 
 def list_rows(fit: Any) -> list[str]:
     """Return the rows of a fit's table on the scale of SDs, fixed effects first."""
-    return [str(each) for each in fit.parameters if not each.is_squared]
+    weights = fit.weights if isinstance(fit, Maximum) else None
+    is_held = weights is not None and weights.holds_sigma  # sigma is 1 then, and no estimate
+    return [
+        str(each)
+        for each in fit.parameters
+        if not each.is_squared and not (is_held and each.is_residual)
+    ]
 
 
 def _draw_both(both: Comparison) -> Figure:
@@ -115,7 +123,7 @@ def _draw_one(fit: Any, source: str, *, value: str = "estimate", spread: str = "
         "of zero, which of SDs it always is"
     )
     unit = "posterior SDs from zero" if source == "posterior" else "standard errors from zero"
-    return _finish(table, names, unit, reading)
+    return _finish(table, names, unit, reading, edge=EDGE)
 
 
 def _place(
@@ -132,20 +140,39 @@ def _place(
 
 
 def _finish(
-    table: "pd.DataFrame", names: list[str], unit: str, reading: str, *, zeros: Sequence[str] = ()
+    table: "pd.DataFrame",
+    names: list[str],
+    unit: str,
+    reading: str,
+    *,
+    zeros: Sequence[str] = (),
+    edge: float | None = None,
 ) -> Figure:
-    """Return the figure of placed estimates, with a mark at the zero of each of `zeros`."""
+    """Return the figure of placed estimates, with a mark at the zero of each of `zeros`.
+
+    What lies beyond `edge` stands at it with its position beside it, so that it does not press the
+    others together.
+    """
     sources = list(dict.fromkeys(table["source"]))
     marks: list[Mark] = [Rule(0.0, "x", "reference")]
     ends = table[["position", "from", "to"]].to_numpy()
     ends = np.append(ends[np.isfinite(ends)], 0.0)
     low, high = float(ends.min()), float(ends.max())
+    if edge is not None:
+        low, high = max(low, -edge), min(high, edge)
     room = 0.05 * (high - low) or 0.5
+    is_far = np.zeros(len(table), dtype=bool)
+    if edge is not None:
+        is_far = (table["position"].abs() > edge).to_numpy()
     for at, source in enumerate(sources):
-        rows = table[table["source"] == source]
+        is_own = (table["source"] == source).to_numpy()
+        rows, far = table[is_own], is_far[is_own]
         y = np.array([names.index(name) for name in rows["parameter"]], dtype=float)
         y += 0.22 * (at - (len(sources) - 1) / 2.0)
-        known = np.isfinite(rows["position"].to_numpy())
+        for x, row in zip(rows["position"].to_numpy()[far], y[far], strict=True):
+            text = f"{x:.0f} →" if x > 0.0 else f"← {x:.0f}".replace("-", "\N{MINUS SIGN}")
+            marks.append(Note(high if x > 0.0 else low, float(row), text))
+        known = np.isfinite(rows["position"].to_numpy()) & ~far
         has_ends = known & np.isfinite(rows["from"]).to_numpy() & np.isfinite(rows["to"]).to_numpy()
         role = ROLES[source]
         left, right = rows["from"].to_numpy()[has_ends], rows["to"].to_numpy()[has_ends]
@@ -169,7 +196,7 @@ def _finish(
     labels = tuple(shorten(name, LONGEST) for name in names)
     places = tuple(map(float, range(len(names))))
     panel = Panel(
-        Axis(unit, range=(low - room, high + room)),
+        Axis(unit, range=(low - room, high + (FAR_ROOM * (high - low) if is_far.any() else room))),
         Axis("", ticks=(places, labels), range=(len(names) - 0.4, -0.6)),
         tuple(marks),
     )

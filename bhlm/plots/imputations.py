@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST = 24  # parameters of either figure
 COLUMNS = 3  # panels side by side
-ROW, FRAME = 15, 80  # pixels of a fit, and of a panel's axis and title
+ROW, FRAME = 15, 105  # pixels of a fit, and of a panel's axis and title
 BAR, AXIS = 30, 100  # pixels of a bar, and of axis and legend
 NAMED = 12  # fits up to which each has its name on the axis
 LONGEST = 34  # characters of a parameter's name
@@ -171,9 +171,11 @@ def _draw_panel(name: str, rows: "pd.DataFrame", labels: list[str]) -> Panel:
     if has_ends[m]:
         marks.append(Segments(low[m:], y[m:], high[m:], y[m:], "reml", width=3.0))
     marks.append(Points(value[m:], y[m:], "reml", "Pooled", hover[m:], size=9.0))
+    ends = np.concatenate([value, low[has_ends], high[has_ends]])
+    room = 0.06 * float(np.ptp(ends)) or 0.5
     texts = (*(labels if m <= NAMED else [""] * m), "pooled")
     return Panel(
-        Axis(""),
+        Axis("", range=(float(ends.min()) - room, float(ends.max()) + room)),
         Axis("", ticks=(tuple(y.tolist()), texts), range=(m + 1.2, -0.7)),
         tuple(marks),
         title=title(name),

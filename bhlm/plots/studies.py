@@ -101,7 +101,9 @@ def plot_studies(reml: Estimate, *, level: float = 0.95) -> Figure:
             f"{format_digits(found.lower, 3)} and {format_digits(found.upper, 3)}"
         )
     if np.isfinite(found.i2):
-        reading += f"; I2 = {found.i2:.0f} %"
+        reading += f"; I² = {found.i2:.0f} %"
+    ends = np.concatenate([low, high, [0.0]])
+    room = 0.04 * float(np.ptp(ends))
     return Figure(
         name="studies",
         title=f"Effects by {shorten(reml.moments.group)}",
@@ -109,7 +111,10 @@ def plot_studies(reml: Estimate, *, level: float = 0.95) -> Figure:
         table=table,
         panels=(
             Panel(
-                Axis(reml.moments.response),
+                Axis(
+                    reml.moments.response,
+                    range=(float(ends.min()) - room, float(ends.max()) + room),
+                ),
                 Axis("", ticks=(tuple(places), tuple(ticks)), range=(max(places) + 0.8, -0.8)),
                 tuple(marks),
             ),

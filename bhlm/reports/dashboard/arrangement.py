@@ -22,6 +22,8 @@ HALVES = {
     "verdict-missing_information",
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
 }
+# The forest of pooled fits stands beside what the imputations cost each parameter.
+FOREST, COST = "verdict-forest", "verdict-missing_information"
 # What is looked up rather than read.
 FOLDED = {
     *("verdict-reml_estimates", "verdict-posterior_estimates", "verdict-fixed_tests"),
@@ -63,7 +65,8 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
         return Place(
             width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone
         )
-    return Place(HALF if anchor in HALVES else ACROSS, folded=anchor in FOLDED and not is_alone)
+    is_half = anchor in HALVES or (anchor == FOREST and COST in anchors)
+    return Place(HALF if is_half else ACROSS, folded=anchor in FOLDED and not is_alone)
 
 
 def arrange_figure(figure: Figure) -> Figure:

@@ -33,7 +33,7 @@ HEADINGS = {
     "u_low": "95 % from",
     "u_high": "to",
 }
-DECIMALS = {"rhat": 3, "khat": 2}
+DECIMALS = {"rhat": 3, "khat": 2, "fmi": 2, "riv": 2}
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
 MOST = 6  # decimals of a column
 PROSE = 40  # characters of a cell from which a column is wrapped
@@ -74,6 +74,8 @@ def show_cells(
         cells = _show_numbers(name, values, digits) if is_number else _show_texts(values, digits)
         if name == "verdict":  # a key of the JSON, such as not_converged
             cells = [cell.replace("_", " ") for cell in cells]
+        if name.endswith(" interval"):  # text, whose numbers align with others
+            cells = [cell.replace("-", "\N{MINUS SIGN}") for cell in cells]
         longest = max(map(len, cells), default=0)
         kind = "number" if is_number else "prose" if longest > PROSE else "word"
         shown = not first or at == 0 or name in first

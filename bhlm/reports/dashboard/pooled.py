@@ -1,7 +1,7 @@
 """The sections of a page about fits pooled over plausible values or imputations."""
 
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -59,12 +59,13 @@ def build_pooled_verdict(subject: Subject) -> Section:
         *_judge_information(pooled),
         *_show_weights(pooled),
     ]
-    advice = outcome.advice or ("Nothing: report the pooled estimates with their intervals.",)
+    advice = (*outcome.advice, *_advise_number(pooled))
+    advice = advice or ("Nothing: report the pooled estimates with their intervals.",)
     to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
     blocks: list[Block] = [banner, *lights, to_do, _list_facts(pooled), plot_forest(pooled)]
-    blocks += [_tabulate_main(pooled)]
-    if any(fmi == fmi for fmi in pooled.estimates["fmi"]):
+    if _measure_cost(pooled) is not None:
         blocks.append(plot_missing_information(pooled))
+    blocks.append(_tabulate_main(pooled))
     if pooled.notes:
         blocks.append(
             Text(tuple(f"{note}." for note in pooled.notes), heading="To know", listed=True)
@@ -105,18 +106,42 @@ def build_pooled_reproduction(subject: Subject) -> Section:
     return Section("reproduction", "Reproduction", tuple(blocks))
 
 
+class Cost(NamedTuple):
+    """What the imputations cost the parameter that loses most by them."""
+
+    parameter: str
+    fmi: float
+    error: float  # of its standard error, relative
+
+
+def _measure_cost(pooled: "Pooled") -> Cost | None:
+    fmi = pooled.estimates.loc[list_rows(pooled), "fmi"].dropna()
+    if not len(fmi):
+        return None
+    top = float(fmi.max())
+    return Cost(str(fmi.idxmax()), top, top / float(np.sqrt(2.0 * (pooled.m - 1.0))))
+
+
+def _advise_number(pooled: "Pooled") -> tuple[str, ...]:
+    cost = _measure_cost(pooled)
+    if cost is None or cost.error <= SURE:
+        return ()
+    return (
+        f"Take more {name_values(pooled)} if there are any: standard errors are known to within "
+        f"{cost.error:.0%} only. The estimates stand.",
+    )
+
+
 def _judge_information(pooled: "Pooled") -> list[Text]:
     """Return what the imputations cost, and whether there are enough of them.
 
     With m fits the relative error of a standard error is fmi / sqrt(2 (m - 1)), so that an error of
     c takes 1 + (fmi / c)^2 / 2 fits. Source: von Hippel (2020), Sociol. Methods Res. 49, 699-718.
     """
-    fmi = pooled.estimates.loc[list_rows(pooled), "fmi"].dropna()
-    if not len(fmi):
+    cost = _measure_cost(pooled)
+    if cost is None:
         return []
-    most = str(fmi.idxmax())
-    top = float(fmi.max())
-    error = top / np.sqrt(2.0 * (pooled.m - 1.0))
+    most, top, error = cost
     sentences = [
         f"{shorten(most)} loses most to the {name_values(pooled)}: {top:.0%} of its information.",
         f"With {pooled.m} of them its standard error is itself known to within {error:.0%}.",
@@ -202,8 +227,8 @@ def _tabulate_fits(pooled: "Pooled") -> Table:
     import pandas as pd
 
     rows = [
-        [name, fit.moments.n_rows, fit.moments.n_groups, fit.loglik, fit.singular,
-         intraclass_correlation(fit), np.sqrt(fit.sigma2)]
+        [name, fit.moments.n_rows, fit.moments.n_groups, fit.loglik,
+         "yes" if fit.singular else "no", intraclass_correlation(fit), np.sqrt(fit.sigma2)]
         for name, fit in zip(name_fits(pooled), pooled.fits, strict=True)
     ]  # fmt: skip
     columns = ["fit", "rows", "groups", "log-likelihood", "singular", "icc", "residual SD"]

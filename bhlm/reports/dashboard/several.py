@@ -66,12 +66,12 @@ def build_convergences(subject: Subject) -> Section:
     for name, fit in subject.fits.items():
         found = fit.diagnostics
         rows.append(
-            [name, found.ok, found.max_rhat, found.min_ess_bulk, found.min_ess_tail,
-             found.divergences]
+            [name, "yes" if found.ok else "no", found.max_rhat, found.min_ess_bulk,
+             found.min_ess_tail, found.divergences]
         )  # fmt: skip
     columns = ["fit", "ok", "largest R-hat", "least bulk ESS", "least tail ESS", "divergences"]
     table = pd.DataFrame(rows, columns=columns).set_index("fit")
-    bad = int((~table["ok"]).sum())
+    bad = int((table["ok"] == "no").sum())
     reading = f"{count(bad, 'fit')} of {len(table)} fail." if bad else "All fits converged."
     return Section(
         "convergence", "Convergence", (Table("diagnostics", "Diagnostics", reading, table),)
