@@ -16,6 +16,7 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.plots.choice import merge_names
+from bhlm.plots.marks import Note, Points
 from bhlm.plots.matplotlib_figures import INCHES, relabel
 from bhlm.reml.residuals import log_dispersion
 
@@ -169,6 +170,19 @@ def test_homogeneity_counts_who_is_outside(table_4_5):
     found = table_4_5.test_homogeneity()
     assert f"in {outside.sum()} of 160 groups" in figure.reading
     assert f"chi2({found['df']}) = {found['chi2']:.1f}" in figure.reading
+
+
+def test_what_is_far_from_zero_is_told_at_the_edge_of_a_forest(table_4_5):
+    figure = plots.plot_forest(table_4_5)
+    position = figure.table.set_index("parameter")["position"]
+    far = position[position.abs() > 20.0]
+    assert "Intercept" in far.index
+    marks = figure.panels[0].marks
+    told = [mark.text for mark in marks if isinstance(mark, Note)]
+    assert told == [f"{value:.0f} →" for value in far]
+    (points,) = [mark for mark in marks if isinstance(mark, Points)]
+    assert len(points.x) == len(position) - len(far)
+    assert np.abs(points.x).max() <= 20.0
 
 
 def test_studies_stand_in_order_with_their_mean(meta):
