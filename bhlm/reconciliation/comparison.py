@@ -17,7 +17,7 @@ from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.layout import list_names
-from bhlm.likelihood.parameters import name_apart
+from bhlm.likelihood.parameters import Parameter, name_apart
 from bhlm.moments.cells import CellMoments, refuse_factors
 from bhlm.moments.either import Reduced
 from bhlm.moments.patterns import Patterns
@@ -42,6 +42,7 @@ from bhlm.reconciliation.words import (
     describe_verdict,
     explain_gaps,
     list_withheld,
+    name_priors,
     speak_of_ml,
     withhold_words,
 )
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 # The width of a 95 % interval from which on a correlation is called hardly identified: half of all.
 WIDE = 1.0
+# Of a posterior mean, below which the 2.5 % point of an SD counts as zero; and beyond which that of
+# a correlation counts as one.
+NEAR_ZERO, NEAR_ONE = 0.1, 0.95
 
 Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_converged"]
 
@@ -311,7 +315,7 @@ def _judge(
     if not (reml.converged and post.converged):
         return "not_converged", tuple(reasons)
     reasons += [f"Priors: {sentence}." for sentence in post.diagnostics.prior_bound]
-    reasons += _flag_boundary(post, table)
+    reasons += _flag_boundary(post, table, evidence)
     bad = table[table["verdict"] == "unexplained"]
     found = find_contradictions(post) + _describe_refuted(evidence) + find_drift(post)
     if evidence.identity.sentence:
@@ -376,31 +380,53 @@ def _describe_unexplained(bad: "pd.DataFrame") -> str:
     )
 
 
-def _flag_boundary(post: Posterior, table: "pd.DataFrame") -> list[str]:
+def _flag_boundary(post: Posterior, table: "pd.DataFrame", evidence: Evidence) -> list[str]:
     """Return a flag for each SD whose posterior reaches zero, each correlation near +-1.
 
-    That a mean depends on the prior is said only where swapping the priors was computed to move it.
+    That the data do not rule it out is said only where the posterior reaches as far without the
+    priors of the SDs, or of the correlations; that a mean depends on the priors only where swapping
+    them was computed to move it.
     """
-    flags = []
+    nouns, flags = name_priors(post), []
     for name, draws in zip(post.parameters, post.draws.values(), strict=True):
         lower, upper = np.quantile(draws, [0.025, 0.975])
-        if name.is_sd and lower < 0.1 * float(draws.mean()):
+        mean = float(draws.mean())
+        if name.is_sd and lower < NEAR_ZERO * mean:
             share = table.loc[str(name), "prior"] / table.loc[str(name), "sd"]
             clause = f", and the priors move its mean by {share:+.2g} posterior SDs"
             clause = clause if abs(share) > NEGLIGIBLE else ""
-            flags.append(
-                f"The posterior of {name} reaches zero (2.5 % point {lower:.2g}): the data do not "
-                f"rule out that it vanishes{clause}."
-            )
-        if name.is_correlation and max(-lower, upper) > 0.95:
-            sign = "+" if upper > -lower else "-"
+            part = _name_part("sd", name, post)
+            free = evidence.find_points(str(name), part)
+            told = f"The posterior of {name} reaches zero (2.5 % point {lower:.2g})"
+            if free is None:
+                flags.append(f"{told}: under these priors it is not ruled out that it vanishes.")
+            elif free.lower < NEAR_ZERO * mean:
+                flags.append(f"{told}: the data do not rule out that it vanishes{clause}.")
+            else:
+                flags.append(
+                    f"{told} by {nouns[part]}: without, that point is {free.lower:.2g}{clause}."
+                )
+        if name.is_correlation and max(-lower, upper) > NEAR_ONE:
+            sign = 1.0 if upper > -lower else -1.0
+            one = f"{'+' if sign > 0.0 else '-'}1"
+            part = _name_part("corr", name, post)
+            free = evidence.find_points(str(name), part)
             told = (
-                "the correlation is hardly identified"
-                if upper - lower > WIDE
-                else f"the data do not rule out that it is {sign}1"
+                f"The posterior of {name} reaches {one} (95 % interval {lower:.2f} to {upper:.2f})"
             )
-            flags.append(
-                f"The posterior of {name} reaches {sign}1 (95 % interval {lower:.2f} to "
-                f"{upper:.2f}): {told}."
-            )
+            if upper - lower > WIDE:
+                flags.append(f"{told}: the correlation is hardly identified.")
+            elif free is None:
+                flags.append(f"{told}: under these priors it is not ruled out that it is {one}.")
+            elif (free.upper if sign > 0.0 else -free.lower) > NEAR_ONE:
+                flags.append(f"{told}: the data do not rule out that it is {one}.")
+            else:
+                flags.append(
+                    f"{told} by {nouns[part]}: without, it is {free.lower:.2f} to {free.upper:.2f}."
+                )
     return flags
+
+
+def _name_part(kind: str, parameter: Parameter, post: Posterior) -> str:
+    """Return the name, of `list_priors`, of the prior of an SD or a correlation."""
+    return kind if len(post.structure.parts) == 1 else f"{kind}|{parameter.group}"

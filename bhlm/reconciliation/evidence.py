@@ -8,7 +8,7 @@ one and all together, where the posterior without them is proper.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -17,6 +17,7 @@ from bhlm.bayes.density import Density, build_density
 from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.importance import ImportancePosterior, integrate_importance
 from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.importance.kernels import TAIL, find_quantile
 from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.importance.pool import Pool, start_pool
 from bhlm.bayes.importance.target import list_priors
@@ -46,6 +47,13 @@ from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 
 Array = np.ndarray
+
+
+class Points(NamedTuple):
+    """The 2.5 and the 97.5 % point of a posterior."""
+
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,14 @@ class Evidence:
             return None
         assert self.exact is not None
         return measure_share(self.exact, self.single[part], name)
+
+    def find_points(self, name: str, part: str) -> Points | None:
+        """Return the 95 % interval of a parameter without a prior; None where that is unknown."""
+        swapped = self.single.get(part)
+        if swapped is None:
+            return None
+        kernels, weight = swapped.kernels[name], swapped.weight
+        return Points(*(find_quantile(kernels, weight, p)[0] for p in (TAIL, 1.0 - TAIL)))
 
     def has_mean(self, name: str, *, flat: bool = False) -> bool:
         """Return whether a parameter has a posterior mean, under the chosen or flat priors."""

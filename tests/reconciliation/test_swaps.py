@@ -165,6 +165,22 @@ def test_a_named_prior_moves_what_it_is_said_to_move(choice):
     assert check_advice(both) > 0 or choice == "exponential"
 
 
+@pytest.mark.parametrize(
+    ("sd", "scale", "told"),
+    [
+        (0.6, 0.02, "by the prior HalfNormal(0.02) on sd(Intercept|g): without, that point is "),
+        (0.0, 0.2, ": the data do not rule out that it vanishes"),
+    ],
+)
+def test_that_an_sd_may_vanish_is_said_of_the_data_only_where_they_say_so(sd, scale, told):
+    """By a prior that is tight enough any SD may; without it this one may not."""
+    model = Model("y ~ x + (1 | g)", draw_groups(20, 6, sd=(sd,), seed=2))
+    both = reconcile_sound(model, Priors(sd=HalfNormal(scale)))
+    (flag,) = (each for each in both.reasons if "reaches zero" in each)
+    assert told in flag
+    assert ("the data do not rule out" in flag) == (sd == 0.0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_sentences_and_advice_of_simulated_sets(seed):
