@@ -1,5 +1,6 @@
 """The convergence verdict: what a set of draws must satisfy before anyone reads it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 from bhlm.bayes.marginal_mode import find_mode
 from bhlm.bayes.twin_chains import describe_twins, find_twins
 from bhlm.errors import DataError, check_arguments
+from bhlm.layout import count, format_fixed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,23 @@ RHAT = 1.01
 ESS = 400.0
 # Betancourt (2016), arXiv:1604.00695.
 BFMI = 0.3
+
+
+class Certificate(NamedTuple):
+    """What independent draws were resampled from, and what they are worth."""
+
+    khat: float  # Pareto's k of the weights
+    effective: float  # independent draws that those of (G, sigma) are worth
+    distinct: int  # draws of (G, sigma) that are no copies of others
+    evaluations: int  # of the density, in all
+
+    @property
+    def sentence(self) -> str:
+        """The numbers in a clause."""
+        return (
+            f"k-hat {format_fixed(self.khat, 2)}, {self.distinct} distinct draws worth "
+            f"{format_fixed(self.effective, 0)} independent ones"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +58,47 @@ class Diagnostics:
     # What the default prior alone bounds, a sentence each: no failure of the draws, whose `ok` it
     # leaves as it is.
     prior_bound: tuple[str, ...] = ()
+    # Of independent draws, None of those of NUTS.
+    certificate: "Certificate | None" = None
 
     def add_failure(self, sentence: str) -> "Diagnostics":
         """Return the verdict that fails for one more reason."""
         return replace(self, ok=False, failures=(*self.failures, sentence))
 
-    def to_dict(self) -> dict[str, float | int | bool | list[str]]:
-        """Return the fields under the names of the JSON."""
+    def to_dict(self) -> dict[str, float | int | bool | list[str] | None]:
+        """Return the fields under the names of the JSON.
+
+        Independent draws have `khat`, `effective`, `distinct` and `evaluations`, and what only a
+        trajectory can have is None: E-BFMI, divergences and the tree-depth limit.
+        """
+        moved = self.certificate is None
         return {
             "ok": self.ok,
             "max_rhat": self.max_rhat,
             "min_ess_bulk": self.min_ess_bulk,
             "min_ess_tail": self.min_ess_tail,
-            "min_bfmi": self.min_bfmi,
-            "divergences": self.divergences,
-            "max_treedepth": self.max_treedepth,
+            "min_bfmi": self.min_bfmi if moved else None,
+            "divergences": self.divergences if moved else None,
+            "max_treedepth": self.max_treedepth if moved else None,
             "failures": list(self.failures),
             "prior_bound": list(self.prior_bound),
+            **({} if self.certificate is None else self.certificate._asdict()),
         }
+
+    @property
+    def numbers(self) -> str:
+        """What the verdict rests on, in a clause."""
+        both = (
+            f"largest R-hat {format_fixed(self.max_rhat, 4)}, smallest bulk ESS "
+            f"{format_fixed(self.min_ess_bulk, 0)}, smallest tail ESS "
+            f"{format_fixed(self.min_ess_tail, 0)}"
+        )
+        if self.certificate is not None:
+            return f"{self.certificate.sentence}, {both}"
+        return (
+            f"{both}, smallest E-BFMI {format_fixed(self.min_bfmi, 2)}, "
+            f"{count(self.divergences, 'divergence')}, {self.max_treedepth} at the tree-depth limit"
+        )
 
 
 class Measured(NamedTuple):
@@ -117,17 +159,11 @@ def diagnose(
     """
     from arviz_stats.base import array_stats
 
-    names = list(draws)
-    stack = np.stack([draws[name] for name in names])
-    rhat, bulk, tail = measure(stack)
+    found = _diagnose_values(draws, longer="run longer (tune, draws)")
+    names, stack = list(draws), np.stack(list(draws.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
-    failures = [
-        *describe_twins(find_twins(draws)),
-        *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", "run longer (tune, draws)"),
-        *_failing(names, "bulk ESS", bulk, ESS - bulk, f"below {ESS:.0f}", "take more draws"),
-        *_failing(names, "tail ESS", tail, ESS - tail, f"below {ESS:.0f}", "take more draws"),
-    ]
+    failures = list(found.failures)
     if not np.all(bfmi >= BFMI):
         failures.append(
             f"E-BFMI is {np.min(bfmi):.2f} in a chain, below {BFMI}; tune longer or give the "
@@ -145,15 +181,60 @@ def diagnose(
             f"{n_deep} of {treedepth.size} transitions hit the tree-depth limit, "
             f"{_locate(names, stack, treedepth)}; raise maxdepth or rescale the columns"
         )
+    return replace(
+        found,
+        ok=not failures,
+        min_bfmi=float(np.min(bfmi)),
+        divergences=n_diverging,
+        max_treedepth=n_deep,
+        failures=tuple(failures),
+    )
+
+
+def diagnose_independent(draws: Mapping[str, Array], certificate: Certificate) -> Diagnostics:
+    """Return the verdict on independent draws of the parameters, each (chain, draw).
+
+    It holds when k-hat, which is what tells whether the proposal reached the posterior, was at most
+    0.7 (else there are no draws), and when R-hat and ESS are as of `diagnose`: they are of the
+    draws as they stand, of which copies are autocorrelated. There are no transitions.
+    """
+    found = _diagnose_values(draws, longer="take more draws")
+    return replace(found, certificate=certificate)
+
+
+def diagnose_run(
+    draws: Mapping[str, Array], stats: Mapping[str, Array], certificate: Certificate | None
+) -> Diagnostics:
+    """Return the verdict on draws with a sampler's statistics, or on independent ones."""
+    if certificate is not None:
+        return diagnose_independent(draws, certificate)
+    return diagnose(
+        draws,
+        energy=stats["energy"],
+        diverging=stats["diverging"],
+        treedepth=stats["reached_max_treedepth"],
+    )
+
+
+def _diagnose_values(draws: Mapping[str, Array], *, longer: str) -> Diagnostics:
+    """Return the verdict by R-hat and ESS alone; `longer` is the advice where R-hat fails."""
+    names = list(draws)
+    rhat, bulk, tail = measure(np.stack([draws[name] for name in names]))
+    failures = (
+        *describe_twins(find_twins(draws)),
+        *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", longer),
+        *_failing(names, "bulk ESS", bulk, ESS - bulk, f"below {ESS:.0f}", "take more draws"),
+        *_failing(names, "tail ESS", tail, ESS - tail, f"below {ESS:.0f}", "take more draws"),
+    )
     return Diagnostics(
         ok=not failures,
         max_rhat=float(np.max(rhat)),
         min_ess_bulk=float(np.min(bulk)),
         min_ess_tail=float(np.min(tail)),
-        min_bfmi=float(np.min(bfmi)),
-        divergences=n_diverging,
-        max_treedepth=n_deep,
-        failures=tuple(failures),
+        min_bfmi=math.nan,
+        divergences=0,
+        max_treedepth=0,
+        failures=failures,
     )
 
 

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.adjust import Adjustment, adjust_draws
-from bhlm.bayes.convergence import Diagnostics, diagnose, tabulate_summaries
+from bhlm.bayes.convergence import (
+    Certificate,
+    Diagnostics,
+    diagnose_run,
+    tabulate_summaries,
+)
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
@@ -69,6 +74,9 @@ class Settings:
     # else "density".
     sampler: str | None = None
     cores: int | None = None  # chains that run side by side; None leaves it to nutpie
+    # "nuts" moves, "independent" resamples draws from a proposal; None is independent where there
+    # are many groups, see `bhlm.bayes.independent.choose_method`.
+    method: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nobody can sample by."""
@@ -82,6 +90,10 @@ class Settings:
         if self.sampler not in (None, "density", "pymc"):
             raise ArgumentError(
                 f"sampler={self.sampler!r} is not known; choose 'density' or 'pymc'"
+            )
+        if self.method not in (None, "nuts", "independent"):
+            raise ArgumentError(
+                f"method={self.method!r} is not known; choose 'nuts' or 'independent'"
             )
 
 
@@ -181,7 +193,8 @@ class Draws(Posterior):
     `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds beta, sd, corr,
     G, sigma and u, `log_likelihood` that of each group with its effects integrated out,
     `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates,
-    `sample_stats` what ArviZ expects of NUTS. With so many groups that u or the log-likelihood
+    `sample_stats` what ArviZ expects of NUTS, or of independent draws which proposal each was and
+    its weight. With so many groups that u or the log-likelihood
     would pass 2^25 numbers they are left out there; `effect_draws` gives u for chosen groups.
 
     By strata sigma has a dimension of them, and where variances are known there is none. Under
@@ -330,6 +343,7 @@ def build_fit(
     unbounded: Sequence[str] = (),
     held: int = HELD,
     adjust: bool = True,
+    certificate: Certificate | None = None,
 ) -> Draws:
     """Return draws of the parameters as Draws, with the random effects drawn from them.
 
@@ -351,6 +365,7 @@ def build_fit(
         unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
         adjust: whether draws under sampling weights get the sandwich's covariance.
+        certificate: of independent draws.
     """
     adjustment, sampled = None, {"beta": beta, "chol": root, "sigma": sigma}
     if white.groups is not None and not settings.prior_only:
@@ -372,11 +387,8 @@ def build_fit(
         content["unadjusted_posterior"] = sampled
     # G alone would lose digits of its root where a column is far from zero.
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
-    diagnostics = diagnose(
-        parameter_draws(moments, structure, beta, g, sigma),
-        energy=stats["energy"],
-        diverging=stats["diverging"],
-        treedepth=stats["reached_max_treedepth"],
+    diagnostics = diagnose_run(
+        parameter_draws(moments, structure, beta, g, sigma), stats, certificate
     )
     if unbounded:
         sentence = (

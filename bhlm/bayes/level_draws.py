@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.convergence import diagnose
+from bhlm.bayes.convergence import Certificate, diagnose_run
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws
 from bhlm.bayes.existence import index_tails
@@ -325,6 +325,7 @@ def build_levels_fit(
     x: Array | None = None,
     unbounded: Sequence[str] = (),
     held: int = HELD,
+    certificate: Certificate | None = None,
 ) -> LevelDraws:
     """Return draws of the parameters as LevelDraws, with the random effects drawn from them.
 
@@ -342,11 +343,12 @@ def build_levels_fit(
         x: the sampler's coordinates (chain, draw, d), where they are those of the density.
         unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         held: numbers of random effects, and of units' log-likelihoods, that `data` may hold.
+        certificate: of independent draws.
     """
     diagonal = np.einsum("...ii->...i", flat.root)
     root = flat.root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
     flat = Parameters(flat.beta, root, flat.sigma)
-    shape = stats["energy"].shape
+    shape = next(iter(stats.values())).shape
     content = _fill_content(
         moments, structure, priors, white, flat, shape,
         settings=settings, seed=seed, held=held,
@@ -355,11 +357,10 @@ def build_levels_fit(
     if x is not None:
         content["unconstrained_posterior"]["x"] = x
     chained = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
-    diagnostics = diagnose(
+    diagnostics = diagnose_run(
         parameter_draws(moments, structure, *chained),
-        energy=stats["energy"],
-        diverging=stats["diverging"],
-        treedepth=stats["reached_max_treedepth"],
+        stats,
+        certificate,
     )
     if unbounded:
         sentence = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import HELD, Settings, parameter_draws
+from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.level_density import (
     LevelDensity,
     build_levels,
@@ -24,6 +25,7 @@ from bhlm.bayes.sampling import (
     Watch,
     choose_sampler,
     collect_arguments,
+    find_independent,
     initial_position,
     read_statistics,
     settle,
@@ -76,10 +78,21 @@ def sample_cells(
     if not settings.prior_only:
         flat = resolve_priors(Priors.flat(), moments, structure=structure)
         unbounded = find_unbounded_levels(priors, structure, white, flat)
-    fit = sample_whitened_cells(
-        moments, structure, resolved, white, settings=settings, seed=seed, start=start,
-        unbounded=unbounded, progress=progress, watch=watch, held=held,
-    )  # fmt: skip
+    # Whether many levels of a factor make the weights even has not been measured: only where asked.
+    if settings.method == "independent":
+        choose_method(settings, 0, resolved, is_watched=watch is not None)  # or refuses
+        drawn = find_independent(moments, structure, resolved, white, settings=settings, seed=seed)
+        assert drawn is not None
+        fit = build_levels_fit(
+            moments, structure, resolved, white, drawn.parameters, drawn.stats, settings=settings,
+            seed=seed, start=start, sampler=ROUTE, unbounded=unbounded, held=held,
+            certificate=drawn.certificate,
+        )  # fmt: skip
+    else:
+        fit = sample_whitened_cells(
+            moments, structure, resolved, white, settings=settings, seed=seed, start=start,
+            unbounded=unbounded, progress=progress, watch=watch, held=held,
+        )  # fmt: skip
     warn_of(fit.diagnostics, moments.formula)
     return fit
 

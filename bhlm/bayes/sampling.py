@@ -1,4 +1,4 @@
-"""NUTS on the marginal posterior -> BayesFit."""
+"""NUTS on the marginal posterior, or independent draws of it -> BayesFit."""
 
 import logging
 import time
@@ -12,6 +12,13 @@ import numpy as np
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
+from bhlm.bayes.independent import (
+    ROUTE,
+    Independent,
+    choose_method,
+    draw_independent,
+    refuse_independent,
+)
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import PyMCPrior
 from bhlm.bayes.priors.frame import Frame
@@ -24,9 +31,12 @@ from bhlm.bayes.weighted_density import (
     start_weighted,
 )
 from bhlm.errors import ArgumentError, PriorError
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
+from bhlm.moments.either import Reduced
 from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
 from bhlm.processes import measure_memory
@@ -65,8 +75,10 @@ def sample_moments(
     """Return posterior draws of the model that `moments` were reduced for.
 
     NUTS (nutpie) moves over the fixed effects, SDs, correlations and residual SD with the
-    random effects integrated out; each draw then gets one exact draw of the random effects. What
-    fails the convergence verdict is logged as a warning of the logger "bhlm" too.
+    random effects integrated out, or draws are resampled from a proposal that was fitted to that
+    posterior (`bhlm.bayes.independent`, also by default where there are many groups and the
+    weights bear it); each draw then gets one exact draw of the random effects. What fails the
+    convergence verdict is logged as a warning of the logger "bhlm" too.
 
     Args:
         moments: the reduced table, by stratum where residual variances differ.
@@ -84,24 +96,73 @@ def sample_moments(
             `bhlm.bayes.adjust`.
 
     Raises:
-        ArgumentError: a covariance that has no prior here.
+        ArgumentError: a covariance that has no prior here, or method="independent" of a posterior
+            that it has no draws of to be trusted.
         PriorError: priors that do not fit the model, or that the sampler asked for cannot read.
         IdentifiabilityError: the moments cannot identify the model.
     """
+    start = time.perf_counter()
     strata = moments if isinstance(moments, StratumMoments) else None
     moments = moments.whole if isinstance(moments, StratumMoments) else moments
     settings = settle(settings, moments.n_groups)
     structure = arrange_prior(moments, covariance)
     white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     resolved = resolve_priors(priors, moments, structure=structure)
-    fit = sample_whitened(
-        moments, structure, resolved, white,
-        settings=settings, seed=seed, progress=progress, watch=watch, evaluate=evaluate, held=held,
-        adjust=adjust,
-        unbounded=[] if settings.prior_only else find_unbounded(priors, structure, white),
+    unbounded = [] if settings.prior_only else find_unbounded(priors, structure, white)
+    method = choose_method(
+        settings, moments.n_groups, resolved, is_plain=white.is_plain,
+        is_watched=watch is not None or evaluate is not None,
     )  # fmt: skip
+    drawn = None
+    if method == "independent":
+        drawn = find_independent(moments, structure, resolved, white, settings=settings, seed=seed)
+    if drawn is not None:
+        shape = settings.chains, settings.draws
+        beta, root, sigma = (each.reshape(*shape, *each.shape[1:]) for each in drawn.parameters)
+        fit = build_fit(
+            moments, structure, resolved, white, beta, root, sigma, drawn.stats,
+            settings=replace(settings, method="independent"), seed=seed, start=start,
+            sampler=ROUTE, unbounded=unbounded, held=held, certificate=drawn.certificate,
+        )  # fmt: skip
+    else:
+        fit = sample_whitened(
+            moments, structure, resolved, white,
+            settings=replace(settings, method="nuts"), seed=seed, progress=progress, watch=watch,
+            evaluate=evaluate, held=held, adjust=adjust, unbounded=unbounded,
+        )  # fmt: skip
     warn_of(fit.diagnostics, moments.formula)
     return fit
+
+
+def find_independent(
+    moments: Reduced,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: Whitened | WhitenedCells | WhitenedPatterns,
+    *,
+    settings: Settings,
+    seed: int,
+) -> Independent | None:
+    """Return independent draws; None, which is logged, where nobody asked and there are none.
+
+    Args are those of `draw_independent`.
+
+    Raises:
+        ArgumentError: they were asked for, and there are none to be trusted.
+    """
+    found = draw_independent(moments, structure, priors, white, settings=settings, seed=seed)
+    if not isinstance(found, str):
+        if settings.method is None:
+            LOGGER.info(
+                "'%s' has so many groups that its posterior is drawn independently (%s); "
+                "method='nuts' takes NUTS",
+                moments.formula, found.certificate.sentence,
+            )  # fmt: skip
+        return found
+    if settings.method is not None:
+        raise refuse_independent(moments.formula, found)
+    LOGGER.info("no independent draws of '%s': %s; NUTS draws it", moments.formula, found)
+    return None
 
 
 def sample_whitened(

@@ -22,6 +22,7 @@ from bhlm.commands.options import (
     KnownVariance,
     Link,
     MemoryLimit,
+    Method,
     Missing,
     PriorsText,
     Quiet,
@@ -50,6 +51,7 @@ from bhlm.commands.shared import (
     print_text,
     print_title,
     read_settings,
+    refuse_live,
     report_both,
     write_all,
     write_command,
@@ -95,6 +97,7 @@ def reconcile_command(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    method: Method = None,
     live: Live = False,
     save: Save = None,
     dashboard: Dashboard = None,
@@ -109,6 +112,7 @@ def reconcile_command(
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard, save=save)
     check_rows_asked(rows=rows, page=dashboard)
+    refuse_live(live, method)
     uncounted = dashboard is not None or df is not None or live
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
@@ -134,16 +138,17 @@ def reconcile_command(
 
     if rows and not model.has_rows:
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
-    counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
+    counts: dict[str, Any] = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
+    asked = counts | ({"method": method} if method else {})
     both = fit_both(
-        model, entry, counts, covariance=covariance, priors=priors, live=live, show=show
+        model, entry, asked, covariance=covariance, priors=priors, live=live, show=show
     )
     command = write_command(
         "reconcile", which, data=data, formula=formula, family=family, link=link, trials=trials,
         exposure=exposure, covariance=covariance, df=df,
         separator=separator,
         missing=missing, priors=priors,
-        **counts | {"draws": both.post.settings.draws}, dashboard=dashboard,
+        **counts | {"draws": both.post.settings.draws}, method=method, dashboard=dashboard,
         rows=rows,
     )  # fmt: skip
     source = name_source(entry, data)
@@ -344,6 +349,7 @@ def sample_command(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    method: Method = None,
     live: Live = False,
     save: Save = None,
     dashboard: Dashboard = None,
@@ -351,7 +357,7 @@ def sample_command(
     json: Json = None,
     quiet: Quiet = False,
 ) -> int:
-    """Draw from the posterior by NUTS."""
+    """Draw from the posterior, by NUTS or independently."""
     from bhlm.files import write_json
     from bhlm.reports.json import (
         describe_cells,
@@ -364,6 +370,7 @@ def sample_command(
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(json=json, page=dashboard, save=save)
     check_rows_asked(rows=rows, page=dashboard)
+    refuse_live(live, method)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     outcome: dict[str, Any] = {
         "family": family, "link": link, "trials": trials, "exposure": exposure,
@@ -383,6 +390,8 @@ def sample_command(
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)
     counts: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
+    if method:
+        counts["method"] = method
     if not adjust:
         counts["adjust"] = False
     fit = draw_posterior(

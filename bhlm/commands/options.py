@@ -114,3 +114,7 @@ Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Draws = Annotated[int, typer.Option(help="Kept draws per chain.")]
 Tune = Annotated[int, typer.Option(help="Warm-up draws per chain.")]
 Chains = Annotated[int, typer.Option(help="Independent chains.")]
+Method = Annotated[
+    str | None,
+    typer.Option(help="nuts, or independent: draws by importance. Default: what suits the groups."),
+]

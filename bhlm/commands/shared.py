@@ -238,6 +238,14 @@ def fit_both(
     return reconcile(reml, post, published=published)
 
 
+def refuse_live(live: bool, method: str | None) -> None:
+    """Refuse to watch draws that no sampler moves for."""
+    if live and method == "independent":
+        raise ArgumentError(
+            "--live watches a sampler, and --method independent has none; leave one of them out"
+        )
+
+
 def draw_posterior(
     model: "Model",
     *,
@@ -257,7 +265,7 @@ def draw_posterior(
         seed: makes the run repeatable.
         live: whether to watch the sampler, and stop it by Ctrl-C.
         quiet: whether to show no bars.
-        counts: draws, tune and chains, where they are given.
+        counts: draws, tune, chains and method, where they are given.
     """
     VOICE.say("posterior")
     if live:

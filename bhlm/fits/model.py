@@ -381,6 +381,7 @@ class Model:
         sampler: str | None = None,
         adjust: bool = True,
         progress: "Progress | None" = None,
+        method: str | None = None,
     ) -> "BayesFit":
         """Return draws from the posterior; see `bhlm.bayes.sampling.sample_moments`.
 
@@ -409,9 +410,15 @@ class Model:
             adjust: with sampling weights, whether the draws of the pseudo-posterior get the
                 sandwich's covariance (Williams & Savitsky 2021); without it they are not certified.
             progress: called now and then with nutpie's progress of every chain.
+            method: "nuts"; or "independent", draws that are resampled from a proposal fitted to the
+                posterior, refused where Pareto's k of their weights is above 0.7 or too few of them
+                are effective, see `bhlm.bayes.independent`. None takes these from 5000 groups of a
+                single factor on, if they are not refused, and else NUTS; tune, target_accept,
+                maxdepth and cores are for NUTS alone.
 
         Raises:
-            ArgumentError: a count that is not positive, or a covariance that has no prior here.
+            ArgumentError: a count that is not positive, a covariance that has no prior here, or
+                method="independent" of a posterior that it has no draws of to be trusted.
             PriorError: priors that do not fit the model.
             IdentifiabilityError: the moments cannot identify the model.
         """
@@ -425,7 +432,7 @@ class Model:
             raise ArgumentError(f"seed={seed} is not a seed; give an integer of 0 or more")
         settings = Settings(
             draws=draws, tune=tune, chains=chains, target_accept=target_accept, maxdepth=maxdepth,
-            prior_only=prior_only, sampler=sampler, cores=cores,
+            prior_only=prior_only, sampler=sampler, cores=cores, method=method,
         )  # fmt: skip
         if self._patterns is not None:
             from bhlm.bayes.family.sampling import sample_patterns

@@ -8,6 +8,7 @@ from bhlm.likelihood.panels import STRETCH, sum_stretches
 from bhlm.processes import count_cores
 
 Array = np.ndarray
+TOGETHER = 16  # positions that a stretch of panels is read for at once
 LANES_PER_THREAD = 20_000  # panels x positions below which a second thread is not worth its start
 
 
@@ -38,21 +39,30 @@ def sum_positions(values: Array, total: Array, reach: float, lam: Array) -> tupl
 def _sum_positions(
     values: Array, total: Array, reach: float, lam: Array, logdet: Array, e: Array
 ) -> None:
-    """Write what `sum_positions` returns."""
+    """Write what `sum_positions` returns.
+
+    A stretch of panels stays in the second cache while all of a few positions read it, so that a
+    table that does not fit there is read once for those and not once for each.
+    """
     r = total.shape[0]
     n_stretches = (values.shape[0] + STRETCH - 1) // STRETCH
-    sums = np.empty((n_stretches, 1 + r * (r + 1) // 2))
-    for i in range(lam.shape[0]):
-        fill_products(values, reach, np.int64(0), n_stretches, lam[i], sums)
-        logdet[i] = 0.0
+    sums = np.empty((TOGETHER, n_stretches, 1 + r * (r + 1) // 2))
+    for first in range(0, lam.shape[0], TOGETHER):
+        last = min(first + TOGETHER, lam.shape[0])
         for s in range(n_stretches):
-            logdet[i] += sums[s, 0]
-        at = 1
-        for c in range(r):
-            for d in range(c + 1):
-                taken = 0.0
-                for s in range(n_stretches):
-                    taken += sums[s, at]
-                at += 1
-                e[i, c, d] = total[c, d] - taken
-                e[i, d, c] = e[i, c, d]
+            for i in range(first, last):
+                fill_products(values, reach, s, s + 1, lam[i], sums[i - first])
+        for i in range(first, last):
+            own = sums[i - first]
+            logdet[i] = 0.0
+            for s in range(n_stretches):
+                logdet[i] += own[s, 0]
+            at = 1
+            for c in range(r):
+                for d in range(c + 1):
+                    taken = 0.0
+                    for s in range(n_stretches):
+                        taken += own[s, at]
+                    at += 1
+                    e[i, c, d] = total[c, d] - taken
+                    e[i, d, c] = e[i, c, d]

@@ -11,6 +11,7 @@ from bhlm.layout import count
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.chains import tick_log
 from bhlm.plots.choice import title
+from bhlm.plots.energy import refuse_unmoved
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import shorten
@@ -41,7 +42,11 @@ def plot_divergences(post: Posterior) -> Figure:
 
     Args:
         post: the posterior.
+
+    Raises:
+        ArgumentError: independent draws, which no sampler moved.
     """
+    refuse_unmoved(post, "divergences")
     diverging = post.data["sample_stats"]["diverging"].values
     draws = post.draws
     across, up = choose_plane(post, draws, diverging)

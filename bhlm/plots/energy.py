@@ -7,7 +7,7 @@ import numpy as np
 from bhlm.bayes.convergence import BFMI
 from bhlm.bayes.draws import Posterior
 from bhlm.bayes.live import ignore_short_chains
-from bhlm.errors import check_arguments
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.layout import count
 from bhlm.plots.arviz_figures import name_roles
 from bhlm.plots.figure import Figure
@@ -33,7 +33,11 @@ def plot_energy(post: Posterior) -> Figure:
 
     Args:
         post: the posterior.
+
+    Raises:
+        ArgumentError: independent draws, which no sampler moved.
     """
+    refuse_unmoved(post, "energies")
     table = tabulate_energy(post.data["sample_stats"]["energy"].values)
 
     def draw(backend: str) -> Any:
@@ -72,6 +76,15 @@ def plot_energy(post: Posterior) -> Figure:
         height=360,
         draw=draw,
     )
+
+
+def refuse_unmoved(post: Posterior, what: str) -> None:
+    """Refuse what only the draws of a sampler that moves have, such as "energies"."""
+    if post.diagnostics.certificate is not None:
+        raise ArgumentError(
+            f"independent draws have no {what}; their k-hat and effective number are in "
+            "fit.diagnostics.certificate"
+        )
 
 
 def tabulate_energy(energy: Array) -> "pd.DataFrame":

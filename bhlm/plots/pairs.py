@@ -54,7 +54,10 @@ def plot_pairs(
         )
     every = post.draws
     draws = {name: every[name].ravel() for name in chosen}
-    diverging = post.data["sample_stats"]["diverging"].values.ravel().astype(bool)
+    stats = post.data["sample_stats"].dataset
+    # Independent draws have no transitions.
+    found = stats["diverging"].values if "diverging" in stats else np.zeros(post.shape)
+    diverging = found.ravel().astype(bool)
     total = len(diverging)
     calm = np.flatnonzero(~diverging)
     calm, wild = calm[:: max(1, -(-len(calm) // SHOWN))], np.flatnonzero(diverging)[:SHOWN]

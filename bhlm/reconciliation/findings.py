@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bhlm.bayes.checks.model_checks import Checks
-from bhlm.layout import count, format_fixed, list_names
+from bhlm.layout import list_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,14 +239,7 @@ def _list_moved(table: "pd.DataFrame") -> list[str]:
 
 def list_numbers(post: "Posterior") -> str:
     """Return the numbers that the convergence of draws is judged by, in a clause."""
-    found = post.diagnostics
-    return (
-        f"largest R-hat {format_fixed(found.max_rhat, 4)}, smallest bulk ESS "
-        f"{format_fixed(found.min_ess_bulk, 0)}, smallest tail ESS "
-        f"{format_fixed(found.min_ess_tail, 0)}, smallest E-BFMI "
-        f"{format_fixed(found.min_bfmi, 2)}, {count(found.divergences, 'divergence')}, "
-        f"{found.max_treedepth} at the tree-depth limit"
-    )
+    return post.diagnostics.numbers
 
 
 def _open(clause: str) -> str:

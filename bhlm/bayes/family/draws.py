@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.convergence import diagnose
+from bhlm.bayes.convergence import Certificate, diagnose_run
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import HELD, Posterior, Settings, build_tree, parameter_draws
 from bhlm.bayes.existence import index_tails
@@ -198,9 +198,10 @@ def build_family_fit(
     seed: int,
     start: float,
     sampler: str,
-    x: Array,
+    x: Array | None = None,
     unbounded: Sequence[str] = (),
     held: int = HELD,
+    certificate: Certificate | None = None,
 ) -> FamilyDraws:
     """Return draws of the parameters as FamilyDraws, with the random effects drawn from them.
 
@@ -215,14 +216,15 @@ def build_family_fit(
         seed: the run's seed, from which the random effects are drawn too.
         start: when the run began, by `time.perf_counter`.
         sampler: which route ran.
-        x: the density's coordinates (chain, draw, d).
+        x: the density's coordinates (chain, draw, d), where the sampler moved in them.
         unbounded: SDs that the default prior alone bounds, which the diagnostics tell.
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
+        certificate: of independent draws.
     """
     diagonal = np.einsum("...ii->...i", flat.root)
     root = flat.root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
     flat = Parameters(flat.beta, root, np.ones(len(root)))
-    shape = x.shape[:2]
+    shape = next(iter(stats.values())).shape
 
     def chain(values: Array) -> Array:
         return values.reshape(*shape, *values.shape[1:])
@@ -244,16 +246,15 @@ def build_family_fit(
     content = {
         "posterior": posterior,
         "log_prior": {name: chain(values) for name, values in prior.items()},
-        "unconstrained_posterior": {"chol": chain(flat.root), "x": x},
+        "unconstrained_posterior": {"chol": chain(flat.root)} | ({} if x is None else {"x": x}),
         "sample_stats": stats,
     }
     if not settings.prior_only and found.logliks.size <= held:
         content["log_likelihood"] = {"loglik": chain(found.logliks)}
-    diagnostics = diagnose(
+    diagnostics = diagnose_run(
         parameter_draws(patterns, structure, chain(flat.beta), chain(g), chain(flat.sigma)),
-        energy=stats["energy"],
-        diverging=stats["diverging"],
-        treedepth=stats["reached_max_treedepth"],
+        stats,
+        certificate,
     )
     if found.error > ACCURATE:
         diagnostics = diagnostics.add_failure(

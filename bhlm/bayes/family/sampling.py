@@ -18,6 +18,7 @@ from bhlm.bayes.family.density import (
 )
 from bhlm.bayes.family.draws import FamilyDraws, build_family_fit
 from bhlm.bayes.family.tails import index_family
+from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.sampling import (
@@ -25,6 +26,7 @@ from bhlm.bayes.sampling import (
     Watch,
     choose_sampler,
     collect_arguments,
+    find_independent,
     read_statistics,
     settle,
     start_turned,
@@ -68,6 +70,7 @@ def sample_patterns(
         PriorError: priors that do not fit the model.
         IdentifiabilityError: the patterns cannot identify the model.
     """
+    start = time.perf_counter()
     settings = settings or Settings()
     if settings.sampler == "pymc":
         raise ArgumentError(
@@ -84,10 +87,23 @@ def sample_patterns(
     white = whiten_patterns(patterns, structure)
     resolved = resolve_priors(priors, patterns, structure=structure)
     unbounded = [] if settings.prior_only else find_unbounded(priors, patterns, structure, white)
-    fit = sample_whitened_patterns(
-        patterns, structure, resolved, white, settings=settings, seed=seed, unbounded=unbounded,
-        progress=progress, watch=watch, held=held,
-    )  # fmt: skip
+    # Each evaluation integrates every group anew, so that independent draws are slower than NUTS:
+    # only where asked.
+    if settings.method == "independent":
+        choose_method(settings, 0, resolved, is_watched=watch is not None)  # or refuses
+        drawn = find_independent(patterns, structure, resolved, white, settings=settings, seed=seed)
+        assert drawn is not None
+        density = build_family(white, resolved, structure)
+        fit = build_family_fit(
+            patterns, structure, resolved, density.nodes, drawn.parameters, drawn.stats,
+            settings=settings, seed=seed, start=start, sampler=ROUTE, unbounded=unbounded,
+            held=held, certificate=drawn.certificate,
+        )  # fmt: skip
+    else:
+        fit = sample_whitened_patterns(
+            patterns, structure, resolved, white, settings=settings, seed=seed,
+            unbounded=unbounded, progress=progress, watch=watch, held=held,
+        )  # fmt: skip
     warn_of(fit.diagnostics, patterns.formula)
     return fit
 

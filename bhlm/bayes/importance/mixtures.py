@@ -34,17 +34,23 @@ class Mixture:
     df: Array  # (K,)
 
 
-def draw_mixture(mixture: Mixture, count: int, rng: np.random.Generator) -> Array:
-    """Return `count` draws (count, d), the points of a scrambled Sobol net.
+def draw_mixture(
+    mixture: Mixture, count: int, rng: np.random.Generator, *, net: bool = True
+) -> Array:
+    """Return `count` draws (count, d), the points of a scrambled Sobol net, or independent ones.
 
-    Each has the mixture's density and together they fill it evenly, so that of a mean over them
-    the error is below that of independent draws, a third of it in a few dimensions; best where
-    count is a power of 2.
+    Each point of the net has the mixture's density and together they fill it evenly, so that of a
+    mean over them the error is below that of independent draws, a third of it in a few dimensions;
+    best where count is a power of 2.
     """
     d = mixture.mean.shape[1]
-    net = qmc.Sobol(d + 2, bits=BITS, rng=rng).random_base2(math.ceil(math.log2(max(count, 2))))
+    if net:
+        points = qmc.Sobol(d + 2, bits=BITS, rng=rng)
+        u = points.random_base2(math.ceil(math.log2(max(count, 2))))[:count]
+    else:
+        u = np.floor(rng.random((count, d + 2)) * 2.0**BITS) / 2.0**BITS
     # In the middle of the net's cells no quantile is infinite.
-    u = net[:count] + 0.5 ** (BITS + 1)
+    u = u + 0.5 ** (BITS + 1)
     label = np.searchsorted(np.cumsum(mixture.weight)[:-1], u[:, 0], side="right")
     df = mixture.df[label]
     eps = ndtri(u[:, 2:]) / np.sqrt(2.0 * gammaincinv(0.5 * df, u[:, 1]) / df)[:, None]

@@ -154,6 +154,24 @@ def draw_target(target: Target, *, seed: int, draws: int = 4096, budget: int = 3
 
     Args are those of `integrate_importance`.
     """
+    target, modes, found = propose_target(target, seed=seed, draws=draws, budget=budget)
+    # Where the density is beyond what doubles hold a draw has no weight, and stands at the mode.
+    lost = ~np.isfinite(found.log_target)
+    weight = np.where(lost, 0.0, found.weight)
+    found = replace(
+        found, y=np.where(lost[:, None], modes.y[0], found.y), weight=weight / weight.sum()
+    )
+    at = place(target, found.y)
+    return Drawn(target, modes, found, at, condition_fixed(target, at.lam, at.sigma, beta=at.beta))
+
+
+def propose_target(
+    target: Target, *, seed: int, draws: int = 4096, budget: int = 30_000
+) -> tuple[Target, Modes, WeightedDraws]:
+    """Return a target in coordinates that bend where SDs vanish, its modes, and weighted draws.
+
+    Args are those of `integrate_importance`.
+    """
     straight = replace(target, knee=np.full(target.n_sds, -np.inf))
     rough = find_modes(lambda y: log_target(straight, y), spread_starts(straight))
     target, places = bend_target(straight, rough)
@@ -169,14 +187,7 @@ def draw_target(target: Target, *, seed: int, draws: int = 4096, budget: int = 3
             lambda y: log_target(target, y), modes, target.n_sds, list_tied(target.structure)
         ),
     )
-    # Where the density is beyond what doubles hold a draw has no weight, and stands at the mode.
-    lost = ~np.isfinite(found.log_target)
-    weight = np.where(lost, 0.0, found.weight)
-    found = replace(
-        found, y=np.where(lost[:, None], modes.y[0], found.y), weight=weight / weight.sum()
-    )
-    at = place(target, found.y)
-    return Drawn(target, modes, found, at, condition_fixed(target, at.lam, at.sigma, beta=at.beta))
+    return target, modes, found
 
 
 def read_kernels(
@@ -205,15 +216,9 @@ def read_kernels(
     width = np.linalg.norm(spread, axis=2)
     correction = None
     if not target.exact and "fixed" not in target.without:
-        rng = np.random.default_rng([seed, 2])
-        noise = rng.standard_normal(beta.shape)
-        drawn = given.mean + np.einsum("nji,nj->ni", inverse, noise)
+        drawn = draw_fixed(target, given, np.random.default_rng([seed, 2]))
         beta, width = target.ols + drawn @ target.back.T, np.zeros_like(width)
-        shown = target.offset + drawn @ target.slope.T
-        correction = np.zeros(len(beta))
-        for i, prior in enumerate(target.priors.fixed):
-            if not (target.normal[i] or isinstance(prior, Flat)):
-                correction += evaluate_prior(prior, shown[:, i])
+        correction = correct_fixed(target, drawn)
     named = parameter_draws(moments, structure, beta, at.g, at.sigma)
     point = np.zeros(len(beta))
     kernels = {
@@ -221,3 +226,31 @@ def read_kernels(
         for i, (name, values) in enumerate(named.items())
     }
     return kernels, correction
+
+
+def draw_fixed(target: Target, given: Conditional, rng: np.random.Generator) -> Array:
+    """Return the fixed effects beta~ (N, p) at each place, drawn given the rest.
+
+    They are from the normal that they are given the rest under their normal and flat priors; those
+    of a family are coordinates, and as they are.
+    """
+    if target.counted is not None:
+        return given.mean
+    inverse = np.linalg.inv(given.root)  # precision^-1 = inverse' inverse
+    noise = rng.standard_normal(given.mean.shape)
+    return np.asarray(given.mean + np.einsum("nji,nj->ni", inverse, noise))
+
+
+def correct_fixed(target: Target, drawn: Array) -> Array:
+    """Return what the log weights (N,) of drawn fixed effects beta~ (N, p) still lack.
+
+    It is the log density of the priors that are neither normal nor flat.
+    """
+    correction = np.zeros(len(drawn))
+    if target.exact or target.counted is not None or "fixed" in target.without:
+        return correction
+    shown = target.offset + drawn @ target.slope.T
+    for i, prior in enumerate(target.priors.fixed):
+        if not (target.normal[i] or isinstance(prior, Flat)):
+            correction += evaluate_prior(prior, shown[:, i])
+    return correction

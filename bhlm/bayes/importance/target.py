@@ -590,19 +590,33 @@ def _read_power(prior: Prior) -> float:
     return prior.power if isinstance(prior, Flat) else 0.0
 
 
+class Weighed(NamedTuple):
+    """The log density at positions, and what they stand for."""
+
+    value: Array  # (N,) -inf where it cannot be computed
+    at: Place
+    given: Conditional  # the fixed effects there
+
+
 def log_target(target: Target, y: Array) -> Array:
     """Return the log posterior density (N,) at y (N, d), -inf where it cannot be computed.
 
     Fixed effects whose priors are neither normal nor flat are integrated out as if they were flat;
     `posterior.read_kernels` puts that right.
     """
+    return weigh_positions(target, y).value
+
+
+def weigh_positions(target: Target, y: Array) -> Weighed:
+    """Return what `log_target` does, with what the positions stand for."""
     with np.errstate(all="ignore"):
         at = place(target, y)
         terms = list_terms(target, at)
-        value = condition_fixed(target, at.lam, at.sigma, beta=at.beta).value + at.jacobian
+        given = condition_fixed(target, at.lam, at.sigma, beta=at.beta)
+        value = given.value + at.jacobian
         for term in terms.values():
             value = value + term
-    return np.where(np.isfinite(value), value, -np.inf)
+    return Weighed(np.where(np.isfinite(value), value, -np.inf), at, given)
 
 
 def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.bayes.adjust import Adjustment
-from bhlm.bayes.convergence import Diagnostics
+from bhlm.bayes.convergence import Certificate, Diagnostics
 from bhlm.bayes.draws import Draws, Posterior, Settings
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
@@ -157,7 +157,7 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
             others=tuple(LKJ(eta) for eta in priors.get("others", [])),
         ),
         "data": xr.DataTree.from_dict(datasets),
-        "diagnostics": Diagnostics(**_freeze_each(content["diagnostics"])),
+        "diagnostics": _read_diagnostics(content["diagnostics"]),
         "settings": Settings(**content["settings"]),
         **{name: content[name] for name in ("seed", "seconds", "sampler")},
     }
@@ -309,6 +309,13 @@ def _refuse(value: object) -> None:
 def _freeze(value: Any) -> Any:
     """Return what JSON read with tuples in the place of its lists."""
     return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def _read_diagnostics(values: Mapping[str, Any]) -> Diagnostics:
+    found = Diagnostics(**_freeze_each(values))
+    if found.certificate is None:
+        return found
+    return replace(found, certificate=Certificate(*found.certificate))
 
 
 def _freeze_each(values: Mapping[str, Any]) -> dict[str, Any]:

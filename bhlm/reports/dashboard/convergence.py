@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.convergence import BFMI, ESS, RHAT
+from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.live import measure_shortfall
 from bhlm.layout import count
 from bhlm.plots.chains import choose_worst
@@ -29,8 +30,8 @@ def build_convergence(subject: Subject) -> Section | None:
     """Return the section on whether the draws can be trusted; None without a posterior.
 
     It says what the verdict of `fit.diagnostics` says, tables R-hat, ESS and Monte Carlo error by
-    parameter, the worst first, and shows ranks, traces, R-hat and ESS over the draws, energy and
-    divergences.
+    parameter, the worst first, and shows ranks, traces, R-hat and ESS over the draws, and of NUTS
+    energy and divergences.
     """
     post = subject.posterior
     if post is None:
@@ -38,6 +39,7 @@ def build_convergence(subject: Subject) -> Section | None:
     estimates = post.estimates
     panels, _ = choose_worst(post, None, estimates=estimates)
     lines, _ = choose_worst(post, None, most=len(SERIES), estimates=estimates)
+    is_moved = post.diagnostics.certificate is None
     return Section(
         name="convergence",
         title="Convergence",
@@ -47,8 +49,7 @@ def build_convergence(subject: Subject) -> Section | None:
             plot_ranks(post, names=panels),
             plot_traces(post, names=panels),
             plot_evolution(post, names=lines),
-            plot_energy(post),
-            plot_divergences(post),
+            *([plot_energy(post), plot_divergences(post)] if is_moved else []),
         ),
     )
 
@@ -57,7 +58,12 @@ def _describe_verdict(post: "Posterior", panels: Sequence[str]) -> Text:
     found = post.diagnostics
     chains, draws = post.shape
     run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
-    run += f" after {post.settings.tune:,} of warm-up"
+    certificate = found.certificate
+    run += (
+        f" after {post.settings.tune:,} of warm-up"
+        if certificate is None
+        else ", drawn independently"
+    )
     left = sum(not parameter.is_squared for parameter in post.parameters) - len(panels)
     shown = (
         (
@@ -72,12 +78,17 @@ def _describe_verdict(post: "Posterior", panels: Sequence[str]) -> Text:
         failures = tuple(f"{text[:1].upper()}{text[1:]}." for text in found.failures)
         content = (first, *failures, *shown)
         return Text(content, tone="bad", heading="The draws fail", listed=True)
+    rest = (
+        f"E-BFMI at least {found.min_bfmi:.2f} (limit {BFMI}); no transition diverged, and none hit "
+        "the tree-depth limit."
+        if certificate is None
+        else f"{certificate.sentence} (limit of k-hat {KHAT})."
+    )
     return Text(
         (
             f"{run[:1].upper()}{run[1:]} pass every check: R-hat is at most {found.max_rhat:.4f} "
             f"(limit {RHAT}), ESS at least {min(found.min_ess_bulk, found.min_ess_tail):,.0f} "
-            f"(limit {ESS:.0f}), E-BFMI at least {found.min_bfmi:.2f} (limit {BFMI}); no "
-            "transition diverged, and none hit the tree-depth limit.",
+            f"(limit {ESS:.0f}), {rest}",
             *shown,
         ),
         tone="good",

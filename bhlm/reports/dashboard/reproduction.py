@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.priors.families import PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import resolve_priors
+from bhlm.bayes.independent import LARGE
 from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.likelihood.covariance import Structure
@@ -90,15 +91,26 @@ def tabulate_level_settings(subject: Subject, moments: "CellMoments") -> Table:
 
 def _list_run(post: "Posterior") -> dict[str, object]:
     """Return how a posterior was drawn."""
-    chosen = post.settings
+    chosen, certificate = post.settings, post.diagnostics.certificate
+    if certificate is None:
+        made: dict[str, object] = {
+            "warm-up per chain": chosen.tune,
+            "target acceptance": chosen.target_accept,
+            "largest tree depth": chosen.maxdepth,
+            "prior only": chosen.prior_only,
+        }
+    else:
+        made = {
+            "k-hat": certificate.khat,
+            "effective draws": certificate.effective,
+            "distinct draws": certificate.distinct,
+            "evaluations": certificate.evaluations,
+        }
     return {
         "seed": post.seed,
         "chains": chosen.chains,
         "draws per chain": chosen.draws,
-        "warm-up per chain": chosen.tune,
-        "target acceptance": chosen.target_accept,
-        "largest tree depth": chosen.maxdepth,
-        "prior only": chosen.prior_only,
+        **made,
         "sampler": post.sampler,
         "seconds": post.seconds,
     }
@@ -211,14 +223,24 @@ def write_level_lines(
 def _write_sample(post: "Posterior", more: Sequence[str]) -> list[str]:
     """Return the lines that sample as a posterior was, with further arguments."""
     chosen = post.settings
-    given = [f"seed={post.seed}", f"draws={chosen.draws}", f"tune={chosen.tune}"]
-    given.append(f"chains={chosen.chains}")
-    given.append(f"target_accept={chosen.target_accept!r}")
-    given.append(f"maxdepth={chosen.maxdepth}")
-    given += ["prior_only=True"] if chosen.prior_only else []
+    given = [f"seed={post.seed}", f"draws={chosen.draws}"]
+    if post.diagnostics.certificate is not None:
+        given += [f"chains={chosen.chains}", "method='independent'"]
+    else:
+        given += [f"tune={chosen.tune}", f"chains={chosen.chains}"]
+        given += [f"target_accept={chosen.target_accept!r}", f"maxdepth={chosen.maxdepth}"]
+        given += ["prior_only=True"] if chosen.prior_only else []
+        # Many groups are drawn independently where nobody says otherwise.
+        given += ["method='nuts'"] if _count_groups(post) >= LARGE else []
     adjustment = getattr(post, "adjustment", None)
     given += ["adjust=False"] if adjustment and adjustment.failure == "adjust=False" else []
     return ["post = model.sample(", *(f"    {part}," for part in [*given, *more]), ")"]
+
+
+def _count_groups(post: "Posterior") -> int:
+    """Return the number of groups of a single factor; 0 of several."""
+    found = getattr(post.moments, "n_groups", 0)
+    return int(found)
 
 
 def _find_structure(subject: Subject) -> Structure:
@@ -298,6 +320,10 @@ def _write_command(subject: Subject, moments: "Moments") -> str:
     words += ["--formula", moments.formula, "--seed", str(post.seed)]
     words += ["--draws", str(post.settings.draws), "--tune", str(post.settings.tune)]
     words += ["--chains", str(post.settings.chains)]
+    if post.diagnostics.certificate is not None:
+        words += ["--method", "independent"]
+    elif _count_groups(post) >= LARGE:
+        words += ["--method", "nuts"]
     override = _find_structure(subject).name_override
     words += [] if override is None else ["--covariance", override]
     words += ["--dashboard", "report.html"] if subject.both is not None else []

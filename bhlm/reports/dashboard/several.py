@@ -67,7 +67,7 @@ def build_convergences(subject: Subject) -> Section:
         found = fit.diagnostics
         rows.append(
             [name, "yes" if found.ok else "no", found.max_rhat, found.min_ess_bulk,
-             found.min_ess_tail, found.divergences]
+             found.min_ess_tail, None if found.certificate is not None else found.divergences]
         )  # fmt: skip
     columns = ["fit", "ok", "largest R-hat", "least bulk ESS", "least tail ESS", "divergences"]
     table = pd.DataFrame(rows, columns=columns).set_index("fit")

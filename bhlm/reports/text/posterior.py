@@ -61,14 +61,7 @@ def _list_sentences(sentences: Sequence[str]) -> list[str]:
 
 
 def _judge(diagnostics: "Diagnostics") -> list[str]:
-    numbers = (
-        f"largest R-hat {format_fixed(diagnostics.max_rhat, 4)}, "
-        f"smallest bulk ESS {format_fixed(diagnostics.min_ess_bulk, 0)}, "
-        f"smallest tail ESS {format_fixed(diagnostics.min_ess_tail, 0)}, "
-        f"smallest E-BFMI {format_fixed(diagnostics.min_bfmi, 2)}, "
-        f"{diagnostics.divergences} divergences, "
-        f"{diagnostics.max_treedepth} at the tree-depth limit"
-    )
+    numbers = diagnostics.numbers
     if diagnostics.ok:
         return wrap(f"Convergence: ok ({numbers}).", WIDTH)
     return wrap(
@@ -89,8 +82,21 @@ def _head(fit: "Posterior") -> list[str]:
         *_tell_sizes(moments),
         *([] if weights is None else wrap(_tell_weights(fit, weights), WIDTH, indent=2)),
         f"{chains} chains x {draws} draws, seed {fit.seed}, {fit.seconds:.1f} s ({fit.sampler})",
+        *_tell_made(fit),
         *known,
     ]
+
+
+def _tell_made(fit: "Posterior") -> list[str]:
+    """Return how independent draws were made."""
+    found = fit.diagnostics.certificate
+    if found is None:
+        return []
+    text = (
+        f"resampled by their weights from a mixture of t's that was fitted to the posterior, in "
+        f"{found.evaluations:,} evaluations; {found.sentence}"
+    )
+    return wrap(text, WIDTH, indent=2)
 
 
 def _tell_weights(fit: "Posterior", weights: "Weights") -> str:
