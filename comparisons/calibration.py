@@ -6,6 +6,7 @@ run goes on where it stopped if it is given a file.
 
     python comparisons/calibration.py                    # 1000 replicates, all processors
     python comparisons/calibration.py --replicates 200 --file replicates.jsonl
+    python comparisons/calibration.py --method independent   # draws by importance resampling
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=None, help="processes; all processors")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--file", default=None, help="keeps finished replicates")
+    parser.add_argument("--method", default="nuts", choices=["nuts", "independent"])
     options = parser.parse_args()
     model = Model("y ~ x + (x | school)", simulate_design())
     with show_progress("calibration") as progress:
@@ -54,6 +56,7 @@ def main() -> int:
             processes=options.processes,
             file=options.file,
             progress=progress,
+            method=options.method,
         )
     processes = options.processes or os.cpu_count()
     packages = ", ".join(f"{name} {version(name)}" for name in ("bhlm", "nutpie", "numba", "numpy"))

@@ -134,7 +134,9 @@ def draw_independent(
     return resample_target(target, chains=settings.chains, draws=settings.draws, seed=seed)
 
 
-def resample_target(target: Target, *, chains: int, draws: int, seed: int) -> Independent | str:
+def resample_target(
+    target: Target, *, chains: int, draws: int, seed: int, limit: float = KHAT
+) -> Independent | str:
     """Return independent draws of a target, or the reason for which there are none to be trusted.
 
     Args:
@@ -142,11 +144,12 @@ def resample_target(target: Target, *, chains: int, draws: int, seed: int) -> In
         chains: how many chains, which share nothing but the proposal.
         draws: of each chain.
         seed: makes the draws repeatable.
+        limit: of k.
     """
     first, second = np.random.SeedSequence([seed, 4]).spawn(2)
     target, modes, pilot = propose_target(target, seed=int(first.generate_state(1)[0]), draws=PILOT)
-    if not pilot.khat <= KHAT:
-        return _tell_khat(pilot.khat)
+    if not pilot.khat <= limit:
+        return _tell_khat(pilot.khat, limit)
     rng = np.random.default_rng(second)
     own = max(math.ceil(plan_ratio(pilot.weight) * draws), FEWEST)  # proposals of each chain
     y = draw_mixture(pilot.proposal, chains * own, rng, net=False)
@@ -157,8 +160,8 @@ def resample_target(target: Target, *, chains: int, draws: int, seed: int) -> In
         beta = draw_fixed(target, found.given, rng)
         ratio = ratio + correct_fixed(target, beta)
     weight, khat = smooth_weights(ratio)
-    if not khat <= KHAT:
-        return _tell_khat(khat)
+    if not khat <= limit:
+        return _tell_khat(khat, limit)
     weight = np.where(np.isfinite(ratio), weight, 0.0).reshape(chains, own)
     chosen = resample(weight, draws, rng)
     effective = count_effective(chosen)
@@ -237,5 +240,5 @@ def refuse_independent(formula: str, reason: str) -> ArgumentError:
     )
 
 
-def _tell_khat(khat: float) -> str:
-    return f"Pareto's k of the importance weights is {khat:.2f}, above {KHAT}"
+def _tell_khat(khat: float, limit: float) -> str:
+    return f"Pareto's k of the importance weights is {khat:.2f}, above {limit:g}"

@@ -140,9 +140,7 @@ def reconcile_command(
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
     counts: dict[str, Any] = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     asked = counts | ({"method": method} if method else {})
-    both = fit_both(
-        model, entry, asked, covariance=covariance, priors=priors, live=live, show=show
-    )
+    both = fit_both(model, entry, asked, covariance=covariance, priors=priors, live=live, show=show)
     command = write_command(
         "reconcile", which, data=data, formula=formula, family=family, link=link, trials=trials,
         exposure=exposure, covariance=covariance, df=df,

@@ -43,7 +43,8 @@ def sample_live(
     far of the parameters that are furthest from their limits; where it is no terminal, a line now
     and then. The first Ctrl-C stops the chains, and the fit is made of the draws that every chain
     has by then, at least 50; its diagnostics hold the failure that it was stopped. A second
-    Ctrl-C interrupts as elsewhere. The draws of a run to its end are those of `model.sample` by NUTS.
+    Ctrl-C interrupts as elsewhere. The draws of a run to its end are those that `model.sample` has
+    by NUTS.
 
     Args:
         model: the model to sample.

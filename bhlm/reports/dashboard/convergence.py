@@ -79,8 +79,8 @@ def _describe_verdict(post: "Posterior", panels: Sequence[str]) -> Text:
         content = (first, *failures, *shown)
         return Text(content, tone="bad", heading="The draws fail", listed=True)
     rest = (
-        f"E-BFMI at least {found.min_bfmi:.2f} (limit {BFMI}); no transition diverged, and none hit "
-        "the tree-depth limit."
+        f"E-BFMI at least {found.min_bfmi:.2f} (limit {BFMI}); no transition diverged, and none "
+        "hit the tree-depth limit."
         if certificate is None
         else f"{certificate.sentence} (limit of k-hat {KHAT})."
     )

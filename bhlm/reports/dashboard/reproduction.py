@@ -7,9 +7,9 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from bhlm.bayes.independent import LARGE
 from bhlm.bayes.priors.families import PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.bayes.independent import LARGE
 from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.likelihood.covariance import Structure

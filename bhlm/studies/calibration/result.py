@@ -45,6 +45,7 @@ class Calibration(ShownAsText):
     n_groups: int | dict[str, int]  # of several factors by factor
     priors: dict[str, str]
     seconds: float  # of this call
+    independent: int = 0  # replicates whose draws are independent, and not those of NUTS
 
     @property
     def ok(self) -> bool:
@@ -111,6 +112,11 @@ class Calibration(ShownAsText):
             f"ranks among {self.n_draws} draws",
             f"thinned from {self.n_draws * self.thin} after {self.tune} of warm-up; "
             f"seed {self.seed}",
+            *(
+                [f"drawn independently in {self.independent}, by NUTS in the others"]
+                if self.independent
+                else []
+            ),
             "",
             "Priors",
             *(f"  {name:<{width}}  {text}" for name, text in self.priors.items()),
@@ -155,6 +161,7 @@ class Calibration(ShownAsText):
             "failures": list(self.failures),
             "notes": list(self.notes),
             "divergent_replicates": int((self.divergences > 0).sum()),
+            "independent_replicates": self.independent,
             "seconds": self.seconds,
         }
 

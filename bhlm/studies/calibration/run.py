@@ -21,6 +21,8 @@ import numpy as np
 
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
+from bhlm.bayes.importance.target import build_target
+from bhlm.bayes.independent import resample_target
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import (
     Priors,
@@ -93,6 +95,7 @@ def calibrate(
     file: str | Path | None = None,
     progress: Progress | None = None,
     evaluate: "Evaluate | None" = None,
+    method: str = "nuts",
 ) -> Calibration:
     """Return the ranks of true values in posteriors of simulated data, and the verdict on them.
 
@@ -121,6 +124,8 @@ def calibrate(
         progress: called with (done, replicates) after every replicate.
         evaluate: the density that the sampler moves on, to be checked; None is bhlm's own. Of
             several grouping factors only that is.
+        method: "nuts"; or "independent", see `bhlm.bayes.independent`, which leaves to NUTS the
+            replicates whose weights are not good enough.
 
     Raises:
         ArgumentError: a count that is too small, or a level or acceptance outside (0, 1).
@@ -145,6 +150,13 @@ def calibrate(
         )
     if isinstance(moments, CellMoments) and evaluate is not None:
         raise refuse_factors(moments.design.formula, "evaluate=")
+    if method == "independent" and (
+        isinstance(moments, CellMoments) or moments.weights is not None or evaluate is not None
+    ):
+        raise ArgumentError(
+            "method='independent' is calibrated of a single factor, without weights, strata and "
+            "evaluate=; leave one of them out"
+        )
     n_groups = moments.groups if isinstance(moments, CellMoments) else moments.n_groups
     if target_accept is None:
         fewest = n_groups if isinstance(n_groups, int) else min(n_groups.values())
@@ -154,7 +166,7 @@ def calibrate(
             raise ArgumentError(f"{name}={share!r} must lie between 0 and 1")
     settings = Settings(
         draws=int(n_draws * thin), tune=int(tune), chains=1,
-        target_accept=float(target_accept), maxdepth=int(maxdepth), cores=1,
+        target_accept=float(target_accept), maxdepth=int(maxdepth), cores=1, method=method,
     )  # fmt: skip
     study = plan_study(
         given, settings, priors=priors, covariance=covariance, seed=int(seed),
@@ -188,6 +200,7 @@ def calibrate(
         n_groups=n_groups,
         priors=study.priors.describe(moments, structure=study.structure),
         seconds=time.perf_counter() - start,
+        independent=sum(row.get("independent", False) for row in rows),
     )
 
 
@@ -265,6 +278,7 @@ def identify_study(study: Study) -> dict[str, Any]:
         "tune": settings.tune,
         "target_accept": settings.target_accept,
         "maxdepth": settings.maxdepth,
+        **({"method": settings.method} if settings.method == "independent" else {}),
         "versions": {name: version(name) for name in ("bhlm", "numba", "numpy", "nutpie")},
     }
 
@@ -286,7 +300,9 @@ def run_replicate(
         white = _simulate(study, true, rng)
     if not (np.isfinite(white.blocks).all() and white.scale > 0.0):
         raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
-    drawn, divergences = _sample(study, white, int(rng.integers(2**31)), evaluate)
+    seed = int(rng.integers(2**31))
+    found = _sample_independently(study, white, seed)
+    drawn, divergences = _sample(study, white, seed, evaluate) if found is None else (found, 0)
     both = Parameters(*map(np.concatenate, zip(true, drawn, strict=True)))
     with np.errstate(all="ignore"):
         values = np.stack(list(evaluate_quantities(study, white, both).values()))
@@ -299,6 +315,7 @@ def run_replicate(
         "replicate": number,
         "ranks": ranks.tolist(),
         "divergences": divergences,
+        "independent": found is not None,
         "ess": float(np.nan_to_num(np.min(ess), nan=0.0)),  # nan if a chain did not move
     }
 
@@ -311,6 +328,17 @@ def _simulate(study: Study, true: Parameters, rng: np.random.Generator) -> White
     from bhlm.studies.calibration.levels import simulate_cells
 
     return simulate_cells(cast("WhitenedCells", study.white), study.simulator, true, rng)
+
+
+def _sample_independently(
+    study: Study, white: Whitened | WhitenedCells, seed: int
+) -> Parameters | None:
+    """Return the parameters in independent draws; None where nobody asked or there are none."""
+    if study.settings.method != "independent":
+        return None
+    target = build_target(white, study.priors, study.structure)
+    found = resample_target(target, chains=1, draws=study.settings.draws, seed=seed)
+    return None if isinstance(found, str) else found.parameters
 
 
 def _sample(
