@@ -9,7 +9,8 @@ the n draws of a chain is taken
 times, by systematic resampling. Where no weight is above n / m that is
 rejection sampling: no draw is taken twice. Else copies of a draw stand next to each other, as those
 of a Metropolis sampler do, and so autocorrelations, of which effective sample sizes and Monte Carlo
-errors are made, count them. The mean of m draws has the variance of
+errors are made, count them. Of a quantity that has nothing to do with the weights, the mean of m
+draws has the variance of
 
     effective = m^2 / sum r_i^2
 

@@ -24,6 +24,7 @@ from bhlm.bayes.independent import (
 from bhlm.bayes.priors.families import StudentT
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.bayes.sampling import sample_moments
+from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
@@ -44,17 +45,17 @@ def test_draws_are_taken_as_often_as_their_weight_says():
     weight = rng.exponential(size=(3, 50))
     mean = 20 * weight / weight.sum(axis=1, keepdims=True)
     total = np.zeros_like(mean)
-    for _ in range(2000):
+    for _ in range(500):
         chosen = resample(weight, 20, rng)
         assert np.all(np.diff(chosen, axis=1) >= 0)  # copies adjoin
         times = np.stack([np.bincount(row, minlength=50) for row in chosen])
         assert np.all((times == np.floor(mean)) | (times == np.ceil(mean)))
         total += times
-    # A share of 2000 has a standard error of at most sqrt(1/4 / 2000).
-    assert np.abs(total / 2000 - mean).max() < ERRORS * math.sqrt(0.25 / 2000)
+    # A share of 500 has a standard error of at most sqrt(1/4 / 500).
+    assert np.abs(total / 500 - mean).max() < ERRORS * math.sqrt(0.25 / 500)
 
 
-def test_effective_number_is_that_of_the_variance_of_means_and_of_autocorrelations():
+def test_autocorrelations_of_copies_tell_the_variance_of_means():
     """Draws of N(0, 1) from N(0, 2^2), whose weights leave many copies."""
     rng = np.random.default_rng(2)
     means, effective, ess = [], [], []
@@ -67,10 +68,10 @@ def test_effective_number_is_that_of_the_variance_of_means_and_of_autocorrelatio
         effective.append(count_effective(chosen))
         ess.append(float(array_stats.ess(values, chain_axis=0, draw_axis=1, method="mean")))
     # The SD of an SD of 400 is 3.5 %; systematic resampling is a little better than it says.
+    # What is drawn too rarely lies far out, so that a mean is worth more than the bare number.
     worth = 1.0 / np.var(means)
-    assert 0.8 < worth / np.mean(effective) < 1.4
-    assert np.mean(ess) == pytest.approx(np.mean(effective), rel=0.15)
-    assert np.mean(effective) < 180
+    assert 0.8 < worth / np.mean(ess) < 1.4
+    assert 170 < np.mean(effective) < np.mean(ess) < 300
 
 
 def test_more_proposals_are_planned_where_weights_are_uneven():
@@ -127,7 +128,7 @@ def test_summary_and_json_say_how_the_draws_were_made(drawn):
 
 
 def test_figures_of_a_sampler_that_moves_are_refused(drawn):
-    with pytest.raises(bhlm.ArgumentError, match="independent draws have no energies"):
+    with pytest.raises(ArgumentError, match="independent draws have no energies"):
         plot_energy(drawn)
     assert plot_pairs(drawn).table["correlation"].notna().all()
 
@@ -135,7 +136,8 @@ def test_figures_of_a_sampler_that_moves_are_refused(drawn):
 def test_saved_draws_come_back(drawn, tmp_path):
     drawn.save(tmp_path / "fit.nc")
     again = bhlm.load(tmp_path / "fit.nc")
-    assert again.diagnostics == drawn.diagnostics
+    assert again.diagnostics.to_dict() == drawn.diagnostics.to_dict()
+    assert again.diagnostics.certificate.distinct == drawn.diagnostics.certificate.distinct
     assert again.summary() == drawn.summary()
 
 
@@ -159,6 +161,7 @@ def _simulate(n_groups, size):
     return Model("y ~ 1 + (1 | g)", pd.DataFrame({"y": y, "g": group})).moments
 
 
+@pytest.mark.slow
 def test_priors_of_fixed_effects_that_are_no_normals_are_weighed_in():
     """A t about a far value moves the mean as NUTS has it."""
     moments = _simulate(20, 6)
@@ -188,7 +191,7 @@ def test_weights_beyond_the_limit_are_refused_with_the_number():
 def test_an_improper_posterior_is_refused_with_the_way_out():
     moments = _simulate(2, 6)
     settings = Settings(method="independent")
-    with pytest.raises(bhlm.ArgumentError, match=r"improper; take method='nuts'"):
+    with pytest.raises(ArgumentError, match=r"improper; take method='nuts'"):
         sample_moments(moments, seed=1, settings=settings, priors=Priors.flat())
 
 
@@ -214,12 +217,12 @@ def test_many_groups_are_drawn_independently_where_nothing_speaks_against_it():
 )
 def test_what_only_nuts_draws_is_refused(asked, options):
     settings = Settings(method="independent", **options)
-    with pytest.raises(bhlm.ArgumentError, match=asked):
+    with pytest.raises(ArgumentError, match=asked):
         sample_moments(_simulate(20, 6), seed=1, settings=settings)
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(bhlm.ArgumentError, match="method='gibbs' is not known; choose 'nuts' or"):
+    with pytest.raises(ArgumentError, match="method='gibbs' is not known; choose 'nuts' or"):
         Settings(method="gibbs")
 
 
