@@ -420,7 +420,7 @@ def sample_command(
             weights=weights, group_weights=group_weights, weights_are=weights_are, scaling=scaling,
             known_variance=known_variance, residual=residual, no_adjust=not adjust,
             covariance=covariance, priors=priors, seed=seed, draws=fit.settings.draws, tune=tune,
-            chains=chains, dashboard=dashboard, rows=rows,
+            chains=chains, method=method, dashboard=dashboard, rows=rows,
         )  # fmt: skip
         source = name_source(entry, data) | {"Command": command}
         page, title = dashboard, entry.title if entry else None
