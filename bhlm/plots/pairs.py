@@ -84,7 +84,8 @@ def plot_pairs(
         )
     else:
         reading = f"None of {list_parameters(chosen)} moves"
-    reading += f"; {int(diverging.sum()) or 'no'} transitions diverged"
+    if "diverging" in stats:
+        reading += f"; {int(diverging.sum()) or 'no'} transitions diverged"
     columns = min(3, len(panels))
     return Figure(
         name="pairs",

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bhlm.bayes.convergence import diagnose
+from bhlm.bayes.convergence import diagnose_run
 from bhlm.bayes.draws import Posterior
 from bhlm.likelihood.factor_names import name_factors
 from bhlm.moments.cells import CellMoments
@@ -26,11 +26,10 @@ def rejudge_draws(post: Posterior) -> Posterior:
     if any(not np.array_equal(x, fresh.draws[name]) for name, x in post.draws.items()):
         post = fresh
     stats = post.data["sample_stats"].dataset
-    found = diagnose(
+    found = diagnose_run(
         post.draws,
-        energy=stats["energy"].values,
-        diverging=stats["diverging"].values,
-        treedepth=stats["reached_max_treedepth"].values,
+        {str(name): values.values for name, values in stats.items()},
+        post.diagnostics.certificate,
     )
     known = post.diagnostics
     new = [failure for failure in found.failures if failure not in known.failures]

@@ -130,7 +130,9 @@ def test_summary_and_json_say_how_the_draws_were_made(drawn):
 def test_figures_of_a_sampler_that_moves_are_refused(drawn):
     with pytest.raises(ArgumentError, match="independent draws have no energies"):
         plot_energy(drawn)
-    assert plot_pairs(drawn).table["correlation"].notna().all()
+    figure = plot_pairs(drawn)
+    assert figure.table["correlation"].notna().all()
+    assert "diverged" not in figure.reading
 
 
 def test_saved_draws_come_back(drawn, tmp_path):
@@ -224,6 +226,41 @@ def test_what_only_nuts_draws_is_refused(asked, options):
 def test_an_unknown_method_is_refused():
     with pytest.raises(ArgumentError, match="method='gibbs' is not known; choose 'nuts' or"):
         Settings(method="gibbs")
+
+
+@pytest.mark.slow
+def test_they_are_reconciled_with_reml(hsb_reml, drawn, tmp_path):
+    both = bhlm.reconcile(hsb_reml, drawn)
+    assert both.verdict == "explained"
+    both.dashboard(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert drawn.diagnostics.certificate.sentence in page
+    assert "method=&#39;independent&#39;" in page or "method='independent'" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["several", "family"])
+def test_several_factors_and_families_have_them_where_asked(kind):
+    """The means of NUTS, with as many draws."""
+    rng = np.random.default_rng(5)
+    g, h = np.repeat(np.arange(30), 8), np.tile(np.arange(8), 30)
+    eta = 0.3 + rng.standard_normal(30)[g]
+    y = eta + rng.standard_normal(240) + 0.5 * rng.standard_normal(8)[h]
+    if kind == "family":
+        table = pd.DataFrame({"y": (y > 0.0).astype(int), "g": g})
+        model = Model("y ~ 1 + (1 | g)", table, family="bernoulli")
+    else:
+        model = Model("y ~ 1 + (1 | g) + (1 | h)", pd.DataFrame({"y": y, "g": g, "h": h}))
+    own, other = (
+        model.sample(seed=1, draws=400, tune=400, method=method)
+        for method in ("independent", "nuts")
+    )
+    assert own.diagnostics.certificate.khat < 0.7
+    for name, x in own.draws.items():
+        if not name.startswith("var"):
+            error = math.hypot(_mcse(x), _mcse(other.draws[name]))
+            assert abs(x.mean() - other.draws[name].mean()) < ERRORS * error, name
+    assert "resampled by their weights" in own.summary()
 
 
 @pytest.mark.slow
