@@ -136,6 +136,8 @@ def test_a_wrong_key_in_a_toml_exits_2(capsys, tmp_path):
         (("reml", "hsb_anova", "--style", "spss"), "style='spss' is not known"),
         (("sample", "hsb_anova", "--draws", "many"), "'--draws'"),
         (("sample", "hsb_anova", "--draws", "0"), "draws=0 is not a count"),
+        (("sample", "hsb_anova", "--method", "gibbs"), "method='gibbs' is not known"),
+        (("sample", "hsb_anova", "--method", "independent", "--live"), "--live watches a sampler"),
         (("reml", "--data", "nowhere.csv", "--formula", FORMULA), "nowhere.csv"),
     ],
 )
