@@ -22,14 +22,13 @@ J. Comput. Graph. Stat. 5, 1-25, for systematic resampling; Vehtari, Simpson, Ge
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from bhlm.bayes.convergence import Certificate
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.existence import index_tails
-from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.importance.draws import KHAT, smooth_weights
 from bhlm.bayes.importance.mixtures import draw_mixture, log_mixture
 from bhlm.bayes.importance.posterior import correct_fixed, draw_fixed, propose_target
@@ -42,7 +41,6 @@ from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
-from bhlm.moments.either import Reduced
 
 Array = np.ndarray
 
@@ -106,29 +104,24 @@ def choose_method(
 
 
 def draw_independent(
-    moments: Reduced,
+    white: Whitened | WhitenedCells | WhitenedPatterns,
     structure: Structure,
     priors: ResolvedPriors,
-    white: Whitened | WhitenedCells | WhitenedPatterns,
     *,
+    tails: Mapping[str, float],
     settings: Settings,
     seed: int,
 ) -> Independent | str:
     """Return independent draws, or the reason for which there are none to be trusted.
 
     Args:
-        moments: the reduced table.
+        white: the whitened moments.
         structure: of the random coefficients.
         priors: one prior per parameter.
-        white: the whitened moments.
+        tails: of every parameter the tail index of its posterior, none above zero if improper.
         settings: how many chains and draws.
         seed: makes the draws repeatable, bit for bit.
     """
-    tails = (
-        index_family(moments, structure, priors, white)  # type: ignore[arg-type]
-        if isinstance(white, WhitenedPatterns)
-        else index_tails(moments, structure, priors, white)
-    )
     if max(tails.values()) <= 0.0:
         return "the posterior is improper"
     target = build_target(white, priors, structure)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import HELD, Settings, parameter_draws
+from bhlm.bayes.existence import index_tails
 from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.level_density import (
     LevelDensity,
@@ -81,7 +82,10 @@ def sample_cells(
     # Whether many levels of a factor make the weights even has not been measured: only where asked.
     if settings.method == "independent":
         choose_method(settings, 0, resolved, is_watched=watch is not None)  # or refuses
-        drawn = find_independent(moments, structure, resolved, white, settings=settings, seed=seed)
+        drawn = find_independent(
+            moments.formula, white, structure, resolved,
+            tails=index_tails(moments, structure, resolved, white), settings=settings, seed=seed,
+        )  # fmt: skip
         assert drawn is not None
         fit = build_levels_fit(
             moments, structure, resolved, white, drawn.parameters, drawn.stats, settings=settings,

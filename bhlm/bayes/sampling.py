@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
+from bhlm.bayes.existence import index_tails
 from bhlm.bayes.independent import (
     ROUTE,
     Independent,
@@ -36,7 +37,6 @@ from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_strata
-from bhlm.moments.either import Reduced
 from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
 from bhlm.processes import measure_memory
@@ -115,7 +115,10 @@ def sample_moments(
     )  # fmt: skip
     drawn = None
     if method == "independent":
-        drawn = find_independent(moments, structure, resolved, white, settings=settings, seed=seed)
+        drawn = find_independent(
+            moments.formula, white, structure, resolved,
+            tails=index_tails(moments, structure, resolved, white), settings=settings, seed=seed,
+        )  # fmt: skip
     if drawn is not None:
         shape = settings.chains, settings.draws
         beta, root, sigma = (each.reshape(*shape, *each.shape[1:]) for each in drawn.parameters)
@@ -135,11 +138,12 @@ def sample_moments(
 
 
 def find_independent(
-    moments: Reduced,
+    formula: str,
+    white: Whitened | WhitenedCells | WhitenedPatterns,
     structure: Structure,
     priors: ResolvedPriors,
-    white: Whitened | WhitenedCells | WhitenedPatterns,
     *,
+    tails: Mapping[str, float],
     settings: Settings,
     seed: int,
 ) -> Independent | None:
@@ -150,18 +154,18 @@ def find_independent(
     Raises:
         ArgumentError: they were asked for, and there are none to be trusted.
     """
-    found = draw_independent(moments, structure, priors, white, settings=settings, seed=seed)
+    found = draw_independent(white, structure, priors, tails=tails, settings=settings, seed=seed)
     if not isinstance(found, str):
         if settings.method is None:
             LOGGER.info(
                 "'%s' has so many groups that its posterior is drawn independently (%s); "
                 "method='nuts' takes NUTS",
-                moments.formula, found.certificate.sentence,
+                formula, found.certificate.sentence,
             )  # fmt: skip
         return found
     if settings.method is not None:
-        raise refuse_independent(moments.formula, found)
-    LOGGER.info("no independent draws of '%s': %s; NUTS draws it", moments.formula, found)
+        raise refuse_independent(formula, found)
+    LOGGER.info("no independent draws of '%s': %s; NUTS draws it", formula, found)
     return None
 
 

@@ -91,7 +91,10 @@ def sample_patterns(
     # only where asked.
     if settings.method == "independent":
         choose_method(settings, 0, resolved, is_watched=watch is not None)  # or refuses
-        drawn = find_independent(patterns, structure, resolved, white, settings=settings, seed=seed)
+        drawn = find_independent(
+            patterns.formula, white, structure, resolved,
+            tails=index_family(patterns, structure, resolved, white), settings=settings, seed=seed,
+        )  # fmt: skip
         assert drawn is not None
         density = build_family(white, resolved, structure)
         fit = build_family_fit(
