@@ -65,8 +65,12 @@ def run_here[T](
             yield future.result()
     except BrokenProcessPool as error:
         raise ArgumentError(refusal) from error
+    except BaseException:
+        # An error or an interrupt must not wait for what nobody will read, which may take minutes.
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+        raise
     finally:
-        # An error or an interrupt must not wait for the replicates that have not begun.
         pool.shutdown(cancel_futures=True)
 
 

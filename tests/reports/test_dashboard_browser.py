@@ -205,16 +205,17 @@ def test_the_page_holds_pupils_where_they_are_asked_for(built, tmp_path):
 def test_csv_cells_that_a_spreadsheet_would_run_stay_text(browser):
     source = files("bhlm.reports.dashboard").joinpath("assets", "tables.js").read_text()
     page = browser.new_page()
-    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "=a,b", '="q"', "plain", "a=b"]
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "=a,b", '="q"']
+    cells += [" =1", "\n=1", "\uff1d1", "plain", "a=b"]
     written = page.evaluate(
         f"(cells) => {{ {source}; return writeCsv([{{name: '=cmd', values: cells}}, "
-        "{name: 'x', values: [-1.5, null, 'inf', '-inf', 1e-9, 0, 1, 2, 3, 4]}]); }",
+        "{name: 'x', values: [-1.5, null, 'inf', '-inf', 1e-9, 0, 1, 2, 3, 4, 5, 6, 7]}]); }",
         cells,
     )
     page.close()
     table = list(csv.reader(io.StringIO(written)))
     assert table[0] == ["'=cmd", "x"]
-    assert [row[0] for row in table[1:]] == [f"'{cell}" for cell in cells[:8]] + cells[8:]
+    assert [row[0] for row in table[1:]] == [f"'{cell}" for cell in cells[:-2]] + cells[-2:]
     # Numbers stay numbers, also negative ones.
     assert [row[1] for row in table[1:5]] == ["-1.5", "", "inf", "'-inf"]
 

@@ -114,7 +114,7 @@ document.addEventListener("click", (event) => {
 function writeCsv(columns) {
   const cell = (value) => {
     if (value === null) return "";
-    const runs = typeof value === "string" && /^[=+\-@\t\r]/.test(value);
+    const runs = typeof value === "string" && /^(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])/.test(value);
     const text = runs ? `'${value}` : String(value);
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
