@@ -58,7 +58,8 @@ bench: ## run the speed comparisons
 
 rivals: setup ## install the Python rivals that the comparisons run, into .venv-rivals, -bambi, -interlace
 	[ -x .venv-rivals/bin/python ] || $(PYTHON) -m venv .venv-rivals
-	.venv-rivals/bin/python -m pip install --quiet mixedlm-rs statsmodels pandas pyarrow
+	.venv-rivals/bin/python -m pip install --quiet mixedlm-rs statsmodels pandas pyarrow \
+	  glmm lme-python mixedlm kamino-lme
 	[ -x .venv-bambi/bin/python ] || $(PYTHON) -m venv .venv-bambi
 	.venv-bambi/bin/python -m pip install --quiet bambi pyarrow
 	[ -x .venv-interlace/bin/python ] || $(PYTHON) -m venv .venv-interlace

@@ -1,7 +1,6 @@
 """Fits one model with one program and prints seconds, log-likelihood and estimates as JSON.
 
-Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is bhlm, statsmodels or mixedlm-rs and
-TABLE a Parquet file with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call
+Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is one of PROGRAMS and TABLE a Parquet file with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call
 goes from the pandas DataFrame and the formula to estimates with their standard errors.
 """
 
@@ -49,10 +48,60 @@ def fit_mixedlm_rs(table: pd.DataFrame) -> tuple[Any, str]:
     return values, version("mixedlm-rs")
 
 
+def fit_glmm(table: pd.DataFrame) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import glmm
+
+    fit = glmm.fit(table, "y ~ x + (x | g)", reml=True)
+    values = (float(fit.loglik), list(map(float, fit.beta)), list(map(float, fit.se)))
+    return values, version("glmm")
+
+
+def fit_mixedlm(table: pd.DataFrame) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import mixedlm
+
+    fit = mixedlm.lmer("y ~ x + (x | g)", data=table)
+    errors = np.sqrt(np.diag(np.asarray(fit.vcov())))
+    values = (float(fit.logLik().value), list(map(float, fit.beta)), errors.tolist())
+    return values, version("mixedlm")
+
+
+def fit_lme_python(table: pd.DataFrame) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import lme_python
+
+    fit = lme_python.lmer("y ~ x + (x | g)", table)
+    values = (
+        float(fit.log_likelihood), list(map(float, fit.coefficients)),
+        list(map(float, fit.std_errors)),
+    )  # fmt: skip
+    return values, version("lme-python")
+
+
+def fit_kamino(table: pd.DataFrame) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import kamino
+
+    labelled = table.assign(g=table["g"].astype(str))  # it takes no other labels
+    fit = kamino.lmer("y ~ 1 + x + (1 + x | g)", labelled, reml=True)
+    errors = np.sqrt(np.diag(np.asarray(fit.beta_covariance)))
+    values = (float(fit.log_likelihood), list(map(float, fit.beta)), errors.tolist())
+    return values, version("kamino-lme")
+
+
 PROGRAMS: dict[str, Callable[[pd.DataFrame], tuple[Any, str]]] = {
     "bhlm": fit_bhlm,
     "statsmodels": fit_statsmodels,
     "mixedlm-rs": fit_mixedlm_rs,
+    "glmm": fit_glmm,
+    "mixedlm": fit_mixedlm,
+    "lme-python": fit_lme_python,
+    "kamino-lme": fit_kamino,
 }
 
 
