@@ -1,7 +1,8 @@
 """Fits one model with one program and prints seconds, log-likelihood and estimates as JSON.
 
-Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is one of PROGRAMS and TABLE a Parquet file with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call
-goes from the pandas DataFrame and the formula to estimates with their standard errors.
+Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is one of PROGRAMS and TABLE a Parquet file
+with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call goes from the pandas
+DataFrame and the formula to estimates with their standard errors.
 """
 
 import gc
