@@ -1,5 +1,6 @@
 """The caterpillar: every group's effects with their intervals, in order of size."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +92,8 @@ def draw_caterpillar(
         shown["rank"] = choose_shown(len(ranked)) + 1
         parts.append(shown)
         panels.append(_draw_panel(moments, shown, name))
+    # Panels stand one below the other: the lowest says for all what their axis is.
+    panels = [*(replace(each, x=replace(each.x, label="")) for each in panels[:-1]), panels[-1]]
     table = pd.concat(parts, ignore_index=True)[list(COLUMNS)].dropna(axis=1, how="all")
     reading = "; ".join(found)
     if moments.n_groups > SHOWN:

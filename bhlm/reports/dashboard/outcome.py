@@ -128,7 +128,7 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
         )
     if priors is not None and priors.status in ("fails", "caution"):
         advice.append(
-            "Report the priors, and the reason for them, beside what depends on them; the page of "
-            "the priors says what does."
+            "Report the priors, and the reason for them, beside what depends on them; the section "
+            "Priors says what does."
         )
     return tuple(advice)
