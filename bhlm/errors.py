@@ -112,6 +112,7 @@ _CLASSES = {
     ),
     *("FamilyBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
     *("CellMoments", "FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
+    *("Mixture", "PooledFit"),
 }
 _ADVICE = {
     ("Priors", "dict"): "write priors=bhlm.Priors(fixed=..., sd=..., sigma=...)",

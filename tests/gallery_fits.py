@@ -19,7 +19,7 @@ def list_one_factor() -> list[GalleryModel]:
     return [
         each
         for each in list_models()
-        if each.is_gaussian and not parse_formula(each.formula).has_levels
+        if each.is_gaussian and each.is_plain and not parse_formula(each.formula).has_levels
     ]
 
 

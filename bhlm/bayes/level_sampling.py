@@ -33,6 +33,7 @@ from bhlm.bayes.sampling import (
     start_turned,
     warn_of,
 )
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.factor_names import name_factors
@@ -65,11 +66,16 @@ def sample_cells(
     `bhlm.bayes.sampling.sample_moments`.
 
     Raises:
-        ArgumentError: a covariance that has no prior here.
+        ArgumentError: a covariance that has no prior here, or weights.
         PriorError: priors that do not fit the model, or that the sampler asked for cannot read.
         IdentifiabilityError: the moments cannot identify the model.
         DataError: crossed factors that are too large for the memory.
     """
+    if moments.weights is not None:
+        raise ArgumentError(
+            f"a posterior of several grouping factors is not there yet with "
+            f"{moments.weights.sentence}; model.reml() is"
+        )
     start = time.perf_counter()
     settings = settle(settings, min(moments.groups.values()))
     structure = arrange_prior(moments, covariance)

@@ -27,6 +27,7 @@ from bhlm.commands.options import (
     PriorsText,
     Quiet,
     Residual,
+    Responses,
     Rows,
     Save,
     Scaling,
@@ -39,6 +40,7 @@ from bhlm.commands.options import (
     Which,
     app,
 )
+from bhlm.commands.pooled import has_responses, run_pooled
 from bhlm.commands.shared import (
     check_outputs,
     check_rows_asked,
@@ -90,6 +92,14 @@ def reconcile_command(
     link: Link = None,
     trials: Trials = None,
     exposure: Exposure = None,
+    weights: WeightColumn = None,
+    group_weights: GroupWeights = None,
+    weights_are: WeightsAre = None,
+    scaling: Scaling = None,
+    known_variance: KnownVariance = None,
+    residual: Residual = None,
+    responses: Responses = None,
+    adjust: Adjust = True,
     covariance: Covariance = None,
     df: Df = None,
     priors: PriorsText = None,
@@ -114,11 +124,36 @@ def reconcile_command(
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
     uncounted = dashboard is not None or df is not None or live
+    meant = choose_weights(weights, group_weights, weights_are, scaling)
+    if has_responses(which, responses):
+        refused = {
+            "--family": family, "--known-variance": known_variance, "--residual": residual,
+            "--live": live, "--save": save, "--dashboard": dashboard, "--no-adjust": not adjust,
+            "--memory-limit": memory_limit,
+        }  # fmt: skip
+        return run_pooled(
+            "reconcile", which, data, formula, responses=responses, weights=meant, refused=refused,
+            separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
+            counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
+        )  # fmt: skip
+    if uncounted and (meant or known_variance or residual):
+        raise ArgumentError(
+            "--dashboard, --df and --live are not there yet with weights, --known-variance and "
+            "--residual; leave them out"
+        )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=df is None and not live, counted=not uncounted,
-        outcome={"family": family, "link": link, "trials": trials, "exposure": exposure},
+        outcome={
+            "family": family, "link": link, "trials": trials, "exposure": exposure,
+            "weights": meant, "known_variance": known_variance, "residual": residual,
+        },
     )  # fmt: skip
+    if uncounted and (model.formula.weights is not None or model.strata is not None):
+        raise ArgumentError(
+            f"--dashboard, --df and --live are not there yet for '{which}', which has weights, "
+            "known variances or strata; leave them out"
+        )
     if model.patterns is not None and uncounted:
         raise ArgumentError(
             f"--dashboard, --df and --live are not there yet with family='{model.family}'; leave "
@@ -126,8 +161,8 @@ def reconcile_command(
         )
 
     def show(fit: "RemlFit | BayesFit") -> None:
-        if not isinstance(fit, RemlFit | LevelsFit) and hasattr(fit, "loglik"):  # of a family
-            print_title(entry)
+        if not isinstance(fit, RemlFit | LevelsFit) and hasattr(fit, "loglik"):
+            print_title(entry)  # of a family, or by stratum
             print_text(fit.summary())
         elif isinstance(fit, RemlFit | LevelsFit):
             text = fit.summary() if df is None else fit.summary(df=df)
@@ -140,10 +175,13 @@ def reconcile_command(
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
     counts: dict[str, Any] = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     asked = counts | ({"method": method} if method else {})
+    asked |= {} if adjust else {"adjust": False}
     both = fit_both(model, entry, asked, covariance=covariance, priors=priors, live=live, show=show)
     command = write_command(
         "reconcile", which, data=data, formula=formula, family=family, link=link, trials=trials,
-        exposure=exposure, covariance=covariance, df=df,
+        exposure=exposure, weights=weights, group_weights=group_weights, weights_are=weights_are,
+        scaling=scaling, known_variance=known_variance, residual=residual, covariance=covariance,
+        df=df,
         separator=separator,
         missing=missing, priors=priors,
         **counts | {"draws": both.post.settings.draws}, method=method, dashboard=dashboard,
@@ -173,6 +211,7 @@ def reml_command(
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
     residual: Residual = None,
+    responses: Responses = None,
     errors: Errors = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
@@ -195,6 +234,17 @@ def reml_command(
     check_outputs(json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
+    if has_responses(which, responses):
+        refused = {
+            "--known-variance": known_variance, "--residual": residual, "--dashboard": dashboard,
+            "--style": None if style == "stata" else style, "--rows": rows,
+            "--memory-limit": memory_limit,
+        }  # fmt: skip
+        return run_pooled(
+            "reml", which, data, formula, responses=responses, weights=meant, refused=refused,
+            separator=separator, missing=missing, method=method, covariance=covariance,
+            errors=errors, df=df, json=json,
+        )  # fmt: skip
     if residual and (df is not None or style != "stata"):
         raise ArgumentError("--df and --style are not there yet with --residual; leave them out")
     model, entry = open_model(
@@ -340,6 +390,7 @@ def sample_command(
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
     residual: Residual = None,
+    responses: Responses = None,
     adjust: Adjust = True,
     covariance: Covariance = None,
     priors: PriorsText = None,
@@ -370,6 +421,17 @@ def sample_command(
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
+    if has_responses(which, responses):
+        refused = {
+            "--family": family, "--known-variance": known_variance, "--residual": residual,
+            "--live": live, "--save": save, "--no-adjust": not adjust,
+            "--memory-limit": memory_limit,
+        }  # fmt: skip
+        return run_pooled(
+            "sample", which, data, formula, responses=responses, weights=meant, refused=refused,
+            separator=separator, missing=missing, covariance=covariance, priors=priors,
+            counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
+        )  # fmt: skip
     outcome: dict[str, Any] = {
         "family": family, "link": link, "trials": trials, "exposure": exposure,
         "weights": meant, "known_variance": known_variance, "residual": residual,

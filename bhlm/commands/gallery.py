@@ -52,7 +52,11 @@ def compare_command(
     json: Json = None,
     quiet: Quiet = False,
 ) -> int:
-    """Reconcile the published models of the gallery with one grouping column: one table."""
+    """Reconcile the published models of the gallery with one grouping column: one table.
+
+    Those with weights, known variances, strata or plausible values are left out; bhlm reconcile
+    takes them one by one.
+    """
     from bhlm.files import write_json
     from bhlm.progress import show_progress
 
@@ -98,7 +102,7 @@ def compare_gallery(
     whole = (
         each
         for each in list_models()
-        if each.is_gaussian and not parse_formula(each.formula).has_levels
+        if each.is_gaussian and each.is_plain and not parse_formula(each.formula).has_levels
     )
     entries = tuple(whole) if names is None else tuple(find_model(name) for name in names)
     if not entries:
@@ -108,6 +112,11 @@ def compare_gallery(
         if progress:
             progress(done, len(entries))
         start = time.perf_counter()
+        if not entry.is_plain:
+            raise ArgumentError(
+                f"'{entry.name}' has weights, known variances, strata or plausible values, which "
+                "the table has no columns for; bhlm reconcile takes it"
+            )
         model = Model(entry.formula, find_data(entry))
         both = fit_both(model, entry, {"seed": seed}, method=entry.method, quiet=True)
         rows.append(_summarize(both, entry) | {"seconds": time.perf_counter() - start})

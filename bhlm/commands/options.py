@@ -71,7 +71,12 @@ WeightColumn = Annotated[
         "--weights", help="A column of weights of rows, or such as 'w_student / w_school'."
     ),
 ]
-GroupWeights = Annotated[str | None, typer.Option(help="A column of sampling weights of groups.")]
+GroupWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="A column of sampling weights of groups; of nested ones 'class=w_class; school=w_s'."
+    ),
+]
 WeightsAre = Annotated[
     str | None,
     typer.Option(
@@ -87,6 +92,13 @@ KnownVariance = Annotated[
 Residual = Annotated[
     str | None,
     typer.Option(help="A column of strata, each of which has a residual variance of its own."),
+]
+Responses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--responses",
+        help="A column of plausible values, to be given for each; the formula begins with '~'.",
+    ),
 ]
 Adjust = Annotated[
     bool,

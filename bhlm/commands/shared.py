@@ -78,6 +78,11 @@ def open_model(
                 f"'{which}' says itself what its data are; leave --family, --weights and the like "
                 "out"
             )
+        if entry.responses:
+            raise ArgumentError(
+                f"'{which}' has {len(entry.responses)} plausible values, which this command does "
+                "not pool; bhlm reml, sample and reconcile do"
+            )
         check(entry.formula)
         return Model(entry.formula, find_data(entry), **entry.outcome), entry
     if data is not None and formula is None and is_moments_path(data):
@@ -127,6 +132,10 @@ def choose_weights(
         return None
     kind = kind or ("sampling" if groups or scaling else "precision")
     if kind == "sampling":
+        if groups is not None and "=" in groups:
+            pairs = [part.partition("=") for part in groups.split(";") if part.strip()]
+            by_factor = {name.strip(): text.strip() for name, _, text in pairs}
+            return SamplingWeights(rows, by_factor, scaling=scaling or "none")
         return SamplingWeights(rows, groups, scaling=scaling or "none")
     if kind not in ("precision", "frequency"):
         raise ArgumentError(
@@ -221,7 +230,10 @@ def fit_both(
         VOICE.say("fitting by maximum likelihood")
         reml = model.ml(covariance=structure)
     else:
-        VOICE.say("fitting by REML")
+        weights = model.formula.weights
+        if weights is not None and weights.is_sampling:
+            method = "ml"  # there is no REML of a pseudo-likelihood
+        VOICE.say(f"fitting by {method.upper()}")
         reml = model.reml(method=method, covariance=structure)
     # What was printed of the other likelihood is not what is computed here.
     published = entry.published if entry and entry.method == reml.method else None

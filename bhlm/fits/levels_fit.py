@@ -83,6 +83,19 @@ class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
                 progress=progress or bar,
             )
 
+    def compare_conventions(self) -> "pd.DataFrame":
+        """Return standard errors with sampling weights as four groups of programs print them.
+
+        By the scores of the units of the coarsest factor; `attrs["why"]` says why they differ. See
+        `bhlm.reml.conventions.compare_conventions`.
+
+        Raises:
+            ArgumentError: a fit without sampling weights.
+        """
+        from bhlm.reml.conventions import compare_conventions
+
+        return compare_conventions(self)
+
     def influence(self, factor: str | None = None) -> "pd.DataFrame":
         """Return what deleting each unit of a factor changes; None is that with the fewest.
 

@@ -9,7 +9,12 @@ import numpy as np
 
 from bhlm.design.design import Design, design_arrays, index_rows
 from bhlm.design.formula.terms import Formula, add_counts, parse_formula
-from bhlm.design.formula.weights import Weights, read_weights, refuse_weights
+from bhlm.design.formula.weights import (
+    Weights,
+    read_weights,
+    refuse_weights,
+    settle_factors,
+)
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import list_names
@@ -93,7 +98,9 @@ class Model:
                 f"weights are not there yet with family={family!r} ({meant.sentence}); leave them "
                 "out, or fit the gaussian"
             )
-        self.formula: Formula = replace(parse_formula(formula), weights=meant)
+        stated = parse_formula(formula)
+        meant = settle_factors(meant, tuple(stated.groupings))
+        self.formula: Formula = replace(stated, weights=meant)
         self._strata: StratumMoments | None = None
         if residual is not None:
             self._state_strata(data, residual, meant, family=family)
@@ -130,8 +137,6 @@ class Model:
         else:
             self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
             several = self.formula.has_levels
-            if several and meant is not None:
-                raise refuse_factors(self.formula, "a fit with weights or known variances")
             self._cells = reduce_cells(self.formula, self._table) if several else None
             self._moments = None if several else reduce_table(self.formula, self._table)
             self._doubt_columns(self._moments if self._cells is None else self._cells)
@@ -324,6 +329,7 @@ class Model:
                 method=method,
                 covariance=covariance,
                 start=cast("LevelsEstimate | None", start),
+                errors=errors,
             )
             return cast("RemlFit", LevelsFit.of(several, model=self))
         found = fit_moments(

@@ -2,18 +2,23 @@
 
 from dataclasses import fields, replace
 from inspect import Signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from bhlm.bayes.checks.model_checks import Checks, run_checks, run_level_checks
-from bhlm.errors import check_arguments
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.family_bayes_fit import FamilyBayesFit
 from bhlm.fits.family_fit import FamilyFit
 from bhlm.fits.level_bayes_fit import LevelBayesFit
 from bhlm.fits.levels_fit import LevelsFit
 from bhlm.fits.origin import Fitted
+from bhlm.fits.pooled_fit import PooledFit
 from bhlm.fits.reml_fit import RemlFit
+from bhlm.fits.strata_fit import StrataFit
+from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
 from bhlm.reconciliation.comparison import Comparison, compare
+from bhlm.studies.imputations.mixture import Mixture
+from bhlm.studies.imputations.reconciled import PooledComparison, compare_pooled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,19 +104,71 @@ class Reconciliation(Comparison):
 
 
 @check_arguments
+class PooledReconciliation(PooledComparison):
+    """Pooled fits and the mixture of posteriors side by side, the split of each gap, the verdict.
+
+    `each` holds the reconciliation given one imputation.
+    """
+
+    __slots__ = ()
+    __signature__ = Signature()  # made by `reconcile`
+
+    def __repr__(self) -> str:
+        """Return the summary, within a screen."""
+        from bhlm.layout import shorten
+
+        return shorten(self.summary(), whole="print(...) of its summary()")
+
+    def summary(self) -> str:
+        """Return the table, the words and the verdict as text."""
+        from bhlm.reports.text.pooled_reconciliation import render_pooled
+
+        return render_pooled(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reconciliation as plain dictionaries; nan and inf become None."""
+        from bhlm.reports.json import describe_pooled_reconciliation
+
+        return describe_pooled_reconciliation(self)
+
+
+@overload
 def reconcile(
-    reml: RemlFit | LevelsFit | FamilyFit,
-    post: BayesFit | LevelBayesFit | FamilyBayesFit,
+    reml: PooledFit,
+    post: Mixture,
     *,
     published: "Published | None" = None,
     checks: bool = True,
-) -> Reconciliation:
+) -> PooledReconciliation: ...
+
+
+@overload
+def reconcile(
+    reml: RemlFit | LevelsFit | FamilyFit | StrataFit,
+    post: BayesFit | LevelBayesFit | FamilyBayesFit | WeightedBayesFit,
+    *,
+    published: "Published | None" = None,
+    checks: bool = True,
+) -> Reconciliation: ...
+
+
+@check_arguments
+def reconcile(
+    reml: RemlFit | LevelsFit | FamilyFit | StrataFit | PooledFit,
+    post: BayesFit | LevelBayesFit | FamilyBayesFit | WeightedBayesFit | Mixture,
+    *,
+    published: "Published | None" = None,
+    checks: bool = True,
+) -> Reconciliation | PooledReconciliation:
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
     Args:
-        reml: a fit by REML; ML has no flat-prior counterpart and is refused. Of a family it is
-            the fit by ML, whose counterpart is the joint mode of the fixed effects and G.
-        post: draws from the posterior.
+        reml: a fit by REML; ML has no flat-prior counterpart and is refused. Of a family, and with
+            sampling weights, it is the fit by (pseudo-)ML, whose counterpart is the joint mode of
+            the fixed effects and the variances.
+        post: draws from the posterior; those of a pseudo-posterior are certified as they were
+            sampled, and their adjustment to the sandwich is computed again. Of pooled fits it is
+            `pooled.sample()`, the mixture over the imputations.
         published: printed values, from the gallery.
         checks: whether to check the model and its priors too, by `post.check()`,
             `post.sensitivity()` and, of a single factor, the LOO-PIT of the rows, where the
@@ -121,9 +178,27 @@ def reconcile(
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
             draws are from the prior alone.
     """
+    if isinstance(reml, PooledFit) or isinstance(post, Mixture):
+        if not (isinstance(reml, PooledFit) and isinstance(post, Mixture)):
+            raise ArgumentError(
+                "pooled fits are reconciled with the mixture of their posteriors; give pooled and "
+                "pooled.sample()"
+            )
+        if published is not None:
+            raise ArgumentError("published= is not there for pooled fits; leave it out")
+        found = compare_pooled(reml, post)
+        return PooledReconciliation(*(getattr(found, each.name) for each in fields(found)))
     both = Reconciliation.of(compare(reml, post, published=published))
     if not checks or both.verdict == "not_converged":
         return both
+    if isinstance(post, WeightedBayesFit):
+        weights = post.moments.weights
+        assert weights is not None
+        left_out = (
+            "the checks of the model and the sensitivity to the priors are not part of a "
+            f"reconciliation yet with {weights.sentence}"
+        )
+        return replace(both, checks=Checks(None, None, None, (left_out,)))
     if not isinstance(post, BayesFit):
         if not isinstance(post, FamilyBayesFit):
             return replace(both, checks=run_level_checks(post))

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bhlm.errors import ArgumentError
 from bhlm.likelihood.crossed import Crossed, build_crossed
 from bhlm.likelihood.nested import Nested, build_nested, is_nested
 
@@ -32,11 +33,21 @@ def arrange_levels(
     *,
     names: Sequence[str],
     memory: int | None = None,
+    weights: Sequence[Array] | None = None,
 ) -> Nested | Crossed:
     """Return the factors of cells as nested where their labels are, else as crossed.
 
-    The arguments are those of `bhlm.likelihood.crossed.build_crossed`, which says what is raised.
+    The arguments are those of `bhlm.likelihood.crossed.build_crossed`, which says what is raised,
+    and of nested factors the weights of `bhlm.likelihood.nested.build_nested`.
+
+    Raises:
+        ArgumentError: weights of factors that are crossed.
     """
     if is_chain(codes):
-        return build_nested(blocks, codes, sizes)
+        return build_nested(blocks, codes, sizes, weights=weights)
+    if weights is not None:
+        raise ArgumentError(
+            f"'{names[0]}' and the other factors are crossed, where a pseudo-likelihood with "
+            "sampling weights is no product over groups; leave all but nested ones out"
+        )
     return build_crossed(blocks, codes, sizes, names=names, memory=memory)

@@ -12,7 +12,13 @@ from bhlm.likelihood.arrange import arrange_levels, is_chain
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.nested import Nested, is_nested
-from bhlm.likelihood.whitening import ROUNDING, Whole, check_response, whiten_columns
+from bhlm.likelihood.whitening import (
+    ROUNDING,
+    Whole,
+    check_response,
+    measure_columns,
+    whiten_columns,
+)
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import INTERCEPT, pool
 
@@ -36,6 +42,11 @@ class WhitenedCells:
     unit: float = 1.0  # as in `Whitened`
     offset: float = 0.0
     restricted_offset: float = 0.0
+    held: float | None = None
+    # With sampling weights: by factor, those of its units (J_f,), the coarsest in such a unit that
+    # all count for n together; and the rows (C,) that count in each cell.
+    weights: tuple[Array, ...] | None = None
+    sizes: Array | None = None
 
     @property
     def basis(self) -> Array:
@@ -117,30 +128,57 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
         DataError: crossed factors that are too large for the memory.
     """
     whole = Whole(*pool(moments))
-    components = sum(len(each.directions) for each in structures) + 1
+    meant, applied = moments.weights, moments.applied
+    holds = meant is not None and meant.holds_sigma
+    components = sum(len(each.directions) for each in structures) + (0 if holds else 1)
     check_response(moments, components, whole=whole)
-    _check_factors(moments)
+    _check_factors(moments, holds_sigma=holds)
     for structure, labels in zip(structures, moments.labels, strict=True):
         _check_slopes(moments, structure, labels.codes)
     columns = whiten_columns(moments, structures, whole=whole)
+    blocks, n, offset, unit = columns.blocks, float(moments.n_rows), 0.0, 1.0
+    weights: tuple[Array, ...] | None = None
+    if applied is not None:
+        blocks = applied.factor[:, None, None] * blocks
+        offset = applied.offset
+    if applied is not None and meant is not None and meant.is_sampling:
+        given = moments.level_weights
+        unit = float(count_cells(moments.codes, given) @ applied.size) / n
+        top = int(np.argmin([len(each) for each in given]))
+        weights = tuple(each / unit if factor == top else each for factor, each in enumerate(given))
     levels = arrange_levels(
-        columns.blocks,
+        blocks,
         moments.codes,
         [structure.q for structure in structures],
         names=[structure.group for structure in structures],
+        weights=weights,
     )
     return WhitenedCells(
         levels=levels,
-        n=columns.n,
+        n=n,
         p=len(moments.fixed),
         bases=columns.bases,
         fixed=columns.fixed,
         ols=columns.ols,
         scale=columns.scale,
         logdet_fixed=columns.logdet_fixed,
-        blocks=columns.blocks,
+        blocks=blocks,
         codes=moments.codes,
+        unit=unit,
+        offset=offset,
+        restricted_offset=measure_columns(moments) if holds else 0.0,
+        held=1.0 / columns.scale**2 if holds else None,
+        weights=weights,
+        sizes=None if applied is None else applied.size,
     )
+
+
+def count_cells(codes: Array, weights: Sequence[Array]) -> Array:
+    """Return the product (C,) of the weights of all units that a cell lies in."""
+    found = np.ones(codes.shape[1])
+    for code, each in zip(codes, weights, strict=True):
+        found *= each[code]
+    return found
 
 
 def describe_pattern(moments: CellMoments) -> str:
@@ -155,12 +193,12 @@ def describe_pattern(moments: CellMoments) -> str:
     return "partly nested" if some else "crossed"
 
 
-def _check_factors(moments: CellMoments) -> None:
+def _check_factors(moments: CellMoments, *, holds_sigma: bool) -> None:
     """Refuse factors of which nothing tells the effects from each other or from the residual."""
     codes, counts = moments.codes, list(moments.groups.values())
     names = list(moments.groups)
     for name, count in moments.groups.items():
-        if count == moments.n_rows:
+        if count == moments.n_rows and not holds_sigma:
             raise IdentifiabilityError(
                 f"'{name}' has a level for each of the {count} rows, so its variance cannot be "
                 "told from the residual's; leave its random terms out"
@@ -178,15 +216,16 @@ def _check_slopes(moments: CellMoments, structure: Structure, codes: Array) -> N
     if INTERCEPT not in structure.names:
         return
     place = {name: i for i, name in enumerate(moments.columns)}
-    rows = np.bincount(codes, weights=moments.n)
+    mass = moments.mass
+    rows = np.bincount(codes, weights=mass)
     for name in structure.names:
         if name == INTERCEPT:
             continue
         i = place[name]
-        mean = np.bincount(codes, weights=moments.n * moments.mean[:, i]) / rows
+        mean = np.bincount(codes, weights=mass * moments.mean[:, i]) / rows
         gap = moments.mean[:, i] - mean[codes]
-        within = float(moments.cross[:, i, i].sum() + moments.n @ gap**2)
-        if not within > ROUNDING * float(moments.n @ moments.mean[:, i] ** 2):
+        within = float(moments.cross[:, i, i].sum() + mass @ gap**2)
+        if not within > ROUNDING * float(mass @ moments.mean[:, i] ** 2):
             terms = " + ".join(structure.names).replace(INTERCEPT, "1")
             raise IdentifiabilityError(
                 f"'{name}' never varies within any '{structure.group}', so its random slope has no "

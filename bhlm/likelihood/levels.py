@@ -148,16 +148,23 @@ class LevelsCriterion(NamedTuple):
 
 
 def evaluate_levels(
-    levels: Levels, lams: Sequence[Array], *, n: float, restricted: bool
+    levels: Levels,
+    lams: Sequence[Array],
+    *,
+    n: float,
+    restricted: bool,
+    held: float | None = None,
 ) -> LevelsCriterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
-    log|V| + [log|X'V^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
+    log|V| + [log|X'V^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only. With a
+    residual variance v that is `held`, dof log(2 pi v) + rss / v take the place of the last.
     """
     found = levels.eliminate(lams)
     value, beta, phi, rss = profile_products(found.logdet, found.e, n, restricted)
     dof = n - len(beta) if restricted else n
-    return LevelsCriterion(Criterion(value, found.logdet, beta, phi, rss, dof, restricted), found)
+    at = Criterion(value, found.logdet, beta, phi, rss, dof, restricted)
+    return LevelsCriterion(at if held is None else at.hold(held), found)
 
 
 def score_levels(
@@ -194,7 +201,9 @@ def bend_levels(
     lean = bend.e @ np.append(-at.beta, 1.0)
     slope = lean @ np.append(-at.beta, 1.0) / at.rss
     lean = lean[:, :-1]
-    hessian -= at.dof * (2.0 / at.rss * lean @ at.phi @ lean.T + np.outer(slope, slope))
+    hessian -= 2.0 / at.sigma2 * lean @ at.phi @ lean.T
+    if at.held is None:
+        hessian -= at.dof * np.outer(slope, slope)
     if at.restricted:
         turned = at.phi @ bend.e[:, :-1, :-1]
         hessian -= np.einsum("aij,bji->ab", turned, turned)
@@ -221,7 +230,10 @@ def guess_bend(
         squares.append(np.einsum("cjab,djba->cd", product, product, optimize=True))
         singles.append(np.einsum("cjaa->c", product))
     slope = np.concatenate(singles)
-    return np.asarray(block_diag(*squares) - np.outer(slope, slope) / criterion.at.dof)
+    bend = np.asarray(block_diag(*squares))
+    if criterion.at.held is not None:
+        return bend
+    return bend - np.outer(slope, slope) / criterion.at.dof
 
 
 def expect_squares(levels: Levels, directions: Sequence[Array], *, n: float) -> tuple[Array, Array]:

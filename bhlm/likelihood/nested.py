@@ -31,11 +31,19 @@ Array = np.ndarray
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def eliminate_units(
-    blocks: Array, q: int, lam: Array, parents: Array, out: Array, taken: Array, inner: Array
+    blocks: Array,
+    q: int,
+    lam: Array,
+    parents: Array,
+    counts: Array,
+    out: Array,
+    taken: Array,
+    inner: Array,
 ) -> float:
     """Add to `out` (J', r, r) what each unit leaves to its parent; return the sum of log |K_j|.
 
-    Writes [F_j U_j] into `taken` (J, q, q + r) and T_j into `inner` (J, q, q).
+    There each counts by `counts` (J,). Writes [F_j U_j] into `taken` (J, q, q + r) and T_j into
+    `inner` (J, q, q).
     """
     n_units, k, _ = blocks.shape
     r = k - q
@@ -45,7 +53,7 @@ def eliminate_units(
     logdet = 0.0
     for j in range(n_units):
         block = blocks[j]
-        logdet += factor_group(block, q, lam, root, half)
+        logdet += counts[j] * factor_group(block, q, lam, root, half)
         project_group(block, q, half, taken[j])
         invert_group(lam, root, low, inner[j])
         own = out[parents[j]]
@@ -68,6 +76,7 @@ def pull_units(
     inner: Array,
     psi: Array,
     parents: Array,
+    counts: Array,
     above: Array,
     below: Array,
     spread: Array,
@@ -77,14 +86,15 @@ def pull_units(
     """Add share F_j - U_j G U_j' of every unit to `score` (q, q), G (r, r) that of its parent.
 
     Writes the unit's own G into `below` (J, q + r, q + r), and its part of Z and Z into `spread`
-    (J, q, q), where these are not empty. T B = Psi U. `share` is that of log |V|, 1 or 0.
+    (J, q, q), where these are not empty. T B = Psi U. `share` is that of log |V|, 1 or 0, of which
+    every unit's counts by `counts` (J,).
     """
     n_units, q, k = taken.shape
     r = k - q
     weighted = np.empty((q, r))
     middle = np.empty((q, q))
     for j in range(n_units):
-        own, g = taken[j], above[parents[j]]
+        own, g, part = taken[j], above[parents[j]], share * counts[j]
         for a in range(q):
             for c in range(r):
                 value = 0.0
@@ -96,12 +106,12 @@ def pull_units(
                 for c in range(r):
                     value += weighted[a, c] * own[b, q + c]
                 middle[a, b] = value
-                score[a, b] += share * own[a, b] - value
+                score[a, b] += part * own[a, b] - value
         if len(below) == 0 and len(spread) == 0:
             continue
         for a in range(q):
             for b in range(q):
-                value = share * inner[j, a, b]
+                value = part * inner[j, a, b]
                 for i in range(q):
                     for m in range(q):
                         value += psi[a, i] * middle[i, m] * psi[m, b]
@@ -127,6 +137,7 @@ def bend_units(
     taken: Array,
     inner: Array,
     parents: Array,
+    counts: Array,
     above: Array,
     given: Array,
     directions: Array,
@@ -140,6 +151,8 @@ def bend_units(
     levels, `directions` (c, q, q) those dPsi of its own. Adds the derivatives of what the unit
     leaves to `out` (J', m + c, r, r): L'dC L and -U'dPsi U with L = [-T B; I]. With P = I - A T,
     M = dC_z L and G that of the parent,
+
+    and `share` times `counts` (J,) in the place of share for each unit,
 
         own with own        tr((2 dPsi U G U' - share dPsi F) dPsi F)
         own with finer      tr(dPsi (share P dA P' - 2 P M G U'))
@@ -163,7 +176,7 @@ def bend_units(
     weighted = np.empty((m, q, r))
     for j in range(n_units):
         block, own, t, g = blocks[j], taken[j], inner[j], above[parents[j]]
-        to = out[parents[j]]
+        to, part = out[parents[j]], share * counts[j]
         for a in range(q):
             for b in range(r):
                 value = weight = 0.0
@@ -191,7 +204,7 @@ def bend_units(
                         value += directions[x, a, i] * own[i, b]
                         weight += directions[x, a, i] * middle[i, b]
                     right[x, a, b] = value
-                    left[x, a, b] = 2.0 * weight - share * value
+                    left[x, a, b] = 2.0 * weight - part * value
                 for d in range(r):
                     value = 0.0
                     for i in range(q):
@@ -249,7 +262,7 @@ def bend_units(
                 for b in range(q):
                     value = 0.0
                     for i in range(q):
-                        value += share * inside[a, i] * p[b, i]
+                        value += part * inside[a, i] * p[b, i]
                     for d in range(r):
                         value -= 2.0 * pulled[a, d] * ug[b, d]
                     bent[x, a, b] = value
@@ -264,7 +277,7 @@ def bend_units(
                 value = 0.0
                 for a in range(q):
                     for b in range(q):
-                        value -= share * shrunk[x, a, b] * shrunk[z, b, a]
+                        value -= part * shrunk[x, a, b] * shrunk[z, b, a]
                     for d in range(r):
                         value -= 2.0 * weighted[x, a, d] * loaded[z, a, d]
                 second[x, z] += value
@@ -301,17 +314,20 @@ class Nested:
     order: tuple[int, ...]  # the factor of each level
     sizes: tuple[int, ...]  # q_f by factor
     counts: tuple[int, ...]  # J_f by factor
+    # By level, what log |K_j| of each unit counts by (J_l,): its weight and those of its parents.
+    weights: tuple[Array, ...]
 
     def eliminate(self, lams: Sequence[Array]) -> Eliminated:
         """Return log |V| and E; see `bhlm.likelihood.levels.Levels`."""
         blocks, logdet, kept = self.blocks, 0.0, []
-        for factor, parents, upper in zip(self.order, self.parents, self._uppers, strict=True):
+        levels = zip(self.order, self.parents, self._uppers, self.weights, strict=True)
+        for factor, parents, upper, counts in levels:
             n_units, k, _ = blocks.shape
             q = self.sizes[factor]
             out = np.zeros((upper, k - q, k - q))
             taken, inner = np.empty((n_units, q, k)), np.empty((n_units, q, q))
             lam = np.ascontiguousarray(lams[factor])
-            logdet += eliminate_units(blocks, q, lam, parents, out, taken, inner)
+            logdet += eliminate_units(blocks, q, lam, parents, counts, out, taken, inner)
             kept.append(_Kept(blocks, taken, inner))
             blocks = out
         return Eliminated(logdet, blocks[0], kept)
@@ -351,8 +367,9 @@ class Nested:
                 out = np.zeros((upper, m + c, r, r))
                 own = np.zeros((m + c, m + c))
                 bend_units(
-                    blocks, taken, inner, self.parents[level], pulled.above[level], given,
-                    np.ascontiguousarray(directions[factor]), out, own, share,
+                    blocks, taken, inner, self.parents[level], self.weights[level],
+                    pulled.above[level], given, np.ascontiguousarray(directions[factor]), out, own,
+                    share,
                 )  # fmt: skip
                 bent[: m + c, : m + c] += own
                 given = out
@@ -443,7 +460,8 @@ class Nested:
             score = np.zeros((q, q))
             psi = lams[factor] @ lams[factor].T
             parents = self.parents[level]
-            pull_units(taken, inner, psi, parents, above, below, cov, score, share)
+            counts = self.weights[level]
+            pull_units(taken, inner, psi, parents, counts, above, below, cov, score, share)
             scores[factor], covs[factor] = 0.5 * (score + score.T), cov
             aboves[level], belows[level], above = above, below, below
         return _Pulled(scores, covs, aboves, belows)
@@ -456,14 +474,25 @@ def is_nested(finer: Array, coarser: Array) -> bool:
     return bool((parents[finer] == coarser).all())
 
 
-def build_nested(blocks: Array, codes: Array, sizes: Sequence[int]) -> Nested:
+def build_nested(
+    blocks: Array,
+    codes: Array,
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[Array] | None = None,
+) -> Nested:
     """Return nested factors from the cross-products of their finest units.
+
+    With weights w a unit's log-likelihood, its parents' effects given, is multiplied by its own:
+    that is, what it leaves to its parent, and its log |K|, by that and by its parents' weights.
+    Products of columns that stand above a level are therefore multiplied by sqrt(w) of its units.
 
     Args:
         blocks: whitened cross-products (C, k, k) of [Z_1 ... Z_F X y], one block for each level of
             the finest factor.
         codes: the level (F, C) of every factor that each block belongs to, from 0.
         sizes: the random coefficients of every factor.
+        weights: by factor, of its units (J_f,), each given its parent; None is 1.
     """
     counts = tuple(int(code.max()) + 1 for code in codes)
     order = tuple(sorted(range(len(counts)), key=lambda factor: -counts[factor]))
@@ -478,5 +507,19 @@ def build_nested(blocks: Array, codes: Array, sizes: Sequence[int]) -> Nested:
         own[codes[lower]] = codes[upper]
         parents.append(own)
     parents.append(np.zeros(counts[order[-1]], dtype=np.int64))
-    turned = np.ascontiguousarray(blocks[finest][:, at[:, None], at])
-    return Nested(turned, tuple(parents), order, tuple(sizes), counts)
+    turned = blocks[finest][:, at[:, None], at]
+    given = [np.ones(count) for count in counts] if weights is None else list(weights)
+    if weights is not None:
+        size, start = np.ones(turned.shape[:2]), 0
+        for factor in order:
+            start += sizes[factor]
+            size[:, start:] *= np.sqrt(given[factor])[codes[factor, finest], None]
+        turned = turned * size[:, :, None] * size[:, None, :]
+    whole: list[Array] = []
+    above = np.ones(1)
+    for factor, parent in zip(reversed(order), reversed(parents), strict=True):
+        above = given[factor] * above[parent]
+        whole.insert(0, above)
+    return Nested(
+        np.ascontiguousarray(turned), tuple(parents), order, tuple(sizes), counts, tuple(whole)
+    )

@@ -119,7 +119,7 @@ def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns")
         groups=None if groups is None else groups / unit,
         unit=unit,
         offset=offset,
-        restricted_offset=_measure_columns(moments) if weights.holds_sigma else 0.0,
+        restricted_offset=measure_columns(moments) if weights.holds_sigma else 0.0,
         held=1.0 / columns.scale**2 if weights.holds_sigma else None,
         sizes=applied.size[None] if weights.is_sampling or weights.holds_sigma else None,
     )
@@ -144,16 +144,16 @@ def whiten_strata(strata: StratumMoments, structure: Structure) -> Whitened:
     return replace(white, parts=parts, sizes=sizes)
 
 
-def _measure_columns(moments: Moments) -> float:
+def measure_columns(moments: "Moments | CellMoments") -> float:
     """Return log |X'X| / 2, X unweighted, by which restricted likelihoods of meta-analyses differ.
 
     So that they do not depend on the units of X, as metafor's (Harville 1974, Biometrika 61,
-    383-385). Moments hold X where every group has one row; elsewhere, zero.
+    383-385). Moments hold X where every group, or cell, has one row; elsewhere, zero.
     """
-    if moments.n_rows > moments.n_groups:
+    if moments.n_rows > len(moments.n):
         return 0.0
     place = {name: i for i, name in enumerate(moments.columns)}
-    ones = np.ones(moments.n_groups)
+    ones = np.ones(len(moments.n))
     x = [ones if each == INTERCEPT else moments.mean[:, place[each]] for each in moments.fixed]
     triangle = np.linalg.qr(np.column_stack(x), mode="r")
     return float(np.log(np.abs(np.diag(triangle))).sum())

@@ -30,7 +30,13 @@ from bhlm.moments.cell_stream import reduce_cell_scan
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
 from bhlm.moments.file import is_moments_path, read_blocks, report_broken, write_blocks
-from bhlm.moments.memory import Blocks, LeftOut, Reduced, accumulate_moments
+from bhlm.moments.memory import (
+    Blocks,
+    LeftOut,
+    Reduced,
+    accumulate_moments,
+    accumulate_weighted,
+)
 from bhlm.moments.merge import check_alike, merge_cells
 from bhlm.moments.moments import (
     INTERCEPT,
@@ -43,6 +49,13 @@ from bhlm.moments.moments import (
 )
 from bhlm.moments.reduce import check_still, reduce_frame
 from bhlm.moments.stream import can_stream
+from bhlm.moments.weighting import (
+    Applied,
+    Weighting,
+    apply_weights,
+    settle_units,
+    weigh_mass,
+)
 from bhlm.sources.parquet import ParquetScan
 from bhlm.sources.watch import unchanged
 
@@ -68,6 +81,8 @@ class CellMoments:
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
     suppressed: int = 0  # rows of cells that were too small to disclose
     min_group_size: int | None = None  # rows that every cell is promised to have, by who wrote it
+    weighting: Weighting | None = None  # of rows, by cell: means and cross-products are weighted
+    unit_weights: tuple[Array | None, ...] = ()  # F, of the factor's units (J_f,); None is 1
 
     def __repr__(self) -> str:
         """Return the formula and the size of the data."""
@@ -116,13 +131,29 @@ class CellMoments:
 
     @property
     def weights(self) -> Weights | None:
-        """What the weights of rows mean: None, as there are none yet."""
+        """What the weights of rows mean; None without weights."""
         return self.design.formula.weights
 
     @property
     def mass(self) -> Array:
-        """By how much each cell's means count (C,): its rows."""
-        return self.n
+        """By how much each cell's means count (C,): its rows, or the sum of their weights."""
+        return weigh_mass(self.weights, self.weighting, self.n)
+
+    @property
+    def applied(self) -> Applied | None:
+        """What the weights of rows do to each cell's part of the likelihood; None without any."""
+        if self.weights is None or self.weighting is None:
+            return None
+        return apply_weights(self.weights, self.weighting, self.n)
+
+    @property
+    def level_weights(self) -> tuple[Array, ...]:
+        """By factor, the weights of its units (J_f,), each given the unit that it lies in."""
+        given = self.unit_weights or (None,) * len(self.labels)
+        return tuple(
+            np.ones(labels.n_levels) if each is None else each
+            for labels, each in zip(self.labels, given, strict=True)
+        )
 
     @property
     def codes(self) -> Array:
@@ -208,6 +239,8 @@ def reduce_cells(formula: Formula, table: Any) -> CellMoments:
         DataError: the table cannot serve the formula.
     """
     with unchanged(table):
+        if formula.weights is not None:
+            return _reduce_weighted(formula, formula.weights, table)
         if isinstance(table, ParquetScan) and can_stream(formula, table):
             design, blocks, left_out = reduce_cell_scan(formula, table)
             if not _is_finite(blocks):
@@ -238,6 +271,67 @@ def _reduce_memory(formula: Formula, table: Any) -> CellMoments:
         dropped=prepared.dropped,
         missing=tuple(prepared.missing.items()),
     )
+
+
+def _reduce_weighted(formula: Formula, weights: Weights, table: Any) -> CellMoments:
+    """Return the weighted moments of a table, of which the columns that are read fit into memory.
+
+    Raises:
+        ArgumentError: weights of groups that do not name the factor they are of.
+        DataError: weights that cannot be taken.
+    """
+    names = tuple(formula.groupings)
+    if weights.groups is not None:
+        raise ArgumentError(
+            f"groups='{weights.groups}' does not say of which of {list_names(names)} it is; give "
+            "groups={" + f"'{names[-1]}': '{weights.groups}'" + "}"
+        )
+    if unknown := [name for name, _ in weights.factors if name not in names]:
+        raise ArgumentError(
+            f"groups= names '{unknown[0]}', which is no factor of the formula; they are "
+            f"{list_names(names, most=len(names))}"
+        )
+    if weights.scaling == "gk" and weights.is_sampling:
+        raise ArgumentError(
+            "scaling='gk' moves the rows' weights to one grouping factor, of which there are "
+            f"{len(names)}; take 'size', 'effective' or 'none'"
+        )
+    prepared = prepare_cells(formula, read_table(table, formula))
+    design, rows = prepared.design, prepared.rows()
+    columns = tuple(distinct_columns(formula, design.levels).values())
+    found = accumulate_weighted(rows, columns, formula, groups=np.arange(rows.n_groups))
+    if not (np.isfinite(found.mean).all() and np.isfinite(found.cross).all()):
+        prepared.check()
+    by_factor: dict[str, Array] = {}
+    for name, expression in zip(
+        (each for each, _ in weights.factors), weights.factor_expressions, strict=True
+    ):
+        at = names.index(name)
+        own = np.broadcast_to(rows.evaluate(expression, slice(0, len(rows.codes))), len(rows.codes))
+        by_factor[name] = settle_units(
+            own, prepared.labels[at].codes, prepared.labels[at].n_levels, group=name
+        )
+    labels = zip(prepared.labels, prepared.codes, strict=True)
+    return CellMoments(
+        found.n,
+        found.mean,
+        found.cross,
+        labels=tuple(each._replace(codes=codes) for each, codes in labels),
+        design=design,
+        dropped=prepared.dropped,
+        missing=tuple(prepared.missing.items()),
+        weighting=found.weighting,
+        unit_weights=tuple(by_factor.get(name) for name in names),
+    )
+
+
+def refuse_weighted(moments: CellMoments, what: str) -> None:
+    """Raise `ArgumentError` where what is asked for knows no weights of several factors."""
+    if moments.weights is not None:
+        raise ArgumentError(
+            f"{what} is not there yet with {moments.weights.sentence} and several grouping factors "
+            "together; make the model from the table"
+        )
 
 
 def _reduce_lazy(formula: Formula, table: Any) -> CellMoments:
@@ -379,6 +473,7 @@ def save_cells(
         DataError: cells below the minimum, moments that contradict themselves, labels of a type
             that has no place in a file, a folder that cannot be written to.
     """
+    refuse_weighted(moments, "a file of moments")
     min_group_size = moments.min_group_size if min_group_size is None else min_group_size
     if min_group_size is not None:
         find_large_groups(moments.n, min_group_size, of=moments.cells_are, action="refuse")
@@ -447,6 +542,7 @@ def merge_cell_moments(
     if len(names) != len(parts):
         raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
     first = parts[0]
+    refuse_weighted(first, "merging moments")
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
     blocks = merge_cells(first.design, [part.blocks for part in parts], names=names)
@@ -471,6 +567,7 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     Raises:
         DataError: the new rows cannot be read or do not merge; see `merge_cell_moments`.
     """
+    refuse_weighted(moments, "an update of moments")
     if is_moments_path(more):
         header, blocks = read_blocks(more)
         if "groupings" not in header:

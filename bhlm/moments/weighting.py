@@ -221,6 +221,31 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
     return Weighting(states[:, SUM], states[:, SQUARES], states[:, LOGS], low, states[:, N])
 
 
+def settle_units(weights: Array, codes: Array, n_units: int, *, group: str) -> Array:
+    """Return the weights (J,) of a factor's units from those of its rows (n,).
+
+    Raises:
+        DataError: weights that are zero, negative or infinite, or differ within a unit.
+    """
+    bad = ~(np.isfinite(weights) & (weights > 0.0))
+    if bad.any():
+        raise DataError(
+            f"the weight of '{group}' is {show_value(float(weights[bad][0]))} in "
+            f"{count(int(bad.sum()), 'row')}; give a finite number above 0, or leave those rows out"
+        )
+    low, high = np.full(n_units, np.inf), np.zeros(n_units)
+    np.minimum.at(low, codes, weights)
+    np.maximum.at(high, codes, weights)
+    differ = high - low > CONSTANT * high
+    if differ.any():
+        at = int(np.argmax(differ))
+        raise DataError(
+            f"the weight of '{group}' differs between the rows of {int(differ.sum())} of its "
+            f"{n_units} units (from {low[at]:g} to {high[at]:g}); give one value per unit"
+        )
+    return low
+
+
 def merge_weightings(
     parts: Sequence[Weighting], index: Array, n_groups: int, *, names: Sequence[str]
 ) -> Weighting:

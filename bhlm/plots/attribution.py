@@ -24,12 +24,14 @@ ERRORS = 2.0  # standard errors that a whisker reaches to either side
 SHARES = {
     "shape": "shape",
     "prior": "prior",
+    "adjustment": "adjustment",
     "monte_carlo": "Monte Carlo",
     "unexplained": "unexplained",
 }
 ROLES = {
     "shape": "third",
     "prior": "fifth",
+    "adjustment": "fourth",
     "monte_carlo": "sixth",
     "unexplained": "warning",
     "undivided": "population",
@@ -38,6 +40,7 @@ WORDS = {
     "shape": "flat-prior mean less flat-prior mode: skewness, and integrating over the other "
     "parameters",
     "prior": "mean under the chosen priors less mean under flat ones",
+    "adjustment": "what moving the draws to the sandwich's covariance does to their mean",
     "monte_carlo": "noise of the draws",
     "unexplained": "flat-prior mode less REML estimate, and what the draws miss beyond their noise",
     "undivided": "parts that cannot be told apart",
@@ -107,8 +110,9 @@ def split_steps(row: "pd.Series[float]") -> tuple[Step, ...]:
     """
     if not np.isfinite(row["gap"]):
         return ()
-    known = {key: float(row[key]) for key in SHARES if np.isfinite(row[key])}
-    lost = [key for key in SHARES if key not in known]
+    told = [key for key in SHARES if key in row]
+    known = {key: float(row[key]) for key in told if np.isfinite(row[key])}
+    lost = [key for key in told if key not in known]
     steps = [Step(key, SHARES[key], known[key], float(row[f"{key}_se"])) for key in known]
     if lost:
         label = f"{' + '.join(SHARES[key] for key in lost)}, undivided"

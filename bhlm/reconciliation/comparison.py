@@ -22,7 +22,7 @@ from bhlm.moments.cells import CellMoments, refuse_factors
 from bhlm.moments.either import Reduced
 from bhlm.moments.patterns import Patterns
 from bhlm.reconciliation.curves import tabulate_curves
-from bhlm.reconciliation.evidence import Evidence, gather_evidence
+from bhlm.reconciliation.evidence import AnyEstimate, Evidence, gather_evidence
 from bhlm.reconciliation.findings import (
     Findings,
     judge_agreement,
@@ -41,9 +41,10 @@ from bhlm.reconciliation.words import (
     advise_failed,
     describe_verdict,
     explain_gaps,
+    is_pseudo,
     list_withheld,
     name_priors,
-    speak_of_ml,
+    speak_of,
     withhold_words,
 )
 from bhlm.reml.estimate import Estimate
@@ -69,7 +70,7 @@ Verdict = Literal["agree", "explained", "undetermined", "unexplained", "not_conv
 class Comparison:
     """The two answers side by side, the split of each gap, the verdict, and the four findings."""
 
-    reml: Estimate | LevelsEstimate | FamilyEstimate
+    reml: AnyEstimate
     post: Posterior
     evidence: Evidence  # what the split rests on
     table: "pd.DataFrame"  # by parameter; columns as in the JSON's `reconciliation`
@@ -138,13 +139,15 @@ class Comparison:
             )
         if exact is None or judgement is None or not judgement.certified:
             return "The draws are not certified: see the points."
+        adjusted = self.evidence.adjustment is not None
+        told = ", as they were before the adjustment to the sandwich," if adjusted else ""
         shares = "neither likelihood kernel nor Jacobian"
         if isinstance(self.reml, FamilyEstimate):
             shares = "the integrals over the random effects, and no Jacobian,"
         return (
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
             f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares {shares} "
-            "with the sampler, and judges the draws in mean, SD and "
+            f"with the sampler, and judges the draws{told} in mean, SD and "
             f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}: a shift of "
             f"{judgement.resolution:.2g} posterior SDs would be seen."
         )
@@ -164,7 +167,7 @@ class Comparison:
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
         table = table.drop(columns="pev", errors="ignore")
         own = ("eb", "eb_sd", "mean", "sd", "lower", "upper", "gap", "widening")
-        if isinstance(self.reml, Estimate | FamilyEstimate):
+        if not isinstance(self.reml, LevelsEstimate):
             (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
             table.columns = [group, *table.columns[1:]]
         for column in ("mean", "sd", "lower", "upper"):
@@ -185,7 +188,7 @@ class Comparison:
 
 
 def compare(
-    reml: Estimate | LevelsEstimate | FamilyEstimate,
+    reml: AnyEstimate,
     post: Posterior,
     *,
     published: Published | None = None,
@@ -194,7 +197,8 @@ def compare(
     """Return the reconciliation of a REML fit and a posterior of the same model.
 
     Args:
-        reml: a fit by REML; ML has no flat-prior counterpart and is refused.
+        reml: a fit by REML; ML has no flat-prior counterpart and is refused, but of families and
+            with sampling weights, where it is that of the joint mode.
         post: draws from the posterior.
         published: printed values, from the gallery.
         limit: of Pareto's k, above which importance weights are not believed.
@@ -225,11 +229,10 @@ def compare(
         table, verdict, words,
         certified=evidence.certified, bound=bool(post.diagnostics.prior_bound),
     )  # fmt: skip
-    if isinstance(reml, FamilyEstimate):
-        reasons = tuple(map(speak_of_ml, reasons))
-        advice = list(map(speak_of_ml, advice))
-        words = {name: speak_of_ml(text) for name, text in words.items()}
-        conclusion = speak_of_ml(conclusion)
+    reasons = tuple(speak_of(reml, text) for text in reasons)
+    advice = [speak_of(reml, text) for text in advice]
+    words = {name: speak_of(reml, text) for name, text in words.items()}
+    conclusion = speak_of(reml, conclusion)
     return Comparison(
         reml=reml, post=post, evidence=evidence, table=table, verdict=verdict, reasons=reasons,
         advice=tuple(advice), words=words, withheld=list_withheld(post, evidence),
@@ -237,7 +240,7 @@ def compare(
     )  # fmt: skip
 
 
-def _check_pair(reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior) -> None:
+def _check_pair(reml: AnyEstimate, post: Posterior) -> None:
     if isinstance(reml, FamilyEstimate) != isinstance(post.moments, Patterns):
         raise ArgumentError(
             f"the fits differ in their families ('{reml.moments.formula}' and "
@@ -248,7 +251,7 @@ def _check_pair(reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterio
             f"nagq={reml.nagq} cannot be reconciled: the posterior rests on integrals that are "
             "exact; fit with model.ml()"
         )
-    if not isinstance(reml, FamilyEstimate) and reml.method != "reml":
+    if not isinstance(reml, FamilyEstimate) and reml.method != "reml" and not is_pseudo(reml):
         raise ArgumentError(
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
@@ -302,7 +305,7 @@ def _list_codes(moments: Reduced) -> list[list[int]]:
 
 
 def _judge(
-    reml: Estimate | LevelsEstimate | FamilyEstimate,
+    reml: AnyEstimate,
     post: Posterior,
     evidence: Evidence,
     table: "pd.DataFrame",
@@ -318,6 +321,8 @@ def _judge(
     reasons += _flag_boundary(post, table, evidence)
     bad = table[table["verdict"] == "unexplained"]
     found = find_contradictions(post) + _describe_refuted(evidence) + find_drift(post)
+    if evidence.adjustment is not None and evidence.adjustment.made:
+        found += [evidence.adjustment.sentence] if evidence.adjustment.sentence else []
     if evidence.identity.sentence:
         reasons.append(evidence.identity.sentence)
     if len(bad) and not (found or evidence.identity.is_broken):

@@ -8,7 +8,7 @@ one and all together, where the posterior without them is proper.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -24,11 +24,14 @@ from bhlm.bayes.importance.target import list_priors
 from bhlm.bayes.level_density import LevelDensity, build_levels
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
+from bhlm.bayes.weighted_density import build_weighted
 from bhlm.errors import PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.likelihood.whitening import Whitened
+from bhlm.reconciliation.adjustment import AdjustmentCheck, check_adjustment
 from bhlm.reconciliation.family_mode import find_family_mode
 from bhlm.reconciliation.flat_mode import FlatMode, find_flat_mode
 from bhlm.reconciliation.identity import Identity, compare_heights
@@ -42,11 +45,14 @@ from bhlm.reconciliation.quadrature_route import (
     integrate_draws,
 )
 from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
+from bhlm.reconciliation.weighted_mode import find_weighted_mode
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.strata import StrataEstimate
 
 Array = np.ndarray
+type AnyEstimate = Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate
 
 
 class Points(NamedTuple):
@@ -76,10 +82,14 @@ class Evidence:
     flat_indices: dict[str, float]
     single_indices: dict[str, dict[str, float]]
     reasons: tuple[str, ...] = field(default=())  # what could not be computed, and why
+    # Of draws under sampling weights, which are judged as they were sampled; None elsewhere.
+    adjustment: AdjustmentCheck | None = None
 
     @property
     def certified(self) -> bool:
-        """Whether the draws could be judged."""
+        """Whether the draws could be judged, and stand for what is reported of them."""
+        if self.adjustment is not None and not self.adjustment.made:
+            return False
         return self.judgement is not None and self.judgement.certified
 
     @property
@@ -167,13 +177,12 @@ class Evidence:
         return (self.flat_indices if flat else self.indices)[name] > 1.0
 
 
-def gather_evidence(
-    reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior, *, limit: float = KHAT
-) -> Evidence:
+def gather_evidence(reml: AnyEstimate, post: Posterior, *, limit: float = KHAT) -> Evidence:
     """Return what the split of the gaps between two fits of a model rests on.
 
     Args:
-        reml: the REML fit; of a family that by maximum likelihood.
+        reml: the REML fit; of a family that by maximum likelihood, with sampling weights that by
+            pseudo-maximum likelihood.
         post: draws from the posterior.
         limit: of k, above which weighted draws are not believed.
     """
@@ -183,6 +192,9 @@ def gather_evidence(
     existence = judge_proper(post)
     flat_existence = judge_proper(post, flat_priors)
     reasons: list[str] = []
+    adjustment = check_adjustment(post) if isinstance(post, Draws) else None
+    if adjustment is not None and not adjustment.made:
+        reasons.append(adjustment.sentence)
     found = _Route(post, limit, reasons)
     found.open(existence)
     if not flat_existence.proper:
@@ -214,12 +226,16 @@ def gather_evidence(
         flat_indices=flat_existence.indices,
         single_indices=single_indices,
         reasons=tuple(reasons),
+        adjustment=adjustment,
     )
 
 
-def _find_mode(
-    reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior, flat: ResolvedPriors
-) -> FlatMode:
+def take_sampled(post: Posterior) -> Posterior:
+    """Return draws as the sampler left them, those under sampling weights before they moved."""
+    return post.sampled if isinstance(post, Draws) else post
+
+
+def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> FlatMode:
     """Return the mode under flat priors, of a family jointly with the fixed effects."""
     structure, white = post.structure, post.white
     if isinstance(white, WhitenedPatterns):
@@ -227,12 +243,32 @@ def _find_mode(
         start = reml.beta, reml.root
         return find_family_mode(reml.patterns, white, structure, start=start)
     assert not isinstance(reml, FamilyEstimate)
+    if isinstance(white, Whitened) and not white.is_plain:
+        sigma = [each**0.5 for each in _list_residuals(reml)]
+        at = reml.at if isinstance(reml, StrataEstimate) else reml
+        assert isinstance(at, Estimate)
+        return find_weighted_mode(
+            build_weighted(white, flat, structure),
+            white,
+            structure,
+            start=(at.beta, at.root, np.array(sigma)),
+            restricted=reml.method == "reml",
+        )
+    assert not isinstance(reml, StrataEstimate)
     density: Density | LevelDensity
     if isinstance(white, WhitenedCells):
         density = build_levels(white, flat, structure)
     else:
         density = build_density(white, flat, structure)
     return find_flat_mode(density, white, structure=structure, start=_take_root(reml))
+
+
+def _list_residuals(reml: AnyEstimate) -> list[float]:
+    """Return the residual variance, of every stratum."""
+    if isinstance(reml, StrataEstimate):
+        return list(reml.residual_variances.values())
+    assert isinstance(reml, Estimate)
+    return [reml.sigma2]
 
 
 def find_power(parameter: Parameter, structure: Structure) -> float | None:
@@ -287,12 +323,13 @@ class _Route:
             self.reasons.append(f"The draws are not certified: {error}.")
             return
         self.exact = exact
-        self.judgement = judge(post.draws, exact, certified=exact.khat <= self.limit)
+        drawn = take_sampled(post).draws
+        self.judgement = judge(drawn, exact, certified=exact.khat <= self.limit)
         if exact.khat <= self.limit:
             self.pool = start_pool(exact, seed=self.seed)
             return
         failed = f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
-        chosen = integrate_draws(post) if isinstance(post, Draws) else None
+        chosen = integrate_draws(post) if _takes_grid(post) else None
         if chosen is not None:
             judgement = judge_by_quadrature(post.draws, chosen, post.parameters)
             if judgement.certified:
@@ -340,6 +377,11 @@ class _Route:
             by_grid = integrate_draws(self.post, priors=drop_priors(self.post.priors, (part,)))
             if by_grid is not None:
                 self.quadrature.single[part] = by_grid
+
+
+def _takes_grid(post: Posterior) -> TypeGuard[Draws]:
+    """Return whether quadrature knows models of that kind."""
+    return isinstance(post, Draws) and post.white.is_plain
 
 
 def _read_mean(found: QuadraturePosterior, name: str) -> Share:

@@ -58,7 +58,7 @@ class FlatMode:
     beta: Array  # (p,)
     g: Array  # (q, q)
     root: Array  # (q, q) a square root of g
-    sigma2: float
+    sigma2: float | Array  # of strata (S,)
     loglik: float  # restricted log-likelihood at the mode, by the sampler's kernel
     start_loglik: float  # the same at the given start (the REML estimate), nan without one
     own_loglik: float  # the highest that was reached from the other starts

@@ -7,6 +7,7 @@ from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.strata import StrataEstimate
 
 # In log-likelihood: what rounding and a gradient that has been stopped at leave, per 1e4 of it.
 SAME_HEIGHT = 1e-6
@@ -27,7 +28,9 @@ class Identity:
         return self.finding not in ("same", "search_short")
 
 
-def compare_heights(mode: FlatMode, reml: Estimate | LevelsEstimate | FamilyEstimate) -> Identity:
+def compare_heights(
+    mode: FlatMode, reml: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate
+) -> Identity:
     """Return whether the mode is the REML estimate and, if not, which side is at fault.
 
     The restricted log-likelihood is computed at both points by the sampler's kernel, so that a

@@ -12,6 +12,7 @@ from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.optimize import unwhiten_loglik
+from bhlm.reml.strata import StrataEstimate
 from bhlm.sources.gallery import Published, agrees_with_print, printed_tolerance
 
 Array = np.ndarray
@@ -36,7 +37,7 @@ class PrintedCheck:
 
 
 def check_published(
-    fit: Estimate | LevelsEstimate | FamilyEstimate, published: Published
+    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, published: Published
 ) -> tuple[PrintedCheck, ...]:
     """Return every printed value beside the fit's.
 
@@ -71,12 +72,19 @@ def check_published(
             add(name, quantity, printed, float(estimates.loc[name, quantity]))
     add("loglik", "value", published.loglik, fit.loglik)
     add("deviance", "value", published.deviance, -2.0 * fit.loglik)
-    newton = [step.loglik for step in fit.steps if step.phase == "newton"]
-    for printed in published.iterations[-1:]:
-        add("iterations", "last", printed, newton[-1])
-    for test, computed in (("wald", fit.wald), ("lr_test", fit.lr_test)):
-        for quantity, printed in (getattr(published, test) or {}).items():
-            add(test, quantity, printed, computed[quantity])
+    if isinstance(fit, StrataEstimate):
+        if published.iterations or published.wald or published.lr_test:
+            raise GalleryError(
+                f"published values of '{fit.moments.formula}' with residual variances by stratum "
+                "hold iterations, wald or lr_test, which such a fit has not; leave them out"
+            )
+    else:
+        newton = [step.loglik for step in fit.steps if step.phase == "newton"]
+        for printed in published.iterations[-1:]:
+            add("iterations", "last", printed, newton[-1])
+        for test, computed in (("wald", fit.wald), ("lr_test", fit.lr_test)):
+            for quantity, printed in (getattr(published, test) or {}).items():
+                add(test, quantity, printed, computed[quantity])
     add("n", "value", published.n, fit.moments.n_rows)
     for factor, printed in _list_groups(fit, published).items():
         add("groups", factor, printed, _count_levels(fit, factor))
@@ -87,7 +95,7 @@ def check_published(
 
 
 def _list_groups(
-    fit: Estimate | LevelsEstimate | FamilyEstimate, published: Published
+    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, published: Published
 ) -> dict[str, str]:
     """Return the printed numbers of groups, by factor; of one factor under "value".
 
@@ -115,12 +123,14 @@ def _list_groups(
     return dict(published.groups)
 
 
-def _count_levels(fit: Estimate | LevelsEstimate | FamilyEstimate, factor: str) -> int:
+def _count_levels(
+    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, factor: str
+) -> int:
     return fit.moments.groups[factor] if isinstance(fit, LevelsEstimate) else fit.moments.n_groups
 
 
 def describe_published(
-    fit: Estimate | LevelsEstimate | FamilyEstimate,
+    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate,
     published: Published,
     checks: tuple[PrintedCheck, ...],
 ) -> str:

@@ -8,6 +8,8 @@ gap = posterior mean of the draws - REML estimate is the exact sum of
     prior        mean under the chosen priors - mean under flat ones, which is the sum of
       scale, sd, corr, residual, fixed    what swapping that one for a flat one moves the mean by
       interaction  what single swaps leave: where priors stand in for one another
+    adjustment   with sampling weights alone: what moving the draws to the sandwich's covariance
+                 does to their mean on this scale
     monte_carlo  mean of the draws - mean under the chosen priors by the independent route, unless
                  the draws are refuted by it
     unexplained  flat-prior mode - REML estimate, which is zero if both engines are right, and
@@ -28,13 +30,10 @@ from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed, 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.likelihood.patterns import WhitenedPatterns
-from bhlm.reconciliation.evidence import Evidence
+from bhlm.reconciliation.evidence import AnyEstimate, Evidence, take_sampled
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reconciliation.judge import FALSE_ALARMS
 from bhlm.reconciliation.swaps import Share
-from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.levels import LevelsEstimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +46,16 @@ NEGLIGIBLE = 0.1
 IDENTITY = 1e-3
 
 
-def list_shares(structure: Structure | None = None) -> tuple[str, ...]:
-    """Return the columns of the shares; of several factors each prior by factor."""
+def list_shares(structure: Structure | None = None, *, adjusted: bool = False) -> tuple[str, ...]:
+    """Return the columns of the shares; of several factors each prior by factor.
+
+    `adjusted` is of draws that were moved to the sandwich's covariance.
+    """
     priors = PRIORS if structure is None else list_priors(structure)
     named = (f"prior_{name}" for name in (*priors, "interaction"))
-    return ("shape", "skewness", "integrating", "prior", *named, "monte_carlo", "unexplained")
+    moved = ("adjustment",) if adjusted else ()
+    last = (*moved, "monte_carlo", "unexplained")
+    return ("shape", "skewness", "integrating", "prior", *named, *last)
 
 
 SHARES = list_shares()  # of a single factor
@@ -60,9 +64,7 @@ NAMED = tuple(share for share in SHARES if share.startswith("prior_"))
 WIDTH = 2.0 * 1.959963984540054
 
 
-def split_gaps(
-    reml: Estimate | LevelsEstimate | FamilyEstimate, post: Posterior, evidence: Evidence
-) -> "pd.DataFrame":
+def split_gaps(reml: AnyEstimate, post: Posterior, evidence: Evidence) -> "pd.DataFrame":
     """Return the split of every gap, one row per parameter.
 
     Columns `reml, posterior, sd, gap, gap_sd`, the shares and their parts (see the module), the
@@ -71,7 +73,8 @@ def split_gaps(
     """
     import pandas as pd
 
-    shares = list_shares(post.structure)
+    adjusted = evidence.adjustment is not None and evidence.adjustment.made
+    shares = list_shares(post.structure, adjusted=adjusted)
     columns = (
         *("reml", "posterior", "sd", "gap", "gap_sd"),
         *shares,
@@ -79,7 +82,7 @@ def split_gaps(
     )
     estimates = reml.estimates["estimate"]
     modes = _name_mode(post, evidence.mode)
-    draws = post.draws
+    draws, sampled = post.draws, take_sampled(post).draws
     rows: dict[str, dict[str, float]] = {}
     verdicts = []
     for parameter in post.parameters:
@@ -87,10 +90,17 @@ def split_gaps(
         drawn, _, _, sd, low, high, *_, mcse = summarize({name: draws[name]})[name]
         # Without an SD, that of a normal with the same 95 % interval is the unit.
         unit = sd if evidence.indices[name] > 2.0 else (high - low) / WIDTH
+        if adjusted:
+            moved, (plain, *_, mcse) = drawn, summarize({name: sampled[name]})[name]
+            drawn = plain
         row = _split(
             parameter, evidence, drawn, mcse, float(estimates[name]), modes[name],
             priors=list_priors(post.structure),
         )  # fmt: skip
+        if adjusted:
+            by = moved - drawn
+            row |= {"adjustment": by, "adjustment_se": 0.0}
+            row |= {"posterior": row["posterior"] + by, "gap": row["gap"] + by}
         row["sd"] = sd if evidence.indices[name] > 2.0 else math.nan
         row["gap_sd"] = row["gap"] / unit if unit > 0.0 else math.nan
         rows[name] = {column: row.get(column, math.nan) for column in columns}
@@ -208,11 +218,13 @@ def find_drift(post: Posterior) -> list[str]:
     """
     if isinstance(post.white, WhitenedPatterns):  # nothing is normal given the rest
         return []
+    post = take_sampled(post)
     target = build_target(post.white, post.priors, post.structure)
     if not target.exact:
         return []
     beta, root, sigma = flatten_draws(post)
-    lam = np.linalg.solve(post.white.basis, root) / sigma[:, None, None]
+    first = sigma if sigma.ndim == 1 else sigma[:, 0]
+    lam = np.linalg.solve(post.white.basis, root) / first[:, None, None]
     mean = target.ols + condition_fixed(target, lam, sigma).mean @ target.back.T
     chained = post.shape
     names = post.moments.fixed

@@ -17,7 +17,7 @@ from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.pool import Pool
 from bhlm.bayes.importance.target import list_priors
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
-from bhlm.reconciliation.evidence import Evidence
+from bhlm.reconciliation.evidence import AnyEstimate, Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.proper import judge_proper
@@ -29,6 +29,8 @@ from bhlm.reconciliation.swaps import (
     reweight_priors,
     swap_priors,
 )
+from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,7 @@ def name_priors(post: Posterior) -> dict[str, str]:
     fixed = post.moments.fixed
     scale = {"scale": "the scale (flat on SDs and correlations is not flat on covariances)"}
     others = {
-        "residual": f"the prior {texts.get(str(RESIDUAL_SD), '')} on the residual SD",
+        "residual": _name_residual(post, texts),
         "fixed": f"the prior {texts[fixed[0]]} on {fixed[0]}"
         if len(fixed) == 1
         else "the priors of the fixed effects",
@@ -109,6 +111,14 @@ def name_priors(post: Posterior) -> dict[str, str]:
             told = f"the prior {text} on the correlation{plural}{of}"
             of_correlations[f"corr{mark}"] = told
     return scale | of_sds | others | of_correlations
+
+
+def _name_residual(post: Posterior, texts: dict[str, str]) -> str:
+    residuals = [str(each) for each in post.parameters if each.is_residual and each.is_sd]
+    if len(residuals) < 2:
+        return f"the prior {texts.get(str(RESIDUAL_SD), '')} on the residual SD"
+    kinds = list(dict.fromkeys(texts[name] for name in residuals))
+    return f"the priors of the residual SDs ({_list(kinds)})"
 
 
 def _explain(
@@ -170,6 +180,9 @@ def _list_clauses(
     prior["prior_interaction"] = "where priors stand in for one another"
     clauses = _tell(row, shape, unit) or _tell(row, {"shape": together}, unit)
     clauses += _tell(row, prior, unit) or _tell(row, {"prior": "from the priors together"}, unit)
+    if "adjustment" in row:
+        moved = {"adjustment": "from the adjustment of the draws to the sandwich"}
+        clauses += _tell(row, moved, unit, errors=0.0)
     return clauses + _tell(row, {"monte_carlo": "from Monte Carlo noise"}, unit, errors=0.0)
 
 
@@ -376,6 +389,21 @@ def describe_verdict(
 def _list(names: Sequence[str]) -> str:
     """Return names as English lists them."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def is_pseudo(reml: AnyEstimate) -> bool:
+    """Return whether a fit is by pseudo-maximum likelihood, with sampling weights."""
+    return isinstance(reml, Estimate) and reml.weights is not None and reml.weights.is_sampling
+
+
+def speak_of(reml: AnyEstimate, text: str) -> str:
+    """Return a sentence about REML as one about what takes its place, where something does."""
+    if isinstance(reml, FamilyEstimate):
+        return speak_of_ml(text)
+    if is_pseudo(reml):
+        told = text.replace("restricted log-likelihood", "log-pseudo-likelihood")
+        return told.replace("REML", "pseudo-ML")
+    return text
 
 
 def speak_of_ml(text: str) -> str:

@@ -26,7 +26,7 @@ from bhlm.reml.group_algebra import expect_one
 from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.level_search import maximize_levels
 from bhlm.reml.levels import LevelsEstimate
-from bhlm.reml.maximum import Maximum, require_plain
+from bhlm.reml.maximum import Maximum, require_plain, require_unweighted
 from bhlm.reml.optimize import maximize
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def plan_refits(fit: Maximum) -> Refit:
     start = None if fit.singular else fit.theta
     restricted = fit.method == "reml"
     if isinstance(fit, LevelsEstimate):
+        require_unweighted(fit, "bootstrap()")
         at = evaluate_fit(fit).at
         sigma = float(np.sqrt(at.sigma2))
         simulator = build_cell_simulator(

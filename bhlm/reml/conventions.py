@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.rows import list_fixed, list_variances
 from bhlm.reml.sandwich import CONVENTIONS
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def compare_conventions(fit: Estimate) -> "pd.DataFrame":
+def compare_conventions(fit: Estimate | LevelsEstimate) -> "pd.DataFrame":
     """Return the standard errors of every parameter by each convention, beside its estimate.
 
     One column for each of `bhlm.reml.sandwich.CONVENTIONS`; `attrs["programs"]` names who prints
@@ -23,12 +24,13 @@ def compare_conventions(fit: Estimate) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    structures, gs = zip(*fit.parts, strict=True)
     found = {"estimate": fit.estimates["estimate"].to_numpy()}
     for name in CONVENTIONS:
         errors = fit.sandwich_errors(name)
         rows = [
             *list_fixed(fit.beta, errors.fixed),
-            *list_variances((fit.structure,), (fit.g,), fit.sigma2, errors.variances),
+            *list_variances(structures, gs, fit.sigma2, errors.variances),
         ]
         found[name] = np.array([row.se for row in rows])
     table = pd.DataFrame(found, fit.estimates.index)

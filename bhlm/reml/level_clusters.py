@@ -19,6 +19,7 @@ from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import pool
 from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import require_unweighted
 
 Array = np.ndarray
 
@@ -46,6 +47,7 @@ def list_clusters(fit: LevelsEstimate) -> list[Cluster]:
     Raises:
         ArgumentError: no factor holds all others.
     """
+    require_unweighted(fit, "a robust method")
     moments = fit.moments
     top = find_top(moments)
     if top is None:

@@ -35,14 +35,19 @@ def variances_covariance(
     at = optimum.criterion.at
     v = at.sigma2 * white.scale**2
     problem = LevelsProblem(white, structures, at.restricted)
-    slope = problem.pull(slope_rss(white.levels, optimum.lams, optimum.criterion))
     c = len(optimum.theta)
-    # The profiled Hessian is the full one less what v takes with it: D_tv = -slope / (s2 v).
-    cross = -slope / (at.sigma2 * v)
     information = np.empty((c + 1, c + 1))
-    information[:c, :c] = optimum.hessian + np.outer(cross, cross) * v**2 / at.dof
+    if white.held is None:
+        slope = problem.pull(slope_rss(white.levels, optimum.lams, optimum.criterion))
+        # The profiled Hessian is the full one less what v takes with it: D_tv = -slope / (s2 v).
+        cross = -slope / (at.sigma2 * v)
+        information[:c, :c] = optimum.hessian + np.outer(cross, cross) * v**2 / at.dof
+        information[c, c] = at.dof / v**2
+    else:
+        cross = np.zeros(c)
+        information[:c, :c] = optimum.hessian
+        information[c, c] = 1.0 / v**2  # it has no error, and no share in the others'
     information[:c, c] = information[c, :c] = cross
-    information[c, c] = at.dof / v**2
     information *= 0.5
     jacobian, lost = _map_elements(structures, white, optimum, v)
     size = np.ones(c + 1)
@@ -55,7 +60,10 @@ def variances_covariance(
             _refuse_flat(moments, structures, scaled)
         covariance = np.linalg.inv(scaled)
     jacobian = jacobian * size
-    result = np.asarray(jacobian @ covariance @ jacobian.T)
+    if white.held is not None:
+        jacobian[:-1, -1] = 0.0
+        lost = [*lost, len(jacobian) - 1]
+    result = np.asarray(jacobian @ covariance @ jacobian.T) / white.unit
     result[lost, :] = result[:, lost] = np.nan
     return result
 

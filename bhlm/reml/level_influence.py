@@ -14,7 +14,7 @@ from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.level_errors import FLAT
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
 from bhlm.reml.levels import LevelsEstimate
-from bhlm.reml.maximum import check_converged
+from bhlm.reml.maximum import check_converged, require_unweighted
 from bhlm.reml.optimize import unwhiten_loglik
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def measure_level_influence(fit: LevelsEstimate, factor: str | None = None) -> "
     Raises:
         ArgumentError: it is not a factor of the model; a fit that did not converge.
     """
+    require_unweighted(fit, "influence()")
     import pandas as pd
 
     check_converged(fit, "influence")

@@ -11,6 +11,7 @@ from bhlm.moments.cells import CellMoments, CellRows
 from bhlm.moments.groups import KINDS
 from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import require_unweighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,7 @@ def predict_level_rows(
         ArgumentError: an unknown kind or choice, a level outside (0, 1).
         DataError: a level that the fit has not seen, if that is an error.
     """
+    require_unweighted(fit, "predict()")
     import pandas as pd
 
     check_level(level)
@@ -116,6 +118,7 @@ def list_residuals(fit: LevelsEstimate, rows: CellRows) -> "pd.DataFrame":
     Raises:
         DataError: a row of a level that the fit has not seen.
     """
+    require_unweighted(fit, "residuals()")
     import pandas as pd
 
     if np.any(rows.codes < 0):

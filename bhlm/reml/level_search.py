@@ -54,6 +54,10 @@ class Arranged(Scaled, Protocol):
     def levels(self) -> Levels:
         """The factors."""
 
+    @property
+    def held(self) -> float | None:
+        """The residual variance in whitened units, where it is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class LevelsOptimum:
@@ -99,8 +103,13 @@ class LevelsProblem:
 
     def evaluate(self, theta: Array) -> LevelsCriterion:
         """Return the criterion at theta."""
+        white = self.white
         return evaluate_levels(
-            self.white.levels, self.factor(theta), n=self.white.n, restricted=self.restricted
+            white.levels,
+            self.factor(theta),
+            n=white.n,
+            restricted=self.restricted,
+            held=white.held,
         )
 
     def visit(self, theta: Array) -> tuple[LevelsCriterion, Array]:
@@ -207,8 +216,13 @@ def _begin(problem: LevelsProblem) -> Array:
         levels, [structure.directions for structure in structures], n=white.n
     )
     if problem.restricted:
-        _refuse_flat(structures, equations, n=white.n)
-    found, v = solve_squares(equations, squares)
+        _refuse_flat(structures, equations, n=white.n, held=white.held is not None)
+    if white.held is None:
+        found, v = solve_squares(equations, squares)
+    else:
+        v = white.held
+        inner, right = equations[:-1, :-1], squares[:-1] - equations[:-1, -1] * v
+        found = np.linalg.lstsq(inner, right, rcond=None)[0]
     stops = np.cumsum([len(structure.labels) for structure in structures])[:-1]
     parts = zip(structures, levels.counts, np.split(found, stops), strict=True)
     return problem.project(
@@ -219,7 +233,9 @@ def _begin(problem: LevelsProblem) -> Array:
     )
 
 
-def _refuse_flat(structures: tuple[Structure, ...], equations: Array, *, n: float) -> None:
+def _refuse_flat(
+    structures: tuple[Structure, ...], equations: Array, *, n: float, held: bool = False
+) -> None:
     """Refuse variances that the restricted likelihood does not depend on, or tells not apart.
 
     The equations (m + 1, m + 1) of MIVQUE(0) are twice the expected information where all Psi_f
@@ -229,6 +245,9 @@ def _refuse_flat(structures: tuple[Structure, ...], equations: Array, *, n: floa
     labels = [label for part in structures for label in part.labels]
     varies = np.array([*(i == j for i, j in labels), False])
     flat = np.eye(len(varies))[varies & (equations[:, -1] < NO_INFORMATION * n)]
+    if held:  # it is known, and need not be told from the others
+        equations = equations.copy()
+        equations[-1, :-1] = equations[:-1, -1] = 0.0
     own = np.diag(equations)
     if not len(flat) and own.min() > 0.0:
         values, vectors = np.linalg.eigh(equations / np.sqrt(np.outer(own, own)))

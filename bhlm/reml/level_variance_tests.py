@@ -22,6 +22,7 @@ from bhlm.processes import count_cores
 from bhlm.reml.exact_null import NullDraws
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import require_unweighted
 from bhlm.reml.null_bootstrap import REPLICATES, SETTLED
 from bhlm.reml.optimize import unwhiten_loglik
 from bhlm.reml.variance_tests import (
@@ -77,6 +78,7 @@ def judge_level_variances(
         ArgumentError: coefficients that are not random or that several factors have, an unknown
             factor or null, or too few replicates.
     """
+    require_unweighted(fit, "a test of variances")
     at = _find_factor(fit, coefficients, factor)
     structure = fit.structures[at]
     asked = structure.names if coefficients is None else coefficients

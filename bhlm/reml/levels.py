@@ -1,10 +1,11 @@
 """Moments by cell -> the REML or ML estimates of a model with several grouping factors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bhlm.design.formula.weights import refuse_weights
 from bhlm.errors import ArgumentError, check_fields, show_value
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
@@ -15,9 +16,11 @@ from bhlm.likelihood.variance_shares import spread_factors
 from bhlm.moments.cells import CellMoments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
+from bhlm.reml.level_sandwich import find_level_scores
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
-from bhlm.reml.maximum import Maximum, Part
+from bhlm.reml.maximum import Maximum, Part, require_plain
 from bhlm.reml.optimize import Step, unwhiten_loglik
+from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +57,7 @@ class LevelsEstimate(Maximum):
     lams: tuple[Array, ...]  # F relative covariance factors (q_f, q_f), whitened
     steps: tuple[Step, ...]
     white: WhitenedCells
+    errors: str = "model"  # how standard errors were computed: or one of `sandwich.CONVENTIONS`
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -95,6 +99,7 @@ class LevelsEstimate(Maximum):
         Raises:
             ArgumentError: crossed factors, whose units' own coefficients are not independent.
         """
+        require_plain(self, "reliability")
         levels = self.white.levels
         if not isinstance(levels, Nested):
             raise ArgumentError(
@@ -135,6 +140,8 @@ class LevelsEstimate(Maximum):
         """
         import pandas as pd
 
+        if self.weights is not None and self.weights.is_sampling:
+            raise refuse_weights(self.weights, "group_effects() of several factors")
         names = list(self.moments.groups)
         if factor is not None:
             self.find_factor(factor)
@@ -144,6 +151,24 @@ class LevelsEstimate(Maximum):
             if factor in (None, name)
         ]
         return pd.concat(tables, ignore_index=True)
+
+    def sandwich_errors(self, convention: str) -> Errors:
+        """Return the covariances of fixed effects and variances by one of `CONVENTIONS`.
+
+        Raises:
+            ArgumentError: a fit by REML or without sampling weights, or a convention that is not
+                known.
+        """
+        check_sandwich(self.method, convention)
+        if self.weights is None or not self.weights.is_sampling:
+            raise ArgumentError(
+                "standard errors by scores of several grouping factors are there with sampling "
+                "weights alone; take fixed_effects(method='cr2')"
+            )
+        if "sandwich" not in self._kept:
+            self._kept["sandwich"] = find_level_scores(self)
+        lost = np.isnan(np.diag(self.variance_cov))
+        return apply_convention(self._kept["sandwich"], convention, lost=lost)
 
     def find_factor(self, name: str) -> int:
         """Return the place of a factor.
@@ -161,7 +186,11 @@ class LevelsEstimate(Maximum):
     def whitened_means(self, at: int) -> Array:
         """Return a factor's effects (J, q) in its whitened basis, where offsets cancel."""
         criterion = evaluate_levels(
-            self.white.levels, self.lams, n=self.white.n, restricted=self.method == "reml"
+            self.white.levels,
+            self.lams,
+            n=self.white.n,
+            restricted=self.method == "reml",
+            held=self.white.held,
         )
         none = np.zeros_like(criterion.at.phi)
         found = self.white.levels.effects(self.lams, criterion.found, criterion.at.beta, none)
@@ -193,6 +222,7 @@ class LevelsEstimate(Maximum):
         """
         import pandas as pd
 
+        require_plain(self, "icc()")
         found = spread_factors(
             self.moments, self.white, self.structures, [lam[None] for lam in self.lams],
             np.array([self.sigma2]),
@@ -232,7 +262,9 @@ class LevelsEstimate(Maximum):
         """Return means (J, q), conditional covariances and prediction errors (J, q, q) of u."""
         if "effects" not in self._kept:
             white, restricted = self.white, self.method == "reml"
-            criterion = evaluate_levels(white.levels, self.lams, n=white.n, restricted=restricted)
+            criterion = evaluate_levels(
+                white.levels, self.lams, n=white.n, restricted=restricted, held=white.held
+            )
             at = criterion.at
             none = np.zeros_like(at.phi)
             given, whole = (
@@ -257,6 +289,7 @@ def fit_cells(
     method: str = "reml",
     covariance: str | None = None,
     start: LevelsEstimate | None = None,
+    errors: str | None = None,
 ) -> LevelsEstimate:
     """Return the maximum-likelihood fit of a model with several grouping factors.
 
@@ -267,21 +300,43 @@ def fit_cells(
             None keeps what the formula says, one unstructured block per random term.
         start: a fit of the same model to start from, such as the one before new rows came; from
             one that leads nowhere the search begins anew.
+        errors: with sampling weights, one of `bhlm.reml.sandwich.CONVENTIONS` by the scores of
+            the coarsest units, "full" by default; else "model".
 
     Raises:
-        ArgumentError: an unknown method or covariance; a start of another model.
+        ArgumentError: an unknown method or covariance; a start of another model; REML with
+            sampling weights, or a sandwich without them.
         IdentifiabilityError: the moments cannot identify the model.
         DataError: crossed factors that are too large for the memory.
     """
     if method not in ("reml", "ml"):
         raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
+    is_sampling = moments.weights is not None and moments.weights.is_sampling
+    if is_sampling and method == "reml":
+        raise ArgumentError(
+            "REML integrates the fixed effects out of a likelihood, and with sampling weights what "
+            "is maximised is a pseudo-likelihood, of which no rows have that distribution; ask for "
+            "method='ml'"
+        )
+    errors = errors or (DEFAULT if is_sampling else "model")
+    if errors != "model":
+        check_sandwich(method, errors)
+        if not is_sampling:
+            raise ArgumentError(
+                f"errors={errors!r} of several grouping factors is there with sampling weights "
+                "alone; fixed_effects(method='cr2') has sandwiches without"
+            )
     structures = arrange_factors(moments, covariance)
     white = whiten_cells(moments, structures)
     theta = None if start is None else _relocate(start, moments, structures, white)
     optimum = maximize_levels(white, structures, restricted=method == "reml", start=theta)
     if start is not None and not optimum.converged:
         optimum = maximize_levels(white, structures, restricted=method == "reml")
-    return unwhiten_levels(moments, structures, white, optimum)
+    found = unwhiten_levels(moments, structures, white, optimum)
+    if errors == "model":
+        return found
+    robust = found.sandwich_errors(errors)
+    return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
 
 
 def _relocate(
@@ -317,16 +372,18 @@ def unwhiten_levels(
 ) -> LevelsEstimate:
     """Return the fit in the columns as given, with standard errors."""
     at = optimum.criterion.at
-    sigma2 = at.sigma2 * white.scale**2
+    sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     none = [np.zeros_like(lam) for lam in optimum.lams]
-    linear = evaluate_levels(white.levels, none, n=white.n, restricted=at.restricted).at
+    linear = evaluate_levels(
+        white.levels, none, n=white.n, restricted=at.restricted, held=white.held
+    ).at
     roots = [basis @ lam for basis, lam in zip(white.bases, optimum.lams, strict=True)]
     return LevelsEstimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
         structures=structures,
         beta=white.ols + white.scale * white.fixed @ at.beta,
-        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T,
+        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit,
         gs=tuple(sigma2 * root @ root.T for root in roots),
         sigma2=sigma2,
         variance_cov=variances_covariance(moments, structures, white, optimum),

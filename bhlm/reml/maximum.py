@@ -132,6 +132,15 @@ def require_plain(fit: Maximum, what: str) -> None:
         raise refuse_weights(weights, what)
 
 
+def require_unweighted(fit: Maximum, what: str) -> None:
+    """Raise `ArgumentError` where what is asked for knows no weights of several factors."""
+    if fit.weights is not None:
+        raise ArgumentError(
+            f"{what} of several grouping factors is not there yet with {fit.weights.sentence}; "
+            "there are estimates, summary() and fixed_effects(method='z')"
+        )
+
+
 def check_converged(fit: Maximum, what: str) -> None:
     """Raise `ArgumentError`, with the fit's own advice, where what is asked for needs a maximum."""
     if not fit.converged:

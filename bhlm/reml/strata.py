@@ -14,8 +14,10 @@ from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import show_name
+from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.whitening import whiten
+from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.optimize import maximize, unwhiten_loglik
@@ -68,6 +70,16 @@ class StrataEstimate:
     def loglik(self) -> float:
         """The (restricted) log-likelihood."""
         return self.at.loglik
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of all rows, every stratum's counting alike."""
+        return self.strata.whole
+
+    @property
+    def structure(self) -> Structure:
+        """The covariance structure of the random coefficients."""
+        return self.at.structure
 
     @property
     def method(self) -> str:

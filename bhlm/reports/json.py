@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
     from bhlm.studies.imputations.pooled import Pooled
+    from bhlm.studies.imputations.reconciled import PooledComparison
 
 ESTIMATE_KEYS = ("estimate", "se", "lower", "upper")
 
@@ -136,6 +137,27 @@ def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
     )
 
 
+def describe_pooled_reconciliation(both: "PooledComparison") -> dict[str, Any]:
+    """Return the reconciliation of pooled fits; `imputations` has that given each."""
+    return make_plain(
+        {
+            **describe_pooled(both.pooled),
+            "posterior": both.mixture.estimates.to_dict("index"),
+            "reconciliation": {
+                str(name): {**row.to_dict(), "words": both.words[str(name)]}
+                for name, row in both.table.iterrows()
+            },
+            "imputations": [
+                {"verdict": one.verdict, "certification": describe_certification(one)}
+                for one in both.each
+            ],
+            "reasons": list(both.reasons),
+            "conclusion": both.conclusion,
+            "verdict": both.verdict,
+        }
+    )
+
+
 def describe_patterns(patterns: Patterns) -> dict[str, Any]:
     """Return what `describe_model` does of a family, with its name, its link and the patterns."""
     return {
@@ -189,6 +211,7 @@ def describe_cells(moments: CellMoments) -> dict[str, Any]:
         "dropped_rows": moments.dropped,
         "missing": dict(moments.missing),
         "note": moments.note,
+        **({} if moments.weights is None else {"weights": moments.weights.describe()}),
     }
 
 
@@ -310,13 +333,15 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
 
 
 def _describe_reml_side(
-    fit: Estimate | LevelsEstimate | FamilyEstimate, df: str | None
+    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, df: str | None
 ) -> dict[str, Any]:
     """Return `model` and `reml` of a single factor or several, or of a family."""
     if isinstance(fit, FamilyEstimate):
         return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit)}
+    if isinstance(fit, StrataEstimate):
+        return {"model": describe_model(fit.moments), "reml": describe_strata(fit)}
     return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}
 
 

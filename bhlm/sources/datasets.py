@@ -47,9 +47,10 @@ def load_dataset(name: str) -> "pd.DataFrame":
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, expectancy, hsb (as `load_hsb()`),
     orthodont, oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval,
     pastes, penicillin, productivity, school_calendar, scots_sec; of zeros and ones and of
-    proportions cbpp, contraception, toenail. What the columns mean, where they were measured and by
-    whom they were published stands in bhlm/sources/data/README.md. Labels of groups are as in the
-    source: some are text, some are integers.
+    proportions cbpp, contraception, toenail; with plausible values and sampling weights pisa_nz;
+    sleepstudy_weights is sleepstudy with weights of two. What the columns mean, where they were
+    measured and by whom they were published stands in bhlm/sources/data/README.md. Labels of groups
+    are as in the source: some are text, some are integers.
 
     Raises ArgumentError if there is no data set of that name.
     """
@@ -70,11 +71,11 @@ def _read_shipped(name: str) -> "pd.DataFrame":
 
 _ONE_FILE = (
     *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
-    *("expectancy", "orthodont", "oxboys", "rail", "sleepstudy"),
+    *("expectancy", "orthodont", "oxboys", "rail", "sleepstudy", "sleepstudy_weights"),
     *("pastes", "penicillin", "productivity", "school_calendar", "scots_sec"),
     *("cbpp", "contraception", "toenail"),
 )
-_PACKED = ("chem97", "egsingle", "inst_eval")  # of more than 200 KB as plain text
+_PACKED = ("chem97", "egsingle", "inst_eval", "pisa_nz")  # of more than 200 KB as plain text
 DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {
     "hsb": load_hsb,
     **{name: partial(_read_shipped, f"{name}.csv") for name in _ONE_FILE},

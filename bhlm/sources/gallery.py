@@ -1,8 +1,9 @@
 """The gallery: a strict reader of models/*.toml, one published model per file.
 
-A file states a model (title, citation, formula, data, method, covariance, priors), and in
-[published] what was printed about it. Printed values are kept as the strings that were
-printed, since the last digit of each is its tolerance (`printed_tolerance`).
+A file states a model (title, citation, formula, data, method, covariance, priors; weights,
+known_variance, residual and responses where the data are a survey's), and in [published] what was
+printed about it. Printed values are kept as the strings that were printed, since the last digit of
+each is its tolerance (`printed_tolerance`).
 """
 
 import os
@@ -30,8 +31,11 @@ SIZE_KEYS = ("min", "mean", "max")
 _MODEL_KEYS = (
     *("title", "citation", "formula", "data", "method", "covariance", "priors", "notes"),
     *("family", "link", "trials", "exposure"),
+    *("weights", "known_variance", "residual", "responses"),
     "published",
 )
+WEIGHT_KINDS = ("precision", "frequency", "sampling")
+_WEIGHT_KEYS = ("kind", "rows", "groups", "scaling")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -81,6 +85,16 @@ class GalleryModel:
     link: str | None = None  # None: the family's usual one
     trials: str | None = None  # the column of the trials, where the formula does not name it
     exposure: str | None = None  # the column over which counts were made
+    # Of rows and groups: "kind", and some of "rows", "groups" and "scaling".
+    weights: Mapping[str, Any] | None = None
+    known_variance: str | None = None  # the column of sampling variances that are known
+    residual: str | None = None  # the column of strata with residual variances of their own
+    responses: tuple[str, ...] = ()  # columns of plausible values; the formula begins with "~"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows count once, and one response and one residual variance are there."""
+        return not (self.weights or self.known_variance or self.residual or self.responses)
 
     @property
     def is_gaussian(self) -> bool:
@@ -89,12 +103,15 @@ class GalleryModel:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """The family and what belongs to it, as `bhlm.Model` takes them."""
+        """The family, the weights and what belongs to them, as `bhlm.Model` takes them."""
         return {
             "family": self.family,
             "link": self.link,
             "trials": self.trials,
             "exposure": self.exposure,
+            "weights": self.weights,
+            "known_variance": self.known_variance,
+            "residual": self.residual,
         }
 
     def __repr__(self) -> str:
@@ -208,7 +225,33 @@ def read_model(path: str | Path) -> GalleryModel:
         link=table.take_text("link"),
         trials=table.take_text("trials"),
         exposure=table.take_text("exposure"),
+        weights=_read_weights(table.take_table("weights")),
+        known_variance=table.take_text("known_variance"),
+        residual=table.take_text("residual"),
+        responses=table.take_texts("responses"),
     )
+
+
+def _read_weights(table: "_Table | None") -> dict[str, Any] | None:
+    """Return what [weights] says; groups may be a table by grouping factor."""
+    if table is None:
+        return None
+    table.check_keys(_WEIGHT_KEYS)
+    kind = table.take_text("kind", required=True)
+    if kind not in WEIGHT_KINDS:
+        raise table.error("kind", kind, _suggest(kind, WEIGHT_KINDS))
+    found: dict[str, Any] = {"kind": kind}
+    for key in ("rows", "scaling"):
+        if (text := table.take_text(key)) is not None:
+            found[key] = text
+    if isinstance(table.content.get("groups"), dict):
+        groups = table.take_table("groups")
+        found["groups"] = {name: groups.take_text(name) for name in groups.content}
+    elif (text := table.take_text("groups")) is not None:
+        found["groups"] = text
+    if len(found) < 2:
+        raise table.error(None, table.content, "name the column of rows or of groups")
+    return found
 
 
 def _read_data(table: "_Table") -> tuple[str | None, Path | None]:
@@ -223,17 +266,23 @@ def _read_data(table: "_Table") -> tuple[str | None, Path | None]:
 
 def _read_published(table: "_Table") -> Published:
     table.check_keys([field.name for field in fields(Published)])
-    estimates = table.take_table("estimates", required=True)
-    if not estimates.content:
+    # Of some fits nothing but the log-likelihood was printed.
+    estimates = table.take_table("estimates", required="loglik" not in table.content)
+    if estimates is not None and not estimates.content:
         raise table.error("estimates", {}, "give the printed values of at least one parameter")
+    prints = (
+        {}
+        if estimates is None
+        else {
+            parameter: estimates.take_prints(parameter, ESTIMATE_KEYS) or {}
+            for parameter in estimates.content
+        }
+    )
     comparable, note = table.take_flag("comparable", default=True), table.take_text("note")
     if not comparable and note is None:
         raise table.error("comparable", False, "tell in the key note why it is not")
     return Published(
-        estimates={
-            parameter: estimates.take_prints(parameter, ESTIMATE_KEYS) or {}
-            for parameter in estimates.content
-        },
+        estimates=prints,
         source=table.take_text("source", required=True),
         software=table.take_text("software"),
         loglik=table.take_print("loglik"),
@@ -286,6 +335,12 @@ class _Table:
         if value is not None and not value.strip():
             raise self.error(key, value, "give a text that is not blank")
         return value
+
+    def take_texts(self, key: str) -> tuple[str, ...]:
+        values = self._take(key, list, what="a list of texts in quotes") or []
+        if not all(isinstance(value, str) and value.strip() for value in values):
+            raise self.error(key, values, "give texts in quotes that are not blank")
+        return tuple(values)
 
     def take_table(self, key: str, *, required: bool = False) -> Any:
         value = self._take(key, dict, what="a table", required=required)

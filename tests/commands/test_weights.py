@@ -80,3 +80,31 @@ def test_weights_reach_the_posterior(path, capsys, tmp_path):
     posterior = json.loads(out.read_text())["posterior"]
     assert posterior["adjustment"]["adjusted"]
     assert "adjusted to the sandwich" in " ".join(text.split())
+
+
+def test_plausible_values_are_pooled(capsys, tmp_path):
+    table = bhlm.load_dataset("sleepstudy")
+    table["pv2"] = table["Reaction"] + table["Days"] % 3
+    table["w"] = table["Subject"].isin([308, 309, 310]) + 1.0
+    path, out = tmp_path / "values.csv", tmp_path / "out.json"
+    table.to_csv(path, index=False)
+    given = ["--data", path, "--formula", "~ Days + (1 | Subject)", "--responses", "Reaction"]
+    more = ["--responses", "pv2", "--group-weights", "w"]
+    status, text, _ = run(capsys, "reml", *given, *more, "--json", out)
+    assert status == 0
+    assert "2 fits pooled" in text
+    content = json.loads(out.read_text())
+    assert content["responses"] == ["Reaction", "pv2"]
+    assert content["fits"][0]["loglik"] == pytest.approx(-1055.34690957995, rel=1e-12)
+    status, _, err = run(capsys, "reml", *given, *more, "--residual", "w")
+    assert status == 2
+    assert "--residual is not there with several responses" in err
+
+
+def test_a_model_of_the_gallery_says_what_its_data_are(capsys):
+    status, text, _ = run(capsys, "reml", "sleepstudy_subject_weights")
+    assert status == 0
+    assert "-1055.3469" in text
+    status, _, err = run(capsys, "reconcile", "teacher_expectancy", "--df", "hlm")
+    assert status == 2
+    assert "not there yet" in err

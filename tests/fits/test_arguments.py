@@ -56,7 +56,8 @@ WRONG = {
     ),
     "a model for a fit": (
         lambda model, fits: bhlm.reconcile(model, fits[1]),
-        "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit; give a fit, such as",
+        "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit or a StrataFit or a "
+        "PooledFit; give a fit, such as",
     ),
     "a number for a fit": (
         lambda model, fits: model.predict(-1),

@@ -37,7 +37,16 @@ LEVELS = [
 ]
 # Of zeros and ones and of proportions.
 COUNTED = ["cbpp", "contraception", "toenail"]
-MARKS = {"inst_eval": pytest.mark.exhaustive, **dict.fromkeys(COUNTED, pytest.mark.wide)}
+# With weights, known variances, strata or plausible values; of the last nothing is printed.
+SURVEY = [
+    *("orthodont_varident", "pisa_nz", "school_calendar", "sleepstudy_row_weights"),
+    *("sleepstudy_subject_weights", "teacher_expectancy", "teacher_expectancy_contact"),
+]
+PRINTED = [*NAMES, *LEVELS, *COUNTED, *(name for name in SURVEY if name != "pisa_nz")]
+MARKS = {
+    "inst_eval": pytest.mark.exhaustive,
+    **dict.fromkeys((*COUNTED, *SURVEY), pytest.mark.wide),
+}
 CHAPTER = [  # Raudenbush & Bryk (2002), chapter 4: those of hsb_reml.json
     "hsb_anova",
     "hsb_intercepts_and_slopes",
@@ -85,11 +94,11 @@ def read_lme4_reference() -> dict[str, Any]:
 
 def test_the_models_of_the_gallery() -> None:
     models = list_models()
-    assert [model.name for model in models] == sorted([*NAMES, *LEVELS, *COUNTED])
+    assert [model.name for model in models] == sorted([*NAMES, *LEVELS, *COUNTED, *SURVEY])
     assert {model.method for model in models if model.name in NAMES} == {"reml"}
-    # A file cannot state known sampling variances yet.
-    assert {model.dataset for model in models} == set(DATASETS) - {"expectancy", "school_calendar"}
-    assert all(model.published is not None for model in models)
+    assert {model.dataset for model in models} == set(DATASETS)
+    assert all(model.published is not None for model in models if model.name in PRINTED)
+    assert [model.name for model in models if not model.is_plain] == SURVEY
 
 
 def test_the_four_models_of_the_chapter(reference: dict[str, Any]) -> None:
@@ -161,7 +170,7 @@ def test_published_values_are_those_of_the_optimum_of_lme4(name: str) -> None:
     "name",
     [
         pytest.param(name, marks=MARKS.get(name, []))
-        for name in sorted({*NAMES, *LEVELS, *COUNTED} - set(OTHER_COLUMNS))
+        for name in sorted(set(PRINTED) - set(OTHER_COLUMNS))
     ],
 )
 def test_published_values_are_reproduced(name: str) -> None:
@@ -175,6 +184,26 @@ def test_published_values_are_reproduced(name: str) -> None:
     # No wider a tolerance than the print needs, or it would hide a mistyped digit.
     needed = max((abs(check.relative) for check in checks if not check.exact), default=0.0)
     assert published.relative_tolerance / TOLERANCE_MARGIN <= needed
+
+
+def test_a_file_states_weights_strata_and_plausible_values(tmp_path: Path) -> None:
+    stated = read_model(find_model("pisa_nz").path)
+    assert stated.responses == tuple(f"PV{at}MATH" for at in range(1, 6))
+    assert stated.weights == {
+        "kind": "sampling", "rows": "W_FSTUWT / W_FSCHWT", "groups": "W_FSCHWT", "scaling": "size",
+    }  # fmt: skip
+    text = VALID + '[weights]\nkind = "sampling"\n[weights.groups]\ng = "w"\n'
+    assert read_model(write(tmp_path, text)).weights == {"kind": "sampling", "groups": {"g": "w"}}
+    for wrong, told in {
+        'kind = "survey"\nrows = "w"': "weights.kind = 'survey' is not valid",
+        'rows = "w"': "has no key 'kind'",
+        'kind = "frequency"': "name the column of rows or of groups",
+        'kind = "frequency"\nrow = "w"': "unknown key 'row'",
+    }.items():
+        with pytest.raises(GalleryError, match=told):
+            read_model(write(tmp_path, f"{VALID}[weights]\n{wrong}\n"))
+    with pytest.raises(GalleryError, match="responses = "):
+        read_model(write(tmp_path, "responses = [1, 2]\n" + VALID))
 
 
 def test_groups_are_printed_by_factor() -> None:
@@ -195,7 +224,7 @@ def test_groups_are_printed_by_factor() -> None:
 
 def test_what_comes_from_other_columns_is_marked() -> None:
     marked = {model.name: model.published.comparable for model in list_models() if model.published}
-    assert marked == {name: name not in OTHER_COLUMNS for name in [*NAMES, *LEVELS, *COUNTED]}
+    assert marked == {name: name not in OTHER_COLUMNS for name in PRINTED}
 
 
 def test_the_school_means_of_the_file_move_the_intercept_as_the_note_says() -> None:

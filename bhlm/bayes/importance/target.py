@@ -18,7 +18,9 @@ its density by y falls as that of a normal there, and well above its knee y is l
 constant.
 
 Fixed effects are integrated out exactly where their priors are normal or flat, so that
-q + c + 1 dimensions are left. Nothing here is shared with the sampler but the priors: the
+q + c + 1 dimensions are left. With residual variances by stratum the logarithms of
+sigma_s / sigma_1 stand before log sigma, which is sigma_1's, and where variances are known there is
+no log sigma. Nothing here is shared with the sampler but the priors: the
 likelihood is summed by the kernel of the profiled likelihood, and the Jacobian is derived anew.
 """
 
@@ -43,6 +45,7 @@ from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 from bhlm.likelihood.positions import sum_positions
+from bhlm.likelihood.weighted_positions import Strata, spread_positions, sum_weighted
 from bhlm.likelihood.whitening import Whitened
 from bhlm.processes import count_cores
 
@@ -82,11 +85,20 @@ class Target:
     without: frozenset[str] = frozenset()  # of `list_priors`, those swapped for flat ones
     levels: Nested | Crossed | None = None  # of several factors, in place of the panels
     counted: "Counted | None" = None  # of a family, whose fixed effects are coordinates
+    strata: Strata | None = None  # with weights of groups, strata or known variances, for panels
+    held: float = 0.0  # the residual SD where it is known; 0 where it is not
 
     @property
     def dimension(self) -> int:
         """The length of y."""
-        return self.n_random + (1 if self.counted is None else len(self.ols))
+        return self.n_random + (self.n_sigmas if self.counted is None else len(self.ols))
+
+    @property
+    def n_sigmas(self) -> int:
+        """The number of residual SDs that are free, of a gaussian response."""
+        if self.held > 0.0:
+            return 0
+        return 1 if self.strata is None else len(self.strata.blocks)
 
     @property
     def n_random(self) -> int:
@@ -113,7 +125,7 @@ class Place(NamedTuple):
 
     lam: Array  # (N, q, q) relative root in the whitened basis, B^-1 A diag(t) C
     g: Array  # (N, q, q)
-    sigma: Array  # (N,)
+    sigma: Array  # (N,), of strata (N, S)
     sd: Array  # (N, s) in the priors' frame
     logdet: Array  # (N, F) log |R| summed over the blocks of each factor, in the priors' frame
     jacobian: Array  # (N,) log |d (sd, R, sigma) / d y|
@@ -178,6 +190,8 @@ def build_target(
     """
     levels: Nested | Crossed | None = None
     counted: Counted | None = None
+    strata: Strata | None = None
+    held = 0.0
     if isinstance(white, WhitenedPatterns):
         counted, panels = count_likelihood(white), Panels(np.empty(0), np.empty(0), 0.0)
     elif isinstance(white, WhitenedCells):
@@ -188,10 +202,8 @@ def build_target(
                 "but not yet certified or reconciled; leave it out, or take 'independent'"
             )
     elif not white.is_plain:
-        raise ArgumentError(
-            "posteriors with sampling weights, known variances or strata are sampled, but not yet "
-            "certified or reconciled"
-        )
+        strata, panels = spread_positions(white), Panels(np.empty(0), np.empty(0), 0.0)
+        held = 0.0 if white.held is None else math.sqrt(white.held) * white.scale
     else:
         panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)
@@ -222,6 +234,8 @@ def build_target(
         without=without,
         levels=levels,
         counted=counted,
+        strata=strata,
+        held=held,
     )
 
 
@@ -299,7 +313,15 @@ def place(target: Target, y: Array) -> Place:
         own = np.column_stack([y[:, :k], np.zeros(len(y))])  # sigma is one
         at = put(target, own, np.maximum(x[:, : target.n_sds], TINY), log_slope)
         return at._replace(beta=target.counted.middle + target.counted.unit * y[:, k:])
-    return put(target, y, np.maximum(x[:, : target.n_sds], TINY), y[:, -1] + log_slope)
+    log_t, k = np.maximum(x[:, : target.n_sds], TINY), target.n_random
+    if target.held > 0.0:
+        y = np.column_stack([y, np.full(len(y), math.log(target.held))])
+    at = put(target, y, log_t, y[:, -1] + log_slope)
+    if target.n_sigmas < 2:
+        return at
+    others = y[:, -1:] + y[:, k:-1]
+    sigma = np.column_stack([at.sigma, np.exp(others)])
+    return at._replace(sigma=sigma, jacobian=at.jacobian + others.sum(axis=1))
 
 
 def straighten(target: Target, y: Array) -> Straight:
@@ -447,8 +469,8 @@ def condition_fixed(
 
     Args:
         target: the posterior.
-        lam: roots (N, q, q) of G / sigma^2 in the whitened basis.
-        sigma: residual SDs (N,).
+        lam: roots (N, q, q) of G / sigma^2 in the whitened basis, sigma of strata the first.
+        sigma: residual SDs (N,), of strata (N, S).
         sums: over the groups at these roots, where they are known.
         beta: of a family, beta~ (N, p): its fixed effects are given, and not integrated out.
     """
@@ -456,10 +478,11 @@ def condition_fixed(
     if target.counted is not None:
         assert beta is not None
         return _give_fixed(target, target.counted, lam, beta, sums)
+    first = sigma if sigma.ndim == 1 else sigma[:, 0]
     if sums is None:
-        sums = Sums(*sum_target(target, lam))
+        sums = Sums(*sum_target(target, lam, sigma))
     logdet, e = sums
-    weight = (target.scale / sigma) ** 2
+    weight = (target.scale / first) ** 2
     prior = np.zeros((p, p))
     pull = np.zeros(p)
     constant = -0.5 * target.n * math.log(2.0 * math.pi) + target.logdet_back
@@ -476,7 +499,8 @@ def condition_fixed(
     right = weight[:, None] * e[:, :p, p] + pull
     half = np.linalg.solve(root, right[..., None])
     mean = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
-    value = constant - target.n * np.log(sigma) - 0.5 * logdet
+    spent = target.n * np.log(first) if sigma.ndim == 1 else np.log(sigma) @ _count_rows(target)
+    value = constant - spent - 0.5 * logdet
     value += 0.5 * np.sum(half[..., 0] ** 2, axis=1) - 0.5 * weight * e[:, p, p]
     value += 0.5 * p * math.log(2.0 * math.pi)
     value -= np.log(np.einsum("nii->ni", root)).sum(axis=1)
@@ -511,9 +535,21 @@ def _give_fixed(
     return Conditional(np.where(np.isfinite(value), value, -np.inf), beta, none, sums)
 
 
-def sum_target(target: Target, lam: Array) -> tuple[Array, Array]:
-    """Return log |V| (N,) and [X y]'V^-1 [X y] (N, p + 1, p + 1) at each lam (N, q, q)."""
+def _count_rows(target: Target) -> Array:
+    """Return the rows (S,) of every stratum."""
+    assert target.strata is not None
+    return target.strata.rows
+
+
+def sum_target(target: Target, lam: Array, sigma: Array) -> tuple[Array, Array]:
+    """Return log |V| (N,) and [X y]'V^-1 [X y] (N, p + 1, p + 1) at each lam (N, q, q).
+
+    Of sigma, (N,) or (N, S), only the ratios of strata are read.
+    """
     levels = target.levels
+    if target.strata is not None:
+        by_stratum = sigma.reshape(len(lam), -1)
+        return sum_weighted(target.strata, lam, (by_stratum[:, :1] / by_stratum) ** 2)
     if levels is None:
         return sum_positions(target.values, target.total, target.reach, lam)
     r = len(target.ols) + 1
@@ -560,12 +596,17 @@ def list_terms(target: Target, at: Place) -> dict[str, Array]:
     are those of `list_priors`.
     """
     priors, structure = target.priors, target.structure
-    zero = np.zeros(len(at.sigma))
-    log_sd, log_sigma = np.log(at.sd), np.log(at.sigma)
+    zero = np.zeros(len(at.sd))
+    log_sd = np.log(at.sd)
     powers = np.array([_read_power(prior) for prior in priors.sd])
-    scale = log_sd @ powers + _read_power(priors.sigma) * log_sigma
-    flat_scale = log_sd @ np.array(target.structure.powers) + log_sigma
-    residual = zero if isinstance(priors.sigma, Flat) else evaluate_prior(priors.sigma, at.sigma)
+    scale = log_sd @ powers
+    flat_scale = log_sd @ np.array(target.structure.powers)
+    residual = zero
+    for prior, sigma in zip(priors.residuals, at.sigma.reshape(len(zero), -1).T, strict=False):
+        scale = scale + _read_power(prior) * np.log(sigma)
+        flat_scale = flat_scale + np.log(sigma)
+        if not isinstance(prior, Flat):
+            residual = residual + evaluate_prior(prior, sigma)
     named = {"scale": (scale, flat_scale)}
     before, alone = 0, len(structure.parts) == 1
     for factor, (part, corr) in enumerate(zip(structure.parts, priors.corrs, strict=True)):
@@ -630,9 +671,9 @@ def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Arra
     low = np.full(d, -1.5)
     high = np.full(d, 1.5)
     low[:s], high[:s] = math.log(0.02), math.log(10.0)
-    if target.counted is None:
+    if target.counted is None and target.n_sigmas:
         low[-1] = math.log(0.1 * target.scale)
         high[-1] = math.log(1.3 * target.scale)
-    else:
+    elif target.counted is not None:
         low[target.n_random :], high[target.n_random :] = -0.5, 0.5
     return qmc.scale(qmc.Sobol(d, rng=np.random.default_rng(seed)).random(count), low, high)

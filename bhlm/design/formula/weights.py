@@ -47,6 +47,9 @@ class Weights:
     # Whether the residual variance is known, and held at 1 over the weight.
     holds_sigma: ClassVar[bool] = False
 
+    # Of several grouping factors, those of units: a column or an expression by factor.
+    factors: tuple[tuple[str, str], ...] = ()
+
     levels: ClassVar[tuple[Any, ...]] = ()  # of strata, each with a residual variance of its own
 
     @property
@@ -80,9 +83,14 @@ class Weights:
         return Number(1) if self.groups is None else _read_expression(self.groups, what="groups")
 
     @property
+    def factor_expressions(self) -> tuple[Expression, ...]:
+        """The weights of the units of `factors`."""
+        return tuple(_read_expression(text, what="groups") for _, text in self.factors)
+
+    @property
     def expressions(self) -> tuple[Expression, ...]:
         """The expressions that read columns."""
-        given = (self.row_expression, self.group_expression)
+        given = (self.row_expression, self.group_expression, *self.factor_expressions)
         return tuple(each for each in given if column_names(each))
 
     @property
@@ -97,6 +105,7 @@ class Weights:
             "rows": self.rows,
             "groups": self.groups,
             "scaling": self.scaling,
+            **({"factors": dict(self.factors)} if self.factors else {}),
         } | ({"levels": list(self.levels)} if self.levels else {})
 
 
@@ -144,10 +153,13 @@ class SamplingWeights(Weights):
     Args:
         rows: the conditional weight of a row, given that its group was drawn: a column, or an
             expression such as "w_student / w_school" where the file has the product. None is 1.
-        groups: the weight of the group, the same in all rows of it. None is 1.
+        groups: the weight of the group, the same in all rows of it. None is 1. With several nested
+            factors a mapping from factor to the weight of its units, each given the unit that it
+            lies in: {"class": "w_class / w_school", "school": "w_school"}.
         scaling: of the row weights, within each group: "none"; "size" to sum to the number of
             rows; "effective" to sum to the effective number of rows, (sum w)^2 / sum w^2; "gk"
-            sets them to 1 and multiplies the group's weight by their mean (Graubard & Korn).
+            sets them to 1 and multiplies the group's weight by their mean (Graubard & Korn). With
+            several factors it is within the finest, and there is no "gk".
 
     What is maximised is the sum over groups of W_j times the log of the integral over u of the
     product of f(y_ij | u)^w_ij, the pseudo-likelihood. It is no likelihood of the rows: there is no
@@ -160,9 +172,12 @@ class SamplingWeights(Weights):
     is_sampling: ClassVar[bool] = True
 
     def __init__(
-        self, rows: str | None = None, groups: str | None = None, scaling: str = "none"
+        self,
+        rows: str | None = None,
+        groups: str | Mapping[str, str] | None = None,
+        scaling: str = "none",
     ) -> None:
-        if rows is None and groups is None:
+        if rows is None and not groups:
             raise ArgumentError(
                 "SamplingWeights() names no weights; give the column of rows=, of groups=, or both"
             )
@@ -170,6 +185,9 @@ class SamplingWeights(Weights):
             raise ArgumentError(
                 f"scaling={scaling!r} is not known; choose one of {', '.join(SCALINGS)}"
             )
+        if isinstance(groups, Mapping):
+            _set(self, rows=rows, factors=tuple(groups.items()), scaling=scaling)
+            return
         _set(self, rows=rows, groups=groups, scaling=scaling)
 
     @property
@@ -183,6 +201,7 @@ class SamplingWeights(Weights):
         }[self.scaling]
         parts = [f"of rows {self.rows} {how}"] if self.rows else []
         parts += [f"of groups {self.groups}"] if self.groups else []
+        parts += [f"of units of {name} {text}" for name, text in self.factors]
         return f"sampling weights {', '.join(parts)}"
 
 
@@ -255,12 +274,27 @@ def read_weights(weights: Any, known_variance: str | None = None) -> Weights | N
         return KnownVariances(known_variance)
     if weights is None or isinstance(weights, Weights):
         return weights
+    if isinstance(weights, Mapping):  # of a model of the gallery
+        return rebuild_weights(weights)
     if isinstance(weights, str):
         return PrecisionWeights(weights)
     raise ArgumentError(
         f"weights is a {type(weights).__name__}; give the name of a column (precision weights), "
         "bhlm.FrequencyWeights(...) or bhlm.SamplingWeights(rows=..., groups=...)"
     )
+
+
+def settle_factors(weights: Weights | None, factors: Sequence[str]) -> Weights | None:
+    """Return weights whose groups are named by factor as those of the one factor that there is."""
+    if weights is None or not weights.factors or len(factors) != 1:
+        return weights
+    named = dict(weights.factors)
+    if set(named) != set(factors):
+        raise ArgumentError(
+            f"groups= names {', '.join(map(repr, named))}, and the model is grouped by "
+            f"'{factors[0]}'; give groups='{next(iter(named.values()))}'"
+        )
+    return SamplingWeights(weights.rows, named[factors[0]], scaling=weights.scaling)
 
 
 def refuse_weights(weights: Weights, what: str) -> ArgumentError:
@@ -279,7 +313,9 @@ def rebuild_weights(description: Mapping[str, Any] | None) -> Weights | None:
     kind = KINDS[description["kind"]]
     if kind is SamplingWeights:
         return SamplingWeights(
-            description["rows"], description["groups"], scaling=description["scaling"]
+            description.get("rows"),
+            description.get("factors") or description.get("groups"),
+            scaling=description.get("scaling", "none"),
         )
     if kind is StratumWeights:
         return StratumWeights(description["rows"], description.get("levels", ()))
@@ -287,7 +323,8 @@ def rebuild_weights(description: Mapping[str, Any] | None) -> Weights | None:
 
 
 def _set(weights: Weights, **values: Any) -> None:
-    for name, value in ({"rows": None, "groups": None, "scaling": "none"} | values).items():
+    usual = {"rows": None, "groups": None, "scaling": "none", "factors": ()}
+    for name, value in (usual | values).items():
         object.__setattr__(weights, name, value)
     weights.__post_init__()
 

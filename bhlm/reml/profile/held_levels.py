@@ -279,6 +279,7 @@ class HeldCells:
     unit: float = 1.0  # as in `bhlm.likelihood.whitening.Whitened`
     offset: float = 0.0
     restricted_offset: float = 0.0
+    held: float | None = None
 
 
 def hold_fixed_effect(white: WhitenedCells, index: int, value: float) -> HeldCells:
@@ -294,4 +295,4 @@ def hold_fixed_effect(white: WhitenedCells, index: int, value: float) -> HeldCel
     loadings[-1, -1] = 1.0
     loadings[:-1, -1] = -held * vectors[:, 0]
     levels = TurnedLevels(white.levels, loadings)
-    return HeldCells(levels, white.n, p - 1, white.scale, white.logdet_fixed)
+    return HeldCells(levels, white.n, p - 1, white.scale, white.logdet_fixed, offset=white.offset)

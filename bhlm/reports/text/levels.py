@@ -77,6 +77,10 @@ def _list_notes(fit: "LevelsEstimate") -> list[str]:
     """Return the sentences that stand under every summary."""
     notes = [f"Note: {fit.advice}"] if fit.converged and fit.singular else []
     notes += [f"{fit.moments.rows_used}."] if fit.moments.dropped else []
+    if fit.weights is not None:
+        notes.append(f"{fit.weights.sentence[:1].upper()}{fit.weights.sentence[1:]}.")
+    if fit.errors != "model":
+        notes.append(f"Standard errors by the scores of the coarsest units ({fit.errors}).")
     return [*notes, *([f"Note: {fit.moments.note}"] if fit.moments.note else [])]
 
 

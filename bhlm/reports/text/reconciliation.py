@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.reconciliation.words import speak_of_ml
+from bhlm.reconciliation.words import speak_of
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.fixed.few_groups import list_notes
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ HEADS = {
     "gap_sd": "gap/SD",
     "shape": "shape",
     "prior": "prior",
+    "adjustment": "adjust",
     "monte_carlo": "MC",
     "unexplained": "unexpl.",
     "monte_carlo_se": "+-MC",
@@ -41,6 +41,10 @@ LEGEND = (
     "(flat-prior mean less flat-prior mode) + prior (the chosen priors against flat ones) + MC "
     "(Monte Carlo noise of the draws, whose standard error is +-MC) + unexplained (the flat-prior "
     "mode less REML, zero in theory, and what the draws miss beyond their noise)."
+)
+ADJUSTED = (
+    "adjust is part of the gap too: what moving the draws to the sandwich's covariance does to "
+    "their mean."
 )
 PARTS = {
     "skewness": "skew",
@@ -66,15 +70,17 @@ def render_reconciliation(both: "Comparison") -> str:
     """Return where the posterior and REML differ, by how much and why, ending in the verdict."""
     table = both.table
     name_width = max(len(str(name)) for name in table.index)
-    head = f"{'':<{name_width}}" + "".join(f"{HEADS[key]:>{w}}" for key, w in COLUMNS.items())
+    columns = _choose_columns(both)
+    head = f"{'':<{name_width}}" + "".join(f"{HEADS[key]:>{w}}" for key, w in columns.items())
     rule = "-" * (len(head) + 13)
     moments = both.reml.moments
     used = [fill(f"{moments.rows_used}.", WIDTH)] if moments.dropped else []
     lines = ["Reconciliation of REML and the posterior", *used, rule, f"{head}  verdict", rule]
     for name, row in table.iterrows():
-        cells = "".join(_cell(key, row[key], width) for key, width in COLUMNS.items())
+        cells = "".join(_cell(key, row[key], width) for key, width in columns.items())
         lines.append(f"{name!s:<{name_width}}{cells}  {row['verdict']}")
-    lines += [rule, fill(f"{LEGEND} {both.route}", WIDTH), ""]
+    legend = f"{LEGEND} {ADJUSTED}" if "adjustment" in columns else LEGEND
+    lines += [rule, fill(f"{legend} {both.route}", WIDTH), ""]
     lines += [*_render_parts(both, name_width), ""]
     lines += ["In words", *(_bullet(both.words[name]) for name in both.words), ""]
     if both.printed_note:
@@ -88,7 +94,17 @@ def render_reconciliation(both: "Comparison") -> str:
     lines += [*_render_findings(both), ""]
     lines.append(fill(f"Verdict: {both.verdict}. {both.conclusion}", WIDTH))
     text = "\n".join(lines)
-    return speak_of_ml(text) if isinstance(both.reml, FamilyEstimate) else text
+    return speak_of(both.reml, text)
+
+
+def _choose_columns(both: "Comparison") -> dict[str, int]:
+    """Return the columns of the table and their widths."""
+    if "adjustment" not in both.table:
+        return COLUMNS
+    found: dict[str, int] = {}
+    for key, width in COLUMNS.items():
+        found |= {"adjustment": 9, key: width} if key == "monte_carlo" else {key: width}
+    return found | {"reml": 12}
 
 
 def _render_parts(both: "Comparison", name_width: int) -> list[str]:

@@ -1,0 +1,168 @@
+"""Plausible values on the command line: several responses, fitted, mixed or reconciled, pooled."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bhlm.commands.shared import (
+    find_data,
+    print_text,
+    print_title,
+    read_settings,
+    write_all,
+)
+from bhlm.errors import ArgumentError
+from bhlm.progress import VOICE
+
+if TYPE_CHECKING:
+    from bhlm.fits.pooled_fit import PooledFit
+    from bhlm.sources.gallery import GalleryModel
+
+
+def has_responses(which: str | None, responses: Sequence[str] | None) -> bool:
+    """Return whether several responses are asked for, or a gallery model has them.
+
+    Raises:
+        ArgumentError: both.
+    """
+    from bhlm.sources.gallery import find_model
+
+    if which is None:
+        return bool(responses)
+    found = bool(find_model(which).responses)
+    if responses:
+        raise ArgumentError(
+            f"'{which}' says itself what its responses are; leave --responses out, or give --data"
+        )
+    return found
+
+
+def run_pooled(
+    what: str,
+    which: str | None,
+    data: str | None,
+    formula: str | None,
+    *,
+    responses: Sequence[str] | None,
+    weights: Any,
+    refused: Mapping[str, Any],
+    separator: str | None = None,
+    missing: Sequence[str] | None = None,
+    method: str | None = None,
+    covariance: str | None = None,
+    errors: str | None = None,
+    df: str | None = None,
+    priors: str | None = None,
+    counts: Mapping[str, Any] | None = None,
+    json: Path | None = None,
+) -> int:
+    """Pool the fits of several responses, sample or reconcile them, and return the exit status.
+
+    Args:
+        what: "reml", "sample" or "reconcile".
+        which: a gallery model, or None.
+        data: a file, without one.
+        formula: beginning with "~", without one.
+        responses: the columns of plausible values, without one.
+        weights: of rows and groups, without one.
+        refused: options by name that plausible values do not take; those given are an error.
+        separator: of columns of a text file.
+        missing: texts that stand for missing values.
+        method: "reml" or "ml"; None is the gallery's, and "ml" with sampling weights.
+        covariance: in the place of the formula's.
+        errors: of each fit, as in `Model.reml`.
+        df: of the fixed effects.
+        priors: what --priors says.
+        counts: seed, draws, tune, chains.
+        json: where the numbers go.
+
+    Raises:
+        ArgumentError: options that plausible values do not take, or data without a formula.
+    """
+    from bhlm.files import write_json
+    from bhlm.fits.reconciliation import reconcile
+
+    given = [name for name, value in refused.items() if value not in (None, False)]
+    if given:
+        raise ArgumentError(f"{given[0]} is not there with several responses; leave it out")
+    pooled, entry = _fit(
+        which, data, formula,
+        responses=responses, weights=weights, separator=separator, missing=missing, method=method,
+        covariance=covariance, errors=errors, df=df,
+    )  # fmt: skip
+    print_title(entry)
+    print_text(pooled.summary())
+    writers: list[Callable[[], object]] = []
+    status = 0
+    content: dict[str, Any] = pooled.to_dict()
+    if what != "reml":
+        chosen, _ = read_settings(entry, covariance, priors)
+        VOICE.say("posterior given each response")
+        mixture = pooled.sample(priors=chosen, **dict(counts or {}))
+        print_text(mixture.summary())
+        content = {**content, "posterior": mixture.estimates.to_dict("index")}
+        status = 0 if mixture.converged else 1
+        if what == "reconcile":
+            VOICE.say("reconciling")
+            both = reconcile(pooled, mixture)
+            print_text(both.summary())
+            content = both.to_dict()
+            status = 0 if both.verdict in ("agree", "explained") else 1
+    if json:
+        writers.append(lambda: write_json(content, json))
+    write_all(*writers)
+    return status
+
+
+def _fit(
+    which: str | None,
+    data: str | None,
+    formula: str | None,
+    *,
+    responses: Sequence[str] | None,
+    weights: Any,
+    separator: str | None,
+    missing: Sequence[str] | None,
+    method: str | None,
+    covariance: str | None,
+    errors: str | None,
+    df: str | None,
+) -> tuple["PooledFit", "GalleryModel | None"]:
+    """Return the pooled fits, and the gallery model if it is one."""
+    from bhlm.design.formula.weights import read_weights
+    from bhlm.fits.pooled_fit import fit_imputations
+    from bhlm.sources.gallery import find_model
+    from bhlm.sources.open import open_table
+
+    entry = None if which is None else find_model(which)
+    table: Any
+    if entry is not None:
+        if data is not None or formula is not None or weights is not None:
+            raise ArgumentError(
+                f"'{which}' names a gallery model, which has its data, formula and weights; give "
+                "either the model or --data with --formula"
+            )
+        table, formula, responses = find_data(entry), entry.formula, entry.responses
+        weights = read_weights(entry.weights)
+        method, covariance = method or entry.method, covariance or entry.covariance
+    else:
+        if data is None or formula is None:
+            option = "--data" if data is None else "--formula"
+            raise ArgumentError(
+                f"{option} is missing: --responses go with --data FILE and "
+                "--formula '~ x + (x | g)'"
+            )
+        table = open_table(data, separator=separator, missing=missing or ())
+    VOICE.say("fitting every response")
+    sampling = weights is not None and weights.is_sampling
+    found = fit_imputations(
+        formula,
+        table,
+        responses=list(responses or ()),
+        method=method or ("ml" if sampling else "reml"),
+        covariance=covariance,
+        weights=weights,
+        errors=errors,
+        df=df,
+    )
+    return found, entry

@@ -1,0 +1,159 @@
+"""Nested factors with weights: identities with rows and units entered twice, known variances."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bhlm
+from bhlm import Model, SamplingWeights
+from bhlm.errors import ArgumentError, DataError
+from bhlm.reml.level_sandwich import find_level_scores
+
+FORMULA = "y ~ x + (1 | school) + (x || school:class)"
+SAME = 1e-8  # relative, of two ways to one maximum
+
+
+def make_table(schools: int = 9, classes: int = 3, rows: int = 5) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    school = np.repeat(np.arange(schools), classes * rows)
+    room = np.tile(np.repeat(np.arange(classes), rows), schools)
+    unit = school * classes + room
+    n = len(school)
+    x = rng.normal(size=n)
+    u, v, b = rng.normal(size=schools), rng.normal(size=unit.max() + 1), rng.normal(size=100)
+    y = 1.0 + x * (0.5 + 0.4 * b[unit]) + u[school] + 0.7 * v[unit] + rng.normal(size=n)
+    table = pd.DataFrame({"school": school, "class": room, "x": x, "y": y})
+    table["w"] = rng.integers(1, 3, n)
+    table["w_class"] = rng.integers(1, 3, unit.max() + 1)[unit]
+    table["w_school"] = rng.integers(1, 3, schools)[school]
+    return table
+
+
+TABLE = make_table()
+
+
+def fit(table: pd.DataFrame, weights: SamplingWeights | None = None, **given):
+    return Model(FORMULA, table, weights=weights, **given).reml(method="ml")
+
+
+def repeat(table: pd.DataFrame, count: str, column: str | None) -> pd.DataFrame:
+    """The table with rows as often as they count, their units of a column new ones each time."""
+    parts = [table]
+    more = table[table[count] == 2].copy()
+    if column is not None:
+        more[column] = more[column] + 1000
+    return pd.concat([*parts, more], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "count", "column"),
+    [
+        (SamplingWeights(rows="w"), "w", None),
+        (SamplingWeights(groups={"school:class": "w_class"}), "w_class", "class"),
+        (SamplingWeights(groups={"school": "w_school"}), "w_school", "school"),
+    ],
+    ids=["rows", "classes", "schools"],
+)
+def test_a_weight_of_two_is_as_good_as_twice(weights, count, column) -> None:
+    weighed, twice = fit(TABLE, weights), fit(repeat(TABLE, count, column))
+    assert weighed.loglik == pytest.approx(twice.loglik, rel=SAME)
+    ours, theirs = weighed.estimates["estimate"], twice.estimates["estimate"]
+    assert ours.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-5, abs=1e-6)
+    assert weighed.errors == "full"
+
+
+def test_weights_of_one_change_nothing_but_the_standard_errors() -> None:
+    table = TABLE.assign(one=1.0)
+    weights = SamplingWeights("one", {"school": "one", "school:class": "one"}, scaling="size")
+    weighed, plain = fit(table, weights), fit(table)
+    assert weighed.loglik == pytest.approx(plain.loglik, rel=SAME)
+    assert weighed.sigma2 == pytest.approx(plain.sigma2, rel=1e-6)
+    model = Model(FORMULA, table, weights=weights).reml(method="ml", errors="model")
+    assert model.variance_cov == pytest.approx(plain.variance_cov, rel=1e-5)
+    # The Hessian by differences is that of the analytic information.
+    found = find_level_scores(model)
+    inverse = np.linalg.inv(found.hessian)
+    p = len(model.beta)
+    back = found.variances @ inverse[p:, p:] @ found.variances.T
+    assert back == pytest.approx(plain.variance_cov, rel=1e-4, abs=1e-9)
+    assert found.scores.sum(axis=0) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_four_conventions_stand_side_by_side() -> None:
+    weights = SamplingWeights("w", {"school": "w_school", "school:class": "w_class"})
+    found = fit(TABLE, weights)
+    errors = {name: found.sandwich_errors(name) for name in ("full", "uncorrected")}
+    ratio = errors["full"].fixed / errors["uncorrected"].fixed
+    assert ratio == pytest.approx(9.0 / 8.0, rel=1e-12)
+    table = found.compare_conventions()
+    assert table["full"].to_numpy() == pytest.approx(found.estimates["se"].to_numpy(), nan_ok=True)
+
+
+def test_what_weights_of_units_cannot_be_is_told() -> None:
+    with pytest.raises(ArgumentError, match="does not say of which of school and school:class"):
+        fit(TABLE, SamplingWeights(groups="w_school"))
+    with pytest.raises(ArgumentError, match="names 'room', which is no factor"):
+        fit(TABLE, SamplingWeights(groups={"room": "w_school"}))
+    with pytest.raises(DataError, match="differs between the rows of"):
+        fit(TABLE, SamplingWeights(groups={"school": "w_class"}))
+    with pytest.raises(DataError, match="weight of 'school' is 0"):
+        fit(TABLE.assign(w_school=0), SamplingWeights(groups={"school": "w_school"}))
+    with pytest.raises(ArgumentError, match="REML integrates"):
+        Model(FORMULA, TABLE, weights=SamplingWeights("w")).reml()
+    crossed = TABLE.assign(item=np.arange(len(TABLE)) % 4)
+    model = Model("y ~ x + (1 | school) + (1 | item)", crossed, weights=SamplingWeights("w"))
+    with pytest.raises(ArgumentError, match="crossed"):
+        model.reml(method="ml")
+    model = Model(FORMULA, TABLE, weights=SamplingWeights("w"))
+    with pytest.raises(ArgumentError, match="not there yet"):
+        model.sample(seed=1)
+    with pytest.raises(ArgumentError, match="not there"):
+        model.reml(method="ml").group_effects()
+
+
+def test_one_factor_takes_weights_by_its_name() -> None:
+    table, formula = TABLE, "y ~ x + (1 | school)"
+    named = Model(formula, table, weights=SamplingWeights("w", {"school": "w_school"}))
+    plain = Model(formula, table, weights=SamplingWeights("w", "w_school"))
+    assert named.formula.weights == plain.formula.weights
+
+
+def test_precision_and_frequency_of_nested_factors() -> None:
+    twice = TABLE.loc[TABLE.index.repeat(TABLE["w"])]
+    counted = Model(FORMULA, TABLE, weights=bhlm.FrequencyWeights("w")).reml()
+    plain = Model(FORMULA, twice).reml()
+    assert counted.loglik == pytest.approx(plain.loglik, rel=SAME)
+    assert counted.beta_cov == pytest.approx(plain.beta_cov, rel=1e-5)
+    # A precision of w everywhere is a residual variance w times smaller.
+    table = TABLE.assign(c=4.0)
+    weighed, plain = Model(FORMULA, table, weights="c").reml(), Model(FORMULA, table).reml()
+    assert weighed.sigma2 == pytest.approx(4.0 * plain.sigma2, rel=1e-6)
+    assert weighed.loglik == pytest.approx(plain.loglik, rel=SAME)
+
+
+def test_known_variances_of_one_are_a_sigma_of_one() -> None:
+    """Held at the estimate, sigma leaves estimates and likelihood where they are."""
+    plain = Model(FORMULA, TABLE).reml()
+    table = TABLE.assign(v=plain.sigma2)
+    known = Model(FORMULA, table, known_variance="v").reml()
+    assert known.loglik == pytest.approx(plain.loglik, rel=SAME)
+    assert known.beta == pytest.approx(plain.beta, rel=1e-5)
+    assert np.concatenate([g.ravel() for g in known.gs]) == pytest.approx(
+        np.concatenate([g.ravel() for g in plain.gs]), rel=1e-4, abs=1e-6
+    )
+
+
+def test_schools_in_districts_are_those_of_metafor() -> None:
+    """Konstantopoulos (2011), pp. 70-71, printed to four digits by metafor."""
+    table = bhlm.load_dataset("school_calendar")
+    model = Model("effect ~ 1 + (1 | district) + (1 | study)", table, known_variance="variance")
+    found = model.reml()
+    estimates = found.estimates["estimate"]
+    assert f"{found.beta[0]:.4f}" == "0.1847"
+    assert f"{np.sqrt(found.beta_cov[0, 0]):.4f}" == "0.0846"
+    assert f"{estimates['var(Intercept|district)']:.4f}" == "0.0651"
+    assert f"{estimates['var(Intercept|study)']:.4f}" == "0.0327"
+    assert f"{found.loglik:.4f}" == "-7.9587"
+    assert found.sigma2 == 1.0
+    effects = found.group_effects("district")
+    assert len(effects) == 11
