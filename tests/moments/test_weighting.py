@@ -179,5 +179,5 @@ def test_weights_that_cannot_be_read_are_refused():
         bhlm.SamplingWeights(rows="w", scaling="all")
     with pytest.raises(ArgumentError, match="exclude each other"):
         bhlm.Model("y ~ x + (1 | g)", table, weights="w", known_variance="w")
-    with pytest.raises(ArgumentError, match="several grouping factors"):
-        bhlm.Model("y ~ x + (1 | g) + (1 | wg)", table, weights="w")
+    with pytest.raises(ArgumentError, match="does not say of which of g and wg it is"):
+        bhlm.Model("y ~ x + (1 | g) + (1 | wg)", table, weights=bhlm.SamplingWeights("w", "wg"))
