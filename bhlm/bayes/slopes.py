@@ -45,7 +45,7 @@ def describe_slopes(
     """
     grid = state_slopes(_read_moments(fit), column, by=by, at=at)
     drawn = _draw(fit, grid.contrasts)
-    return name_points(grid, _describe(drawn, level=level), level=level)
+    return name_points(grid, describe_draws(drawn, level=level), level=level)
 
 
 def average_draws(
@@ -60,7 +60,7 @@ def average_draws(
     """
     grid = state_averages(_read_moments(fit), column, by=by)
     drawn = _draw(fit, grid.contrasts)
-    return name_points(grid, _describe(drawn, level=level), level=level)
+    return name_points(grid, describe_draws(drawn, level=level), level=level)
 
 
 def contrast_slopes(
@@ -80,7 +80,7 @@ def contrast_slopes(
     """
     pairs = pair_points(state_slopes(_read_moments(fit), column, by=by, at=at))
     drawn = _draw(fit, pairs.contrasts)
-    table = _describe(drawn, level=level)
+    table = describe_draws(drawn, level=level)
     table["probability"] = (drawn > 0.0).mean(axis=0)
     return table.set_axis(list(pairs.labels)).rename_axis("difference")
 
@@ -104,7 +104,7 @@ def describe_lines(
     """
     grid = state_lines(_read_moments(fit), column, by=by, at=at, values=values)
     drawn = _draw(fit, grid.contrasts)
-    return name_points(grid, _describe(drawn, level=level), level=level)
+    return name_points(grid, describe_draws(drawn, level=level), level=level)
 
 
 def locate_bounds(
@@ -153,7 +153,7 @@ def _draw(fit: Posterior, contrasts: Array) -> Array:
     return np.asarray(beta.reshape(-1, beta.shape[-1]) @ contrasts.T)
 
 
-def _describe(drawn: Array, *, level: float) -> "pd.DataFrame":
+def describe_draws(drawn: Array, *, level: float) -> "pd.DataFrame":
     """Return the summary of the draws (s, m), one row for each column."""
     import pandas as pd
 
@@ -170,10 +170,10 @@ def _describe(drawn: Array, *, level: float) -> "pd.DataFrame":
 
 
 def _read_moments(fit: Posterior) -> AnyMoments:
-    """Return the moments of a fit; patterns have no slopes by moderators yet."""
+    """Return the moments of a fit; of patterns these summaries are not there yet."""
     if isinstance(fit.moments, Patterns):
         raise ArgumentError(
-            f"slopes by moderators are not there yet for family='{fit.moments.family.name}'; "
-            "compare effects on the link scale by fit.hypothesis(), or fit.ratios()"
+            f"this is not there yet for family='{fit.moments.family.name}'; fit.effects() has "
+            "effects at values of moderators on both scales, fit.hypothesis() compares"
         )
     return fit.moments

@@ -30,6 +30,7 @@ from bhlm.progress import VOICE
 from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
+    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import GalleryModel
@@ -117,7 +118,7 @@ def dashboard_command(
         raise ArgumentError(
             f"'{fit}' names a gallery model, which has its data; give --data with a saved fit only"
         )
-    model, entry = open_model(fit, None, None, several=True)
+    model, entry = open_model(fit, None, None, several=True, counted=True)
     return _show_gallery(model, entry, output, title, covariance, given, json, rows=rows)
 
 
@@ -165,6 +166,7 @@ def _show_saved(
     *,
     rows: bool,
 ) -> int:
+    from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
@@ -178,12 +180,8 @@ def _show_saved(
     several: object = post
     if isinstance(several, LevelBayesFit):
         return _show_levels(several, fit, output, data, title, json, rows=rows)
-    patterns = getattr(post, "patterns", None)
-    if patterns is not None:
-        raise ArgumentError(
-            f"'{fit}' is of family='{patterns.family.name}', of which there is no page yet; "
-            "bhlm.load reads it"
-        )
+    if isinstance(several, FamilyBayesFit):
+        return _show_family(several, fit, output, data, title, json, rows=rows)
     model = None
     if data is not None:
         reading = {name.replace("-", "_"): value for name, value in how.items()}
@@ -229,6 +227,37 @@ def _show_levels(
         return 0 if post.converged and not post.diagnostics.prior_bound else 1
     reml = LevelsFit.of(fit_cells(post.moments, covariance=post.structure.name_override))
     both = reconcile(reml, post)
+    return report_both(both, json=json, page=output, model=None, title=title, source=source)
+
+
+def _show_family(
+    post: "FamilyBayesFit",
+    fit: str,
+    output: Path,
+    data: str | None,
+    title: str | None,
+    json: Path | None,
+    *,
+    rows: bool,
+) -> int:
+    """Write the page of a saved posterior of zeros and ones, proportions or counts."""
+    from bhlm.fits.family_fit import FamilyFit
+    from bhlm.fits.reconciliation import reconcile
+    from bhlm.reml.family.estimate import fit_patterns
+    from bhlm.reports.dashboard.subjects import write_family
+
+    if data is not None or rows:
+        raise ArgumentError(
+            f"'{fit}' is of family='{post.family.name}', whose page has no figure of single rows; "
+            "leave --data and --rows out"
+        )
+    source = {"Fit": fit, "Command": write_command("dashboard", fit, output=output)}
+    if post.settings.prior_only:
+        write_family(post, output, title=title, source=source)
+        print_text(post.summary())
+        return 0 if post.converged and not post.diagnostics.prior_bound else 1
+    ml = FamilyFit.of(fit_patterns(post.patterns, covariance=post.structure.name_override))
+    both = reconcile(ml, post)
     return report_both(both, json=json, page=output, model=None, title=title, source=source)
 
 

@@ -53,6 +53,7 @@ from bhlm.commands.shared import (
     print_text,
     print_title,
     read_settings,
+    refuse_family_rows,
     refuse_live,
     report_both,
     write_all,
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.levels_fit import LevelsFit
-    from bhlm.fits.model import Model
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.fits.strata_fit import StrataFit
 
@@ -123,7 +123,7 @@ def reconcile_command(
     check_outputs(json=json, page=dashboard, save=save)
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
-    uncounted = dashboard is not None or df is not None or live
+    uncounted = df is not None or live
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     if has_responses(which, responses):
         refused = {
@@ -136,7 +136,7 @@ def reconcile_command(
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
         )  # fmt: skip
-    if uncounted and (meant or known_variance or residual):
+    if (uncounted or dashboard) and (meant or known_variance or residual):
         raise ArgumentError(
             "--dashboard, --df and --live are not there yet with weights, --known-variance and "
             "--residual; leave them out"
@@ -149,15 +149,14 @@ def reconcile_command(
             "weights": meant, "known_variance": known_variance, "residual": residual,
         },
     )  # fmt: skip
-    if uncounted and (model.formula.weights is not None or model.strata is not None):
+    if (uncounted or dashboard) and (model.formula.weights is not None or model.strata is not None):
         raise ArgumentError(
             f"--dashboard, --df and --live are not there yet for '{which}', which has weights, "
             "known variances or strata; leave them out"
         )
     if model.patterns is not None and uncounted:
         raise ArgumentError(
-            f"--dashboard, --df and --live are not there yet with family='{model.family}'; leave "
-            "them out"
+            f"--df and --live are not there yet with family='{model.family}'; leave them out"
         )
 
     def show(fit: "RemlFit | BayesFit") -> None:
@@ -171,6 +170,8 @@ def reconcile_command(
         else:
             print_text(fit.summary())
 
+    if rows and model.patterns is not None:
+        raise refuse_family_rows(model.family)
     if rows and not model.has_rows:
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
     counts: dict[str, Any] = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
@@ -338,8 +339,8 @@ def ml_command(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=True, outcome=outcome,
     )  # fmt: skip
-    if dashboard and model.patterns is not None:
-        raise _refuse_page(model)
+    if rows and model.patterns is not None:
+        raise refuse_family_rows(model.family)
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
     text = fit.summary(style=style)
@@ -356,8 +357,8 @@ def ml_command(
     writers: list[Callable[[], object]] = [lambda: print_title(entry), lambda: print_text(text)]
     if dashboard:
         command = write_command(
-            "ml", which, data=data, formula=formula, separator=separator, missing=missing,
-            covariance=covariance, dashboard=dashboard, rows=rows,
+            "ml", which, data=data, formula=formula, **outcome, nagq=nagq, separator=separator,
+            missing=missing, covariance=covariance, dashboard=dashboard, rows=rows,
         )  # fmt: skip
         source = name_source(entry, data) | {"Command": command}
         page, title = dashboard, entry.title if entry else None
@@ -366,10 +367,6 @@ def ml_command(
         writers.append(lambda: write_json(describe(), json))
     write_all(*writers)
     return 0 if fit.converged else 1
-
-
-def _refuse_page(model: "Model") -> ArgumentError:
-    return ArgumentError(f"--dashboard is not there yet with family='{model.family}'; leave it out")
 
 
 @app.command("sample")
@@ -436,16 +433,17 @@ def sample_command(
         "family": family, "link": link, "trials": trials, "exposure": exposure,
         "weights": meant, "known_variance": known_variance, "residual": residual,
     }  # fmt: skip
-    if live and (meant or known_variance or residual):
+    if (live or dashboard) and (meant or known_variance or residual):
+        option = "--live" if live else "--dashboard"
         raise ArgumentError(
-            "--live is not there yet with weights, --known-variance and --residual; leave it out"
+            f"{option} is not there yet with weights, --known-variance and --residual; leave it out"
         )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=not live, counted=not live, outcome=outcome,
     )  # fmt: skip
-    if dashboard and model.patterns is not None:
-        raise _refuse_page(model)
+    if rows and model.patterns is not None:
+        raise refuse_family_rows(model.family)
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)
@@ -478,7 +476,8 @@ def sample_command(
         writers.append(lambda: write_json(content, json))
     if dashboard:
         command = write_command(
-            "sample", which, data=data, formula=formula, separator=separator, missing=missing,
+            "sample", which, data=data, formula=formula, family=family, link=link, trials=trials,
+            exposure=exposure, separator=separator, missing=missing,
             weights=weights, group_weights=group_weights, weights_are=weights_are, scaling=scaling,
             known_variance=known_variance, residual=residual, no_adjust=not adjust,
             covariance=covariance, priors=priors, seed=seed, draws=fit.settings.draws, tune=tune,

@@ -406,6 +406,14 @@ def check_rows_asked(*, rows: bool, page: Path | None) -> None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
 
 
+def refuse_family_rows(family: str) -> ArgumentError:
+    """Return the refusal of single rows on the page of a family."""
+    return ArgumentError(
+        f"--rows is not there for family='{family}', whose page has no figure of single rows; "
+        "leave it out"
+    )
+
+
 def name_source(entry: "GalleryModel | None", data: str | None) -> dict[str, str]:
     """Return where a model and its data come from, as a page tells it."""
     return {"Citation": entry.citation} if entry else {"Data": hide_password(str(data))}
@@ -414,14 +422,20 @@ def name_source(entry: "GalleryModel | None", data: str | None) -> dict[str, str
 def write_page(
     fit: Any, page: Path, *, title: str | None, source: dict[str, str], rows: bool
 ) -> None:
-    """Write the page about one fit, of a single factor or of several."""
+    """Write the page about one fit, of a single factor or of several, or of a family."""
+    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.moments.cells import refuse_factors
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
-    from bhlm.reports.dashboard.subjects import write_fit, write_levels
+    from bhlm.reports.dashboard.subjects import write_family, write_fit, write_levels
 
     VOICE.say("writing the page")
-    if isinstance(fit, LevelsEstimate | LevelDraws):
+    if isinstance(fit, FamilyEstimate | FamilyDraws):
+        if rows:
+            raise refuse_family_rows(fit.family.name)
+        write_family(fit, page, title=title, source=source)
+    elif isinstance(fit, LevelsEstimate | LevelDraws):
         if rows:
             raise refuse_factors(fit.moments.design.formula, "a page with single rows (--rows)")
         write_levels(fit, page, title=title, source=source)

@@ -1,5 +1,7 @@
 """FamilyBayesFit: what `model.sample()` returns of zeros and ones, proportions and counts."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.family.draws import FamilyDraws
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from bhlm.bayes.checks.loo import Loo
-    from bhlm.bayes.family.checks import FamilyCheck
     from bhlm.bayes.quantities import Quantities
+    from bhlm.likelihood.replicates import FamilyCheck
 
 
 @check_arguments
@@ -58,6 +60,78 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         from bhlm.bayes.family.quantities import derive_r_squared
 
         return derive_r_squared(self)
+
+    def effects(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        scale: str = "response",
+        kind: str | None = None,
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the effect of a column on the probability or rate, or on the link scale.
+
+        Columns `mean, sd, lower, upper` after the moderators' values. On the
+        response scale it is the difference that a level or a column of zeros and ones makes, else
+        the derivative at the column's mean, "population-averaged" (the default `kind`) or
+        "unit-specific"; other columns stand at their means, or where `at` has them.
+
+        Raises:
+            ArgumentError: a column or moderator that is not in the model, a value that it cannot
+                have, or a scale, kind or level that is not known.
+        """
+        from bhlm.bayes.family.slopes import describe_slopes
+
+        return describe_slopes(self, column, by=by, at=at, scale=scale, kind=kind, level=level)
+
+    def effect_lines(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        values: "Sequence[float] | None" = None,
+        scale: str = "response",
+        kind: str | None = None,
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the expected probability or rate along a column, or its link.
+
+        One line per value of the moderators, in columns `mean, sd, lower, upper`;
+        "population-averaged" (the default `kind`) or "unit-specific", of a group whose effects are
+        zero. `bhlm.plots.plot_effects` draws both.
+
+        Raises:
+            ArgumentError: as `effects`.
+        """
+        from bhlm.bayes.family.slopes import describe_lines
+
+        return describe_lines(
+            self,
+            column,
+            by=by,
+            at=at,
+            values=values,
+            scale=scale,
+            kind=kind,
+            level=level,
+        )
+
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page about this posterior to an HTML file; its numbers go to a .json beside it.
+
+        Page and .json hold no single row: effects, means and proportions of the groups.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_family
+
+        write_family(self, path, title=title, source=source)
 
     def check(
         self, *, kind: str = "same groups", draws: int = 400, seed: int | None = None

@@ -1,7 +1,8 @@
 """FamilyFit: what `model.ml()` returns of zeros and ones, proportions and counts."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
 from bhlm.fits.origin import Fitted
@@ -10,6 +11,7 @@ from bhlm.reml.family.estimate import FamilyEstimate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.likelihood.replicates import FamilyCheck
     from bhlm.reml.bootstrap import Bootstrap
     from bhlm.reml.variance_tests import VarianceTest
 
@@ -102,6 +104,69 @@ class FamilyFit(Fitted, FamilyEstimate):
 
         return judge_hypotheses(self, hypotheses, method=method)
 
+    def effects(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        scale: str = "response",
+        kind: str | None = None,
+        method: str = "z",
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the effect of a column on the probability or rate, or on the link scale.
+
+        Columns `slope, se, lower, upper, statistic, p` after the moderators' values. On the
+        response scale it is the difference that a level or a column of zeros and ones makes, else
+        the derivative at the column's mean, "population-averaged" (the default `kind`) or
+        "unit-specific"; other columns stand at their means, or where `at` has them.
+
+        Raises:
+            ArgumentError: a column or moderator that is not in the model, a value that it cannot
+                have, or a scale, kind, method or level that is not known.
+        """
+        from bhlm.reml.family.slopes import estimate_slopes
+
+        return estimate_slopes(
+            self, column, by=by, at=at, scale=scale, kind=kind, method=method, level=level
+        )
+
+    def effect_lines(
+        self,
+        column: str,
+        *,
+        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
+        at: "Mapping[str, Any] | None" = None,
+        values: "Sequence[float] | None" = None,
+        scale: str = "response",
+        kind: str | None = None,
+        method: str = "z",
+        level: float = 0.95,
+    ) -> "pd.DataFrame":
+        """Return the expected probability or rate along a column, or its link.
+
+        One line per value of the moderators, in columns `estimate, se, lower, upper`;
+        "population-averaged" (the default `kind`) or "unit-specific", of a group whose effects are
+        zero. `bhlm.plots.plot_effects` draws both.
+
+        Raises:
+            ArgumentError: as `effects`.
+        """
+        from bhlm.reml.family.slopes import estimate_lines
+
+        return estimate_lines(
+            self,
+            column,
+            by=by,
+            at=at,
+            values=values,
+            scale=scale,
+            kind=kind,
+            method=method,
+            level=level,
+        )
+
     def test_variances(self, coefficients: str | Sequence[str]) -> "VarianceTest":
         """Return the LR test that the named random coefficients do not vary over groups.
 
@@ -160,6 +225,32 @@ class FamilyFit(Fitted, FamilyEstimate):
         from bhlm.reml.family.population import explain_variance
 
         return explain_variance(self)
+
+    def check(self, *, kind: str = "same groups", draws: int = 400, seed: int = 0) -> "FamilyCheck":
+        """Return each group's proportion or rate beside replicates of it, and the calibration.
+
+        The parameters stand at their estimates; see `bhlm.reml.family.checks.check_groups`.
+
+        Raises:
+            ArgumentError: an unknown kind, a seed that is negative, or too few draws.
+        """
+        from bhlm.reml.family.checks import check_groups
+
+        return check_groups(self, kind=kind, draws=draws, seed=seed)
+
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page about this fit to an HTML file; its numbers go to a .json beside it.
+
+        Page and .json hold no single row: effects, means and proportions of the groups.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_family
+
+        write_family(self, path, title=title, source=source)
 
     def dispersion(self) -> dict[str, float]:
         """Return Pearson's chi-square and its ratio to the df, which overdispersion makes large.

@@ -5,6 +5,7 @@ from inspect import Signature
 from typing import TYPE_CHECKING, Any, overload
 
 from bhlm.bayes.checks.model_checks import Checks, run_checks, run_level_checks
+from bhlm.bayes.family.checks import run_family_checks
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.family_bayes_fit import FamilyBayesFit
@@ -172,7 +173,8 @@ def reconcile(
         published: printed values, from the gallery.
         checks: whether to check the model and its priors too, by `post.check()`,
             `post.sensitivity()` and, of a single factor, the LOO-PIT of the rows, where the
-            model that the fits were made from is at hand and has no more than a million.
+            model that the fits were made from is at hand and has no more than a million; of a
+            family by its calibration in the place of the PIT.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
@@ -200,13 +202,9 @@ def reconcile(
         )
         return replace(both, checks=Checks(None, None, None, (left_out,)))
     if not isinstance(post, BayesFit):
-        if not isinstance(post, FamilyBayesFit):
-            return replace(both, checks=run_level_checks(post))
-        left_out = (
-            "the checks of the model and the sensitivity to the priors are not part of a "
-            f"reconciliation yet for family='{post.family.name}'; post.check() is there"
-        )
-        return replace(both, checks=Checks(None, None, None, (left_out,)))
+        if isinstance(post, FamilyBayesFit):
+            return replace(both, checks=run_family_checks(post))
+        return replace(both, checks=run_level_checks(post))
     model = both.model
     has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
     return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))

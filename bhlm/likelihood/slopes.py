@@ -22,6 +22,7 @@ from bhlm.likelihood.linear import Hypotheses, spell_names, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool, pool_blocks
+from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type Value = float | Level
 type By = str | Sequence[str] | Mapping[str, Any] | None
+type Known = Moments | CellMoments | Patterns
 
 MOST = 1000  # points of a grid
 MOST_PAIRS = 1000
 FEW = 5  # distinct values of a moderator that are all shown
 POINTS = 25  # along a line
+NEAR = 1e-3  # SDs: a derivative by central differences is wrong by the square of it
 SAME = 1e-12  # of the largest value: values that differ by less do so by rounding
 BINARY = 1e-9  # of a row: sums of x and of x^2 that differ by less are those of 0 and 1
 
@@ -66,7 +69,7 @@ class Grid:
         """Each point in words, `sector = 1, gm(ses) = 0`."""
         return tuple(
             ", ".join(
-                f"{name} = {_show(value)}"
+                f"{name} = {print_value(value)}"
                 for name, value in zip(self.moderators, point, strict=True)
             )
             or "at the means"
@@ -128,7 +131,7 @@ class _Factors:
     levels: Mapping[str, tuple[Level, ...]]  # by categorical factor
 
     @classmethod
-    def of(cls, moments: Moments | CellMoments) -> "_Factors":
+    def of(cls, moments: Known) -> "_Factors":
         design = moments.design
         return cls(tuple(expand_terms(design.formula.fixed, design.levels)), design.levels)
 
@@ -143,8 +146,22 @@ class _Factors:
         return tuple(dict.fromkeys(map(name_part, self.parts.values())))
 
 
+def list_moved(moments: Known) -> tuple[str, ...]:
+    """Return the columns and categorical factors whose values decide the expected response."""
+    return _Factors.of(moments).names
+
+
+def list_levels(moments: Known, name: str) -> tuple[str, ...]:
+    """Return the parts whose effects a column or factor has: itself, or its levels but the first.
+
+    The first level is the reference that the others are compared with.
+    """
+    levels = _Factors.of(moments).levels.get(name, ())
+    return tuple(f"{name}[{print_level(level)}]" for level in levels[1:]) or (name,)
+
+
 def state_slopes(
-    moments: Moments | CellMoments,
+    moments: Known,
     column: str,
     *,
     by: By = None,
@@ -195,7 +212,7 @@ def state_slopes(
     return Grid(moved.name, names, points, rows, _tell_held(factors, held))
 
 
-def state_averages(moments: Moments | CellMoments, column: str, *, by: str | None = None) -> Grid:
+def state_averages(moments: Known, column: str, *, by: str | None = None) -> Grid:
     """Return the slope of a column averaged over the rows, all or those of each value of `by`.
 
     The average of b1 + b3 w + b5 w v over rows is b1 + b3 mean(w) + b5 mean(w v), and moments know
@@ -234,7 +251,7 @@ def state_averages(moments: Moments | CellMoments, column: str, *, by: str | Non
 
 
 def _split_blocks(
-    factors: _Factors, moments: Moments | CellMoments, name: str
+    factors: _Factors, moments: Known, name: str
 ) -> list[tuple[tuple[Value, ...], Array]]:
     """Return each value of a column that is constant in blocks, and which blocks (J,) have it."""
     if name in factors.levels:
@@ -263,7 +280,7 @@ def _split_blocks(
 
 
 def _average_product(
-    factors: _Factors, moments: Moments | CellMoments, parts: Sequence[Part], chosen: Array
+    factors: _Factors, moments: Known, parts: Sequence[Part], chosen: Array
 ) -> float:
     """Return the mean of a product of parts over the rows of the chosen blocks (J,)."""
     if not parts:
@@ -311,7 +328,7 @@ def _express(
 
 
 def state_lines(
-    moments: Moments | CellMoments,
+    moments: Known,
     column: str,
     *,
     by: By = None,
@@ -354,8 +371,53 @@ def state_lines(
     return Grid(moved.name, (moved.name, *names), points, rows, _tell_held(factors, held))
 
 
+def state_points(moments: Known, by: By, *, at: Mapping[str, Any] | None = None) -> Grid:
+    """Return the expected response at each combination of values, the random effects being zero.
+
+    As `state_lines`, with points in the place of lines: `by` names columns and categorical
+    factors, or has their values, and what is not named stands at its mean or where `at` has it.
+
+    Raises:
+        ArgumentError: as `state_slopes`.
+    """
+    factors = _Factors.of(moments)
+    names, choices = _choose_values(factors, moments, by)
+    held = _hold(factors, moments, factors.columns, at, free=set(names))
+    _refuse_companions(
+        factors.columns, [p for p in factors.parts.values() if name_part(p) in names]
+    )
+    points = _cross(choices)
+    rows = np.empty((len(points), len(factors.columns)))
+    for row, point in zip(rows, points, strict=True):
+        found = held | _set_values(factors, names, point)
+        row[:] = [_multiply(each, found) for each in factors.columns]
+    return Grid("", names, points, rows, _tell_held(factors, held))
+
+
+def find_step(moments: Known, column: str) -> tuple[str, tuple[Value, Value]]:
+    """Return what a column is called as a moderator, and two of its values an effect apart.
+
+    Of a level its factor with the reference and the level, of a column of zeros and ones these, of
+    any other a thousandth of an SD to either side of its mean: so close that the difference
+    divided by the distance is the derivative.
+
+    Raises:
+        ArgumentError: as `state_slopes`.
+    """
+    factors = _Factors.of(moments)
+    moved = _find_column(factors, column)
+    if moved.level is not None:
+        name = str(moved.factor)
+        return name, (factors.levels[name][0], moved.level)
+    spread = measure_spread(moments, moved.name)
+    if spread.values == (0.0, 1.0):
+        return moved.name, (0.0, 1.0)
+    step = NEAR * (spread.sd or 1.0)
+    return moved.name, (spread.mean - step, spread.mean + step)
+
+
 def state_along(
-    moments: Moments | CellMoments, column: str, *, by: str, at: Mapping[str, Any] | None = None
+    moments: Known, column: str, *, by: str, at: Mapping[str, Any] | None = None
 ) -> Along:
     """Return the simple slope of a column as a line along one moderator; see `state_slopes`.
 
@@ -418,7 +480,7 @@ def name_part(part: Part) -> str:
     return part.name if part.level is None else str(part.factor)
 
 
-def measure_spread(moments: Moments | CellMoments, name: str) -> Spread:
+def measure_spread(moments: Known, name: str) -> Spread:
     """Return where the values of a column lie.
 
     Raises:
@@ -432,6 +494,11 @@ def measure_spread(moments: Moments | CellMoments, name: str) -> Spread:
     i = moments.columns.index(name)
     n, grand, total = pool(moments)
     mean, cross = moments.mean[:, i], moments.cross[:, i, i]
+    if isinstance(moments, Patterns):
+        distinct = np.unique(mean)
+        values = tuple(map(float, distinct)) if len(distinct) <= FEW else ()
+        centre, sd = float(grand[i]), float(np.sqrt(total[i, i] / (n - 1.0)))
+        return Spread(centre, centre, sd, float(mean.min()), float(mean.max()), values, True)
     constant = bool((cross <= ROUNDING * moments.mass * mean**2).all())
     if isinstance(moments, CellMoments):
         by_level = _mean_by_level(moments, mean)
@@ -499,7 +566,7 @@ def _find_moderator(factors: _Factors, name: str) -> str:
 
 
 def _choose_values(
-    factors: _Factors, moments: Moments | CellMoments, by: By
+    factors: _Factors, moments: Known, by: By
 ) -> tuple[tuple[str, ...], tuple[tuple[Value, ...], ...]]:
     """Return the moderators and the values of each."""
     given: dict[str, Any] = {}
@@ -606,7 +673,7 @@ def _set_values(
 
 def _hold(
     factors: _Factors,
-    moments: Moments | CellMoments,
+    moments: Known,
     used: Sequence[Column],
     at: Mapping[str, Any] | None,
     *,
@@ -630,7 +697,7 @@ def _hold(
     return held
 
 
-def _average(factors: _Factors, moments: Moments | CellMoments, part: Part) -> dict[str, float]:
+def _average(factors: _Factors, moments: Known, part: Part) -> dict[str, float]:
     """Return the mean over the rows of a part, or of all levels of its factor: their shares."""
     if part.level is None:
         return {part.name: float(measure_spread(moments, part.name).mean)}
@@ -693,6 +760,7 @@ def _coordinates(factor: Expression) -> set[str]:
     return set()
 
 
-def _show(value: Value) -> str:
+def print_value(value: Value) -> str:
+    """Return a value of a column or a level, for a sentence."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return format_g(float(value)).strip() if is_number else print_level(value)

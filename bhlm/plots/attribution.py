@@ -42,7 +42,7 @@ WORDS = {
     "prior": "mean under the chosen priors less mean under flat ones",
     "adjustment": "what moving the draws to the sandwich's covariance does to their mean",
     "monte_carlo": "noise of the draws",
-    "unexplained": "flat-prior mode less REML estimate, and what the draws miss beyond their noise",
+    "unexplained": "flat-prior mode less {fit} estimate, and what draws miss beyond their noise",
     "undivided": "parts that cannot be told apart",
 }
 
@@ -91,12 +91,15 @@ def plot_attribution(
     chosen, omitted = choose_parameters(known, names, default=default, weight=weight, most=MOST)
     steps = {name: split_steps(both.table.loc[name]) for name in chosen}
     table = _tabulate(both.table, steps)
-    panels = tuple(_draw_waterfall(name, both.table.loc[name], steps[name]) for name in chosen)
+    label = both.reml.method.upper()
+    panels = tuple(
+        _draw_waterfall(name, both.table.loc[name], steps[name], label=label) for name in chosen
+    )
     tallest = max(map(len, steps.values())) + 2
     return Figure(
         name="attribution",
-        title="From the REML estimate to the posterior mean",
-        reading=_read(both.table.loc[chosen], steps) + omitted + ".",
+        title=f"From the {label} estimate to the posterior mean",
+        reading=_read(both.table.loc[chosen], steps, label=label) + omitted + ".",
         table=table,
         panels=panels,
         height=len(panels) * (STEP * tallest + FRAME) + 40,
@@ -135,27 +138,29 @@ def _tabulate(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> "pd.
     return pd.DataFrame(rows, columns=columns)
 
 
-def _draw_waterfall(name: str, row: "pd.Series[float]", steps: tuple[Step, ...]) -> Panel:
+def _draw_waterfall(
+    name: str, row: "pd.Series[float]", steps: tuple[Step, ...], *, label: str
+) -> Panel:
     sd, posterior = float(row["sd"]), float(row["posterior"])
     last = float(len(steps) + 1)
     sizes = np.array([step.size for step in steps])
     edges = float(row["reml"]) + np.concatenate([[0.0], np.cumsum(sizes)])
-    labels = ["REML", *(step.label for step in steps), "posterior mean"]
+    labels = [label, *(step.label for step in steps), "posterior mean"]
     marks: list[Mark] = []
     if steps:
         levels = np.arange(len(edges), dtype=float)
         marks.append(Segments(edges, levels, edges, levels + 1.0, "reference"))
     else:
-        labels[0] = "REML: undefined"
+        labels[0] = f"{label}: undefined"
     for at, step in enumerate(steps):
-        marks += _draw_step(name, step, at=at + 1.0, start=edges[at], sd=sd)
+        marks += _draw_step(name, step, at=at + 1.0, start=edges[at], sd=sd, label=label)
     marks += [
         Points(
             np.array([value]), np.array([level]), role, size=10.0,
-            hover=(f"{say(name)}\n{label}: {value:.6g}",),
+            hover=(f"{say(name)}\n{what}: {value:.6g}",),
         )
-        for value, level, role, label in (
-            (float(row["reml"]), 0.0, "reml", "REML estimate"),
+        for value, level, role, what in (
+            (float(row["reml"]), 0.0, "reml", f"{label} estimate"),
             (posterior, last, "posterior", "posterior mean"),
         )
         if np.isfinite(value)
@@ -173,13 +178,15 @@ def _draw_waterfall(name: str, row: "pd.Series[float]", steps: tuple[Step, ...])
     )
 
 
-def _draw_step(name: str, step: Step, *, at: float, start: float, sd: float) -> list[Mark]:
+def _draw_step(
+    name: str, step: Step, *, at: float, start: float, sd: float, label: str
+) -> list[Mark]:
     end = start + step.size
     has_error = np.isfinite(step.error) and step.error > 0.0
     noise = f"\nstandard error {step.error:.2g}" if has_error else ""
     text = (
         f"{say(name)}\n{step.label}: {step.size:+.4g} ({step.size / sd:+.3f} posterior SDs)"
-        f"{noise}\n{WORDS[step.key]}"
+        f"{noise}\n{WORDS[step.key].format(fit=label)}"
     )
     place, size = np.array([at]), np.array([step.size])
     marks: list[Mark] = [
@@ -219,17 +226,17 @@ def _has(steps: tuple[Step, ...], key: str) -> bool:
     return any(step.key == key for step in steps)
 
 
-def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> str:
+def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]], *, label: str) -> str:
     """Return what the waterfalls say, without the full stop."""
     gaps = table["gap_sd"].dropna()
     if not len(gaps):
-        return "No parameter drawn has a REML estimate, so there is no gap to split"
+        return f"No parameter drawn has a {label} estimate, so there is no gap to split"
     far = str(gaps.abs().idxmax())
     sd = float(table.loc[far, "sd"])
     parts = ", ".join(f"{_sign(step.size / sd)} {step.label}" for step in steps[far])
     among = f"the largest of {count(len(gaps), 'gap')}" if len(gaps) > 1 else "the gap drawn"
     clauses = [
-        f"The posterior mean of {say(far)} is {_sign(gaps[far])} posterior SDs from REML, "
+        f"The posterior mean of {say(far)} is {_sign(gaps[far])} posterior SDs from {label}, "
         f"{among}, made up of {parts}"
     ]
     bad = table.index[table["verdict"] == "unexplained"]
@@ -247,5 +254,5 @@ def _read(table: "pd.DataFrame", steps: dict[str, tuple[Step, ...]]) -> str:
     bare = [name for name, each in steps.items() if not each]
     if bare:
         verb = "has" if len(bare) == 1 else "have"
-        clauses.append(f"{list_parameters(bare)} {verb} no REML estimate and so no gap")
+        clauses.append(f"{list_parameters(bare)} {verb} no {label} estimate and so no gap")
     return "; ".join(clauses)

@@ -13,6 +13,8 @@ from bhlm.layout import format_digits, list_names
 from bhlm.likelihood.slopes import measure_spread
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
+from bhlm.plots.family_effects import draw_effects
+from bhlm.plots.family_groups import is_family
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import choose_shown, draw_lines, find_column, join_effects, mean_beta
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points, Segments
@@ -25,7 +27,9 @@ from bhlm.reml.maximum import Maximum
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.fits.model import Model
+    from bhlm.reml.family.estimate import FamilyEstimate
 
 Array = np.ndarray
 
@@ -46,7 +50,7 @@ class _Lines:
 
 @check_arguments
 def plot_effects(
-    fit: "Maximum | Draws | Comparison",
+    fit: "Maximum | Draws | FamilyEstimate | FamilyDraws | Comparison",
     column: str,
     *,
     by: str | Sequence[str] | Mapping[str, Any] | None = None,
@@ -55,13 +59,17 @@ def plot_effects(
     model: "Model | None" = None,
     rows: bool = False,
     groups: bool = False,
+    scale: str | None = None,
+    kind: str | None = None,
 ) -> Figure:
     """Return the expected response along a column, one line with its band per moderators' values.
 
     The random effects are zero, and what is not named stands at its mean or where `at` has it;
     see `bhlm.likelihood.slopes.state_lines`. The figure's table is that of `fit.effect_lines`; of
     a reconciliation it has both, told apart by `source`, the bands are REML's, and the posterior
-    mean is a line of its own.
+    mean is a line of its own. Of zeros and ones, proportions and counts it is the probability or
+    the rate, of a group whose effects are zero and averaged over all groups there may be, and
+    `column` may be a categorical factor, whose levels are then drawn.
 
     Args:
         fit: by REML or ML, a posterior, or a reconciliation of both.
@@ -73,6 +81,9 @@ def plot_effects(
         rows: whether to draw up to 1,000 of the rows, in the colour of the nearest line.
         groups: whether to draw up to 100 groups' own lines, by empirical Bayes or the posterior
             mean, likewise.
+        scale: of a family "response" (the default) or "link".
+        kind: of a family "unit-specific" or "population-averaged"; None draws both where there are
+            no moderators, and else the second.
 
     Raises:
         ArgumentError: a column or moderator that is not in the model or does not interact with the
@@ -80,6 +91,22 @@ def plot_effects(
         DataError: rows that are asked for and not at hand.
     """
     import pandas as pd
+
+    if is_family(fit):
+        if rows or groups or model is not None:
+            raise ArgumentError(
+                "rows, groups' lines and a model are not drawn of a family; leave rows=, groups= "
+                "and model= out, bhlm.plots.plot_caterpillar draws the groups"
+            )
+        return draw_effects(
+            fit, column, by=by, at=at, scale=scale or "response", kind=kind, level=level
+        )
+    if scale is not None or kind is not None:
+        name, given_by = ("scale", scale) if scale is not None else ("kind", kind)
+        raise ArgumentError(
+            f"{name}={given_by!r} is for families of zeros and ones, proportions and counts; leave "
+            "it out"
+        )
 
     reml, post = _split(fit)
     found: dict[str, _Lines] = {}
@@ -159,7 +186,7 @@ def plot_effects(
     )
 
 
-def _split(fit: "Maximum | Draws | Comparison") -> tuple[Maximum | None, Draws | None]:
+def _split(fit: object) -> tuple[Maximum | None, Draws | None]:
     if isinstance(fit, Comparison):
         return fit.split_pair("a figure of effects")
     if isinstance(fit, Maximum):

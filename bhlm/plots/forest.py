@@ -14,6 +14,7 @@ from bhlm.plots.intervals import tabulate_intervals
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.maximum import Maximum
 from bhlm.reml.strata import StrataEstimate
 from bhlm.studies.imputations.pooled import Pooled
@@ -37,7 +38,9 @@ ROLES = {
 
 
 @check_arguments
-def plot_forest(fit: "Comparison | Maximum | Posterior | Pooled | StrataEstimate") -> Figure:
+def plot_forest(
+    fit: "Comparison | Maximum | FamilyEstimate | Posterior | Pooled | StrataEstimate",
+) -> Figure:
     """Return the forest of fixed effects, SDs and correlations with their 95 % intervals.
 
     Of a reconciliation every parameter stands in posterior SDs from its REML estimate, so that a
@@ -59,7 +62,7 @@ def plot_forest(fit: "Comparison | Maximum | Posterior | Pooled | StrataEstimate
         return _draw_one(fit, "posterior", value="mean", spread="sd")
     if isinstance(fit, Pooled):
         return _draw_one(fit, "pooled")
-    if isinstance(fit, Maximum | StrataEstimate):
+    if isinstance(fit, Maximum | FamilyEstimate | StrataEstimate):
         return _draw_one(fit, fit.method.upper())
     raise ArgumentError(
         f"a {type(fit).__name__} has no forest; give a fit, or what bhlm.reconcile() returned"
@@ -86,10 +89,12 @@ def _draw_both(both: Comparison) -> Figure:
     center = both.reml.estimates.loc[names, "estimate"]
     table = _place(table, center=center, unit=unit)
     gap = both.table.loc[names, "gap_sd"].abs()
+    label = both.reml.method.upper()
     inside = table[table["source"] == "published"]
     reading = (
         f"Of {count(len(names), 'parameter')} the posterior mean lies at most "
-        f"{format_digits(float(gap.max()), 2)} posterior SDs from REML ({say(str(gap.idxmax()))})"
+        f"{format_digits(float(gap.max()), 2)} posterior SDs from {label} "
+        f"({say(str(gap.idxmax()))})"
         if gap.notna().any()
         else "No gap between the two answers can be told"
     )
@@ -97,7 +102,7 @@ def _draw_both(both: Comparison) -> Figure:
         reading += f"; {count(len(inside), 'published value')} stand beside them"
     # SDs are never zero.
     free = [str(each) for each in both.post.parameters if not each.is_sd]
-    return _finish(table, names, "posterior SDs from REML", reading, zeros=free)
+    return _finish(table, names, f"posterior SDs from {label}", reading, zeros=free)
 
 
 def _draw_one(fit: Any, source: str, *, value: str = "estimate", spread: str = "se") -> Figure:

@@ -11,6 +11,7 @@ from bhlm.layout import list_names, show_name
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
+from bhlm.moments.patterns import Patterns
 from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import measure_groups, place_fixed
@@ -229,6 +230,6 @@ def _mean_of(moments: Moments, place: dict[str, int], name: str) -> Array:
     return np.ones(moments.n_groups) if name == INTERCEPT else moments.mean[:, place[name]]
 
 
-def name_group(moments: Moments | Units, j: int) -> str:
+def name_group(moments: Moments | Units | Patterns, j: int) -> str:
     """Return one group for a sentence, such as "school 8367"."""
     return f"{shorten(moments.group, NAME)} {shorten(name_groups(moments.groups[[j]])[0], NAME)}"

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 MOST = 24  # strips of the default figure
 STRIP = 150  # pixels of a strip with its ticks and title
-ROLES = {"REML": "reml", "posterior": "posterior", "published": "published"}
+ROLES = {"REML": "reml", "ML": "reml", "posterior": "posterior", "published": "published"}
 WORDS = {
     "REML": "REML estimate and 95 % interval",
+    "ML": "ML estimate and 95 % interval",
     "posterior": "posterior mean and 95 % interval",
     "published": "published value",
 }
@@ -39,8 +40,8 @@ def plot_intervals(
     the boundary REML has no interval, which the strip says. A printed interval is drawn where
     both of its limits were printed.
 
-    The figure's table has one row per parameter and source: `parameter`, `source` ("REML",
-    "posterior", "published"), `value`, `lower`, `upper`.
+    The figure's table has one row per parameter and source: `parameter`, `source` ("REML"
+    or "ML", "posterior", "published"), `value`, `lower`, `upper`.
 
     Args:
         both: the reconciliation.
@@ -58,7 +59,7 @@ def plot_intervals(
     panels = tuple(_draw_strip(name, table[table["parameter"] == name]) for name in chosen)
     return Figure(
         name="intervals",
-        title="REML, posterior and published values",
+        title=f"{both.reml.method.upper()}, posterior and published values",
         reading=_read(table, chosen, is_singular=both.reml.singular) + omitted + ".",
         table=table,
         panels=panels,
@@ -76,10 +77,10 @@ def tabulate_intervals(both: Comparison, names: Sequence[str]) -> "pd.DataFrame"
         for check in both.printed
         if check.quantity in ("estimate", "lower", "upper")
     }
-    rows = []
+    rows, label = [], both.reml.method.upper()
     for name in names:
         left, right = reml.loc[name], posterior.loc[name]
-        rows.append([name, "REML", left["estimate"], left["lower"], left["upper"]])
+        rows.append([name, label, left["estimate"], left["lower"], left["upper"]])
         rows.append([name, "posterior", right["mean"], right["lower"], right["upper"]])
         if (name, "estimate") in printed:
             shown = (printed.get((name, key), np.nan) for key in ("estimate", "lower", "upper"))
@@ -96,7 +97,7 @@ def _draw_strip(name: str, rows: "pd.DataFrame") -> Panel:
         if not np.isfinite(row.value):
             labels[row.source] += ": undefined"
             continue
-        if row.source == "REML" and not has_interval:
+        if row.source in ("REML", "ML") and not has_interval:
             labels[row.source] += ": no interval"
         ends = f", {row.lower:.5g} to {row.upper:.5g}" if has_interval else ""
         marks.append(
@@ -123,13 +124,14 @@ def _draw_strip(name: str, rows: "pd.DataFrame") -> Panel:
 def _read(table: "pd.DataFrame", names: Sequence[str], *, is_singular: bool) -> str:
     """Return what the intervals say, without the full stop."""
     sides = {source: rows.set_index("parameter") for source, rows in table.groupby("source")}
-    reml, posterior = sides["REML"], sides["posterior"]
-    clauses = [_read_widths(reml, posterior)]
+    label = "ML" if "ML" in sides else "REML"
+    reml, posterior = sides[label], sides["posterior"]
+    clauses = [_read_widths(reml, posterior, label)]
     bare = [name for name in names if not np.isfinite(reml.loc[name, "lower"])]
     if bare:
         why = "a variance or correlation of that fit stands on its boundary"
         clauses.append(
-            f"REML gives no interval for {list_parameters(bare)}, because "
+            f"{label} gives no interval for {list_parameters(bare)}, because "
             f"{why if is_singular else 'its information there has no inverse'}"
         )
     if "published" in sides:
@@ -152,20 +154,20 @@ def _all_published(number: int) -> str:
     return f"all {number} published values lie"
 
 
-def _read_widths(reml: "pd.DataFrame", posterior: "pd.DataFrame") -> str:
+def _read_widths(reml: "pd.DataFrame", posterior: "pd.DataFrame", label: str) -> str:
     width = (reml["upper"] - reml["lower"]).dropna()
     width = width[width > 0.0]
     if not len(width):
-        return "REML has no interval to compare with the posterior's"
+        return f"{label} has no interval to compare with the posterior's"
     ratio = (posterior["upper"] - posterior["lower"]).loc[width.index] / width
     widest, narrowest = str(ratio.idxmax()), str(ratio.idxmin())
     if len(ratio) == 1:
         return (
             f"The posterior's 95 % interval of {say(widest)} is {ratio[widest]:.3g} times "
-            "as wide as REML's"
+            f"as wide as {label}'s"
         )
     return (
         f"Over {count(len(ratio), 'parameter')} the posterior's 95 % interval is from "
         f"{ratio[narrowest]:.3g} ({say(narrowest)}) to {ratio[widest]:.3g} times "
-        f"({say(widest)}) as wide as REML's"
+        f"({say(widest)}) as wide as {label}'s"
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from bhlm.bayes.checks.loo import Loo, leave_out_groups
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
 from bhlm.plots.arviz_figures import find_writer
@@ -42,7 +43,9 @@ def plot_khat(post: Draws) -> Figure:
     return draw_khat(post, leave_out_groups(post, refit=False))
 
 
-def draw_khat(post: Draws, loo: Loo, *, most: int = MOST, largest: int = LARGEST) -> Figure:
+def draw_khat(
+    post: Draws | FamilyDraws, loo: Loo, *, most: int = MOST, largest: int = LARGEST
+) -> Figure:
     """Return the figure of a leave-one-group-out that has been made already.
 
     Of more than `most` groups those with the `largest` k-hat are drawn, and some of the others.

@@ -7,9 +7,9 @@ import numpy as np
 
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, check_arguments, show_value
-from bhlm.plots.caterpillar import draw_caterpillar
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import Units
+from bhlm.plots.ranked_effects import draw_caterpillar
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.standard_errors import Z95

@@ -7,12 +7,17 @@ import numpy as np
 
 from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups, name_variable
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.family.checks import check_groups as check_family_draws
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.errors import check_arguments
 from bhlm.layout import format_digits
 from bhlm.plots.arviz_figures import BY_COLOUR, find_writer, name_roles
+from bhlm.plots.family_check import draw_family_check
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import ROLES, shorten
+from bhlm.reml.family.checks import check_groups as check_family
+from bhlm.reml.family.estimate import FamilyEstimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +29,9 @@ PANELS = 6  # statistics that are drawn
 
 
 @check_arguments
-def plot_predictive(post: Draws, *, kind: str = "same groups") -> Figure:
+def plot_predictive(
+    post: Draws | FamilyDraws | FamilyEstimate, *, kind: str = "same groups"
+) -> Figure:
     """Return the distribution over groups of their statistics, beside that of replicates.
 
     The statistics are each group's mean, its least-squares slopes and its residual SD. ArviZ's
@@ -32,13 +39,20 @@ def plot_predictive(post: Draws, *, kind: str = "same groups") -> Figure:
     groups that replicates are not kept, their mean, SD and largest deviation over the groups
     stand beside the 95 % intervals of those of replicates.
 
+    Of zeros and ones, proportions and counts it is each group's proportion or rate beside the 95 %
+    interval of its replicates, and the calibration by tenths of what is predicted.
+
     Args:
-        post: the posterior.
+        post: the posterior, or the fit of a family by maximum likelihood.
         kind: of `post.check`: "same groups" or "new groups".
 
     Raises:
         ArgumentError: an unknown kind, or a fit with too few draws for the check.
     """
+    if isinstance(post, FamilyDraws):
+        return draw_family_check(check_family_draws(post, kind=kind))
+    if isinstance(post, FamilyEstimate):
+        return draw_family_check(check_family(post, kind=kind))
     return draw_predictive(check_groups(post, kind=kind))
 
 

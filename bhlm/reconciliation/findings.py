@@ -10,7 +10,7 @@ a posterior that its prior decides may be perfect. Of fits that failed only the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bhlm.bayes.checks.model_checks import Checks
@@ -84,6 +84,20 @@ def judge_convergence(
     post: "Posterior | None",
 ) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
+    found = _judge_convergence(reml, post)
+    if reml is None or reml.method != "ml":
+        return found
+    return replace(
+        found,
+        label=speak_of_ml(found.label),
+        headline=speak_of_ml(found.headline),
+        details=tuple(map(speak_of_ml, found.details)),
+    )
+
+
+def _judge_convergence(
+    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
+) -> Finding:
     details = []
     by = "REML" if reml is None else reml.method.upper()
     if reml is not None and reml.advice:
@@ -166,12 +180,12 @@ def judge_model(checks: Checks | None, *, failed: Sequence[str] = ()) -> Finding
     if checks.doubts:
         headline = "A summary of the groups lies outside of what the model predicts of it."
         return Finding(topic, "caution", "A model check is in doubt", headline, details)
-    if checks.predictive is None or checks.pit is None:
+    if checks.predictive is None or checks.distribution is None:
         headline = "Not all of the model was checked."
         return Finding(topic, "unknown", "Model not checked", headline, details)
     headline = (
         "No group and no summary of the groups lies outside of what the model predicts "
-        f"({checks.predictive.draws} replicates). {_open(checks.pit.reading)}"
+        f"({checks.predictive.draws} replicates). {_open(checks.distribution)}"
     )
     return Finding(topic, "holds", "Model checks pass", headline, details)
 

@@ -269,7 +269,7 @@ def test_what_cannot_be_done_is_told_in_one_line(model: Model, fit: FamilyBayesF
     with pytest.raises(ArgumentError, match="form='conditional'"):
         model.pymc()
     with pytest.raises(ArgumentError, match="not there yet"):
-        fit.effects("x")
+        fit.average_effects("x")
 
 
 def test_priors_stand_where_recoding_leaves_them(model: Model) -> None:

@@ -10,6 +10,7 @@ from bhlm.bayes.checks.sensitivity import Sensitivity, measure_sensitivity
 from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError
 from bhlm.layout import count
+from bhlm.likelihood.replicates import FamilyCheck
 
 if TYPE_CHECKING:
     from bhlm.bayes.level_draws import LevelDraws
@@ -26,10 +27,17 @@ DRAWS = 1000
 class Checks:
     """Model checks of a posterior, and how far it hangs on its priors."""
 
-    predictive: PredictiveCheck | None  # of "same groups"; without the replicates
-    pit: LooPit | None
+    predictive: PredictiveCheck | FamilyCheck | None  # of "same groups"; without the replicates
+    pit: LooPit | None  # families have the calibration of their check in its place
     sensitivity: Sensitivity | None
     left_out: tuple[str, ...] = ()  # what was not computed and why, a sentence each
+
+    @property
+    def distribution(self) -> str | None:
+        """How the responses are distributed beside what is predicted; None if not checked."""
+        if isinstance(self.predictive, FamilyCheck):
+            return self.predictive.reading
+        return None if self.pit is None else self.pit.reading
 
     @property
     def failures(self) -> tuple[str, ...]:

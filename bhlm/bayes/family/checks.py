@@ -1,92 +1,14 @@
 """Posterior predictive checks of a family: proportions or rates by group, and calibration."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from bhlm.bayes.checks.model_checks import GROUPS, Checks
+from bhlm.bayes.checks.sensitivity import measure_sensitivity
 from bhlm.bayes.family.draws import FamilyDraws
-from bhlm.errors import ArgumentError
-from bhlm.layout import format_digits, name_some, wrap
-from bhlm.likelihood.parameters import name_apart
-from bhlm.markup import ShownAsText
+from bhlm.layout import count
+from bhlm.likelihood.replicates import KINDS, NEW, FamilyCheck, check_seed, compare_groups
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Array = np.ndarray
-
-KINDS = ("same groups", "new groups")
-OUTSIDE = 0.01  # a two-sided tail probability below this is outside
-LEAST = 200  # draws; with fewer no Monte Carlo p-value is below OUTSIDE
-BINS = 10
 CHECK = 4  # separates these seeds from the fit's other streams
-WIDTH = 80
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FamilyCheck(ShownAsText):
-    """Observed proportions or rates beside their posterior predictive distribution.
-
-    `groups` has a row per group: `observed`, `predicted` (mean of the replicates), `lower`, `upper`
-    (95 %), `p` = P(replicate >= observed), half of ties counted, and `p_adjusted`, two-sided and
-    multiplied by the number of groups. `calibration` has a row per tenth of the trials (exposure)
-    in the order of what is predicted: `n`, and the first four. `overall` has the mean and the SD
-    over groups.
-    """
-
-    kind: str
-    draws: int
-    seed: int
-    group: str
-    is_rate: bool
-    groups: "pd.DataFrame"
-    calibration: "pd.DataFrame"
-    overall: "pd.DataFrame"
-
-    @property
-    def outside(self) -> tuple[str, ...]:
-        """One sentence for what the model does not predict."""
-        what = "rate" if self.is_rate else "proportion"
-        sentences = []
-        for name, row in self.overall.iterrows():
-            if min(row["p"], 1.0 - row["p"]) * 2.0 < OUTSIDE:
-                side = "above" if row["observed"] > row["predicted"] else "below"
-                sentences.append(
-                    f"the {name} over groups of the {what} is {format_digits(row['observed'], 4)}, "
-                    f"{side} what the model predicts: {format_digits(row['predicted'], 4)}, 95 % "
-                    f"{format_digits(row['lower'], 4)} to {format_digits(row['upper'], 4)}"
-                )
-        far = self.groups[self.groups["p_adjusted"] < OUTSIDE]
-        if len(far):
-            sentences.append(
-                f"the {what} of {self.group} {name_some(far.iloc[:, 0].tolist())} is outside: "
-                f"two-sided p < {OUTSIDE} after multiplying by the {len(self.groups)} groups"
-            )
-        rows = self.calibration
-        beyond = rows[(rows["observed"] < rows["lower"]) | (rows["observed"] > rows["upper"])]
-        # Of ten intervals of 95 % one misses now and then, three do not.
-        if len(beyond) >= 3:
-            sentences.append(
-                f"the calibration is off: in {len(beyond)} of {len(rows)} tenths the observed "
-                f"{what} lies outside of its 95 % interval"
-            )
-        return tuple(sentences)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is outside."""
-        return not self.outside
-
-    def summary(self) -> str:
-        """Return the calibration and what is outside, as text."""
-        what = "rates" if self.is_rate else "proportions"
-        shown = self.calibration.to_string(float_format=lambda x: format_digits(x, 4))
-        lines = [f"Observed and predicted {what} by tenth ({self.kind}, {self.draws} draws)"]
-        lines += [*shown.splitlines(), "", "Over groups"]
-        lines += self.overall.to_string(float_format=lambda x: format_digits(x, 4)).splitlines()
-        found = self.outside or ("nothing is outside of what the model predicts",)
-        return "\n".join([*lines, "", *(line for text in found for line in wrap(text, WIDTH))])
 
 
 def check_groups(
@@ -103,78 +25,34 @@ def check_groups(
     Raises:
         ArgumentError: an unknown kind, a seed that is negative, or too few draws.
     """
-    import pandas as pd
-
-    if kind not in KINDS:
-        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
-    if seed is not None and seed < 0:
-        raise ArgumentError(f"seed={seed} is not a seed; give an integer of 0 or more")
+    check_seed(kind, draws, seed)
     most = int(np.prod(fit.shape))
-    if not draws >= LEAST:
-        raise ArgumentError(f"draws={draws} is too few for a p-value; give {LEAST} or more")
     seed = fit.seed if seed is None else seed
     rng = np.random.default_rng([seed, CHECK, KINDS.index(kind)])
-    patterns, flat = fit.moments, fit.flat
+    flat = fit.flat
     chosen = np.unique(np.linspace(0, most - 1, min(draws, most)).astype(int))
-    x, z = patterns.take(patterns.fixed), patterns.take(patterns.random)
     u = fit.list_effects()[chosen]
-    if kind == "new groups":
-        noise = rng.standard_normal(u.shape)
-        u = np.einsum("nab,njb->nja", flat.root[chosen], noise)
-    codes = patterns.codes
-    replicates = np.empty((len(chosen), patterns.n_patterns))
-    expected = np.zeros(patterns.n_patterns)
-    for row, at in enumerate(chosen):
-        eta = patterns.offset + x @ flat.beta[at] + np.sum(z * u[row][codes], axis=1)
-        mean = fit.family.mean(eta)
-        expected += mean / len(chosen)
-        replicates[row] = fit.family.draw(mean, patterns.n, rng=rng)
-    size = np.bincount(codes, weights=patterns.n)
-    own = np.bincount(codes, weights=patterns.y) / size
-    drawn = np.add.reduceat(replicates, patterns.starts[:-1], axis=1) / size
-    (label,) = name_apart(
-        [patterns.group],
-        table=("observed", "predicted", "lower", "upper", "p", "p_adjusted"),
+    if kind == NEW:
+        u = np.einsum("nab,njb->nja", flat.root[chosen], rng.standard_normal(u.shape))
+    return compare_groups(
+        fit.moments, fit.family, beta=flat.beta[chosen], effects=u, kind=kind, seed=seed, rng=rng
     )
-    groups = pd.DataFrame({label: patterns.groups} | _compare(own, drawn))
-    two = np.minimum(groups["p"], 1.0 - groups["p"]) * 2.0
-    groups["p_adjusted"] = np.minimum(two * len(groups), 1.0)
-    over = _compare(
-        np.array([own.mean(), own.std(ddof=1)]),
-        np.column_stack([drawn.mean(axis=1), drawn.std(axis=1, ddof=1)]),
-    )
-    return FamilyCheck(
-        kind=kind, draws=len(chosen), seed=seed, group=patterns.group,
-        is_rate=fit.family.link == "log", groups=groups,
-        calibration=_calibrate(patterns.n, patterns.y, expected, replicates),
-        overall=pd.DataFrame(over, index=["mean", "SD"]),
-    )  # fmt: skip
 
 
-def _compare(own: Array, drawn: Array) -> dict[str, Array]:
-    """Return `observed, predicted, lower, upper, p` of statistics (m,) and replicates (N, m)."""
-    lower, upper = np.quantile(drawn, [0.025, 0.975], axis=0)
-    above = (drawn > own).mean(axis=0) + 0.5 * (drawn == own).mean(axis=0)
-    return {
-        "observed": own,
-        "predicted": drawn.mean(axis=0),
-        "lower": lower,
-        "upper": upper,
-        "p": above,
-    }
+def run_family_checks(post: FamilyDraws) -> Checks:
+    """Return the checks of a posterior of zeros and ones, proportions or counts.
 
+    Each group's proportion or rate beside replicates of it, the calibration by tenths, and the
+    sensitivity to the priors.
 
-def _calibrate(n: Array, y: Array, expected: Array, replicates: Array) -> "pd.DataFrame":
-    """Return what `FamilyCheck.calibration` holds of patterns (I,)."""
-    import pandas as pd
-
-    order = np.argsort(expected, kind="stable")
-    place = np.cumsum(n[order]) - 0.5 * n[order]
-    bins = np.minimum((BINS * place / n.sum()).astype(int), BINS - 1)
-    starts = np.flatnonzero(np.diff(bins, prepend=-1))
-    size = np.add.reduceat(n[order], starts)
-    own = np.add.reduceat(y[order], starts) / size
-    drawn = np.add.reduceat(replicates[:, order], starts, axis=1) / size
-    content = {"n": size} | _compare(own, drawn)
-    del content["p"]
-    return pd.DataFrame(content, index=pd.Index(bins[starts] + 1, name="tenth"))
+    Raises:
+        ArgumentError: draws from the prior alone.
+    """
+    groups = post.moments.n_groups
+    if groups > GROUPS:
+        told = (
+            f"Neither the model nor the sensitivity to its priors was checked, since there are "
+            f"{count(groups, 'group')}: post.check() and post.sensitivity() do it"
+        )
+        return Checks(None, None, None, (told,))
+    return Checks(check_groups(post), None, measure_sensitivity(post))

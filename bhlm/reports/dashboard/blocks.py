@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.checks.model_checks import Checks
     from bhlm.bayes.draws import Draws
+    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reml.strata import StrataEstimate
     from bhlm.studies.imputations.pooled import Pooled
@@ -38,21 +40,35 @@ class Subject:
     # In the place of `reml` and `post`, of several grouping factors.
     levels: "LevelsEstimate | None" = None
     level_post: "LevelDraws | None" = None
+    # Likewise, of zeros and ones, proportions or counts.
+    counted: "FamilyEstimate | None" = None
+    counted_post: "FamilyDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
     strata: "StrataEstimate | None" = None  # whose fit at its ratios is `reml`
     pooled: "Pooled | None" = None  # fits to plausible values or imputations, in their place
 
     @property
-    def estimate(self) -> "Estimate | LevelsEstimate | StrataEstimate | None":
-        """The fit by REML or ML, of a single factor, of several, or with strata."""
+    def estimate(
+        self,
+    ) -> "Estimate | LevelsEstimate | StrataEstimate | FamilyEstimate | None":
+        """The fit by REML or ML, of a single factor, of several, with strata, or of a family."""
         if self.strata is not None:
             return self.strata
+        if self.is_counted:
+            return self.counted
         return self.reml if self.levels is None else self.levels
 
     @property
-    def posterior(self) -> "Draws | LevelDraws | None":
-        """The posterior, of a single factor or of several."""
+    def posterior(self) -> "Draws | LevelDraws | FamilyDraws | None":
+        """The posterior, of a single factor or of several, or of a family."""
+        if self.is_counted:
+            return self.counted_post
         return self.post if self.level_post is None else self.level_post
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the fits are of zeros and ones, proportions or counts."""
+        return self.counted is not None or self.counted_post is not None
 
     @property
     def has_levels(self) -> bool:

@@ -7,7 +7,6 @@ import numpy as np
 from bhlm.bayes.draws import HELD, Draws
 from bhlm.layout import count
 from bhlm.moments.moments import Moments
-from bhlm.plots.caterpillar import draw_caterpillar
 from bhlm.plots.group_lines import LINES, GroupRows, take_rows
 from bhlm.plots.groups import (
     draw_lines,
@@ -19,6 +18,7 @@ from bhlm.plots.groups import (
     name_groups,
     thin_posterior,
 )
+from bhlm.plots.ranked_effects import draw_caterpillar
 from bhlm.plots.shrinkage import draw_shrinkage
 from bhlm.plots.style import shorten
 from bhlm.reports.dashboard.blocks import Block, Chooser, Section, Subject, Table, Text

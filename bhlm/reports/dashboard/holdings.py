@@ -1,16 +1,13 @@
 """What a page and its .json give away to whoever gets them."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from bhlm.layout import count, list_names
+from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 from bhlm.plots.ranks_of_rows import FEWEST
 from bhlm.reports.dashboard.blocks import Subject, Text
-
-if TYPE_CHECKING:
-    from bhlm.moments.cells import CellMoments
 
 HEADING = "What this page and its .json hold"
 
@@ -20,13 +17,13 @@ def describe_holdings(subject: Subject, moments: "Moments") -> Text:
     return Text(list_holdings(subject, moments), heading=HEADING, listed=True)
 
 
-def _name_factors(moments: "Moments | CellMoments") -> str:
-    if isinstance(moments, Moments):
+def _name_factors(moments: "Moments | CellMoments | Patterns") -> str:
+    if isinstance(moments, Moments | Patterns):
         return f"'{moments.group}'"
     return list_names([f"'{name}'" for name in moments.groups])
 
 
-def list_holdings(subject: Subject, moments: "Moments | CellMoments") -> tuple[str, ...]:
+def list_holdings(subject: Subject, moments: "Moments | CellMoments | Patterns") -> tuple[str, ...]:
     """Return what the page holds of single rows and of groups, a sentence each."""
     has_rows = subject.model is not None and subject.model.has_rows
     if subject.rows:
@@ -49,8 +46,9 @@ def list_holdings(subject: Subject, moments: "Moments | CellMoments") -> tuple[s
         else f"Of groups of {_name_factors(moments)}: the label, the number of rows, coefficients "
         "and what is computed from them.",
     ]
-    single = 0 if no_groups else int(np.sum(moments.n == 1))
-    unit = "group" if isinstance(moments, Moments) else "cell"
+    rows_of_units = moments.rows if isinstance(moments, Patterns) else moments.n
+    single = 0 if no_groups else int(np.sum(rows_of_units == 1))
+    unit = "cell" if isinstance(moments, CellMoments) else "group"
     if single:
         sentences.append(
             f"{count(single, unit)} {'has' if single == 1 else 'have'} one row only: what is "

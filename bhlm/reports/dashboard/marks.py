@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bhlm.reconciliation.findings import list_failed, name_failed
+from bhlm.reconciliation.findings import list_failed, name_failed, speak_of_ml
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Text
 
 # Blocks and headings of texts that rest on REML alone, in whatever section; and on no fit.
@@ -27,22 +27,26 @@ def mark_failed(sections: Sequence[Section], subject: Subject) -> tuple[Section,
     if not failed:
         return tuple(sections)
     return tuple(
-        section if section.name == BARE else _mark_section(section, failed) for section in sections
+        section if section.name == BARE else _mark_section(section, failed, subject)
+        for section in sections
     )
 
 
-def _mark_section(section: Section, failed: Sequence[str]) -> Section:
-    marked = [_mark(block, section.name, failed) for block in section.blocks]
+def _mark_section(section: Section, failed: Sequence[str], subject: Subject) -> Section:
+    marked = [_mark(block, section.name, failed, subject) for block in section.blocks]
     blocks, marks = zip(*marked, strict=True)
     return replace(section, blocks=blocks, marks=marks)
 
 
-def _mark(block: Block, section: str, failed: Sequence[str]) -> tuple[Block, str]:
+def _mark(block: Block, section: str, failed: Sequence[str], subject: Subject) -> tuple[Block, str]:
     """Return a block as it may be shown, and what stands over it."""
-    why = [each for each in failed if each in _find_fits(block, section)]
+    rests_on = ("reml",) if subject.posterior is None else _find_fits(block, section)
+    why = [each for each in failed if each in rests_on]
     if not why:
         return block, ""
     told = name_failed(why)
+    estimate = subject.estimate
+    told = speak_of_ml(told) if estimate is not None and estimate.method == "ml" else told
     mark = f"Not to be reported: {told}."
     if isinstance(block, Text):
         if block.heading in FITLESS or block.tone == "bad" or section == "verdict":

@@ -116,9 +116,10 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
             "are there, or fit the model without the term that is."
         )
     if reml is not None and reml.singular:
+        label = reml.method.upper()
         advice.append(
-            "Of the components that REML puts on the boundary report the posterior's interval, "
-            "or fit the model without the term that REML puts there."
+            f"Of the components that {label} puts on the boundary report the posterior's interval, "
+            f"or fit the model without the term that {label} puts there."
         )
     model, priors = findings.model_checks, findings.priors
     if model is not None and model.status in ("fails", "caution"):

@@ -14,6 +14,7 @@ from bhlm.errors import BhlmError
 from bhlm.files import make_plain, write_json, write_text
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
+from bhlm.moments.patterns import Patterns
 from bhlm.plots.figure import Figure
 from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
@@ -29,6 +30,14 @@ from bhlm.reports.dashboard.content import (
 )
 from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.reports.dashboard.drawing import describe_figure, describe_style
+from bhlm.reports.dashboard.families import (
+    build_family_checks,
+    build_family_effects,
+    build_family_groups,
+    build_family_reproduction,
+    build_family_verdict,
+    find_pair,
+)
 from bhlm.reports.dashboard.groups import build_groups
 from bhlm.reports.dashboard.holdings import list_holdings
 from bhlm.reports.dashboard.levels import (
@@ -60,6 +69,7 @@ from bhlm.reports.json import (
     describe_cells,
     describe_findings,
     describe_model,
+    describe_patterns,
     describe_pooled,
     describe_reconciliation,
 )
@@ -91,6 +101,17 @@ LEVEL_SECTIONS = (
     Part("groups", "Groups", build_level_groups),
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_level_reproduction),
+)
+# Of zeros and ones, proportions or counts.
+FAMILY_SECTIONS = (
+    Part("verdict", "Verdict", build_family_verdict),
+    Part("reconciliation", "Comparison", build_reconciliation),
+    Part("effects", "Effects", build_family_effects),
+    Part("groups", "Groups", build_family_groups),
+    Part("checks", "Model checks", build_family_checks),
+    Part("convergence", "Convergence", build_convergence),
+    Part("priors", "Priors", build_priors),
+    Part("reproduction", "Reproduction", build_family_reproduction),
 )
 SEVERAL_SECTIONS = (
     Part("verdict", "Side by side", build_side_by_side),
@@ -156,6 +177,8 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
 
 def choose_parts(subject: Subject) -> tuple[Part, ...]:
     """Return the sections that a page may have, by what its fits are."""
+    if subject.is_counted:
+        return FAMILY_SECTIONS
     if subject.pooled is not None:
         return POOLED_SECTIONS
     if subject.fits:
@@ -163,8 +186,10 @@ def choose_parts(subject: Subject) -> tuple[Part, ...]:
     return LEVEL_SECTIONS if subject.has_levels else SECTIONS
 
 
-def find_any(subject: Subject) -> Moments | CellMoments:
-    """Return the moments of the page's fits, of a single factor or of several."""
+def find_any(subject: Subject) -> Moments | CellMoments | Patterns:
+    """Return the moments of the page's fits, of a single factor or of several, or the patterns."""
+    if subject.is_counted:
+        return find_pair(subject).given.moments
     if subject.pooled is not None:
         return subject.pooled.fits[0].moments
     if subject.fits:
@@ -185,6 +210,8 @@ def describe_levels_model(subject: Subject) -> dict[str, Any]:
     """Return formula and size of the model, of a single factor or of several."""
     if subject.fits:
         return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
+    if subject.is_counted:
+        return describe_patterns(find_pair(subject).given.moments)
     if subject.has_levels:
         return describe_cells(find_level_moments(subject))
     if subject.pooled is not None:

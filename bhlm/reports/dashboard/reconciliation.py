@@ -42,7 +42,7 @@ def build_reconciliation(subject: Subject) -> Section | None:
         _tabulate_shares(both),
         Text(_shorten_words(both.words), heading="Each gap in words", listed=True),
     ]
-    if not subject.has_levels:
+    if not (subject.has_levels or subject.is_counted):
         blocks.append(plot_curves(both))
     if both.printed:
         blocks.append(_tabulate_printed(both))
@@ -74,8 +74,9 @@ def _tabulate_shares(both: "Comparison") -> Table:
     if both.verdict == "not_converged":
         parts = ["none that can be compared yet"]
     noise = float((table["monte_carlo_se"] / table["sd"]).max())
+    label = both.reml.method.upper()
     reading = (
-        f"Of {count(int(known.sum()), 'gap')} between posterior mean and REML, "
+        f"Of {count(int(known.sum()), 'gap')} between posterior mean and {label}, "
         f"{', '.join(parts)}; the Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
     )
     title = "Where each gap comes from"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bhlm.design.formula.weights import Weights
     from bhlm.moments.cells import CellMoments
     from bhlm.moments.moments import Moments
+    from bhlm.moments.patterns import Patterns
 
 PACKAGES = (
     *("bhlm", "pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "numba", "pandas"),
@@ -87,6 +88,45 @@ def tabulate_level_settings(subject: Subject, moments: "CellMoments") -> Table:
     return Table(
         "settings", "Data and settings", f"{reading}.", frame_values(rows, "setting"), digits=10
     )
+
+
+def tabulate_family_settings(subject: Subject) -> Table:
+    """Return the table of data and settings of zeros and ones, proportions or counts."""
+    ml, post = subject.counted, subject.counted_post
+    patterns = _find_patterns(subject)
+    digest = hash_moments(patterns)
+    rows: dict[str, object] = {
+        "formula": patterns.formula,
+        "family": patterns.family.name,
+        "link": patterns.family.link,
+        "rows": patterns.n_rows,
+        "groups": patterns.n_groups,
+        "patterns": patterns.n_patterns,
+        "rows dropped": patterns.dropped,
+        "SHA-256 of the patterns": digest,
+    }
+    reading = f"The patterns of the {patterns.n_rows:,} rows have the SHA-256 {digest[:12]}…"
+    if ml is not None:
+        rows |= {
+            "likelihood": ml.method,
+            "covariance": ml.structure.kind,
+            "log-likelihood": ml.loglik,
+            "its error": ml.error,
+            "nodes of a fixed rule": ml.nagq,
+            "nodes in all": ml.nodes,
+        }
+    if post is not None:
+        rows |= _list_run(post) | {"error of the log-likelihood over draws": post.error}
+        reading += _say_repeatable(post)
+    return Table(
+        "settings", "Data and settings", f"{reading}.", frame_values(rows, "setting"), digits=10
+    )
+
+
+def _find_patterns(subject: Subject) -> "Patterns":
+    fit = subject.counted if subject.counted is not None else subject.counted_post
+    assert fit is not None
+    return fit.moments
 
 
 def _list_run(post: "Posterior") -> dict[str, object]:
@@ -217,6 +257,34 @@ def write_level_lines(
             notes.append("Priors were chosen: give those of the table as bhlm.Priors(...).")
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html")']
+    return tuple(lines), tuple(notes)
+
+
+def write_family_lines(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the Python lines that fit a family again, and what they cannot repeat."""
+    ml, post = subject.counted, subject.counted_post
+    patterns = _find_patterns(subject)
+    formula, family = str(patterns.design.formula), patterns.family
+    lines = [
+        "import bhlm",
+        "",
+        f"model = bhlm.Model({formula!r}, data,",
+        f"                   family={family.name!r}, link={family.link!r})  # data: the table",
+    ]
+    notes = list[str]()
+    fit = ml if ml is not None else post
+    assert fit is not None
+    override = fit.structure.name_override
+    kind = [] if override is None else [f"covariance={override!r}"]
+    if ml is not None:
+        given = [] if ml.nagq is None else [f"nagq={ml.nagq}"]
+        lines.append(f"fit = model.ml({', '.join([*kind, *given])})")
+    if post is not None:
+        lines += _write_sample(post, kind)
+        if any(chosen != usual for chosen, usual in _find_default(post)):
+            notes.append("Priors were chosen: give those of the table as bhlm.Priors(...).")
+    if subject.both is not None:
+        lines += ["both = bhlm.reconcile(fit, post)", 'both.dashboard("report.html")']
     return tuple(lines), tuple(notes)
 
 

@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.checks.model_checks import Checks, run_checks, run_level_checks
+from bhlm.bayes.checks.model_checks import (
+    Checks,
+    run_checks,
+    run_level_checks,
+)
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.family.checks import run_family_checks
+from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, DataError
 from bhlm.layout import count, list_names
 from bhlm.moments.cells import CellMoments, refuse_factors
+from bhlm.plots.family_groups import split_family
 from bhlm.plots.level_caterpillar import split_levels
 from bhlm.plots.style import SERIES
+from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate
 from bhlm.reports.dashboard.blocks import Subject
@@ -25,7 +34,6 @@ from bhlm.secrets import hide_passwords
 if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.moments.moments import Moments
-    from bhlm.reconciliation.comparison import Comparison
     from bhlm.studies.imputations.pooled import Pooled
 
 # Relative difference up to which two engines' sums are of the same rows.
@@ -60,6 +68,14 @@ def write_reconciliation(
     if isinstance(both.reml, LevelsEstimate):
         _refuse_rows(both.reml.moments, rows=rows)
         write_levels(both, path, title=title, source=source)
+        return
+    if isinstance(both.reml, FamilyEstimate):
+        if rows:
+            raise ArgumentError(
+                f"rows=True is not there for family='{both.reml.family.name}', whose page has no "
+                "figure of single rows; leave it out"
+            )
+        write_family(both, path, title=title, source=source)
         return
     check_path(path)
     reml, post = both.split_pair("the page of a reconciliation")
@@ -242,6 +258,50 @@ def write_levels(
         level_post=post,
     )
     write_dashboard(subject, path)
+
+
+def write_family(
+    fit: "FamilyEstimate | FamilyDraws | Comparison",
+    path: str | Path,
+    *,
+    title: str | None = None,
+    source: dict[str, str] | None = None,
+) -> None:
+    """Write the page about fits of zeros and ones, proportions or counts, and its .json.
+
+    Args:
+        fit: by maximum likelihood, a posterior, or the reconciliation of both.
+        path: the HTML file to write.
+        title: the page's heading; None names the response and the groups.
+        source: label -> text on where the model and its data come from.
+
+    Raises:
+        DataError: a path that cannot be written to.
+    """
+    check_path(path)
+    both = fit if isinstance(fit, Comparison) else None
+    pair = split_family(fit)
+    ml, post, patterns = pair.ml, pair.post, pair.given.moments
+    checked = both is None and post is not None
+    subject = Subject(
+        reml=None,
+        post=None,
+        both=both,
+        model=None,
+        title=title or f"{patterns.response} by {patterns.group}",
+        source=_hide_passwords(source),
+        own_checks=_check_family(post) if checked and post is not None else None,
+        counted=ml,
+        counted_post=post,
+    )
+    write_dashboard(subject, path)
+
+
+def _check_family(post: FamilyDraws) -> Checks | None:
+    """Return the checks of a posterior; None of draws that failed or that have seen no data."""
+    if post.settings.prior_only or not post.converged:
+        return None
+    return run_family_checks(post)
 
 
 def _check_levels(post: LevelDraws) -> Checks | None:

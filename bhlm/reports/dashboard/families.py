@@ -1,0 +1,453 @@
+"""The sections of a page about fits of zeros and ones, proportions or counts."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bhlm.bayes.checks.loo import khat_threshold
+from bhlm.bayes.family.checks import check_groups as check_draws
+from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.quantities import (
+    derive_icc,
+    derive_r_squared,
+    leave_out_groups,
+    tabulate_ratios,
+)
+from bhlm.bayes.family.slopes import describe_slopes
+from bhlm.errors import BhlmError
+from bhlm.layout import count, format_digits
+from bhlm.likelihood.expected import KINDS
+from bhlm.likelihood.replicates import FamilyCheck
+from bhlm.likelihood.slopes import list_levels, list_moved
+from bhlm.plots.family_check import draw_family_check
+from bhlm.plots.family_effects import draw_effects
+from bhlm.plots.family_groups import (
+    FamilyFits,
+    Pair,
+    draw_groups,
+    expect_groups,
+    join_family,
+    name_response,
+)
+from bhlm.plots.forest import plot_forest
+from bhlm.plots.khat import draw_khat
+from bhlm.plots.style import shorten
+from bhlm.reconciliation.comparison import Comparison
+from bhlm.reml.family.checks import check_groups
+from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.inference import tabulate_fixed
+from bhlm.reml.family.inference import tabulate_ratios as tabulate_estimated
+from bhlm.reml.family.population import (
+    estimate_population,
+    explain_variance,
+    measure_dispersion,
+    share_variance,
+)
+from bhlm.reml.family.slopes import estimate_slopes
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.holdings import HEADING, list_holdings
+from bhlm.reports.dashboard.reproduction import (
+    tabulate_family_settings,
+    tabulate_priors,
+    tabulate_versions,
+    write_family_lines,
+)
+from bhlm.reports.dashboard.verdict import join_ends, show_outcome, tabulate_posterior
+from bhlm.reports.text.family import LARGE, SURE, tell_integration
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 6  # columns whose effects are drawn
+
+
+def find_pair(subject: Subject) -> Pair:
+    """Return the fits that a page is about."""
+    return Pair(subject.counted, subject.counted_post)
+
+
+def _find_fits(subject: Subject) -> FamilyFits:
+    both = subject.both
+    return find_pair(subject).given if both is None else both
+
+
+def build_family_verdict(subject: Subject) -> Section:
+    """Return the findings, the facts, every estimate, and odds or rate ratios."""
+    pair = find_pair(subject)
+    blocks = show_outcome(subject)
+    blocks += [_list_facts(pair), plot_forest(_find_fits(subject))]
+    blocks.append(_tabulate_both(pair, subject.both))
+    blocks.append(_tabulate_ratios(pair))
+    blocks.append(Text(_describe_data(pair), heading="What was fitted", listed=True))
+    sentences = list_holdings(subject, pair.given.moments)
+    blocks.append(Text(sentences, heading=HEADING, listed=True))
+    if pair.ml is not None:
+        blocks.append(_tabulate_ml(pair.ml))
+    if pair.post is not None:
+        blocks.append(tabulate_posterior(pair.post))
+    return Section("verdict", "Verdict", tuple(blocks))
+
+
+def _list_facts(pair: Pair) -> Facts:
+    """Return what a reader asks first: of the data, the variance, and the integrals."""
+    patterns, fit = pair.given.moments, pair.given
+    if isinstance(fit, FamilyEstimate):
+        shared = share_variance(fit).iloc[0]
+        icc, ratio = float(shared["icc"]), float(shared["median_ratio"])
+        shares = {} if fit.family.link == "log" else explain_variance(fit)
+    else:
+        draws = derive_icc(fit).draws
+        icc = float(draws["icc"].mean())
+        ratio = float(np.median(draws["median_ratio"])) if "median_ratio" in draws else np.nan
+        found = {} if fit.family.link == "log" else derive_r_squared(fit).draws
+        shares = {name: float(values.mean()) for name, values in found.items()}
+    is_count = fit.family.link == "log"
+    items = [
+        ("Rows", f"{patterns.n_rows:,}"),
+        (f"Groups of {shorten(patterns.group)}", f"{patterns.n_groups:,}"),
+        ("Rows dropped", f"{patterns.dropped:,}"),
+        ("ICC of two counts" if is_count else "ICC, latent", format_digits(icc, 2)),
+    ]
+    if np.isfinite(ratio):
+        name = fit.family.ratio_name or "Hazard ratio"
+        items.append((f"Median {name.lower()}", format_digits(ratio, 3)))
+    if shares:
+        items.append(("R² of the fixed effects", format_digits(shares["marginal"], 2)))
+        items.append(("R² with the groups", format_digits(shares["conditional"], 2)))
+    items.append(("Log-likelihood known to", _tell_error(pair)))
+    kind = "maximum likelihood" if isinstance(fit, FamilyEstimate) else "the posterior"
+    reading = (
+        f"By {kind}. The ICC is "
+        + (
+            "that of two counts where all columns have their means"
+            if is_count
+            else "on the latent scale of the link, at the means of the random columns"
+        )
+        + "; the median ratio is that of two rows which differ in their groups alone."
+    )
+    return Facts("facts", "In short", reading, tuple(items))
+
+
+def _tell_error(pair: Pair) -> str:
+    errors = [fit.error for fit in pair if fit is not None]
+    if any(each is None for each in errors):
+        return "unknown"
+    return f"{max(each for each in errors if each is not None):.0e}"
+
+
+def _tabulate_both(pair: Pair, both: Comparison | None) -> Table:
+    """Return estimates and 95 % intervals of every fit side by side, with p and verdict."""
+    import pandas as pd
+
+    given = pair.given
+    names = [str(each) for each in given.parameters if not each.is_squared]
+    frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
+    if pair.ml is not None:
+        table = pair.ml.estimates.loc[names]
+        frame["ML"] = table["estimate"]
+        frame["ML 95 % interval"] = join_ends(table)
+    if pair.post is not None:
+        table = pair.post.estimates.loc[names]
+        frame["posterior mean"] = table["mean"]
+        frame["posterior 95 % interval"] = join_ends(table)
+    tests = ""
+    if pair.ml is not None and pair.ml.converged:
+        frame["p"] = tabulate_fixed(pair.ml, method="z", level=0.95)["p"].reindex(names)
+        tests = " p is by z."
+    if both is not None:
+        frame["verdict"] = both.table["verdict"].reindex(names)
+    clear = "Estimates with their 95 % intervals" if both is None else "Both answers"
+    reading = (
+        f"{clear} on the {given.family.link} scale, unit-specific: fixed effects first, then SDs "
+        f"and correlations.{tests}"
+    )
+    return Table("estimates", "Estimates", reading, frame, digits=4)
+
+
+def _tabulate_ratios(pair: Pair) -> Table:
+    """Return unit-specific and population-averaged effects as ratios, of probit on its scale."""
+    import pandas as pd
+
+    given = pair.given
+    patterns, link = given.moments, given.family.link
+    frame = pd.DataFrame(index=pd.Index(list(patterns.fixed), name="parameter"))
+    has_ratios = link != "probit"
+    if pair.ml is not None and has_ratios:
+        table = tabulate_estimated(pair.ml, method="z", level=0.95)
+        frame["ML, unit-specific"] = table["ratio"]
+        frame["unit-specific 95 % interval"] = join_ends(table)
+    if pair.post is not None and has_ratios:
+        table = tabulate_ratios(pair.post)
+        frame["posterior median, unit-specific"] = table["ratio"]
+        frame["posterior 95 % interval"] = join_ends(table)
+        frame["P(above 1)"] = table["probability"]
+    if pair.ml is not None and pair.ml.converged:
+        table = estimate_population(pair.ml, method="z", level=0.95)
+        ends = table[["lower", "upper"]]
+        frame["ML, population-averaged"] = table["ratio" if has_ratios else "estimate"]
+        frame["population-averaged 95 % interval"] = join_ends(np.exp(ends) if has_ratios else ends)
+    name = (given.family.ratio_name or "Hazard ratio") + "s"
+    told = (
+        f"{name} between rows of one group (unit-specific)"
+        if has_ratios
+        else "Effects of the probit link have no ratios; on its scale they are"
+    )
+    if pair.ml is not None and has_ratios:
+        told += ", and between the means of all groups (population-averaged), nearer to 1"
+    elif pair.ml is not None:
+        told += " between the means of all groups (population-averaged)"
+    elif not has_ratios:
+        return Table(
+            "ratios", "Population-averaged effects", "A fit by model.ml() has them.", frame
+        )
+    return Table("ratios", name if has_ratios else "Population-averaged effects", f"{told}.", frame)
+
+
+def _describe_data(pair: Pair) -> tuple[str, ...]:
+    given = pair.given
+    patterns = given.moments
+    size = patterns.group_size
+    spread = (
+        f"{size['min']} rows each"
+        if size["min"] == size["max"]
+        else f"{size['min']} to {size['max']} rows each, {size['mean']:.1f} on average"
+    )
+    sentences = [
+        f"Formula: {patterns.formula}, {patterns.family.name} with {patterns.family.link} link.",
+        f"Data: {count(patterns.n_rows, 'row')} in {count(patterns.n_groups, 'group')} of "
+        f"'{patterns.group}', {spread}, which make {count(patterns.n_patterns, 'pattern')} of "
+        "equal columns.",
+        "No row was dropped: every column of the formula is complete."
+        if not patterns.dropped
+        else f"{patterns.rows_used}.",
+    ]
+    if pair.ml is not None:
+        test = pair.ml.lr_test
+        sentences.append(
+            f"Maximum likelihood, {tell_integration(pair.ml)}: log-likelihood "
+            f"{pair.ml.loglik:.9g}; against no random effects chi2({test['df']}) = "
+            f"{format_digits(test['chi2'], 4)}, p = {test['p']:.2g}."
+        )
+    if pair.post is not None:
+        chains, draws = pair.post.shape
+        sentences.append(
+            f"Full Bayes ({count(chains, 'chain')} of {count(draws, 'draw')}, "
+            f"{pair.post.sampler}) on the same integrals, whose error in the log-likelihood is at "
+            f"most {pair.post.error:.0e} over all draws."
+        )
+    return tuple(sentences)
+
+
+def _tabulate_ml(fit: FamilyEstimate) -> Table:
+    wald = fit.wald
+    joint = (
+        f" Jointly the slopes differ from 0 with chi2({wald['df']}) = {wald['chi2']:.4g}, "
+        f"p = {wald['p']:.2g}."
+        if wald["df"]
+        else ""
+    )
+    told = tell_integration(fit)
+    reading = f"{told[0].upper()}{told[1:]}.{joint}"
+    table = fit.estimates.dropna(axis=1, how="all")
+    return Table("reml_estimates", "ML estimates", reading, table)
+
+
+def build_family_effects(subject: Subject) -> Section | None:
+    """Return the effects on the probability or rate; None of a model of the intercept alone."""
+    pair, fits = find_pair(subject), _find_fits(subject)
+    names = list_moved(pair.given.moments)
+    if not names:
+        return None
+    what = name_response(pair.given)
+    blocks: list[Block] = []
+    told = []
+    table = _tabulate_effects(pair, names)
+    if len(table):
+        blocks.append(
+            Table(
+                "effects",
+                f"Effects on the {what}",
+                f"What a level or a step from 0 to 1 changes the {what} by, of other columns the "
+                f"{what} per unit at their means; all else at its mean. Population-averaged is the "
+                "mean over all groups, unit-specific is a group without an effect.",
+                table,
+                digits=4,
+            )
+        )
+    for name in names[:MOST]:
+        try:
+            figure = draw_effects(fits, name)
+        except BhlmError as error:
+            told.append(f"{shorten(name)}: {error}.")
+            continue
+        blocks.append(replace(figure, name=f"effects_{len(blocks)}"))
+    if len(names) > MOST:
+        told.append(
+            f"Drawn are the first {MOST} of {len(names)} columns; "
+            "bhlm.plots.plot_effects(fit, column) draws any."
+        )
+    if told:
+        blocks.append(Text(tuple(told), heading="Not drawn", listed=True))
+    return Section("effects", "Effects", tuple(blocks))
+
+
+def _tabulate_effects(pair: Pair, names: tuple[str, ...]) -> "pd.DataFrame":
+    """Return one row per column or level, with both kinds of effect by each fit."""
+    import pandas as pd
+
+    rows = {}
+    for name in (part for each in names for part in list_levels(pair.given.moments, each)):
+        row: dict[str, object] = {}
+        try:
+            for kind in reversed(KINDS):
+                if pair.ml is not None:
+                    found = estimate_slopes(pair.ml, name, kind=kind)
+                    row[f"ML, {kind}"] = float(found["slope"].iloc[0])
+                    row[f"ML {kind} 95 % interval"] = join_ends(found)[0]
+                if pair.post is not None:
+                    found = describe_slopes(pair.post, name, kind=kind)
+                    row[f"posterior, {kind}"] = float(found["mean"].iloc[0])
+                    row[f"posterior {kind} 95 % interval"] = join_ends(found)[0]
+        except BhlmError:  # such as x beside x^2, which cannot move alone
+            continue
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
+
+
+def build_family_groups(subject: Subject) -> Section:
+    """Return the caterpillars on the scale of the response and of the link, and their table."""
+    pair, fits = find_pair(subject), _find_fits(subject)
+    response = replace(draw_groups(fits, scale="response"), name="response")
+    expected = expect_groups(pair)
+    links = join_family(pair)
+    first = links["coefficient"] == links["coefficient"].iloc[0]
+    name = name_response(pair.given)
+    own = {"group": expected["group"], "rows": expected["n"], "observed": expected["observed"]}
+    table = expected[["group"]].assign(**own)
+    for label, columns in (
+        ("ML", ("u", "u_low", "u_high")), ("posterior", ("mean", "low", "high")),
+    ):  # fmt: skip
+        if expected[columns[0]].isna().all():
+            continue
+        ends = expected[list(columns[1:])].set_axis(["lower", "upper"], axis=1)
+        table[f"{label} {name}"] = expected[columns[0]]
+        table[f"{label} 95 % interval"] = join_ends(ends)
+        table[f"{label} effect"] = links.loc[first, columns[0]].to_numpy()
+    reading = (
+        f"The observed {'rate' if name == 'rate' else 'proportion'} of each group, what is "
+        f"expected of it where every column has its mean, and its effect on the "
+        f"{pair.given.family.link} scale ({shorten(str(links['coefficient'].iloc[0]))})."
+    )
+    table = table.rename(columns={"group": pair.given.moments.group})
+    table = table.loc[:, ~table.columns.duplicated()].set_index(table.columns[0])
+    blocks: tuple[Block, ...] = (
+        response,
+        draw_groups(fits),
+        Table("group_table", "Every group", reading, table),
+    )
+    return Section("groups", "Groups", blocks)
+
+
+def build_family_checks(subject: Subject) -> Section | None:
+    """Return groups and tenths beside replicates, overdispersion, and leaving groups out."""
+    pair = find_pair(subject)
+    blocks: list[Block] = []
+    check = _find_check(subject, pair)
+    if check is None:
+        blocks.append(
+            Text(("The draws are from the prior alone, which no data can contradict yet.",))
+        )
+    else:
+        outside = [f"{text[0].upper()}{text[1:]}." for text in check.outside]
+        blocks.append(draw_family_check(check))
+        blocks.append(
+            Text(
+                tuple(outside)
+                or (
+                    "No group, no summary of the groups and no more tenths than by chance lie "
+                    f"outside of what the model predicts ({count(check.draws, 'replicate')}, "
+                    f"seed {check.seed}).",
+                ),
+                tone="caution" if outside else "good",
+                heading="Groups and calibration",
+                listed=len(outside) > 1,
+            )
+        )
+    if pair.ml is not None:
+        blocks.append(_judge_dispersion(pair.ml))
+    if pair.post is not None and not pair.post.settings.prior_only:
+        blocks += _leave_out(pair.post)
+    return Section("checks", "Model checks", tuple(blocks))
+
+
+def _find_check(subject: Subject, pair: Pair) -> FamilyCheck | None:
+    """Return the check that the findings rest on, or one of the fit by maximum likelihood."""
+    made = None if subject.checks is None else subject.checks.predictive
+    if isinstance(made, FamilyCheck):
+        return made
+    if pair.post is None:
+        assert pair.ml is not None
+        return check_groups(pair.ml)
+    return None if pair.post.settings.prior_only else check_draws(pair.post)
+
+
+def _judge_dispersion(fit: FamilyEstimate) -> Text:
+    found = measure_dispersion(fit)
+    heading = "Overdispersion"
+    if not np.isfinite(found["ratio"]):
+        told = (
+            "Rows of 0 and 1 cannot be overdispersed one by one, and patterns are too small for "
+            "Pearson's chi-square to tell."
+        )
+        return Text((told,), heading=heading)
+    is_large = found["ratio"] > LARGE and found["p"] < SURE
+    told = (
+        f"Pearson's chi-square over the patterns is {found['chi2']:.4g} on {found['df']} df, a "
+        f"ratio of {found['ratio']:.2f} (p = {found['p']:.2g})"
+    )
+    if is_large:
+        told += (
+            f": more than {fit.family.name} rows explain, so that standard errors are too small; "
+            "add a column that explains it, or take fit.fixed_effects(method='cr1')"
+        )
+    return Text((f"{told}.",), tone="caution" if is_large else "good", heading=heading)
+
+
+def _leave_out(post: FamilyDraws) -> list[Block]:
+    """Return how each group is predicted by the others."""
+    try:
+        loo = leave_out_groups(post)
+    except BhlmError as error:
+        told = f"{str(error)[0].upper()}{str(error)[1:]}."
+        return [Text((told,), tone="caution", heading="Leaving groups out: not shown")]
+    sentence = (
+        f"The elpd of a new group, summed over {count(loo.n_data_points, 'group')}, is "
+        f"{loo.elpd:.1f} (SE {loo.se:.1f}), with {loo.p:.1f} effective parameters; its k-hat "
+        f"should be below {khat_threshold(post):.2f}."
+    )
+    failures = tuple(f"{text[0].upper()}{text[1:]}." for text in loo.failures)
+    return [
+        draw_khat(post, loo),
+        Text(
+            (sentence, *failures),
+            tone="caution" if failures else "plain",
+            heading="Leaving groups out",
+        ),
+    ]
+
+
+def build_family_reproduction(subject: Subject) -> Section:
+    """Return settings, versions, the data's hash, the priors, and the lines that run it again."""
+    pair = find_pair(subject)
+    blocks: list[Block] = [tabulate_family_settings(subject)]
+    if pair.post is not None:
+        blocks.append(tabulate_priors(pair.post))
+    blocks.append(tabulate_versions())
+    if command := subject.source.get("Command"):
+        blocks.append(Text((command,), heading="The command", code=True))
+    lines, notes = write_family_lines(subject)
+    blocks.append(Text(lines, heading="In Python", code=True))
+    if notes:
+        blocks.append(Text(notes, tone="caution"))
+    return Section("reproduction", "Reproduction", tuple(blocks))
