@@ -32,10 +32,10 @@ def plot_divergences(post: Posterior) -> Figure:
 
     Across is the random effects' SD in which the divergent transitions lie furthest from the
     others; if there are none, the one that comes closest to zero. Up is one of its correlations,
-    else the next SD, else that of the residuals. Divergences that crowd in one corner show the
-    part of the posterior that the sampler does not reach; scattered ones are often harmless, and
-    go away with a smaller step (target_accept). Reference: Betancourt (2017), arXiv:1701.02434,
-    section 6.2.
+    else the next SD, else that of the residuals, else a fixed effect. Divergences that crowd in
+    one corner show the part of the posterior that the sampler does not reach; scattered ones are
+    often harmless, and go away with a smaller step (target_accept). Reference: Betancourt (2017),
+    arXiv:1701.02434, section 6.2.
 
     The figure's table has one row per point: `chain`, `draw` (from 0), `divergent`, and the two
     parameters. At most 2,000 draws are drawn, at even steps, and 500 divergent ones.
@@ -108,7 +108,9 @@ def choose_plane(post: Posterior, draws: Mapping[str, Array], diverging: Array) 
     at = max(sds, key=lambda i: _measure_pull(draws[named[i, i]], diverging))
     partners = [named[label] for label in labels if at in label and label != (at, at)]
     others = [named[i, i] for i in sds if i != at]
-    return named[at, at], [*partners, *others, str(RESIDUAL_SD)][0]
+    # Of a family there is no residual SD, and where it is known no draw of it.
+    rest = [name for name in (str(RESIDUAL_SD), *draws) if name in draws and name != named[at, at]]
+    return named[at, at], [*partners, *others, *rest][0]
 
 
 def _measure_pull(draws: Array, diverging: Array) -> float:

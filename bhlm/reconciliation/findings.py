@@ -10,7 +10,7 @@ a posterior that its prior decides may be perfect. Of fits that failed only the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bhlm.bayes.checks.model_checks import Checks
@@ -84,20 +84,6 @@ def judge_convergence(
     post: "Posterior | None",
 ) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
-    found = _judge_convergence(reml, post)
-    if reml is None or reml.method != "ml":
-        return found
-    return replace(
-        found,
-        label=speak_of_ml(found.label),
-        headline=speak_of_ml(found.headline),
-        details=tuple(map(speak_of_ml, found.details)),
-    )
-
-
-def _judge_convergence(
-    reml: "Estimate | LevelsEstimate | FamilyEstimate | None", post: "Posterior | None"
-) -> Finding:
     details = []
     by = "REML" if reml is None else reml.method.upper()
     if reml is not None and reml.advice:

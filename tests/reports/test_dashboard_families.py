@@ -226,6 +226,15 @@ def test_one_command_goes_from_rows_to_the_page_of_both(
     )
 
 
+def test_sensitivity_to_the_priors_is_that_of_the_draws(post: FamilyBayesFit) -> None:
+    np.testing.assert_allclose(
+        post.sum_logliks(), post.data["log_likelihood"]["loglik"].sum(dim="herd"), rtol=1e-12
+    )
+    table = post.sensitivity().table
+    assert set(table.index) >= {"Intercept", "sd(Intercept|herd)"}
+    assert table["likelihood"].min() > 0.0
+
+
 def test_the_page_of_a_posterior(post: FamilyBayesFit, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     post.dashboard(page)

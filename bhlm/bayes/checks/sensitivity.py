@@ -179,6 +179,9 @@ def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
     That of several factors is known but for a constant. `block` log-likelihoods of groups are in
     memory at a time.
     """
+    own = getattr(fit, "sum_logliks", None)  # of a family
+    if own is not None:
+        return np.asarray(own())
     if not isinstance(fit, Draws):
         from bhlm.bayes.level_draws import LevelDraws, whole_logliks
 

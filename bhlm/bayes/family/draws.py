@@ -96,6 +96,14 @@ class FamilyDraws(Posterior):
         kept: Array = self._kept["effects"]
         return kept
 
+    def sum_logliks(self) -> Array:
+        """Return the log-likelihood (chain, draw), all groups together."""
+        held = self.data.get("log_likelihood")
+        if held is not None:
+            return np.asarray(held["loglik"].values.sum(axis=-1))
+        found = integrate_draws(self.integrator(), self.flat, seed=self.seed)
+        return found.logliks.sum(axis=1).reshape(self.shape)
+
     @check_arguments
     def effect_draws(self, groups: Sequence[Any] | None = None) -> "xr.DataArray":
         """Return u (chain, draw, group, coefficient), one exact draw for each kept draw.
