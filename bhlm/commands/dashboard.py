@@ -22,6 +22,7 @@ from bhlm.commands.shared import (
     open_model,
     print_text,
     print_title,
+    refuse_family_rows,
     report_both,
     write_command,
 )
@@ -273,6 +274,8 @@ def _show_gallery(
     rows: bool,
 ) -> int:
     assert entry is not None
+    if rows and model.patterns is not None:
+        raise refuse_family_rows(model.family)
     both = fit_both(model, entry, {"seed": 1} | given, covariance=covariance)
     print_title(entry)
     command = write_command(

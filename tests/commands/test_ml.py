@@ -58,7 +58,7 @@ def test_every_family_from_a_file(capsys, rows, tmp_path, formula, options):
     ("arguments", "message"),
     [
         (["reml", "cbpp"], "bhlm ml cbpp fits it"),
-        (["dashboard", "toenail", "-o", "page.html"], "bhlm ml toenail fits it"),
+        (["dashboard", "toenail", "-o", "page.html", "--rows"], "--rows is not there for family="),
         (["reconcile", "toenail", "--df", "hlm"], "bhlm ml toenail fits it"),
         (["ml", "cbpp", "--family", "poisson"], "leave --family, --weights and the like out"),
         (["ml", "hsb_anova", "--nagq", "3"], "nagq=3"),
