@@ -13,8 +13,8 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.family_bayes_fit import FamilyBayesFit
 from bhlm.fits.family_fit import FamilyFit
 from bhlm.reconciliation.family_mode import find_family_mode
-from bhlm.reconciliation.findings import speak_of_ml
 from bhlm.reconciliation.identity import compare_heights
+from bhlm.reconciliation.words import speak_of_ml
 
 pytestmark = pytest.mark.wide
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bhlm.reconciliation.findings import list_failed, name_failed, speak_of_ml
+from bhlm.reconciliation.findings import list_failed, name_failed
+from bhlm.reconciliation.words import speak_of_ml
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Text
 
 # Blocks and headings of texts that rest on REML alone, in whatever section; and on no fit.
