@@ -113,7 +113,7 @@ class Calibration(ShownAsText):
             f"thinned from {self.n_draws * self.thin} after {self.tune} of warm-up; "
             f"seed {self.seed}",
             *(
-                [f"drawn independently in {self.independent}, by NUTS in the others"]
+                [f"drawn independently in {self.independent} of them, without warm-up"]
                 if self.independent
                 else []
             ),
