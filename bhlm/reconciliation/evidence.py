@@ -26,6 +26,7 @@ from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.bayes.weighted_density import build_weighted
 from bhlm.errors import PriorError
+from bhlm.layout import list_names
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
@@ -330,14 +331,17 @@ class _Route:
             return
         failed = f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
         chosen = integrate_draws(post) if _takes_grid(post) else None
+        instead = "and quadrature has no answer"
         if chosen is not None:
             judgement = judge_by_quadrature(post.draws, chosen, post.parameters)
             if judgement.certified:
                 self.quadrature, self.judgement = QuadratureRoute(chosen), judgement
                 return
+            lost = list_names(judgement.unjudged)
+            instead = f"and tails are too heavy for quadrature to judge the spread of {lost}"
         self.reasons.append(
-            f"The draws are not certified: the independent route to the posterior failed ({failed}"
-            f"{', and quadrature has no answer' if chosen is None else ''})."
+            "The draws are not certified: the independent route to the posterior failed "
+            f"({failed}, {instead})."
         )
 
     def drop_all(self, flat: ResolvedPriors) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,16 @@ class Judgement:
     khat: float = math.nan  # of the weights that they are judged by; nan by quadrature
 
     @property
+    def unjudged(self) -> tuple[str, ...]:
+        """The parameters that are judged in location or in spread by nothing."""
+        either = ("location", "mean"), ("spread", "sd")
+        return tuple(
+            name
+            for name, row in self.scores.items()
+            if not all(any(math.isfinite(row[key].z) for key in keys) for keys in either)
+        )
+
+    @property
     def sound(self) -> bool:
         """Whether the draws are certified."""
         return self.certified and not self.refuted
@@ -98,12 +108,8 @@ def judge_by_quadrature(
     """
     with np.errstate(all="ignore"):
         scores = {str(each): _score_exact(draws[str(each)], found, each) for each in parameters}
-    certified = all(
-        any(math.isfinite(row[key].z) for key in keys)
-        for row in scores.values()
-        for keys in (("location", "mean"), ("spread", "sd"))
-    )
-    return _judge_scores(scores, certified=certified)
+    judged = _judge_scores(scores, certified=True)
+    return replace(judged, certified=False, refuted=()) if judged.unjudged else judged
 
 
 def _judge_scores(

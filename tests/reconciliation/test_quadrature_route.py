@@ -8,10 +8,12 @@ from few_groups import simulate_model
 from small_groups import draw_groups
 from sound_draws import change_sds, integrate, make_fit, resample, shift, spread
 
+from bhlm.bayes.pareto import measure_tails
 from bhlm.bayes.priors.families import HalfNormal, StudentT
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import compare
+from bhlm.reconciliation.judge import SD_KHAT
 from bhlm.reports.json import describe_certification
 
 NEVER = -10.0  # a limit of k that no weights keep
@@ -106,7 +108,16 @@ def test_where_neither_route_can_the_draws_are_not_certified(q, fixed):
 def test_two_random_coefficients_are_certified_by_quadrature():
     table = draw_groups(15, 8, sd=(0.6, 0.4), seed=4)
     model = Model("y ~ x + (x | g)", table)
-    exact = integrate(model.moments)
-    both = compare(model.reml(), make_fit(exact, resample(exact, seed=1)), limit=NEVER)
+    exact, reml = integrate(model.moments), model.reml()
+    both = compare(reml, make_fit(exact, resample(exact, seed=3)), limit=NEVER)
     assert both.evidence.judgement.sound
     assert both.verdict == "explained"
+    # Of what priors do not stand on quadrature knows the SD alone, which heavy tails do not tell.
+    post = make_fit(exact, resample(exact, seed=1))
+    assert measure_tails(post.draws["cov(Intercept,x|g)"]) > SD_KHAT
+    both = compare(reml, post, limit=NEVER)
+    assert both.verdict == "undetermined"
+    assert any(
+        "judge the spread of var(Intercept|g) and cov(Intercept,x|g))" in reason
+        for reason in both.reasons
+    )
