@@ -9,6 +9,8 @@ from bhlm.likelihood.families import FAMILIES, Family, find_family
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns, whiten_patterns
 from bhlm.moments.patterns import Patterns, reduce_patterns
 
+pytestmark = pytest.mark.wide
+
 Array = np.ndarray
 
 EVERY = [(name, link) for name, family in FAMILIES.items() for link in family.links]
