@@ -23,7 +23,7 @@ from bhlm.reml.optimize import (
     maximize,
     unwhiten_loglik,
 )
-from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich
+from bhlm.reml.sandwich import Errors, apply_convention, check_sandwich, settle_errors
 from bhlm.reml.standard_errors import variance_covariance
 
 if TYPE_CHECKING:
@@ -184,18 +184,8 @@ def fit_moments(
             REML of sampling weights, or of a sandwich.
         IdentifiabilityError: the moments cannot identify the model.
     """
-    if method not in ("reml", "ml"):
-        raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
     is_sampling = moments.weights is not None and moments.weights.is_sampling
-    if is_sampling and method == "reml":
-        raise ArgumentError(
-            "REML integrates the fixed effects out of a likelihood, and with sampling weights what "
-            "is maximised is a pseudo-likelihood, of which no rows have that distribution; ask for "
-            "method='ml'"
-        )
-    errors = errors or (DEFAULT if is_sampling else "model")
-    if errors != "model":
-        check_sandwich(method, errors)
+    errors = settle_errors(method, errors, is_sampling=is_sampling)
     structure = arrange(moments, covariance)
     white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)

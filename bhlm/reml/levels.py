@@ -20,7 +20,7 @@ from bhlm.reml.level_sandwich import find_level_scores
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
 from bhlm.reml.maximum import Maximum, Part, require_plain
 from bhlm.reml.optimize import Step, unwhiten_loglik
-from bhlm.reml.sandwich import DEFAULT, Errors, apply_convention, check_sandwich
+from bhlm.reml.sandwich import Errors, apply_convention, check_sandwich, settle_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,23 +309,13 @@ def fit_cells(
         IdentifiabilityError: the moments cannot identify the model.
         DataError: crossed factors that are too large for the memory.
     """
-    if method not in ("reml", "ml"):
-        raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
     is_sampling = moments.weights is not None and moments.weights.is_sampling
-    if is_sampling and method == "reml":
+    errors = settle_errors(method, errors, is_sampling=is_sampling)
+    if errors != "model" and not is_sampling:
         raise ArgumentError(
-            "REML integrates the fixed effects out of a likelihood, and with sampling weights what "
-            "is maximised is a pseudo-likelihood, of which no rows have that distribution; ask for "
-            "method='ml'"
+            f"errors={errors!r} of several grouping factors is there with sampling weights "
+            "alone; fixed_effects(method='cr2') has sandwiches without"
         )
-    errors = errors or (DEFAULT if is_sampling else "model")
-    if errors != "model":
-        check_sandwich(method, errors)
-        if not is_sampling:
-            raise ArgumentError(
-                f"errors={errors!r} of several grouping factors is there with sampling weights "
-                "alone; fixed_effects(method='cr2') has sandwiches without"
-            )
     structures = arrange_factors(moments, covariance)
     white = whiten_cells(moments, structures)
     theta = None if start is None else _relocate(start, moments, structures, white)

@@ -74,6 +74,26 @@ def check_sandwich(method: str, convention: str) -> None:
         )
 
 
+def settle_errors(method: str, errors: str | None, *, is_sampling: bool) -> str:
+    """Return how standard errors are computed, None being `DEFAULT` of sampling weights only.
+
+    Raises:
+        ArgumentError: an unknown method or convention; REML of sampling weights or of a sandwich.
+    """
+    if method not in ("reml", "ml"):
+        raise ArgumentError(f"method={method!r} is not known; choose 'reml' or 'ml'")
+    if is_sampling and method == "reml":
+        raise ArgumentError(
+            "REML integrates the fixed effects out of a likelihood, and with sampling weights what "
+            "is maximised is a pseudo-likelihood, of which no rows have that distribution; ask for "
+            "method='ml'"
+        )
+    errors = errors or (DEFAULT if is_sampling else "model")
+    if errors != "model":
+        check_sandwich(method, errors)
+    return errors
+
+
 class Errors(NamedTuple):
     """Covariances by one convention."""
 
