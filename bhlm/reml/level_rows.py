@@ -146,4 +146,5 @@ def _spread_rows(fit: LevelsEstimate, forms: Array, codes: Array) -> tuple[Array
     combos, at = np.unique(codes, axis=1, return_inverse=True)
     joint = fit.white.levels.joint(fit.lams, criterion.found, criterion.at.phi, combos)
     variance = np.einsum("ni,nij,nj->n", forms, joint[at.ravel()], forms) * fit.sigma2
+    variance = np.maximum(variance, 0.0)  # rounding, where the residual variance vanishes
     return variance, variance + fit.sigma2
