@@ -18,6 +18,7 @@ from bhlm.design.formula.expressions import Expression
 from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import code_groups
+from bhlm.design.plain import Plain
 from bhlm.design.rows import Layout
 from bhlm.moments.size import check_size
 from bhlm.moments.weighting import (
@@ -89,6 +90,15 @@ def reduce_rows(design: Design, frame: nw.DataFrame[Any], layout: Layout) -> Red
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     groups, codes = code_groups(frame["group"].to_numpy())
     rows = read_rows(design, frame, layout, codes, len(groups))
+    return reduce_plain(Plain(design, columns, groups, rows))
+
+
+def reduce_plain(plain: Plain) -> Reduced:
+    """Return the moments of complete rows in memory, by their groups.
+
+    Raises `DataError` where they do not fit into memory, or weights cannot be taken.
+    """
+    design, columns, groups, rows = plain
     if design.formula.weights is None:
         return Reduced(groups, *accumulate_moments(rows, columns, design.formula.response))
     return accumulate_weighted(rows, columns, design.formula, groups=groups)

@@ -19,6 +19,7 @@ from bhlm.design.formula.terms import Formula
 from bhlm.design.frames import GROUP, Frame, collect_frame, read_batches
 from bhlm.design.labels import code_groups
 from bhlm.design.levels import check_exact
+from bhlm.design.plain import read_plain
 from bhlm.design.rows import read_table
 from bhlm.errors import DataError
 from bhlm.moments.memory import (
@@ -29,6 +30,7 @@ from bhlm.moments.memory import (
     add_weighted_rows,
     count_complete,
     make_states,
+    reduce_plain,
     reduce_rows,
     unpack_state,
     unpack_weighted,
@@ -69,17 +71,19 @@ def reduce_formula(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftO
         if isinstance(table, ParquetScan) and can_stream(formula, table):
             design, reduced, left_out = reduce_scan(formula, table)
         else:
-            table = read_table(table, formula)
             design, reduced, left_out = _reduce_table(formula, table)
         # A bad value spoils the moments, and only then is it worth looking for it.
         is_finite = np.isfinite(reduced.mean).all() and np.isfinite(reduced.cross).all()
         if len(reduced.groups) < 2 or not is_finite:
-            check_design(design, table)
+            check_design(design, read_table(table, formula))
     check_exact(reduced.groups, f"the group column '{design.group}'")
     return design, reduced, left_out
 
 
 def _reduce_table(formula: Formula, table: Any) -> tuple[Design, Reduced, LeftOut]:
+    if (plain := read_plain(formula, table)) is not None:
+        return plain.design, reduce_plain(plain), LeftOut(0, {})
+    table = read_table(table, formula)
     prepared = build_prepared(formula, table)
     design, rows, layout = prepared.design, prepared.rows, prepared.layout
     left_out = LeftOut(prepared.dropped, prepared.missing)
