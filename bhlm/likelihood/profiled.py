@@ -20,7 +20,7 @@ import numpy as np
 
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
-from bhlm.likelihood.weighted import factor_inner, scale_blocks
+from bhlm.likelihood.weighted import Inner, factor_inner, scale_blocks
 
 Array = np.ndarray
 
@@ -277,17 +277,18 @@ def evaluate(
     restricted: bool,
     panels: Panels | None = None,
     groups: Array | None = None,
+    inner: Inner | None = None,
 ) -> Criterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
     `panels` are those of the blocks, for who asks more than once. `groups` (J,) are what each
     group's log-likelihood is multiplied by, and n then counts rows so weighted; panels are then
-    those of `scale_blocks`.
+    those of `scale_blocks`, and `inner` is what `factor_inner` makes of the blocks.
     """
     logdet, e = sum_products(panels or build_panels(weigh_blocks(blocks, q, groups), q), lam)
     if groups is not None:
-        logdet += float((groups - 1.0) @ factor_inner(blocks, q, lam).logdet)
+        logdet += float((groups - 1.0) @ (inner or factor_inner(blocks, q, lam)).logdet)
     value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
@@ -300,13 +301,15 @@ def score_psi(
     *,
     panels: Panels | None = None,
     groups: Array | None = None,
+    inner: Inner | None = None,
 ) -> Array:
     """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`.
 
     With E's derivative through rss and log|X'H^-1 X|, that is `sum_scores` with the weight
     dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
     """
-    return _sum_weighed(blocks, q, lam, weigh_products(at), panels=panels, groups=groups)
+    weight = weigh_products(at)
+    return _sum_weighed(blocks, q, lam, weight, panels=panels, groups=groups, inner=inner)
 
 
 def _sum_weighed(
@@ -317,13 +320,14 @@ def _sum_weighed(
     *,
     panels: Panels | None,
     groups: Array | None,
+    inner: Inner | None = None,
 ) -> Array:
     """Return `sum_scores` of groups that have weights, or have none."""
     panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
     score = sum_scores(blocks, q, lam, weight, panels=panels)
     if groups is None:
         return score
-    own = np.tensordot(groups - 1.0, factor_inner(blocks, q, lam).f, axes=1)
+    own = np.tensordot(groups - 1.0, (inner or factor_inner(blocks, q, lam)).f, axes=1)
     return np.asarray(score + 0.5 * (own + own.T))
 
 
@@ -366,7 +370,25 @@ def differentiate(
 
     `groups` as in `evaluate`.
     """
-    scaled = weigh_blocks(blocks, q, groups)
+    return join_bends(sum_bends(blocks, q, lam, at, groups=groups), at, directions)
+
+
+def sum_bends(
+    blocks: Array,
+    q: int,
+    lam: Array,
+    at: Criterion,
+    *,
+    groups: Array | None = None,
+    scaled: Array | None = None,
+    inner: Inner | None = None,
+) -> tuple[Array, ...]:
+    """Return the sums of `sum_curvatures` over groups, for `join_bends`.
+
+    `groups` and `inner` as in `evaluate`; `scaled` are the blocks by `weigh_blocks`, for who has
+    them.
+    """
+    scaled = weigh_blocks(blocks, q, groups) if scaled is None else scaled
     size = LANES * STRETCH
     found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
 
@@ -378,10 +400,10 @@ def differentiate(
     sum_stretches(fill, len(found))
     whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
     if groups is not None:  # of Z alone, which the scaling leaves as it is
-        f = factor_inner(blocks, q, lam).f.reshape(len(groups), -1)
+        f = (inner or factor_inner(blocks, q, lam)).f.reshape(len(groups), -1)
         more = f.T @ ((groups - 1.0)[:, None] * f)
         whole = (whole[0] + more.reshape(q, q, q, q), *whole[1:])
-    return _join_curvatures(whole, at, directions)
+    return whole
 
 
 def expect_group_squares(
@@ -412,8 +434,8 @@ def expect_group_squares(
     return equations, np.append(-curve.rss_slope, at.rss)
 
 
-def _join_curvatures(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
-    """Return the second derivatives from the sums of `sum_curvatures`."""
+def join_bends(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
+    """Return the second derivatives along `directions` (m, q, q) from the sums of `sum_bends`."""
     ff, fc, ft, uu, ut, tt = sums
     e = directions
     logdet = -_trace_pairs(ff, e)

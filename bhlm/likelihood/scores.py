@@ -57,20 +57,19 @@ def find_scores(
     size = moments.n if applied is None else applied.size
     values, vectors = np.linalg.eigh(psi)
     lam = vectors * np.sqrt(np.maximum(values, 0.0))
-    turn = np.eye(q + p + 1)
-    turn[q:-1, -1] = -beta
-    plain = turn.T @ white.blocks @ turn
+    plain = _leave_residuals(white.blocks, q, beta)
     inverse = factor_groups(plain, q, lam).inverse
-    inner = np.eye(q) + lam.T @ plain[:, :q, :q] @ lam
-    shrink = lam @ np.linalg.solve(inner, lam.T @ plain[:, :q])
+    lean = lam.T @ plain[:, :q]
+    inner = np.eye(q) + lean[:, :, :q] @ lam
+    shrink = lam @ (lean / inner if q == 1 else np.linalg.solve(inner, lean))
     twice = inverse - inverse[:, :, :q] @ shrink
     thrice = twice[:, -1, -1] - np.einsum("ja,ja->j", twice[:, -1, :q], shrink[:, :, -1])
     own = shrink[:, :, :q]
     trace = np.einsum("jaa->j", own)
     traces = size - trace, size - 2.0 * trace + np.einsum("jab,jba->j", own, own)
     f, u, t = inverse[:, :q, :q], inverse[:, :q, q:-1], inverse[:, :q, -1]
-    fd = np.einsum("jab,cbd->jcad", f, directions)
-    td = np.einsum("ja,cab->jcb", t, directions)
+    fd = f[:, None] @ directions
+    td = np.tensordot(t, directions, axes=([1], [1]))
     scores = np.concatenate(
         [
             inverse[:, q:-1, -1] / v,
@@ -83,20 +82,21 @@ def find_scores(
     fixed, free, last = slice(0, p), slice(p, p + m), p + m
     hessian = np.zeros((p + m + 1, p + m + 1))
     hessian[fixed, fixed] = np.tensordot(weights, inverse[:, q:-1, q:-1], axes=1) / v
-    hessian[free, fixed] = np.einsum("j,jcb,jbi->ci", weights, td, u) / v**2
+    weighed = weights[:, None, None] * td
+    hessian[free, fixed] = np.tensordot(weighed, u, axes=([0, 2], [0, 1])) / v**2
     hessian[last, fixed] = weights @ twice[:, q:-1, -1] / v**2
-    pairs = np.einsum("j,jcab,jdba->cd", weights, fd, fd)
-    bent = np.einsum("j,jca,jab,jdb->cd", weights, td, f, td, optimize=True)
+    turned = weights[:, None, None, None] * fd
+    pairs = np.tensordot(turned, fd, axes=([0, 2, 3], [0, 3, 2]))
+    bent = np.tensordot(weighed @ f, td, axes=([0, 2], [0, 2]))
     hessian[free, free] = bent / v**3 - 0.5 * pairs / v**2
-    hessian[last, free] = (
-        np.einsum("j,jcb,jb->c", weights, td, twice[:, :q, -1]) / v**3
-        - 0.5 * np.einsum("j,jab,cba->c", weights, twice[:, :q, :q], directions) / v**2
-    )
+    bent = np.tensordot(weighed, twice[:, :q, -1], axes=([0, 2], [0, 1]))
+    middle = np.tensordot(weights, twice[:, :q, :q], axes=1)
+    hessian[last, free] = bent / v**3 - 0.5 * np.tensordot(directions, middle.T) / v**2
     hessian[last, last] = weights @ (thrice / v**3 - 0.5 * traces[1] / v**2)
     hessian = np.tril(hessian) + np.tril(hessian, -1).T
-    turned = white.basis @ directions @ white.basis.T
+    given = white.basis @ directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
-    variances[:m, :m] = [turned[:, i, j] for i, j in structure.labels]
+    variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
     variances[m, m] = 1.0
     return Sandwich(
         weights[:, None] * scores,
@@ -104,3 +104,13 @@ def find_scores(
         white.scale * white.fixed,
         white.scale**2 * variances,
     )
+
+
+def _leave_residuals(blocks: Array, q: int, beta: Array) -> Array:
+    """Return the cross-products (J, k, k) of [Z X e] from those of [Z X y], e = y - X beta."""
+    turn = np.concatenate([np.zeros(q), -beta, [1.0]])
+    column = blocks.reshape(-1, len(turn)) @ turn
+    plain = blocks.copy()
+    plain[:, :, -1] = plain[:, -1, :] = column.reshape(blocks.shape[:2])
+    plain[:, -1, -1] = plain[:, -1] @ turn
+    return plain

@@ -20,6 +20,9 @@ class Factored(NamedTuple):
 def factor_groups(blocks: Array, q: int, lam: Array) -> Factored:
     """Return log |H_j| and W_j'H_j^-1 W_j of cross-products (J, k, k), Z first."""
     lean = lam.T @ blocks[:, :q]
+    if q == 1:
+        inner = 1.0 + lam[0, 0] * lean[:, :, :1]
+        return Factored(np.log(inner[:, 0, 0]), blocks - lean.transpose(0, 2, 1) * (lean / inner))
     root = np.linalg.cholesky(np.eye(q) + lean[:, :, :q] @ lam)
     half = np.linalg.solve(root, lean)
     logdet = 2.0 * np.log(np.einsum("jaa->ja", root)).sum(axis=1)

@@ -94,6 +94,29 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     )
 
 
+def whiten_beside(moments: Moments, structure: Structure, white: Whitened) -> Whitened:
+    """Return what `whiten` does of another response over the columns and rows of `white`.
+
+    All that the response has no part in is taken from there.
+
+    Raises:
+        IdentifiabilityError: a response that is constant, or perfectly fitted.
+    """
+    whole = Whole(*pool(moments))
+    check_response(moments, len(structure.directions) + 1, whole=whole)
+    found = _fit_plainly(moments, white.fixed, whole=whole)
+    loadings = np.zeros((len(whole.mean) + 1, white.q + white.p + 1))
+    loadings[_positions(moments, structure.names), : white.q] = white.basis
+    _load_fixed(loadings, moments, white.fixed, found, q=white.q)
+    column = _congrue_last(moments, loadings, whole.mean)
+    if (applied := moments.applied) is not None:
+        column *= applied.factor[:, None]
+    blocks = white.blocks.copy()
+    blocks[:, -1, :] = blocks[:, :, -1] = column
+    held = None if white.held is None else 1.0 / found.scale**2
+    return replace(white, blocks=blocks, ols=found.ols, scale=found.scale, held=held)
+
+
 def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns") -> Whitened:
     """Return the whitened cross-products of weighted moments, as the likelihood counts them."""
     weights, applied = moments.weights, moments.applied
@@ -224,19 +247,8 @@ def whiten_columns(
     p, sizes = len(moments.fixed), [structure.q for structure in structures]
     n, grand, total = whole
     fixed_at = _positions(moments, moments.fixed)
-    shift, a = orthonormalize(moments, moments.fixed, fixed_at, n, grand, total)
-    xy = a.T @ _products(fixed_at, [len(grand)], n, grand, total, shift)[:, 0]
-    rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
-    if not rss > PERFECT * total[-1, -1]:
-        raise IdentifiabilityError(
-            f"the fixed effects fit '{moments.response}' without error, so no variance is left "
-            "to divide; drop the column that repeats the response"
-        )
-    rows = float(moments.n_rows)
-    scale = float(np.sqrt(rss / ((rows - p) * (n / rows))))
-    ols = a @ xy
-    if shift:
-        ols[moments.fixed.index(INTERCEPT)] += grand[-1]
+    _, a = orthonormalize(moments, moments.fixed, fixed_at, n, grand, total)
+    plain = _fit_plainly(moments, a, whole=whole)
     q = sum(sizes)
     bases = []
     loadings = np.zeros((len(grand) + 1, q + p + 1))
@@ -244,12 +256,48 @@ def whiten_columns(
         random_at = _positions(moments, structure.names)
         bases.append(find_basis(moments, structure, random_at, n, grand, total))
         loadings[random_at, stop - structure.q : stop] = bases[-1]
-    loadings[fixed_at, q : q + p] = a
-    loadings[-1, -1] = 1.0 / scale
-    loadings[fixed_at, -1] -= ols / scale
+    _load_fixed(loadings, moments, a, plain, q=q)
     blocks = _congruence(moments, loadings, grand)
     slogdet = float(np.linalg.slogdet(a)[1])
-    return Columns(blocks, n, tuple(bases), a, ols, scale, slogdet, loadings)
+    return Columns(blocks, n, tuple(bases), a, plain.ols, plain.scale, slogdet, loadings)
+
+
+class _Plain(NamedTuple):
+    """Ordinary least squares of the response."""
+
+    ols: Array  # (p,)
+    scale: float  # the residual SD
+
+
+def _fit_plainly(moments: "Moments | CellMoments", a: Array, *, whole: Whole) -> _Plain:
+    """Return ordinary least squares by A (p, p) with (X A)'(X A) = I.
+
+    Raises `IdentifiabilityError` where nothing is left of the response.
+    """
+    n, grand, total = whole
+    at, shift = _positions(moments, moments.fixed), INTERCEPT in moments.fixed
+    xy = a.T @ _products(at, [len(grand)], n, grand, total, shift)[:, 0]
+    rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
+    if not rss > PERFECT * total[-1, -1]:
+        raise IdentifiabilityError(
+            f"the fixed effects fit '{moments.response}' without error, so no variance is left "
+            "to divide; drop the column that repeats the response"
+        )
+    rows = float(moments.n_rows)
+    ols = a @ xy
+    if shift:
+        ols[moments.fixed.index(INTERCEPT)] += grand[-1]
+    return _Plain(ols, float(np.sqrt(rss / ((rows - len(a)) * (n / rows)))))
+
+
+def _load_fixed(
+    loadings: Array, moments: "Moments | CellMoments", a: Array, plain: _Plain, *, q: int
+) -> None:
+    """Write the columns of X~ and y~ to loadings (1 + columns, q + p + 1)."""
+    at = _positions(moments, moments.fixed)
+    loadings[at, q : q + len(a)] = a
+    loadings[-1, -1] = 1.0 / plain.scale
+    loadings[at, -1] -= plain.ols / plain.scale
 
 
 def _positions(moments: "Moments | CellMoments", names: Sequence[str]) -> Array:
@@ -418,15 +466,29 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     The intercept's row of L absorbs the offsets, so that large column means cancel in L, once,
     and not in every group's cross-product.
     """
+    inner = loadings[1:]
+    means = _whiten_means(moments, loadings, grand)
+    blocks = np.matmul(np.matmul(inner.T, moments.cross), inner)
+    blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
+    return np.asarray(blocks)
+
+
+def _congrue_last(moments: Moments, loadings: Array, grand: Array) -> Array:
+    """Return the last columns (J, q + p + 1) of what `_congruence` does."""
+    inner = loadings[1:]
+    means = _whiten_means(moments, loadings, grand)
+    k = len(grand)
+    turned = (moments.cross.reshape(-1, k) @ inner[:, -1]).reshape(-1, k)
+    return np.asarray(turned @ inner + (moments.mass * means[:, -1])[:, None] * means)
+
+
+def _whiten_means(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:
+    """Return the groups' means (J, q + p + 1) of the whitened columns."""
     offset = loadings[0] + grand @ loadings[1:]
     # Columns that an intercept centres have an offset that is zero but for rounding.
     size = np.abs(loadings[0]) + np.abs(grand) @ np.abs(loadings[1:])
     offset = np.where(np.abs(offset) < 8 * np.finfo(float).eps * size, 0.0, offset)
-    inner = loadings[1:]
-    means = (moments.mean - grand) @ inner + offset
-    blocks = np.matmul(np.matmul(inner.T, moments.cross), inner)
-    blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
-    return np.asarray(blocks)
+    return np.asarray((moments.mean - grand) @ loadings[1:] + offset)
 
 
 def whiten_parameters(

@@ -244,20 +244,20 @@ def add_weighted_rows(codes: Array, values: Array, weights: Array | None, state:
     if weights is None:
         add_rows(codes, values, state)
         return
-    # Rows that do not count are refused later, by what their weights add up to.
-    _add_weighted(codes, values, np.where(weights > 0.0, weights, 0.0), state)
+    _add_weighted(codes, values, weights, state)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> None:
     """Do what `add_rows` does where a row counts by its weight (West 1979).
 
-    The state has the sum of weights where that of rows has their number.
+    The state has the sum of weights where that of rows has their number. Rows whose weights are not
+    above 0 are refused later, by what `add_weights` finds.
     """
     n, k = values.shape
     step = np.empty(k)
     for i in range(n):
-        if weights[i] == 0.0:
+        if not weights[i] > 0.0:
             continue
         own = state[codes[i]]
         before = own[0]

@@ -29,12 +29,17 @@ def reduce_responses(formulas: Sequence[Formula], table: Any) -> list[Moments] |
     names = {str(formula.response) for formula in formulas}
     if names & {str(Name(name)) for name, _ in whole.missing}:
         return None
-    return [_take(whole, formula) for formula in formulas]
+    design = Design.assemble(first, whole.design.levels, whole.design.constants)
+    return [_take(whole, _respond(design, formula)) for formula in formulas]
 
 
-def _take(whole: Moments, formula: Formula) -> Moments:
-    """Return the moments of one formula, of which `whole` has all columns."""
-    design = Design.assemble(formula, whole.design.levels, whole.design.constants)
+def _respond(design: Design, formula: Formula) -> Design:
+    """Return the design of a formula that differs from the design's in its response."""
+    return replace(design, formula=formula, columns=(*design.columns[:-1], str(formula.response)))
+
+
+def _take(whole: Moments, design: Design) -> Moments:
+    """Return the moments of one design, of which `whole` has all columns."""
     at = np.array([whole.columns.index(name) for name in design.columns])
     cross = np.ascontiguousarray(whole.cross[:, at[:, None], at])
     return replace(whole, design=design, mean=whole.mean[:, at], cross=cross)

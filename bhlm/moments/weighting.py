@@ -21,8 +21,11 @@ from bhlm.layout import count
 Array = np.ndarray
 
 # What `add_weights` keeps of a group, by column of its state.
-SUM, SQUARES, LOGS, LOW, HIGH, ZERO, NEGATIVE, BROKEN, BETWEEN, LEAST, N = range(11)
+SUM, SQUARES, LOGS, LOW, HIGH, ZERO, NEGATIVE, BROKEN, BETWEEN, LEAST, N, PRODUCT = range(12)
 WIDTH = 16  # doubles, whole cache lines
+# Weights are multiplied as long as the product stays between FAR and its inverse, then their
+# logarithm is taken: a logarithm for each of them would cost more than all else.
+FAR = 1e100
 CONSTANT = 1e-9  # relative difference below which a group's weights are one, computed row by row
 
 
@@ -98,6 +101,7 @@ def make_weight_states(n_groups: int) -> Array:
     states = np.zeros((n_groups, WIDTH))
     states[:, LOW] = np.inf
     states[:, HIGH] = -np.inf
+    states[:, PRODUCT] = 1.0
     return states
 
 
@@ -119,7 +123,14 @@ def add_weights(codes: Array, rows: Array, groups: Array, states: Array) -> None
         else:
             own[SUM] += w
             own[SQUARES] += w * w
-            own[LOGS] += np.log(w)
+            if FAR > w > 1.0 / FAR:
+                product = own[PRODUCT] * w
+                if not FAR > product > 1.0 / FAR:
+                    own[LOGS] += np.log(product)
+                    product = 1.0
+                own[PRODUCT] = product
+            else:
+                own[LOGS] += np.log(w)
             own[LOW] = min(own[LOW], group)
             own[HIGH] = max(own[HIGH], group)
             if w != np.floor(w):
@@ -218,7 +229,8 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
             f"{int(differ.sum())} of the {len(low)} groups of '{group}', such as {label} (from "
             f"{low[at]:g} to {high[at]:g}); give one value per group, and what differs to rows="
         )
-    return Weighting(states[:, SUM], states[:, SQUARES], states[:, LOGS], low, states[:, N])
+    logs = states[:, LOGS] + np.log(states[:, PRODUCT])
+    return Weighting(states[:, SUM], states[:, SQUARES], logs, low, states[:, N])
 
 
 def settle_units(weights: Array, codes: Array, n_units: int, *, group: str) -> Array:

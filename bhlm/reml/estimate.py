@@ -11,7 +11,13 @@ from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_ef
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature
 from bhlm.likelihood.scores import find_scores
-from bhlm.likelihood.whitening import Whitened, group_ranks, whiten, whiten_parameters
+from bhlm.likelihood.whitening import (
+    Whitened,
+    group_ranks,
+    whiten,
+    whiten_beside,
+    whiten_parameters,
+)
 from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
@@ -19,7 +25,6 @@ from bhlm.reml.optimize import (
     Optimum,
     Problem,
     Step,
-    evaluate_white,
     maximize,
     unwhiten_loglik,
 )
@@ -187,7 +192,7 @@ def fit_moments(
     is_sampling = moments.weights is not None and moments.weights.is_sampling
     errors = settle_errors(method, errors, is_sampling=is_sampling)
     structure = arrange(moments, covariance)
-    white = whiten(moments, structure)
+    white = _whiten(moments, structure, start)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
     if start is not None and not optimum.converged:
@@ -197,6 +202,28 @@ def fit_moments(
         return found
     robust = found.sandwich_errors(errors)
     return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+
+
+def _whiten(moments: Moments, structure: Structure, start: Estimate | None) -> Whitened:
+    """Return the whitened cross-products: beside those of a fit that differs in its response."""
+    if isinstance(start, Estimate) and _has_columns(start, moments, structure):
+        return whiten_beside(moments, structure, start.white)
+    return whiten(moments, structure)
+
+
+def _has_columns(fit: Estimate, moments: Moments, structure: Structure) -> bool:
+    """Return whether a fit has the columns, rows and weights of moments, but for the response."""
+    own, others = fit.moments, moments
+    return (
+        fit.structure == structure
+        and own.columns[:-1] == others.columns[:-1]
+        and (own.fixed, own.weights) == (others.fixed, others.weights)
+        and own.weighting is others.weighting
+        and fit.white.parts is None
+        and np.array_equal(own.n, others.n)
+        and np.array_equal(own.mean[:, :-1], others.mean[:, :-1])
+        and np.array_equal(own.cross[:, :-1, :-1], others.cross[:, :-1, :-1])
+    )
 
 
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
@@ -219,8 +246,6 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
     at = optimum.criterion
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
-    none = np.zeros((white.q, white.q))
-    linear = evaluate_white(white, none, restricted=at.restricted)
     return Estimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
@@ -232,7 +257,7 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         sigma2=sigma2,
         variance_cov=variance_covariance(moments, structure, white, optimum),
         loglik=unwhiten_loglik(at.value, white, at.restricted),
-        linear_loglik=unwhiten_loglik(linear.value, white, at.restricted),
+        linear_loglik=unwhiten_loglik(optimum.linear, white, at.restricted),
         converged=optimum.converged,
         singular=optimum.singular,
         gradient=optimum.gradient,

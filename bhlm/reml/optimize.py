@@ -18,12 +18,14 @@ from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.profiled import (
     Criterion,
     Curvature,
-    differentiate,
     evaluate,
     expect_group_squares,
+    join_bends,
     score_psi,
+    sum_bends,
     weigh_blocks,
 )
+from bhlm.likelihood.weighted import Inner, factor_inner
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -45,6 +47,7 @@ ALIKE = 1e-2
 # There the logarithm of theta is what must be stationary: this leaves a thousandth of sigma^2.
 STATIONARY_LOG = 1e-3
 NEWTON_STEPS = 8
+SHORTER = 0.1  # by which a Newton step near the minimum shortens the gradient, and more
 SADDLES = 5  # restarts from saddles
 CURVED = 1e-8  # negative curvature below this share of the largest is rounding
 
@@ -86,6 +89,8 @@ class Optimum:
     converged: bool
     singular: bool  # Psi has lost rank
     steps: tuple[Step, ...]
+    linear: float  # the criterion without random effects
+    bends: tuple[Array, ...]  # what `join_bends` takes second derivatives from
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,17 @@ class Problem:
     structure: Structure
     restricted: bool
     panels: Panels = field(init=False, repr=False)
+    scaled: Array = field(init=False, repr=False)  # (J, k, k) blocks that the sums are taken of
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
+    _sums: dict[bytes, tuple[Array, ...]] = field(default_factory=dict, repr=False)
+    _inners: dict[bytes, Inner] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         white = self.white
         blocks = weigh_blocks(white.blocks, white.q, white.groups)
+        object.__setattr__(self, "scaled", blocks)
         object.__setattr__(self, "panels", build_panels(blocks, white.q))
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
@@ -117,6 +126,7 @@ class Problem:
                 at,
                 panels=self.panels,
                 groups=self.white.groups,
+                inner=self._factor_inner(theta, lam),
             )
             self._last.clear()
             self._last[key] = lam, at, score
@@ -129,9 +139,24 @@ class Problem:
 
     def at(self, theta: Array) -> Criterion:
         """Return the criterion at theta."""
+        lam = self.factor(theta)
         return evaluate_white(
-            self.white, self.factor(theta), restricted=self.restricted, panels=self.panels
+            self.white,
+            lam,
+            restricted=self.restricted,
+            panels=self.panels,
+            inner=self._factor_inner(theta, lam),
         )
+
+    def _factor_inner(self, theta: Array, lam: Array) -> Inner | None:
+        """Return what all sums at theta read of Z alone, where groups have weights."""
+        if self.white.groups is None:
+            return None
+        key = theta.tobytes()
+        if key not in self._inners:
+            self._inners.clear()
+            self._inners[key] = factor_inner(self.white.blocks, self.white.q, lam)
+        return self._inners[key]
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
@@ -156,8 +181,25 @@ class Problem:
         lam, at, _ = self.visit(theta)
         turned = self.structure.factors @ lam.T
         tangents = turned + turned.transpose(0, 2, 1)
-        white = self.white
-        return differentiate(white.blocks, white.q, lam, at, tangents, groups=white.groups)
+        return join_bends(self.bend(theta), at, tangents)
+
+    def bend(self, theta: Array) -> tuple[Array, ...]:
+        """Return what `join_bends` takes the derivatives along any directions from."""
+        key = theta.tobytes()
+        if key not in self._sums:
+            lam, at, _ = self.visit(theta)
+            white = self.white
+            self._sums.clear()
+            self._sums[key] = sum_bends(
+                white.blocks,
+                white.q,
+                lam,
+                at,
+                groups=white.groups,
+                scaled=self.scaled,
+                inner=self._factor_inner(theta, lam),
+            )
+        return self._sums[key]
 
     def _differentiate(self, theta: Array) -> Array:
         _, at, score = self.visit(theta)
@@ -172,7 +214,12 @@ class Problem:
 
 
 def evaluate_white(
-    white: Whitened, lam: Array, *, restricted: bool, panels: Panels | None = None
+    white: Whitened,
+    lam: Array,
+    *,
+    restricted: bool,
+    panels: Panels | None = None,
+    inner: Inner | None = None,
 ) -> Criterion:
     """Return the criterion of whitened cross-products: weighted, and sigma held, if they say so."""
     found = evaluate(
@@ -183,6 +230,7 @@ def evaluate_white(
         restricted=restricted,
         panels=panels,
         groups=white.groups,
+        inner=inner,
     )
     return found if white.held is None else found.hold(white.held)
 
@@ -232,6 +280,8 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
         converged=is_maximum(problem, theta, n=white.n),
         singular=singular,
         steps=tuple(steps),
+        linear=problem.at(np.zeros(len(theta))).value,
+        bends=problem.bend(theta),
     )
 
 
@@ -438,7 +488,9 @@ def _advance(
             break
         trial = point - vectors @ ((vectors.T @ gradient) / values)
         trial_value, trial_gradient = problem.value_and_gradient(trial)
-        if not trial_value < value:
+        # Where the value has no digits left to gain, the gradient still has.
+        closer = np.max(np.abs(trial_gradient)) < SHORTER * np.max(np.abs(gradient))
+        if not (trial_value < value or (closer and trial_value <= value + SAME)):
             break
         point, value, gradient = trial, trial_value, trial_gradient
         if callback is not None:

@@ -7,7 +7,7 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.likelihood.parameters import RESIDUAL
-from bhlm.likelihood.profiled import Criterion, Curvature, differentiate, score_psi
+from bhlm.likelihood.profiled import Criterion, Curvature, join_bends, score_psi
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import ZERO, Optimum
@@ -91,9 +91,7 @@ def _observe(structure: Structure, white: Whitened, optimum: Optimum) -> Array:
         )
         expected[:-1, -1] = expected[-1, :-1] = 0.0
         return expected
-    curve = differentiate(
-        white.blocks, white.q, optimum.lam, at, structure.directions, groups=white.groups
-    )
+    curve = join_bends(optimum.bends, at, structure.directions)
     return _information(curve, at, white.scale)
 
 
@@ -170,7 +168,7 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     v = at.sigma2 * white.scale**2
     turned = structure.factors @ lam.T
     tangents = turned + turned.transpose(0, 2, 1)
-    curve = differentiate(white.blocks, white.q, lam, at, tangents, groups=white.groups)
+    curve = join_bends(optimum.bends, at, tangents)
     information = _information(curve, at, white.scale)
     score = score_psi(white.blocks, white.q, lam, at, groups=white.groups)
     factors = structure.factors

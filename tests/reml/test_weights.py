@@ -284,3 +284,34 @@ def test_weights_are_in_the_json(sleepstudy):
     assert about["weights"]["kind"] == "sampling"
     assert about["weights"]["effective_size"]["rows"] < about["n"]
     assert describe_reml(found)["errors"] == "full"
+
+
+@pytest.mark.parametrize("kind", ["plain", "rows", "sampling", "known"])
+def test_another_response_takes_the_columns_of_the_fit_it_starts_from(kind, sleepstudy):
+    rng = np.random.default_rng(11)
+    table = sleepstudy.assign(
+        w=rng.uniform(0.5, 3.0, len(sleepstudy)),
+        other=sleepstudy["Reaction"] * 2.0 + 300.0 * rng.normal(size=len(sleepstudy)),
+    )
+    given = {
+        "plain": {},
+        "rows": {"weights": "w"},
+        "sampling": {"weights": bhlm.SamplingWeights(rows="w")},
+        "known": {"known_variance": "w"},
+    }[kind]
+    first, other = (
+        bhlm.Model(f"{name} ~ Days + (Days | Subject)", table, **given)
+        for name in ("Reaction", "other")
+    )
+    alone, beside = (other.reml(method="ml", start=s) for s in (None, first.reml(method="ml")))
+    assert beside.loglik == pytest.approx(alone.loglik, rel=1e-11)
+    np.testing.assert_allclose(
+        beside.estimates.to_numpy(float), alone.estimates.to_numpy(float), 1e-5, 1e-5
+    )
+
+
+def test_a_start_that_leaves_nothing_to_gain_takes_few_steps(sleepstudy):
+    model = bhlm.Model("Reaction ~ Days + (Days | Subject)", sleepstudy)
+    rough = sleepstudy.assign(Reaction=sleepstudy["Reaction"] * (1.0 + 1e-9))
+    start = bhlm.Model("Reaction ~ Days + (Days | Subject)", rough).reml()
+    assert len(model.reml(start=start).steps) < 5

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter, scale_covariance
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.standard_errors import scale_slopes
-from bhlm.studies.imputations.rubin import Combined, combine
+from bhlm.studies.imputations.rubin import combine, t_quantile
 
 Array = np.ndarray
 
@@ -62,7 +61,7 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     moved = [_move(fit, kept) for fit in fits]
     values, covs = (np.array(part) for part in zip(*moved, strict=True))
     pooled = combine(values, np.einsum("fcc->fc", covs), complete_df=np.inf)
-    quantile = _quantiles(pooled, level)
+    quantile = t_quantile(0.5 + level / 2.0, pooled.df)
 
     g = np.mean([fit.g for fit in fits], axis=0)
     squared = [PooledRow(float(g[i, j])) for i, j in labels]
@@ -90,7 +89,7 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
         errors = np.einsum("c,fcd,d->f", slope, covs, slope)[:, None]
         one = combine((values @ slope)[:, None], errors, complete_df=np.inf)
         error = float(np.sqrt(one.total[0]))
-        half = float(_quantiles(one, level)[0]) * error
+        half = float(t_quantile(0.5 + level / 2.0, one.df)[0]) * error
         squared[at] = PooledRow(
             corr * size, error, corr * size - half, corr * size + half,
             df=one.df[0], riv=one.riv[0], fmi=one.fmi[0],
@@ -140,10 +139,6 @@ def _move(fit: Estimate, kept: Sequence[int]) -> tuple[Array, Array]:
     values[c], jacobian[c, c] = np.log(fit.sigma2), 1.0 / fit.sigma2
     part = [*kept, len(labels)]
     return values, jacobian @ fit.variance_cov[np.ix_(part, part)] @ jacobian.T
-
-
-def _quantiles(pooled: Combined, level: float) -> Array:
-    return np.asarray(stats.t.ppf(0.5 + level / 2.0, pooled.df))
 
 
 def _as_floats(rows: Sequence[PooledRow]) -> tuple[PooledRow, ...]:

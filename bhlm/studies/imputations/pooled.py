@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import count, list_names
@@ -16,7 +15,7 @@ from bhlm.reml.fixed.contrasts import METHODS, infer_fixed
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import check_converged
 from bhlm.studies.imputations.components import Boundary, PooledRow, pool_components
-from bhlm.studies.imputations.rubin import Combined, combine, mean_df
+from bhlm.studies.imputations.rubin import Combined, combine, mean_df, t_quantile, t_tails
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,11 +159,11 @@ def infer_all(fits: Sequence[Estimate], contrasts: Array, *, df: str) -> tuple[A
 def tabulate(combined: Combined, *, values: Array | float = 0.0, level: float) -> list[PooledRow]:
     """Return a row per combination of fixed effects, tested against `values` (c,)."""
     se = np.sqrt(combined.total)
-    half = stats.t.ppf(0.5 + level / 2.0, combined.df) * se
+    half = t_quantile(0.5 + level / 2.0, combined.df) * se
     statistic = (combined.estimate - values) / se
     columns = (
         *(combined.estimate, se, combined.estimate - half, combined.estimate + half, statistic),
-        *(combined.df, 2.0 * stats.t.sf(np.abs(statistic), combined.df)),
+        *(combined.df, t_tails(statistic, combined.df)),
         *(combined.riv, combined.fmi),
     )
     return [PooledRow(*map(float, row)) for row in zip(*columns, strict=True)]

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 Array = np.ndarray
 
@@ -77,6 +78,21 @@ def mean_df(df: Array) -> Array:
     """
     with np.errstate(divide="ignore"):
         return np.asarray(1.0 / np.mean(1.0 / df, axis=0))
+
+
+def t_quantile(share: float, df: Array) -> Array:
+    """Return Student's quantiles (c,) below which there is that share; df may be infinite."""
+    finite = np.isfinite(df)
+    known = special.stdtrit(np.where(finite, df, 1.0), share)
+    return np.asarray(np.where(finite, known, special.ndtri(share)))
+
+
+def t_tails(statistic: Array, df: Array) -> Array:
+    """Return the two-sided p (c,) of t statistics."""
+    size = -np.abs(statistic)
+    finite = np.isfinite(df)
+    known = special.stdtr(np.where(finite, df, 1.0), size)
+    return np.asarray(2.0 * np.where(finite, known, special.ndtr(size)))
 
 
 def _kappa(nu: Array) -> Array:
