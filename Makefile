@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 # Tests of one file run in one process, so that a fit which they share is made once. A process
 # takes about a gigabyte of memory. The run ends with the first process that is lost: its
 # successor may wait for ever.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # What Python compiles is kept: every process that a test starts would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,7 +31,7 @@ demo: ## fit Table 4.4 twice and reconcile the two answers
 test: setup ## run every test that is not slow
 	$(PYTHON) -m pytest -m "not slow and not wide and not exhaustive" $(PARALLEL)
 
-test-wide: setup ## run what needs a browser, a server or minutes of compilation
+test-wide: setup ## run whole pages, figures and studies, and what needs a browser or a server
 	$(PYTHON) -m pytest -m "wide and not slow and not exhaustive" $(PARALLEL)
 
 test-slow: setup ## run the slow tests

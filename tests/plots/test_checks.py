@@ -29,6 +29,8 @@ from bhlm.plots.residuals import (
 from bhlm.sources.gallery import find_model, load_data
 from bhlm.studies.uniformity import simultaneous_band
 
+pytestmark = pytest.mark.wide
+
 # What rounding leaves of dense algebra over some dozen rows.
 EXACT = 1e-8
 # A PIT from 1,000 of 4,000 draws: it varies over draws by a few percent, and over their mean by

@@ -24,6 +24,8 @@ from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.convergence import build_convergence
 from bhlm.sources.gallery import find_model, load_data
 
+pytestmark = pytest.mark.wide
+
 PLOTS = [plot_ranks, plot_traces, plot_evolution, plot_energy, plot_divergences]
 HOSTILE = "<script>alert('$x$')</script>{{ y }} é" + "x" * 10_000
 DRAWN = 1e-5  # figures hold single precision

@@ -21,6 +21,8 @@ from bhlm.plots.prior_posterior import (
 )
 from bhlm.plots.sensitivity import draw_sensitivity, plot_sensitivity
 
+pytestmark = pytest.mark.wide
+
 BAD = '<script>alert("x")</script> $x$ {{7*7}} ü'
 ROUNDING = 1e-12
 

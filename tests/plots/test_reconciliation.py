@@ -21,6 +21,8 @@ from bhlm.reml.profile.intervals import build_profile
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
 
+pytestmark = pytest.mark.wide
+
 # A spline through 21 points of a profile, relative to its peak of 1.
 SPLINE = 2e-3
 COARSE = 2e-2  # of a profile that has only a few points above a hundredth of its peak
@@ -318,7 +320,6 @@ class TestCurves:
         assert np.isnan(refine_curve(x, np.full(9, np.nan), x)).all()
 
 
-@pytest.mark.wide
 def test_hostile_names_are_text(hostile):
     for figure in (plot_intervals(hostile), plot_attribution(hostile), plot_curves(hostile)):
         drawn = figure.plotly().to_json()

@@ -17,6 +17,8 @@ from bhlm.studies.simulation.result import StudyResult, collect_records
 from bhlm.studies.simulation.run import run_study
 from bhlm.studies.simulation.study import parse_study
 
+pytestmark = pytest.mark.wide
+
 ROUNDING = 1e-12  # relative, of the same sums in another order
 PLOTS = (plot_bias, plot_coverage, plot_power)
 GRID = {"groups": [6, 9], "group_size": 5, "icc": 0.5}

@@ -22,6 +22,8 @@ from bhlm.reports.dashboard.groups import build_groups, describe_chooser
 from bhlm.reports.dashboard.holdings import list_holdings
 from bhlm.sources.gallery import find_model, load_data
 
+pytestmark = pytest.mark.wide
+
 # A line's value keeps 5 digits of the range of y, which here is about 30.
 ROUNDED = 5e-3
 

@@ -11,6 +11,8 @@ import bhlm
 from bhlm import plots
 from bhlm.errors import ArgumentError
 
+pytestmark = pytest.mark.wide
+
 NAMES = ["pv1", "pv2", "pv3"]
 FORMULA = "pv1 + pv2 + pv3 ~ x + (1 | g)"
 

@@ -13,6 +13,8 @@ from bhlm.plots.prior_posterior import compare_widths
 from bhlm.reports.dashboard.blocks import Subject, Table, Text
 from bhlm.reports.dashboard.priors import build_priors
 
+pytestmark = pytest.mark.wide
+
 
 @pytest.fixture(scope="module")
 def model():

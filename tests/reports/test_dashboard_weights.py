@@ -10,6 +10,8 @@ from command_line import run
 import bhlm
 from bhlm.errors import ArgumentError
 
+pytestmark = pytest.mark.wide
+
 FORMULA = "y ~ x + (1 | g)"
 
 

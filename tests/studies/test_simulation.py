@@ -24,6 +24,8 @@ from bhlm.studies.simulation.run import run_study
 from bhlm.studies.simulation.study import Study, parse_study
 from bhlm.studies.simulation.summary import measure
 
+pytestmark = pytest.mark.wide
+
 SIGMAS = 5.0  # of Monte Carlo error; the seeds are fixed
 ROUNDING = 1e-10  # relative, of sums in another order
 

@@ -15,6 +15,8 @@ from small_studies import small_study
 from bhlm.errors import ArgumentError, DataError, MissingPackageError
 from bhlm.studies.simulation.run import run_study
 
+pytestmark = pytest.mark.wide
+
 
 def assert_same(one, other):
     assert json.dumps(one.records) == json.dumps(other.records)
