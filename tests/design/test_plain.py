@@ -71,10 +71,7 @@ def test_what_is_not_plain_is_left_to_the_shared_way(
     assert read_plain(parse_formula("y ~ x + (x | g)"), MAKERS[engine](table)) is None
 
 
-@pytest.mark.parametrize(
-    "formula",
-    ["y ~ C(k) + (1 | g)", "y ~ cgm(x) + (1 | g)", "y ~ x + (1 | g/k)", "y ~ z + (1 | g)"],
-)
+@pytest.mark.parametrize("right", RIGHT)
 def test_formulas_that_learn_from_the_table_are_left_to_the_shared_way(right: str) -> None:
     for make in MAKERS.values():
         assert read_plain(parse_formula(f"y ~ {right}"), make(make_table())) is None
