@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import PAGES, ROLES, shorten
+from bhlm.plots.style import FONTS, PAGES, ROLES, shorten
 
 Array = np.ndarray
 
@@ -40,7 +40,7 @@ def draw_plotly(
     drawn = make_subplots(
         rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
         # Of a tall figure, no more than the labels between two panels need.
-        vertical_spacing=min(0.3 / rows, BETWEEN / height),
+        vertical_spacing=min(0.4 / rows, BETWEEN / height),
     )  # fmt: skip
     drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
     named: set[str] = set()
@@ -59,7 +59,7 @@ def draw_plotly(
         barmode="overlay",  # bars say themselves where they stand
         showlegend=bool(named),
         legend={"y": -BELOW / height},
-        margin={"l": 10, "r": 10, "t": 50 if any(titles) else 20, "b": 10},
+        margin={"l": 10, "r": 10, "t": 36 if any(titles) else 14, "b": 10},
     )
     return drawn
 
@@ -78,7 +78,7 @@ def theme(page: str) -> dict[str, Any]:
         "template": {"layout": {"xaxis": axis, "yaxis": axis}},
         "paper_bgcolor": look["paper"],
         "plot_bgcolor": look["paper"],
-        "font": {"color": look["ink"], "family": "system-ui, sans-serif", "size": 13},
+        "font": {"color": look["ink"], "family": FONTS, "size": 13},
         "hoverlabel": {"align": "left", "namelength": -1},
         "legend": {"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0.0},
         "dragmode": False,

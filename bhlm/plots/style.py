@@ -64,6 +64,11 @@ DASHES: dict[str, str | tuple[int, tuple[int, ...]]] = {
     "longdash": (0, (8, 3)),
     "longdashdot": (0, (8, 3, 1, 3)),
 }
+# Families of letters, the first of which that a machine has is taken.
+FONTS = (
+    '-apple-system, BlinkMacSystemFont, "Segoe UI", Roboto, "Noto Sans", "Helvetica Neue", '
+    '"Nimbus Sans", "Liberation Sans", Arial, sans-serif'
+)
 LONGEST = 60  # characters of a label that a figure shows
 
 

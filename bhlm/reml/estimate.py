@@ -123,7 +123,7 @@ class Estimate(Maximum):
             )
         if self.singular:
             what = describe_singularity(self.structure, self.white.basis, self.root, self.sigma2)
-            return f"{what}; {TOO_MUCH}, or give it a prior (model.sample)"
+            return f"{what}; {TOO_MUCH}, or give it a prior and sample"
         return ""
 
     def sandwich_errors(self, convention: str) -> Errors:

@@ -16,13 +16,15 @@ class Place(NamedTuple):
     folded: bool  # behind its title
 
 
-ACROSS, HALF, QUARTER = 12, 6, 3
+ACROSS, HALF = 12, 6
+LEAD, BESIDE = 7, 5  # what a page says first, and what to do about it
 BOTH = "verdict-estimates"  # the table of all fits, beside which each one's own is folded
 HALVES = {
     "verdict-missing_information",
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
 }
 # The forest of pooled fits stands beside what the imputations cost each parameter.
+FIRST, TO_DO = "verdict-text", "What to do"
 FOREST, COST = "verdict-forest", "verdict-missing_information"
 # What is looked up rather than read.
 FOLDED = {
@@ -59,8 +61,8 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
     """
     is_alone = anchor.startswith("verdict-") and BOTH not in anchors
     if isinstance(block, Text):
-        if block.light:
-            return Place(QUARTER, folded=False)
+        if block.heading == TO_DO or (anchor == FIRST and block.tone != "plain"):
+            return Place(BESIDE if block.heading == TO_DO else LEAD, folded=False)
         width = HALF if block.heading in HALF_TEXTS else ACROSS
         return Place(
             width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone

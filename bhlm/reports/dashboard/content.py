@@ -1,6 +1,7 @@
 """Blocks -> plain values, for the page's scripts and for its twin in JSON."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 LONGEST_WORD = 80
 LONGEST_TEXT = 1500
 LONGEST_CODE = 4000
+# A hyphen in front of a number, at the beginning of a word.
+MINUS = re.compile(r"(?<![^\s(\[,;=+])-(?=\.?\d)")
 
 
 def show_text(text: object, longest: int = LONGEST_TEXT) -> str:
@@ -28,6 +31,11 @@ def show_text(text: object, longest: int = LONGEST_TEXT) -> str:
 def show_code(text: str) -> str:
     """Return a line to type: what hides or breaks it escaped, cut only where it is endless."""
     return _cut(show_name(text), LONGEST_CODE)
+
+
+def show_prose(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return a sentence for the page: as `show_text`, with the minus signs of its numbers."""
+    return MINUS.sub("\N{MINUS SIGN}", show_text(text, longest))
 
 
 def _cut(text: str, longest: int) -> str:

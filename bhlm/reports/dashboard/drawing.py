@@ -39,17 +39,20 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
 
 
 def _share_labels(figure: Figure) -> Figure:
-    """Return a figure whose rows of panels have the texts of one vertical axis once, at the left.
+    """Return a figure whose rows of panels have what their vertical axes share once, at the left.
 
     Panels that stand one below the other each need them, so a narrow screen keeps them.
     """
-    axes = {(panel.y.ticks, panel.y.range) for panel in figure.panels}
-    first = figure.panels[0].y.ticks if figure.panels else None
-    if figure.columns == 1 or len(axes) > 1 or first is None:
+    if figure.columns == 1 or not figure.panels:
         return figure
-    bare = (first[0], ("",) * len(first[0]))
+    axes = {(panel.y.ticks, panel.y.range) for panel in figure.panels}
+    first, changes = figure.panels[0].y, {}
+    if len({panel.y.label for panel in figure.panels}) == 1:
+        changes["label"] = ""
+    if len(axes) == 1 and first.ticks is not None:
+        changes["ticks"] = (first.ticks[0], ("",) * len(first.ticks[0]))
     panels = tuple(
-        replace(panel, y=replace(panel.y, ticks=bare)) if at % figure.columns else panel
+        replace(panel, y=replace(panel.y, **changes)) if at % figure.columns else panel
         for at, panel in enumerate(figure.panels)
     )
     return replace(figure, panels=panels)

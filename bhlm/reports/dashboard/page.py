@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ from bhlm.reports.dashboard.content import (
     name_blocks,
     pair_marks,
     show_code,
+    show_prose,
     show_text,
 )
 from bhlm.reports.dashboard.convergence import build_convergence
@@ -126,6 +129,8 @@ POOLED_SECTIONS = (
 )
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 40_000
+# Punctuation within a word that a line may break behind, in escaped text.
+WITHIN = re.compile(r"([(|:,_])(?=[^\s<])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,9 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
         lstrip_blocks=True,
     )
     environment.filters["show"] = show_text
+    environment.filters["prose"] = show_prose
     environment.filters["code"] = show_code
+    environment.filters["breakable"] = lambda text: Markup(break_words(text))
     environment.filters["embed"] = lambda value: Markup(embed(value))
     shown: list[tuple[Section, list[dict[str, Any]]]] = [(section, []) for section in sections]
     places = {section.name: blocks for section, blocks in shown}
@@ -307,6 +314,11 @@ def embed(value: Any) -> str:
     """Return JSON that can stand in a script element of HTML: nothing in it closes the element."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def break_words(text: str) -> str:
+    """Return a cell as HTML in which a long name may break behind its punctuation."""
+    return WITHIN.sub(r"\1<wbr>", escape(text))
 
 
 def _read(name: str) -> str:

@@ -62,7 +62,7 @@ def build_pooled_verdict(subject: Subject) -> Section:
     advice = (*outcome.advice, *_advise_number(pooled))
     advice = advice or ("Nothing: report the pooled estimates with their intervals.",)
     to_do = Text(advice, heading="What to do", listed=len(advice) > 1)
-    blocks: list[Block] = [banner, *lights, to_do, _list_facts(pooled), plot_forest(pooled)]
+    blocks: list[Block] = [banner, to_do, *lights, _list_facts(pooled), plot_forest(pooled)]
     if _measure_cost(pooled) is not None:
         blocks.append(plot_missing_information(pooled))
     blocks.append(_tabulate_main(pooled))

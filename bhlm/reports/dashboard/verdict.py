@@ -69,7 +69,7 @@ def show_outcome(subject: Subject) -> list[Block]:
         for each in outcome.findings.told
     ]
     findings += _show_weights(subject)
-    return [banner, to_do, *findings] if is_failed else [banner, *findings, to_do]
+    return [banner, to_do, *findings]
 
 
 def _draw_lead(subject: Subject) -> Figure:

@@ -10,7 +10,7 @@ const NARROW = 560; // pixels of a figure from which panels stand side by side
 // On a narrow screen: characters of a tick's text and of every other, and ticks of an x axis.
 const SHORT = 18;
 const LONGER = 36;
-const TITLE = 28; // of a panel
+const TITLE = 28; // of a line of a panel's title
 const FEW_TICKS = 5;
 const drawn = new Map(); // element -> what it shows
 const names = new WeakMap(); // trace -> its name in full
@@ -46,6 +46,16 @@ function shorten(text, longest) {
   return letters.length > longest ? letters.slice(0, longest - 1).join("") + "…" : text;
 }
 
+// A long name goes over two lines, the first of which ends behind punctuation.
+function wrap(text, longest) {
+  const letters = String(text).match(/&#?\w+;|<br>|[^]/gu) || [];
+  if (letters.length <= longest || letters.includes("<br>")) return shorten(text, longest);
+  let end = longest;
+  while (end > longest / 3 && !/[\s(|:,_]/.test(letters[end - 1])) end--;
+  if (end <= longest / 3) return shorten(text, longest);
+  return `${letters.slice(0, end).join("")}<br>${shorten(letters.slice(end).join(""), longest)}`;
+}
+
 function nameTrace(trace, isNarrow) {
   if (!trace.name) return;
   if (!names.has(trace)) names.set(trace, trace.name);
@@ -57,7 +67,8 @@ function narrowAxis(axis, isAcross) {
   if (!Array.isArray(axis.ticktext) || !Array.isArray(axis.tickvals)) return;
   const step = isAcross ? Math.ceil(axis.ticktext.length / FEW_TICKS) : 1;
   const isKept = (_, at) => at % step === 0;
-  axis.ticktext = axis.ticktext.filter(isKept).map((text) => shorten(text, SHORT));
+  const fit = isAcross ? shorten : wrap;
+  axis.ticktext = axis.ticktext.filter(isKept).map((text) => fit(text, SHORT));
   axis.tickvals = axis.tickvals.filter(isKept);
 }
 
@@ -75,7 +86,7 @@ function arrange(layout, page, isNarrow) {
     for (const [name, axis] of Object.entries(found)) {
       if (/^[xy]axis/.test(name)) narrowAxis(axis, name[0] === "x");
     }
-    for (const note of found.annotations || []) note.text = shorten(note.text, TITLE);
+    for (const note of found.annotations || []) note.text = wrap(note.text, TITLE);
     found.font.size = 11;
   }
   return found;
