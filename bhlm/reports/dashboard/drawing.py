@@ -46,7 +46,8 @@ def _share_labels(figure: Figure) -> Figure:
     if figure.columns == 1 or not figure.panels:
         return figure
     axes = {(panel.y.ticks, panel.y.range) for panel in figure.panels}
-    first, changes = figure.panels[0].y, {}
+    first = figure.panels[0].y
+    changes: dict[str, Any] = {}
     if len({panel.y.label for panel in figure.panels}) == 1:
         changes["label"] = ""
     if len(axes) == 1 and first.ticks is not None:
