@@ -143,7 +143,7 @@ def reconcile_command(
         )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=df is None and not live, counted=not uncounted,
+        several=True, counted=not uncounted,
         outcome={
             "family": family, "link": link, "trials": trials, "exposure": exposure,
             "weights": meant, "known_variance": known_variance, "residual": residual,
@@ -222,7 +222,6 @@ def reml_command(
 ) -> int:
     """Fit by restricted (or full) maximum likelihood."""
     from bhlm.files import write_json
-    from bhlm.moments.cells import refuse_factors
     from bhlm.reports.json import (
         describe_cells,
         describe_levels,
@@ -258,8 +257,6 @@ def reml_command(
         several=True,
         outcome={"weights": meant, "known_variance": known_variance, "residual": residual},
     )
-    if model.cells is not None and df is not None:
-        raise refuse_factors(model.formula, "--df")
     VOICE.say("fitting")
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
@@ -273,7 +270,7 @@ def reml_command(
 
     def describe() -> dict[str, Any]:
         if model.cells is not None:
-            told = describe_levels(cast("LevelsFit", fit))
+            told = describe_levels(cast("LevelsFit", fit), df=df)
             return {"model": describe_cells(model.cells), "reml": told}
         if model.strata is not None:
             told = describe_strata(cast("StrataFit", fit))
@@ -440,7 +437,7 @@ def sample_command(
         )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
-        several=not live, counted=not live, outcome=outcome,
+        several=True, counted=not live, outcome=outcome,
     )  # fmt: skip
     if rows and model.patterns is not None:
         raise refuse_family_rows(model.family)

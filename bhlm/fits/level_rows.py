@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import narwhals as nw
 import numpy as np
 
+from bhlm.bayes.level_draws import LevelDraws
 from bhlm.design.cells import prepare_cells
 from bhlm.design.design import Design, check_levels, distinct_columns, index_rows, prepare_design
 from bhlm.design.evaluate import read_rows
@@ -86,6 +87,26 @@ def list_level_residuals(cells: CellMoments, table: Any, fit: Any) -> "pd.DataFr
     found = list_residuals(fit, read_cell_rows(cells.design.formula, table))
     index = index_rows(cells.design, table)
     return found if index is None else found.set_axis(index)
+
+
+def read_own_level_rows(
+    cells: CellMoments, table: Any, fit: Any
+) -> tuple[LevelDraws, CellRows, "pd.Index | None"]:
+    """Return a posterior, the rows that it was fitted to, and what the table calls them.
+
+    Raises:
+        ArgumentError: no posterior, or one of another model.
+        DataError: no rows at hand.
+    """
+    if not isinstance(fit, LevelDraws):
+        raise ArgumentError(
+            f"rows are checked against a posterior, and {type(fit).__name__} is none; take "
+            "model.sample()"
+        )
+    _check_formula(cells, fit)
+    if table is None:
+        raise DataError("this model was made from moments and has no rows; make it from the table")
+    return fit, read_cell_rows(cells.design.formula, table), index_rows(cells.design, table)
 
 
 def read_new_level_rows(
@@ -193,9 +214,13 @@ def _code_rows(columns: list[Array]) -> Array:
 def _check_fit(cells: CellMoments, fit: Any) -> LevelsEstimate:
     if not isinstance(fit, LevelsEstimate):
         raise refuse_factors(cells.design.formula, "what rows are predicted by a posterior")
+    _check_formula(cells, fit)
+    return fit
+
+
+def _check_formula(cells: CellMoments, fit: LevelsEstimate | LevelDraws) -> None:
     if fit.moments.formula != cells.formula:
         raise ArgumentError(
-            f"the fit is of '{fit.moments.formula}' and this model is '{cells.formula}'; predict "
-            "by the model that was fitted"
+            f"the fit is of '{fit.moments.formula}' and this model is '{cells.formula}'; take the "
+            "model that was fitted"
         )
-    return fit

@@ -39,15 +39,18 @@ class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
 
         return estimates_html(self.estimates, self.moments.formula) + tell_dropped(self.moments)
 
-    def summary(self, *, style: str = "stata") -> str:
-        """Return the printed output in the style of "stata", "hlm" or "lme4"; tests are by z.
+    def summary(self, *, style: str = "stata", df: str | None = None) -> str:
+        """Return the printed output in the style of "stata", "hlm" or "lme4".
+
+        Tests of fixed effects are by z, and left out in "lme4"; `df` adds those by a method of
+        `fixed_effects`.
 
         Raises:
-            ArgumentError: a style that is not known.
+            ArgumentError: a style or a method that is not known.
         """
         from bhlm.reports.text.levels import render_levels
 
-        return render_levels(self, style=style)
+        return render_levels(self, style=style, df=df)
 
     def test_variances(
         self,

@@ -842,6 +842,12 @@ class Model:
         """
         from bhlm.bayes.checks.rows import check_rows
 
+        if self._cells is not None:
+            from bhlm.bayes.checks.level_rows import check_level_rows
+            from bhlm.fits.level_rows import read_own_level_rows
+
+            post, own, called = read_own_level_rows(self._cells, self._table, fit)
+            return check_level_rows(post, own, draws=draws, seed=seed, index=called)
         rows, index = self._read_rows()
         return check_rows(fit, *rows, draws=draws, seed=seed, index=index)
 
@@ -855,5 +861,11 @@ class Model:
         """
         from bhlm.bayes.checks.rows import leave_out_rows
 
+        if self._cells is not None:
+            from bhlm.bayes.checks.level_rows import leave_out_level_rows
+            from bhlm.fits.level_rows import read_own_level_rows
+
+            post, own, called = read_own_level_rows(self._cells, self._table, fit)
+            return leave_out_level_rows(post, own, index=called)
         rows, index = self._read_rows()
         return leave_out_rows(fit, *rows, index=index)

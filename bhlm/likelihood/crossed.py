@@ -413,15 +413,18 @@ class Crossed:
             at[:, starts[f] : starts[f + 1]] = begin + np.arange(self.sizes[f])
         at[:, starts[-1] :] = self.width + np.arange(p)
         blocks = g[at[:, :, None], at[:, None, :]]
-        for i, j in enumerate(codes[first]):
+        order = np.argsort(codes[first], kind="stable")
+        seen, begins = np.unique(codes[first][order], return_index=True)
+        for j, rows in zip(seen, np.split(order, begins[1:]), strict=True):
             if j < 0:
                 continue
             begin, end = self.starts[j], self.starts[j + 1]
             places, b = self.places[begin + q : end], self.values[:, begin + q : end]
-            lean = -kept.inner[j] @ b @ g[places][:, at[i, ~own]]
-            blocks[np.ix_([i], own, ~own)] = lean[None]
-            blocks[np.ix_([i], ~own, own)] = lean.T[None]
-            blocks[np.ix_([i], own, own)] = kept.inner[j] + psi @ pulled.middle[j] @ psi
+            taken = -kept.inner[j] @ b
+            lean = np.tensordot(taken, g[places[:, None, None], at[rows][:, ~own]], axes=1)
+            blocks[np.ix_(rows, own, ~own)] = lean.transpose(1, 0, 2)
+            blocks[np.ix_(rows, ~own, own)] = lean.transpose(1, 2, 0)
+            blocks[np.ix_(rows, own, own)] = kept.inner[j] + psi @ pulled.middle[j] @ psi
         return join_priors(lams, codes >= 0, spread, blocks)
 
     def _turn(self, matrix: Array, lams: Sequence[Array]) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.levels import Eliminated
 from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.profiled import factor_group
 
@@ -45,7 +46,29 @@ def draw_level_effects(
         sigma * rng.standard_normal((count, q))
         for count, q in zip(levels.counts, levels.sizes, strict=True)
     ]
-    found = levels.eliminate(lams)
+    return _add_noise(levels, lams, levels.eliminate(lams), beta, noises)
+
+
+def expect_level_effects(
+    levels: Nested | Crossed, lams: Sequence[Array], found: Eliminated, beta: Array
+) -> list[Array]:
+    """Return the means (J_f, q_f) of every factor's effects given the parameters, in order.
+
+    Args:
+        levels: whitened cross-products.
+        lams: relative covariance factors (q_f, q_f).
+        found: what `levels.eliminate` returned for them.
+        beta: fixed effects (p,).
+    """
+    shapes = zip(levels.counts, levels.sizes, strict=True)
+    return _add_noise(levels, lams, found, beta, [np.zeros(shape) for shape in shapes])
+
+
+def _add_noise(
+    levels: Nested | Crossed, lams: Sequence[Array], found: Eliminated, beta: Array,
+    noises: list[Array],
+) -> list[Array]:  # fmt: skip
+    """Return every factor's mean effects with noises (J_f, q_f) of SD sigma, brought to scale."""
     left = np.append(-beta, 1.0)
     if isinstance(levels, Crossed):
         return _draw_crossed(levels, lams, found.kept, left, noises)

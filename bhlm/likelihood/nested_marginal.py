@@ -281,7 +281,7 @@ def nested_marginal(
                         out[g] += precision * gap[i, g] * v[a, g] - x[a, g]
                 # U M, and then U M B'.
                 for d in range(s):
-                    set_scaled(0.0, spread[d], spread[d])
+                    _clear(spread[d])
                 for c in range(s):
                     set_scaled(1.0, work[i, q + c], x[0])
                     for a in range(q):
@@ -296,7 +296,7 @@ def nested_marginal(
             # N = K^-1 + B M B', column by column; then the effects of this unit and its parents.
             for e in range(q):
                 for a in range(q):
-                    set_scaled(0.0, x[a], x[a])
+                    _clear(x[a])
                 for g in range(LANES):
                     x[e, g] = 1.0
                 solve_forward(low, x)
@@ -305,7 +305,7 @@ def nested_marginal(
                     set_scaled(1.0, x[a], middle[a, e])
             for c in range(s):
                 for a in range(q):
-                    set_scaled(0.0, x[a], x[a])
+                    _clear(x[a])
                     for d in range(s):
                         add_product(cov[c, d], b[d, a], x[a])
                 for a in range(q):
@@ -350,3 +350,10 @@ def nested_marginal(
         dbeta[i] = precision * (value - pull[i])
     loglik = -0.5 * (n * (LOG_2PI + 2.0 * np.log(sigma)) + logdet + rss * precision)
     return loglik, dlam, dbeta, rss * precision - n
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _clear(out: Array) -> None:
+    """Write zeros; 0 times what memory held before would be nan where that is."""
+    for g in range(LANES):
+        out[g] = 0.0

@@ -52,6 +52,7 @@ class UnitRegressions:
 
     within: WithinRegressions
     moments: CellMoments
+    units: UnitMoments
     at: Array  # (m,) the columns that are regressed on
     shown: Array  # (s,) those of them that have a slope in two units or more
     codes: Array  # (C,) the unit that each cell belongs to
@@ -83,12 +84,13 @@ def regress_units(moments: CellMoments, factor: int) -> UnitRegressions:
     first = [factor, *(other for other in range(len(moments.factors)) if other != factor)]
     names = [name for at in first for term in moments.factors[at].blocks for name in term]
     random = tuple(dict.fromkeys(names))
-    within = regress_within(UnitMoments(moments.columns, moments.fixed, random, n, mean, cross))
+    units = UnitMoments(moments.columns, moments.fixed, random, n, mean, cross)
+    within = regress_within(units)
     at = np.array([moments.columns.index(name) for name in within.entered], dtype=np.int64)
     shown = np.array([within.entered.index(name) for name in within.columns], dtype=np.int64)
     observed = np.column_stack([mean[:, -1], within.slopes, within.sd])
     return UnitRegressions(
-        within, moments, at, shown, codes, gather, n, away=apart[:, at], observed=observed
+        within, moments, units, at, shown, codes, gather, n, away=apart[:, at], observed=observed
     )
 
 
@@ -122,6 +124,34 @@ def expect_units(units: UnitRegressions, beta: Array, effects: Sequence[Array]) 
     left = squares - np.sum(fitted * by_unit, axis=2)
     left = np.where(left > ROUNDED * squares, left, 0.0)
     return Expected(np.concatenate([means[..., None], fitted[..., units.shown]], axis=2), left)
+
+
+def replicate_units(
+    units: UnitRegressions,
+    beta: Array,
+    effects: Sequence[Array],
+    sigma: Array,
+    rng: np.random.Generator,
+) -> Array:
+    """Return replicated statistics (D, J, 1 + s + 1), whether a unit has them or not.
+
+    Args:
+        units: the regressions.
+        beta: fixed effects (D, p).
+        effects: of every factor (D, J_f, q_f).
+        sigma: residual SDs (D,).
+        rng: the source of the residuals.
+    """
+    within, df = units.within, np.maximum(units.within.df, 1.0)
+    located, left = expect_units(units, beta, effects)
+    out = np.empty((*left.shape, located.shape[2] + 1))
+    out[..., 0] = sigma[:, None] / np.sqrt(units.n) * rng.standard_normal(left.shape)
+    inner = rng.standard_normal((*left.shape, within.root.shape[-1]))
+    out[..., 1:-1] = sigma[:, None, None] * np.einsum("jab,djb->dja", within.root, inner)
+    out[..., :-1] += located
+    squares = rng.noncentral_chisquare(df, left / sigma[:, None] ** 2)
+    out[..., -1] = sigma[:, None] * np.sqrt(squares / df)
+    return out
 
 
 def spread_new_effects(units: UnitRegressions, factor: int) -> Array:

@@ -622,8 +622,7 @@ def refuse_factors(formula: Formula, what: str) -> ArgumentError:
     names = list_names(list(formula.groupings), most=9)
     return ArgumentError(
         f"{what} is not there yet for several grouping factors ({names}); model.reml() and "
-        "model.sample() fit them, with estimates, group_effects() and summary(), and all else "
-        "takes one column of groups"
+        "model.sample() fit them without it, and a model of one column of groups has it"
     )
 
 

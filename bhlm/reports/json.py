@@ -22,6 +22,7 @@ from bhlm.reml.family.population import (
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import Maximum
 from bhlm.reml.strata import StrataEstimate
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
         "few_groups": {} if fit.judged_by_z else describe_few_df(fit),
         "notes": list_notes(fit),
     }
-    if df is not None:
-        content["fixed_effects"] = {
-            "df_method": df,
-            "tests": make_plain(tabulate_fixed(fit, method=df).to_dict("index")),
-        }
-    return content
+    return content | _describe_tests(fit, df)
+
+
+def _describe_tests(fit: Maximum, df: str | None) -> dict[str, Any]:
+    """Return the tests of the fixed effects by a method; nothing where there is none."""
+    if df is None:
+        return {}
+    tests = make_plain(tabulate_fixed(fit, method=df).to_dict("index"))
+    return {"fixed_effects": {"df_method": df, "tests": tests}}
 
 
 def describe_strata(fit: StrataEstimate) -> dict[str, Any]:
@@ -215,10 +219,13 @@ def describe_cells(moments: CellMoments) -> dict[str, Any]:
     }
 
 
-def describe_levels(fit: LevelsEstimate) -> dict[str, Any]:
-    """Return the REML or ML fit of several grouping factors under the keys of the JSON."""
+def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, Any]:
+    """Return the REML or ML fit of several grouping factors under the keys of the JSON.
+
+    `df` adds `fixed_effects`, as in `describe_reml`.
+    """
     table = fit.estimates
-    return make_plain(
+    content: dict[str, Any] = make_plain(
         {
             "method": fit.method,
             "loglik": fit.loglik,
@@ -232,6 +239,7 @@ def describe_levels(fit: LevelsEstimate) -> dict[str, Any]:
             "df_method": "z",
         }
     )
+    return content | _describe_tests(fit, df)
 
 
 def describe_few_df(fit: Estimate) -> dict[str, Any]:
@@ -339,7 +347,7 @@ def _describe_reml_side(
     if isinstance(fit, FamilyEstimate):
         return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
     if isinstance(fit, LevelsEstimate):
-        return {"model": describe_cells(fit.moments), "reml": describe_levels(fit)}
+        return {"model": describe_cells(fit.moments), "reml": describe_levels(fit, df=df)}
     if isinstance(fit, StrataEstimate):
         return {"model": describe_model(fit.moments), "reml": describe_strata(fit)}
     return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}

@@ -184,6 +184,35 @@ def test_a_run_to_its_end_gives_the_same_draws(model):
     assert len(seen[-1]) == 4
 
 
+@pytest.mark.wide
+def test_several_factors_are_watched_with_the_same_draws():
+    from bhlm.sources.gallery import find_model, load_data
+
+    entry = find_model("pastes")
+    pastes = bhlm.Model(entry.formula, load_data(entry))
+    live = sample_live(pastes, seed=3, settings=Settings(draws=100, tune=150, chains=2))
+    plain = pastes.sample(seed=3, draws=100, tune=150, chains=2)
+    for name in ("beta", "sigma", "sd|batch", "u|batch:cask"):
+        ours, theirs = (fit.data["posterior"][name].values for fit in (live, plain))
+        np.testing.assert_array_equal(ours, theirs)
+    assert type(live) is type(plain)
+    assert live.diagnostics == plain.diagnostics
+
+
+@pytest.mark.slow
+def test_several_factors_stopped_keep_what_is_drawn(tmp_path):
+    path = tmp_path / "fit.zarr"
+    status, shown = run_in_terminal(
+        "sample", "pastes", "--live", "--draws", ENDLESS, "--save", path,
+        stop_at=r"furthest from their limits after \d+ draws",
+    )  # fmt: skip
+    assert status == 1
+    fit = bhlm.load(path)
+    kept = fit.data["posterior"]["sigma"].shape[1]
+    assert LEAST <= kept < ENDLESS
+    assert f"stopped after {kept} of {ENDLESS} draws per chain" in shown
+
+
 def test_live_command_to_its_end(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sample", MODEL, "--live", "--draws", "1000", "--seed", "3"])

@@ -1,16 +1,21 @@
 """Prior predictive draws against rows that are simulated one by one."""
 
+from functools import cache
+
 import numpy as np
 import pytest
+from level_designs import FORMULAS, make_table
 from simulate import simulate_rows, simulate_table
 
 from bhlm.bayes.prior_predictive import add_squares, draw_prior_predictive
+from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.families import Exponential, Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors, draw_prior, resolve_priors
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.within import regress_within
+from bhlm.likelihood.within_levels import regress_units
 from bhlm.moments.moments import pool
 
 PRIORS = Priors(fixed=Normal(1.0, 0.5), sd=HalfNormal(1.0), sigma=Exponential(1.0))
@@ -164,3 +169,87 @@ def test_a_model_without_slopes():
 def test_what_cannot_be_drawn_is_refused(rows, arguments, error, message):
     with pytest.raises(error, match=message):
         draw_prior_predictive(rows.model.moments, **{"seed": 1, **arguments})
+
+
+# School, and an item that crosses what has slopes: units that hold cells of other factors.
+UNITS = [("two nested", "school"), ("crossed", "item")]
+
+
+@cache
+def reduce_design(kind):
+    return Model(FORMULAS[kind], make_table(kind)).cells
+
+
+def simulate_units(kind, factor, rng, draws):
+    """Return the summaries (draws,) of data sets of several factors simulated row by row."""
+    cells, table = reduce_design(kind), make_table(kind)
+    n = len(table)
+    columns = {"Intercept": np.ones(n), "x": table["x"].to_numpy(), "w": table["w"].to_numpy()}
+    structure = arrange_prior(cells)
+    resolved = resolve_priors(PRIORS, cells, structure=structure)
+    beta, root, sigma = draw_prior(resolved, structure, rng, draws)
+    y = beta @ np.array([columns[name] for name in cells.fixed])
+    y += sigma[:, None] * rng.normal(size=(draws, n))
+    for each, part, span in zip(cells.factors, structure.parts, structure.spans, strict=True):
+        codes = table.groupby(list(each.columns)).ngroup().to_numpy()
+        u = rng.normal(size=(draws, codes.max() + 1, part.q)) @ root[:, span, span].swapaxes(1, 2)
+        for at, name in enumerate(part.names):
+            y += u[:, codes, at] * columns[name]
+    slopes = regress_units(cells, list(cells.groups).index(factor)).within.columns
+    regressors = np.column_stack([columns[name] for name in ("Intercept", *slopes)])
+    units = []
+    for unit in np.unique(table[factor]):
+        own = np.flatnonzero(table[factor] == unit)
+        fitted, rss, *_ = np.linalg.lstsq(regressors[own], y[:, own].T)
+        left = np.sqrt(rss / (len(own) - regressors.shape[1]))
+        units.append((y[:, own].mean(axis=1), fitted[1], left))
+    found = {"response mean": y.mean(axis=1), "response SD": y.std(axis=1, ddof=1)}
+    of_units = np.array(units)
+    for at, name in enumerate(("mean", "slope(x)", "residual SD")):
+        found[f"mean over groups of {name}"] = of_units[:, at].mean(axis=0)
+        found[f"SD over groups of {name}"] = of_units[:, at].std(axis=0, ddof=1)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor"), [UNITS[0], pytest.param(*UNITS[1], marks=pytest.mark.slow)]
+)
+def test_units_of_several_factors_have_the_law_of_simulated_rows(kind, factor):
+    cells = reduce_design(kind)
+    drawn = draw_prior_predictive(cells, PRIORS, seed=1, draws=1500, factor=factor)
+    assert drawn.factor == factor
+    expected = simulate_units(kind, factor, np.random.default_rng(2), 1500)
+    assert set(expected) <= set(drawn.overall)
+    for name, values in expected.items():
+        mine, middle = drawn.overall[name], np.median(values)
+        for a, b in ((mine, values), (mine > middle, values > middle)):
+            error = np.hypot(np.std(a) / np.sqrt(len(a)), np.std(b) / np.sqrt(len(b)))
+            assert abs(np.mean(a) - np.mean(b)) < MONTE_CARLO * error, name
+
+
+def test_the_squares_of_units_make_up_the_whole():
+    """The observed statistics of a factor's units give back the response's mean and SD."""
+    cells = reduce_design("crossed")
+    units = regress_units(cells, 1)
+    sums = np.zeros((3, 1))
+    add_squares(sums, units.units, units.within, slice(None), units.observed[None], centre=0.0)
+    n, grand, total = pool(cells)
+    assert sums[0, 0] / n == pytest.approx(grand[-1], rel=EXACT)
+    squares = sums[1, 0] - sums[0, 0] ** 2 / n + sums[2, 0]
+    assert squares == pytest.approx(total[-1, -1], rel=EXACT)
+
+
+def test_several_factors_take_the_one_with_the_fewest_units_and_blocks_of_draws():
+    cells = reduce_design("two nested")
+    one = draw_prior_predictive(cells, seed=1, draws=20)
+    assert one.factor == "school"
+    assert one.groups.shape == (20, 7, len(one.statistics))
+    np.testing.assert_array_equal(one.observed_groups, regress_units(cells, 0).observed)
+    assert "sd(Intercept|school:klass)" in one.draws
+    assert "groups by 'school'" in repr(one)
+    blocks = draw_prior_predictive(cells, seed=1, draws=20, block=1)
+    for name in one.draws:
+        np.testing.assert_array_equal(one.draws[name], blocks.draws[name])
+    assert np.isfinite(blocks.table.to_numpy()).all()
+    with pytest.raises(ArgumentError, match="factor='pupil' is not a grouping factor; choose one"):
+        draw_prior_predictive(cells, seed=1, factor="pupil")

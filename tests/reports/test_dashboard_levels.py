@@ -175,7 +175,25 @@ def test_a_command_goes_from_a_gallery_model_to_a_page(name, tmp_path, capsys):
     check_page(page)
 
 
-def test_a_watched_run_is_refused_in_one_line(capsys):
-    code, _, error = run(capsys, "sample", "pastes", "--live")
+@pytest.mark.wide
+def test_commands_watch_and_test_by_df_with_several_factors(tmp_path, capsys):
+    """Of the reconciliation the tests by df stand in the text, the JSON and the page."""
+    page, numbers = tmp_path / "page.html", tmp_path / "both.json"
+    asked = ("--live", "--df", "kenward-roger", "--dashboard", page, "--json", numbers, *SHORT)
+    _, out, error = run(capsys, "reconcile", "pastes", *asked)
+    assert "Tests of fixed effects by kenward-roger:" in out
+    assert "Traceback" not in error
+    expected = fit("pastes").fixed_effects(method="kenward-roger")
+    told = json.loads(numbers.read_text(encoding="utf-8"))["reml"]["fixed_effects"]
+    assert told["df_method"] == "kenward-roger"
+    assert told["tests"]["Intercept"]["df"] == pytest.approx(expected.loc["Intercept", "df"])
+    twin = read_twin(page)
+    assert "Tests of the fixed effects" in list_titles(twin)
+    assert "p is by df='kenward-roger'" in json.dumps(twin["sections"])
+
+
+def test_df_that_crossed_factors_have_not_is_refused_before_anything_is_drawn(capsys):
+    code, _, error = run(capsys, "reconcile", "penicillin", "--df", "cr2")
     assert code == 2
-    assert "this command is not there yet for several grouping factors" in error
+    assert "no factor of plate and sample holds all others" in error
+    assert error.count("\n") == 1

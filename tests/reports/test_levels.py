@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 
+from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
+from bhlm.reports.json import describe_levels
 from bhlm.sources.gallery import find_model, load_data
 
 
@@ -92,3 +94,24 @@ def test_a_fit_fits_on_a_screen(name):
     shown = repr(Model(entry.formula, load_data(entry)).reml(method="ml"))
     assert len(shown.split("\n")) < 24
     assert entry.formula in shown
+
+
+@pytest.mark.parametrize("style", ["stata", "hlm", "lme4"])
+def test_df_adds_the_tests_by_another_method(style):
+    entry = find_model("pastes")
+    fit = Model(entry.formula, load_data(entry)).reml()
+    tests = fit.fixed_effects(method="kenward-roger")
+    lines = fit.summary(style=style, df="kenward-roger").split("\n")
+    start = lines.index("Tests of fixed effects by kenward-roger:")
+    assert f"{tests.loc['Intercept', 'df']:.1f}" in lines[start + 2].split()
+    with pytest.raises(ArgumentError, match="method='between' is not known"):
+        fit.summary(df="between")
+
+
+def test_df_in_the_json():
+    entry = find_model("pastes")
+    fit = Model(entry.formula, load_data(entry)).reml()
+    told = describe_levels(fit, df="satterthwaite")["fixed_effects"]
+    expected = fit.fixed_effects(method="satterthwaite").loc["Intercept"]
+    assert told["tests"]["Intercept"] == pytest.approx(expected.to_dict())
+    assert "fixed_effects" not in describe_levels(fit)

@@ -16,9 +16,9 @@ Processes for Machine Learning, eq. 5.12; Vehtari, Mononen, Tolvanen, Sivula & W
 JMLR 17(103), for importance sampling with latent variables integrated out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numba
 import numpy as np
@@ -35,13 +35,15 @@ from bhlm.bayes.checks.loo import (
     relative_efficiency,
 )
 from bhlm.bayes.checks.predictive import OUTSIDE, check_seed, thin_draws
-from bhlm.bayes.draws import Draws, flatten_draws, stream_effects
+from bhlm.bayes.draws import Draws, Posterior, flatten_draws, stream_effects
 from bhlm.layout import align_columns, align_left, align_right, format_fixed, wrap
+from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.marginal import LOG_2PI
 from bhlm.likelihood.parameters import name_group_dimension, name_response
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.markup import ShownAsText
+from bhlm.moments.cells import CellMoments, CellRows
 from bhlm.moments.groups import place_own_rows
 from bhlm.moments.moments import INTERCEPT, Moments
 
@@ -65,13 +67,14 @@ class RowCheck(ShownAsText):
     than it has: uniform if the model describes rows of known groups.
     """
 
-    fit: Draws
+    fit: Posterior
     loo: Loo
     draws: int
     seed: int
     statistic: float  # largest gap between the distribution of the PIT and the uniform
     p: float  # of that gap, by Kolmogorov and Smirnov
-    rows: tuple[Array, Array, Array, Array]  # group (n,), X (n, p), Z (n, q), y (n,)
+    # group (n,), X (n, p), Z (n, q), y (n,); of several factors theirs
+    rows: tuple[Array, Array, Array, Array] | CellRows
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -102,8 +105,7 @@ class RowCheck(ShownAsText):
 
         picked, shape = thin_draws(self.fit, self.draws)
         y, name = self.rows[3], name_response(self.fit.moments.response)
-        at = place_own_rows(self.fit.moments, self.rows[0], y)
-        replicates = replicate_rows(self.fit, at, *self.rows[1:3], picked=picked, seed=self.seed)
+        replicates = self._replicate(picked)
         return from_dict(
             {
                 "posterior_predictive": {name: replicates.reshape(*shape, -1)},
@@ -112,6 +114,13 @@ class RowCheck(ShownAsText):
             coords={"row": self.loo.elpd_i["row"].to_numpy()},
             dims={name: ["row"]},
         )
+
+    def _replicate(self, picked: Array) -> Array:
+        """Return replicates (D, n) at some draws."""
+        fit = cast("Draws", self.fit)
+        labels, x, z, y = cast("tuple[Array, Array, Array, Array]", self.rows)
+        at = place_own_rows(fit.moments, labels, y)
+        return replicate_rows(fit, at, x, z, picked=picked, seed=self.seed)
 
     def summary(self) -> str:
         """Return the distribution of the PIT and the verdict as text."""
@@ -199,15 +208,40 @@ def leave_out_rows(
         ArgumentError: draws from the prior alone.
         DataError: other rows than those of the fit.
     """
+    check_likelihood(fit)
+    at = place_own_rows(fit.moments, labels, y)
+    return score_rows(
+        fit, stream_rows(fit, at, x, z, y, held=held), y, groups={fit.moments.group: labels},
+        index=index, otherwise=", or leave out their groups, which post.loo() refits",
+    )  # fmt: skip
+
+
+def score_rows(
+    fit: Posterior,
+    parts: Iterable[tuple[Array, Array, Array]],
+    y: Array,
+    *,
+    groups: Mapping[str, Array],
+    index: "pd.Index | None" = None,
+    otherwise: str = "",
+) -> Loo:
+    """Return the elpd of each row given all others, with its PIT.
+
+    Args:
+        fit: the posterior.
+        parts: what `stream_rows` yields.
+        y: the response (n,).
+        groups: factor -> each row's label (n,); models with the same first ones may be compared.
+        index: what the rows are called (n,); None numbers them.
+        otherwise: what else may be done about rows that cannot be trusted.
+    """
     import pandas as pd
 
     if index is None:
         index = pd.RangeIndex(len(y), name="row")
-    check_likelihood(fit)
-    at = place_own_rows(fit.moments, labels, y)
     reff = relative_efficiency(fit)
     elpd, full, mcse, khat, pit = (np.empty(len(y)) for _ in range(5))
-    for rows, gap, log_sd in stream_rows(fit, at, x, z, y, held=held):
+    for rows, gap, log_sd in parts:
         loglik = -0.5 * (gap**2 + LOG_2PI) - log_sd
         full[rows] = log_mean(loglik)
         elpd[rows], mcse[rows], khat[rows], log_weights = score_units(loglik, reff)
@@ -220,15 +254,16 @@ def leave_out_rows(
         failures.append(
             f"k-hat is above {threshold:.2f} for {len(bad)} of {len(y)} rows ({shown}), whose elpd "
             "may be far off; no row is refitted, for that is a run of the sampler each: look at "
-            "these rows, or leave out their groups, which post.loo() refits"
+            f"these rows{otherwise}"
         )
     loo = assemble(
         fit, "row", elpd, full=full, mcse=mcse, khat=khat,
-        refitted=np.zeros(len(y), dtype=bool), labels=labels, observed=y[:, None],
-        failures=failures, index=index,
+        refitted=np.zeros(len(y), dtype=bool), labels=next(iter(groups.values())),
+        observed=y[:, None], failures=failures, index=index,
     )  # fmt: skip
-    columns = (*loo.table.columns, "pit")
-    loo.table.insert(0, name_group_dimension(fit.moments.group, taken=columns), labels)
+    for at, (group, labels) in enumerate(groups.items()):
+        columns = (*loo.table.columns, "pit")
+        loo.table.insert(at, name_group_dimension(group, taken=columns), labels)
     loo.table["pit"] = np.clip(pit, 0.0, 1.0)
     return loo
 
@@ -338,7 +373,13 @@ def fill_rows(
             log_sd[d, i] = log_sigma - 0.5 * np.log(left)
 
 
-def whiten_rows(white: Whitened, moments: Moments, x: Array, z: Array, y: Array) -> Array:
+def whiten_rows(
+    white: Whitened | WhitenedCells,
+    moments: Moments | CellMoments,
+    x: Array,
+    z: Array,
+    y: Array,
+) -> Array:
     """Return [Z~ X~ y~] (m, k) of rows, in the columns of the whitened cross-products.
 
     X and y are taken about the grand means where there is an intercept, which keeps the digits

@@ -21,6 +21,7 @@ from bhlm.reports.dashboard.verdict import (
     show_outcome,
     tabulate_both,
     tabulate_posterior,
+    tabulate_tests,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def build_level_verdict(subject: Subject) -> Section:
     blocks.append(Text(_describe_data(subject), heading="What was fitted", listed=True))
     blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
     if reml is not None:
-        blocks += [_tabulate_levels(reml), _tabulate_shares(reml)]
+        blocks.append(_tabulate_levels(reml))
+        if subject.df is not None and reml.converged:
+            blocks.append(tabulate_tests(reml, subject.df))
+        blocks.append(_tabulate_shares(reml))
     if post is not None:
         blocks += [tabulate_posterior(post), _tabulate_drawn_shares(post)]
     return Section("verdict", "Verdict", tuple(blocks))

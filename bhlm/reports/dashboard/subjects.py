@@ -67,7 +67,7 @@ def write_reconciliation(
     """
     if isinstance(both.reml, LevelsEstimate):
         _refuse_rows(both.reml.moments, rows=rows)
-        write_levels(both, path, title=title, source=source)
+        write_levels(both, path, title=title, source=source, df=df)
         return
     if isinstance(both.reml, FamilyEstimate):
         if rows:
@@ -227,6 +227,7 @@ def write_levels(
     *,
     title: str | None = None,
     source: dict[str, str] | None = None,
+    df: str | None = None,
 ) -> None:
     """Write the page about fits of several grouping factors, and its .json.
 
@@ -235,6 +236,7 @@ def write_levels(
         path: the HTML file to write.
         title: the page's heading; None names the response and the factors.
         source: label -> text on where the model and its data come from.
+        df: a method of `reml.fixed_effects` by which the fixed effects are tested too.
 
     Raises:
         DataError: a path that cannot be written to.
@@ -256,6 +258,7 @@ def write_levels(
         own_checks=_check_levels(post) if checked and post is not None else None,
         levels=reml,
         level_post=post,
+        df=df,
     )
     write_dashboard(subject, path)
 

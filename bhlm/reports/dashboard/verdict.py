@@ -50,7 +50,7 @@ def build_verdict(subject: Subject) -> Section:
     elif subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
         if subject.df is not None and subject.reml.converged:
-            blocks.append(_tabulate_tests(subject.reml, subject.df))
+            blocks.append(tabulate_tests(subject.reml, subject.df))
     if subject.post is not None:
         blocks.append(tabulate_posterior(subject.post))
     return Section("verdict", "Verdict", tuple(blocks))
@@ -375,7 +375,8 @@ def _tabulate_strata(fit: "StrataEstimate") -> Table:
     return Table("reml_estimates", title, reading, fit.estimates)
 
 
-def _tabulate_tests(fit: "Estimate", df: str) -> Table:
+def tabulate_tests(fit: "Maximum", df: str) -> Table:
+    """Return the tests of the fixed effects by one method."""
     table = tabulate_fixed(fit, method=df)
     low = int((table["p"] < 0.05).sum())
     few = (

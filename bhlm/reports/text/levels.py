@@ -29,7 +29,7 @@ from bhlm.reports.text.stata import (
     tabulate_coefficients,
     tabulate_components,
 )
-from bhlm.reports.text.styles import tabulate_briefly
+from bhlm.reports.text.styles import tabulate_briefly, tabulate_tests
 
 if TYPE_CHECKING:
     from bhlm.reml.levels import LevelsEstimate
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 WIDTH = 78
 
 
-def render_levels(fit: "LevelsEstimate", *, style: str = "stata") -> str:
+def render_levels(fit: "LevelsEstimate", *, style: str = "stata", df: str | None = None) -> str:
     """Return the printed output in the style of "stata", "hlm" or "lme4".
 
     A fit that did not converge says so first, a singular one last. Under it stands what to know of
-    the labels.
+    the labels. `df` adds the tests by another method, as `fit.fixed_effects` has them.
 
     Raises:
-        ArgumentError: a style that is not known.
+        ArgumentError: a style that is not known, or a method that is not or that the fit has not.
     """
     if style not in STYLES:
         raise ArgumentError(f"style={style!r} is not known; choose one of {', '.join(STYLES)}")
@@ -52,6 +52,8 @@ def render_levels(fit: "LevelsEstimate", *, style: str = "stata") -> str:
     if not fit.converged:
         lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
     lines += STYLES[style](fit)
+    if df is not None:
+        lines += ["", *tabulate_tests(fit, df)]
     for note in _list_notes(fit):
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)

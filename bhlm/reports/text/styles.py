@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.reml.estimate import Estimate
+    from bhlm.reml.maximum import Maximum
 
 WIDTH = 78
 STYLES = {"stata": render_stata, "hlm": render_hlm, "lme4": render_lme4}
@@ -53,7 +54,7 @@ def render(fit: "Estimate", *, style: str = "stata", df: str | None = None) -> s
     return "\n".join(lines)
 
 
-def tabulate_tests(fit: "Estimate", df: str) -> list[str]:
+def tabulate_tests(fit: "Maximum", df: str) -> list[str]:
     """Return the lines of a table of the fixed effects with t tests on df by one method."""
     table = tabulate_fixed(fit, method=df)
     cells: list[tuple[str, ...]] = [
