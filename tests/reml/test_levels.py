@@ -379,7 +379,10 @@ def test_the_command_line_fits_and_refuses(tmp_path, capsys):
     assert content["model"]["groups"] == {"batch": 10, "batch:cask": 30}
     assert content["model"]["pattern"] == "nested"
     assert content["reml"]["loglik"] == pytest.approx(fit("pastes").loglik)
-    check_refusal(run(capsys, "reml", *asked, "--df", "hlm"), "--df is not there yet")
+    status, text, _ = run(capsys, "reml", *asked, "--df", "satterthwaite")
+    assert status == 0
+    assert "Tests of fixed effects by satterthwaite:" in text
+    check_refusal(run(capsys, "reml", *asked, "--df", "hlm"), "method='hlm'")
 
 
 SCRIPT = """
