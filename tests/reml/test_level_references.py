@@ -11,7 +11,7 @@ import pytest
 
 from bhlm.fits.model import Model
 from bhlm.sources.datasets import load_dataset
-from bhlm.sources.gallery import agrees_with_print
+from bhlm.sources.gallery import agrees_with_print, find_model
 
 FOLDER = Path(__file__).parents[1] / "reference" / "levels"
 # lme4 prints six decimals of its log-likelihood, and stops a little below the maximum.
@@ -161,3 +161,61 @@ def test_stata_egsingle() -> None:
     assert agrees_with_print(row["statistic"], printed["z"])
     # Two units of the last digit: lme4 has .07796371979.
     assert row["se"] == pytest.approx(float(printed["se(Intercept)"]), abs=2e-7)
+
+
+# What a file says that is no value of a fit: texts on sources, and other people's seconds.
+NOT_ASKED = {"title", "formula", "method", "where", "note", "source", "seconds_mixedmodels_2018"}
+# The sum of two variances has an estimate and a standard error; these are in a test of their own.
+SUMMED = "var(Intercept|region)+var(Intercept|state)"
+
+
+def list_leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the path of every value that a fit can be asked for."""
+    if not isinstance(value, dict):
+        return [path]
+    kept = {key: each for key, each in value.items() if key not in NOT_ASKED}
+    return [leaf for key, each in kept.items() for leaf in list_leaves(each, (*path, key))]
+
+
+def test_no_value_of_the_files_is_left_out() -> None:
+    """Each stands in a block that a test above walks whole, or in the gallery under its name."""
+    slopes = find_model("productivity_slopes").published
+    gallery = find_model("productivity").published
+    assert slopes is not None
+    assert gallery is not None
+    walked = {case.id for case in list_computed()}
+    julia = {case.values[0] for case in list_julia()}
+    for file in ("productivity", "egsingle", "crossed"):
+        for path in list_leaves(read(file)):
+            match path:
+                case ("computed", key, _):
+                    assert f"{file} {key}" in walked
+                case ("data", "n"):
+                    assert str(read(file)["data"]["n"]) == str(len(load(SIZES[file])))
+                case ("data", "groups", name):
+                    found = fit(*FITS[file]).moments.groups
+                    assert found[NAMES.get(name, name)] == read(file)["data"]["groups"][name]
+                case ("published", key, _) if file == "crossed":
+                    assert key in julia
+                case ("published", "variance_components_ml", key):
+                    assert key in {"loglik", "Intercept", "se(Intercept)", "z"}
+                case ("published", "loglik"):
+                    assert gallery.loglik == read(file)["published"]["loglik"]
+                case ("published", "example5", "loglik"):
+                    assert slopes.loglik == read(file)["published"]["example5"]["loglik"]
+                case ("published", "example5", name, column):
+                    own = slopes.estimates[NAMES_OF_SLOPES.get(name, name)]
+                    printed = read(file)["published"]["example5"][name][column]
+                    assert own[column] == printed
+                case ("published", "estimates", name, column):
+                    printed = read(file)["published"]["estimates"][name][column]
+                    if name != SUMMED and (name, column) not in SYMMETRIC:
+                        assert gallery.estimates[name][column] == printed
+                case _:
+                    raise AssertionError(f"{file}: no test asks for {'.'.join(path)}")
+
+
+SIZES = {"productivity": "productivity", "egsingle": "growth"}
+FITS = {"productivity": ("productivity", "ml"), "egsingle": ("growth", "ml")}
+NAMES_OF_SLOPES = {"var(Intercept|state)": "var(Intercept|region:state)"}
+SYMMETRIC = {("var(Intercept|region)", "lower"), ("var(Intercept|region)", "upper")}
