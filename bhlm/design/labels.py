@@ -17,12 +17,21 @@ def kind_of_labels(labels: Array) -> str:
     return kinds.get(labels.dtype.kind, "times" if labels.dtype.kind == "M" else "others")
 
 
+def widen_labels(labels: Array) -> Array:
+    """Return labels in a type that pandas can look up, which half precision is not."""
+    return labels.astype(np.float64) if labels.dtype == np.float16 else labels
+
+
 def code_groups(labels: Array) -> tuple[Array, Array]:
     """Return the sorted distinct labels (J,) and each row's code (n,) among them.
 
     Raises:
-        DataError: labels of types that have no order among each other, such as 1 and "1".
+        DataError: labels of types that have no order among each other, such as 1 and "1", or that
+            are lists or records.
     """
+    labels = widen_labels(labels)
+    if labels.ndim != 1:
+        raise _refuse_labels("records of several values")
     if labels.dtype.kind in "iu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         # Beyond 2^63 unsigned labels leave what the compiled pass counts in.
@@ -37,11 +46,26 @@ def code_groups(labels: Array) -> tuple[Array, Array]:
         groups, codes = np.unique(labels, return_inverse=True)
     except TypeError:
         kinds = sorted({type(label).__name__ for label in labels})
+        if len(kinds) == 1:
+            raise _refuse_labels(f"labels of the type {kinds[0]}, which have no order") from None
         raise DataError(
             f"the group column holds labels of several types ({', '.join(kinds)}), which have no "
             "order; give it one type"
         ) from None
+    if groups.dtype.kind == "O":
+        try:
+            set(groups.tolist())
+        except TypeError:  # lists have an order, but cannot be looked up
+            kind = type(groups[0]).__name__
+            raise _refuse_labels(f"labels of the type {kind}") from None
     return groups, codes.astype(np.int64)
+
+
+def _refuse_labels(what: str) -> DataError:
+    return DataError(
+        f"the group column holds {what}; choose a column of numbers, strings, booleans or "
+        "categories"
+    )
 
 
 @numba.njit(cache=True, nogil=True)

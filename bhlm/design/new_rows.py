@@ -18,7 +18,7 @@ from bhlm.design.design import (
 from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.expressions import Apply, Expression, column_names, walk
 from bhlm.design.formula.terms import list_factors
-from bhlm.design.labels import code_groups
+from bhlm.design.labels import code_groups, widen_labels
 from bhlm.design.rows import Layout, read_frame
 from bhlm.errors import ArgumentError, DataError
 
@@ -74,7 +74,7 @@ def read_new_rows(
     table = read_frame(new)
     formula = design.formula
     means = list_means(design)
-    at = check_at(at, [f"gm({argument})" for argument in means])
+    at = check_at(at, [f"gm({argument})" for argument in means], new=new)
     # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
     needed = (*list_factors(formula), *formula.offsets)
     read = {name for part in needed for name in column_names(part)}
@@ -205,8 +205,12 @@ def carry_means(
         rows.means[call] = first, rest
 
 
-def check_at(at: At | None, calls: Sequence[str]) -> At | None:
-    """Return `at` as `read_new_rows` takes it; raise `ArgumentError` where it is something else."""
+def check_at(at: At | None, calls: Sequence[str], *, new: Any) -> At | None:
+    """Return `at` as `read_new_rows` takes it; raise `ArgumentError` where it is something else.
+
+    A Series stands for the new rows by their places, so that it must have their index: one that is
+    called by groups, or in another order, would give rows the means of others.
+    """
     if at is None or (isinstance(at, str) and at == OWN_ROWS):
         return at
     if not isinstance(at, Mapping):
@@ -221,6 +225,14 @@ def check_at(at: At | None, calls: Sequence[str]) -> At | None:
         if key not in known:
             names = ", ".join(calls) or "no group mean"
             raise ArgumentError(f"at has '{key}', but the columns rest on {names}")
+        value = given[key]
+        if not isinstance(value, pd.Series) or not isinstance(new, pd.DataFrame):
+            continue
+        if not value.index.equals(new.index):
+            raise ArgumentError(
+                f"at['{key}'] is a Series with another index than the new rows; give one value for "
+                "each row, as groupby().transform() does, or to_numpy() of values in their order"
+            )
     return {known[key]: value for key, value in given.items()}
 
 
@@ -238,8 +250,8 @@ def evaluate_new(
     columns = distinct_columns(design.formula, design.levels)
     factors = [part.factor for column in columns.values() for part in column.parts]
     means = list_means(design)
-    old_labels = np.asarray(training[0]["group"].to_numpy())
-    labels = np.asarray(new[0]["group"].to_numpy())
+    old_labels = widen_labels(np.asarray(training[0]["group"].to_numpy()))
+    labels = widen_labels(np.asarray(new[0]["group"].to_numpy()))
     # Labels of another type are other groups, and do not sort or join with those known.
     groups, old_codes = code_groups(old_labels)
     codes = np.asarray(pd.Index(groups).get_indexer(pd.Index(labels)))

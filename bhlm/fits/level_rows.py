@@ -131,7 +131,7 @@ def read_new_level_rows(
             mean that nothing gives.
     """
     design: Design = cells.design
-    at = check_at(at, [str(call) for call in list_named_means(design)])
+    at = check_at(at, [str(call) for call in list_named_means(design)], new=new)
     table, formula = read_frame(new), design.formula
     read = {name for part in list_factors(formula) for name in column_names(part)}
     blank = {name: nw.lit(1.0) for name in column_names(formula.response) if name not in read}

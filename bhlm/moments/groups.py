@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.design.labels import widen_labels
 from bhlm.errors import ArgumentError, DataError, show_value
 from bhlm.moments.moments import Moments
 
@@ -22,7 +23,7 @@ def locate_groups(moments: "Moments | Patterns", labels: Array) -> Array:
     """Return where each label (n,) stands among the groups, -1 for those that are none of them."""
     import pandas as pd
 
-    return np.asarray(pd.Index(moments.groups).get_indexer(pd.Index(labels)))
+    return np.asarray(pd.Index(moments.groups).get_indexer(pd.Index(widen_labels(labels))))
 
 
 def find_groups(moments: "Moments | Patterns", groups: Sequence[Any]) -> Array:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.design.design import INTERCEPT
+
 if TYPE_CHECKING:
     from bhlm.moments.either import AnyMoments
     from bhlm.moments.patterns import Patterns
@@ -26,9 +28,12 @@ def doubt_columns(reduced: "AnyMoments | Patterns | StratumMoments") -> list[str
     least = n * (n * n - 1.0) / 12.0
     found = []
     for name in design.fixed:
-        if name in design.formula.group_columns:
+        column = name.strip("`") if name.startswith("`") else name
+        if name == INTERCEPT:
+            continue
+        if column in design.formula.group_columns:
             what = "is a group column, taken as a number"
-        elif _CALLED.fullmatch(name):
+        elif _CALLED.fullmatch(column):
             what = "is called like an identifier, and taken as a number"
         elif n >= FEWEST and abs(squares.get(name, 0.0) - least) <= SAME * least:
             what = "numbers the rows one by one"

@@ -153,3 +153,12 @@ def test_every_kind_of_model_doubts_identifiers(kind, caplog):
         caplog.clear()
         bhlm.Model(formula.format(name), table, **given)
         assert f"the predictor '{name}' {what}" in caplog.text
+
+
+def test_doubts_are_about_columns_however_they_are_called(caplog):
+    """An intercept is no predictor of a group column that has its name."""
+    table = TABLE.rename(columns={"g": "Intercept", "x": "pupil id"})
+    bhlm.Model("y ~ w + (1 | Intercept)", table)
+    assert "group column" not in caplog.text
+    bhlm.Model("y ~ `pupil id` + (1 | Intercept)", table)
+    assert "the predictor '`pupil id`' is called like an identifier" in caplog.text

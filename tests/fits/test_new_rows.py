@@ -127,3 +127,16 @@ def test_what_is_no_mean_is_refused(at: Any, message: str, centred: Fitted) -> N
     model, fit = centred
     with pytest.raises(ArgumentError, match=message):
         model.predict(fit, NEW, kind="population", at=at)
+
+
+def test_means_of_another_index_are_refused(centred: Fitted) -> None:
+    """By their places they would be the means of other rows."""
+    model, fit = centred
+    means = pd.Series([0.5, 0.0, -2.0], index=NEW.index)
+    expected = model.predict(fit, NEW, kind="population", at={"gm(x)": means.tolist()})
+    found = model.predict(fit, NEW, kind="population", at={"gm(x)": means})
+    pd.testing.assert_frame_equal(found, expected)
+    by_group = means.set_axis(NEW["g"])
+    for other in (means[::-1], by_group):
+        with pytest.raises(ArgumentError, match="Series with another index than the new rows"):
+            model.predict(fit, NEW, kind="population", at={"gm(x)": other})

@@ -2,6 +2,7 @@
 
 import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from simulate import simulate_table
@@ -142,3 +143,27 @@ def test_labels_without_an_order_are_refused():
     table["g"] = [label if i % 2 else str(label) for i, label in enumerate(table["g"])]
     with pytest.raises(DataError, match=r"labels of several types \(int, str\)"):
         Model("y ~ x + (1 | g)", table)
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        (lambda g: [[each] for each in g], "list"),
+        (lambda g: [{"at": each} for each in g], "dict, which have no order"),
+    ],
+)
+def test_labels_that_cannot_be_looked_up_are_refused(label, kind):
+    table = simulate_table(3)
+    with pytest.raises(DataError, match=f"labels of the type {kind}; choose a column"):
+        Model("y ~ x + (1 | g)", table.assign(g=pd.Series(label(table["g"]), dtype=object)))
+
+
+def test_labels_of_half_precision_are_those_of_doubles():
+    table = simulate_table(3)
+    half = table.assign(g=table["g"].to_numpy(np.float16))
+    model = Model("y ~ x + (1 | g)", half)
+    double = Model("y ~ x + (1 | g)", table.assign(g=table["g"].astype(float)))
+    np.testing.assert_array_equal(model.moments.groups, double.moments.groups)
+    fit = model.reml()
+    for new in (None, half):
+        pd.testing.assert_frame_equal(model.predict(fit, new), double.predict(fit, table))
