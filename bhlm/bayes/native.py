@@ -51,9 +51,8 @@ def make_model(
 
 def make_native(density: AnyDensity, start: Start) -> Any:
     """Return the density as a model of C callbacks; None where nutpie no longer takes them."""
-    from bhlm.bayes.callbacks import copy_callback, density_callback
+    from bhlm.bayes.callbacks import density_callback
 
-    d = density.dimension
     if isinstance(density, LevelDensity):
         callback, packed = _find_callback(density), pack_levels(density)
     elif isinstance(density, WeightedDensity):
@@ -62,6 +61,20 @@ def make_native(density: AnyDensity, start: Start) -> Any:
         callback, packed = weighted_callback, pack_weighted(density)
     else:
         callback, packed = density_callback, pack_density(density)
+    return wrap_callback(callback, packed, d=density.dimension, start=start)
+
+
+def wrap_callback(callback: Any, packed: Array, *, d: int, start: Start) -> Any:
+    """Return a callback with what it reads as nutpie's model; None where that is not taken.
+
+    Args:
+        callback: of the signature `bhlm.bayes.callbacks.DENSITY`.
+        packed: all that it reads, as one array.
+        d: the length of a position.
+        start: where chains start.
+    """
+    from bhlm.bayes.callbacks import copy_callback
+
     try:
         from nutpie.compile_pymc import CompiledPyMCModel
 

@@ -47,7 +47,7 @@ def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level,
         # unique() of a database is a window over all rows; its GROUP BY streams them.
         series = collect_frame(rows.group_by(safe).agg(nw.len().alias("n")))[safe]
     else:
-        series = rows.select(safe).unique()[safe]
+        series = rows[safe].unique()
     dtype = rows.collect_schema()[safe]
     if isinstance(dtype, (nw.Enum, nw.Categorical)):
         series = series.sort().cast(nw.String)

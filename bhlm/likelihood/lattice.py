@@ -37,6 +37,7 @@ NEAR = 1e-8  # for a lattice
 DEPTH = 34.0  # nodes are left out where f is so far below its peak: exp(-34) = 2e-15
 SCORE, INFORMATION = 1, 2  # derivatives that are wanted
 LARGE = 1e150  # of a product, before its logarithm is taken
+WIDTH = 4  # nodes of a line that are taken together, so that the innermost loops are over nodes
 
 
 class Rows(NamedTuple):
@@ -57,27 +58,46 @@ class Rows(NamedTuple):
 class Sums(NamedTuple):
     """What the nodes of one group add up to, and room to work."""
 
-    slope: Array  # (M,) of each pattern at the node
+    slope: Array  # (M,) of each pattern at a node
     bend: Array  # (M,)
     growth: Array  # (M,) the factor of `power` along a line of nodes
-    power: Array  # (M,) exp(-sign eta) of the logit, exp(eta) of the log link, at the node
+    power: Array  # (M,) exp(-sign eta) of the logit, exp(eta) of the log link, at the next node
     origin: Array  # (M,) the same where the line begins
     drift: Array  # (1 + q,) sum of slack eta0, and of slack a
+    values: Array  # (WIDTH,) f at some nodes
+    weights: Array  # (WIDTH,) exp of f, less the peak
+    slopes: Array  # (M, WIDTH) of each pattern there; before that the powers
+    bends: Array  # (M, WIDTH)
+    tilts: Array  # (p + q, WIDTH) sums of slope x and slope z there
+    # (M, 3) weighted bend of each pattern along a line, times 1, v[0], v[0]^2; for scores alone
+    # the weighted slope, times 1, v[0]
+    line: Array
     total: Array  # (2,) weights, nodes
     mean: Array  # (q,) weighted v
     square: Array  # (q, q) weighted v v'
     first: Array  # (m,) weighted score, of beta and of lam's elements row by row: m = p + q^2
     second: Array  # (m, m) weighted score score'
-    # (M, 1 + q + q^2) weighted bend of each pattern, times 1, v, v v'; for scores alone the
-    # weighted slope, times 1, v
-    curve: Array
-    score: Array  # (m,) at the node
-    pull: Array  # (q,) sum of slope z at the node
+    curve: Array  # (M, 1 + q + q^2) the same of all lines, times 1, v, v v'
+    score: Array  # (m,) at a node
     point: Array  # (q,) the node
     base: Array  # (q,) where the line of nodes begins
     start: Array  # (q,) where the next line begins
     pick: Array  # (1,) the weight up to which `chosen` follows the nodes; below 0 it does not
     chosen: Array  # (q,)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _allocate(longest: int, p: int, q: int) -> Sums:
+    """Return room for groups of up to so many patterns."""
+    m = p + q * q
+    return Sums(
+        np.empty(longest), np.empty(longest), np.empty(longest), np.empty(longest),
+        np.empty(longest), np.empty(1 + q), np.empty(WIDTH), np.empty(WIDTH),
+        np.empty((longest, WIDTH)), np.empty((longest, WIDTH)), np.empty((p + q, WIDTH)),
+        np.empty((longest, 3)), np.empty(2), np.empty(q), np.empty((q, q)), np.empty(m),
+        np.empty((m, m)), np.empty((longest, 1 + q + q * q)), np.empty(m), np.empty(q),
+        np.empty(q), np.empty(q), np.full(1, -1.0), np.empty(q),
+    )  # fmt: skip
 
 
 class Integrated(NamedTuple):
@@ -95,15 +115,33 @@ class Integrated(NamedTuple):
 def _visit(rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array) -> float:
     """Return f(v) of the group with patterns lo to hi, and write each pattern's derivatives."""
     q = len(v)
-    value = 0.0
+    value, product = 0.0, 1.0
     for d in range(q):
         value -= 0.5 * v[d] * v[d]
     for i in range(lo, hi):
         eta = rows.eta[i]
         for d in range(q):
             eta += rows.a[i, d] * v[d]
-        own, slope[i - lo], bend[i - lo] = contribute(rows.link, eta, rows.n[i], rows.y[i])
-        value += own
+        n, y = rows.n[i], rows.y[i]
+        if rows.link == LOGIT:
+            # As `contribute`, with one logarithm for many patterns.
+            e = math.exp(-abs(eta))
+            share = 1.0 / (1.0 + e)
+            mu = share if eta >= 0.0 else e * share
+            value += (y - n) * eta if eta >= 0.0 else y * eta
+            slope[i - lo] = y - n * mu
+            bend[i - lo] = n * e * share * share
+            if n == 1.0:
+                product *= 1.0 + e
+                if product > LARGE:
+                    value -= math.log(product)
+                    product = 1.0
+            else:
+                value -= n * math.log1p(e)
+        else:
+            own, slope[i - lo], bend[i - lo] = contribute(rows.link, eta, n, y)
+            value += own
+    value -= math.log(product)
     return -np.inf if np.isnan(value) else value
 
 
@@ -172,49 +210,234 @@ def find_mode(
     return value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _add_node(rows: Rows, lo: int, hi: int, sums: Sums, weight: float) -> None:
-    """Add the derivatives at the node `sums.point`, where `sums.slope` and `bend` are known."""
-    v = sums.point
-    q, p = len(v), rows.x.shape[1]
-    score, pull = sums.score, sums.pull
-    score[:p] = 0.0
-    pull[:] = 0.0
-    for i in range(lo, hi):
-        slope = sums.slope[i - lo]
-        bend = weight * sums.bend[i - lo]
-        curve = sums.curve[i - lo]
-        for k in range(p):
-            score[k] += slope * rows.x[i, k]
-        curve[0] += bend
-        for d in range(q):
-            pull[d] += slope * rows.z[i, d]
-            curve[1 + d] += bend * v[d]
-            for e in range(q):
-                curve[1 + q + d * q + e] += bend * v[d] * v[e]
-    for d in range(q):
-        for e in range(q):
-            score[p + d * q + e] = pull[d] * v[e]
-    for k in range(len(score)):
-        own = weight * score[k]
-        sums.first[k] += own
-        for m in range(k + 1):
-            sums.second[k, m] += own * score[m]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _value_nodes(
+    link: int,
+    count: int,
+    n: Array,
+    y: Array,
+    eta: Array,
+    a: Array,
+    growth: Array,
+    power: Array,
+    slopes: Array,
+    bends: Array,
+    values: Array,
+    level: float,
+    drift: float,
+    v0: float,
+    step: float,
+) -> None:
+    """Write f at WIDTH nodes of a line, v0, v0 + step, ..., to `values`.
+
+    Of logit and log link the powers there go to `slopes`, and `power` moves on; of other links
+    slopes and bends are written. The four nodes are written out, as they stay in registers then.
+
+    Args:
+        link: of the family.
+        count: the patterns M of the group.
+        n: (M,) trials or exposure.
+        y: (M,) successes or events.
+        eta: (M,) at a line's v[1:], for links without powers.
+        a: (M,) what eta grows by with v[0].
+        growth: (M,) factors of the powers from node to node.
+        power: (M,) at the first node.
+        slopes: (M, WIDTH) that are written.
+        bends: (M, WIDTH) that are written.
+        values: (WIDTH,) that are written.
+        level: f without the patterns at v[0] = 0, but for what is curved.
+        drift: what that grows by with v[0].
+        v0: the first node's v[0].
+        step: from node to node.
+    """
+    v1, v2, v3 = v0 + step, v0 + 2.0 * step, v0 + 3.0 * step
+    f0 = level + v0 * (drift - 0.5 * v0)
+    f1 = level + v1 * (drift - 0.5 * v1)
+    f2 = level + v2 * (drift - 0.5 * v2)
+    f3 = level + v3 * (drift - 0.5 * v3)
+    if link in (LOGIT, LOG):
+        r0 = r1 = r2 = r3 = 1.0
+        for i in range(count):
+            own, factor, a0 = n[i], growth[i], power[i]
+            a1 = a0 * factor
+            a2 = a1 * factor
+            a3 = a2 * factor
+            power[i] = a3 * factor
+            slopes[i, 0], slopes[i, 1], slopes[i, 2], slopes[i, 3] = a0, a1, a2, a3
+            if link == LOG:
+                f0 -= own * a0
+                f1 -= own * a1
+                f2 -= own * a2
+                f3 -= own * a3
+            elif own == 1.0:
+                r0 *= 1.0 + a0
+                r1 *= 1.0 + a1
+                r2 *= 1.0 + a2
+                r3 *= 1.0 + a3
+                # Powers grow or shrink along a line.
+                if r0 > LARGE or r3 > LARGE:
+                    f0 -= math.log(r0)
+                    f1 -= math.log(r1)
+                    f2 -= math.log(r2)
+                    f3 -= math.log(r3)
+                    r0 = r1 = r2 = r3 = 1.0
+            else:
+                f0 -= own * math.log1p(a0)
+                f1 -= own * math.log1p(a1)
+                f2 -= own * math.log1p(a2)
+                f3 -= own * math.log1p(a3)
+        if link == LOGIT:
+            f0 -= math.log(r0)
+            f1 -= math.log(r1)
+            f2 -= math.log(r2)
+            f3 -= math.log(r3)
+        values[0], values[1], values[2], values[3] = f0, f1, f2, f3
+    else:
+        values[0], values[1], values[2], values[3] = f0, f1, f2, f3
+        for i in range(count):
+            for c in range(WIDTH):
+                here = eta[i] + a[i] * (v0 + c * step)
+                own, slopes[i, c], bends[i, c] = contribute(link, here, n[i], y[i])
+                values[c] += own
+    for c in range(WIDTH):
+        if np.isnan(values[c]):
+            values[c] = -np.inf
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_nodes(
+    link: int,
+    derivatives: int,
+    count: int,
+    n: Array,
+    y: Array,
+    sign: Array,
+    slack: Array,
+    x: Array,
+    z: Array,
+    slopes: Array,
+    bends: Array,
+    weights: Array,
+    line: Array,
+    tilts: Array,
+    v0: float,
+    step: float,
+) -> None:
+    """Add the derivatives at WIDTH nodes to `line`, and write each node's scores to `tilts`.
+
+    Args:
+        link: of the family.
+        derivatives: those that are wanted.
+        count: the patterns M of the group.
+        n: (M,) trials or exposure.
+        y: (M,) successes or events.
+        sign: (M,) see `Rows`.
+        slack: (M,) see `Rows`.
+        x: (M, p).
+        z: (M, q).
+        slopes: (M, WIDTH) as `_value_nodes` wrote them.
+        bends: (M, WIDTH) likewise.
+        weights: (WIDTH,) zero of nodes that are left out.
+        line: (M, 3) what is added to.
+        tilts: (p + q, WIDTH) that are written.
+        v0: the first node's v[0].
+        step: from node to node.
+    """
+    p, q = x.shape[1], z.shape[1]
+    for c in range(WIDTH):
+        if weights[c] == 0.0:  # where powers may be infinite
+            for i in range(count):
+                slopes[i, c] = bends[i, c] = 0.0
+    for a in range(p + q):
+        for c in range(WIDTH):
+            tilts[a, c] = 0.0
+    v1, v2, v3 = v0 + step, v0 + 2.0 * step, v0 + 3.0 * step
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+    for i in range(count):
+        own = n[i]
+        s0, s1, s2, s3 = slopes[i, 0], slopes[i, 1], slopes[i, 2], slopes[i, 3]
+        b0 = b1 = b2 = b3 = 0.0
+        if link == LOG:
+            b0, b1, b2, b3 = own * s0, own * s1, own * s2, own * s3
+            at = y[i]
+            s0, s1, s2, s3 = at - b0, at - b1, at - b2, at - b3
+        elif link == LOGIT:
+            h0, h1, h2, h3 = 1.0 / (1.0 + s0), 1.0 / (1.0 + s1), 1.0 / (1.0 + s2), 1.0 / (1.0 + s3)
+            s0, s1, s2, s3 = own * s0 * h0, own * s1 * h1, own * s2 * h2, own * s3 * h3
+            b0, b1, b2, b3 = s0 * h0, s1 * h1, s2 * h2, s3 * h3
+            at, turn = slack[i], sign[i]
+            s0, s1, s2, s3 = at + turn * s0, at + turn * s1, at + turn * s2, at + turn * s3
+        else:
+            b0, b1, b2, b3 = bends[i, 0], bends[i, 1], bends[i, 2], bends[i, 3]
+        if derivatives == SCORE:
+            b0, b1, b2, b3 = s0, s1, s2, s3
+        b0 *= w0
+        b1 *= w1
+        b2 *= w2
+        b3 *= w3
+        line[i, 0] += (b0 + b1) + (b2 + b3)
+        b0 *= v0
+        b1 *= v1
+        b2 *= v2
+        b3 *= v3
+        line[i, 1] += (b0 + b1) + (b2 + b3)
+        if derivatives == INFORMATION:
+            line[i, 2] += (b0 * v0 + b1 * v1) + (b2 * v2 + b3 * v3)
+            for a in range(p):
+                loading = x[i, a]
+                tilts[a, 0] += s0 * loading
+                tilts[a, 1] += s1 * loading
+                tilts[a, 2] += s2 * loading
+                tilts[a, 3] += s3 * loading
+            for d in range(q):
+                loading = z[i, d]
+                tilts[p + d, 0] += s0 * loading
+                tilts[p + d, 1] += s1 * loading
+                tilts[p + d, 2] += s2 * loading
+                tilts[p + d, 3] += s3 * loading
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fold_line(count: int, sums: Sums, derivatives: int) -> None:
+    """Add to `curve` what the nodes added to `line`, and empty that."""
+    q, point, line = len(sums.point), sums.point, sums.line
+    for i in range(count):
+        plain, tilted, squared = line[i, 0], line[i, 1], line[i, 2]
+        line[i, 0] = line[i, 1] = line[i, 2] = 0.0
+        curve = sums.curve[i]
+        curve[0] += plain
+        curve[1] += tilted
+        for e in range(1, q):
+            curve[1 + e] += plain * point[e]
+        if derivatives != INFORMATION:
+            continue
+        square = curve[1 + q :]
+        square[0] += squared
+        for e in range(1, q):
+            square[e] += tilted * point[e]
+            square[e * q] += tilted * point[e]
+            for f in range(1, q):
+                square[e * q + f] += plain * point[e] * point[f]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Array) -> None:
-    """Write `origin`, and the node (q,) `sums.point` that is `first` steps along a line."""
+    """Write the node (q,) `sums.point` that is `first` steps along a line, and `origin` there.
+
+    Of links without powers `slope` becomes eta at the line's v[1:].
+    """
     q = len(sums.point)
     for d in range(q):
         sums.point[d] = sums.base[d] + first * net[d, 0]
-    if rows.link not in (LOGIT, LOG):
-        return
+    geometric = rows.link in (LOGIT, LOG)
     for i in range(lo, hi):
         eta = rows.eta[i]
-        for d in range(q):
+        for d in range(0 if geometric else 1, q):
             eta += rows.a[i, d] * sums.point[d]
-        sums.origin[i - lo] = math.exp(eta if rows.link == LOG else -rows.sign[i] * eta)
+        if geometric:
+            sums.origin[i - lo] = math.exp(eta if rows.link == LOG else -rows.sign[i] * eta)
+        else:
+            sums.slope[i - lo] = eta
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -240,93 +463,96 @@ def _scan_line(
 ) -> float:
     """Add the nodes base + k net[:, 0] of a line; return the largest f, `start[0]` is its k.
 
-    Along a line exp(eta) grows by a factor per node, so that logit and log link need no exponential
-    there, and of rows of 0 and 1 one logarithm is enough.
+    Of v, only the first coordinate changes along a line. There exp(eta) grows by a factor per node,
+    so that logit and log link need no exponential, and of rows of 0 and 1 one logarithm is enough.
     """
-    q, size = len(sums.point), hi - lo
-    first = int(sums.start[0])
-    best, at, begin = -np.inf, first, -np.inf
-    link = rows.link
+    q, p, size, m = len(sums.point), rows.x.shape[1], hi - lo, len(sums.score)
+    first, span, link = int(sums.start[0]), net[0, 0], rows.link
     geometric = link in (LOGIT, LOG)
-    n, y, sign = rows.n[lo:hi], rows.y[lo:hi], rows.sign[lo:hi]
-    power, growth, slope, bend = sums.power, sums.growth, sums.slope, sums.bend
+    # Everything has a name outside of the loops: to take an array from a tuple counts a reference.
+    n, y, sign, slack = rows.n[lo:hi], rows.y[lo:hi], rows.sign[lo:hi], rows.slack[lo:hi]
+    x, z, a = rows.x[lo:hi], rows.z[lo:hi], rows.a[lo:hi, 0]
+    values, weights, slopes, bends = sums.values, sums.weights, sums.slopes, sums.bends
+    power, growth, origin, eta, line = sums.power, sums.growth, sums.origin, sums.slope, sums.line
+    tilts, score, point, mean, square = sums.tilts, sums.score, sums.point, sums.mean, sums.square
+    ones, pairs, total, chosen = sums.first, sums.second, sums.total, sums.chosen
+    pick, middle = sums.pick[0], sums.base[0]
+    best, at, begin = -np.inf, first, -np.inf
     _prepare_line(rows, lo, hi, sums, first, net)
-    for side in range(2):
+    level, drift = sums.drift[0], sums.drift[1]
+    for d in range(1, q):
+        level += point[d] * (sums.drift[1 + d] - 0.5 * point[d])
+    for turn in range(2):
+        side = 1 if turn == 0 else -1
         last = begin
-        k = first if side == 0 else first - 1
+        k = first if turn == 0 else first - 1
         if geometric:
             for i in range(size):
-                power[i] = sums.origin[i]
-                if side == 1:
+                power[i] = origin[i]
+                if turn == 1:
                     growth[i] = 1.0 / growth[i]
                     power[i] *= growth[i]
-        while True:
-            for d in range(q):
-                sums.point[d] = sums.base[d] + k * net[d, 0]
-            if geometric:
-                f = sums.drift[0]
-                for d in range(q):
-                    f += sums.point[d] * (sums.drift[1 + d] - 0.5 * sums.point[d])
-                if link == LOG:
-                    for i in range(size):
-                        f -= n[i] * power[i]
-                else:
-                    product = 1.0
-                    for i in range(size):
-                        if n[i] == 1.0:
-                            product *= 1.0 + power[i]
-                            if product > LARGE:
-                                f -= math.log(product)
-                                product = 1.0
-                        else:
-                            f -= n[i] * math.log1p(power[i])
-                    f -= math.log(product)
-                if np.isnan(f):
-                    f = -np.inf
-            else:
-                f = _visit(rows, lo, hi, sums.point, slope, bend)
-            if f > peak - DEPTH:
-                if derivatives > 0 and link == LOG:
-                    for i in range(size):
-                        bend[i] = n[i] * power[i]
-                        slope[i] = y[i] - bend[i]
-                elif derivatives > 0 and link == LOGIT:
-                    for i in range(size):
-                        missed = power[i] / (1.0 + power[i])
-                        bend[i] = n[i] * missed / (1.0 + power[i])
-                        slope[i] = rows.slack[lo + i] + sign[i] * n[i] * missed
-                weight = math.exp(f - peak)
-                if sums.total[0] <= sums.pick[0]:
-                    for d in range(q):
-                        sums.chosen[d] = sums.point[d]
-                sums.total[0] += weight
-                sums.total[1] += 1.0
-                for d in range(q):
-                    sums.mean[d] += weight * sums.point[d]
-                    for e in range(d + 1):
-                        sums.square[d, e] += weight * sums.point[d] * sums.point[e]
-                if derivatives == SCORE:
-                    for i in range(size):
-                        pull = weight * slope[i]
-                        sums.curve[i, 0] += pull
+        is_open = True
+        while is_open:
+            v, step = middle + k * span, side * span
+            _value_nodes(
+                link, size, n, y, eta, a, growth, power, slopes, bends, values, level, drift, v,
+                step,
+            )  # fmt: skip
+            is_near = False
+            for c in range(WIDTH):
+                f = values[c]
+                weights[c] = 0.0
+                if not is_open:
+                    continue
+                if f > peak - DEPTH:
+                    is_near = True
+                    weight = math.exp(f - peak)
+                    weights[c] = weight
+                    point[0] = v + c * step
+                    if total[0] <= pick:
                         for d in range(q):
-                            sums.curve[i, 1 + d] += pull * sums.point[d]
-                elif derivatives == INFORMATION:
-                    _add_node(rows, lo, hi, sums, weight)
-            if f > best:
-                best, at = f, k
-            if k == first:
-                begin = f
-            elif f < peak - DEPTH and not f > last:
-                break
-            last = f
-            k += 1 if side == 0 else -1
-            if geometric:
-                for i in range(size):
-                    power[i] *= growth[i]
+                            chosen[d] = point[d]
+                    total[0] += weight
+                    total[1] += 1.0
+                    for d in range(q):
+                        mean[d] += weight * point[d]
+                        for e in range(d + 1):
+                            square[d, e] += weight * point[d] * point[e]
+                if f > best:
+                    best, at = f, k + side * c
+                if k + side * c == first:
+                    begin = f
+                elif f < peak - DEPTH and not f > last:
+                    is_open = False
+                last = f
+            if is_near and derivatives > 0:
+                _add_nodes(
+                    link, derivatives, size, n, y, sign, slack, x, z, slopes, bends, weights, line,
+                    tilts, v, step,
+                )  # fmt: skip
+            if is_near and derivatives == INFORMATION:
+                for c in range(WIDTH):
+                    weight = weights[c]
+                    if weight == 0.0:
+                        continue
+                    for b in range(p):
+                        score[b] = tilts[b, c]
+                    point[0] = v + c * step
+                    for d in range(q):
+                        for e in range(q):
+                            score[p + d * q + e] = tilts[p + d, c] * point[e]
+                    for b in range(m):
+                        own = weight * score[b]
+                        ones[b] += own
+                        for other in range(b + 1):
+                            pairs[b, other] += own * score[other]
+            k += side * WIDTH
     if geometric:
         for i in range(size):
             growth[i] = 1.0 / growth[i]
+    if derivatives > 0:
+        _fold_line(size, sums, derivatives)
     sums.start[0] = at
     return best
 
@@ -448,12 +674,7 @@ def integrate(
     longest = 0
     for j in members:
         longest = max(longest, rows.starts[j + 1] - rows.starts[j])
-    sums = Sums(
-        np.empty(longest), np.empty(longest), np.empty(longest), np.empty(longest),
-        np.empty(longest), np.empty(1 + q), np.empty(2), np.empty(q), np.empty((q, q)),
-        np.empty(m), np.empty((m, m)), np.empty((longest, 1 + q + q * q)), np.empty(m),
-        np.empty(q), np.empty(q), np.empty(q), np.empty(q), np.full(1, -1.0), np.empty(q),
-    )  # fmt: skip
+    sums = _allocate(longest, p, q)
     root, net = np.zeros((q, q)), np.zeros((q, q))
     for j in members:
         lo, hi = rows.starts[j], rows.starts[j + 1]
@@ -485,6 +706,7 @@ def integrate(
             sums.first[:] = 0.0
             sums.second[:] = 0.0
             sums.curve[: hi - lo] = 0.0
+            sums.line[: hi - lo] = 0.0
         if q == 1:
             _scan_line(rows, lo, hi, sums, net, peak, derivatives)
         elif q == 2:

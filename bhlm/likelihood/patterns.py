@@ -9,6 +9,7 @@ import numpy as np
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate, integrate_fixed
+from bhlm.likelihood.lattice_sums import draw_groups
 from bhlm.likelihood.panels import sum_stretches
 from bhlm.likelihood.whitening import find_basis, orthonormalize
 from bhlm.moments.moments import INTERCEPT
@@ -64,19 +65,17 @@ class WhitenedPatterns:
 
     def at(self, beta: Array, lam: Array) -> Rows:
         """Return the patterns at beta~ (p,) and lam (q, q), as the kernels take them."""
+        eta, a = self.offset + self.x @ beta, np.ascontiguousarray(self.z @ lam)
+        return self.stand()._replace(eta=eta, a=a)
+
+    def stand(self) -> Rows:
+        """Return the patterns at parameters that are zero, as the kernels take them."""
         sign = np.where(2.0 * self.y >= self.n, 1.0, -1.0)
+        slack = np.where(sign > 0.0, self.y - self.n, self.y)
         return Rows(
-            self.family.code,
-            self.starts,
-            self.n,
-            self.y,
-            self.x,
-            self.z,
-            sign,
-            np.where(sign > 0.0, self.y - self.n, self.y),
-            self.offset + self.x @ beta,
-            np.ascontiguousarray(self.z @ lam),
-        )
+            self.family.code, self.starts, self.n, self.y, self.x, self.z, sign, slack,
+            self.offset, np.zeros_like(self.z),
+        )  # fmt: skip
 
 
 def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPatterns:
@@ -138,6 +137,14 @@ class Marginal(NamedTuple):
     mean: Array  # (J, q) posterior mean of v, u~ = lam v
     cov: Array  # (J, q, q) posterior covariance of v
     nodes: int
+
+
+class Drawn(NamedTuple):
+    """Draws of the random effects at N sets of parameters."""
+
+    v: Array  # (N, J, q) u~ = lam v
+    logliks: Array  # (N, J)
+    errors: Array  # (N,) of the sum over groups, by another lattice
 
 
 @dataclass(slots=True)
@@ -245,36 +252,26 @@ class Integrator:
         halved = self.evaluate(beta, lam, derivatives=False, steps=0.5 * self.steps)
         return halved, float(np.abs(halved.logliks - at.logliks).sum())
 
-    def draw_effects(
-        self, beta: Array, lam: Array, logliks: Array, *, rng: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """Return one draw (J, q) of each group's v, and its log-likelihood (J,) by those nodes.
+    def draw_effects(self, beta: Array, lam: Array, *, noise: Array) -> "Drawn":
+        """Return one draw of each group's v at each of N sets of parameters.
 
         The nodes are moved by a uniform share of their distance, and one is taken in proportion to
         the integrand there, which is a draw from the posterior of v as exact as the likelihood; see
-        `bhlm.likelihood.lattice`. That the two log-likelihoods differ is the error of both.
+        `bhlm.likelihood.lattice`. What the two lattices differ by is the error of both.
 
         Args:
-            beta: whitened fixed effects (p,).
-            lam: whitened covariance factor (q, q).
-            logliks: (J,) as `evaluate` returned them there.
-            rng: the source of the random numbers.
+            beta: whitened fixed effects (N, p).
+            lam: whitened covariance factors (N, q, q).
+            noise: (N, J, 1 + q) uniform numbers.
         """
-        white = self.white
-        q, groups = white.z.shape[1], white.n_groups
-        m = white.x.shape[1] + q * q
-        out = Integrated(
-            logliks.copy(),
-            np.zeros((groups, q)),
-            np.zeros((groups, q, q)),
-            np.zeros((0, m)),
-            np.zeros(groups),
-            np.zeros((groups, q)),
-        )
-        every, noise = np.arange(groups), rng.uniform(size=(groups, 1 + q))
-        rows = white.at(beta, lam)
-        integrate(rows, self.modes, self.steps, every, 0, out, np.zeros((m, m)), noise)
-        return out.draw, out.loglik
+        count, groups, q = len(beta), self.white.n_groups, self.white.q
+        logliks, v = np.zeros((count, groups)), np.zeros((count, groups, q))
+        errors = np.zeros(count)
+        draw_groups(
+            self.white.stand(), np.ascontiguousarray(beta), np.ascontiguousarray(lam), self.modes,
+            self.steps, noise, logliks, v, errors,
+        )  # fmt: skip
+        return Drawn(v, logliks, errors)
 
     def copy(self) -> "Integrator":
         """Return an integrator with the same nodes, whose modes move on their own."""

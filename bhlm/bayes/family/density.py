@@ -9,6 +9,7 @@ inverse curvature there.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from bhlm.bayes.centring import Axes, find_axes
@@ -26,6 +27,8 @@ from bhlm.bayes.priors.correlations import pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.lattice import Rows
+from bhlm.likelihood.lattice_sums import move_rows, sum_groups
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 
@@ -72,37 +75,83 @@ def build_family(
     return FamilyDensity(base, Integrator(white), Axes(np.zeros(d), np.eye(d)))
 
 
+class Compiled(NamedTuple):
+    """The same as the kernel takes it."""
+
+    base: Density
+    rows: Rows  # the patterns at zero
+    modes: Array  # (J, q)
+    steps: Array  # (J,) posterior SDs between nodes
+    constant: float  # of the log-likelihood
+    centre: Array  # (d,)
+    turn: Array  # (d, d)
+
+
+def compile_family(density: FamilyDensity) -> Compiled:
+    """Return a density as the kernel takes it."""
+    nodes, axes = density.nodes, density.axes
+    return Compiled(
+        density.base, nodes.white.stand(), nodes.modes, nodes.steps, nodes.white.constant,
+        axes.centre, axes.turn,
+    )  # fmt: skip
+
+
 def log_family(x: Array, density: FamilyDensity) -> tuple[float, Array]:
     """Return the log posterior density at x (d,), Jacobian included, and its gradient (d,)."""
-    base = density.base
-    p, q, s = len(base.offset), len(base.inverse_basis), len(base.unit)
-    longer = np.append(x, 0.0)
-    gradient = np.zeros(len(longer))
-    scales = scale_coordinates(longer[p : p + s], base.unit, base.signed)
-    angles = longer[p + s : -1]
-    factor = np.zeros((q, q))
-    root_correlations(base.law, angles, base.sizes, factor)
-    logp, dfactor = 0.0, np.zeros((q, q))
-    if base.use_likelihood:
-        lam = relate_root(base, scales, factor, 1.0)
-        # A search always begins at the same modes, whichever chain asks: a run repeats.
-        with np.errstate(all="ignore"):
-            found = density.nodes.copy().evaluate(x[:p].copy(), lam, information=False, threads=1)
-        score = found.score.sum(axis=0)
-        logp += found.loglik
-        gradient[:p] += score[:p]
-        dlam = np.ascontiguousarray(score[p:].reshape(q, q))
-        pull_root(base, scales, factor, 1.0, lam, dlam, dfactor, gradient)
-    logp = add_priors(base, longer, scales, 1.0, logp, gradient)
-    logp += pull_correlations(base.law, angles, base.sizes, base.eta, dfactor, gradient[p + s : -1])
-    return float(logp), gradient[:-1]
+    return evaluate_family(x, compile_family(density))
 
 
 def log_turned(z: Array, density: FamilyDensity) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
-    axes = density.axes
-    value, gradient = log_family(axes.centre + axes.turn @ z, density)
-    return value, axes.turn.T @ gradient
+    return evaluate_turned(z, compile_family(density))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate_family(x: Array, density: Compiled) -> tuple[float, Array]:
+    """Return the log posterior density at x (d,), Jacobian included, and its gradient (d,)."""
+    base = density.base
+    p, q, s = len(base.offset), len(base.inverse_basis), len(base.unit)
+    d = len(x)
+    longer, gradient = np.zeros(d + 1), np.zeros(d + 1)
+    for i in range(d):
+        longer[i] = x[i]
+    scales = scale_coordinates(longer[p : p + s], base.unit, base.signed)
+    angles = longer[p + s : d]
+    factor, dfactor = np.zeros((q, q)), np.zeros((q, q))
+    root_correlations(base.law, angles, base.sizes, factor)
+    logp = 0.0
+    if base.use_likelihood:
+        lam = relate_root(base, scales, factor, 1.0)
+        score, dlam = np.zeros(p + q * q), np.zeros((q, q))
+        # A search always begins at the same modes, whichever chain asks: a run repeats.
+        here = move_rows(density.rows, longer[:p], lam)
+        logp += density.constant + sum_groups(here, density.modes, density.steps, score)
+        for k in range(p):
+            gradient[k] += score[k]
+        for i in range(q):
+            for j in range(q):
+                dlam[i, j] = score[p + i * q + j]
+        pull_root(base, scales, factor, 1.0, lam, dlam, dfactor, gradient)
+    logp = add_priors(base, longer, scales, 1.0, logp, gradient)
+    logp += pull_correlations(
+        base.law, angles, base.sizes, base.eta, dfactor, gradient[p + s : d]
+    )  # fmt: skip
+    return logp, gradient[:d].copy()
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate_turned(z: Array, density: Compiled) -> tuple[float, Array]:
+    """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
+    d = len(z)
+    x, gradient = density.centre.copy(), np.zeros(d)
+    for i in range(d):
+        for j in range(d):
+            x[i] += density.turn[i, j] * z[j]
+    value, slope = evaluate_family(x, density)
+    for i in range(d):
+        for j in range(d):
+            gradient[j] += density.turn[i, j] * slope[i]
+    return value, gradient
 
 
 def centre_family(density: FamilyDensity, start: Array) -> FamilyDensity:

@@ -177,16 +177,16 @@ def integrate_draws(
 
     def fill(stream: int) -> None:
         rng = np.random.default_rng([seed, 1, stream])
-        own = nodes.copy()
-        for at in range(stream * STREAM, min((stream + 1) * STREAM, count)):
-            if prior_only:
-                effects[at] = rng.standard_normal((groups, q)) @ root[at].T
-                continue
-            here = np.ascontiguousarray(whitened[at]), np.ascontiguousarray(lam[at])
-            found = own.evaluate(*here, derivatives=False, threads=1).logliks
-            drawn, again = own.draw_effects(*here, found, rng=rng)
-            logliks[at], effects[at] = found, drawn @ root[at].T
-            errors[at] = np.abs(again - found).sum()
+        span = slice(stream * STREAM, min((stream + 1) * STREAM, count))
+        size = (span.stop - span.start, groups)
+        if prior_only:
+            v = rng.standard_normal((*size, q))
+        else:
+            noise = rng.uniform(size=(*size, 1 + q))
+            v, logliks[span], errors[span] = nodes.draw_effects(
+                whitened[span], lam[span], noise=noise
+            )
+        effects[span] = np.einsum("nab,njb->nja", root[span], v)
 
     streams = range(-(-count // STREAM))
     with ThreadPoolExecutor(min(count_cores(), len(streams))) as pool:

@@ -17,6 +17,7 @@ from bhlm.bayes.family.density import (
     start_search,
 )
 from bhlm.bayes.family.draws import FamilyDraws, build_family_fit
+from bhlm.bayes.family.packing import pack_family
 from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.priors.correlations import arrange_prior
@@ -129,13 +130,18 @@ def sample_whitened_patterns(
     Raises:
         PriorError: priors that the density cannot read.
     """
-    from bhlm.bayes.native import PYTHON, make_python, run_model
+    from bhlm.bayes.family.callback import family_callback
+    from bhlm.bayes.native import NATIVE, PYTHON, make_python, run_model, wrap_callback
 
     start = time.perf_counter()
     choose_sampler("density", priors)
     density = build_family(white, priors, structure, use_likelihood=not settings.prior_only)
     density = centre_family(density, start_search(density))
-    model = make_python(density, partial(start_turned, density.dimension), evaluate=log_turned)
+    d = density.dimension
+    begin = partial(start_turned, d)
+    model, sampler = wrap_callback(family_callback, pack_family(density), d=d, start=begin), NATIVE
+    if model is None:
+        model, sampler = make_python(density, begin, evaluate=log_turned), PYTHON
 
     def read(trace: "xr.DataTree") -> tuple[Array, Parameters]:
         z = trace["posterior"]["x"].values
@@ -155,7 +161,7 @@ def sample_whitened_patterns(
     kept = x.shape[1]
     fit = build_family_fit(
         patterns, structure, priors, density.nodes, flat, read_statistics(trace),
-        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=PYTHON, x=x,
+        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=sampler, x=x,
         unbounded=unbounded or (), held=held,
     )  # fmt: skip
     if kept == settings.draws:

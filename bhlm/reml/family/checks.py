@@ -29,9 +29,9 @@ def check_groups(
     if kind == NEW:
         v = rng.standard_normal((draws, groups, q))
     else:
-        nodes, beta = fit.integrator(), fit.point[: len(fit.beta)].copy()
-        logliks = nodes.evaluate(beta, fit.lam, derivatives=False).logliks
-        v = np.array([nodes.draw_effects(beta, fit.lam, logliks, rng=rng)[0] for _ in range(draws)])
+        beta = np.tile(fit.point[: len(fit.beta)], (draws, 1))
+        noise = rng.uniform(size=(draws, groups, 1 + q))
+        v = fit.integrator().draw_effects(beta, np.tile(fit.lam, (draws, 1, 1)), noise=noise).v
     return compare_groups(
         fit.patterns, fit.family, beta=np.broadcast_to(fit.beta, (draws, len(fit.beta))),
         effects=v @ fit.root.T, kind=kind, seed=seed, rng=rng,

@@ -1,0 +1,14 @@
+"""The density of a family as a C callback; numba compiles it when this file is imported."""
+
+import numba
+
+from bhlm.bayes.callbacks import DENSITY, report
+from bhlm.bayes.family.packing import evaluate_packed
+
+
+@numba.cfunc(DENSITY, cache=True, nopython=True)
+def family_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
+    """Write value and gradient at z (d,); return 0, or how the point is bad."""
+    size = int(numba.carray(data_, 1)[0])
+    value, gradient = evaluate_packed(numba.carray(z_, d), numba.carray(data_, size))
+    return report(value, gradient, numba.carray(value_, 1), numba.carray(gradient_, d))
