@@ -33,7 +33,7 @@ NEWTON_STEPS = 100
 # What is left to gain at a mode, in units of the log-likelihood: the curvature there, on which a
 # fixed rule rests, is then good to 1e-11. A lattice may lie anywhere.
 DECREMENT = 1e-22
-NEAR = 1e-8  # for a lattice
+NEAR = 1e-4  # for a lattice
 DEPTH = 34.0  # nodes are left out where f is so far below its peak: exp(-34) = 2e-15
 SCORE, INFORMATION = 1, 2  # derivatives that are wanted
 LARGE = 1e150  # of a product, before its logarithm is taken

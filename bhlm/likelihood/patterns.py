@@ -20,6 +20,7 @@ Array = np.ndarray
 STRETCH = 64  # groups that are summed in one go
 WIDEST = 1.0  # posterior SDs between nodes: of a normal integrand the error is 5e-9 there
 SHRINK = 2.0**-0.5
+NEAR = 0.1  # changes of a group's log-likelihood below this foretell the next ones
 REFINED = 24  # times that the step is shrunk at most, to 1 / 4096
 
 
@@ -62,11 +63,6 @@ class WhitenedPatterns:
     def ols(self) -> Array:
         """Where whitened fixed effects (p,) have their zero."""
         return np.zeros(self.p)
-
-    def at(self, beta: Array, lam: Array) -> Rows:
-        """Return the patterns at beta~ (p,) and lam (q, q), as the kernels take them."""
-        eta, a = self.offset + self.x @ beta, np.ascontiguousarray(self.z @ lam)
-        return self.stand()._replace(eta=eta, a=a)
 
     def stand(self) -> Rows:
         """Return the patterns at parameters that are zero, as the kernels take them."""
@@ -155,13 +151,21 @@ class Integrator:
     """
 
     white: WhitenedPatterns
+    rows: Rows = field(init=False)  # at parameters that are zero
     modes: Array = field(init=False)  # (J, q)
     steps: Array = field(init=False)  # (J,) posterior SDs between nodes
 
     def __post_init__(self) -> None:
         groups, q = self.white.n_groups, self.white.z.shape[1]
+        self.rows = self.white.stand()
         self.modes = np.zeros((groups, q))
         self.steps = np.full(groups, WIDEST)
+
+    def place(self, beta: Array, lam: Array) -> Rows:
+        """Return the patterns at beta~ (p,) and lam (q, q), as the kernels take them."""
+        white = self.white
+        eta, a = white.offset + white.x @ beta, np.ascontiguousarray(white.z @ lam)
+        return self.rows._replace(eta=eta, a=a)
 
     def evaluate(
         self,
@@ -198,7 +202,7 @@ class Integrator:
             np.zeros(groups),
             np.zeros((0, q)),
         )
-        rows = white.at(beta, lam)
+        rows = self.place(beta, lam)
         stretches = max(1, -(-len(members) // STRETCH))
         informations = np.zeros((stretches, m, m))
         noise = np.zeros((0, 1 + q))
@@ -210,38 +214,61 @@ class Integrator:
                 integrate(rows, self.modes, steps, some, wanted, out, informations[s], noise)
 
         sum_stretches(fill, stretches, threads=threads)
-        lower = informations.sum(axis=0)
+        whole = informations.sum(axis=0)
+        if wanted == INFORMATION:  # the kernels write the lower triangle
+            whole += np.tril(whole, -1).T
         return Marginal(
             loglik=float(out.loglik.sum()) + white.constant,
             logliks=out.loglik,
             score=out.score,
-            information=lower + np.tril(lower, -1).T,
+            information=whole,
             mean=out.mean,
             cov=out.cov,
             nodes=int(out.nodes.sum()),
         )
 
-    def refine(self, beta: Array, lam: Array, *, tolerance: float) -> None:
+    def refine(
+        self,
+        beta: Array,
+        lam: Array,
+        *,
+        tolerance: float,
+        is_foretold: bool = False,
+        start: Array | None = None,
+    ) -> None:
         """Choose each group's step so that a smaller one changes its log-likelihood by less.
 
         Args:
             beta: whitened fixed effects (p,).
             lam: whitened covariance factor (q, q).
             tolerance: what each group's log-likelihood may change by.
+            is_foretold: whether the second change tells how many more are needed: the error's
+                logarithm grows with each by a factor of sqrt(2) of an integrand with poles, and of
+                2 of a normal one. `measure_error` tells whether that was right.
+            start: (J,) log-likelihoods at the widest steps, where they are known.
         """
         members = np.arange(self.white.n_groups)
         self.steps = np.full(len(members), WIDEST)
-        coarse = self.evaluate(beta, lam, derivatives=False).logliks
-        for _ in range(REFINED):
+        if start is None:
+            start = self.evaluate(beta, lam, derivatives=False).logliks
+        coarse = start.copy()
+        for turn in range(REFINED):
             fine = self.evaluate(
                 beta, lam, derivatives=False, steps=self.steps * SHRINK, members=members
             ).logliks
-            open_ = members[~(np.abs(fine - coarse)[members] <= tolerance)]
-            if not len(open_):
+            change = np.abs(fine - coarse)
+            members = members[~(change[members] <= tolerance)]
+            if not len(members):
                 break
-            self.steps[open_] *= SHRINK
-            coarse[open_] = fine[open_]
-            members = open_
+            self.steps[members] *= SHRINK
+            coarse[members] = fine[members]
+            if is_foretold and turn == 1:
+                known = members[change[members] < NEAR]
+                more = np.log(np.log(tolerance) / np.log(change[known])) / np.log(1.0 / SHRINK)
+                self.steps[known] *= SHRINK ** (np.ceil(more) - 1.0)
+                members = np.setdiff1d(members, known)
+                if not len(members):
+                    break
 
     def measure_error(self, beta: Array, lam: Array, at: Marginal) -> tuple[Marginal, float]:
         """Return the likelihood with every step halved, and what that changes.
@@ -268,7 +295,7 @@ class Integrator:
         logliks, v = np.zeros((count, groups)), np.zeros((count, groups, q))
         errors = np.zeros(count)
         draw_groups(
-            self.white.stand(), np.ascontiguousarray(beta), np.ascontiguousarray(lam), self.modes,
+            self.rows, np.ascontiguousarray(beta), np.ascontiguousarray(lam), self.modes,
             self.steps, noise, logliks, v, errors,
         )  # fmt: skip
         return Drawn(v, logliks, errors)
@@ -288,6 +315,6 @@ class Integrator:
         logs = np.log(w) + t**2
         logs = np.sum(np.meshgrid(*[logs] * q, indexing="ij"), axis=0).ravel()
         out = np.empty(self.white.n_groups)
-        rows = self.white.at(beta, lam)
+        rows = self.place(beta, lam)
         integrate_fixed(rows, self.modes, np.ascontiguousarray(nodes), logs, out)
         return float(out.sum()) + self.white.constant

@@ -197,7 +197,7 @@ def fit_patterns(
     white = whiten_patterns(patterns, structure)
     linear = fit_linear(white)
     check_separation(patterns, white, linear)
-    optimum = maximize_patterns(white, structure)
+    optimum = maximize_patterns(white, structure, linear=linear)
     error: float | None = optimum.error
     if nagq is not None:
         optimum, error = maximize_nodes(white, structure, optimum, nagq=nagq), None

@@ -27,7 +27,11 @@ STATIONARY = 1e-5  # of the gradient in whitened units
 FLAT = 1e-10  # curvature below this share of the largest is none
 SHORTEST = 1e-8
 LARGEST_STEP = 4.0  # of beta~ and theta at a time
-EM_STEPS = 3
+STARTING_STEPS = 3
+LEFT = 1e-3  # of I - C at least
+LONGEST = 25.0  # factor of a variance in a starting step at most
+# The variance of effects at which those of the linear model are too small by sqrt(2).
+HALVED = {"logit": (15.0 * np.pi / 16.0) ** 2 / 3.0, "probit": 1.0}
 # A linear predictor beyond this has left what data can tell: probabilities within 1e-13 of 0 or 1.
 DIVERGED = 30.0
 
@@ -113,24 +117,42 @@ def widen(structure: Structure, p: int) -> Array:
     return wide
 
 
+def place_factors(structure: Structure, theta: Array) -> Array:
+    """Return lam (q, q) of the factors' coefficients theta (c,)."""
+    q = structure.q
+    return np.asarray((theta @ structure.factors.reshape(-1, q * q)).reshape(q, q))
+
+
 @dataclass(slots=True)
 class Problem:
     """Minus the marginal log-likelihood as a function of (beta~, theta)."""
 
     integrator: Integrator
     structure: Structure
-    last: Marginal | None = None
+    last: tuple[Array, Marginal] | None = None
 
     def split(self, point: Array) -> tuple[Array, Array]:
         """Return beta~ (p,) and lam (q, q)."""
         p = self.integrator.white.x.shape[1]
-        lam = np.tensordot(point[p:], self.structure.factors, axes=1)
-        return point[:p], np.ascontiguousarray(lam)
+        return point[:p], place_factors(self.structure, point[p:])
+
+    def find(self, point: Array) -> Marginal:
+        """Return the marginal likelihood at a point (p + c,), once where it was found last."""
+        if self.last is None or not np.array_equal(self.last[0], point):
+            self.last = point, self.integrator.evaluate(*self.split(point))
+        return self.last[1]
+
+    def refine(self, point: Array, *, tolerance: float, is_foretold: bool) -> None:
+        """Choose the nodes' steps at a point, where the likelihood was found by the widest."""
+        start = self.find(point).logliks if is_foretold else None
+        self.integrator.refine(
+            *self.split(point), tolerance=tolerance, is_foretold=is_foretold, start=start
+        )
+        self.last = None
 
     def at(self, point: Array) -> Point:
         """Return value, gradient and Hessian at a point (p + c,)."""
-        found = self.integrator.evaluate(*self.split(point))
-        self.last = found
+        found = self.find(point)
         wide = widen(self.structure, self.integrator.white.x.shape[1])
         score = found.score.sum(axis=0)
         return Point(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
@@ -173,21 +195,42 @@ def descend(
                 break
             share *= 0.5
             if share < shortest:
-                return point, problem.at(point)
+                return point, here
         point, here = point + share * step, there
         record(here)
     return point, here
 
 
-def start_search(white: WhitenedPatterns, structure: Structure, integrator: Integrator) -> Array:
-    """Return a point (p + c,) to start from: the linear model, and some EM steps for lam."""
-    beta = fit_linear(white).beta
+def start_search(
+    white: WhitenedPatterns, structure: Structure, integrator: Integrator, linear: Linear
+) -> Array:
+    """Return a point (p + c,) to start from: the model without random effects, and steps for lam.
+
+    Of logit and probit, effects within groups are larger than the linear model's, by a factor of
+    about sqrt(1 + v / c), v the mean variance of z'u. Source: Zeger, Liang & Albert (1988),
+    Biometrics 44, 1049-1060.
+
+    A step for lam takes the ratio of the spread of the posterior means to what it is on average if
+    lam is right, I - C of posterior covariances C; it goes further than one of EM. Source: Schall
+    (1991), Biometrika 78, 719-727.
+    """
     theta = structure.project(np.eye(structure.q))
-    for _ in range(EM_STEPS):
-        lam = np.ascontiguousarray(np.tensordot(theta, structure.factors, axes=1))
+    halved = HALVED.get(white.family.link, np.inf)
+    beta = linear.beta
+    for _ in range(STARTING_STEPS):
+        lam = place_factors(structure, theta)
         found = integrator.evaluate(beta, lam, derivatives=False)
-        second = found.cov + found.mean[:, :, None] * found.mean[:, None, :]
-        theta = structure.project(lam @ second.mean(axis=0) @ lam.T)
+        left = np.eye(structure.q) - found.cov.mean(axis=0)
+        spread = found.mean.T @ found.mean / white.n_groups
+        values, vectors = np.linalg.eigh(left)
+        half = vectors / np.sqrt(np.maximum(values, LEFT)) @ vectors.T
+        values, vectors = np.linalg.eigh(half @ spread @ half)
+        # Such steps close 0.2 to 0.6 of what is left, and twice as long ones more.
+        ratio = (vectors * np.clip(values**2, 1.0 / LONGEST, LONGEST)) @ vectors.T
+        theta = structure.project(lam @ ratio @ lam.T)
+        lam = place_factors(structure, theta)
+        grown = float(np.mean(np.sum((white.z @ lam) ** 2, axis=1)))
+        beta = linear.beta * np.sqrt(1.0 + grown / halved)
     return np.concatenate([beta, theta])
 
 
@@ -196,6 +239,7 @@ def maximize_patterns(
     structure: Structure,
     *,
     start: Array | None = None,
+    linear: Linear | None = None,
     tolerance: float = TOLERANCE,
 ) -> FamilyOptimum:
     """Return the maximum of the marginal likelihood over beta~ and theta.
@@ -208,6 +252,7 @@ def maximize_patterns(
         white: the whitened patterns.
         structure: the covariance structure.
         start: (p + c,) to start at.
+        linear: the maximum without random effects, where it is known already.
         tolerance: of the log-likelihood.
     """
     integrator = Integrator(white)
@@ -217,16 +262,17 @@ def maximize_patterns(
     def record(here: Point) -> None:
         steps.append(Step("newton", len(steps), -here.value))
 
-    point = start_search(white, structure, integrator) if start is None else start
+    if start is None:
+        start = start_search(white, structure, integrator, linear or fit_linear(white))
+    point = start
     # Of coarse nodes the gradient is not quite the value's, so that steps may never descend.
-    point, _ = descend(problem, point, enough=NEAR, record=record, shortest=0.2)
+    point, _ = descend(problem, point, enough=NEAR, record=record, shortest=0.9)
     share = tolerance / (4.0 * white.n_groups)
-    for _ in range(4):
-        integrator.refine(*problem.split(point), tolerance=share)
+    for round_ in range(4):
+        problem.refine(point, tolerance=share, is_foretold=round_ == 0)
         point, here = _leave_saddles(problem, point, record)
         point, here, singular = _settle_boundary(problem, point, here)
-        assert problem.last is not None
-        found = problem.last
+        found = problem.find(point)
         halved, error = integrator.measure_error(*problem.split(point), found)
         if error <= tolerance:
             break
