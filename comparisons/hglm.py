@@ -5,8 +5,11 @@ a process of its own, warm. The exact log-likelihoods and estimates are those of
 tests/reference/glmm.toml, by dense quadrature. A program that prints an approximation to the
 likelihood is shown at its own number: it may lie above the exact maximum.
 
-    python comparisons/hglm.py                             # bhlm and lme4
+    python comparisons/hglm.py                             # bhlm, lme4 and glmmTMB
     python comparisons/hglm.py --python .venv-hglm/bin/python   # and the others
+    python comparisons/hglm.py --programs bhlm glmm        # some programs
+
+glmmTMB has Laplace's approximation alone.
 """
 
 import argparse
@@ -32,7 +35,8 @@ RUNS = (
     *(("bhlm", 0), ("bhlm", 1), ("bhlm", 15)),
     *(("lme4", 1), ("lme4", 7), ("lme4", 15), ("lme4", 25), ("lme4", 50)),
     *(("glmm", 1), ("glmm", 15), ("glmm", 25)),
-    *(("mixedlm", 1), ("mixedlm", 15), ("statsmodels", 0)),
+    *(("mixedlm", 1), ("mixedlm", 15), ("interlace", 1), ("interlace", 15)),
+    *(("glmmTMB", 1), ("statsmodels", 0)),
 )
 
 
@@ -53,10 +57,10 @@ def run(
 ) -> dict[str, Any] | str:
     """Return the worker's numbers, or why there are none."""
     given = [name, str(path), str(nodes), str(runs)]
-    if program == "lme4":
+    if program in ("lme4", "glmmTMB"):
         if shutil.which("Rscript") is None:
             return "not installed"
-        command = ["Rscript", str(HERE / "hglm_workers.R"), *given]
+        command = ["Rscript", str(HERE / "hglm_workers.R"), program, *given]
     else:
         chosen = sys.executable if program == "bhlm" else python
         if chosen is None:
@@ -69,8 +73,10 @@ def run(
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def compare(names: list[str], *, python: str | None, runs: int) -> pd.DataFrame:
-    """Return one row per data set and way of fitting."""
+def compare(
+    names: list[str], *, python: str | None, runs: int, programs: list[str] | None = None
+) -> pd.DataFrame:
+    """Return one row per data set and way of fitting, of all programs or of some."""
     rows = []
     for name in names:
         table = bhlm.load_dataset(name)
@@ -79,6 +85,8 @@ def compare(names: list[str], *, python: str | None, runs: int) -> pd.DataFrame:
             path = Path(folder) / "table.csv"
             table.to_csv(path, index=False)
             for program, nodes in RUNS:
+                if programs is not None and program not in programs:
+                    continue
                 row: dict[str, Any] = {"data": name, "program": program, "nodes": nodes}
                 found = run(program, nodes, name, path, python=python, runs=runs)
                 if isinstance(found, str):
@@ -119,11 +127,15 @@ def render(table: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", help="of an environment with glmm, mixedlm and statsmodels")
+    parser.add_argument("--python", help="of an environment with the others")
     parser.add_argument("--data", nargs="*", default=list(DATA))
+    parser.add_argument("--programs", nargs="*", help="of all that are known")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    print(render(compare(options.data, python=options.python, runs=options.runs)))
+    found = compare(
+        options.data, python=options.python, runs=options.runs, programs=options.programs
+    )
+    print(render(found))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,19 @@ def fit_glmm(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
     return {"loglik": float(fit.loglik) + added, "beta": beta, "sd": float(fit.tau2[0]) ** 0.5}
 
 
+def fit_interlace(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
+    import interlace
+
+    formula, rows, added = expand(name, table)
+    fixed = formula.split(" + (1")[0]
+    fit = interlace.glmer(fixed, rows, family="binomial", groups=GROUPS[name], nAGQ=nodes)
+    return {
+        "loglik": float(fit.llf) + added,
+        "beta": [float(b) for b in fit.fe_params],
+        "sd": abs(float(fit.theta[0])),
+    }
+
+
 def fit_statsmodels(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
     """A variational Bayes fit: it has no likelihood."""
     from statsmodels.genmod.bayes_mixed_glm import BinomialBayesMixedGLM
@@ -94,6 +107,7 @@ FITS = {
     "bhlm": (fit_bhlm, "bhlm"),
     "glmm": (fit_glmm, "glmm"),
     "mixedlm": (fit_mixedlm, "mixedlm"),
+    "interlace": (fit_interlace, "interlace-lme"),
     "statsmodels": (fit_statsmodels, "statsmodels"),
 }
 

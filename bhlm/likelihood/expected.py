@@ -123,14 +123,19 @@ def state_steps(
     return Steps(stated, first, second, width)
 
 
+def check_scale(scale: str) -> None:
+    """Raise `ArgumentError` for a scale that is not known."""
+    if scale not in SCALES:
+        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+
+
 def check_kind(scale: str, kind: str | None) -> str:
     """Return the kind of response that is meant; on the link scale it is unit-specific.
 
     Raises:
         ArgumentError: a scale or a kind that is not known, or one that the link has not.
     """
-    if scale not in SCALES:
-        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    check_scale(scale)
     if kind not in (None, *KINDS):
         raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
     if scale == "link":

@@ -17,6 +17,7 @@ from bhlm.bayes.quantities import Quantities
 from bhlm.errors import ArgumentError
 from bhlm.layout import name_some
 from bhlm.likelihood.averages import average_mean, explain_latent, share_latent, spread_effects
+from bhlm.likelihood.expected import check_scale
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-SCALES = ("response", "link")
 HELD = 2**22  # numbers that are worked on at a time
 NEW = 6  # separates the seed of new groups' effects from the fit's other streams
 
@@ -121,8 +121,7 @@ def predict_rows(
     import pandas as pd
 
     check_level(level)
-    if scale not in SCALES:
-        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    check_scale(scale)
     at = place_new_rows(fit.moments, labels, kind=kind, new_groups=new_groups)
     flat = fit.flat
     count, g = len(flat.beta), flat.g

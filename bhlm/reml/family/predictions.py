@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.errors import ArgumentError
 from bhlm.likelihood.averages import average_mean, spread_effects
+from bhlm.likelihood.expected import check_scale
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.patterns import Integrator
 from bhlm.moments.groups import place_new_rows
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-SCALES = ("response", "link")
 BLOCK = 4096  # rows whose groups are integrated together
 
 
@@ -62,8 +61,7 @@ def predict_rows(
     import pandas as pd
 
     check_level(level)
-    if scale not in SCALES:
-        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    check_scale(scale)
     at = place_new_rows(fit.patterns, labels, kind=kind, new_groups=new_groups)
     known = (at >= 0) & (kind == "conditional")
     half = stats.norm.ppf(0.5 + level / 2.0)

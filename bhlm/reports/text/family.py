@@ -1,7 +1,7 @@
 """A fit of zeros and ones, proportions or counts in the printed style of another program."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,14 @@ EQUATION = {
     "cloglog": "log[-log(1-P)]",
     "log": "log[L]",
 }
+
+
+class HeadLine(NamedTuple):
+    """A line of Stata's head: what stands on the left, and a number with its label."""
+
+    text: str
+    label: str
+    value: object
 
 
 def tell_integration(fit: "FamilyEstimate") -> str:
@@ -121,30 +129,34 @@ def _render_stata(fit: "FamilyEstimate") -> list[str]:
     """
     patterns, wald, size = fit.patterns, fit.wald, fit.patterns.group_size
     name = REGRESSION[fit.family.link]
-    rows: list[tuple[str, str, object] | None] = [
-        (f"Mixed-effects {name} regression", "Number of obs", patterns.n_rows),
-        (f"Group variable: {show_name(patterns.group)}", "Number of groups", patterns.n_groups),
+    rows: list[HeadLine | None] = [
+        HeadLine(f"Mixed-effects {name} regression", "Number of obs", patterns.n_rows),
+        HeadLine(
+            f"Group variable: {show_name(patterns.group)}", "Number of groups", patterns.n_groups
+        ),
         None,
-        ("", "Obs per group: min", size["min"]),
-        ("", "               avg", f"{size['mean']:.1f}"),
-        ("", "               max", size["max"]),
+        HeadLine("", "Obs per group: min", size["min"]),
+        HeadLine("", "               avg", f"{size['mean']:.1f}"),
+        HeadLine("", "               max", size["max"]),
         None,
-        (_name_points(fit), f"Wald chi2({wald['df']})", format_fixed(wald["chi2"], 2)),
-        (
+        HeadLine(_name_points(fit), f"Wald chi2({wald['df']})", format_fixed(wald["chi2"], 2)),
+        HeadLine(
             f"Log likelihood = {format_g(fit.loglik, 10)}",
             "Prob > chi2",
             format_fixed(wald["p"], 4),
         ),
     ]
-    left = measure_widest([what + "  " for what, _, _ in filter(None, rows)], least=LEFT)
+    left = measure_widest([row.text + "  " for row in rows if row is not None], least=LEFT)
     lines = [
         f"Iteration {step.iteration}:   log likelihood = {format_g(step.loglik, 10)}"
         for step in fit.steps
     ]
     lines.append("")
     for row in rows:
-        text = f"{align_left(row[0], left)}{row[1]:<18} ={row[2]:>10}" if row else ""
-        lines.append(text)
+        told = (
+            "" if row is None else f"{align_left(row.text, left)}{row.label:<18} ={row.value:>10}"
+        )
+        lines.append(told)
     estimates, test = fit.estimates, fit.lr_test
     lines += ["", *tabulate_coefficients(fit, estimates), ""]
     lines += tabulate_components((fit.structure,), estimates, residual=False)
