@@ -20,7 +20,7 @@ Array = np.ndarray
 
 TOLERANCE = 1e-8  # of the log-likelihood: what its quadrature may be wrong by
 NEAR = 1e-2  # of the maximum, in units of the log-likelihood: coarse nodes have done their part
-DONE = 1e-12
+DONE = 1e-15  # estimates are then within 5e-8 of their standard errors
 ITERATIONS = 60
 SADDLES = 5
 STATIONARY = 1e-5  # of the gradient in whitened units
