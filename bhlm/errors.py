@@ -15,8 +15,9 @@ import os
 import sys
 from collections import abc
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from inspect import Parameter, Signature, isclass, isfunction, signature
+from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -96,6 +97,7 @@ LIMITS = {
 AT_LEAST_ONE = ("cores", "maxdepth", "budget")
 # Names in annotations that stand for functions, and for the bases of several classes.
 _CALLABLE = {"Callable", "Progress", "Evaluate"}
+_LOOKED_AT = {"None", "bool", "int", "float", "str", "Path", "Sequence", "Mapping"}
 _BASES = {"Fit": ("Estimate", "Draws", "Comparison")}
 # Classes that annotations name in quotes.
 _CLASSES = {
@@ -181,14 +183,19 @@ def check_fields[T: type](target: T) -> T:
 
 def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> Callable[..., Any]:
     @cache
-    def read() -> tuple[Signature, dict[str, tuple["_Kind", ...]]]:
+    def read() -> tuple[Signature, dict[str, tuple["_Kind", ...]], tuple[str, ...]]:
         shape = signature(function)
         kinds = {name: _read(each.annotation) for name, each in shape.parameters.items()}
-        return shape, kinds
+        return shape, kinds, _list_positions(shape)
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        shape, kinds = read()
+        shape, kinds, positions = read()
+        if len(args) <= len(positions):
+            # Mostly every value is what it should be, and goes on as it came.
+            given = chain(zip(positions, args, strict=False), kwargs.items())
+            if all(_passes(value, kinds.get(name)) for name, value in given):
+                return function(*args, **kwargs)
         bound = shape.bind(*args, **kwargs)
         refusal = None
         for name, value in bound.arguments.items():
@@ -218,13 +225,49 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
     return checked
 
 
+def _list_positions(shape: Signature) -> tuple[str, ...]:
+    """Return the arguments that go by position, each by itself."""
+    alone = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, each in shape.parameters.items() if each.kind in alone)
+
+
+def _passes(value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
+    """Return whether an argument is seen at once to be what its function takes, as it is.
+
+    None of no kinds: an argument that is not known by its name, or one of many.
+    """
+    if kinds is None:
+        return False
+    if not kinds:
+        return True
+    for kind in kinds:
+        if kind.classes is not None:
+            if not _class_names(value).isdisjoint(kind.classes):
+                return True
+        elif kind.name == "None":
+            if value is None:
+                return True
+        elif kind.name == "bool":
+            if value is True or value is False:
+                return True
+        elif kind.name == "float":
+            if type(value) is float:
+                return True
+        elif kind.name == "str" and type(value) is str and value.isascii() and "\0" not in value:
+            return True
+    return False
+
+
 class _Kind:
     """One alternative of an annotation: a class by its name, and the kinds of its items."""
 
-    __slots__ = ("items", "name")
+    __slots__ = ("classes", "items", "name")
 
     def __init__(self, name: str, items: tuple["_Kind", ...] = ()) -> None:
         self.name, self.items = name, items
+        # What its class is called, or one that it derives from; None where more is looked at.
+        is_class = name not in _LOOKED_AT | _CALLABLE and not hasattr(abc, name)
+        self.classes = frozenset(_BASES.get(name, (name,))) if is_class else None
 
     def __str__(self) -> str:
         words = {
@@ -377,9 +420,15 @@ def _check_value(name: str, value: Any, kind: _Kind) -> Any:
     return value
 
 
-def _class_names(value: Any) -> set[str]:
+def _class_names(value: Any) -> frozenset[str]:
     """Return the names of a value's class and of those that it derives from."""
-    return {each.__name__ for each in type(value).__mro__}
+    kind: Any = type(value)  # which mypy does not take for hashable
+    return _list_names(kind)
+
+
+@lru_cache(maxsize=1024)
+def _list_names(of: Any) -> frozenset[str]:
+    return frozenset(each.__name__ for each in of.__mro__)
 
 
 def is_finite(value: object) -> bool:

@@ -23,7 +23,10 @@ class Fitted:
     @classmethod
     def of(cls, value: Any, *, model: "Model | None" = None) -> Self:
         """Return a value (an Estimate, Draws) as the class that users hold."""
-        fit = cls(*(getattr(value, field.name) for field in fields(value) if field.init))
+        # Every field as it is: what was checked and computed once is so still.
+        fit = object.__new__(cls)
+        for field in fields(value):
+            object.__setattr__(fit, field.name, getattr(value, field.name))
         object.__setattr__(fit, "_model", None if model is None else ref(model))
         return fit
 

@@ -12,6 +12,7 @@ and nobody else asks which one a fit has. To add one, write the class and its li
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numba
@@ -110,18 +111,12 @@ class Structure(ABC):
     @property
     def variances(self) -> tuple[Parameter, ...]:
         """The free elements of G as parameters: variances and covariances, as in `labels`."""
-        names, group = self.names, self.group
-        return tuple(
-            Parameter("var", names[i], group=group)
-            if i == j
-            else Parameter("cov", names[i], names[j], group)
-            for i, j in self.labels
-        )
+        return _name_variances(self)
 
     @property
     def scaled(self) -> tuple[Parameter, ...]:
         """The same as SDs and correlations."""
-        return tuple(parameter.scaled for parameter in self.variances)
+        return _name_scaled(self)
 
     @property
     def sds(self) -> tuple[Parameter, ...]:
@@ -179,7 +174,8 @@ class Structure(ABC):
 
     def assemble(self, values: Array) -> Array:
         """Return G (q, q) from its free elements (m,)."""
-        return np.tensordot(values, self.directions, axes=1)
+        flat = self.directions.reshape(len(self.directions), -1)
+        return np.asarray((values @ flat).reshape(self.directions.shape[1:]))
 
     def project(self, psi: Array) -> Array:
         """Return theta (c,) whose lam lam' is the structure's nearest match to psi (q, q).
@@ -187,12 +183,11 @@ class Structure(ABC):
         Psi is first averaged over each direction's pattern, then a square root is taken that lies
         in the span of the factors; eigenvalues that rounding made negative count as zero.
         """
-        directions, factors = self.directions, self.factors
-        weights = np.einsum("aij,aij->a", directions, directions)
-        means = np.einsum("aij,ij->a", directions, psi) / weights
-        root = self._take_root(np.einsum("a,aij->ij", means, directions))
-        squares = np.einsum("cij,cij->c", factors, factors)
-        return np.asarray(np.einsum("cij,ij->c", factors, root) / squares)
+        directions = self.directions.reshape(len(self.directions), -1)
+        factors = self.factors.reshape(len(self.factors), -1)
+        means = (directions @ psi.ravel()) / (directions**2).sum(axis=1)
+        root = self._take_root((means @ directions).reshape(psi.shape))
+        return np.asarray((factors @ root.ravel()) / (factors**2).sum(axis=1))
 
     def _take_root(self, psi: Array) -> Array:
         """Return a square root (q, q) of a covariance of the structure, in the factors' span."""
@@ -244,6 +239,22 @@ class Structure(ABC):
         signs[1, :2] = shared * r / size, own  # SD_j
         spans = np.concatenate([spans, _stack(free, q)])
         return Family(self, turn, np.zeros((q, q)), spans, signs=signs)
+
+
+@lru_cache(maxsize=256)
+def _name_variances(structure: Structure) -> tuple[Parameter, ...]:
+    names, group = structure.names, structure.group
+    return tuple(
+        Parameter("var", names[i], group=group)
+        if i == j
+        else Parameter("cov", names[i], names[j], group)
+        for i, j in structure.labels
+    )
+
+
+@lru_cache(maxsize=256)
+def _name_scaled(structure: Structure) -> tuple[Parameter, ...]:
+    return tuple(parameter.scaled for parameter in structure.variances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,11 +430,16 @@ def combine(terms: Terms, *, group: str, covariance: str | None = None) -> Struc
     Raises:
         ArgumentError: `covariance` is not one of the known names.
     """
+    if covariance is not None and covariance not in STRUCTURES:
+        raise ArgumentError(
+            f"covariance={covariance!r} is not known; choose one of {', '.join(STRUCTURES)}"
+        )
+    return _make(terms, group, covariance)
+
+
+@lru_cache(maxsize=64)  # frozen, and asked for by every refit
+def _make(terms: Terms, group: str, covariance: str | None) -> Structure:
     if covariance is not None:
-        if covariance not in STRUCTURES:
-            raise ArgumentError(
-                f"covariance={covariance!r} is not known; choose one of {', '.join(STRUCTURES)}"
-            )
         return STRUCTURES[covariance](group, terms)
     if len(terms) == 1:
         return Unstructured(group, terms)

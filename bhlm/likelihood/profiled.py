@@ -293,6 +293,13 @@ def evaluate(
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
 
+def profile_total(total: Array, *, n: float, restricted: bool) -> Criterion:
+    """Return the criterion of `evaluate` at Psi = 0, where E is the sum (p + 1, p + 1)."""
+    value, beta, phi, rss = profile_products(0.0, np.ascontiguousarray(total), n, restricted)
+    dof = n - len(beta) if restricted else n
+    return Criterion(value, 0.0, beta, phi, rss, dof, restricted)
+
+
 def score_psi(
     blocks: Array,
     q: int,
@@ -398,7 +405,9 @@ def sum_bends(
             found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
 
     sum_stretches(fill, len(found))
-    whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
+    whole = found[0]
+    if len(found) > 1:
+        whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
     if groups is not None:  # of Z alone, which the scaling leaves as it is
         f = (inner or factor_inner(blocks, q, lam)).f.reshape(len(groups), -1)
         more = f.T @ ((groups - 1.0)[:, None] * f)
@@ -421,7 +430,8 @@ def expect_group_squares(
     restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q).
     """
     none = np.zeros((q, q))
-    at = evaluate(blocks, q, none, n=n, restricted=True, panels=panels, groups=groups)
+    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    at = profile_total(panels.total, n=n, restricted=True)
     curve = differentiate(blocks, q, none, at, directions, groups=groups)
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
@@ -429,7 +439,7 @@ def expect_group_squares(
     m = len(directions)
     equations = np.empty((m + 1, m + 1))
     equations[:m, :m] = -curve.logdet
-    equations[:m, m] = equations[m, :m] = np.einsum("mab,ab->m", directions, score)
+    equations[:m, m] = equations[m, :m] = directions.reshape(m, -1) @ score.ravel()
     equations[m, m] = at.dof
     return equations, np.append(-curve.rss_slope, at.rss)
 
@@ -437,23 +447,23 @@ def expect_group_squares(
 def join_bends(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
     """Return the second derivatives along `directions` (m, q, q) from the sums of `sum_bends`."""
     ff, fc, ft, uu, ut, tt = sums
-    e = directions
-    logdet = -_trace_pairs(ff, e)
-    slope = -np.einsum("mab,aibj->mij", e, uu)
+    m, (q, p) = len(directions), uu.shape[:2]
+    e = directions.reshape(m, q * q)
+    # sum_j tr(E_m F_j E_n G_j), with pairs = sum_j F_j (x) G_j
+    pairs = np.array((ff, fc, ft)).transpose(0, 3, 1, 2, 4).reshape(3, q * q, q * q)
+    by_ff, by_fc, by_ft = e @ pairs @ e.T
+    slope = (e @ uu.transpose(0, 2, 1, 3).reshape(q * q, p * p)).reshape(m, p, p)
+    np.negative(slope, out=slope)
+    logdet = -by_ff
     if at.restricted:
         turned = at.phi @ slope
-        logdet += 2.0 * _trace_pairs(fc, e) - np.einsum("mij,nji->mn", turned, turned)
-    lean = np.einsum("mab,aib->mi", e, ut)
-    rss = 2.0 * _trace_pairs(ft, e) - 2.0 * lean @ at.phi @ lean.T
+        across = turned.transpose(0, 2, 1).reshape(m, p * p)
+        logdet += 2.0 * by_fc - turned.reshape(m, p * p) @ across.T
+    lean = e @ ut.transpose(0, 2, 1).reshape(q * q, p)
+    rss = 2.0 * by_ft - 2.0 * lean @ at.phi @ lean.T
     return Curvature(
         logdet=0.5 * (logdet + logdet.T),
-        rss_slope=-np.einsum("mab,ab->m", e, tt),
+        rss_slope=-(e @ tt.ravel()),
         rss=0.5 * (rss + rss.T),
         fixed_slope=slope,
     )
-
-
-def _trace_pairs(pairs: Array, directions: Array) -> Array:
-    """Return sum_j tr(E_m F_j E_n G_j), with pairs = sum_j F_j (x) G_j."""
-    left = np.einsum("mda,abde->mbe", directions, pairs)
-    return np.asarray(np.einsum("mbe,nbe->mn", left, directions))

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
@@ -254,7 +253,11 @@ def whiten_columns(
     loadings = np.zeros((len(grand) + 1, q + p + 1))
     for structure, stop in zip(structures, np.cumsum(sizes).tolist(), strict=True):
         random_at = _positions(moments, structure.names)
-        bases.append(find_basis(moments, structure, random_at, n, grand, total))
+        whole_block = structure.whitening == "triangular" and len(structure.blocks) == 1
+        if whole_block and structure.names == moments.fixed:
+            bases.append(np.ascontiguousarray(a) * np.sqrt(n))  # as `find_basis` finds it
+        else:
+            bases.append(find_basis(moments, structure, random_at, n, grand, total))
         loadings[random_at, stop - structure.q : stop] = bases[-1]
     _load_fixed(loadings, moments, a, plain, q=q)
     blocks = _congruence(moments, loadings, grand)
@@ -320,7 +323,7 @@ def _products(
         extended[0, 0] = n
     else:
         extended += n * np.outer(means, means)
-    return extended[np.ix_(rows, columns)]
+    return extended[rows][:, columns]
 
 
 def orthonormalize(
@@ -359,17 +362,20 @@ def _inverse_factor(
                 f"estimate; drop it from '{moments.formula}'"
             )
     unit = gram / np.outer(size, size)
+    # Row by row, without LAPACK, which wakes its threads for the smallest triangle.
     root = np.zeros_like(unit)
     for j, name in enumerate(names):
-        root[:j, j] = solve_triangular(root[:j, :j], unit[:j, j], trans="T") if j else 0.0
-        left = unit[j, j] - root[:j, j] @ root[:j, j]
-        if left < COLLINEAR:
+        rest = unit[j, j:] - root[:j, j] @ root[:j, j:] if j else unit[j]
+        if rest[0] < COLLINEAR:
             raise IdentifiabilityError(
                 f"'{name}' is a linear combination of {', '.join(names[:j])}, so their effects "
                 f"cannot be told apart; drop it from '{moments.formula}'"
             )
-        root[j, j] = np.sqrt(left)
-    inverse = solve_triangular(root, np.eye(len(names)))
+        root[j, j:] = rest / np.sqrt(rest[0])
+    inverse = np.zeros_like(unit, order="F")
+    for j in range(len(names) - 1, -1, -1):
+        inverse[j, j] = 1.0 / root[j, j]
+        inverse[j, j + 1 :] = -(root[j, j + 1 :] @ inverse[j + 1 :, j + 1 :]) * inverse[j, j]
     return np.asarray(inverse / size[:, None])
 
 
@@ -428,9 +434,12 @@ def _check_residual(moments: Moments, structure: Structure, blocks: Array) -> No
     One row more in some group than it has random coefficients is enough, but not needed: two rows
     of a group tell three variance components apart where x differs between groups.
     """
+    q = len(moments.random)
+    # No rank is above q, and mostly that is enough to know.
+    if float(np.maximum(moments.n - q, 0.0).sum()) >= 1:
+        return
     if float((moments.n - group_ranks(moments)).sum()) >= 1:
         return
-    q = len(moments.random)
     information = expect_information(
         blocks, q, structure, n=float(moments.n.sum()), restricted=True
     )
@@ -468,7 +477,11 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     """
     inner = loadings[1:]
     means = _whiten_means(moments, loadings, grand)
-    blocks = np.matmul(np.matmul(inner.T, moments.cross), inner)
+    n_groups, (k, width) = len(moments.cross), inner.shape
+    # As two products of long matrices: one call for each small one is what would take the time.
+    half = (moments.cross.reshape(n_groups * k, k) @ inner).reshape(n_groups, k, width)
+    half = half.transpose(0, 2, 1).reshape(n_groups * width, k)
+    blocks = (half @ inner).reshape(n_groups, width, width)
     blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
     return np.asarray(blocks)
 

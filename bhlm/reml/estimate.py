@@ -9,7 +9,7 @@ from bhlm.errors import ArgumentError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
-from bhlm.likelihood.profiled import Criterion, Curvature
+from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
 from bhlm.likelihood.scores import find_scores
 from bhlm.likelihood.whitening import (
     Whitened,
@@ -25,6 +25,7 @@ from bhlm.reml.optimize import (
     Optimum,
     Problem,
     Step,
+    list_tangents,
     maximize,
     unwhiten_loglik,
 )
@@ -85,7 +86,13 @@ class Estimate(Maximum):
     @property
     def bent(self) -> "Bent":
         """The criterion at the estimates, with its derivatives by theta."""
-        if "bent" not in self._kept:
+        if "bent" not in self._kept and (met := self._kept.get("met")) is not None:
+            at, score, sums = met
+            factors = self.structure.factors
+            lam = (self.theta @ factors.reshape(len(factors), -1)).reshape(factors.shape[1:])
+            curve = join_bends(sums, at, list_tangents(self.structure, lam))
+            self._kept["bent"] = Bent(at, score, curve)
+        elif "bent" not in self._kept:
             problem = Problem(self.white, self.structure, self.method == "reml")
             _, at, score = problem.visit(self.theta)
             self._kept["bent"] = Bent(at, score, problem.curve(self.theta))
@@ -246,7 +253,7 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
     at = optimum.criterion
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
-    return Estimate(
+    found = Estimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
         structure=structure,
@@ -265,3 +272,6 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         steps=optimum.steps,
         white=white,
     )
+    if optimum.score is not None:
+        found._kept["met"] = at, optimum.score, optimum.bends
+    return found

@@ -21,6 +21,7 @@ from bhlm.likelihood.profiled import (
     evaluate,
     expect_group_squares,
     join_bends,
+    profile_total,
     score_psi,
     sum_bends,
     weigh_blocks,
@@ -39,6 +40,8 @@ STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
 # A criterion that rises by no more than this is the same criterion, rounded.
 SAME = 1e-9
+# Of a Newton step, tried one after the other: the trust region costs more than half a step.
+SHARES = (1.0, 0.5)
 # Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at
 # ten times theta is not above this one by more than ALIKE. At a maximum it is above by some 100 for
 # each degree of freedom that is left for the residual.
@@ -91,6 +94,7 @@ class Optimum:
     steps: tuple[Step, ...]
     linear: float  # the criterion without random effects
     bends: tuple[Array, ...]  # what `join_bends` takes second derivatives from
+    score: Array | None = None  # (q, q) of the criterion by Psi, where it was kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,11 @@ class Problem:
             inner=self._factor_inner(theta, lam),
         )
 
+    def at_zero(self) -> Criterion:
+        """Return the criterion without random effects, of which [X y]'[X y] is all it needs."""
+        found = profile_total(self.panels.total, n=self.white.n, restricted=self.restricted)
+        return found if self.white.held is None else found.hold(self.white.held)
+
     def _factor_inner(self, theta: Array, lam: Array) -> Inner | None:
         """Return what all sums at theta read of Z alone, where groups have weights."""
         if self.white.groups is None:
@@ -179,9 +188,7 @@ class Problem:
     def curve(self, theta: Array) -> Curvature:
         """Return the derivatives of the criterion's parts along d Psi / d theta."""
         lam, at, _ = self.visit(theta)
-        turned = self.structure.factors @ lam.T
-        tangents = turned + turned.transpose(0, 2, 1)
-        return join_bends(self.bend(theta), at, tangents)
+        return join_bends(self.bend(theta), at, list_tangents(self.structure, lam))
 
     def bend(self, theta: Array) -> tuple[Array, ...]:
         """Return what `join_bends` takes the derivatives along any directions from."""
@@ -210,7 +217,16 @@ class Problem:
             bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
         else:
             bend = curve.logdet + curve.rss / at.held
-        return np.asarray(bend + 2.0 * np.einsum("cij,ik,dkj->cd", factors, score, factors))
+        c = len(factors)
+        # sum_ij N_c (score N_d)
+        across = factors.reshape(c, -1) @ (score @ factors).reshape(c, -1).T
+        return np.asarray(bend + 2.0 * across)
+
+
+def list_tangents(structure: Structure, lam: Array) -> Array:
+    """Return d Psi / d theta (c, q, q) at lam (q, q)."""
+    turned = structure.factors @ lam.T
+    return np.asarray(turned + turned.transpose(0, 2, 1))
 
 
 def evaluate_white(
@@ -272,16 +288,18 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
     theta, singular = _settle_boundary(problem, theta)
     theta = polish(problem, theta)
     _, gradient = problem.value_and_gradient(theta)
+    lam, criterion, score = problem.visit(theta)
     return Optimum(
         theta=theta,
-        lam=problem.factor(theta),
-        criterion=problem.visit(theta)[1],
+        lam=lam,
+        criterion=criterion,
         gradient=gradient,
         converged=is_maximum(problem, theta, n=white.n),
         singular=singular,
         steps=tuple(steps),
-        linear=problem.at(np.zeros(len(theta))).value,
+        linear=problem.at_zero().value,
         bends=problem.bend(theta),
+        score=score,
     )
 
 
@@ -364,7 +382,11 @@ def solve_squares(equations: Array, squares: Array) -> tuple[Array, float]:
     """
     # A variance that the fixed effects leave nothing of counts as zero.
     size = np.sqrt(np.maximum(np.diag(equations), NO_INFORMATION * np.max(np.diag(equations))))
-    found = np.linalg.lstsq(equations / np.outer(size, size), squares / size, rcond=None)[0] / size
+    # By eigenvalues, of which those of what the equations do not tell apart are left out.
+    values, vectors = np.linalg.eigh(equations / np.outer(size, size))
+    told = np.abs(values) > len(values) * np.finfo(float).eps * np.abs(values).max()
+    shares = vectors.T @ (squares / size)
+    found = vectors @ np.where(told, shares / np.where(told, values, 1.0), 0.0) / size
     return found[:-1], max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
 
 
@@ -486,11 +508,15 @@ def _advance(
         values, vectors = np.linalg.eigh(problem.hessian(point))
         if values[0] < 1e-6 * values[-1]:
             break
-        trial = point - vectors @ ((vectors.T @ gradient) / values)
-        trial_value, trial_gradient = problem.value_and_gradient(trial)
-        # Where the value has no digits left to gain, the gradient still has.
-        closer = np.max(np.abs(trial_gradient)) < SHORTER * np.max(np.abs(gradient))
-        if not (trial_value < value or (closer and trial_value <= value + SAME)):
+        step = vectors @ ((vectors.T @ gradient) / values)
+        for share in SHARES:
+            trial = point - share * step
+            trial_value, trial_gradient = problem.value_and_gradient(trial)
+            # Where the value has no digits left to gain, the gradient still has.
+            closer = np.max(np.abs(trial_gradient)) < SHORTER * np.max(np.abs(gradient))
+            if trial_value < value or (closer and trial_value <= value + SAME):
+                break
+        else:
             break
         point, value, gradient = trial, trial_value, trial_gradient
         if callback is not None:

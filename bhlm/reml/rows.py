@@ -1,6 +1,8 @@
 """The rows of a table of estimates: standard errors, intervals and z tests."""
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,10 +39,23 @@ class Row(NamedTuple):
 
 def tabulate_rows(parameters: Sequence[Parameter], rows: Sequence[Row]) -> "pd.DataFrame":
     """Return rows as the table of estimates, indexed by parameter."""
+    return lay_out(np.array(rows), tuple(map(str, parameters)), Row._fields)
+
+
+def lay_out(values: Array, names: tuple[str, ...], columns: tuple[str, ...]) -> "pd.DataFrame":
+    """Return numbers (r, c) as a table, its rows called `names` under "parameter"."""
     import pandas as pd
 
-    index = pd.Index(list(map(str, parameters)), name="parameter")
-    return pd.DataFrame(np.array(rows), index, list(Row._fields))
+    # Views, so that a table whose index is renamed leaves the next one alone.
+    index, header = (_make_index(each).view() for each in (names, columns))
+    return pd.DataFrame(values, index.rename("parameter"), header)
+
+
+@lru_cache(maxsize=64)  # text takes pandas longer than all that a small fit's table holds
+def _make_index(names: tuple[str, ...]) -> "pd.Index":
+    import pandas as pd
+
+    return pd.Index(list(names))
 
 
 def wald_test(fixed: Sequence[str], beta: Array, cov: Array) -> dict[str, float]:
@@ -56,12 +71,11 @@ def wald_test(fixed: Sequence[str], beta: Array, cov: Array) -> dict[str, float]
 def list_fixed(beta: Array, cov: Array) -> list[Row]:
     """Return the rows of fixed effects (p,) with covariance (p, p)."""
     se = np.sqrt(np.diag(cov))
-    rows = []
-    for b, s in zip(beta, se, strict=True):
-        z = b / s
-        p = 2.0 * special.ndtr(-abs(z))
-        rows.append(Row(b, s, b - Z95 * s, b + Z95 * s, z, np.inf, p))
-    return rows
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = beta / se
+    p = 2.0 * special.ndtr(-np.abs(z))
+    columns = (beta, se, beta - Z95 * se, beta + Z95 * se, z, np.full(len(beta), np.inf), p)
+    return [Row(*values) for values in zip(*(each.tolist() for each in columns), strict=True)]
 
 
 def list_variances(
@@ -87,16 +101,17 @@ def list_variances(
         scaled += _list_scaled(structure, g, cov[span, span])
     if sigma2 is None:
         return [*variances, *scaled]
-    variances.append(Row(sigma2, errors[-1], *log_interval(sigma2, errors[-1])))
-    sd = np.sqrt(sigma2)
-    error = errors[-1] / (2.0 * sd)
+    error = float(errors[-1])
+    variances.append(Row(sigma2, error, *log_interval(sigma2, error)))
+    sd = math.sqrt(sigma2)
+    error /= 2.0 * sd
     return [*variances, *scaled, Row(sd, error, *log_interval(sd, error))]
 
 
 def _list_free(structure: Structure, g: Array, errors: Array) -> list[Row]:
-    values = (g[i, j] for i, j in structure.labels)
+    values = (float(g[i, j]) for i, j in structure.labels)
     rows = []
-    for parameter, value, se in zip(structure.variances, values, errors, strict=True):
+    for parameter, value, se in zip(structure.variances, values, errors.tolist(), strict=True):
         if parameter.is_covariance:
             bounds = [value - Z95 * se, value + Z95 * se]
         else:
@@ -110,12 +125,13 @@ def _list_scaled(structure: Structure, g: Array, cov: Array) -> list[Row]:
     values = scale_covariance(g, labels)
     se = scaled_errors(scale_slopes(g, labels), cov)
     rows = []
-    for parameter, value, error in zip(structure.scaled, values, se, strict=True):
+    found = zip(structure.scaled, values.tolist(), se.tolist(), strict=True)
+    for parameter, value, error in found:
         if parameter.is_sd:
             rows.append(Row(value, error, *log_interval(value, error)))
         elif abs(value) < 1.0:
-            z, half = np.arctanh(value), Z95 * error / (1.0 - value**2)
-            rows.append(Row(value, error, np.tanh(z - half), np.tanh(z + half)))
+            z, half = math.atanh(value), Z95 * error / (1.0 - value**2)
+            rows.append(Row(value, error, math.tanh(z - half), math.tanh(z + half)))
         else:
             rows.append(Row(value, np.nan, np.nan, np.nan))
     return rows

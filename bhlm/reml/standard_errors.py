@@ -1,5 +1,7 @@
 """Standard errors of variance components from the observed information, and their intervals."""
 
+import math
+
 import numpy as np
 from scipy import stats
 
@@ -10,11 +12,12 @@ from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends, score_psi
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
-from bhlm.reml.optimize import ZERO, Optimum
+from bhlm.reml.optimize import ZERO, Optimum, list_tangents
 
 Array = np.ndarray
 
 LARGEST = 1e150  # whose square still is a double
+LOG_LARGEST = float(np.log(np.finfo(float).max))
 Z95 = float(stats.norm.ppf(0.975))
 
 
@@ -166,8 +169,7 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     at, lam = optimum.criterion, optimum.lam
     m = len(structure.labels)
     v = at.sigma2 * white.scale**2
-    turned = structure.factors @ lam.T
-    tangents = turned + turned.transpose(0, 2, 1)
+    tangents = list_tangents(structure, lam)
     curve = join_bends(optimum.bends, at, tangents)
     information = _information(curve, at, white.scale)
     score = score_psi(white.blocks, white.q, lam, at, groups=white.groups)
@@ -219,6 +221,8 @@ def scaled_errors(slopes: Array, cov: Array) -> Array:
 
     A function is nan only if an element that it depends on has no standard error.
     """
+    if np.isfinite(slopes).all() and np.isfinite(cov).all():
+        return standard_errors(slopes @ cov @ slopes.T)
     variances = np.empty(len(slopes))
     for row, slope in enumerate(slopes):
         used = np.flatnonzero(slope)
@@ -232,10 +236,11 @@ def log_interval(value: float, se: float) -> list[float]:
     """Return the 95 % interval of a positive parameter, symmetric on the log scale."""
     if not value > 0.0:
         return [np.nan, np.nan]
-    # Next to zero the interval spans all that doubles can say.
-    with np.errstate(over="ignore"):
-        factor = np.exp(Z95 * se / value)
-        return [value / factor, value * factor]
+    log_factor = Z95 * float(se) / float(value)
+    if not log_factor < LOG_LARGEST:  # next to zero the interval spans all that doubles can say
+        return [np.nan, np.nan] if np.isnan(log_factor) else [0.0, np.inf]
+    factor = math.exp(log_factor)
+    return [value / factor, value * factor]
 
 
 def standard_errors(cov: Array) -> Array:

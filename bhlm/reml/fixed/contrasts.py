@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import Hypotheses, read_hypotheses
@@ -16,6 +16,7 @@ from bhlm.reml.fixed.robust import CR0, CR2
 from bhlm.reml.fixed.satterthwaite import SATTERTHWAITE
 from bhlm.reml.fixed.wald import JointTest, check_contrasts
 from bhlm.reml.maximum import Maximum, require_plain
+from bhlm.reml.rows import lay_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def _estimate(fit: Maximum, stated: Hypotheses, *, method: str, level: float) ->
     inference = infer_fixed(fit, stated.contrasts, method=method)
     estimate = stated.contrasts @ fit.beta
     se = inference.standard_errors(stated.contrasts)
-    half = stats.t.ppf(0.5 + level / 2.0, inference.df) * se
+    half = special.stdtrit(inference.df, 0.5 + level / 2.0) * se
     statistic = (estimate - stated.values) / se
     return {
         "estimate": estimate,
@@ -79,7 +80,7 @@ def _estimate(fit: Maximum, stated: Hypotheses, *, method: str, level: float) ->
         "upper": estimate + half,
         "statistic": statistic,
         "df": inference.df,
-        "p": 2.0 * stats.t.sf(np.abs(statistic), inference.df),
+        "p": 2.0 * special.stdtr(inference.df, -np.abs(statistic)),
     }
 
 
@@ -91,12 +92,10 @@ def tabulate_fixed(fit: Maximum, *, method: str, level: float = 0.95) -> "pd.Dat
     Raises:
         ArgumentError: an unknown method, or a level outside (0, 1).
     """
-    import pandas as pd
-
     p = len(fit.beta)
     every = Hypotheses(tuple(fit.moments.fixed), np.eye(p), np.zeros(p))
     columns = _estimate(fit, every, method=method, level=level)
-    table = pd.DataFrame(columns, index=pd.Index(every.labels, name="parameter"))
+    table = lay_out(np.column_stack(list(columns.values())), every.labels, tuple(columns))
     table.attrs["df"] = method
     return table
 
