@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhlm.errors import GalleryError
+from bhlm.errors import ArgumentError, GalleryError
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
@@ -42,8 +42,15 @@ def check_published(
     """Return every printed value beside the fit's.
 
     Raises:
+        ArgumentError: the printed values are of ML and the fit is by REML, or the reverse.
         GalleryError: a printed parameter or factor that the model does not have.
     """
+    if published.method not in (None, fit.method):
+        raise ArgumentError(
+            f"the published values are by {published.method.upper()} and the fit is by "
+            f"{fit.method.upper()}, which differ; fit by {published.method}(), or leave published= "
+            "out"
+        )
     checks: list[PrintedCheck] = []
 
     def add(name: str, quantity: str, printed: str | None, computed: float) -> None:

@@ -46,7 +46,8 @@ class Published:
     `comparable` is False where the print comes from other columns than the formula's (the
     rounded school means of the file, say): its numbers are to be shown, not judged, and
     `note` tells why. `relative_tolerance` allows for a program that stopped short of the
-    maximum, besides half a unit of the last printed digit.
+    maximum, besides half a unit of the last printed digit. `method` is the estimator of the
+    printed numbers, that of the model: a fit by the other is not set beside them.
     """
 
     estimates: Mapping[str, Mapping[str, str]]  # parameter -> some of ESTIMATE_KEYS -> print
@@ -63,6 +64,7 @@ class Published:
     relative_tolerance: float = 0.0
     comparable: bool = True
     note: str | None = None
+    method: str | None = None  # "reml" or "ml"; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def read_model(path: str | Path) -> GalleryModel:
         covariance=table.take_text("covariance"),
         priors=None if priors is None else priors.content,
         notes=table.take_text("notes"),
-        published=None if published is None else _read_published(published),
+        published=None if published is None else _read_published(published, method),
         family=table.take_text("family") or "gaussian",
         link=table.take_text("link"),
         trials=table.take_text("trials"),
@@ -264,8 +266,9 @@ def _read_data(table: "_Table") -> tuple[str | None, Path | None]:
     return dataset, None if path is None else table.path.parent / path
 
 
-def _read_published(table: "_Table") -> Published:
-    table.check_keys([field.name for field in fields(Published)])
+def _read_published(table: "_Table", method: str) -> Published:
+    # The method is said once, of the model.
+    table.check_keys([field.name for field in fields(Published) if field.name != "method"])
     # Of some fits nothing but the log-likelihood was printed.
     estimates = table.take_table("estimates", required="loglik" not in table.content)
     if estimates is not None and not estimates.content:
@@ -296,6 +299,7 @@ def _read_published(table: "_Table") -> Published:
         relative_tolerance=table.take_tolerance("relative_tolerance"),
         comparable=comparable,
         note=note,
+        method=method,
     )
 
 

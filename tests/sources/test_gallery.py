@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bhlm.errors import DataError, GalleryError
+from bhlm.errors import ArgumentError, DataError, GalleryError
 from bhlm.fits.family_fit import FamilyFit
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
@@ -219,7 +219,9 @@ def test_groups_are_printed_by_factor() -> None:
     with pytest.raises(GalleryError, match=r"published\.group_size is of a single factor"):
         check_published(fit("pastes"), replace(published, group_size={"min": "2"}))
     with pytest.raises(GalleryError, match="is not one number"):
-        check_published(fit("rail"), replace(published, estimates={}, groups={"Rail": "6"}))
+        check_published(
+            fit("rail"), replace(published, estimates={}, groups={"Rail": "6"}, method=None)
+        )
 
 
 def test_what_comes_from_other_columns_is_marked() -> None:
@@ -308,7 +310,16 @@ def test_all_keys_are_kept(tmp_path: Path) -> None:
         relative_tolerance=1e-4,
         comparable=False,
         note="other centring",
+        method="ml",
     )
+
+
+def test_prints_of_reml_are_not_set_beside_ml() -> None:
+    published = find_model("pastes").published
+    assert published is not None
+    by_reml = replace(published, method="reml")
+    with pytest.raises(ArgumentError, match=r"values are by REML and the fit is by ML.*leave pub"):
+        check_published(fit("pastes"), by_reml)
 
 
 def test_defaults(tmp_path: Path) -> None:
