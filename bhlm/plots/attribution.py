@@ -167,7 +167,7 @@ def _draw_waterfall(
     ]  # fmt: skip
     gap = f"{_sign(row['gap_sd'])} posterior SDs" if steps else "no gap to split"
     return Panel(
-        Axis(gap, range=_choose_range(edges, posterior, steps, sd)),
+        Axis(gap.replace("-", "\N{MINUS SIGN}"), range=_choose_range(edges, posterior, steps, sd)),
         Axis(
             "",
             ticks=(tuple(np.arange(last + 1.0).tolist()), tuple(labels)),

@@ -15,6 +15,7 @@ Array = np.ndarray
 # Where a trace keeps its role, so that a page can recolour it when it turns dark.
 ROLE = "role"
 BAND_OPACITY = 0.18
+LETTER, NARROWEST = 7, 770  # pixels: of a letter, and of figures with panels side by side
 BETWEEN, BELOW = 100.0, 75.0  # pixels between panels, and between the lowest and the legend
 
 
@@ -39,6 +40,7 @@ def draw_plotly(
     titles = [write(panel.title) for panel in panels]
     drawn = make_subplots(
         rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
+        horizontal_spacing=_find_spacing(panels, columns),
         # Of a tall figure, no more than the labels between two panels need.
         vertical_spacing=min(0.4 / rows, BETWEEN / height),
     )  # fmt: skip
@@ -64,6 +66,15 @@ def draw_plotly(
     return drawn
 
 
+def _find_spacing(panels: Sequence[Panel], columns: int) -> float | None:
+    """Return the share of the width between panels whose axes have texts; None is Plotly's own."""
+    inner = [panel.y.ticks[1] for at, panel in enumerate(panels) if at % columns and panel.y.ticks]
+    longest = max((len(text) for texts in inner for text in texts), default=0)
+    if not longest:
+        return None
+    return max(0.2 / columns, min((LETTER * longest + 20) / NARROWEST, 0.5 / (columns - 1)))
+
+
 def theme(page: str) -> dict[str, Any]:
     """Return the layout that makes a Plotly figure belong to a "light" or a "dark" page."""
     look = PAGES[page]
@@ -72,7 +83,10 @@ def theme(page: str) -> dict[str, Any]:
         "linecolor": look["ink"],
         "zeroline": False,
         "automargin": True,
-        "tickcolor": look["ink"],
+        # Unseen, they keep a text apart from what is drawn at the edge.
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": look["paper"],
     }
     return {
         "template": {"layout": {"xaxis": axis, "yaxis": axis}},

@@ -24,6 +24,8 @@ HALVES = {
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
 }
 # The forest of pooled fits stands beside what the imputations cost each parameter.
+# Where the variance lies by each fit, side by side where there are two.
+SHARES = {"verdict-variance_shares", "verdict-posterior_shares"}
 FIRST, TO_DO = "verdict-text", "What to do"
 FOREST, COST = "verdict-forest", "verdict-missing_information"
 # What is looked up rather than read.
@@ -40,7 +42,7 @@ FOLDED_TEXTS = {
     *("What was fitted", "What this page and its .json hold", "In numbers"),
     *("Each gap in words", "How the means were found", "The priors"),
 }
-HALF_TEXTS = {"Does the answer hang on the priors?"}
+HALF_TEXTS = {"Does the answer hang on the priors?", "Leaving groups out"}
 # Figures of one panel a parameter, drawn as small multiples: panels side by side, pixels of a row.
 MULTIPLES = {
     "attribution": (3, 210),
@@ -68,6 +70,7 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
             width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone
         )
     is_half = anchor in HALVES or (anchor == FOREST and COST in anchors)
+    is_half |= anchor in SHARES and set(anchors) >= SHARES
     return Place(HALF if is_half else ACROSS, folded=anchor in FOLDED and not is_alone)
 
 
@@ -77,5 +80,7 @@ def arrange_figure(figure: Figure) -> Figure:
         return figure
     columns, row = MULTIPLES[figure.name]
     columns = min(columns, len(figure.panels))
+    if len({panel.y.ticks for panel in figure.panels}) > 1:
+        columns = min(columns, 2)  # each panel has texts of its own at its left
     height = row * ceil(len(figure.panels) / columns) + 90
     return replace(figure, columns=columns, height=height)

@@ -17,6 +17,8 @@ HEADINGS = {
     "p": "p",
     "sd": "SD",
     "reml": "REML",
+    "ml": "ML",
+    "residual SD": "Residual SD",
     "posterior": "posterior mean",
     "gap_sd": "gap, SDs",
     "ess_bulk": "bulk ESS",

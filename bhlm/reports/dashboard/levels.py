@@ -8,7 +8,7 @@ from bhlm.likelihood.cells import describe_pattern
 from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
-from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.reproduction import (
     tabulate_level_settings,
@@ -47,17 +47,26 @@ def build_level_verdict(subject: Subject) -> Section:
     """Return the findings, every estimate, and where the variance lies."""
     moments, reml, post = find_level_moments(subject), subject.levels, subject.level_post
     blocks = show_outcome(subject)
+    blocks.append(_list_facts(moments))
     blocks += [plot_forest(subject.both or find_fit(subject)), tabulate_both(subject)]
+    blocks += [] if reml is None else [_tabulate_shares(reml)]
+    blocks += [] if post is None else [_tabulate_drawn_shares(post)]
     blocks.append(Text(_describe_data(subject), heading="What was fitted", listed=True))
     blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
     if reml is not None:
         blocks.append(_tabulate_levels(reml))
         if subject.df is not None and reml.converged:
             blocks.append(tabulate_tests(reml, subject.df))
-        blocks.append(_tabulate_shares(reml))
     if post is not None:
-        blocks += [tabulate_posterior(post), _tabulate_drawn_shares(post)]
+        blocks.append(tabulate_posterior(post))
     return Section("verdict", "Verdict", tuple(blocks))
+
+
+def _list_facts(moments: "CellMoments") -> Facts:
+    """Return how many rows there are, and units of each factor."""
+    units = [(f"Units of {shorten(name)}", f"{J:,}") for name, J in moments.groups.items()]
+    items = (("Rows", f"{moments.n_rows:,}"), *units, ("Rows dropped", f"{moments.dropped:,}"))
+    return Facts("facts", "In short", "Rows, and units of each grouping factor.", items)
 
 
 def _describe_data(subject: Subject) -> tuple[str, ...]:

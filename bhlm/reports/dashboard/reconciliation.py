@@ -62,6 +62,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
     frame = table[[*COLUMNS, *shares, *errors, "verdict"]].astype({"published": object})
     if table["published"].isna().all():
         frame = frame.drop(columns="published")
+    fit = both.reml.method
+    frame = frame.rename(columns={"reml": fit})
     known = table["reml"].notna()
     number = table["verdict"][known].value_counts()
     parts = [f"{number.get('agree', 0)} within {NEGLIGIBLE} posterior SDs"]
@@ -74,7 +76,7 @@ def _tabulate_shares(both: "Comparison") -> Table:
     if both.verdict == "not_converged":
         parts = ["none that can be compared yet"]
     noise = float((table["monte_carlo_se"] / table["sd"]).max())
-    label = both.reml.method.upper()
+    label = fit.upper()
     reading = (
         f"Of {count(int(known.sum()), 'gap')} between posterior mean and {label}, "
         f"{', '.join(parts)}; the Monte Carlo error of a mean is at most {noise:.2g} posterior SDs."
@@ -85,7 +87,7 @@ def _tabulate_shares(both: "Comparison") -> Table:
         title,
         reading,
         frame,
-        first=("published", "reml", "posterior", "gap_sd", "verdict"),
+        first=("published", fit, "posterior", "gap_sd", "verdict"),
     )
 
 

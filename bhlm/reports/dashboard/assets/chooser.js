@@ -54,7 +54,7 @@ function escapePlotly(text) {
 }
 
 function tellChoice(content, at) {
-  const round = (value) => showNumber(value, 4);
+  const round = (value) => showNumber(value, 4).replace(/^-/, "\u2212");
   const parts = content.lines
     .filter((line) => pick(line.at, at) !== null)
     .map((line) => {
