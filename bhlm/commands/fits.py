@@ -27,7 +27,6 @@ from bhlm.commands.options import (
     PriorsText,
     Quiet,
     Residual,
-    Responses,
     Rows,
     Save,
     Scaling,
@@ -98,7 +97,6 @@ def reconcile_command(
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
     residual: Residual = None,
-    responses: Responses = None,
     adjust: Adjust = True,
     covariance: Covariance = None,
     df: Df = None,
@@ -125,14 +123,14 @@ def reconcile_command(
     refuse_live(live, method)
     uncounted = df is not None or live
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    if has_responses(which, responses):
+    if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
             "--live": live, "--save": save, "--dashboard": dashboard, "--no-adjust": not adjust,
             "--memory-limit": memory_limit,
         }  # fmt: skip
         return run_pooled(
-            "reconcile", which, data, formula, responses=responses, weights=meant, refused=refused,
+            "reconcile", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
         )  # fmt: skip
@@ -212,7 +210,6 @@ def reml_command(
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
     residual: Residual = None,
-    responses: Responses = None,
     errors: Errors = None,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
@@ -234,14 +231,14 @@ def reml_command(
     check_outputs(json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    if has_responses(which, responses):
+    if has_responses(which, formula):
         refused = {
             "--known-variance": known_variance, "--residual": residual, "--dashboard": dashboard,
             "--style": None if style == "stata" else style, "--rows": rows,
             "--memory-limit": memory_limit,
         }  # fmt: skip
         return run_pooled(
-            "reml", which, data, formula, responses=responses, weights=meant, refused=refused,
+            "reml", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, method=method, covariance=covariance,
             errors=errors, df=df, json=json,
         )  # fmt: skip
@@ -384,7 +381,6 @@ def sample_command(
     scaling: Scaling = None,
     known_variance: KnownVariance = None,
     residual: Residual = None,
-    responses: Responses = None,
     adjust: Adjust = True,
     covariance: Covariance = None,
     priors: PriorsText = None,
@@ -415,14 +411,14 @@ def sample_command(
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    if has_responses(which, responses):
+    if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
             "--live": live, "--save": save, "--no-adjust": not adjust,
             "--memory-limit": memory_limit,
         }  # fmt: skip
         return run_pooled(
-            "sample", which, data, formula, responses=responses, weights=meant, refused=refused,
+            "sample", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, covariance=covariance, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
         )  # fmt: skip

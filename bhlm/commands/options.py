@@ -93,13 +93,6 @@ Residual = Annotated[
     str | None,
     typer.Option(help="A column of strata, each of which has a residual variance of its own."),
 ]
-Responses = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--responses",
-        help="A column of plausible values, to be given for each; the formula begins with '~'.",
-    ),
-]
 Adjust = Annotated[
     bool,
     typer.Option(

@@ -19,22 +19,17 @@ if TYPE_CHECKING:
     from bhlm.sources.gallery import GalleryModel
 
 
-def has_responses(which: str | None, responses: Sequence[str] | None) -> bool:
-    """Return whether several responses are asked for, or a gallery model has them.
-
-    Raises:
-        ArgumentError: both.
-    """
+def has_responses(which: str | None, formula: str | None) -> bool:
+    """Return whether a gallery model, or the left side of a formula, has several responses."""
     from bhlm.sources.gallery import find_model
 
-    if which is None:
-        return bool(responses)
-    found = bool(find_model(which).responses)
-    if responses:
-        raise ArgumentError(
-            f"'{which}' says itself what its responses are; leave --responses out, or give --data"
-        )
-    return found
+    if which is not None:
+        return bool(find_model(which).responses)
+    if formula is None or "+" not in formula.partition("~")[0]:
+        return False
+    from bhlm.fits.pooled_fit import split_responses
+
+    return split_responses(formula)[1] is not None
 
 
 def run_pooled(
@@ -43,7 +38,6 @@ def run_pooled(
     data: str | None,
     formula: str | None,
     *,
-    responses: Sequence[str] | None,
     weights: Any,
     refused: Mapping[str, Any],
     separator: str | None = None,
@@ -62,8 +56,7 @@ def run_pooled(
         what: "reml", "sample" or "reconcile".
         which: a gallery model, or None.
         data: a file, without one.
-        formula: beginning with "~", without one.
-        responses: the columns of plausible values, without one.
+        formula: with the plausible values on its left, added up, without one.
         weights: of rows and groups, without one.
         refused: options by name that plausible values do not take; those given are an error.
         separator: of columns of a text file.
@@ -87,7 +80,7 @@ def run_pooled(
         raise ArgumentError(f"{given[0]} is not there with several responses; leave it out")
     pooled, entry = _fit(
         which, data, formula,
-        responses=responses, weights=weights, separator=separator, missing=missing, method=method,
+        weights=weights, separator=separator, missing=missing, method=method,
         covariance=covariance, errors=errors, df=df,
     )  # fmt: skip
     print_title(entry)
@@ -119,7 +112,6 @@ def _fit(
     data: str | None,
     formula: str | None,
     *,
-    responses: Sequence[str] | None,
     weights: Any,
     separator: str | None,
     missing: Sequence[str] | None,
@@ -136,21 +128,21 @@ def _fit(
 
     entry = None if which is None else find_model(which)
     table: Any
+    responses = None if entry is None else entry.responses
     if entry is not None:
         if data is not None or formula is not None or weights is not None:
             raise ArgumentError(
                 f"'{which}' names a gallery model, which has its data, formula and weights; give "
                 "either the model or --data with --formula"
             )
-        table, formula, responses = find_data(entry), entry.formula, entry.responses
+        table, formula = find_data(entry), entry.formula
         weights = read_weights(entry.weights)
         method, covariance = method or entry.method, covariance or entry.covariance
     else:
         if data is None or formula is None:
             option = "--data" if data is None else "--formula"
             raise ArgumentError(
-                f"{option} is missing: --responses go with --data FILE and "
-                "--formula '~ x + (x | g)'"
+                f"{option} is missing; give --data FILE with --formula 'pv1 + pv2 ~ x + (x | g)'"
             )
         table = open_table(data, separator=separator, missing=missing or ())
     VOICE.say("fitting every response")
@@ -158,7 +150,7 @@ def _fit(
     found = fit_imputations(
         formula,
         table,
-        responses=list(responses or ()),
+        responses=list(responses) if responses else None,
         method=method or ("ml" if sampling else "reml"),
         covariance=covariance,
         weights=weights,

@@ -88,8 +88,8 @@ def test_plausible_values_are_pooled(capsys, tmp_path):
     table["w"] = table["Subject"].isin([308, 309, 310]) + 1.0
     path, out = tmp_path / "values.csv", tmp_path / "out.json"
     table.to_csv(path, index=False)
-    given = ["--data", path, "--formula", "~ Days + (1 | Subject)", "--responses", "Reaction"]
-    more = ["--responses", "pv2", "--group-weights", "w"]
+    given = ["--data", path, "--formula", "Reaction + pv2 ~ Days + (1 | Subject)"]
+    more = ["--group-weights", "w"]
     status, text, _ = run(capsys, "reml", *given, *more, "--json", out)
     assert status == 0
     assert "2 fits pooled" in text
