@@ -87,6 +87,7 @@ def theme(page: str) -> dict[str, Any]:
         "ticks": "outside",
         "ticklen": 4,
         "tickcolor": look["paper"],
+        "title": {"font": {"size": 13}},
     }
     return {
         "template": {"layout": {"xaxis": axis, "yaxis": axis}},
