@@ -159,7 +159,9 @@ def _show(plain: re.Match[str]) -> str:
             f"{name}={value}" if name in _OPEN else f"{name}={HIDDEN}" if value else name
             for name, value in _split_query(plain["query"])
         )
-    return shown + (f"#{plain['table']}" if plain["table"] is not None else "")
+    # What was meant for the query may stand behind the table.
+    table = "".join(_hide_values(plain["table"] or ""))
+    return shown + (f"#{table}" if plain["table"] is not None else "")
 
 
 def _split_query(query: str) -> Iterator[tuple[str, str]]:

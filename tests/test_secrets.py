@@ -68,6 +68,7 @@ SPELLINGS = [
     "az:/container/t.parquet?sig=Pl4nted",
     "duckdb:///me:Pl4nted@127.0.0.1/f.db#t",
     "duckdb:///absent.db?password=Pl4nted#t",
+    "postgresql://me@127.0.0.1:1/db#t?password=Pl4nted",
 ]
 PLANTED = ("Pl4nted", "50l4nted", "W0rd")
 

@@ -228,6 +228,7 @@ def _check_slopes(moments: CellMoments, structure: Structure, codes: Array) -> N
         if not within > ROUNDING * float(mass @ moments.mean[:, i] ** 2):
             terms = " + ".join(structure.names).replace(INTERCEPT, "1")
             raise IdentifiabilityError(
-                f"'{name}' never varies within any '{structure.group}', so its random slope has no "
-                f"variance to estimate; drop it from ({terms} | {structure.group})"
+                f"'{name}' never varies within any '{structure.group}', so no slope of it can "
+                "vary between them; a variance that depends on it is not fitted here, drop it from "
+                f"({terms} | {structure.group})"
             )

@@ -248,6 +248,16 @@ def spell_names(names: Sequence[str]) -> dict[str, int]:
     return spellings | {_squeeze(name): index for name, index in exact.items()} | exact
 
 
+def find_name(name: str, names: Sequence[str]) -> int | None:
+    """Return which of some names is meant, as it stands, in other spaces or with backquotes."""
+    spellings = spell_names(names)
+    is_quoted = len(name) > 2 and name[0] == name[-1] == "`"
+    for each in (name, _squeeze(name), name[1:-1] if is_quoted else f"`{name}`"):
+        if each in spellings:
+            return spellings[each]
+    return None
+
+
 def _split_factors(name: str) -> list[str]:
     parts, depth = [""], 0
     for character in name:

@@ -18,7 +18,7 @@ from bhlm.design.formula.expressions import Apply, Expression, Name, walk
 from bhlm.errors import ArgumentError, is_finite, show_value
 from bhlm.layout import format_g
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, Region
-from bhlm.likelihood.linear import Hypotheses, spell_names, suggest_name
+from bhlm.likelihood.linear import Hypotheses, find_name, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool, pool_blocks
@@ -535,8 +535,7 @@ def _mean_by_level(moments: CellMoments, mean: Array) -> Array:
 def _find_column(factors: _Factors, column: str) -> Part:
     """Return the part that a name stands for."""
     parts = factors.parts
-    spellings = spell_names(tuple(parts))
-    at = spellings.get("".join(column.split()), spellings.get(column))
+    at = find_name(column, tuple(parts))
     if at is None:
         if column in factors.levels:
             shown = [part.name for part in parts.values() if str(part.factor) == column]
@@ -557,8 +556,7 @@ def _find_column(factors: _Factors, column: str) -> Part:
 
 
 def _find_moderator(factors: _Factors, name: str) -> str:
-    spellings = spell_names(factors.names)
-    at = spellings.get("".join(name.split()), spellings.get(name))
+    at = find_name(name, factors.names)
     if at is None:
         hint = suggest_name(name, factors.names, kind="columns") if factors.names else "it has none"
         raise ArgumentError(f"{show_value(name)} is no column of the model's fixed effects; {hint}")

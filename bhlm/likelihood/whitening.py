@@ -423,8 +423,9 @@ def _check_random(moments: Moments, structure: Structure) -> None:
         if not within > ROUNDING * float(moments.mass @ moments.mean[:, i] ** 2):
             terms = " + ".join(moments.random).replace(INTERCEPT, "1")
             raise IdentifiabilityError(
-                f"'{name}' never varies within any '{moments.group}', so its random slope has no "
-                f"variance to estimate; drop it from ({terms} | {moments.group})"
+                f"'{name}' never varies within any '{moments.group}', so no slope of it can "
+                "vary between them; a variance that depends on it is not fitted here, drop it from "
+                f"({terms} | {moments.group})"
             )
 
 

@@ -13,6 +13,23 @@ Array = np.ndarray
 SAME = 1e-6
 
 
+def is_alike(one: tuple[Array, Array], other: tuple[Array, Array], *, n: float) -> bool:
+    """Return whether two pairs of means (J, k) and cross-products (J, k, k) are of the same rows.
+
+    They differ by rounding where the rows, n of them, were summed in another order.
+    """
+    (before, spread), (mean, cross) = one, other
+    if mean.shape != before.shape:
+        return False
+    size = np.abs(before).max(axis=0)
+    # What rounding of values of this size leaves of a sum of squares is no difference.
+    diagonal = np.diagonal(spread.sum(axis=0)) + n * (1e-7 * size) ** 2
+    sd = np.sqrt(diagonal / n)
+    allowed = SAME * np.sqrt(np.outer(diagonal, diagonal))
+    same = bool(np.all(np.abs(mean - before) <= SAME * (sd + 1e-3 * size)))
+    return same and bool(np.all(np.abs(cross - spread) <= allowed))
+
+
 def check_same_rows(moments: Moments, labels: Array, x: Array, z: Array, y: Array) -> None:
     """Refuse rows that do not have these moments.
 
@@ -43,14 +60,9 @@ def check_same_rows(moments: Moments, labels: Array, x: Array, z: Array, y: Arra
         n, mean, cross = reduce_columns(codes, values, len(groups))
         same = np.array_equal(n, moments.n)
     if same:
-        before, spread = moments.mean[:, at], moments.cross[:, at][:, :, at]
-        size = np.abs(before).max(axis=0)
-        # What rounding of values of this size leaves of a sum of squares is no difference.
-        diagonal = np.diagonal(spread.sum(axis=0)) + moments.n_rows * (1e-7 * size) ** 2
-        sd = np.sqrt(diagonal / moments.n_rows)
-        allowed = SAME * np.sqrt(np.outer(diagonal, diagonal))
-        same = bool(np.all(np.abs(mean - before) <= SAME * (sd + 1e-3 * size)))
-        same = same and bool(np.all(np.abs(cross - spread) <= allowed))
+        same = is_alike(
+            (moments.mean[:, at], moments.cross[:, at][:, :, at]), (mean, cross), n=moments.n_rows
+        )
     if not same:
         raise DataError(
             f"the table has changed since '{moments.formula}' was reduced to {moments.n_rows} rows "

@@ -21,6 +21,7 @@ from bhlm.likelihood.parameters import Parameter, name_apart
 from bhlm.moments.cells import CellMoments, refuse_factors
 from bhlm.moments.either import Reduced
 from bhlm.moments.patterns import Patterns
+from bhlm.moments.same_rows import is_alike
 from bhlm.reconciliation.curves import tabulate_curves
 from bhlm.reconciliation.evidence import AnyEstimate, Evidence, gather_evidence
 from bhlm.reconciliation.findings import (
@@ -272,7 +273,7 @@ def _check_pair(reml: AnyEstimate, post: Posterior) -> None:
     same = ours is theirs or (
         ours.columns == theirs.columns
         and ours.fixed == theirs.fixed
-        and _is_same(ours, theirs)
+        and is_same(ours, theirs)
         and _list_codes(ours) == _list_codes(theirs)
     )
     free = [(each.group, each.names, each.labels) for each in structures]
@@ -284,8 +285,8 @@ def _check_pair(reml: AnyEstimate, post: Posterior) -> None:
         )
 
 
-def _is_same(ours: Reduced, theirs: Reduced) -> bool:
-    """Return whether two reductions hold the same data."""
+def is_same(ours: Reduced, theirs: Reduced) -> bool:
+    """Return whether two reductions hold the same data, perhaps in another order of the rows."""
     if isinstance(ours, Patterns) or isinstance(theirs, Patterns):
         return (
             isinstance(ours, Patterns)
@@ -296,7 +297,9 @@ def _is_same(ours: Reduced, theirs: Reduced) -> bool:
                 for name in ("starts", "n", "y", "offset", "values")
             )
         )
-    return np.array_equal(ours.mean, theirs.mean) and np.array_equal(ours.cross, theirs.cross)
+    return np.array_equal(ours.n, theirs.n) and is_alike(
+        (ours.mean, ours.cross), (theirs.mean, theirs.cross), n=float(np.sum(ours.n))
+    )
 
 
 def _list_codes(moments: Reduced) -> list[list[int]]:

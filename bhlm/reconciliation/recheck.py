@@ -53,14 +53,14 @@ def find_contradictions(post: Posterior) -> list[str]:
         sd = np.sqrt(np.einsum("nii->ni", g))
         product = sd[:, :, None] * sd[:, None, :]
         corr = np.divide(g, product, out=np.zeros_like(g), where=product > 0.0)
-        one = np.ones_like(product)
-        for name, value, unit in zip(names, (sd, corr, g), (sd, one, product), strict=True):
+        # Of an SD of zero there are no correlations.
+        units = sd, np.where(product > 0.0, 1.0, 0.0), product
+        for name, value, unit in zip(names, (sd, corr, g), units, strict=True):
             if name not in posterior:
                 continue
             held = posterior[name].values.reshape(value.shape)
-            # Of an SD of zero there are no correlations.
-            known = np.isfinite(held) & (unit > 0.0)
-            if np.any(np.abs(held - value)[known] > SAME * unit[known]):
+            known = np.isfinite(value) & (unit > 0.0)
+            if not np.all(np.abs(held - value)[known] <= SAME * unit[known]):
                 wrong.append(name)
     if not wrong:
         return []

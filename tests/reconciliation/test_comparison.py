@@ -16,7 +16,7 @@ from bhlm.errors import ArgumentError
 from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
-from bhlm.reconciliation.comparison import compare
+from bhlm.reconciliation.comparison import compare, is_same
 from bhlm.reconciliation.split import NAMED
 from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, load_data
@@ -293,3 +293,18 @@ def test_a_correlation_near_one_is_not_called_unidentified(groups, kind, told):
     assert (located.upper - located.lower > 1.0) == (kind == "zero")
     (flag,) = (each for each in both.reasons if each.startswith(f"The posterior of {name} reaches"))
     assert flag.endswith(f"{told}.")
+
+
+def test_the_order_of_the_rows_is_no_other_data():
+    """The sums differ by rounding then, but a single other value is told."""
+    table = simulate_table(3)
+    found = Model("y ~ x + (x | g)", table).moments
+    turned = Model("y ~ x + (x | g)", table.iloc[::-1]).moments
+    assert not np.array_equal(found.cross, turned.cross)
+    assert is_same(found, turned)
+    other = table.assign(y=table["y"].where(table.index != 7, table["y"] + 0.001))
+    assert not is_same(found, Model("y ~ x + (x | g)", other).moments)
+    # Twice the same row has its mean, and no spread either.
+    once = table.groupby("g").head(1)
+    twice = pd.concat([once, once.head(1)])
+    assert not is_same(*(Model("y ~ x + (1 | g)", each).moments for each in (once, twice)))

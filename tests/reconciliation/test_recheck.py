@@ -68,6 +68,15 @@ def test_variables_that_are_not_one_set_of_draws_are_named(name):
     assert f"contradict themselves: {name} in post.data are not" in found
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_variable_that_is_no_number_contradicts_the_others(value):
+    post = sample_posterior("rail")
+    sd = read(post, "sd")
+    sd[0, 0] = value
+    (found,) = find_contradictions(change(post, sd=sd))
+    assert "contradict themselves: sd in post.data are not" in found
+
+
 @pytest.mark.slow
 def test_sabotage_of_the_draws_turns_the_verdict():
     reml, post = fit_reml("rail"), sample_posterior("rail")

@@ -197,3 +197,14 @@ def test_what_has_no_average(table, formula, call, message):
     fit = Model(f"y ~ {formula} + (1 | g)", wide).reml()
     with pytest.raises(ArgumentError, match=message):
         fit.average_effects("x", **call)
+
+
+def test_names_are_found_with_and_without_backquotes(table):
+    called = table.rename(columns={"x": "a b", "w": "Residual"})
+    called["a  b"] = called["a b"] ** 2
+    fit = Model("y ~ `a b` + `a  b` + `Residual` + (1 | g)", called).reml()
+    for name in ("a b", "a  b"):
+        for spelled in (name, f"`{name}`"):
+            slope = fit.effects(spelled)["slope"].item()
+            assert slope == fit.estimates.loc[f"`{name}`", "estimate"]
+    assert fit.effects("`Residual`").equals(fit.effects("Residual"))
