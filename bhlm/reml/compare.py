@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bhlm.errors import ArgumentError, check_arguments
+from bhlm.errors import ArgumentError, check_arguments, show_value
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.variance_shares import (
@@ -78,7 +78,9 @@ def compare_fits(*fits: Maximum) -> "pd.DataFrame":
         raise ArgumentError("there is nothing to compare; give at least one fit")
     for fit in fits:
         if not isinstance(fit, Maximum):
-            raise ArgumentError(f"{fit!r} is not a REML or ML fit; give what model.reml() returns")
+            raise ArgumentError(
+                f"{show_value(fit)} is not a REML or ML fit; give what model.reml() returns"
+            )
         require_plain(fit, "a comparison of likelihoods")
     for fit in fits[1:]:
         check_comparable(fits[0], fit)

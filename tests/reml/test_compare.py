@@ -174,3 +174,11 @@ def test_variance_explained_of_a_slope(hsb):
     found = variance_explained(fit, base)
     assert list(found) == ["var(Residual)", "var(Intercept|school)", "var(cwc(ses)|school)"]
     assert found["var(cwc(ses)|school)"] == pytest.approx(1 - fit.g[1, 1] / base.g[1, 1])
+
+
+def test_what_is_no_fit_is_named_in_one_short_line(hsb):
+    """Not by the whole summary that a fit has for its repr."""
+    fit = Model("mathach ~ 1 + (1 | school)", hsb).reml()
+    with pytest.raises(ArgumentError) as error:
+        compare_fits([fit, None])
+    assert str(error.value) == "<list> is not a REML or ML fit; give what model.reml() returns"
