@@ -237,7 +237,7 @@ class Draws(Posterior):
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
         if "draws" not in self._kept:
             posterior = self.data["posterior"].dataset
-            arrays = (posterior["beta"].values, posterior["G"].values, _read_sigma(posterior))
+            arrays = (posterior["beta"].values, posterior["G"].values, read_sigma(posterior))
             self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
         return dict(self._kept["draws"])
 
@@ -288,7 +288,7 @@ class Draws(Posterior):
         return tabulate_effects(self.moments, summarize_effects(self))
 
 
-def _read_sigma(posterior: "xr.Dataset") -> Array:
+def read_sigma(posterior: "xr.Dataset") -> Array:
     """Return sigma (chain, draw), of strata (chain, draw, S); 1 where variances are known."""
     if "sigma" in posterior:
         return np.asarray(posterior["sigma"].values)
@@ -297,7 +297,7 @@ def _read_sigma(posterior: "xr.Dataset") -> Array:
 
 def _flatten(posterior: "xr.Dataset", root: Array) -> Parameters:
     """Return the parameters of all N kept draws."""
-    beta, sigma = posterior["beta"].values, _read_sigma(posterior)
+    beta, sigma = posterior["beta"].values, read_sigma(posterior)
     return Parameters(
         beta.reshape(-1, beta.shape[-1]),
         root.reshape(-1, *root.shape[2:]),

@@ -1,10 +1,12 @@
 """The posterior density of several grouping factors on the unconstrained scale, compiled once.
 
 A position x is that of `bhlm.bayes.density`, with the SDs and then the correlations of one factor
-after the other. The sampler moves in z, x = centre + turn z: at the mode with the root of the
-inverse curvature there, so that trajectories are short from their first step on.
+after the other, and without log sigma where it is known. The sampler moves in z, x = centre +
+turn z: at the mode with the root of the inverse curvature there, so that trajectories are short
+from their first step on.
 """
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -41,11 +43,12 @@ class LevelDensity(NamedTuple):
     pattern: Pattern  # nested or crossed, for which the kernel is compiled
     centre: Array  # (d,)
     turn: Array  # (d, d)
+    held: float  # the residual SD where it is known; 0 where it is not
 
     @property
     def dimension(self) -> int:
         """The length of x."""
-        return self.base.dimension
+        return self.base.dimension - int(self.held > 0.0)
 
 
 def build_levels(
@@ -68,7 +71,7 @@ def build_levels(
         for part, span in zip(structure.parts, structure.spans, strict=True)
         for law in (find_law(part),)
     ]
-    d = base.dimension
+    d = base.dimension - int(white.held is not None)
     return LevelDensity(
         base=base,
         parts=np.array(rows, dtype=np.int64),
@@ -76,6 +79,7 @@ def build_levels(
         pattern=pack_cells(white),
         centre=np.zeros(d),
         turn=np.eye(d),
+        held=0.0 if white.held is None else math.sqrt(white.held) * white.scale,
     )
 
 
@@ -96,8 +100,8 @@ def root_parts(parts: Array, sizes: Array, angles: Array, out: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
-    """Return the log posterior density at x, Jacobian included, and its gradient (d,)."""
+def _log_whole(x: Array, density: LevelDensity) -> tuple[float, Array]:
+    """Return what `log_levels` does where x ends in log sigma."""
     base, parts = density.base, density.parts
     p, q, s, d = len(base.offset), len(base.inverse_basis), len(base.unit), len(x)
     gradient = np.zeros(d)
@@ -133,6 +137,22 @@ def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
+    """Return the log posterior density at x, Jacobian included, and its gradient (d,)."""
+    if density.held == 0.0:
+        return _log_whole(x, density)
+    d = len(x)
+    whole, gradient = np.empty(d + 1), np.empty(d)
+    for i in range(d):
+        whole[i] = x[i]
+    whole[d] = math.log(density.held)
+    value, slope = _log_whole(whole, density)
+    for i in range(d):
+        gradient[i] = slope[i]
+    return value - whole[d], gradient  # whose Jacobian it has not
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def log_turned(z: Array, density: LevelDensity) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
     value, gradient = log_levels(density.centre + density.turn @ z, density)
@@ -163,6 +183,8 @@ def constrain_levels(
     """Return the parameters at N positions x (N, d), priors standing in a frame."""
     base = density.base
     p, q, s = white.p, white.q, len(base.unit)
+    if density.held > 0.0:
+        x = np.column_stack([x, np.full(len(x), math.log(density.held))])
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.zeros((len(x), q, q))
     for row, position in enumerate(x):

@@ -10,7 +10,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import Certificate, diagnose_run
 from bhlm.bayes.density import evaluate_priors
-from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws
+from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws, read_sigma
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
@@ -69,7 +69,7 @@ class LevelDraws(Posterior):
         """The parameters of all N kept draws."""
         posterior = self.data["posterior"].dataset
         held = self.data["unconstrained_posterior"].dataset
-        sigma = posterior["sigma"].values.ravel()
+        sigma = read_sigma(posterior).ravel()
         root = np.zeros((len(sigma), self.structure.q, self.structure.q))
         parts = zip(
             self.structure.parts, self.structure.spans, name_factors(self.moments), strict=True
@@ -100,7 +100,7 @@ class LevelDraws(Posterior):
 
         at = self.find_factor(factor)
         u = self.all_effects[at]
-        shape = self.data["posterior"]["sigma"].shape
+        shape = self.data["posterior"]["beta"].shape[:2]
         name = name_factors(self.moments)[at]
         part = self.structure.parts[at]
         return xr.DataArray(
@@ -276,7 +276,15 @@ def unit_logliks(
     firsts = range(0, len(out), STREAM)
     with ThreadPoolExecutor(min(count_cores(), len(firsts))) as pool:
         list(pool.map(fill, firsts))
-    return out - n * np.log(white.scale)
+    return out - n * np.log(white.scale) + _add_offsets(moments, top)
+
+
+def _add_offsets(moments: CellMoments, factor: int) -> Array:
+    """Return half the sum of log w of each unit (J,), which its log-likelihood is more by."""
+    codes, weights = moments.labels[factor].codes, moments.weights
+    if weights is None or weights.counts_rows or moments.weighting is None:
+        return np.zeros(int(codes.max()) + 1)
+    return 0.5 * np.bincount(codes, weights=moments.weighting.logs)
 
 
 def whole_logliks(fit: LevelDraws) -> Array:
@@ -285,7 +293,7 @@ def whole_logliks(fit: LevelDraws) -> Array:
     That of units that are independent of each other is added up, if it is held. Otherwise it is
     what the sampler's own density has beyond that of the prior, or evaluated anew.
     """
-    shape = fit.data["posterior"]["sigma"].shape
+    shape = fit.data["posterior"]["beta"].shape[:2]
     if "log_likelihood" in fit.data.children:
         return np.asarray(fit.data["log_likelihood"]["loglik"].values.sum(axis=2))
     held = fit.data["unconstrained_posterior"].dataset.data_vars
@@ -407,7 +415,8 @@ def _fill_content(
         posterior[f"corr|{name}"] = chain(corr)
         posterior[f"cov|{name}"] = chain(g)
         roots[f"chol|{name}"] = chain(own)
-    posterior["sigma"] = chain(flat.sigma)
+    if white.held is None:
+        posterior["sigma"] = chain(flat.sigma)
     levels = white.levels
     numbers = sum(count * q for count, q in zip(levels.counts, levels.sizes, strict=True))
     slow = isinstance(levels, Crossed) and levels.width > DENSE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import HELD, Settings, parameter_draws
+from bhlm.bayes.draws import HELD, Settings, parameter_draws, read_sigma
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.level_density import (
@@ -66,15 +66,16 @@ def sample_cells(
     `bhlm.bayes.sampling.sample_moments`.
 
     Raises:
-        ArgumentError: a covariance that has no prior here, or weights.
+        ArgumentError: a covariance that has no prior here, or sampling weights.
         PriorError: priors that do not fit the model, or that the sampler asked for cannot read.
         IdentifiabilityError: the moments cannot identify the model.
         DataError: crossed factors that are too large for the memory.
     """
-    if moments.weights is not None:
+    if moments.weights is not None and moments.weights.is_sampling:
         raise ArgumentError(
-            f"a posterior of several grouping factors is not there yet with "
-            f"{moments.weights.sentence}; model.reml() is"
+            f"a pseudo-posterior of several grouping factors is not there with "
+            f"{moments.weights.sentence}: its draws would need the sandwich of all factors; "
+            "model.reml(method='ml') has it"
         )
     start = time.perf_counter()
     settings = settle(settings, min(moments.groups.values()))
@@ -144,7 +145,8 @@ def sample_whitened_cells(
         route = "PyMC marginal model, nutpie"
     else:
         density = build_levels(white, priors, structure, use_likelihood=not settings.prior_only)
-        density = centre_levels(density, initial_position(density.base, seed))
+        begin = initial_position(density.base, seed)[: density.dimension]
+        density = centre_levels(density, begin)
         model, route = make_model(density, partial(start_turned, density.dimension))
 
     def read(trace: "xr.DataTree") -> tuple[Array | None, Parameters]:
@@ -186,7 +188,7 @@ def sample_whitened_cells(
 def _read_pymc(trace: "xr.DataTree", moments: CellMoments, structure: Structure) -> Parameters:
     """Return the parameters of a trace of the marginal pm.Model, all chains one after the other."""
     posterior = trace["posterior"]
-    sigma = posterior["sigma"].values.ravel()
+    sigma = read_sigma(posterior.dataset).ravel()
     root = np.zeros((len(sigma), structure.q, structure.q))
     names = name_factors(moments)
     for part, span, name in zip(structure.parts, structure.spans, names, strict=True):

@@ -147,6 +147,8 @@ def _read_powers(
         priors.sigma, float("scale" in without), swapped="residual" in without,
         scaled="scale" in without,
     )  # fmt: skip
+    if priors.held:  # it neither grows nor vanishes
+        sigma = -math.inf
     return powers, etas, sigma
 
 

@@ -14,7 +14,7 @@ from bhlm.likelihood.panels import LANES
 Array = np.ndarray
 
 HEADER = 14
-LEVELS_HEADER = 5
+LEVELS_HEADER = 6
 
 
 def pack_density(density: Density) -> Array:
@@ -48,6 +48,7 @@ def pack_levels(density: LevelDensity) -> Array:
     )  # fmt: skip
     header = (
         LEVELS_HEADER + len(body), len(base), len(density.parts), d, len(density.pattern.data),
+        density.held,
     )  # fmt: skip
     return np.concatenate([np.array(header, dtype=np.float64), body])
 
@@ -63,8 +64,9 @@ def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of nested factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
     density = LevelDensity(
-        base=base, parts=parts, etas=etas, pattern=NestedPattern(pattern), centre=centre, turn=turn
-    )
+        base=base, parts=parts, etas=etas, pattern=NestedPattern(pattern), centre=centre,
+        turn=turn, held=data[5],
+    )  # fmt: skip
     return log_turned(z, density)
 
 
@@ -73,8 +75,9 @@ def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of crossed factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
     density = LevelDensity(
-        base=base, parts=parts, etas=etas, pattern=CrossedPattern(pattern), centre=centre, turn=turn
-    )
+        base=base, parts=parts, etas=etas, pattern=CrossedPattern(pattern), centre=centre,
+        turn=turn, held=data[5],
+    )  # fmt: skip
     return log_turned(z, density)
 
 

@@ -394,7 +394,8 @@ def _add_level_parameters(
         before += len(part.sds)
         frame = priors.frame.random[span, span]
         chols.append(_add_root(part, sd, corr.eta, frame, mark=f"|{name}", g_name=f"cov|{name}"))
-    return beta, chols, _add_scalar("sigma", priors.sigma)
+    sigma = pt.as_tensor_variable(1.0) if priors.held else _add_scalar("sigma", priors.sigma)
+    return beta, chols, sigma
 
 
 def _add_fixed(moments: Reduced, priors: ResolvedPriors, structure: Structure) -> Any:

@@ -218,16 +218,19 @@ def _read_columns(design: Design, table: Any) -> tuple[Frame, Layout]:
     return prepare_rows(frame, design.formula, schema, factors=factors)
 
 
-def apply_design(design: Design, table: Any, *, check: bool = True, means: bool = False) -> Frame:
+def apply_design(
+    design: Design, table: Any, *, check: bool = True, means: bool = False, weights: bool = False
+) -> Frame:
     """Return the complete rows of a table as narwhals columns `group`, `w0`, ..., `w{k-1}`.
 
     Several grouping columns are called as `bhlm.design.rows.name_groups` says, and "within groups"
     is then by cell. w_i is `design.columns[i]`, as Float64; a lazy table stays lazy. With `means`
-    there are also `m0`, ..., `m{k-1}`, the means of the w within groups, and with weights `rows`
-    and `groups`, those of rows and of their groups. cgm() and poly() use the
-    constants of the design, cwc() and gm() the group means of this table. `check` looks, in one
-    to three passes, for infinite values, values that are not finite and levels that the design
-    does not know; leave it out for the very table that the design was built from.
+    there are also `m0`, ..., `m{k-1}`, the means of the w within groups, and with them or
+    `weights` also `rows` and `groups`, the weights of rows and of their groups where there are any.
+    cgm() and poly() use the constants of the design, cwc() and gm() the group means of this table.
+    `check` looks, in one to three passes, for infinite values, values that are not finite and
+    levels that the design does not know; leave it out for the very table that the design was built
+    from.
 
     Raises `DataError` where the table cannot serve the design.
     """
@@ -241,12 +244,12 @@ def apply_design(design: Design, table: Any, *, check: bool = True, means: bool 
         steps, values = _lower_columns(design, layout)
         named = {f"w{i}": value.cast(nw.Float64) for i, value in enumerate(values)}
         groups = list(name_groups(design.formula))
+        given = _lower_weights(design, steps)
         if not means:
-            return steps.lay_down(rows).select(*groups, **named)
+            return steps.lay_down(rows).select(*groups, **named, **(given if weights else {}))
         averages = {f"m{i}": nw.col(name) for i, name in enumerate(named)}
         steps.steps += [Step(values=named), Step(means=averages)]
-        weights = _lower_weights(design, steps)
-        return steps.lay_down(rows).select(*groups, *named, *averages, **weights)
+        return steps.lay_down(rows).select(*groups, *named, *averages, **given)
 
 
 def design_arrays(
@@ -257,8 +260,15 @@ def design_arrays(
     Rows come in the order of the table, or in any order from an engine that has none.
     Raises `DataError` as `apply_design` does.
     """
+    return weighted_arrays(design, table, check=check)[0]
+
+
+def weighted_arrays(
+    design: Design, table: Any, *, check: bool = True
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Return what `design_arrays` does, and the rows' weights (n,), 1 without any."""
     with ignore_floating_errors():
-        frame = apply_design(design, table, check=check)
+        frame = apply_design(design, table, check=check, weights=True)
         if isinstance(frame, nw.LazyFrame):
             frame = collect_frame(frame)
     columns = {
@@ -269,7 +279,9 @@ def design_arrays(
     columns[INTERCEPT] = np.ones_like(y)
     X = np.column_stack([columns[name] for name in design.fixed])
     Z = np.column_stack([columns[name] for name in design.random])
-    return np.asarray(frame[GROUP].to_numpy()), X, Z, y
+    has_weights = design.formula.weights is not None
+    w = np.asarray(frame["rows"].to_numpy(), np.float64) if has_weights else np.ones_like(y)
+    return (np.asarray(frame[GROUP].to_numpy()), X, Z, y), w
 
 
 def tally_table(design: Design, table: Any) -> tuple[int, dict[str, int]]:

@@ -78,7 +78,9 @@ def read_new_rows(
     # The response is not known there, and any value will do; but I(y - x) ~ x reads x.
     needed = (*list_factors(formula), *formula.offsets)
     read = {name for part in needed for name in column_names(part)}
+    # Nor are the weights: what is asked of new rows does not rest on them.
     parts = [formula.response, *([] if formula.trials is None else [formula.trials])]
+    parts += [] if formula.weights is None else formula.weights.expressions
     unread = {name: 1.0 for part in parts for name in column_names(part) if name not in read}
     blank = {name: nw.lit(value) for name, value in unread.items()}
     has_group = design.group in table.collect_schema()

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.level_draws import LevelDraws
-from bhlm.errors import check_arguments
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.levels_fit import NotYetError
 from bhlm.fits.pages import FactorPage
@@ -36,8 +36,10 @@ class LevelBayesFit(FactorPage, PosteriorFit, LevelDraws):
         units; see `bhlm.bayes.checks.level_predictive.check_units`.
 
         Raises:
-            ArgumentError: it is not a factor; an unknown kind, a negative seed, or too few draws.
+            ArgumentError: it is not a factor; an unknown kind, a negative seed, or too few draws;
+                a model with weights.
         """
+        self._refuse_weights("check()")
         from bhlm.bayes.checks.level_predictive import check_units
 
         return check_units(self, factor, kind=kind, draws=draws, seed=seed)
@@ -58,16 +60,33 @@ class LevelBayesFit(FactorPage, PosteriorFit, LevelDraws):
         """Return draws of each factor's share of the variance and of its intraclass correlation.
 
         See `bhlm.bayes.quantities.derive_level_icc`.
+
+        Raises:
+            ArgumentError: variances are known, so that rows have no share of their own.
         """
+        self._refuse_weights("icc()", known_only=True)
         from bhlm.bayes.quantities import derive_level_icc
 
         return derive_level_icc(self)
 
     def r_squared(self) -> "Quantities":
-        """Return draws of the marginal and the conditional R2 (Nakagawa, Johnson & Schielzeth)."""
+        """Return draws of the marginal and the conditional R2 (Nakagawa, Johnson & Schielzeth).
+
+        Raises:
+            ArgumentError: variances are known, so that rows have no share of their own.
+        """
+        self._refuse_weights("r_squared()", known_only=True)
         from bhlm.bayes.quantities import derive_level_r_squared
 
         return derive_level_r_squared(self)
+
+    def _refuse_weights(self, what: str, *, known_only: bool = False) -> None:
+        weights = self.moments.weights
+        if weights is not None and (weights.holds_sigma or not known_only):
+            raise ArgumentError(
+                f"{what} of several grouping factors is not there with {weights.sentence}; there "
+                "are estimates, summary(), group_effects(), loo() and bhlm.reconcile()"
+            )
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""

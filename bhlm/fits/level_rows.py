@@ -13,6 +13,7 @@ from bhlm.design.design import Design, check_levels, distinct_columns, index_row
 from bhlm.design.evaluate import read_rows
 from bhlm.design.formula.expressions import column_names
 from bhlm.design.formula.terms import list_factors
+from bhlm.design.formula.weights import refuse_weights
 from bhlm.design.new_rows import (
     NO_GROUP,
     OWN_ROWS,
@@ -95,7 +96,7 @@ def read_own_level_rows(
     """Return a posterior, the rows that it was fitted to, and what the table calls them.
 
     Raises:
-        ArgumentError: no posterior, or one of another model.
+        ArgumentError: no posterior, or one of another model; a model with weights.
         DataError: no rows at hand.
     """
     if not isinstance(fit, LevelDraws):
@@ -104,6 +105,8 @@ def read_own_level_rows(
             "model.sample()"
         )
     _check_formula(cells, fit)
+    if cells.weights is not None:
+        raise refuse_weights(cells.weights, "a check of single rows")
     if table is None:
         raise DataError("this model was made from moments and has no rows; make it from the table")
     return fit, read_cell_rows(cells.design.formula, table), index_rows(cells.design, table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bhlm.design.design import Design, design_arrays, index_rows
+from bhlm.design.design import Design, index_rows, weighted_arrays
 from bhlm.design.formula.terms import Formula, add_counts, parse_formula
 from bhlm.design.formula.weights import (
     Weights,
@@ -544,6 +544,8 @@ class Model:
         from bhlm.bayes.pymc_model import build_conditional_levels, build_marginal_levels
         from bhlm.likelihood.cells import whiten_cells
 
+        if cells.weights is not None and (cells.weights.is_sampling or form != "marginal"):
+            raise refuse_weights(cells.weights, f"form='{form}'")
         structure = arrange_prior(cells, covariance)
         resolved = resolve_priors(priors, cells, structure=structure)
         if form == "marginal":
@@ -570,22 +572,34 @@ class Model:
         self,
     ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], "pd.Index"]:
         """Return what `rows` does, and what the table calls these rows."""
+        self._refuse_weights("what needs single rows")
+        rows, _, index = self._read_weighted()
+        return rows, index
+
+    def _read_weighted(
+        self,
+    ) -> tuple[
+        tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], "np.ndarray | None", "pd.Index"
+    ]:
+        """Return the rows, their weights (n,) if cross-products have any, and their names."""
         if not self.has_rows:
             raise DataError(
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
-        self._refuse_weights("what needs single rows")
-        moments = self.moments
+        moments, weights = self.moments, self.formula.weights
         with unchanged(self._table, since_opened=False):
             table = read_table(self._table, self.formula)
-            rows = design_arrays(self.design, table, check=False)
-            check_same_rows(moments, *rows)
-            return rows, self._name_rows(index_rows(self.design, table), rows[0])
+            rows, given = weighted_arrays(self.design, table, check=False)
+            own = given if weights is not None and weights.weighs_rows else None
+            check_same_rows(moments, *rows, weights=own)
+            return rows, own, self._name_rows(index_rows(self.design, table), rows[0])
 
-    def _refuse_weights(self, what: str) -> None:
-        if self.formula.weights is not None:
-            raise refuse_weights(self.formula.weights, what)
+    def _refuse_weights(self, what: str, *, sampling: bool = False) -> None:
+        """Refuse weights, or with `sampling` those whose likelihood is none of the rows."""
+        weights = self.formula.weights
+        if weights is not None and (weights.is_sampling or not sampling):
+            raise refuse_weights(weights, what)
 
     def _name_rows(self, index: "pd.Index | None", labels: np.ndarray) -> "pd.Index":
         """Return what a table calls its rows; their groups where they have no order."""
@@ -658,7 +672,7 @@ class Model:
                 at=at,
             )
         fit = cast("RemlFit | BayesFit", fit)
-        self._refuse_weights("predict()")
+        self._refuse_weights("predict()", sampling=isinstance(fit, RemlFit))
         asked, made = self.moments, fit.moments
         if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
             raise ArgumentError(
@@ -666,7 +680,7 @@ class Model:
                 "the model that was fitted"
             )
         if data is None:
-            (labels, x, z, _), index = self._read_rows()
+            (labels, x, z, _), _, index = self._read_weighted()
         else:
             if not self.has_rows:
                 raise DataError("this model was made from moments and cannot read new rows")
@@ -679,7 +693,8 @@ class Model:
 
             with unchanged(self._table, new, since_opened=False):
                 if list_means(self.design):
-                    self.rows()  # of which the means are taken: are they those of the model?
+                    # Of these rows the means are taken: are they those of the model?
+                    self._read_weighted()
                 labels, x, z, index, _ = read_new_rows(
                     self.design,
                     self._table,
@@ -827,8 +842,11 @@ class Model:
             from bhlm.fits.level_rows import list_level_residuals
 
             return list_level_residuals(self._cells, self._table, fit)
-        rows, index = self._read_rows()
-        return row_residuals(cast("RemlFit", fit), *rows).set_axis(index)
+        self._refuse_weights("residuals()", sampling=True)
+        rows, given, index = self._read_weighted()
+        counts = self.formula.weights is not None and self.formula.weights.counts_rows
+        weights = None if counts else given
+        return row_residuals(cast("RemlFit", fit), *rows, weights=weights).set_axis(index)
 
     def check_rows(
         self, fit: "BayesFit", *, draws: int = 100, seed: int | None = None

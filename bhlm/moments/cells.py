@@ -369,6 +369,7 @@ def _arrange(design: Design, blocks: Blocks, left_out: LeftOut, *, least: int = 
         design=design,
         dropped=left_out.dropped,
         missing=tuple(left_out.missing.items()),
+        weighting=None if blocks.weighting is None else blocks.weighting.select(order),
     )
 
 
@@ -441,7 +442,7 @@ def describe_cells(moments: CellMoments) -> dict[str, Any]:
         "levels": list(design.levels.items()),
         "suppressed": moments.suppressed,
         "missing": moments.missing,
-    }
+    } | ({} if moments.weights is None else {"weights": moments.weights.describe()})
 
 
 def rebuild_cells(description: Mapping[str, Any], blocks: Blocks) -> CellMoments:
@@ -455,6 +456,8 @@ def rebuild_cells(description: Mapping[str, Any], blocks: Blocks) -> CellMoments
     design = replace(rebuild_design(description), factors=factors)
     if tuple(description["groupings"]) != design.formula.group_columns:
         raise ValueError(f"the grouping columns {description['groupings']}")
+    if (design.formula.weights is None) != (blocks.weighting is None):
+        raise ValueError("weights that are named and not there, or the other way round")
     left_out = LeftOut(description["dropped"], dict(freeze(description["missing"])))
     found = _arrange(design, blocks, left_out, least=1)
     return replace(found, suppressed=description["suppressed"])

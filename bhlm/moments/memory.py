@@ -186,11 +186,16 @@ def accumulate_rows(
             add_weighted_rows(codes, buffer[:size], own if weigh.weighs_rows else None, state)
 
 
-def reduce_columns(codes: Array, values: Array, n_groups: int) -> tuple[Array, Array, Array]:
-    """Return n (J,), means (J, k) and cross-products about them (J, k, k) of rows (n, k)."""
+def reduce_columns(
+    codes: Array, values: Array, n_groups: int, *, weights: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Return n (J,), means (J, k) and cross-products about them (J, k, k) of rows (n, k).
+
+    With weights (n,) n is their sum.
+    """
     k = values.shape[1]
     state = make_states(n_groups, k)
-    add_rows(codes, values, state)
+    add_weighted_rows(codes, values, weights, state)
     return unpack_state(state, np.arange(n_groups), k)
 
 

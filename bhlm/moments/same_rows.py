@@ -30,7 +30,15 @@ def is_alike(one: tuple[Array, Array], other: tuple[Array, Array], *, n: float) 
     return same and bool(np.all(np.abs(cross - spread) <= allowed))
 
 
-def check_same_rows(moments: Moments, labels: Array, x: Array, z: Array, y: Array) -> None:
+def check_same_rows(
+    moments: Moments,
+    labels: Array,
+    x: Array,
+    z: Array,
+    y: Array,
+    *,
+    weights: Array | None = None,
+) -> None:
     """Refuse rows that do not have these moments.
 
     A table that is read again may have changed in between: a file may be replaced, a database
@@ -42,6 +50,7 @@ def check_same_rows(moments: Moments, labels: Array, x: Array, z: Array, y: Arra
         x: (n, p) columns of the fixed effects.
         z: (n, q) columns of the random effects.
         y: (n,) response.
+        weights: (n,) of rows, where cross-products were taken with weights.
 
     Raises:
         DataError: other groups, numbers of rows or values.
@@ -54,11 +63,12 @@ def check_same_rows(moments: Moments, labels: Array, x: Array, z: Array, y: Arra
     named = [name for name in columns if name in known]
     at = np.array([known[name] for name in named])
     groups, codes = code_groups(labels)
-    same = len(labels) == moments.n_rows and np.array_equal(groups, moments.groups)
+    counted = moments.n if moments.weighting is None else moments.weighting.rows
+    same = len(labels) == counted.sum() and np.array_equal(groups, moments.groups)
     if same:
         values = np.column_stack([columns[name] for name in named])
-        n, mean, cross = reduce_columns(codes, values, len(groups))
-        same = np.array_equal(n, moments.n)
+        mass, mean, cross = reduce_columns(codes, values, len(groups), weights=weights)
+        same = bool(np.all(np.abs(mass - moments.mass) <= SAME * moments.mass))
     if same:
         same = is_alike(
             (moments.mean[:, at], moments.cross[:, at][:, :, at]), (mean, cross), n=moments.n_rows

@@ -85,18 +85,19 @@ class Kernel:
     factors: Array  # (c, q, q) orthogonal: lam is their sum by the free values (c,)
     constant: float  # to the log-likelihood in the columns as given
     levels: LevelDensity | None = None  # of several factors, in place of the panels
+    held: float = 0.0  # of several factors the whitened residual SD where it is known
 
     def restrict(self, lam: Array) -> tuple[float, float, Array, Array]:
         """Return what `_restrict` does at lam (q, q)."""
         if self.levels is not None:
-            return _restrict_levels(self.levels, self.n, self.p, lam)
+            return _restrict_levels(self.levels, self.n, self.p, lam, held=self.held)
         return _restrict(self.panels, self.total, self.reach, self.n, lam)
 
 
 def _restrict_levels(
-    density: LevelDensity, n: float, p: int, lam: Array
+    density: LevelDensity, n: float, p: int, lam: Array, *, held: float
 ) -> tuple[float, float, Array, Array]:
-    """Return what `_restrict` does, by the sampler's kernel of several factors."""
+    """Return what `_restrict` does, of several factors, whose sigma may be known."""
 
     def evaluate(beta: Array, sigma: float) -> tuple[float, Array, Array, float]:
         return marginal_cells(density.pattern, n, lam, beta, sigma)
@@ -109,7 +110,7 @@ def _restrict_levels(
         return -math.inf, 1.0, np.zeros(p), np.zeros_like(lam)
     inverse = np.linalg.inv(root)
     mean = inverse.T @ (inverse @ origin)
-    sigma = math.sqrt((evaluate(mean, 1.0)[3] + n) / (n - p))
+    sigma = held or math.sqrt((evaluate(mean, 1.0)[3] + n) / (n - p))
     value, gradient, _, _ = evaluate(mean, sigma)
     value += p * math.log(sigma) - float(np.log(np.diag(root)).sum())
     out = gradient.copy()
@@ -260,10 +261,11 @@ def _read_kernel(
     p = white.p
     # Of the integral over beta, (2 pi)^(p/2) |scale A|, and of y = scale y~, in the log-likelihood.
     constant = 0.5 * p * math.log(2.0 * math.pi) + white.logdet_fixed
-    constant += white.offset - (white.n - p) * math.log(white.scale)
+    constant += white.offset + white.restricted_offset - (white.n - p) * math.log(white.scale)
+    held = 0.0 if levels is None else levels.held / white.scale
     return Kernel(
         density.panels, density.total, density.reach, density.n, p, white.q, factors, constant,
-        levels,
+        levels, held,
     )  # fmt: skip
 
 
@@ -438,15 +440,22 @@ def check_flatness(
     find, measure = (locate, log_jacobian) if shared is None else (locate_shared, log_shared)
     base = density.base if isinstance(density, LevelDensity) else density
     first = find(base, white, root, sigma * white.scale, beta)
+    # Where sigma is known x ends before it, but for the Jacobian.
+    free = density.dimension
     remainders = []
     frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
-        at_beta, at_root, at_sigma = _constrain(density, white, frame, x[None])
+        x[free:] = first[free:]
+        at_beta, at_root, at_sigma = _constrain(density, white, frame, x[None, :free])
         inner = np.linalg.solve(white.basis, at_root[0]) / at_sigma[0]
         whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
         loglik, value = _evaluate_at(
-            density, x, np.ascontiguousarray(inner), whitened, float(at_sigma[0] / white.scale)
+            density,
+            np.ascontiguousarray(x[:free]),
+            np.ascontiguousarray(inner),
+            whitened,
+            float(at_sigma[0] / white.scale),
         )
         remainders.append(value - loglik - measure(base, white.p, x))
     spread = float(np.ptp(remainders))

@@ -132,6 +132,12 @@ def require_plain(fit: Maximum, what: str) -> None:
         raise refuse_weights(weights, what)
 
 
+def require_likelihood(fit: Maximum, what: str) -> None:
+    """Raise `ArgumentError` where what is asked for needs a likelihood of the rows."""
+    if fit.weights is not None and fit.weights.is_sampling:
+        raise refuse_weights(fit.weights, what)
+
+
 def require_unweighted(fit: Maximum, what: str) -> None:
     """Raise `ArgumentError` where what is asked for knows no weights of several factors."""
     if fit.weights is not None:

@@ -9,7 +9,7 @@ from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import solve_groups
-from bhlm.reml.maximum import require_plain
+from bhlm.reml.maximum import require_likelihood
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,9 @@ def predict_rows(
     `lower_new` and `upper_new` for one new observation. "population" is X beta, and a new
     observation adds z'Gz + sigma^2. "conditional" is X beta + Z u_hat with the error
     (x - z D_j)(beta_hat - beta) + z (u_hat - u), whose parts are independent
-    (D_j: `GroupSolution.loadings`). The variance parameters count as known.
+    (D_j: `GroupSolution.loadings`). The variance parameters count as known. With weights, a new
+    observation is one of weight 1; with known variances it is a true effect, without sampling
+    error, as that of metafor's predict().
 
     Args:
         fit: the fit.
@@ -46,10 +48,10 @@ def predict_rows(
         level: of the intervals, normal.
 
     Raises:
-        ArgumentError: an unknown kind, a level outside (0, 1).
+        ArgumentError: an unknown kind, a level outside (0, 1), a fit by pseudo-likelihood.
         DataError: a group that the fit has not seen, if that is an error.
     """
-    require_plain(fit, "predict()")
+    require_likelihood(fit, "predict()")
     import pandas as pd
 
     check_level(level)
@@ -58,10 +60,11 @@ def predict_rows(
     # Quadratic forms of columns far from zero would cancel; in the whitened ones they do not.
     lever, turned = x @ solution.fixed, z @ solution.basis
     estimate = x @ fit.beta
+    own = 0.0 if fit.weights is not None and fit.weights.holds_sigma else fit.sigma2
     spread = np.einsum("ni,ij,nj->n", turned, solution.prior, turned)
     if kind == "population":
         variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever)
-        new = variance + spread + fit.sigma2
+        new = variance + spread + own
     else:
         known = at >= 0
         seen, mine = at[known], turned[known]
@@ -69,7 +72,7 @@ def predict_rows(
         lever[known] -= np.einsum("ni,nip->np", mine, solution.loadings[seen])
         spread[known] = np.einsum("ni,nij,nj->n", mine, solution.cov[seen], mine)
         variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever) + spread
-        new = variance + fit.sigma2
+        new = variance + own
     half = stats.norm.ppf(0.5 + level / 2.0)
     se, se_new = np.sqrt(variance), np.sqrt(new)
     return pd.DataFrame(

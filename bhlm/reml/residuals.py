@@ -12,7 +12,7 @@ from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import solve_groups
-from bhlm.reml.maximum import require_plain
+from bhlm.reml.maximum import require_likelihood, require_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +28,14 @@ ROW_COLUMNS = ("fitted", "marginal", "conditional", "standardized")
 GROUP_COLUMNS = ("mahalanobis", "df", "p", "expected", "log_sd")
 
 
-def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) -> "pd.DataFrame":
+def row_residuals(
+    fit: Estimate, labels: Array, x: Array, z: Array, y: Array, *, weights: Array | None = None
+) -> "pd.DataFrame":
     """Return level-1 residuals, one row per row.
 
     Columns: the group; `fitted` X beta + Z u_hat; `marginal` y - X beta; `conditional` y -
-    fitted; `standardized`, the conditional residual over sigma.
+    fitted; `standardized`, the conditional residual over the row's own SD, sigma / sqrt(w) with
+    weights w, and the root of a variance that is known.
 
     Args:
         fit: the fit.
@@ -40,11 +43,13 @@ def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) ->
         x: fixed columns (n, p).
         z: random columns (n, q).
         y: the response (n,).
+        weights: (n,) that the rows' precisions are multiplied by; None is 1.
 
     Raises:
+        ArgumentError: a fit by pseudo-likelihood.
         DataError: a row of a group that the fit has not seen.
     """
-    require_plain(fit, "residuals()")
+    require_likelihood(fit, "residuals()")
     import pandas as pd
 
     (group,) = name_apart([fit.moments.group], table=ROW_COLUMNS)
@@ -63,7 +68,8 @@ def row_residuals(fit: Estimate, labels: Array, x: Array, z: Array, y: Array) ->
             "fitted": y - conditional,
             "marginal": marginal,
             "conditional": conditional,
-            "standardized": conditional / np.sqrt(fit.sigma2),
+            "standardized": conditional
+            * np.sqrt((1.0 if weights is None else weights) / fit.sigma2),
         }
     )
 

@@ -6,6 +6,7 @@ from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.family.quantities import derive_icc
 from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
+from bhlm.design.formula.weights import has_shares
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
@@ -235,7 +236,7 @@ def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, 
             "estimates": table[list(ESTIMATE_KEYS)].to_dict("index"),
             "wald": fit.wald,
             "lr_test": fit.lr_test,
-            "icc": fit.icc().to_dict("index"),
+            **({"icc": fit.icc().to_dict("index")} if has_shares(fit.weights) else {}),
             "df_method": "z",
         }
     )

@@ -109,3 +109,21 @@ def test_what_is_not_there_is_refused():
     table.loc[3, "variance"] = 0.0
     with pytest.raises(DataError, match="known variance 'variance' is"):
         bhlm.Model("effect ~ 1 + (1 | study)", table, known_variance="variance")
+
+
+@pytest.mark.parametrize("case", ["expectancy_reml", "calendar_reml"])
+def test_predictions_are_metafors(case):
+    data, _, method = CASES[case]
+    table = bhlm.load_dataset(data)
+    model = bhlm.Model("effect ~ 1 + (1 | study)", table, known_variance="variance")
+    found, theirs = model.reml(method=method), FOUND[case]
+    whole = model.predict(found, kind="population").iloc[0]
+    assert whole["lower_new"] == pytest.approx(theirs["lower"], rel=1e-5)
+    assert whole["upper_new"] == pytest.approx(theirs["upper"], rel=1e-5)
+    each = model.predict(found)
+    np.testing.assert_allclose(each["estimate"], theirs["blup"], 1e-4, 1e-6)
+    np.testing.assert_allclose(each["se"], theirs["blup_se"], 1e-4)
+    rows = model.residuals(found)
+    np.testing.assert_allclose(
+        rows["standardized"], rows["conditional"] / np.sqrt(table["variance"]), 1e-12
+    )

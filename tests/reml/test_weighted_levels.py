@@ -8,6 +8,7 @@ import bhlm
 from bhlm import Model, SamplingWeights
 from bhlm.errors import ArgumentError, DataError
 from bhlm.reml.level_sandwich import find_level_scores
+from bhlm.reports.json import describe_levels
 
 FORMULA = "y ~ x + (1 | school) + (x || school:class)"
 SAME = 1e-8  # relative, of two ways to one maximum
@@ -105,7 +106,7 @@ def test_what_weights_of_units_cannot_be_is_told() -> None:
     with pytest.raises(ArgumentError, match="crossed"):
         model.reml(method="ml")
     model = Model(FORMULA, TABLE, weights=SamplingWeights("w"))
-    with pytest.raises(ArgumentError, match="not there yet"):
+    with pytest.raises(ArgumentError, match="is not there with sampling weights"):
         model.sample(seed=1)
     with pytest.raises(ArgumentError, match="not there"):
         model.reml(method="ml").group_effects()
@@ -157,3 +158,13 @@ def test_schools_in_districts_are_those_of_metafor() -> None:
     assert found.sigma2 == 1.0
     effects = found.group_effects("district")
     assert len(effects) == 11
+
+
+def test_json_and_tables_of_known_variances_leave_out_shares() -> None:
+    table = bhlm.load_dataset("school_calendar")
+    formula = "effect ~ 1 + (1 | district) + (1 | study)"
+    fit = bhlm.Model(formula, table, known_variance="variance").reml()
+    assert "icc" not in describe_levels(fit)
+    assert "study" in str(bhlm.table({"meta": fit}))
+    with pytest.raises(ArgumentError, match="icc"):
+        fit.icc()

@@ -1,13 +1,14 @@
 """Fits with weights: printed values of other programs, identities, and standard errors."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import bhlm
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, DataError
 
 # WeMix 4.0's tests print log-likelihoods with all digits.
 PRINTED = {
@@ -16,6 +17,7 @@ PRINTED = {
     "two effects": ("Reaction ~ Days + (1 | Subject) + (0 + Days | Subject)", "-1018.29298875158"),
 }
 HEAVY = ("308", "309", "310")
+LME4 = json.loads((Path(__file__).parents[1] / "reference" / "survey" / "weights.json").read_text())
 SAME = 1e-9  # of two ways to one optimum
 STEP = 1e-4  # of differences of second order, which leave about its square
 
@@ -315,3 +317,51 @@ def test_a_start_that_leaves_nothing_to_gain_takes_few_steps(sleepstudy):
     rough = sleepstudy.assign(Reaction=sleepstudy["Reaction"] * (1.0 + 1e-9))
     start = bhlm.Model("Reaction ~ Days + (Days | Subject)", rough).reml()
     assert len(model.reml(start=start).steps) < 5
+
+
+def test_fitted_values_and_residuals_under_precision_weights_are_lme4s(sleepstudy):
+    table = sleepstudy.assign(w=1 + sleepstudy["Days"] % 3)
+    model = bhlm.Model("Reaction ~ Days + (Days | Subject)", table, weights="w")
+    found = model.reml()
+    assert found.loglik == pytest.approx(LME4["loglik"], abs=1e-7)
+    rows = model.residuals(found)
+    np.testing.assert_allclose(rows["fitted"], LME4["fitted"], 1e-5)
+    np.testing.assert_allclose(rows["standardized"], LME4["scaled"], 1e-4, 1e-5)
+    np.testing.assert_allclose(model.predict(found)["estimate"], LME4["fitted"], 1e-5)
+    population = model.predict(found, table.drop(columns="w"), kind="population")
+    np.testing.assert_allclose(population["estimate"], LME4["population"], 1e-5)
+    wide = (population["upper_new"] - population["estimate"]) ** 2
+    narrow = (population["upper"] - population["estimate"]) ** 2
+    z = np.column_stack([np.ones(len(table)), table["Days"]])
+    spread = np.einsum("ni,ij,nj->n", z, found.g, z) + found.sigma2
+    np.testing.assert_allclose((wide - narrow) / 1.959963984540054**2, spread, 1e-9)
+
+
+def test_rows_that_count_several_times_have_the_residuals_of_each(sleepstudy):
+    both = []
+    for table, weights in (
+        (sleepstudy, bhlm.FrequencyWeights("w")),
+        (double(sleepstudy, anew=False), None),
+    ):
+        model = bhlm.Model("Reaction ~ Days + (1 | Subject)", table, weights=weights)
+        both.append(model.residuals(model.reml()).iloc[: len(sleepstudy)])
+    np.testing.assert_allclose(both[0]["standardized"], both[1]["standardized"], 1e-6, 1e-8)
+
+
+def test_rows_that_have_changed_are_found_out_under_weights(sleepstudy):
+    table = sleepstudy.copy()
+    model = bhlm.Model("Reaction ~ Days + (1 | Subject)", table, weights="w")
+    found = model.reml()
+    table.loc[3, "w"] = 1.5
+    with pytest.raises(DataError, match="the table has changed"):
+        model.residuals(found)
+
+
+@pytest.mark.parametrize("ask", ["predict", "residuals", "check_rows", "loo_rows"])
+def test_single_rows_of_a_pseudo_likelihood_are_refused(ask, sleepstudy):
+    model = bhlm.Model(
+        "Reaction ~ Days + (1 | Subject)", sleepstudy, weights=bhlm.SamplingWeights(rows="w")
+    )
+    with pytest.raises(ArgumentError, match="is not there with sampling weights") as told:
+        getattr(model, ask)(model.reml(method="ml"))
+    assert "\n" not in str(told.value)

@@ -111,7 +111,12 @@ def run_level_checks(post: "LevelDraws") -> Checks:
 
     left_out = ["The PIT of the rows is not there yet for several grouping factors"]
     predictive = None
-    if post.holds_effects:
+    if post.moments.weights is not None:
+        left_out = [
+            "The model was not checked by replicates of its rows, which are not there yet with "
+            f"{post.moments.weights.sentence}"
+        ]
+    elif post.holds_effects:
         predictive = replace(check_units(post), data=None)
     else:
         left_out.append(
@@ -122,7 +127,8 @@ def run_level_checks(post: "LevelDraws") -> Checks:
 
 def _thin(post: Draws) -> Draws:
     """Return the fit with as few draws as its groups call for."""
-    draws = post.data["posterior"]["sigma"].size
+    chains, length = post.data["posterior"]["beta"].shape[:2]
+    draws = chains * length
     step = min(-(-draws * post.moments.n_groups // LOGLIKS), draws // DRAWS)
     if step < 2:
         return post

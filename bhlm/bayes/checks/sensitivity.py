@@ -194,7 +194,7 @@ def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
         part = slice(start, start + size)
         logliks = group_logliks(fit.white, fit.moments.n, parameters.take(part))
         total[part] = logliks.sum(axis=1)
-    return total.reshape(fit.data["posterior"]["sigma"].shape)
+    return total.reshape(fit.data["posterior"]["beta"].shape[:2])
 
 
 def scale_term(draws: dict[str, Array], term: Array) -> Array:

@@ -191,7 +191,8 @@ def build_target(
     levels: Nested | Crossed | None = None
     counted: Counted | None = None
     strata: Strata | None = None
-    held = 0.0
+    known = None if isinstance(white, WhitenedPatterns) else white.held
+    held = 0.0 if known is None else math.sqrt(known) * white.scale
     if isinstance(white, WhitenedPatterns):
         counted, panels = count_likelihood(white), Panels(np.empty(0), np.empty(0), 0.0)
     elif isinstance(white, WhitenedCells):
@@ -203,7 +204,6 @@ def build_target(
             )
     elif not white.is_plain:
         strata, panels = spread_positions(white), Panels(np.empty(0), np.empty(0), 0.0)
-        held = 0.0 if white.held is None else math.sqrt(white.held) * white.scale
     else:
         panels = build_panels(white.blocks, white.q)
     offset, slope = place_fixed(white, priors)

@@ -179,15 +179,16 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
 
 
 def _list_weights(fit: Posterior) -> dict[str, tuple[Array, list[str]]]:
-    """Return the sums of weights by group, and the blocks of strata, with their dimensions."""
+    """Return the sums of weights by block, and the blocks of strata, with their dimensions."""
     found: dict[str, tuple[Array, list[str]]] = {}
-    if not isinstance(fit, Draws):
-        return found
-    if fit.moments.weighting is not None:
+    moments = fit.moments
+    if not isinstance(moments, Patterns) and moments.weighting is not None:
         found |= {
             f"weights_{name}": (array, ["block"])
-            for name, array in describe_weighting(fit.moments.weighting).items()
+            for name, array in describe_weighting(moments.weighting).items()
         }
+    if not isinstance(fit, Draws):
+        return found
     if fit.white.parts is not None and fit.white.sizes is not None:
         square = ["stratum", "block", "white", "white_bis"]
         found |= {"parts": (fit.white.parts, square), "sizes": (fit.white.sizes, square[:2])}
@@ -243,7 +244,7 @@ def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyReduc
         return rebuild_moments(description, reduced)
     columns = range(len(description["groupings"]))
     labels = tuple(arrays[EXTRA, LABELS.format(at)] for at in columns)
-    return rebuild_cells(description, Blocks(labels, n, mean, cross))
+    return rebuild_cells(description, Blocks(labels, n, mean, cross, _read_weighting(arrays)))
 
 
 def _read_covariance(content: Mapping[str, Any], moments: AnyReduced) -> str | None:

@@ -297,6 +297,14 @@ def settle_factors(weights: Weights | None, factors: Sequence[str]) -> Weights |
     return SamplingWeights(weights.rows, named[factors[0]], scaling=weights.scaling)
 
 
+def has_shares(weights: Weights | None) -> bool:
+    """Return whether the variance of rows divides into shares: there is a residual one, estimated.
+
+    A pseudo-likelihood is none of the rows, and known variances are the rows' own.
+    """
+    return weights is None or not (weights.is_sampling or weights.holds_sigma)
+
+
 def refuse_weights(weights: Weights, what: str) -> ArgumentError:
     """Return the error for what is not there for weights of this meaning."""
     why = "; the pseudo-likelihood is no likelihood of the rows" if weights.is_sampling else ""

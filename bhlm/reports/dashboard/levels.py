@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bhlm.bayes.quantities import derive_level_icc
+from bhlm.design.formula.weights import has_shares
 from bhlm.layout import count, format_digits, list_names
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.plots.forest import plot_forest
@@ -49,8 +50,9 @@ def build_level_verdict(subject: Subject) -> Section:
     blocks = show_outcome(subject)
     blocks.append(_list_facts(moments))
     blocks += [plot_forest(subject.both or find_fit(subject)), tabulate_both(subject)]
-    blocks += [] if reml is None else [_tabulate_shares(reml)]
-    blocks += [] if post is None else [_tabulate_drawn_shares(post)]
+    divides = has_shares(moments.weights)
+    blocks += [_tabulate_shares(reml)] if divides and reml is not None else []
+    blocks += [_tabulate_drawn_shares(post)] if divides and post is not None else []
     blocks.append(Text(_describe_data(subject), heading="What was fitted", listed=True))
     blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
     if reml is not None:
@@ -78,7 +80,7 @@ def _describe_data(subject: Subject) -> tuple[str, ...]:
     ]
     methods = [] if subject.levels is None else [subject.levels.method.upper()]
     if post is not None:
-        chains, draws = post.data["posterior"]["sigma"].shape
+        chains, draws = post.data["posterior"]["beta"].shape[:2]
         run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
         methods.append(f"full Bayes ({run}, {post.sampler})")
     told = (

@@ -8,6 +8,7 @@ from scipy import special
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
+from bhlm.design.formula.weights import has_shares
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reml.compare import count_parameters, intraclass_correlation, r_squared
@@ -102,8 +103,9 @@ def _read_reml(fit: Estimate, df: str, level: float) -> Column:
 
 
 def _read_levels(fit: LevelsEstimate, level: float) -> Column:
-    shares = fit.icc()["icc"]
-    free = sum(len(each.labels) for each in fit.structures)
+    shares = fit.icc()["icc"] if has_shares(fit.weights) else {}
+    held = fit.weights is not None and fit.weights.holds_sigma
+    free = sum(len(each.labels) for each in fit.structures) + int(not held)
     return Column(
         method=fit.method.upper(),
         tests="z",
@@ -113,10 +115,10 @@ def _read_levels(fit: LevelsEstimate, level: float) -> Column:
         rows=fit.moments.n_rows,
         groups=dict(fit.moments.groups),
         cells=_read_rows(fit.parameters, fit.estimates, level=level),
-        icc={name: float(shares[name]) for name in fit.moments.groups},
+        icc={name: float(shares.get(name, NONE)) for name in fit.moments.groups},
         r2=(NONE, NONE),
         deviance=-2.0 * fit.loglik,
-        parameters=len(fit.beta) + free + 1,
+        parameters=len(fit.beta) + free,
         notes=_note_fit(fit),
     )
 

@@ -124,12 +124,12 @@ def _render_parts(both: "Comparison", name_width: int) -> list[str]:
 def _name_parts(both: "Comparison") -> dict[str, str]:
     """Return the heads of the parts' columns; of several factors SDs and correlations by factor."""
     parts = both.post.structure.parts
-    if both.post.priors.held:
-        return {key: text for key, text in PARTS.items() if key != "prior_residual"}
+    held = both.post.priors.held
+    shown = {key: text for key, text in PARTS.items() if not (held and key == "prior_residual")}
     if len(parts) == 1:
-        return PARTS
+        return shown
     found: dict[str, str] = {}
-    for key, text in PARTS.items():
+    for key, text in shown.items():
         if key == "prior_corr":
             correlated = [part.group for part in parts if part.has_correlations]
             found |= {f"{key}|{group}": f"{text}|{group}" for group in correlated}
