@@ -301,7 +301,7 @@ def test_prior_alone(model: Model) -> None:
 def test_posterior_is_that_of_a_dense_grid(family: str) -> None:
     model = make_model(family)
     fit = FamilyBayesFit.of(
-        sample_patterns(model.patterns, seed=5, settings=Settings(draws=2000, chains=4))
+        sample_patterns(model.patterns, seed=5, settings=Settings(draws=1000, tune=500, chains=4))
     )
     assert fit.converged
     centre, spread = fit.flat.beta.mean(axis=0), fit.flat.beta.std(axis=0)
