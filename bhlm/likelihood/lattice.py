@@ -679,6 +679,10 @@ def integrate(
     for j in members:
         lo, hi = rows.starts[j], rows.starts[j + 1]
         peak = find_mode(rows, lo, hi, modes[j], sums.slope, sums.bend, root, NEAR)
+        if not (np.isfinite(peak) and np.isfinite(root.sum())):
+            # Far out, where a trajectory diverged: there is no end to nodes that are all alike.
+            out.loglik[j] = -np.inf
+            continue
         logdet = 0.0
         # net = h C'^-1, upper triangular.
         for d in range(q - 1, -1, -1):

@@ -172,3 +172,12 @@ def test_threads_change_nothing() -> None:
     two = integrator.evaluate(*at, threads=2)
     assert one.loglik == two.loglik
     assert np.array_equal(one.information, two.information)
+
+
+@pytest.mark.parametrize("sd", [np.inf, 1e200, np.nan])
+def test_parameters_beyond_all_numbers_have_no_likelihood(sd: float) -> None:
+    """Where a sampler's trajectory diverges, the integral ends and says so."""
+    _, integrator = prepare("poisson", "log", "y ~ x + (1 | g)")
+    at = whiten(integrator.white, np.array([0.1, 0.2]), np.array([[1.0]]))
+    found = integrator.evaluate(at[0], sd * at[1], information=False)
+    assert not np.isfinite(found.loglik)
