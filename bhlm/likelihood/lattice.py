@@ -34,6 +34,7 @@ NEWTON_STEPS = 100
 # fixed rule rests, is then good to 1e-11. A lattice may lie anywhere.
 DECREMENT = 1e-22
 NEAR = 1e-4  # for a lattice
+LOST = 1.0  # a search that ends with more to gain has not come near the mode
 DEPTH = 34.0  # nodes are left out where f is so far below its peak: exp(-34) = 2e-15
 SCORE, INFORMATION = 1, 2  # derivatives that are wanted
 LARGE = 1e150  # of a product, before its logarithm is taken
@@ -184,9 +185,11 @@ def find_mode(
 ) -> float:
     """Move v (q,) to the mode of f, write C (q, q) of H = C C' there, and return f.
 
-    The search ends where no more than `enough` is left to gain.
+    The search ends where no more than `enough` is left to gain. It returns -inf where it does not
+    come near the mode: Newton's steps down an exponential of some hundreds are of one unit each.
     """
     q = len(v)
+    decrement = np.inf
     step, trial = np.empty(q), np.empty(q)
     value = _visit(rows, lo, hi, v, slope, bend)
     if not value > -np.inf:
@@ -207,7 +210,7 @@ def find_mode(
         for d in range(q):
             v[d] = trial[d]
         value = found
-    return value
+    return value if decrement < LOST else -np.inf
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -756,6 +759,9 @@ def integrate_fixed(rows: Rows, modes: Array, nodes: Array, logs: Array, loglik:
         lo, hi = rows.starts[j], rows.starts[j + 1]
         slope, bend = np.empty(hi - lo), np.empty(hi - lo)
         peak = find_mode(rows, lo, hi, modes[j], slope, bend, root, DECREMENT)
+        if not peak > -np.inf:
+            loglik[j] = -np.inf
+            continue
         total = 0.0
         for k in range(len(nodes)):
             for d in range(q - 1, -1, -1):

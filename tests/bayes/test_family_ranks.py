@@ -59,6 +59,6 @@ def test_true_values_rank_uniformly(name: str) -> None:
 @pytest.mark.slow
 def test_ranks_tell_a_wrong_prior() -> None:
     """Ranks of true values that are half as large as drawn are not uniform."""
-    ranks = rank_true_values("poisson", replicates=30, seed=12)["sd(Intercept|g)"]
+    ranks = rank_true_values("poisson", replicates=40, seed=12)["sd(Intercept|g)"]
     assert uniformity_p(ranks, KEPT) > LEAST
     assert uniformity_p(ranks // 2, KEPT) < LEAST

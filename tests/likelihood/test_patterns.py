@@ -181,3 +181,10 @@ def test_parameters_beyond_all_numbers_have_no_likelihood(sd: float) -> None:
     at = whiten(integrator.white, np.array([0.1, 0.2]), np.array([[1.0]]))
     found = integrator.evaluate(at[0], sd * at[1], information=False)
     assert not np.isfinite(found.loglik)
+
+
+def test_a_mode_out_of_reach_ends_the_integral() -> None:
+    """At means of exp(600) Newton's steps are of one unit: the search ends far from the mode."""
+    _, integrator = prepare("poisson", "log", "y ~ x + (1 | g)")
+    at = whiten(integrator.white, np.array([600.0, 0.2]), np.array([[0.3]]))
+    assert integrator.evaluate(*at, information=False).loglik == -np.inf
