@@ -30,6 +30,8 @@ from bhlm.commands.main import main
 from bhlm.commands.view import describe, open_view, render, sample_live
 from bhlm.errors import ArgumentError
 
+pytestmark = pytest.mark.wide
+
 COMMAND = [sys.executable, "-c", "from bhlm.commands.main import main; main()"]
 MODEL = "sleepstudy"
 ENDLESS = 3_000_000  # draws that no machine has before the tests stop it
@@ -184,7 +186,6 @@ def test_a_run_to_its_end_gives_the_same_draws(model):
     assert len(seen[-1]) == 4
 
 
-@pytest.mark.wide
 def test_several_factors_are_watched_with_the_same_draws():
     from bhlm.sources.gallery import find_model, load_data
 

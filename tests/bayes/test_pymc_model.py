@@ -22,6 +22,8 @@ from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 
+pytestmark = pytest.mark.wide
+
 RELATIVE = 1e-8
 MODE = "FAST_COMPILE"  # few values are asked for, so that machine code costs more than it saves
 SETS = {

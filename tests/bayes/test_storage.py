@@ -35,6 +35,8 @@ from bhlm.fits.saved import load
 from bhlm.reports.text.posterior import render_posterior
 from bhlm.sources.gallery import find_model
 
+pytestmark = pytest.mark.wide
+
 N_GROUPS = 12
 SHORT = {"draws": 30, "tune": 100, "chains": 2}
 FORMATS = ("zarr", pytest.param("nc", marks=pytest.mark.slow))

@@ -28,6 +28,8 @@ from bhlm.plots.groups import (
 from bhlm.plots.marks import Line, Points, Segments
 from bhlm.plots.shrinkage import plot_shrinkage
 
+pytestmark = pytest.mark.wide
+
 # What rounding leaves of sums over some dozen rows.
 EXACT = 1e-8
 # Of a covariate far from zero, whose coefficients cancel, seven digits more are lost.

@@ -16,6 +16,8 @@ import pytest
 
 from bhlm.sources.gallery import find_model
 
+pytestmark = pytest.mark.wide
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "comparisons"
 RESULTS = FOLDER / "results"

@@ -13,6 +13,8 @@ from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.curves import tabulate_curves
 
+pytestmark = pytest.mark.wide
+
 # Trapezoids over 61 points leave this much, and the grid leaves a thousandth of the draws out.
 AREA = 0.01
 

@@ -16,6 +16,8 @@ from bhlm.reconciliation.comparison import compare
 from bhlm.reconciliation.judge import SD_KHAT
 from bhlm.reports.json import describe_certification
 
+pytestmark = pytest.mark.wide
+
 NEVER = -10.0  # a limit of k that no weights keep
 TIGHT = Priors(sd=HalfNormal(0.15))
 

@@ -10,6 +10,8 @@ from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import Comparison, compare
 from bhlm.sources.gallery import load_data
 
+pytestmark = pytest.mark.wide
+
 SAME = 0.01  # of k-hat: rounding alone
 
 

@@ -29,6 +29,8 @@ from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.subjects import check_rows
 from bhlm.reports.dashboard.verdict import build_verdict
 
+pytestmark = pytest.mark.wide
+
 FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
 # Sections that take no seconds: what the files are like does not depend on the others.
 QUICK = tuple(part for part in SECTIONS if part.name in ("verdict", "reproduction"))

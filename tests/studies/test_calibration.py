@@ -30,6 +30,8 @@ from bhlm.studies.calibration.run import (
     run_replicate,
 )
 
+pytestmark = pytest.mark.wide
+
 SIGMAS = 5.0  # of Monte Carlo error; the seed is fixed
 ROUNDING = 1e-9  # relative, of blocks that went through a change of columns and back
 SETTINGS = Settings(draws=100, tune=100, chains=1, target_accept=0.9, maxdepth=10, prior_only=False)
