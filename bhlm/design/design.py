@@ -514,5 +514,9 @@ def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
 
 def read_labels(layout: Layout, factor: str, level: Level) -> nw.Expr:
     """Return the column of a categorical factor, comparable with levels such as this one."""
-    labels = nw.col(layout.categories[factor])
+    return match_labels(nw.col(layout.categories[factor]), level)
+
+
+def match_labels[Labels: (nw.Expr, nw.Series[Any])](labels: Labels, level: Level) -> Labels:
+    """Return the labels of a factor in the type of its levels, of which this is one."""
     return labels.cast(nw.String) if isinstance(level, str) else labels

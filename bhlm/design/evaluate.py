@@ -12,7 +12,7 @@ import narwhals as nw
 import numba
 import numpy as np
 
-from bhlm.design.design import Design, distinct_columns
+from bhlm.design.design import Design, distinct_columns, match_labels
 from bhlm.design.formula.coding import Column, Level
 from bhlm.design.formula.expressions import Apply, Expression, Name, Number
 from bhlm.design.formula.functions import ROW_BY_ROW
@@ -161,9 +161,8 @@ def read_rows(
     labels: dict[str, nw.Series[Any]] = {}
     for factor, level in levelled:
         if factor not in labels:
-            series = frame[layout.categories[factor]]
-            # As `bhlm.design.design.read_labels`; series cost a tenth of expressions.
-            labels[factor] = series.cast(nw.String) if isinstance(level, str) else series
+            # Series cost a tenth of expressions.
+            labels[factor] = match_labels(frame[layout.categories[factor]], level)
     indicators = {(f, level): (labels[f] == level).to_numpy() for f, level in levelled}
     raw = {name: frame[safe].to_numpy() for name, safe in layout.columns.items()}
     whole = codes.astype(np.int64, copy=False)
