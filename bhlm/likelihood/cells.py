@@ -11,12 +11,15 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.arrange import arrange_levels, is_chain
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.identify import find_flat
+from bhlm.likelihood.levels import expect_squares
 from bhlm.likelihood.nested import Nested, is_nested
 from bhlm.likelihood.whitening import (
     ROUNDING,
     Whole,
     check_response,
     measure_columns,
+    refuse_constant,
     whiten_columns,
 )
 from bhlm.moments.cells import CellMoments
@@ -133,8 +136,6 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
     components = sum(len(each.directions) for each in structures) + (0 if holds else 1)
     check_response(moments, components, whole=whole)
     _check_factors(moments, holds_sigma=holds)
-    for structure, labels in zip(structures, moments.labels, strict=True):
-        _check_slopes(moments, structure, labels.codes)
     columns = whiten_columns(moments, structures, whole=whole)
     blocks, n, offset, unit = columns.blocks, float(moments.n_rows), 0.0, 1.0
     weights: tuple[Array, ...] | None = None
@@ -153,6 +154,7 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
         names=[structure.group for structure in structures],
         weights=weights,
     )
+    _check_slopes(moments, structures, levels, n=n, holds_sigma=holds)
     return WhitenedCells(
         levels=levels,
         n=n,
@@ -211,13 +213,37 @@ def _check_factors(moments: CellMoments, *, holds_sigma: bool) -> None:
             )
 
 
-def _check_slopes(moments: CellMoments, structure: Structure, codes: Array) -> None:
-    """Refuse a random slope that varies within no level of its factor."""
+def _check_slopes(
+    moments: CellMoments,
+    structures: Sequence[Structure],
+    levels: Nested | Crossed,
+    *,
+    n: float,
+    holds_sigma: bool,
+) -> None:
+    """Refuse random slopes of columns that vary between levels alone, which these do not tell."""
+    stop = 0
+    for structure, labels in zip(structures, moments.labels, strict=True):
+        start, stop = stop, stop + len(structure.directions)
+        values = _find_constant(moments, structure, labels.codes)
+        if not values:
+            continue
+        # Twice the expected information where all Psi_f are zero.
+        equations, _ = expect_squares(levels, [each.directions for each in structures], n=n)
+        kept = [*range(start, stop), *([] if holds_sigma else [-1])]
+        own = 0.5 * equations[np.ix_(kept, kept)]
+        if len(find_flat(own, np.ones(len(own)), n_groups=labels.n_levels)):
+            raise refuse_constant(structure, values)
+
+
+def _find_constant(moments: CellMoments, structure: Structure, codes: Array) -> dict[str, Array]:
+    """Return by level the columns with random slopes that vary within no level of their factor."""
     if INTERCEPT not in structure.names:
-        return
+        return {}
     place = {name: i for i, name in enumerate(moments.columns)}
     mass = moments.mass
     rows = np.bincount(codes, weights=mass)
+    found = {}
     for name in structure.names:
         if name == INTERCEPT:
             continue
@@ -226,9 +252,5 @@ def _check_slopes(moments: CellMoments, structure: Structure, codes: Array) -> N
         gap = moments.mean[:, i] - mean[codes]
         within = float(moments.cross[:, i, i].sum() + mass @ gap**2)
         if not within > ROUNDING * float(mass @ moments.mean[:, i] ** 2):
-            terms = " + ".join(structure.names).replace(INTERCEPT, "1")
-            raise IdentifiabilityError(
-                f"'{name}' never varies within any '{structure.group}', so no slope of it can "
-                "vary between them; a variance that depends on it is not fitted here, drop it from "
-                f"({terms} | {structure.group})"
-            )
+            found[name] = mean
+    return found

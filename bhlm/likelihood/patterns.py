@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.families import Family
+from bhlm.likelihood.identify import REPEATED
 from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate, integrate_fixed
 from bhlm.likelihood.lattice_sums import draw_groups
 from bhlm.likelihood.panels import sum_stretches
-from bhlm.likelihood.whitening import find_basis, orthonormalize
+from bhlm.likelihood.whitening import find_basis, orthonormalize, refuse_constant
 from bhlm.moments.moments import INTERCEPT
 from bhlm.moments.patterns import Patterns
 
@@ -81,7 +83,8 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
     the patterns.
 
     Raises:
-        IdentifiabilityError: columns that do not vary, or repeat others.
+        IdentifiabilityError: columns that do not vary, or repeat others; random slopes of columns
+            that vary between groups alone and have too few values there.
     """
     n, k = patterns.values.shape
     grand = np.append(patterns.values.mean(axis=0), 0.0)
@@ -107,6 +110,8 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
     fixed = fixed * np.sqrt(n)
     at = locate(structure.names)
     basis = find_basis(patterns, structure, at, float(n), grand, total)
+    z = turn(structure.names, basis)
+    _check_random(patterns, structure, z)
     family = patterns.family
     assert isinstance(family, Family)
     return WhitenedPatterns(
@@ -115,11 +120,45 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
         y=patterns.y,
         offset=patterns.offset,
         x=turn(patterns.fixed, fixed),
-        z=turn(structure.names, basis),
+        z=z,
         family=family,
         constant=patterns.constant,
         fixed=fixed,
         basis=basis,
+    )
+
+
+def _check_random(patterns: Patterns, structure: Structure, z: Array) -> None:
+    """Refuse random coefficients of which the groups' values do not tell G.
+
+    The likelihood of group j depends on Z_j G Z_j'. Directions D_a of G are told apart where these
+    are, by the rank of sum_j tr(Z_j D_a Z_j' Z_j D_b Z_j').
+    """
+    inner = np.add.reduceat(z[:, :, None] * z[:, None, :], patterns.starts[:-1], axis=0)
+    turned = structure.directions[:, None] @ inner[None]
+    information = np.einsum("ajqs,bjsq->ab", turned, turned)
+    own = np.sqrt(np.diag(information))
+    values = np.linalg.eigvalsh(information / np.outer(own, own))
+    if values[0] > REPEATED:
+        return
+    first = patterns.starts[:-1]
+    columns = {
+        name: patterns.values[:, patterns.columns.index(name)]
+        for name in structure.names
+        if name != INTERCEPT
+    }
+    constant = {
+        name: each[first]
+        for name, each in columns.items()
+        if np.array_equal(each, np.repeat(each[first], np.diff(patterns.starts)))
+    }
+    if constant:
+        raise refuse_constant(structure, constant)
+    terms = " + ".join(structure.names).replace(INTERCEPT, "1")
+    raise IdentifiabilityError(
+        f"no '{structure.group}' has as many different rows as ({terms} | {structure.group}) has "
+        "coefficients, and what they have does not tell its variances and covariances apart; drop "
+        "random terms"
     )
 
 

@@ -70,15 +70,16 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
 
     Raises:
         IdentifiabilityError: more parameters than rows, a constant or perfectly fitted
-            response, collinear columns, a random slope that varies within no group, or no
-            group with more rows than random coefficients.
+            response, collinear columns, a random slope of a column that varies between groups
+            alone and has too few values there, or no group with more rows than random
+            coefficients.
     """
     whole = Whole(*pool(moments))
     check_response(moments, len(structure.directions) + 1, whole=whole)
-    _check_random(moments, structure)
     columns = whiten_columns(moments, (structure,), whole=whole)
     if moments.weights is not None:
         return _whiten_weighted(moments, structure, columns)
+    _check_random(moments, structure, columns.blocks)
     _check_residual(moments, structure, columns.blocks)
     return Whitened(
         blocks=np.ascontiguousarray(columns.blocks),
@@ -122,6 +123,7 @@ def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns")
     assert weights is not None
     assert applied is not None
     blocks = np.ascontiguousarray(applied.factor[:, None, None] * columns.blocks)
+    _check_random(moments, structure, blocks, holds_sigma=weights.holds_sigma)
     if not weights.holds_sigma:
         _check_residual(moments, structure, blocks)
     groups, unit, offset = None, 1.0, applied.offset
@@ -412,21 +414,66 @@ def find_basis(
     return np.asarray(np.eye(q) / np.sqrt(np.mean(size**2)))
 
 
-def _check_random(moments: Moments, structure: Structure) -> None:
-    """Refuse random coefficients that the rows cannot identify."""
+def _check_random(
+    moments: Moments, structure: Structure, blocks: Array, *, holds_sigma: bool = False
+) -> None:
+    """Refuse random slopes of columns that vary between groups alone, where these do not tell them.
+
+    For w of that kind, (w | g) says that the variance of a group's mean is g00 + 2 g01 w + g11 w^2,
+    which three values of w tell, and two do not.
+    """
+    constant = _find_constant(moments)
+    if not constant:
+        return
+    information = expect_information(
+        blocks, len(moments.random), structure, n=float(moments.n.sum()), restricted=True
+    )
+    if holds_sigma:  # it is known, and need not be told from the others
+        information = information[:-1, :-1]
+    if not len(find_flat(information, np.ones(len(information)), n_groups=moments.n_groups)):
+        return
     place = {name: i for i, name in enumerate(moments.columns)}
+    values = {name: moments.mean[:, place[name]] for name in constant}
+    raise refuse_constant(structure, values)
+
+
+def _find_constant(moments: Moments) -> list[str]:
+    """Return the columns with random slopes beside a random intercept that vary in no group."""
+    if INTERCEPT not in moments.random:
+        return []
+    place = {name: i for i, name in enumerate(moments.columns)}
+    found = []
     for name in moments.random:
-        if name == INTERCEPT or INTERCEPT not in moments.random:
+        if name == INTERCEPT:
             continue
         i = place[name]
         within = float(moments.cross[:, i, i].sum())
         if not within > ROUNDING * float(moments.mass @ moments.mean[:, i] ** 2):
-            terms = " + ".join(moments.random).replace(INTERCEPT, "1")
-            raise IdentifiabilityError(
-                f"'{name}' never varies within any '{moments.group}', so no slope of it can "
-                "vary between them; a variance that depends on it is not fitted here, drop it from "
-                f"({terms} | {moments.group})"
-            )
+            found.append(name)
+    return found
+
+
+def refuse_constant(structure: Structure, values: dict[str, Array]) -> IdentifiabilityError:
+    """Return the error of random slopes of columns that vary between groups alone.
+
+    Args:
+        structure: of the random coefficients.
+        values: each such column by group, of which the one with the fewest values is named.
+    """
+    counts = {name: _count_values(each) for name, each in values.items()}
+    name = min(counts, key=counts.__getitem__)
+    terms = " + ".join(structure.names).replace(INTERCEPT, "1")
+    return IdentifiabilityError(
+        f"'{name}' never varies within any '{structure.group}' and has {counts[name]} different "
+        f"values between them, which do not tell the {len(structure.directions)} variances and "
+        f"covariances of ({terms} | {structure.group}) apart; drop it from there"
+    )
+
+
+def _count_values(values: Array) -> int:
+    """Return the number of different values (J,), those that rounding tells apart being one."""
+    ordered = np.sort(values)
+    return 1 + int(np.sum(np.diff(ordered) > np.sqrt(ROUNDING) * np.abs(ordered).max()))
 
 
 def _check_residual(moments: Moments, structure: Structure, blocks: Array) -> None:

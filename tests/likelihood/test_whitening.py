@@ -77,7 +77,7 @@ BASE = simulate_table(8, n_groups=6)
         ("y ~ x + k + (1 | g)", {"k": 2.0}, "'k' does not vary"),
         ("y ~ x + k + (1 | g)", {"k": 2.0 * BASE["x"] + 1}, "'k' is a linear combination"),
         ("y ~ x + k + (1 | g)", {"k": BASE["y"]}, "fit 'y' without error"),
-        ("y ~ x + (w | g)", {}, "'w' never varies within any 'g'"),
+        ("y ~ x + (w | g)", {"w": 1.0 * (BASE["g"] > 2)}, "'w' never varies within any 'g'"),
         ("y ~ x + (1 | g)", {"g": np.arange(len(BASE))}, "no 'g' has more rows than"),
     ],
 )
