@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from few_groups import simulate_model
+from few_groups import make_case, simulate_model
 from gallery_fits import list_one_factor
 from scipy import stats
 from scipy.stats import multivariate_normal
@@ -18,8 +18,10 @@ from bhlm.bayes.importance.target import (
     bend,
     build_target,
     condition_fixed,
+    list_priors,
     log_target,
     place,
+    spread_starts,
     unbend,
 )
 from bhlm.bayes.priors.correlations import LKJ
@@ -161,6 +163,18 @@ def test_the_way_to_zero_of_an_sd_is_drawn_from():
     for seed in range(4):
         found = draw_weighted(height, modes, seed=seed, edges=edges)
         assert found.weight[np.exp(found.y[:, 0]) < 0.3].sum() == pytest.approx(expected, rel=0.1)
+
+
+def test_a_climb_along_a_ridge_ends_next_to_the_top():
+    """Four SDs of ten groups under flat priors: all but a straight line of G is next to flat."""
+    case = make_case(75)
+    target = build(Model(case.formula, data=case.table).moments)
+    names = list_priors(target.structure)
+    target = replace(target, without=frozenset(names), knee=np.full(target.n_sds, -np.inf))
+    modes = find_modes(lambda y: log_target(target, y), spread_starts(target))
+    top = -173.35560  # where climbs to a gradient of 1e-3 end, after 12,675 evaluations
+    assert modes.value[0] == pytest.approx(top, abs=0.01)
+    assert modes.evaluations < 10_000
 
 
 def test_an_sd_far_from_zero_has_no_way_there():

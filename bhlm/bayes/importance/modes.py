@@ -1,11 +1,12 @@
 """The modes of a log density, and the t's at them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from scipy.special import logsumexp
 
 from bhlm.bayes.importance.mixtures import DF, Mixture, make_mixture
@@ -15,6 +16,8 @@ LogDensity = Callable[[Array], Array]  # positions (N, d) -> log densities (N,)
 
 STARTS = 4  # positions from which the search climbs
 FAR = 12.0  # a mode that is lower by so many log units has no mass to speak of
+# Along a ridge a climb gains next to nothing: it ends where so many steps gain so few log units.
+PATIENCE, GAIN = 10, 2e-3
 STEP = 1e-4  # of first differences: log densities near 1e4 are rounded to 1e-12 of themselves
 CURVE_STEP = 5e-3
 LONGEST = 1.5  # the longest half-axis of the t at a mode, in log SDs
@@ -71,7 +74,14 @@ def find_modes(log_density: LogDensity, starts: Array) -> Modes:
             chosen.append(starts[row])
     found: list[tuple[float, Array]] = []
     for start in chosen:
-        run = minimize(descend, start, jac=True, method="BFGS", options={"gtol": 1e-3})
+        run = minimize(
+            descend,
+            start,
+            jac=True,
+            method="BFGS",
+            options={"gtol": 1e-3},
+            callback=_end_on_ridges(),
+        )
         # Two climbs to one mode end within the accuracy of a difference.
         if all(np.max(np.abs(run.x - other)) > 1e-2 for _, other in found):
             found.append((-float(run.fun), run.x))
@@ -86,6 +96,18 @@ def find_modes(log_density: LogDensity, starts: Array) -> Modes:
     weight = np.maximum(weight, 0.02) / np.maximum(weight, 0.02).sum()
     mixture = Mixture(weight, y, axes, ahead, behind, np.full(len(y), DF))
     return Modes(y, value, mixture, counted)
+
+
+def _end_on_ridges() -> Callable[[OptimizeResult], None]:
+    """Return a callback that ends a climb whose last steps gain next to nothing."""
+    heights: deque[float] = deque(maxlen=PATIENCE + 1)
+
+    def look(intermediate_result: OptimizeResult) -> None:
+        heights.append(float(intermediate_result.fun))
+        if len(heights) > PATIENCE and heights[0] - heights[-1] < GAIN:
+            raise StopIteration
+
+    return look
 
 
 def _fit_split(evaluate: LogDensity, y: Array, value: float) -> tuple[Array, Array, Array]:
