@@ -22,6 +22,7 @@ from bhlm.moments.moments import Moments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import (
+    SAME,
     Optimum,
     Problem,
     Step,
@@ -186,7 +187,7 @@ def fit_moments(
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
             what the formula says, one unstructured block per random term.
         start: a fit of the same model to start from, such as the one before new rows came; from
-            one that leads nowhere the search begins anew.
+            one that leads nowhere, or to the boundary, the search begins anew.
         errors: "model" takes standard errors from the information, "full", "uncorrected", "block"
             and "separate" from the groups' scores, see `bhlm.reml.sandwich`. None is "full" with
             sampling weights, whose information knows nothing of the design, and else "model".
@@ -202,8 +203,10 @@ def fit_moments(
     white = _whiten(moments, structure, start)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
-    if start is not None and not optimum.converged:
-        optimum = maximize(white, structure, restricted=method == "reml")
+    if start is not None and (optimum.singular or not optimum.converged):
+        again = maximize(white, structure, restricted=method == "reml")
+        higher = again.criterion.value < optimum.criterion.value - SAME
+        optimum = again if higher or not optimum.converged else optimum
     found = unwhiten(moments, structure, white, optimum)
     if errors == "model":
         return found

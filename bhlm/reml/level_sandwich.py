@@ -114,7 +114,9 @@ def _choose_steps(measure, free: list[int], size: int) -> Array:  # type: ignore
         trial = np.zeros(size)
         trial[i] = TRIAL
         for _ in range(20):
-            bend = 2.0 * middle - float((measure(trial) + measure(-trial)).sum())
+            # A step too long leads to variances that are none.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                bend = 2.0 * middle - float((measure(trial) + measure(-trial)).sum())
             if 1e-6 < bend < 1.0:
                 break
             trial *= 0.3 if bend >= 1.0 or not np.isfinite(bend) else 3.0

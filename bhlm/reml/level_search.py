@@ -3,7 +3,8 @@
 From the variances by MIVQUE(0), which need no likelihood, Newton's descent in theta, the
 coefficients of every factor's lam, without bounds and by the exact gradient and Hessian. Where the
 Hessian is dear, as with many levels of crossed factors, a quasi-Newton search goes first, from
-about the expected information, and leaves nothing but the check to it.
+about the expected information, and leaves nothing but the check to it. Where a search ends on the
+boundary there may be a higher maximum elsewhere, and it is begun again from several places.
 """
 
 from collections.abc import Callable
@@ -45,6 +46,8 @@ Array = np.ndarray
 
 QUASI_STEPS = 40
 HALVINGS = 30
+# Variances in those of the residual, far from each other, at which a search begins again.
+FAR, NEAR = 10.0, 0.1
 
 
 class Arranged(Scaled, Protocol):
@@ -177,14 +180,29 @@ def maximize_levels(
             some not apart; only without a start.
     """
     problem = LevelsProblem(white, structures, restricted)
+    if start is not None:
+        return _search(problem, np.asarray(start, dtype=np.float64))
+    found = _search(problem, _begin(problem))
+    if found.converged and not found.singular:
+        return found
+    for theta in _list_others(problem, found):
+        other = _search(problem, theta)
+        higher = other.criterion.at.value < found.criterion.at.value - SAME
+        if higher and other.converged >= found.converged:
+            found = other
+    return found
+
+
+def _search(problem: LevelsProblem, theta: Array) -> LevelsOptimum:
+    """Return the maximum that Newton's descent from theta (c,) finds."""
+    white = problem.white
     steps: list[Step] = []
 
     def record(theta: Array) -> None:
         count = sum(step.phase == "newton" for step in steps)
         value = problem.visit(np.asarray(theta))[0].at.value
-        steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
+        steps.append(Step("newton", count, unwhiten_loglik(value, white, problem.restricted)))
 
-    theta = _begin(problem) if start is None else np.asarray(start, dtype=np.float64)
     record(theta)
     if white.levels.bends_dearly:
         theta = _approach(problem, theta, record)
@@ -203,6 +221,29 @@ def maximize_levels(
         singular=singular,
         steps=tuple(steps),
     )
+
+
+def _list_others(problem: LevelsProblem, found: LevelsOptimum) -> list[Array]:
+    """Return theta (c,) of where a higher maximum than one on the boundary is looked for.
+
+    On the boundary the variance of a factor may have gone to another, a correlation to the wrong
+    one of its two ends, or a variance may have two maxima of which one is zero. So every factor in
+    turn has the larger variances; every one that has lost rank is given it back, and every one that
+    has some loses all, the others being as they were found.
+    """
+    sizes = [structure.q for structure in problem.structures]
+    places = []
+    for at in range(len(sizes)):
+        shares = [FAR if other == at else NEAR for other in range(len(sizes))]
+        places.append([share * np.eye(q) for share, q in zip(shares, sizes, strict=True)])
+    psis = [lam @ lam.T for lam in found.lams]
+    for at, psi in enumerate(psis):
+        if np.linalg.eigvalsh(psi)[0] < ZERO**2:
+            full = max(float(np.trace(psi)), NEAR) * np.eye(sizes[at])
+            places.append([*psis[:at], full, *psis[at + 1 :]])
+        if psi.any():
+            places.append([*psis[:at], np.zeros_like(psi), *psis[at + 1 :]])
+    return list(map(problem.project, places))
 
 
 def _begin(problem: LevelsProblem) -> Array:
