@@ -44,7 +44,7 @@ def code_groups(labels: Array) -> tuple[Array, Array]:
             return (found + low).astype(labels.dtype), _look_up(labels, low, rank)
     try:
         groups, codes = np.unique(labels, return_inverse=True)
-    except TypeError:
+    except (TypeError, ValueError):  # the latter of arrays
         kinds = sorted({type(label).__name__ for label in labels})
         if len(kinds) == 1:
             raise _refuse_labels(f"labels of the type {kinds[0]}, which have no order") from None

@@ -8,14 +8,14 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
-from narwhals.dependencies import is_pandas_dataframe
+from narwhals.dependencies import is_pandas_dataframe, is_pyarrow_table
 
 from bhlm.design.formula.expressions import Apply, Expression, Name, column_names, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.design.steps import name_within
 from bhlm.errors import DataError
-from bhlm.sources.files import name_booleans
+from bhlm.sources.kinds import settle_arrow, settle_pandas
 from bhlm.sources.open import scan_table
 from bhlm.sources.parquet import ParquetScan
 
@@ -123,11 +123,16 @@ def read_table(table: Any, formula: Formula, *, more: Collection[str] = ()) -> A
     if isinstance(table, nw.DataFrame):
         table = table.to_native()
     if is_pandas_dataframe(table):
-        return name_booleans(table, names) if table.columns.is_unique else table
+        return settle_pandas(table, names) if table.columns.is_unique else table
+    if is_pyarrow_table(table):
+        return settle_arrow(table, names)
     if not isinstance(table, ParquetScan):
         return table
     there = all(name in table.schema.names for name in names)
-    return table.read(names) if there else table.schema.empty_table()
+    if not there:
+        return table.schema.empty_table()
+    rows = table.read(names)
+    return settle_pandas(rows, names) if is_pandas_dataframe(rows) else rows
 
 
 def formula_columns(formula: Formula) -> list[str]:
@@ -162,12 +167,24 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
         names = [str(column) for column in schema]
         raise DataError(f"the table has no column '{name}'; {advise_column(name, names)}")
     for group in formula.group_columns:
-        if schema[group].is_nested():
+        if _has_no_order(frame, group, schema[group]):
             raise DataError(
                 f"the group column '{group}' has type {schema[group]}; choose a column "
                 "of numbers, strings, booleans or categories"
             )
     return schema
+
+
+def _has_no_order(frame: Frame, name: str, dtype: nw.dtypes.DType) -> bool:
+    """Return whether a column holds what cannot be labels in the engine of a frame."""
+    if dtype.is_nested():
+        return True
+    if dtype == nw.Duration:  # months, days and microseconds, each by itself
+        return frame.implementation.is_duckdb() or frame.implementation.is_ibis()
+    if dtype == nw.Unknown and frame.implementation.is_polars():
+        kind = nw.to_native(frame).collect_schema()[name]
+        return hasattr(kind, "ext_storage") and kind.ext_storage().is_nested()
+    return False
 
 
 def advise_column(name: str, names: Sequence[str]) -> str:

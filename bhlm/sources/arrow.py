@@ -12,14 +12,22 @@ def to_pandas(table: Any, *, named_booleans: bool = False) -> "pd.DataFrame":
     """Return a pyarrow Table as pandas', which makes doubles of integers where some are missing.
 
     Those of integers that a double cannot tell apart come in pandas' own type of integers with
-    gaps; with `named_booleans`, so do booleans.
+    gaps; with `named_booleans`, so do booleans. Types of Arrow's that pandas cannot read back by
+    the names that it wrote beside them come in its own.
     """
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
+    from pyarrow import types
 
     booleans = {pa.bool_(): pd.BooleanDtype()} if named_booleans else {}
-    frame = table.to_pandas(types_mapper=booleans.get)
+    for at, field in enumerate(table.schema):
+        if types.is_string_view(field.type):
+            table = table.set_column(at, field.name, table.column(at).cast(pa.string()))
+    try:
+        frame = table.to_pandas(types_mapper=booleans.get)
+    except (NotImplementedError, TypeError):
+        frame = table.to_pandas(types_mapper=booleans.get, ignore_metadata=True)
     gappy = {
         pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype(),
     }  # fmt: skip

@@ -42,6 +42,13 @@ CSV_MISSING = (
 )
 
 
+# What makes a duration of an integer, by its unit.
+_DURATIONS = {
+    "s": "to_seconds({})", "ms": "to_microseconds({} * 1000)", "us": "to_microseconds({})",
+    "ns": "to_microseconds({} // 1000)",
+}  # fmt: skip
+
+
 def has_duckdb() -> bool:
     """Return whether DuckDB is installed."""
     try:
@@ -140,7 +147,7 @@ def stream_files(
     names = [re.sub(r"[*?\[]", r"[\g<0>]", str(path)) for path in paths]
     try:
         relation = (
-            connection.read_parquet(names)
+            _mark_durations(connection.read_parquet(names), paths[0])
             if suffix == ".parquet"
             else _stream_csv(connection, names, labels, text)
         )
@@ -151,6 +158,27 @@ def stream_files(
         raise DataError(f"'{place}' has no rows; give a {suffix} file with at least one")
     remember_files(relation, watch)
     return relation
+
+
+def _mark_durations(relation: "duckdb.DuckDBPyRelation", path: Path) -> "duckdb.DuckDBPyRelation":
+    """Return Parquet files with durations as such, which DuckDB reads as the integers they are.
+
+    Whether they are seconds or nanoseconds, only Arrow's schema in the file says.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet, types
+
+    try:
+        schema = parquet.read_schema(path)
+    except (pa.ArrowException, OSError):  # of what DuckDB alone can read
+        return relation
+    units = {field.name: field.type.unit for field in schema if types.is_duration(field.type)}
+    parts = []
+    for name, kind in zip(relation.columns, map(str, relation.types), strict=True):
+        if kind == "BIGINT" and name in units:
+            column = _quote_name(name)
+            parts.append(f"{_DURATIONS[units[name]].format(column)} as {column}")
+    return relation.project(f"* replace ({', '.join(parts)})") if parts else relation
 
 
 def _stream_csv(

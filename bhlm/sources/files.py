@@ -17,6 +17,7 @@ from bhlm.errors import DataError, miss_package
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.arrow import EXACT, to_pandas
 from bhlm.sources.databases import refuse_file
+from bhlm.sources.kinds import settle_pandas
 from bhlm.sources.labels import PADDED, WIDE, holds_integers, merges_spellings
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def read_file(
                 table = _read_text(path, text, dialect)
             else:
                 table = mask_missing(_READERS[suffix](path), dialect.missing)
-            table = name_booleans(table)
+            table = settle_pandas(table)
             if suffix in _VALUE_NAMES and named:
                 table = _name_values(table, _VALUE_NAMES[suffix](path), named)
     except DataError:
@@ -100,23 +101,6 @@ def read_file(
     if len(table) == 0:
         raise DataError(f"'{path}' has no rows; give a {suffix} file with at least one")
     return table
-
-
-def name_booleans(table: "pd.DataFrame", names: Collection[str] | None = None) -> "pd.DataFrame":
-    """Return the table with booleans that have gaps as such: pandas holds them as objects.
-
-    `names` are the columns to look at, None is all.
-    """
-    import pandas as pd
-
-    gappy = [
-        name
-        for name, dtype in zip(table.columns, table.dtypes, strict=True)
-        if pd.api.types.is_object_dtype(dtype)
-        and (names is None or name in names)
-        and pd.api.types.infer_dtype(table[name], skipna=True) == "boolean"
-    ]
-    return table.astype(dict.fromkeys(gappy, "boolean")) if gappy else table
 
 
 def mask_missing(table: "pd.DataFrame", missing: Collection[str]) -> "pd.DataFrame":

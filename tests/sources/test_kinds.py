@@ -1,0 +1,159 @@
+"""Columns of odd types: the same answer on every route, or a refusal of one line."""
+
+import datetime
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from bhlm.errors import BhlmError
+from bhlm.fits.model import Model
+from bhlm.sources.open import open_table
+from tests.fuzz.outcome import judge
+
+N = 60
+BASE = np.tile(np.arange(5), 12)
+SPANS = pd.IntervalIndex.from_breaks([-1.0, 0.5, 1.5, 2.5, 3.5, 4.5])
+
+
+def make_arrow(values: Any, kind: Any = None) -> Any:
+    """Return a pandas column of one of Arrow's types."""
+    return pd.arrays.ArrowExtensionArray(pa.array(values, kind))
+
+
+def name_categories(values: Any, *, ordered: bool = False) -> Any:
+    """Return a pandas column of categories, some of each."""
+    return pd.Categorical.from_codes(BASE, categories=pd.Index(values), ordered=ordered)
+
+
+ODD: dict[str, Callable[[], Any]] = {
+    "intervals": lambda: pd.arrays.IntervalArray(SPANS.take(BASE)),
+    "categories of intervals": lambda: name_categories(SPANS),
+    "categories of periods": lambda: name_categories(pd.period_range("2020", periods=5, freq="M")),
+    "categories of times": lambda: name_categories(pd.date_range("2020", periods=5)),
+    "categories of integers": lambda: name_categories([10, 2, 30, 4, 5]),
+    "categories of decimals": lambda: name_categories([Decimal(k) for k in range(5)]),
+    "categories of lists": lambda: name_categories(
+        pd.Index([(k, 1) for k in range(5)], tupleize_cols=False)
+    ),
+    "ordered categories": lambda: name_categories(list("edcba"), ordered=True),
+    "durations": lambda: pd.to_timedelta(BASE, unit="D"),
+    "times of day": lambda: np.array([datetime.time(k) for k in BASE], dtype=object),
+    "halves": lambda: BASE.astype(np.float16),
+    "complex numbers": lambda: BASE + 1j,
+    "sparse numbers": lambda: pd.arrays.SparseArray(BASE * 1.0),
+    "decimals": lambda: np.array([Decimal(int(k)) for k in BASE], dtype=object),
+    "wide decimals": lambda: make_arrow([Decimal(int(k)) for k in BASE], pa.decimal128(38, 2)),
+    "objects that are integers": lambda: BASE.astype(object),
+    "objects that are numbers": lambda: np.array([[1, 2.5, 3, None, 4][k] for k in BASE], object),
+    "integers beyond all": lambda: np.array([2**70 + int(k) for k in BASE], dtype=object),
+    "fractions": lambda: np.array([Fraction(int(k)) for k in BASE], dtype=object),
+    "sets": lambda: pd.Series([{k} for k in BASE]).to_numpy(),
+    "lists of Arrow's": lambda: make_arrow([[int(k)] for k in BASE]),
+    "records of Arrow's": lambda: make_arrow([{"a": int(k)} for k in BASE]),
+    "maps of Arrow's": lambda: make_arrow(
+        [[("a", int(k))] for k in BASE], pa.map_(pa.string(), pa.int64())
+    ),
+    "dictionaries of Arrow's": lambda: make_arrow(
+        pa.array([f"s{k}" for k in BASE]).dictionary_encode()
+    ),
+    "views of Arrow's": lambda: make_arrow([f"s{k}" for k in BASE], pa.string_view()),
+    "bytes of Arrow's": lambda: make_arrow([b"s%d" % k for k in BASE], pa.binary(2)),
+    "durations of Arrow's": lambda: make_arrow(pd.to_timedelta(BASE, unit="D")),
+}
+FORMULAS = (
+    "y ~ v + (1 | g)", "y ~ C(v) + (1 | g)", "y ~ x + (1 | v)", "v ~ x + (1 | g)",
+    "y ~ cwc(v) + (1 | g)", "y ~ x + (1 | g/v)",
+)  # fmt: skip
+
+
+def make_table(values: Any) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(12), 5)
+    y = BASE * 0.5 + rng.normal(size=12)[group] + rng.normal(size=N)
+    return pd.DataFrame({"y": y, "x": BASE * 1.0, "g": group}).assign(v=values)
+
+
+def list_routes(table: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """Return the table by every route that takes it."""
+    ways: dict[str, Callable[[], Any]] = {
+        "pyarrow": lambda: pa.Table.from_pandas(table),
+        "DuckDB": lambda: duckdb.connect().from_arrow(pa.Table.from_pandas(table)),
+        "polars": lambda: pl.from_arrow(pa.Table.from_pandas(table)),
+        "polars, lazy": lambda: pl.DataFrame(pa.Table.from_pandas(table)).lazy(),
+        "Feather": lambda: (table.to_feather(folder / "t.feather"), folder / "t.feather")[1],
+        "Parquet": lambda: (table.to_parquet(folder / "t.parquet"), folder / "t.parquet")[1],
+        "Parquet, limit": lambda: open_table(folder / "t.parquet", memory_limit="100MB"),
+    }
+    found: dict[str, Any] = {"pandas": table}
+    for route, make in ways.items():
+        try:
+            found[route] = make()
+        except (*(pa.ArrowException, pl.exceptions.PolarsError, duckdb.Error, BhlmError), TypeError,
+                ArithmeticError,
+                ValueError, NotImplementedError):  # fmt: skip
+            continue  # not every engine has the type
+    return found
+
+
+def fit(formula: str, source: Any) -> float:
+    return Model(formula, source).reml().loglik
+
+
+QUICK = ("categories of intervals", "categories of lists", "lists of Arrow's", "durations")
+
+
+@pytest.mark.parametrize(
+    "kind", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in ODD]
+)
+def test_odd_types_end_in_an_answer_or_one_line(kind: str, tmp_path: Path) -> None:
+    routes = list_routes(make_table(ODD[kind]()), tmp_path)
+    for formula in FORMULAS:
+        for route, source in routes.items():
+            _, wrong = judge(partial(fit, formula, source), strict=True)
+            assert not wrong, (formula, route, wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "routes"),
+    [
+        ("categories of intervals", ["pyarrow"]),
+        ("categories of integers", ["pyarrow"]),
+        ("categories of times", ["pyarrow"]),
+        ("ordered categories", ["pyarrow", "Feather", "Parquet"]),
+        ("decimals", ["pyarrow", "polars", "DuckDB", "Feather", "Parquet", "Parquet, limit"]),
+        ("wide decimals", ["pyarrow", "polars", "DuckDB", "Feather", "Parquet", "Parquet, limit"]),
+        ("objects that are integers", ["pyarrow", "polars", "DuckDB", "Parquet, limit"]),
+        ("halves", ["pyarrow", "polars", "Parquet", "Parquet, limit"]),
+        ("dictionaries of Arrow's", ["pyarrow", "polars", "DuckDB", "Parquet, limit"]),
+        ("views of Arrow's", ["pyarrow", "polars", "DuckDB", "Parquet, limit"]),
+    ],
+)
+def test_odd_types_have_the_same_columns_on_every_route(
+    kind: str, routes: list[str], tmp_path: Path
+) -> None:
+    found = list_routes(make_table(ODD[kind]()), tmp_path)
+    for formula in FORMULAS[:2]:
+        expected = Model(formula, found["pandas"]).reml()
+        for route in routes:
+            other = Model(formula, found[route]).reml()
+            assert list(other.estimates.index) == list(expected.estimates.index), (formula, route)
+            np.testing.assert_allclose(other.loglik, expected.loglik, rtol=1e-8)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_durations_are_no_numbers_of_a_file_with_a_memory_limit(unit: str, tmp_path: Path) -> None:
+    table = make_table(pd.to_timedelta(BASE, unit="D").astype(f"timedelta64[{unit}]"))
+    table.to_parquet(tmp_path / "t.parquet")
+    for source in (tmp_path / "t.parquet", list_routes(table, tmp_path)["Parquet, limit"]):
+        with pytest.raises(BhlmError, match="'v' has type Duration"):
+            Model("y ~ v + (1 | g)", source)
