@@ -372,12 +372,15 @@ def differentiate(
     directions: Array,
     *,
     groups: Array | None = None,
+    scaled: Array | None = None,
+    inner: Inner | None = None,
 ) -> Curvature:
     """Return second derivatives along symmetric `directions` (m, q, q) of Psi.
 
-    `groups` as in `evaluate`.
+    `groups`, `scaled` and `inner` as in `sum_bends`.
     """
-    return join_bends(sum_bends(blocks, q, lam, at, groups=groups), at, directions)
+    sums = sum_bends(blocks, q, lam, at, groups=groups, scaled=scaled, inner=inner)
+    return join_bends(sums, at, directions)
 
 
 def sum_bends(
@@ -423,19 +426,25 @@ def expect_group_squares(
     n: float,
     panels: Panels | None = None,
     groups: Array | None = None,
+    scaled: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the equations (m + 1, m + 1) and (m + 1,) of MIVQUE(0) for Psi sigma^2 and sigma^2.
 
     As `bhlm.likelihood.levels.expect_squares`, of one factor: what they are made of are the
-    restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q).
+    restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q). `groups` and
+    `scaled` as in `sum_bends`.
     """
     none = np.zeros((q, q))
-    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    scaled = weigh_blocks(blocks, q, groups) if scaled is None else scaled
+    panels = panels or build_panels(scaled, q)
+    inner = None if groups is None else factor_inner(blocks, q, none)
     at = profile_total(panels.total, n=n, restricted=True)
-    curve = differentiate(blocks, q, none, at, directions, groups=groups)
+    curve = differentiate(
+        blocks, q, none, at, directions, groups=groups, scaled=scaled, inner=inner
+    )
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
-    score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups)
+    score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups, inner=inner)
     m = len(directions)
     equations = np.empty((m + 1, m + 1))
     equations[:m, :m] = -curve.logdet

@@ -35,9 +35,11 @@ def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
     Since K_j rests on Z_j alone, sums over groups of what is linear or quadratic in [X_j y_j] are
     then those with weights, by the kernels that know of none.
     """
-    size = np.ones(blocks.shape[:2])
-    size[:, q:] = np.sqrt(groups)[:, None]
-    return np.ascontiguousarray(blocks * size[:, :, None] * size[:, None, :])
+    root = np.sqrt(groups)[:, None, None]
+    scaled = np.array(blocks)
+    scaled[:, q:] *= root
+    scaled[:, :, q:] *= root
+    return scaled
 
 
 class Inner(NamedTuple):
@@ -50,10 +52,12 @@ class Inner(NamedTuple):
 def factor_inner(blocks: Array, q: int, lam: Array) -> Inner:
     """Return log |H_j| and Z_j'H_j^-1 Z_j of cross-products (J, k, k), Z first."""
     gram = blocks[:, :q, :q]
+    if q == 1:
+        own = np.ascontiguousarray(gram[:, 0, 0])
+        inner = 1.0 + lam[0, 0] ** 2 * own
+        return Inner(np.log(inner), (own / inner)[:, None, None])
     lean = lam.T @ gram
     inner = np.eye(q) + lean @ lam
-    if q == 1:
-        return Inner(np.log(inner[:, 0, 0]), gram / inner)
     root = np.linalg.cholesky(inner)
     half = np.linalg.solve(root, lean)
     logdet = 2.0 * np.log(np.einsum("jaa->ja", root)).sum(axis=1)

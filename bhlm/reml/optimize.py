@@ -360,6 +360,7 @@ def _begin(problem: Problem, steps: list[Step]) -> Array:
         n=white.n,
         panels=problem.panels,
         groups=white.groups,
+        scaled=problem.scaled,
     )
     found, v = solve_squares(equations, squares)
     v = v if white.held is None else white.held
