@@ -134,11 +134,8 @@ def reconcile_command(
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
         )  # fmt: skip
-    if (uncounted or dashboard) and (meant or known_variance or residual):
-        raise ArgumentError(
-            "--dashboard, --df and --live are not there yet with weights, --known-variance and "
-            "--residual; leave them out"
-        )
+    if (df is not None or dashboard) and residual:
+        raise _refuse_strata("--residual")
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=not uncounted,
@@ -147,11 +144,8 @@ def reconcile_command(
             "weights": meant, "known_variance": known_variance, "residual": residual,
         },
     )  # fmt: skip
-    if (uncounted or dashboard) and (model.formula.weights is not None or model.strata is not None):
-        raise ArgumentError(
-            f"--dashboard, --df and --live are not there yet for '{which}', which has weights, "
-            "known variances or strata; leave them out"
-        )
+    if (df is not None or dashboard) and model.strata is not None:
+        raise _refuse_strata(f"the strata of '{which}'")
     if model.patterns is not None and uncounted:
         raise ArgumentError(
             f"--df and --live are not there yet with family='{model.family}'; leave them out"
@@ -183,14 +177,21 @@ def reconcile_command(
         df=df,
         separator=separator,
         missing=missing, priors=priors,
-        **counts | {"draws": both.post.settings.draws}, method=method, dashboard=dashboard,
-        rows=rows,
+        **counts | {"draws": both.post.settings.draws}, method=method, no_adjust=not adjust,
+        dashboard=dashboard, rows=rows,
     )  # fmt: skip
     source = name_source(entry, data)
     return report_both(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
         source=source | {"Command": command}, df=df, rows=rows, save=save,
     )  # fmt: skip
+
+
+def _refuse_strata(what: str) -> ArgumentError:
+    return ArgumentError(
+        f"--dashboard and --df of a reconciliation are not there yet with {what}; leave them out, "
+        "or give --dashboard to bhlm reml and bhlm sample"
+    )
 
 
 @app.command("reml")
@@ -426,11 +427,6 @@ def sample_command(
         "family": family, "link": link, "trials": trials, "exposure": exposure,
         "weights": meant, "known_variance": known_variance, "residual": residual,
     }  # fmt: skip
-    if (live or dashboard) and (meant or known_variance or residual):
-        option = "--live" if live else "--dashboard"
-        raise ArgumentError(
-            f"{option} is not there yet with weights, --known-variance and --residual; leave it out"
-        )
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=not live, outcome=outcome,

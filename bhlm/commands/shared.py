@@ -266,6 +266,7 @@ def draw_posterior(
     seed: int,
     live: bool = False,
     quiet: bool = False,
+    adjust: bool = True,
     **counts: Any,
 ) -> "BayesFit":
     """Return the posterior, with a bar per chain or, live, in a view that Ctrl-C stops.
@@ -277,6 +278,7 @@ def draw_posterior(
         seed: makes the run repeatable.
         live: whether to watch the sampler, and stop it by Ctrl-C.
         quiet: whether to show no bars.
+        adjust: with sampling weights, whether the draws get the sandwich's covariance.
         counts: draws, tune, chains and method, where they are given.
     """
     VOICE.say("posterior")
@@ -285,12 +287,14 @@ def draw_posterior(
         from bhlm.commands.view import sample_live
 
         return sample_live(
-            model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance
-        )
+            model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance,
+            adjust=adjust,
+        )  # fmt: skip
     with _show_bars("posterior", counts.get("chains", CHAINS), quiet=quiet) as progress:
         return model.sample(
-            priors=priors, covariance=covariance, seed=seed, progress=progress, **counts
-        )
+            priors=priors, covariance=covariance, seed=seed, progress=progress, adjust=adjust,
+            **counts,
+        )  # fmt: skip
 
 
 def report_both(

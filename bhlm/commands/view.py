@@ -34,6 +34,7 @@ def sample_live(
     settings: Settings | None = None,
     priors: Priors | None = None,
     covariance: str | None = None,
+    adjust: bool = True,
     progress: Progress | None = None,
     console: "Console | None" = None,
 ) -> BayesFit:
@@ -54,6 +55,7 @@ def sample_live(
         priors: what replaces the autoscaled defaults.
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
             the formula says.
+        adjust: with sampling weights, whether the draws get the sandwich's covariance.
         progress: called now and then with nutpie's progress of every chain.
         console: where to show it; None takes standard error.
 
@@ -81,9 +83,13 @@ def sample_live(
         several = sample_cells(model.cells, **options)
         ran = replace(several.settings, cores=asked.cores)
         return cast("BayesFit", LevelBayesFit.of(replace(several, settings=ran), model=model))
-    found = sample_moments(model.moments, **options)
-    kept = replace(found.settings, cores=asked.cores)
-    return BayesFit.of(replace(found, settings=kept), model=model)
+    found = sample_moments(model.strata or model.moments, adjust=adjust, **options)
+    found = replace(found, settings=replace(found.settings, cores=asked.cores))
+    if found.white.is_plain:
+        return BayesFit.of(found, model=model)
+    from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
+
+    return cast("BayesFit", WeightedBayesFit.of(found, model=model))
 
 
 @contextmanager

@@ -102,11 +102,17 @@ def thin_posterior(post: Draws, *, held: int = HELD) -> Draws:
 
     That is where their effects are more numbers than `held`, as many as a fit holds.
     """
-    draws = post.data["posterior"]["sigma"].size
+    draws = count_draws(post)
     step = draws // DRAWS
     if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= held:
         return post
     return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
+
+
+def count_draws(post: Draws) -> int:
+    """Return how many draws all chains have together."""
+    sizes = post.data["posterior"].dataset.sizes
+    return int(sizes["chain"] * sizes["draw"])
 
 
 def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:

@@ -51,6 +51,8 @@ from bhlm.reconciliation.words import (
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
+from bhlm.reml.maximum import require_likelihood
+from bhlm.reml.strata import StrataEstimate
 from bhlm.sources.gallery import Published
 
 if TYPE_CHECKING:
@@ -115,11 +117,17 @@ class Comparison:
         """Return the two fits, of a single factor, for what several have not yet.
 
         Raises:
-            ArgumentError: several grouping factors; `what` is refused.
+            ArgumentError: several grouping factors, or residual variances by stratum; `what` is
+                refused.
         """
         reml, post = self.reml, self.post
         if isinstance(reml, Estimate) and isinstance(post, Draws):
             return reml, post
+        if isinstance(reml, StrataEstimate):
+            raise ArgumentError(
+                f"{what} is not there yet with residual='{reml.strata.column}'; each fit by itself "
+                "has a dashboard(), and both have summary() and to_dict()"
+            )
         raise refuse_factors(reml.moments.design.formula, what)
 
     @property
@@ -182,9 +190,15 @@ class Comparison:
         """Return profile likelihood, prior and posterior density over one grid per parameter.
 
         For each SD, variance and correlation; see `bhlm.reconciliation.curves.tabulate_curves`.
+
+        Raises:
+            ArgumentError: fewer than two points; several grouping factors, residual variances by
+                stratum, or sampling weights, whose pseudo-likelihood has no profile.
         """
         exact = self.evidence.weighted
-        reml, post = self.split_pair("both.curves(), which needs the profile likelihood,")
+        what = "both.curves(), which needs the profile likelihood,"
+        reml, post = self.split_pair(what)
+        require_likelihood(reml, what)
         return tabulate_curves(reml, post, exact, points=points)
 
 

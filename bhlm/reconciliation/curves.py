@@ -51,7 +51,8 @@ def tabulate_curves(
     priors = _collect_priors(post)
     draws = post.draws
     tables = []
-    for parameter in (*reml.structure.scaled, RESIDUAL_SD):
+    held = reml.white.held is not None  # sigma is known then, and has no curve
+    for parameter in (*reml.structure.scaled, *(() if held else (RESIDUAL_SD,))):
         name = str(parameter)
         x = _lay_grid(draws[name].ravel(), float(reml.estimates.loc[name, "estimate"]), points)
         rise = build_profile(reml, name).rise

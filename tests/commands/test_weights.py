@@ -107,4 +107,45 @@ def test_a_model_of_the_gallery_says_what_its_data_are(capsys):
     assert "-1055.3469" in text
     status, _, err = run(capsys, "reconcile", "teacher_expectancy", "--df", "hlm")
     assert status == 2
-    assert "not there yet" in err
+    assert "method='hlm' is not there with known variances variance" in err
+
+
+QUICK = ["--draws", "50", "--tune", "100", "--chains", "2", "--seed", "1"]
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    ("options", "df"),
+    [
+        (["--weights", "w"], "satterthwaite"),
+        (["--group-weights", "w"], "z"),
+        (["--group-weights", "w", "--no-adjust"], "z"),
+        (["--known-variance", "v"], "z"),
+    ],
+    ids=["precision", "sampling", "not adjusted", "known variances"],
+)
+def test_reconciliations_have_pages_tests_and_a_view(options, df, capsys, tmp_path):
+    table = bhlm.load_dataset("sleepstudy")
+    table["w"] = table["Subject"].isin([308, 309, 310]) + 1.0
+    table["v"] = 900.0
+    path, page = tmp_path / "sleep.csv", tmp_path / "page.html"
+    table.to_csv(path, index=False)
+    status, text, err = run(
+        capsys, "reconcile", "--data", path, "--formula", FORMULA, *options, "--df", df, "--live",
+        "--dashboard", page, *QUICK,
+    )  # fmt: skip
+    assert status in (0, 1), err
+    assert "Reconciliation of" in text
+    assert f"Tests of fixed effects by {df}" in text
+    told = json.dumps(json.loads(page.with_suffix(".json").read_text())["sections"][-1])
+    assert all(option in told for option in options)
+
+
+def test_reconciliations_by_stratum_have_no_page_yet(capsys):
+    for option in (["--dashboard", "page.html"], ["--df", "z"]):
+        given = ["--data", "rows.csv", "--formula", FORMULA, "--residual", "Days"]
+        for asked in (given, ["orthodont_varident"]):
+            status, _, err = run(capsys, "reconcile", *asked, *option)
+            assert status == 2
+            assert "not there yet with" in err
+            assert err.count("\n") == 1

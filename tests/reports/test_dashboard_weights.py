@@ -124,3 +124,36 @@ def test_posteriors_have_pages_too(table, outcome, tmp_path):
     twin = write_twin(post, tmp_path)
     titles = [section["name"] for section in twin["sections"]]
     assert {"verdict", "convergence", "groups", "checks", "priors", "reproduction"} <= set(titles)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("kind", ["sampling", "known"])
+def test_reconciliations_have_pages(kind, table, studies, tmp_path):
+    if kind == "known":
+        model = bhlm.Model("effect ~ 1 + (1 | study)", studies, known_variance="variance")
+    else:
+        model = bhlm.Model(FORMULA, table, weights=bhlm.SamplingWeights("w", "wg"))
+    fit = model.reml(method="reml" if kind == "known" else "ml")
+    both = bhlm.reconcile(fit, model.sample(seed=1, draws=500, tune=500))
+    twin = write_twin(both, tmp_path)
+    names = [block.get("name") for section in twin["sections"] for block in section["blocks"]]
+    text = json.dumps(twin["sections"])
+    if kind == "known":
+        curves = both.curves()
+        assert set(curves["parameter"]) == {"sd(Intercept|study)", "var(Intercept|study)"}
+        assert "curves" in names
+        assert "residual SD is" not in text
+        assert "compare_conventions" not in text
+    else:
+        assert "curves" not in names
+        assert "by REML" not in text
+        with pytest.raises(ArgumentError, match="is no likelihood of the rows"):
+            both.curves()
+
+
+@pytest.mark.wide
+def test_reconciliations_by_stratum_say_that_they_have_no_page(table, tmp_path):
+    model = bhlm.Model(FORMULA, table, residual="sex")
+    both = bhlm.reconcile(model.reml(), model.sample(seed=1, draws=200, tune=200))
+    with pytest.raises(ArgumentError, match="not there yet with residual='sex'"):
+        both.dashboard(tmp_path / "page.html")

@@ -307,10 +307,12 @@ def has_shares(weights: Weights | None) -> bool:
 
 def refuse_weights(weights: Weights, what: str) -> ArgumentError:
     """Return the error for what is not there for weights of this meaning."""
-    why = "; the pseudo-likelihood is no likelihood of the rows" if weights.is_sampling else ""
+    why, last = "", "fixed_effects(method='z') and group_effects()"
+    if weights.is_sampling:
+        why = "; the pseudo-likelihood is no likelihood of the rows"
+        last = "fixed_effects(method='z'), group_effects() and compare_conventions()"
     return ArgumentError(
-        f"{what} is not there with {weights.sentence}{why}; there are estimates, summary(), "
-        "fixed_effects(method='z'), group_effects() and compare_conventions()"
+        f"{what} is not there with {weights.sentence}{why}; there are estimates, summary(), {last}"
     )
 
 

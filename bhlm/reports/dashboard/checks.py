@@ -96,7 +96,9 @@ def _try(heading: str, build: Callable[[], Iterator[Block]]) -> list[Block]:
 
 
 def _close(sentence: str) -> str:
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    # Names of methods are as they are called.
+    first = sentence[0] if "(" in sentence.split(" ")[0] else sentence[0].upper()
+    return f"{first}{sentence[1:]}."
 
 
 def _draw_pit(post: "Draws", subject: Subject) -> Figure:

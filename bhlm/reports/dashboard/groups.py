@@ -9,6 +9,7 @@ from bhlm.layout import count
 from bhlm.moments.moments import Moments
 from bhlm.plots.group_lines import LINES, GroupRows, take_rows
 from bhlm.plots.groups import (
+    count_draws,
     draw_lines,
     find_column,
     find_held,
@@ -77,7 +78,7 @@ def describe_thinning(whole: Draws, kept: Draws, what: str) -> str:
         kept: the fit with some of them.
         what: the beginning of the sentence.
     """
-    every, some = (fit.data["posterior"]["sigma"].size for fit in (whole, kept))
+    every, some = map(count_draws, (whole, kept))
     return (
         f"{what} rest here on {some:,} of the {every:,} draws, evenly spaced, since there are "
         f"{count(whole.moments.n_groups, 'group')}."

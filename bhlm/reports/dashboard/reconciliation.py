@@ -42,12 +42,18 @@ def build_reconciliation(subject: Subject) -> Section | None:
         _tabulate_shares(both),
         Text(_shorten_words(both.words), heading="Each gap in words", listed=True),
     ]
-    if not (subject.has_levels or subject.is_counted):
+    if not (subject.has_levels or subject.is_counted or _is_pseudo(both)):
         blocks.append(plot_curves(both))
     if both.printed:
         blocks.append(_tabulate_printed(both))
     blocks.append(Text((both.route,), heading="How the means were found"))
     return Section("reconciliation", "Comparison", tuple(blocks))
+
+
+def _is_pseudo(both: "Comparison") -> bool:
+    """Whether there is no likelihood of the rows, and no profile of it."""
+    weights = both.reml.moments.weights
+    return weights is not None and weights.is_sampling
 
 
 def _shorten_words(words: dict[str, str]) -> tuple[str, ...]:

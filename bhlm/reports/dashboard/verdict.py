@@ -156,7 +156,7 @@ def _list_facts(subject: Subject, moments: "Moments") -> Facts:
         ("R² of the fixed effects", format_digits(shares["marginal"], 2)),
         ("R² with the groups", format_digits(shares["conditional"], 2)),
     )
-    kind = "REML" if subject.reml is not None else "the posterior"
+    kind = "the posterior" if subject.reml is None else subject.reml.method.upper()
     reading = f"ICC at the means of the random columns, R² of Nakagawa and others, by {kind}."
     return Facts("facts", "In short", reading, items)
 
@@ -340,7 +340,7 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     )
     spread = (
         f" and the residual SD is {table.loc[str(RESIDUAL_SD), 'estimate']:.4g}"
-        if str(RESIDUAL_SD) in table.index
+        if str(RESIDUAL_SD) in table.index and fit.white.held is None
         else ""
     )
     reading = f"By {fit.method.upper()} {intervals} {verb} 0{spread}{joint}."
