@@ -154,6 +154,10 @@ def test_reconciliations_have_pages(kind, table, studies, tmp_path):
 @pytest.mark.wide
 def test_reconciliations_by_stratum_say_that_they_have_no_page(table, tmp_path):
     model = bhlm.Model(FORMULA, table, residual="sex")
-    both = bhlm.reconcile(model.reml(), model.sample(seed=1, draws=200, tune=200))
+    post = model.sample(seed=1, draws=200, tune=200)
+    write_twin(post, tmp_path)
+    with pytest.raises(ArgumentError, match="rows=True is not there yet with residual='sex'"):
+        post.dashboard(tmp_path / "page.html", rows=True)
+    both = bhlm.reconcile(model.reml(), post)
     with pytest.raises(ArgumentError, match="not there yet with residual='sex'"):
         both.dashboard(tmp_path / "page.html")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.checks.sensitivity import Sensitivity, measure_sensitivity
+from bhlm.bayes.draws import Draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.layout import count
 from bhlm.plots.choice import say
@@ -43,6 +44,11 @@ def build_priors(subject: Subject) -> Section | None:
                 tone="caution",
             )
         )
+    elif isinstance(post, Draws) and not post.white.is_plain:
+        weights = post.moments.weights
+        assert weights is not None
+        told = f"The sensitivity to the priors is not measured yet with {weights.sentence}."
+        blocks.append(Text((told,), heading="What was not measured"))
     else:
         found = measure_sensitivity(post)
         blocks += [_judge(found), draw_sensitivity(found), _tabulate_sensitivity(found)]

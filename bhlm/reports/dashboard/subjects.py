@@ -344,6 +344,12 @@ def _check_model(moments: "Moments", model: "Model | None", *, rows: bool) -> "M
                 "made from the table that was fitted, or --data on the command line"
             )
         return None
+    if model.strata is not None:  # whose page has no figure of rows
+        if rows:
+            raise ArgumentError(
+                f"rows=True is not there yet with residual='{model.strata.column}'; leave it out"
+            )
+        return None
     check_rows(moments, model)
     return model
 
