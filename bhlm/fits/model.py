@@ -18,7 +18,7 @@ from bhlm.design.formula.weights import (
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import list_names
-from bhlm.moments.cells import CellMoments, read_cell_rows, reduce_cells, refuse_factors
+from bhlm.moments.cells import CellMoments, CellRows, read_cell_rows, reduce_cells, refuse_factors
 from bhlm.moments.either import load_moments
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
@@ -567,6 +567,26 @@ class Model:
                 changed since the model was made from it.
         """
         return self._read_rows()[0]
+
+    def cell_rows(self) -> CellRows:
+        """Return the complete rows of a model of several grouping factors, in their order.
+
+        They are the codes (F, n) of each factor's units, X (n, p), Z (n, q_f) of each factor, and y
+        (n,).
+
+        Raises:
+            ArgumentError: the model has one grouping factor.
+            DataError: the model was made from moments, which have no rows.
+        """
+        if self._cells is None:
+            raise ArgumentError(
+                f"'{self.design.formula}' has one grouping factor; model.rows() returns its rows"
+            )
+        if not self.has_rows:
+            raise DataError(
+                "this model was made from moments and has no rows; make it from the table"
+            )
+        return read_cell_rows(self.formula, self._table)
 
     def _read_rows(
         self,

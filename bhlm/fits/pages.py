@@ -59,7 +59,8 @@ class FactorPage:
         """
         from bhlm.reports.dashboard.subjects import write_levels
 
-        write_levels(cast("Any", self), path, title=title, source=source)
+        fit = cast("Any", self)
+        write_levels(fit, path, title=title, model=fit.model, source=source)
 
     def plot_effects(
         self,

@@ -172,9 +172,9 @@ def reconcile(
             `pooled.sample()`, the mixture over the imputations.
         published: printed values, from the gallery.
         checks: whether to check the model and its priors too, by `post.check()`,
-            `post.sensitivity()` and, of a single factor, the LOO-PIT of the rows, where the
-            model that the fits were made from is at hand and has no more than a million; of a
-            family by its calibration in the place of the PIT.
+            `post.sensitivity()` and the LOO-PIT of the rows, where the model that the fits were
+            made from is at hand and has no more than a million; of a family by its calibration in
+            the place of the PIT.
 
     Raises:
         ArgumentError: the two fits are not of the same model and data, `reml` is by ML, or the
@@ -196,6 +196,8 @@ def reconcile(
     if isinstance(post, WeightedBayesFit):
         weights = post.moments.weights
         assert weights is not None
+        if not weights.is_sampling:
+            return replace(both, checks=run_checks(post))
         left_out = (
             "the checks of the model and the sensitivity to the priors are not part of a "
             f"reconciliation yet with {weights.sentence}"
@@ -204,7 +206,10 @@ def reconcile(
     if not isinstance(post, BayesFit):
         if isinstance(post, FamilyBayesFit):
             return replace(both, checks=run_family_checks(post))
-        return replace(both, checks=run_level_checks(post))
+        model = both.model
+        has_rows = model is not None and model.has_rows and post.moments.n_rows <= ROWS
+        rows = model.cell_rows if model and has_rows else None
+        return replace(both, checks=run_level_checks(post, rows))
     model = both.model
     has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
     return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))

@@ -176,7 +176,8 @@ def spread_new_effects(units: UnitRegressions, factor: int) -> Array:
     outer = np.zeros(labels.n_levels, dtype=np.int64)
     outer[labels.codes] = units.codes
     own_mean = (add @ (moments.n[:, None] * mean)) / units.n[outer][:, None]
-    own_cross = (add @ cross.reshape(n_cells, -1)).reshape(-1, len(units.at), q)
+    slopes = len(units.at)  # none, where the model has no column but the intercept
+    own_cross = (add @ cross.reshape(n_cells, slopes * q)).reshape(len(outer), slopes, q)
     own_slopes = (units.within.inverse[outer] @ own_cross)[:, units.shown]
     b = np.concatenate([own_mean[:, None], own_slopes], axis=1)
     out = np.zeros((len(units.n), b.shape[1], q, q))

@@ -12,6 +12,7 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.likelihood.within_levels import expect_units, regress_units, spread_new_effects
 from bhlm.moments.cells import read_cell_rows
+from bhlm.sources.gallery import find_model, load_data
 
 EXACT = 1e-9
 CASES = [
@@ -128,3 +129,11 @@ def test_p_values_are_those_of_replicates(design, factor, kind):
         assert (np.abs(counted - rows["p"]) < 4.5 * error).all(), statistic
     has_sd = "residual SD" in set(table["statistic"])
     assert has_sd == (kind == "same groups" or factor == "item")
+
+
+def test_new_effects_of_a_model_without_slopes_spread_the_means_alone():
+    """Three casks of two rows each: a new cask's effect has a third of the weight in its batch."""
+    entry = find_model("pastes")
+    cells = Model(entry.formula, load_data(entry)).cells
+    spread = spread_new_effects(regress_units(cells, 0), 1)
+    np.testing.assert_allclose(spread, np.full((10, 1, 1, 1), 1 / 3))

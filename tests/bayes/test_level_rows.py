@@ -5,6 +5,7 @@ import pytest
 from level_designs import FORMULAS, make_table, spell_out
 from level_posteriors import draw_fit
 
+from bhlm.bayes.checks.level_pit import check_level_pit
 from bhlm.bayes.checks.level_rows import leave_out_level_rows, stream_level_rows
 from bhlm.bayes.checks.predictive import thin_draws
 from bhlm.errors import ArgumentError, DataError
@@ -60,6 +61,21 @@ def test_rows_are_checked_by_their_model():
     scaled = (replicates - mean) / flat.sigma[:, None]
     assert abs(scaled.std() - 1.0) < 0.05  # 6400 normal deviates: five standard errors
     assert abs(scaled.mean()) < 0.06
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pit_of_a_page_is_that_of_the_rows(kind):
+    """Both average over the same draws; they differ where few carry the weight and are smoothed."""
+    fit, rows = draw_fit(kind), read(kind)
+    found = check_level_pit(fit, lambda: rows, most=100)
+    assert found.of_rows
+    assert (len(found.pit), found.total) == (100, 160)
+    assert found.pit.tolist() == check_level_pit(fit, lambda: rows, most=100).pit.tolist()
+    whole = check_level_pit(fit, lambda: rows)
+    expected = leave_out_level_rows(fit, rows).table["pit"]
+    np.testing.assert_allclose(whole.pit, expected, atol=0.03)
+    with pytest.raises(DataError, match="the rows are others"):
+        check_level_pit(fit, lambda: rows._replace(y=rows.y + 1.0))
 
 
 def test_other_rows_and_other_fits_are_refused():

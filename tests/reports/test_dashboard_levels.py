@@ -1,14 +1,17 @@
 """The page of a fit of several grouping factors, and the caterpillar of one of them."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from command_line import run
+from level_designs import FORMULAS, make_table
 from level_posteriors import draw_fit
 
 from bhlm.errors import ArgumentError
+from bhlm.fits.level_bayes_fit import LevelBayesFit
 from bhlm.fits.model import Model
 from bhlm.fits.saved import load
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
@@ -107,7 +110,7 @@ def test_the_page_of_a_posterior_has_every_factor(tmp_path):
     post.dashboard(page)
     twin = read_twin(page)
     assert [section["name"] for section in twin["sections"]] == [
-        "verdict", "convergence", "groups", "priors", "reproduction",
+        "verdict", "convergence", "groups", "checks", "priors", "reproduction",
     ]  # fmt: skip
     assert twin["model"]["groups"] == {"school": 7, "school:klass": 21}
     titles = list_titles(twin)
@@ -120,8 +123,31 @@ def test_the_page_of_a_posterior_has_every_factor(tmp_path):
         if block.get("name") == "effects_1"
     ]
     values = {column["name"]: column["values"] for column in table["columns"]}
-    np.testing.assert_allclose(values["mean"], post.group_effects("school:klass")["mean"])
+    np.testing.assert_allclose(values["posterior mean"], post.group_effects("school:klass")["mean"])
     assert "u" not in values
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_the_model_is_checked_with_rows_and_without(has_rows, tmp_path):
+    """The rows' PIT where they are at hand, else that of the units' means; both judge the model."""
+    model = Model(FORMULAS["two nested"], make_table("two nested"))
+    drawn = draw_fit("two nested", draws=200)
+    sound = replace(drawn, diagnostics=replace(drawn.diagnostics, ok=True, failures=()))
+    post = LevelBayesFit.of(sound, model=model if has_rows else None)
+    post.dashboard(tmp_path / "page.html")
+    twin = read_twin(tmp_path / "page.html")
+    assert twin["outcome"]["findings"]["model_checks"]["status"] != "unknown"
+    titles = list_titles(twin)
+    assert "Statistics of each school and replicates of them" in titles
+    assert ("LOO-PIT of the rows" if has_rows else "PIT of the groups' means") in titles
+    facts = next(
+        dict(block["items"])
+        for section in twin["sections"]
+        for block in section["blocks"]
+        if block.get("name") == "facts"
+    )
+    assert {"ICC of school", "ICC of school:klass", "R², marginal", "R², conditional"} <= set(facts)
 
 
 def test_the_caterpillar_of_a_posterior():
@@ -141,7 +167,7 @@ def check_page(page):
     """Check the page of both fits of several factors, and return its numbers."""
     twin = read_twin(page)
     assert [section["name"] for section in twin["sections"]] == [
-        "verdict", "reconciliation", "convergence", "groups", "priors", "reproduction",
+        "verdict", "reconciliation", "convergence", "groups", "checks", "priors", "reproduction",
     ]  # fmt: skip
     assert twin["reconciliation"]["verdict"] in ("agree", "explained")
     assert not any("could not be computed" in str(section) for section in twin["sections"])

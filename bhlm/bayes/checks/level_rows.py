@@ -84,7 +84,7 @@ def leave_out_level_rows(
         DataError: other rows than those of the fit.
     """
     check_likelihood(fit)
-    _check_same_rows(fit, rows)
+    check_same_level_rows(fit, rows)
     names = list(fit.moments.groups)
     order = sorted(range(len(names)), key=lambda at: fit.moments.groups[names[at]])
     groups = {names[at]: join_labels(fit.moments, at)[rows.codes[at]] for at in order}
@@ -94,7 +94,7 @@ def leave_out_level_rows(
 
 
 def stream_level_rows(
-    fit: LevelDraws, rows: CellRows, *, held: int = HELD
+    fit: LevelDraws, rows: CellRows, *, held: int = HELD, picked: Array | None = None
 ) -> Iterator[tuple[Array, Array, Array]]:
     """Yield some rows (m,), and at each of N draws (m, N), given all other rows,
 
@@ -102,11 +102,13 @@ def stream_level_rows(
 
     Args:
         fit: the posterior.
-        rows: those that it was fitted to.
+        rows: those that it was fitted to, or some of them.
         held: numbers of each that are yielded at a time. Each portion evaluates all draws anew.
+        picked: draws to evaluate (N,); None takes all.
     """
     white = fit.white
-    drawn = list(iterate_lams(white, fit.structure, fit.flat))
+    parameters = fit.flat if picked is None else fit.flat.take(picked)
+    drawn = list(iterate_lams(white, fit.structure, parameters))
     combos, met = np.unique(rows.codes, axis=1, return_inverse=True)
     met = met.ravel()
     order = np.argsort(met, kind="stable")
@@ -155,7 +157,7 @@ def _place_rows(
     return gap / (sigma * np.sqrt(left)), np.log(sigma) - 0.5 * np.log(left)
 
 
-def _check_same_rows(fit: LevelDraws, rows: CellRows) -> None:
+def check_same_level_rows(fit: LevelDraws, rows: CellRows) -> None:
     """Refuse rows of another table than the fit's.
 
     Raises:

@@ -5,7 +5,7 @@ response are uniform. Source: Tesso et al. (2026), arXiv:2603.02928, for a test 
 for dependent values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from bhlm.bayes.checks.importance import score_units
 from bhlm.bayes.checks.loo import check_likelihood, relative_efficiency
 from bhlm.bayes.checks.predictive import OUTSIDE, check_groups, thin_draws
 from bhlm.bayes.checks.rows import stream_rows
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, Posterior
 from bhlm.layout import count
 from bhlm.moments.groups import place_own_rows
 
@@ -90,23 +90,25 @@ def check_pit(post: Draws, rows: Callable[[], Rows] | None = None, *, most: int 
     if rows is None:
         table = check_groups(post, kind="new groups").groups
         pit = 1.0 - table.loc[table["statistic"] == "mean", "p"].to_numpy()
-        return LooPit(pit, of_rows=False, total=len(pit), p=_test_uniformity(pit))
+        return LooPit(pit, of_rows=False, total=len(pit), p=measure_uniformity(pit))
     labels, x, z, y = rows()
     at = place_own_rows(post.moments, labels, y)
-    picked = np.arange(len(y))
-    if len(y) > most:
-        # At random, since every k-th row may be the same occasion in each group.
-        rng = np.random.default_rng([post.seed, CHOICE])
-        picked = np.sort(rng.choice(len(y), most, replace=False))
+    picked = choose_rows(post, len(y), most=most)
     pit = predict_rows_left_out(post, at[picked], x[picked], z[picked], y[picked])
-    return LooPit(pit, of_rows=True, total=len(y), p=_test_uniformity(pit))
+    return LooPit(pit, of_rows=True, total=len(y), p=measure_uniformity(pit))
+
+
+def choose_rows(post: Posterior, n: int, *, most: int = ROWS) -> Array:
+    """Return the rows (m,) of n that the PIT is computed for, the same for every call."""
+    if n <= most:
+        return np.arange(n)
+    # At random, since every k-th row may be the same occasion in each group.
+    rng = np.random.default_rng([post.seed, CHOICE])
+    return np.sort(rng.choice(n, most, replace=False))
 
 
 def predict_rows_left_out(post: Draws, at: Array, x: Array, z: Array, y: Array) -> Array:
     """Return the PIT (m,) of some rows, each given all other rows of the fit.
-
-    Weights are proportional to 1 / density of the row given the others of its group; they are
-    smoothed by Pareto's tail only where few draws carry them.
 
     Args:
         post: the posterior.
@@ -115,10 +117,24 @@ def predict_rows_left_out(post: Draws, at: Array, x: Array, z: Array, y: Array) 
         z: random columns (m, q).
         y: the response (m,).
     """
-    reff = relative_efficiency(post)
     draws, _ = thin_draws(post, DRAWS)
-    pit = np.empty(len(y))
-    for rows, gap, log_sd in stream_rows(post, at, x, z, y, picked=draws):
+    return average_pit(post, stream_rows(post, at, x, z, y, picked=draws), len(y))
+
+
+def average_pit(post: Posterior, parts: Iterable[tuple[Array, Array, Array]], m: int) -> Array:
+    """Return the PIT (m,) of rows over draws of the posterior without each.
+
+    Weights are proportional to 1 / density of the row given the others of its group; they are
+    smoothed by Pareto's tail only where few draws carry them.
+
+    Args:
+        post: the posterior.
+        parts: some rows, at each draw the gap of the response in SDs, and the log SD.
+        m: rows in all.
+    """
+    reff = relative_efficiency(post)
+    pit = np.empty(m)
+    for rows, gap, log_sd in parts:
         loglik = -0.5 * gap**2 - log_sd
         weight = np.exp(loglik.min(axis=1, keepdims=True) - loglik)
         weight /= weight.sum(axis=1, keepdims=True)
@@ -134,7 +150,8 @@ def bound_pit(pit: Array) -> Array:
     return np.asarray(np.clip(pit, INSIDE, 1.0 - INSIDE))
 
 
-def _test_uniformity(pit: Array) -> float:
+def measure_uniformity(pit: Array) -> float:
+    """Return the p-value of the test that the PIT (m,) is uniform."""
     from arviz_stats.base import array_stats
 
     return float(array_stats.uniformity_test(bound_pit(pit), axis=-1, method="pot_c")[0])

@@ -14,6 +14,7 @@ from bhlm.likelihood.replicates import FamilyCheck
 
 if TYPE_CHECKING:
     from bhlm.bayes.level_draws import LevelDraws
+    from bhlm.moments.cells import CellRows
 
 # Groups up to which all is checked: a second or two. `fit.check()`, `model.check_rows(fit)` and
 # `fit.sensitivity()` have no such limit.
@@ -78,11 +79,15 @@ def run_checks(post: Draws, rows: Callable[[], Rows] | None = None) -> Checks:
             "post.sensitivity() do it"
         )
         return Checks(None, None, None, (told,))
-    if post.moments.weights is not None:
+    weights = post.moments.weights
+    if weights is not None:
         told = (
             "The model was not checked by replicates of its rows, which are not there yet with "
-            f"{post.moments.weights.sentence}"
+            f"{weights.sentence}"
         )
+        if weights.strata:
+            more = f"Nor was the sensitivity to the priors measured with {weights.sentence}"
+            return Checks(None, None, None, (told, more))
         return Checks(None, None, measure_sensitivity(_thin(post)), (told,))
     pit: LooPit | None = None
     left_out: tuple[str, ...] = ()
@@ -98,19 +103,24 @@ def run_checks(post: Draws, rows: Callable[[], Rows] | None = None) -> Checks:
     )
 
 
-def run_level_checks(post: "LevelDraws") -> Checks:
+def run_level_checks(post: "LevelDraws", rows: "Callable[[], CellRows] | None" = None) -> Checks:
     """Return the checks of a posterior of several grouping factors, and its sensitivity.
 
     The units are those of the factor that all others are nested in, of crossed ones of that with
     the fewest.
 
+    Args:
+        post: the posterior.
+        rows: returns the rows that it was fitted to; None checks the units alone.
+
     Raises:
         ArgumentError: draws from the prior alone, or fewer than the predictive check needs.
     """
+    from bhlm.bayes.checks.level_pit import check_level_pit
     from bhlm.bayes.checks.level_predictive import check_units
 
-    left_out = ["The PIT of the rows is not there yet for several grouping factors"]
-    predictive = None
+    left_out: list[str] = []
+    predictive, pit = None, None
     if post.moments.weights is not None:
         left_out = [
             "The model was not checked by replicates of its rows, which are not there yet with "
@@ -118,11 +128,16 @@ def run_level_checks(post: "LevelDraws") -> Checks:
         ]
     elif post.holds_effects:
         predictive = replace(check_units(post), data=None)
+        try:
+            pit = check_level_pit(post, rows)
+        except DataError as error:
+            left_out.append(f"The PIT of the rows was not computed: {error}")
     else:
         left_out.append(
-            "The units were not checked, since drawing their effects takes long: post.check() does"
+            "Neither units nor rows were checked, since the effects of so many units were not "
+            "drawn with the posterior: post.check() and model.check_rows(post) do it"
         )
-    return Checks(predictive, None, measure_sensitivity(post), tuple(left_out))
+    return Checks(predictive, pit, measure_sensitivity(post), tuple(left_out))
 
 
 def _thin(post: Draws) -> Draws:

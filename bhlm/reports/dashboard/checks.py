@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from bhlm.bayes.checks.level_pit import check_level_pit
+from bhlm.bayes.checks.level_predictive import check_units
 from bhlm.bayes.checks.loo import leave_out_groups
 from bhlm.bayes.checks.predictive import check_groups
 from bhlm.errors import BhlmError
@@ -19,6 +21,7 @@ from bhlm.reports.dashboard.groups import describe_thinning
 
 if TYPE_CHECKING:
     from bhlm.bayes.checks.loo import Loo
+    from bhlm.bayes.checks.predictive import PredictiveCheck
     from bhlm.bayes.draws import Draws
     from bhlm.design.formula.weights import Weights
     from bhlm.reml.estimate import Estimate
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 INFLUENCE = 1000
 # Groups above the threshold of k-hat up to which the posterior is sampled without each.
 REFITS = 3
+PRIOR_ONLY = "The draws are from the prior alone, which no data can contradict yet."
 
 
 def build_checks(
@@ -49,9 +53,7 @@ def build_checks(
     fit = reml if reml is not None else post
     weights = None if fit is None else fit.moments.weights
     if post is not None and post.settings.prior_only:
-        blocks.append(
-            Text(("The draws are from the prior alone, which no data can contradict yet.",))
-        )
+        blocks.append(Text((PRIOR_ONLY,)))
         post = None
     if weights is not None:
         unknown = weights.is_sampling or bool(weights.strata)
@@ -60,7 +62,7 @@ def build_checks(
         post, reml = None, None if unknown else reml
     if post is not None:
         thin = thin_posterior(post)
-        blocks += _try("Posterior predictive check", lambda: _predict(thin))
+        blocks += _try("Posterior predictive check", lambda: _show_predictive(check_groups(thin)))
         blocks += _try("LOO-PIT", lambda: iter([_draw_pit(post, subject)]))
         blocks += _try("Leaving groups out", lambda: _leave_out(thin, refits))
         if thin is not post:
@@ -70,6 +72,32 @@ def build_checks(
         blocks += _try("Influence", lambda: _influence(reml, influence))
         blocks += _try("Residuals", lambda: _residuals(reml, subject))
     return Section("checks", "Model checks", tuple(blocks)) if blocks else None
+
+
+def build_level_checks(subject: Subject) -> Section | None:
+    """Return the checks of a posterior of several factors; None where there is no posterior."""
+    post = subject.level_post
+    if post is None:
+        return None
+    if post.settings.prior_only:
+        blocks: list[Block] = [Text((PRIOR_ONLY,))]
+    elif post.moments.weights is not None:
+        blocks = [_tell_unchecked(post.moments.weights)]
+    elif not post.holds_effects:
+        sentence = (
+            f"{count(sum(post.moments.groups.values()), 'unit')} are so many that their effects "
+            "were not drawn with the posterior, and neither units nor rows were checked."
+        )
+        blocks = [Text((sentence,), heading="What was not checked")]
+    else:
+        checks = subject.checks
+        pit = None if checks is None else checks.pit
+        blocks = _try("Posterior predictive check", lambda: _show_predictive(check_units(post)))
+        blocks += _try(
+            "LOO-PIT",
+            lambda: iter([draw_loo_pit(pit or check_level_pit(post), single_rows=subject.rows)]),
+        )
+    return Section("checks", "Model checks", tuple(blocks))
 
 
 def _tell_unchecked(weights: "Weights") -> Text:
@@ -108,8 +136,7 @@ def _draw_pit(post: "Draws", subject: Subject) -> Figure:
     return plot_loo_pit(post, subject.model, single_rows=subject.rows)
 
 
-def _predict(post: "Draws") -> Iterator[Block]:
-    check = check_groups(post)
+def _show_predictive(check: "PredictiveCheck") -> Iterator[Block]:
     yield draw_predictive(check)
     outside = check.outside
     yield Text(

@@ -1,14 +1,16 @@
 """The sections of a page about a fit of several grouping factors."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bhlm.bayes.quantities import derive_level_icc
+from bhlm.bayes.quantities import derive_level_icc, derive_level_r_squared
 from bhlm.design.formula.weights import has_shares
 from bhlm.layout import count, format_digits, list_names
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
+from bhlm.reml.compare import r_squared
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.reproduction import (
@@ -48,7 +50,7 @@ def build_level_verdict(subject: Subject) -> Section:
     """Return the findings, every estimate, and where the variance lies."""
     moments, reml, post = find_level_moments(subject), subject.levels, subject.level_post
     blocks = show_outcome(subject)
-    blocks.append(_list_facts(moments))
+    blocks.append(_list_facts(subject))
     blocks += [plot_forest(subject.both or find_fit(subject)), tabulate_both(subject)]
     divides = has_shares(moments.weights)
     blocks += [_tabulate_shares(reml)] if divides and reml is not None else []
@@ -64,11 +66,38 @@ def build_level_verdict(subject: Subject) -> Section:
     return Section("verdict", "Verdict", tuple(blocks))
 
 
-def _list_facts(moments: "CellMoments") -> Facts:
-    """Return how many rows there are, and units of each factor."""
+def _list_facts(subject: Subject) -> Facts:
+    """Return how many rows and units there are, and what of the variance lies where."""
+    moments = find_level_moments(subject)
     units = [(f"Units of {shorten(name)}", f"{J:,}") for name, J in moments.groups.items()]
     items = (("Rows", f"{moments.n_rows:,}"), *units, ("Rows dropped", f"{moments.dropped:,}"))
-    return Facts("facts", "In short", "Rows, and units of each grouping factor.", items)
+    reading = "Rows, and units of each grouping factor"
+    if has_shares(moments.weights):
+        items += tuple(_list_shares(subject))
+        kind = "the posterior" if subject.levels is None else subject.levels.method.upper()
+        reading += (
+            "; ICC of rows that have the factor in common, at the means of the random columns, and "
+            f"R² of Nakagawa and others, by {kind}"
+        )
+    return Facts("facts", "In short", f"{reading}.", items)
+
+
+def _list_shares(subject: Subject) -> Iterator[tuple[str, str]]:
+    """Yield the ICC of each factor and the R², by REML or ML where there is such a fit."""
+    reml, post = subject.levels, subject.level_post
+    if reml is not None:
+        icc = reml.icc()["icc"].dropna().to_dict()
+        shares = r_squared(reml)
+    else:
+        assert post is not None
+        means = {name: float(drawn.mean()) for name, drawn in derive_level_icc(post).draws.items()}
+        icc = {name: means[f"icc({name})"] for name in post.moments.groups}
+        drawn = derive_level_r_squared(post).draws
+        shares = {name: float(values.mean()) for name, values in drawn.items()}
+    for name, value in icc.items():
+        yield f"ICC of {shorten(str(name))}", format_digits(value, 2)
+    for name in ("marginal", "conditional"):
+        yield f"R², {name}", format_digits(shares[name], 2)
 
 
 def _describe_data(subject: Subject) -> tuple[str, ...]:
@@ -157,7 +186,9 @@ def build_level_groups(subject: Subject) -> Section:
                 f"Effects of {shorten(factor.name)}",
                 f"{told[0].upper()}{told[1:]}, of "
                 f"{count(moments.groups[factor.name], 'unit')}{inside}.",
-                table[[*labels, "coefficient", "n", *own]].rename(columns=labels),
+                table[[*labels, "coefficient", "n", *own]].rename(
+                    columns=labels | {"mean": "posterior mean"}
+                ),
             )
         )
     return Section("groups", "Groups", tuple(blocks))

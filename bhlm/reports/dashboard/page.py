@@ -21,7 +21,7 @@ from bhlm.plots.figure import Figure
 from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
-from bhlm.reports.dashboard.checks import build_checks
+from bhlm.reports.dashboard.checks import build_checks, build_level_checks
 from bhlm.reports.dashboard.content import (
     describe_sections,
     list_columns,
@@ -102,6 +102,7 @@ LEVEL_SECTIONS = (
     Part("reconciliation", "Comparison", build_reconciliation),
     Part("convergence", "Convergence", build_convergence),
     Part("groups", "Groups", build_level_groups),
+    Part("checks", "Model checks", build_level_checks),
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_level_reproduction),
 )

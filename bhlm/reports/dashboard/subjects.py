@@ -226,6 +226,7 @@ def write_levels(
     path: str | Path,
     *,
     title: str | None = None,
+    model: "Model | None" = None,
     source: dict[str, str] | None = None,
     df: str | None = None,
 ) -> None:
@@ -235,6 +236,7 @@ def write_levels(
         fit: a fit by REML or ML, a posterior, or the reconciliation of both.
         path: the HTML file to write.
         title: the page's heading; None names the response and the factors.
+        model: the model with the rows, against which a posterior is checked; None takes its units.
         source: label -> text on where the model and its data come from.
         df: a method of `reml.fixed_effects` by which the fixed effects are tested too.
 
@@ -255,7 +257,7 @@ def write_levels(
         model=None,
         title=title or f"{moments.response} by {list_names(names, most=len(names))}",
         source=_hide_passwords(source),
-        own_checks=_check_levels(post) if checked and post is not None else None,
+        own_checks=_check_levels(post, model) if checked and post is not None else None,
         levels=reml,
         level_post=post,
         df=df,
@@ -307,11 +309,11 @@ def _check_family(post: FamilyDraws) -> Checks | None:
     return run_family_checks(post)
 
 
-def _check_levels(post: LevelDraws) -> Checks | None:
+def _check_levels(post: LevelDraws, model: "Model | None") -> Checks | None:
     """Return the checks of a posterior; None of draws that failed or that have seen no data."""
     if post.settings.prior_only or not post.converged:
         return None
-    return run_level_checks(post)
+    return run_level_checks(post, model.cell_rows if model and model.has_rows else None)
 
 
 def _refuse_rows(moments: CellMoments, *, rows: bool) -> None:
