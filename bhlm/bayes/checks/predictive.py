@@ -250,7 +250,7 @@ def thin_draws(fit: Posterior, draws: int, *, least: int = 1) -> tuple[Array, tu
     Raises:
         ArgumentError: a number of draws below `least`, or a fit that has not that many.
     """
-    chains, length = fit.data["posterior"]["sigma"].shape
+    chains, length = fit.shape
     if not (isinstance(draws, int | np.integer) and draws >= least):
         raise ArgumentError(f"draws={draws!r} is too small; give {least} or more")
     kept = min(length, -(-int(draws) // chains))
