@@ -21,6 +21,7 @@ SMALL = {"column": 0.62, "page": 0.75}  # of a row's height on a screen
 TALLEST, LOWEST, LINE = 4.4, 2.0, 0.17  # inches: a row on a screen, a figure, a tick's text
 TICKED = {"column": 22, "page": 34}  # characters of a label at a tick
 BAND_OPACITY = 0.18
+INSIDE = 0.94  # of a figure's width or height, that its texts may take
 
 
 def draw_matplotlib(
@@ -74,6 +75,7 @@ def draw_matplotlib(
                 continue
             _draw_panel(place, panels[at], width, labels)
             _fit_title(drawn, place)
+            _fit_label(drawn, place)
         if title is not None:
             drawn.suptitle(_fold(title, width, 6))
         entries = _list_entries(axes.ravel())
@@ -206,6 +208,7 @@ def finish_arviz(
         for text in (place.title, place.xaxis.label, place.yaxis.label):
             text.set_text(relabel(text.get_text(), labels))
         _fit_title(drawn, place)
+        _fit_label(drawn, place)
         has_labels = any(label.get_visible() for label in place.get_xticklabels())
         if not place.get_subplotspec().is_last_row() and not has_labels:
             place.set_xlabel("")
@@ -341,7 +344,9 @@ def _place_legend(drawn: Any, handles: Sequence[Any], texts: Sequence[str]) -> N
     """Put a legend under a figure, in as many columns as fit its width, at last in more lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer, room = FigureCanvasAgg(drawn).get_renderer(), drawn.bbox.width
+    renderer = FigureCanvasAgg(drawn).get_renderer()
+    # The legend stands off both sides; at other resolutions letters are a little wider.
+    room = INSIDE * drawn.bbox.width
     columns = min(4, len(texts))
     while True:
         legend = drawn.legend(
@@ -367,3 +372,22 @@ def _fit_title(drawn: Any, place: Any) -> None:
     wide = place.title.get_window_extent(renderer).width
     if wide > room > 0.0:
         place.title.set_fontsize(max(6.0, place.title.get_fontsize() * room / wide))
+
+
+def _fit_label(drawn: Any, place: Any) -> None:
+    """Put the label of a vertical axis that is longer than its panel on two lines, or smaller."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    label, spec = place.yaxis.label, place.get_subplotspec()
+    if spec is None or not label.get_text():
+        return
+    renderer = FigureCanvasAgg(drawn).get_renderer()
+    # Of the panel's share, the numbers and the label of the axis below take some.
+    room = INSIDE * spec.get_position(drawn).height * drawn.bbox.height
+    tall = label.get_window_extent(renderer).height
+    if tall > room > 0.0:
+        longest = max(8, int(len(label.get_text()) * room / tall))
+        label.set_text("\n".join(wrap(label.get_text(), longest)))
+        tall = label.get_window_extent(renderer).height
+    if tall > room > 0.0:  # a name, which is not broken
+        label.set_fontsize(max(6.0, label.get_fontsize() * room / tall))

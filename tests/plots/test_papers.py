@@ -238,3 +238,22 @@ def test_arvizs_figures_are_of_the_same_style(hsb_both):
     assert "SES within school" in [place.get_title() for place in drawn.axes]
     with pytest.raises(ArgumentError, match="'traces' is drawn by ArviZ, on axes of its own"):
         plots.plot_traces(hsb_both.post, names="cwc(ses)").matplotlib(ax=place)
+
+
+@pytest.mark.parametrize("width", ["column", pytest.param("page", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "draw", [plots.plot_sensitivity, plots.plot_loo_pit, plots.plot_prior_posterior]
+)
+def test_figures_of_a_posterior_fit_the_width(hsb_both, draw, width):
+    """At a journal's resolution too no legend is cut, nor a label of a vertical axis."""
+    drawn = draw(hsb_both.post).matplotlib(width=width)
+    assert drawn.get_size_inches()[0] == INCHES[width]
+    drawn.set_dpi(300)
+    drawn.canvas.draw()
+    labels = [place.yaxis.label for place in drawn.axes if place.get_ylabel()]
+    for part in (*drawn.legends, *labels):
+        box = part.get_window_extent()
+        assert box.x0 >= -1
+        assert box.x1 <= drawn.bbox.width + 1
+        assert box.y0 >= -1
+        assert box.y1 <= drawn.bbox.height + 1

@@ -413,7 +413,7 @@ def _warn_deviance(columns: Sequence[Column]) -> list[str]:
     if len({frozenset(column.fixed) for column in restricted}) > 1:
         notes.append(
             "† Deviances by REML of models with different fixed effects are not comparable: fit by "
-            "method='ml' to compare them"
+            "ML to compare them"
         )
     return [f"{note}." for note in notes]
 
