@@ -111,12 +111,20 @@ def _draw_points(loo: Loo, values: "xr.DataArray", backend: str, along: str) -> 
     low, high = min(0.0, *finite), max(loo.good_k, *finite)
     room = 0.06 * (high - low)
     drawn = collection.viz["figure"].item()
+    told = f"threshold {loo.good_k:.2f}"
     if backend == "plotly":
         ink = ROLES["warning"].light
-        drawn.add_hline(loo.good_k, line={"color": ink, "width": 1.5}, name="warning")
+        drawn.add_hline(
+            loo.good_k, line={"color": ink, "width": 1.5}, name="warning",
+            annotation_text=told, annotation_position="top right",
+        )  # fmt: skip
         drawn.update_yaxes(range=[low - room, high + room])
     else:
         drawn.axes[0].set_ylim(low - room, high + room)
+        drawn.axes[0].annotate(
+            told, (1.0, loo.good_k), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+            fontsize="small",
+        )  # fmt: skip
     return collection
 
 

@@ -16,7 +16,8 @@ Array = np.ndarray
 ROLE = "role"
 BAND_OPACITY = 0.18
 LETTER, NARROWEST = 7, 770  # pixels: of a letter, and of figures with panels side by side
-BETWEEN, BELOW = 100.0, 75.0  # pixels between panels, and between the lowest and the legend
+NUMBER, TURNED = 5, 4  # letters: of a number on an axis, and that a turned label is wide
+BETWEEN, BELOW = 110.0, 75.0  # pixels between panels, and between the lowest and the legend
 
 
 def draw_plotly(
@@ -38,11 +39,14 @@ def draw_plotly(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     titles = [write(panel.title) for panel in panels]
+    below = _find_below(panels)
     drawn = make_subplots(
         rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
         horizontal_spacing=_find_spacing(panels, columns),
         # Of a tall figure, no more than the labels between two panels need.
-        vertical_spacing=min(0.4 / rows, BETWEEN / height),
+        vertical_spacing=min(
+            0.4 / rows if below == BELOW else 0.55 / rows, max(BETWEEN, below) / height
+        ),
     )  # fmt: skip
     drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
     named: set[str] = set()
@@ -60,7 +64,7 @@ def draw_plotly(
         height=height,
         barmode="overlay",  # bars say themselves where they stand
         showlegend=bool(named),
-        legend={"y": -BELOW / height},
+        legend={"y": -below / height},
         margin={"l": 10, "r": 10, "t": 36 if any(titles) else 14, "b": 10},
     )
     return drawn
@@ -68,11 +72,21 @@ def draw_plotly(
 
 def _find_spacing(panels: Sequence[Panel], columns: int) -> float | None:
     """Return the share of the width between panels whose axes have texts; None is Plotly's own."""
-    inner = [panel.y.ticks[1] for at, panel in enumerate(panels) if at % columns and panel.y.ticks]
-    longest = max((len(text) for texts in inner for text in texts), default=0)
+    inner = [panel.y for at, panel in enumerate(panels) if at % columns]
+    texts = [text for axis in inner if axis.ticks for text in axis.ticks[1]]
+    longest = max(map(len, texts), default=0)
+    if any(axis.label for axis in inner):  # a label stands beside the numbers
+        longest = max(longest, NUMBER) + TURNED
     if not longest:
         return None
     return max(0.2 / columns, min((LETTER * longest + 20) / NARROWEST, 0.5 / (columns - 1)))
+
+
+def _find_below(panels: Sequence[Panel]) -> float:
+    """Return the pixels between the lowest panels and the legend: turned labels need more."""
+    turned = [panel.x.ticks[1] for panel in panels if panel.x.turned and panel.x.ticks]
+    longest = max((len(text) for texts in turned for text in texts), default=0)
+    return max(BELOW, LETTER * longest + 55.0)
 
 
 def theme(page: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from bhlm.fits.pooled_fit import fit_imputations
 from bhlm.fits.reconciliation import reconcile
 from bhlm.plots.residuals import studentize_rows
 from bhlm.plots.style import ROLES
+from bhlm.sources.datasets import load_dataset
+from bhlm.sources.gallery import find_model, load_data
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 pytestmark = [
@@ -32,6 +34,7 @@ FORMULA = "mathach ~ cwc(ses) + (cwc(ses) | school)"
 MEGABYTE = 1e6
 HSB_BYTES, LARGE_BYTES = 3 * MEGABYTE, 8 * MEGABYTE
 HSB_HEIGHT, FOLD, PAGES = 13_000, 900, 8  # pixels at 1440, pixels of a first screen, printed A4
+PYTHON = r"\w+=(True|None|\.\.\.)|\w\.\w+\(\)|bhlm\.\w|DataFrame|model\.\w+\(|\bfit\.\w"
 NOTHING = ""  # no text of a figure may be clipped or overlap another
 # Pixels that a text may stick out: Chromium rounds the boxes of text.
 SLACK = 3
@@ -490,8 +493,7 @@ def test_no_sentence_of_the_page_is_about_python(visit, hsb_page):
     page = visit(hsb_page)
     walk(page)
     page.evaluate("document.getElementById('reproduction').remove()")
-    words = r"\w+=(True|None|\.\.\.)|\w\.\w+\(\)|bhlm\.\w|DataFrame|model\.\w+\("
-    assert re.findall(words, page.locator("main").inner_text()) == []
+    assert re.findall(PYTHON, page.locator("main").inner_text()) == []
 
 
 def check_accessibility(page):
@@ -661,3 +663,113 @@ def test_the_pooled_page_is_whole_at_every_width(visit, pooled_page, width):
     assert needed <= given
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
     check_accessibility(page)
+
+
+def simulate(groups=8, n=12, seed=4, **columns):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"clinic": np.repeat([f"clinic no. {at:04d}" for at in range(groups)], n)})
+    for name, size in ({"dose": 1.0} | columns).items():
+        table[name] = size * rng.normal(size=groups * n)
+    table["score"] = 50 + 3 * table["dose"] + np.repeat(4 * rng.normal(size=groups), n)
+    table["score"] += 5 * rng.normal(size=groups * n)
+    return table
+
+
+def fit_singular():
+    table = load_dataset("dyestuff2")
+    return reconcile_model(Model("Yield ~ 1 + (1 | Batch)", table))
+
+
+def fit_long_names():
+    """Twelve effects with long names, of sizes apart, and groups with long labels."""
+    names = {f"socioeconomic_column_{at}": 10.0 ** (at % 5 - 2) for at in range(11)}
+    table = simulate(60, 15, **names)
+    return reconcile_model(
+        Model(f"score ~ dose + {' + '.join(names)} + (dose | clinic)", table), draws=600
+    )
+
+
+def fit_few_groups():
+    return reconcile_model(Model("score ~ dose + (1 | clinic)", simulate(4)), draws=50)
+
+
+def fit_levels():
+    entry = find_model("pastes")
+    return reconcile_model(Model(entry.formula, load_data(entry)))
+
+
+def fit_family():
+    table = load_dataset("cbpp").assign(x=np.arange(56) % 5 / 2.0)
+    formula = "incidence / size ~ x + C(period) + (1 | herd)"
+    model = Model(formula, table, family="binomial")
+    return reconcile(model.ml(), model.sample(seed=1, draws=1000, chains=2))
+
+
+def fit_studies():
+    table = load_dataset("expectancy")
+    return reconcile_model(
+        Model("effect ~ 1 + (1 | study)", table, known_variance="variance"), draws=600
+    )
+
+
+def reconcile_model(model, draws=1000):
+    return reconcile(model.reml(), model.sample(seed=1, draws=draws, tune=400))
+
+
+# What the page of each kind of fit is looked at for.
+KINDS = [fit_singular, fit_long_names, fit_few_groups, fit_levels, fit_family, fit_studies]
+CUT = """() => [...document.querySelectorAll("[data-table]")].filter((place) =>
+  place.clientWidth && place.scrollWidth > place.clientWidth + 1).map((place) =>
+  `${place.dataset.table}: ${place.scrollWidth} in ${place.clientWidth}`)"""
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__.removeprefix("fit_"))
+def page_of_a_kind(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kind") / "page.html"
+    request.param().dashboard(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_pages_of_every_kind_are_whole(visit, page_of_a_kind, width):
+    """No table is cut, no text of a figure is, and what matters stands on the first screen."""
+    page = visit(page_of_a_kind, width=width)
+    lead = page.locator("[data-figure]").first
+    lead.locator(".main-svg").first.wait_for(state="attached")
+    lights = page.locator(".light").evaluate_all(
+        "all => all.map(one => Math.round(one.getBoundingClientRect().top))"
+    )
+    assert len(lights) >= 4
+    if width > 390:
+        assert lead.bounding_box()["y"] < FOLD
+        assert len(set(lights)) == 1
+    walk(page)
+    assert page.evaluate(CUT) == []
+    needed, given = page.evaluate(
+        "[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]"
+    )
+    assert needed <= given
+    assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
+    page.evaluate("document.getElementById('reproduction').remove()")
+    assert re.findall(PYTHON, page.locator("main").inner_text()) == []
+
+
+@pytest.mark.slow
+def test_columns_without_room_are_a_button_away(visit, hsb_page):
+    page = visit(hsb_page, width=390)
+    table = page.locator("[data-table='groups-groups']")
+    table.scroll_into_view_if_needed()
+    heads = table.locator("th:visible")
+    button = page.locator("[data-more='groups-groups']")
+    button.wait_for()
+    few = heads.count()
+    button.click()
+    assert heads.count() > few
+    assert heads.count() == table.locator("th").count()
+    button.click()
+    assert heads.count() == few
+    wide = visit(hsb_page, width=1440)
+    wide.locator("[data-table='groups-groups']").scroll_into_view_if_needed()
+    wide.wait_for_timeout(300)
+    assert not wide.locator("[data-more='groups-groups']").is_visible()

@@ -161,8 +161,7 @@ def leave_out_groups(
     if len(bad) and not refit:
         failures.append(
             f"k-hat is above {threshold:.2f} for {name_some(moments.groups[bad].tolist())}, so "
-            "their elpd "
-            "may be far off; leave refit=True"
+            "their elpd may be far off, unless the posterior is sampled anew without each (refit)"
         )
     return assemble(
         fit, "group", elpd, full=full, mcse=mcse, khat=khat, refitted=refitted,
@@ -216,10 +215,7 @@ def assemble(
     import xarray as xr
 
     if not fit.converged:
-        failures = [
-            "the draws of the posterior failed the convergence verdict; see fit.diagnostics",
-            *failures,
-        ]
+        failures = ["the draws of the posterior failed the convergence verdict", *failures]
     dimension = unit
     if index is None:
         assert isinstance(fit.moments, Moments | Patterns)

@@ -34,6 +34,8 @@ HEADINGS = {
     "u": "effect",
     "u_low": "95 % from",
     "u_high": "to",
+    "low": "95 % from",
+    "high": "to",
 }
 DECIMALS = {"rhat": 3, "khat": 2, "fmi": 2, "riv": 2}
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals

@@ -19,6 +19,8 @@ LONGEST_TEXT = 1500
 LONGEST_CODE = 4000
 # A hyphen in front of a number, at the beginning of a word.
 MINUS = re.compile(r"(?<![^\s(\[,;=+])-(?=\.?\d)")
+# How to write it in Python, which a page leaves to the documentation.
+PLACEHOLDER = re.compile(r", Priors\(\w+=\.\.\.\)")
 
 
 def show_text(text: object, longest: int = LONGEST_TEXT) -> str:
@@ -34,8 +36,8 @@ def show_code(text: str) -> str:
 
 
 def show_prose(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return a sentence for the page: as `show_text`, with the minus signs of its numbers."""
-    return MINUS.sub("\N{MINUS SIGN}", show_text(text, longest))
+    """Return a sentence for the page: as `show_text`, with minus signs and without Python."""
+    return MINUS.sub("\N{MINUS SIGN}", PLACEHOLDER.sub("", show_text(text, longest)))
 
 
 def _cut(text: str, longest: int) -> str:

@@ -113,8 +113,8 @@ def _list_facts(pair: Pair) -> Facts:
         name = fit.family.ratio_name or "Hazard ratio"
         items.append((f"Median {name.lower()}", format_digits(ratio, 3)))
     if shares:
-        items.append(("R² of the fixed effects", format_digits(shares["marginal"], 2)))
-        items.append(("R² with the groups", format_digits(shares["conditional"], 2)))
+        items.append(("R², marginal", format_digits(shares["marginal"], 2)))
+        items.append(("R², conditional", format_digits(shares["conditional"], 2)))
     items.append(("Log-likelihood known to", _tell_error(pair)))
     kind = "maximum likelihood" if isinstance(fit, FamilyEstimate) else "the posterior"
     reading = (
@@ -284,8 +284,7 @@ def build_family_effects(subject: Subject) -> Section | None:
         blocks.append(replace(figure, name=f"effects_{len(blocks)}"))
     if len(names) > MOST:
         told.append(
-            f"Drawn are the first {MOST} of {len(names)} columns; "
-            "bhlm.plots.plot_effects(fit, column) draws any."
+            f"Drawn are the first {MOST} of {len(names)} columns; plot_effects draws any of them."
         )
     if told:
         blocks.append(Text(tuple(told), heading="Not drawn", listed=True))

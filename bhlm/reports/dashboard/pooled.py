@@ -175,8 +175,8 @@ def _list_facts(pooled: "Pooled") -> Facts:
         ("Rows dropped", f"{moments.dropped:,}"),
         (name_values(pooled).capitalize(), str(pooled.m)),
         ("ICC", format_digits(icc, 2)),
-        ("R² of the fixed effects", format_digits(fixed, 2)),
-        ("R² with the groups", format_digits(both, 2)),
+        ("R², marginal", format_digits(fixed, 2)),
+        ("R², conditional", format_digits(both, 2)),
     ]
     if moments.weights is not None and moments.weights.is_sampling:
         size = moments.effective_size

@@ -268,8 +268,12 @@ def write_family_lines(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ..
     lines = [
         "import bhlm",
         "",
-        f"model = bhlm.Model({formula!r}, data,",
-        f"                   family={family.name!r}, link={family.link!r})  # data: the table",
+        "model = bhlm.Model(",
+        f"    {formula!r},",
+        "    data,  # the table",
+        f"    family={family.name!r},",
+        f"    link={family.link!r},",
+        ")",
     ]
     notes = list[str]()
     fit = ml if ml is not None else post

@@ -153,8 +153,8 @@ def _list_facts(subject: Subject, moments: "Moments") -> Facts:
     items = (
         *_count_rows(moments),
         ("ICC", format_digits(icc, 2)),
-        ("R² of the fixed effects", format_digits(shares["marginal"], 2)),
-        ("R² with the groups", format_digits(shares["conditional"], 2)),
+        ("R², marginal", format_digits(shares["marginal"], 2)),
+        ("R², conditional", format_digits(shares["conditional"], 2)),
     )
     kind = "the posterior" if subject.reml is None else subject.reml.method.upper()
     reading = f"ICC at the means of the random columns, R² of Nakagawa and others, by {kind}."
@@ -356,7 +356,8 @@ def list_page_notes(fit: "Estimate") -> list[str]:
             f"Standard errors are from the scores of the groups ({fit.errors}, as "
             f"{CONVENTIONS[fit.errors].programs})"
         )
-    notes += [] if fit.judged_by_z else [note_few_groups(fit)]
+    # How to ask for every test by t is said in Python, which pages are not written in.
+    notes += [] if fit.judged_by_z else [note_few_groups(fit).partition(". fit.")[0]]
     return [note for note in (*notes, note_binary(fit)) if note]
 
 

@@ -69,7 +69,7 @@ function tellChoice(content, at) {
     ? ` at ${reveal(content.x.label)} = ${round(content.x.origin)}` : "";
   const rows = content.n[at] === 1 ? "1 row" : `${content.n[at]} rows`;
   const trust = reliable.length ? ` Reliability: ${reliable.join(", ")}.` : "";
-  return `${reveal(content.group)} ${reveal(content.groups[at])}, ${rows};${where}: ` +
+  return `${reveal(content.group)} ${reveal(content.groups[at])}, ${rows}${where ? `;${where}` : ""}: ` +
     `${parts.join("; ")}.${trust}`;
 }
 

@@ -12,6 +12,11 @@ const SHORT = 18;
 const LONGER = 36;
 const TITLE = 28; // of a line of a panel's title
 const FEW_TICKS = 5;
+// Pixels: of a letter and a line of texts, of a number on an axis, and beside the panels.
+const LETTER = 7.5;
+const LINE = 16;
+const NUMBER = 52;
+const SIDES = 100;
 const drawn = new Map(); // element -> what it shows
 const names = new WeakMap(); // trace -> its name in full
 
@@ -72,7 +77,60 @@ function narrowAxis(axis, isAcross) {
   axis.tickvals = axis.tickvals.filter(isKept);
 }
 
-function arrange(layout, page, isNarrow) {
+// Texts of an axis that have no room beside the last one are left out; numbers stay level.
+function fitTicks(axis, pixels) {
+  if (!Array.isArray(axis.ticktext) || !Array.isArray(axis.tickvals)) {
+    if (axis.type === "category" || axis.tickvals) return;
+    axis.tickangle = 0;
+    axis.nticks = Math.max(2, Math.min(axis.nticks || 8, Math.floor(pixels / NUMBER)));
+    return;
+  }
+  const places = axis.tickvals.map(Number);
+  if (!places.length || !places.every(Number.isFinite)) return;
+  const [low, high] = axis.range || [Math.min(...places), Math.max(...places)];
+  const size = (text) => (axis.tickangle === -90 ? LINE : LETTER * visibleLetters(text) + 6);
+  const at = (place) => (pixels * (place - low)) / (high - low || 1);
+  let end = -Infinity;
+  const kept = places.map((place, index) => {
+    const half = size(axis.ticktext[index]) / 2;
+    if (at(place) - half < end) return false;
+    end = at(place) + half;
+    return true;
+  });
+  axis.ticktext = axis.ticktext.filter((_, index) => kept[index]);
+  axis.tickvals = axis.tickvals.filter((_, index) => kept[index]);
+}
+
+function visibleLetters(text) {
+  const lines = String(text).replace(/<[^>]*>/g, "").replace(/&#?\w+;/g, "x");
+  return [...lines].length;
+}
+
+// Fits texts to the pixels that each panel has.
+function fitPanels(layout, pixels) {
+  let narrowest = pixels;
+  for (const [name, axis] of Object.entries(layout)) {
+    if (!/^xaxis/.test(name)) continue;
+    const [start, end] = axis.domain || [0, 1];
+    const own = Math.max(pixels - SIDES, 100) * (end - start);
+    narrowest = Math.min(narrowest, own);
+    fitTicks(axis, own);
+    // A label that is longer than its panel runs into the next one's.
+    if (axis.title && axis.title.text) {
+      axis.title.text = wrap(axis.title.text, Math.floor((own + 40) / LETTER));
+    }
+  }
+  for (const note of layout.annotations || []) {
+    if (note.xref === "paper" && note.xanchor === "center") {
+      const text = wrap(note.text, Math.max(Math.floor((narrowest + 20) / LETTER), 8));
+      // Two lines stand where one did.
+      if (text !== note.text && text.includes("<br>")) note.font = { ...note.font, size: 11 };
+      note.text = text;
+    }
+  }
+}
+
+function arrange(layout, page, isNarrow, pixels) {
   const theme = structuredClone(SHARED.themes[page]);
   const found = structuredClone(layout);
   found.template = theme.template;
@@ -89,6 +147,7 @@ function arrange(layout, page, isNarrow) {
     for (const note of found.annotations || []) note.text = wrap(note.text, TITLE);
     found.font.size = 11;
   }
+  fitPanels(found, pixels);
   return found;
 }
 
@@ -105,7 +164,7 @@ function draw(element, content) {
     }
   }
   const isNarrow = element.clientWidth < NARROW;
-  const layout = arrange(isNarrow && content.narrow ? content.narrow : content.layout, page, isNarrow);
+  const layout = arrange(isNarrow && content.narrow ? content.narrow : content.layout, page, isNarrow, element.clientWidth);
   for (const trace of content.data) {
     paintTrace(trace, page);
     nameTrace(trace, isNarrow);
@@ -114,7 +173,7 @@ function draw(element, content) {
   delete layout.width;
   if (isPrinting()) layout.width = element.clientWidth;
   if (layout.height) element.style.height = `${layout.height}px`;
-  drawn.set(element, { content, page, isNarrow, printed: isPrinting() });
+  drawn.set(element, { content, page, isNarrow, pixels: element.clientWidth, printed: isPrinting() });
   const shown = Plotly.react(element, content.data, layout, CONFIG);
   if (!content.isChoice) watchGroups(element);
   return shown;
@@ -128,7 +187,8 @@ function redrawAll() {
   for (const [element, state] of drawn) {
     const isNarrow = element.clientWidth < NARROW;
     if (!element.clientWidth) continue;
-    const isOther = state.page !== currentPage() || state.isNarrow !== isNarrow;
+    const isOther = state.page !== currentPage() || state.isNarrow !== isNarrow
+      || Math.abs(state.pixels - element.clientWidth) > LINE;
     if (isOther || state.printed !== isPrinting()) draw(element, state.content);
   }
 }

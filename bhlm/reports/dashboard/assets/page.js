@@ -55,7 +55,10 @@ for (const [selector] of DRAW) {
 let waiting = 0;
 addEventListener("resize", () => {
   clearTimeout(waiting);
-  waiting = setTimeout(redrawAll, 150);
+  waiting = setTimeout(() => {
+    redrawAll();
+    document.querySelectorAll("[data-table][data-ready]").forEach(fitColumns);
+  }, 150);
 });
 
 function drawEverything() {

@@ -44,6 +44,38 @@ function drawTable(place) {
   if (isLong) place.before(makeSearch(table, columns, rows));
   const named = columns.find((column) => column.name === groupingName() || column.name === "group");
   if (named && rows.length) markGroups(table, named, rows);
+  fitColumns(place);
+}
+
+// Columns that are looked up rather than read: errors, and ends of intervals.
+const DETAIL = /(\bse|_se| interval|2\.5 %|97\.5 %|^lower|^upper|^low|^high|_low|_high)$/i;
+// And what a reader knows without them, the first to go in front.
+const KNOWN = ["reliability", "n", "rows", "expected", "OLS", "coefficient"];
+const ALWAYS = ["p", "verdict", "fmi"];
+
+// Hides columns that have no room, from the right, until none is cut; the button shows them all.
+function fitColumns(place) {
+  const table = place.querySelector("table");
+  const button = document.querySelector(`[data-more="${CSS.escape(place.dataset.table)}"]`);
+  if (!button || !place.clientWidth) return;
+  const mark = (at, isHidden) => {
+    for (const row of table.rows) if (row.cells[at]) row.cells[at].classList.toggle("no-room", isHidden);
+  };
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, at) => { if (head.classList.contains("no-room")) mark(at, false); });
+  const spare = heads.map((head, at) => ({ at, name: head.dataset.name }))
+    .filter(({ at, name }) => at > 0 && !ALWAYS.includes(name)).reverse();
+  const rank = ({ name }) => {
+    if (DETAIL.test(name)) return -1;
+    return KNOWN.includes(name) ? KNOWN.indexOf(name) : KNOWN.length;
+  };
+  const order = spare.sort((one, two) => rank(one) - rank(two));
+  const isWhole = table.classList.contains("whole");
+  table.classList.remove("whole");
+  while (order.length > 1 && place.scrollWidth > place.clientWidth + 1) mark(order.shift().at, true);
+  table.classList.toggle("whole", isWhole);
+  const isShort = button.dataset.short !== undefined;
+  button.hidden = !isShort && !table.querySelector("th.no-room");
 }
 
 function makeSortable(table, cell, columns, rows) {
@@ -105,8 +137,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-more]");
   if (!button) return;
   const table = document.querySelector(`[data-table="${CSS.escape(button.dataset.more)}"] table`);
-  const isShort = table.classList.toggle("short");
-  button.setAttribute("aria-pressed", String(!isShort));
+  const isWhole = table.classList.toggle("whole");
+  button.setAttribute("aria-pressed", String(isWhole));
 });
 
 // RFC 4180, with every digit of the numbers. Text that a spreadsheet would run as a formula gets
