@@ -95,6 +95,8 @@ LIMITS = {
     "maxdepth": 20,  # of trajectories, which have 2**maxdepth steps
 }
 AT_LEAST_ONE = ("cores", "maxdepth", "budget")
+# What takes a value in any state that it may be in.
+_AS_IT_IS = ("__init__", "save")
 # Names in annotations that stand for functions, and for the bases of several classes.
 _CALLABLE = {"Callable", "Progress", "Evaluate"}
 _LOOKED_AT = {"None", "bool", "int", "float", "str", "Path", "Sequence", "Mapping"}
@@ -149,7 +151,8 @@ def check_arguments[T](target: T) -> T:
 
     A class is returned with its public methods so checked, and its `__init__`. Integers of NumPy
     and the like arrive as Python's. An argument without an annotation, or with Any, is left to
-    the function.
+    the function. A value whose class has the method `_check_whole` is asked by it first whether it
+    is still what it was made as.
 
     What is out of its range, text for a list, and a fit for a model and the like are refused before
     the function is called; what else has another type than its annotation is refused if the
@@ -191,6 +194,10 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         shape, kinds, positions = read()
+        if function.__name__ not in _AS_IT_IS:
+            for value in (*args, *kwargs.values()):
+                if (is_whole := getattr(type(value), "_check_whole", None)) is not None:
+                    is_whole(value)
         if len(args) <= len(positions):
             # Mostly every value is what it should be, and goes on as it came.
             given = chain(zip(positions, args, strict=False), kwargs.items())

@@ -19,6 +19,7 @@ from bhlm.bayes.convergence import (
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
+from bhlm.bayes.whole import check_draws, survey_draws
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -118,6 +119,13 @@ class Posterior:
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        self._kept["layout"] = survey_draws(self.data)
+
+    def _check_whole(self) -> None:
+        """Raise `DataError` where `data` no longer holds what it did; see `check_arguments`."""
+        check_draws(self.data, self._kept["layout"])
+
     @property
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
@@ -131,6 +139,7 @@ class Posterior:
     @property
     def shape(self) -> tuple[int, int]:
         """The numbers of chains and of draws in each."""
+        self._check_whole()
         chains, draws = self.data["posterior"]["beta"].shape[:2]
         return int(chains), int(draws)
 
@@ -147,6 +156,7 @@ class Posterior:
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
+        self._check_whole()
         if "draws" not in self._kept:
             beta, root, sigma = self.flat
             shape = self.shape
@@ -162,6 +172,7 @@ class Posterior:
         mcse_mean`, with equal-tailed 95 % intervals. A mean or SD that the posterior does not have
         is nan; `withheld` says why.
         """
+        self._check_whole()
         if "estimates" not in self._kept:
             table = tabulate_summaries(
                 self.draws, index="parameter", bounds=bound_parameters(self.parameters)
@@ -209,6 +220,7 @@ class Draws(Posterior):
     @property
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
+        self._check_whole()
         held = self.data["unconstrained_posterior"].dataset
         return _flatten(self.data["posterior"].dataset, held["chol"].values)
 
@@ -235,6 +247,7 @@ class Draws(Posterior):
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
+        self._check_whole()
         if "draws" not in self._kept:
             posterior = self.data["posterior"].dataset
             arrays = (posterior["beta"].values, posterior["G"].values, read_sigma(posterior))

@@ -67,6 +67,7 @@ class LevelDraws(Posterior):
     @property
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
+        self._check_whole()
         posterior = self.data["posterior"].dataset
         held = self.data["unconstrained_posterior"].dataset
         sigma = read_sigma(posterior).ravel()

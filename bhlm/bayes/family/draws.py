@@ -62,6 +62,7 @@ class FamilyDraws(Posterior):
     @property
     def flat(self) -> Parameters:
         """The parameters of all N kept draws; sigma is one."""
+        self._check_whole()
         beta = self.data["posterior"]["beta"].values
         root = self.data["unconstrained_posterior"]["chol"].values
         beta = beta.reshape(-1, beta.shape[-1])
