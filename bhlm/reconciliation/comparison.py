@@ -13,8 +13,10 @@ from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.importance.draws import KHAT
+from bhlm.bayes.importance.kernels import TAIL
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
+from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.layout import list_names
 from bhlm.likelihood.parameters import Parameter, name_apart
@@ -33,10 +35,11 @@ from bhlm.reconciliation.findings import (
     list_failed,
     name_failed,
 )
+from bhlm.reconciliation.joint import find_joint
 from bhlm.reconciliation.judge import STATISTICS, Judgement
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
 from bhlm.reconciliation.recheck import find_contradictions, rejudge_draws
-from bhlm.reconciliation.split import NEGLIGIBLE, find_drift, split_gaps
+from bhlm.reconciliation.split import NEGLIGIBLE, split_gaps
 from bhlm.reconciliation.words import (
     advise,
     advise_failed,
@@ -337,7 +340,7 @@ def _judge(
     reasons += [f"Priors: {sentence}." for sentence in post.diagnostics.prior_bound]
     reasons += _flag_boundary(post, table, evidence)
     bad = table[table["verdict"] == "unexplained"]
-    found = find_contradictions(post) + _describe_refuted(evidence) + find_drift(post)
+    found = find_contradictions(post) + _describe_refuted(evidence) + find_joint(post, evidence)
     if evidence.adjustment is not None and evidence.adjustment.made:
         found += [evidence.adjustment.sentence] if evidence.adjustment.sentence else []
     if evidence.identity.sentence:
@@ -403,7 +406,7 @@ def _describe_unexplained(bad: "pd.DataFrame") -> str:
 
 
 def _flag_boundary(post: Posterior, table: "pd.DataFrame", evidence: Evidence) -> list[str]:
-    """Return a flag for each SD whose posterior reaches zero, each correlation near +-1.
+    """Return a flag for each SD whose posterior reaches zero, each correlation that reaches +-1.
 
     That the data do not rule it out is said only where the posterior reaches as far without the
     priors of the SDs, or of the correlations; that a mean depends on the priors only where swapping
@@ -428,7 +431,8 @@ def _flag_boundary(post: Posterior, table: "pd.DataFrame", evidence: Evidence) -
                 flags.append(
                     f"{told} by {nouns[part]}: without, that point is {free.lower:.2g}{clause}."
                 )
-        if name.is_correlation and max(-lower, upper) > NEAR_ONE:
+        reaches = name.is_correlation and max(-lower, upper) > NEAR_ONE
+        if reaches and (upper - lower > WIDE or _reaches_one(post, name, draws)):
             sign = 1.0 if upper > -lower else -1.0
             one = f"{'+' if sign > 0.0 else '-'}1"
             part = _name_part("corr", name, post)
@@ -447,6 +451,27 @@ def _flag_boundary(post: Posterior, table: "pd.DataFrame", evidence: Evidence) -
                     f"{told} by {nouns[part]}: without, it is {free.lower:.2f} to {free.upper:.2f}."
                 )
     return flags
+
+
+def _reaches_one(post: Posterior, name: Parameter, draws: np.ndarray) -> bool:
+    """Return whether a correlation reaches +-1 wherever the zeros of the covariates are put.
+
+    Far from the columns' means a correlation is nearly +-1 by where zero lies, whatever the data
+    say. At the means the correlations of a block have an eigenvalue of at most 1 - |r|, so that
+    there nothing more is asked.
+    """
+    frame = stand_at_means(post.moments, post.structure)
+    (span,) = (
+        span
+        for part, span in zip(post.structure.parts, post.structure.spans, strict=True)
+        if part.group == name.group
+    )
+    root = frame.random[span, span] @ post.flat.root[:, span, span]
+    sd = np.linalg.norm(root, axis=-1)
+    scaled = np.divide(root, sd[:, :, None], out=np.zeros_like(root), where=sd[:, :, None] > 0.0)
+    least = np.linalg.svd(scaled, compute_uv=False)[:, -1] ** 2
+    both = (np.abs(draws.ravel()) > NEAR_ONE) & (least < 1.0 - NEAR_ONE)
+    return bool(np.mean(both) > TAIL)
 
 
 def _name_part(kind: str, parameter: Parameter, post: Posterior) -> str:

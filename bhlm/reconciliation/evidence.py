@@ -22,6 +22,7 @@ from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.importance.pool import Pool, start_pool
 from bhlm.bayes.importance.target import list_priors
 from bhlm.bayes.level_density import LevelDensity, build_levels
+from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.bayes.weighted_density import build_weighted
@@ -53,6 +54,7 @@ from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate
 
 Array = np.ndarray
+SAME_G = 1e-12  # of its largest element, by which rounding parts G from its root
 type AnyEstimate = Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate
 
 
@@ -239,6 +241,7 @@ def take_sampled(post: Posterior) -> Posterior:
 def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> FlatMode:
     """Return the mode under flat priors, of a family jointly with the fixed effects."""
     structure, white = post.structure, post.white
+    flat = replace(flat, frame=stand_at_means(post.moments, structure))  # flat in any frame
     if isinstance(white, WhitenedPatterns):
         assert isinstance(reml, FamilyEstimate)
         start = reml.beta, reml.root
@@ -405,5 +408,8 @@ def _take_root(reml: Estimate | LevelsEstimate) -> Array:
     if isinstance(reml, LevelsEstimate):
         pairs = zip(reml.white.bases, reml.lams, strict=True)
         return np.asarray(block_diag(*(basis @ lam for basis, lam in pairs)))
+    # G as given has lost what its root has where covariates are far from zero.
+    if np.max(np.abs(reml.root @ reml.root.T - reml.g)) <= SAME_G * np.max(np.abs(reml.g)):
+        return np.asarray(reml.root / math.sqrt(reml.sigma2))
     values, vectors = np.linalg.eigh(reml.g / reml.sigma2)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

@@ -6,6 +6,8 @@ maximum likelihood, through the integrals as the sampler calls them, and that th
 is the likelihood times the Jacobian, but for a constant, is verified around the mode.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.optimize import minimize
 
@@ -16,6 +18,7 @@ from bhlm.bayes.family.density import (
     log_family,
     start_search,
 )
+from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
@@ -59,6 +62,7 @@ def find_family_mode(
     shared = structure.shares_variance
     factors = structure.factors if shared else span_blocks(structure.sizes, q)
     priors = resolve_priors(Priors.flat(), patterns, structure=structure)
+    priors = replace(priors, frame=stand_at_means(patterns, structure))
     density = build_family(white, priors, structure)
     nodes = Integrator(white)
     given_beta = np.linalg.solve(white.fixed, start[0])
@@ -94,7 +98,8 @@ def find_family_mode(
     value, gradient = fall(best)
     beta, lam = best[:p], place(best[p:])
     at = white.basis @ lam
-    flatness = _check_flatness(density, white, at, beta, shared=shared, seed=seed)
+    turned = np.linalg.solve(density.base.inverse_basis, lam)  # in the priors' frame
+    flatness = _check_flatness(density, white, turned, beta, shared=shared, seed=seed)
     return FlatMode(
         beta=white.fixed @ beta,
         g=at @ at.T,

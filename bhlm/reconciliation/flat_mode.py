@@ -204,7 +204,8 @@ def find_flat_mode(
     their correlations, so that the result does not rest on where REML stopped.
 
     Args:
-        density: that under `Priors.flat`.
+        density: that under `Priors.flat`, in any frame; at the columns' means correlations are
+            told from 1 wherever the covariates' zeros lie.
         white: the whitening behind it.
         structure: of the random coefficients; needed where they share an SD.
         start: a root (q, q) of G / sigma^2 in the columns as given, such as REML's
@@ -433,22 +434,23 @@ def check_flatness(
 
     It is constant exactly if the sampler's prior is flat on (beta, G, sigma^2), its Jacobian right,
     and its likelihood the kernel's. Probes are the point, kept from the boundary, and random ones
-    around it, SDs times e^(N(0, 1)), correlations and fixed effects moved likewise.
+    around it, SDs times e^(N(0, 1)), correlations and fixed effects moved likewise. SDs and
+    correlations are those of the frame in which the priors of the density stand.
     """
     rng = np.random.default_rng(seed)
-    root = white.basis @ lam * sigma * white.scale
     find, measure = (locate, log_jacobian) if shared is None else (locate_shared, log_shared)
     base = density.base if isinstance(density, LevelDensity) else density
+    root = np.linalg.solve(base.inverse_basis, lam) * sigma * white.scale
     first = find(base, white, root, sigma * white.scale, beta)
     # Where sigma is known x ends before it, but for the Jacobian.
     free = density.dimension
     remainders = []
-    frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
+    frame = Frame(np.eye(white.p), np.eye(white.q))  # roots stay in that of the priors
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
         x[free:] = first[free:]
         at_beta, at_root, at_sigma = _constrain(density, white, frame, x[None, :free])
-        inner = np.linalg.solve(white.basis, at_root[0]) / at_sigma[0]
+        inner = base.inverse_basis @ at_root[0] / at_sigma[0]
         whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
         loglik, value = _evaluate_at(
             density,

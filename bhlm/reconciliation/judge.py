@@ -169,8 +169,8 @@ def _score_ranks(x: Array, kernels: Kernels, weight: Array) -> dict[str, Score]:
         ("spread", (2.0 * own - 1.0) ** 2, (2.0 * u - 1.0) ** 2, 1.0 / 3.0, math.sqrt(4.0 / 45.0)),
     ):
         by_weights = float(np.linalg.norm(weight * (mine @ shares - expected))) / sd
-        error = math.hypot(by_weights, 1.0 / math.sqrt(_count(drawn)))
-        out[key] = _standardise((float(drawn.mean()) - expected) / sd, error)
+        error = math.hypot(by_weights, 1.0 / math.sqrt(count_effective(drawn)))
+        out[key] = standardise((float(drawn.mean()) - expected) / sd, error)
     return out
 
 
@@ -198,10 +198,10 @@ def _compare_share(beyond: Array, by_route: float, most: float) -> Score:
         most: the most effective draws that there may be.
     """
     beyond = beyond.astype(float)
-    ess = min(_count(beyond), float(beyond.size)) if 0.0 < beyond.mean() < 1.0 else most
+    ess = min(count_effective(beyond), float(beyond.size)) if 0.0 < beyond.mean() < 1.0 else most
     error = math.hypot(by_route, 1.0 / math.sqrt(ess))
     gap = 2.0 * (math.asin(math.sqrt(float(beyond.mean()))) - math.asin(math.sqrt(TAIL)))
-    return _standardise(gap, error)
+    return standardise(gap, error)
 
 
 def _score_exact(x: Array, found: QuadraturePosterior, parameter: Parameter) -> dict[str, Score]:
@@ -217,26 +217,26 @@ def _score_exact(x: Array, found: QuadraturePosterior, parameter: Parameter) -> 
             ("location", u, 0.5, math.sqrt(1.0 / 12.0)),
             ("spread", (2.0 * u - 1.0) ** 2, 1.0 / 3.0, math.sqrt(4.0 / 45.0)),
         ):
-            error = math.hypot(slack, 1.0 / math.sqrt(_count(drawn)))
-            out[key] = _standardise((float(drawn.mean()) - expected) / width, error)
-        most = _count(u)
+            error = math.hypot(slack, 1.0 / math.sqrt(count_effective(drawn)))
+            out[key] = standardise((float(drawn.mean()) - expected) / width, error)
+        most = count_effective(u)
         out["lower"] = _compare_share(u < TAIL, slack, most)
         out["upper"] = _compare_share(u > 1.0 - TAIL, slack, most)
     tail = measure_tails(x)
     if sd > 0.0 and tail < MEAN_KHAT:
-        error = math.hypot(slack, 1.0 / math.sqrt(_count(x)))
-        out["mean"] = _standardise((float(x.mean()) - mean) / sd, error)
+        error = math.hypot(slack, 1.0 / math.sqrt(count_effective(x)))
+        out["mean"] = standardise((float(x.mean()) - mean) / sd, error)
     if sd > 0.0 and tail < SD_KHAT:
         fourth = float(np.mean(((x - x.mean()) / x.std()) ** 4))
         own = math.sqrt(max(fourth - 1.0, 1e-3)) / 2.0
-        error = math.hypot(slack / own, 1.0 / math.sqrt(_count((x - x.mean()) ** 2)))
-        out["sd"] = _standardise(math.log(float(x.std()) / sd) / own, error)
+        error = math.hypot(slack / own, 1.0 / math.sqrt(count_effective((x - x.mean()) ** 2)))
+        out["sd"] = standardise(math.log(float(x.std()) / sd) / own, error)
     return out
 
 
 def _score_mean(x: Array, located: Located) -> Score:
-    error = math.hypot(located.mean_se / located.sd, 1.0 / math.sqrt(_count(x)))
-    return _standardise((float(x.mean()) - located.mean) / located.sd, error)
+    error = math.hypot(located.mean_se / located.sd, 1.0 / math.sqrt(count_effective(x)))
+    return standardise((float(x.mean()) - located.mean) / located.sd, error)
 
 
 def _score_sd(x: Array, kernels: Kernels, weight: Array, located: Located) -> Score:
@@ -245,12 +245,12 @@ def _score_sd(x: Array, kernels: Kernels, weight: Array, located: Located) -> Sc
     width = kernels.width / located.sd
     fourth = float(weight @ (gap**4 + 6.0 * gap**2 * width**2 + 3.0 * width**4))
     own = math.sqrt(max(fourth - 1.0, 1e-3)) / 2.0
-    ess = _count((x - x.mean()) ** 2)
+    ess = count_effective((x - x.mean()) ** 2)
     error = math.hypot(located.sd_se / located.sd / own, 1.0 / math.sqrt(ess))
-    return _standardise(math.log(float(x.std()) / located.sd) / own, error)
+    return standardise(math.log(float(x.std()) / located.sd) / own, error)
 
 
-def _count(statistic: Array) -> float:
+def count_effective(statistic: Array) -> float:
     """Return the effective number of draws of a statistic (chain, draw); 1 if it does not vary."""
     from arviz_stats.base import array_stats
 
@@ -260,5 +260,6 @@ def _count(statistic: Array) -> float:
     return found if np.isfinite(found) and found > 0.0 else 1.0
 
 
-def _standardise(gap: float, error: float) -> Score:
+def standardise(gap: float, error: float) -> Score:
+    """Return the score of a gap beyond the slack, both in SDs of the statistic."""
     return Score(math.copysign(max(abs(gap) - SLACK, 0.0), gap) / error, error)

@@ -22,17 +22,14 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import norm
 
 from bhlm.bayes.convergence import summarize
-from bhlm.bayes.draws import Posterior, flatten_draws, parameter_draws
-from bhlm.bayes.importance.target import PRIORS, build_target, condition_fixed, list_priors
+from bhlm.bayes.draws import Posterior, parameter_draws
+from bhlm.bayes.importance.target import PRIORS, list_priors
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
-from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import AnyEstimate, Evidence, take_sampled
 from bhlm.reconciliation.flat_mode import FlatMode
-from bhlm.reconciliation.judge import FALSE_ALARMS
 from bhlm.reconciliation.swaps import Share
 
 if TYPE_CHECKING:
@@ -208,33 +205,3 @@ def _name_mode(post: Posterior, mode: FlatMode) -> dict[str, float]:
     sigma = np.sqrt(np.asarray(mode.sigma2))
     named = parameter_draws(post.moments, post.structure, mode.beta, mode.g, sigma)
     return {name: float(value) for name, value in named.items()}
-
-
-def find_drift(post: Posterior) -> list[str]:
-    """Return a sentence for each fixed effect whose draws miss their exact conditional means.
-
-    Given the draws of the other parameters a fixed effect is normal under normal and flat priors,
-    so that its draws less those means average zero; other priors have no such check.
-    """
-    if isinstance(post.white, WhitenedPatterns):  # nothing is normal given the rest
-        return []
-    post = take_sampled(post)
-    target = build_target(post.white, post.priors, post.structure)
-    if not target.exact:
-        return []
-    beta, root, sigma = flatten_draws(post)
-    first = sigma if sigma.ndim == 1 else sigma[:, 0]
-    lam = np.linalg.solve(post.white.basis, root) / first[:, None, None]
-    mean = target.ols + condition_fixed(target, lam, sigma).mean @ target.back.T
-    chained = post.shape
-    names = post.moments.fixed
-    gaps = {name: (beta - mean)[:, i].reshape(chained) for i, name in enumerate(names)}
-    limit = float(norm.isf(FALSE_ALARMS / (2.0 * len(names))))
-    found = []
-    for name, row in summarize(gaps).items():
-        if abs(row.mean) > limit * row.mcse_mean:
-            found.append(
-                f"The draws of {name} average {row.mean:+.3g} off their exact conditional means, "
-                f"{abs(row.mean) / row.mcse_mean:.1f} Monte Carlo errors."
-            )
-    return found

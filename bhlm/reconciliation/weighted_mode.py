@@ -236,8 +236,8 @@ def _check_flatness(
     find, measure = (locate_shared, log_shared) if shared else (locate, log_jacobian)
     base, n_free = density.base, density.n_sigmas
     rng = np.random.default_rng(seed)
-    frame = Frame(np.eye(white.p), np.eye(white.q))  # flat priors stand anywhere
-    outer = white.basis @ root * white.scale
+    frame = Frame(np.eye(white.p), np.eye(white.q))  # roots stay in that of the priors
+    outer = np.linalg.solve(base.inverse_basis, root) * white.scale
     # `locate` places one residual SD last, whatever their number.
     located = find(base, white, outer, 1.0, beta)[: density.dimension - n_free]
     logs = np.log(sigma * white.scale) if n_free else np.empty(0)
@@ -246,7 +246,7 @@ def _check_flatness(
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
         at = constrain_weighted(density, white, frame, x[None])
-        inner = np.ascontiguousarray(np.linalg.solve(white.basis, at.root[0]) / white.scale)
+        inner = np.ascontiguousarray(base.inverse_basis @ at.root[0] / white.scale)
         given = np.linalg.solve(white.fixed, at.beta[0] - white.ols) / white.scale
         sds = np.atleast_1d(at.sigma[0]) / white.scale
         loglik = _evaluate(density, inner, sds, given)[0]

@@ -81,3 +81,19 @@ def test_units_and_dates_far_away_change_no_verdict(far):
     moved = table.assign(x=far * (FACTOR * table["x"] + 2000.0))
     one, two = (Model("y ~ x + w + (x | g)", each) for each in (table, moved))
     check_alike(reconcile_sound(one), reconcile_sound(two), ["x", "w", "sd(x|g)", "sd(Residual)"])
+
+
+@pytest.mark.parametrize(
+    "offset", [2000.0, *(pytest.param(far, marks=pytest.mark.slow) for far in (20.0, 20_240_101.0))]
+)
+def test_a_correlation_is_not_one_by_where_zero_lies(offset):
+    """Far from a covariate's mean intercept and slope correlate by nearly -1 in any data."""
+    table = simulate_table(3, n_groups=14)
+    one, two = (
+        reconcile_sound(Model("y ~ x + w + (x | g)", each))
+        for each in (table, table.assign(x=3.0 * table["x"] + offset))
+    )
+    assert abs(two.table.loc["corr(Intercept,x|g)", "posterior"]) > 0.9
+    assert (two.verdict, two.evidence.identity.finding) == (one.verdict, "same")
+    told = [[each for each in both.reasons if "corr(" in each] for both in (one, two)]
+    assert told == [[], []]

@@ -1,0 +1,121 @@
+"""Draws of which each parameter is right by itself are found where they are wrong together."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from few_groups import make_case, simulate_model
+from sound_draws import integrate, make_fit, resample
+
+from bhlm.bayes.priors.families import StudentT
+from bhlm.bayes.priors.resolve import Priors
+from bhlm.fits.model import Model
+from bhlm.reconciliation.comparison import compare
+from bhlm.reconciliation.joint import condition_draws
+
+
+@cache
+def prepare(q, priors=None):
+    """A REML fit, weighted draws of its posterior, and some of them as draws."""
+    model = simulate_model(20, q, 1)
+    exact = integrate(model.moments, priors, draws=16_000, seed=7)
+    return model.reml(), exact, resample(exact, seed=2)
+
+
+def permute(x):
+    """Return draws (chain, draw, ...) in another order, in which they are independent still."""
+    order = np.random.default_rng(3).permutation(x.shape[0] * x.shape[1])
+    return x.reshape(-1, *x.shape[2:])[order].reshape(x.shape)
+
+
+def permute_fixed(sample, which):
+    beta = sample.beta.copy()
+    beta[..., which] = permute(beta[..., which])
+    return replace(sample, beta=beta)
+
+
+def permute_sds(sample, which):
+    """Return draws in which SDs of random coefficients are those of other draws."""
+    sd = np.sqrt(np.einsum("cdii->cdi", sample.g))
+    other = sd.copy()
+    other[..., which] = permute(sd[..., which])
+    ratio = other / sd
+    return replace(sample, g=sample.g * ratio[..., :, None] * ratio[..., None, :])
+
+
+CHANGES = {
+    "first fixed effect": lambda sample: permute_fixed(sample, [0]),
+    "second fixed effect": lambda sample: permute_fixed(sample, [1]),
+    "all fixed effects": lambda sample: permute_fixed(sample, slice(None)),
+    "covariances": lambda sample: replace(sample, g=permute(sample.g)),
+    "residual SD": lambda sample: replace(sample, sigma=permute(sample.sigma)),
+    "first SD": lambda sample: permute_sds(sample, [0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("q", "what"),
+    [
+        (2, "first fixed effect"),
+        (2, "first SD"),
+        *(pytest.param(2, each, marks=pytest.mark.slow) for each in list(CHANGES)[1:-1]),
+        *(pytest.param(3, each, marks=pytest.mark.slow) for each in CHANGES),
+    ],
+)
+def test_one_part_of_the_draws_in_another_order(q, what):
+    reml, exact, sample = prepare(q)
+    both = compare(reml, make_fit(exact, CHANGES[what](sample)))
+    assert both.evidence.judgement.sound  # each parameter by itself is right
+    assert both.verdict == "unexplained"
+    assert any("not jointly those of the posterior" in reason for reason in both.reasons)
+
+
+def test_fixed_effects_that_are_correlated_the_other_way():
+    """Draws mirrored about their mean, which leaves each parameter as it was."""
+    reml, exact, sample = prepare(2)
+    beta = sample.beta.copy()
+    beta[..., 0] = 2.0 * beta[..., 0].mean() - beta[..., 0]
+    both = compare(reml, make_fit(exact, replace(sample, beta=beta)))
+    assert both.verdict == "unexplained"
+    assert any("Intercept and w correlate by" in reason for reason in both.reasons)
+
+
+@pytest.mark.slow
+def test_priors_under_which_fixed_effects_are_not_normal():
+    """They are compared by their ranks."""
+    reml, exact, sample = prepare(2, Priors(fixed=StudentT(4.0, 0.0, 5.0)))
+    sound, wrong = make_fit(exact, sample), make_fit(exact, permute_fixed(sample, [0]))
+    assert condition_draws(sound) is None
+    assert compare(reml, sound).verdict in ("agree", "explained")
+    both = compare(reml, wrong)
+    assert both.verdict == "unexplained"
+    assert any("by the independent route" in reason for reason in both.reasons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(0, 200, 29))
+def test_sound_draws_have_standard_scores(seed):
+    """Given the rest a fixed effect of sound draws is normal, to the last of 4000 draws."""
+    from scipy.stats import kstest
+
+    case = make_case(seed)
+    exact = integrate(Model(case.formula, case.table).moments, draws=16_000, seed=1000 + seed)
+    if not exact.certified:
+        pytest.skip("no sound draws can be made")
+    found = condition_draws(make_fit(exact, resample(exact, seed=seed)))
+    scores = found.gap / found.sd
+    assert min(kstest(column, "norm").pvalue for column in scores.T) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [0.0, 2000.0, 20_000.0])
+def test_a_covariate_far_from_zero(offset):
+    """There intercept and slope correlate by nearly -1, and given one another they hardly vary."""
+    case = make_case(5)
+    model = Model(case.formula, case.table.assign(x1=case.table["x1"] + offset))
+    exact = integrate(model.moments, draws=16_000, seed=7)
+    sample = resample(exact, seed=2)
+    assert compare(model.reml(), make_fit(exact, sample)).verdict in ("agree", "explained")
+    both = compare(model.reml(), make_fit(exact, permute_fixed(sample, [0])))
+    assert both.verdict == "unexplained"
