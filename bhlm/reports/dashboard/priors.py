@@ -15,6 +15,7 @@ from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Posterior
+    from bhlm.design.formula.weights import Weights
 
 NARROW = 0.1  # share of the prior's width below which the data clearly outweigh the prior
 
@@ -44,15 +45,19 @@ def build_priors(subject: Subject) -> Section | None:
                 tone="caution",
             )
         )
-    elif isinstance(post, Draws) and not post.white.is_plain:
-        weights = post.moments.weights
-        assert weights is not None
+    elif (weights := _find_unmeasured(post)) is not None:
         told = f"The sensitivity to the priors is not measured yet with {weights.sentence}."
         blocks.append(Text((told,), heading="What was not measured"))
     else:
         found = measure_sensitivity(post)
         blocks += [_judge(found), draw_sensitivity(found), _tabulate_sensitivity(found)]
     return Section("priors", "Priors", tuple(blocks))
+
+
+def _find_unmeasured(post: "Posterior") -> "Weights | None":
+    """Return weights whose likelihood of draws is not that of the sensitivity; None of others."""
+    weights = post.moments.weights if isinstance(post, Draws) else None
+    return weights if weights is not None and (weights.is_sampling or weights.strata) else None
 
 
 def _tabulate_quantiles(post: "Posterior") -> Table:
