@@ -52,8 +52,10 @@ def marginal_cells(
 
 @overload(marginal_cells)
 def _choose(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
-    if pattern.instance_class is NestedPattern:
-        return lambda pattern, n, lam, beta, sigma: nested_marginal(
-            pattern.data, n, lam, beta, sigma
-        )
-    return lambda pattern, n, lam, beta, sigma: crossed_marginal(pattern.data, n, lam, beta, sigma)
+    def choose_nested(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+        return nested_marginal(pattern.data, n, lam, beta, sigma)
+
+    def choose_crossed(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+        return crossed_marginal(pattern.data, n, lam, beta, sigma)
+
+    return choose_nested if pattern.instance_class is NestedPattern else choose_crossed

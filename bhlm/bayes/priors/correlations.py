@@ -419,7 +419,10 @@ type Kernels = tuple[Any, Any]  # compiled: (code, *those of `Law.correlate`), l
 
 
 def _choose_kernels(laws: Sequence[type[Law]]) -> Kernels:
-    """Return kernels that ask the law with the given code, one by one; the last for any other."""
+    """Return kernels that ask the law with the given code, one by one; the last for any other.
+
+    Each is named after its law, see `families`.
+    """
     own, one_correlate, one_pull = laws[0].code, laws[0].correlate, laws[0].pull
     if len(laws) == 1:
 
@@ -434,20 +437,20 @@ def _choose_kernels(laws: Sequence[type[Law]]) -> Kernels:
         return correlate_last, pull_last
     other_correlate, other_pull = _choose_kernels(laws[1:])
 
-    @_compiled
     def correlate(code, x, sizes, out):  # type: ignore[no-untyped-def]
         if code == own:
             one_correlate(x, sizes, out)
         else:
             other_correlate(code, x, sizes, out)
 
-    @_compiled
     def pull(code, x, sizes, eta, dfactor, dx):  # type: ignore[no-untyped-def]
         if code == own:
             return one_pull(x, sizes, eta, dfactor, dx)
         return other_pull(code, x, sizes, eta, dfactor, dx)
 
-    return correlate, pull
+    correlate.__qualname__ = f"correlate_{laws[0].__name__}"
+    pull.__qualname__ = f"pull_{laws[0].__name__}"
+    return _compiled(correlate), _compiled(pull)
 
 
 correlate, pull_correlations = _choose_kernels(tuple(_LAWS.values()))

@@ -599,18 +599,27 @@ type Kernel = Any  # a compiled (code, numbers, x) -> (log density, derivative)
 
 
 def _choose_kernel(rest: "tuple[type[Prior], ...]") -> Kernel:
-    """Return a kernel that asks the family with the given code, one by one; nan for no family."""
+    """Return a kernel that asks the family with the given code, one by one; nan for no family.
+
+    Each is named after its family: numba links what it keeps on disk by these names, and would
+    take one closure for another of the same name.
+    """
     if not rest:
-        return _compiled(lambda code, numbers, x: (math.nan, math.nan))
+
+        @_compiled
+        def choose_none(code: int, numbers: Array, x: float) -> tuple[float, float]:
+            return math.nan, math.nan
+
+        return choose_none
     own, density, others = rest[0].code, rest[0].log_density, _choose_kernel(rest[1:])
 
-    @_compiled
     def choose(code: int, numbers: Array, x: float) -> tuple[float, float]:
         if code == own:
             return density(numbers, x)
         return others(code, numbers, x)
 
-    return choose
+    choose.__qualname__ = f"choose_{rest[0].__name__}"
+    return _compiled(choose)
 
 
 _choose = _choose_kernel(Prior.families())
