@@ -257,6 +257,7 @@ def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> Flat
             structure,
             start=(at.beta, at.root, np.array(sigma)),
             restricted=reml.method == "reml",
+            turned=flat.frame.random,
         )
     assert not isinstance(reml, StrataEstimate)
     density: Density | LevelDensity
@@ -264,7 +265,9 @@ def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> Flat
         density = build_levels(white, flat, structure)
     else:
         density = build_density(white, flat, structure)
-    return find_flat_mode(density, white, structure=structure, start=_take_root(reml))
+    return find_flat_mode(
+        density, white, structure=structure, start=_take_root(reml), turned=flat.frame.random
+    )
 
 
 def _list_residuals(reml: AnyEstimate) -> list[float]:

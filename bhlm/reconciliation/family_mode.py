@@ -98,7 +98,7 @@ def find_family_mode(
     value, gradient = fall(best)
     beta, lam = best[:p], place(best[p:])
     at = white.basis @ lam
-    turned = np.linalg.solve(density.base.inverse_basis, lam)  # in the priors' frame
+    turned = priors.frame.random @ at  # in the priors' frame
     flatness = _check_flatness(density, white, turned, beta, shared=shared, seed=seed)
     return FlatMode(
         beta=white.fixed @ beta,

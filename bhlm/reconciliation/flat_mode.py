@@ -197,6 +197,7 @@ def find_flat_mode(
     structure: Structure | None = None,
     start: Array | None = None,
     seed: int = 0,
+    turned: Array | None = None,
 ) -> FlatMode:
     """Return the mode of the flat-prior posterior of (G, sigma^2).
 
@@ -211,6 +212,7 @@ def find_flat_mode(
         start: a root (q, q) of G / sigma^2 in the columns as given, such as REML's
             `root / sqrt(sigma2)`; its log-likelihood is reported for comparison.
         seed: of the probes of `check_flatness` and of the starts.
+        turned: the frame (q, q) of the density's priors; None is that of the columns as given.
     """
     shared = structure if structure is not None and structure.shares_variance else None
     kernel = _read_kernel(density, white, shared)
@@ -248,7 +250,7 @@ def find_flat_mode(
         gradient=float(np.max(np.abs(gradient))),
         singular=bool(values[-1] < 1e-4),
         flatness=check_flatness(
-            density, white, lam=lam, sigma=sigma, beta=mean, seed=seed, shared=shared
+            density, white, lam=lam, sigma=sigma, beta=mean, seed=seed, shared=shared, turned=turned
         ),
     )
 
@@ -429,6 +431,7 @@ def check_flatness(
     beta: Array,
     seed: int = 0,
     shared: Structure | None = None,
+    turned: Array | None = None,
 ) -> float:
     """Return the range of log_density(x) - loglik - log |d(beta, G, sigma^2)/dx| around a point.
 
@@ -440,7 +443,8 @@ def check_flatness(
     rng = np.random.default_rng(seed)
     find, measure = (locate, log_jacobian) if shared is None else (locate_shared, log_shared)
     base = density.base if isinstance(density, LevelDensity) else density
-    root = np.linalg.solve(base.inverse_basis, lam) * sigma * white.scale
+    turn = white.basis if turned is None else turned @ white.basis
+    root = turn @ lam * sigma * white.scale
     first = find(base, white, root, sigma * white.scale, beta)
     # Where sigma is known x ends before it, but for the Jacobian.
     free = density.dimension
@@ -450,7 +454,7 @@ def check_flatness(
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
         x[free:] = first[free:]
         at_beta, at_root, at_sigma = _constrain(density, white, frame, x[None, :free])
-        inner = base.inverse_basis @ at_root[0] / at_sigma[0]
+        inner = np.linalg.solve(turn, at_root[0]) / at_sigma[0]
         whitened = np.linalg.solve(white.fixed, at_beta[0] - white.ols) / white.scale
         loglik, value = _evaluate_at(
             density,

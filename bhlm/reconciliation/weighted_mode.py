@@ -57,6 +57,7 @@ def find_weighted_mode(
     start: tuple[Array, Array, Array],
     restricted: bool,
     seed: int = 0,
+    turned: Array | None = None,
 ) -> FlatMode:
     """Return the mode under flat priors of (G, sigma), or jointly with beta.
 
@@ -68,6 +69,7 @@ def find_weighted_mode(
             log-likelihood is reported for comparison; the search starts from points of its own too.
         restricted: whether beta is integrated out.
         seed: of the starts and of the probes around the mode.
+        turned: the frame (q, q) of the density's priors; None is that of the columns as given.
     """
     p, q, n_free = white.p, white.q, density.n_sigmas
     shared = structure.shares_variance
@@ -147,7 +149,14 @@ def find_weighted_mode(
         gradient=float(np.abs(gradient).max()),
         singular=bool(np.linalg.svd(root, compute_uv=False)[-1] < LOST * sigma.min()),
         flatness=_check_flatness(
-            density, white, root=root, sigma=sigma, beta=at.beta, shared=shared, seed=seed
+            density,
+            white,
+            root=root,
+            sigma=sigma,
+            beta=at.beta,
+            shared=shared,
+            seed=seed,
+            turned=turned,
         ),
     )
 
@@ -228,6 +237,7 @@ def _check_flatness(
     beta: Array,
     shared: bool,
     seed: int,
+    turned: Array | None = None,
 ) -> float:
     """Return the range of log_density(x) - loglik - log |d(beta, G, sigma^2)/dx| around a point."""
     from bhlm.bayes.priors.frame import Frame
@@ -237,7 +247,8 @@ def _check_flatness(
     base, n_free = density.base, density.n_sigmas
     rng = np.random.default_rng(seed)
     frame = Frame(np.eye(white.p), np.eye(white.q))  # roots stay in that of the priors
-    outer = np.linalg.solve(base.inverse_basis, root) * white.scale
+    turn = white.basis if turned is None else turned @ white.basis
+    outer = turn @ root * white.scale
     # `locate` places one residual SD last, whatever their number.
     located = find(base, white, outer, 1.0, beta)[: density.dimension - n_free]
     logs = np.log(sigma * white.scale) if n_free else np.empty(0)
@@ -246,7 +257,7 @@ def _check_flatness(
     for probe in range(PROBES):
         x = first if probe == 0 else first + 0.5 * rng.normal(size=len(first)) * (first != 0.0)
         at = constrain_weighted(density, white, frame, x[None])
-        inner = np.ascontiguousarray(base.inverse_basis @ at.root[0] / white.scale)
+        inner = np.ascontiguousarray(np.linalg.solve(turn, at.root[0]) / white.scale)
         given = np.linalg.solve(white.fixed, at.beta[0] - white.ols) / white.scale
         sds = np.atleast_1d(at.sigma[0]) / white.scale
         loglik = _evaluate(density, inner, sds, given)[0]
