@@ -12,6 +12,7 @@ from bhlm.plots.style import ROLES
 
 # ArviZ is asked for the colours of a light page, and each colour stands for a role. Roles of one
 # colour have one on a dark page too.
+BESIDE = 130.0  # pixels of a figure's height that are not its panels
 BY_COLOUR = {look.light: name for name, look in ROLES.items()}
 
 
@@ -49,7 +50,9 @@ def draw_arviz(
     _paint(drawn, page)
     drawn.update_layout(theme(page))
     drawn.update_layout(
-        height=height, width=None, autosize=True, legend={"y": -BELOW / height},
+        height=height, width=None, autosize=True,
+        # A share of the panels' height, which is the figure's less titles, labels and legend.
+        legend={"y": -BELOW / max(height - BESIDE, BELOW)},
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
     )  # fmt: skip
     return drawn
