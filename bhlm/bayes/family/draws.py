@@ -128,6 +128,7 @@ class FamilyDraws(Posterior):
             name="u",
         )
 
+    @check_arguments
     def group_effects(self) -> "pd.DataFrame":
         """Return posterior effects on the link scale, one row per group and coefficient.
 
