@@ -56,7 +56,14 @@ def find_levels(factor: Expression, rows: Frame, layout: Layout) -> tuple[Level,
         order = {str(category): i for i, category in enumerate(dtype.categories)}
         levels.sort(key=lambda level: order[level])
     elif not isinstance(dtype, nw.Categorical):
-        levels.sort()
+        try:
+            levels.sort()
+        except TypeError:  # pandas' objects are text by their first rows
+            kinds = sorted({type(level).__name__ for level in levels})
+            raise DataError(
+                f"the categorical column '{factor}' holds values of several types "
+                f"({', '.join(kinds)}), which have no order; give it one type"
+            ) from None
     return arrange_levels(factor, levels, is_meant=isinstance(dtype, (nw.Enum, nw.Categorical)))
 
 

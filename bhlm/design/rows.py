@@ -22,6 +22,7 @@ from bhlm.sources.parquet import ParquetScan
 SHOWN_COLUMNS = 12
 SEPARATORS = (";", "\t", "|")  # of CSV files, beside the comma
 LABELS = (nw.String, nw.Categorical, nw.Enum)
+PANDAS = "pandas."  # how Arrow's names of the types that pandas adds begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,22 +170,43 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
     for group in formula.group_columns:
         if _has_no_order(frame, group, schema[group]):
             raise DataError(
-                f"the group column '{group}' has type {schema[group]}; choose a column "
-                "of numbers, strings, booleans or categories"
+                f"the group column '{group}' has type {_print_type(frame, group, schema[group])}; "
+                "choose a column of numbers, strings, booleans or categories, or convert it "
+                "first, such as to text"
             )
     return schema
 
 
 def _has_no_order(frame: Frame, name: str, dtype: nw.dtypes.DType) -> bool:
-    """Return whether a column holds what cannot be labels in the engine of a frame."""
-    if dtype.is_nested():
+    """Return whether a column holds what cannot be labels in every engine.
+
+    DuckDB has months, days and microseconds for durations, each by itself; of pandas' periods and
+    intervals other engines see the numbers behind them, or nothing.
+    """
+    if dtype.is_nested() or dtype == nw.Duration:
         return True
-    if dtype == nw.Duration:  # months, days and microseconds, each by itself
-        return frame.implementation.is_duckdb() or frame.implementation.is_ibis()
-    if dtype == nw.Unknown and frame.implementation.is_polars():
-        kind = nw.to_native(frame).collect_schema()[name]
-        return hasattr(kind, "ext_storage") and kind.ext_storage().is_nested()
-    return False
+    kind: Any = _find_type(frame, name) if dtype == nw.Unknown else None
+    if frame.implementation.is_polars() and hasattr(kind, "ext_storage"):
+        return kind.ext_name().startswith(PANDAS) or kind.ext_storage().is_nested()
+    if frame.implementation.is_pyarrow():
+        return getattr(kind, "extension_name", "").startswith(PANDAS)
+    return str(kind).startswith(("period[", "interval["))
+
+
+def _find_type(frame: Frame, name: str) -> Any:
+    """Return the type of a column as the engine of a table in memory, or of polars, has it."""
+    table: Any = nw.to_native(frame)
+    if frame.implementation.is_polars():
+        return table.collect_schema()[name]
+    if frame.implementation.is_pyarrow():
+        return table.schema.field(name).type
+    return table[name].dtype if is_pandas_dataframe(table) else None
+
+
+def _print_type(frame: Frame, name: str, dtype: nw.dtypes.DType) -> str:
+    """Return the type of a column for a sentence: the engine's own where narwhals knows none."""
+    found = _find_type(frame, name) if dtype == nw.Unknown else None
+    return str(dtype if found is None else found)
 
 
 def advise_column(name: str, names: Sequence[str]) -> str:
@@ -231,7 +253,7 @@ def prepare_rows(
             safe = categories[str(part)] = f"k{len(categories)}"
             names[safe] = name
             dtype = schema[name]
-            _check_dtype(name, dtype, allowed=(*LABELS, nw.Boolean), use=f"in '{part}'")
+            _check_dtype(frame, name, dtype, allowed=(*LABELS, nw.Boolean), use=f"in '{part}'")
             # A decimal compares with its levels as a float.
             decimal = isinstance(dtype, nw.Decimal)
             prepared[safe] = nw.col(name).cast(nw.Float64) if decimal else nw.col(name)
@@ -241,7 +263,8 @@ def prepare_rows(
             dtype = schema[name]
             if name in columns:
                 continue
-            _check_dtype(name, dtype, allowed=(nw.Boolean,), use=f"as a number in '{part}'")
+            use = f"as a number in '{part}'"
+            _check_dtype(frame, name, dtype, allowed=(nw.Boolean,), use=use)
             safe = columns[name] = f"c{len(columns)}"
             names[safe] = name
             number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
@@ -289,14 +312,17 @@ def _as_number(name: str) -> nw.Expr:
     return nw.when(~value.is_null()).then(value.fill_null(False).cast(nw.Int32))
 
 
-def _check_dtype(name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...], use: str) -> None:
+def _check_dtype(
+    frame: Frame, name: str, dtype: nw.dtypes.DType, *, allowed: tuple[Any, ...], use: str
+) -> None:
     if dtype.is_numeric() or isinstance(dtype, allowed):
         return
     labels = ", string and categorical" if nw.String in allowed else ""
     kinds = f"numeric, boolean{labels}" if labels else "numeric and boolean"
     how = ", in pandas with astype('boolean') or astype(float)" if dtype == nw.Object else ""
     raise DataError(
-        f"column '{name}' has type {dtype} and cannot be used {use}; {kinds} columns can, so "
+        f"column '{name}' has type {_print_type(frame, name, dtype)} and cannot be used {use}; "
+        f"{kinds} columns can, so "
         f"convert it first{how}"
     )
 

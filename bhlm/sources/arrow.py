@@ -8,6 +8,15 @@ if TYPE_CHECKING:
 EXACT = 2**53  # up to which every integer is a double
 
 
+def is_lexical(field: Any) -> bool:
+    """Return whether a pyarrow field's categories have the order of their texts.
+
+    That is the meaning of a Categorical of polars, which says so beside it; its dictionary is in
+    the order in which the program that wrote it first met them.
+    """
+    return any(key.startswith(b"_PL_CATEGORICAL") for key in field.metadata or ())
+
+
 def to_pandas(table: Any, *, named_booleans: bool = False) -> "pd.DataFrame":
     """Return a pyarrow Table as pandas', which makes doubles of integers where some are missing.
 
@@ -28,6 +37,12 @@ def to_pandas(table: Any, *, named_booleans: bool = False) -> "pd.DataFrame":
         frame = table.to_pandas(types_mapper=booleans.get)
     except (NotImplementedError, TypeError):
         frame = table.to_pandas(types_mapper=booleans.get, ignore_metadata=True)
+    for field in table.schema:
+        if is_lexical(field) and isinstance(frame.get(field.name), pd.Series):
+            values = frame[field.name]
+            if isinstance(values.dtype, pd.CategoricalDtype):
+                ordered = values.cat.reorder_categories(sorted(values.cat.categories))
+                frame = frame.assign(**{field.name: ordered})
     gappy = {
         pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype(),
     }  # fmt: skip

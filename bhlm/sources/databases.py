@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError, miss_package
 from bhlm.secrets import hide_from, hide_password
+from bhlm.sources.kinds import list_categories
 from bhlm.sources.labels import (
     DECIMAL,
     DIGITS,
@@ -42,6 +43,8 @@ CSV_MISSING = (
 )
 
 
+MANY = 1000  # categories, of which DuckDB plans queries slowly; no factor may have so many levels
+PERIOD = "pandas.period"  # what Arrow calls a type that pandas adds
 # What makes a duration of an integer, by its unit.
 _DURATIONS = {
     "s": "to_seconds({})", "ms": "to_microseconds({} * 1000)", "us": "to_microseconds({})",
@@ -147,7 +150,7 @@ def stream_files(
     names = [re.sub(r"[*?\[]", r"[\g<0>]", str(path)) for path in paths]
     try:
         relation = (
-            _mark_durations(connection.read_parquet(names), paths[0])
+            _settle_types(connection, _read_parquet(connection, names), paths)
             if suffix == ".parquet"
             else _stream_csv(connection, names, labels, text)
         )
@@ -160,25 +163,79 @@ def stream_files(
     return relation
 
 
-def _mark_durations(relation: "duckdb.DuckDBPyRelation", path: Path) -> "duckdb.DuckDBPyRelation":
-    """Return Parquet files with durations as such, which DuckDB reads as the integers they are.
+def _read_parquet(connection: "duckdb.DuckDBPyConnection", names: Any) -> "duckdb.DuckDBPyRelation":
+    """Return Parquet files as a relation whose types hold the values of every file.
 
-    Whether they are seconds or nanoseconds, only Arrow's schema in the file says.
+    By itself DuckDB takes those of the first file, and rounds the numbers of another to integers.
+    """
+    return connection.read_parquet(names, union_by_name=len(names) > 1)
+
+
+def _settle_types(
+    connection: "duckdb.DuckDBPyConnection",
+    relation: "duckdb.DuckDBPyRelation",
+    paths: Sequence[Path],
+) -> "duckdb.DuckDBPyRelation":
+    """Return Parquet files with the types of which only Arrow's schema in the files speaks.
+
+    DuckDB reads durations and pandas' periods as the integers they are, and categories as text,
+    which has not their order. Periods come as records, with which nothing can compute.
     """
     import pyarrow as pa
     from pyarrow import parquet, types
 
     try:
-        schema = parquet.read_schema(path)
+        schema = parquet.read_schema(paths[0])
     except (pa.ArrowException, OSError):  # of what DuckDB alone can read
         return relation
     units = {field.name: field.type.unit for field in schema if types.is_duration(field.type)}
+    periods = {field.name for field in schema if _name_extension(field) == PERIOD}
+    ordered = list_categories(paths)
     parts = []
     for name, kind in zip(relation.columns, map(str, relation.types), strict=True):
+        column = _quote_name(name)
         if kind == "BIGINT" and name in units:
-            column = _quote_name(name)
             parts.append(f"{_DURATIONS[units[name]].format(column)} as {column}")
+        elif kind == "BIGINT" and name in periods:
+            parts.append(f"struct_pack({_quote_name(PERIOD)} := {column}) as {column}")
+        elif kind == "VARCHAR" and (held := _find_held(relation, column, ordered.get(name, ()))):
+            parts.append(f"cast({column} as {_name_order(connection, held)}) as {column}")
     return relation.project(f"* replace ({', '.join(parts)})") if parts else relation
+
+
+def _name_extension(field: Any) -> str:
+    """Return the name of a pyarrow field's type where it extends one of Arrow's own."""
+    beside = field.metadata or {}
+    found = getattr(field.type, "extension_name", None) or beside.get(b"ARROW:extension:name", "")
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def _find_held(
+    relation: "duckdb.DuckDBPyRelation", column: str, categories: Sequence[str]
+) -> Sequence[str]:
+    """Return categories in their order; where they are many, those that a quoted column has.
+
+    None where it has many itself: it identifies rows, and no order would serve.
+    """
+    if len(categories) <= MANY:
+        return categories
+    some = relation.aggregate(column).limit(MANY + 1).fetchall()
+    if len(some) > MANY:
+        return ()
+    held = {value for (value,) in some}
+    return [each for each in categories if each in held]
+
+
+def _name_order(connection: "duckdb.DuckDBPyConnection", categories: Sequence[str]) -> str:
+    """Return the name of a new type of a connection, with categories in this order."""
+    import pyarrow as pa
+
+    name = f"bhlm_{uuid.uuid4().hex}"
+    places = list(range(len(categories)))
+    connection.register(name, pa.table({"place": places, "category": categories}))
+    connection.execute(f"create type {name} as enum (select category from {name} order by place)")
+    connection.unregister(name)
+    return name
 
 
 def _stream_csv(

@@ -4,14 +4,18 @@ pandas holds booleans and integers with gaps, and decimals, as objects; Arrow ha
 dictionaries of anything, and texts of several layouts, of which its own functions take some only.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import DataError
-from bhlm.sources.arrow import to_pandas
+from bhlm.sources.arrow import is_lexical, to_pandas
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Bytes of a dictionary from which what writes Parquet files may leave it, and go on without one.
+WHOLE = 1 << 16
 
 
 def settle_pandas(table: "pd.DataFrame", names: Collection[str] | None = None) -> "pd.DataFrame":
@@ -47,6 +51,7 @@ def _settle_objects(column: "pd.Series") -> "pd.Series | None":
         "integer": lambda: column.astype("Int64"),
         "floating": lambda: column.astype("float64"),
         "mixed-integer-float": lambda: column.astype("float64"),
+        **dict.fromkeys(("interval", "period", "timedelta"), column.infer_objects),
         "decimal": lambda: pd.Series(
             pd.arrays.ArrowExtensionArray(pa.array(column, from_pandas=True)),
             index=column.index,
@@ -95,7 +100,9 @@ def settle_arrow(table: Any, names: Collection[str]) -> Any:
         at = table.schema.get_field_index(name)
         table = table.set_column(at, name, table.column(name).cast(pa.float32()))
     categories = {
-        name: _read_categories(table.column(name), name)
+        name: _read_categories(
+            table.column(name), name, lexical=is_lexical(table.schema.field(name))
+        )
         for name, kind in kinds.items()
         if types.is_dictionary(kind)
     }
@@ -104,8 +111,81 @@ def settle_arrow(table: Any, names: Collection[str]) -> Any:
     return to_pandas(table.drop_columns([*categories]), named_booleans=True).assign(**categories)
 
 
-def _read_categories(column: Any, name: str) -> "pd.Categorical":
-    """Return a column of dictionaries as pandas' categories.
+def unite_categories(tables: "Sequence[pd.DataFrame]") -> "list[pd.DataFrame]":
+    """Return tables of the same columns with the categories of each column in one order.
+
+    Those of several tables follow on each other; pandas would make objects of them.
+    """
+    import pandas as pd
+
+    found: dict[Any, pd.CategoricalDtype] = {}
+    for at, name in enumerate(tables[0].columns):
+        kinds = [table.dtypes.iloc[at] for table in tables]
+        if not all(isinstance(kind, pd.CategoricalDtype) for kind in kinds):
+            continue
+        lists = [list(kind.categories) for kind in kinds]
+        if any(each != lists[0] for each in lists) or len({kind.ordered for kind in kinds}) > 1:
+            united = dict.fromkeys(each for some in lists for each in some)
+            is_ordered = all(kind.ordered for kind in kinds)
+            found[name] = pd.CategoricalDtype(list(united), ordered=is_ordered)
+    return [table.astype(found) for table in tables] if found else list(tables)
+
+
+def list_categories(paths: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the categories of columns of Parquet files, in the order that they have when read.
+
+    Only columns that are of categories of text in every file; those of several files follow on
+    each other. Of a file that Arrow cannot read there are none.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        schemas = [parquet.read_schema(path) for path in paths]
+        names = [
+            name
+            for name in schemas[0].names
+            if all(_is_text_category(schema, name) for schema in schemas)
+        ]
+        found: dict[str, dict[str, None]] = {name: {} for name in names}
+        for path in paths if names else ():
+            # With its buffer ahead, the reader would hold the bytes of the whole file.
+            with parquet.ParquetFile(path, pre_buffer=False, buffer_size=WHOLE) as file:
+                for group in range(file.num_row_groups):
+                    for name in names:
+                        found[name] |= dict.fromkeys(_walk_dictionary(file, group, name))
+    except (pa.ArrowException, OSError):
+        return {}
+    return {
+        name: sorted(known) if is_lexical(schemas[0].field(name)) else list(known)
+        for name, known in found.items()
+    }
+
+
+def _is_text_category(schema: Any, name: str) -> bool:
+    from pyarrow import types
+
+    if schema.names.count(name) != 1:
+        return False
+    kind = schema.field(name).type
+    return types.is_dictionary(kind) and (
+        types.is_string(kind.value_type) or types.is_large_string(kind.value_type)
+    )
+
+
+def _walk_dictionary(file: Any, group: int, name: str) -> list[str]:
+    """Return the categories of a column in one row group of a Parquet file."""
+    found: dict[str, None] = {}
+    for batch in file.iter_batches(WHOLE, row_groups=[group], columns=[name]):
+        values = batch.column(name).dictionary
+        found |= dict.fromkeys(values.to_pylist())
+        if values.nbytes < WHOLE:  # it is the same to the end of the row group
+            break
+    return [each for each in found if each is not None]
+
+
+def _read_categories(column: Any, name: str, *, lexical: bool = False) -> "pd.Categorical":
+    """Return a column of dictionaries as pandas' categories, `lexical` in the order of their texts.
 
     Raises `DataError` where they are of what cannot be.
     """
@@ -115,9 +195,11 @@ def _read_categories(column: Any, name: str) -> "pd.Categorical":
     try:
         whole = column.unify_dictionaries().combine_chunks()
         values = pa.chunked_array([whole.dictionary]).to_pandas()
-        codes = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        # Unsigned ones, such as those of polars, have no -1.
+        codes = whole.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         categories = pd.Index(values.array)
-        return pd.Categorical.from_codes(codes, categories, ordered=column.type.ordered)
+        read = pd.Categorical.from_codes(codes, categories, ordered=column.type.ordered)
+        return read.reorder_categories(sorted(categories)) if lexical else read
     except (NotImplementedError, TypeError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"column '{name}' has type {column.type}, of which the categories cannot be read; "

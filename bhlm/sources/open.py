@@ -20,6 +20,7 @@ from bhlm.sources.files import (
     known_suffixes,
     read_file,
 )
+from bhlm.sources.kinds import unite_categories
 from bhlm.sources.labels import settle_integers, settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
 from bhlm.sources.watch import watch_files
@@ -168,6 +169,8 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
             f"the memory limit {memory_limit!r} cannot be kept for '{place}': DuckDB reads "
             f"{' and '.join(STREAMED)} files only; convert it, or leave the limit out"
         )
+    if suffix == ".parquet" and len(paths) > 1:
+        scan_files(paths, place, is_large=False)  # which refuses files of different types
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
         _refuse_dialect(place, dialect)
         return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
@@ -215,7 +218,7 @@ def _read_files(
                 f"'{path}' has the columns {', '.join(map(str, table.columns))}, but '{paths[0]}' "
                 f"has {', '.join(map(str, tables[0].columns))}; files of one pattern need the same"
             )
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(unite_categories(tables), ignore_index=True)
 
 
 def _is_streamed(paths: Sequence[Path], size: int) -> bool:
