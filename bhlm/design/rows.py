@@ -168,13 +168,18 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
         names = [str(column) for column in schema]
         raise DataError(f"the table has no column '{name}'; {advise_column(name, names)}")
     for group in formula.group_columns:
-        if _has_no_order(frame, group, schema[group]):
-            raise DataError(
-                f"the group column '{group}' has type {_print_type(frame, group, schema[group])}; "
-                "choose a column of numbers, strings, booleans or categories, or convert it "
-                "first, such as to text"
-            )
+        check_labels(frame, group, f"the group column '{group}'")
     return schema
+
+
+def check_labels(frame: Frame, name: str, what: str) -> None:
+    """Raise `DataError` where a column, called `what`, holds what cannot be labels."""
+    dtype = frame.collect_schema()[name]
+    if _has_no_order(frame, name, dtype):
+        raise DataError(
+            f"{what} has type {_print_type(frame, name, dtype)}; choose a column of numbers, "
+            "strings, booleans or categories, or convert it first, such as to text"
+        )
 
 
 def _has_no_order(frame: Frame, name: str, dtype: nw.dtypes.DType) -> bool:

@@ -13,7 +13,7 @@ from bhlm.design.formula.expressions import CENTRINGS, Apply, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.formula.weights import StratumWeights
 from bhlm.design.frames import Frame, collect_frame
-from bhlm.design.rows import advise_column, check_schema, read_frame, read_table
+from bhlm.design.rows import advise_column, check_labels, check_schema, read_frame, read_table
 from bhlm.errors import DataError, FormulaError
 from bhlm.layout import count, list_names
 from bhlm.moments.memory import Reduced
@@ -104,6 +104,7 @@ def reduce_strata(formula: Formula, table: Any, column: str) -> StratumMoments:
         raise DataError(
             f"the table has no column '{column}'; {advise_column(column, list(schema))}"
         )
+    check_labels(frame, column, f"the column of residual='{column}'")
     levels, absent = _list_levels(frame, column)
     frame = frame.filter(nw.col(column).is_in(levels))
     design = build_design(formula, frame.to_native(), check=False)
@@ -128,10 +129,18 @@ def reduce_strata(formula: Formula, table: Any, column: str) -> StratumMoments:
 def _list_levels(frame: Frame, column: str) -> tuple[list[Level], int]:
     """Return the levels of the strata, sorted, and the number of rows that have none."""
     name = f"rows of {column}"
-    found = frame.select(nw.col(column)).group_by(column).agg(nw.len().alias(name))
+    try:
+        found = frame.select(nw.col(column)).group_by(column).agg(nw.len().alias(name))
+    except TypeError as error:  # of pandas' objects that cannot be looked up
+        raise DataError(
+            f"the column of residual='{column}' holds objects such as lists ({error}); choose a "
+            "column of numbers, strings, booleans or categories"
+        ) from error
     found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
+    total = sum(found[name].to_list())
+    found = found.filter(~nw.col(column).is_null())
     counts = dict(zip(found[column].to_list(), found[name].to_list(), strict=True))
-    present = {level: n for level, n in counts.items() if level is not None and level == level}
+    present = {level: n for level, n in counts.items() if level == level}
     try:
         levels = sorted(present)
     except TypeError:
@@ -142,4 +151,4 @@ def _list_levels(frame: Frame, column: str) -> tuple[list[Level], int]:
             f"residual='{column}' has {count(len(levels), 'level')}; a stratum needs rows of its "
             f"own, so choose a column with at most {MOST} levels"
         )
-    return levels, int(sum(counts.values()) - sum(present.values()))
+    return levels, int(total - sum(present.values()))

@@ -290,3 +290,24 @@ def test_text_that_turns_to_numbers_far_down_is_refused_in_one_line() -> None:
     table["v"] = pd.Series(values, dtype=object)
     with pytest.raises(BhlmError, match="'v' holds values of several types"):
         Model("y ~ v + (1 | g)", table)
+
+
+@pytest.mark.parametrize("kind", ["intervals", "periods", "durations", "lists of Arrow's"])
+def test_strata_of_what_has_no_order_are_refused_alike(kind: str, tmp_path: Path) -> None:
+    for route, source in list_routes(make_table(ODD[kind]()), tmp_path).items():
+        if route in TYPELESS.get(kind, ()):
+            continue
+        with pytest.raises(BhlmError, match=r"the column of residual='v' (has type|holds)"):
+            Model("y ~ x + (1 | g)", source, residual="v")
+
+
+def test_strata_of_booleans_with_gaps_are_the_same_on_every_route(tmp_path: Path) -> None:
+    table = make_table(pd.array([None if k == 2 else k > 2 for k in BASE], dtype="boolean"))
+    found = {
+        route: Model("y ~ x + (1 | g)", source, residual="v").reml()
+        for route, source in list_routes(table, tmp_path).items()
+    }
+    assert len(found) > 5
+    for route, other in found.items():
+        assert list(other.estimates.index) == list(found["pandas"].estimates.index), route
+        np.testing.assert_allclose(other.loglik, found["pandas"].loglik, rtol=1e-8)
