@@ -27,10 +27,10 @@ class Survey:
     random: tuple[tuple[str, ...], ...]  # by factor, school first, the columns of its effects
 
 
-def make_survey(seed: int, *, nested: bool = True) -> Survey:
+def make_survey(seed: int, *, nested: bool = True, schools: tuple[int, int] = (3, 12)) -> Survey:
     """Return the design of a seed: 3 to 12 schools, of 1 to 4 rooms, of 1 to 10 rows."""
     rng = np.random.default_rng([20261129, seed])
-    n_schools = int(rng.integers(3, 13))
+    n_schools = int(rng.integers(schools[0], schools[1] + 1))
     rooms = rng.integers(1, 5, n_schools)
     rooms[:2] = np.maximum(rooms[:2], 2)
     above = np.repeat(np.arange(n_schools), rooms)

@@ -28,6 +28,7 @@ from bhlm.reml.optimize import (
     Step,
     list_tangents,
     maximize,
+    may_be_lower,
     unwhiten_loglik,
 )
 from bhlm.reml.sandwich import Errors, apply_convention, check_sandwich, settle_errors
@@ -187,7 +188,7 @@ def fit_moments(
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
             what the formula says, one unstructured block per random term.
         start: a fit of the same model to start from, such as the one before new rows came; from
-            one that leads nowhere, or to the boundary, the search begins anew.
+            one that leads nowhere, or to what may be a lower maximum, the search begins anew.
         errors: "model" takes standard errors from the information, "full", "uncorrected", "block"
             and "separate" from the groups' scores, see `bhlm.reml.sandwich`. None is "full" with
             sampling weights, whose information knows nothing of the design, and else "model".
@@ -203,7 +204,7 @@ def fit_moments(
     white = _whiten(moments, structure, start)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=method == "reml", start=theta)
-    if start is not None and (optimum.singular or not optimum.converged):
+    if start is not None and may_be_lower(white, structure, optimum):
         again = maximize(white, structure, restricted=method == "reml")
         higher = again.criterion.value < optimum.criterion.value - SAME
         optimum = again if higher or not optimum.converged else optimum

@@ -4,7 +4,8 @@ From the variances by MIVQUE(0), which need no likelihood, Newton's descent in t
 coefficients of every factor's lam, without bounds and by the exact gradient and Hessian. Where the
 Hessian is dear, as with many levels of crossed factors, a quasi-Newton search goes first, from
 about the expected information, and leaves nothing but the check to it. Where a search ends on the
-boundary there may be a higher maximum elsewhere, and it is begun again from several places.
+boundary, or there are few units, there may be a higher maximum elsewhere, and it is begun again
+from several places.
 """
 
 from collections.abc import Callable
@@ -28,14 +29,18 @@ from bhlm.likelihood.levels import (
 )
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.reml.optimize import (
+    FAR,
     FLOOR,
     GRADIENT,
+    NEAR,
     SAME,
     ZERO,
     Scaled,
     Step,
     descend,
+    has_few_groups,
     is_maximum,
+    list_far,
     polish,
     raise_psi,
     solve_squares,
@@ -46,8 +51,6 @@ Array = np.ndarray
 
 QUASI_STEPS = 40
 HALVINGS = 30
-# Variances in those of the residual, far from each other, at which a search begins again.
-FAR, NEAR = 10.0, 0.1
 
 
 class Arranged(Scaled, Protocol):
@@ -183,8 +186,6 @@ def maximize_levels(
     if start is not None:
         return _search(problem, np.asarray(start, dtype=np.float64))
     found = _search(problem, _begin(problem))
-    if found.converged and not found.singular:
-        return found
     for theta in _list_others(problem, found):
         other = _search(problem, theta)
         higher = other.criterion.at.value < found.criterion.at.value - SAME
@@ -223,15 +224,36 @@ def _search(problem: LevelsProblem, theta: Array) -> LevelsOptimum:
     )
 
 
+def may_be_lower_levels(
+    white: Arranged, structures: tuple[Structure, ...], found: LevelsOptimum
+) -> bool:
+    """Return whether a maximum may be lower than another: on the boundary, and of few units."""
+    return found.singular or not found.converged or _has_few_units(white, structures)
+
+
+def _has_few_units(white: Arranged, structures: tuple[Structure, ...]) -> bool:
+    return has_few_groups(white.levels.counts, structures)
+
+
 def _list_others(problem: LevelsProblem, found: LevelsOptimum) -> list[Array]:
-    """Return theta (c,) of where a higher maximum than one on the boundary is looked for.
+    """Return theta (c,) of where a maximum higher than the one found is looked for.
 
     On the boundary the variance of a factor may have gone to another, a correlation to the wrong
     one of its two ends, or a variance may have two maxima of which one is zero. So every factor in
     turn has the larger variances; every one that has lost rank is given it back, and every one that
-    has some loses all, the others being as they were found.
+    has some loses all, the others being as they were found. Of few units there may be several
+    maxima inside and on one boundary, and every coefficient in turn has the larger variance.
     """
-    sizes = [structure.q for structure in problem.structures]
+    white, structures = problem.white, problem.structures
+    places = _list_across(structures, found) if found.singular or not found.converged else []
+    if _has_few_units(white, structures):
+        places += list_far([structure.q for structure in structures])
+    return list(map(problem.project, places))
+
+
+def _list_across(structures: tuple[Structure, ...], found: LevelsOptimum) -> list[list[Array]]:
+    """Return the Psi_f (q_f, q_f) of other boundaries than the one found."""
+    sizes = [structure.q for structure in structures]
     places = []
     for at in range(len(sizes)):
         shares = [FAR if other == at else NEAR for other in range(len(sizes))]
@@ -243,7 +265,7 @@ def _list_others(problem: LevelsProblem, found: LevelsOptimum) -> list[Array]:
             places.append([*psis[:at], full, *psis[at + 1 :]])
         if psi.any():
             places.append([*psis[:at], np.zeros_like(psi), *psis[at + 1 :]])
-    return list(map(problem.project, places))
+    return places
 
 
 def _begin(problem: LevelsProblem) -> Array:

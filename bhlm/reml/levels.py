@@ -17,7 +17,7 @@ from bhlm.moments.cells import CellMoments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
 from bhlm.reml.level_sandwich import find_level_scores
-from bhlm.reml.level_search import LevelsOptimum, maximize_levels
+from bhlm.reml.level_search import LevelsOptimum, maximize_levels, may_be_lower_levels
 from bhlm.reml.maximum import Maximum, Part, require_plain
 from bhlm.reml.optimize import SAME, Step, unwhiten_loglik
 from bhlm.reml.sandwich import Errors, apply_convention, check_sandwich, settle_errors
@@ -299,7 +299,7 @@ def fit_cells(
         covariance: "unstructured", "independent", "exchangeable" or "identity", for every factor;
             None keeps what the formula says, one unstructured block per random term.
         start: a fit of the same model to start from, such as the one before new rows came; from
-            one that leads nowhere, or to the boundary, the search begins anew.
+            one that leads nowhere, or to what may be a lower maximum, the search begins anew.
         errors: with sampling weights, one of `bhlm.reml.sandwich.CONVENTIONS` by the scores of
             the coarsest units, "full" by default; else "model".
 
@@ -320,7 +320,7 @@ def fit_cells(
     white = whiten_cells(moments, structures)
     theta = None if start is None else _relocate(start, moments, structures, white)
     optimum = maximize_levels(white, structures, restricted=method == "reml", start=theta)
-    if start is not None and (optimum.singular or not optimum.converged):
+    if start is not None and may_be_lower_levels(white, structures, optimum):
         again = maximize_levels(white, structures, restricted=method == "reml")
         higher = again.criterion.at.value < optimum.criterion.at.value - SAME
         optimum = again if higher or not optimum.converged else optimum
