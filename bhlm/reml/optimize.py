@@ -59,7 +59,7 @@ CURVED = 1e-8  # negative curvature below this share of the largest is rounding
 FAR, NEAR, LITTLE = 10.0, 0.1, 0.01
 # Groups per covariance parameter below which a likelihood is searched from several places. Of small
 # random designs (tests/survey_designs.py) with one factor and sampling weights 3 of 241 maxima
-# inside were missed below 4, the last at 3.5, and none of 950 above.
+# inside were missed below 4, the last at 3.5, and none of 505 above.
 FEW = 5.0
 
 
