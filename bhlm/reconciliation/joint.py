@@ -33,6 +33,9 @@ from bhlm.reconciliation.judge import FALSE_ALARMS, count_effective, standardise
 
 Array = np.ndarray
 
+# Probability that sound draws of one fit are refuted by one of the three kinds of test here: they
+# come on top of those of each parameter by itself, and hardly add to its false alarms.
+RARE = FALSE_ALARMS / 10.0
 COLLINEAR = 1e-10  # of 1 - rho^2, of which rounding leaves five digits there
 
 
@@ -92,7 +95,7 @@ def _find_drift(post: Posterior, residuals: Residuals) -> list[str]:
     """Return a sentence for each fixed effect whose draws miss their exact conditional means."""
     names = post.moments.fixed
     gaps = {name: residuals.gap[:, i].reshape(post.shape) for i, name in enumerate(names)}
-    limit = float(norm.isf(FALSE_ALARMS / (2.0 * len(names))))
+    limit = float(norm.isf(RARE / (2.0 * len(names))))
     return [
         f"The draws of {name} average {row.mean:+.3g} off their exact conditional means, "
         f"{abs(row.mean) / row.mcse_mean:.1f} Monte Carlo errors."
@@ -173,7 +176,7 @@ def _find_worst(doubts: Iterable[Doubt], shape: tuple[int, int]) -> list[str]:
     The limit is Bonferroni's. There are no more effective draws than draws, so that the
     autocorrelation is asked for only where independent draws would be refuted.
     """
-    least = float(norm.isf(FALSE_ALARMS / 2.0))  # the limit of one statistic
+    least = float(norm.isf(RARE / 2.0))  # the limit of one statistic
     count, worst, told = 0, 0.0, ""
     for each in doubts:  # too many to be kept
         count += 1
@@ -184,7 +187,7 @@ def _find_worst(doubts: Iterable[Doubt], shape: tuple[int, int]) -> list[str]:
         score = abs(standardise(mean, math.hypot(each.error, 1.0 / math.sqrt(ess))).z)
         if score > worst:
             worst, told = score, each.told
-    limit = float(norm.isf(FALSE_ALARMS / (2.0 * max(count, 1))))
+    limit = float(norm.isf(RARE / (2.0 * max(count, 1))))
     if not worst > limit:
         return []
     return [
