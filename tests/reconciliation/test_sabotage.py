@@ -109,7 +109,15 @@ def test_reml_that_stopped_short(groups, q):
     problem = Problem(reml.white, reml.structure, True)
     theta = reml.theta * 1.02
     early = Optimum(
-        theta, problem.factor(theta), problem.at(theta), np.zeros(len(theta)), True, False, ()
+        theta=theta,
+        lam=problem.factor(theta),
+        criterion=problem.at(theta),
+        gradient=np.zeros(len(theta)),
+        converged=True,
+        singular=False,
+        steps=(),
+        linear=problem.at_zero().value,
+        bends=problem.bend(theta),
     )
     stopped = unwhiten(model.moments, reml.structure, reml.white, early)
     both = compare(stopped, make_fit(exact, resample(exact, seed=6)))
