@@ -151,7 +151,7 @@ def _read(group: str, loo: Loo, shown: int) -> str:
             text += f"and {refitted:,} of these {'was' if refitted == 1 else 'were'} left out by "
             text += "sampling anew"
         else:
-            text += "for which post.loo() samples the posterior without "
+            text += "for which leaving one out needs the posterior sampled without "
             text += f"{'it' if bad == 1 else 'each of them'} anew"
     if shown < len(khat):
         text += f"; {shown:,} of {len(khat):,} are drawn, the largest among them"

@@ -251,7 +251,7 @@ def test_khat_shows_what_was_measured(sleep):
     assert "for 1 of 18 groups, and 1 of these was left out by sampling anew" in figure.reading
     assert "(Subject 332)" in figure.reading
     assert "332" in json.dumps(drawn["data"])
-    assert "post.loo() samples the posterior without it anew" in plot_khat(post).reading
+    assert "leaving one out needs the posterior sampled without it anew" in plot_khat(post).reading
 
 
 def test_threshold_of_khat_is_in_sight(post):
