@@ -145,13 +145,15 @@ def _read(group: str, loo: Loo, shown: int) -> str:
     else:
         text += (
             f"; it is above the threshold of {loo.good_k:.2f} for {bad:,} of "
-            f"{count(len(khat), 'group')}, "
+            f"{count(len(khat), 'group')}"
         )
         if refitted:
-            text += f"and {refitted:,} of these {'was' if refitted == 1 else 'were'} left out by "
+            text += (
+                f"; {count(refitted, 'group')} {'was' if refitted == 1 else 'were'} left out by "
+            )
             text += "sampling anew"
         else:
-            text += "for which leaving one out needs the posterior sampled without "
+            text += ", for which leaving one out needs the posterior sampled without "
             text += f"{'it' if bad == 1 else 'each of them'} anew"
     if shown < len(khat):
         text += f"; {shown:,} of {len(khat):,} are drawn, the largest among them"
