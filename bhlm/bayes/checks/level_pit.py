@@ -5,7 +5,14 @@ from collections.abc import Callable
 from bhlm.bayes.checks.level_predictive import check_units
 from bhlm.bayes.checks.level_rows import check_same_level_rows, stream_level_rows
 from bhlm.bayes.checks.loo import check_likelihood
-from bhlm.bayes.checks.loo_pit import ROWS, LooPit, average_pit, choose_rows, measure_uniformity
+from bhlm.bayes.checks.loo_pit import (
+    ROWS,
+    LooPit,
+    average_pit,
+    choose_rows,
+    measure_uniformity,
+    read_means,
+)
 from bhlm.bayes.checks.predictive import thin_draws
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.moments.cells import CellRows
@@ -33,9 +40,7 @@ def check_level_pit(
     """
     check_likelihood(post)
     if rows is None:
-        table = check_units(post, kind="new groups").groups
-        pit = 1.0 - table.loc[table["statistic"] == "mean", "p"].to_numpy()
-        return LooPit(pit, of_rows=False, total=len(pit), p=measure_uniformity(pit))
+        return read_means(check_units(post, kind="new groups"))
     own = rows()
     check_same_level_rows(post, own)
     picked = choose_rows(post, len(own.y), most=most)

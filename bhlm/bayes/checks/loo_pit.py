@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from bhlm.bayes.checks.importance import score_units
 from bhlm.bayes.checks.loo import check_likelihood, relative_efficiency
-from bhlm.bayes.checks.predictive import OUTSIDE, check_groups, thin_draws
+from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups, thin_draws
 from bhlm.bayes.checks.rows import stream_rows
 from bhlm.bayes.draws import Draws, Posterior
 from bhlm.layout import count
@@ -88,14 +88,19 @@ def check_pit(post: Draws, rows: Callable[[], Rows] | None = None, *, most: int 
     """
     check_likelihood(post)
     if rows is None:
-        table = check_groups(post, kind="new groups").groups
-        pit = 1.0 - table.loc[table["statistic"] == "mean", "p"].to_numpy()
-        return LooPit(pit, of_rows=False, total=len(pit), p=measure_uniformity(pit))
+        return read_means(check_groups(post, kind="new groups"))
     labels, x, z, y = rows()
     at = place_own_rows(post.moments, labels, y)
     picked = choose_rows(post, len(y), most=most)
     pit = predict_rows_left_out(post, at[picked], x[picked], z[picked], y[picked])
     return LooPit(pit, of_rows=True, total=len(y), p=measure_uniformity(pit))
+
+
+def read_means(check: PredictiveCheck) -> LooPit:
+    """Return the PIT of the groups' means among the replicates of a check."""
+    table = check.groups
+    pit = 1.0 - table.loc[table["statistic"] == "mean", "p"].to_numpy()
+    return LooPit(pit, of_rows=False, total=len(pit), p=measure_uniformity(pit))
 
 
 def choose_rows(post: Posterior, n: int, *, most: int = ROWS) -> Array:
