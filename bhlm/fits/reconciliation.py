@@ -203,13 +203,11 @@ def reconcile(
             f"reconciliation yet with {weights.sentence}"
         )
         return replace(both, checks=Checks(None, None, None, (left_out,)))
+    if isinstance(post, FamilyBayesFit):
+        return replace(both, checks=run_family_checks(post))
+    model = both.model
+    has_rows = model is not None and model.has_rows and post.moments.n_rows <= ROWS
     if not isinstance(post, BayesFit):
-        if isinstance(post, FamilyBayesFit):
-            return replace(both, checks=run_family_checks(post))
-        model = both.model
-        has_rows = model is not None and model.has_rows and post.moments.n_rows <= ROWS
         rows = model.cell_rows if model and has_rows else None
         return replace(both, checks=run_level_checks(post, rows))
-    model = both.model
-    has_rows = model is not None and model.has_rows and model.moments.n_rows <= ROWS
     return replace(both, checks=run_checks(post, model.rows if model and has_rows else None))
