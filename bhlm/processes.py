@@ -7,10 +7,15 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SCRIPT = ("__file__", "__spec__")  # by which a new process finds the script to run
@@ -27,6 +32,25 @@ def measure_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8 * 10**9
+
+
+@contextmanager
+def limit_blas() -> Generator[None]:
+    """Let linear algebra compute in one thread meanwhile, here and in every other thread.
+
+    numpy and scipy bring a BLAS each, whose idle threads wait for work at full speed: on few cores
+    they take from each other what a matrix of a thousand columns gains.
+    """
+    with _find_pools().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _find_pools() -> "ThreadpoolController":
+    import scipy.linalg.lapack  # noqa: F401  its library is to be among those that are found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def run_here[T](

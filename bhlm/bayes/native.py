@@ -6,7 +6,7 @@ public interface serves, with the same draws at a quarter of the speed.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from bhlm.bayes.level_density import LevelDensity, log_turned
 from bhlm.bayes.packing import pack_density, pack_levels
 from bhlm.bayes.weighted_density import WeightedDensity, log_weighted, pack_weighted
 from bhlm.likelihood.level_pattern import NestedPattern
+from bhlm.processes import count_cores, limit_blas
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -156,15 +157,19 @@ def run_model(
 ) -> "xr.DataTree":
     """Return the trace of a run; whatever is raised while it is waited for ends the run first.
 
+    Where chains keep all cores busy, each computes in one thread.
+
     nutpie itself would take Ctrl-C for a wish to have the draws so far, as many in each chain as
     there happen to be.
     """
     import nutpie
 
-    running = nutpie.sample(model, **arguments)
-    try:
-        return wait(running)
-    except BaseException:
-        with suppress(Exception):  # there is nothing to cancel once the draws were taken
-            running.cancel()
-        raise
+    at_once = min(arguments["chains"], arguments["cores"] or arguments["chains"])
+    with limit_blas() if at_once >= count_cores() else nullcontext():
+        running = nutpie.sample(model, **arguments)
+        try:
+            return wait(running)
+        except BaseException:
+            with suppress(Exception):  # there is nothing to cancel once the draws were taken
+                running.cancel()
+            raise

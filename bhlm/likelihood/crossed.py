@@ -11,8 +11,9 @@ is that of `nested`, once for the rest and once for each level of the eliminated
 Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 4, for the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from scipy.linalg import lapack
 from bhlm.errors import DataError
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group
-from bhlm.processes import measure_memory
+from bhlm.processes import limit_blas, measure_memory
 
 Array = np.ndarray
 
@@ -32,6 +33,9 @@ DENSE = 10  # matrices of the dense rest that are held at a time
 # for rather than taken from I - S^-1.
 THIN = 1e-3
 WIDE = 300  # columns of the rest above which second derivatives are dear
+# Columns of the rest from which on LAPACK may take several threads: InstEval, with 1142, takes .9 s
+# in one and 1.3 to 4 in two; with 2256 there is no difference on two cores.
+THREADED = 2500
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -215,6 +219,20 @@ class _Pulled(NamedTuple):
     middle: Array  # (J, q, q) U_j G U_j'
 
 
+def _in_one_thread[**P, T](method: Callable[P, T]) -> Callable[P, T]:
+    """Return a method of Crossed that keeps LAPACK to one thread where the rest is not large."""
+
+    @wraps(method)
+    def limited(*args: P.args, **named: P.kwargs) -> T:
+        crossed = args[0]
+        if isinstance(crossed, Crossed) and crossed.width < THREADED:
+            with limit_blas():
+                return method(*args, **named)
+        return method(*args, **named)
+
+    return limited
+
+
 @dataclass(frozen=True, slots=True)
 class Crossed:
     """Whitened cross-products by level of the eliminated factor, and the dense rest."""
@@ -238,6 +256,7 @@ class Crossed:
         """The factors that are not eliminated first."""
         return tuple(f for f in range(len(self.sizes)) if f != self.eliminated)
 
+    @_in_one_thread
     def eliminate(self, lams: Sequence[Array]) -> Eliminated:
         """Return log |V| and E; see `bhlm.likelihood.levels.Levels`."""
         q, r = self.sizes[self.eliminated], self.width
@@ -261,11 +280,13 @@ class Crossed:
         logdet += 2.0 * float(np.log(np.diag(root)).sum())
         return Eliminated(logdet, e - half.T @ half, _Kept(inner, out, root, half, varies, {}))
 
+    @_in_one_thread
     def slopes(self, lams: Sequence[Array], found: Eliminated, weight: Array) -> tuple[Array, ...]:
         """Return the derivatives by lam_f; see `bhlm.likelihood.levels.Levels`."""
         scores = self._pull(lams, found, weight).scores
         return tuple(2.0 * score @ lam for score, lam in zip(scores, lams, strict=True))
 
+    @_in_one_thread
     def bend(
         self,
         lams: Sequence[Array],
@@ -351,6 +372,7 @@ class Crossed:
         """Whether the rest is so wide that products of its matrices take the time."""
         return self.width > WIDE
 
+    @_in_one_thread
     def precisions(self, lams: Sequence[Array], found: Eliminated) -> tuple[Array, ...]:
         """Return every factor's F_jj; see `bhlm.likelihood.levels.Levels`."""
         result = []
@@ -364,6 +386,7 @@ class Crossed:
                 result.append(self._own_precisions(lams, found, factor))
         return tuple(result)
 
+    @_in_one_thread
     def effects(
         self, lams: Sequence[Array], found: Eliminated, beta: Array, spread: Array
     ) -> tuple[Effects, ...]:
@@ -395,6 +418,7 @@ class Crossed:
             result.append(Effects(mean[span].reshape(count, size), blocks))
         return tuple(result)
 
+    @_in_one_thread
     def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
         """Return joint covariances; see `bhlm.likelihood.levels.Levels`."""
         p, (_, many), kept = len(spread), codes.shape, found.kept
