@@ -19,6 +19,7 @@ from bhlm.bayes.convergence import (
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
+from bhlm.bayes.rounding import resolve_draws
 from bhlm.bayes.whole import check_draws, survey_draws
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
@@ -400,9 +401,8 @@ def build_fit(
         content["unadjusted_posterior"] = sampled
     # G alone would lose digits of its root where a column is far from zero.
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
-    diagnostics = diagnose_run(
-        parameter_draws(moments, structure, beta, g, sigma), stats, certificate
-    )
+    named = parameter_draws(moments, structure, beta, g, sigma)
+    diagnostics = diagnose_run(resolve_draws(moments, structure, named, root), stats, certificate)
     if unbounded:
         sentence = (
             f"{moments.n_groups} groups do not bound {' and '.join(unbounded)}: the upper tail is "

@@ -13,6 +13,7 @@ from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws, read_sigma
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.bayes.rounding import resolve_draws
 from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -366,11 +367,8 @@ def build_levels_fit(
     if x is not None:
         content["unconstrained_posterior"]["x"] = x
     chained = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
-    diagnostics = diagnose_run(
-        parameter_draws(moments, structure, *chained),
-        stats,
-        certificate,
-    )
+    named = parameter_draws(moments, structure, *chained)
+    diagnostics = diagnose_run(resolve_draws(moments, structure, named, root), stats, certificate)
     if unbounded:
         sentence = (
             f"the groups do not bound {' and '.join(unbounded)}: the upper tail is that of the "

@@ -20,6 +20,7 @@ Array = np.ndarray
 
 GRID = 1024
 TOLERANCE = 2.0
+ROUNDING = 1e-14  # of the draws: a kernel no wider than that sees the doubles one by one
 REACH = 4.0  # standard deviations of the kernel that are summed
 ROUGHNESS = 1.0 / (2.0 * np.sqrt(np.pi))
 
@@ -43,6 +44,8 @@ def find_mode(
         return float(x[0])
     ess = float(len(x)) if ess is None or not np.isfinite(ess) else min(ess, float(len(x)))
     width = choose_bandwidth(x, ess)
+    if width <= ROUNDING * max(abs(x[0]), abs(x[-1])):
+        return float(np.median(x))
     grid, density = estimate_density(x, width, lower=lower, upper=upper)
     at = int(density.argmax())
     error = np.sqrt(density[at] * ROUGHNESS / (ess * width))

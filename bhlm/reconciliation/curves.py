@@ -12,6 +12,7 @@ from bhlm.bayes.importance.marginals import find_support, fit_marginal
 from bhlm.bayes.prior_table import evaluate_density
 from bhlm.bayes.priors.correlations import find_law
 from bhlm.bayes.priors.resolve import draw_prior
+from bhlm.bayes.rounding import has_density
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter, scale_covariance
 from bhlm.reml.estimate import Estimate
@@ -100,12 +101,15 @@ def find_density(
     """
     from arviz_stats.base import array_stats
 
+    scale = parameter.scaled if parameter.is_variance else parameter
+    own = draws[str(scale)].ravel()
+    if not has_density(own):
+        return own[:1], np.full(1, np.nan)
     if exact is not None:
         name = str(parameter)
         found = fit_marginal(exact.kernels[name], exact.draws.weight, find_support(parameter))
         return found.x, found.density
-    scale = parameter.scaled if parameter.is_variance else parameter
-    at, density, _ = array_stats.kde(draws[str(scale)].ravel())
+    at, density, _ = array_stats.kde(own)
     if scale == parameter:
         return at, density
     at, density = at[at > 0.0], density[at > 0.0]
@@ -150,5 +154,8 @@ def _estimate_moved(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
 def _smooth(draws: Array) -> Callable[[Array], Array]:
     from arviz_stats.base import array_stats
 
-    at, density, _ = array_stats.kde(draws[draws <= np.quantile(draws, 0.99)])
+    draws = draws[draws <= np.quantile(draws, 0.99)]
+    if not has_density(draws):
+        return lambda x: np.full(len(x), np.nan)
+    at, density, _ = array_stats.kde(draws)
     return lambda x: np.asarray(np.interp(x, at, 0.99 * density, left=0.0, right=np.nan))

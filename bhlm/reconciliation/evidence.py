@@ -7,6 +7,7 @@ one and all together, where the posterior without them is proper.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeGuard
 
@@ -25,6 +26,7 @@ from bhlm.bayes.level_density import LevelDensity, build_levels
 from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
+from bhlm.bayes.rounding import find_rounded, resolve_draws
 from bhlm.bayes.weighted_density import build_weighted
 from bhlm.errors import PriorError
 from bhlm.layout import list_names
@@ -85,6 +87,8 @@ class Evidence:
     flat_indices: dict[str, float]
     single_indices: dict[str, dict[str, float]]
     reasons: tuple[str, ...] = field(default=())  # what could not be computed, and why
+    # Correlations that are +-1 to rounding by where zero lies: judged at the columns' means.
+    rounded: tuple[str, ...] = ()
     # Of draws under sampling weights, which are judged as they were sampled; None elsewhere.
     adjustment: AdjustmentCheck | None = None
 
@@ -229,6 +233,7 @@ def gather_evidence(reml: AnyEstimate, post: Posterior, *, limit: float = KHAT) 
         flat_indices=flat_existence.indices,
         single_indices=single_indices,
         reasons=tuple(reasons),
+        rounded=found.rounded,
         adjustment=adjustment,
     )
 
@@ -236,6 +241,19 @@ def gather_evidence(reml: AnyEstimate, post: Posterior, *, limit: float = KHAT) 
 def take_sampled(post: Posterior) -> Posterior:
     """Return draws as the sampler left them, those under sampling weights before they moved."""
     return post.sampled if isinstance(post, Draws) else post
+
+
+def resolve_sampled(post: Posterior, names: Sequence[str]) -> dict[str, Array]:
+    """Return the draws as the sampler left them, with some correlations as at the columns' means.
+
+    Args:
+        post: the draws.
+        names: of the correlations that are +-1 to rounding.
+    """
+    sampled = take_sampled(post)
+    return resolve_draws(
+        sampled.moments, sampled.structure, sampled.draws, sampled.flat.root, names
+    )
 
 
 def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> FlatMode:
@@ -310,6 +328,7 @@ class _Route:
         self.flat: Swapped | None = None
         self.single: dict[str, Swapped] = {}
         self.quadrature: QuadratureRoute | None = None
+        self.rounded = find_rounded(post.structure, post.draws)
 
     @property
     def is_open(self) -> bool:
@@ -330,8 +349,12 @@ class _Route:
             self.reasons.append(f"The draws are not certified: {error}.")
             return
         self.exact = exact
-        drawn = take_sampled(post).draws
-        self.judgement = judge(drawn, exact, certified=exact.khat <= self.limit)
+        self.rounded = tuple(each for each in self.rounded if each in exact.rounded)
+        self.judgement = judge(
+            resolve_sampled(post, self.rounded),
+            exact.resolve(self.rounded),
+            certified=exact.khat <= self.limit,
+        )
         if exact.khat <= self.limit:
             self.pool = start_pool(exact, seed=self.seed)
             return
@@ -339,7 +362,8 @@ class _Route:
         chosen = integrate_draws(post) if _takes_grid(post) else None
         instead = "and quadrature has no answer"
         if chosen is not None:
-            judgement = judge_by_quadrature(post.draws, chosen, post.parameters)
+            judged = [each for each in post.parameters if str(each) not in self.rounded]
+            judgement = judge_by_quadrature(post.draws, chosen, judged)
             if judgement.certified:
                 self.quadrature, self.judgement = QuadratureRoute(chosen), judgement
                 return

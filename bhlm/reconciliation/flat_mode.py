@@ -64,7 +64,8 @@ class FlatMode:
     own_loglik: float  # the highest that was reached from the other starts
     gradient: float  # largest component of the gradient by lam
     singular: bool  # lam has lost rank
-    flatness: float  # range of what should be constant, in log density; inf where not finite
+    # Range of what should be constant, in log density, beyond `bound_rounding`; inf if not finite.
+    flatness: float
 
     @property
     def shortfall(self) -> float:
@@ -465,7 +466,22 @@ def check_flatness(
         )
         remainders.append(value - loglik - measure(base, white.p, x))
     spread = float(np.ptp(remainders))
-    return spread if math.isfinite(spread) else math.inf
+    lost = bound_rounding(white, turned)
+    return max(spread - lost, 0.0) if math.isfinite(spread) else math.inf
+
+
+def bound_rounding(white: Whitened | WhitenedCells, turned: Array | None) -> float:
+    """Return what rounding leaves of a log-likelihood whose roots are turned to a frame and back.
+
+    With a covariate D SDs from zero, elements of the turned basis are differences of numbers D
+    times as large. Of a root that is off by a share e the log-likelihood of
+    J groups or cells is by about e J q.
+    """
+    if turned is None:
+        return 0.0
+    size = (np.abs(turned) @ np.abs(white.basis)).max(axis=1)
+    lost = float(np.finfo(float).eps * np.max(size / np.abs(turned @ white.basis).max(axis=1)))
+    return lost * len(white.blocks) * white.q
 
 
 def _constrain(

@@ -15,7 +15,7 @@ with u a uniform rank: bounded, so that their errors hold however heavy the tail
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from bhlm.bayes.importance.kernels import tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
 from bhlm.bayes.importance.target import build_target, condition_fixed
 from bhlm.likelihood.patterns import WhitenedPatterns
-from bhlm.reconciliation.evidence import Evidence, take_sampled
+from bhlm.reconciliation.evidence import Evidence, resolve_sampled, take_sampled
 from bhlm.reconciliation.judge import FALSE_ALARMS, count_effective, standardise
 
 Array = np.ndarray
@@ -62,14 +62,15 @@ def find_joint(post: Posterior, evidence: Evidence) -> list[str]:
     and all parameters are compared by their ranks. Those are compared where weighted draws are
     believed.
     """
-    post = take_sampled(post)
+    drawn, post = resolve_sampled(post, evidence.rounded), take_sampled(post)
     found = []
     residuals = condition_draws(post)
     if residuals is not None:
         found += _find_drift(post, residuals)
-        found += _find_worst(_list_conditional(post, residuals), post.shape)
+        found += _find_worst(_list_conditional(post, residuals, drawn), post.shape)
     if evidence.weighted is not None:
-        found += _find_worst(_list_ranked(post, evidence.weighted), post.shape)
+        exact = evidence.weighted.resolve(evidence.rounded)
+        found += _find_worst(_list_ranked(post, exact, drawn), post.shape)
     return found
 
 
@@ -104,13 +105,15 @@ def _find_drift(post: Posterior, residuals: Residuals) -> list[str]:
     ]
 
 
-def _list_conditional(post: Posterior, residuals: Residuals) -> Iterator[Doubt]:
+def _list_conditional(
+    post: Posterior, residuals: Residuals, draws: Mapping[str, Array]
+) -> Iterator[Doubt]:
     """Yield what is known of the fixed effects given the other parameters."""
     names = post.moments.fixed
     s = residuals.gap / residuals.sd
     u = ndtr(s)
     others = [each for each in post.parameters if each.is_sd or each.is_correlation]
-    ranks = {str(each): _rank(post.draws[str(each)].ravel()) for each in others}
+    ranks = {str(each): _rank(draws[str(each)].ravel()) for each in others}
     for i, name in enumerate(names):
         size = math.sqrt(float(np.mean(s[:, i] ** 2)))
         yield Doubt(
@@ -140,7 +143,9 @@ def _list_conditional(post: Posterior, residuals: Residuals) -> Iterator[Doubt]:
             )  # fmt: skip
 
 
-def _list_ranked(post: Posterior, exact: ImportancePosterior) -> Iterator[Doubt]:
+def _list_ranked(
+    post: Posterior, exact: ImportancePosterior, draws: Mapping[str, Array]
+) -> Iterator[Doubt]:
     """Yield the rank correlations of pairs of parameters that weighted draws have as points."""
     weight = exact.draws.weight
     own, drawn = {}, {}
@@ -152,7 +157,7 @@ def _list_ranked(post: Posterior, exact: ImportancePosterior) -> Iterator[Doubt]
             continue
         points, cdf = tabulate_cdf(kernels, weight)
         own[name] = _centre(np.interp(kernels.centre, points, cdf))
-        drawn[name] = _centre(np.interp(post.draws[name].ravel(), points, cdf, left=0.0, right=1.0))
+        drawn[name] = _centre(np.interp(draws[name].ravel(), points, cdf, left=0.0, right=1.0))
     names = list(own)
     for i, name in enumerate(names):
         for other in names[i + 1 :]:

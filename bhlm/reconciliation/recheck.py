@@ -11,6 +11,7 @@ import numpy as np
 
 from bhlm.bayes.convergence import diagnose_run
 from bhlm.bayes.draws import Posterior
+from bhlm.bayes.rounding import resolve_draws
 from bhlm.likelihood.factor_names import name_factors
 from bhlm.moments.cells import CellMoments
 
@@ -27,7 +28,7 @@ def rejudge_draws(post: Posterior) -> Posterior:
         post = fresh
     stats = post.data["sample_stats"].dataset
     found = diagnose_run(
-        post.draws,
+        resolve_draws(post.moments, post.structure, post.draws, post.flat.root),
         {str(name): values.values for name, values in stats.items()},
         post.diagnostics.certificate,
     )

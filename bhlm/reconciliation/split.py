@@ -15,7 +15,8 @@ gap = posterior mean of the draws - REML estimate is the exact sum of
     unexplained  flat-prior mode - REML estimate, which is zero if both engines are right, and
                  what refuted draws miss the mean by beyond their error
 
-A share is nan where it cannot be told: where a mean does not exist or is not certified.
+A share is nan where it cannot be told: where a mean does not exist or is not certified. A
+correlation that is +-1 to rounding in both answers, by where zero lies, has no gap to split.
 """
 
 import math
@@ -26,6 +27,7 @@ import numpy as np
 from bhlm.bayes.convergence import summarize
 from bhlm.bayes.draws import Posterior, parameter_draws
 from bhlm.bayes.importance.target import PRIORS, list_priors
+from bhlm.bayes.rounding import ROUNDING
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reconciliation.evidence import AnyEstimate, Evidence, take_sampled
@@ -87,6 +89,11 @@ def split_gaps(reml: AnyEstimate, post: Posterior, evidence: Evidence) -> "pd.Da
         drawn, _, _, sd, low, high, *_, mcse = summarize({name: draws[name]})[name]
         # Without an SD, that of a normal with the same 95 % interval is the unit.
         unit = sd if evidence.indices[name] > 2.0 else (high - low) / WIDTH
+        if is_one(name, float(estimates[name]), drawn, evidence):
+            known = {"reml": float(estimates[name]), "posterior": drawn, "sd": sd}
+            rows[name] = dict.fromkeys(columns, 0.0) | known
+            verdicts.append(_judge_one(name, evidence))
+            continue
         if adjusted:
             moved, (plain, *_, mcse) = drawn, summarize({name: sampled[name]})[name]
             drawn = plain
@@ -198,6 +205,18 @@ def _judge_row(
     if abs(row["gap"]) <= NEGLIGIBLE * unit:
         return "agree"
     return "explained" if math.isfinite(row["shape"] + row["prior"]) else "undetermined"
+
+
+def is_one(name: str, estimate: float, mean: float, evidence: Evidence) -> bool:
+    """Return whether a correlation is +-1 to rounding in both answers, by where zero lies."""
+    return name in evidence.rounded and abs(mean - estimate) <= ROUNDING
+
+
+def _judge_one(name: str, evidence: Evidence) -> str:
+    """Return the verdict on such a correlation, whose draws are judged at the columns' means."""
+    if evidence.judgement and any(name == each for each, _ in evidence.judgement.refuted):
+        return "unexplained"
+    return "agree" if evidence.certified else "undetermined"
 
 
 def _name_mode(post: Posterior, mode: FlatMode) -> dict[str, float]:

@@ -24,6 +24,7 @@ from bhlm.likelihood.whitening import Whitened
 from bhlm.reconciliation.flat_mode import (
     PROBES,
     FlatMode,
+    bound_rounding,
     locate,
     locate_shared,
     log_jacobian,
@@ -265,4 +266,5 @@ def _check_flatness(
         jacobian += 2.0 * float(x[len(located) :].sum())
         remainders.append(float(log_weighted(x, density)[0]) - loglik - jacobian)
     spread = float(np.ptp(remainders))
-    return spread if math.isfinite(spread) else math.inf
+    lost = bound_rounding(white, turned)
+    return max(spread - lost, 0.0) if math.isfinite(spread) else math.inf

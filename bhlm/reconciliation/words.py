@@ -21,7 +21,7 @@ from bhlm.reconciliation.evidence import AnyEstimate, Evidence
 from bhlm.reconciliation.findings import LARGE
 from bhlm.reconciliation.judge import STATISTICS
 from bhlm.reconciliation.proper import judge_proper
-from bhlm.reconciliation.split import NEGLIGIBLE
+from bhlm.reconciliation.split import NEGLIGIBLE, is_one
 from bhlm.reconciliation.swaps import (
     Share,
     Swapped,
@@ -129,6 +129,8 @@ def _explain(
     withheld: dict[str, str],
 ) -> str:
     name, gap, verdict = str(parameter), float(row["gap"]), row["verdict"]
+    if is_one(name, float(row["reml"]), float(row["posterior"]), evidence):
+        return _explain_one(name, float(row["posterior"]), evidence)
     unit = gap / row["gap_sd"] if row["gap_sd"] else float(row["sd"])
     if not evidence.has_mean(name):
         return f"The posterior mean of {name} is withheld: {withheld[name]}."
@@ -163,6 +165,21 @@ def _explain(
     if verdict == "unexplained":
         return f"{text}; {row['unexplained']:+.2g} unexplained."
     return f"{text}." if verdict == "undetermined" else f"{text}; nothing unexplained."
+
+
+def _explain_one(name: str, mean: float, evidence: Evidence) -> str:
+    """Return the sentence on a correlation that is +-1 to rounding by where zero lies."""
+    text = (
+        f"{name} is {'+' if mean > 0.0 else '-'}1 to rounding in both answers, since zero lies far "
+        "from the values of a covariate"
+    )
+    if not evidence.certified or evidence.judgement is None:
+        return f"{text}."
+    refuted = [STATISTICS[key] for each, key in evidence.judgement.refuted if each == name]
+    told = f"off in {_list(refuted)}" if refuted else "certified"
+    if evidence.route == "quadrature":
+        return f"{text}; its draws are not judged."
+    return f"{text}; as it is at the columns' means, its draws are {told}."
 
 
 def _list_clauses(

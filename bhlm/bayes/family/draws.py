@@ -14,6 +14,7 @@ from bhlm.bayes.draws import HELD, Posterior, Settings, build_tree, parameter_dr
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.bayes.rounding import resolve_draws
 from bhlm.errors import check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import tabulate_effects
@@ -261,10 +262,9 @@ def build_family_fit(
     }
     if not settings.prior_only and found.logliks.size <= held:
         content["log_likelihood"] = {"loglik": chain(found.logliks)}
+    named = parameter_draws(patterns, structure, *map(chain, (flat.beta, g, flat.sigma)))
     diagnostics = diagnose_run(
-        parameter_draws(patterns, structure, chain(flat.beta), chain(g), chain(flat.sigma)),
-        stats,
-        certificate,
+        resolve_draws(patterns, structure, named, flat.root), stats, certificate
     )
     if found.error > ACCURATE:
         diagnostics = diagnostics.add_failure(

@@ -10,6 +10,7 @@ methods and examples, section 9.2; Glynn (1996), for quantiles.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from bhlm.bayes.importance.target import (
 )
 from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.bayes.rounding import find_rounded, read_at_means
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.patterns import WhitenedPatterns, whiten_patterns
@@ -78,6 +80,25 @@ class ImportancePosterior(Drawn):
     def certified(self) -> bool:
         """Whether k is at most 0.7 and so the standard errors hold."""
         return self.khat <= KHAT
+
+    @property
+    def rounded(self) -> tuple[str, ...]:
+        """The correlations that are +-1 to rounding by where zero lies."""
+        points = {name: kernels.centre for name, kernels in self.kernels.items()}
+        return find_rounded(self.structure, points, weight=self.draws.weight)
+
+    def resolve(self, names: Sequence[str]) -> "ImportancePosterior":
+        """Return the posterior with some correlations as they are at the columns' means."""
+        if not names:
+            return self
+        sigma = self.at.sigma if self.at.sigma.ndim == 1 else self.at.sigma[:, 0]
+        root = self.target.basis @ self.at.lam * sigma[:, None, None]
+        found = {
+            name: Kernels(x, np.zeros(len(x)))
+            for name, x in read_at_means(self.moments, self.structure, root, names).items()
+        }
+        located = {name: locate(each, self.draws.weight) for name, each in found.items()}
+        return replace(self, kernels=self.kernels | found, located=self.located | located)
 
     @property
     def estimates(self) -> "pd.DataFrame":
