@@ -130,7 +130,7 @@ def write_index(entries: list[Entry]) -> str:
     ]
     lines[-2] += " is written before them."
     for group in dict.fromkeys(entry.group for entry in entries):
-        lines += [f"## {group}", "", "| name | |", "|---|---|"]
+        lines += [f"## {group}", "", "| name | what it is |", "|---|---|"]
         for entry in entries:
             if entry.group == group:
                 first = escape(read_summary(entry.value)).replace("\n", " ")
@@ -174,7 +174,7 @@ def document_class(entry: Entry) -> list[str]:
                                        static + inner, 3)  # fmt: skip
     fields = [] if entry.name in CALLED and "Args:" in (cls.__doc__ or "") else read_fields(cls)
     if fields:
-        body += ["", "It holds:", "", "| field | type | |", "|---|---|---|"]
+        body += ["", "It holds:", "", "| field | type | what it is |", "|---|---|---|"]
         body += [f"| `{name}` | {show_type(of)} | {escape(told)} |" for name, of, told in fields]
         body.append("")
     return wrap_directive(kind, f"bhlm.{entry.name}{call}", body, 4)

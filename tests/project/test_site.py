@@ -1,6 +1,7 @@
 """The documentation: every public name has a page, links point somewhere, no page lies."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +23,7 @@ finally:
     sys.path.remove(str(DOCS))
 
 README_LINES = 150
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +148,45 @@ def test_what_other_programs_users_are_told_exists():
     assert len(found) > 30
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_asks_nothing_of_any_network(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built site, its notebooks not run."""
+    place = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "-D",
-               "nb_execution_mode=off", str(DOCS), str(tmp_path)]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
+               "nb_execution_mode=off", "-D", "suppress_warnings=myst-nb.lexer",
+               str(DOCS), str(place)]  # fmt: skip
+    built = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no chromium; apt-get install chromium")
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "light"), (1440, "dark")])
+def test_axe_finds_nothing_on_the_site_and_no_page_is_too_wide(site, width, scheme):
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'bhlm[dev]'")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    faults = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        for name in ("index", "howto/own_data", "coming_from", "validation", "tutorial/slopes",
+                     "api/index", "api/RemlFit"):  # fmt: skip
+            shown.goto((site / f"{name}.html").as_uri())
+            found = axe.run(shown).response["violations"]
+            faults += [f"{name}: {each['id']}, {each['nodes'][0]['target']}" for each in found]
+            if shown.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                faults.append(f"{name}: wider than the window")
+        browser.close()
+    assert faults == []
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_asks_nothing_of_any_network(site):
     for name in bhlm.__all__:
         if name != "plots":
-            assert (tmp_path / "api" / f"{name}.html").exists()
-    for page in tmp_path.rglob("*.html"):
+            assert (site / "api" / f"{name}.html").exists()
+    for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         loaded = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"([^\"]+)\"", text)
         loaded += re.findall(r"<link[^>]*\srel=\"stylesheet\"[^>]*href=\"([^\"]+)\"", text)
