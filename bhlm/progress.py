@@ -1,5 +1,6 @@
 """What is said on standard error while work goes on: bars in terminals, lines elsewhere."""
 
+import logging
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ class Voice:
 
     def __init__(self) -> None:
         self.quiet = False
+        self.notes = False  # whether notes are printed, as commands do, instead of logged
         self._text = ""
         self._said = ""  # the text of the last line
         self._line_at = 0.0
@@ -58,6 +60,13 @@ class Voice:
     def say(self, text: str) -> None:
         """Name what goes on from here."""
         self._text = text
+
+    def tell(self, sentence: str) -> None:
+        """Tell what a user should know before the work: a command prints it, others log it."""
+        if not self.notes:
+            logging.getLogger("bhlm").warning("%s", sentence)
+        elif not self.quiet:
+            print(f"bhlm: note: {sentence}", file=sys.stderr)
 
     @contextmanager
     def hold(self) -> Iterator[None]:

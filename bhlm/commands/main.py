@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 the verdict holds, 1 it does not, 2 bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logger = logging.getLogger("bhlm")
-    level, quiet = logger.level, VOICE.quiet
+    level, quiet, notes = logger.level, VOICE.quiet, VOICE.notes
+    VOICE.notes = True
     logger.setLevel(logging.ERROR)  # commands print the verdict themselves
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = INTERRUPTED
     finally:
         logger.setLevel(level)
-        VOICE.quiet = quiet
+        VOICE.quiet, VOICE.notes = quiet, notes
     if status == 2:
         _drop_output()
     sys.exit(status or 0)

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -114,8 +113,8 @@ def tell_doubts(reduced: "AnyMoments | Patterns | StratumMoments") -> None:
     """Say, unless to be quiet, which predictors can hardly be meant as numbers."""
     from bhlm.moments.identifiers import doubt_columns
 
-    for sentence in () if VOICE.quiet else doubt_columns(reduced):
-        print(f"bhlm: note: {show_name(sentence)}", file=sys.stderr)
+    for sentence in doubt_columns(reduced):
+        VOICE.tell(show_name(sentence))
 
 
 def choose_weights(

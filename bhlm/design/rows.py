@@ -15,8 +15,8 @@ from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.design.steps import name_within
 from bhlm.errors import DataError
-from bhlm.sources.kinds import settle_arrow, settle_pandas
-from bhlm.sources.open import scan_table
+from bhlm.sources.kinds import settle_arrow, settle_pandas, tell_lost_categories
+from bhlm.sources.open import find_parquet, scan_table
 from bhlm.sources.parquet import ParquetScan
 
 SHOWN_COLUMNS = 12
@@ -89,10 +89,14 @@ def open_rows(
     plain = [factor.name for factor in list_factors(formula) if isinstance(factor, Name)]
     counted = _counted(formula)
     named = [name for name in (*labels, *plain) if name not in counted]
-    return scan_table(
+    table = scan_table(
         data, memory_limit=memory_limit, labels=labels, text=text, named=named,
         separator=separator, missing=missing,
     )  # fmt: skip
+    if (paths := find_parquet(data)) is not None:
+        read = [name for factor in list_factors(formula) for name in column_names(factor)]
+        tell_lost_categories(paths[0], str(data), list(dict.fromkeys(read)))
+    return table
 
 
 def _counted(formula: Formula) -> set[str]:

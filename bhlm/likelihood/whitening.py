@@ -168,6 +168,25 @@ def whiten_strata(strata: StratumMoments, structure: Structure) -> Whitened:
     return replace(white, parts=parts, sizes=sizes)
 
 
+def whiten_parts(
+    strata: StratumMoments, moments: Moments, structure: Structure
+) -> list[tuple[Array, Array]]:
+    """Return each stratum's places among the groups (J_s,), and its cross-products (J_s, k, k).
+
+    In the columns in which `whiten` has `moments`, those of all rows by their weights; the strata's
+    own count every row once.
+    """
+    whole = Whole(*pool(moments))
+    columns = whiten_columns(moments, (structure,), whole=whole)
+    return [
+        (
+            np.searchsorted(moments.groups, part.groups),
+            _congruence(part, columns.loadings, whole.mean),
+        )
+        for part in strata.parts
+    ]
+
+
 def measure_columns(moments: "Moments | CellMoments") -> float:
     """Return log |X'X| / 2, X unweighted, by which restricted likelihoods of meta-analyses differ.
 

@@ -144,8 +144,15 @@ def _list_levels(frame: Frame, column: str) -> tuple[list[Level], int]:
     try:
         levels = sorted(present)
     except TypeError:
-        kinds = list_names(sorted({type(level).__name__ for level in present}))
-        raise DataError(f"residual='{column}' mixes {kinds}; make all of them text") from None
+        kinds = sorted({type(level).__name__ for level in present})
+        if len(kinds) == 1:
+            raise DataError(
+                f"the column of residual='{column}' holds values of the type {kinds[0]}, which "
+                "have no order; choose a column of numbers, strings, booleans or categories"
+            ) from None
+        raise DataError(
+            f"residual='{column}' mixes {list_names(kinds)}; make all of them text"
+        ) from None
     if not 1 <= len(levels) <= MOST:
         raise DataError(
             f"residual='{column}' has {count(len(levels), 'level')}; a stratum needs rows of its "

@@ -5,22 +5,23 @@ that with precision weights. Outside it the logarithms of the S - 1 ratios are s
 and without bounds. Source: Pinheiro & Bates (2000), Mixed-Effects Models in S and S-PLUS, 5.2.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
-from bhlm.layout import show_name
+from bhlm.layout import name_some, show_name
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
-from bhlm.likelihood.whitening import whiten
+from bhlm.likelihood.whitening import Whitened, whiten, whiten_parts
 from bhlm.moments.moments import Moments
 from bhlm.moments.strata import StratumMoments
 from bhlm.reml.estimate import Estimate, fit_moments
-from bhlm.reml.optimize import maximize, unwhiten_loglik
+from bhlm.reml.optimize import Optimum, maximize, unwhiten_loglik
 from bhlm.reml.rows import Row, list_variances
 from bhlm.reml.standard_errors import log_interval, standard_errors
 
@@ -32,6 +33,8 @@ Array = np.ndarray
 STEP = 1e-3  # of differences in log ratios: fourth order leaves 1e-12 of them
 LARGEST = 15.0  # log ratio of two residual SDs, from which on one has vanished
 EPS = float(np.finfo(np.float64).eps)
+# Curvature by a log ratio below which its standard error is above 30: nothing is known of it.
+NOTHING = 1e-3
 FLAT = 1e-5  # slope by a log ratio that counts as none, in log-likelihood
 # Residual SDs that the response may be away from zero; beyond, its rounding shows in the slope.
 FAR = 1e8
@@ -161,6 +164,15 @@ class StrataEstimate:
         )
 
 
+class _Visit(NamedTuple):
+    """What is profiled at some ratios of the residual SDs."""
+
+    value: float  # the (restricted) log-likelihood
+    slopes: Array  # (S - 1,) of it, by the log ratios
+    g: Array  # (q, q)
+    sigma2: float  # of the first stratum
+
+
 def fit_strata(
     strata: StratumMoments, *, method: str = "reml", covariance: str | None = None
 ) -> StrataEstimate:
@@ -178,23 +190,39 @@ def fit_strata(
         start = known[0] if known and not known[0].singular else None
         return fit_moments(moments, method=method, covariance=covariance, start=start)
 
-    def loglik(free: Array) -> float:
-        """The log-likelihood alone, without what else a fit computes."""
+    visits: dict[bytes, _Visit] = {}
+    inside: list[Array] = []  # theta of the last visit, where it was not singular
+
+    def visit(free: Array) -> _Visit:
+        """The likelihood there, without what else a fit computes."""
+        key = free.tobytes()
+        if key in visits:
+            return visits[key]
         if not np.abs(free).max() <= LARGEST:
-            raise _refuse_vanished(strata)
+            raise _refuse_vanished(strata, _find_least(strata, free))
         moments = strata.weigh(np.append(0.0, free))
         structure = known[0].structure
         white = whiten(moments, structure)
         restricted = known[0].method == "reml"
-        theta = None if known[0].singular else known[0].theta
-        optimum = maximize(white, structure, restricted=restricted, start=theta)
+        start = inside[-1] if inside else None
+        optimum = maximize(white, structure, restricted=restricted, start=start)
+        inside[:] = [] if optimum.singular else [optimum.theta]
         value = unwhiten_loglik(optimum.criterion.value, white, restricted)
         if not np.isfinite(value):
             raise _refuse_vanished(strata)
-        return value
+        parts = whiten_parts(strata, moments, structure)
+        weights = np.exp(-2.0 * np.append(0.0, free))
+        slopes = score_ratios(white, optimum, parts, weights) - strata.n
+        sigma2 = optimum.criterion.sigma2 * white.scale**2
+        root = white.basis @ optimum.lam * np.sqrt(sigma2)
+        visits[key] = _Visit(value, slopes[1:], root @ root.T, sigma2)
+        return visits[key]
 
     def slope(free: Array) -> Array:
-        return np.array([_differ(loglik, free, c) for c in range(len(free))])
+        return visit(free).slopes
+
+    def descend(free: Array) -> tuple[float, Array]:
+        return -visit(free).value, -visit(free).slopes
 
     others = len(strata.levels) - 1
     common = fit(np.zeros(others))
@@ -204,16 +232,17 @@ def fit_strata(
             f"{common.advice}"
         )
     known.append(common)
+    inside += [] if common.singular else [common.theta]
     if not others:
         none = np.empty((0, 0))
-        cov = _join_errors(fit, common, np.empty(0), none)
+        cov = _join_errors(visit, common, np.empty(0), none)
         return StrataEstimate(
             strata, common, np.zeros(1), cov, common.converged, common, np.empty(0)
         )
     found = minimize(
-        lambda x: -loglik(x),
+        descend,
         np.zeros(others),
-        jac=lambda x: -slope(x),
+        jac=True,
         method="BFGS",
         options={"gtol": 1e-4},
     )
@@ -231,23 +260,76 @@ def fit_strata(
             break
         free = free - np.linalg.solve(hessian, gradient)
     if not np.abs(free).max() <= LARGEST or np.linalg.cond(hessian) > 1.0 / EPS:
-        raise _refuse_vanished(strata)
+        raise _refuse_vanished(strata, _find_least(strata, free))
+    if (lost := np.flatnonzero(np.abs(np.diag(hessian)) < NOTHING) + 1).size:
+        raise _refuse_vanished(strata, [strata.levels[s] for s in lost.tolist()])
     at, gradient = fit(free), slope(free)
     return StrataEstimate(
         strata=strata,
         at=at,
         log_ratios=np.append(0.0, free),
-        variance_cov=_join_errors(fit, at, free, -np.linalg.inv(hessian)),
+        variance_cov=_join_errors(visit, at, free, -np.linalg.inv(hessian)),
         converged=bool(at.converged and np.abs(gradient).max() < FLAT),
         common=common,
         gradient=gradient,
     )
 
 
-def _refuse_vanished(strata: StratumMoments) -> ArgumentError:
+def score_ratios(
+    white: Whitened, optimum: Optimum, parts: Sequence[tuple[Array, Array]], weights: Array
+) -> Array:
+    """Return the slopes (S,) of the profiled log-likelihood by the log ratios of the SDs, plus n_s.
+
+    At the optimum of all that is profiled these are the slopes where that is held. With C the
+    coefficients of Henderson's equations, W_s = [Z, X] of the rows of stratum s, e_s what the
+    predictions leave of them, and w_s = 1 / ratio_s^2, the slope is
+    w_s e_s'e_s / sigma^2 + w_s tr(C^-1 W_s'W_s) - n_s, for ML without the fixed effects in C.
+    Source: Pinheiro & Bates (2000), 5.2, in which it is taken by differences; Searle, Casella &
+    McCulloch (1992), Variance Components, 6.6 and 7.6, for C.
+
+    Args:
+        white: all rows by their weights, whitened.
+        optimum: of the criterion there.
+        parts: the strata's places among the groups (J_s,) and cross-products (J_s, k, k), as
+            `whiten_parts` has them.
+        weights: (S,) w_s.
+    """
+    q, p, at, lam = white.q, white.p, optimum.criterion, optimum.lam
+    a = white.blocks
+    inner = np.linalg.inv(np.eye(q) + lam.T @ a[:, :q, :q] @ lam)
+    spread = lam @ inner @ lam.T  # (J, q, q) of the random coefficients, given the fixed ones
+    tied = -spread @ a[:, :q, q : q + p]  # (J, q, p) how they move with the fixed ones
+    effects = spread @ (a[:, :q, -1] - a[:, :q, q : q + p] @ at.beta)[..., None]  # (J, q, 1)
+    left = np.concatenate(
+        [-effects[..., 0], np.tile(np.append(-at.beta, 1.0), (len(a), 1))], axis=1
+    )
+    slopes = np.zeros(len(parts))
+    for s, ((places, blocks), w) in enumerate(zip(parts, weights.tolist(), strict=True)):
+        v = left[places]
+        squares = float(np.einsum("ja,jab,jb->", v, blocks, v))
+        trace = float(np.einsum("jab,jab->", spread[places], blocks[:, :q, :q]))
+        if at.restricted:
+            t, x = tied[places], blocks[:, :q, q : q + p]
+            mixed = t.transpose(0, 2, 1) @ x
+            outer = t.transpose(0, 2, 1) @ blocks[:, :q, :q] @ t
+            total = outer + mixed + mixed.transpose(0, 2, 1) + blocks[:, q : q + p, q : q + p]
+            trace += float(np.sum(at.phi * total.sum(axis=0)))
+        slopes[s] = w * (squares / at.sigma2 + trace)
+    return slopes
+
+
+def _find_least(strata: StratumMoments, free: Array) -> list[Any]:
+    """Return the stratum with the smallest residual SD, where all of them are numbers."""
+    if not np.isfinite(free).all():
+        return []
+    return [strata.levels[int(np.argmin(np.append(0.0, free)))]]
+
+
+def _refuse_vanished(strata: StratumMoments, levels: Sequence[Any] = ()) -> ArgumentError:
+    named = f" ({name_some(levels)})" if levels else ""
     return ArgumentError(
-        f"the residual variance of a stratum of '{strata.column}' goes to zero, so nothing is left "
-        "of it to estimate; merge it with another"
+        f"the residual variance of a stratum of '{show_name(strata.column)}'{named} goes to zero, "
+        "so nothing is left of it to estimate; merge it with another"
     )
 
 
@@ -263,7 +345,7 @@ def _differ(function: Any, point: Array, c: int) -> Any:
     return (8.0 * near - far) / (12.0 * STEP)
 
 
-def _join_errors(fit: Any, at: Estimate, free: Array, cov: Array) -> Array:
+def _join_errors(visit: Callable[[Array], _Visit], at: Estimate, free: Array, cov: Array) -> Array:
     """Return the covariance (m + S, m + S) of g's elements and of the residual variances.
 
     What the fit knows at given ratios, and what their own errors (S - 1, S - 1) add by way of the
@@ -273,7 +355,7 @@ def _join_errors(fit: Any, at: Estimate, free: Array, cov: Array) -> Array:
     m, others = len(labels), len(free)
 
     def values(point: Array) -> Array:
-        moved = fit(point)
+        moved = visit(point)
         sigma2 = moved.sigma2 * np.exp(2.0 * np.append(0.0, point))
         return np.array([*(moved.g[i, j] for i, j in labels), *sigma2])
 

@@ -2,7 +2,6 @@
 
 import glob
 import gzip
-import logging
 import mmap
 import os
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhlm.errors import DataError, miss_package
+from bhlm.layout import show_name
+from bhlm.progress import VOICE
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.arrow import EXACT, to_pandas
 from bhlm.sources.databases import refuse_file
@@ -228,11 +229,25 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
         return to_pandas(file.read())
 
 
+PANDAS_TYPES = (b"interval", b"period")  # that pandas adds to Arrow's
+
+
 def _read_feather(path: Path) -> "pd.DataFrame":
     from pyarrow import feather
 
     # Arrow trusts the lengths and offsets in a file; of a damaged one they lead out of its memory.
-    table = feather.read_table(path, memory_map=False)
+    try:
+        table = feather.read_table(path, memory_map=False)
+    except TypeError as error:
+        # pandas' own types within categories come back by way of a function that fails on them.
+        kinds = [kind for kind in PANDAS_TYPES if b"pandas." + kind in path.read_bytes()]
+        if not kinds:
+            raise
+        raise DataError(
+            f"'{path}' holds categories of pandas' {kinds[0].decode()}s, such as pandas.cut makes, "
+            "which Arrow writes but cannot read back; write that column as text, such as "
+            "table['age'].astype(str), or give the dataframe itself"
+        ) from error
     table.validate(full=True)
     return to_pandas(table)
 
@@ -250,8 +265,9 @@ def _tell_once(path: Path) -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     if any(issubclass(each.category, UnicodeWarning) for each in found):
-        logging.getLogger("bhlm").warning(
-            "'%s' holds text that is not UTF-8, as its format has it; it is read as Latin-1", path
+        VOICE.tell(
+            f"'{show_name(path)}' holds text that is not UTF-8, as its format has it; it is read "
+            "as Latin-1"
         )
 
 

@@ -8,7 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bhlm.errors import DataError
+from bhlm.layout import list_names, show_name
+from bhlm.progress import VOICE
 from bhlm.sources.arrow import is_lexical, to_pandas
 
 if TYPE_CHECKING:
@@ -21,8 +25,9 @@ WHOLE = 1 << 16
 def settle_pandas(table: "pd.DataFrame", names: Collection[str] | None = None) -> "pd.DataFrame":
     """Return the table with objects that are all booleans, numbers or decimals as such.
 
-    Columns of Arrow's types come as pandas' own where these are categories, or as plain text.
-    `names` are the columns to look at, None is all.
+    Halves come as floats, in which each of them is a number too. Columns of Arrow's types come as
+    pandas' own where these are categories, or as plain text. `names` are the columns to look at,
+    None is all.
     """
     import pandas as pd
 
@@ -34,6 +39,8 @@ def settle_pandas(table: "pd.DataFrame", names: Collection[str] | None = None) -
             settled = _settle_arrow(table[name])
         elif pd.api.types.is_object_dtype(dtype):
             settled = _settle_objects(table[name])
+        elif dtype == np.float16:  # which pandas cannot look up
+            settled = table[name].astype("float32")
         else:
             continue
         if settled is not None:
@@ -160,6 +167,42 @@ def list_categories(paths: Sequence[Path]) -> dict[str, list[str]]:
         name: sorted(known) if is_lexical(schemas[0].field(name)) else list(known)
         for name, known in found.items()
     }
+
+
+def find_lost_categories(path: Path, names: Collection[str] | None = None) -> list[str]:
+    """Return which of some columns were categories of pandas', and are not in a Parquet file.
+
+    Parquet keeps categories of text alone; of others it holds the values.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet, types
+
+    try:
+        schema = parquet.read_schema(path)
+        beside = (schema.pandas_metadata or {}).get("columns", [])
+        meant = [each["field_name"] for each in beside if each["pandas_type"] == "categorical"]
+        held = dict(zip(schema.names, schema.types, strict=True))
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # what is damaged is refused where it is read
+    return [
+        name
+        for name in (meant if names is None else names)
+        if name in meant and name in held and not types.is_dictionary(held[name])
+    ]
+
+
+def tell_lost_categories(path: Path, place: str, names: Collection[str] | None = None) -> None:
+    """Tell which of some columns of a Parquet file, called `place`, were categories once.
+
+    `names` None is all columns.
+    """
+    if lost := find_lost_categories(path, names):
+        which = list_names([f"'{show_name(name)}'" for name in lost])
+        VOICE.tell(
+            f"{which} of '{show_name(place)}' held categories of pandas' that are no text, of "
+            "which Parquet keeps the values alone: numbers are read as numbers, and C() makes "
+            "categories of them in their order"
+        )
 
 
 def _is_text_category(schema: Any, name: str) -> bool:

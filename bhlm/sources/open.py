@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import narwhals as nw
 
@@ -20,10 +20,13 @@ from bhlm.sources.files import (
     known_suffixes,
     read_file,
 )
-from bhlm.sources.kinds import unite_categories
+from bhlm.sources.kinds import tell_lost_categories, unite_categories
 from bhlm.sources.labels import settle_integers, settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
 from bhlm.sources.watch import watch_files
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Bytes on disk from which DuckDB streams a file instead of pandas reading all of it: a file of
 # half a gigabyte may fill several gigabytes of memory.
@@ -126,15 +129,22 @@ def scan_table(
 
     Raises `DataError` as `open_table` does.
     """
-    if isinstance(data, str | os.PathLike) and memory_limit is None and not missing:
-        place = os.fspath(data)
-        if "://" not in place and find_suffix(place) == ".parquet":
-            paths = find_files(place)
-            return scan_files(paths, place, is_large=_is_streamed(paths, STREAMED_SIZE))
+    if memory_limit is None and not missing and (paths := find_parquet(data)) is not None:
+        return scan_files(paths, os.fspath(data), is_large=_is_streamed(paths, STREAMED_SIZE))
     return open_table(
         data, memory_limit=memory_limit, labels=labels, text=text, named=named,
         separator=separator, missing=missing,
     )  # fmt: skip
+
+
+def find_parquet(data: Any) -> list[Path] | None:
+    """Return the Parquet files that stand at a path or pattern; None where it names others.
+
+    Raises `DataError` where there are none.
+    """
+    if not isinstance(data, str | os.PathLike) or "://" in (place := os.fspath(data)):
+        return None
+    return find_files(place) if find_suffix(place) == ".parquet" else None
 
 
 class Roles(NamedTuple):
@@ -171,6 +181,8 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
         )
     if suffix == ".parquet" and len(paths) > 1:
         scan_files(paths, place, is_large=False)  # which refuses files of different types
+    if suffix == ".parquet" and labels is None:  # otherwise a formula says which columns matter
+        tell_lost_categories(paths[0], place)
     if suffix in STREAMED and (memory_limit is not None or _is_streamed(paths, streamed_size)):
         _refuse_dialect(place, dialect)
         return stream_files(paths, suffix, memory_limit, place, labels=labels, text=text)
@@ -218,7 +230,27 @@ def _read_files(
                 f"'{path}' has the columns {', '.join(map(str, table.columns))}, but '{paths[0]}' "
                 f"has {', '.join(map(str, tables[0].columns))}; files of one pattern need the same"
             )
+    # A column of numbers in one file and of truth values or text in another is text in all.
+    if suffix in TEXT and (mixed := _find_mixed(tables, text)):
+        return _read_files(paths, suffix, [*text, *mixed], named, dialect)
     return pd.concat(unite_categories(tables), ignore_index=True)
+
+
+def _find_mixed(tables: "Sequence[pd.DataFrame]", text: Collection[str]) -> list[str]:
+    """Return the columns, beside those of `text`, that are of different kinds in several tables."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    found = []
+    for at, name in enumerate(tables[0].columns):
+        columns = [table.iloc[:, at] for table in tables]
+        kinds = {
+            (is_bool_dtype(column.dtype), is_numeric_dtype(column.dtype))
+            for column in columns
+            if column.notna().any()
+        }
+        if len(kinds) > 1 and name not in text:
+            found.append(name)
+    return found
 
 
 def _is_streamed(paths: Sequence[Path], size: int) -> bool:

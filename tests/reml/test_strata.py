@@ -1,6 +1,7 @@
 """Residual variances by stratum: nlme's varIdent, one stratum, and what is refused."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from command_line import run
 
 import bhlm
 from bhlm.errors import ArgumentError, DataError, FormulaError
+from bhlm.likelihood.covariance import arrange
+from bhlm.likelihood.whitening import whiten, whiten_parts
+from bhlm.reml.optimize import maximize, unwhiten_loglik
+from bhlm.reml.strata import score_ratios
 
 FOUND = json.loads((Path(__file__).parents[1] / "reference" / "survey" / "survey.json").read_text())
 ORTHODONT = "distance ~ C(Sex, Treatment('Male')) * I(age - 11) + (I(age - 11) | Subject)"
@@ -176,3 +181,38 @@ def test_strata_of_mixed_types_are_refused(coded):
     mixed = coded.assign(s=[1, "1"] * 30)
     with pytest.raises(DataError, match="residual='s' mixes int and str; make all of them text"):
         bhlm.Model("y ~ 1 + (1 | g)", mixed, residual="s")
+
+
+@pytest.mark.parametrize("case", ["orthodont_reml", "orthodont_ml", "body_weight"])
+def test_slopes_by_the_ratios_are_those_of_differences(case):
+    data, formula, residual, method = CASES[case]
+    strata = bhlm.Model(formula, bhlm.load_dataset(data), residual=residual).strata
+    restricted, structure = method == "reml", arrange(strata.whole, None)
+    ratios = np.linspace(0.0, 0.6, len(strata.parts))
+
+    def visit(ratios):
+        moments = strata.weigh(ratios)
+        white = whiten(moments, structure)
+        optimum = maximize(white, structure, restricted=restricted)
+        value = unwhiten_loglik(optimum.criterion.value, white, restricted)
+        parts = whiten_parts(strata, moments, structure)
+        return value, score_ratios(white, optimum, parts, np.exp(-2.0 * ratios)) - strata.n
+
+    steps = 1e-4 * np.eye(len(ratios))
+    differences = [(visit(ratios + h)[0] - visit(ratios - h)[0]) / 2e-4 for h in steps]
+    np.testing.assert_allclose(visit(ratios)[1], differences, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_strata", [12, pytest.param(49, marks=pytest.mark.slow)])
+def test_strata_of_hardly_more_rows_than_there_are_end_in_time(n_strata):
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(12), 5)
+    table = pd.DataFrame({"g": group, "x": rng.normal(size=60)})
+    table["y"] = 1.0 + table["x"] + rng.normal(size=12)[group] + rng.normal(size=60)
+    table["s"] = np.append(np.arange(49), rng.integers(0, 49, 11)) % n_strata
+    start = time.process_time()
+    # The only row or two of a stratum can be fitted without error.
+    with pytest.raises(ArgumentError, match=r"a stratum of 's' \(.*\) goes to zero"):
+        bhlm.Model("y ~ x + (1 | g)", table, residual="s").reml()
+    # Differences of the likelihood took 6 s for ten strata, and no end for 49.
+    assert time.process_time() - start < 5.0

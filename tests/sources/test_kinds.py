@@ -1,5 +1,6 @@
 """Columns of odd types: the same answer on every route, or a refusal of one line."""
 
+import contextlib
 import datetime
 import itertools
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from bhlm.commands.main import main
 from bhlm.errors import BhlmError
 from bhlm.fits.model import Model
 from bhlm.sources.open import open_table
@@ -311,3 +313,93 @@ def test_strata_of_booleans_with_gaps_are_the_same_on_every_route(tmp_path: Path
     for route, other in found.items():
         assert list(other.estimates.index) == list(found["pandas"].estimates.index), route
         np.testing.assert_allclose(other.loglik, found["pandas"].loglik, rtol=1e-8)
+
+
+def test_strata_of_halves_are_the_same_on_every_route(tmp_path: Path) -> None:
+    found = list_routes(make_table(ODD["halves"]()), tmp_path)
+    found["polars"] = pl.DataFrame(make_table(BASE)).with_columns(pl.col("v").cast(pl.Float16))
+    expected = Model("y ~ x + (1 | g)", make_table(BASE), residual="v").reml()
+    assert {"pandas", "pyarrow", "Feather", "Parquet"} <= set(found)
+    for route, source in found.items():
+        other = Model("y ~ x + (1 | g)", source, residual="v").reml()
+        np.testing.assert_allclose(other.loglik, expected.loglik, rtol=1e-8, err_msg=route)
+
+
+def test_strata_of_one_type_without_order_are_not_called_a_mixture() -> None:
+    with pytest.raises(BhlmError, match="values of the type complex, which have no order"):
+        Model("y ~ x + (1 | g)", make_table(ODD["complex numbers"]()), residual="v")
+
+
+@pytest.mark.parametrize("kind", ["categories of integers", "categories of times"])
+def test_categories_that_parquet_cannot_keep_are_told(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.parquet"
+    make_table(ODD[kind]()).to_parquet(path)
+
+    def count_told(read: Callable[[], Any]) -> int:
+        caplog.clear()
+        with contextlib.suppress(BhlmError):  # times are no numbers
+            read()
+        return sum("'v' of" in record.getMessage() for record in caplog.records)
+
+    assert count_told(lambda: Model("y ~ v + (1 | g)", path)) == 1
+    assert count_told(lambda: Model("y ~ C(v) + (1 | g)", str(path))) == 1
+    assert count_told(lambda: Model("y ~ x + (1 | v)", path)) == 0  # labels are the same
+    assert count_told(lambda: open_table(path)) == 1
+    assert count_told(lambda: open_table(path, memory_limit="100MB")) == 1
+    make_table(ODD["categories out of order"]()).to_parquet(path)
+    assert count_told(lambda: Model("y ~ v + (1 | g)", path)) == 0
+
+
+def test_a_command_tells_of_categories_that_parquet_cannot_keep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.parquet"
+    make_table(ODD["categories of integers"]()).to_parquet(path)
+    command = ["reml", "--data", str(path), "--formula", "y ~ v + (1 | g)"]
+    for more, n_notes in ([], 1), (["--memory-limit", "100MB"], 1), (["--quiet"], 0):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more])
+        assert ended.value.code == 0
+        assert capsys.readouterr().err.count("bhlm: note: 'v' of") == n_notes
+
+
+def test_feather_with_categories_of_intervals_says_what_to_do(tmp_path: Path) -> None:
+    make_table(ODD["categories of intervals"]()).to_feather(tmp_path / "t.feather")
+    with pytest.raises(BhlmError, match=r"pandas' intervals.*write that column as text"):
+        Model("y ~ v + (1 | g)", tmp_path / "t.feather")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["True", "False"], ["1", "0"]), (["1", "0"], ["True", "False"]), (["1", "0"], ["a", "b"]),
+        (["True", "False"], ["yes", "no"]), (["True", "False"], ["1.5", "2"]),
+        (["True", ""], ["1", "0"]),
+    ],
+)  # fmt: skip
+def test_csv_files_of_different_kinds_are_text_on_every_route(
+    first: list[str], second: list[str], tmp_path: Path
+) -> None:
+    table = make_table(BASE)
+    for name, values, rows in (("a", first, slice(0, 30)), ("b", second, slice(30, 60))):
+        table[rows].assign(v=values * 15).to_csv(tmp_path / f"{name}.csv", index=False)
+    table.assign(v=[*first * 15, *second * 15]).to_csv(tmp_path / "whole.csv", index=False)
+    pattern = str(tmp_path / "[ab].csv")
+
+    def try_fit(formula: str, source: Any) -> Any:
+        try:
+            return round(Model(formula, source).reml().loglik, 8)
+        except BhlmError as error:
+            return str(error)
+
+    for formula in ("y ~ v + (1 | g)", "y ~ C(v) + (1 | g)", "y ~ x + (1 | v)"):
+        answers = [
+            try_fit(formula, source)
+            for source in (
+                pattern, open_table(pattern, memory_limit="100MB"),
+                open_table(pattern, labels=[]), str(tmp_path / "whole.csv"),
+            )
+        ]  # fmt: skip
+        assert len(set(answers)) == 1, answers
