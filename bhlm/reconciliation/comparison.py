@@ -35,7 +35,7 @@ from bhlm.reconciliation.findings import (
     list_failed,
     name_failed,
 )
-from bhlm.reconciliation.joint import find_joint
+from bhlm.reconciliation.joint import describe_joint, find_joint
 from bhlm.reconciliation.judge import STATISTICS, Judgement
 from bhlm.reconciliation.published import PrintedCheck, check_published, describe_published
 from bhlm.reconciliation.recheck import find_contradictions, rejudge_draws
@@ -147,7 +147,8 @@ class Comparison:
                 f"{by_grid.chosen.accuracy:.1g} posterior SDs; the draws are judged by it in mean "
                 "and SD, and in the 95 % interval of SDs, variances and correlations that priors "
                 f"stand on themselves{_list_unjudged(judgement, by='the interval')}: a shift of "
-                f"{judgement.resolution:.2g} posterior SDs would be seen."
+                f"{judgement.resolution:.2g} posterior SDs would be seen. "
+                f"{describe_joint(self.evidence)}"
             )
         if exact is None or judgement is None or not judgement.certified:
             return "The draws are not certified: see the points."
@@ -160,8 +161,9 @@ class Comparison:
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
             f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares {shares} "
             f"with the sampler, and judges the draws{told} in mean, SD and "
-            f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}: a shift of "
-            f"{judgement.resolution:.2g} posterior SDs would be seen."
+            f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}"
+            f"{_list_moved(self.evidence)}: a shift of {judgement.resolution:.2g} posterior SDs "
+            f"would be seen. {describe_joint(self.evidence)}"
         )
 
     def group_effects(self) -> "pd.DataFrame":
@@ -392,6 +394,14 @@ def _list_unjudged(judgement: Judgement, *, by: str) -> str:
     if not heavy:
         return ""
     return f" ({list_names(heavy)} by {by} alone, whose tails are too heavy for mean or SD)"
+
+
+def _list_moved(evidence: Evidence) -> str:
+    """Return a clause on the correlations that are judged elsewhere than where they stand."""
+    if not evidence.rounded:
+        return ""
+    are = "is" if len(evidence.rounded) == 1 else "are"
+    return f" ({list_names(evidence.rounded)} {are} judged at the columns' means)"
 
 
 def _describe_unexplained(bad: "pd.DataFrame") -> str:

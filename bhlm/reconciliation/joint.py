@@ -74,6 +74,28 @@ def find_joint(post: Posterior, evidence: Evidence) -> list[str]:
     return found
 
 
+def describe_joint(evidence: Evidence) -> str:
+    """Return the sentence on what was tested of the draws together; empty if nothing was."""
+    exact = evidence.exact
+    if exact is None or not evidence.certified:
+        return ""
+    if exact.target.exact and exact.target.counted is None:
+        told = (
+            "fixed effects are tested against their exact distribution given the other parameters, "
+        )
+        told += (
+            "and nothing else is tested"
+            if evidence.weighted is None
+            else "and the other parameters, pair by pair, by their rank correlations"
+        )
+    else:
+        told = (
+            "parameters are tested, pair by pair, by their rank correlations alone: nothing is "
+            "normal given the rest"
+        )
+    return f"Together, {told}; dependence of another kind would not be seen."
+
+
 def condition_draws(post: Posterior) -> Residuals | None:
     """Return the fixed effects less their means given the rest; None where those are unknown."""
     if isinstance(post.white, WhitenedPatterns):  # nothing is normal given the rest

@@ -12,7 +12,8 @@ from bhlm.bayes.priors.families import StudentT
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import compare
-from bhlm.reconciliation.joint import condition_draws
+from bhlm.reconciliation.joint import condition_draws, describe_joint
+from bhlm.reconciliation.quadrature_route import QuadratureRoute
 
 
 @cache
@@ -71,6 +72,16 @@ def test_one_part_of_the_draws_in_another_order(q, what):
     assert any("not jointly those of the posterior" in reason for reason in both.reasons)
 
 
+def test_the_page_says_what_was_tested_of_the_draws_together():
+    reml, exact, sample = prepare(2)
+    both = compare(reml, make_fit(exact, sample))
+    assert "tested against their exact distribution given the other parameters" in both.route
+    assert both.route.endswith("dependence of another kind would not be seen.")
+    quadrature = replace(both.evidence, quadrature=QuadratureRoute(None))
+    assert "and nothing else is tested" in describe_joint(quadrature)
+    assert describe_joint(replace(both.evidence, judgement=None)) == ""
+
+
 def test_fixed_effects_that_are_correlated_the_other_way():
     """Draws mirrored about their mean, which leaves each parameter as it was."""
     reml, exact, sample = prepare(2)
@@ -87,7 +98,9 @@ def test_priors_under_which_fixed_effects_are_not_normal():
     reml, exact, sample = prepare(2, Priors(fixed=StudentT(4.0, 0.0, 5.0)))
     sound, wrong = make_fit(exact, sample), make_fit(exact, permute_fixed(sample, [0]))
     assert condition_draws(sound) is None
-    assert compare(reml, sound).verdict in ("agree", "explained")
+    fine = compare(reml, sound)
+    assert fine.verdict in ("agree", "explained")
+    assert "by their rank correlations alone" in fine.route
     both = compare(reml, wrong)
     assert both.verdict == "unexplained"
     assert any("by the independent route" in reason for reason in both.reasons)

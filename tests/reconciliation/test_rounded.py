@@ -90,6 +90,7 @@ def test_nothing_that_is_read_off_such_draws_warns(far):
     assert (row["gap"], row["unexplained"]) == (0.0, 0.0)
     assert "-1 to rounding in both answers" in both.words[CORR]
     assert post.estimates.loc[CORR, "mode"] == pytest.approx(-1.0, abs=1e-12)
+    assert f"({CORR} is judged at the columns' means)" in both.route
     assert len(both.curves())
 
 
