@@ -183,6 +183,16 @@ def turn_rest(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def scale_rest(matrix: Array, scale: Array, shift: float, out: Array) -> None:
+    """Write what `turn_rest` does, of levels with one column each: Q = diag(scale)."""
+    for i in range(len(scale)):
+        own, row, to = scale[i], matrix[i], out[i]
+        for j in range(i + 1):
+            to[j] = own * row[j] * scale[j]
+        to[i] += shift
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def multiply_lower(matrix: Array, vectors: Array) -> Array:
     """Return vectors matrix (m, R), of the leading lower triangle of a symmetric matrix."""
     many, r = vectors.shape
@@ -466,12 +476,16 @@ class Crossed:
 
     def _congruence(self, matrix: Array, lams: Sequence[Array], shift: float, out: Array) -> None:
         """Write shift I + Lam'matrix Lam into the lower triangle of `out`."""
+        factors = np.array(self.rest)
+        kinds = np.repeat(factors, np.array(self.counts)[factors])
+        if all(self.sizes[factor] == 1 for factor in self.rest):
+            scale = np.array([lam[0, 0] for lam in lams])[kinds]
+            scale_rest(matrix, scale, shift, out)
+            return
         most = max(self.sizes)
         turns = np.zeros((len(lams), most, most))
         for turn, lam in zip(turns, lams, strict=True):
             turn[: len(lam), : len(lam)] = lam
-        factors = np.array(self.rest)
-        kinds = np.repeat(factors, np.array(self.counts)[factors])
         begins = np.concatenate([[0], np.cumsum(np.array(self.sizes)[kinds])])
         turn_rest(matrix, begins, kinds, turns, shift, out)
 
