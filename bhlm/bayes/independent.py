@@ -72,6 +72,7 @@ def choose_method(
     *,
     is_plain: bool = True,
     is_watched: bool = False,
+    is_dear: bool = False,
 ) -> str:
     """Return "nuts" or "independent", as asked for, or as the number of groups suggests.
 
@@ -81,6 +82,7 @@ def choose_method(
         priors: one prior per parameter.
         is_plain: whether there are neither weights nor strata nor known variances.
         is_watched: whether somebody watches the sampler, or has given it a density.
+        is_dear: whether each evaluation of the density factors a large matrix.
 
     Raises:
         ArgumentError: independent draws of what only NUTS draws.
@@ -100,7 +102,8 @@ def choose_method(
     if settings.method is not None:
         return settings.method
     custom = any(isinstance(prior, PyMCPrior) for prior in priors.every)
-    return "nuts" if reasons or custom or n_groups < LARGE else "independent"
+    is_fit = n_groups >= LARGE or is_dear
+    return "nuts" if reasons or custom or not is_fit else "independent"
 
 
 def draw_independent(

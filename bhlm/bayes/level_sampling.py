@@ -61,9 +61,10 @@ def sample_cells(
 
     NUTS (nutpie) moves over the fixed effects, SDs, correlations and residual SD with the random
     effects of all factors integrated out, in coordinates that stand at the posterior's mode; each
-    draw then gets one exact draw of the random effects. What fails the convergence verdict is
-    logged as a warning of the logger "bhlm" too. Arguments are those of
-    `bhlm.bayes.sampling.sample_moments`.
+    draw then gets one exact draw of the random effects. Where factors are crossed and leave a dense
+    rest of many columns, draws are resampled from a proposal in its place, if the weights bear it
+    (`bhlm.bayes.independent`). What fails the convergence verdict is logged as a warning of the
+    logger "bhlm" too. Arguments are those of `bhlm.bayes.sampling.sample_moments`.
 
     Raises:
         ArgumentError: a covariance that has no prior here, or sampling weights.
@@ -86,23 +87,27 @@ def sample_cells(
     if not settings.prior_only:
         flat = resolve_priors(Priors.flat(), moments, structure=structure)
         unbounded = find_unbounded_levels(priors, structure, white, flat)
-    # Whether many levels of a factor make the weights even has not been measured: only where asked.
-    if settings.method == "independent":
-        choose_method(settings, 0, resolved, is_watched=watch is not None)  # or refuses
+    # Whether many levels of a factor make the weights even has not been measured: by default only
+    # where NUTS, which asks for some fifty thousand evaluations, would take hours.
+    method = choose_method(
+        settings, 0, resolved, is_dear=white.levels.bends_dearly, is_watched=watch is not None
+    )
+    drawn = None
+    if method == "independent":
         drawn = find_independent(
             moments.formula, white, structure, resolved,
             tails=index_tails(moments, structure, resolved, white), settings=settings, seed=seed,
         )  # fmt: skip
-        assert drawn is not None
+    if drawn is not None:
         fit = build_levels_fit(
-            moments, structure, resolved, white, drawn.parameters, drawn.stats, settings=settings,
-            seed=seed, start=start, sampler=ROUTE, unbounded=unbounded, held=held,
-            certificate=drawn.certificate,
+            moments, structure, resolved, white, drawn.parameters, drawn.stats,
+            settings=replace(settings, method="independent"), seed=seed, start=start,
+            sampler=ROUTE, unbounded=unbounded, held=held, certificate=drawn.certificate,
         )  # fmt: skip
     else:
         fit = sample_whitened_cells(
-            moments, structure, resolved, white, settings=settings, seed=seed, start=start,
-            unbounded=unbounded, progress=progress, watch=watch, held=held,
+            moments, structure, resolved, white, settings=replace(settings, method="nuts"),
+            seed=seed, start=start, unbounded=unbounded, progress=progress, watch=watch, held=held,
         )  # fmt: skip
     warn_of(fit.diagnostics, moments.formula)
     return fit

@@ -158,8 +158,7 @@ def find_independent(
     if not isinstance(found, str):
         if settings.method is None:
             LOGGER.info(
-                "'%s' has so many groups that its posterior is drawn independently (%s); "
-                "method='nuts' takes NUTS",
+                "the posterior of '%s' is drawn independently (%s); method='nuts' takes NUTS",
                 formula, found.certificate.sentence,
             )  # fmt: skip
         return found

@@ -419,8 +419,9 @@ class Model:
             method: "nuts"; or "independent", draws that are resampled from a proposal fitted to the
                 posterior, refused where Pareto's k of their weights is above 0.7 or too few of them
                 are effective, see `bhlm.bayes.independent`. None takes these from 5000 groups of a
-                single factor on, if they are not refused, and else NUTS; tune, target_accept,
-                maxdepth and cores are for NUTS alone.
+                single factor on, and of crossed factors that leave a dense rest of more than 300
+                columns, if they are not refused, and else NUTS; tune, target_accept, maxdepth and
+                cores are for NUTS alone.
 
         Raises:
             ArgumentError: a count that is not positive, a covariance that has no prior here, or

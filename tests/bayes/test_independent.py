@@ -26,6 +26,7 @@ from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.bayes.sampling import sample_moments
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
+from bhlm.likelihood import crossed
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
 from bhlm.plots import plot_energy, plot_pairs
@@ -208,6 +209,8 @@ def test_many_groups_are_drawn_independently_where_nothing_speaks_against_it():
     assert choose_method(replace(settings, sampler="density"), LARGE, priors) == "nuts"
     assert choose_method(settings, LARGE, priors, is_plain=False) == "nuts"
     assert choose_method(settings, LARGE, priors, is_watched=True) == "nuts"
+    assert choose_method(settings, 5, priors, is_dear=True) == "independent"
+    assert choose_method(settings, 5, priors, is_dear=True, is_watched=True) == "nuts"
 
 
 @pytest.mark.parametrize(
@@ -261,6 +264,22 @@ def test_several_factors_and_families_have_them_where_asked(kind):
             error = math.hypot(_mcse(x), _mcse(other.draws[name]))
             assert abs(x.mean() - other.draws[name].mean()) < ERRORS * error, name
     assert "resampled by their weights" in own.summary()
+
+
+@pytest.mark.slow
+def test_a_wide_rest_of_crossed_factors_takes_independent_draws_by_default(caplog, monkeypatch):
+    """Which columns are many is lowered, so that the model is small."""
+    rng = np.random.default_rng(6)
+    g, h = rng.integers(0, 40, 400), rng.integers(0, 20, 400)
+    y = 1.0 + rng.standard_normal(40)[g] + rng.standard_normal(20)[h] + rng.standard_normal(400)
+    model = Model("y ~ 1 + (1 | g) + (1 | h)", pd.DataFrame({"y": y, "g": g, "h": h}))
+    assert model.sample(seed=1, draws=100, tune=200).settings.method == "nuts"
+    monkeypatch.setattr(crossed, "WIDE", 19)
+    with caplog.at_level(logging.INFO, logger="bhlm"):
+        fit = model.sample(seed=1, draws=100)
+    assert fit.settings.method == "independent"
+    assert "method='nuts' takes NUTS" in caplog.text
+    assert model.sample(seed=1, draws=100, tune=200, method="nuts").settings.method == "nuts"
 
 
 @pytest.mark.slow
