@@ -576,12 +576,12 @@ class Model:
         (n,).
 
         Raises:
-            ArgumentError: the model has one grouping factor.
+            ArgumentError: the model has a single grouping factor.
             DataError: the model was made from moments, which have no rows.
         """
         if self._cells is None:
             raise ArgumentError(
-                f"'{self.design.formula}' has one grouping factor; model.rows() returns its rows"
+                f"'{self.design.formula}' has a single grouping factor; model.rows() returns its rows"
             )
         if not self.has_rows:
             raise DataError(

@@ -1,4 +1,4 @@
-"""The page of a fit, as classes of fits offer it: of one grouping factor, and of several."""
+"""The page of a fit, as classes of fits offer it: of a single factor, and of several."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @check_arguments
 class GroupPage:
-    """Of a fit of one grouping factor."""
+    """Of a fit of a single factor."""
 
     __slots__ = ()
 

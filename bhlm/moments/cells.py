@@ -293,7 +293,7 @@ def _reduce_weighted(formula: Formula, weights: Weights, table: Any) -> CellMome
         )
     if weights.scaling == "gk" and weights.is_sampling:
         raise ArgumentError(
-            "scaling='gk' moves the rows' weights to one grouping factor, of which there are "
+            "scaling='gk' moves the rows' weights to a single factor, of which there are "
             f"{len(names)}; take 'size', 'effective' or 'none'"
         )
     prepared = prepare_cells(formula, read_table(table, formula))
