@@ -581,7 +581,8 @@ class Model:
         """
         if self._cells is None:
             raise ArgumentError(
-                f"'{self.design.formula}' has a single grouping factor; model.rows() returns its rows"
+                f"'{self.design.formula}' has a single grouping factor; model.rows() returns its "
+                "rows"
             )
         if not self.has_rows:
             raise DataError(
