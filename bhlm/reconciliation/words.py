@@ -185,7 +185,11 @@ def _explain_one(name: str, mean: float, evidence: Evidence) -> str:
 def _list_clauses(
     parameter: Parameter, row: "pd.Series[float]", unit: float, nouns: dict[str, str]
 ) -> list[str]:
-    """Return a clause for every share that is worth one and larger than its error."""
+    """Return a clause for every share that is worth one and larger than its error.
+
+    What those leave of the gap is told too, so that no sentence gives causes that point the other
+    way alone: shares have larger errors than their sum.
+    """
     integrating = (
         "because the variance components are integrated over where REML plugs them in"
         if parameter.is_fixed
@@ -195,23 +199,32 @@ def _list_clauses(
     together = "from skewness and integrating, which cancel or cannot be told apart"
     prior = {f"prior_{name}": f"from {noun}" for name, noun in nouns.items()}
     prior["prior_interaction"] = "where priors stand in for one another"
-    clauses = _tell(row, shape, unit) or _tell(row, {"shape": together}, unit)
-    clauses += _tell(row, prior, unit) or _tell(row, {"prior": "from the priors together"}, unit)
+    told = _tell(row, shape, unit) or _tell(row, {"shape": together}, unit)
+    told |= _tell(row, prior, unit) or _tell(row, {"prior": "from the priors together"}, unit)
     if "adjustment" in row:
         moved = {"adjustment": "from the adjustment of the draws to the sandwich"}
-        clauses += _tell(row, moved, unit, errors=0.0)
-    return clauses + _tell(row, {"monte_carlo": "from Monte Carlo noise"}, unit, errors=0.0)
+        told |= _tell(row, moved, unit, errors=0.0)
+    told |= _tell(row, {"monte_carlo": "from Monte Carlo noise"}, unit, errors=0.0)
+    rest = float(row["gap"] - row["unexplained"]) - sum(float(row[key]) for key in told)
+    clauses = list(told.values())
+    if math.isfinite(row["shape"] + row["prior"]) and abs(rest) > NEGLIGIBLE * unit:
+        clauses.append(_word(rest, "from shares that are too small or too uncertain to be told"))
+    return clauses
 
 
 def _tell(
     row: "pd.Series[float]", causes: dict[str, str], unit: float, *, errors: float = TOLD
-) -> list[str]:
-    clauses = []
-    for key, cause in causes.items():
-        size = float(row[key])
-        if abs(size) >= max(MENTIONED * unit, errors * float(row[f"{key}_se"])):
-            clauses.append(f"{abs(size):.2g} {'up' if size > 0 else 'down'} {cause}")
-    return clauses
+) -> dict[str, str]:
+    """Return a clause by share, of those that are worth one and exceed so many errors."""
+    return {
+        key: _word(float(row[key]), cause)
+        for key, cause in causes.items()
+        if abs(row[key]) >= max(MENTIONED * unit, errors * float(row[f"{key}_se"]))
+    }
+
+
+def _word(size: float, cause: str) -> str:
+    return f"{abs(size):.2g} {'up' if size > 0 else 'down'} {cause}"
 
 
 def advise(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[str]:

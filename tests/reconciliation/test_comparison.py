@@ -1,6 +1,7 @@
 """Reconciliation: identities that hold, gaps that add up, sabotage that is seen."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
 from bhlm.reconciliation.comparison import compare, is_same
-from bhlm.reconciliation.split import NAMED
+from bhlm.reconciliation.split import NAMED, NEGLIGIBLE
 from bhlm.reconciliation.words import TOLD
 from bhlm.sources.gallery import find_model, load_data
 
@@ -72,6 +73,26 @@ def test_draws_are_certified(both):
     assert both.evidence.flat.khat < 0.7
 
 
+def check_sum(text, gap, sd):
+    """The causes that a sentence names, with their signs, make up the gap that it speaks of."""
+    causes = re.findall(r"([\d.]+(?:e[+-]\d+)?) (up|down) ", text)
+    told = [float(size) * (1.0 if way == "up" else -1.0) for size, way in causes]
+    printed = 0.05 * sum(map(abs, told))  # two digits each
+    assert abs(gap - sum(told)) <= NEGLIGIBLE * sd + printed, text
+
+
+@pytest.mark.parametrize("name", ["rail", pytest.param("dyestuff2", marks=pytest.mark.slow)])
+def test_causes_add_up_where_single_shares_are_uncertain(name):
+    """Of six groups the mean under flat priors is known to a few posterior SDs only."""
+    entry = find_model(name)
+    model = Model(entry.formula, load_data(entry))
+    both = reconcile(model.reml(), model.sample(seed=1))
+    uncertain = (both.table["prior_interaction_se"] > 0.1 * both.table["sd"]).any()
+    assert uncertain
+    for name, text in both.words.items():
+        check_sum(text, both.table.loc[name, "gap"], both.table.loc[name, "sd"])
+
+
 def test_words_carry_the_numbers(both):
     for name, text in both.words.items():
         row = both.table.loc[name]
@@ -91,6 +112,7 @@ def test_words_carry_the_numbers(both):
             assert (words in text) == big, (name, share)
             assert not big or told in text[: text.index(words)], (name, share)
         assert text.endswith("; nothing unexplained.")
+        check_sum(text, row["gap"], row["sd"])
     assert both.words[both.table["gap_sd"].abs().idxmax()] in both.summary().replace("\n", " ") or (
         both.verdict == "agree"
     )
