@@ -24,6 +24,7 @@ from scipy.linalg import lapack
 from bhlm.errors import DataError
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group
+from bhlm.moments.sums import sum_blocks
 from bhlm.processes import limit_blas, measure_memory
 
 Array = np.ndarray
@@ -763,4 +764,5 @@ def build_crossed(
     values, dense = np.zeros((q, begins[-1])), np.zeros((r + extra, r + extra))
     found = shifted[inverse.reshape(at.shape)]
     _gather(blocks, owner, own, np.concatenate(others), at, found, begins, values, dense)
+    dense[r:, r:] = np.tril(sum_blocks(blocks[:, starts[-1] :, starts[-1] :]))
     return Crossed(values, begins, standing, dense, first, tuple(sizes), counts, spans)

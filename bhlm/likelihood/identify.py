@@ -10,6 +10,7 @@ is a maximum like any other, however the likelihood bends there.
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
+from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
 
@@ -39,7 +40,7 @@ def expect_information(
         psi: (q, q) where to take it; None is the unit matrix.
     """
     zz, zx = blocks[:, :q, :q], blocks[:, :q, q:-1]
-    xx = blocks[:, q:-1, q:-1].sum(axis=0)
+    xx = sum_blocks(blocks[:, q:-1, q:-1])
     shrunk = np.linalg.inv(np.eye(q) + (zz if psi is None else zz @ psi))
     # Z_j'V_j^-1 Z_j and Z_j'V_j^-1 X_j at v = 1
     inner, outer = shrunk @ zz, shrunk @ zx

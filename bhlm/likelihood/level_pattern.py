@@ -13,6 +13,7 @@ from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.crossed_marginal import crossed_marginal, pack_crossed
 from bhlm.likelihood.nested_marginal import nested_marginal, pack_nested
+from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
 
@@ -36,7 +37,7 @@ def pack_cells(white: WhitenedCells) -> Pattern:
     """Return what `marginal_cells` reads of whitened cells."""
     sizes = [len(basis) for basis in white.bases]
     if isinstance(white.levels, Crossed):
-        total = white.blocks[:, white.q :, white.q :].sum(axis=0)
+        total = sum_blocks(white.blocks[:, white.q :, white.q :])
         return CrossedPattern(pack_crossed(white.levels, sizes, total))
     return NestedPattern(pack_nested(white.blocks, white.codes, sizes))
 

@@ -28,6 +28,7 @@ from bhlm.likelihood.panels import (
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
+from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -206,4 +207,4 @@ def group_logliks(white: Whitened, n: Array, parameters: Parameters) -> Array:
 def total_products(white: Whitened) -> Array:
     """Return the sum over groups of [X y]'[X y] (p + 1, p + 1), whitened."""
     q = white.q
-    return np.ascontiguousarray(white.blocks[:, q:, q:].sum(axis=0))
+    return sum_blocks(white.blocks[:, q:, q:])

@@ -38,6 +38,7 @@ from bhlm.likelihood.panels import (
     subtract_product,
     take_logarithms,
 )
+from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
 
@@ -95,7 +96,7 @@ def pack_nested(blocks: Array, codes: Array, sizes: Sequence[int]) -> Array:
         head += [q, len(others) - extra, count, starts[factor], reach]
         panels = padded.reshape(n_panels, LANES, q, len(others)).transpose(0, 2, 3, 1)
         body += [parents, panels.ravel()]
-    total = blocks[:, q_all:, q_all:].sum(axis=0).ravel()
+    total = sum_blocks(blocks[:, q_all:, q_all:]).ravel()
     first = [len(chain.order), extra - 1, q_all]
     return np.concatenate([np.array([*first, *head], dtype=np.float64), total, *body])
 

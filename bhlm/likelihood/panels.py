@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from bhlm.moments.sums import sum_blocks
 from bhlm.processes import count_cores
 
 Array = np.ndarray
@@ -45,7 +46,7 @@ class Panels:
 def build_panels(blocks: Array, q: int) -> Panels:
     """Return the panels of whitened cross-products (J, k, k), Z first."""
     values, reach = pack_panels(blocks, q)
-    return Panels(values, np.ascontiguousarray(blocks[:, q:, q:].sum(axis=0)), reach)
+    return Panels(values, sum_blocks(blocks[:, q:, q:]), reach)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

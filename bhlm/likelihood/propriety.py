@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.likelihood.whitening import Whitened
+from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
 
@@ -69,7 +70,7 @@ def read_geometry(white: Whitened, sizes: Sequence[int]) -> Geometry:
     return Geometry(
         zz=blocks[:, :q, :q],
         zxy=blocks[:, :q, q:],
-        xy=blocks[:, q:, q:].sum(axis=0),
+        xy=sum_blocks(blocks[:, q:, q:]),
         basis=white.basis,
         fixed=white.fixed,
         n=float(white.n),

@@ -39,6 +39,7 @@ from bhlm.moments.file import (
 from bhlm.moments.memory import Blocks, LeftOut, Reduced
 from bhlm.moments.merge import check_alike, merge_blocks
 from bhlm.moments.reduce import reduce_designed, reduce_formula
+from bhlm.moments.sums import sum_blocks, sum_products
 from bhlm.moments.weighting import (
     Applied,
     Weighting,
@@ -640,7 +641,7 @@ def pool_blocks(n: Array, mean: Array, cross: Array) -> tuple[float, Array, Arra
     grand = n @ mean / whole
     between = mean - grand
     with np.errstate(over="ignore", invalid="ignore"):  # whoever divides by it looks
-        return whole, grand, cross.sum(axis=0) + (n[:, None] * between).T @ between
+        return whole, grand, sum_blocks(cross) + sum_products(n[:, None] * between, between)
 
 
 def freeze(value: Any) -> Any:
