@@ -1,6 +1,5 @@
 """What is said on standard error while work goes on: bars in terminals, lines elsewhere."""
 
-import logging
 import sys
 import threading
 import time
@@ -64,6 +63,8 @@ class Voice:
     def tell(self, sentence: str) -> None:
         """Tell what a user should know before the work: a command prints it, others log it."""
         if not self.notes:
+            import logging
+
             logging.getLogger("bhlm").warning("%s", sentence)
         elif not self.quiet:
             print(f"bhlm: note: {sentence}", file=sys.stderr)

@@ -7,11 +7,9 @@ numba knows what it keeps by the kernel's own file. It would run an old copy of 
 another file that was compiled into the kernel, so that all is compiled anew when any file changes.
 """
 
-import hashlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +66,8 @@ def _drop_stale_kernels(package: Path) -> None:
     named = os.environ.get(NUMBA)
     if named:
         # As numba.core.caching names the folder of a source file's folder.
+        import hashlib
+
         names = [hashlib.sha1(str(folder).encode()).hexdigest() for folder in sources]
         folders = [
             Path(named, f"{folder.name}_{name}")
@@ -91,6 +91,8 @@ def _drop_stale_kernels(package: Path) -> None:
 
 def _find_sources(package: Path) -> tuple[list[Path], str]:
     """Return the folders of a package, itself first, and a digest of the state of its files."""
+    import hashlib
+
     folders, state = [], hashlib.sha256()
     for folder, below, names in os.walk(package.absolute()):
         below[:] = sorted(name for name in below if name != "__pycache__")
@@ -121,6 +123,8 @@ def _find_place(name: str, room: int) -> Path | None:
 def _list_places() -> Iterator[Path]:
     yield Path(os.path.expanduser("~"), ".cache", "bhlm")
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    import tempfile
+
     for folder in (tempfile.gettempdir(), "/dev/shm"):
         yield Path(folder, f"bhlm-{user}")
 

@@ -29,7 +29,13 @@ from bhlm.layout import count, list_names, show_name
 from bhlm.moments.cell_stream import reduce_cell_scan
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
-from bhlm.moments.file import is_moments_path, read_blocks, report_broken, write_blocks
+from bhlm.moments.file import (
+    is_moments_path,
+    read_blocks,
+    refuse_same,
+    report_broken,
+    write_blocks,
+)
 from bhlm.moments.memory import (
     Blocks,
     LeftOut,
@@ -536,8 +542,9 @@ def merge_cell_moments(
     two parts; other factors may cross the parts.
 
     Raises:
-        DataError: no parts; parts of different models, constants, levels or types of labels; a
-            level in two parts of a factor within which means are taken.
+        DataError: no parts; two parts of the same rows; parts of different models, constants,
+            levels or types of labels; a level in two parts of a factor within which means are
+            taken.
     """
     if not parts:
         raise DataError("there are no moments to merge; give at least one part")
@@ -548,6 +555,7 @@ def merge_cell_moments(
     refuse_weighted(first, "merging moments")
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
+    refuse_same([part.blocks for part in parts], names)
     blocks = merge_cells(first.design, [part.blocks for part in parts], names=names)
     missing = sum((Counter(dict(part.missing)) for part in parts), Counter[str]())
     left_out = LeftOut(sum(part.dropped for part in parts), missing)

@@ -17,7 +17,7 @@ from bhlm.moments.cells import (
     open_cells_alike,
     suppress_small_cells,
 )
-from bhlm.moments.file import digest_blocks, read_blocks
+from bhlm.moments.file import read_blocks
 from bhlm.moments.moments import Moments, compute_moments, open_blocks
 from bhlm.moments.patterns import Patterns
 
@@ -88,16 +88,6 @@ def merge_files(paths: Sequence[str | Path]) -> AnyMoments:
             do not merge; see `merge_moments`.
     """
     parts, names = [load_moments(path) for path in paths], [f"'{path}'" for path in paths]
-    seen: dict[str, str] = {}
-    for part, name in zip(parts, names, strict=True):
-        blocks = part.blocks if isinstance(part, CellMoments) else part.reduced.blocks
-        content = digest_blocks(blocks)
-        if content in seen:
-            raise DataError(
-                f"{seen[content]} and {name} hold the same moments, and their rows would count "
-                "twice; give disjoint rows"
-            )
-        seen[content] = name
     return merge_moments(parts, names=names)
 
 

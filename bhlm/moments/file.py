@@ -171,6 +171,19 @@ def digest_blocks(blocks: Blocks) -> str:
     return _digest("", *blocks[:4], *more)
 
 
+def refuse_same(parts: Sequence[Blocks], names: Sequence[str]) -> None:
+    """Raise `DataError` where two parts, called by their names, hold the same rows."""
+    seen: dict[tuple[str, ...], str] = {}
+    for part, name in zip(parts, names, strict=True):
+        content = (digest_blocks(part), *(str(each.dtype) for each in part.labels))
+        if content in seen:
+            raise DataError(
+                f"{seen[content]} and {name} hold the same moments, and their rows would count "
+                "twice; give disjoint rows"
+            )
+        seen[content] = name
+
+
 def _digest(description: str, labels: Sequence[Array], *arrays: Array) -> str:
     """Return the SHA-256 of a description and arrays, which is the same on every machine."""
     found = hashlib.sha256(description.encode())

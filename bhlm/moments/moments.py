@@ -33,6 +33,7 @@ from bhlm.moments.disclosure import find_large_groups, join_promises, list_discl
 from bhlm.moments.file import (
     is_moments_path,
     read_blocks,
+    refuse_same,
     report_broken,
     write_blocks,
 )
@@ -376,8 +377,8 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
     Where every part promises a smallest group, the union promises the smallest of these.
 
     Raises:
-        DataError: no parts; parts of different models, constants, levels or types of labels; a
-            group in two parts of a model with cwc() or gm().
+        DataError: no parts; two parts of the same rows; parts of different models, constants,
+            levels or types of labels; a group in two parts of a model with cwc() or gm().
     """
     if not parts:
         raise DataError("there are no moments to merge; give at least one part")
@@ -387,6 +388,7 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
+    refuse_same([part.reduced.blocks for part in parts], names)
     reduced = merge_blocks(first.design, [part.reduced for part in parts], names=names)
     return Moments(
         *reduced[:4],

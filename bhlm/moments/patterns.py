@@ -29,9 +29,11 @@ from bhlm.design.rows import read_table
 from bhlm.errors import DataError, FormulaError
 from bhlm.layout import count, show_name
 from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
+from bhlm.sources.arrow import EXACT
 
 Array = np.ndarray
 
+FARTHEST = 230.0  # of an offset: e to that, or less that, are sizes that doubles compute with
 TIMES = "times"  # the column that counts equal rows
 
 
@@ -248,6 +250,13 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         raise DataError(
             f"{shown} is not finite in {count(bad, 'row')} (an exposure of 0?); drop those rows"
         )
+    if (far := np.abs(offset) > FARTHEST).any():
+        bad = int(times[far].sum())
+        shown = " + ".join(f"offset({each})" for each in formula.offsets)
+        raise DataError(
+            f"{shown} is {offset[far][0]:g} in {count(bad, 'row')}, and e to that is no size that "
+            f"doubles compute with; give it, or the exposure, in other units (at most {FARTHEST:g})"
+        )
     _check_responses(formula, family, y, trials, times)
     constant = family.constant(y, trials, times)
     if family.has_exposure:
@@ -332,6 +341,12 @@ def _check_responses(
             f"the trials '{formula.trials}' are {trials[bad][0]:g} in "
             f"{count(int(times[bad].sum()), 'row')}, and trials are whole numbers from 1; drop "
             "those rows"
+        )
+    if (large := np.maximum(y, trials) > EXACT).any():
+        raise DataError(
+            f"the counts of '{show_name(str(formula.response))}' go to "
+            f"{np.maximum(y, trials)[large][0]:g} in {count(int(times[large].sum()), 'row')}; "
+            "beyond 2^53 doubles do not count, so give them in larger units"
         )
     outside = family.find_outside(y, trials)
     if not outside.any():

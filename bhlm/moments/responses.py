@@ -16,8 +16,8 @@ def reduce_responses(formulas: Sequence[Formula], table: Any) -> list[Moments] |
     """Return the moments of formulas that differ in their response, a column, from one pass.
 
     The other responses go along as columns of the first one's cross-products, from which the rows
-    and columns of each model are taken. None where some response is missing in rows of its own:
-    the models then have other rows, and a pass for each.
+    and columns of each model are taken. None where some response is missing in rows of its own,
+    so that the models have other rows, or is no number: there is a pass for each then.
 
     Raises:
         FormulaError: the formulas cannot be read.
@@ -30,7 +30,10 @@ def reduce_responses(formulas: Sequence[Formula], table: Any) -> list[Moments] |
     if names & {str(Name(name)) for name, _ in whole.missing}:
         return None
     design = Design.assemble(first, whole.design.levels, whole.design.constants)
-    return [_take(whole, _respond(design, formula)) for formula in formulas]
+    designs = [_respond(design, formula) for formula in formulas]
+    if any(each.columns[-1] not in whole.columns for each in designs):
+        return None  # a factor stands for its levels; the fit of its own says that it is no number
+    return [_take(whole, each) for each in designs]
 
 
 def _respond(design: Design, formula: Formula) -> Design:

@@ -92,6 +92,8 @@ def reduce_strata(formula: Formula, table: Any, column: str) -> StratumMoments:
         DataError: the table cannot serve it; the column is not there, or has one level or too
             many.
     """
+    if not column:
+        raise DataError("residual='' is not the name of a column; give one, in quotes")
     for node in (node for factor in list_factors(formula) for node in walk(factor)):
         if isinstance(node, Apply) and node.function in (*CENTRINGS, "poly", "scale"):
             raise FormulaError(

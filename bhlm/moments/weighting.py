@@ -20,6 +20,7 @@ from bhlm.layout import count
 
 Array = np.ndarray
 
+HUGE = 1e100  # size of a weight whose squares, times those of columns, are doubles
 # What `add_weights` keeps of a group, by column of its state.
 SUM, SQUARES, LOGS, LOW, HIGH, ZERO, NEGATIVE, BROKEN, BETWEEN, LEAST, N, PRODUCT = range(12)
 WIDTH = 16  # doubles, whole cache lines
@@ -220,6 +221,12 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
             "weights give bhlm.SamplingWeights or bhlm.PrecisionWeights"
         )
     low, high = states[:, LOW], states[:, HIGH]
+    sizes = np.append(np.sqrt(states[:, SQUARES] / states[:, N]), low)
+    if (far := (sizes > HUGE) | (sizes < 1.0 / HUGE)).any():
+        raise DataError(
+            f"{rows} is of the size {sizes[far][0]:.2g}, with which doubles do not compute; give "
+            f"it in other units, between {1.0 / HUGE:g} and {HUGE:g}"
+        )
     differ = high - low > CONSTANT * high
     if differ.any():
         at = int(np.argmax(differ))

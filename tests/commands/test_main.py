@@ -350,3 +350,10 @@ def test_identifiers_are_doubted_of_several_factors_and_by_moments(command, caps
     }[command]
     _, _, err = run(capsys, command, *given)
     assert "bhlm: note: the predictor 'pupil_id' is called like an identifier" in err
+
+
+def test_the_package_is_the_command():
+    found = subprocess.run(
+        [sys.executable, "-m", "bhlm", "--version"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.startswith("bhlm ")

@@ -10,6 +10,8 @@ from simulate import simulate_table
 from bhlm.design.design import build_design
 from bhlm.errors import DataError
 from bhlm.fits.model import Model
+from bhlm.moments.either import merge_moments as merge_either
+from bhlm.moments.either import reduce_part
 from bhlm.moments.moments import compute_moments, merge_moments, pool, select_groups
 
 EXACT = 1e-12
@@ -167,3 +169,13 @@ def test_labels_of_half_precision_are_those_of_doubles():
     fit = model.reml()
     for new in (None, half):
         pd.testing.assert_frame_equal(model.predict(fit, new), double.predict(fit, table))
+
+
+def test_the_same_rows_do_not_merge_twice():
+    table = simulate_table(1)
+    for formula in ("y ~ x + (1 | g)", "y ~ x + (1 | g) + (1 | h)"):
+        both = reduce_part(formula, table.assign(h=table["g"]))
+        with pytest.raises(DataError, match="part 1 and part 2 hold the same moments"):
+            merge_either([both, both])
+        with pytest.raises(DataError, match="the moments so far and the new rows hold the same"):
+            both.update(both)

@@ -216,3 +216,16 @@ def test_strata_of_hardly_more_rows_than_there_are_end_in_time(n_strata):
         bhlm.Model("y ~ x + (1 | g)", table, residual="s").reml()
     # Differences of the likelihood took 6 s for ten strata, and no end for 49.
     assert time.process_time() - start < 5.0
+
+
+@pytest.mark.parametrize("name", ["a:b", "é", "1", "C(x)", "x|g", "{{x}}", "__index__", "a`b", " "])
+def test_strata_may_be_called_anything(name):
+    table = bhlm.load_dataset("orthodont")
+    expected = bhlm.Model("distance ~ age + (1 | Subject)", table, residual="Sex").reml()
+    other = bhlm.Model(
+        "distance ~ age + (1 | Subject)", table.rename(columns={"Sex": name}), residual=name
+    ).reml()
+    assert other.loglik == expected.loglik
+    assert list(other.residual_variances.values()) == list(expected.residual_variances.values())
+    with pytest.raises(DataError, match="residual='' is not the name of a column"):
+        bhlm.Model("distance ~ age + (1 | Subject)", table, residual="")

@@ -241,6 +241,11 @@ class StratumWeights(Weights):
         _set(self, rows=rows)
 
     @property
+    def row_expression(self) -> Expression:
+        """The column of the strata, whatever its name."""
+        return Name(str(self.rows))
+
+    @property
     def sentence(self) -> str:
         """What the weights are."""
         return f"residual variances by {self.rows}"

@@ -84,7 +84,8 @@ def fit_linear(white: WhitenedPatterns) -> Linear:
         return float(found) if np.isfinite(found) else -np.inf
 
     beta = np.zeros(p)
-    mean = white.y.sum() / white.n.sum()
+    # Where nothing ever happened there is no maximum, which is told later.
+    mean = max(white.y.sum() / white.n.sum(), np.finfo(np.float64).tiny)
     guess = white.family.apply_link(np.array(mean)) - np.average(white.offset, weights=white.n)
     beta = np.linalg.lstsq(white.x, np.full(count, float(guess)))[0]
     value = evaluate(beta)

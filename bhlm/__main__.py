@@ -1,0 +1,6 @@
+"""`python -m bhlm`: the command line."""
+
+from bhlm.commands.entry import run
+
+if __name__ == "__main__":
+    run()
