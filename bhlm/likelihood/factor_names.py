@@ -1,5 +1,7 @@
 """What draws and models of PyMC call the variables, dimensions and labels of grouping factors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bhlm.likelihood.parameters import name_group_dimension
@@ -22,7 +24,22 @@ def name_factors(moments: CellMoments, *, taken: tuple[str, ...] = ("dimension",
 
 def join_labels(moments: CellMoments, at: int) -> Array:
     """Return the label (J,) of every level of a factor; of several columns joined by ":"."""
-    columns = moments.labels[at].columns
+    return join_columns(moments.labels[at].columns)
+
+
+def join_columns(columns: Sequence[Array]) -> Array:
+    """Return labels (J,) of several columns joined by ":".
+
+    Where two levels would have one name ("a:b" with "c", "a" with "b:c"), what holds a colon stands
+    in backquotes.
+    """
     if len(columns) == 1:
         return columns[0]
-    return np.array([":".join(map(str, each)) for each in zip(*columns, strict=True)], dtype=object)
+    levels = [tuple(map(str, each)) for each in zip(*columns, strict=True)]
+    joined = [":".join(each) for each in levels]
+    if len(set(joined)) < len(set(levels)):
+        joined = [
+            ":".join(f"`{text.replace('`', '``')}`" if ":" in text else text for text in each)
+            for each in levels
+        ]
+    return np.array(joined, dtype=object)

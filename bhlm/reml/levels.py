@@ -9,6 +9,7 @@ from bhlm.design.formula.weights import refuse_weights
 from bhlm.errors import ArgumentError, check_fields, show_value
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.factor_names import join_columns
 from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.parameters import name_apart
@@ -198,11 +199,7 @@ class LevelsEstimate(Maximum):
 
     def name_levels(self, at: int) -> Array:
         """Return the labels (J,) of a factor's levels, of several columns joined by ":"."""
-        labels = self.moments.labels[self._check_place(at)].columns
-        if len(labels) == 1:
-            return labels[0]
-        joined = [":".join(map(str, each)) for each in zip(*labels, strict=True)]
-        return np.array(joined, dtype=object)
+        return join_columns(self.moments.labels[self._check_place(at)].columns)
 
     def _check_place(self, at: int) -> int:
         names = list(self.moments.groups)
