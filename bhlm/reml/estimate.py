@@ -1,5 +1,6 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from bhlm.likelihood.whitening import (
     whiten_parameters,
 )
 from bhlm.moments.moments import Moments
+from bhlm.processes import limit_blas
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import (
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 
 Array = np.ndarray
+
+MANY = 2000  # groups from which on products of their numbers would wake the threads of BLAS
 
 
 class Bent(NamedTuple):
@@ -201,18 +205,27 @@ def fit_moments(
     is_sampling = moments.weights is not None and moments.weights.is_sampling
     errors = settle_errors(method, errors, is_sampling=is_sampling)
     structure = arrange(moments, covariance)
+    # Sums over groups have threads of their own.
+    with limit_blas() if moments.n_groups > MANY else nullcontext():
+        found = _search(moments, structure, start, restricted=method == "reml")
+        if errors == "model":
+            return found
+        robust = found.sandwich_errors(errors)
+    return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+
+
+def _search(
+    moments: Moments, structure: Structure, start: Estimate | None, *, restricted: bool
+) -> Estimate:
+    """Return the maximum with model-based standard errors."""
     white = _whiten(moments, structure, start)
     theta = None if start is None else _relocate(start, moments, structure, white)
-    optimum = maximize(white, structure, restricted=method == "reml", start=theta)
+    optimum = maximize(white, structure, restricted=restricted, start=theta)
     if start is not None and may_be_lower(white, structure, optimum):
-        again = maximize(white, structure, restricted=method == "reml")
+        again = maximize(white, structure, restricted=restricted)
         higher = again.criterion.value < optimum.criterion.value - SAME
         optimum = again if higher or not optimum.converged else optimum
-    found = unwhiten(moments, structure, white, optimum)
-    if errors == "model":
-        return found
-    robust = found.sandwich_errors(errors)
-    return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+    return unwhiten(moments, structure, white, optimum)
 
 
 def _whiten(moments: Moments, structure: Structure, start: Estimate | None) -> Whitened:
