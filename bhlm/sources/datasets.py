@@ -47,7 +47,7 @@ def load_dataset(name: str) -> "pd.DataFrame":
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, expectancy, hsb (as `load_hsb()`),
     orthodont, oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval,
     pastes, penicillin, productivity, school_calendar, scots_sec; of zeros and ones and of
-    proportions cbpp, contraception, toenail; with plausible values and sampling weights pisa_nz;
+    proportions cbpp, contraception, grade_repetition, toenail; with plausible values and sampling weights pisa_nz;
     sleepstudy_weights is sleepstudy with weights of two. What the columns mean, where they were
     measured and by whom they were published stands in bhlm/sources/data/README.md. Labels of groups
     are as in the source: some are text, some are integers.
@@ -73,7 +73,7 @@ _ONE_FILE = (
     *("body_weight", "dyestuff", "dyestuff2", "ergo_stool", "exam"),
     *("expectancy", "orthodont", "oxboys", "rail", "sleepstudy", "sleepstudy_weights"),
     *("pastes", "penicillin", "productivity", "school_calendar", "scots_sec"),
-    *("cbpp", "contraception", "toenail"),
+    *("cbpp", "contraception", "grade_repetition", "toenail"),
 )
 _PACKED = ("chem97", "egsingle", "inst_eval", "pisa_nz")  # of more than 200 KB as plain text
 DATASETS: "dict[str, Callable[[], pd.DataFrame]]" = {

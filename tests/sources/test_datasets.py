@@ -31,6 +31,7 @@ SHA256 = {
     "pisa_nz.csv.gz": "9fc947e54e2b52ac11271a6af6629d5e664ab36162b5a3da3f83ab6bbcbdc712",
     "cbpp.csv": "1a2c82ed41e8b4168d943848b61eebfe5d8a79af24e534c6551df0c41e1e17ba",
     "contraception.csv": "b0fe77a3057123565e1e3337732fa15eed8a426a0f41494eef91e340cc7d9902",
+    "grade_repetition.csv": "ad883e1f5c94ca963de07dc43ecd59e81dab1f3a2acacad3ac370cf0ba62f916",
     "toenail.csv": "453d405aa56c5b6671e736a863b0112a3438b6b345f8a8455a417a2ca6c7f95d",
     "chem97.csv.gz": "c2add1bb8034c8aba423cf4596548037cdc8b71f84f496beccccb5e9f49867b9",
     "egsingle.csv.gz": "29f130b9b833754d59ff9f55f2faf03d0ba39653278489e417324f1106e99cf0",
@@ -77,6 +78,12 @@ TABLES: dict[str, tuple[list[str], int, str, int]] = {
     ),
     "cbpp": (["herd", "incidence", "size", "period"], 56, "herd", 15),
     "contraception": (["district", "use", "livch", "age", "urban"], 1934, "district", 60),
+    "grade_repetition": (
+        ["school", "repeated", "iq", "ses", "minority", "girl"],
+        2287,
+        "school",
+        131,
+    ),
     "toenail": (["patientID", "y", "treatment", "time", "visit"], 1908, "patientID", 294),
     "chem97": (["lea", "school", "score", "gender", "age", "gcsescore"], 31022, "school", 2410),
     "egsingle": (

@@ -36,7 +36,7 @@ LEVELS = [
     *("productivity", "productivity_slopes", "scots_sec"),
 ]
 # Of zeros and ones and of proportions.
-COUNTED = ["cbpp", "contraception", "toenail"]
+COUNTED = ["cbpp", "contraception", "grade_repetition", "toenail"]
 # With weights, known variances, strata or plausible values; of the last nothing is printed.
 SURVEY = [
     *("orthodont_varident", "pisa_nz", "school_calendar", "sleepstudy_row_weights"),
