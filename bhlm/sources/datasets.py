@@ -47,10 +47,10 @@ def load_dataset(name: str) -> "pd.DataFrame":
     body_weight, dyestuff, dyestuff2, ergo_stool, exam, expectancy, hsb (as `load_hsb()`),
     orthodont, oxboys, rail, sleepstudy; with several grouping columns chem97, egsingle, inst_eval,
     pastes, penicillin, productivity, school_calendar, scots_sec; of zeros and ones and of
-    proportions cbpp, contraception, grade_repetition, toenail; with plausible values and sampling weights pisa_nz;
-    sleepstudy_weights is sleepstudy with weights of two. What the columns mean, where they were
-    measured and by whom they were published stands in bhlm/sources/data/README.md. Labels of groups
-    are as in the source: some are text, some are integers.
+    proportions cbpp, contraception, grade_repetition, toenail; with plausible values and sampling
+    weights pisa_nz; sleepstudy_weights is sleepstudy with weights of two. What the columns mean,
+    where they were measured and by whom they were published stands in bhlm/sources/data/README.md.
+    Labels of groups are as in the source: some are text, some are integers.
 
     Raises ArgumentError if there is no data set of that name.
     """
