@@ -4,13 +4,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from textwrap import wrap
 from typing import Any
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import count
 from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import DASHES, PAGES, ROLES, SYMBOLS, shorten
+from bhlm.plots.style import DASHES, FONTS, PAGES, ROLES, SYMBOLS, shorten
 
 PIXELS = 100.0  # per inch
 WIDTH = 7.0  # inches, of one column; further columns add to it
@@ -18,9 +19,11 @@ SCREEN = 10.0  # points of the type on a screen
 INCHES = {"column": 3.5, "page": 7.0}  # of a paper
 CHARACTERS = {"column": 46, "page": 100}  # of a line of the legend in these widths
 SMALL = {"column": 0.62, "page": 0.75}  # of a row's height on a screen
-TALLEST, LOWEST, LINE = 4.4, 2.0, 0.17  # inches: a row on a screen, a figure, a tick's text
+# inches: a row on a screen, a figure, a tick's text, a name over symbols
+TALLEST, LOWEST, LINE, NOTED = 4.4, 2.0, 0.17, 0.27
 TICKED = {"column": 22, "page": 34}  # characters of a label at a tick
 BAND_OPACITY = 0.18
+OWN_FONT = "DejaVu Sans"
 INSIDE = 0.94  # of a figure's width or height, that its texts may take
 
 
@@ -91,11 +94,28 @@ def style_text(width: str | None) -> dict[str, Any]:
     """
     size = {None: SCREEN, "page": 9.0, "column": 8.0}[width]
     return {
+        "font.family": find_families(),
         "font.size": size, "axes.titlesize": size, "axes.labelsize": size,
         "xtick.labelsize": size - 1, "ytick.labelsize": size - 1, "legend.fontsize": size - 0.5,
         "figure.titlesize": size + 1, "pdf.fonttype": 42, "svg.fonttype": "path",
         "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     }  # fmt: skip
+
+
+@cache
+def find_families() -> list[str]:
+    """Return the families of FONTS that this machine has, and last the one that matplotlib brings.
+
+    Only TrueType files count, which PDF embeds as they are; a glyph that the first lacks is taken
+    from the next.
+    """
+    from matplotlib import font_manager
+
+    known = {
+        font.name for font in font_manager.fontManager.ttflist if font.fname.lower().endswith("ttf")
+    }
+    wanted = [name.strip(' "') for name in FONTS.split(",")]
+    return [*(name for name in wanted if name in known), OWN_FONT]
 
 
 def use_style(width: str | None) -> Any:
@@ -143,9 +163,11 @@ def _find_size(
     """Return width and height in inches; `by_row` is the height of a row on a screen."""
     if width is None:
         return WIDTH * (1.0 if columns == 1 else 0.65 * columns), rows * by_row
-    # As the type is, smaller than on a screen; ticks with texts keep a line each.
+    # As the type is, smaller than on a screen; ticks with texts keep a line each, and names over
+    # their symbols a little more.
     ticked = max(len(panel.y.ticks[0]) if panel.y.ticks else 0 for panel in panels)
-    own = max(SMALL[width] * min(by_row, TALLEST), LINE * ticked + 0.5)
+    noted = max(len({mark.y for mark in panel.marks if isinstance(mark, Note)}) for panel in panels)
+    own = max(SMALL[width] * min(by_row, TALLEST), LINE * ticked + 0.5, NOTED * noted + 0.5)
     return INCHES[width], rows * own + 0.4
 
 

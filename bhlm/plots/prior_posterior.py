@@ -1,5 +1,6 @@
 """Prior against posterior: the exact density of each prior with that of the draws over it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,7 @@ from bhlm.bayes.draws import Posterior, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.errors import check_arguments
 from bhlm.layout import count
-from bhlm.plots.choice import choose_parameters, list_parameters, say, title
+from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
 
@@ -26,7 +27,12 @@ SIDES = ("lower", "median", "upper")
 
 
 @check_arguments
-def plot_prior_posterior(post: Posterior) -> Figure:
+def plot_prior_posterior(
+    post: Posterior,
+    *,
+    names: Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of each parameter's prior with its posterior over it.
 
     The prior's density is exact, the posterior's ArviZ's kernel estimate of the draws. Each is
@@ -40,13 +46,19 @@ def plot_prior_posterior(post: Posterior) -> Figure:
 
     Args:
         post: draws from the posterior.
+        names: the parameters to draw, of those that have priors; None for up to 16.
+        var_names: the same by ArviZ's name, which takes "beta", "sd|school" and the like too.
+
+    Raises:
+        ArgumentError: a name that is no parameter with a prior, or names by both arguments.
     """
+    asked = merge_names(names, var_names, post.parameters)
     table = tabulate_fit(post)
     facts = compare_widths(table)
     # Where there is no width of a prior, nothing says that it is weak.
     weight = facts["width"].fillna(np.inf)
     known = [str(name) for name in facts.index]
-    chosen, _ = choose_parameters(known, None, default=known, weight=weight, most=MOST)
+    chosen, _ = choose_parameters(known, asked, default=known, weight=weight, most=MOST)
     curves, panels = [], []
     for name in chosen:
         found = _scale_densities(post, name, table[table["parameter"] == name])

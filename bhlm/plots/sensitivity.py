@@ -1,12 +1,14 @@
 """Sensitivity: how far each posterior moves when the priors or the data are given more weight."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bhlm.bayes.checks.sensitivity import Sensitivity, list_terms, measure_sensitivity, say_term
 from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
 from bhlm.layout import count
-from bhlm.plots.choice import choose_parameters, list_parameters, say, title
+from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
 
@@ -21,7 +23,12 @@ SIDES = {
 
 
 @check_arguments
-def plot_sensitivity(post: Posterior) -> Figure:
+def plot_sensitivity(
+    post: Posterior,
+    *,
+    names: Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+) -> Figure:
     """Return the figure of each posterior's power-scaling sensitivity, to priors and to data.
 
     A sensitivity is the change of the posterior (cumulative Jensen-Shannon distance) per doubling
@@ -37,19 +44,23 @@ def plot_sensitivity(post: Posterior) -> Figure:
 
     Args:
         post: draws from the posterior.
+        names: the parameters to draw; None for up to 30.
+        var_names: the same by ArviZ's name, which takes "beta", "sd|school" and the like too.
 
     Raises:
-        ArgumentError: draws from the prior alone.
+        ArgumentError: draws from the prior alone, a name that is no parameter, or names by both
+            arguments.
     """
-    return draw_sensitivity(measure_sensitivity(post))
+    asked = merge_names(names, var_names, post.parameters)
+    return draw_sensitivity(measure_sensitivity(post), asked)
 
 
-def draw_sensitivity(found: Sensitivity) -> Figure:
-    """Return the figure of sensitivities that are measured already."""
+def draw_sensitivity(found: Sensitivity, names: Sequence[str] | None = None) -> Figure:
+    """Return the figure of sensitivities that are measured already, of some names or of all."""
     table, threshold = found.table, found.threshold
     known = [str(name) for name in table.index]
     weight = table["prior"].fillna(-1.0)
-    chosen, _ = choose_parameters(known, None, default=known, weight=weight, most=MOST)
+    chosen, _ = choose_parameters(known, names, default=known, weight=weight, most=MOST)
     shown = table.loc[chosen]
     R = len(chosen)
     at = np.arange(R, dtype=float)

@@ -1,6 +1,7 @@
 """Figures for papers: what fits a column, whose names stand on it, and what is no fit at all."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.plots.choice import merge_names
 from bhlm.plots.marks import Note, Points
-from bhlm.plots.matplotlib_figures import INCHES, relabel
+from bhlm.plots.matplotlib_figures import INCHES, find_families, relabel
 from bhlm.reml.residuals import log_dispersion
 
 LABELS = {"cwc(ses)": "SES within school", "gm(ses)": "Mean SES", "school": "School"}
@@ -128,7 +129,10 @@ def test_every_figure_refuses_a_wrong_object_in_one_line(name, table_4_5):
 
 @pytest.mark.parametrize(
     "name",
-    ["attribution", "curves", "evolution", "intervals", "pairs", "ranks", "traces"],
+    [
+        *("attribution", "curves", "evolution", "intervals", "pairs", "prior_posterior"),
+        *("ranks", "sensitivity", "traces"),
+    ],
 )
 def test_names_go_by_arvizs_argument_too(name):
     assert "var_names" in inspect.signature(getattr(plots, f"plot_{name}")).parameters
@@ -257,3 +261,41 @@ def test_figures_of_a_posterior_fit_the_width(hsb_both, draw, width):
         assert box.x1 <= drawn.bbox.width + 1
         assert box.y0 >= -1
         assert box.y1 <= drawn.bbox.height + 1
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_names_over_their_symbols_keep_a_line_each(hsb_both, width):
+    drawn = plots.plot_sensitivity(hsb_both.post).matplotlib(width=width)
+    drawn.canvas.draw()
+    (place,) = drawn.axes
+    boxes = [text.get_window_extent() for text in place.texts]
+    assert len(boxes) == len(hsb_both.post.parameters)
+    for above, below in itertools.pairwise(boxes):
+        gap = above.y0 - below.y1  # which the symbols of the row above have
+        assert gap > 0.4 * below.height
+
+
+@pytest.mark.parametrize("draw", [plots.plot_prior_posterior, plots.plot_sensitivity])
+def test_figures_of_the_priors_draw_what_is_asked(hsb_both, draw):
+    wanted = ["sd(Intercept|school)", "sd(cwc(ses)|school)"]
+    by_name = draw(hsb_both.post, names=wanted)
+    by_variable = draw(hsb_both.post, var_names="sd|school")
+    for figure in (by_name, by_variable):
+        found = [panel.title for panel in figure.panels]
+        found += [m.text for p in figure.panels for m in p.marks if isinstance(m, Note)]
+        assert [each for each in found if each] == wanted
+    with pytest.raises(ArgumentError, match="'nothing'"):
+        draw(hsb_both.post, names=["nothing"])
+
+
+def test_letters_are_those_of_the_pages_where_the_machine_has_them(monkeypatch):
+    from matplotlib import font_manager
+
+    entry = font_manager.FontEntry
+    fonts = [entry(fname="/a/arial.TTF", name="Arial"), entry(fname="/b/h.otf", name="Roboto")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    find_families.cache_clear()
+    try:
+        assert find_families() == ["Arial", "DejaVu Sans"]  # no CFF font, which PDF cannot embed
+    finally:
+        find_families.cache_clear()
