@@ -64,7 +64,8 @@ def draw_plotly(
         height=height,
         barmode="overlay",  # bars say themselves where they stand
         showlegend=bool(named),
-        legend={"y": -below / height},
+        # A share of the panels' height alone, which counts where turned labels need the pixels.
+        legend={"y": -below / (height if below == BELOW else max(height - below - 60, below))},
         margin={"l": 10, "r": 10, "t": 36 if any(titles) else 14, "b": 10},
     )
     return drawn

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REPLICATES = 25  # densities that one panel draws
 GRID = 128  # points of a density
 PANEL = 190  # pixels
+ROW, SIDE_BY_SIDE = 230, 3  # pixels of a row of densities on a screen, and how many stand in it
 PANELS = 6  # statistics that are drawn
 
 
@@ -74,7 +75,8 @@ def draw_predictive(check: PredictiveCheck) -> Figure:
     def draw(backend: str) -> Any:
         return _draw_densities(tree, [name_variable(name) for name in names], backend)
 
-    return Figure(**shared, draw=draw, height=PANEL * len(names) + 60)
+    rows = -(-len(names) // SIDE_BY_SIDE)
+    return Figure(**shared, draw=draw, height=ROW * rows + 90)
 
 
 def _draw_densities(tree: Any, names: list[str], backend: str) -> Any:
@@ -103,7 +105,7 @@ def _draw_densities(tree: Any, names: list[str], backend: str) -> Any:
             kind="kde",
             num_samples=chains * len(along),
             backend=backend,
-            col_wrap=1,
+            col_wrap=SIDE_BY_SIDE if backend == "plotly" else 1,
             visuals={
                 "predictive_dist": {"color": ROLES["posterior"].light, "alpha": 0.35},
                 "observed_dist": {"color": ROLES["population"].light, "width": 2.5},

@@ -1,6 +1,8 @@
 """The dashboard without a browser: what its sections say, its files, its commands, its refusals."""
 
+import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from command_line import check_refusal, run
 
+from bhlm import plots
 from bhlm.bayes.priors.families import HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.bayes.storage.description import hash_moments
@@ -19,10 +22,11 @@ from bhlm.fits.reconciliation import reconcile
 from bhlm.fits.saved import load
 from bhlm.reml.compare import intraclass_correlation
 from bhlm.reports.dashboard import page as page_module
-from bhlm.reports.dashboard.arrangement import place_block
+from bhlm.reports.dashboard.arrangement import arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Facts, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.content import list_columns, show_text
+from bhlm.reports.dashboard.drawing import describe_figure
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.page import SECTIONS, build_sections, embed, load_scripts
 from bhlm.reports.dashboard.reproduction import build_reproduction
@@ -480,6 +484,35 @@ class TestCommands:
 
 
 class TestArrangement:
+    @pytest.mark.parametrize(
+        ("panels", "columns"), [(2, 2), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3), (10, 4)]
+    )
+    def test_rows_of_small_multiples_are_few_and_even(self, both, panels, columns):
+        figure = plots.plot_attribution(both)
+        panel = figure.panels[0]
+        found = arrange_figure(replace(figure, panels=(panel,) * panels))
+        assert found.columns == columns
+        assert found.height == 210 * math.ceil(panels / columns) + 90
+
+    @pytest.mark.parametrize("function", [plots.plot_traces, plots.plot_predictive])
+    def test_panels_of_arviz_stand_one_below_the_other_on_a_telephone(self, both, function):
+        content = describe_figure(function(both.post))
+        wide, narrow = content["layout"], content["narrow"]
+        assert content["least"] == 0
+
+        def list_panels(layout):
+            axes = [name for name in layout if name.startswith("xaxis")]
+            return [(layout[n]["domain"], layout[n.replace("x", "y", 1)]["domain"]) for n in axes]
+
+        panels = list_panels(narrow)
+        assert len(panels) == len(list_panels(wide)) > 1
+        assert all(x == [0.0, 1.0] for x, _ in panels)
+        lows, highs = zip(*(y for _, y in panels), strict=True)  # in the order of reading
+        assert all(low > high for low, high in itertools.pairwise((*lows, 0.0)))
+        assert all(low > high for low, high in zip(lows, highs[1:], strict=False))
+        titles = [note for note in narrow["annotations"] if note["xref"] == "paper"]
+        assert {(note["x"], note["y"]) for note in titles} == {(0.5, high) for high in highs}
+
     def test_a_fits_own_table_is_folded_beside_that_of_all_fits(self):
         table = Table("reml_estimates", "REML", "Read.", pd.DataFrame({"x": [1.0]}))
         fitted = Text(("y ~ x",), heading="What was fitted")

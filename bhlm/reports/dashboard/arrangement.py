@@ -43,12 +43,13 @@ FOLDED_TEXTS = {
     *("Each gap in words", "How the means were found", "The priors"),
 }
 HALF_TEXTS = {"Does the answer hang on the priors?", "Leaving groups out"}
-# Figures of one panel a parameter, drawn as small multiples: panels side by side, pixels of a row.
+# Figures of one panel a parameter, drawn as small multiples: panels side by side at most, pixels
+# of a row.
 MULTIPLES = {
-    "attribution": (3, 210),
+    "attribution": (4, 210),
     "curves": (4, 230),
     "intervals": (2, 130),
-    "prior_posterior": (3, 260),
+    "prior_posterior": (3, 240),
     "residuals": (4, 260),
 }
 
@@ -75,12 +76,16 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
 
 
 def arrange_figure(figure: Figure) -> Figure:
-    """Return a figure with its panels as small multiples, where it has one panel a parameter."""
+    """Return a figure with its panels as small multiples, where it has one panel a parameter.
+
+    Rows are as few as fit, and as even as can be: six panels stand three by three.
+    """
     if figure.name not in MULTIPLES or len(figure.panels) < 2:
         return figure
-    columns, row = MULTIPLES[figure.name]
-    columns = min(columns, len(figure.panels))
+    most, row = MULTIPLES[figure.name]
     if len({panel.y.ticks for panel in figure.panels}) > 1:
-        columns = min(columns, 2)  # each panel has texts of its own at its left
-    height = row * ceil(len(figure.panels) / columns) + 90
+        most = min(most, 2)  # each panel has texts of its own at its left
+    rows = ceil(len(figure.panels) / most)
+    columns = ceil(len(figure.panels) / rows)
+    height = row * rows + 90
     return replace(figure, columns=columns, height=height)

@@ -37,7 +37,7 @@ HEADINGS = {
     "low": "95 % from",
     "high": "to",
 }
-DECIMALS = {"rhat": 3, "khat": 2, "fmi": 2, "riv": 2}
+DECIMALS = {"rhat": 3, "khat": 2, "gap_sd": 3, "fmi": 2, "riv": 2}
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
 MOST = 6  # decimals of a column
 PROSE = 40  # characters of a cell from which a column is wrapped
@@ -78,7 +78,7 @@ def show_cells(
         cells = _show_numbers(name, values, digits) if is_number else _show_texts(values, digits)
         if name == "verdict":  # a key of the JSON, such as not_converged
             cells = [cell.replace("_", " ") for cell in cells]
-        if name.endswith(" interval"):  # text, whose numbers align with others
+        if name.endswith(" interval") or name == "published":  # text, which aligns with numbers
             cells = [cell.replace("-", "\N{MINUS SIGN}") for cell in cells]
         longest = max(map(len, cells), default=0)
         kind = "number" if is_number else "prose" if longest > PROSE else "word"

@@ -1,6 +1,7 @@
 """Figure -> what Plotly's script draws on the page, for a wide and for a narrow screen."""
 
 import base64
+import copy
 import json
 import math
 from dataclasses import asdict, replace
@@ -15,6 +16,8 @@ from bhlm.plots.style import PAGES, ROLES
 FLOAT32 = np.finfo(np.float32)
 PIXEL = 1e-4  # of a figure's extent, less than which nobody sees
 PANEL_HEIGHT = 300  # pixels of one panel, where a narrow screen stacks them
+BETWEEN = 0.36  # of a stacked panel's height, between it and the next one
+NEAR = 1e-6  # shares of a figure, within which a title stands over its panel
 PANEL_WIDTH = 260  # pixels that a panel needs, where the panels cannot be stacked
 
 
@@ -23,13 +26,16 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
 
     `narrow` is the layout with the panels one below the other, None where there is one column
     anyway; `least` is the width in pixels that the figure needs, 0 if it fits any screen.
+    Panels of ArviZ's, which are drawn once, are moved.
     """
     drawn = _strip(_share_labels(figure).plotly())
     layout = drawn["layout"]
     found = {"data": drawn["data"], "layout": layout, "narrow": None, "least": 0}
     if figure.draw is not None:
         ends = {tuple(axis["domain"]) for axis in _axes(layout, "xaxis") if "domain" in axis}
-        found["least"] = PANEL_WIDTH * len(ends) if len(ends) > 1 else 0
+        if len(ends) > 1:
+            found["narrow"] = _stack(layout)
+            found["least"] = 0 if found["narrow"] else PANEL_WIDTH * len(ends)
     elif min(figure.columns, len(figure.panels)) > 1:
         count = len(figure.panels)
         row = figure.height / math.ceil(count / figure.columns)
@@ -83,6 +89,40 @@ def _halve(value: Any) -> Any:
         return value
     packed = base64.b64encode(array.astype("<f4").tobytes()).decode()
     return value | {"dtype": "f4", "bdata": packed}
+
+
+def _stack(layout: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the layout of a grid of panels with these one below the other, in reading order.
+
+    None where two panels share an axis, or a text belongs to no panel.
+    """
+    stacked = copy.deepcopy(layout)
+    panels = [
+        (axis, stacked.get("yaxis" + str(axis.get("anchor", ""))[1:], {}))
+        for axis in _axes(stacked, "xaxis")
+    ]
+    places = [(tuple(x.get("domain", ())), tuple(y.get("domain", ()))) for x, y in panels]
+    if not all(map(all, places)) or len(set(places)) < len(panels):
+        return None
+    order = sorted(range(len(panels)), key=lambda at: (-places[at][1][1], places[at][0][0]))
+    share = 1.0 / len(panels)
+    notes = [note for note in stacked.get("annotations", ()) if note.get("xref") == "paper"]
+    moved = []
+    for row, at in enumerate(order):
+        (x, y), ((left, right), (_, top)) = panels[at], places[at]
+        low, high = 1.0 - share * (row + 1.0 - BETWEEN), 1.0 - share * row
+        x["domain"], y["domain"] = [0.0, 1.0], [low, high]
+        for note in notes:
+            if abs(note["x"] - (left + right) / 2) < NEAR and abs(note["y"] - top) < NEAR:
+                moved.append((note, high))
+    if len(moved) != len(notes):
+        return None
+    for note, high in moved:
+        note["x"], note["y"] = 0.5, high
+    height = PANEL_HEIGHT * len(panels)
+    if "y" in stacked.get("legend", {}):  # in shares of the height, which is another
+        stacked["legend"]["y"] *= layout["height"] / height
+    return stacked | {"height": height}
 
 
 def _axes(layout: dict[str, Any], kind: str) -> list[dict[str, Any]]:

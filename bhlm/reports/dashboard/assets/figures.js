@@ -160,7 +160,8 @@ function draw(element, content) {
     if (frame.scrollWidth > frame.clientWidth) {
       frame.tabIndex = 0;
       frame.setAttribute("role", "region");
-      frame.setAttribute("aria-label", "Figure that scrolls sideways");
+      const own = frame.closest("figure").getAttribute("aria-label");
+      frame.setAttribute("aria-label", `${own}, which scrolls sideways`);
     }
   }
   const isNarrow = element.clientWidth < NARROW;
