@@ -245,14 +245,18 @@ def test_word_opens_in_an_office(hsb_table, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium")
-def test_html_passes_axe(hsb_table, tmp_path):
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "light"), (1440, "dark")])
+def test_html_passes_axe(hsb_table, tmp_path, width, scheme):
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'bhlm[dev]'")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="bhlm[dev]")
     hsb_table.save(tmp_path / "table.html")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.goto((tmp_path / "table.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        methods = page.locator(".bhlm-models thead tr:last-child td").last
+        assert methods.evaluate("it => getComputedStyle(it).borderBottomStyle") == "solid"
         found = axe.Axe().run(page)
         page.screenshot(path=str(tmp_path / "table.png"), full_page=True)
         browser.close()

@@ -23,12 +23,23 @@ STYLE = (
     "font-weight:normal}"
     ".bhlm-models tbody th{text-align:left}"
     ".bhlm-models thead th{font-weight:bold}"
-    ".bhlm-models thead tr:last-child th{font-weight:normal;border-bottom:1px solid}"
+    ".bhlm-models thead tr:first-child :is(th,td){padding-top:.4rem}"
+    ".bhlm-models thead tr:last-child td{border-bottom:1px solid;padding-bottom:.3rem}"
+    ".bhlm-models :is(th,td):first-child{padding-left:0}"
+    ".bhlm-models :is(th,td):last-child{padding-right:0}"
+    ".bhlm-models tbody tr:last-child>*{padding-bottom:.4rem}"
     ".bhlm-models tbody .section th{font-style:italic;padding-top:.5rem}"
     ".bhlm-models tbody+tbody{border-top:1px solid}"
     ".bhlm-models .below{display:block}"
     ".bhlm-models tfoot td{text-align:left;border-top:1px solid;padding-top:.3rem;"
     "font-size:.9em;max-width:0}"
+)
+# A page of its own follows the reader's light or dark, and scrolls the table where it is narrow.
+PAGE = (
+    ":root{color-scheme:light dark}body{margin:2rem;font:1rem/1.5 -apple-system,"
+    'BlinkMacSystemFont,"Segoe UI",Roboto,"Noto Sans","Helvetica Neue","Liberation Sans",Arial,'
+    "sans-serif}main{overflow-x:auto}h1{margin:0 0 1rem;font:600 1.4rem/1.25 Charter,"
+    '"Iowan Old Style","Palatino Linotype",Palatino,Georgia,serif}'
 )
 
 
@@ -146,7 +157,9 @@ def write_html(layout: Layout, *, title: str = "") -> str:
         return body
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{_escape(title)}</title>\n</head>\n<body>\n<main>\n<h1>{_escape(title)}</h1>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
+        f'<main tabindex="0">\n<h1>{_escape(title)}</h1>\n'
         f"{body}\n</main>\n</body>\n</html>\n"
     )
 
