@@ -160,7 +160,7 @@ def test_the_caterpillar_of_a_posterior():
     assert set(inside.table["coefficient"]) == {"Intercept", "x"}
 
 
-SHORT = ("--draws", "300", "--tune", "300")
+SHORT = ("--draws", "500", "--tune", "500")  # tail ESS of 400 is asked for
 
 
 def check_page(page):
