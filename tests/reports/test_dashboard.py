@@ -27,7 +27,7 @@ from bhlm.reports.dashboard.blocks import Facts, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.content import list_columns, show_text
 from bhlm.reports.dashboard.drawing import describe_figure
-from bhlm.reports.dashboard.outcome import judge
+from bhlm.reports.dashboard.outcome import _advise, judge
 from bhlm.reports.dashboard.page import SECTIONS, build_sections, embed, load_scripts
 from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.subjects import check_rows
@@ -134,6 +134,12 @@ class TestVerdict:
         assert (first.tone, first.heading) == ("caution", "Singular REML fit")
         assert any("var(Intercept|g) = 0" in text for text in first.sentences)
         assert second.heading == "What to do"
+
+    def test_what_was_not_checked_is_to_be_said(self, both):
+        found = both.findings.model_checks
+        unknown = both.findings._replace(model_checks=replace(found, status="unknown"))
+        advice = _advise(make_subject(both), unknown)
+        assert advice[0] == "Say beside the estimates what of the model was not checked."
 
     def test_what_is_asked_first_stands_first(self, both):
         section = build_verdict(make_subject(both))

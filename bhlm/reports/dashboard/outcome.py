@@ -127,6 +127,8 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
             "Look at the model checks: report what the model misses beside its estimates, or fit "
             "a model that has it."
         )
+    elif model is not None and not model.holds:
+        advice.append("Say beside the estimates what of the model was not checked.")
     if priors is not None and priors.status in ("fails", "caution"):
         advice.append(
             "Report the priors, and the reason for them, beside what depends on them; the section "
