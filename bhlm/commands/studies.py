@@ -131,10 +131,10 @@ def power_command(
     ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Simulate the power of a design: [effects] x, w, "x:w"; [design] groups, group_size, icc.
+    """Simulate the power of a design, which a TOML states in two tables.
 
-    Also target (0.8), replicates (500), seed and df above the tables; several values of what
-    stands in [design] are all tried.
+    The table effects has x, w and "x:w"; the table design has groups, group_size and icc, of which
+    several values are all tried. Above them stand target (0.8), replicates (500), seed and df.
     """
     from bhlm.files import write_json
     from bhlm.progress import show_progress

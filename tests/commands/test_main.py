@@ -9,9 +9,13 @@ import time
 import pandas as pd
 import pytest
 from command_line import check_refusal, run
+from rich.text import Text
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import bhlm
 from bhlm.commands.interrupts import hear_interrupts
+from bhlm.commands.main import app
 from bhlm.sources.datasets import load_hsb
 
 FORMULA = "mathach ~ ses + (1 | school)"
@@ -357,3 +361,16 @@ def test_the_package_is_the_command():
         [sys.executable, "-m", "bhlm", "--version"], capture_output=True, text=True, check=True
     )
     assert found.stdout.startswith("bhlm ")
+
+
+def test_help_loses_no_word_to_markup() -> None:
+    """What stands in brackets would be read as a style, and left out."""
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    said = [str(root.help or "")]
+    for command in root.commands.values():
+        said.append(str(command.help or ""))
+        said += [str(getattr(each, "help", None) or "") for each in command.params]
+    assert len(said) > 100
+    for text in said:
+        assert Text.from_markup(text).plain == text
