@@ -9,12 +9,15 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws, Settings, build_fit
 from bhlm.bayes.importance import ImportancePosterior, integrate_importance
+from bhlm.bayes.importance.posterior import correct_fixed
 from bhlm.bayes.priors.resolve import Priors, resolve_priors
 from bhlm.likelihood.covariance import arrange, lower_roots
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 
 Array = np.ndarray
+
+CANDIDATES = 100  # of fixed effects given the rest, among which priors choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,21 @@ def resample(
     noise = rng.standard_normal((*rows.shape, len(target.ols)))
     inverse = np.linalg.inv(given.root)[rows]
     drawn = given.mean[rows] + np.einsum("cdji,cdj->cdi", inverse, noise)
+    if not target.exact:  # the weights are right on average over fixed effects given the rest
+        drawn = choose_fixed(exact, rows, inverse, rng)
     return Sample(target.ols + drawn @ target.back.T, exact.at.g[rows], exact.at.sigma[rows])
+
+
+def choose_fixed(
+    exact: ImportancePosterior, rows: Array, inverse: Array, rng: np.random.Generator
+) -> Array:
+    """Return fixed effects beta~ given the rest, each of many from the normal, by their priors."""
+    noise = rng.standard_normal((CANDIDATES, *rows.shape, inverse.shape[-1]))
+    drawn = exact.given.mean[rows] + np.einsum("cdji,kcdj->kcdi", inverse, noise)
+    flat = drawn.reshape(-1, drawn.shape[-1])
+    height = correct_fixed(exact.target, flat).reshape(drawn.shape[:-1])
+    best = np.argmax(height + rng.gumbel(size=height.shape), axis=0)
+    return np.take_along_axis(drawn, best[None, ..., None], axis=0)[0]
 
 
 def make_fit(exact: ImportancePosterior, sample: Sample, *, seed: int = 1) -> Draws:

@@ -6,7 +6,9 @@ normal given the other parameters, with mean and covariance that are known exact
 
     s_i = (beta_i - mean_i) / sd_i    and    z_ij = (s_j - rho_ij s_i) / sqrt(1 - rho_ij^2)
 
-are standard normal, s_i independent of z_ij, and both of all other parameters. Other pairs are
+are standard normal, s_i independent of z_ij, and both of all other parameters. Under any priors
+the distribution function of a fixed effect given all others is known by an integral in one
+dimension (`given_rest`), uniform at sound draws and independent of what is given. Other pairs are
 compared by their rank correlations with those of the weighted draws. What is tested are products of
 
     v = sqrt(12) (u - 1/2)    and    c = sqrt(45/4) ((2 u - 1)^2 - 1/3)
@@ -16,6 +18,7 @@ with u a uniform rank: bounded, so that their errors hold however heavy the tail
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +30,10 @@ from bhlm.bayes.draws import Posterior, flatten_draws
 from bhlm.bayes.importance.kernels import tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
 from bhlm.bayes.importance.target import build_target, condition_fixed
+from bhlm.layout import list_names
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import Evidence, resolve_sampled, take_sampled
+from bhlm.reconciliation.given_rest import COLLINEAR, Complete, list_unplaced, place_draws
 from bhlm.reconciliation.judge import FALSE_ALARMS, count_effective, standardise
 
 Array = np.ndarray
@@ -36,7 +41,7 @@ Array = np.ndarray
 # Probability that sound draws of one fit are refuted by one of the three kinds of test here: they
 # come on top of those of each parameter by itself, and hardly add to its false alarms.
 RARE = FALSE_ALARMS / 10.0
-COLLINEAR = 1e-10  # of 1 - rho^2, of which rounding leaves five digits there
+TINY = 1e-12  # of a distribution function, beyond which a draw is as far off as can be told
 
 
 class Residuals(NamedTuple):
@@ -58,16 +63,17 @@ class Doubt(NamedTuple):
 def find_joint(post: Posterior, evidence: Evidence) -> list[str]:
     """Return a sentence for each way in which the draws are not jointly those of the posterior.
 
-    Of a family, and under other priors than normal and flat ones, nothing is normal given the rest,
-    and all parameters are compared by their ranks. Those are compared where weighted draws are
-    believed.
+    Of a family nothing has a known distribution given the rest, and all parameters are compared by
+    their ranks. Those are compared where weighted draws are believed.
     """
     drawn, post = resolve_sampled(post, evidence.rounded), take_sampled(post)
     found = []
-    residuals = condition_draws(post)
+    residuals, complete = condition_draws(post), place_draws(post)
     if residuals is not None:
         found += _find_drift(post, residuals)
-        found += _find_worst(_list_conditional(post, residuals, drawn), post.shape)
+    doubts = [] if residuals is None else [_list_conditional(post, residuals, drawn)]
+    doubts += [] if complete is None else [_list_complete(post, complete, drawn)]
+    found += _find_worst(chain.from_iterable(doubts), post.shape)
     if evidence.weighted is not None:
         exact = evidence.weighted.resolve(evidence.rounded)
         found += _find_worst(_list_ranked(post, exact, drawn), post.shape)
@@ -79,20 +85,21 @@ def describe_joint(evidence: Evidence) -> str:
     exact = evidence.exact
     if exact is None or not evidence.certified:
         return ""
-    if exact.target.exact and exact.target.counted is None:
-        told = (
-            "fixed effects are tested against their exact distribution given the other parameters, "
+    if exact.target.counted is not None:
+        return (
+            "Together, parameters are tested, pair by pair, by their rank correlations alone: "
+            "nothing has a known distribution given the rest; dependence of another kind would not "
+            "be seen."
         )
-        told += (
-            "and nothing else is tested"
-            if evidence.weighted is None
-            else "and the other parameters, pair by pair, by their rank correlations"
-        )
-    else:
-        told = (
-            "parameters are tested, pair by pair, by their rank correlations alone: nothing is "
-            "normal given the rest"
-        )
+    lost = list_unplaced(exact)
+    told = "fixed effects are tested against their exact distribution given the other parameters"
+    if lost:
+        told += f" (all but {list_names(lost)})"
+    told += (
+        ", and nothing else is tested"
+        if evidence.weighted is None
+        else ", and the other parameters, pair by pair, by their rank correlations"
+    )
     return f"Together, {told}; dependence of another kind would not be seen."
 
 
@@ -163,6 +170,40 @@ def _list_conditional(
                 f"given the other parameters {name} and {names[j]} correlate by {drawn:+.2f} in "
                 f"the draws and by {exact:+.2f} exactly",
             )  # fmt: skip
+
+
+def _list_complete(
+    post: Posterior, complete: Complete, draws: Mapping[str, Array]
+) -> Iterator[Doubt]:
+    """Yield what is known of each fixed effect given all other parameters."""
+    names = post.moments.fixed
+    others = [str(each) for each in post.parameters if each.is_sd or each.is_correlation]
+    ranks = {name: _rank(complete.b[:, i]) for i, name in enumerate(names)}
+    ranks |= {name: _rank(draws[name].ravel()) for name in others}
+    for name, u in zip(complete.names, complete.u.T, strict=True):
+        place, distance = _centre(u), _fold(u)
+        size = math.sqrt(float(np.mean(norm.ppf(np.clip(u, TINY, 1.0 - TINY)) ** 2)))
+        yield Doubt(
+            place, 0.0,
+            f"the draws of {name} lie at {float(np.mean(u)):.2f} of their exact distributions "
+            "given all other parameters, on average, where 0.50 is due",
+        )  # fmt: skip
+        yield Doubt(
+            distance, 0.0,
+            f"the draws of {name} vary {size:.2f} times as much as they should given all other "
+            "parameters",
+        )  # fmt: skip
+        for other, rank in ranks.items():
+            if other == name:
+                continue
+            for values, what in ((place, "place"), (distance, "distance from the middle")):
+                corr = float(np.mean(values * rank))
+                yield Doubt(
+                    values * rank, 0.0,
+                    f"the {what} of {name} in its exact distribution given all other parameters "
+                    f"has a rank correlation of {corr:+.2f} with {other}, of which it is "
+                    "independent",
+                )  # fmt: skip
 
 
 def _list_ranked(
