@@ -48,7 +48,7 @@ from bhlm.reconciliation.quadrature_route import (
     find_marginal_mode,
     integrate_draws,
 )
-from bhlm.reconciliation.swaps import Share, Swapped, measure_share, swap_priors
+from bhlm.reconciliation.swaps import ENOUGH, Share, Swapped, measure_share, swap_priors
 from bhlm.reconciliation.weighted_mode import find_weighted_mode
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
@@ -350,15 +350,22 @@ class _Route:
             return
         self.exact = exact
         self.rounded = tuple(each for each in self.rounded if each in exact.rounded)
+        failed = ""
+        if not exact.khat <= self.limit:
+            failed = (
+                f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
+            )
+        elif exact.draws.ess < ENOUGH:  # too few for their own errors to be believed
+            failed = (
+                f"of {len(exact.draws.y)} weighted draws {exact.draws.ess:.0f} are effective, "
+                f"fewer than {ENOUGH:g}"
+            )
         self.judgement = judge(
-            resolve_sampled(post, self.rounded),
-            exact.resolve(self.rounded),
-            certified=exact.khat <= self.limit,
+            resolve_sampled(post, self.rounded), exact.resolve(self.rounded), certified=not failed
         )
-        if exact.khat <= self.limit:
+        if not failed:
             self.pool = start_pool(exact, seed=self.seed)
             return
-        failed = f"Pareto's k of the importance weights is {exact.khat:.2f}, above {self.limit:g}"
         chosen = integrate_draws(post) if _takes_grid(post) else None
         instead = "and quadrature has no answer"
         if chosen is not None:
@@ -366,6 +373,11 @@ class _Route:
             judgement = judge_by_quadrature(post.draws, chosen, judged)
             if judgement.certified:
                 self.quadrature, self.judgement = QuadratureRoute(chosen), judgement
+                if self.rounded:
+                    self.reasons.append(
+                        f"Quadrature does not judge the draws of {list_names(self.rounded)}, +-1 "
+                        "to rounding since zero lies far from the values of a covariate: centre it."
+                    )
                 return
             lost = list_names(judgement.unjudged)
             instead = f"and tails are too heavy for quadrature to judge the spread of {lost}"

@@ -200,7 +200,7 @@ def _judge_row(
         return "unexplained"
     if off and (parameter.is_fixed or evidence.identity.is_broken):
         return "unexplained"
-    if not evidence.certified or not math.isfinite(row["gap"]):
+    if not _is_judged(name, evidence) or not math.isfinite(row["gap"]):
         return "undetermined"
     if abs(row["gap"]) <= NEGLIGIBLE * unit:
         return "agree"
@@ -216,7 +216,16 @@ def _judge_one(name: str, evidence: Evidence) -> str:
     """Return the verdict on such a correlation, whose draws are judged at the columns' means."""
     if evidence.judgement and any(name == each for each, _ in evidence.judgement.refuted):
         return "unexplained"
-    return "agree" if evidence.certified else "undetermined"
+    return "agree" if _is_judged(name, evidence) else "undetermined"
+
+
+def _is_judged(name: str, evidence: Evidence) -> bool:
+    """Return whether the draws of a parameter were judged.
+
+    Quadrature judges no correlation that is +-1 to rounding by where zero lies.
+    """
+    judgement = evidence.judgement
+    return evidence.certified and judgement is not None and name in judgement.scores
 
 
 def _name_mode(post: Posterior, mode: FlatMode) -> dict[str, float]:

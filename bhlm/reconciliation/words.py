@@ -175,10 +175,10 @@ def _explain_one(name: str, mean: float, evidence: Evidence) -> str:
     )
     if not evidence.certified or evidence.judgement is None:
         return f"{text}."
+    if name not in evidence.judgement.scores:
+        return f"{text}; its draws are not judged."
     refuted = [STATISTICS[key] for each, key in evidence.judgement.refuted if each == name]
     told = f"off in {_list(refuted)}" if refuted else "certified"
-    if evidence.route == "quadrature":
-        return f"{text}; its draws are not judged."
     return f"{text}; as it is at the columns' means, its draws are {told}."
 
 

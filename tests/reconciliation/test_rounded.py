@@ -125,3 +125,15 @@ def test_draws_at_the_edge_of_rounding_have_no_density():
     assert not has_density(x)
     assert has_density(np.random.default_rng(1).normal(1e9, 1.0, 4000))
     assert -1.0 < find_mode(x, lower=-1.0, upper=1.0) < -1.0 + 1e-14
+
+
+@pytest.mark.slow
+def test_quadrature_says_that_it_does_not_judge_such_a_correlation():
+    reml, post = fit(2, 2e7)
+    both = compare(reml, post, limit=-1.0)
+    if both.evidence.route == "quadrature":
+        assert CORR not in both.evidence.judgement.scores
+        assert any(f"does not judge the draws of {CORR}" in reason for reason in both.reasons)
+        assert "its draws are not judged" in both.words[CORR]
+    assert both.table.loc[CORR, "verdict"] == "undetermined"
+    assert both.verdict == "undetermined"
