@@ -146,7 +146,8 @@ class Comparison:
                 "Means by quadrature, since the weights of importance sampling fail, accurate to "
                 f"{by_grid.chosen.accuracy:.1g} posterior SDs; the draws are judged by it in mean "
                 "and SD, and in the 95 % interval of SDs, variances and correlations that priors "
-                f"stand on themselves{_list_unjudged(judgement, by='the interval')}: a shift of "
+                f"stand on themselves{_list_unjudged(judgement, by='the interval')}"
+                f"{_list_rounded(self.evidence)}: a shift of "
                 f"{judgement.resolution:.2g} posterior SDs would be seen. "
                 f"{describe_joint(self.evidence)}"
             )
@@ -394,6 +395,12 @@ def _list_unjudged(judgement: Judgement, *, by: str) -> str:
     if not heavy:
         return ""
     return f" ({list_names(heavy)} by {by} alone, whose tails are too heavy for mean or SD)"
+
+
+def _list_rounded(evidence: Evidence) -> str:
+    """Return a clause on the correlations that quadrature does not judge."""
+    are = "is" if len(evidence.rounded) == 1 else "are"
+    return f" ({list_names(evidence.rounded)} {are} not judged)" if evidence.rounded else ""
 
 
 def _list_moved(evidence: Evidence) -> str:

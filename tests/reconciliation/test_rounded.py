@@ -135,5 +135,6 @@ def test_quadrature_says_that_it_does_not_judge_such_a_correlation():
         assert CORR not in both.evidence.judgement.scores
         assert any(f"does not judge the draws of {CORR}" in reason for reason in both.reasons)
         assert "its draws are not judged" in both.words[CORR]
+        assert f"({CORR} is not judged)" in both.route
     assert both.table.loc[CORR, "verdict"] == "undetermined"
     assert both.verdict == "undetermined"
