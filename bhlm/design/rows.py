@@ -14,7 +14,7 @@ from bhlm.design.formula.expressions import Apply, Expression, Name, column_name
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, Frame, count_true, take_row
 from bhlm.design.steps import name_within
-from bhlm.errors import DataError
+from bhlm.errors import DataError, show_value
 from bhlm.sources.kinds import settle_arrow, settle_pandas, tell_lost_categories
 from bhlm.sources.open import find_parquet, scan_table
 from bhlm.sources.parquet import ParquetScan
@@ -329,11 +329,17 @@ def _check_dtype(
     labels = ", string and categorical" if nw.String in allowed else ""
     kinds = f"numeric, boolean{labels}" if labels else "numeric and boolean"
     how = ", in pandas with astype('boolean') or astype(float)" if dtype == nw.Object else ""
+    held = f", such as {show_value(_find_text(frame, name))}," if dtype == nw.String else ""
     raise DataError(
-        f"column '{name}' has type {_print_type(frame, name, dtype)} and cannot be used {use}; "
-        f"{kinds} columns can, so "
-        f"convert it first{how}"
+        f"column '{name}' has type {_print_type(frame, name, dtype)}{held} and cannot be used "
+        f"{use}; {kinds} columns can, so convert it first{how}"
     )
+
+
+def _find_text(frame: Frame, name: str) -> str:
+    """Return a text of a column, which a message shows; "" where it has none."""
+    found = frame.lazy().select(nw.col(name)).filter(~nw.col(name).is_null()).head(1).collect()
+    return str(found[name][0]) if len(found) else ""
 
 
 def is_complete(layout: Layout) -> nw.Expr:

@@ -465,6 +465,12 @@ def _miss_table(
 
 def refuse_file(path: object, suffix: str, error: Exception) -> DataError:
     """Return the error for files that their reader does not understand."""
+    if isinstance(error, UnicodeDecodeError) and suffix.startswith((".csv", ".tsv")):
+        return DataError(
+            f"'{path}' is not UTF-8 text (byte {error.start} is {error.object[error.start]:#x}); "
+            "save it as UTF-8, which Excel calls 'CSV UTF-8', or give the dataframe that "
+            "pandas.read_csv(path, encoding=...) returns"
+        )
     return DataError(
         f"'{path}' cannot be read as {suffix} ({shorten(error)}); check that its suffix is right "
         "and that the file is whole"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhlm.errors import DataError, miss_package
-from bhlm.layout import show_name
+from bhlm.layout import count, show_name
 from bhlm.progress import VOICE
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.arrow import EXACT, to_pandas
@@ -205,6 +205,14 @@ def _read_text(
         path, sep=separator, low_memory=False, dtype=dict.fromkeys(text, str),
         na_values=list(dialect.missing) or None,
     )  # fmt: skip
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first fields for names of rows then, and moves the names of columns.
+        more = table.index.nlevels
+        raise DataError(
+            f"'{path}' has {count(more, 'field')} more in its rows than the "
+            f"{count(len(table.columns), 'name')} of its header, so that it is not known which "
+            "column is which; give every column a name, or remove a separator at the ends of rows"
+        )
     if len(table.columns) == 1 and dialect.separator is None:
         name = str(table.columns[0])
         others = [mark for mark in (";", "\t", "|") if mark in name]
@@ -216,10 +224,26 @@ def _read_text(
     return table
 
 
+WRITTEN = (str, int, float)  # types of cells, of which some may hold a number as a text
+
+
 def _read_excel(path: Path) -> "pd.DataFrame":
+    """Return a sheet whose texts are numbers where no labels merge by that, such as 7 and 007."""
     import pandas as pd
 
-    return pd.read_excel(path)
+    table = pd.read_excel(path, dtype=object).infer_objects()
+    for name, dtype in table.dtypes.items():
+        is_text = pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
+        cells = table[name].dropna()
+        if not is_text or not cells.map(type).isin(WRITTEN).all():
+            continue
+        numbers = pd.to_numeric(cells, errors="coerce")
+        is_exact = numbers.notna().all() and not (
+            len(cells) < len(table) and numbers.abs().max() > EXACT
+        )
+        if is_exact and not merges_spellings(cells.map(str)):
+            table[name] = numbers.reindex(table.index)
+    return table
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":

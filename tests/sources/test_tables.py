@@ -16,6 +16,7 @@ import pyreadstat
 import pytest
 
 from bhlm.errors import DataError, MissingPackageError
+from bhlm.fits.model import Model
 from bhlm.sources import files
 from bhlm.sources.open import open_table
 
@@ -246,3 +247,57 @@ def test_a_damaged_feather_file_does_not_end_the_process(tmp_path, seed):
         assert "\n" not in str(error)
     else:
         assert isinstance(table, pd.DataFrame)
+
+
+@pytest.mark.parametrize("end", ["9", ""], ids=["a field more", "a separator more"])
+def test_rows_longer_than_the_header_do_not_move_its_names(tmp_path, end):
+    path = tmp_path / "rows.csv"
+    path.write_text("y,g,x\n" + "".join(f"{i}.5,{i % 3},{i * i},{end}\n" for i in range(9)))
+    with pytest.raises(DataError, match=r"1 field more in its rows than the 3 names of its header"):
+        open_table(path)
+
+
+def test_a_separator_more_in_header_and_rows_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("y,g,\n1.5,2,\n2.5,3,\n")
+    assert open_table(path)["y"].tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_text_that_is_not_utf_8_says_how_to_save_it(tmp_path, encoding):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("größe,g\n1,2\n".encode(encoding))
+    with pytest.raises(DataError, match=r"is not UTF-8 text .* save it as UTF-8"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("value", ["1,346.56", "1.346,56", "12 cm"])
+def test_text_where_numbers_belong_is_shown(tmp_path, value):
+    path = tmp_path / "rows.csv"
+    path.write_text("y,g\n" + f'"{value}",1\n"{value}",2\n' * 3)
+    with pytest.raises(DataError, match=f"column 'y' has type String, such as '{value}', and"):
+        Model("y ~ 1 + (1 | g)", path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx", "semicolon", "bar"])
+def test_labels_with_zeros_in_front_stay_apart_in_every_kind_of_text(tmp_path, kind):
+    table = pd.DataFrame({"y": [1.0, 2.5, 3.0], "g": ["007", "7", "12"]})
+    mark = {"tsv": "\t", "semicolon": ";", "bar": "|"}.get(kind, ",")
+    path = tmp_path / f"rows.{kind if kind in ('tsv', 'xlsx') else 'csv'}"
+    if kind == "xlsx":
+        table.to_excel(path, index=False)
+    else:
+        table.to_csv(path, index=False, sep=mark)
+    found = open_table(path, separator=mark) if kind in ("semicolon", "bar") else open_table(path)
+    assert found["g"].tolist() == ["007", "7", "12"]
+    assert found["y"].tolist() == [1.0, 2.5, 3.0]
+
+
+def test_numbers_that_a_sheet_holds_as_text_are_numbers(tmp_path):
+    path = tmp_path / "rows.xlsx"
+    pd.DataFrame({"y": ["1.5", 2, None], "g": [1, 2, 3], "t": ["a", 2, "b"]}).to_excel(
+        path, index=False
+    )
+    found = open_table(path)
+    assert found["y"].tolist()[:2] == [1.5, 2.0]
+    assert found["g"].dtype == "int64"
