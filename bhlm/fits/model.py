@@ -25,7 +25,7 @@ from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments, open_alike, reduce_table
 from bhlm.moments.patterns import Patterns, reduce_patterns
-from bhlm.moments.same_rows import check_same_rows
+from bhlm.moments.same_rows import check_same_rows, is_alike
 from bhlm.moments.strata import StratumMoments, reduce_strata
 from bhlm.sources.watch import unchanged
 
@@ -623,6 +623,37 @@ class Model:
         if weights is not None and (weights.is_sampling or not sampling):
             raise refuse_weights(weights, what)
 
+    def _check_formula(self, fit: Any) -> None:
+        """Refuse a fit of another model: of other columns, another response or other weights."""
+        asked, made = self.moments, fit.moments
+        one, other = (
+            (each.fixed, each.random, each.group, each.response, each.design.formula.weights)
+            for each in (asked, made)
+        )
+        if one == other:
+            return
+        given = [
+            f"'{each.formula}'" + (f" with {weights.sentence}" if weights is not None else "")
+            for each, weights in ((made, other[-1]), (asked, one[-1]))
+        ]
+        raise ArgumentError(
+            f"the fit is of {given[0]} and this model is {given[1]}; take the model that was fitted"
+        )
+
+    def _check_fit(self, fit: Any) -> None:
+        """Refuse a fit of another model, or of other rows, where it is asked of this model's."""
+        self._check_formula(fit)
+        asked, made = self.moments, fit.moments
+        same = np.array_equal(asked.groups, made.groups) and np.array_equal(asked.n, made.n)
+        if not same or not is_alike(
+            (made.mean, made.cross), (asked.mean, asked.cross), n=made.n_rows
+        ):
+            raise DataError(
+                f"the fit of '{made.formula}' is of {made.n_rows} rows of {made.n_groups} groups "
+                f"that are others than the {asked.n_rows} of this model; take the model that was "
+                "fitted"
+            )
+
     def _name_rows(self, index: "pd.Index | None", labels: np.ndarray) -> "pd.Index":
         """Return what a table calls its rows; their groups where they have no order."""
         import pandas as pd
@@ -695,12 +726,7 @@ class Model:
             )
         fit = cast("RemlFit | BayesFit", fit)
         self._refuse_weights("predict()", sampling=isinstance(fit, RemlFit))
-        asked, made = self.moments, fit.moments
-        if (asked.fixed, asked.random, asked.group) != (made.fixed, made.random, made.group):
-            raise ArgumentError(
-                f"the fit is of '{made.formula}' and this model is '{asked.formula}'; predict by "
-                "the model that was fitted"
-            )
+        self._check_formula(fit)
         if data is None:
             (labels, x, z, _), _, index = self._read_weighted()
         else:
@@ -865,6 +891,7 @@ class Model:
 
             return list_level_residuals(self._cells, self._table, fit)
         self._refuse_weights("residuals()", sampling=True)
+        self._check_fit(fit)
         rows, given, index = self._read_weighted()
         counts = self.formula.weights is not None and self.formula.weights.counts_rows
         weights = None if counts else given
@@ -888,6 +915,7 @@ class Model:
 
             post, own, called = read_own_level_rows(self._cells, self._table, fit)
             return check_level_rows(post, own, draws=draws, seed=seed, index=called)
+        self._check_fit(fit)
         rows, index = self._read_rows()
         return check_rows(fit, *rows, draws=draws, seed=seed, index=index)
 
@@ -907,5 +935,6 @@ class Model:
 
             post, own, called = read_own_level_rows(self._cells, self._table, fit)
             return leave_out_level_rows(post, own, index=called)
+        self._check_fit(fit)
         rows, index = self._read_rows()
         return leave_out_rows(fit, *rows, index=index)
