@@ -89,6 +89,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def agree(number: int, one: str, many: str) -> str:
+    """Return the verb that a number takes: "has" of 1, "have" of others."""
+    return one if number == 1 else many
+
+
 def list_names(names: Sequence[str], *, most: int = 3) -> str:
     """Return names as a list in a sentence: "a", "a and b", "a, b, c and 4 more"."""
     texts = list(names[:most])

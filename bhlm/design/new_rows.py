@@ -21,6 +21,7 @@ from bhlm.design.formula.terms import list_factors
 from bhlm.design.labels import code_groups, widen_labels
 from bhlm.design.rows import Layout, read_frame
 from bhlm.errors import ArgumentError, DataError
+from bhlm.layout import agree
 
 Array = np.ndarray
 
@@ -96,9 +97,10 @@ def read_new_rows(
     check_levels(design, held, layout)
     total = table.lazy().select(nw.len()).collect().item()
     if len(held) < total:
+        short = total - len(held)
         raise DataError(
-            f"{total - len(held)} of the {total} new rows miss a value that the formula "
-            "reads; drop or fill them first"
+            f"{short} of the {total} new rows {agree(short, 'misses', 'miss')} a value that the "
+            "formula reads; drop or fill them first"
         )
     if check is not None:
         check(np.asarray(held["group"].to_numpy()))

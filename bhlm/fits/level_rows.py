@@ -24,6 +24,7 @@ from bhlm.design.new_rows import (
 )
 from bhlm.design.rows import list_within, name_groups, read_frame
 from bhlm.errors import ArgumentError, DataError
+from bhlm.layout import agree
 from bhlm.moments.cells import (
     CellMoments,
     CellRows,
@@ -153,9 +154,10 @@ def read_new_level_rows(
     check_levels(design, held, layout)
     total = table.lazy().select(nw.len()).collect().item()
     if len(held) < total:
+        short = total - len(held)
         raise DataError(
-            f"{total - len(held)} of the {total} new rows miss a value that the formula "
-            "reads; drop or fill them first"
+            f"{short} of the {total} new rows {agree(short, 'misses', 'miss')} a value that the "
+            "formula reads; drop or fill them first"
         )
     n = len(held)
     labels = {column: np.asarray(held[at].to_numpy()) for at, column in safe.items()}

@@ -6,7 +6,7 @@ import numpy as np
 
 from bhlm.design.design import Design
 from bhlm.errors import ArgumentError, DataError, show_value
-from bhlm.layout import count
+from bhlm.layout import agree, count
 from bhlm.moments.memory import Reduced
 
 Array = np.ndarray
@@ -35,20 +35,25 @@ def find_large_groups(n: Array, k: int, *, of: str, action: str) -> tuple[Array,
     if action not in ("refuse", "drop"):
         raise ArgumentError(f"action={action!r} is not known; choose 'refuse' or 'drop'")
     small = n < k
-    count, rows = int(small.sum()), int(n[small].sum())
-    have = f"{count} of the {len(small)} {of}"
-    if not count:
-        return ~small, f"all {len(small)} {of} have at least {k} rows"
+    few, rows = int(small.sum()), int(n[small].sum())
+    found, have = f"{few} of the {len(small)} {of}", agree(few, "has", "have")
+    least = count(k, "row")
+    if not few:
+        return ~small, f"all {len(small)} {of} have at least {least}"
     if action == "refuse":
+        which = agree(few, "it", "them")
         raise DataError(
-            f"{have} have fewer than {k} rows; drop them from what is released, merge them in the "
-            "table, or lower the minimum"
+            f"{found} {have} fewer than {least}; drop {which} from what is released, merge "
+            f"{which} in the table, or lower the minimum"
         )
-    if count == len(small):
+    if few == len(small):
         raise DataError(
-            f"{have} have fewer than {k} rows, and none would be left; lower the minimum"
+            f"{found} {have} fewer than {least}, and none would be left; lower the minimum"
         )
-    return ~small, f"{have}, with {rows} rows, have fewer than {k} rows and were dropped"
+    return ~small, (
+        f"{found}, with {count(rows, 'row')}, {have} fewer than {least} and "
+        f"{agree(few, 'was', 'were')} dropped"
+    )
 
 
 def list_disclosures(
@@ -122,7 +127,7 @@ def _count_groups(of: str, which: Array) -> str:
 
 
 def _have(which: Array) -> str:
-    return "has" if which.sum() == 1 else "have"
+    return agree(int(which.sum()), "has", "have")
 
 
 def _show_labels(labels: Array) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
 from bhlm.errors import DataError, show_value
-from bhlm.layout import count
+from bhlm.layout import agree, count
 
 Array = np.ndarray
 
@@ -285,9 +285,10 @@ def merge_weightings(
     groups = np.full(n_groups, np.nan)
     groups[index] = given
     if (bad := np.abs(groups[index] - given) > CONSTANT * given).any():
+        many = int(bad.sum())
         raise DataError(
-            f"{int(bad.sum())} groups have one weight in {names[0]} and another in a part that "
-            "follows; give a group one weight"
+            f"{many} {agree(many, 'group has', 'groups have')} one weight in {names[0]} "
+            "and another in a part that follows; give a group one weight"
         )
     return Weighting(**sums, groups=groups)
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from bhlm.errors import ArgumentError
-from bhlm.layout import list_names
+from bhlm.layout import agree, list_names
 from bhlm.likelihood.parameters import Parameter
 from bhlm.plots.style import shorten
 
@@ -39,7 +39,8 @@ def choose_parameters(
         heavy = weight.loc[list(default)].sort_values(ascending=False, kind="stable").index[:most]
         chosen = [name for name in default if name in set(heavy)]
         left = len(default) - len(chosen)
-        return chosen, f" ({left} more are left out; choose them by names=)" if left else ""
+        more = f" ({left} more {agree(left, 'is', 'are')} left out; choose by names=)"
+        return chosen, more if left else ""
     return check_asked("names", names, known, absent="the figure has not"), ""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
-from bhlm.layout import count
+from bhlm.layout import agree, count
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.plots.chains import tick_log
 from bhlm.plots.choice import title
@@ -150,7 +150,7 @@ def _read(
     draws: Mapping[str, Array], across: str, up: str, diverging: Array, calm: int, wild: int
 ) -> str:
     found, total = int(diverging.sum()), diverging.size
-    shown = f" ({calm:,} of the other {total - found:,} draws are drawn)"
+    shown = f" ({calm:,} of the other {total - found:,} draws {agree(calm, 'is', 'are')} drawn)"
     shown = shown if calm < total - found else ""
     if found == 0:
         shown = shown.replace("other ", "")
@@ -167,7 +167,7 @@ def _read(
     which = f"{number} of them" if found > 1 else "it"
     if number == found > 1:
         which = "all of them"
-    marked = f" ({wild} are marked)" if wild < found else ""
+    marked = f" ({wild} {agree(wild, 'is', 'are')} marked)" if wild < found else ""
     return (
         f"{count(found, 'transition')} of {total:,} diverged{marked}, {which} {side} the median "
         f"{middle:.3g} of {shorten(across)}: part of the posterior there may not have been reached"

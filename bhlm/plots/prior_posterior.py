@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.draws import Posterior, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.errors import check_arguments
-from bhlm.layout import count
+from bhlm.layout import agree, count
 from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
@@ -199,7 +199,8 @@ def _read(post: Posterior, facts: "pd.DataFrame", *, drawn: int) -> str:
         )
     if drawn < len(facts):
         clauses.append(
-            f"{drawn} of {len(facts)} parameters are drawn, those to which the data add least"
+            f"{drawn} of {len(facts)} parameters {agree(drawn, 'is', 'are')} drawn, "
+            f"{agree(drawn, 'that', 'those')} to which the data add least"
         )
     text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}."

@@ -7,7 +7,7 @@ import numpy as np
 from bhlm.bayes.checks.sensitivity import Sensitivity, list_terms, measure_sensitivity, say_term
 from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
-from bhlm.layout import count
+from bhlm.layout import agree, count
 from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
@@ -142,4 +142,6 @@ def _read(found: Sensitivity, *, drawn: int) -> str:
             f"the {found.threshold:g} that counts, beside {data} for the data"
         )
     left = len(found.table) - drawn
-    return f"{text}{f'; {left} less sensitive ones are not drawn' if left else ''}."
+    if left:
+        text += f"; {left} less sensitive {agree(left, 'one is', 'ones are')} not drawn"
+    return f"{text}."

@@ -18,7 +18,7 @@ from bhlm.bayes.level_draws import LevelDraws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.errors import ArgumentError, check_arguments, check_fields
-from bhlm.layout import list_names
+from bhlm.layout import agree, count, list_names
 from bhlm.likelihood.parameters import Parameter, name_apart
 from bhlm.moments.cells import CellMoments, refuse_factors
 from bhlm.moments.either import Reduced
@@ -353,7 +353,8 @@ def _judge(
     wrong = [check for check in checks if not check.reproduced]
     if wrong:
         found.append(
-            f"{len(wrong)} printed values are not reproduced, first {wrong[0].quantity} of "
+            f"{count(len(wrong), 'printed value')} {agree(len(wrong), 'is', 'are')} not "
+            f"reproduced, first {wrong[0].quantity} of "
             f"{wrong[0].name}: printed {wrong[0].printed}, computed {wrong[0].computed:.7g}."
         )
     reasons += found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.errors import ArgumentError, GalleryError
+from bhlm.layout import agree
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
@@ -150,7 +151,8 @@ def describe_published(
     if wrong:
         worst = max(wrong, key=lambda check: abs(check.relative))
         return (
-            f"{len(wrong)} of {len(checks)} values printed by {source} are not reproduced; the "
+            f"{len(wrong)} of {len(checks)} values printed by {source} "
+            f"{agree(len(wrong), 'is', 'are')} not reproduced; the "
             f"furthest is {worst.quantity} of {worst.name}: printed {worst.printed}, computed "
             f"{worst.computed:.7g}."
         )

@@ -27,6 +27,7 @@ from bhlm.design.design import build_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import replace_file
 from bhlm.fits.model import Model
+from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.either import merge_files
 from bhlm.moments.file import is_moments_path, write_blocks
 from bhlm.moments.moments import (
@@ -666,6 +667,17 @@ def test_sites_of_one_group_each_merge(tmp_path):
     assert_same(merge_moments(parts), whole)
 
 
+@pytest.mark.parametrize(("k", "verbs"), [(3, ("has", "it", "was")), (4, ("have", "them", "were"))])
+def test_a_number_of_small_groups_takes_its_verb(k, verbs):
+    n = np.array([2, 3, 8, 9])
+    has, it, was = verbs
+    with pytest.raises(DataError, match=rf"'g' {has} fewer than {k} rows; drop {it} from"):
+        find_large_groups(n, k, of="groups of 'g'", action="refuse")
+    assert find_large_groups(n, k, of="groups of 'g'", action="drop")[1].endswith(
+        f"{has} fewer than {k} rows and {was} dropped"
+    )
+
+
 def test_small_groups_are_refused_or_dropped(moments, tmp_path):
     small = moments.n < 4
     assert 0 < small.sum() < 12
@@ -714,7 +726,7 @@ def test_merges_keep_the_smallest_promise(tmp_path, caplog):
     kept, _ = suppress_small_groups(both, 6, action="drop")
     assert kept.min_group_size == 6
     lowered = replace(kept, n=np.where(np.arange(kept.n_groups) == 0, 2.0, kept.n))
-    with pytest.raises(DataError, match="have fewer than 6 rows"):
+    with pytest.raises(DataError, match="has fewer than 6 rows"):
         lowered.save(tmp_path / "b.moments")
 
 

@@ -63,7 +63,7 @@ def test_model_predicts_new_rows(hsb):
     table = model.predict(fit, new)
     everything = model.predict(fit)
     np.testing.assert_allclose(table["estimate"], everything["estimate"].head(50), rtol=1e-12)
-    with pytest.raises(DataError, match="1 of the 50 new rows miss a value"):
+    with pytest.raises(DataError, match="1 of the 50 new rows misses a value"):
         model.predict(fit, new.assign(ses=new["ses"].where(new.index != 3)))
 
 

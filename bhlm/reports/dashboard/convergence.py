@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.convergence import BFMI, ESS, RHAT
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.live import measure_shortfall
-from bhlm.layout import count
+from bhlm.layout import agree, count
 from bhlm.plots.chains import choose_worst
 from bhlm.plots.divergences import plot_divergences
 from bhlm.plots.energy import plot_energy
@@ -68,7 +68,8 @@ def _describe_verdict(post: "Posterior", panels: Sequence[str]) -> Text:
     shown = (
         (
             f"Ranks and traces are those of the {len(panels)} fixed effects, SDs and correlations "
-            f"of the worst R-hat and ESS; {left} more are in the table alone.",
+            f"of the worst R-hat and ESS; {left} more {agree(left, 'is', 'are')} in the table "
+            "alone.",
         )
         if left
         else ()

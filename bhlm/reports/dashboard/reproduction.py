@@ -12,6 +12,7 @@ from bhlm.bayes.priors.families import PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
+from bhlm.layout import agree
 from bhlm.likelihood.covariance import Structure
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.verdict import find_moments
@@ -172,8 +173,8 @@ def tabulate_priors(fit: "Posterior") -> Table:
     kind = (
         "All are the defaults, scaled by the SDs of the columns"
         if not chosen
-        else f"{len(chosen)} of {len(default)} were chosen and the others are the defaults, scaled "
-        "by the SDs of the columns"
+        else f"{len(chosen)} of {len(default)} {agree(len(chosen), 'was', 'were')} chosen and the "
+        "others are the defaults, scaled by the SDs of the columns"
         if len(chosen) < len(default)
         else "All were chosen for this model"
     )
