@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_arguments
 from bhlm.layout import shorten
 from bhlm.likelihood.cells import WhitenedCells, whiten_blocks
 from bhlm.likelihood.covariance import Structure
@@ -73,6 +73,7 @@ class Bootstrap:
         head = f"Parametric bootstrap, seed {self.seed}: {done}"
         return shorten(f"{head}\n{table}", whole="intervals()")
 
+    @check_arguments
     def intervals(self, *, kind: str = "percentile", level: float = 0.95) -> "pd.DataFrame":
         """Return `estimate, se, lower, upper, bias, kind` by parameter.
 

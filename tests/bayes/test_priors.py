@@ -5,10 +5,18 @@ import pytest
 from simulate import simulate_table
 
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
-from bhlm.bayes.priors.families import Exponential, Flat, Gamma, HalfStudentT, Normal, PyMCPrior
+from bhlm.bayes.priors.families import (
+    Exponential,
+    Flat,
+    Gamma,
+    HalfNormal,
+    HalfStudentT,
+    Normal,
+    PyMCPrior,
+)
 from bhlm.bayes.priors.resolve import Priors, parse_prior, read_priors, resolve_priors
 from bhlm.bayes.pymc_model import log_prior_values
-from bhlm.errors import PriorError
+from bhlm.errors import BhlmError, PriorError
 from bhlm.fits.model import Model
 
 TABLE = simulate_table(1)
@@ -145,3 +153,18 @@ def test_distributions_of_pymc_are_told_apart():
     at = np.array([-1.0, 1.0])
     assert np.isneginf(log_prior_values(one, at)[0])
     assert np.isfinite(log_prior_values(other, at)).all()
+
+
+@pytest.mark.parametrize("size", [-1, 0.5, True, None, "3", [2], 10**20])
+def test_a_number_of_draws_is_checked(size):
+    with pytest.raises(BhlmError, match="size="):
+        Normal(0, 1).draw(np.random.default_rng(1), size)
+
+
+def test_draws_need_a_generator_and_quantiles_numbers():
+    with pytest.raises(BhlmError, match=r"give one, such as np\.random\.default_rng\(1\)"):
+        HalfNormal(1).draw(1, 3)
+    for p in ("half", [[1, [2]]], 10**400, object()):
+        with pytest.raises(BhlmError, match="no probabilities"):
+            Normal(0, 1).quantile(p)
+    assert Normal(0, 1).quantile(0.5) == 0.0

@@ -13,10 +13,11 @@ import numba
 import numpy as np
 from scipy import special
 
-from bhlm.errors import PriorError, is_finite, show_value
+from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
 
 Array = np.ndarray
 LOG_PI = math.log(math.pi)
+MOST_DRAWS = 100_000_000  # at a time
 LOG_2 = math.log(2.0)
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -100,15 +101,41 @@ class Prior:
         return f"{type(self).__name__}({', '.join(f'{x:.4g}' for x in self.numbers)})"
 
     def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p; nan if it is improper or PyMC's."""
+        """Return the quantiles at probabilities p; nan if it is improper or PyMC's.
+
+        Raises:
+            ArgumentError: what are no numbers.
+        """
+        try:
+            found = np.asarray(p, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise ArgumentError(
+                f"p={show_value(p)} are no probabilities; give numbers between 0 and 1"
+            ) from None
+        return self._quantile(found)
+
+    def _quantile(self, p: Array) -> Array:
         return np.full(np.shape(p), np.nan)
 
     def draw(self, rng: np.random.Generator, size: int) -> Array:
         """Return draws (size,).
 
         Raises:
+            ArgumentError: a generator that is none, or a size that is negative or too large.
             PriorError: nothing can be drawn from it.
         """
+        if not isinstance(rng, np.random.Generator):
+            raise ArgumentError(
+                f"rng={show_value(rng)} is no generator; give one, such as np.random.default_rng(1)"
+            )
+        whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+        if not whole or not 0 <= size <= MOST_DRAWS:
+            raise ArgumentError(
+                f"size={show_value(size)} is no number of draws; give one from 0 to {MOST_DRAWS:,}"
+            )
+        return self._draw(rng, size)
+
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         raise PriorError(f"the prior is {self}, {self.undrawable}")
 
 
@@ -209,12 +236,10 @@ class Normal(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.mu + self.sigma * special.ndtri(p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.mu + self.sigma * rng.standard_normal(size)
 
 
@@ -243,12 +268,10 @@ class StudentT(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.mu + self.sigma * _quantile_t(self.nu, p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.mu + self.sigma * rng.standard_t(self.nu, size)
 
 
@@ -276,12 +299,10 @@ class Cauchy(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.mu + self.sigma * _quantile_cauchy(p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.mu + self.sigma * rng.standard_cauchy(size)
 
 
@@ -309,12 +330,10 @@ class HalfNormal(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.sigma * special.ndtri(0.5 + 0.5 * p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.sigma * np.abs(rng.standard_normal(size))
 
 
@@ -343,12 +362,10 @@ class HalfStudentT(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.sigma * _quantile_t(self.nu, 0.5 + 0.5 * p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.sigma * np.abs(rng.standard_t(self.nu, size))
 
 
@@ -376,12 +393,10 @@ class HalfCauchy(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(self.sigma * _quantile_cauchy(0.5 + 0.5 * p))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return self.sigma * np.abs(rng.standard_cauchy(size))
 
 
@@ -409,12 +424,10 @@ class Exponential(Prior):
         """The power of x that the density goes as at zero."""
         return 0.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(-np.log1p(-p) / self.rate)
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return rng.standard_exponential(size) / self.rate
 
 
@@ -458,12 +471,10 @@ class Gamma(Prior):
         """The power of x that the density goes as at zero."""
         return self.shape - 1.0
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(special.gammaincinv(self.shape, p) / self.rate)
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return rng.standard_gamma(self.shape, size) / self.rate
 
 
@@ -504,12 +515,10 @@ class LogNormal(Prior):
         """The density vanishes faster than any power at zero."""
         return math.inf
 
-    def quantile(self, p: Array) -> Array:
-        """Return the quantiles at probabilities p."""
+    def _quantile(self, p: Array) -> Array:
         return np.asarray(np.exp(self.mu + self.sigma * special.ndtri(p)))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Return draws (size,)."""
+    def _draw(self, rng: np.random.Generator, size: int) -> Array:
         return np.exp(self.mu + self.sigma * rng.standard_normal(size))
 
 
