@@ -1,5 +1,6 @@
 """Leave-one-group-out: importance sampling against exact refits, and models compared by it."""
 
+import warnings
 from dataclasses import replace
 
 import arviz as az
@@ -201,3 +202,16 @@ def test_refits_go_to_the_worst_first_as_far_as_they_are_cheap():
     assert choose_refits(khat, threshold=0.7, affordable=9).tolist() == [4, 2, 3, 1]
     assert choose_refits(khat, threshold=0.7, affordable=3).tolist() == [4, 2, 3]
     assert choose_refits(khat, threshold=0.7, affordable=0).tolist() == [4, 2]
+
+
+def test_densities_far_apart_give_no_warning() -> None:
+    """Draws that were moved lie thousands of log units from some rows."""
+    loglik = np.random.default_rng(1).normal(size=(3, 400))
+    loglik[1] *= 1000.0
+    loglik[2, 0] = -5000.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elpd, error, _, _ = score_units(loglik, 1.0)
+    assert np.isfinite(elpd).all()
+    assert np.isfinite(error[0])
+    assert np.isinf(error[1:]).all()

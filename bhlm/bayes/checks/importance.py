@@ -11,6 +11,7 @@ from bhlm.bayes.pareto import smooth_tails
 
 Array = np.ndarray
 LARGEST = 0.95  # shape beyond which a tail's mean hardly exists
+FAR = 40.0  # log densities above their mean from which on the mean is nothing beside them
 
 
 def log_mean(logs: Array) -> Array:
@@ -33,7 +34,10 @@ def score_units(loglik: Array, reff: float) -> tuple[Array, Array, Array, Array]
     """
     log_weights, khat = smooth_tails(-loglik, reff=reff)
     elpd = _log_sum(log_weights + loglik)
-    spread = np.exp(log_weights) * np.expm1(loglik - elpd[..., None])
+    gap = loglik - elpd[..., None]
+    spread = np.exp(log_weights) * np.expm1(np.minimum(gap, FAR))
+    # Of draws that are nowhere near the unit, whose densities overflow where their weights vanish.
+    spread = np.where(gap > FAR, np.exp(np.minimum(log_weights + gap, 0.0)), spread)
     mcse = np.sqrt(np.sum(spread**2, axis=-1) / reff)
     khat = np.atleast_1d(khat)
     return elpd, np.hypot(mcse, measure_bias(log_weights, khat, reff)), khat, log_weights
