@@ -21,6 +21,7 @@ from bhlm.sources.labels import (
     DIGITS,
     DIGITS_ALONE,
     INTEGER,
+    PADDED_FIELD,
     TRUTHS,
     Spellings,
     choose_type,
@@ -317,10 +318,10 @@ def _widen_integers(raw: "duckdb.DuckDBPyRelation", types: dict[str, str]) -> di
 
 
 def _find_padded(raw: "duckdb.DuckDBPyRelation", types: dict[str, str]) -> list[str]:
-    """Return the columns of numbers that spell one in two ways, one with zeros in front."""
+    """Return the columns of numbers that spell one in two ways, one with zeros or blanks."""
     names = [name for name, dtype in types.items() if dtype in ("BIGINT", "UBIGINT", "DOUBLE")]
     padded = {
-        name: [f"bool_or(regexp_matches({_quote_name(name)}, '^[+-]?0[0-9]'))"] for name in names
+        name: [f"bool_or(regexp_matches({_quote_name(name)}, '{PADDED_FIELD}'))"] for name in names
     }
     suspects = [name for name, (found,) in _aggregate(raw, padded).items() if found]
     merged = {

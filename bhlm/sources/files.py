@@ -132,7 +132,7 @@ def find_padded(
     table: "pd.DataFrame",
     dialect: Dialect = Dialect(),  # noqa: B008
 ) -> list[str]:
-    """Return the columns of CSV files that hold 7 and 007 both, which are codes, not numbers."""
+    """Return the columns of CSV files that hold 7 and 007, or 7 and " 7": codes, not numbers."""
     from pandas.api.types import is_numeric_dtype
 
     if not any(_holds(path, PADDED) for path in paths):

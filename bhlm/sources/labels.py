@@ -18,8 +18,13 @@ DECIMAL = "-?(0|[1-9][0-9]*)[.]([0-9]*[1-9]|0)"
 DIGITS = 15
 TRUTHS = ("True", "False"), ("true", "false"), ("TRUE", "FALSE")
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
-# A number with zeros in front, where a field of a text file may begin, whatever separates fields.
-PADDED = re.compile(rb"(?:^|[^0-9A-Za-z.+-])[+-]?0[0-9]")
+# A number with zeros or blanks in front, or blanks behind, where a field of a text file may begin
+# or end, whatever separates fields.
+PADDED = re.compile(
+    rb"(?:^|[^0-9A-Za-z.+-])[+-]?0[0-9]|"
+    rb"[^0-9A-Za-z.+ -] +[+-]?[.]?[0-9]|[0-9.] +(?:[^0-9A-Za-z ]|$)"
+)
+PADDED_FIELD = "^[+-]?0[0-9]|^\\s|\\s$"  # the same of a field alone
 # A number of so many digits that it may lie beyond 2^53.
 WIDE = re.compile(rb"(?:^|[^0-9A-Za-z.+-])[+-]?[0-9]{16}")
 DIGITS_ALONE = "[+-]?[0-9]+"

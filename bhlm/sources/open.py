@@ -73,7 +73,7 @@ def open_table(
             of the system beyond that. None leaves DuckDB at its default, 80 % of the memory.
         streamed_size: bytes of files from which DuckDB reads them in pieces.
         labels: columns that hold labels, such as the groups'; None takes for such the columns
-            that spell one number in two ways, one of them with zeros in front.
+            that spell one number in two ways, one of them with zeros or blanks.
         text: columns that hold labels and come as text in any case.
         named: columns of Stata and SPSS files that come as the names of their values, where each
             value that occurs has one of its own.

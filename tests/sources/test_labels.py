@@ -1,5 +1,6 @@
 """Labels of CSV files: every spelling stays a label of its own, however the file is read."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,20 @@ def test_missing_labels_are_those_of_every_column(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "t.csv", [*CSV_MISSING, "1", "2", "x"])
     for open_path in ROUTES.values():
         assert bhlm.Model("y ~ 1 + (1 | g)", open_path(path)).moments.dropped == len(CSV_MISSING)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("t.csv", None), ("t.csv", "100MB"), ("t.tsv", None), ("t.csv.gz", None)]
+)
+def test_blanks_about_a_number_make_another_label_without_a_formula_too(
+    name: str, limit: str | None, tmp_path: Path
+) -> None:
+    rows = ["x,g,h", "1.5,7, 1", "2.5, 7, 2", "3.5,7 , 3", ".5,8, 1", ""]
+    text = "\n".join(rows).replace(",", "\t" if ".tsv" in name else ",").encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    table = bhlm.open_table(path, memory_limit=limit)
+    table = table if limit is None else table.df()
+    assert table["g"].tolist() == ["7", " 7", "7 ", "8"]
+    assert table["h"].tolist() == [1, 2, 3, 1]
+    assert table["x"].tolist() == [1.5, 2.5, 3.5, 0.5]
