@@ -26,7 +26,7 @@ class CellSimulator:
     root: Array  # (C, k, k) R', R'R = W'W, k = q + p
     free: Array  # (C,) the dimensions outside the columns of W
     beta: Array  # (p,)
-    effects: tuple[Array, ...]  # by factor, a square root (q_f, q_f) of G_f
+    effects: tuple[Array, ...]  # by factor, a root (q_f, r) of G_f, r its rank or more
     sigma: float
 
     def draw(self, rng: np.random.Generator) -> Array:
@@ -37,7 +37,7 @@ class CellSimulator:
         known = np.empty((n_cells, k))
         start = 0
         for codes, root in zip(self.cells.codes, self.effects, strict=True):
-            drawn = rng.standard_normal((int(codes.max()) + 1, len(root))) @ root.T
+            drawn = rng.standard_normal((int(codes.max()) + 1, root.shape[1])) @ root.T
             known[:, start : start + len(root)] = drawn[codes]
             start += len(root)
         known[:, start:] = self.beta
@@ -69,7 +69,7 @@ def build_cell_simulator(
     Args:
         cells: the design.
         beta: fixed effects (p,).
-        effects: by factor, a square root (q_f, q_f) of G_f.
+        effects: by factor, a root (q_f, r) of G_f = root root', r its rank or more.
         sigma: the residual SD.
     """
     root, free = factor_gram(cells.blocks[:, :-1, :-1], cells.n)

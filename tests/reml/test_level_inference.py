@@ -19,6 +19,7 @@ from bhlm.likelihood.slopes import measure_spread
 from bhlm.reml.bootstrap import plan_refits
 from bhlm.reml.fixed.kenward_roger import kenward_roger
 from bhlm.reml.fixed.robust import robust_covariance
+from bhlm.reml.level_variance_tests import _reduce
 from bhlm.reml.profile.held_levels import HeldLevels
 
 EXACT = 1e-8
@@ -422,6 +423,39 @@ def test_variances_of_one_factor_are_tested_with_the_others_kept():
         fit.test_variances("w")
     with pytest.raises(ArgumentError, match="null='exact' is not known for several factors"):
         fit.test_variances("x", null="exact")
+
+
+@pytest.mark.parametrize(
+    ("formula", "factor", "dropped"),
+    [
+        ("y ~ x + (x | rater) + (1 | item)", "rater", ["x"]),
+        ("y ~ x + (x | rater) + (1 | item)", "rater", ["Intercept", "x"]),
+        ("y ~ x + (x || rater) + (1 | item)", "rater", ["Intercept"]),
+    ],
+)
+def test_replicates_of_a_null_are_drawn_from_the_model_without_the_coefficients(
+    formula, factor, dropped
+):
+    table = make_table("crossed")
+    fit = Model(formula, table.assign(item=table["pupil"] % 11)).reml()
+    at = fit.find_factor(factor)
+    rivals, _ = _reduce(fit, at, dropped)
+    simulator = rivals.simulator
+    # Of the factor's unit-wise covariance only the kept coefficients' block is not 0.
+    root = fit.white.bases[at] @ simulator.effects[at]
+    out = [fit.structures[at].names.index(name) for name in dropped]
+    np.testing.assert_allclose(root[out], 0.0, atol=1e-12 * max(1.0, np.abs(root).max()))
+    # E y'y = beta'X'X beta + tr(Z'Z G) + n sigma2, the errors of the mean being of the draws.
+    rng = np.random.Generator(np.random.PCG64(1))
+    total = np.array([simulator.draw(rng)[:, -1, -1].sum() for _ in range(400)])
+    gram = simulator.cells.blocks[:, :-1, :-1].sum(axis=0)
+    sizes = np.concatenate([[0], np.cumsum(simulator.cells.sizes)])
+    expected = simulator.beta @ gram[sizes[-1] :, sizes[-1] :] @ simulator.beta
+    expected += simulator.cells.n.sum() * simulator.sigma**2
+    for i, effects in enumerate(simulator.effects):
+        own = slice(sizes[i], sizes[i + 1])
+        expected += np.trace(gram[own, own] @ effects @ effects.T)
+    assert abs(total.mean() - expected) < 4.5 * total.std() / np.sqrt(len(total))
 
 
 @pytest.mark.slow
