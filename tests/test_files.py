@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +100,18 @@ def test_standard_output_that_is_a_file_is_written_to(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").read_text() == "before\nnew\nafter\n"
 
 
-@pytest.fixture
-def no_room() -> Iterator[None]:
-    """Files cannot grow beyond a few bytes, as on a full disk."""
+@contextmanager
+def without_room() -> Iterator[None]:
+    """Files cannot grow beyond a few bytes, as on a full disk; nor can what pytest prints into."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("no_room")
 @pytest.mark.parametrize("name", ["a.svg", "a.pdf", "a.png", "a.html", "a.tex", "a.docx"])
 def test_a_disk_without_room_is_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,7 +125,8 @@ def test_a_disk_without_room_is_one_line_and_leaves_nothing(
         pytest.importorskip("docx")
         many = tuple(Line(str(each), ("1",)) for each in range(500))
         result = ModelTable((), (), Layout(("y",), ("REML",), (("", many),), ()))
-    with pytest.raises(DataError, match=rf"cannot write '.*{name}' \(File too large\)"):
+    said = rf"cannot write '.*{name}' \(File too large\)"
+    with without_room(), pytest.raises(DataError, match=said):
         result.save(tmp_path / name)
     del result
     gc.collect()

@@ -238,12 +238,13 @@ def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, 
             "lr_test": fit.lr_test,
             **({"icc": fit.icc().to_dict("index")} if has_shares(fit.weights) else {}),
             "df_method": "z",
+            "few_groups": {} if fit.judged_by_z else describe_few_df(fit),
         }
     )
     return content | _describe_tests(fit, df)
 
 
-def describe_few_df(fit: Estimate) -> dict[str, Any]:
+def describe_few_df(fit: Maximum) -> dict[str, Any]:
     """Return each fixed effect's df, and its p by z and by t, where one has fewer than 30 df."""
     if not fit.converged:
         return {}

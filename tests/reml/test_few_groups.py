@@ -19,7 +19,7 @@ from bhlm.reml.fixed.few_groups import (
     note_few_groups,
 )
 from bhlm.reml.fixed.hlm_df import coefficient_df
-from bhlm.reports.json import describe_reml
+from bhlm.reports.json import describe_levels, describe_reml
 
 
 def fit(J, formula="y ~ w + x + (x | g)", seed=3, sd=(0.6, 0.5)):
@@ -48,7 +48,7 @@ def test_note_names_effects_that_t_takes_back():
     found = FewGroups(
         names=("Intercept", "a", "b", "c"), statistic=statistic, df=df,
         p_z=2.0 * stats.norm.sf(statistic), p_t=2.0 * stats.t.sf(statistic, df),
-        n_groups=8, group="g", method="Satterthwaite",
+        groups={"g": 8}, method="Satterthwaite",
     )  # fmt: skip
     text = describe_few_groups(found)
     assert "a has 5.0 degrees of freedom" in text
@@ -128,3 +128,23 @@ def test_responses_of_zero_and_one_have_a_note(as_type):
     assert note_binary(Model("y ~ w + (1 | g)", table).reml()) == ""
     twos = pd.DataFrame(table.assign(passed=2.0 * table["passed"]))
     assert note_binary(Model("passed ~ w + (1 | g)", twos).reml()) == ""
+
+
+@pytest.mark.parametrize("formula", ["y ~ w + x + (1 | g/h)", "y ~ w + x + (1 | g) + (1 | k)"])
+def test_several_factors_have_the_note_as_well(formula: str) -> None:
+    """In every summary, in JSON and on the page, with the p-values of their own tests."""
+    table = draw_groups(8, 10, sd=(0.6, 0.5), seed=3)
+    rng = np.random.default_rng(4)
+    h, k = rng.integers(0, 3, len(table)), rng.integers(0, 40, len(table))
+    table["y"] += 0.7 * rng.normal(size=24)[3 * pd.factorize(table["g"])[0] + h]
+    table["y"] += 0.7 * rng.normal(size=40)[k]
+    several = Model(formula, table.assign(h=h, k=k)).reml()
+    text, tests = note_few_groups(several), several.fixed_effects()
+    assert text.startswith("Few groups (8 of 'g', ")
+    assert f"w has {tests.loc['w', 'df']:.1f} degrees of freedom" in text
+    assert f"{tests.loc['w', 'p']:.3f} by t" in text
+    for style in ("stata", "hlm", "lme4"):
+        assert " ".join(text.split()) in " ".join(several.summary(style=style).split())
+    assert "Few groups" in repr(several)
+    found = describe_levels(several)["few_groups"]["tests"]["w"]
+    assert found["p_t"] == pytest.approx(tests.loc["w", "p"])

@@ -6,7 +6,7 @@ p = .041 by z and .050 on 30 df). Source: Giesbrecht & Burns (1985), Biometrics 
 Kuznetsova, Brockhoff & Christensen (2017), J. Stat. Softw. 82(13), section 2; Luke (2017), Behavior
 Research Methods 49, 1494-1502, for the error rates of z at few groups.
 On a singular fit Satterthwaite's df are nearly those of least squares (3 groups gave a predictor of
-groups 26): there the smaller of his and HLM's J - S - 1 is taken.
+groups 26): there the smaller of his and HLM's J - S - 1, which belongs to one factor, is taken.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
+from bhlm.reml.maximum import Maximum
 from bhlm.reml.sandwich import CONVENTIONS
 
 Array = np.ndarray
@@ -37,9 +38,8 @@ class FewGroups:
     df: Array  # (p,) by `method`; nan where the fit has none
     p_z: Array  # (p,)
     p_t: Array  # (p,)
-    n_groups: int
-    group: str
-    method: str  # "Satterthwaite", or on singular fits "the smaller of ..."
+    groups: dict[str, int]  # by factor, how many there are
+    method: str  # "Satterthwaite", or on singular fits of one factor "the smaller of ..."
 
     @property
     def worst(self) -> int | None:
@@ -58,30 +58,36 @@ class FewGroups:
         return tuple(name for name, each in zip(self.names, crossed, strict=True) if each)
 
 
-def compare_tests(fit: Estimate) -> FewGroups:
+def compare_tests(fit: Maximum) -> FewGroups:
     """Return the test of each fixed effect by z and by t with Satterthwaite's df."""
+    moments = fit.moments
+    if isinstance(moments, Moments):
+        groups = {moments.group: moments.n_groups}
+    else:
+        groups = dict(moments.groups)
     with np.errstate(all="ignore"):
         statistic = fit.beta / np.sqrt(np.diag(fit.beta_cov))
         df, method = satterthwaite_df(fit, np.eye(len(fit.beta))), "Satterthwaite"
-        if fit.singular:
-            df = np.fmin(df, coefficient_df(fit.moments))
+        if fit.singular and isinstance(moments, Moments):
+            df = np.fmin(df, coefficient_df(moments))
             method = "the smaller of Satterthwaite's and J - S - 1, as the fit is singular"
         p_t = 2.0 * stats.t.sf(np.abs(statistic), df)
     return FewGroups(
-        names=tuple(fit.moments.fixed),
+        names=tuple(moments.fixed),
         statistic=statistic,
         df=df,
         p_z=2.0 * special.ndtr(-np.abs(statistic)),
         p_t=p_t,
-        n_groups=fit.moments.n_groups,
-        group=fit.moments.group,
+        groups=groups,
         method=method,
     )
 
 
-def note_few_groups(fit: Estimate) -> str:
+def note_few_groups(fit: Maximum) -> str:
     """Return the sentence that every summary ends with where a fixed effect has few df, or ""."""
-    return describe_few_groups(compare_tests(fit)) if fit.converged else ""
+    if fit.judged_by_z or not fit.converged:
+        return ""
+    return describe_few_groups(compare_tests(fit))
 
 
 def note_binary(fit: Estimate) -> str:
@@ -131,8 +137,8 @@ def tell_weights(moments: Moments) -> str:
 
 def list_notes(fit: Estimate) -> list[str]:
     """Return the sentences under every summary: weights, few groups, a response of 0 and 1."""
-    few = "" if fit.judged_by_z else note_few_groups(fit)
-    return [note for note in (*note_weights(fit), few, note_binary(fit)) if note]
+    notes = (*note_weights(fit), note_few_groups(fit), note_binary(fit))
+    return [note for note in notes if note]
 
 
 def describe_few_groups(found: FewGroups) -> str:
@@ -160,8 +166,9 @@ def describe_few_groups(found: FewGroups) -> str:
         more = f"; {', '.join(others)} {verb} below .05 by z and not by t"
     by_groups = found.method != "Satterthwaite"
     argument, option = ('method="hlm"', "hlm") if by_groups else ("", "satterthwaite")
+    units = ", ".join(f"{number} of '{show_name(name)}'" for name, number in found.groups.items())
     return (
-        f"Few groups ({found.n_groups} of '{show_name(found.group)}'): {about}{more}. "
+        f"Few groups ({units}): {about}{more}. "
         f"fit.fixed_effects({argument}), or --df {option}, gives every test by t"
     )
 

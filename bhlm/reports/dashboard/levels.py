@@ -25,6 +25,7 @@ from bhlm.reports.dashboard.verdict import (
     tabulate_both,
     tabulate_posterior,
     tabulate_tests,
+    tell_few_groups,
 )
 
 if TYPE_CHECKING:
@@ -122,11 +123,15 @@ def _describe_data(subject: Subject) -> tuple[str, ...]:
 
 def _tabulate_levels(fit: "LevelsEstimate") -> Table:
     test = fit.lr_test
+    few = tell_few_groups(fit)
+    reading = (
+        f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
+        f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}."
+    )
     return Table(
         "reml_estimates",
         f"{fit.method.upper()} estimates",
-        f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
-        f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}.",
+        f"{reading} {few}." if few else reading,
         fit.estimates.dropna(axis=1, how="all"),
     )
 

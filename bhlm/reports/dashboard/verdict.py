@@ -356,9 +356,12 @@ def list_page_notes(fit: "Estimate") -> list[str]:
             f"Standard errors are from the scores of the groups ({fit.errors}, as "
             f"{CONVENTIONS[fit.errors].programs})"
         )
-    # How to ask for every test by t is said in Python, which pages are not written in.
-    notes += [] if fit.judged_by_z else [note_few_groups(fit).partition(". fit.")[0]]
-    return [note for note in (*notes, note_binary(fit)) if note]
+    return [note for note in (*notes, tell_few_groups(fit), note_binary(fit)) if note]
+
+
+def tell_few_groups(fit: "Maximum") -> str:
+    """Return the sentence about few groups without the Python that asks for every test by t."""
+    return note_few_groups(fit).partition(". fit.")[0]
 
 
 def _tabulate_strata(fit: "StrataEstimate") -> Table:

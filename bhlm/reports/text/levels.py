@@ -15,6 +15,7 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.likelihood.cells import describe_pattern
+from bhlm.reml.fixed.few_groups import note_few_groups
 from bhlm.reports.text.hlm_levels import render_hlm_levels
 from bhlm.reports.text.lme4 import (
     correlate_fixed,
@@ -83,6 +84,8 @@ def _list_notes(fit: "LevelsEstimate") -> list[str]:
         notes.append(f"{fit.weights.sentence[:1].upper()}{fit.weights.sentence[1:]}.")
     if fit.errors != "model":
         notes.append(f"Standard errors by the scores of the coarsest units ({fit.errors}).")
+    few = note_few_groups(fit)
+    notes += [few] if few else []
     return [*notes, *([f"Note: {fit.moments.note}"] if fit.moments.note else [])]
 
 
