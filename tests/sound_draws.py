@@ -27,6 +27,16 @@ class Sample:
     beta: Array  # (chain, draw, p)
     g: Array  # (chain, draw, q, q)
     sigma: Array  # (chain, draw)
+    # Roots (chain, draw, q, q) of the G drawn: what G itself rounds off where zero lies far from
+    # the values of a covariate. Of a G that was changed they say nothing.
+    drawn: tuple[Array, Array] | None = None
+
+    @property
+    def root(self) -> Array:
+        """Square roots of G."""
+        if self.drawn is not None and self.drawn[0] is self.g:
+            return self.drawn[1]
+        return lower_roots(self.g)
 
 
 def integrate(
@@ -58,7 +68,9 @@ def resample(
     drawn = given.mean[rows] + np.einsum("cdji,cdj->cdi", inverse, noise)
     if not target.exact:  # the weights are right on average over fixed effects given the rest
         drawn = choose_fixed(exact, rows, inverse, rng)
-    return Sample(target.ols + drawn @ target.back.T, exact.at.g[rows], exact.at.sigma[rows])
+    g, sigma = exact.at.g[rows], exact.at.sigma[rows]
+    root = target.basis @ exact.at.lam[rows] * sigma[..., None, None]
+    return Sample(target.ols + drawn @ target.back.T, g, sigma, (g, root))
 
 
 def choose_fixed(
@@ -85,7 +97,7 @@ def make_fit(exact: ImportancePosterior, sample: Sample, *, seed: int = 1) -> Dr
     }  # fmt: skip
     return build_fit(
         moments, structure, exact.target.priors, whiten(moments, structure),
-        sample.beta, lower_roots(sample.g), sample.sigma, stats,
+        sample.beta, sample.root, sample.sigma, stats,
         settings=Settings(draws=shape[1]), seed=seed, start=time.perf_counter(), sampler="weights",
     )  # fmt: skip
 
