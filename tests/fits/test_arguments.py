@@ -9,7 +9,14 @@ import pytest
 
 import bhlm
 from bhlm.errors import BhlmError, check_arguments
-from tests.fuzz.arguments import try_arguments
+from tests.fuzz.arguments import (
+    fit_others,
+    in_folder,
+    list_cases,
+    list_public,
+    name_called,
+    try_arguments,
+)
 from tests.simulate import simulate_table
 
 TABLE = simulate_table(3, n_groups=12, largest=6)
@@ -36,6 +43,17 @@ def quiet() -> Iterator[None]:
 
 def test_odd_arguments_are_answered_or_refused_in_one_line():
     assert list(try_arguments(range(100), long=False)) == []
+
+
+@pytest.mark.wide
+@pytest.mark.filterwarnings("ignore")
+def test_every_public_function_and_method_is_among_the_cases():
+    model = bhlm.Model("y ~ x * w + (x | g)", TABLE)
+    post = model.sample(seed=1, draws=120, tune=60, chains=2)
+    with in_folder() as folder:
+        others = fit_others(TABLE, long=True)
+        cases = list_cases(model, model.reml(), post, TABLE, folder, others)
+    assert list_public() - {name_called(case) for case in cases} == set()
 
 
 @pytest.mark.slow

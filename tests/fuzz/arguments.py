@@ -1,10 +1,13 @@
 """Every public function and method with one odd argument at a time, and what comes of it."""
 
 import contextlib
+import importlib
 import inspect
 import logging
 import os
+import pkgutil
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +21,11 @@ import pandas as pd
 
 import bhlm
 from bhlm import plots
+from bhlm.plots.level_caterpillar import plot_factor
+from bhlm.studies.simulation.run import run_study
 from tests.fuzz.outcome import judge
 from tests.simulate import simulate_table
+from tests.small_studies import small_study
 
 # What no argument is, or only some are; each in the place of one that is right.
 ODD: dict[str, Callable[[], Any]] = {
@@ -79,7 +85,7 @@ LONG = (
         "calibrate",
     ),
     *("LevelsFit.model.sample", "StrataFit.model.sample", "Weighted.model.sample"),
-    *("Known.model.sample", "LevelsFit.model.pymc"),
+    *("Known.model.sample", "LevelsFit.model.pymc", "Meta.model.sample", "Meta.bootstrap"),
     *("integrate_posterior", "RemlFit.bootstrap", "BayesFit.loo", "plot_curves", "plot_loo_pit"),
     *(
         "Reconciliation.curves",
@@ -91,6 +97,15 @@ LONG = (
     *("Reconciliation.dashboard", "BayesFit.save", "compare_posteriors", "RemlFit.profile"),
     *("plot_khat", "plot_group", "Figure.save", "RemlFit.test_variances", "Figure.plotly"),
 )
+PRIORS = (
+    *("Cauchy", "Exponential", "Flat", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT", "LKJ"),
+    *("LogNormal", "Normal", "StudentT"),
+)
+WEIGHTS = ("FrequencyWeights", "PrecisionWeights", "SamplingWeights")
+# Methods of the kernels and of the rooms, which nobody calls by hand.
+INNER_METHODS = ("of", "log_density", "log_constant", "families", "add_failure")
+# Values of the rooms behind, which annotations name and nobody is handed.
+INNER = ("Draws", "Estimate", "FamilyDraws", "Integrator", "LevelDraws", "Prior", "Rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +204,7 @@ def list_cases(
         "RemlFit.test": {"hypotheses": ("x = 0",)},
         "RemlFit.contrast": {"hypotheses": ("x = 0",)},
         "RemlFit.bootstrap": {"replicates": 2},
-        "RemlFit.test_variances": {"coefficients": "x", "replicates": 20, "null": "mixture"},
+        "RemlFit.test_variances": {"coefficients": "x", "replicates": 100, "null": "mixture"},
         **{f"{kind}.{verb}": {"column": "x"} for kind in ("RemlFit", "BayesFit")
            for verb in ("effects", "effect_lines", "average_effects")},
         **{f"{kind}.{verb}": {"column": "x", "by": "w"} for kind in ("RemlFit", "BayesFit")
@@ -224,15 +239,32 @@ def list_cases(
         right[f"{kind}.model.predict"] = {"fit": fit, "data": enrich(table)}
         right[f"{kind}.model.sample"] = few
     right |= {f"{kind}.plot_effects": {"factor": "h"} for kind in others}
+    for kind, method in (("Weighted", "cr0"), ("Known", "z"), ("Meta", "z")):
+        for verb in ("fixed_effects", "test", "contrast", "effects", "effect_lines",
+                     "average_effects", "compare_effects", "johnson_neyman"):  # fmt: skip
+            right[f"{kind}.{verb}"] = {**verbs.get(verb, {}), "method": method}
+    right["Meta.test_variances"] = {"coefficients": "Intercept", "replicates": 100}
+    right["plot_studies"] = {"reml": others["Meta"][1]} if "Meta" in others else {}
+    right["plot_homogeneity"] = {"reml": reml, "least_df": 1}
+    right["RemlFit.test_homogeneity"] = {"least_df": 1}
     right["CellMoments.save"] = {"path": folder / "cells.moments"}
+    right["PooledReconciliation.to_dict"] = {"df": "wald"}
+    right["Calibration.ecdf"] = {"parameter": "x"}
+    for kind in PRIORS:
+        right[f"{kind}.draw"] = {"rng": np.random.default_rng(1), "size": 3}
+        right[f"{kind}.quantile"] = {"p": np.array([0.1, 0.5])}
     pooled = bhlm.pool([reml, reml])
+    results = make_results(model, reml, post, pooled, others)
     subjects = {"both": both, "fit": reml, "post": post, "reml": reml, "pooled": pooled}
+    subjects["result"] = results["StudyResult"]
+    several = others["LevelsFit"][1]
     holders = {
         "Model": model, "RemlFit": reml, "BayesFit": post, "Reconciliation": both,
         "Moments": model.moments, "PooledFit": pooled,
         "Figure": plots.plot_caterpillar(reml), "ModelTable": bhlm.table([reml]),
         "CellMoments": cells, **{name: fit for name, (_, fit) in others.items()},
         **{f"{name}.model": stated for name, (stated, _) in others.items()},
+        **results,
     }  # fmt: skip
     cases = []
     for name in bhlm.__all__:
@@ -240,29 +272,62 @@ def list_cases(
         if inspect.isclass(value):
             if issubclass(value, BaseException) or name in ("Calibration", "CellMoments"):
                 continue
-            if name not in holders or name == "Model":
+            if name not in holders or name in ("Model", *PRIORS, *WEIGHTS):
                 cases.append(Case(name, value, right.get(name, _guess_prior(value))))
         elif callable(value):
             cases.append(Case(name, value, right.get(name, {})))
+    cases.append(Case("plots.plot_factor", plot_factor, {"fit": several, "factor": "h"}))
     for name in plots.__all__:
         function = getattr(plots, name)
-        if name != "Figure" and name not in ("plot_bias", "plot_coverage", "plot_power"):
+        if name != "Figure":
             needed = {each: subjects[each] for each in inspect.signature(function).parameters
                       if each in subjects}  # fmt: skip
             cases.append(Case(name, function, right.get(name, needed)))
     for kind, holder in holders.items():
         for name in dir(holder):
             found = inspect.getattr_static(holder, name)
-            if name.startswith("_") or name == "of" or isinstance(found, property):
+            if name.startswith("_") or name in INNER_METHODS or isinstance(found, property):
                 continue
             method = getattr(holder, name)
-            if inspect.ismethod(method):
+            if inspect.ismethod(method) or isinstance(found, staticmethod):
                 shown = f"{kind}.{name}"
                 ours = {"path": folder / f"{kind}.html"} if name == "dashboard" else {}
                 given = right.get(shown, ours)
                 taken = inspect.signature(method).parameters.keys() | {"hypotheses"}
                 cases.append(Case(shown, method, {k: v for k, v in given.items() if k in taken}))
     return cases
+
+
+def make_results(
+    model: bhlm.Model,
+    reml: bhlm.RemlFit,
+    post: bhlm.BayesFit,
+    pooled: bhlm.PooledFit,
+    others: Mapping[str, tuple[bhlm.Model, Any]],
+) -> dict[str, Any]:
+    """Return one of every value with methods that a public function returns beside fits."""
+    sampled = pooled.sample(seed=1, draws=120, tune=60, chains=2)
+    study = small_study(2)
+    return {
+        **{kind: getattr(bhlm, kind)(**_guess_prior(getattr(bhlm, kind))) for kind in PRIORS},
+        **{kind: getattr(bhlm, kind)("weight") for kind in WEIGHTS[:2]},
+        "SamplingWeights": bhlm.SamplingWeights("weight", "weight"),
+        "Mixture": sampled,
+        "PooledReconciliation": bhlm.reconcile(pooled, sampled),
+        "Calibration": bhlm.calibrate(
+            model, seed=1, replicates=2, n_draws=5, thin=1, tune=20, processes=1
+        ),
+        "StudyResult": run_study(study, file=None, processes=1),
+        "Bootstrap": reml.bootstrap(replicates=2, processes=1),
+        "Sensitivity": post.sensitivity(),
+        "Probability": post.probability("x > 0"),
+        "Loo": post.loo(refit=False),
+        "PredictiveCheck": post.check(),
+        "RowCheck": model.check_rows(post, draws=100, seed=1),
+        "Diagnostics": post.diagnostics,
+        **({"FamilyCheck": others["FamilyFit"][1].check()} if "FamilyFit" in others else {}),
+        "Priors": bhlm.Priors(),
+    }
 
 
 def enrich(table: pd.DataFrame) -> pd.DataFrame:
@@ -283,17 +348,20 @@ def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model
         long: whether the fits are among them that take seconds.
     """
     wide = enrich(table)
-    several = bhlm.Model("y ~ x + w + (1 | g) + (1 | h)", wide)
+    several = bhlm.Model("y ~ x * w + (1 | g) + (1 | h)", wide)
     strata = bhlm.Model("y ~ x + (1 | g)", wide, residual="s")
     weighted = bhlm.Model(
-        "y ~ x + w + (1 | g)", wide, weights=bhlm.SamplingWeights("weight", "weight / weight")
+        "y ~ x * w + (1 | g)", wide, weights=bhlm.SamplingWeights("weight", "weight / weight")
     )
     known = bhlm.Model("y ~ x + (1 | g)", wide, known_variance="known")
+    means = wide.groupby("g", as_index=False).first()
+    meta = bhlm.Model("y ~ 1 + (1 | g)", means, known_variance="known")
     found = {
         "LevelsFit": (several, several.reml()),
         "StrataFit": (strata, strata.reml()),
         "Weighted": (weighted, weighted.reml(method="ml")),
         "Known": (known, known.reml()),
+        "Meta": (meta, meta.reml()),
     }
     if long:
         hits = bhlm.Model("hit ~ x + w + (1 | g)", wide, family="bernoulli")
@@ -303,7 +371,9 @@ def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model
             "FamilyFit": (hits, hits.ml()),
             "Counts": (counts, counts.ml()),
             "Nested": (nested, nested.reml()),
-            "LevelBayesFit": (several, several.sample(seed=1, draws=60, tune=60, chains=2)),
+            "LevelBayesFit": (several, several.sample(seed=1, draws=120, tune=60, chains=2)),
+            "FamilyBayesFit": (hits, hits.sample(seed=1, draws=120, tune=60, chains=2)),
+            "WeightedBayesFit": (known, known.sample(seed=1, draws=120, tune=60, chains=2)),
         }
     return found
 
@@ -315,6 +385,53 @@ def _pass(value: Any) -> Any:
 def _guess_prior(kind: type) -> dict[str, float]:
     parameters = inspect.signature(kind).parameters.values()
     return {each.name: 1.0 for each in parameters if each.default is each.empty}
+
+
+def list_public() -> set[str]:
+    """Return the names of public functions, and of methods of classes that users are handed.
+
+    Those are the public classes, the classes of fits, and whatever a public function or method
+    says that it returns.
+    """
+    known: dict[str, list[type]] = {}
+    for module in pkgutil.walk_packages(bhlm.__path__, "bhlm."):
+        if module.name.split(".")[1] not in ("commands", "__main__"):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if inspect.isclass(value) and value.__module__ == module.name:
+                    known.setdefault(name, []).append(value)
+    fits = [name for name in known if known[name][0].__module__.startswith("bhlm.fits.")]
+    handed: list[Any] = [getattr(bhlm, name) for name in bhlm.__all__ if name != "plots"]
+    handed += [getattr(plots, name) for name in plots.__all__]
+    handed += [each for name in fits for each in known[name] if not each.__subclasses__()]
+    found, seen = set(), set()
+    while handed:
+        value = handed.pop()
+        if value in seen or (inspect.isclass(value) and issubclass(value, tuple | BaseException)):
+            continue
+        seen.add(value)
+        shown = {value.__name__: value}
+        if inspect.isclass(value):
+            if value.__name__ in INNER or value.__name__.startswith("_"):
+                continue
+            members = {n: inspect.getattr_static(value, n) for n in dir(value) if n[0] != "_"}
+            shown = {
+                f"{value.__name__}.{name}": getattr(value, name) for name, member in members.items()
+                if name not in INNER_METHODS
+                and (inspect.isfunction(member) or isinstance(member, classmethod))
+            }  # fmt: skip
+        found |= shown.keys()
+        for each in shown.values():
+            returned = str(inspect.signature(each).return_annotation)
+            handed += [cls for word in re.findall(r"\w+", returned) for cls in known.get(word, [])]
+    return found
+
+
+def name_called(case: Case) -> str:
+    """Return the function of a case as `list_public` calls it."""
+    holder = getattr(case.call, "__self__", None)
+    kind = holder if inspect.isclass(holder) else type(holder)
+    shown = getattr(case.call, "__name__", case.name)
+    return shown if holder is None else f"{kind.__name__}.{shown}"
 
 
 @contextlib.contextmanager
@@ -338,11 +455,11 @@ def try_arguments(numbers: range, *, long: bool = True, seed: int = 1) -> Iterat
         seed: of the order.
     """
     table = simulate_table(3, n_groups=12, largest=6)
-    model = bhlm.Model("y ~ x + (x | g)", table)
+    model = bhlm.Model("y ~ x * w + (x | g)", table)
     logging.disable(logging.ERROR)  # the verdicts of so few draws
     try:
         with in_folder() as folder:
-            post = model.sample(seed=1, draws=60, tune=60, chains=2)
+            post = model.sample(seed=1, draws=120, tune=60, chains=2)
             reml, others = model.reml(), fit_others(table, long=long)
             cases = [
                 case for case in list_cases(model, reml, post, table, folder, others)
