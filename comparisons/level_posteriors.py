@@ -4,9 +4,9 @@
 random effects out: egsingle (growth of pupils in schools, mlmRev) by NUTS, InstEval (three crossed
 factors with 4,114 effects, lme4) by independent draws. The conditional model is bhlm's own
 `model.pymc(form="conditional")`, non-centred, with 1000 draws of warm-up by nutpie, its compilation
-included. Each program has a process of its own; bhlm's kernels are loaded before, by a short call of
-the smaller model and by a fit of the larger. ESS is the smallest over fixed effects, SDs, correlations and the
-residual SD.
+included. Each program has a process of its own; bhlm's kernels are loaded before, by a short call
+of the smaller model and by a fit of the larger. ESS is the smallest over fixed effects, SDs,
+correlations and the residual SD.
 
     python comparisons/level_posteriors.py [--models egsingle insteval] [--minutes 30]
 """
