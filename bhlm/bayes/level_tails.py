@@ -249,8 +249,15 @@ def _measure(
     size: float,
     flat: Array,
 ) -> tuple[float, Array]:
-    """Return log |V| + log |X'V^-1 X| and X'V^-1 X of the flat fixed effects, lam large on span."""
-    lam = turned @ (np.eye(structure.q) + (size - 1.0) * span @ span.T)
+    """Return log |V| + log |X'V^-1 X| and X'V^-1 X of the flat fixed effects, lam large on span.
+
+    What grows with it depends on the space that the columns of the span have in whitened
+    coordinates alone, of which an orthonormal basis is taken: where zero lies far from the values
+    of a covariate, the columns themselves are as long as that, and all but parallel.
+    """
+    grown = turned @ span
+    basis = np.linalg.qr(grown / np.linalg.norm(grown, axis=0))[0]
+    lam = np.eye(structure.q) + (size - 1.0) * basis @ basis.T
     lams = [np.ascontiguousarray(lam[each, each]) for each in structure.spans]
     found = white.levels.eliminate(lams)
     inner = found.e[:-1, :-1][np.ix_(flat, flat)]

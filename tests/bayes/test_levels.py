@@ -1,5 +1,6 @@
 """Posteriors of several grouping factors: density, draws, effects, priors, PyMC, refusals."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -375,3 +376,25 @@ def test_both_forms_of_pymc_state_the_density(kind):
     left = stats.multivariate_normal(mean, np.linalg.inv(precision)).logpdf(noise)
     found = float(joint(at)) - left - float(prior(point))
     assert found == pytest.approx(loglik, rel=EXACT)
+
+
+def test_existence_is_the_same_wherever_zero_lies() -> None:
+    """A covariate 2e7 SDs from zero: priors flat there stand on columns that are all but one."""
+    rng = np.random.default_rng(5)
+    n = 200
+    table = pd.DataFrame(
+        {"g": rng.integers(0, 12, n), "k": rng.integers(0, 8, n), "x": rng.normal(size=n)}
+    )
+    table["y"] = rng.normal(size=12)[table["g"]] + rng.normal(size=n)
+    found = []
+    for offset in (0.0, 2e7):
+        cells = Model("y ~ x + (x | g) + (1 | k)", table.assign(x=table["x"] + offset)).cells
+        structure = arrange_prior(cells)
+        white = whiten_cells(cells, structure.parts)
+        flat = resolve_priors(Priors.flat(), cells, structure=structure)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found.append(judge_existence(white, structure, flat))
+    assert found[0].proper == found[1].proper
+    assert sorted(ray.index for ray in found[0].rays) == sorted(ray.index for ray in found[1].rays)
+    assert found[0].sd[1] == found[1].sd[1]
