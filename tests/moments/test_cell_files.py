@@ -123,7 +123,7 @@ def test_small_cells_are_refused_or_dropped(tmp_path):
     rows = make_rows(200)
     moments = Model(NESTED, rows).cells
     least = int(moments.n.min())
-    with pytest.raises(DataError, match=r"of the 12 groups of 'school:class' have fewer than"):
+    with pytest.raises(DataError, match=r"of the 12 groups of 'school:class' has fewer than"):
         bhlm.suppress_small_groups(moments, least + 1)
     kept, note = bhlm.suppress_small_groups(moments, least + 1, action="drop")
     assert "were dropped" in note
