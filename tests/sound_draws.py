@@ -34,7 +34,7 @@ class Sample:
     @property
     def root(self) -> Array:
         """Square roots of G."""
-        if self.drawn is not None and self.drawn[0] is self.g:
+        if self.drawn is not None and np.array_equal(self.drawn[0], self.g):
             return self.drawn[1]
         return lower_roots(self.g)
 
@@ -70,7 +70,7 @@ def resample(
         drawn = choose_fixed(exact, rows, inverse, rng)
     g, sigma = exact.at.g[rows], exact.at.sigma[rows]
     root = target.basis @ exact.at.lam[rows] * sigma[..., None, None]
-    return Sample(target.ols + drawn @ target.back.T, g, sigma, (g, root))
+    return Sample(target.ols + drawn @ target.back.T, g, sigma, (g.copy(), root))
 
 
 def choose_fixed(
