@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -35,13 +35,13 @@ def measure_memory() -> int:
 
 
 @contextmanager
-def limit_blas() -> Generator[None]:
+def limit_blas(*, when: bool = True) -> Generator[None]:
     """Let linear algebra compute in one thread meanwhile, here and in every other thread.
 
     numpy and scipy bring a BLAS each, whose idle threads wait for work at full speed: on few cores
     they take from each other what a matrix of a thousand columns gains.
     """
-    with _find_pools().limit(limits=1, user_api="blas"):
+    with _find_pools().limit(limits=1, user_api="blas") if when else nullcontext():
         yield
 
 

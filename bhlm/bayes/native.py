@@ -6,7 +6,7 @@ public interface serves, with the same draws at a quarter of the speed.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -165,7 +165,7 @@ def run_model(
     import nutpie
 
     at_once = min(arguments["chains"], arguments["cores"] or arguments["chains"])
-    with limit_blas() if at_once >= count_cores() else nullcontext():
+    with limit_blas(when=at_once >= count_cores()):
         running = nutpie.sample(model, **arguments)
         try:
             return wait(running)

@@ -236,10 +236,9 @@ def _in_one_thread[**P, T](method: Callable[P, T]) -> Callable[P, T]:
     @wraps(method)
     def limited(*args: P.args, **named: P.kwargs) -> T:
         crossed = args[0]
-        if isinstance(crossed, Crossed) and crossed.width < THREADED:
-            with limit_blas():
-                return method(*args, **named)
-        return method(*args, **named)
+        assert isinstance(crossed, Crossed)
+        with limit_blas(when=crossed.width < THREADED):
+            return method(*args, **named)
 
     return limited
 

@@ -1,6 +1,5 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -206,7 +205,7 @@ def fit_moments(
     errors = settle_errors(method, errors, is_sampling=is_sampling)
     structure = arrange(moments, covariance)
     # Sums over groups have threads of their own.
-    with limit_blas() if moments.n_groups > MANY else nullcontext():
+    with limit_blas(when=moments.n_groups > MANY):
         found = _search(moments, structure, start, restricted=method == "reml")
         if errors == "model":
             return found
