@@ -358,7 +358,10 @@ def test_identifiers_are_doubted_of_several_factors_and_by_moments(command, caps
 
 def test_the_package_is_the_command():
     found = subprocess.run(
-        [sys.executable, "-m", "bhlm", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "bhlm.commands", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert found.stdout.startswith("bhlm ")
 

@@ -395,7 +395,7 @@ def list_public() -> set[str]:
     """
     known: dict[str, list[type]] = {}
     for module in pkgutil.walk_packages(bhlm.__path__, "bhlm."):
-        if module.name.split(".")[1] not in ("commands", "__main__"):
+        if module.name.split(".")[1] != "commands":
             for name, value in vars(importlib.import_module(module.name)).items():
                 if inspect.isclass(value) and value.__module__ == module.name:
                     known.setdefault(name, []).append(value)

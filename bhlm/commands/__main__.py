@@ -1,4 +1,4 @@
-"""`python -m bhlm`: the command line."""
+"""`python -m bhlm.commands`: the command line."""
 
 from bhlm.commands.entry import run
 
