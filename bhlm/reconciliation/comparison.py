@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 # The width of a 95 % interval from which on a correlation is called hardly identified: half of all.
 WIDE = 1.0
+AT_MEANS = "judged at the columns' means"
 # Of a posterior mean, below which the 2.5 % point of an SD counts as zero; and beyond which that of
 # a correlation counts as one.
 NEAR_ZERO, NEAR_ONE = 0.1, 0.95
@@ -147,7 +148,7 @@ class Comparison:
                 f"{by_grid.chosen.accuracy:.1g} posterior SDs; the draws are judged by it in mean "
                 "and SD, and in the 95 % interval of SDs, variances and correlations that priors "
                 f"stand on themselves{_list_unjudged(judgement, by='the interval')}"
-                f"{_list_rounded(self.evidence)}: a shift of "
+                f"{_list_rounded(self.evidence, 'not judged')}: a shift of "
                 f"{judgement.resolution:.2g} posterior SDs would be seen. "
                 f"{describe_joint(self.evidence)}"
             )
@@ -163,8 +164,9 @@ class Comparison:
             f"{exact.draws.ess:.0f} are effective (k-hat {exact.khat:.2f}); it shares {shares} "
             f"with the sampler, and judges the draws{told} in mean, SD and "
             f"95 % interval of every parameter{_list_unjudged(judgement, by='rank')}"
-            f"{_list_moved(self.evidence)}: a shift of {judgement.resolution:.2g} posterior SDs "
-            f"would be seen. {describe_joint(self.evidence)}"
+            f"{_list_rounded(self.evidence, AT_MEANS)}: a shift of "
+            f"{judgement.resolution:.2g} posterior SDs would be seen. "
+            f"{describe_joint(self.evidence)}"
         )
 
     def group_effects(self) -> "pd.DataFrame":
@@ -398,18 +400,12 @@ def _list_unjudged(judgement: Judgement, *, by: str) -> str:
     return f" ({list_names(heavy)} by {by} alone, whose tails are too heavy for mean or SD)"
 
 
-def _list_rounded(evidence: Evidence) -> str:
-    """Return a clause on the correlations that quadrature does not judge."""
-    are = "is" if len(evidence.rounded) == 1 else "are"
-    return f" ({list_names(evidence.rounded)} {are} not judged)" if evidence.rounded else ""
-
-
-def _list_moved(evidence: Evidence) -> str:
-    """Return a clause on the correlations that are judged elsewhere than where they stand."""
+def _list_rounded(evidence: Evidence, told: str) -> str:
+    """Return a clause on what was done with correlations that are +-1 to rounding."""
     if not evidence.rounded:
         return ""
-    are = "is" if len(evidence.rounded) == 1 else "are"
-    return f" ({list_names(evidence.rounded)} {are} judged at the columns' means)"
+    are = agree(len(evidence.rounded), "is", "are")
+    return f" ({list_names(evidence.rounded)} {are} {told})"
 
 
 def _describe_unexplained(bad: "pd.DataFrame") -> str:

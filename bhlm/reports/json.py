@@ -76,7 +76,7 @@ def describe_reml(fit: Estimate, *, df: str | None = None) -> dict[str, Any]:
         "reliability": fit.reliability,
         "df_method": "z",  # of `estimates` and `wald`
         "errors": fit.errors,
-        "few_groups": {} if fit.judged_by_z else describe_few_df(fit),
+        "few_groups": describe_few_df(fit),
         "notes": list_notes(fit),
     }
     return content | _describe_tests(fit, df)
@@ -238,7 +238,7 @@ def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, 
             "lr_test": fit.lr_test,
             **({"icc": fit.icc().to_dict("index")} if has_shares(fit.weights) else {}),
             "df_method": "z",
-            "few_groups": {} if fit.judged_by_z else describe_few_df(fit),
+            "few_groups": describe_few_df(fit),
         }
     )
     return content | _describe_tests(fit, df)
@@ -246,7 +246,7 @@ def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, 
 
 def describe_few_df(fit: Maximum) -> dict[str, Any]:
     """Return each fixed effect's df, and its p by z and by t, where one has fewer than 30 df."""
-    if not fit.converged:
+    if fit.judged_by_z or not fit.converged:
         return {}
     found = compare_tests(fit)
     if found.worst is None:

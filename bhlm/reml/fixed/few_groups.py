@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from bhlm.layout import show_name
+from bhlm.layout import agree, show_name
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
@@ -162,7 +162,7 @@ def describe_few_groups(found: FewGroups) -> str:
     others = [show_name(each) for each in found.changed if each != found.names[worst]]
     more = ""
     if others:
-        verb = "are" if len(others) > 1 else "is"
+        verb = agree(len(others), "is", "are")
         more = f"; {', '.join(others)} {verb} below .05 by z and not by t"
     by_groups = found.method != "Satterthwaite"
     argument, option = ('method="hlm"', "hlm") if by_groups else ("", "satterthwaite")
