@@ -1,0 +1,26 @@
+"""Where the command `bhlm` begins: outside the package, whose own import Ctrl-C may interrupt."""
+
+import os
+import signal
+
+
+def run() -> None:
+    """Run the command line and exit; Ctrl-C ends it by one line from here on."""
+    is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if is_heard:
+            # Nothing is begun yet that would have to be ended, and an exception could be lost.
+            signal.signal(signal.SIGINT, _leave)
+        from bhlm.commands.entry import run as run_commands
+
+        if is_heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        run_commands()
+    except KeyboardInterrupt:  # between two handlers
+        _leave()
+
+
+def _leave(*_: object) -> None:
+    # As bhlm.commands.interrupts says and does it, which cannot be asked before it is imported.
+    os.write(2, b"bhlm: interrupted; what was not written yet is lost\n")
+    os._exit(130)
