@@ -277,7 +277,7 @@ def prepare_rows(
             safe = columns[name] = f"c{len(columns)}"
             names[safe] = name
             number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
-            prepared[safe] = number.cast(nw.Float64)
+            prepared[safe] = number if dtype == nw.Float64 else number.cast(nw.Float64)
             floats += [safe] if dtype.is_float() else []
     layout = Layout(columns, categories, tuple(floats), names, _find_keys(formula))
     return frame.select(**prepared), layout

@@ -6,10 +6,12 @@ the whole a Hessian H, not profiled. Source: Binder (1983), Int. Stat. Rev. 51, 
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.weighted import factor_groups
+from bhlm.likelihood.panels import LANES, STRETCH, sum_stretches
+from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 
@@ -50,67 +52,160 @@ def find_scores(
         psi: (q, q) G / sigma^2, whitened.
         v: the residual variance, whitened.
     """
-    q, p = white.q, white.p
-    directions = structure.directions
+    directions = np.ascontiguousarray(structure.directions)
     m = len(directions)
     applied = moments.applied
     size = moments.n if applied is None else applied.size
     values, vectors = np.linalg.eigh(psi)
-    lam = vectors * np.sqrt(np.maximum(values, 0.0))
-    plain = _leave_residuals(white.blocks, q, beta)
-    inverse = factor_groups(plain, q, lam).inverse
-    lean = lam.T @ plain[:, :q]
-    inner = np.eye(q) + lean[:, :, :q] @ lam
-    shrink = lam @ (lean / inner if q == 1 else np.linalg.solve(inner, lean))
-    twice = inverse - inverse[:, :, :q] @ shrink
-    thrice = twice[:, -1, -1] - np.einsum("ja,ja->j", twice[:, -1, :q], shrink[:, :, -1])
-    own = shrink[:, :, :q]
-    trace = np.einsum("jaa->j", own)
-    traces = size - trace, size - 2.0 * trace + np.einsum("jab,jba->j", own, own)
-    f, u, t = inverse[:, :q, :q], inverse[:, :q, q:-1], inverse[:, :q, -1]
-    fd = f[:, None] @ directions
-    td = np.tensordot(t, directions, axes=([1], [1]))
-    scores = np.concatenate(
-        [
-            inverse[:, q:-1, -1] / v,
-            0.5 * (np.einsum("jcb,jb->jc", td, t) / v**2 - np.einsum("jcaa->jc", fd) / v),
-            0.5 * (twice[:, -1, -1] / v**2 - traces[0] / v)[:, None],
-        ],
-        axis=1,
-    )
-    weights = np.ones(len(size)) if white.groups is None else white.groups
-    fixed, free, last = slice(0, p), slice(p, p + m), p + m
-    hessian = np.zeros((p + m + 1, p + m + 1))
-    hessian[fixed, fixed] = np.tensordot(weights, inverse[:, q:-1, q:-1], axes=1) / v
-    weighed = weights[:, None, None] * td
-    hessian[free, fixed] = np.tensordot(weighed, u, axes=([0, 2], [0, 1])) / v**2
-    hessian[last, fixed] = weights @ twice[:, q:-1, -1] / v**2
-    turned = weights[:, None, None, None] * fd
-    pairs = np.tensordot(turned, fd, axes=([0, 2, 3], [0, 3, 2]))
-    bent = np.tensordot(weighed @ f, td, axes=([0, 2], [0, 2]))
-    hessian[free, free] = bent / v**3 - 0.5 * pairs / v**2
-    bent = np.tensordot(weighed, twice[:, :q, -1], axes=([0, 2], [0, 1]))
-    middle = np.tensordot(weights, twice[:, :q, :q], axes=1)
-    hessian[last, free] = bent / v**3 - 0.5 * np.tensordot(directions, middle.T) / v**2
-    hessian[last, last] = weights @ (thrice / v**3 - 0.5 * traces[1] / v**2)
+    lam = np.ascontiguousarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    n_groups, stretch = len(white.blocks), LANES * STRETCH
+    width = white.p + m + 1
+    weights = np.ones(n_groups) if white.groups is None else white.groups
+    scores = np.empty((n_groups, width))
+    sums = np.zeros((max(1, -(-n_groups // stretch)), width, width))
+
+    def fill(first: int, last: int) -> None:
+        for s in range(first, last):
+            part = slice(s * stretch, (s + 1) * stretch)
+            _fill_scores(
+                *(white.blocks[part], np.asarray(size[part], np.float64), weights[part]),
+                *(beta, lam, directions, v, scores[part], sums[s]),
+            )
+
+    sum_stretches(fill, len(sums))
+    hessian = sums.sum(axis=0)
     hessian = np.tril(hessian) + np.tril(hessian, -1).T
     given = white.basis @ directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
     variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
     variances[m, m] = 1.0
     return Sandwich(
-        weights[:, None] * scores,
+        scores,
         hessian,
         white.scale * white.fixed,
         white.scale**2 * variances,
     )
 
 
-def _leave_residuals(blocks: Array, q: int, beta: Array) -> Array:
-    """Return the cross-products (J, k, k) of [Z X e] from those of [Z X y], e = y - X beta."""
-    turn = np.concatenate([np.zeros(q), -beta, [1.0]])
-    column = blocks.reshape(-1, len(turn)) @ turn
-    plain = blocks.copy()
-    plain[:, :, -1] = plain[:, -1, :] = column.reshape(blocks.shape[:2])
-    plain[:, -1, -1] = plain[:, -1] @ turn
-    return plain
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_scores(
+    blocks: Array,
+    size: Array,
+    weights: Array,
+    beta: Array,
+    lam: Array,
+    directions: Array,
+    v: float,
+    scores: Array,
+    hessian: Array,
+) -> None:
+    """Write weighted scores (J, p + m + 1) of groups, and add to the Hessian's lower triangle.
+
+    Args:
+        blocks: (J, k, k) cross-products of [Z X y].
+        size: (J,) rows that count.
+        weights: (J,) of the groups.
+        beta: (p,).
+        lam: (q, q) a square root of Psi.
+        directions: (m, q, q).
+        v: the residual variance.
+        scores: to be written.
+        hessian: (p + m + 1, p + m + 1) to be added to.
+    """
+    n_groups, k, _ = blocks.shape
+    m, q, _ = directions.shape
+    p, last = k - q - 1, k - 1
+    root = np.empty((q, q))
+    half = np.empty((q, k))
+    plain = np.empty((k, k))  # of [Z X e], e = y - X beta
+    inverse = np.empty((k, k))  # W'H^-1 W
+    shrink = np.empty((q, k))  # lam K^-1 lam'Z'W
+    twice = np.empty((k, q + 1))  # W'H^-2 [Z e]
+    fd = np.empty((m, q, q))  # F D_c
+    dt = np.empty((m, q))  # D_c t
+    for j in range(n_groups):
+        weight = weights[j]
+        for a in range(k):
+            for b in range(last):
+                plain[a, b] = blocks[j, a, b]
+            value = blocks[j, a, last]
+            for i in range(p):
+                value -= blocks[j, a, q + i] * beta[i]
+            plain[a, last] = value
+        value = plain[last, last]
+        for i in range(p):
+            value -= plain[q + i, last] * beta[i]
+        plain[last, last] = value
+        factor_group(plain, q, lam, root, half)
+        for b in range(k):
+            for a in range(k):
+                # Row by row the last one is that of y, and by symmetry that of e is its column.
+                value = plain[b, last] if a == last else plain[a, b]
+                for i in range(q):
+                    value -= half[i, a] * half[i, b]
+                inverse[a, b] = value
+        for b in range(k):
+            for a in range(q - 1, -1, -1):  # root'^-1 half, and then lam times it
+                value = half[a, b]
+                for i in range(a + 1, q):
+                    value -= root[i, a] * half[i, b]
+                half[a, b] = value / root[a, a]
+            for i in range(q):
+                value = 0.0
+                for a in range(q):
+                    value += lam[i, a] * half[a, b]
+                shrink[i, b] = value
+        for a in range(k):
+            for c in range(q + 1):
+                b = c if c < q else last
+                value = inverse[a, b]
+                for i in range(q):
+                    value -= inverse[a, i] * shrink[i, b]
+                twice[a, c] = value
+        thrice = twice[last, q]
+        once, both = size[j], size[j]  # tr(H^-1) and tr(H^-2)
+        for a in range(q):
+            thrice -= twice[last, a] * shrink[a, last]
+            once -= shrink[a, a]
+            both -= 2.0 * shrink[a, a]
+            for b in range(q):
+                both += shrink[a, b] * shrink[b, a]
+        for i in range(p):
+            scores[j, i] = weight * inverse[q + i, last] / v
+            hessian[p + m, i] += weight * twice[q + i, q] / v**2
+            for h in range(i + 1):
+                hessian[i, h] += weight * inverse[q + i, q + h] / v
+        for c in range(m):
+            square, trace = 0.0, 0.0
+            for a in range(q):
+                value = 0.0
+                for b in range(q):
+                    value += directions[c, a, b] * inverse[b, last]
+                    entry = 0.0
+                    for i in range(q):
+                        entry += inverse[a, i] * directions[c, i, b]
+                    fd[c, a, b] = entry
+                dt[c, a] = value
+                square += inverse[a, last] * value
+                trace += fd[c, a, a]
+            scores[j, p + c] = weight * 0.5 * (square / v**2 - trace / v)
+            for i in range(p):
+                value = 0.0
+                for a in range(q):
+                    value += dt[c, a] * inverse[a, q + i]
+                hessian[p + c, i] += weight * value / v**2
+            bent, middle = 0.0, 0.0
+            for a in range(q):
+                bent += dt[c, a] * twice[a, q]
+                for b in range(q):
+                    middle += directions[c, a, b] * twice[b, a]
+            hessian[p + m, p + c] += weight * (bent / v**3 - 0.5 * middle / v**2)
+            for d in range(c + 1):
+                bent, pairs = 0.0, 0.0
+                for a in range(q):
+                    for b in range(q):
+                        bent += dt[c, a] * inverse[a, b] * dt[d, b]
+                        pairs += fd[c, a, b] * fd[d, b, a]
+                hessian[p + c, p + d] += weight * (bent / v**3 - 0.5 * pairs / v**2)
+        scores[j, p + m] = weight * 0.5 * (twice[last, q] / v**2 - once / v)
+        hessian[p + m, p + m] += weight * (thrice / v**3 - 0.5 * both / v**2)

@@ -5,28 +5,10 @@ With weights W_j the sums of `profiled` become sums of W_j times the group's own
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 Array = np.ndarray
-
-
-class Factored(NamedTuple):
-    """What H_j = I + Z_j Psi Z_j' leaves of each group's cross-products of W_j = [Z_j X_j y_j]."""
-
-    logdet: Array  # (J,) log |H_j|
-    inverse: Array  # (J, k, k) W_j'H_j^-1 W_j
-
-
-def factor_groups(blocks: Array, q: int, lam: Array) -> Factored:
-    """Return log |H_j| and W_j'H_j^-1 W_j of cross-products (J, k, k), Z first."""
-    lean = lam.T @ blocks[:, :q]
-    if q == 1:
-        inner = 1.0 + lam[0, 0] * lean[:, :, :1]
-        return Factored(np.log(inner[:, 0, 0]), blocks - lean.transpose(0, 2, 1) * (lean / inner))
-    root = np.linalg.cholesky(np.eye(q) + lean[:, :, :q] @ lam)
-    half = np.linalg.solve(root, lean)
-    logdet = 2.0 * np.log(np.einsum("jaa->ja", root)).sum(axis=1)
-    return Factored(logdet, blocks - half.transpose(0, 2, 1) @ half)
 
 
 def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
@@ -35,10 +17,23 @@ def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
     Since K_j rests on Z_j alone, sums over groups of what is linear or quadratic in [X_j y_j] are
     then those with weights, by the kernels that know of none.
     """
-    root = np.sqrt(groups)[:, None, None]
-    scaled = np.array(blocks)
-    scaled[:, q:] *= root
-    scaled[:, :, q:] *= root
+    return _scale_blocks(blocks, q, np.sqrt(groups))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _scale_blocks(blocks: Array, q: int, root: Array) -> Array:
+    n_groups, k, _ = blocks.shape
+    scaled = np.empty((n_groups, k, k))
+    for j in range(n_groups):
+        once, twice = root[j], root[j] * root[j]
+        for a in range(k):
+            for b in range(k):
+                share = 1.0
+                if a >= q and b >= q:
+                    share = twice
+                elif a >= q or b >= q:
+                    share = once
+                scaled[j, a, b] = share * blocks[j, a, b]
     return scaled
 
 

@@ -109,33 +109,48 @@ def make_weight_states(n_groups: int) -> Array:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def add_weights(codes: Array, rows: Array, groups: Array, states: Array) -> None:
     """Update the states of groups (J, WIDTH) with the weights (n,) of rows and of their groups."""
-    for i in range(len(codes)):
-        own = states[codes[i]]
-        w, group = rows[i], groups[i]
-        own[N] += 1.0
-        least = min(w, group)
-        if not (w < np.inf and group < np.inf):
-            own[BROKEN] += 1.0
-        elif least < 0.0:
-            own[NEGATIVE] += 1.0
-            own[LEAST] = min(own[LEAST], least)
-        elif least == 0.0:
-            own[ZERO] += 1.0
-        else:
-            own[SUM] += w
-            own[SQUARES] += w * w
+    n = len(codes)
+    i = 0
+    while i < n:
+        own, code = states[codes[i]], codes[i]
+        # Rows of a group often follow each other, and what they add up to stays at hand.
+        total, squares, product = own[SUM], own[SQUARES], own[PRODUCT]
+        low, high, between, start = own[LOW], own[HIGH], own[BETWEEN], i
+        while i < n and codes[i] == code:
+            w, group = rows[i], groups[i]
+            i += 1
+            if not (0.0 < w < np.inf and 0.0 < group < np.inf):
+                _note_bad(w, group, own)
+                continue
+            total += w
+            squares += w * w
             if FAR > w > 1.0 / FAR:
-                product = own[PRODUCT] * w
+                product *= w
                 if not FAR > product > 1.0 / FAR:
                     own[LOGS] += np.log(product)
                     product = 1.0
-                own[PRODUCT] = product
             else:
                 own[LOGS] += np.log(w)
-            own[LOW] = min(own[LOW], group)
-            own[HIGH] = max(own[HIGH], group)
+            low = min(low, group)
+            high = max(high, group)
             if w != np.floor(w):
-                own[BETWEEN] += 1.0
+                between += 1.0
+        own[N] += i - start
+        own[SUM], own[SQUARES], own[PRODUCT] = total, squares, product
+        own[LOW], own[HIGH], own[BETWEEN] = low, high, between
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _note_bad(w: float, group: float, own: Array) -> None:
+    """Count a weight, of a row or its group, that is not finite, negative or zero."""
+    least = min(w, group)
+    if not (w < np.inf and group < np.inf):
+        own[BROKEN] += 1.0
+    elif least < 0.0:
+        own[NEGATIVE] += 1.0
+        own[LEAST] = min(own[LEAST], least)
+    else:
+        own[ZERO] += 1.0
 
 
 WEIGHTS = ("rows", "groups")  # the columns of a frame that hold those of a row and its group
