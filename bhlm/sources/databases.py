@@ -7,9 +7,11 @@ import shutil
 import tempfile
 import uuid
 import weakref
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from bhlm.sources.labels import (
     Spellings,
     choose_type,
 )
+from bhlm.sources.text import check_headers, check_rows, read_header
 from bhlm.sources.watch import remember_files, watch_files
 
 if TYPE_CHECKING:
@@ -153,10 +156,10 @@ def stream_files(
         relation = (
             _settle_types(connection, _read_parquet(connection, names), paths)
             if suffix == ".parquet"
-            else _stream_csv(connection, names, labels, text)
+            else _stream_csv(connection, paths, names, labels, text)
         )
         is_empty = not relation.limit(1).fetchall()
-    except duckdb.Error as error:
+    except (duckdb.Error, UnicodeDecodeError) as error:
         raise refuse_file(place, suffix, error) from error
     if is_empty:
         raise DataError(f"'{place}' has no rows; give a {suffix} file with at least one")
@@ -241,25 +244,56 @@ def _name_order(connection: "duckdb.DuckDBPyConnection", categories: Sequence[st
 
 def _stream_csv(
     connection: "duckdb.DuckDBPyConnection",
+    paths: Sequence[Path],
     names: Any,
     labels: Collection[str] | None,
     text: Collection[str],
 ) -> "duckdb.DuckDBPyRelation":
-    """Return CSV files as a relation whose columns have the types that pandas would give them."""
-    how: dict[str, Any] = {"sep": ",", "header": True, "na_values": list(CSV_MISSING)}
+    """Return CSV files as a relation whose columns have the types that pandas would give them.
+
+    Args:
+        connection: reads them.
+        paths: of the files.
+        names: the same as DuckDB has them.
+        labels: columns that are read as labels.
+        text: columns that are read as text.
+    """
+    import duckdb
+
+    headers = [read_header(path, ",") for path in paths]
+    check_headers(paths, headers)
+    header = _name_apart(headers[0])
+    for path in paths:
+        check_rows(path, ",", most=1)
+    # What DuckDB would guess of the way in which a file is written rests on its first rows: of
+    # labels, quotation marks that come later would be a part.
+    how: dict[str, Any] = {
+        "sep": ",", "quotechar": '"', "escapechar": '"', "comment": "", "skiprows": 0,
+        "header": True, "na_values": list(CSV_MISSING),
+    }  # fmt: skip
     # A type rests on all rows, not on the first ones. Dates stay text, as pandas leaves them.
     candidates = ["BOOLEAN", "BIGINT", "DOUBLE", "VARCHAR"]
-    guess = connection.read_csv(names, sample_size=-1, auto_type_candidates=candidates, **how)
-    types = {name: str(dtype) for name, dtype in zip(guess.columns, guess.types, strict=True)}
-    raw = connection.read_csv(names, all_varchar=True, **how)
+    try:
+        guess = connection.read_csv(
+            names, names=header, sample_size=-1, auto_type_candidates=candidates, **how
+        )
+        types = {name: str(dtype) for name, dtype in zip(guess.columns, guess.types, strict=True)}
+    except duckdb.Error:
+        for path in paths:
+            check_rows(path, ",")
+        # Rows may still lack fields at their ends.
+        types = dict.fromkeys(header, "VARCHAR")
+        how |= {"null_padding": True, "parallel": False}
+    how["auto_detect"] = False
+    raw = connection.read_csv(names, columns=dict.fromkeys(types, "VARCHAR"), **how)
     # DuckDB takes yes and t for true, and 007 for text; pandas takes them for text and for 7.
     doubtful = [name for name, dtype in types.items() if dtype in ("BOOLEAN", "VARCHAR")]
     asked = {
         name: [
             f"bool_and(lower({column}) in ('true', 'false'))",
-            f"bool_and(regexp_full_match({column}, '[+-]?[0-9]{{1,18}}'))",
-            f"bool_and(regexp_full_match({column}, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)"
-            "([eE][+-]?[0-9]+)?'))",
+            f"bool_and(regexp_full_match({column}, '\\s*[+-]?[0-9]{{1,18}}\\s*'))",
+            f"bool_and(regexp_full_match({column}, '\\s*[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)"
+            "([eE][+-]?[0-9]+)?\\s*'))",
         ]
         for name in doubtful
         for column in [_quote_name(name)]
@@ -273,7 +307,25 @@ def _stream_csv(
     else:
         types |= _type_labels(raw, [name for name in labels if name in types])
     types |= {name: "VARCHAR" for name in text if name in types}
-    return connection.read_csv(names, dtype=types, **how)
+    return connection.read_csv(names, columns=types, **how)
+
+
+def _name_apart(header: Sequence[str]) -> list[str]:
+    """Return names that differ in more than upper and lower case, which DuckDB does not tell apart.
+
+    They get numbers, as DuckDB itself would give them.
+    """
+    found: list[str] = []
+    for name in header:
+        taken = {each.casefold() for each in found}
+        numbered = (f"{name}_{i}" for i in count(1))
+        own = (
+            name
+            if name.casefold() not in taken
+            else next(each for each in numbered if each.casefold() not in taken)
+        )
+        found.append(own)
+    return found
 
 
 def _type_labels(raw: "duckdb.DuckDBPyRelation", labels: Collection[str]) -> dict[str, str]:
@@ -466,7 +518,10 @@ def _miss_table(
 
 def refuse_file(path: object, suffix: str, error: Exception) -> DataError:
     """Return the error for files that their reader does not understand."""
-    if isinstance(error, UnicodeDecodeError) and suffix.startswith((".csv", ".tsv")):
+    is_text = isinstance(error, UnicodeDecodeError) and (
+        b"\0" not in error.object or error.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    )
+    if isinstance(error, UnicodeDecodeError) and is_text and suffix.startswith((".csv", ".tsv")):
         return DataError(
             f"'{path}' is not UTF-8 text (byte {error.start} is {error.object[error.start]:#x}); "
             "save it as UTF-8, which Excel calls 'CSV UTF-8', or give the dataframe that "

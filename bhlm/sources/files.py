@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhlm.errors import DataError, miss_package
-from bhlm.layout import count, show_name
+from bhlm.layout import show_name
 from bhlm.progress import VOICE
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.arrow import EXACT, to_pandas
 from bhlm.sources.databases import refuse_file
 from bhlm.sources.kinds import settle_pandas
 from bhlm.sources.labels import PADDED, WIDE, holds_integers, merges_spellings
+from bhlm.sources.text import check_rows, check_separator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,26 +202,23 @@ def _read_text(
 
     separator = dialect.separator or ("\t" if ".tsv" in find_suffix(path) else ",")
     # In one piece, so that a column's type does not depend on where a chunk ends.
-    table = pd.read_csv(
-        path, sep=separator, low_memory=False, dtype=dict.fromkeys(text, str),
-        na_values=list(dialect.missing) or None,
-    )  # fmt: skip
-    if len(table) and not isinstance(table.index, pd.RangeIndex):
-        # pandas takes the first fields for names of rows then, and moves the names of columns.
-        more = table.index.nlevels
-        raise DataError(
-            f"'{path}' has {count(more, 'field')} more in its rows than the "
-            f"{count(len(table.columns), 'name')} of its header, so that it is not known which "
-            "column is which; give every column a name, or remove a separator at the ends of rows"
-        )
-    if len(table.columns) == 1 and dialect.separator is None:
-        name = str(table.columns[0])
-        others = [mark for mark in (";", "\t", "|") if mark in name]
-        if others:
-            raise DataError(
-                f"'{path}' has one column, '{name[:60]}'; it seems to be separated by "
-                f"{others[0]!r}, so give separator={others[0]!r} (--separator on the command line)"
-            )
+    how: dict[str, Any] = {
+        "sep": separator, "low_memory": False, "dtype": dict.fromkeys(text, str),
+        "na_values": list(dialect.missing) or None,
+    }  # fmt: skip
+    try:
+        table = pd.read_csv(path, **how)
+        # pandas takes first fields for names of rows where there are more fields than names.
+        is_wider = len(table) > 0 and not isinstance(table.index, pd.RangeIndex)
+    except pd.errors.ParserError:
+        is_wider = True
+    if is_wider:
+        check_rows(path, separator)
+        # What is left of the rows is empty.
+        names = pd.read_csv(path, sep=separator, nrows=0, index_col=False).columns
+        table = pd.read_csv(path, **how, index_col=False, usecols=range(len(names)))
+    if dialect.separator is None:
+        check_separator(path, table.columns)
     return table
 
 

@@ -23,6 +23,7 @@ from bhlm.sources.files import (
 from bhlm.sources.kinds import tell_lost_categories, unite_categories
 from bhlm.sources.labels import settle_integers, settle_labels
 from bhlm.sources.parquet import ParquetScan, scan_files
+from bhlm.sources.text import check_headers
 from bhlm.sources.watch import watch_files
 
 if TYPE_CHECKING:
@@ -224,12 +225,7 @@ def _read_files(
         return tables[0]
     import pandas as pd
 
-    for path, table in zip(paths, tables, strict=True):
-        if list(table.columns) != list(tables[0].columns):
-            raise DataError(
-                f"'{path}' has the columns {', '.join(map(str, table.columns))}, but '{paths[0]}' "
-                f"has {', '.join(map(str, tables[0].columns))}; files of one pattern need the same"
-            )
+    check_headers(paths, [table.columns for table in tables])
     # A column of numbers in one file and of truth values or text in another is text in all.
     if suffix in TEXT and (mixed := _find_mixed(tables, text)):
         return _read_files(paths, suffix, [*text, *mixed], named, dialect)

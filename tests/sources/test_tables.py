@@ -114,7 +114,8 @@ def test_broken_file_is_one_clear_line(suffix: str, kind: str, tmp_path: Path) -
     if (suffix, kind) == (".csv", "short"):
         kind = "ragged"  # four letters are a valid csv header
     (tmp_path / f"t{suffix}").write_bytes(BROKEN[kind])
-    with pytest.raises(DataError, match=rf"t\{suffix}' cannot be read as \{suffix} \(") as caught:
+    said = rf"t\{suffix}' (cannot be read as \{suffix} \(|has 3 fields in line 3)"
+    with pytest.raises(DataError, match=said) as caught:
         open_table(tmp_path / f"t{suffix}")
     assert "\n" not in str(caught.value)
 
@@ -126,7 +127,8 @@ def test_cut_off_file(suffix: str, tmp_path: Path) -> None:
     content = path.read_bytes()
     # A csv that is cut off is still a csv, so there the break is an open quote.
     path.write_bytes(b'a,b\n"1,2\n' if suffix == ".csv" else content[: len(content) // 2])
-    with pytest.raises(DataError, match=rf"cannot be read as \{suffix}"):
+    said = rf"cannot be read as \{suffix}|a quotation mark from line 2 on"
+    with pytest.raises(DataError, match=said):
         open_table(path)
 
 
@@ -249,12 +251,73 @@ def test_a_damaged_feather_file_does_not_end_the_process(tmp_path, seed):
         assert isinstance(table, pd.DataFrame)
 
 
-@pytest.mark.parametrize("end", ["9", ""], ids=["a field more", "a separator more"])
-def test_rows_longer_than_the_header_do_not_move_its_names(tmp_path, end):
+ROWS = [f"{i}.5,{i % 3},{i * i}" for i in range(9)]
+LIMITS = pytest.mark.parametrize("limit", [None, "100MB"], ids=["whole", "in pieces"])
+# What is wrong with the rows of a text file, and what is said of it.
+WRONG = {
+    "a field more": ([f"{row},9" for row in ROWS], "4 fields in line 2 and 3 names in its header"),
+    "a separator more": ([f"{row}," for row in ROWS], "4 fields in line 2 and 3 names"),
+    "one longer": ([*ROWS, "1,2,3,4,5", *ROWS], "5 fields in line 11 and 3 names"),
+    "an open quotation": ([*ROWS, '1,2,"3', *ROWS], "a quotation mark from line 11 on"),
+    "semicolons": ([row.replace(",", ";") for row in ROWS], "separated by ';'"),
+    "another encoding": ([*ROWS, "1,2,ä"], "is not UTF-8 text"),
+}
+
+
+def write_text(path, rows, *, header="y,g,x", encoding="utf-8"):
+    path.write_text("\n".join([header, *rows, ""]), encoding=encoding)
+
+
+@LIMITS
+@pytest.mark.parametrize("kind", WRONG)
+def test_rows_that_do_not_fit_the_header_are_refused_on_every_route(tmp_path, kind, limit):
     path = tmp_path / "rows.csv"
-    path.write_text("y,g,x\n" + "".join(f"{i}.5,{i % 3},{i * i},{end}\n" for i in range(9)))
-    with pytest.raises(DataError, match=r"1 field more in its rows than the 3 names of its header"):
+    rows, said = WRONG[kind]
+    header = "y;g;x" if kind == "semicolons" else "y,g,x"
+    write_text(path, rows, header=header, encoding="latin-1" if "encoding" in kind else "utf-8")
+    with pytest.raises(DataError, match=said) as refused:
+        open_table(path, memory_limit=limit)
+    assert "\n" not in str(refused.value)
+
+
+def test_decimal_commas_between_semicolons_name_the_separator(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_text(path, ["1,5;2;0,5"] * 3, header="y;g;x")
+    with pytest.raises(DataError, match="separated by ';'"):
         open_table(path)
+
+
+# What is odd but right: a header, its rows, and the columns that are read.
+ODD = {
+    "rows lack fields at their ends": ("y,g,x", ["1.5,a,2", "2.5,b", "3.5,c,4"], [2, None, 4]),
+    "such rows beside broken lines": ("y,g,x", ["1.5,a,2", "2.5,b", '3.5,"c\nd",4'], [2, None, 4]),
+    "later rows end in separators": ("y,g,x", ["1.5,a,2", "2.5,b,3,", "3.5,c,4,,"], [2, 3, 4]),
+    "blanks about numbers": ("y,g,x", ["1.5,a, 2", "2.5,b,3 ", "3.5,c, 4\t"], [2, 3, 4]),
+    "blanks in the header": ("y,g, x", ["1.5,a,2", "2.5,b,3"], [2, 3]),
+    "a column without a name": ("y,g,", ["1.5,a,2", "2.5,b,3"], [2, 3]),
+    "a name twice": ("y,g,y", ["1.5,a,2", "2.5,b,3"], [2, 3]),
+    "single quotation marks": ("y,g,x", ["1.5,'a',2", "2.5,a,3"], [2, 3]),
+    "quotation marks in late rows": (
+        "y,g,x", [*["1.5,a,2"] * 30_000, '2.5,"a",3', '2.5,"a, ""b""",3'],
+        [*[2] * 30_000, 3, 3],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_text_is_read_alike_whole_and_in_pieces(tmp_path, kind):
+    path = tmp_path / "rows.csv"
+    header, rows, x = ODD[kind]
+    write_text(path, rows, header=header)
+    whole, pieces = open_table(path), open_table(path, memory_limit="100MB").df()
+    pd.testing.assert_frame_equal(whole, pieces, check_dtype=False)
+    assert whole.iloc[:, 2].astype(object).where(whole.iloc[:, 2].notna(), None).tolist() == x
+
+
+def test_names_that_differ_in_case_are_read_in_pieces_too(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_text(path, ["1.5,7,2"], header="y,X,x")
+    assert open_table(path, memory_limit="100MB").df().values.tolist() == [[1.5, 7, 2]]
 
 
 def test_a_separator_more_in_header_and_rows_is_read(tmp_path):
