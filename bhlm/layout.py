@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from textwrap import wrap as wrap_words
 
 from rich.cells import cell_len
@@ -63,13 +64,23 @@ def format_digits(value: float, digits: int) -> str:
     return f"{value:.{digits - 1}e}"
 
 
+def print_label(label: object) -> str:
+    """Return a label or level as text; 2.0 as 2, so that engines agree.
+
+    Some make doubles of integers of which one is missing, and some files hold nothing but doubles.
+    """
+    if isinstance(label, Real) and not isinstance(label, Integral) and float(label).is_integer():
+        return str(int(float(label)))
+    return str(label)
+
+
 def show_name(name: object) -> str:
     """Return a name for one line of text: what breaks or hides it is written as an escape."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in UNSHOWN and char not in JOINERS
         else char
-        for char in str(name)
+        for char in print_label(name)
     )
 
 

@@ -14,7 +14,7 @@ import narwhals as nw
 import numpy as np
 
 from bhlm.design.constants import check_finite, checkpoints, fit_constants
-from bhlm.design.formula.coding import Column, Level, expand_terms, print_level
+from bhlm.design.formula.coding import Column, Level, expand_terms
 from bhlm.design.formula.expressions import CENTRINGS, Apply, Expression, Name, column_names, walk
 from bhlm.design.formula.terms import Formula, list_factors, parse_formula
 from bhlm.design.frames import (
@@ -42,6 +42,7 @@ from bhlm.design.rows import (
 )
 from bhlm.design.steps import Step, Steps, as_expr
 from bhlm.errors import DataError, FormulaError
+from bhlm.layout import print_label
 
 INTERCEPT = "Intercept"
 # Of one term. Fits take time with the cube of the columns, and memory with their square.
@@ -504,7 +505,7 @@ def check_levels(design: Design, rows: Frame, layout: Layout) -> None:
             safe = layout.categories[factor]
             found = rows.filter(is_unknown).select(safe).head(1)
             found = collect_frame(found) if isinstance(found, nw.LazyFrame) else found
-            known = ", ".join(print_level(level) for level in design.levels[factor][:SHOWN_COLUMNS])
+            known = ", ".join(print_label(level) for level in design.levels[factor][:SHOWN_COLUMNS])
             raise DataError(
                 f"'{factor}' has the level {found[safe].to_list()[0]!r}, which the design does not "
                 f"know ({count} such rows; known: {known}); drop those rows or build "

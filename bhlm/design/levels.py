@@ -6,11 +6,12 @@ from difflib import get_close_matches
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.formula.coding import Level, print_level
+from bhlm.design.formula.coding import Level
 from bhlm.design.formula.expressions import Apply, Expression, Name
 from bhlm.design.frames import Frame, collect_frame
 from bhlm.design.rows import SHOWN_COLUMNS, Layout
 from bhlm.errors import DataError
+from bhlm.layout import print_label
 
 # Each level is a column of every group's cross-product; more than this is an identifier.
 MAX_LEVELS = 500
@@ -98,11 +99,11 @@ def arrange_levels(
     if reference is None:
         return tuple(levels)
     for level in levels:
-        if print_level(level) == print_level(reference):
+        if print_label(level) == print_label(reference):
             return (level, *(other for other in levels if other != level))
     close = get_close_matches(str(reference), [str(level) for level in levels], n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    shown = ", ".join(print_level(level) for level in levels[:SHOWN_COLUMNS])
+    shown = ", ".join(print_label(level) for level in levels[:SHOWN_COLUMNS])
     raise DataError(f"'{factor}' has no level {reference!r}; {hint}its levels are: {shown}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bhlm.layout import print_label
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.moments.cells import CellMoments
 
@@ -35,7 +36,7 @@ def join_columns(columns: Sequence[Array]) -> Array:
     """
     if len(columns) == 1:
         return columns[0]
-    levels = [tuple(map(str, each)) for each in zip(*columns, strict=True)]
+    levels = [tuple(map(print_label, each)) for each in zip(*columns, strict=True)]
     joined = [":".join(each) for each in levels]
     if len(set(joined)) < len(set(levels)):
         joined = [

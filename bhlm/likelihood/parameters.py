@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.layout import print_label
 
 if TYPE_CHECKING:
     from bhlm.design.formula.weights import Weights
@@ -175,7 +176,9 @@ def name_strata(moments: "Moments") -> tuple[str, tuple[str, ...]]:
     assert weights is not None
     column = str(weights.rows)
     taken = (moments.group, moments.response)
-    return ("stratum" if _clashes(column, taken) else column), tuple(str(x) for x in weights.levels)
+    return ("stratum" if _clashes(column, taken) else column), tuple(
+        map(print_label, weights.levels)
+    )
 
 
 def name_response(response: str, *, taken: Sequence[str] = ()) -> str:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.design.formula.coding import Column, Level, Part, expand_terms, print_level
+from bhlm.design.formula.coding import Column, Level, Part, expand_terms
 from bhlm.design.formula.expressions import Apply, Expression, Name, walk
 from bhlm.errors import ArgumentError, is_finite, show_value
-from bhlm.layout import format_g
+from bhlm.layout import format_g, print_label
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, Region
 from bhlm.likelihood.linear import Hypotheses, find_name, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
@@ -157,7 +157,7 @@ def list_levels(moments: Known, name: str) -> tuple[str, ...]:
     The first level is the reference that the others are compared with.
     """
     levels = _Factors.of(moments).levels.get(name, ())
-    return tuple(f"{name}[{print_level(level)}]" for level in levels[1:]) or (name,)
+    return tuple(f"{name}[{print_label(level)}]" for level in levels[1:]) or (name,)
 
 
 def state_slopes(
@@ -255,7 +255,7 @@ def _split_blocks(
 ) -> list[tuple[tuple[Value, ...], Array]]:
     """Return each value of a column that is constant in blocks, and which blocks (J,) have it."""
     if name in factors.levels:
-        shown = [f"{name}[{print_level(level)}]" for level in factors.levels[name]]
+        shown = [f"{name}[{print_label(level)}]" for level in factors.levels[name]]
         known = [each for each in shown if each in moments.columns]
         means = {each: moments.mean[:, moments.columns.index(each)] for each in known}
         rest = 1.0 - np.sum(list(means.values()), axis=0)
@@ -320,7 +320,7 @@ def _express(
     if part.level is None:
         return None
     name = str(part.factor)
-    others = [f"{name}[{print_level(level)}]" for level in factors.levels[name]]
+    others = [f"{name}[{print_label(level)}]" for level in factors.levels[name]]
     others.remove(part.name)
     if not all(each in place for each in others):
         return None
@@ -622,7 +622,7 @@ def _read_levels(factors: _Factors, name: str, values: Any) -> tuple[Value, ...]
     levels = factors.levels[name]
     if values is None:
         return levels
-    shown = {print_level(level): level for level in levels}
+    shown = {print_label(level): level for level in levels}
     found = []
     for value in _list_values(name, values):
         same = [level for level in levels if type(level) is type(value) and level == value]
@@ -665,7 +665,7 @@ def _set_values(
             found[name] = float(value)
             continue
         for level in factors.levels[name]:
-            found[f"{name}[{print_level(level)}]"] = float(level == value)
+            found[f"{name}[{print_label(level)}]"] = float(level == value)
     return found
 
 
@@ -700,7 +700,7 @@ def _average(factors: _Factors, moments: Known, part: Part) -> dict[str, float]:
     if part.level is None:
         return {part.name: float(measure_spread(moments, part.name).mean)}
     name = str(part.factor)
-    columns = [f"{name}[{print_level(level)}]" for level in factors.levels[name]]
+    columns = [f"{name}[{print_label(level)}]" for level in factors.levels[name]]
     unknown = [each for each in columns if each not in moments.columns]
     if len(unknown) > 1:
         raise ArgumentError(
@@ -761,4 +761,4 @@ def _coordinates(factor: Expression) -> set[str]:
 def print_value(value: Value) -> str:
     """Return a value of a column or a level, for a sentence."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return format_g(float(value)).strip() if is_number else print_level(value)
+    return format_g(float(value)).strip() if is_number else print_label(value)

@@ -25,7 +25,7 @@ from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import name_groups, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
-from bhlm.layout import count, list_names, show_name
+from bhlm.layout import count, list_names, print_label, show_name
 from bhlm.moments.cell_stream import reduce_cell_scan
 from bhlm.moments.check import check_blocks
 from bhlm.moments.disclosure import find_large_groups, join_promises, list_disclosures
@@ -517,7 +517,7 @@ def list_cell_disclosures(
     single rows, and which labels occur together is told as such.
     """
     k = moments.min_group_size if min_group_size is None else min_group_size
-    shown = [":".join(map(str, each)) for each in zip(*moments.blocks.labels, strict=True)]
+    shown = [":".join(map(print_label, each)) for each in zip(*moments.blocks.labels, strict=True)]
     reduced = Reduced(np.array(shown, dtype=object), moments.n, moments.mean, moments.cross)
     told = list_disclosures(
         moments.design, reduced, of=moments.cells_are, k=k, suppressed=moments.suppressed
@@ -673,7 +673,7 @@ def _list_implicit(moments: CellMoments) -> list[str]:
 
 def _is_count(labels: Array) -> bool:
     """Return whether sorted labels count: from 0 or 1, or from a or A."""
-    texts = [str(label).removesuffix(".0") for label in labels.tolist()]
+    texts = list(map(print_label, labels.tolist()))
     if all(text.isdecimal() for text in texts):
         numbers = sorted(map(int, texts))
         return numbers[0] in (0, 1) and numbers[-1] - numbers[0] == len(numbers) - 1

@@ -15,7 +15,7 @@ from bhlm.design.formula.weights import StratumWeights
 from bhlm.design.frames import Frame, collect_frame
 from bhlm.design.rows import advise_column, check_labels, check_schema, read_frame, read_table
 from bhlm.errors import DataError, FormulaError
-from bhlm.layout import count, list_names
+from bhlm.layout import count, list_names, print_label
 from bhlm.moments.memory import Reduced
 from bhlm.moments.merge import merge_blocks
 from bhlm.moments.moments import Moments, compute_moments, tell_rows_used
@@ -76,7 +76,7 @@ class StratumMoments:
             weighed.append(Reduced(part.groups, part.n, part.mean, w * part.cross, weighting))
         meant = replace(self.design.formula, weights=StratumWeights(self.column, self.levels))
         design = replace(self.design, formula=meant)
-        names = [f"{self.column} = {level}" for level in self.levels]
+        names = [f"{self.column} = {print_label(level)}" for level in self.levels]
         merged = merge_blocks(design, weighed, names=names)
         return Moments(
             *merged[:4], weighting=merged.weighting, design=design, dropped=self.dropped,

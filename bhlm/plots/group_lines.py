@@ -9,7 +9,7 @@ import numpy as np
 
 from bhlm.bayes.draws import Draws
 from bhlm.errors import DataError, check_arguments, show_value
-from bhlm.layout import count, format_digits
+from bhlm.layout import count, format_digits, print_label
 from bhlm.moments.groups import locate_groups
 from bhlm.moments.moments import INTERCEPT, Moments, select_groups
 from bhlm.plots.figure import Figure
@@ -125,8 +125,8 @@ def take_rows(model: "Model | None", moments: Moments, column: str | None) -> Gr
 def _find_group(moments: Moments, group: Any) -> int:
     labels = moments.groups.tolist()
     exact = [j for j, label in enumerate(labels) if isinstance(group, Hashable) and label == group]
-    text = str(group) if isinstance(group, str | Number) else None
-    same = exact or [j for j, label in enumerate(labels) if str(label) == text]
+    text = print_label(group) if isinstance(group, str | Number) else None
+    same = exact or [j for j, label in enumerate(labels) if print_label(label) == text]
     if not same:
         raise DataError(
             f"{show_value(group)} is not a {moments.group} of the fit; the labels are in "

@@ -7,6 +7,7 @@ import numpy as np
 
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, check_arguments, show_value
+from bhlm.layout import print_label
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import Units
 from bhlm.plots.ranked_effects import draw_caterpillar
@@ -118,7 +119,7 @@ def tabulate_factor(fit: LevelsEstimate | LevelDraws | Comparison, factor: str) 
     q = len(coefficients)
     rows = np.bincount(labels.codes, weights=moments.n).astype(int)
     columns = {f"label {i}": np.repeat(each, q) for i, each in enumerate(labels.columns)}
-    shown = [":".join(map(str, each)) for each in zip(*labels.columns, strict=True)]
+    shown = [":".join(map(print_label, each)) for each in zip(*labels.columns, strict=True)]
     unknown = np.full(len(shown) * q, np.nan)
     u, se = unknown, unknown
     if reml is not None:

@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
-from bhlm.layout import name_some, show_name
+from bhlm.layout import name_some, print_label, show_name
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_parts
@@ -105,7 +105,7 @@ class StrataEstimate:
         """Every parameter, in the order of the tables."""
         structure = self.at.structure
         own = [
-            replace(RESIDUAL, stratum=f"{self.strata.column}={level}")
+            replace(RESIDUAL, stratum=f"{self.strata.column}={print_label(level)}")
             for level in self.strata.levels
         ]
         scaled = (each.scaled for each in own)

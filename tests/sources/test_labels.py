@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import bhlm
 from bhlm.errors import DataError
+from bhlm.likelihood.factor_names import join_labels
+from bhlm.plots.level_caterpillar import plot_factor
 from bhlm.sources.databases import CSV_MISSING
 from bhlm.sources.labels import choose_type, survey_spellings
 
@@ -191,3 +193,24 @@ def test_blanks_about_a_number_make_another_label_without_a_formula_too(
     assert table["g"].tolist() == ["7", " 7", "7 ", "8"]
     assert table["h"].tolist() == [1, 2, 3, 1]
     assert table["x"].tolist() == [1.5, 2.5, 3.5, 0.5]
+
+
+def test_doubles_that_hold_integers_have_the_names_of_integers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    whole = pd.DataFrame({"g": np.arange(96) // 8, "h": np.arange(96) % 4, "s": np.arange(96) % 2})
+    whole["y"] = rng.normal(size=12)[whole["g"]] + rng.normal(size=96)
+    gap = pd.DataFrame({"g": [-9], "h": [-9], "s": [-9], "y": [0.0]})
+    pd.concat([whole, gap]).to_csv(tmp_path / "t.csv", index=False)
+    doubles = bhlm.open_table(tmp_path / "t.csv", missing=["-9"])
+    assert doubles["g"].dtype == "float64"
+    named = []
+    for table in (whole, doubles, doubles.astype("float32")):
+        strata = bhlm.Model("y ~ 1 + (1 | g)", table, residual="s").reml()
+        levels = bhlm.Model("y ~ C(s) + (1 | g/h)", table)
+        joined = join_labels(levels.cells, 1).tolist()
+        one = bhlm.plots.plot_caterpillar(bhlm.Model("y ~ 1 + (1 | g)", table).reml())
+        assert "(g " in repr(one)
+        assert ".0)" not in repr(one)
+        assert ".0)" not in repr(plot_factor(levels.reml(), "g:h"))
+        named.append((list(strata.estimates.index), levels.design.fixed, joined))
+    assert named[0] == named[1] == named[2]

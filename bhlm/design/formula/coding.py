@@ -12,6 +12,7 @@ from itertools import product
 
 from bhlm.design.formula.expressions import Apply, Expression
 from bhlm.design.formula.terms import Term
+from bhlm.layout import print_label
 
 type Level = str | int | float | bool
 type Levels = Mapping[str, tuple[Level, ...]]
@@ -79,18 +80,11 @@ def choose_contrasts(terms: Sequence[Term], levels: Levels) -> set[tuple[Term, E
     return contrasted
 
 
-def print_level(level: Level) -> str:
-    """Return a level as it stands in a column name; 2.0 as 2, so that engines agree."""
-    if isinstance(level, float) and level.is_integer():
-        return str(int(level))
-    return str(level)
-
-
 def _expand_factor(factor: Expression, levels: Levels, *, contrasted: bool) -> list[Part]:
     name = str(factor)
     if name in levels:
         shown = levels[name][1:] if contrasted else levels[name]
-        return [Part(factor, f"{name}[{print_level(level)}]", level=level) for level in shown]
+        return [Part(factor, f"{name}[{print_label(level)}]", level=level) for level in shown]
     if isinstance(factor, Apply) and factor.function == "poly":
         degree = int(factor.option("degree") or 1)
         return [Part(factor, f"{name}{k}", degree=k) for k in range(1, degree + 1)]

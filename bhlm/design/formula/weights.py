@@ -23,6 +23,7 @@ from bhlm.design.formula.functions import ELEMENTWISE
 from bhlm.design.formula.parse import parse_tree
 from bhlm.design.formula.reader import read_factor
 from bhlm.errors import ArgumentError, FormulaError, check_arguments
+from bhlm.layout import print_label
 
 SCALINGS = ("none", "size", "effective", "gk")
 
@@ -55,7 +56,7 @@ class Weights:
     @property
     def strata(self) -> tuple[str, ...]:
         """What residual variances that differ are called by, such as "sex=F"."""
-        return tuple(f"{self.rows}={level}" for level in self.levels)
+        return tuple(f"{self.rows}={print_label(level)}" for level in self.levels)
 
     def __post_init__(self) -> None:
         for expression in self.expressions:
