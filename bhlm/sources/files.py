@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bhlm.errors import DataError, miss_package
-from bhlm.layout import show_name
+from bhlm.layout import print_label, show_name
 from bhlm.progress import VOICE
 from bhlm.secrets import ADVICE, hide_password, is_address
 from bhlm.sources.arrow import EXACT, to_pandas
@@ -34,6 +34,7 @@ class Dialect(NamedTuple):
 
 
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # formats without types
+EXCEL = ".xlsx"
 
 
 def find_suffix(path: str | Path) -> str:
@@ -76,9 +77,9 @@ def read_file(
 ) -> "pd.DataFrame":
     """Return the table of a file of a known suffix.
 
-    Of a CSV file, which has no types, the columns in `text` come as they are spelled. Of Stata and
-    SPSS files, the columns in `named` come as the names of their values, where each value that
-    occurs has one of its own, and as numbers otherwise.
+    Of a CSV file, which has no types, and of a sheet the columns in `text` come as they are
+    spelled. Of Stata and SPSS files, the columns in `named` come as the names of their values,
+    where each value that occurs has one of its own, and as numbers otherwise.
 
     Raises `DataError` where it cannot be read or has no rows, and `MissingPackageError` where the
     package that reads it is not installed.
@@ -87,6 +88,8 @@ def read_file(
         with _tell_once(path):
             if suffix in TEXT and (text or dialect != Dialect()):
                 table = _read_text(path, text, dialect)
+            elif suffix == EXCEL:
+                table = mask_missing(_read_excel(path, text), dialect.missing)
             else:
                 table = mask_missing(_READERS[suffix](path), dialect.missing)
             table = settle_pandas(table)
@@ -225,14 +228,20 @@ def _read_text(
 WRITTEN = (str, int, float)  # types of cells, of which some may hold a number as a text
 
 
-def _read_excel(path: Path) -> "pd.DataFrame":
-    """Return a sheet whose texts are numbers where no labels merge by that, such as 7 and 007."""
+def _read_excel(path: Path, text: Collection[str] = ()) -> "pd.DataFrame":
+    """Return a sheet whose texts are numbers where no labels merge by that, such as 7 and 007.
+
+    In the columns in `text`, numbers come as the texts that a CSV file would have.
+    """
     import pandas as pd
 
     table = pd.read_excel(path, dtype=object).infer_objects()
     for name, dtype in table.dtypes.items():
         is_text = pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
         cells = table[name].dropna()
+        if name in text and cells.map(type).isin(WRITTEN).all():
+            table[name] = cells.map(print_label).astype("str").reindex(table.index)
+            continue
         if not is_text or not cells.map(type).isin(WRITTEN).all():
             continue
         numbers = pd.to_numeric(cells, errors="coerce")
@@ -362,7 +371,7 @@ _READERS: "dict[str, Callable[[Path], pd.DataFrame]]" = {
     ".tsv": _read_text,
     ".csv.gz": _read_text,
     ".tsv.gz": _read_text,
-    ".xlsx": _read_excel,
+    EXCEL: _read_excel,
     ".parquet": _read_parquet,
     ".feather": _read_feather,
     ".dta": _read_stata,

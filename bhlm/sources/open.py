@@ -11,6 +11,7 @@ from bhlm.errors import DataError, check_arguments
 from bhlm.secrets import ADVICE, hide_password, is_readable, split_table
 from bhlm.sources.databases import has_duckdb, open_duckdb, open_postgres, stream_files
 from bhlm.sources.files import (
+    EXCEL,
     TEXT,
     Dialect,
     find_files,
@@ -190,11 +191,11 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
     known = [*(labels or ()), *text]
     watch = watch_files(paths)
     table = _read_files(paths, suffix, known, named, dialect)
-    if suffix not in TEXT:
+    if suffix not in (*TEXT, EXCEL):
         watch.check()
         return table
     wide: list[str] = []
-    if labels is None:
+    if labels is None and suffix in TEXT:
         padded = find_padded(paths, table, dialect)
         wide = [name for name in find_wide(paths, table, dialect) if name not in padded]
         if padded or wide:
@@ -204,7 +205,7 @@ def _open_files(place: str, memory_limit: str | None, streamed_size: int, roles:
     settled = {
         name: settle_labels(table[name])
         for name in labels or ()
-        if name in table.columns and name not in text
+        if name in table.columns and name not in text and table[name].dtype == "str"
     }
     settled |= {name: settle_integers(table[name]) for name in wide if name not in text}
     return table.assign(**settled)

@@ -214,3 +214,36 @@ def test_doubles_that_hold_integers_have_the_names_of_integers(tmp_path: Path) -
         assert ".0)" not in repr(plot_factor(levels.reml(), "g:h"))
         named.append((list(strata.estimates.index), levels.design.fixed, joined))
     assert named[0] == named[1] == named[2]
+
+
+SPELLED = {
+    "blanks in front": [" 7", " 8", " 9"],
+    "blanks in front of some": ["7", " 7", "8"],
+    "zeros in front": ["007", "008", "009"],
+    "zeros in front of some": ["7", "007", "8"],
+    "numbers": ["7", "8", "9"],
+    "names among numbers": ["7", "8", "s9"],
+    "beyond 2^53": [str(2**60 + i) for i in range(3)],
+}
+
+
+@pytest.mark.parametrize("kind", SPELLED)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".csv.gz"])
+@pytest.mark.parametrize("gap", [False, True])
+def test_labels_of_every_kind_of_file_are_as_they_are_spelled(
+    kind: str, suffix: str, gap: bool, tmp_path: Path
+) -> None:
+    labels: list[Any] = SPELLED[kind] * 4
+    table = pd.DataFrame({"g": [*labels, None] if gap else labels})
+    table["y"] = np.arange(len(table)) ** 0.5
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".xlsx":
+        # A sheet has numbers of its own beside texts that look like them.
+        if kind == "names among numbers":
+            table["g"] = table["g"].replace({"7": 7}).astype(object)
+        table.to_excel(path, index=False)
+    else:
+        table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    moments = bhlm.Model("y ~ 1 + (1 | g)", path).moments
+    assert sorted(str(label) for label in moments.groups) == sorted(SPELLED[kind])
+    assert moments.dropped == gap
