@@ -90,8 +90,12 @@ def _settle_arrow(column: "pd.Series") -> "pd.Series | None":
     return pd.Series(values, index=column.index, name=column.name)
 
 
+# Arrow's types, as pyarrow.types tells them, which it cannot filter, and those that hold the same.
+_PLAIN = {"is_float16": "float32", "is_string_view": "string", "is_binary_view": "binary"}
+
+
 def settle_arrow(table: Any, names: Collection[str]) -> Any:
-    """Return a pyarrow Table with halves as floats; pandas' where some column is of categories.
+    """Return a pyarrow Table in types that Arrow computes with; pandas' where it has categories.
 
     Categories have an order, and may be of anything, such as intervals; pandas restores both.
 
@@ -103,9 +107,12 @@ def settle_arrow(table: Any, names: Collection[str]) -> Any:
 
     wanted = [name for name in dict.fromkeys(names) if table.schema.names.count(name) == 1]
     kinds = {name: table.schema.field(name).type for name in wanted}
-    for name in [each for each, kind in kinds.items() if types.is_float16(kind)]:
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, name, table.column(name).cast(pa.float32()))
+    for name, kind in kinds.items():
+        plain = next((to for is_of, to in _PLAIN.items() if getattr(types, is_of)(kind)), None)
+        if plain is not None:
+            at = table.schema.get_field_index(name)
+            cast = table.column(name).cast(pa.type_for_alias(plain))
+            table = table.set_column(at, name, cast)
     categories = {
         name: _read_categories(
             table.column(name), name, lexical=is_lexical(table.schema.field(name))
