@@ -122,7 +122,7 @@ def measure_spreads(
     at = take_exponentials(structure, phi[None], p)
     beta, lam, sigma = whiten_parameters(white, at.beta[0], at.root[0], at.sigma[0])
     v = float(sigma) ** 2
-    found = find_scores(moments, white, structure, beta=beta, psi=lam @ lam.T, v=v)
+    found = find_scores(moments, white, structure, beta=beta, lam=lam, v=v)
     values, vectors = np.linalg.eigh(at.g[0])
     gap = values[:, None] - values[None, :]
     with np.errstate(divide="ignore", invalid="ignore"):

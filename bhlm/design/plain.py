@@ -56,7 +56,7 @@ def read_plain(formula: Formula, table: Any) -> Plain | None:
         FormulaError: the formula is at fault.
         DataError: labels have no order.
     """
-    take = _choose_reader(table)
+    take = choose_reader(table)
     if take is None or (plan := _plan(formula)) is None:
         return None
     values: dict[str, Array] = {}
@@ -91,8 +91,11 @@ def _plan(formula: Formula) -> _Plan | None:
     return _Plan(design, columns, tuple(numbers))
 
 
-def _choose_reader(table: Any) -> Any:
-    """Return what takes a column out of such a table; None of a table that is not known."""
+def choose_reader(table: Any) -> Any:
+    """Return what takes a column out of such a table, by its name; None of a table not known.
+
+    What it takes is None unless it is plain.
+    """
     if is_pandas_dataframe(table):
         return _take_pandas if table.columns.is_unique else None
     if is_polars_dataframe(table):

@@ -1,5 +1,6 @@
 """PooledFit: what `pool` and `fit_imputations` return."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.moments.cells import refuse_factors
 from bhlm.moments.file import is_moments_path
+from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments
 from bhlm.moments.responses import reduce_responses
+from bhlm.reml.estimate import fit_responses
 from bhlm.studies.imputations.pooled import Pooled, pool_fits
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
     from bhlm.reml.fixed.wald import JointTest
     from bhlm.studies.imputations.mixture import Mixture
+
+LOGGER = logging.getLogger("bhlm")
 
 
 @check_arguments
@@ -197,21 +202,23 @@ def fit_imputations(
     if responses is None:
         formula, responses = split_responses(formula)
     models = _list_models(formula, data, responses)
-    tables: list[Any] = [table for _, _, table in models]
+    choice: dict[str, Any] = {"method": method, "covariance": covariance, "errors": errors}
+    beside: list[Moments] | None = None
     if responses is not None:
-        tables = _reduce_once([text for _, text, _ in models], data, weights) or tables
+        beside = _reduce_once([text for _, text, _ in models], data, weights)
+    together = None if beside is None else fit_responses(beside, **choice)
+    for sentence in () if beside is None else doubt_columns(beside[0]):
+        LOGGER.warning("%s", sentence)
     fits: list[RemlFit] = []
-    for (what, text, _), table in zip(models, tables, strict=True):
+    for what, text, table in models:
         try:
+            if together is not None:
+                fits.append(RemlFit.of(next(together)))
+                continue
             stated = parse_formula(text)
             if stated.has_levels:
                 raise refuse_factors(stated, "pooling")
-            model = Model(text, table, weights=weights)
-            # The variances of plausible values are near each other.
-            start = fits[0] if responses and fits and not fits[0].singular else None
-            fits.append(
-                model.reml(method=method, covariance=covariance, start=start, errors=errors)
-            )
+            fits.append(Model(text, table, weights=weights).reml(**choice))
         except BhlmError as error:
             raise type(error)(f"{what}: {error}") from error
     return pool(fits, df=df, level=level)

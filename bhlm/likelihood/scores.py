@@ -11,7 +11,7 @@ import numpy as np
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import LANES, STRETCH, sum_stretches
-from bhlm.likelihood.profiled import factor_group
+from bhlm.likelihood.profiled import factor_group, project_group
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 
@@ -33,7 +33,7 @@ def find_scores(
     structure: Structure,
     *,
     beta: Array,
-    psi: Array,
+    lam: Array,
     v: float,
 ) -> Sandwich:
     """Return the scores and the Hessian at whitened parameters.
@@ -49,15 +49,14 @@ def find_scores(
         white: their whitened cross-products.
         structure: of the random effects.
         beta: (p,) whitened fixed effects.
-        psi: (q, q) G / sigma^2, whitened.
+        lam: (q, q) a square root of Psi = G / sigma^2, whitened.
         v: the residual variance, whitened.
     """
     directions = np.ascontiguousarray(structure.directions)
     m = len(directions)
     applied = moments.applied
     size = moments.n if applied is None else applied.size
-    values, vectors = np.linalg.eigh(psi)
-    lam = np.ascontiguousarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    lam = np.ascontiguousarray(lam)
     n_groups, stretch = len(white.blocks), LANES * STRETCH
     width = white.p + m + 1
     weights = np.ones(n_groups) if white.groups is None else white.groups
@@ -117,95 +116,106 @@ def _fill_scores(
     p, last = k - q - 1, k - 1
     root = np.empty((q, q))
     half = np.empty((q, k))
-    plain = np.empty((k, k))  # of [Z X e], e = y - X beta
-    inverse = np.empty((k, k))  # W'H^-1 W
-    shrink = np.empty((q, k))  # lam K^-1 lam'Z'W
-    twice = np.empty((k, q + 1))  # W'H^-2 [Z e]
+    plain = np.empty((q, k))  # Z'[Z X e], e = y - X beta
+    fu = np.empty((q, k))  # [F U t] = Z'H^-1 [Z X e]
+    xe = np.empty(p + 1)  # [X e]'e, and then [X e]'H^-1 e
+    shrink = np.empty((q, q + 1))  # lam K^-1 lam'Z'[Z e]
+    zz = np.empty((q, q + 1))  # Z'H^-2 [Z e]
     fd = np.empty((m, q, q))  # F D_c
     dt = np.empty((m, q))  # D_c t
+    low = np.empty(q)
     for j in range(n_groups):
         weight = weights[j]
-        for a in range(k):
-            for b in range(last):
-                plain[a, b] = blocks[j, a, b]
-            value = blocks[j, a, last]
+        block = blocks[j]
+        for a in range(q):
+            value = block[a, last]
             for i in range(p):
-                value -= blocks[j, a, q + i] * beta[i]
+                value -= block[a, q + i] * beta[i]
+            for b in range(last):
+                plain[a, b] = block[a, b]
             plain[a, last] = value
-        value = plain[last, last]
+        for h in range(p + 1):
+            value = block[last, q + h]
+            for i in range(p):
+                value -= block[q + i, q + h] * beta[i]
+            xe[h] = value
         for i in range(p):
-            value -= plain[q + i, last] * beta[i]
-        plain[last, last] = value
+            xe[p] -= beta[i] * xe[i]
         factor_group(plain, q, lam, root, half)
-        for b in range(k):
-            for a in range(k):
-                # Row by row the last one is that of y, and by symmetry that of e is its column.
-                value = plain[b, last] if a == last else plain[a, b]
-                for i in range(q):
-                    value -= half[i, a] * half[i, b]
-                inverse[a, b] = value
-        for b in range(k):
+        project_group(plain, q, half, fu)
+        for h in range(p + 1):
+            for a in range(q):
+                xe[h] -= half[a, q + h] * half[a, last]
+        for c in range(q + 1):
+            b = c if c < q else last
             for a in range(q - 1, -1, -1):  # root'^-1 half, and then lam times it
                 value = half[a, b]
                 for i in range(a + 1, q):
-                    value -= root[i, a] * half[i, b]
-                half[a, b] = value / root[a, a]
+                    value -= root[i, a] * low[i]
+                low[a] = value / root[a, a]
             for i in range(q):
                 value = 0.0
                 for a in range(q):
-                    value += lam[i, a] * half[a, b]
-                shrink[i, b] = value
-        for a in range(k):
-            for c in range(q + 1):
-                b = c if c < q else last
-                value = inverse[a, b]
+                    value += lam[i, a] * low[a]
+                shrink[i, c] = value
+            for a in range(q):
+                value = fu[a, b]
                 for i in range(q):
-                    value -= inverse[a, i] * shrink[i, b]
-                twice[a, c] = value
-        thrice = twice[last, q]
+                    value -= fu[a, i] * shrink[i, c]
+                zz[a, c] = value
         once, both = size[j], size[j]  # tr(H^-1) and tr(H^-2)
+        twice = xe[p]  # e'H^-2 e
         for a in range(q):
-            thrice -= twice[last, a] * shrink[a, last]
+            twice -= fu[a, last] * shrink[a, q]
             once -= shrink[a, a]
             both -= 2.0 * shrink[a, a]
             for b in range(q):
                 both += shrink[a, b] * shrink[b, a]
+        thrice = twice  # e'H^-3 e
+        for a in range(q):
+            thrice -= zz[a, q] * shrink[a, q]
         for i in range(p):
-            scores[j, i] = weight * inverse[q + i, last] / v
-            hessian[p + m, i] += weight * twice[q + i, q] / v**2
+            scores[j, i] = weight * xe[i] / v
+            value = xe[i]
+            for a in range(q):
+                value -= fu[a, q + i] * shrink[a, q]
+            hessian[p + m, i] += weight * value / v**2
             for h in range(i + 1):
-                hessian[i, h] += weight * inverse[q + i, q + h] / v
+                value = block[q + i, q + h]
+                for a in range(q):
+                    value -= half[a, q + i] * half[a, q + h]
+                hessian[i, h] += weight * value / v
         for c in range(m):
             square, trace = 0.0, 0.0
             for a in range(q):
                 value = 0.0
                 for b in range(q):
-                    value += directions[c, a, b] * inverse[b, last]
+                    value += directions[c, a, b] * fu[b, last]
                     entry = 0.0
                     for i in range(q):
-                        entry += inverse[a, i] * directions[c, i, b]
+                        entry += fu[a, i] * directions[c, i, b]
                     fd[c, a, b] = entry
                 dt[c, a] = value
-                square += inverse[a, last] * value
+                square += fu[a, last] * value
                 trace += fd[c, a, a]
             scores[j, p + c] = weight * 0.5 * (square / v**2 - trace / v)
             for i in range(p):
                 value = 0.0
                 for a in range(q):
-                    value += dt[c, a] * inverse[a, q + i]
+                    value += dt[c, a] * fu[a, q + i]
                 hessian[p + c, i] += weight * value / v**2
             bent, middle = 0.0, 0.0
             for a in range(q):
-                bent += dt[c, a] * twice[a, q]
+                bent += dt[c, a] * zz[a, q]
                 for b in range(q):
-                    middle += directions[c, a, b] * twice[b, a]
+                    middle += directions[c, a, b] * zz[b, a]
             hessian[p + m, p + c] += weight * (bent / v**3 - 0.5 * middle / v**2)
             for d in range(c + 1):
                 bent, pairs = 0.0, 0.0
                 for a in range(q):
                     for b in range(q):
-                        bent += dt[c, a] * inverse[a, b] * dt[d, b]
+                        bent += dt[c, a] * fu[a, b] * dt[d, b]
                         pairs += fd[c, a, b] * fd[d, b, a]
                 hessian[p + c, p + d] += weight * (bent / v**3 - 0.5 * pairs / v**2)
-        scores[j, p + m] = weight * 0.5 * (twice[last, q] / v**2 - once / v)
+        scores[j, p + m] = weight * 0.5 * (twice / v**2 - once / v)
         hessian[p + m, p + m] += weight * (thrice / v**3 - 0.5 * both / v**2)

@@ -94,27 +94,44 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     )
 
 
-def whiten_beside(moments: Moments, structure: Structure, white: Whitened) -> Whitened:
-    """Return what `whiten` does of another response over the columns and rows of `white`.
+def whiten_beside(
+    several: Sequence[Moments], structure: Structure, white: Whitened
+) -> list[Whitened]:
+    """Return what `whiten` does of other responses over the columns and rows of `white`.
 
-    All that the response has no part in is taken from there.
+    All that the responses have no part in is taken from there.
 
     Raises:
         IdentifiabilityError: a response that is constant, or perfectly fitted.
     """
-    whole = Whole(*pool(moments))
-    check_response(moments, len(structure.directions) + 1, whole=whole)
-    found = _fit_plainly(moments, white.fixed, whole=whole)
-    loadings = np.zeros((len(whole.mean) + 1, white.q + white.p + 1))
-    loadings[_positions(moments, structure.names), : white.q] = white.basis
-    _load_fixed(loadings, moments, white.fixed, found, q=white.q)
-    column = _congrue_last(moments, loadings, whole.mean)
-    if (applied := moments.applied) is not None:
-        column *= applied.factor[:, None]
-    blocks = white.blocks.copy()
-    blocks[:, -1, :] = blocks[:, :, -1] = column
-    held = None if white.held is None else 1.0 / found.scale**2
-    return replace(white, blocks=blocks, ols=found.ols, scale=found.scale, held=held)
+    first, q, p = several[0], white.q, white.p
+    found, k = [], len(first.columns)
+    columns = np.zeros((len(several), k + 1))  # the loadings of every y~
+    for each, column in zip(several, columns, strict=True):
+        whole = Whole(*pool(each))
+        check_response(each, len(structure.directions) + 1, whole=whole)
+        found.append(_fit_plainly(each, white.fixed, whole=whole))
+        column[_positions(each, each.fixed)] -= found[-1].ols / found[-1].scale
+        column[-1] = 1.0 / found[-1].scale
+    loadings = np.zeros((k + 1, q + p))  # of [Z~ X~]
+    loadings[_positions(first, structure.names), :q] = white.basis
+    loadings[_positions(first, first.fixed), q:] = white.fixed
+    last = _congrue_last(several, loadings, columns)
+    if (applied := first.applied) is not None:
+        last *= applied.factor[:, None]
+    blocks = np.empty((len(several), *white.blocks.shape))
+    blocks[:] = white.blocks
+    blocks[:, :, -1, :] = blocks[:, :, :, -1] = last
+    return [
+        replace(
+            white,
+            blocks=block,
+            ols=each.ols,
+            scale=each.scale,
+            held=None if white.held is None else 1.0 / each.scale**2,
+        )
+        for each, block in zip(found, blocks, strict=True)
+    ]
 
 
 def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns") -> Whitened:
@@ -553,13 +570,29 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     return np.asarray(blocks)
 
 
-def _congrue_last(moments: Moments, loadings: Array, grand: Array) -> Array:
-    """Return the last columns (J, q + p + 1) of what `_congruence` does."""
-    inner = loadings[1:]
-    means = _whiten_means(moments, loadings, grand)
-    k = len(grand)
-    turned = (moments.cross.reshape(-1, k) @ inner[:, -1]).reshape(-1, k)
-    return np.asarray(turned @ inner + (moments.mass * means[:, -1])[:, None] * means)
+def _congrue_last(several: Sequence[Moments], loadings: Array, columns: Array) -> Array:
+    """Return the last columns (r, J, q + p + 1) of what `_congruence` does of r responses.
+
+    Args:
+        several: moments that differ in the last column.
+        loadings: (1 + k, q + p) of the columns that they share.
+        columns: (r, 1 + k) of their own.
+    """
+    first, k = several[0], len(several[0].columns)
+    found = np.empty((len(several), first.n_groups, loadings.shape[1] + 1))
+    grand = first.mass @ first.mean / first.mass.sum()
+    means = _whiten_means(first, loadings, grand)
+    shared = first.cross[:, :, :-1].reshape(-1, k - 1) @ columns[:, 1:-1].T
+    shared = shared.reshape(first.n_groups, k, len(several))
+    for at, (each, column) in enumerate(zip(several, columns, strict=True)):
+        turned = each.cross[:, -1] * column[-1]
+        turned[:, :-1] += shared[:, :-1, at]
+        turned[:, -1] += each.cross[:, -1, :-1] @ column[1:-1]
+        grand[-1] = each.mass @ each.mean[:, -1] / each.mass.sum()
+        mean = _whiten_means(each, column[:, None], grand)
+        found[at, :, :-1] = turned @ loadings[1:] + each.mass[:, None] * mean * means
+        found[at, :, -1] = turned @ column[1:] + each.mass * mean[:, 0] ** 2
+    return found
 
 
 def _whiten_means(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:

@@ -87,10 +87,15 @@ def reduce_rows(design: Design, frame: nw.DataFrame[Any], layout: Layout) -> Red
 
     `frame` holds the rows under the names of `layout`.
     """
+    return reduce_plain(gather_rows(design, frame, layout))
+
+
+def gather_rows(design: Design, frame: nw.DataFrame[Any], layout: Layout) -> Plain:
+    """Return the rows that `reduce_rows` reduces."""
     columns = tuple(distinct_columns(design.formula, design.levels).values())
     groups, codes = code_groups(frame["group"].to_numpy())
     rows = read_rows(design, frame, layout, codes, len(groups))
-    return reduce_plain(Plain(design, columns, groups, rows))
+    return Plain(design, columns, groups, rows)
 
 
 def reduce_plain(plain: Plain) -> Reduced:

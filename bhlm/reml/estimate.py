@@ -1,15 +1,17 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from bhlm.errors import ArgumentError, check_fields
+from bhlm.errors import ArgumentError, IdentifiabilityError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
+from bhlm.likelihood.responses import search_beside
 from bhlm.likelihood.scores import find_scores
 from bhlm.likelihood.whitening import (
     Whitened,
@@ -27,6 +29,8 @@ from bhlm.reml.optimize import (
     Optimum,
     Problem,
     Step,
+    bend_criterion,
+    has_few,
     list_tangents,
     maximize,
     may_be_lower,
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+# Smallest eigenvalue of a Hessian, scaled to ones, beyond which it is far from singular.
+CURVED = 1e-6
+INSIDE = 1e-2  # relative SDs above this are far from the boundary
 MANY = 2000  # groups from which on products of their numbers would wake the threads of BLAS
 
 
@@ -105,6 +112,14 @@ class Estimate(Maximum):
         return found
 
     @property
+    def hessian(self) -> Array:
+        """The second derivatives (c, c) of minus twice the log-likelihood by theta."""
+        if "hessian" not in self._kept:
+            self._kept["hessian"] = bend_criterion(self.structure, *self.bent)
+        found: Array = self._kept["hessian"]
+        return found
+
+    @property
     def reliability(self) -> dict[str, float]:
         """The mean over groups of tau_qq / (tau_qq + v_qqj), per random coefficient.
 
@@ -154,7 +169,7 @@ class Estimate(Maximum):
                 self.white,
                 self.structure,
                 beta=beta,
-                psi=lam @ lam.T,
+                lam=lam,
                 v=float(sigma) ** 2,
             )
         lost = np.isnan(np.diag(self.variance_cov))
@@ -207,17 +222,116 @@ def fit_moments(
     # Sums over groups have threads of their own.
     with limit_blas(when=moments.n_groups > MANY):
         found = _search(moments, structure, start, restricted=method == "reml")
-        if errors == "model":
-            return found
-        robust = found.sandwich_errors(errors)
+        return found if errors == "model" else _correct(found, errors)
+
+
+def fit_responses(
+    several: Sequence[Moments],
+    *,
+    method: str = "reml",
+    covariance: str | None = None,
+    errors: str | None = None,
+) -> Iterator[Estimate]:
+    """Yield the fits of several responses, such as plausible values, one after the other.
+
+    What they share is computed once: where the columns, rows and weights are the first one's, its
+    whitening serves all, and the others' searches begin at its maximum.
+
+    Args:
+        several: the moments of each, that may differ in their response.
+        method: as in `fit_moments`, and so are the others.
+        covariance: of the random effects.
+        errors: how standard errors are computed.
+
+    Raises as `fit_moments` does, in the turn of the response that is at fault.
+    """
+    first = fit_moments(several[0], method=method, covariance=covariance, errors=errors)
+    yield first
+    start = None if first.singular else first
+    for moments, white in zip(several[1:], _whiten_beside(first, several[1:]), strict=True):
+        found = None
+        if white is not None:
+            with limit_blas(when=moments.n_groups > MANY):
+                found = _search_beside(first, moments, white)
+        yield found or fit_moments(
+            moments, method=method, covariance=covariance, errors=errors, start=start
+        )
+
+
+def _whiten_beside(first: Estimate, others: Sequence[Moments]) -> Sequence[Whitened | None]:
+    """Return the whitened cross-products of other responses beside those of a fit, or None.
+
+    None where a search from there leads nowhere, or errors are to be told response by response.
+    """
+    none = [None] * len(others)
+    white, structure = first.white, first.structure
+    if not others or first.singular or not first.converged or has_few(white, structure):
+        return none
+    if not all(_has_columns(first, each, structure) for each in others):
+        return none
+    try:
+        return whiten_beside(others, structure, white)
+    except IdentifiabilityError:
+        return none
+
+
+def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estimate | None:
+    """Return the fit of another response over the columns of a fit, from where that one is.
+
+    None where it is not near, or may be on the boundary.
+    """
+    restricted = first.method == "reml"
+    found = search_beside(
+        white,
+        first.structure,
+        restricted=restricted,
+        theta=first.theta,
+        hessian=first.hessian,
+    )
+    if found is None or np.linalg.svd(found.lam, compute_uv=False)[-1] < INSIDE:
+        return None
+    steps = (unwhiten_loglik(float(each), white, restricted) for each in found.values)
+    optimum = Optimum(
+        theta=found.theta,
+        lam=found.lam,
+        criterion=found.criterion,
+        gradient=found.gradient,
+        converged=True,
+        singular=False,
+        steps=tuple(Step("newton", at, value) for at, value in enumerate(steps)),
+        linear=found.linear,
+        bends=found.bends,
+        score=found.score,
+    )
+    if first.errors == "model":
+        estimate = unwhiten(moments, first.structure, white, optimum)
+        return estimate if _is_curved(estimate.hessian) else None
+    # The information that the model's own errors come from is not asked for.
+    size = len(first.structure.labels) + 1
+    estimate = unwhiten(
+        moments, first.structure, white, optimum, variance_cov=np.zeros((size, size))
+    )
+    corrected = _correct(estimate, first.errors)
+    return corrected if _is_curved(estimate._kept["sandwich"].hessian) else None
+
+
+def _correct(found: Estimate, errors: str) -> Estimate:
+    """Return a fit with standard errors by the groups' scores."""
+    robust = found.sandwich_errors(errors)
     return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+
+
+def _is_curved(hessian: Array) -> bool:
+    """Return whether a Hessian is so far from singular that no direction needs a second look."""
+    size = np.sqrt(np.maximum(np.diag(hessian), np.finfo(float).tiny))
+    return bool(np.linalg.eigvalsh(hessian / (size[:, None] * size))[0] > CURVED)
 
 
 def _search(
     moments: Moments, structure: Structure, start: Estimate | None, *, restricted: bool
 ) -> Estimate:
     """Return the maximum with model-based standard errors."""
-    white = _whiten(moments, structure, start)
+    white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=restricted, start=theta)
     if start is not None and may_be_lower(white, structure, optimum):
@@ -225,13 +339,6 @@ def _search(
         higher = again.criterion.value < optimum.criterion.value - SAME
         optimum = again if higher or not optimum.converged else optimum
     return unwhiten(moments, structure, white, optimum)
-
-
-def _whiten(moments: Moments, structure: Structure, start: Estimate | None) -> Whitened:
-    """Return the whitened cross-products: beside those of a fit that differs in its response."""
-    if isinstance(start, Estimate) and _has_columns(start, moments, structure):
-        return whiten_beside(moments, structure, start.white)
-    return whiten(moments, structure)
 
 
 def _has_columns(fit: Estimate, moments: Moments, structure: Structure) -> bool:
@@ -264,8 +371,20 @@ def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Wh
     return structure.project(lam @ lam.T)
 
 
-def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: Optimum) -> Estimate:
-    """Return the fit in the columns as given, with standard errors."""
+def unwhiten(
+    moments: Moments,
+    structure: Structure,
+    white: Whitened,
+    optimum: Optimum,
+    *,
+    variance_cov: Array | None = None,
+) -> Estimate:
+    """Return the fit in the columns as given, with standard errors.
+
+    `variance_cov` stands for those of the variances where the model's own are not asked for.
+    """
+    if variance_cov is None:
+        variance_cov = variance_covariance(moments, structure, white, optimum)
     at = optimum.criterion
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
@@ -278,7 +397,7 @@ def unwhiten(moments: Moments, structure: Structure, white: Whitened, optimum: O
         g=root @ root.T,
         root=root,
         sigma2=sigma2,
-        variance_cov=variance_covariance(moments, structure, white, optimum),
+        variance_cov=variance_cov,
         loglik=unwhiten_loglik(at.value, white, at.restricted),
         linear_loglik=unwhiten_loglik(optimum.linear, white, at.restricted),
         converged=optimum.converged,

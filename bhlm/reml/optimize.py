@@ -218,17 +218,24 @@ class Problem:
 
     def _differentiate(self, theta: Array) -> Array:
         _, at, score = self.visit(theta)
-        factors = self.structure.factors
-        curve = self.curve(theta)
-        if at.held is None:
-            slope = curve.rss_slope / at.rss
-            bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
-        else:
-            bend = curve.logdet + curve.rss / at.held
-        c = len(factors)
-        # sum_ij N_c (score N_d)
-        across = factors.reshape(c, -1) @ (score @ factors).reshape(c, -1).T
-        return np.asarray(bend + 2.0 * across)
+        return bend_criterion(self.structure, at, score, self.curve(theta))
+
+
+def bend_criterion(structure: Structure, at: Criterion, score: Array, curve: Curvature) -> Array:
+    """Return the Hessian (c, c) of the profiled criterion by theta.
+
+    From its score (q, q) by Psi and its curvature along d Psi / d theta.
+    """
+    factors = structure.factors
+    if at.held is None:
+        slope = curve.rss_slope / at.rss
+        bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
+    else:
+        bend = curve.logdet + curve.rss / at.held
+    c = len(factors)
+    # sum_ij N_c (score N_d)
+    across = factors.reshape(c, -1) @ (score @ factors).reshape(c, -1).T
+    return np.asarray(bend + 2.0 * across)
 
 
 def list_tangents(structure: Structure, lam: Array) -> Array:
@@ -289,10 +296,11 @@ def maximize(
 
 def may_be_lower(white: Whitened, structure: Structure, found: Optimum) -> bool:
     """Return whether a maximum may be lower than another: on the boundary, and of few groups."""
-    return found.singular or not found.converged or _has_few(white, structure)
+    return found.singular or not found.converged or has_few(white, structure)
 
 
-def _has_few(white: Whitened, structure: Structure) -> bool:
+def has_few(white: Whitened, structure: Structure) -> bool:
+    """Return whether there are so few groups that a likelihood may have several maxima."""
     return has_few_groups([len(white.blocks)], [structure])
 
 
@@ -321,7 +329,7 @@ def _list_others(problem: Problem, found: Optimum) -> list[Array]:
     """
     white, structure = problem.white, problem.structure
     places = [np.eye(white.q)] if found.singular or not found.converged else []
-    if _has_few(white, structure):
+    if has_few(white, structure):
         places += [psi for (psi,) in list_far([white.q])]
     return list(map(structure.project, places))
 

@@ -109,9 +109,10 @@ def apply_convention(sandwich: Sandwich, convention: str, *, lost: Array) -> Err
 
     """
     p, n_groups = len(sandwich.fixed), len(sandwich.scores)
-    kept = np.concatenate([np.ones(p, dtype=bool), ~lost])
-    scores = sandwich.scores[:, kept]
-    hessian = sandwich.hessian[np.ix_(kept, kept)]
+    scores, hessian = sandwich.scores, sandwich.hessian
+    if lost.any():
+        kept = np.concatenate([np.ones(p, dtype=bool), ~lost])
+        scores, hessian = scores[:, kept], hessian[np.ix_(kept, kept)]
     meat = scores.T @ scores
     factor = 1.0 if convention == "uncorrected" else n_groups / (n_groups - 1.0)
     fixed, free = slice(0, p), slice(p, None)
@@ -128,6 +129,9 @@ def apply_convention(sandwich: Sandwich, convention: str, *, lost: Array) -> Err
         other = np.linalg.inv(left)
         variances = other @ meat[free, free] @ other
     m = len(lost)
+    if not lost.any():
+        covariance = sandwich.variances @ (factor * variances) @ sandwich.variances.T
+        return Errors(factor * sandwich.fixed @ beta @ sandwich.fixed.T, covariance)
     filled = np.zeros((m, m))
     filled[np.ix_(~lost, ~lost)] = factor * variances
     covariance = sandwich.variances @ filled @ sandwich.variances.T

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import bhlm
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, BhlmError
 from bhlm.moments import responses
 
 SAME = 1e-7
@@ -51,7 +52,8 @@ def test_a_sum_on_the_left_names_the_responses(table):
     np.testing.assert_array_equal(found.estimates, expected.estimates)
 
 
-def test_the_table_is_read_once(table, monkeypatch):
+@pytest.mark.parametrize("lacking", [False, True])
+def test_the_table_is_read_once(table, monkeypatch, lacking):
     asked = []
 
     def count(*args):
@@ -61,8 +63,65 @@ def test_the_table_is_read_once(table, monkeypatch):
     reduce_table = responses.reduce_table
     monkeypatch.setattr(responses, "reduce_table", count)
     monkeypatch.setattr("bhlm.fits.model.reduce_table", None)
-    pooled(table)
-    assert len(asked) == 1
+    # Arrays without gaps need not even go through the formula.
+    pooled(table.assign(x=table["x"].mask(table.index < lacking)))
+    assert len(asked) == lacking
+
+
+# Relative to the largest of an array: a search ends where the gradient by theta is below 1e-9.
+SINGLE = 1e-10
+
+
+@pytest.mark.parametrize("rows", ["complete", "some lacking", "arrow"])
+@pytest.mark.parametrize(
+    ("formula", "more"),
+    [
+        (FORMULA, {}),
+        (FORMULA, {"weights": "w", "method": "reml"}),
+        (FORMULA, {"weights": None, "method": "reml"}),
+        ("~ x + (x | g)", {"errors": "block"}),
+        ("~ cwc(x) + gm(x) + (cwc(x) || g)", {"weights": None}),
+        ("~ x + (x | g)", {"weights": None, "covariance": "exchangeable"}),
+    ],
+)
+def test_each_fit_is_that_of_its_response_alone(table, formula, more, rows):
+    if rows == "some lacking":
+        table = table.assign(x=table["x"].where(table.index % 17 > 0))
+    given = pa.Table.from_pandas(table) if rows == "arrow" else table
+    choice = {"weights": WEIGHTS, "method": "ml"} | more
+    found = bhlm.fit_imputations(formula, given, responses=NAMES, **choice)
+    weights = choice.pop("weights")
+    for name, fit in zip(NAMES, found.fits, strict=True):
+        alone = bhlm.Model(f"{name} {formula}", given, weights=weights).reml(**choice)
+        assert fit.moments.columns == alone.moments.columns
+        assert (fit.moments.dropped, fit.moments.missing) == (
+            alone.moments.dropped,
+            alone.moments.missing,
+        )
+        for what in ("beta", "beta_cov", "g", "variance_cov", "sigma2", "loglik", "linear_loglik"):
+            one, other = np.asarray(getattr(fit, what)), np.asarray(getattr(alone, what))
+            np.testing.assert_allclose(one, other, rtol=0, atol=SINGLE * np.nanmax(np.abs(other)))
+        assert (fit.converged, fit.singular) == (alone.converged, alone.singular)
+
+
+@pytest.mark.parametrize("flat", [0, 1])
+def test_a_response_without_variance_between_groups_is_fitted_as_alone(table, flat):
+    name = NAMES[flat]
+    between = (table[name] - table["x"]).groupby(table["g"]).transform("mean")
+    other = table.assign(**{name: table[name] - between})
+    found = pooled(other)
+    for name, fit in zip(NAMES, found.fits, strict=True):
+        alone = bhlm.Model(f"{name} {FORMULA}", other, weights=WEIGHTS).reml(method="ml")
+        assert fit.singular == alone.singular == (name == NAMES[flat])
+        assert fit.loglik == pytest.approx(alone.loglik, rel=1e-12)
+        np.testing.assert_allclose(fit.beta, alone.beta, rtol=1e-9)
+
+
+def test_a_response_at_fault_is_named(table):
+    with pytest.raises(BhlmError, match=r"response 'pv3'.*constant"):
+        pooled(table.assign(pv3=1.0))
+    with pytest.raises(BhlmError, match="response 'pv2': the response 'pv2' is used again"):
+        bhlm.fit_imputations("~ x + pv2 + (1 | g)", table, responses=NAMES)
 
 
 def test_responses_that_miss_rows_of_their_own_keep_their_rows(table):

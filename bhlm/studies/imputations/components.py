@@ -76,7 +76,9 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
         if at == m or labels[at][0] == labels[at][1]:
             for rows, power in ((squared, 1.0), (scaled, 0.5)):
                 size = np.exp(power * value)
-                rows[at] = PooledRow(size, power * size * error, *np.exp(power * ends), **about)
+                with np.errstate(over="ignore", under="ignore"):  # next to zero: from 0 to inf
+                    limits = np.exp(power * ends)
+                rows[at] = PooledRow(size, power * size * error, *limits, **about)
             continue
         corr = np.tanh(value)
         scaled[at] = PooledRow(corr, (1.0 - corr**2) * error, *np.tanh(ends), **about)

@@ -12,6 +12,7 @@ from bhlm.likelihood.parameters import Parameter, check_level
 from bhlm.moments.cells import refuse_factors
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.contrasts import METHODS, infer_fixed
+from bhlm.reml.fixed.method import NORMAL
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import check_converged
 from bhlm.studies.imputations.components import Boundary, PooledRow, pool_components
@@ -98,7 +99,8 @@ def pool_fits(
     components = pool_components(fits, level=level)
     within = covs.mean(axis=0)
     gaps = betas - betas[0]
-    between = np.atleast_2d(np.cov(gaps, rowvar=False))
+    gaps = gaps - gaps.mean(axis=0)
+    between = gaps.T @ gaps / (len(fits) - 1.0)
     names = fits[0].moments.fixed
     return Pooled(
         fits=fits,
@@ -146,6 +148,9 @@ def check_same_model(fits: Sequence[Any]) -> None:
 
 def infer_all(fits: Sequence[Estimate], contrasts: Array, *, df: str) -> tuple[Array, Array, Array]:
     """Return each fit's contrasts (m, c), their covariances (m, c, c), and the mean df (c,)."""
+    if df == NORMAL.name and np.array_equal(contrasts, np.eye(len(fits[0].beta))):
+        betas, covs = np.array([fit.beta for fit in fits]), [fit.beta_cov for fit in fits]
+        return betas, np.array(covs), np.full(len(contrasts), np.inf)
     values, covs, dfs = [], [], []
     for fit in fits:
         inference = infer_fixed(fit, contrasts, method=df)
