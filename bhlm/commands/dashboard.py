@@ -86,7 +86,7 @@ def dashboard_command(
     rows, which some figures need, come from --data. The page holds single rows only with --rows.
     """
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=output)
+    check_outputs(*fits, data, json=json, page=output)
     counts = {"seed": seed, "draws": draws, "tune": tune, "chains": chains}
     given = {name: value for name, value in counts.items() if value is not None}
     read = {"memory-limit": memory_limit, "separator": separator, "missing": missing}

@@ -118,7 +118,7 @@ def reconcile_command(
     from bhlm.fits.reml_fit import RemlFit
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=dashboard, save=save)
+    check_outputs(which, data, priors, json=json, page=dashboard, save=save)
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
     uncounted = df is not None or live
@@ -229,7 +229,7 @@ def reml_command(
     )
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=dashboard)
+    check_outputs(which, data, json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
     if has_responses(which, formula):
@@ -327,7 +327,7 @@ def ml_command(
     )
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=dashboard)
+    check_outputs(which, data, json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     outcome = {"family": family, "link": link, "trials": trials, "exposure": exposure}
     model, entry = open_model(
@@ -408,7 +408,7 @@ def sample_command(
     )
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=dashboard, save=save)
+    check_outputs(which, data, priors, json=json, page=dashboard, save=save)
     check_rows_asked(rows=rows, page=dashboard)
     refuse_live(live, method)
     meant = choose_weights(weights, group_weights, weights_are, scaling)

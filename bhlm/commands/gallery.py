@@ -61,7 +61,7 @@ def compare_command(
     from bhlm.progress import show_progress
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json)
+    check_outputs(*(names or ()), json=json)
     with show_progress("gallery") as progress:
         table = compare_gallery(names, seed=seed, progress=progress)
     writers: list[Callable[[], object]] = [lambda: print(render_gallery(table))]

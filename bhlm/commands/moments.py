@@ -18,7 +18,6 @@ from bhlm.commands.options import (
     app,
 )
 from bhlm.errors import ArgumentError
-from bhlm.files import check_output
 from bhlm.layout import count, show_name
 from bhlm.progress import VOICE
 
@@ -46,7 +45,7 @@ def moments_command(
     quiet: Quiet = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
-    from bhlm.commands.shared import tell_doubts
+    from bhlm.commands.shared import check_outputs, tell_doubts
     from bhlm.design.formula.terms import parse_formula
     from bhlm.design.rows import open_rows
     from bhlm.moments.either import (
@@ -56,9 +55,11 @@ def moments_command(
         reduce_part,
         suppress_small_groups,
     )
+    from bhlm.moments.file import check_place
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_output(output)
+    check_outputs(data, like, file=output)
+    check_place(output)
     how: dict[str, Any] = {
         "memory_limit": memory_limit,
         "separator": separator,
@@ -96,9 +97,10 @@ def merge_command(
     Where every part promises a smallest group, the merged file promises the smallest of these.
     """
     from bhlm.moments.either import merge_files
+    from bhlm.moments.file import check_place
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_output(output)
+    check_place(output)
     moments = merge_files(parts)
     moments.save(output)
     _print_moments(moments, output)

@@ -71,7 +71,7 @@ def pool_command(
     from bhlm.reports.dashboard.subjects import write_pooled
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json, page=dashboard)
+    check_outputs(*data, json=json, page=dashboard)
     if formula is None:
         raise ArgumentError("--formula is missing; give it, such as 'pv1 + pv2 ~ x + (1 | g)'")
     meant = choose_weights(weights, group_weights, weights_are, scaling)

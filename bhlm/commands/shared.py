@@ -1,10 +1,11 @@
 """What commands share: the model they name, what they print, the progress they show."""
 
+import glob
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,7 @@ from bhlm.errors import ArgumentError, BhlmError, DataError
 from bhlm.files import check_output, write_json
 from bhlm.layout import show_name
 from bhlm.progress import VOICE, show_chains
-from bhlm.secrets import hide_password
+from bhlm.secrets import hide_password, split_table
 
 if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
@@ -366,17 +367,24 @@ def write_command(name: str, *words: str | None, **options: Any) -> str:
 
 
 def check_outputs(
-    *, json: Path | None = None, page: Path | None = None, save: Path | None = None
+    *reads: str | Path | None,
+    json: Path | None = None,
+    page: Path | None = None,
+    save: Path | None = None,
+    file: Path | None = None,
 ) -> None:
     """Refuse places that cannot be written to, before the work whose results they are to hold.
 
     Args:
+        reads: what the command reads: files, patterns, addresses, names of models.
         json: where the numbers go.
         page: where a page goes, and its own numbers beside it.
         save: where a fit is kept.
+        file: where moments or replicates are kept.
 
     Raises:
-        ArgumentError: two of them are one file, or a page or a fit has an unknown ending.
+        ArgumentError: two of them, or one and what is read, are one file, or a page or a fit has an
+            unknown ending.
         DataError: one of them cannot be written.
         MissingPackageError: what writes a fit is not installed.
     """
@@ -396,7 +404,33 @@ def check_outputs(
     if json is not None:
         if save is not None and json.resolve() == save.resolve():
             raise ArgumentError(f"--json '{json}' is where --save keeps the fit; give another name")
+        if file is not None and json.resolve() == file.resolve():
+            raise ArgumentError(f"--json '{json}' is where replicates are kept; give another name")
         check_output(json)
+    writes = [each for each in (json, page, save, file) if each is not None]
+    if page is not None:
+        writes.append(name_twin(page))
+    for read in {each.resolve() for place in reads if place for each in find_inputs(str(place))}:
+        for place in writes:
+            if place.resolve() == read or (place.exists() and place.samefile(read)):
+                raise ArgumentError(
+                    f"'{place}' is a file that this command reads; give what it writes another name"
+                )
+
+
+def find_inputs(place: str) -> Iterator[Path]:
+    """Yield the files that a path, pattern, address or model names, as far as they exist."""
+    from bhlm.sources.gallery import find_model
+
+    if "://" in place:  # of a database in a file
+        place = split_table(place)[0].split("://", 1)[1].removeprefix("/")
+    for path in [place] if os.path.exists(place) else glob.glob(place, recursive=True):
+        yield Path(path)
+        if path.endswith(".toml"):
+            with suppress(BhlmError):  # a study, or what is refused where it is read
+                data = find_model(path).data_path
+                if data is not None and data.exists():
+                    yield data
 
 
 def check_rows_asked(*, rows: bool, page: Path | None) -> None:

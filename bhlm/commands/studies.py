@@ -55,7 +55,7 @@ def calibrate_command(
     from bhlm.studies.calibration.run import calibrate
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json)
+    check_outputs(which, data, priors, json=json, file=file)
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True,
@@ -98,13 +98,13 @@ def simulate_command(
     from bhlm.studies.simulation.run import run_study
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json)  # before the study, which takes long
+    file = file or study.with_suffix(".jsonl")
+    check_outputs(study, json=json, file=file)  # before the study, which takes long
     if figures:
         make_folder(figures)
     with show_progress("simulation") as progress:
         found = run_study(
-            study, file=file or study.with_suffix(".jsonl"), processes=processes, address=address,
-            progress=progress,
+            study, file=file, processes=processes, address=address, progress=progress,
         )  # fmt: skip
     writers: list[Callable[[], object]] = [lambda: print(found.summary())]
     if json:
@@ -142,7 +142,7 @@ def power_command(
     from bhlm.studies.simulation.run import run_study
 
     VOICE.quiet = quiet or VOICE.quiet
-    check_outputs(json=json)
+    check_outputs(design, json=json, file=file)
     stated = read_design(design)
     if figures:
         make_folder(figures)

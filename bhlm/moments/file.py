@@ -38,9 +38,10 @@ import numpy as np
 
 from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError
-from bhlm.files import replace_file
+from bhlm.files import check_output, replace_file
 from bhlm.moments.memory import Blocks
 from bhlm.moments.weighting import Weighting, describe_weighting
+from bhlm.sources.files import SUFFIXES, find_suffix
 
 Array = np.ndarray
 
@@ -58,6 +59,18 @@ def is_moments_path(data: Any) -> bool:
     return isinstance(data, str | Path) and Path(data).suffix.lower() == SUFFIX
 
 
+def check_place(path: str | Path) -> None:
+    """Refuse a place where moments cannot be written, or would be taken for a table.
+
+    Raises:
+        DataError: its folder cannot be written to, or its suffix is that of another format.
+    """
+    suffix = find_suffix(path)
+    if suffix in SUFFIXES and suffix != ".parquet":  # which is how they are written
+        raise DataError(f"'{path}' ends as a table does that is not moments; end it in {SUFFIX}")
+    check_output(path)
+
+
 def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Blocks) -> None:
     """Write blocks and what their columns are to one file.
 
@@ -65,8 +78,9 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
 
     Raises:
         DataError: labels of a type that has no place in a file, a folder that cannot be written
-            to.
+            to, a suffix of another format.
     """
+    check_place(path)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -40,6 +41,11 @@ WRONG = {
     "the gallery": (("compare", MODEL, "--json", "no/out.json"), "cannot write"),
     "moments": (("moments", "none.csv", "-o", "no/a.moments"), "cannot write 'no/a.moments'"),
     "a merge": (("merge", "none.moments", "-o", "no/a.moments"), "cannot write 'no/a.moments'"),
+    "moments as a table": (("moments", "none.csv", "-o", "a.csv"), "end it in .moments"),
+    "a merge as a table": (("merge", "none.moments", "-o", "a.dta"), "end it in .moments"),
+    "one file for replicates and numbers": (
+        ("calibrate", MODEL, "--file", "a.jsonl", "--json", "a.jsonl"), "is where replicates are",
+    ),
 }  # fmt: skip
 
 
@@ -53,6 +59,43 @@ def test_a_place_that_cannot_be_written_is_refused_first(name, capsys, tmp_path,
     before = sorted(tmp_path.rglob("*"))
     check_refusal(run(capsys, *arguments), expected)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+FORMULA = ("--formula", "y ~ 1 + (1 | g)")
+READ = {
+    "a table": ("reml", "--data", "rows.csv", *FORMULA, "--json", "rows.csv"),
+    "a pattern": ("sample", "--data", "r*.csv", *FORMULA, "--json", "rows.csv"),
+    "a link": ("reconcile", "--data", "rows.csv", *FORMULA, "--json", "link.csv"),
+    "another name": ("ml", "--data", "rows.csv", *FORMULA, "--json", "twin.json"),
+    "a model": ("compare", "model.toml", "--json", "model.toml"),
+    "the table of a model": ("reml", "model.toml", "--json", "rows.csv"),
+    "a database": ("reml", "--data", "duckdb:///base.db#t", *FORMULA, "--json", "base.db"),
+    "priors": ("sample", MODEL, "--priors", "priors.toml", "--json", "priors.toml"),
+    "replicates": ("calibrate", "--data", "rows.csv", *FORMULA, "--file", "rows.csv"),
+    "a study": ("simulate", "study.toml", "--file", "study.toml"),
+    "a design": ("power", "study.toml", "--json", "study.toml"),
+    "imputed tables": ("pool", "rows.csv", "rows.csv", *FORMULA, "--json", "rows.csv"),
+    "moments": ("reml", "--data", "a.moments", "--json", "a.moments"),
+    "moments to be like": ("moments", "rows.csv", "--like", "a.moments", "-o", "a.moments"),
+    "a saved fit": ("dashboard", "fit.nc", "-o", "page.html", "--json", "fit.nc"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_a_command_reads_is_not_overwritten(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for each in ("base.db", "priors.toml", "study.toml", "a.moments", "fit.nc"):
+        Path(each).write_text("kept")
+    Path("rows.csv").write_text("y,g\n1,2\n")
+    Path("model.toml").write_text(
+        'title = "A model"\ncitation = "None"\nformula = "y ~ 1 + (1 | g)"\nmethod = "reml"\n'
+        '[data]\npath = "rows.csv"\n'
+    )
+    Path("link.csv").symlink_to("rows.csv")
+    os.link("rows.csv", "twin.json")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    check_refusal(run(capsys, *READ[name]), "is a file that this command reads")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_package_that_is_missing_is_told_first(capsys, monkeypatch, tmp_path):
