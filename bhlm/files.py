@@ -45,6 +45,7 @@ def replace_file(path: str | Path) -> Iterator[BinaryIO]:
             yield stream
         return
     target = Path(os.path.realpath(path))
+    _refuse_protected(path)
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
@@ -80,6 +81,14 @@ def refuse_address(path: str | Path) -> None:
         raise DataError(
             f"'{hide_password(text)}' reads like an address, and only files are written; give "
             "the path of a file in a folder that exists"
+        )
+
+
+def _refuse_protected(path: str | Path) -> None:
+    """Refuse to put another file in the place of one that may not be written to."""
+    if os.path.isfile(path) and not os.access(path, os.W_OK):
+        raise DataError(
+            f"cannot write '{path}', which is protected against writing; choose another name"
         )
 
 
@@ -144,6 +153,7 @@ def check_output(path: str | Path, *, is_folder: bool = False) -> None:
     target = Path(os.path.realpath(path))
     if os.path.isdir(target) and not is_folder:
         raise DataError(f"cannot write '{path}', which is a folder; choose another name")
+    _refuse_protected(path)
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except (OSError, ValueError) as error:

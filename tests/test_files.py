@@ -8,13 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bhlm.errors import DataError
-from bhlm.files import replace_file, write_text
+from bhlm.files import check_output, replace_file, write_text
 from bhlm.plots import Figure
 from bhlm.plots.marks import Axis, Panel, Points
 from bhlm.plots.style import ROLES
@@ -34,6 +35,18 @@ def test_a_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
     write_text("new", path)
     assert path.read_text() == "new"
     assert mode_of(path) == mode
+
+
+def test_a_file_that_is_protected_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # which the superuser may anyway
+    for write in (partial(write_text, "new"), check_output):
+        with pytest.raises(DataError, match=r"a\.txt', which is protected against writing"):
+            write(path)
+    assert path.read_text() == "old"
 
 
 def test_a_new_file_has_the_mode_that_new_files_get(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def stream_files(
             else _stream_csv(connection, paths, names, labels, text)
         )
         is_empty = not relation.limit(1).fetchall()
-    except (duckdb.Error, UnicodeDecodeError) as error:
+    except (duckdb.Error, UnicodeDecodeError, OSError) as error:
         raise refuse_file(place, suffix, error) from error
     if is_empty:
         raise DataError(f"'{place}' has no rows; give a {suffix} file with at least one")

@@ -62,6 +62,8 @@ def find_files(text: str) -> list[Path]:
         if not os.path.isfile(path):
             what = "is a folder" if os.path.isdir(path) else "does not exist"
             raise DataError(f"'{path}' {what}; give the path of a {suffix} file")
+        if not os.access(path, os.R_OK):
+            raise DataError(f"'{path}' cannot be read (no permission); ask for it, or for a copy")
         if path.stat().st_size == 0:
             raise DataError(f"'{path}' is empty; give a {suffix} file with a header and rows")
     return paths

@@ -30,6 +30,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     ".sav": lambda path: pyreadstat.write_sav(TABLE, path),
 }
 SUFFIXES = pytest.mark.parametrize("suffix", WRITERS)
+LIMITS = pytest.mark.parametrize("limit", [None, "100MB"], ids=["whole", "in pieces"])
 
 
 @SUFFIXES
@@ -92,6 +93,16 @@ def test_empty_file(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"t{suffix}").touch()
     with pytest.raises(DataError, match=rf"t\{suffix}' is empty; give a"):
         open_table(tmp_path / f"t{suffix}")
+
+
+@SUFFIXES
+@LIMITS
+def test_a_file_that_may_not_be_read_says_so(suffix, limit, tmp_path, monkeypatch):
+    path = tmp_path / f"t{suffix}"
+    WRITERS[suffix](path)
+    monkeypatch.setattr(files.os, "access", lambda *_: False)  # which the superuser may anyway
+    with pytest.raises(DataError, match=r"cannot be read \(no permission\)"):
+        open_table(path, memory_limit=limit)
 
 
 def test_header_without_rows(tmp_path: Path) -> None:
@@ -252,7 +263,6 @@ def test_a_damaged_feather_file_does_not_end_the_process(tmp_path, seed):
 
 
 ROWS = [f"{i}.5,{i % 3},{i * i}" for i in range(9)]
-LIMITS = pytest.mark.parametrize("limit", [None, "100MB"], ids=["whole", "in pieces"])
 # What is wrong with the rows of a text file, and what is said of it.
 WRONG = {
     "a field more": ([f"{row},9" for row in ROWS], "4 fields in line 2 and 3 names in its header"),
