@@ -111,6 +111,30 @@ class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
 
         return measure_level_influence(self, factor)
 
+    def group_residuals(self, factor: str | None = None) -> "pd.DataFrame":
+        """Return the residuals of a factor's units; None is that with the fewest.
+
+        See `bhlm.reml.level_residuals.unit_residuals`.
+
+        Raises:
+            ArgumentError: it is not a factor of the model; a fit with weights.
+        """
+        from bhlm.reml.level_residuals import unit_residuals
+
+        return unit_residuals(self, factor)
+
+    def design_effect(self, factor: str | None = None) -> float:
+        """Return 1 + (mean size of a factor's units - 1) x its ICC; None is that with the fewest.
+
+        See `bhlm.reml.compare.level_design_effect`.
+
+        Raises:
+            ArgumentError: it is not a factor of the model; a fit with weights.
+        """
+        from bhlm.reml.compare import level_design_effect
+
+        return level_design_effect(self, factor)
+
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""
         if not name.startswith("_") and hasattr(RemlFit, name):

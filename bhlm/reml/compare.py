@@ -247,6 +247,23 @@ def design_effect(fit: Maximum) -> float:
 
 
 @check_arguments
+def level_design_effect(fit: LevelsEstimate, factor: str | None = None) -> float:
+    """Return 1 + (mean size of a factor's units - 1) x the correlation of two rows of a unit.
+
+    The correlation is that of `LevelsEstimate.icc`. None is the factor with the fewest units.
+    Source: Kish (1965).
+
+    Raises:
+        ArgumentError: it is not a factor of the model; a fit with weights.
+    """
+    counts = fit.moments.groups
+    name = min(counts, key=counts.__getitem__) if factor is None else factor
+    fit.find_factor(name)
+    size = fit.moments.n_rows / counts[name]
+    return 1.0 + (size - 1.0) * float(fit.icc().loc[name, "icc"])
+
+
+@check_arguments
 def r_squared(fit: Maximum) -> dict[str, float]:
     """Return the marginal and conditional R2 of Nakagawa, Johnson & Schielzeth.
 

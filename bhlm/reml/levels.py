@@ -237,7 +237,9 @@ class LevelsEstimate(Maximum):
         """Return the rows of `group_effects` for one factor."""
         import pandas as pd
 
-        means, covs, pevs = self._solve_effects()[at]
+        basis = self.white.bases[at]
+        mean, cov, pev = self.solve_effects()[at]
+        means, covs, pevs = mean @ basis.T, basis @ cov @ basis.T, basis @ pev @ basis.T
         factor, labels = self.moments.factors[at], self.moments.labels[at].columns
         names, q = self.structures[at].names, self.structures[at].q
         if alone:
@@ -255,8 +257,12 @@ class LevelsEstimate(Maximum):
         columns["coefficient"] = np.array(list(names) * len(means), dtype=object)
         return pd.DataFrame(columns | {"estimate": means.ravel(), "sd": np.sqrt(given), "pev": pev})
 
-    def _solve_effects(self) -> list[tuple[Array, Array, Array]]:
-        """Return means (J, q), conditional covariances and prediction errors (J, q, q) of u."""
+    def solve_effects(self) -> list[tuple[Array, Array, Array]]:
+        """Return what is known of each factor's effects in its whitened basis B, u = B u~.
+
+        Means (J, q), conditional covariances and prediction errors (J, q, q) of u~, in which
+        covariate offsets cancel.
+        """
         if "effects" not in self._kept:
             white, restricted = self.white, self.method == "reml"
             criterion = evaluate_levels(
@@ -269,12 +275,8 @@ class LevelsEstimate(Maximum):
                 for spread in (none, at.phi)
             )
             self._kept["effects"] = [
-                (
-                    white.scale * one.mean @ basis.T,
-                    self.sigma2 * basis @ one.cov @ basis.T,
-                    self.sigma2 * basis @ other.cov @ basis.T,
-                )
-                for one, other, basis in zip(given, whole, white.bases, strict=True)
+                (white.scale * one.mean, self.sigma2 * one.cov, self.sigma2 * other.cov)
+                for one, other in zip(given, whole, strict=True)
             ]
         effects: list[tuple[Array, Array, Array]] = self._kept["effects"]
         return effects

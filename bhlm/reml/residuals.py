@@ -25,7 +25,8 @@ VANISHED = 1e-10
 # Residual sums of squares below this share of the group's own variation are rounding.
 PERFECT = 1e-12
 ROW_COLUMNS = ("fitted", "marginal", "conditional", "standardized")
-GROUP_COLUMNS = ("mahalanobis", "df", "p", "expected", "log_sd")
+DISTANCE_COLUMNS = ("mahalanobis", "df", "p", "expected")
+GROUP_COLUMNS = (*DISTANCE_COLUMNS, "log_sd")
 
 
 def row_residuals(
@@ -90,19 +91,33 @@ def group_residuals(fit: Estimate) -> "pd.DataFrame":
     *random, group = name_apart([*moments.random, moments.group], table=GROUP_COLUMNS)
     solution = solve_groups(fit)
     u = solution.mean @ solution.basis.T
-    distance, df = _measure_distances(solution.mean, solution.prior - solution.pev, solution.prior)
-    kept = int(np.sum(_keep(np.linalg.eigvalsh(solution.prior), solution.prior)))
-    rank = stats.rankdata(distance)
-    expected = stats.chi2.ppf((rank - 0.5) / len(rank), kept) if kept else np.zeros(len(rank))
     table = pd.DataFrame({group: moments.groups})
     for k, name in enumerate(random):
         table[name] = u[:, k]
-    table["mahalanobis"] = distance
-    table["df"] = df
-    table["p"] = np.where(df > 0, stats.chi2.sf(distance, np.maximum(df, 1)), np.nan)
-    table["expected"] = expected
+    distances = rank_distances(solution.mean, solution.prior - solution.pev, solution.prior)
+    for name, column in distances.items():
+        table[name] = column
     table["log_sd"] = log_dispersion(fit)[0]
     return table
+
+
+def rank_distances(u: Array, spread: Array, prior: Array) -> dict[str, Array]:
+    """Return the columns `DISTANCE_COLUMNS` (J,) of effects u (J, q) about zero.
+
+    Args:
+        u: empirical-Bayes effects, in any basis.
+        spread: var(u_hat) (J, q, q), the prior's covariance less the prediction error's.
+        prior: the covariance (q, q) of the effects themselves.
+    """
+    distance, df = _measure_distances(u, spread, prior)
+    kept = int(np.sum(_keep(np.linalg.eigvalsh(prior), prior)))
+    rank = stats.rankdata(distance)
+    return {
+        "mahalanobis": distance,
+        "df": df,
+        "p": np.where(df > 0, stats.chi2.sf(distance, np.maximum(df, 1)), np.nan),
+        "expected": stats.chi2.ppf((rank - 0.5) / len(rank), kept) if kept else 0.0 * distance,
+    }
 
 
 def log_dispersion(fit: Estimate) -> tuple[Array, Array]:

@@ -212,7 +212,55 @@ def test_fits_are_compared_whatever_their_factors():
     assert shares["var(Intercept|klass)"] == pytest.approx(
         1.0 - large.gs[1][0, 0] / small.gs[1][0, 0]
     )
-    assert not hasattr(large, "design_effect")
+    assert not hasattr(large, "test_homogeneity")
+
+
+@kinds
+def test_distances_of_units_are_the_dense_ones(kind):
+    fit, dense = fit_design(kind), spell_out(kind)
+    for at, (name, z, g) in enumerate(zip(fit.moments.groups, dense.z, fit.gs, strict=True)):
+        found = fit.group_residuals(name)
+        count, q = len(found), len(g)
+        whole = np.kron(np.eye(count), g)
+        gain = whole @ z.T @ dense.p
+        u = (gain @ dense.y).reshape(count, q)
+        names = list(fit.structures[at].names)
+        np.testing.assert_allclose(found[names], u, rtol=EXACT, atol=EXACT)
+        spread = gain @ z @ whole
+        for j in range(count):
+            own = spread[j * q : (j + 1) * q, j * q : (j + 1) * q]
+            values, vectors = np.linalg.eigh(own)
+            kept = values > 1e-10 * np.max(np.diag(g))
+            expected = np.sum((vectors.T @ u[j])[kept] ** 2 / values[kept])
+            assert found["mahalanobis"][j] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+            assert found["df"][j] == kept.sum()
+            assert found["p"][j] == pytest.approx(stats.chi2.sf(expected, kept.sum()), rel=1e-5)
+    fewest = min(fit.moments.groups, key=fit.moments.groups.__getitem__)
+    pd.testing.assert_frame_equal(fit.group_residuals(), fit.group_residuals(fewest))
+    with pytest.raises(ArgumentError, match="'none' is not a grouping factor"):
+        fit.group_residuals("none")
+
+
+def test_distances_do_not_change_when_a_covariate_is_shifted():
+    table, formula = make_table("two nested"), FORMULAS["two nested"]
+    fit = fit_design("two nested")
+    far = Model(formula, table.assign(x=table["x"] + 1e6)).reml()
+    for name in fit.moments.groups:
+        np.testing.assert_allclose(
+            far.group_residuals(name)["mahalanobis"],
+            fit.group_residuals(name)["mahalanobis"],
+            rtol=1e-4,
+        )
+
+
+@kinds
+def test_design_effects_are_kishs_of_each_factor(kind):
+    fit = fit_design(kind)
+    for name, count in fit.moments.groups.items():
+        expected = 1.0 + (160 / count - 1.0) * fit.icc().loc[name, "icc"]
+        assert fit.design_effect(name) == pytest.approx(expected, rel=1e-12)
+    one = Model("y ~ x + (1 | school)", make_table(kind)).reml()
+    assert one.design_effect() == pytest.approx(1.0 + (160 / 7 - 1.0) * one.icc(), rel=1e-12)
 
 
 @pytest.mark.slow
