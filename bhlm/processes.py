@@ -4,7 +4,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+PER_THREAD = 20_000  # small matrices, some 100 ns each: fewer are not worth a thread
 _SCRIPT = ("__file__", "__spec__")  # by which a new process finds the script to run
 
 
@@ -51,6 +52,23 @@ def _find_pools() -> "ThreadpoolController":
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def share_out(work: Callable[[slice], None], count: int, *, each: int) -> None:
+    """Call `work` on stretches of range(count), side by side where that is worth a thread.
+
+    Args:
+        work: releases Python's lock, and does the same to each number whatever its stretch.
+        count: how many numbers.
+        each: what one of them costs, in groups whose small matrices are factored once.
+    """
+    threads = min(count_cores(), count, count * each // PER_THREAD)
+    if threads < 2:
+        work(slice(0, count))
+        return
+    bounds = [count * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda i: work(slice(bounds[i], bounds[i + 1])), range(threads)))
 
 
 def run_here[T](

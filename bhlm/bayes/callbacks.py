@@ -4,7 +4,7 @@ import numba
 import numpy as np
 from numba import types
 
-from bhlm.bayes.packing import evaluate_packed
+from bhlm.bayes.packing import evaluate_packed_turned
 
 Array = np.ndarray
 
@@ -29,10 +29,10 @@ def report(value: float, gradient: Array, value_out: Array, gradient_out: Array)
 
 
 @numba.cfunc(DENSITY, cache=True, nopython=True)
-def density_callback(d, x_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
-    """Write value and gradient at x (d,); return 0, or how the point is bad."""
-    size = int(numba.carray(data_, 1)[0])
-    value, gradient = evaluate_packed(numba.carray(x_, d), numba.carray(data_, size))
+def density_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
+    """Write value and gradient at z (d,); return 0, or how the point is bad."""
+    data = numba.carray(data_, int(numba.carray(data_, 1)[0]))
+    value, gradient = evaluate_packed_turned(numba.carray(z_, d), data)
     return report(value, gradient, numba.carray(value_, 1), numba.carray(gradient_, d))
 
 

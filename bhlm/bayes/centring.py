@@ -1,8 +1,9 @@
 """Coordinates that stand at a density's mode, with axes as long as its curvature there says."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from scipy.optimize import minimize
 
@@ -17,6 +18,56 @@ class Axes(NamedTuple):
 
     centre: Array  # (d,)
     turn: Array  # (d, d)
+
+    def turn_back(self, z: Array) -> Array:
+        """Return the positions x (..., d) of positions z (..., d)."""
+        return np.asarray(self.centre + z @ self.turn.T)
+
+
+class Turned(NamedTuple):
+    """A density of x that the sampler moves on in z."""
+
+    base: Any  # of x: a Density or a WeightedDensity
+    axes: Axes
+
+    @property
+    def dimension(self) -> int:
+        """The length of z."""
+        return len(self.axes.centre)
+
+
+def evaluate_turned(
+    evaluate: Callable[[Array], tuple[float, Array]], axes: Axes, z: Array
+) -> tuple[float, Array]:
+    """Return the log density of x and its gradient (d,) by z, but for the constant log |turn|.
+
+    Args:
+        evaluate: a position x (d,) -> the log density there and its gradient (d,).
+        axes: of z.
+        z: the position (d,).
+    """
+    value, gradient = evaluate(locate(z, axes.centre, axes.turn))
+    return value, pull_back(gradient, axes.turn)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def locate(z: Array, centre: Array, turn: Array) -> Array:
+    """Return the position x (d,) of z (d,), summed in an order that no library chooses."""
+    x = centre.copy()
+    for i in range(len(z)):
+        for j in range(len(z)):
+            x[i] += turn[i, j] * z[j]
+    return x
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def pull_back(gradient: Array, turn: Array) -> Array:
+    """Return the gradient by z (d,) of that by x (d,)."""
+    out = np.zeros(len(gradient))
+    for i in range(len(gradient)):
+        for j in range(len(gradient)):
+            out[j] += turn[i, j] * gradient[i]
+    return out
 
 
 def find_axes(evaluate: Callable[[Array], tuple[float, Array]], start: Array) -> Axes:

@@ -64,7 +64,8 @@ class Settings:
     """
 
     draws: int = 1000  # kept per chain
-    tune: int = 1000  # warm-up draws per chain, discarded
+    # Warm-up draws per chain, discarded; None: see `bhlm.bayes.sampling.choose_tune`.
+    tune: int | None = None
     chains: int = 4
     # Mean acceptance that the step size is tuned to; None: by the number of groups, see
     # `bhlm.bayes.sampling.choose_acceptance`.
@@ -84,6 +85,8 @@ class Settings:
         """Refuse what nobody can sample by."""
         for name in ("draws", "tune", "chains"):
             value = getattr(self, name)
+            if name == "tune" and value is None:
+                continue
             if not (isinstance(value, int | np.integer) and value > 0):
                 raise ArgumentError(f"{name}={value!r} is not a count; give a positive integer")
             object.__setattr__(self, name, int(value))  # NumPy's integers are none to JSON

@@ -25,6 +25,7 @@ from bhlm.bayes.sampling import (
     Progress,
     Watch,
     choose_sampler,
+    choose_tune,
     collect_arguments,
     find_independent,
     initial_position,
@@ -83,6 +84,7 @@ def sample_cells(
     structure = arrange_prior(moments, covariance)
     white = whiten_cells(moments, structure.parts)
     resolved = resolve_priors(priors, moments, structure=structure)
+    settings = choose_tune(settings, resolved)
     unbounded: list[str] = []
     if not settings.prior_only:
         flat = resolve_priors(Priors.flat(), moments, structure=structure)

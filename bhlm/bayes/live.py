@@ -53,11 +53,9 @@ View = Callable[["Watcher"], AbstractContextManager[Callable[[], None]]]
 class Watcher:
     """Looks at a run, and has it shown, while it waits for its end or for Ctrl-C."""
 
-    def __init__(
-        self, open_view: View, *, draws: int, tune: int, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, open_view: View, *, draws: int, progress: Progress | None = None) -> None:
         self.open_view = open_view
-        self.draws, self.tune = draws, tune
+        self.draws = draws
         self.progress = progress
         self.states: Sequence[Any] = ()  # nutpie's, of every chain
         self.outlook: Outlook | None = None
@@ -102,6 +100,11 @@ class Watcher:
                 "ask for less warm-up (tune)"
             )
         return cut_trace(trace, int(kept.min()))
+
+    @property
+    def tune(self) -> int:
+        """The draws of warm-up of each chain; 0 before the sampler has told of them."""
+        return max((state.total_draws - self.draws for state in self.states), default=0)
 
     def count_kept(self) -> int:
         """Return the draws after warm-up of the chain that has fewest."""

@@ -7,13 +7,15 @@ public interface serves, with the same draws at a quarter of the speed.
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bhlm.bayes.centring import Turned, evaluate_turned
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import LevelDensity, log_turned
-from bhlm.bayes.packing import pack_density, pack_levels
+from bhlm.bayes.packing import pack_density, pack_levels, pack_turned
 from bhlm.bayes.weighted_density import WeightedDensity, log_weighted, pack_weighted
 from bhlm.likelihood.level_pattern import NestedPattern
 from bhlm.processes import count_cores, limit_blas
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray
-type AnyDensity = Density | LevelDensity | WeightedDensity
+type AnyDensity = Turned | LevelDensity
 type Start = Callable[[int], Array]  # a seed -> the position (d,) that a chain starts from
 # Position and density -> the log density there and its gradient (d,), as `log_density`.
 type Evaluate = Callable[[Array, Any], tuple[float, Array]]
@@ -34,20 +36,27 @@ PYTHON = "numba density through Python, nutpie"
 def make_model(
     density: AnyDensity, start: Start, *, evaluate: "Evaluate | None" = None
 ) -> tuple[Any, str]:
-    """Return a density as nutpie's model, and the name of its route.
+    """Return a density of z as nutpie's model, and the name of its route.
 
-    That of several factors moves in z, see `bhlm.bayes.level_density`. `evaluate` takes the place
-    of `log_density` or `log_turned`, and is called through Python.
+    `evaluate` takes the place of `log_density`, `log_weighted` or `log_turned`, and is called
+    through Python.
     """
     native = make_native(density, start) if evaluate is None else None
     if native is not None:
         return native, NATIVE
-    own: Evaluate = log_density
     if isinstance(density, LevelDensity):
-        own = log_turned
-    elif isinstance(density, WeightedDensity):
-        own = log_weighted
-    return make_python(density, start, evaluate=evaluate or own), PYTHON
+        return make_python(density, start, evaluate=evaluate or log_turned), PYTHON
+    own = partial(_evaluate_base, evaluate or find_kernel(density.base))
+    return make_python(density, start, evaluate=own), PYTHON
+
+
+def find_kernel(density: Density | WeightedDensity) -> Evaluate:
+    """Return the kernel that evaluates a density of x."""
+    return log_weighted if isinstance(density, WeightedDensity) else log_density
+
+
+def _evaluate_base(evaluate: Evaluate, z: Array, density: Turned) -> tuple[float, Array]:
+    return evaluate_turned(lambda x: evaluate(x, density.base), density.axes, z)
 
 
 def make_native(density: AnyDensity, start: Start) -> Any:
@@ -56,12 +65,12 @@ def make_native(density: AnyDensity, start: Start) -> Any:
 
     if isinstance(density, LevelDensity):
         callback, packed = _find_callback(density), pack_levels(density)
-    elif isinstance(density, WeightedDensity):
+    elif isinstance(density.base, WeightedDensity):
         from bhlm.bayes.weighted_callbacks import weighted_callback
 
-        callback, packed = weighted_callback, pack_weighted(density)
+        callback, packed = weighted_callback, pack_turned(pack_weighted(density.base), density.axes)
     else:
-        callback, packed = density_callback, pack_density(density)
+        callback, packed = density_callback, pack_turned(pack_density(density.base), density.axes)
     return wrap_callback(callback, packed, d=density.dimension, start=start)
 
 

@@ -6,6 +6,7 @@ First the sizes of the parts, then the parts one after the other.
 import numba
 import numpy as np
 
+from bhlm.bayes.centring import Axes, locate, pull_back
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
 from bhlm.likelihood.level_pattern import CrossedPattern, NestedPattern
@@ -33,6 +34,13 @@ def pack_density(density: Density) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
+def pack_turned(packed: Array, axes: Axes) -> Array:
+    """Return a packed density of x with the axes of z before it."""
+    d = len(axes.centre)
+    head = np.array([1.0 + d + d * d + len(packed)])
+    return np.concatenate([head, axes.centre, axes.turn.ravel(), packed])
+
+
 def pack_levels(density: LevelDensity) -> Array:
     """Return all that the density of several factors reads as one array of doubles."""
     base = pack_density(density.base)
@@ -57,6 +65,21 @@ def pack_levels(density: LevelDensity) -> Array:
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed density: its value and gradient (d,)."""
     return log_density(x, unpack_density(data))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def unpack_axes(d: int, data: Array) -> tuple[Array, Array, Array]:
+    """Return centre (d,), turn (d, d) and the packed density that `pack_turned` packed."""
+    at = 1 + d
+    return data[1:at], data[at : at + d * d].reshape((d, d)), data[at + d * d :]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def evaluate_packed_turned(z: Array, data: Array) -> tuple[float, Array]:
+    """Return the value of a packed density of x at z, and its gradient by z (d,)."""
+    centre, turn, packed = unpack_axes(len(z), data)
+    value, gradient = evaluate_packed(locate(z, centre, turn), packed)
+    return value, pull_back(gradient, turn)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

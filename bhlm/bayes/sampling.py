@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bhlm.bayes.centring import Turned, find_axes
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.density import Density, build_density, constrain
 from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
@@ -56,6 +57,8 @@ LOGGER = logging.getLogger("bhlm")
 
 SPREAD = 2.0  # chains start this far from a mode that was found, in SDs by the curvature there
 FEW_GROUPS = 30  # fewer make the step size smaller by default
+TUNE = 1000  # warm-up draws where nothing is known of where the posterior is
+TURNED_TUNE = 300  # where chains start from its mode, see `bhlm.bayes.centring`
 PER_DRAW = 200  # bytes of a draw of the smallest model, with the sampler's statistics
 
 
@@ -108,6 +111,7 @@ def sample_moments(
     structure = arrange_prior(moments, covariance)
     white = whiten(moments, structure) if strata is None else whiten_strata(strata, structure)
     resolved = resolve_priors(priors, moments, structure=structure)
+    settings = choose_tune(settings, resolved)
     unbounded = [] if settings.prior_only else find_unbounded(priors, structure, white)
     method = choose_method(
         settings, moments.n_groups, resolved, is_plain=white.is_plain,
@@ -217,10 +221,12 @@ def sample_whitened(
         read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
         density = state_density(white, priors, structure, use_likelihood=not settings.prior_only)
-        model, route = make_model(density, start_chains(density), evaluate=evaluate)
+        turned = centre_density(density, seed, evaluate=evaluate)
+        begin = partial(start_turned, turned.dimension)
+        model, route = make_model(turned, begin, evaluate=evaluate)
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
-            x = trace["posterior"]["x"].values
+            x = turned.axes.turn_back(trace["posterior"]["x"].values)
             flat = constrain_any(density, white, priors.frame, x.reshape(-1, x.shape[-1]))
             beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
             return x, beta, root, sigma
@@ -276,16 +282,41 @@ def constrain_any(
     return constrain(density, white, frame, x)
 
 
-def start_chains(density: Density | WeightedDensity) -> "Callable[[int], Array]":
-    """Return what gives each chain the position (d,) that it starts from, by its seed."""
+def centre_density(
+    density: Density | WeightedDensity, seed: int, *, evaluate: "Evaluate | None" = None
+) -> Turned:
+    """Return a density in coordinates that stand at its mode, which a search finds.
+
+    Args:
+        density: of x.
+        seed: of the place where the search begins.
+        evaluate: what takes the place of bhlm's own kernel.
+    """
+    from bhlm.bayes.native import find_kernel
+
     if isinstance(density, WeightedDensity):
-        return partial(start_weighted, density)
-    return partial(initial_position, density)
+        begin = start_weighted(density, seed)
+    else:
+        begin = initial_position(density, seed)
+    kernel = evaluate or find_kernel(density)
+    return Turned(density, find_axes(lambda x: kernel(x, density), begin))
 
 
 def choose_acceptance(n_groups: int) -> float:
     """Return the mean acceptance that the step size is tuned to where nobody asks for one."""
     return 0.99 if n_groups < FEW_GROUPS else 0.9
+
+
+def choose_tune(settings: Settings, priors: ResolvedPriors) -> Settings:
+    """Return settings with the draws of warm-up of each chain, asked for or not.
+
+    A sampler that starts from the posterior's mode, in the axes of the curvature there, has a step
+    size and the scale of each coordinate to find, and nothing to search for.
+    """
+    if settings.tune is not None:
+        return settings
+    is_turned = choose_sampler(settings.sampler, priors) == "density" and not settings.prior_only
+    return replace(settings, tune=TURNED_TUNE if is_turned else TUNE)
 
 
 def settle(settings: Settings | None, n_groups: int) -> Settings:
@@ -330,9 +361,13 @@ def sample_density(
     """Return the trace of a density: `x` (chain, draw, d) and the sampler's statistics."""
     from bhlm.bayes.native import make_model, run_model
 
-    model, route = make_model(density, start_chains(density), evaluate=evaluate)
+    turned = centre_density(density, seed, evaluate=evaluate)
+    begin = partial(start_turned, turned.dimension)
+    model, route = make_model(turned, begin, evaluate=evaluate)
     arguments = collect_arguments(settings, seed, progress)
     trace = run_model(model, arguments, lambda running: running.wait())
+    drawn = trace["posterior"]["x"]
+    drawn.values = turned.axes.turn_back(drawn.values)
     trace.attrs["sampler"] = route
     return trace
 

@@ -58,7 +58,9 @@ Seed = Annotated[
     int | None, typer.Option(help="Makes the run of a gallery model repeatable; 1 if not given.")
 ]
 Draws = Annotated[int | None, typer.Option(help="Kept draws per chain; 1000 if not given.")]
-Tune = Annotated[int | None, typer.Option(help="Warm-up draws per chain; 1000 if not given.")]
+Tune = Annotated[
+    int | None, typer.Option(help="Warm-up draws per chain. Default: what suits the model.")
+]
 Chains = Annotated[int | None, typer.Option(help="Independent chains; 4 if not given.")]
 
 

@@ -103,7 +103,7 @@ def reconcile_command(
     priors: PriorsText = None,
     seed: Seed = 1,
     draws: Draws = 1000,
-    tune: Tune = 1000,
+    tune: Tune = None,
     chains: Chains = 4,
     method: Method = None,
     live: Live = False,
@@ -177,8 +177,8 @@ def reconcile_command(
         df=df,
         separator=separator,
         missing=missing, priors=priors,
-        **counts | {"draws": both.post.settings.draws}, method=method, no_adjust=not adjust,
-        dashboard=dashboard, rows=rows,
+        **counts | {"draws": both.post.settings.draws, "tune": both.post.settings.tune},
+        method=method, no_adjust=not adjust, dashboard=dashboard, rows=rows,
     )  # fmt: skip
     source = name_source(entry, data)
     return report_both(
@@ -387,7 +387,7 @@ def sample_command(
     priors: PriorsText = None,
     seed: Seed = 1,
     draws: Draws = 1000,
-    tune: Tune = 1000,
+    tune: Tune = None,
     chains: Chains = 4,
     method: Method = None,
     live: Live = False,
@@ -469,8 +469,8 @@ def sample_command(
             exposure=exposure, separator=separator, missing=missing,
             weights=weights, group_weights=group_weights, weights_are=weights_are, scaling=scaling,
             known_variance=known_variance, residual=residual, no_adjust=not adjust,
-            covariance=covariance, priors=priors, seed=seed, draws=fit.settings.draws, tune=tune,
-            chains=chains, method=method, dashboard=dashboard, rows=rows,
+            covariance=covariance, priors=priors, seed=seed, draws=fit.settings.draws,
+            tune=fit.settings.tune, chains=chains, method=method, dashboard=dashboard, rows=rows,
         )  # fmt: skip
         source = name_source(entry, data) | {"Command": command}
         page, title = dashboard, entry.title if entry else None

@@ -117,7 +117,9 @@ Rows = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable.")]
 Draws = Annotated[int, typer.Option(help="Kept draws per chain.")]
-Tune = Annotated[int, typer.Option(help="Warm-up draws per chain.")]
+Tune = Annotated[
+    int | None, typer.Option(help="Warm-up draws per chain. Default: what suits the model.")
+]
 Chains = Annotated[int, typer.Option(help="Independent chains.")]
 Method = Annotated[
     str | None,

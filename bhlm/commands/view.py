@@ -69,7 +69,7 @@ def sample_live(
     settings = replace(asked, cores=asked.cores or asked.chains)
     shown = console or _open_console()
     watcher = Watcher(
-        lambda watcher: open_view(watcher, shown), draws=settings.draws, tune=settings.tune,
+        lambda watcher: open_view(watcher, shown), draws=settings.draws,
         progress=progress,
     )  # fmt: skip
     options: dict[str, Any] = {

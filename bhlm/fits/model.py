@@ -376,7 +376,7 @@ class Model:
         *,
         seed: int | None = None,
         draws: int = 1000,
-        tune: int = 1000,
+        tune: int | None = None,
         chains: int = 4,
         priors: "Priors | None" = None,
         covariance: str | None = None,
@@ -399,7 +399,9 @@ class Model:
             seed: makes the run repeatable, bit for bit; without one it is drawn and kept as
                 `fit.seed`.
             draws: kept draws per chain.
-            tune: warm-up draws per chain, discarded.
+            tune: warm-up draws per chain, discarded; None takes 300 where chains start from the
+                posterior's mode and the curvature there, and 1000 for prior_only, families and
+                PyMC's sampler.
             chains: independent chains.
             priors: what replaces the autoscaled defaults.
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what

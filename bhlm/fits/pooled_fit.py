@@ -83,7 +83,7 @@ class PooledFit(Pooled):
         *,
         seed: int | None = None,
         draws: int = 1000,
-        tune: int = 1000,
+        tune: int | None = None,
         chains: int = 4,
         priors: "Priors | None" = None,
         cores: int | None = None,
@@ -96,7 +96,7 @@ class PooledFit(Pooled):
         Args:
             seed: makes the run repeatable; None draws one.
             draws: kept draws per chain, of each imputation.
-            tune: warm-up draws per chain, discarded.
+            tune: warm-up draws per chain, discarded; None as in `Model.sample`.
             chains: independent chains, of each imputation.
             priors: what replaces the defaults, which are scaled to each imputation.
             cores: chains that run side by side; None leaves it to nutpie.

@@ -15,6 +15,7 @@ from bhlm.likelihood.parameters import Parameters, name_apart
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.moments.moments import Moments
+from bhlm.processes import share_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,15 +108,13 @@ def regress_groups(
 def _spread(white: Whitened, parameters: Parameters, noise: Array) -> Array:
     whitened_beta, lam, whitened_sigma = whiten_parameters(white, *parameters)
     out = np.empty_like(noise)
-    _draw(
-        white.blocks,
-        np.ascontiguousarray(lam),
-        np.ascontiguousarray(whitened_beta),
-        np.ascontiguousarray(whitened_sigma),
-        np.ascontiguousarray(parameters.root),
-        noise,
-        out,
-    )
+    lam, root = np.ascontiguousarray(lam), np.ascontiguousarray(parameters.root)
+    beta, sigma = np.ascontiguousarray(whitened_beta), np.ascontiguousarray(whitened_sigma)
+
+    def work(d: slice) -> None:
+        _draw(white.blocks, lam[d], beta[d], sigma[d], root[d], noise[d], out[d])
+
+    share_out(work, len(lam), each=len(white.blocks))
     return out
 
 

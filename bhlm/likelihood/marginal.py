@@ -29,6 +29,7 @@ from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
 from bhlm.moments.sums import sum_blocks
+from bhlm.processes import share_out
 
 Array = np.ndarray
 LOG_2PI = float(np.log(2.0 * np.pi))
@@ -193,14 +194,13 @@ def group_logliks(white: Whitened, n: Array, parameters: Parameters) -> Array:
     """
     whitened_beta, lam, whitened_sigma = whiten_parameters(white, *parameters)
     out = np.empty((len(parameters.sigma), len(n)))
-    _fill_logliks(
-        white.blocks,
-        n,
-        np.ascontiguousarray(lam),
-        np.ascontiguousarray(whitened_beta),
-        np.ascontiguousarray(whitened_sigma),
-        out,
-    )
+    lam = np.ascontiguousarray(lam)
+    beta, sigma = np.ascontiguousarray(whitened_beta), np.ascontiguousarray(whitened_sigma)
+
+    def work(d: slice) -> None:
+        _fill_logliks(white.blocks, n, lam[d], beta[d], sigma[d], out[d])
+
+    share_out(work, len(lam), each=len(n))
     return out - n * np.log(white.scale)
 
 

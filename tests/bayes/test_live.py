@@ -258,7 +258,7 @@ def test_a_second_ctrl_c_interrupts(model):
 def make_watcher(width=100, **options):
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(file=nowhere, width=width, **options)
-    return Watcher(lambda watcher: open_view(watcher, console), draws=1000, tune=1000)
+    return Watcher(lambda watcher: open_view(watcher, console), draws=1000)
 
 
 def state(finished, **others):

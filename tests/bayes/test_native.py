@@ -7,9 +7,10 @@ import pytest
 from prior_sets import SETS
 from simulate import simulate_rows, simulate_table
 
+from bhlm.bayes.centring import Axes, evaluate_turned
 from bhlm.bayes.density import build_density, log_density
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.packing import evaluate_packed, pack_density
+from bhlm.bayes.packing import evaluate_packed, pack_density, pack_turned
 from bhlm.bayes.priors.resolve import resolve_priors
 from bhlm.bayes.sampling import sample_moments
 from bhlm.fits.model import Model
@@ -38,16 +39,37 @@ def test_packing_changes_nothing(name, random, use_likelihood):
         np.testing.assert_array_equal(packed_gradient, gradient)
 
 
-def call(posterior, x):
+def call(posterior, x, axes=None):
     """Return the status, value and gradient of one call from C."""
     from bhlm.bayes.callbacks import density_callback  # which compiles it
 
-    data = pack_density(posterior)
+    d = posterior.dimension
+    data = pack_turned(pack_density(posterior), axes or Axes(np.zeros(d), np.eye(d)))
     gradient, value = np.zeros(len(x)), np.zeros(1)
     pointer = ctypes.POINTER(ctypes.c_double)
     arguments = [array.ctypes.data_as(pointer) for array in (x, gradient, value, data)]
     status = density_callback.ctypes(len(x), *arguments)
     return status, value[0], gradient
+
+
+@pytest.mark.parametrize("random", ["1", "x"])
+def test_the_callback_turns_positions_and_gradients(random):
+    posterior = posterior_of(random, None)
+    rng = np.random.default_rng(3)
+    d = posterior.dimension
+    axes = Axes(0.1 * rng.normal(size=d), np.eye(d) + 0.2 * rng.normal(size=(d, d)))
+    z = 0.3 * rng.normal(size=d)
+    status, value, gradient = call(posterior, z, axes)
+    x = axes.turn_back(z)
+    np.testing.assert_allclose(x, axes.centre + axes.turn @ z, rtol=1e-14)
+    expected, slope = evaluate_turned(lambda x: log_density(x, posterior), axes, z)
+    assert status == 0
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)
+    step = 1e-5
+    for i in range(d):
+        ahead, behind = (call(posterior, z + way * step * np.eye(d)[i], axes)[1] for way in (1, -1))
+        np.testing.assert_allclose((ahead - behind) / (2 * step), slope[i], rtol=1e-5, atol=1e-4)
 
 
 def test_the_callback_reports_points_that_are_bad():

@@ -146,7 +146,7 @@ def leave_out_groups(
     threshold = khat_threshold(fit) if threshold is None else threshold
     bad = np.flatnonzero(~(khat <= threshold))
     settings = fit.settings
-    cost = moments.n_groups * settings.chains * (settings.draws + settings.tune)
+    cost = moments.n_groups * settings.chains * (settings.draws + (settings.tune or 0))
     chosen = bad[:0]
     if refit:
         chosen = choose_refits(khat, threshold=threshold, affordable=CHEAP // cost)

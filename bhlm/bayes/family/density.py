@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.bayes.centring import Axes, find_axes
+from bhlm.bayes.centring import Axes, find_axes, locate, pull_back
 from bhlm.bayes.density import (
     Density,
     add_priors,
@@ -142,16 +142,8 @@ def evaluate_family(x: Array, density: Compiled) -> tuple[float, Array]:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_turned(z: Array, density: Compiled) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
-    d = len(z)
-    x, gradient = density.centre.copy(), np.zeros(d)
-    for i in range(d):
-        for j in range(d):
-            x[i] += density.turn[i, j] * z[j]
-    value, slope = evaluate_family(x, density)
-    for i in range(d):
-        for j in range(d):
-            gradient[j] += density.turn[i, j] * slope[i]
-    return value, gradient
+    value, slope = evaluate_family(locate(z, density.centre, density.turn), density)
+    return value, pull_back(slope, density.turn)
 
 
 def centre_family(density: FamilyDensity, start: Array) -> FamilyDensity:

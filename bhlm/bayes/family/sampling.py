@@ -23,6 +23,7 @@ from bhlm.bayes.independent import ROUTE, choose_method
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors, resolve_priors
 from bhlm.bayes.sampling import (
+    TUNE,
     Progress,
     Watch,
     choose_sampler,
@@ -79,6 +80,7 @@ def sample_patterns(
             "effects are integrated by nodes; leave it out, or sample model.pymc()"
         )
     settings = settle(settings, patterns.n_groups)
+    settings = settings if settings.tune else replace(settings, tune=TUNE)
     structure = arrange_prior(patterns, covariance)
     if structure.q > MOST:
         raise ArgumentError(

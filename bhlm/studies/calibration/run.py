@@ -85,7 +85,7 @@ def calibrate(
     replicates: int = 1000,
     n_draws: int = 99,
     thin: int = 10,
-    tune: int = 500,
+    tune: int = 300,
     priors: Priors | None = None,
     covariance: str | None = None,
     target_accept: float | None = None,
