@@ -12,7 +12,7 @@ from bhlm.bayes.density import build_density, log_density
 from bhlm.bayes.draws import Settings
 from bhlm.bayes.packing import evaluate_packed, pack_density, pack_turned
 from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.bayes.sampling import sample_moments
+from bhlm.bayes.sampling import centre_density, sample_moments
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
 from bhlm.likelihood.whitening import whiten
@@ -106,3 +106,25 @@ def test_a_change_inside_nutpie_is_survived(monkeypatch):
     monkeypatch.setattr(nutpie.compile_pymc, "CompiledPyMCModel", changed)
     post = Model("y ~ x + (1 | g)", simulate_table(3)).sample(seed=4, draws=50, tune=50)
     assert post.sampler == "numba density through Python, nutpie"
+
+
+def test_the_warm_up_is_what_the_start_needs():
+    model = Model("y ~ x + (1 | g)", simulate_table(3))
+    few = {"seed": 1, "draws": 20, "chains": 2}
+    assert model.sample(**few).settings.tune == 300
+    assert model.sample(**few, tune=40).settings.tune == 40
+    assert model.sample(**few, prior_only=True).settings.tune == 1000
+    counted = Model("n ~ x + (1 | g)", simulate_table(3).assign(n=1.0), family="poisson")
+    assert counted.sample(**few).settings.tune == 1000
+
+
+@pytest.mark.parametrize("random", ["1", "x"])
+def test_axes_stand_at_the_mode_of_the_posterior(random):
+    posterior = posterior_of(random, None)
+    axes = centre_density(posterior, 1).axes
+    d = posterior.dimension
+    value, gradient = evaluate_turned(lambda x: log_density(x, posterior), axes, np.zeros(d))
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-3)
+    for z in np.concatenate([np.eye(d), -np.eye(d)]):
+        fallen, _ = evaluate_turned(lambda x: log_density(x, posterior), axes, 0.05 * z)
+        assert value - fallen == pytest.approx(0.5 * 0.05**2, rel=0.2)
