@@ -43,6 +43,7 @@ from bhlm.commands.pooled import has_responses, run_pooled
 from bhlm.commands.shared import (
     check_outputs,
     check_rows_asked,
+    check_strata,
     choose_weights,
     draw_posterior,
     fit_both,
@@ -134,8 +135,6 @@ def reconcile_command(
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
         )  # fmt: skip
-    if (df is not None or dashboard) and residual:
-        raise _refuse_strata("--residual")
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=not uncounted,
@@ -144,8 +143,8 @@ def reconcile_command(
             "weights": meant, "known_variance": known_variance, "residual": residual,
         },
     )  # fmt: skip
-    if (df is not None or dashboard) and model.strata is not None:
-        raise _refuse_strata(f"the strata of '{which}'")
+    if model.strata is not None:
+        check_strata(model.strata.column, df=df, rows=rows)
     if model.patterns is not None and uncounted:
         raise ArgumentError(
             f"--df and --live are not there yet with family='{model.family}'; leave them out"
@@ -154,7 +153,8 @@ def reconcile_command(
     def show(fit: "RemlFit | BayesFit") -> None:
         if not isinstance(fit, RemlFit | LevelsFit) and hasattr(fit, "loglik"):
             print_title(entry)  # of a family, or by stratum
-            print_text(fit.summary())
+            told = cast("StrataFit", fit)
+            print_text(told.summary() if df is None else told.summary(df=df))
         elif isinstance(fit, RemlFit | LevelsFit):
             text = fit.summary() if df is None else fit.summary(df=df)
             print_title(entry)
@@ -185,13 +185,6 @@ def reconcile_command(
         both, json=json, page=dashboard, model=model, title=entry.title if entry else None,
         source=source | {"Command": command}, df=df, rows=rows, save=save,
     )  # fmt: skip
-
-
-def _refuse_strata(what: str) -> ArgumentError:
-    return ArgumentError(
-        f"--dashboard and --df of a reconciliation are not there yet with {what}; leave them out, "
-        "or give --dashboard to bhlm reml and bhlm sample"
-    )
 
 
 @app.command("reml")
@@ -243,8 +236,6 @@ def reml_command(
             separator=separator, missing=missing, method=method, covariance=covariance,
             errors=errors, df=df, json=json,
         )  # fmt: skip
-    if residual and (df is not None or style != "stata"):
-        raise ArgumentError("--df and --style are not there yet with --residual; leave them out")
     model, entry = open_model(
         which,
         data,
@@ -255,6 +246,13 @@ def reml_command(
         several=True,
         outcome={"weights": meant, "known_variance": known_variance, "residual": residual},
     )
+    if model.strata is not None:
+        check_strata(model.strata.column, df=df, rows=rows)
+        if style != "stata":
+            raise ArgumentError(
+                f"--style {style} is not there yet with residual='{model.strata.column}'; leave it "
+                "out"
+            )
     VOICE.say("fitting")
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
@@ -262,7 +260,7 @@ def reml_command(
         errors=errors,
     )
     if model.strata is not None:
-        text = fit.summary()
+        text = fit.summary(df=df)
     else:
         text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
 
@@ -271,7 +269,7 @@ def reml_command(
             told = describe_levels(cast("LevelsFit", fit), df=df)
             return {"model": describe_cells(model.cells), "reml": told}
         if model.strata is not None:
-            told = describe_strata(cast("StrataFit", fit))
+            told = describe_strata(cast("StrataFit", fit), df=df)
             return {"model": describe_model(model.strata.whole), "reml": told}
         return {"model": describe_model(model.moments), "reml": describe_reml(fit, df=df)}
 
@@ -433,6 +431,8 @@ def sample_command(
     )  # fmt: skip
     if rows and model.patterns is not None:
         raise refuse_family_rows(model.family)
+    if model.strata is not None:
+        check_strata(model.strata.column, rows=rows)
     if live and model.patterns is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)

@@ -443,6 +443,15 @@ def check_rows_asked(*, rows: bool, page: Path | None) -> None:
         raise ArgumentError("--rows is for the page; give --dashboard page.html too")
 
 
+def check_strata(column: str, *, df: str | None = None, rows: bool = False) -> None:
+    """Refuse what there is not with residual variances by stratum, before anything slow begins."""
+    from bhlm.reml.strata import check_tests
+
+    check_tests(column, df)
+    if rows:
+        raise ArgumentError(f"--rows is not there yet with residual='{column}'; leave it out")
+
+
 def refuse_family_rows(family: str) -> ArgumentError:
     """Return the refusal of single rows on the page of a family."""
     return ArgumentError(

@@ -1,6 +1,6 @@
 """StrataFit: what `model.reml()` returns where the residual variance differs by stratum."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
 from bhlm.fits.levels_fit import NotYetError
@@ -8,6 +8,9 @@ from bhlm.fits.origin import Fitted
 from bhlm.fits.pages import GroupPage
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.reml.strata import StrataEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @check_arguments
@@ -22,12 +25,26 @@ class StrataFit(GroupPage, Fitted, StrataEstimate):
 
         return shorten(self.summary(), whole="print(...) of its summary()")
 
+    def fixed_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
+        """Return the fixed effects with standard errors, intervals and tests by z.
+
+        Columns `estimate, se, lower, upper, statistic, df, p`.
+
+        Raises:
+            ArgumentError: another method, or a level outside (0, 1).
+        """
+        from bhlm.reml.fixed.contrasts import tabulate_fixed
+        from bhlm.reml.strata import check_tests
+
+        check_tests(self.strata.column, method)
+        return tabulate_fixed(self.at, method=method, level=level)
+
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit with one residual variance offers and this one does not yet."""
         if not name.startswith("_") and hasattr(RemlFit, name):
             raise NotYetError(
                 f"fit.{name} is not there yet with residual='{self.strata.column}'; there are "
-                "estimates, loglik, residual_variances, test_homogeneity(), group_effects(), "
-                "summary() and dashboard()"
+                "estimates, fixed_effects(), loglik, residual_variances, test_homogeneity(), "
+                "group_effects(), summary() and dashboard()"
             )
         raise AttributeError(f"a StrataFit has no '{name}'")

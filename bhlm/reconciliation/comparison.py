@@ -129,8 +129,8 @@ class Comparison:
             return reml, post
         if isinstance(reml, StrataEstimate):
             raise ArgumentError(
-                f"{what} is not there yet with residual='{reml.strata.column}'; each fit by itself "
-                "has a dashboard(), and both have summary() and to_dict()"
+                f"{what} is not there yet with residual='{reml.strata.column}'; there are "
+                "summary(), dashboard(), group_effects() and to_dict()"
             )
         raise refuse_factors(reml.moments.design.formula, what)
 

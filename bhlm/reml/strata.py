@@ -142,8 +142,17 @@ class StrataEstimate:
         """Return the empirical-Bayes effects, as of other fits."""
         return self.at.group_effects()
 
-    def summary(self) -> str:
-        """Return the model, every estimate, and the test of homogeneity, as text."""
+    def summary(self, *, df: str | None = None) -> str:
+        """Return the model, every estimate, and the test of homogeneity, as text.
+
+        `df="z"` adds the tests of the fixed effects.
+
+        Raises:
+            ArgumentError: another df.
+        """
+        from bhlm.reml.fixed.contrasts import tabulate_fixed
+
+        check_tests(self.strata.column, df)
         test, moments = self.test_homogeneity(), self.at.moments
         head = (
             f"{show_name(moments.formula)} by {self.method.upper()}, residual variance by "
@@ -153,14 +162,34 @@ class StrataEstimate:
         table = self.estimates[["estimate", "se", "lower", "upper"]].to_string(
             float_format=lambda value: f"{value:.5g}"
         )
+        tests = []
+        if df is not None:
+            shown = tabulate_fixed(self.at, method=df)[["estimate", "se", "statistic", "p"]]
+            tests = [
+                "Tests of fixed effects by z:",
+                shown.to_string(float_format=lambda value: f"{value:.5g}"),
+            ]
         return "\n".join(
             [
                 head,
                 *([] if self.converged else [f"FAILED: {show_name(self.advice)}"]),
                 table,
+                *tests,
                 f"LR test of one residual variance: chi2({test['df']}) = {test['chi2']:.2f}, "
                 f"p = {test['p']:.3g}",
             ]
+        )
+
+
+def check_tests(column: str, df: str | None) -> None:
+    """Raise `ArgumentError` where fixed effects are to be tested otherwise than by z.
+
+    The strata's ratios are estimates too, and no df is known that counts them.
+    """
+    if df not in (None, "z"):
+        raise ArgumentError(
+            f"df={df!r} is not there yet with residual='{column}', whose ratios are "
+            "estimates too; take 'z'"
         )
 
 

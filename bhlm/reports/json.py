@@ -24,7 +24,7 @@ from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_notes
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import Maximum
-from bhlm.reml.strata import StrataEstimate
+from bhlm.reml.strata import StrataEstimate, check_tests
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
@@ -90,13 +90,18 @@ def _describe_tests(fit: Maximum, df: str | None) -> dict[str, Any]:
     return {"fixed_effects": {"df_method": df, "tests": tests}}
 
 
-def describe_strata(fit: StrataEstimate) -> dict[str, Any]:
-    """Return a fit with a residual variance for each stratum under the keys of the JSON."""
+def describe_strata(fit: StrataEstimate, *, df: str | None = None) -> dict[str, Any]:
+    """Return a fit with a residual variance for each stratum under the keys of the JSON.
+
+    `df` adds the tests of the fixed effects, which are by "z" alone.
+    """
+    check_tests(fit.strata.column, df)
     table = fit.estimates
-    return {
+    content = {
         "method": fit.method,
         "loglik": fit.loglik,
         "converged": fit.converged,
+        "singular": fit.singular,
         "advice": fit.advice,
         "estimates": {
             name: {key: float(table.loc[name, key]) for key in ESTIMATE_KEYS}
@@ -105,6 +110,7 @@ def describe_strata(fit: StrataEstimate) -> dict[str, Any]:
         "residual_variances": {str(k): v for k, v in fit.residual_variances.items()},
         "homogeneity": fit.test_homogeneity(),
     }
+    return content | _describe_tests(fit.at, df)
 
 
 def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
@@ -351,7 +357,7 @@ def _describe_reml_side(
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit, df=df)}
     if isinstance(fit, StrataEstimate):
-        return {"model": describe_model(fit.moments), "reml": describe_strata(fit)}
+        return {"model": describe_model(fit.moments), "reml": describe_strata(fit, df=df)}
     return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}
 
 

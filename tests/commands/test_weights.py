@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from command_line import run
 
@@ -121,13 +122,15 @@ QUICK = ["--draws", "50", "--tune", "100", "--chains", "2", "--seed", "1"]
         (["--group-weights", "w"], "z"),
         (["--group-weights", "w", "--no-adjust"], "z"),
         (["--known-variance", "v"], "z"),
+        (["--residual", "half"], "z"),
     ],
-    ids=["precision", "sampling", "not adjusted", "known variances"],
+    ids=["precision", "sampling", "not adjusted", "known variances", "strata"],
 )
 def test_reconciliations_have_pages_tests_and_a_view(options, df, capsys, tmp_path):
     table = bhlm.load_dataset("sleepstudy")
     table["w"] = table["Subject"].isin([308, 309, 310]) + 1.0
     table["v"] = 900.0
+    table["half"] = np.where(table["Days"] < 5, "first", "second")
     path, page = tmp_path / "sleep.csv", tmp_path / "page.html"
     table.to_csv(path, index=False)
     status, text, err = run(
@@ -141,11 +144,17 @@ def test_reconciliations_have_pages_tests_and_a_view(options, df, capsys, tmp_pa
     assert all(option in told for option in options)
 
 
-def test_reconciliations_by_stratum_have_no_page_yet(capsys):
-    for option in (["--dashboard", "page.html"], ["--df", "z"]):
-        given = ["--data", "rows.csv", "--formula", FORMULA, "--residual", "Days"]
-        for asked in (given, ["orthodont_varident"]):
-            status, _, err = run(capsys, "reconcile", *asked, *option)
+def test_what_strata_have_not_is_refused_before_anything_slow(capsys, tmp_path):
+    bhlm.load_dataset("sleepstudy").to_csv(tmp_path / "rows.csv", index=False)
+    given = ["--data", tmp_path / "rows.csv", "--formula", FORMULA, "--residual", "Days"]
+    for asked in (given, ["orthodont_varident"]):
+        for name, option in (
+            ("reconcile", ["--df", "satterthwaite"]),
+            ("reconcile", ["--rows", "--dashboard", "page.html"]),
+            ("reml", ["--df", "hlm"]),
+            ("reml", ["--style", "lme4"]),
+        ):
+            status, _, err = run(capsys, name, *asked, *option)
             assert status == 2
             assert "not there yet with" in err
             assert err.count("\n") == 1

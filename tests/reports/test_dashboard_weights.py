@@ -170,12 +170,36 @@ def test_reconciliations_have_pages(kind, table, studies, tmp_path):
 
 
 @pytest.mark.wide
-def test_reconciliations_by_stratum_say_that_they_have_no_page(table, tmp_path):
+def test_reconciliations_by_stratum_have_pages(table, tmp_path):
     model = bhlm.Model(FORMULA, table, residual="sex")
     post = model.sample(seed=1, draws=200, tune=200)
+    page = tmp_path / "page.html"
     write_twin(post, tmp_path)
     with pytest.raises(ArgumentError, match="rows=True is not there yet with residual='sex'"):
-        post.dashboard(tmp_path / "page.html", rows=True)
+        post.dashboard(page, rows=True)
     both = bhlm.reconcile(model.reml(), post)
-    with pytest.raises(ArgumentError, match="not there yet with residual='sex'"):
-        both.dashboard(tmp_path / "page.html")
+    twin = write_twin(both, tmp_path)
+    names = [block.get("name") for section in twin["sections"] for block in section["blocks"]]
+    assert "attribution_shares" in names
+    assert "curves" not in names
+    shown = read_columns(find_block(twin, "verdict", "estimates"))
+    assert {"sd(Residual|sex=F)", "sd(Residual|sex=M)"} < set(shown["parameter"])
+    tests = both.reml.fixed_effects(method="z")
+    assert shown["p"][:2] == pytest.approx(list(tests["p"]))
+    facts = dict(find_block(twin, "verdict", "facts")["items"])
+    assert "Residual SD, sex M" in facts
+    assert "residual='sex'" in json.dumps(twin["sections"][-1])
+    both.dashboard(page, df="z")
+    shown = read_columns(find_block(read_twin(page), "verdict", "fixed_tests"))
+    assert shown["p"] == pytest.approx(list(tests["p"]))
+    assert both.to_dict(df="z")["reml"]["fixed_effects"]["df_method"] == "z"
+    for refused in (
+        lambda: both.dashboard(page, df="satterthwaite"),
+        lambda: both.to_dict(df="hlm"),
+        lambda: both.reml.fixed_effects(method="cr2"),
+        lambda: both.reml.summary(df="cr0"),
+    ):
+        with pytest.raises(ArgumentError, match="whose ratios are estimates too; take 'z'"):
+            refused()
+    with pytest.raises(ArgumentError, match="rows=True is not there yet with residual='sex'"):
+        both.dashboard(page, rows=True)

@@ -42,7 +42,7 @@ def build_reconciliation(subject: Subject) -> Section | None:
         _tabulate_shares(both),
         Text(_shorten_words(both.words), heading="Each gap in words", listed=True),
     ]
-    if not (subject.has_levels or subject.is_counted or _is_pseudo(both)):
+    if _has_profile(subject, both):
         blocks.append(plot_curves(both))
     if both.printed:
         blocks.append(_tabulate_printed(both))
@@ -50,10 +50,12 @@ def build_reconciliation(subject: Subject) -> Section | None:
     return Section("reconciliation", "Comparison", tuple(blocks))
 
 
-def _is_pseudo(both: "Comparison") -> bool:
-    """Whether there is no likelihood of the rows, and no profile of it."""
+def _has_profile(subject: Subject, both: "Comparison") -> bool:
+    """Whether the profile likelihood is there: of one factor and one residual variance."""
+    if subject.has_levels or subject.is_counted or subject.strata is not None:
+        return False
     weights = both.reml.moments.weights
-    return weights is not None and weights.is_sampling
+    return weights is None or not weights.is_sampling
 
 
 def _shorten_words(words: dict[str, str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.levels import LevelsEstimate
-from bhlm.reml.strata import StrataEstimate
+from bhlm.reml.strata import StrataEstimate, check_tests
 from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.page import write_dashboard
 from bhlm.reports.dashboard.paths import check_path
@@ -78,7 +78,15 @@ def write_reconciliation(
         write_family(both, path, title=title, source=source)
         return
     check_path(path)
-    reml, post = both.split_pair("the page of a reconciliation")
+    strata = both.reml if isinstance(both.reml, StrataEstimate) else None
+    if strata is not None:
+        assert isinstance(both.post, Draws)
+        check_tests(strata.strata.column, df)
+        refuse_stratum_rows(strata.strata.column, rows=rows)
+        model = None  # the page has no figure of rows
+        reml, post = strata.at, both.post
+    else:
+        reml, post = both.split_pair("the page of a reconciliation")
     moments = reml.moments
     subject = Subject(
         reml=reml,
@@ -89,6 +97,7 @@ def write_reconciliation(
         source=_hide_passwords(source),
         df=df,
         rows=rows,
+        strata=strata,
     )
     write_dashboard(subject, path)
 
@@ -133,10 +142,7 @@ def _write_strata(
     rows: bool,
 ) -> None:
     """Write the page about a fit whose residual variance differs by stratum, and its .json."""
-    if rows:
-        raise ArgumentError(
-            f"rows=True is not there yet with residual='{fit.strata.column}'; leave it out"
-        )
+    refuse_stratum_rows(fit.strata.column, rows=rows)
     subject = Subject(
         reml=fit.at,
         post=None,
@@ -147,6 +153,12 @@ def _write_strata(
         strata=fit,
     )
     write_dashboard(subject, path)
+
+
+def refuse_stratum_rows(column: str, *, rows: bool) -> None:
+    """Raise `ArgumentError` where a page with residual variances by stratum is to hold rows."""
+    if rows:
+        raise ArgumentError(f"rows=True is not there yet with residual='{column}'; leave it out")
 
 
 def write_several(
@@ -347,10 +359,7 @@ def _check_model(moments: "Moments", model: "Model | None", *, rows: bool) -> "M
             )
         return None
     if model.strata is not None:  # whose page has no figure of rows
-        if rows:
-            raise ArgumentError(
-                f"rows=True is not there yet with residual='{model.strata.column}'; leave it out"
-            )
+        refuse_stratum_rows(model.strata.column, rows=rows)
         return None
     check_rows(moments, model)
     return model

@@ -49,8 +49,8 @@ def build_verdict(subject: Subject) -> Section:
         blocks.append(_tabulate_strata(subject.strata))
     elif subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
-        if subject.df is not None and subject.reml.converged:
-            blocks.append(tabulate_tests(subject.reml, subject.df))
+    if subject.reml is not None and subject.df is not None and subject.reml.converged:
+        blocks.append(tabulate_tests(subject.reml, subject.df))
     if subject.post is not None:
         blocks.append(tabulate_posterior(subject.post))
     return Section("verdict", "Verdict", tuple(blocks))
