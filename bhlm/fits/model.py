@@ -99,7 +99,7 @@ class Model:
                 "out, or fit the gaussian"
             )
         stated = parse_formula(formula)
-        meant = settle_factors(meant, tuple(stated.groupings))
+        meant = settle_factors(meant, tuple(stated.groupings), stated.find_grouping)
         self.formula: Formula = replace(stated, weights=meant)
         self._strata: StratumMoments | None = None
         if residual is not None:

@@ -181,3 +181,8 @@ def test_weights_that_cannot_be_read_are_refused():
         bhlm.Model("y ~ x + (1 | g)", table, weights="w", known_variance="w")
     with pytest.raises(ArgumentError, match="does not say of which of g and wg it is"):
         bhlm.Model("y ~ x + (1 | g) + (1 | wg)", table, weights=bhlm.SamplingWeights("w", "wg"))
+
+
+def test_weights_in_a_mapping_are_told_what_to_be():
+    with pytest.raises(ArgumentError, match=r"weights is a dict; give .*SamplingWeights\(rows="):
+        bhlm.Model(FORMULA, make_table(), weights={"rows": "w"})

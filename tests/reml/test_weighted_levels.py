@@ -90,6 +90,58 @@ def test_four_conventions_stand_side_by_side() -> None:
     assert table["full"].to_numpy() == pytest.approx(found.estimates["se"].to_numpy(), nan_ok=True)
 
 
+def pseudo_loglik(rows: pd.DataFrame, at: np.ndarray) -> float:
+    """The log pseudo-likelihood of a school's rows with (1 | school / class), by hand.
+
+    Both integrals are of exponentials of quadratics, in the class's effect and then the school's.
+    """
+    beta, (v, own, between) = at[:2], np.exp(at[2:])
+    curve, slope, value = 1.0 / between, 0.0, -0.5 * np.log(between)
+    for _, unit in rows.groupby("class"):
+        w, e = unit["w"].to_numpy(), (unit["y"] - beta[0] - beta[1] * unit["x"]).to_numpy()
+        n, first, second = w.sum(), w @ e / v, w @ e**2 / v
+        inner = n / v + 1.0 / own
+        times = unit["w_class"].iloc[0]
+        curve += times * (n / v - (n / v) ** 2 / inner)
+        slope += times * (first - first * (n / v) / inner)
+        left = n * np.log(2.0 * np.pi * v) + np.log(own * inner) + second - first**2 / inner
+        value -= 0.5 * times * left
+    return float(value - 0.5 * np.log(curve) + 0.5 * slope**2 / curve)
+
+
+def test_weights_at_three_levels_are_the_pseudo_likelihood_by_hand() -> None:
+    weights = SamplingWeights("w", {"class": "w_class", "school": "w_school"})
+    found = Model("y ~ x + (1 | school/class)", TABLE, weights=weights).reml(method="ml")
+    table = found.estimates
+    names = ["var(Residual)", "var(Intercept|school:class)", "var(Intercept|school)"]
+    at = np.array([*found.beta, *np.log(table.loc[names, "estimate"])])
+    schools = [(rows, rows["w_school"].iloc[0]) for _, rows in TABLE.groupby("school")]
+
+    def logliks(point: np.ndarray) -> np.ndarray:
+        return np.array([times * pseudo_loglik(rows, point) for rows, times in schools])
+
+    def slopes(function, point: np.ndarray) -> np.ndarray:
+        steps = 1e-4 * np.eye(5)
+        return np.array([(function(point + s) - function(point - s)) / 2e-4 for s in steps])
+
+    assert logliks(at).sum() == pytest.approx(found.loglik, rel=1e-12)
+    scores = slopes(logliks, at)
+    assert np.abs(scores.sum(axis=1)).max() < 1e-4
+    bread = -np.linalg.inv(slopes(lambda p: slopes(logliks, p).sum(axis=1), at))
+    errors = np.sqrt(np.diag(bread @ scores @ scores.T @ bread) * 9 / 8)
+    errors[2:] *= table.loc[names, "estimate"]
+    assert [*table["se"].iloc[:2], *table.loc[names, "se"]] == pytest.approx(errors, rel=1e-4)
+
+
+def test_units_have_the_name_of_their_column_too() -> None:
+    given = {"class": "w_class", "school": "w_school"}
+    short = fit(TABLE, SamplingWeights("w", given))
+    whole = fit(TABLE, SamplingWeights("w", {"school:class": "w_class", "school": "w_school"}))
+    assert short.weights == whole.weights
+    with pytest.raises(ArgumentError, match="weights of 'school:class' twice"):
+        fit(TABLE, SamplingWeights("w", given | {"school:class": "w_class"}))
+
+
 def test_what_weights_of_units_cannot_be_is_told() -> None:
     with pytest.raises(ArgumentError, match="does not say of which of school and school:class"):
         fit(TABLE, SamplingWeights(groups="w_school"))

@@ -5,7 +5,7 @@ population. The estimates of the three can be alike; what differs is what is max
 standard errors follow, and whether REML exists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, NoReturn
@@ -280,7 +280,7 @@ def read_weights(weights: Any, known_variance: str | None = None) -> Weights | N
         return KnownVariances(known_variance)
     if weights is None or isinstance(weights, Weights):
         return weights
-    if isinstance(weights, Mapping):  # of a model of the gallery
+    if isinstance(weights, Mapping) and weights.get("kind") in KINDS:  # of a gallery model
         return rebuild_weights(weights)
     if isinstance(weights, str):
         return PrecisionWeights(weights)
@@ -290,11 +290,25 @@ def read_weights(weights: Any, known_variance: str | None = None) -> Weights | N
     )
 
 
-def settle_factors(weights: Weights | None, factors: Sequence[str]) -> Weights | None:
-    """Return weights whose groups are named by factor as those of the one factor that there is."""
-    if weights is None or not weights.factors or len(factors) != 1:
+def settle_factors(
+    weights: Weights | None, factors: Sequence[str], find: Callable[[str], str | None]
+) -> Weights | None:
+    """Return weights of groups under the names of the formula's factors.
+
+    Those of the one factor that there is need no name. `find` returns the factor that a name means,
+    which may be its last column's: `child` of (1 | school/child).
+
+    Raises:
+        ArgumentError: weights of other factors, or twice of one.
+    """
+    if weights is None or not weights.factors:
         return weights
-    named = dict(weights.factors)
+    if len(factors) != 1:
+        meant = [(find(name) or name, text) for name, text in weights.factors]
+        if twice := [name for at, (name, _) in enumerate(meant) if name in dict(meant[:at])]:
+            raise ArgumentError(f"groups= has weights of '{twice[0]}' twice; give one of them")
+        return SamplingWeights(weights.rows, dict(meant), scaling=weights.scaling)
+    named = {find(name) or name: text for name, text in weights.factors}
     if set(named) != set(factors):
         raise ArgumentError(
             f"groups= names {', '.join(map(repr, named))}, and the model is grouped by "
