@@ -74,6 +74,11 @@ def print_label(label: object) -> str:
     return str(label)
 
 
+def format_percent(share: float, decimals: int = 0) -> str:
+    """Return a share as a per cent, such as "79 %"."""
+    return f"{100.0 * share:.{decimals}f} %"
+
+
 def show_name(name: object) -> str:
     """Return a name for one line of text: what breaks or hides it is written as an escape."""
     return "".join(
@@ -82,6 +87,15 @@ def show_name(name: object) -> str:
         else char
         for char in print_label(name)
     )
+
+
+def name_unit(group: str, label: str) -> str:
+    """Return a group for a sentence: "school 8367"; a label that says what it is stands alone.
+
+    Of groups "clinic" that are labelled "clinic no. 7" nobody would write "clinic clinic no. 7".
+    """
+    says = label.lower().startswith(group.lower()) and not label[len(group) :][:1].isalnum()
+    return label if says and len(label) > len(group) else f"{group} {label}"
 
 
 def wrap(text: str, width: int, *, indent: int = 0) -> list[str]:

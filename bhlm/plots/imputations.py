@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.errors import ArgumentError, check_arguments
-from bhlm.layout import count, format_digits
+from bhlm.layout import count, format_digits, format_percent
 from bhlm.plots.choice import say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Rule, Segments
@@ -108,8 +108,8 @@ def plot_missing_information(pooled: Pooled) -> Figure:
         name="missing_information",
         title="Fraction of missing information",
         reading=(
-            f"It is largest for {say(str(table['fmi'].idxmax()))}, {top:.0%}, and smallest for "
-            f"{say(str(table['fmi'].idxmin()))}, {float(fmi.min()):.0%}."
+            f"It is largest for {say(str(table['fmi'].idxmax()))}, {format_percent(top)}, and "
+            f"smallest for {say(str(table['fmi'].idxmin()))}, {format_percent(float(fmi.min()))}."
         ),
         table=table.reset_index(),
         panels=(

@@ -24,14 +24,14 @@ from bhlm.reml.compare import intraclass_correlation
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.arrangement import arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Facts, Subject, Table, Text
-from bhlm.reports.dashboard.cells import show_cells
+from bhlm.reports.dashboard.cells import count_decimals, show_cells
 from bhlm.reports.dashboard.content import list_columns, show_text
 from bhlm.reports.dashboard.drawing import describe_figure
 from bhlm.reports.dashboard.outcome import _advise, judge
 from bhlm.reports.dashboard.page import SECTIONS, build_sections, embed, load_scripts
 from bhlm.reports.dashboard.reproduction import build_reproduction
 from bhlm.reports.dashboard.subjects import check_rows
-from bhlm.reports.dashboard.verdict import build_verdict
+from bhlm.reports.dashboard.verdict import build_verdict, join_ends, measure_rows
 
 pytestmark = pytest.mark.wide
 
@@ -98,7 +98,7 @@ class TestVerdict:
         table.loc[:9, "ses"] = np.nan
         fit = Model(FORMULA, table).reml()
         text = "\n".join(texts_of(build_verdict(Subject(fit, None, None, None, "t", {}))))
-        assert "7175 of 7185 rows used, 10 dropped for missing values (ses 10): 0.1% left" in text
+        assert "7175 of 7185 rows used, 10 dropped for missing values (ses 10): 0.1 % left" in text
         assert "Only the moments of the rows are at hand" in text
 
     def test_divergences_lead(self, both):
@@ -177,6 +177,30 @@ class TestCells:
     def test_numbers_of_many_sizes_keep_their_digits(self):
         (column,) = zip(*self.show(x=[0.0, 0.00012345, 1.5, 54321.0]).rows, strict=True)
         assert column == ("0", "0.000123", "1.50", "54321")
+
+    def show_sized(self, sizes, **columns):
+        frame = pd.DataFrame(columns)
+        found = show_cells(list_columns(frame), digits=3, sizes=sizes, sized=tuple(columns))
+        return list(zip(*found.rows, strict=True))
+
+    def test_rows_have_two_digits_of_what_they_are_known_to(self):
+        """An estimate, its mean and its interval agree on the decimals of their row."""
+        values = [490.4567, -12.5611, 0.000977, 7.2e-17]
+        assert self.show_sized((47.0, 71.0, 0.007, 0.52), a=values, b=values) == [
+            ("490", "\N{MINUS SIGN}13", "0.0010", "0.00"),
+            ("490", "\N{MINUS SIGN}13", "0.0010", "0.00"),
+        ]
+        ends = pd.DataFrame({"lower": [-6.93, 46.5, np.nan], "upper": [-0.004, 56.7, 1.0]})
+        assert join_ends(ends) == ["-6.9 to 0.0", "46.5 to 56.7", "none"]
+        widths = measure_rows(ends, ends.assign(upper=ends["lower"] + 1.0))
+        np.testing.assert_array_equal(widths, [1.0, 1.0, np.nan])
+
+    def test_decimals_that_differ_by_one_are_one(self):
+        assert count_decimals((0.2, 1.46, 0.96)) == (2, 2, 2)
+        assert count_decimals((0.2, 146.0, np.nan)) == (2, 0, None)
+        assert count_decimals((np.nan, 0.0)) == (None, None)
+        (cells,) = self.show_sized((0.2, 146.0, np.nan), a=[1.234, 1.234, 1.234])
+        assert cells == ("1.23", "1", "1.23")
 
     def test_columns_shown_at_first_stand_in_front(self):
         frame = pd.DataFrame({"a": [1], "b": [2], "verdict": ["x"]}).rename_axis("row")
@@ -514,7 +538,8 @@ class TestArrangement:
         assert len(panels) == len(list_panels(wide)) > 1
         assert all(x == [0.0, 1.0] for x, _ in panels)
         lows, highs = zip(*(y for _, y in panels), strict=True)  # in the order of reading
-        assert all(low > high for low, high in itertools.pairwise((*lows, 0.0)))
+        assert all(low > high for low, high in itertools.pairwise(lows))
+        assert lows[-1] == pytest.approx(0.0, abs=1e-12)  # no empty space above the legend
         assert all(low > high for low, high in zip(lows, highs[1:], strict=False))
         titles = [note for note in narrow["annotations"] if note["xref"] == "paper"]
         assert {(note["x"], note["y"]) for note in titles} == {(0.5, high) for high in highs}

@@ -238,7 +238,10 @@ def test_groups_page_holds_every_group(subject):
     fixed = np.tile([estimates["Intercept"], estimates["cwc(ses)"]], 160)
     np.testing.assert_allclose(table["posterior mean"], fixed + effects["mean"], rtol=1e-9)
     clear = int(np.sum((effects["lower"] > 0) | (effects["upper"] < 0)))
-    assert f"In {clear} of 320 rows" in blocks_of(section, Table)[0].reading
+    assert (
+        f"of 320 posterior intervals (95 %) {clear} exclude 0"
+        in blocks_of(section, Table)[0].reading
+    )
 
 
 def test_groups_table_lists_the_furthest_of_many(small):

@@ -101,9 +101,9 @@ def test_the_information_that_is_missing_calls_for_more_values(tmp_path):
     scaled = [str(each) for each in found.parameters if not each.is_squared]
     fmi = found.estimates.loc[scaled, "fmi"].max()
     assert light["tone"] == "caution"
-    assert light["heading"] == f"Missing information: at most {fmi:.0%}"
+    assert light["heading"] == f"Missing information: at most {100 * fmi:.0f} %"
     # von Hippel (2020): fmi / sqrt(2 (m - 1)), and 1 + (fmi / 0.05)^2 / 2 fits for 5 %.
-    assert f"within {fmi / 2.0:.0%}" in light["sentences"][1]
+    assert f"within {50.0 * fmi:.0f} %" in light["sentences"][1]
     assert light["sentences"][2].startswith(f"{int(np.ceil(1 + 200 * fmi**2))} of them")
 
 

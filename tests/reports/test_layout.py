@@ -16,6 +16,7 @@ from bhlm.layout import (
     format_fixed,
     format_g,
     measure_widest,
+    name_unit,
     show_name,
     wrap,
 )
@@ -121,3 +122,11 @@ def test_wrap_cuts_no_name():
     name = "var(" + "x-" * 40 + "|g)"
     lines = wrap(f"* the variance {name} is 0", 30, indent=2)
     assert lines == ["* the variance", f"  {name}", "  is 0"]
+
+
+def test_a_label_that_says_what_it_is_stands_alone():
+    assert name_unit("school", "8367") == "school 8367"
+    assert name_unit("clinic", "Clinic no. 7") == "Clinic no. 7"
+    assert name_unit("g", "green") == "g green"
+    assert name_unit("school", "schools") == "school schools"
+    assert name_unit("school", "school") == "school school"

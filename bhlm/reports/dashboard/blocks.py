@@ -103,6 +103,10 @@ class Table:
     frame: "pd.DataFrame"  # the index, if it is named, is the first column
     digits: int = 3  # significant digits shown; the CSV and the JSON hold every digit
     first: tuple[str, ...] = ()  # columns shown at first; () for all
+    # Of each row the size that its numbers are known to, such as an interval's; () where every
+    # column has decimals of its own. These columns are shown to two digits of it.
+    sizes: tuple[float, ...] = ()
+    sized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,15 @@ HEADINGS = {
     "u_high": "to",
     "low": "95 % from",
     "high": "to",
+    "u 2.5 %": "effect, 2.5 %",
+    "u 97.5 %": "97.5 %",
+    "u_se": "SE",
 }
-DECIMALS = {"rhat": 3, "khat": 2, "gap_sd": 3, "fmi": 2, "riv": 2}
+DECIMALS = {"reliability": 3, "rhat": 3, "khat": 2, "gap_sd": 3, "fmi": 2, "riv": 2}
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
 MOST = 6  # decimals of a column
+APART = 1  # decimals by which rows differ that have the larger number of them all
+PLAIN = {"reliability"}  # shares, of which the smallest are as good as zero
 PROSE = 40  # characters of a cell from which a column is wrapped
 LONGEST = 80  # characters of a cell
 
@@ -61,7 +66,12 @@ class Rows(NamedTuple):
 
 
 def show_cells(
-    columns: Sequence[dict[str, Any]], *, digits: int, first: Sequence[str] = ()
+    columns: Sequence[dict[str, Any]],
+    *,
+    digits: int,
+    first: Sequence[str] = (),
+    sizes: Sequence[float] = (),
+    sized: Sequence[str] = (),
 ) -> Rows:
     """Return a table as text.
 
@@ -70,12 +80,21 @@ def show_cells(
         digits: significant digits of a column's middle number.
         first: columns that are shown at first, beside those in front of them that are named; ()
             for all.
+        sizes: of each row the size that its numbers are known to; see `count_decimals`.
+        sized: columns whose decimals are those of the row.
     """
     heads, texts = [], []
+    decimals = count_decimals(sizes)
     for at, column in enumerate(columns):
         name, values = column["name"], column["values"]
         is_number = column["kind"] == "number"
-        cells = _show_numbers(name, values, digits) if is_number else _show_texts(values, digits)
+        if is_number and name in sized:
+            cells = [
+                _show_row(value, own, digits) for value, own in zip(values, decimals, strict=True)
+            ]
+        else:
+            show = _show_numbers if is_number else _show_texts
+            cells = show(name, values, digits)
         if name == "verdict":  # a key of the JSON, such as not_converged
             cells = [cell.replace("_", " ") for cell in cells]
         if name.endswith(" interval") or name == "published":  # text, which aligns with numbers
@@ -92,6 +111,31 @@ def show_cells(
     )
 
 
+def count_decimals(sizes: Sequence[float]) -> tuple[int | None, ...]:
+    """Return the decimals of rows that show two digits of the size that they are known to.
+
+    Rows whose decimals differ by one at most have the larger number all, so that they align. None
+    stands for a size that is zero or not known.
+    """
+    found = [
+        min(max(1 - math.floor(math.log10(size)), 0), MOST)
+        if math.isfinite(size) and size > 0.0
+        else None
+        for size in sizes
+    ]
+    known = [decimals for decimals in found if decimals is not None]
+    if known and max(known) - min(known) <= APART:
+        return tuple(max(known) for _ in found)
+    return tuple(found)
+
+
+def _show_row(value: Any, decimals: int | None, digits: int) -> str:
+    """Return a number to the decimals of its row; what rounds to zero is zero."""
+    if value is None or isinstance(value, str) or decimals is None:
+        return _show(value, lambda number: format_digits(number, digits))
+    return _show(round(float(value), decimals) + 0.0, lambda number: f"{number:.{decimals}f}")
+
+
 def _order(heads: Sequence[Head], first: Sequence[str]) -> list[int]:
     """Return the columns with those shown at first in front."""
     order = range(len(heads))
@@ -102,9 +146,9 @@ def show_heading(name: str) -> str:
     """Return a column's name for people."""
     text = HEADINGS.get(name)
     if text is None:
-        base = name.removesuffix("_se")
+        base = name.removeprefix("label of ").removesuffix("_se")
         text = HEADINGS.get(base, base).replace("_", " ")
-        text += ", SE" if base != name else ""
+        text += ", SE" if name.endswith("_se") else ""
     text = show_text(text, LONGEST)
     return text[:1].upper() + text[1:] if name not in ("p", "df") and name == name.lower() else text
 
@@ -117,6 +161,8 @@ def _show_numbers(name: str, values: Sequence[Any], digits: int) -> list[str]:
     if all(float(value).is_integer() for value in numbers):
         return [_show(value, lambda number: f"{number:.0f}") for value in values]
     decimals = DECIMALS.get(name)
+    if decimals is not None and name in PLAIN:
+        return [_show(value, lambda number: f"{number:.{decimals}f}") for value in values]
     if decimals is None and len(sizes) and sizes.max() <= SPREAD * np.median(sizes):
         decimals = digits - 1 - math.floor(math.log10(np.median(sizes)))
         decimals = min(max(decimals, 0), MOST)
@@ -146,7 +192,7 @@ def _show(value: Any, write: Any) -> str:
     return str(write(value)).replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
 
 
-def _show_texts(values: Sequence[Any], digits: int) -> list[str]:
+def _show_texts(name: str, values: Sequence[Any], digits: int) -> list[str]:
     cells = []
     for value in values:
         if isinstance(value, bool):

@@ -20,6 +20,8 @@ LONGEST_CODE = 4000
 # A hyphen in front of a number, at the beginning of a word.
 MINUS = re.compile(r"(?<![^\s(\[,;=+])-(?=\.?\d)")
 # How to write it in Python, which a page leaves to the documentation.
+# What a line must not be broken in: "95 %", "p < .001", "n = 25".
+UNBROKEN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[<=>])|(?<=\b[pn] [<=>]) (?=\.?\d)")
 PLACEHOLDER = re.compile(r", Priors\(\w+=\.\.\.\)")
 
 
@@ -37,7 +39,8 @@ def show_code(text: str) -> str:
 
 def show_prose(text: object, longest: int = LONGEST_TEXT) -> str:
     """Return a sentence for the page: as `show_text`, with minus signs and without Python."""
-    return MINUS.sub("\N{MINUS SIGN}", PLACEHOLDER.sub("", show_text(text, longest)))
+    whole = UNBROKEN.sub("\N{NO-BREAK SPACE}", PLACEHOLDER.sub("", show_text(text, longest)))
+    return MINUS.sub("\N{MINUS SIGN}", whole)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -53,7 +53,12 @@ from bhlm.reports.dashboard.reproduction import (
     tabulate_versions,
     write_family_lines,
 )
-from bhlm.reports.dashboard.verdict import join_ends, show_outcome, tabulate_posterior
+from bhlm.reports.dashboard.verdict import (
+    join_ends,
+    measure_rows,
+    show_outcome,
+    tabulate_posterior,
+)
 from bhlm.reports.text.family import LARGE, SURE, tell_integration
 
 if TYPE_CHECKING:
@@ -143,14 +148,16 @@ def _tabulate_both(pair: Pair, both: Comparison | None) -> Table:
     given = pair.given
     names = [str(each) for each in given.parameters if not each.is_squared]
     frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
+    tables = [fit.estimates.loc[names] for fit in (pair.ml, pair.post) if fit is not None]
+    sizes = measure_rows(*tables)
     if pair.ml is not None:
-        table = pair.ml.estimates.loc[names]
+        table = tables[0]
         frame["ML"] = table["estimate"]
-        frame["ML 95 % interval"] = join_ends(table)
+        frame["ML 95 % interval"] = join_ends(table, sizes)
     if pair.post is not None:
-        table = pair.post.estimates.loc[names]
+        table = tables[-1]
         frame["posterior mean"] = table["mean"]
-        frame["posterior 95 % interval"] = join_ends(table)
+        frame["posterior 95 % interval"] = join_ends(table, sizes)
     tests = ""
     if pair.ml is not None and pair.ml.converged:
         frame["p"] = tabulate_fixed(pair.ml, method="z", level=0.95)["p"].reindex(names)
@@ -162,7 +169,9 @@ def _tabulate_both(pair: Pair, both: Comparison | None) -> Table:
         f"{clear} on the {given.family.link} scale, unit-specific: fixed effects first, then SDs "
         f"and correlations.{tests}"
     )
-    return Table("estimates", "Estimates", reading, frame, digits=4)
+    return Table(
+        "estimates", "Estimates", reading, frame, sizes=sizes, sized=("ML", "posterior mean")
+    )
 
 
 def _tabulate_ratios(pair: Pair) -> Table:
@@ -199,7 +208,7 @@ def _tabulate_ratios(pair: Pair) -> Table:
         told += " between the means of all groups (population-averaged)"
     elif not has_ratios:
         return Table(
-            "ratios", "Population-averaged effects", "A fit by model.ml() has them.", frame
+            "ratios", "Population-averaged effects", "A fit by maximum likelihood has them.", frame
         )
     return Table("ratios", name if has_ratios else "Population-averaged effects", f"{told}.", frame)
 

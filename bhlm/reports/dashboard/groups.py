@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import HELD, Draws
-from bhlm.layout import count
+from bhlm.layout import count, name_unit
 from bhlm.moments.moments import Moments
 from bhlm.plots.group_lines import LINES, GroupRows, take_rows
 from bhlm.plots.groups import (
@@ -32,6 +32,8 @@ Array = np.ndarray
 NUMBERS = 150_000  # that the chooser holds, about
 TABLE = 1000  # groups that the table lists
 ROWS = 200  # of one group that the chooser holds
+# Columns that are shown to the digits of the effect's interval.
+SIZED = ("expected", "OLS", "EB", "EB SE", "posterior mean", "u", "u 2.5 %", "u 97.5 %")
 DIGITS = 5  # significant ones of slopes, and of the range of an axis
 
 
@@ -90,7 +92,7 @@ def _read_chooser(content: dict[str, Any]) -> str:
     label = content["groups"][content["start"]]
     return (
         f"{count(len(content['groups']), 'group')} can be chosen; the first shown is "
-        f"{content['group']} {label}, whose effects are furthest from 0."
+        f"{name_unit(content['group'], label)}, whose effects are furthest from 0."
     )
 
 
@@ -123,8 +125,9 @@ def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool, 
     clear = int(((frame["u 2.5 %"] > 0.0) | (frame["u 97.5 %"] < 0.0)).sum())
     kind = "posterior" if posterior else "empirical-Bayes"
     text = (
-        f"In {clear or 'none'} of {count(len(frame), 'row')} the 95 % {kind} interval of u, the "
-        "deviation from what is expected, is clear of 0"
+        "Effect is the deviation from what is expected of the group: of "
+        f"{count(len(frame), f'{kind} interval')} (95 %) {clear or 'none'} "
+        f"{'excludes' if clear == 1 else 'exclude'} 0"
     )
     if len(order) < moments.n_groups:
         text += (
@@ -135,7 +138,21 @@ def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool, 
     if "OLS" in frame and missing:
         text += f"; {count(missing, 'group')} without full rank {'has' if missing == 1 else 'have'}"
         text += " no least squares"
-    return Table("groups", "Coefficients of the groups", text + ".", frame.reset_index(drop=True))
+    frame = frame.reset_index(drop=True)
+    return Table(
+        "groups", "Coefficients of the groups", text + ".", frame,
+        sizes=measure_effects(frame, frame["u 97.5 %"] - frame["u 2.5 %"]), sized=SIZED,
+    )  # fmt: skip
+
+
+def measure_effects(frame: "pd.DataFrame", width: "pd.Series[float]") -> tuple[float, ...]:
+    """Return the median interval of each row's coefficient, to whose digits it is shown.
+
+    Args:
+        frame: with a column `coefficient`.
+        width: of each row's 95 % interval.
+    """
+    return tuple(width.groupby(frame["coefficient"]).transform("median").tolist())
 
 
 def describe_chooser(

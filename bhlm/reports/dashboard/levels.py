@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from bhlm.bayes.quantities import derive_level_icc, derive_level_r_squared
 from bhlm.design.formula.weights import has_shares
-from bhlm.layout import count, format_digits, list_names
+from bhlm.layout import count, format_digits, format_percent, list_names, show_name
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import r_squared
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.groups import measure_effects
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.reproduction import (
     tabulate_level_settings,
@@ -142,7 +143,8 @@ def _tabulate_shares(fit: "LevelsEstimate") -> Table:
     return Table(
         "variance_shares",
         "Where the variance lies",
-        f"The largest share, {shares.loc[most, 'share']:.0%}, is that of {shorten(str(most))}; "
+        f"The largest share, {format_percent(shares.loc[most, 'share'])}, is that of "
+        f"{shorten(str(most))}; "
         "ICC is the correlation of two rows that have the level in common.",
         shares,
     )
@@ -180,6 +182,9 @@ def build_level_groups(subject: Subject) -> Section:
         blocks.append(plot_factor(fit, factor.name))
         table = tabulate_factor(fit, factor.name)
         labels = {f"label {i}": f"label of {name}" for i, name in enumerate(factor.columns)}
+        ends = ("u_high", "u_low") if post is None else ("high", "low")
+        for column in labels:
+            table[column] = table[column].map(show_name)  # a label is a text, be it of digits
         inside = (
             f"; search for a label of '{factor.columns[0]}' to see what is in it"
             if len(factor.columns) > 1
@@ -194,6 +199,8 @@ def build_level_groups(subject: Subject) -> Section:
                 table[[*labels, "coefficient", "n", *own]].rename(
                     columns=labels | {"mean": "posterior mean"}
                 ),
+                sizes=measure_effects(table, table[ends[0]] - table[ends[1]]),
+                sized=(*own, "posterior mean"),
             )
         )
     return Section("groups", "Groups", tuple(blocks))

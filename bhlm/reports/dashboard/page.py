@@ -299,7 +299,10 @@ def _describe(block: Block, anchor: str, place: Place) -> dict[str, Any]:
         case Table():
             kind = "table"
             data = {"columns": list_columns(block.frame)}
-            shared["cells"] = show_cells(data["columns"], digits=block.digits, first=block.first)
+            shared["cells"] = show_cells(
+                data["columns"], digits=block.digits, first=block.first, sizes=block.sizes,
+                sized=block.sized,
+            )  # fmt: skip
         case Figure():
             kind = "figure"
             block = shared["block"] = arrange_figure(block)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bhlm.bayes.storage.description import hash_moments
-from bhlm.layout import count, format_digits, list_names
+from bhlm.layout import count, format_digits, format_percent, list_names
 from bhlm.plots.forest import list_rows, plot_forest
 from bhlm.plots.imputations import name_fits, plot_imputations, plot_missing_information
 from bhlm.plots.style import shorten
@@ -16,7 +16,7 @@ from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table,
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 from bhlm.reports.dashboard.reproduction import frame_values, tabulate_versions, write_weights
-from bhlm.reports.dashboard.verdict import describe_dropped, describe_sizes, join_ends
+from bhlm.reports.dashboard.verdict import describe_dropped, describe_sizes, join_ends, measure_rows
 
 if TYPE_CHECKING:
     from bhlm.studies.imputations.pooled import Pooled
@@ -128,7 +128,7 @@ def _advise_number(pooled: "Pooled") -> tuple[str, ...]:
         return ()
     return (
         f"Take more {name_values(pooled)} if there are any: standard errors are known to within "
-        f"{cost.error:.0%} only. The estimates stand.",
+        f"{format_percent(cost.error)} only. The estimates stand.",
     )
 
 
@@ -143,13 +143,16 @@ def _judge_information(pooled: "Pooled") -> list[Text]:
         return []
     most, top, error = cost
     sentences = [
-        f"{shorten(most)} loses most to the {name_values(pooled)}: {top:.0%} of its information.",
-        f"With {pooled.m} of them its standard error is itself known to within {error:.0%}.",
+        f"{shorten(most)} loses most to the {name_values(pooled)}: {format_percent(top)} of its "
+        "information.",
+        f"With {pooled.m} of them its standard error is itself known to within "
+        f"{format_percent(error)}.",
     ]
     if error > SURE:
-        sentences.append(f"{ceil(1.0 + 0.5 * (top / AIM) ** 2)} of them would make that {AIM:.0%}.")
+        enough = ceil(1.0 + 0.5 * (top / AIM) ** 2)
+        sentences.append(f"{enough} of them would make that {format_percent(AIM)}.")
     tone: Tone = "good" if error <= SURE else "caution"
-    heading = f"Missing information: at most {top:.0%}"
+    heading = f"Missing information: at most {format_percent(top)}"
     return [Text(tuple(sentences), tone=tone, heading=heading, light=True)]
 
 
@@ -191,10 +194,11 @@ def _tabulate_main(pooled: "Pooled") -> Table:
 
     table = pooled.estimates.loc[list_rows(pooled)]
     ends = f"{100 * pooled.level:g} % interval"
+    sizes = measure_rows(table)
     frame = pd.DataFrame(
         {
             "estimate": table["estimate"],
-            ends: join_ends(table),
+            ends: join_ends(table, sizes),
             "p": table["p"],
             "fmi": table["fmi"],
             "se": table["se"],
@@ -209,8 +213,9 @@ def _tabulate_main(pooled: "Pooled") -> Table:
         + ("by Rubin's t." if pooled.df == "z" else "by t on Barnard and Rubin's df.")
     )
     return Table(
-        "estimates", "Pooled estimates", reading, frame, first=("estimate", ends, "p", "fmi")
-    )
+        "estimates", "Pooled estimates", reading, frame, first=("estimate", ends, "p", "fmi"),
+        sizes=sizes, sized=("estimate", "se"),
+    )  # fmt: skip
 
 
 def _tabulate_all(pooled: "Pooled") -> Table:

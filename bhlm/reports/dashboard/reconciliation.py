@@ -96,6 +96,8 @@ def _tabulate_shares(both: "Comparison") -> Table:
         reading,
         frame,
         first=("published", fit, "posterior", "gap_sd", "verdict"),
+        sizes=tuple((4.0 * table["sd"]).tolist()),
+        sized=(fit, "posterior", "sd"),
     )
 
 

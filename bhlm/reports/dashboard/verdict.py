@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
-from bhlm.layout import count, format_digits
+from bhlm.layout import count, format_digits, format_percent
 from bhlm.likelihood.parameters import RESIDUAL_SD
 from bhlm.moments.moments import INTERCEPT
 from bhlm.plots.figure import Figure
@@ -21,10 +21,13 @@ from bhlm.reml.heterogeneity import measure_heterogeneity
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reml.strata import StrataEstimate
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
+from bhlm.reports.dashboard.cells import count_decimals
 from bhlm.reports.dashboard.holdings import describe_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from bhlm.bayes.draws import Posterior
@@ -211,14 +214,18 @@ def tabulate_both(subject: Subject) -> Table:
     assert not isinstance(reml, FamilyEstimate)
     names = list_rows(find_fit(subject))
     frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
+    tables = [fit.estimates.loc[names] for fit in (reml, post) if fit is not None]
+    sizes = measure_rows(*tables)
+    sized = ["posterior mean"]
     if reml is not None:
-        table, label = reml.estimates.loc[names], reml.method.upper()
+        table, label = tables[0], reml.method.upper()
         frame[label] = table["estimate"]
-        frame[f"{label} 95 % interval"] = join_ends(table)
+        sized.append(label)
+        frame[f"{label} 95 % interval"] = join_ends(table, sizes)
     if post is not None:
-        table = post.estimates.loc[names]
+        table = tables[-1]
         frame["posterior mean"] = table["mean"]
-        frame["posterior 95 % interval"] = join_ends(table)
+        frame["posterior 95 % interval"] = join_ends(table, sizes)
     tests = ""
     if reml is not None and reml.converged:
         method, tests = subject.df or "satterthwaite", " p is by t on Satterthwaite's df."
@@ -233,20 +240,39 @@ def tabulate_both(subject: Subject) -> Table:
         frame["verdict"] = both.table["verdict"].reindex(names)
     clear = "Estimates with their 95 % intervals" if both is None else "Both answers"
     reading = f"{clear}, fixed effects first, then SDs and correlations.{tests}"
-    return Table("estimates", "Estimates", reading, frame)
+    return Table("estimates", "Estimates", reading, frame, sizes=sizes, sized=tuple(sized))
 
 
-def join_ends(table: "pd.DataFrame") -> list[str]:
-    """Return intervals as text, to as many digits as their width has use for."""
+def measure_rows(*tables: "pd.DataFrame") -> tuple[float, ...]:
+    """Return the width of each row's narrowest 95 % interval, to whose digits the row is shown.
+
+    nan stands for a row without an interval.
+
+    Args:
+        tables: with columns `lower` and `upper`, all of the same rows.
+    """
+    widths = np.array([(table["upper"] - table["lower"]).to_numpy(float) for table in tables])
+    widths[~np.isfinite(widths) | (widths <= 0.0)] = np.inf
+    least = widths.min(axis=0)
+    return tuple(np.where(np.isfinite(least), least, np.nan).tolist())
+
+
+def join_ends(table: "pd.DataFrame", sizes: "Sequence[float] | None" = None) -> list[str]:
+    """Return intervals as text, to the digits of their rows.
+
+    Args:
+        table: with columns `lower` and `upper`.
+        sizes: what `measure_rows` returns; None measures these intervals alone.
+    """
+    decimals = count_decimals(measure_rows(table) if sizes is None else sizes)
     texts = []
-    for low, high in zip(table["lower"], table["upper"], strict=True):
+    for low, high, own in zip(table["lower"], table["upper"], decimals, strict=True):
         if not (np.isfinite(low) and np.isfinite(high)):
             texts.append("none")
             continue
-        width = high - low
-        decimals = 1 - int(np.floor(np.log10(width))) if width > 0.0 else 2
-        decimals = min(max(decimals, 0), 8)
-        texts.append(f"{low:.{decimals}f} to {high:.{decimals}f}")
+        places = 2 if own is None else own
+        ends = (f"{round(float(end), places) + 0.0:.{places}f}" for end in (low, high))
+        texts.append(" to ".join(ends))
     return texts
 
 
@@ -301,7 +327,7 @@ def describe_dropped(moments: "Moments") -> str:
     if not moments.dropped:
         return "No row was dropped: every column of the formula is complete."
     share = moments.dropped / (moments.n_rows + moments.suppressed + moments.dropped)
-    return f"{moments.rows_used}: {share:.1%} left out."
+    return f"{moments.rows_used}: {format_percent(share, 1)} left out."
 
 
 def _list_numbers(subject: Subject) -> tuple[str, ...]:

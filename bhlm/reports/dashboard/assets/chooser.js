@@ -53,8 +53,15 @@ function escapePlotly(text) {
     .replaceAll("$", "&#36;");
 }
 
+// "school 8367", but not "clinic clinic no. 7".
+function nameUnit(group, label) {
+  const isTold = label.length > group.length && label.toLowerCase().startsWith(group.toLowerCase())
+    && !/[\p{L}\p{N}]/u.test(label[group.length]);
+  return isTold ? label : `${group} ${label}`;
+}
+
 function tellChoice(content, at) {
-  const round = (value) => showNumber(value, 4).replace(/^-/, "\u2212");
+  const round = (value, digits = 3) => showNumber(value, digits).replace(/^-/, "\u2212");
   const parts = content.lines
     .filter((line) => pick(line.at, at) !== null)
     .map((line) => {
@@ -64,12 +71,12 @@ function tellChoice(content, at) {
     });
   const reliable = Object.entries(content.reliability)
     .filter(([, values]) => pick(values, at) !== null)
-    .map(([name, values]) => `${reveal(name)} ${round(pick(values, at))}`);
+    .map(([name, values]) => `${reveal(name)} ${round(pick(values, at), 2)}`);
   const where = content.x.kind === "column"
     ? ` at ${reveal(content.x.label)} = ${round(content.x.origin)}` : "";
   const rows = content.n[at] === 1 ? "1 row" : `${content.n[at]} rows`;
   const trust = reliable.length ? ` Reliability: ${reliable.join(", ")}.` : "";
-  return `${reveal(content.group)} ${reveal(content.groups[at])}, ${rows}${where ? `;${where}` : ""}: ` +
+  return `${nameUnit(reveal(content.group), reveal(content.groups[at]))}, ${rows}${where ? `;${where}` : ""}: ` +
     `${parts.join("; ")}.${trust}`;
 }
 
@@ -148,9 +155,11 @@ function drawChooser(root) {
   offer("");
   show(asked >= 0 ? asked : content.start, false);
   const small = root.querySelector("details.multiples");
-  small.addEventListener("toggle", () => {
+  const unfold = () => {
     if (small.open) drawSmall(small.querySelector(".small"), content);
-  });
+  };
+  small.addEventListener("toggle", unfold);
+  unfold();  // it may be open before the chooser comes into view
 }
 
 // Every group's lines in a small frame of its own; a click chooses the group.
