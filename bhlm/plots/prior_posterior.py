@@ -23,6 +23,7 @@ HEIGHT = 260  # pixels of a panel
 DRAWN = 128  # points of the kernel estimate
 LEVELS = {"prior": -0.12, "posterior": -0.26}  # heights of the intervals, below the densities
 LABELS = {"prior": "prior density", "posterior": "posterior density"}
+DENSE = 0.5  # share of the prior's peak from which on it expects a value
 SIDES = ("lower", "median", "upper")
 
 
@@ -69,7 +70,7 @@ def plot_prior_posterior(
     return Figure(
         name="prior_posterior",
         title="Prior and posterior",
-        reading=_read(post, facts, drawn=len(chosen)),
+        reading=_read(post, facts, _list_strange(table, facts), drawn=len(chosen)),
         table=pd.concat(curves, ignore_index=True),
         panels=tuple(panels),
         height=len(panels) * HEIGHT + 60,
@@ -165,7 +166,23 @@ def _percent(share: float) -> str:
     return f"{100.0 * share:.2g} %" if share < 0.995 else f"{100.0 * share:.0f} %"
 
 
-def _read(post: Posterior, facts: "pd.DataFrame", *, drawn: int) -> str:
+def _list_strange(table: "pd.DataFrame", facts: "pd.DataFrame") -> list[str]:
+    """Return the parameters whose posterior median is where their prior hardly is.
+
+    An SD near zero lies below the 95 % interval of a half-t, and where its density is highest.
+    """
+    middle = facts["posterior_median"]
+    outside = facts.index[(middle < facts["prior_lower"]) | (middle > facts["prior_upper"])]
+    found = []
+    for name in outside:
+        rows = table[table["parameter"] == name]
+        x, density = rows["x"].to_numpy(), rows["density"].to_numpy()
+        if np.interp(middle[name], x, density) < DENSE * np.nanmax(density):
+            found.append(str(name))
+    return found
+
+
+def _read(post: Posterior, facts: "pd.DataFrame", strange: list[str], *, drawn: int) -> str:
     """Return what the panels say, in one sentence."""
     width = facts["width"].dropna()
     clauses = []
@@ -189,11 +206,9 @@ def _read(post: Posterior, facts: "pd.DataFrame", *, drawn: int) -> str:
             f"the {'prior' if bare == 1 else 'priors'} of {count(bare, 'parameter')} "
             f"{'has' if bare == 1 else 'have'} no interval, being flat or PyMC's"
         )
-    middle = facts["posterior_median"]
-    strange = facts.index[(middle < facts["prior_lower"]) | (middle > facts["prior_upper"])]
-    if len(strange):
+    if strange:
         clauses.append(
-            f"the posterior median of {list_parameters(list(strange))} lies outside the prior's "
+            f"the posterior median of {list_parameters(strange)} lies outside the prior's "
             "95 % "
             "interval, which data and prior that agree would hardly show"
         )

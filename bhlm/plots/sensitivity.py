@@ -13,8 +13,9 @@ from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
 
 MOST = 30  # parameters
-ROW = 44  # pixels
-LABEL, TICK = 0.45, 0.2  # of a row: a name above its symbols, half the mark of the threshold
+ROW = 30  # pixels
+LEAST = 180  # pixels of all rows: a legend of four lines is below them on a telephone
+TICK = 0.3  # of a row: half the mark of the threshold
 # The priors last, so that they lie on top.
 SIDES = {
     "likelihood": ("first", "data given more weight"),
@@ -44,7 +45,7 @@ def plot_sensitivity(
 
     Args:
         post: draws from the posterior.
-        names: the parameters to draw; None for up to 30.
+        names: the parameters to draw; None for up to 30 fixed effects, SDs and correlations.
         var_names: the same by ArviZ's name, which takes "beta", "sd|school" and the like too.
 
     Raises:
@@ -52,20 +53,37 @@ def plot_sensitivity(
             arguments.
     """
     asked = merge_names(names, var_names, post.parameters)
-    return draw_sensitivity(measure_sensitivity(post), asked)
+    return draw_sensitivity(measure_sensitivity(post), asked, default=list_drawn(post))
 
 
-def draw_sensitivity(found: Sensitivity, names: Sequence[str] | None = None) -> Figure:
-    """Return the figure of sensitivities that are measured already, of some names or of all."""
+def list_drawn(post: Posterior) -> list[str]:
+    """Return fixed effects, SDs and correlations: a variance is as sensitive as its SD."""
+    return [str(parameter) for parameter in post.parameters if not parameter.is_squared]
+
+
+def draw_sensitivity(
+    found: Sensitivity,
+    names: Sequence[str] | None = None,
+    *,
+    default: Sequence[str] | None = None,
+) -> Figure:
+    """Return the figure of sensitivities that are measured already.
+
+    Args:
+        found: what was measured.
+        names: the parameters to draw, in that order.
+        default: those of which up to 30 are drawn where none are named; None is all.
+    """
     table, threshold = found.table, found.threshold
     known = [str(name) for name in table.index]
     weight = table["prior"].fillna(-1.0)
-    chosen, _ = choose_parameters(known, names, default=known, weight=weight, most=MOST)
+    default = known if default is None else default
+    chosen, _ = choose_parameters(known, names, default=default, weight=weight, most=MOST)
+    left = 0 if names is not None else len(default) - len(chosen)
     shown = table.loc[chosen]
     R = len(chosen)
     at = np.arange(R, dtype=float)
     values = shown[list(SIDES)].to_numpy(float)
-    # A tick in each row, and not a rule, which would cross the names.
     limit = np.full(R, threshold)
     marks: list[Mark] = [
         Segments(
@@ -89,24 +107,25 @@ def draw_sensitivity(found: Sensitivity, names: Sequence[str] | None = None) -> 
                 marks.append(
                     Points(values[members, column], at[members], kind, text, hover, size=9.0)
                 )
-    marks += [Note(0.0, place - LABEL, title(name)) for place, name in zip(at, chosen, strict=True)]
     marks += [Note(0.0, at[row], "does not vary") for row in np.flatnonzero(~is_known)]
     highest = max(float(np.nanmax(values, initial=0.0)), threshold)
     return Figure(
         name="sensitivity",
         title="Sensitivity to priors and data",
-        reading=_read(found, drawn=R),
+        reading=_read(found, left=left),
         table=table,
         panels=(
             Panel(
                 Axis(
                     "change of the posterior per doubling", range=(-0.03 * highest, 1.08 * highest)
                 ),
-                Axis("", ticks=((), ()), range=(R - 0.5, -0.8)),
+                Axis(
+                    "", ticks=(tuple(at.tolist()), tuple(map(title, chosen))), range=(R - 0.4, -0.6)
+                ),
                 tuple(marks),
             ),
         ),
-        height=R * ROW + 140,
+        height=max(R * ROW, LEAST) + 140,
     )
 
 
@@ -119,8 +138,8 @@ def _describe(found: Sensitivity, name: str) -> str:
     )
 
 
-def _read(found: Sensitivity, *, drawn: int) -> str:
-    """Return what the figure says, in one sentence."""
+def _read(found: Sensitivity, *, left: int) -> str:
+    """Return what the figure says, in one sentence, and how many parameters it leaves out."""
     table = found.table.dropna(subset=["prior", "likelihood"])
     if not len(table):
         return "No parameter varies in these draws, so that nothing can be sensitive."
@@ -141,7 +160,6 @@ def _read(found: Sensitivity, *, drawn: int) -> str:
             f"No posterior is swayed by the priors: sensitivity to them is at most {high}, below "
             f"the {found.threshold:g} that counts, beside {data} for the data"
         )
-    left = len(found.table) - drawn
     if left:
         text += f"; {left} less sensitive {agree(left, 'one is', 'ones are')} not drawn"
     return f"{text}."

@@ -205,7 +205,7 @@ def judge_priors(
         return Finding(topic, "fails", "The prior decides", headline, tuple(map(_end, bound)))
     if failed:
         return Finding(topic, "unknown", "Priors not judged", f"Not judged: {name_failed(failed)}.")
-    moved = [] if table is None else _list_moved(table)
+    moved = [] if table is None else list_swayed(table)
     if checks is None or checks.sensitivity is None:
         told = "Not judged: the sensitivity to the priors was not measured."
         return Finding(topic, "unknown", "Priors not judged", told, (*moved,))
@@ -225,7 +225,7 @@ def judge_priors(
     return Finding(topic, "holds", "The data decide", headline)
 
 
-def _list_moved(table: "pd.DataFrame") -> list[str]:
+def list_swayed(table: "pd.DataFrame") -> list[str]:
     """Return a sentence on the means that the priors move far from those under flat ones."""
     share = (table["prior"] / table["sd"]).abs()
     far = [str(name) for name in table.index[share > LARGE]]

@@ -147,16 +147,24 @@ class TestSensitivity:
         figure = plot_sensitivity(tight)
         pd.testing.assert_frame_equal(figure.table, found.table)
         (panel,) = figure.panels
-        names = [mark.text for mark in panel.marks if isinstance(mark, Note)]
-        assert names == list(found.table.index)
+        names = list(panel.y.ticks[1])
+        assert names == [str(each) for each in tight.parameters if not each.is_squared]
+        drawn = found.table.loc[names]
         points = [mark for mark in panel.marks if isinstance(mark, Points)]
         for mark in points:
             side = "likelihood" if mark.role == "first" else "prior"
-            rows = found.table[side].iloc[mark.y.astype(int)]
+            rows = drawn[side].iloc[mark.y.astype(int)]
             np.testing.assert_array_equal(mark.x, rows)
-        flagged = np.flatnonzero(found.table["diagnosis"] != "ok")
+        flagged = np.flatnonzero(drawn["diagnosis"] != "ok")
         (warned,) = [mark for mark in points if mark.role == "warning"]
         np.testing.assert_array_equal(warned.y, flagged)
+
+    def test_a_variance_is_as_sensitive_as_its_sd(self, tight):
+        table = measure_sensitivity(tight).table
+        for name in ("Intercept|g", "x|g", "Residual"):
+            one, other = table.loc[f"var({name})"], table.loc[f"sd({name})"]
+            assert one["prior"] == pytest.approx(other["prior"], rel=1e-9)
+            assert one["diagnosis"] == other["diagnosis"]
 
     def test_reading_counts_what_the_priors_sway(self, tight, post):
         table = measure_sensitivity(tight).table
@@ -189,8 +197,7 @@ class TestSensitivity:
         table = pd.concat([found.table] * 10, ignore_index=True)
         table.index = [f"b{i}" for i in range(len(table))]
         figure = draw_sensitivity(replace(found, table=table))
-        notes = [mark.text for mark in figure.panels[0].marks if isinstance(mark, Note)]
-        assert len(notes) == 30
+        assert len(figure.panels[0].y.ticks[1]) == 30
         assert f"{len(table) - 30} less sensitive ones are not drawn" in figure.reading
 
     def test_draws_of_the_prior_are_refused(self, model):

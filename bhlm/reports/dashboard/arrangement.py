@@ -21,8 +21,10 @@ LEAD, BESIDE = 7, 5  # what a page says first, and what to do about it
 BOTH = "verdict-estimates"  # the table of all fits, beside which each one's own is folded
 HALVES = {
     "verdict-missing_information",
-    *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat", "priors-sensitivity"),
+    *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat"),
 }
+# Stands alone where the groups cannot be left out one by one, and then across.
+PIT, KHAT = "checks-loo_pit", "checks-khat"
 # The forest of pooled fits stands beside what the imputations cost each parameter.
 # Where the variance lies by each fit, side by side where there are two.
 SHARES = {"verdict-variance_shares", "verdict-posterior_shares"}
@@ -40,16 +42,16 @@ FOLDED = {
 }
 FOLDED_TEXTS = {
     *("What was fitted", "What this page and its .json hold", "In numbers"),
-    *("Each gap in words", "How the means were found", "The priors"),
+    *("Each gap in words", "How the means were found", "The priors", "In Python"),
 }
-HALF_TEXTS = {"Does the answer hang on the priors?", "Leaving groups out"}
 # Figures of one panel a parameter, drawn as small multiples: panels side by side at most, pixels
 # of a row.
 MULTIPLES = {
     "attribution": (4, 210),
     "curves": (4, 230),
     "intervals": (2, 130),
-    "prior_posterior": (3, 240),
+    "predictive": (3, 190),
+    "prior_posterior": (4, 240),
     "residuals": (4, 260),
 }
 
@@ -66,12 +68,11 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
     if isinstance(block, Text):
         if block.heading == TO_DO or (anchor == FIRST and block.tone != "plain"):
             return Place(BESIDE if block.heading == TO_DO else LEAD, folded=False)
-        width = HALF if block.heading in HALF_TEXTS else ACROSS
-        return Place(
-            width, folded=block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone
-        )
+        is_folded = block.heading in FOLDED_TEXTS and block.tone == "plain" and not is_alone
+        return Place(ACROSS, folded=is_folded)
     is_half = anchor in HALVES or (anchor == FOREST and COST in anchors)
     is_half |= anchor in SHARES and set(anchors) >= SHARES
+    is_half &= anchor != PIT or KHAT in anchors
     return Place(HALF if is_half else ACROSS, folded=anchor in FOLDED and not is_alone)
 
 

@@ -10,12 +10,14 @@ from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.layout import count
 from bhlm.plots.choice import say
 from bhlm.plots.prior_posterior import compare_widths, plot_prior_posterior
-from bhlm.plots.sensitivity import draw_sensitivity
+from bhlm.plots.sensitivity import draw_sensitivity, list_drawn
+from bhlm.reconciliation.findings import list_swayed
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Posterior
     from bhlm.design.formula.weights import Weights
+    from bhlm.reconciliation.comparison import Comparison
 
 NARROW = 0.1  # share of the prior's width below which the data clearly outweigh the prior
 
@@ -50,7 +52,11 @@ def build_priors(subject: Subject) -> Section | None:
         blocks.append(Text((told,), heading="What was not measured"))
     else:
         found = measure_sensitivity(post)
-        blocks += [_judge(found), draw_sensitivity(found), _tabulate_sensitivity(found)]
+        blocks += [
+            _judge(found, subject.both),
+            draw_sensitivity(found, default=list_drawn(post)),
+            _tabulate_sensitivity(found),
+        ]
     return Section("priors", "Priors", tuple(blocks))
 
 
@@ -79,12 +85,15 @@ def _tabulate_quantiles(post: "Posterior") -> Table:
     return Table("prior_quantiles", "Priors and posteriors in numbers", reading, frame)
 
 
-def _judge(found: Sensitivity) -> Text:
+def _judge(found: Sensitivity, both: "Comparison | None") -> Text:
+    """Return what is sensitive to the priors, and what they move far from flat ones."""
     heading = "Does the answer hang on the priors?"
-    if found.ok:
-        text = f"No: no parameter's sensitivity to the priors reaches {found.threshold:g}."
-        return Text((text,), tone="good", heading=heading)
-    sentences = tuple(f"{sentence}." for sentence in found.findings)
+    moved = () if both is None or both.verdict == "not_converged" else list_swayed(both.table)
+    text = f"no parameter's sensitivity to the priors reaches {found.threshold:g}."
+    if found.ok and not moved:
+        return Text((f"No: {text}",), tone="good", heading=heading)
+    told = (f"N{text[1:]}",) if found.ok else tuple(f"{each}." for each in found.findings)
+    sentences = (*told, *moved)
     return Text(sentences, tone="caution", heading=heading, listed=len(sentences) > 1)
 
 
