@@ -12,6 +12,7 @@ from bhlm.plots.style import ROLES
 
 # ArviZ is asked for the colours of a light page, and each colour stands for a role. Roles of one
 # colour have one on a dark page too.
+UNNAMED = 40.0  # pixels between panels whose axis has no name, and the legend
 BESIDE = 130.0  # pixels of a figure's height that are not its panels
 BY_COLOUR = {look.light: name for name, look in ROLES.items()}
 
@@ -48,12 +49,16 @@ def draw_arviz(
     drawn = draw(backend).viz["figure"].item()
     assign_roles(drawn)
     _paint(drawn, page)
+    above = [note for note in drawn.layout.annotations if note.text.strip()]
+    titled = any(note.yref == "paper" or str(note.yref).endswith("domain") for note in above)
+    named = any(axis.title.text for axis in drawn.select_xaxes())
+    below = BELOW if named else UNNAMED
     drawn.update_layout(theme(page))
     drawn.update_layout(
         height=height, width=None, autosize=True,
         # A share of the panels' height, which is the figure's less titles, labels and legend.
-        legend={"y": -BELOW / max(height - BESIDE, BELOW)},
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        legend={"y": -below / max(height - BESIDE, below)},
+        margin={"l": 10, "r": 10, "t": 40 if titled else 14, "b": 10},
     )  # fmt: skip
     return drawn
 

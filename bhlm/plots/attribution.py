@@ -16,7 +16,7 @@ from bhlm.reconciliation.comparison import Comparison
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 12  # waterfalls of the default figure
+MOST = 8  # waterfalls of the default figure
 STEP, FRAME = 24, 130  # pixels of a row, and of a panel's title, ticks and the gap below
 # A panel is at least so many posterior SDs wide, so that a gap of no weight does not fill it.
 NARROWEST = 0.5
@@ -76,7 +76,7 @@ def plot_attribution(
 
     Args:
         both: the reconciliation.
-        names: parameters to draw; None for fixed effects, SDs and correlations, up to 12, those
+        names: parameters to draw; None for fixed effects, SDs and correlations, up to 8, those
             of the largest gaps.
         var_names: the same by ArviZ's name, which takes "beta" and "sd|school" too.
 

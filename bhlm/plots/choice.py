@@ -39,7 +39,7 @@ def choose_parameters(
         heavy = weight.loc[list(default)].sort_values(ascending=False, kind="stable").index[:most]
         chosen = [name for name in default if name in set(heavy)]
         left = len(default) - len(chosen)
-        more = f" ({left} more {agree(left, 'is', 'are')} left out; choose by names=)"
+        more = f" ({left} more {agree(left, 'is', 'are')} left out)"
         return chosen, more if left else ""
     return check_asked("names", names, known, absent="the figure has not"), ""
 

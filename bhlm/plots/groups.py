@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bhlm.bayes.draws import HELD, Draws, summarize_effects
-from bhlm.layout import list_names, show_name
+from bhlm.layout import list_names, name_unit, show_name
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.moments.patterns import Patterns
-from bhlm.plots.style import shorten
+from bhlm.plots.style import cut_middle, shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import measure_groups, place_fixed
 from bhlm.reml.standard_errors import Z95
@@ -238,4 +238,5 @@ def _mean_of(moments: Moments, place: dict[str, int], name: str) -> Array:
 
 def name_group(moments: Moments | Units | Patterns, j: int) -> str:
     """Return one group for a sentence, such as "school 8367"."""
-    return f"{shorten(moments.group, NAME)} {shorten(name_groups(moments.groups[[j]])[0], NAME)}"
+    label = cut_middle(name_groups(moments.groups[[j]])[0], NAME)
+    return name_unit(shorten(moments.group, NAME), label)

@@ -10,7 +10,7 @@ from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import SHOWN, choose_shown, name_group, name_groups, rename_columns
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import shorten
+from bhlm.plots.style import cut_middle, shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.influence import DISTANCES, FLAGS, measure_influence
 
@@ -95,7 +95,7 @@ def _name_largest(moments: Moments, cook: np.ndarray, largest: np.ndarray) -> li
             or abs(height - other.y) > APART[1] * float(cook[largest[0]])
             for other in notes
         ):
-            notes.append(Note(at, height, shorten(name_groups(moments.groups[[j]])[0], NAME)))
+            notes.append(Note(at, height, cut_middle(name_groups(moments.groups[[j]])[0], NAME)))
     return notes
 
 

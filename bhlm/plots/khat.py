@@ -9,11 +9,11 @@ from bhlm.bayes.checks.loo import Loo, leave_out_groups
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.errors import check_arguments
-from bhlm.layout import count, format_digits
+from bhlm.layout import count, format_digits, name_unit
 from bhlm.plots.arviz_figures import find_writer
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import name_groups
-from bhlm.plots.style import ROLES, shorten
+from bhlm.plots.style import ROLES, cut_middle, shorten
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +23,9 @@ LARGEST = 100  # of these, how many with the largest k-hat
 NAMED = 5  # groups above the threshold that are named in the figure
 SIZES = {"plotly": 36, "matplotlib": 12}  # of points, in the backend's units
 HEIGHT = 380  # pixels
+LABEL = 16  # characters of a group's name in the figure
+TICKED = 8  # groups whose names stand along the axis, where a number would say nothing
+EDGE = 0.12  # share of the groups left free at either end, for the name of one that stands there
 
 
 @check_arguments
@@ -88,7 +91,9 @@ def _draw_points(loo: Loo, values: "xr.DataArray", backend: str, along: str) -> 
     from arviz_plots import plot_khat as plot_points
 
     write = find_writer(backend)
-    shown = values.assign_coords(group=[write(label, 20) for label in values["group"].values])
+    shown = values.assign_coords(
+        group=[write(cut_middle(label, LABEL)) for label in values["group"].values]
+    )
     above = int(np.sum(values.values > loo.good_k))
     measured = copy(loo)
     measured.pareto_k = shown
@@ -119,6 +124,7 @@ def _draw_points(loo: Loo, values: "xr.DataArray", backend: str, along: str) -> 
             annotation_text=told, annotation_position="top right",
         )  # fmt: skip
         drawn.update_yaxes(range=[low - room, high + room])
+        _fit_axis(drawn, shown["group"].values)
     else:
         drawn.axes[0].set_ylim(low - room, high + room)
         drawn.axes[0].annotate(
@@ -128,14 +134,24 @@ def _draw_points(loo: Loo, values: "xr.DataArray", backend: str, along: str) -> 
     return collection
 
 
+def _fit_axis(drawn: Any, labels: np.ndarray) -> None:
+    """Give names room at the ends of the horizontal axis by Plotly, and few groups their names."""
+    edge = 0.5 + EDGE * len(labels)
+    drawn.update_xaxes(range=[-edge, len(labels) - 1 + edge])
+    if len(labels) <= TICKED:
+        drawn.update_xaxes(
+            tickmode="array", tickvals=list(range(len(labels))), ticktext=labels.tolist()
+        )
+
+
 def _read(group: str, loo: Loo, shown: int) -> str:
     khat = loo.table["khat"].to_numpy()
     bad = int(np.sum(~(khat <= loo.good_k)))
     refitted = int(loo.table["refitted"].sum())
     worst = name_groups(loo.labels[[int(np.argmax(khat))]])[0]
     text = (
-        f"The largest k-hat is {format_digits(float(np.max(khat)), 2)} ({shorten(group, 30)} "
-        f"{shorten(worst, 30)})"
+        f"The largest k-hat is {format_digits(float(np.max(khat)), 2)} "
+        f"({name_unit(shorten(group, 30), cut_middle(worst, 30))})"
     )
     if not bad:
         text += (

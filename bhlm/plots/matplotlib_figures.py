@@ -11,7 +11,7 @@ from typing import Any
 from bhlm.errors import ArgumentError
 from bhlm.layout import count
 from bhlm.plots.marks import Axis, Band, Bars, Line, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import DASHES, FONTS, PAGES, ROLES, SYMBOLS, shorten
+from bhlm.plots.style import DASHES, FONTS, PAGES, ROLES, SYMBOLS, cut_middle, shorten
 
 PIXELS = 100.0  # per inch
 WIDTH = 7.0  # inches, of one column; further columns add to it
@@ -346,10 +346,7 @@ def _set_axis(
 def _shorten_tick(text: str, width: str | None) -> str:
     """Return the label of a tick; what is left out of a long one is its middle."""
     longest = 40 if width is None else TICKED[width]
-    if len(text) <= longest:
-        return write(text, 40)
-    half = (longest - 1) // 2
-    return write(f"{text[: longest - 1 - half]}…{text[-half:]}", 40)
+    return write(cut_middle(text, longest), 40)
 
 
 def _list_entries(axes: Any) -> dict[str, Any]:

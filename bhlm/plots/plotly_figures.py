@@ -40,12 +40,14 @@ def draw_plotly(
     rows = math.ceil(len(panels) / columns)
     titles = [write(panel.title) for panel in panels]
     below = _find_below(panels)
+    # The panels' height alone, which counts where turned labels need the pixels.
+    inside = height if below == BELOW else max(height - below - 60, below)
     drawn = make_subplots(
         rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
         horizontal_spacing=_find_spacing(panels, columns),
         # Of a tall figure, no more than the labels between two panels need.
         vertical_spacing=min(
-            0.4 / rows if below == BELOW else 0.55 / rows, max(BETWEEN, below) / height
+            0.4 / rows if below == BELOW else 0.55 / rows, max(BETWEEN, below) / inside
         ),
     )  # fmt: skip
     drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
@@ -64,8 +66,7 @@ def draw_plotly(
         height=height,
         barmode="overlay",  # bars say themselves where they stand
         showlegend=bool(named),
-        # A share of the panels' height alone, which counts where turned labels need the pixels.
-        legend={"y": -below / (height if below == BELOW else max(height - below - 60, below))},
+        legend={"y": -below / inside},
         margin={"l": 10, "r": 10, "t": 36 if any(titles) else 14, "b": 10},
     )
     return drawn

@@ -26,6 +26,7 @@ REPLICATES = 25  # densities that one panel draws
 GRID = 128  # points of a density
 PANEL = 190  # pixels
 ROW, SIDE_BY_SIDE = 230, 3  # pixels of a row of densities on a screen, and how many stand in it
+FEWEST = 10  # groups from which on a density says more than its three summaries
 PANELS = 6  # statistics that are drawn
 
 
@@ -36,9 +37,10 @@ def plot_predictive(
     """Return the distribution over groups of their statistics, beside that of replicates.
 
     The statistics are each group's mean, its least-squares slopes and its residual SD. ArviZ's
-    `plot_ppc_dist` draws a density of the observed ones and of each of 25 replicates. With so many
-    groups that replicates are not kept, their mean, SD and largest deviation over the groups
-    stand beside the 95 % intervals of those of replicates.
+    `plot_ppc_dist` draws a density of the observed ones and of each of 25 replicates. With fewer
+    than ten groups, of which there is no density, and with so many that replicates are not kept,
+    their mean, SD and largest deviation over the groups stand beside the 95 % intervals of those
+    of replicates.
 
     Of zeros and ones, proportions and counts it is each group's proportion or rate beside the 95 %
     interval of its replicates, and the calibration by tenths of what is predicted.
@@ -67,7 +69,7 @@ def draw_predictive(check: PredictiveCheck) -> Figure:
         "reading": _read(check),
         "table": table,
     }
-    if check.data is None:
+    if check.data is None or len(check.groups) < FEWEST * check.groups["statistic"].nunique():
         panels = tuple(_draw_intervals(table[table["statistic"] == name]) for name in names)
         return Figure(**shared, panels=panels, height=PANEL * len(panels) + 60)
     tree = check.data
@@ -141,7 +143,7 @@ def _draw_intervals(rows: "pd.DataFrame") -> Panel:
     )  # fmt: skip
     texts = tuple(rows["over"].astype(str))
     return Panel(
-        Axis("distance from what is predicted, in half-widths of the interval"),
+        Axis("half-widths from what is predicted"),
         Axis("", ticks=(tuple(at.tolist()), texts), range=(-0.6, len(at) - 0.4)),
         marks,
         title=name,

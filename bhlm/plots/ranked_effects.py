@@ -18,7 +18,7 @@ from bhlm.plots.groups import (
     name_groups,
 )
 from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
-from bhlm.plots.style import shorten
+from bhlm.plots.style import cut_middle, shorten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ DENSE = 60  # groups from which on intervals are drawn thin
 ASIDE = 0.17  # ranks by which the two kinds of estimate are moved apart
 TICKED = 90  # characters of labels that an axis has room for side by side
 UPRIGHT, LONGEST = 24, 14  # labels that stand upright, and their characters
+LETTER, SHORT = 7, 6  # pixels of a letter, and letters of a label that a panel has room for
 COLUMNS = ("group", "coefficient", "rank", "n", "u", "u_low", "u_high", "mean", "low", "high")
 
 
@@ -87,8 +88,16 @@ def draw_caterpillar(
         reading=reading + ".",
         table=table,
         panels=tuple(panels),
-        height=PANEL * len(panels) + 60,
+        height=(PANEL + _measure_labels(panels)) * len(panels) + 60,
     )
+
+
+def _measure_labels(panels: list[Panel]) -> int:
+    """Return the pixels that upright labels need below a panel, beyond those of short ones."""
+    texts = [
+        text for panel in panels if panel.x.turned and panel.x.ticks for text in panel.x.ticks[1]
+    ]
+    return LETTER * max(max(map(len, texts), default=0) - SHORT, 0)
 
 
 def _draw_panel(
@@ -126,7 +135,7 @@ def _draw_panel(
     ticked = np.arange(len(labels))
     if len(labels) > UPRIGHT:  # both ends, and as many between them as there is room for
         ticked = np.linspace(0, len(labels) - 1, UPRIGHT).round().astype(int)
-    texts = tuple(shorten(labels[k], LONGEST) for k in ticked)
+    texts = tuple(cut_middle(labels[k], LONGEST) for k in ticked)
     room = 0.5 + 0.01 * moments.n_groups
     along = Axis(
         f"{moments.group}, by rank",

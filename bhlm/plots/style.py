@@ -72,6 +72,15 @@ FONTS = (
 LONGEST = 60  # characters of a label that a figure shows
 
 
+def cut_middle(text: object, longest: int) -> str:
+    """Return a label of at most `longest` characters, cut in its middle: ends differ."""
+    line = shorten(text, len(str(text)) + 1)
+    if len(line) <= longest:
+        return line
+    tail = longest // 2
+    return f"{line[: longest - 1 - tail]}…{line[-tail:]}"
+
+
 def shorten(text: object, longest: int = LONGEST) -> str:
     """Return a label as one line of at most `longest` characters; the cut shows as an ellipsis."""
     line = " ".join(str(text).split())

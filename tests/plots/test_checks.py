@@ -26,6 +26,7 @@ from bhlm.plots.residuals import (
     standardize_effects,
     studentize_rows,
 )
+from bhlm.sources.datasets import load_dataset
 from bhlm.sources.gallery import find_model, load_data
 from bhlm.studies.uniformity import simultaneous_band
 
@@ -365,6 +366,15 @@ def test_predictive_check_of_too_many_numbers_draws_intervals(sleep):
 
 
 @pytest.mark.slow
+def test_predictive_check_of_few_groups_draws_no_density():
+    """Six batches have no density: their mean, SD and furthest stand beside their intervals."""
+    model = Model("Yield ~ 1 + (1 | Batch)", load_dataset("dyestuff"))
+    figure = plot_predictive(model.sample(seed=1, draws=200, tune=200))
+    assert [panel.title for panel in figure.panels] == ["mean", "residual SD"]
+    assert figure.panels[0].y.ticks[1] == ("mean", "SD", "largest deviation")
+    draw_both(figure)
+
+
 def test_predictive_check_of_tiny_numbers_and_hostile_names():
     table = simulate_table(26, n_groups=12)
     table["y"] *= 1e-9

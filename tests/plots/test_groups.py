@@ -346,6 +346,27 @@ def test_names_of_the_tables_own_columns():
     assert plot_shrinkage(other).table["n"].tolist() == plot_shrinkage(plain).table["n"].tolist()
 
 
+def test_long_labels_keep_what_tells_them_apart():
+    """A label is cut in its middle, and no panel's labels reach into the next one."""
+    rng = np.random.default_rng(2)
+    g = np.repeat([f"the clinic of long names {at:03d}" for at in range(30)], 6)
+    x = rng.normal(size=180)
+    y = x + np.repeat(rng.normal(size=30), 6) + np.repeat(rng.normal(size=30), 6) * x
+    fit = Model(
+        "y ~ x + (x | g)", pd.DataFrame({"y": y + rng.normal(size=180), "x": x, "g": g})
+    ).reml()
+    figure = plot_caterpillar(fit)
+    texts = figure.panels[0].x.ticks[1]
+    assert len(set(texts)) == len(texts) == 24
+    assert all(
+        len(text) <= 14 and text[-4:] in {f" {at:03d}" for at in range(30)} for text in texts
+    )
+    layout = figure.plotly().layout
+    inside = layout.height - 46  # less the margins, of which the legend takes some more
+    between = (layout.yaxis.domain[0] - layout.yaxis2.domain[1]) * (inside - 150)
+    assert between > 7 * 14 + 20  # the label, and the title of the panel below
+
+
 def test_hostile_labels_are_texts():
     table = simulate_table(5, n_groups=8)
     labels = np.array([f"{HOSTILE}{i}" for i in range(7)] + ["é" * 10_000], dtype=object)

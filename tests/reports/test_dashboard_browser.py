@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -427,6 +428,39 @@ def test_print_shows_all_in_light_on_few_pages(visit, hsb_page):
 
 
 @pytest.mark.slow
+def test_a_table_over_two_pages_has_its_headings_on_both(visit, tmp_path):
+    """Chromium leaves buttons out of a head that it prints once more."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("no pdftotext here")
+    fit_long_names().dashboard(tmp_path / "page.html")
+    page = visit(tmp_path / "page.html", width=1440)
+    page.pdf(path=tmp_path / "page.pdf", format="A4")
+    command = ["pdftotext", "-layout", tmp_path / "page.pdf", "-"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\f")
+    assert len(printed) - 1 <= PAGES
+    continued = [text for text in printed[1:] if "socioeconomic_column" in text.lstrip("\n")[:400]]
+    assert len(continued) >= 1
+    assert "Posterior mean" in continued[0].lstrip("\n")[:200]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hsb_random_coefficient", "hsb_intercepts_and_slopes"])
+def test_pages_of_the_book_are_not_too_long(visit, tmp_path, name):
+    entry = find_model(name)
+    model = Model(entry.formula, load_data(entry))
+    both = reconcile(model.reml(), model.sample(seed=1), published=entry.published)
+    both.dashboard(tmp_path / "page.html")
+    page = visit(tmp_path / "page.html", width=1440)
+    for element in page.query_selector_all("[data-figure], [data-table], [data-chooser]"):
+        if element.is_visible():
+            element.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.scrollingElement.scrollHeight") <= HSB_HEIGHT
+    printed = page.pdf(format="A4")
+    assert len(re.findall(rb"/Type /Page\b(?!s)", printed)) <= PAGES
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1024, 1440])
 def test_the_first_screen_shows_what_matters(visit, hsb_page, width):
     page = visit(hsb_page, width=width)
@@ -691,6 +725,21 @@ def fit_few_groups():
     return reconcile_model(Model("score ~ dose + (1 | clinic)", simulate(4)), draws=50)
 
 
+def fit_many_groups():
+    rng = np.random.default_rng(7)
+    groups, n = 5000, 5
+    labels = [f"school {at:05d}" for at in range(groups)]
+    table = pd.DataFrame({"g": np.repeat(labels, n), "x": rng.normal(size=groups * n)})
+    table["y"] = np.repeat(rng.normal(size=groups), n) + table["x"] + rng.normal(size=groups * n)
+    return reconcile_model(Model("y ~ x + (x | g)", table), draws=500)
+
+
+def fit_crossed():
+    return reconcile_model(
+        Model("diameter ~ 1 + (1 | plate) + (1 | sample)", load_dataset("penicillin"))
+    )
+
+
 def fit_levels():
     entry = find_model("pastes")
     return reconcile_model(Model(entry.formula, load_data(entry)))
@@ -715,7 +764,10 @@ def reconcile_model(model, draws=1000):
 
 
 # What the page of each kind of fit is looked at for.
-KINDS = [fit_singular, fit_long_names, fit_few_groups, fit_levels, fit_family, fit_studies]
+KINDS = [
+    *(fit_singular, fit_long_names, fit_few_groups, fit_many_groups, fit_levels, fit_crossed),
+    *(fit_family, fit_studies),
+]
 CUT = """() => [...document.querySelectorAll("[data-table]")].filter((place) =>
   place.clientWidth && place.scrollWidth > place.clientWidth + 1).map((place) =>
   `${place.dataset.table}: ${place.scrollWidth} in ${place.clientWidth}`)"""

@@ -23,6 +23,7 @@ from bhlm.layout import (
     format_fixed,
     measure_widest,
     name_some,
+    name_unit,
     show_name,
     wrap,
 )
@@ -89,8 +90,9 @@ class PredictiveCheck(ShownAsText):
         far = self.groups[self.groups["p_adjusted"] < OUTSIDE]
         label = self.groups.columns[0]
         for statistic, rows in far.groupby("statistic", sort=False):
+            names = name_some(rows[label].tolist())
             sentences.append(
-                f"{statistic} of {self.group} {name_some(rows[label].tolist())} is outside: "
+                f"{statistic} of {name_unit(self.group, names)} is outside: "
                 f"two-sided p < {OUTSIDE} after multiplying by the {len(self.groups)} group "
                 "statistics compared"
             )

@@ -105,7 +105,7 @@ def _stack(layout: dict[str, Any]) -> dict[str, Any] | None:
     if not all(map(all, places)) or len(set(places)) < len(panels):
         return None
     order = sorted(range(len(panels)), key=lambda at: (-places[at][1][1], places[at][0][0]))
-    share = 1.0 / len(panels)
+    share = 1.0 / (len(panels) - BETWEEN)  # the last one reaches the bottom
     notes = [note for note in stacked.get("annotations", ()) if note.get("xref") == "paper"]
     moved = []
     for row, at in enumerate(order):
