@@ -135,7 +135,7 @@ def whiten_cells(moments: CellMoments, structures: Sequence[Structure]) -> White
     holds = meant is not None and meant.holds_sigma
     components = sum(len(each.directions) for each in structures) + (0 if holds else 1)
     check_response(moments, components, whole=whole)
-    _check_factors(moments, holds_sigma=holds)
+    _check_factors(moments, structures, holds_sigma=holds)
     columns = whiten_columns(moments, structures, whole=whole)
     blocks, n, offset, unit = columns.blocks, float(moments.n_rows), 0.0, 1.0
     weights: tuple[Array, ...] | None = None
@@ -195,12 +195,14 @@ def describe_pattern(moments: CellMoments) -> str:
     return "partly nested" if some else "crossed"
 
 
-def _check_factors(moments: CellMoments, *, holds_sigma: bool) -> None:
+def _check_factors(
+    moments: CellMoments, structures: Sequence[Structure], *, holds_sigma: bool
+) -> None:
     """Refuse factors of which nothing tells the effects from each other or from the residual."""
     codes, counts = moments.codes, list(moments.groups.values())
     names = list(moments.groups)
-    for name, count in moments.groups.items():
-        if count == moments.n_rows and not holds_sigma:
+    for (name, count), structure in zip(moments.groups.items(), structures, strict=True):
+        if count == moments.n_rows and not holds_sigma and _is_residual(moments, structure):
             raise IdentifiabilityError(
                 f"'{name}' has a level for each of the {count} rows, so its variance cannot be "
                 "told from the residual's; leave its random terms out"
@@ -209,8 +211,25 @@ def _check_factors(moments: CellMoments, *, holds_sigma: bool) -> None:
         if counts[one] == counts[other] and is_nested(codes[one], codes[other]):
             raise IdentifiabilityError(
                 f"'{names[one]}' and '{names[other]}' divide the rows into the same "
-                f"{counts[one]} groups, so their variances cannot be told apart; keep one of them"
+                f"{counts[one]} groups; write the random terms of both with one of the two names"
             )
+
+
+def _is_residual(moments: CellMoments, structure: Structure) -> bool:
+    """Return whether some G of a factor with one row each has the same variance z'Gz in all rows.
+
+    That of an intercept has, and that of a slope whose column is +-1; z'Gz of other columns alone
+    is a variance that depends on them, which the residual's does not.
+    """
+    place = {name: i for i, name in enumerate(moments.columns)}
+    ones = np.ones(len(moments.mean))
+    z = np.column_stack(
+        [ones if name == INTERCEPT else moments.mean[:, place[name]] for name in structure.names]
+    )
+    each = np.einsum("ni,aij,nj->na", z, structure.directions, z)
+    each = each / np.maximum(np.linalg.norm(each, axis=0), np.finfo(float).tiny)
+    left = ones - each @ np.linalg.lstsq(each, ones)[0]
+    return bool(left @ left <= ROUNDING * len(ones))
 
 
 def _check_slopes(

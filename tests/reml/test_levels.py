@@ -331,6 +331,37 @@ def test_what_the_rows_cannot_tell_is_refused(formula, message):
         Model(formula, data).reml()
 
 
+def test_a_slope_of_single_rows_is_a_variance_that_depends_on_its_column():
+    rng = np.random.default_rng(5)
+    data = simulate(spread=(1.0, 1.0)).assign(row=np.arange(240))
+    data["y"] += 1.5 * rng.normal(size=240) * data["x"]
+    found = Model("y ~ x + (1 | school) + (0 + x | row)", data).reml()
+    tau, slope = (float(g[0, 0]) for g in found.gs)
+    same = np.equal.outer(data["school"].to_numpy(), data["school"].to_numpy())
+    x, y = np.column_stack([np.ones(240), data["x"]]), data["y"].to_numpy()
+
+    def restricted(tau, slope, sigma2):
+        v = tau * same + np.diag(slope * x[:, 1] ** 2 + sigma2)
+        inverse = np.linalg.inv(v)
+        c = np.linalg.inv(x.T @ inverse @ x)
+        left = y - x @ (c @ x.T @ inverse @ y)
+        logdets = np.linalg.slogdet(v)[1] - np.linalg.slogdet(c)[1]
+        return -0.5 * (238 * np.log(2 * np.pi) + logdets + left @ inverse @ left)
+
+    at = np.array([tau, slope, found.sigma2])
+    assert slope > 0.5
+    assert found.loglik == pytest.approx(restricted(*at), abs=1e-7)
+    for i in range(3):
+        for factor in (0.97, 1.03):
+            assert restricted(*np.where(np.arange(3) == i, factor * at, at)) < found.loglik
+    signs = data.assign(x=np.where(data["x"] > 0.0, 1.0, -1.0))
+    for formula in ("y ~ x + (1 | school) + (0 + x | row)", "y ~ x + (1 | school) + (x | row)"):
+        with pytest.raises(
+            IdentifiabilityError, match="'row' has a level for each of the 240 rows"
+        ):
+            Model(formula, signs).reml()
+
+
 def test_every_style_names_every_factor():
     found = fit("productivity slopes")
     for style in ("stata", "hlm", "lme4"):
