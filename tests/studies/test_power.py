@@ -64,6 +64,45 @@ def test_what_is_refused(change, message):
     assert message in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("grid", "top", "said"),
+    [
+        ({"groups": 10**9}, {}, "with group_size = 5 these are 5,000,000,000 rows of one data set"),
+        ({"group_size": 10**9}, {}, "10,000,000,000 rows of one data set; give at most 20,000,000"),
+        ({"groups": [10, 10**40]}, {}, "rows of one data set"),
+        ({"group_size": [[1, 10**9, 1]]}, {}, "with group_size = 1, 1000000000, 1 these"),
+        ({"groups": list(range(2, 300)), "icc": [i / 999 for i in range(99)]}, {}, "29,502 cond"),
+        ({}, {"replicates": 10**12}, "1000000000000 is not valid; give at most 10,000,000"),
+        (
+            {"groups": list(range(2, 200))}, {"replicates": 10**6},
+            "with 198 conditions these are 198,000,000 data sets; give at most 100,000,000 in all",
+        ),
+        ({}, {"seed": 2**70}, "give at most 18,446,744,073,709,551,615"),
+    ],
+)  # fmt: skip
+def test_sizes_that_nothing_could_hold_are_refused_before_they_are_simulated(grid, top, said):
+    design = {"groups": 10, "group_size": 5, "icc": 0.1} | grid
+    with pytest.raises(ArgumentError) as refusal:
+        state_design(DESIGN | {"design": design} | top)
+    assert said in str(refusal.value)
+
+
+def test_effects_that_no_replicate_tests_have_no_power_and_say_so():
+    design = state_design(
+        {
+            "replicates": 4, "effects": {"x": 0.5},
+            "design": {
+                "groups": 6, "group_size": 4, "icc": 0.1, "slope_variance": [0.1, 1e300],
+            },
+        }
+    )  # fmt: skip
+    found = run_study(design.study, file=None, processes=1)
+    table = tabulate_power(found)
+    assert table["power"].tolist()[1] == 0.0
+    told = "4 tests of 8 could not be made, for want of a fit or an interval"
+    assert told in render_power(found, design)
+
+
 def test_the_command(capsys, tmp_path):
     path, out = tmp_path / "design.toml", tmp_path / "out.json"
     path.write_text(

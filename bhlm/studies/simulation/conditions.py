@@ -141,8 +141,9 @@ def simulate_rows(truth: Truth, condition: Condition, rng: np.random.Generator) 
     root = sd[:, None] * np.array([[1.0, 0.0], [r, np.sqrt(1.0 - r**2)]])
     u = (rng.standard_normal((condition.groups, 2)) @ root.T)[group]
     noise = np.sqrt(truth.residual_variance) * rng.standard_normal(len(group))
-    fitted = sum(value * _column(columns, name) for name, value in truth.fixed)
-    return columns | {RESPONSE: fitted + u[:, 0] + u[:, 1] * x + noise}
+    with np.errstate(over="ignore", invalid="ignore"):  # who reads the rows refuses what is none
+        fitted = sum(value * _column(columns, name) for name, value in truth.fixed)
+        return columns | {RESPONSE: fitted + u[:, 0] + u[:, 1] * x + noise}
 
 
 def reduce_rows(truth: Truth, rows: dict[str, Array]) -> Moments:

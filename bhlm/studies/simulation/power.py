@@ -29,8 +29,9 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError, is_finite
-from bhlm.layout import align_columns, align_left, align_right, list_names, wrap
+from bhlm.layout import align_columns, align_left, align_right, count, list_names, wrap
 from bhlm.moments.moments import INTERCEPT
+from bhlm.studies.simulation.conditions import EFFECTS
 from bhlm.studies.simulation.result import StudyResult
 from bhlm.studies.simulation.study import Study, parse_study
 
@@ -118,9 +119,11 @@ def tabulate_power(result: StudyResult) -> "pd.DataFrame":
     an interval count as those that do not find the effect.
     """
     table = result.table
-    table = table[table["reject"].notna() & (table["parameter"] != INTERCEPT)]
+    table = table[table["parameter"].isin(EFFECTS) & (table["parameter"] != INTERCEPT)]
     n = table["replicates"].to_numpy(float)
-    found = np.round(table["reject"].to_numpy(float) * table["intervals"].to_numpy(float))
+    # Of replicates of which none has an interval there is no share.
+    rejected = table["reject"].fillna(0.0).to_numpy(float)
+    found = np.round(rejected * table["intervals"].to_numpy(float))
     tests = table[["condition", *FACTORS, "parameter", "true"]].reset_index(drop=True)
     lower = np.where(found > 0, stats.beta.ppf(0.025, found, n - found + 1.0), 0.0)
     upper = np.where(found < n, stats.beta.ppf(0.975, found + 1.0, n - found), 1.0)
@@ -172,4 +175,12 @@ def render_power(result: StudyResult, design: Design) -> str:
                 f"groups of {best['n']}, has {100 * best['power']:.0f} %."
             )
         lines += wrap(text, WIDTH)
+    tests = result.table[result.table["parameter"].isin(effects)]
+    without = int((tests["replicates"] - tests["intervals"]).sum())
+    if without:
+        lines += wrap(
+            f"{count(without, 'test')} of {int(tests['replicates'].sum()):,} could not be made, for want of a fit or "
+            "an interval, and count as those that do not find the effect.",
+            WIDTH,
+        )
     return "\n".join(lines)

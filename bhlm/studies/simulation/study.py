@@ -40,6 +40,7 @@ does not. Prior sets are written as in the gallery, with the keys fixed, sd, cor
 of priors, no sampling. Autoscaled priors are scaled to each data set, as a user's are.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -55,7 +56,8 @@ from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Prior
 from bhlm.bayes.priors.resolve import Priors, read_priors
-from bhlm.errors import ArgumentError, BhlmError
+from bhlm.errors import LIMITS, ArgumentError, BhlmError
+from bhlm.layout import count, name_some
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.fixed.contrasts import METHODS
 from bhlm.studies.simulation.conditions import COEFFICIENTS, EFFECTS, Condition, Truth, cross_grid
@@ -65,6 +67,8 @@ VARIANCE_METHODS = ("wald", "profile")
 # Two chains, so that R-hat compares chains. Of 1000 draws some 500 count as independent, by which
 # a posterior mean has a variance 1/500 of the posterior's more: nothing beside the replicates'.
 DRAWS, TUNE, CHAINS = 500, 500, 2
+# What is simulated at once, and in all: more would ask for more memory or time than there is.
+MOST_ROWS, MOST_CONDITIONS, MOST_DATA_SETS = 20_000_000, 10_000, 100_000_000
 VERSIONED = ("bhlm", "numba", "numpy", "nutpie", "scipy")
 
 
@@ -139,7 +143,7 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
         cores=1,
     )
     truth = _read_truth(top.table("model", ("fixed", "random", "correlated", "residual_variance")))
-    return Study(
+    study = Study(
         title=top.text("title", default=Path(name).stem),
         seed=top.integer("seed", least=0),
         replicates=top.integer("replicates", least=2),
@@ -154,6 +158,13 @@ def parse_study(content: Mapping[str, Any], *, name: str = "study") -> Study:
         ),
         settings=settings,
     )  # fmt: skip
+    if study.total > MOST_DATA_SETS:
+        raise top.error(
+            "replicates", study.replicates,
+            f"with {count(len(study.conditions), 'condition')} these are {study.total:,} data "
+            f"sets; give at most {MOST_DATA_SETS:,} in all",
+        )  # fmt: skip
+    return study
 
 
 def identify_study(study: Study) -> dict[str, Any]:
@@ -245,12 +256,31 @@ def _read_grid(table: "_Table") -> tuple[Condition, ...]:
                 raise table.error(key, value, f"give numbers {what}")
         return [float(value) for value in values]
 
+    for J in groups:
+        for each in lists:
+            whole, rest = divmod(J, len(each))
+            n = whole * sum(each) + sum(each[:rest])
+            if n > MOST_ROWS:
+                raise table.error(
+                    "groups", J,
+                    f"with group_size = {name_some(each)} these are "
+                    f"{n:,} rows of one data set; give at most {MOST_ROWS:,}",
+                )  # fmt: skip
+    icc = read("icc", None, lambda value: 0.0 <= value < 1.0, "from 0 to below 1")
+    slopes = read("slope_variance", [0.0], lambda value: value >= 0.0, "from 0 on")
+    correlations = read("correlation", [0.0], lambda value: abs(value) <= 1.0, "from -1 to 1")
+    conditions = math.prod(map(len, (groups, lists, icc, slopes, correlations)))
+    if conditions > MOST_CONDITIONS:
+        raise ArgumentError(
+            f"{table.name}: the values of [grid] make {conditions:,} conditions; give "
+            f"fewer values, for at most {MOST_CONDITIONS:,}"
+        )
     return cross_grid(
         groups,
         [tuple(each) for each in lists],
-        icc=read("icc", None, lambda value: 0.0 <= value < 1.0, "from 0 to below 1"),
-        slope_variance=read("slope_variance", [0.0], lambda value: value >= 0.0, "from 0 on"),
-        correlation=read("correlation", [0.0], lambda value: abs(value) <= 1.0, "from -1 to 1"),
+        icc=icc,
+        slope_variance=slopes,
+        correlation=correlations,
     )
 
 
@@ -317,6 +347,8 @@ class _Table:
         value = self.take(key, default)
         if not _is_integer(value, least):
             raise self.error(key, value, f"give an integer from {least} on")
+        if value > LIMITS[key]:
+            raise self.error(key, value, f"give at most {LIMITS[key]:,}")
         return int(value)
 
     def number(
