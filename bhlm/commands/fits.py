@@ -205,6 +205,10 @@ def reml_command(
     known_variance: KnownVariance = None,
     residual: Residual = None,
     errors: Errors = None,
+    conventions: Annotated[
+        bool,
+        typer.Option("--conventions", help="Sets the standard errors of other programs beside."),
+    ] = False,
     style: Annotated[str, typer.Option(help="stata, hlm or lme4.")] = "stata",
     dashboard: Dashboard = None,
     rows: Rows = False,
@@ -215,11 +219,13 @@ def reml_command(
     from bhlm.files import write_json
     from bhlm.reports.json import (
         describe_cells,
+        describe_conventions,
         describe_levels,
         describe_model,
         describe_reml,
         describe_strata,
     )
+    from bhlm.reports.text.conventions import render_conventions
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(which, data, json=json, page=dashboard)
@@ -229,7 +235,7 @@ def reml_command(
         refused = {
             "--known-variance": known_variance, "--residual": residual, "--dashboard": dashboard,
             "--style": None if style == "stata" else style, "--rows": rows,
-            "--memory-limit": memory_limit,
+            "--memory-limit": memory_limit, "--conventions": conventions,
         }  # fmt: skip
         return run_pooled(
             "reml", which, data, formula, weights=meant, refused=refused,
@@ -259,12 +265,22 @@ def reml_command(
         covariance=covariance or (entry.covariance if entry else None),
         errors=errors,
     )
+    beside = fit.compare_conventions() if conventions else None
     if model.strata is not None:
         text = fit.summary(df=df)
     else:
         text = fit.summary(style=style) if df is None else fit.summary(style=style, df=df)
 
+    if beside is not None:
+        text = f"{text}\n\n{render_conventions(beside)}"
+
     def describe() -> dict[str, Any]:
+        content = describe_fit()
+        if beside is not None:
+            content["reml"]["conventions"] = describe_conventions(beside)
+        return content
+
+    def describe_fit() -> dict[str, Any]:
         if model.cells is not None:
             told = describe_levels(cast("LevelsFit", fit), df=df)
             return {"model": describe_cells(model.cells), "reml": told}

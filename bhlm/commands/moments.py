@@ -9,12 +9,17 @@ import typer
 from bhlm.commands.options import (
     DataArgument,
     FormulaText,
+    GroupWeights,
+    KnownVariance,
     MemoryLimit,
     Missing,
     Output,
     Parts,
     Quiet,
+    Scaling,
     Separator,
+    WeightColumn,
+    WeightsAre,
     app,
 )
 from bhlm.errors import ArgumentError
@@ -32,6 +37,11 @@ def moments_command(
     memory_limit: MemoryLimit = None,
     separator: Separator = None,
     missing: Missing = None,
+    weights: WeightColumn = None,
+    group_weights: GroupWeights = None,
+    weights_are: WeightsAre = None,
+    scaling: Scaling = None,
+    known_variance: KnownVariance = None,
     output: Output = Path("model.moments"),
     like: Annotated[
         Path | None, typer.Option(help="A moments file whose constants and levels to use.")
@@ -45,8 +55,9 @@ def moments_command(
     quiet: Quiet = False,
 ) -> int:
     """Reduce a table to its moments: all that a fit needs, and no rows."""
-    from bhlm.commands.shared import check_outputs, tell_doubts
+    from bhlm.commands.shared import check_outputs, choose_weights, tell_doubts
     from bhlm.design.formula.terms import parse_formula
+    from bhlm.design.formula.weights import read_weights
     from bhlm.design.rows import open_rows
     from bhlm.moments.either import (
         load_moments,
@@ -65,10 +76,18 @@ def moments_command(
         "separator": separator,
         "missing": missing or (),
     }
+    meant = read_weights(
+        choose_weights(weights, group_weights, weights_are, scaling), known_variance
+    )
+    if meant is not None and like is not None:
+        raise ArgumentError(
+            f"'{like}' holds which weights its moments were reduced with; leave the options of "
+            "weights out"
+        )
     VOICE.say("reducing the data")
     if formula is not None and like is None:
         table = open_rows(parse_formula(formula), data, **how)
-        moments = reduce_part(formula, table)
+        moments = reduce_part(formula, table, weights=meant)
         tell_doubts(moments)
     elif like is not None and formula is None:
         reference = load_moments(like)

@@ -331,11 +331,11 @@ def _reduce_weighted(formula: Formula, weights: Weights, table: Any) -> CellMome
     )
 
 
-def refuse_weighted(moments: CellMoments, what: str) -> None:
+def refuse_weighted(weights: Weights | None, what: str) -> None:
     """Raise `ArgumentError` where what is asked for knows no weights of several factors."""
-    if moments.weights is not None:
+    if weights is not None:
         raise ArgumentError(
-            f"{what} is not there yet with {moments.weights.sentence} and several grouping factors "
+            f"{what} is not there yet with {weights.sentence} and several grouping factors "
             "together; make the model from the table"
         )
 
@@ -482,7 +482,7 @@ def save_cells(
         DataError: cells below the minimum, moments that contradict themselves, labels of a type
             that has no place in a file, a folder that cannot be written to.
     """
-    refuse_weighted(moments, "a file of moments")
+    refuse_weighted(moments.weights, "a file of moments")
     min_group_size = moments.min_group_size if min_group_size is None else min_group_size
     if min_group_size is not None:
         find_large_groups(moments.n, min_group_size, of=moments.cells_are, action="refuse")
@@ -552,7 +552,7 @@ def merge_cell_moments(
     if len(names) != len(parts):
         raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
     first = parts[0]
-    refuse_weighted(first, "merging moments")
+    refuse_weighted(first.weights, "merging moments")
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
     refuse_same([part.blocks for part in parts], names)
@@ -578,7 +578,7 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     Raises:
         DataError: the new rows cannot be read or do not merge; see `merge_cell_moments`.
     """
-    refuse_weighted(moments, "an update of moments")
+    refuse_weighted(moments.weights, "an update of moments")
     if is_moments_path(more):
         header, blocks = read_blocks(more)
         if "groupings" not in header:

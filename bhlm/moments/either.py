@@ -1,11 +1,13 @@
 """Moments of one grouping column or of several: what takes both, by what it is given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from bhlm.design.design import build_design
 from bhlm.design.formula.terms import parse_formula
+from bhlm.design.formula.weights import Weights, settle_factors
 from bhlm.design.rows import open_rows
 from bhlm.errors import DataError, check_arguments
 from bhlm.moments import moments as one_factor
@@ -15,6 +17,7 @@ from bhlm.moments.cells import (
     merge_cell_moments,
     open_cells,
     open_cells_alike,
+    refuse_weighted,
     suppress_small_cells,
 )
 from bhlm.moments.file import read_blocks
@@ -92,7 +95,7 @@ def merge_files(paths: Sequence[str | Path]) -> AnyMoments:
 
 
 @check_arguments
-def reduce_part(formula: str, table: Any) -> AnyMoments:
+def reduce_part(formula: str, table: Any, *, weights: Weights | None = None) -> AnyMoments:
     """Return the moments of a table that may be one part of many, even a single group.
 
     The constants of cgm() and poly() and the levels of factors are those of this part; the other
@@ -104,14 +107,20 @@ def reduce_part(formula: str, table: Any) -> AnyMoments:
     Args:
         formula: the model.
         table: any dataframe that narwhals accepts, or the path of a file.
+        weights: of rows and groups, of a single grouping factor.
 
     Raises:
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
+        ArgumentError: weights of several grouping factors, which parts have not yet.
     """
     asked = parse_formula(formula)
+    if asked.has_levels:
+        refuse_weighted(weights, "a file of moments")
+    meant = settle_factors(weights, tuple(asked.groupings), asked.find_grouping)
+    asked = replace(asked, weights=meant)
     opened = open_rows(asked, table)
-    design = build_design(formula, opened, check=False)
+    design = build_design(asked, opened, check=False)
     return compute_cells(design, opened) if asked.has_levels else compute_moments(design, opened)
 
 

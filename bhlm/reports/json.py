@@ -27,6 +27,8 @@ from bhlm.reml.maximum import Maximum
 from bhlm.reml.strata import StrataEstimate, check_tests
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
     from bhlm.studies.imputations.pooled import Pooled
@@ -111,6 +113,18 @@ def describe_strata(fit: StrataEstimate, *, df: str | None = None) -> dict[str, 
         "homogeneity": fit.test_homogeneity(),
     }
     return content | _describe_tests(fit.at, df)
+
+
+def describe_conventions(table: "pd.DataFrame") -> dict[str, Any]:
+    """Return the table of `compare_conventions`: each convention's programs, reason and errors."""
+    return {
+        name: {
+            "programs": programs,
+            "why": table.attrs["why"][name],
+            "se": make_plain(table[name].to_dict()),
+        }
+        for name, programs in table.attrs["programs"].items()
+    }
 
 
 def describe_pooled(pooled: "Pooled") -> dict[str, Any]:

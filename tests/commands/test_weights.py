@@ -1,8 +1,10 @@
 """bhlm reml with weights: what the options mean, and one line for what they cannot."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import run
 
@@ -158,3 +160,81 @@ def test_what_strata_have_not_is_refused_before_anything_slow(capsys, tmp_path):
             assert status == 2
             assert "not there yet with" in err
             assert err.count("\n") == 1
+
+
+SAMPLING = ["--weights", "w", "--group-weights", "W", "--method", "ml"]
+
+
+@pytest.fixture
+def survey(tmp_path) -> Path:
+    rng = np.random.default_rng(2)
+    school = np.repeat(np.arange(12), 8)
+    table = pd.DataFrame({"school": school, "room": school * 2 + np.tile([0, 1], 48)})
+    table["x"] = rng.normal(size=96)
+    table["y"] = table["x"] + rng.normal(size=12)[school] + rng.normal(size=96)
+    table["w"] = rng.uniform(1, 3, 96)
+    table["W"] = rng.uniform(1, 3, 12)[school]
+    path = tmp_path / "survey.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_conventions_stand_side_by_side(survey, levels, capsys, tmp_path):
+    formula = "y ~ x + (1 | school)" + (" + (1 | school:room)" if levels else "")
+    weights = ["--weights", "w", "--group-weights", "school=W", "--method", "ml"]
+    found = tmp_path / "found.json"
+    given = ["--data", survey, "--formula", formula, *(weights if levels else SAMPLING)]
+    status, text, err = run(capsys, "reml", *given, "--conventions", "--json", found)
+    assert status == 0, err
+    for told in ("GLLAMM", "SAS, Mplus", "Stata mixed", "WeMix", "uncorrected", "J / (J - 1)"):
+        assert told in text
+    assert "nan" not in text
+    table = bhlm.Model(
+        formula, survey, weights=bhlm.SamplingWeights("w", {"school": "W"})
+    ).reml(method="ml").compare_conventions()  # fmt: skip
+    content = json.loads(found.read_text())["reml"]["conventions"]
+    assert set(content) == set(table.attrs["programs"])
+    for name, each in content.items():
+        assert list(each["se"].values()) == pytest.approx(list(table[name]), rel=1e-8)
+        assert each["why"] == table.attrs["why"][name]
+    plain = ["--data", survey, "--formula", formula, "--conventions"]
+    status, _, err = run(capsys, "reml", *plain)
+    assert status == 2
+    assert "the restricted likelihood is no sum over groups" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--weights", "w"],
+        ["--known-variance", "w"],
+        SAMPLING[:4],
+        [*SAMPLING[:4], "--scaling", "size"],
+    ],
+    ids=str,
+)
+def test_moments_of_sites_keep_their_weights(survey, options, capsys, tmp_path):
+    formula = "y ~ x + (1 | school)"
+    table = pd.read_csv(survey)
+    parts = []
+    for at, rows in enumerate((table["school"] < 5, table["school"] >= 5)):
+        part, out = tmp_path / f"{at}.csv", tmp_path / f"{at}.moments"
+        table[rows].to_csv(part, index=False)
+        like = ["--like", parts[0]] if at else ["--formula", formula, *options]
+        assert run(capsys, "moments", part, *like, "-o", out)[0] == 0
+        parts.append(out)
+    merged = tmp_path / "merged.moments"
+    assert run(capsys, "merge", *parts, "-o", merged)[0] == 0
+    method = ["--method", "ml"]
+    one = run(capsys, "reml", "--data", merged, *method)
+    two = run(capsys, "reml", "--data", survey, "--formula", formula, *options, *method)
+    assert one[0] == two[0] == 0
+    assert one[1] == two[1]
+    status, _, err = run(capsys, "moments", survey, "--like", parts[0], "--weights", "w")
+    assert status == 2
+    assert "holds which weights its moments were reduced with" in err
+    nested = ["--formula", "y ~ x + (1 | school/room)", "--weights", "w"]
+    status, _, err = run(capsys, "moments", survey, *nested, "-o", merged)
+    assert status == 2
+    assert "a file of moments is not there yet with precision weights" in err

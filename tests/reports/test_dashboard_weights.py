@@ -78,6 +78,10 @@ def test_sampling_weights_tell_effective_sizes_and_test_by_z(table, tmp_path):
     size = fit.moments.effective_size
     assert facts["Effective rows"] == f"{size['rows']:,.0f}"
     assert facts["Effective groups"] == f"{size['groups']:,.0f}"
+    shown = read_columns(find_block(twin, "verdict", "conventions"))
+    expected = fit.compare_conventions()
+    for name in expected.attrs["programs"]:
+        assert shown[name] == pytest.approx(list(expected[name]))
     block = find_block(twin, "verdict", "estimates")
     assert block["reading"].endswith("p is by z.")
     p = read_columns(block)["p"]

@@ -33,7 +33,7 @@ FOREST, COST = "verdict-forest", "verdict-missing_information"
 # What is looked up rather than read.
 FOLDED = {
     *("verdict-reml_estimates", "verdict-posterior_estimates", "verdict-fixed_tests"),
-    "verdict-pooled_estimates",
+    *("verdict-pooled_estimates", "verdict-conventions"),
     *("reconciliation-intervals", "reconciliation-printed_values"),
     *("convergence-ranks", "convergence-traces", "convergence-divergences"),
     *("convergence-energy", "convergence-diagnostics"),

@@ -8,7 +8,15 @@ from bhlm.reconciliation.words import speak_of_ml
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Text
 
 # Blocks and headings of texts that rest on REML alone, in whatever section; and on no fit.
-REML_ONLY = ("reml_estimates", "fixed_tests", "influence", "residuals", "Influence", "Residuals")
+REML_ONLY = (
+    "reml_estimates",
+    "conventions",
+    "fixed_tests",
+    "influence",
+    "residuals",
+    "Influence",
+    "Residuals",
+)
 FITLESS = ("What was fitted", "The priors", "What to do")
 # Sections that rest on draws alone.
 POSTERIOR = ("convergence", "priors", "checks")

@@ -14,6 +14,7 @@ from bhlm.plots.studies import MOST, plot_studies
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
 from bhlm.reml.compare import intraclass_correlation, r_squared
+from bhlm.reml.conventions import compare_conventions
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import note_binary, note_few_groups, tell_weights
@@ -52,6 +53,8 @@ def build_verdict(subject: Subject) -> Section:
         blocks.append(_tabulate_strata(subject.strata))
     elif subject.reml is not None:
         blocks.append(_tabulate_reml(subject.reml))
+        if subject.reml.errors != "model":
+            blocks.append(tabulate_conventions(subject.reml))
     if subject.reml is not None and subject.df is not None and subject.reml.converged:
         blocks.append(tabulate_tests(subject.reml, subject.df))
     if subject.post is not None:
@@ -372,6 +375,18 @@ def _tabulate_reml(fit: "Estimate") -> Table:
     reading = f"By {fit.method.upper()} {intervals} {verb} 0{spread}{joint}."
     reading = " ".join([reading, *(f"{note}." for note in list_page_notes(fit))])
     return Table("reml_estimates", f"{fit.method.upper()} estimates", reading, table)
+
+
+def tabulate_conventions(fit: "Estimate") -> Table:
+    """Return the standard errors as programs print them, and how far they are apart."""
+    found = compare_conventions(fit)
+    ratio = (found[list(CONVENTIONS)].max(axis=1) / found[list(CONVENTIONS)].min(axis=1)).dropna()
+    worst = ratio.idxmax()
+    reading = (
+        f"The largest is at most {ratio[worst] - 1.0:.1%} above the smallest, of {worst}. They are "
+        f"those of {'; '.join(f'{each.programs} ({name})' for name, each in CONVENTIONS.items())}."
+    )
+    return Table("conventions", "Standard errors of other programs", reading, found)
 
 
 def list_page_notes(fit: "Estimate") -> list[str]:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from bhlm.design.formula.weights import has_shares
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
     align_left,
@@ -91,7 +92,7 @@ def _list_notes(fit: "LevelsEstimate") -> list[str]:
 
 def _render_stata(fit: "LevelsEstimate") -> list[str]:
     """Return the blocks of Stata's `mixed` for several levels, coarsest factor first."""
-    estimates, wald, test = fit.estimates, fit.wald, fit.lr_test
+    estimates, wald = fit.estimates, fit.wald
     label = name_likelihood(fit).capitalize()
     loglik = f"{label} = {format_g(fit.loglik, 10)}"
     chi2 = format_fixed(wald["chi2"], 2)
@@ -109,6 +110,16 @@ def _render_stata(fit: "LevelsEstimate") -> list[str]:
         *tabulate_coefficients(fit, estimates),
         "",
         *tabulate_components(by_size, estimates),
+        *_test_against_linear(fit),
+    ]
+
+
+def _test_against_linear(fit: "LevelsEstimate") -> list[str]:
+    """Return the LR line, which pseudo-likelihoods and known variances have not."""
+    if not has_shares(fit.weights):
+        return []
+    test = fit.lr_test
+    return [
         f"LR test vs. linear regression:{f'chi2({test["df"]}) =':>16}"
         f"{format_fixed(test['chi2'], 2):>9}   Prob > chi2 = {test['p']:.4f}",
         "",
