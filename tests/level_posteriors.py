@@ -46,6 +46,7 @@ def draw_fit(kind: str, *, spread: float = 0.1, draws: int = DRAWS) -> LevelBaye
     found = build_levels_fit(
         cells, structure, resolve_priors(PRIORS.get(kind), cells, structure=structure),
         whiten_cells(cells, structure.parts), flat, stats,
-        settings=Settings(draws=draws, tune=1000, chains=CHAINS), seed=5, start=0.0, sampler="normal draws",
+        settings=Settings(draws=draws, tune=1000, chains=CHAINS), seed=5, start=0.0,
+        sampler="normal draws",
     )  # fmt: skip
     return LevelBayesFit.of(found)

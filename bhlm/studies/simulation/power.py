@@ -179,8 +179,8 @@ def render_power(result: StudyResult, design: Design) -> str:
     without = int((tests["replicates"] - tests["intervals"]).sum())
     if without:
         lines += wrap(
-            f"{count(without, 'test')} of {int(tests['replicates'].sum()):,} could not be made, for want of a fit or "
-            "an interval, and count as those that do not find the effect.",
+            f"{count(without, 'test')} of {int(tests['replicates'].sum()):,} could not be made, "
+            "for want of a fit or an interval, and count as those that do not find the effect.",
             WIDTH,
         )
     return "\n".join(lines)
