@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray
+ROOM = 0.2  # shares of an axis beside its outermost points
 
 
 @check_arguments
@@ -64,6 +65,7 @@ def plot_energy(post: Posterior) -> Figure:
             drawn.update_yaxes(tickvals=ticks[0], ticktext=ticks[1], col=1)
         else:
             drawn.axes[0].set_yticks(*ticks)
+            drawn.axes[0].margins(ROOM)  # whole points, those of the first and last chain too
         names = {"first": "energy, about its mean", "second": "change from draw to draw"}
         name_roles(collection, names, backend, dashed=True)
         return collection

@@ -21,6 +21,7 @@ CHARACTERS = {"column": 46, "page": 100}  # of a line of the legend in these wid
 SMALL = {"column": 0.62, "page": 0.75}  # of a row's height on a screen
 # inches: a row on a screen, a figure, a tick's text, a name over symbols
 TALLEST, LOWEST, LINE, NOTED = 4.4, 2.0, 0.17, 0.27
+ROW, LEGEND = 0.8, 0.6  # inches: the least that a row of ArviZ's panels, and what is below, need
 TICKED = {"column": 22, "page": 34}  # characters of a label at a tick
 BAND_OPACITY = 0.18
 OWN_FONT = "DejaVu Sans"
@@ -217,7 +218,9 @@ def finish_arviz(
     drawn.set_layout_engine("constrained")
     if width is not None:
         wide, tall = drawn.get_size_inches()
-        drawn.set_size_inches(INCHES[width], max(tall * INCHES[width] / wide, LOWEST))
+        rows = max(place.get_subplotspec().get_gridspec().nrows for place in drawn.axes)
+        least = max(LOWEST, LEGEND + ROW * rows)
+        drawn.set_size_inches(INCHES[width], max(tall * INCHES[width] / wide, least))
     if title is not None:
         drawn.suptitle(write(title))
     for legend in list(drawn.legends):
@@ -331,6 +334,8 @@ def _draw_points(place: Any, mark: Points) -> None:
 def _set_axis(
     place: Any, axis: Axis, which: str, width: str | None, labels: Mapping[str, str] | None
 ) -> None:
+    from matplotlib.ticker import NullFormatter
+
     place.set(**{f"{which}label": _fold(relabel(axis.label, labels), width, 6)})
     if axis.log:
         place.set(**{f"{which}scale": "log"})
@@ -339,6 +344,8 @@ def _set_axis(
         shown = [_shorten_tick(relabel(text, labels), width) for text in texts]
         turned = {"rotation": 90} if axis.turned else {}
         getattr(place, f"set_{which}ticks")(values, shown, **turned)
+        if axis.log:  # matplotlib would name some of the others, as powers of ten
+            getattr(place, f"{which}axis").set_minor_formatter(NullFormatter())
     if axis.range is not None:
         place.set(**{f"{which}lim": axis.range})
 

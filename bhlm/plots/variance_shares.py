@@ -10,7 +10,7 @@ from bhlm.bayes.quantities import derive_r_squared
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Panel
-from bhlm.plots.style import SERIES, shorten
+from bhlm.plots.style import SERIES, cut_middle, shorten
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.compare import share_variance
 from bhlm.reml.maximum import Maximum
@@ -64,7 +64,7 @@ def plot_variance_shares(fits: Any) -> Figure:
         + (f" in {shorten(name)}" if len(named) > 1 else "")
         for name, each in shares.items()
     ]
-    ticks = (tuple(at.tolist()), tuple(shorten(name, 34) for name in named))
+    ticks = (tuple(at.tolist()), tuple(cut_middle(name, 34) for name in named))
     return Figure(
         name="variance_shares",
         title="Where the variance lies",

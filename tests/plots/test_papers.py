@@ -244,6 +244,32 @@ def test_arvizs_figures_are_of_the_same_style(hsb_both):
         plots.plot_traces(hsb_both.post, names="cwc(ses)").matplotlib(ax=place)
 
 
+@pytest.mark.parametrize("draw", [plots.plot_ranks, plots.plot_traces])
+def test_each_row_of_arvizs_panels_has_its_height(hsb_both, draw):
+    """Of three rows in a column none is a stripe, and no text lies in the one above."""
+    drawn = draw(hsb_both.post).matplotlib(width="column")
+    drawn.canvas.draw()
+    tall = [place.get_window_extent().height / drawn.dpi for place in drawn.axes]
+    assert min(tall) > 0.3
+
+
+def test_a_logarithmic_axis_names_the_ticks_that_it_was_given(hsb_both):
+    drawn = plots.plot_evolution(hsb_both.post).matplotlib(width="column")
+    drawn.canvas.draw()
+    for place in drawn.axes[1:]:
+        assert place.get_yscale() == "log"
+        assert [text.get_text() for text in place.get_yticklabels(minor=True)].count("") == len(
+            place.get_yticklabels(minor=True)
+        )
+
+
+def test_points_at_an_edge_are_whole(hsb_both):
+    place = plots.plot_energy(hsb_both.post).matplotlib(width="column").axes[0]
+    low, high = place.get_ylim()
+    assert low < -0.3
+    assert high > 3.3
+
+
 @pytest.mark.parametrize("width", ["column", pytest.param("page", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "draw", [plots.plot_sensitivity, plots.plot_loo_pit, plots.plot_prior_posterior]
