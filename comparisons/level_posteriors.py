@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
 from level_workers import MODELS
-from speed_levels import TABLES
+from speed_levels import TABLES, ask
 
 PROGRAMS = ("bhlm", "conditional")
 
@@ -100,20 +100,12 @@ def main() -> None:
         subprocess.run(["Rscript", str(folder / "tables.R"), str(folder)], check=True)
         for model in options.models:
             for program in options.programs:
-                command = [sys.executable, __file__, "--work", program]
-                try:
-                    done = subprocess.run(
-                        [*command, str(folder / f"{model}.csv"), model],
-                        capture_output=True, text=True, check=False, timeout=60 * options.minutes,
-                    )  # fmt: skip
-                except subprocess.TimeoutExpired:
-                    print(f"{model:10}{program:14}over {options.minutes:g} minutes", flush=True)
+                path = str(folder / f"{model}.csv")
+                command = [sys.executable, __file__, "--work", program, path, model]
+                found = ask(command, minutes=options.minutes)
+                if isinstance(found, str):
+                    print(f"{model:10}{program:14}{found}", flush=True)
                     continue
-                if done.returncode:
-                    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-                    print(f"{model:10}{program:14}{last[:60]}", flush=True)
-                    continue
-                found = json.loads(done.stdout.strip().splitlines()[-1])
                 seconds, ess = found["seconds"], found["ess"]
                 print(
                     f"{model:10}{program:14}{seconds:9.2f}{ess:7.0f}{ess / seconds:12.1f}",

@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def run(program: str, path: Path, model: str, *, minutes: float) -> dict[str, An
             return "not installed"
         worker = str(HERE / "level_workers.py")
         command = [python, worker, program, str(path), model, str(RUNS[model])]
+    return ask(command, minutes=minutes)
+
+
+def ask(command: Sequence[str], *, minutes: float) -> dict[str, Any] | str:
+    """Return the numbers that a worker prints last, as JSON, or why there are none."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=60.0 * minutes

@@ -32,6 +32,7 @@ from bhlm.bayes.sampling import (
     read_statistics,
     settle,
     start_turned,
+    tell_stopped,
     warn_of,
 )
 from bhlm.errors import ArgumentError
@@ -181,15 +182,7 @@ def sample_whitened_cells(
         settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
         unbounded=unbounded or (), held=held,
     )  # fmt: skip
-    if kept == settings.draws:
-        return fit
-    return replace(
-        fit,
-        diagnostics=fit.diagnostics.add_failure(
-            f"stopped after {kept} of {settings.draws} draws per chain; run it to its end, or ask "
-            f"for draws={kept} with seed={seed}, which gives these very draws"
-        ),
-    )
+    return tell_stopped(fit, asked=settings.draws)
 
 
 def _read_pymc(trace: "xr.DataTree", moments: CellMoments, structure: Structure) -> Parameters:

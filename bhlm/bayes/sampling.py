@@ -12,7 +12,7 @@ import numpy as np
 from bhlm.bayes.centring import Turned, find_axes
 from bhlm.bayes.convergence import Diagnostics
 from bhlm.bayes.density import Density, build_density, constrain
-from bhlm.bayes.draws import HELD, Draws, Settings, build_fit, parameter_draws
+from bhlm.bayes.draws import HELD, Draws, Posterior, Settings, build_fit, parameter_draws
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.independent import (
     ROUTE,
@@ -246,15 +246,7 @@ def sample_whitened(
         settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
         unbounded=unbounded, held=held, adjust=adjust,
     )  # fmt: skip
-    if kept == settings.draws:
-        return fit
-    return replace(
-        fit,
-        diagnostics=fit.diagnostics.add_failure(
-            f"stopped after {kept} of {settings.draws} draws per chain; run it to its end, or ask "
-            f"for draws={kept} with seed={seed}, which gives these very draws"
-        ),
-    )
+    return tell_stopped(fit, asked=settings.draws)
 
 
 def state_density(
@@ -340,6 +332,18 @@ def settle(settings: Settings | None, n_groups: int) -> Settings:
     if settings.target_accept is not None:
         return settings
     return replace(settings, target_accept=choose_acceptance(n_groups))
+
+
+def tell_stopped[F: Posterior](fit: F, *, asked: int) -> F:
+    """Return the fit; its verdict fails where chains have fewer draws than were asked for."""
+    kept = fit.settings.draws
+    if kept == asked:
+        return fit
+    failed = fit.diagnostics.add_failure(
+        f"stopped after {kept} of {asked} draws per chain; run it to its end, or ask for "
+        f"draws={kept} with seed={fit.seed}, which gives these very draws"
+    )
+    return replace(fit, diagnostics=failed)
 
 
 def warn_of(diagnostics: Diagnostics, formula: str) -> None:
