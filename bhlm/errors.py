@@ -203,7 +203,10 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
             given = chain(zip(positions, args, strict=False), kwargs.items())
             if all(_passes(value, kinds.get(name)) for name, value in given):
                 return function(*args, **kwargs)
-        bound = shape.bind(*args, **kwargs)
+        try:
+            bound = shape.bind(*args, **kwargs)
+        except TypeError:  # one too many, or an unknown name: Python says of which function
+            return function(*args, **kwargs)
         refusal = None
         for name, value in bound.arguments.items():
             if not kinds[name]:

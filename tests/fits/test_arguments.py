@@ -164,3 +164,10 @@ def test_the_repr_of_every_result_fits_on_a_screen(fits):
     note = "lines are left out here; print(...) of its summary() shows them"
     assert note in repr(results["reml"])
     assert repr(wide.moments).startswith("Moments('y ~ v0 +")
+
+
+def test_what_a_call_may_not_have_is_told_with_the_functions_name():
+    with pytest.raises(TypeError, match=r"plot_forest\(\) takes 1 positional argument but 2"):
+        bhlm.plots.plot_forest(1, 2)
+    with pytest.raises(TypeError, match=r"plot_forest\(\) got an unexpected keyword .*'colour'"):
+        bhlm.plots.plot_forest(1, colour="red")
