@@ -13,6 +13,7 @@ from bhlm.reml.levels import LevelsEstimate
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.reml.level_heterogeneity import LevelHeterogeneity
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -122,6 +123,18 @@ class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
         from bhlm.reml.level_residuals import unit_residuals
 
         return unit_residuals(self, factor)
+
+    def heterogeneity(self, *, level: float = 0.95) -> "LevelHeterogeneity":
+        """Return Q, I^2 of each factor and the prediction interval of a fit with known variances.
+
+        See `bhlm.reml.level_heterogeneity.LevelHeterogeneity`.
+
+        Raises:
+            ArgumentError: a fit without known variances, or a level outside (0, 1).
+        """
+        from bhlm.reml.level_heterogeneity import measure_level_heterogeneity
+
+        return measure_level_heterogeneity(self, level=level)
 
     def design_effect(self, factor: str | None = None) -> float:
         """Return 1 + (mean size of a factor's units - 1) x its ICC; None is that with the fewest.

@@ -16,6 +16,10 @@ from bhlm.reml.optimize import evaluate_white
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.moments.cells import CellMoments
+    from bhlm.moments.moments import Moments
+    from bhlm.reml.levels import LevelsEstimate
+
 Array = np.ndarray
 
 
@@ -61,7 +65,7 @@ def measure_heterogeneity(fit: Estimate, *, level: float = 0.95) -> Heterogeneit
         ArgumentError: a fit without known variances, or a level outside (0, 1).
     """
     check_level(level)
-    _require_known(fit, "heterogeneity()")
+    require_known(fit, "heterogeneity()")
     moments, white = fit.moments, fit.white
     none = np.zeros((white.q, white.q))
     at = evaluate_white(white, none, restricted=False)
@@ -70,12 +74,7 @@ def measure_heterogeneity(fit: Estimate, *, level: float = 0.95) -> Heterogeneit
     if moments.random == (INTERCEPT,):
         tau2 = float(fit.g[0, 0])
         if moments.n_rows == moments.n_groups and moments.weighting is not None:
-            w = moments.weighting.sums
-            x = list_predictors(fit)
-            bread = np.linalg.inv(x.T @ (w[:, None] * x))
-            trace = w.sum() - np.trace(bread @ (x.T @ (w[:, None] ** 2 * x)))
-            typical = df / trace
-            i2, h2 = 100.0 * tau2 / (tau2 + typical), (tau2 + typical) / typical
+            i2, h2 = share_variance(tau2, moments, moments.weighting.sums, df=df)
         if moments.fixed == (INTERCEPT,):
             half = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(tau2 + fit.beta_cov[0, 0])
             lower, upper = fit.beta[0] - half, fit.beta[0] + half
@@ -106,7 +105,7 @@ def tabulate_studies(fit: Estimate, *, level: float = 0.95) -> "pd.DataFrame":
     import pandas as pd
 
     check_level(level)
-    _require_known(fit, "studies()")
+    require_known(fit, "studies()")
     moments = fit.moments
     if moments.n_rows > moments.n_groups or moments.random != (INTERCEPT,):
         raise ArgumentError(
@@ -115,7 +114,7 @@ def tabulate_studies(fit: Estimate, *, level: float = 0.95) -> "pd.DataFrame":
         )
     assert moments.weighting is not None
     y, v = moments.mean[:, -1], 1.0 / moments.weighting.sums
-    x, tau2 = list_predictors(fit), float(fit.g[0, 0])
+    x, tau2 = list_predictors(moments), float(fit.g[0, 0])
     fitted = x @ fit.beta
     u, pev = predict_effects(fit.white, fit.beta, fit.root, 1.0)
     # Var(eb - truth) = v tau2 / (v + tau2) + left^2 x'Cov(beta) x
@@ -141,17 +140,34 @@ def tabulate_studies(fit: Estimate, *, level: float = 0.95) -> "pd.DataFrame":
     )
 
 
-def list_predictors(fit: Estimate) -> Array:
-    """Return X (J, p) of groups of one row each."""
-    moments = fit.moments
+def share_variance(
+    tau2: float, moments: "Moments | CellMoments", weights: Array, *, df: int
+) -> tuple[float, float]:
+    """Return I^2 in per cent and H^2 of effects that vary by tau2 beyond their sampling errors.
+
+    Args:
+        tau2: the variance of the effects.
+        moments: of groups, or cells, of one row each.
+        weights: of the rows, 1 / v.
+        df: n - p.
+    """
+    x = list_predictors(moments)
+    bread = np.linalg.inv(x.T @ (weights[:, None] * x))
+    typical = df / (weights.sum() - np.trace(bread @ (x.T @ (weights[:, None] ** 2 * x))))
+    return float(100.0 * tau2 / (tau2 + typical)), float((tau2 + typical) / typical)
+
+
+def list_predictors(moments: "Moments | CellMoments") -> Array:
+    """Return X (J, p) of groups, or cells, of one row each."""
     place = {name: i for i, name in enumerate(moments.columns)}
-    ones = np.ones(moments.n_groups)
+    ones = np.ones(len(moments.mean))
     return np.column_stack(
         [ones if name == INTERCEPT else moments.mean[:, place[name]] for name in moments.fixed]
     )
 
 
-def _require_known(fit: Estimate, what: str) -> None:
+def require_known(fit: "Estimate | LevelsEstimate", what: str) -> None:
+    """Raise `ArgumentError` of a fit whose sampling variances are not known."""
     if fit.weights is None or not fit.weights.holds_sigma:
         raise ArgumentError(
             f"{what} is of sampling variances that are known; make the model with known_variance="

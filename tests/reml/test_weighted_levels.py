@@ -212,6 +212,35 @@ def test_schools_in_districts_are_those_of_metafor() -> None:
     assert len(effects) == 11
 
 
+def test_heterogeneity_of_schools_in_districts_is_metafors() -> None:
+    """rma.mv(yi, vi, random = ~ 1 | district/school) of metafor 3.8.1, with I^2 by tr(P)."""
+    table = bhlm.load_dataset("school_calendar")
+    formula = "effect ~ 1 + (1 | district) + (1 | study)"
+    fit = Model(formula, table, known_variance="variance").reml()
+    found = fit.heterogeneity()
+    assert found.q == pytest.approx(578.864017958, rel=1e-9)
+    assert (found.df, found.p) == (55, pytest.approx(1.79683030193e-88, rel=1e-6))
+    assert found.tau2["district"] == pytest.approx(0.0650619442753, rel=1e-5)
+    assert found.i2["district"] == pytest.approx(63.3248378206, rel=1e-5)
+    assert found.i2["study"] == pytest.approx(31.8624759019, rel=1e-5)
+    assert found.total == pytest.approx(63.3248378206 + 31.8624759019, rel=1e-5)
+    assert found.lower == pytest.approx(-0.450230970085, rel=1e-5)
+    assert found.upper == pytest.approx(0.819657297430, rel=1e-5)
+    assert str(found).startswith("Q(55) = 578.8640, p = 1.8e-88; district: tau^2 = 0.0651, I^2 = 6")
+    # One factor more that does not vary: the numbers of the smaller model.
+    one = Model("effect ~ 1 + (1 | study)", table, known_variance="variance").reml()
+    spare = table.assign(none=table["effect"].rank(method="first").astype(int) % 8)
+    both = Model("effect ~ 1 + (1 | study) + (1 | none)", spare, known_variance="variance").reml()
+    assert both.gs[1][0, 0] == 0.0
+    assert both.heterogeneity().i2["study"] == pytest.approx(one.heterogeneity().i2, rel=1e-4)
+    assert both.heterogeneity().i2["none"] == 0.0
+    moderated = Model(formula.replace("1 +", "year +"), table, known_variance="variance").reml()
+    assert np.isnan(moderated.heterogeneity().lower)
+    assert moderated.heterogeneity().df == 54
+    with pytest.raises(ArgumentError, match="sampling variances that are known"):
+        Model(formula, table).reml().heterogeneity()
+
+
 def test_json_and_tables_of_known_variances_leave_out_shares() -> None:
     table = bhlm.load_dataset("school_calendar")
     formula = "effect ~ 1 + (1 | district) + (1 | study)"
