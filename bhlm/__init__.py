@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from bhlm.sources.open import open_table
     from bhlm.studies.calibration.result import Calibration
     from bhlm.studies.calibration.run import calibrate
+    from bhlm.studies.replicate_weights import ReplicateWeights
 
 __version__ = "0.1.0"
 
@@ -108,6 +109,7 @@ _HOMES = {
     "Reconciliation": "fits.reconciliation",
     "RemlFit": "fits.reml_fit",
     "SamplingWeights": "design.formula.weights",
+    "ReplicateWeights": "studies.replicate_weights",
     "StudentT": "bayes.priors.families",
     "calibrate": "studies.calibration.run",
     "center_grand": "design.centering",

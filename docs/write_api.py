@@ -42,7 +42,7 @@ GROUPS = {
     "Compare and report": (
         "table compare_fits compare_nested compare_posteriors variance_explained"
     ),
-    "Imputations and plausible values": "fit_imputations pool",
+    "Imputations and plausible values": "fit_imputations pool ReplicateWeights",
     "Tables, data and files": "open_table load_hsb load_dataset find_model list_models load",
     "Moments": (
         "reduce_part reduce_like merge_moments merge_files save_moments load_moments "
@@ -54,7 +54,7 @@ GROUPS = {
 CALLED = {
     "Model", "Priors", "LKJ", "Normal", "StudentT", "Cauchy", "HalfNormal", "HalfStudentT",
     "HalfCauchy", "Exponential", "Gamma", "LogNormal", "Flat", "SamplingWeights",
-    "FrequencyWeights", "PrecisionWeights",
+    "FrequencyWeights", "PrecisionWeights", "ReplicateWeights",
 }  # fmt: skip
 SECTIONS = ("Args:", "Raises:", "Returns:")
 MARKUP = re.compile(r"([\\*_<>\[\]#|{}$~])")

@@ -17,6 +17,7 @@ from bhlm.commands.options import (
     Exposure,
     FamilyName,
     FormulaText,
+    GroupReplicates,
     GroupWeights,
     Json,
     KnownVariance,
@@ -26,7 +27,10 @@ from bhlm.commands.options import (
     Missing,
     PriorsText,
     Quiet,
+    Replicates,
+    ReplicatesAre,
     Residual,
+    Rho,
     Rows,
     Save,
     Scaling,
@@ -44,6 +48,7 @@ from bhlm.commands.shared import (
     check_outputs,
     check_rows_asked,
     check_strata,
+    choose_errors,
     choose_weights,
     draw_posterior,
     fit_both,
@@ -205,6 +210,10 @@ def reml_command(
     known_variance: KnownVariance = None,
     residual: Residual = None,
     errors: Errors = None,
+    replicates: Replicates = None,
+    group_replicates: GroupReplicates = None,
+    replicates_are: ReplicatesAre = None,
+    rho: Rho = None,
     conventions: Annotated[
         bool,
         typer.Option("--conventions", help="Sets the standard errors of other programs beside."),
@@ -231,6 +240,7 @@ def reml_command(
     check_outputs(which, data, json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
+    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho)
     if has_responses(which, formula):
         refused = {
             "--known-variance": known_variance, "--residual": residual, "--dashboard": dashboard,
@@ -240,7 +250,7 @@ def reml_command(
         return run_pooled(
             "reml", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, method=method, covariance=covariance,
-            errors=errors, df=df, json=json,
+            errors=by, df=df, json=json,
         )  # fmt: skip
     model, entry = open_model(
         which,
@@ -263,7 +273,7 @@ def reml_command(
     fit = model.reml(
         method=method or (entry.method if entry else "reml"),
         covariance=covariance or (entry.covariance if entry else None),
-        errors=errors,
+        errors=by,
     )
     beside = fit.compare_conventions() if conventions else None
     if model.strata is not None:
@@ -295,7 +305,9 @@ def reml_command(
             "reml", which, data=data, formula=formula, separator=separator, missing=missing,
             method=method, covariance=covariance, weights=weights, group_weights=group_weights,
             weights_are=weights_are, scaling=scaling, known_variance=known_variance,
-            residual=residual, errors=errors, dashboard=dashboard, rows=rows,
+            residual=residual, errors=errors, replicates=replicates,
+            group_replicates=group_replicates, replicates_are=replicates_are, rho=rho,
+            conventions=conventions, dashboard=dashboard, rows=rows,
         )  # fmt: skip
         source = name_source(entry, data) | {"Command": command}
         page, title = dashboard, entry.title if entry else None

@@ -104,6 +104,19 @@ Errors = Annotated[
     str | None,
     typer.Option(help="Standard errors: model, full, uncorrected, block or separate."),
 ]
+Replicates = Annotated[
+    str | None,
+    typer.Option(
+        help="Replicate weights of rows, such as 'w_rep{1..80} / w_school', for standard errors."
+    ),
+]
+GroupReplicates = Annotated[
+    str | None, typer.Option(help="Replicate weights of groups, such as 'w_school{1..80}'.")
+]
+ReplicatesAre = Annotated[
+    str | None, typer.Option(help="BRR (the default), Fay, JK1, JK2 or bootstrap.")
+]
+Rho = Annotated[float | None, typer.Option(help="Of Fay's replicates: 0.5 in PISA.")]
 FamilyName = Annotated[
     str | None,
     typer.Option("--family", help="gaussian, bernoulli, binomial or poisson."),

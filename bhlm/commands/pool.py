@@ -10,18 +10,29 @@ from bhlm.commands.options import (
     Covariance,
     Errors,
     FormulaText,
+    GroupReplicates,
     GroupWeights,
     Json,
     MemoryLimit,
     Missing,
     Quiet,
+    Replicates,
+    ReplicatesAre,
+    Rho,
     Scaling,
     Separator,
     WeightColumn,
     WeightsAre,
     app,
 )
-from bhlm.commands.shared import check_outputs, choose_weights, print_text, write_all, write_command
+from bhlm.commands.shared import (
+    check_outputs,
+    choose_errors,
+    choose_weights,
+    print_text,
+    write_all,
+    write_command,
+)
 from bhlm.errors import ArgumentError
 from bhlm.files import write_json
 from bhlm.progress import VOICE
@@ -57,6 +68,10 @@ def pool_command(
     weights_are: WeightsAre = None,
     scaling: Scaling = None,
     errors: Errors = None,
+    replicates: Replicates = None,
+    group_replicates: GroupReplicates = None,
+    replicates_are: ReplicatesAre = None,
+    rho: Rho = None,
     dashboard: Dashboard = None,
     json: Json = None,
     quiet: Quiet = False,
@@ -75,6 +90,7 @@ def pool_command(
     if formula is None:
         raise ArgumentError("--formula is missing; give it, such as 'pv1 + pv2 ~ x + (1 | g)'")
     meant = choose_weights(weights, group_weights, weights_are, scaling)
+    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho)
     VOICE.say("reading the data")
     right, responses = split_responses(formula)
     parsed = parse_formula(formula if responses is None else f"`{responses[0]}` {right}")
@@ -89,12 +105,14 @@ def pool_command(
     VOICE.say("fitting")
     pooled = fit_imputations(
         formula, tables[0] if len(tables) == 1 else tables, method=method, covariance=covariance,
-        weights=meant, errors=errors, df=df,
+        weights=meant, errors=by, df=df,
     )  # fmt: skip
     command = write_command(
         "pool", *data, formula=formula, separator=separator, missing=missing, method=method,
         covariance=covariance, df=df, weights=weights, group_weights=group_weights,
-        weights_are=weights_are, scaling=scaling, errors=errors, dashboard=dashboard,
+        weights_are=weights_are, scaling=scaling, errors=errors, replicates=replicates,
+        group_replicates=group_replicates, replicates_are=replicates_are, rho=rho,
+        dashboard=dashboard,
     )  # fmt: skip
     source = {"Data": ", ".join(map(hide_password, data)), "Command": command}
     writers: list[Callable[[], object]] = [lambda: print_text(pooled.summary())]

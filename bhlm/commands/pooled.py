@@ -17,6 +17,7 @@ from bhlm.progress import VOICE
 if TYPE_CHECKING:
     from bhlm.fits.pooled_fit import PooledFit
     from bhlm.sources.gallery import GalleryModel
+    from bhlm.studies.replicate_weights import ReplicateWeights
 
 
 def has_responses(which: str | None, formula: str | None) -> bool:
@@ -44,7 +45,7 @@ def run_pooled(
     missing: Sequence[str] | None = None,
     method: str | None = None,
     covariance: str | None = None,
-    errors: str | None = None,
+    errors: "str | ReplicateWeights | None" = None,
     df: str | None = None,
     priors: str | None = None,
     counts: Mapping[str, Any] | None = None,
@@ -117,7 +118,7 @@ def _fit(
     missing: Sequence[str] | None,
     method: str | None,
     covariance: str | None,
-    errors: str | None,
+    errors: "str | ReplicateWeights | None",
     df: str | None,
 ) -> tuple["PooledFit", "GalleryModel | None"]:
     """Return the pooled fits, and the gallery model if it is one."""

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bhlm.moments.patterns import Patterns
     from bhlm.moments.strata import StratumMoments
     from bhlm.sources.gallery import GalleryModel
+    from bhlm.studies.replicate_weights import ReplicateWeights
 
 CHAINS = 4  # of `Model.sample`
 
@@ -147,6 +149,60 @@ def choose_weights(
             "sampling weights"
         )
     return PrecisionWeights(rows) if kind == "precision" else FrequencyWeights(rows)
+
+
+def choose_errors(
+    errors: str | None,
+    rows: str | None,
+    groups: str | None,
+    kind: str | None,
+    rho: float | None,
+) -> "str | ReplicateWeights | None":
+    """Return how standard errors are computed: by --errors, or by replicate weights.
+
+    Raises:
+        ArgumentError: both, or options of replicate weights without any.
+    """
+    if all(each is None for each in (rows, groups, kind, rho)):
+        return errors
+    from bhlm.studies.replicate_weights import ReplicateWeights
+
+    if rows is None and groups is None:
+        raise ArgumentError(
+            "--replicates-are and --rho say what replicate weights are; give their columns too, "
+            "as in --replicates 'w_rep{1..80}'"
+        )
+    if errors is not None:
+        raise ArgumentError(
+            f"--errors {errors} and replicate weights are two ways to standard errors; give one"
+        )
+    found = ReplicateWeights(
+        rows=None if rows is None else list_replicates(rows),
+        groups=None if groups is None else list_replicates(groups),
+        method=kind or "BRR",
+        rho=rho,
+    )
+    found.plan()
+    return found
+
+
+def list_replicates(text: str) -> list[str]:
+    """Return the expressions that a text with a range of numbers stands for: w{1..3} is w1, w2, w3.
+
+    Numbers are as wide as the first: {01..80}.
+
+    Raises:
+        ArgumentError: no range, or one that does not rise.
+    """
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", text)
+    if len(set(ranges)) != 1 or int(ranges[0][0]) >= int(ranges[0][1]):
+        raise ArgumentError(
+            f"'{text}' does not say how many replicates there are; give a range of numbers, such "
+            "as 'w_rep{1..80}'"
+        )
+    (first, last), written = ranges[0], "{" + "..".join(ranges[0]) + "}"
+    numbers = (str(at).zfill(len(first)) for at in range(int(first), int(last) + 1))
+    return [text.replace(written, number) for number in numbers]
 
 
 def find_data(entry: "GalleryModel") -> Any:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.levels import LevelsEstimate
+    from bhlm.studies.replicate_weights import ReplicateWeights
 
 LOGGER = logging.getLogger("bhlm")
 
@@ -287,7 +288,7 @@ class Model:
         method: str = "reml",
         covariance: str | None = None,
         start: "RemlFit | LevelsFit | None" = None,
-        errors: str | None = None,
+        errors: "str | ReplicateWeights | None" = None,
     ) -> "RemlFit":
         """Return the fit by restricted ("reml") or full ("ml") maximum likelihood.
 
@@ -301,7 +302,7 @@ class Model:
             start: a fit of the same model to start from, such as the one before new rows came.
             errors: "model", or by the groups' scores "full", "uncorrected", "block" or "separate",
                 see `RemlFit.compare_conventions`; None is "full" with sampling weights, and else
-                "model".
+                "model". Or the `bhlm.ReplicateWeights` of a survey: a refit for each.
 
         Raises:
             ArgumentError: REML of sampling weights, or of errors by scores; an argument that is
@@ -312,6 +313,8 @@ class Model:
 
         if self._patterns is not None:
             raise self._refuse_family("restricted maximum likelihood")
+        if errors is not None and not isinstance(errors, str):
+            return self._fit_replicates(errors, method=method, covariance=covariance, start=start)
         if self._strata is not None:
             from bhlm.fits.strata_fit import StrataFit
             from bhlm.reml.strata import fit_strata
@@ -833,7 +836,7 @@ class Model:
         from bhlm.design.rows import read_frame
         from bhlm.progress import show_progress
         from bhlm.reml.estimate import fit_moments
-        from bhlm.studies.replicate_weights import plan_replicates, tabulate_replicates
+        from bhlm.studies.replicate_weights import ReplicateWeights, tabulate_replicates
 
         meant = self.formula.weights
         if not isinstance(meant, SamplingWeights):
@@ -841,20 +844,14 @@ class Model:
                 "replicate weights replace sampling weights, which this model has none of; give "
                 "weights=bhlm.SamplingWeights(...)"
             )
-        sizes = {len(each) for each in (rows, groups) if each is not None}
-        if len(sizes) != 1:
-            found = " and ".join(map(str, sorted(sizes))) or "no"
-            raise ArgumentError(
-                f"rows= and groups= have {found} replicates; give as many of both, or of one of "
-                "them"
-            )
+        replicates = ReplicateWeights(rows, groups, method, rho, rscales, mse)
+        _ = replicates.count
         if not self.has_rows:
             raise DataError(
                 "this model was made from moments, which hold no replicate weights; make it from "
                 "the table"
             )
-        (count,) = sizes
-        scheme = plan_replicates(method, count, rho=rho, rscales=rscales, mse=mse)
+        scheme = replicates.plan()
 
         def refit(r: int) -> Any:
             own = SamplingWeights(
@@ -877,6 +874,25 @@ class Model:
 
         with show_progress("replicates") as bar:
             return tabulate_replicates(fit, refit, scheme, progress=progress or bar)
+
+    def _fit_replicates(
+        self, errors: "ReplicateWeights", *, method: str, covariance: str | None, start: Any
+    ) -> "RemlFit":
+        """Return the fit by pseudo-ML with standard errors by replicate weights."""
+        from dataclasses import asdict
+
+        from bhlm.fits.reml_fit import RemlFit
+        from bhlm.studies.replicate_weights import correct_errors
+
+        if self._cells is not None or self._strata is not None:
+            raise ArgumentError(
+                "replicate weights are not there yet with several grouping factors or residual=; "
+                "take errors='full'"
+            )
+        _ = errors.plan()
+        fit = self.reml(method=method, covariance=covariance, start=start, errors="model")
+        table = self.replicate_errors(fit, **asdict(errors))
+        return RemlFit.of(correct_errors(fit, table, errors.sentence), model=self)
 
     def residuals(self, fit: "RemlFit | LevelsFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.

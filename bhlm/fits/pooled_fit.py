@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bhlm.bayes.priors.resolve import Priors
     from bhlm.reml.fixed.wald import JointTest
     from bhlm.studies.imputations.mixture import Mixture
+    from bhlm.studies.replicate_weights import ReplicateWeights
 
 LOGGER = logging.getLogger("bhlm")
 
@@ -172,7 +173,7 @@ def fit_imputations(
     method: str = "reml",
     covariance: str | None = None,
     weights: "str | Weights | None" = None,
-    errors: str | None = None,
+    errors: "str | ReplicateWeights | None" = None,
     df: str | None = None,
     level: float = 0.95,
 ) -> PooledFit:
@@ -190,7 +191,8 @@ def fit_imputations(
         covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
             the formula says.
         weights: of rows and groups, as `Model` takes them.
-        errors: how each fit's standard errors are computed, as in `Model.reml`.
+        errors: how each fit's standard errors are computed, as in `Model.reml`; by replicate
+            weights they are those of each response, and Rubin's rules add what lies between.
         df: of the fixed effects, as in `pool`.
         level: of the intervals.
 
@@ -204,7 +206,7 @@ def fit_imputations(
     models = _list_models(formula, data, responses)
     choice: dict[str, Any] = {"method": method, "covariance": covariance, "errors": errors}
     beside: list[Moments] | None = None
-    if responses is not None:
+    if responses is not None and (errors is None or isinstance(errors, str)):
         beside = _reduce_once([text for _, text, _ in models], data, weights)
     together = None if beside is None else fit_responses(beside, **choice)
     for sentence in () if beside is None else doubt_columns(beside[0]):

@@ -9,7 +9,7 @@ import numpy as np
 from bhlm.errors import ArgumentError, IdentifiabilityError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
-from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.parameters import RESIDUAL, Parameter, Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
 from bhlm.likelihood.responses import search_beside
 from bhlm.likelihood.scores import find_scores
@@ -94,6 +94,11 @@ class Estimate(Maximum):
     def parts(self) -> tuple[Part, ...]:
         """The random part of the single factor."""
         return (Part(self.structure, self.g),)
+
+    @property
+    def variances(self) -> tuple[Parameter, ...]:
+        """The free elements of G and the residual variance, as `variance_cov` has them."""
+        return (*self.structure.variances, RESIDUAL)
 
     @property
     def bent(self) -> "Bent":

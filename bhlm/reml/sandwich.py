@@ -57,6 +57,13 @@ CONVENTIONS = {
 DEFAULT = "full"
 
 
+def tell_errors(errors: str) -> str:
+    """Return what standard errors are by, in words: a convention's scores, or replicate weights."""
+    if errors not in CONVENTIONS:
+        return errors
+    return f"the groups' scores ({errors}, as {CONVENTIONS[errors].programs})"
+
+
 def check_sandwich(method: str, convention: str) -> None:
     """Refuse conventions that are not known, and a sandwich of REML.
 

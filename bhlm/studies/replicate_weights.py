@@ -19,12 +19,12 @@ Official Stat. 6, 223-239, for Fay's; OECD (2014), PISA 2012 Technical Report, c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.standard_errors import Z95, log_interval
@@ -35,6 +35,59 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 TYPES = ("BRR", "Fay", "JK1", "JK2", "JKn", "bootstrap")
+
+
+@check_fields
+@dataclass(frozen=True, slots=True)
+class ReplicateWeights:
+    """The replicate weights that a survey comes with, and how they add up to a variance.
+
+    `model.reml(method="ml", errors=ReplicateWeights(...))` takes its standard errors from them.
+
+    Args:
+        rows: R columns in the place of the rows' sampling weights, or expressions such as
+            "w_fstr1 / w_fschwt"; None keeps the model's.
+        groups: R columns in the place of the groups' weights; None keeps the model's.
+        method: "BRR", "Fay", "JK1", "JK2", "JKn" or "bootstrap", as the survey says.
+        rho: of Fay's method, 0.5 in PISA.
+        rscales: of JKn, one for each replicate.
+        mse: whether deviations are from the full estimates, not from the replicates' mean.
+    """
+
+    rows: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+    method: str = "BRR"
+    rho: float | None = None
+    rscales: Sequence[float] | None = None
+    mse: bool = True
+
+    @property
+    def count(self) -> int:
+        """The number R of replicates.
+
+        Raises:
+            ArgumentError: no replicates, or lists of different lengths.
+        """
+        sizes = {len(each) for each in (self.rows, self.groups) if each is not None}
+        if len(sizes) != 1:
+            found = " and ".join(map(str, sorted(sizes))) or "no"
+            raise ArgumentError(
+                f"rows= and groups= have {found} replicates; give as many of both, or of one of "
+                "them"
+            )
+        return sizes.pop()
+
+    def plan(self) -> "Scheme":
+        """Return how the replicates add up; raises as `plan_replicates` does."""
+        return plan_replicates(
+            self.method, self.count, rho=self.rho, rscales=self.rscales, mse=self.mse
+        )
+
+    @property
+    def sentence(self) -> str:
+        """What they are, which is what a fit calls its errors."""
+        rho = "" if self.rho is None else f", rho {self.rho:g}"
+        return f"{self.count} replicate weights ({self.method}{rho})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +201,15 @@ def tabulate_replicates(
     table.attrs["replicates"] = pd.DataFrame(found, columns=names)
     table.attrs["covariance"] = pd.DataFrame(covariance, names, names)
     return table
+
+
+def correct_errors(fit: Estimate, table: "pd.DataFrame", sentence: str) -> Estimate:
+    """Return a fit with the standard errors of `tabulate_replicates`, called by a sentence."""
+    covariance = table.attrs["covariance"]
+    parts = []
+    for names in (fit.moments.fixed, [str(each) for each in fit.variances]):
+        parts.append(covariance.loc[list(names), list(names)].to_numpy())
+    return replace(fit, beta_cov=parts[0], variance_cov=parts[1], errors=sentence)
 
 
 def _bound(parameter: Parameter, value: float, se: float) -> tuple[float, float]:

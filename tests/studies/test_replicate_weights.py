@@ -1,10 +1,14 @@
 """Standard errors from replicate weights: by hand, and by deleting groups."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 
 import bhlm
+from bhlm.commands.shared import list_replicates
 from bhlm.errors import ArgumentError, DataError
 from bhlm.studies.replicate_weights import combine_replicates, plan_replicates
 
@@ -79,3 +83,90 @@ def test_what_replicates_cannot_be_is_refused(table, model):
     reduced = bhlm.Model.from_moments(model.moments)
     with pytest.raises(DataError, match="no replicate weights"):
         reduced.replicate_errors(fit, groups=JK)
+
+
+REPLICATES = bhlm.ReplicateWeights(groups=JK, method="JK1")
+
+
+def test_a_fit_takes_its_standard_errors_from_replicates(model, tmp_path):
+    table = model.replicate_errors(model.ml(), groups=JK, method="JK1")
+    fit = model.reml(method="ml", errors=REPLICATES)
+    found = fit.estimates
+    names = ["Intercept", "x", "var(Intercept|g)", "var(Residual)"]
+    np.testing.assert_allclose(found.loc[names, "estimate"], table.loc[names, "estimate"])
+    np.testing.assert_allclose(found.loc[names, "se"], table.loc[names, "se"])
+    covariance = table.attrs["covariance"].loc[["Intercept", "x"], ["Intercept", "x"]]
+    np.testing.assert_allclose(fit.beta_cov, covariance)
+    assert fit.judged_by_z
+    assert "Standard errors by 6 replicate weights (JK1)" in " ".join(fit.summary().split())
+    fit.dashboard(tmp_path / "page.html")
+    told = (tmp_path / "page.json").read_text(encoding="utf-8")
+    assert "errors=replicates" in told
+    assert "could not be computed" not in told
+
+
+def test_plausible_values_add_what_lies_between_to_the_replicates(table):
+    rng = np.random.default_rng(4)
+    given = table.assign(**{f"y{k}": table["y"] + rng.normal(size=len(table)) for k in range(3)})
+    weights = bhlm.SamplingWeights(groups="w")
+    choice = {"weights": weights, "method": "ml", "errors": REPLICATES}
+    pooled = bhlm.fit_imputations("y0 + y1 + y2 ~ x + (1 | g)", given, **choice)
+    betas, squares = [], []
+    for k in range(3):
+        model = bhlm.Model(f"y{k} ~ x + (1 | g)", given, weights=weights)
+        fit = model.ml()
+        betas.append(fit.beta)
+        errors = model.replicate_errors(fit, groups=JK, method="JK1")["se"]
+        squares.append(errors.loc[["Intercept", "x"]].to_numpy() ** 2)
+    total = np.mean(squares, axis=0) + 4 / 3 * np.var(betas, axis=0, ddof=1)
+    np.testing.assert_allclose(pooled.estimates["se"].iloc[:2], np.sqrt(total), rtol=1e-6)
+    text = " ".join(pooled.summary().split())
+    assert "Standard errors of each fit by 6 replicate weights (JK1)" in text
+    assert "Sampling weights of groups w" in text
+
+
+def test_replicates_are_refused_before_a_fit(table, model):
+    for replicates, told in (
+        (bhlm.ReplicateWeights(groups=JK, method="Fay"), "which is 0.5 in PISA"),
+        (bhlm.ReplicateWeights(), "no replicates"),
+        (bhlm.ReplicateWeights(rows=JK, groups=JK[:2]), "2 and 6 replicates"),
+    ):
+        with pytest.raises(ArgumentError, match=told):
+            model.reml(method="ml", errors=replicates)
+    with pytest.raises(ArgumentError, match="none of"):
+        bhlm.Model(FORMULA, table).reml(method="ml", errors=REPLICATES)
+    with pytest.raises(ArgumentError, match="no rows have that distribution"):
+        model.reml(errors=REPLICATES)
+    nested = bhlm.Model("y ~ x + (1 | g) + (1 | g:w)", table)
+    with pytest.raises(ArgumentError, match="not there yet with several grouping factors"):
+        nested.reml(method="ml", errors=REPLICATES)
+
+
+def test_replicates_on_the_command_line(table, model, capsys, tmp_path):
+    path = tmp_path / "rows.csv"
+    table.to_csv(path, index=False)
+    given = ["--data", path, "--formula", FORMULA, "--group-weights", "w", "--method", "ml"]
+    out = tmp_path / "out.json"
+    jk = ["--group-replicates", "jk{0..5}", "--replicates-are", "JK1"]
+    status, _, err = run(capsys, "reml", *given, *jk, "--json", out)
+    assert status == 0, err
+    content = json.loads(out.read_text())["reml"]
+    expected = model.reml(method="ml", errors=REPLICATES).estimates
+    assert content["estimates"]["x"]["se"] == pytest.approx(expected.loc["x", "se"], rel=1e-6)
+    assert content["errors"] == "6 replicate weights (JK1)"
+    for options, told in (
+        (["--group-replicates", "jk0"], "does not say how many replicates there are"),
+        (["--group-replicates", "jk{5..5}"], "does not say how many replicates there are"),
+        (["--rho", "0.5"], "give their columns too"),
+        ([*jk, "--errors", "full"], "two ways to standard errors"),
+        (["--group-replicates", "jk{0..5}", "--replicates-are", "Fay"], "which is 0.5 in PISA"),
+    ):
+        status, _, err = run(capsys, "reml", *given, *options)
+        assert status == 2
+        assert told in err
+        assert err.count("\n") == 1
+
+
+def test_a_range_stands_for_every_number():
+    assert list_replicates("w{8..10} / w{8..10}s") == ["w8 / w8s", "w9 / w9s", "w10 / w10s"]
+    assert list_replicates("JR{01..03}") == ["JR01", "JR02", "JR03"]

@@ -20,7 +20,7 @@ from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
 from bhlm.reml.maximum import Maximum
-from bhlm.reml.sandwich import CONVENTIONS
+from bhlm.reml.sandwich import tell_errors
 
 Array = np.ndarray
 
@@ -113,9 +113,8 @@ def note_weights(fit: Estimate) -> list[str]:
     notes = [weights] if weights else []
     if fit.errors != "model":
         notes.append(
-            f"Standard errors by the groups' scores ({fit.errors}, as "
-            f"{CONVENTIONS[fit.errors].programs}); fit.compare_conventions() has those of other "
-            "programs"
+            f"Standard errors by {tell_errors(fit.errors)}; fit.compare_conventions() has those of "
+            "other programs"
         )
     return notes
 

@@ -15,7 +15,12 @@ from bhlm.reml.fixed.few_groups import tell_weights
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
-from bhlm.reports.dashboard.reproduction import frame_values, tabulate_versions, write_weights
+from bhlm.reports.dashboard.reproduction import (
+    frame_values,
+    tabulate_versions,
+    write_errors,
+    write_weights,
+)
 from bhlm.reports.dashboard.verdict import describe_dropped, describe_sizes, join_ends, measure_rows
 
 if TYPE_CHECKING:
@@ -270,7 +275,7 @@ def _write_lines(pooled: "Pooled") -> tuple[str, ...]:
     if fit.weights is not None:
         given.append(write_weights(fit.weights))
     if fit.errors != "model":
-        given.append(f"errors={fit.errors!r}")
+        given.append(write_errors(fit.errors))
     several = len(pooled.responses) == pooled.m
     formula, data = (state_formula(pooled), "data") if several else (fit.moments.formula, "tables")
     what = "the table" if several else "a list with the imputed tables"

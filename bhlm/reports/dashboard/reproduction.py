@@ -14,6 +14,7 @@ from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.layout import agree
 from bhlm.likelihood.covariance import Structure
+from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.verdict import find_moments
 
@@ -220,8 +221,10 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     override = _find_structure(subject).name_override
     kind = [] if override is None else [f"covariance={override!r}"]
     if reml is not None:
+        if reml.errors != "model" and reml.errors not in CONVENTIONS:
+            lines.append(f"replicates = bhlm.ReplicateWeights(...)  # {reml.errors}, as given")
         given = [] if reml.method == "reml" else [f"method={reml.method!r}"]
-        given += [] if reml.errors == "model" else [f"errors={reml.errors!r}"]
+        given += [] if reml.errors == "model" else [write_errors(reml.errors)]
         lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
     if post is not None:
         priors, notes = _write_priors(post)
@@ -229,6 +232,13 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html", model=model)']
     return tuple(lines), tuple(notes)
+
+
+def write_errors(errors: str) -> str:
+    """Return the argument of `reml` for standard errors."""
+    if errors in CONVENTIONS:
+        return f"errors={errors!r}"
+    return "errors=replicates"
 
 
 def write_weights(weights: "Weights") -> str:
@@ -239,7 +249,8 @@ def write_weights(weights: "Weights") -> str:
         return f"known_variance={weights.rows!r}"
     given = f"{weights.rows!r}"
     if weights.is_sampling:
-        given = f"rows={weights.rows!r}, groups={weights.groups!r}, scaling={weights.scaling!r}"
+        groups = dict(weights.factors) or weights.groups
+        given = f"rows={weights.rows!r}, groups={groups!r}, scaling={weights.scaling!r}"
     return f"weights=bhlm.{type(weights).__name__}({given})"
 
 
@@ -247,7 +258,8 @@ def write_level_lines(
     subject: Subject, moments: "CellMoments"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the Python lines that fit several factors again, and what they cannot repeat."""
-    lines = ["import bhlm", f"model = bhlm.Model({moments.formula!r}, table)"]
+    of_rows = "" if moments.weights is None else f", {write_weights(moments.weights)}"
+    lines = ["import bhlm", f"model = bhlm.Model({moments.formula!r}, table{of_rows})"]
     name = "fit" if subject.level_post is None else "reml"
     if subject.levels is not None:
         lines.append(f"{name} = model.reml(method={subject.levels.method!r})")

@@ -19,7 +19,7 @@ from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import note_binary, note_few_groups, tell_weights
 from bhlm.reml.heterogeneity import measure_heterogeneity
-from bhlm.reml.sandwich import CONVENTIONS
+from bhlm.reml.sandwich import CONVENTIONS, tell_errors
 from bhlm.reml.strata import StrataEstimate
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
 from bhlm.reports.dashboard.cells import count_decimals
@@ -393,10 +393,7 @@ def list_page_notes(fit: "Estimate") -> list[str]:
     """Return the sentences under the table of estimates: weights, errors, few groups, 0 and 1."""
     notes = [tell_weights(fit.moments)]
     if fit.errors != "model":
-        notes.append(
-            f"Standard errors are from the scores of the groups ({fit.errors}, as "
-            f"{CONVENTIONS[fit.errors].programs})"
-        )
+        notes.append(f"Standard errors are by {tell_errors(fit.errors)}")
     return [note for note in (*notes, tell_few_groups(fit), note_binary(fit)) if note]
 
 

@@ -13,6 +13,8 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.markup import HTML, estimates_html
+from bhlm.reml.fixed.few_groups import tell_weights
+from bhlm.reml.sandwich import tell_errors
 
 if TYPE_CHECKING:
     from bhlm.studies.imputations.pooled import Pooled
@@ -61,7 +63,11 @@ def list_pooled_notes(pooled: "Pooled") -> list[str]:
         f"{df}. riv: relative increase in variance; fmi: fraction of missing information. "
         "Variances and SDs are pooled by their logarithms, correlations by Fisher's z."
     )
-    return [legend, *(f"{note}." for note in pooled.notes)]
+    fit = pooled.fits[0]
+    given = [tell_weights(fit.moments)] if fit.weights is not None else []
+    if fit.errors != "model":
+        given.append(f"Standard errors of each fit by {tell_errors(fit.errors)}")
+    return [legend, *(f"{note}." for note in (*given, *pooled.notes))]
 
 
 def show_pooled(pooled: "Pooled") -> str:
