@@ -22,6 +22,7 @@ from bhlm.sources.parquet import ParquetScan
 SHOWN_COLUMNS = 12
 SEPARATORS = (";", "\t", "|")  # of CSV files, beside the comma
 LABELS = (nw.String, nw.Categorical, nw.Enum)
+WIDE = (nw.Int64, nw.UInt64)  # integers of which a double does not hold each
 PANDAS = "pandas."  # how Arrow's names of the types that pandas adds begin
 
 
@@ -168,12 +169,31 @@ def check_schema(frame: Frame, formula: Formula) -> nw.Schema:
     schema = frame.collect_schema()
     for name in formula_columns(formula):
         if name in schema:
+            _check_case(frame, name, list(schema))
             continue
         names = [str(column) for column in schema]
         raise DataError(f"the table has no column '{name}'; {advise_column(name, names)}")
     for group in formula.group_columns:
         check_labels(frame, group, f"the group column '{group}'")
     return schema
+
+
+def _check_case(frame: Frame, name: str, names: Sequence[str]) -> None:
+    """Raise `DataError` where an engine behind Ibis would read a column for another.
+
+    Most databases do not tell upper and lower case apart in names, and take one of two columns for
+    both. PostgreSQL does where names stand in quotes, as Ibis writes them.
+    """
+    twins = [each for each in names if each != name and each.casefold() == name.casefold()]
+    if not twins or not frame.implementation.is_ibis():
+        return
+    native: Any = nw.to_native(frame)
+    engine = native.get_backend().name
+    if engine != "postgres":
+        raise DataError(
+            f"the table has columns '{name}' and '{twins[0]}', of which {engine}, behind Ibis, may "
+            "read one for the other; rename one"
+        )
 
 
 def check_labels(frame: Frame, name: str, what: str) -> None:
@@ -244,6 +264,26 @@ def advise_column(name: str, names: Sequence[str]) -> str:
     return f"{hint}it has: {shown}{more}"
 
 
+def _append_doubles(frame: Frame, name: str) -> tuple[Frame, str]:
+    """Return a frame with a column of wide integers as doubles, and what that is called.
+
+    Arrow makes doubles of integers beyond 2^53 only where it is told that it may round. A frame of
+    an engine that does by itself is returned as it is.
+    """
+    native: Any = nw.to_native(frame)
+    alias = f"{name} as doubles"
+    while alias in frame.collect_schema():
+        alias += "_"
+    if frame.implementation.is_pyarrow():
+        doubles = native.column(name).cast("float64", safe=False)
+        return nw.from_native(native.append_column(alias, doubles)), alias
+    if frame.implementation.is_pandas() and str(native[name].dtype).endswith("[pyarrow]"):
+        doubles = native[name].array.__arrow_array__().cast("float64", safe=False)
+        values = type(native[name].array)(doubles)
+        return nw.from_native(native.assign(**{alias: values})), alias
+    return frame, name
+
+
 def prepare_rows(
     frame: Frame, formula: Formula, schema: nw.Schema, *, factors: list[Expression]
 ) -> tuple[Frame, Layout]:
@@ -277,6 +317,9 @@ def prepare_rows(
             safe = columns[name] = f"c{len(columns)}"
             names[safe] = name
             number = _as_number(name) if dtype == nw.Boolean else nw.col(name)
+            if dtype in WIDE:
+                frame, name = _append_doubles(frame, name)
+                number = nw.col(name)
             prepared[safe] = number if dtype == nw.Float64 else number.cast(nw.Float64)
             floats += [safe] if dtype.is_float() else []
     layout = Layout(columns, categories, tuple(floats), names, _find_keys(formula))

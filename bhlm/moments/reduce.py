@@ -197,10 +197,11 @@ def reduce_frame(frame: Frame, formula: Formula, groups: Sequence[str] = (GROUP,
         n = weighting.sums if weights.counts_rows else n
         mean = mean + left / mass[:, None] if weigh else mean
     cross = np.empty((len(n), k, k))
-    for i, j in pairs:
-        corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / mass
-        # Rounding must not make a sum of squares negative.
-        cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
+    with np.errstate(over="ignore", invalid="ignore"):  # who checks the moments tells of it
+        for i, j in pairs:
+            corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / mass
+            # Rounding must not make a sum of squares negative.
+            cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
     return Blocks(labels, n, mean, cross, weighting)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from bhlm.commands.main import main
-from bhlm.errors import BhlmError
+from bhlm.errors import BhlmError, DataError
 from bhlm.fits.model import Model
 from bhlm.sources.open import open_table
 from tests.fuzz.outcome import judge
@@ -403,3 +403,37 @@ def test_csv_files_of_different_kinds_are_text_on_every_route(
             )
         ]  # fmt: skip
         assert len(set(answers)) == 1, answers
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+@pytest.mark.parametrize("formula", ["y ~ v + (1 | g)", "v ~ 1 + (1 | g)", "y ~ cwc(v) + (1 | g)"])
+def test_integers_beyond_2_53_are_numbers_on_every_route(
+    formula: str, dtype: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    wide = (10**18 * rng.random(N)).astype(dtype)  # such as times in nanoseconds
+    table = pd.DataFrame({"y": rng.normal(size=N), "g": BASE, "v": wide})
+    arrow = pa.Table.from_pandas(table)
+    table.to_parquet(tmp_path / "t.parquet")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    sources = (
+        table, arrow, arrow.to_pandas(types_mapper=pd.ArrowDtype), pl.from_arrow(arrow),
+        duckdb.sql("from arrow"), str(tmp_path / "t.parquet"), str(tmp_path / "t.csv"),
+        open_table(tmp_path / "t.parquet", memory_limit="100MB"),
+        open_table(tmp_path / "t.csv", memory_limit="100MB"),
+    )  # fmt: skip
+    found = [Model(formula, source).reml().loglik for source in sources]
+    assert found == pytest.approx([found[0]] * len(found), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string'")  # which Ibis asks pandas for
+def test_a_database_behind_ibis_does_not_take_one_column_for_another() -> None:
+    import ibis
+
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"Y": rng.normal(size=N), "g": BASE, "x": rng.normal(size=N)})
+    table["y"] = 2.0 * table["Y"] + rng.normal(size=N)
+    kept = Model("x ~ 1 + (1 | g)", ibis.memtable(table)).reml().loglik
+    assert kept == pytest.approx(Model("x ~ 1 + (1 | g)", table).reml().loglik)
+    with pytest.raises(DataError, match="has columns 'y' and 'Y', of which duckdb, behind Ibis"):
+        Model("y ~ x + (1 | g)", ibis.memtable(table))
