@@ -243,14 +243,22 @@ def reml_command(
     by = choose_errors(errors, replicates, group_replicates, replicates_are, rho)
     if has_responses(which, formula):
         refused = {
-            "--known-variance": known_variance, "--residual": residual, "--dashboard": dashboard,
+            "--known-variance": known_variance, "--residual": residual,
             "--style": None if style == "stata" else style, "--rows": rows,
             "--memory-limit": memory_limit, "--conventions": conventions,
         }  # fmt: skip
+        command = write_command(
+            "reml", which, data=data, formula=formula, separator=separator, missing=missing,
+            method=method, covariance=covariance, df=df, weights=weights,
+            group_weights=group_weights, weights_are=weights_are, scaling=scaling, errors=errors,
+            replicates=replicates, group_replicates=group_replicates,
+            replicates_are=replicates_are, rho=rho, dashboard=dashboard,
+        )  # fmt: skip
         return run_pooled(
             "reml", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, method=method, covariance=covariance,
             errors=by, df=df, json=json,
+            dashboard=dashboard, command=command,
         )  # fmt: skip
     model, entry = open_model(
         which,

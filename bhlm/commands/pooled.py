@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.commands.shared import (
     find_data,
+    name_source,
     print_text,
     print_title,
     read_settings,
@@ -50,6 +51,8 @@ def run_pooled(
     priors: str | None = None,
     counts: Mapping[str, Any] | None = None,
     json: Path | None = None,
+    dashboard: Path | None = None,
+    command: str = "",
 ) -> int:
     """Pool the fits of several responses, sample or reconcile them, and return the exit status.
 
@@ -69,6 +72,8 @@ def run_pooled(
         priors: what --priors says.
         counts: seed, draws, tune, chains.
         json: where the numbers go.
+        dashboard: where the page about the pooled fits goes, with its own numbers beside it.
+        command: how it was asked for, which the page says.
 
     Raises:
         ArgumentError: options that plausible values do not take, or data without a formula.
@@ -102,6 +107,12 @@ def run_pooled(
             print_text(both.summary())
             content = both.to_dict()
             status = 0 if both.verdict in ("agree", "explained") else 1
+    if dashboard:
+        from bhlm.reports.dashboard.subjects import write_pooled
+
+        page, title = dashboard, entry.title if entry else None
+        source = name_source(entry, data) | {"Command": command}
+        writers.append(lambda: write_pooled(pooled, page, title=title, source=source))
     if json:
         writers.append(lambda: write_json(content, json))
     write_all(*writers)

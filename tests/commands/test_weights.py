@@ -238,3 +238,24 @@ def test_moments_of_sites_keep_their_weights(survey, options, capsys, tmp_path):
     status, _, err = run(capsys, "moments", survey, *nested, "-o", merged)
     assert status == 2
     assert "a file of moments is not there yet with precision weights" in err
+
+
+@pytest.mark.wide
+def test_plausible_values_have_the_page_of_pool(survey, capsys, tmp_path):
+    table = pd.read_csv(survey)
+    table["z"] = table["y"] + np.linspace(-1, 1, 96) ** 2
+    table.to_csv(survey, index=False)
+    page = tmp_path / "page.html"
+    formula = ["--formula", "y + z ~ x + (1 | school)", "--dashboard", page]
+    twins = []
+    for asked in (["pool", survey], ["reml", "--data", survey]):
+        status, _, err = run(capsys, *asked, *formula, *SAMPLING)
+        assert status == 0, err
+        twins.append(json.loads(page.with_suffix(".json").read_text()))
+    assert twins[0]["pooled"] == twins[1]["pooled"]
+    assert twins[1]["source"]["Command"].startswith("bhlm reml --data")
+    status, _, err = run(capsys, "reml", "pisa_nz", "--dashboard", page)
+    assert status == 0, err
+    twin = json.loads(page.with_suffix(".json").read_text())
+    assert twin["title"].startswith("PISA 2012, New Zealand")
+    assert "OECD" in twin["source"]["Citation"]
