@@ -83,8 +83,8 @@ def open_model(
         if entry.responses:
             raise ArgumentError(
                 f"'{which}' has {len(entry.responses)} plausible values, which this command does "
-                "not pool; bhlm reml, sample and reconcile do, and bhlm pool --dashboard writes the "
-                "page of a file with such values"
+                "not pool; bhlm reml, sample and reconcile do, and bhlm pool --dashboard writes "
+                "the page of a file with such values"
             )
         check(entry.formula)
         return Model(entry.formula, find_data(entry), **entry.outcome), entry
