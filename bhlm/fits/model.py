@@ -95,9 +95,17 @@ class Model:
     ) -> None:
         meant = read_weights(weights, known_variance)
         if meant is not None and family != "gaussian":
+            # A row of 0 or 1 that stands for w equal ones is w trials with w successes or none.
+            counted = family == "bernoulli" and meant.counts_rows
+            out = (
+                f"a row that counts {meant.rows} times is {meant.rows} trials: make the column of "
+                f"successes, the response times {meant.rows}, and write 'successes / {meant.rows} "
+                "~ ...' with family='binomial'"
+                if counted
+                else "leave them out, or fit the gaussian"
+            )
             raise ArgumentError(
-                f"weights are not there yet with family={family!r} ({meant.sentence}); leave them "
-                "out, or fit the gaussian"
+                f"weights are not there yet with family={family!r} ({meant.sentence}); {out}"
             )
         stated = parse_formula(formula)
         meant = settle_factors(meant, tuple(stated.groupings), stated.find_grouping)

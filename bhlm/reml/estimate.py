@@ -323,7 +323,11 @@ def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estima
 def _correct(found: Estimate, errors: str) -> Estimate:
     """Return a fit with standard errors by the groups' scores."""
     robust = found.sandwich_errors(errors)
-    return replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+    corrected = replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
+    for what in ("met", "sandwich"):  # which rest on the estimates alone
+        if what in found._kept:
+            corrected._kept[what] = found._kept[what]
+    return corrected
 
 
 def _is_curved(hessian: Array) -> bool:

@@ -365,3 +365,22 @@ def test_single_rows_of_a_pseudo_likelihood_are_refused(ask, sleepstudy):
     with pytest.raises(ArgumentError, match="is not there with sampling weights") as told:
         getattr(model, ask)(model.reml(method="ml"))
     assert "\n" not in str(told.value)
+
+
+def test_rows_of_zeros_and_ones_that_count_several_times_are_trials(sleepstudy):
+    """WeMix prints -93.751679 by 13 points of quadrature that is not adaptive."""
+    times = sleepstudy["Subject"].isin([308, 309, 310]) + 1
+    high = (sleepstudy["Reaction"] >= 300).astype(int)
+    table = sleepstudy.assign(high=high, times=times, successes=high * times)
+    with pytest.raises(ArgumentError, match=r"'successes / times ~ \.\.\.' with family='binomial'"):
+        bhlm.Model(
+            "high ~ Days + (1 | Subject)",
+            table,
+            family="bernoulli",
+            weights=bhlm.FrequencyWeights("times"),
+        )
+    trials = bhlm.Model("successes / times ~ Days + (1 | Subject)", table, family="binomial").ml()
+    twice = pd.concat([table, table[times == 2]])
+    rows = bhlm.Model("high ~ Days + (1 | Subject)", twice, family="bernoulli").ml()
+    assert trials.loglik == pytest.approx(rows.loglik, abs=1e-8)
+    assert trials.loglik == pytest.approx(-93.751679, abs=5e-6)

@@ -137,7 +137,8 @@ def check_same_model(fits: Sequence[Any]) -> None:
         )
     first = _describe(fits[0])
     for at, fit in enumerate(fits, 1):
-        for what, value in _describe(fit).items():
+        described = first if _is_alike(fit, fits[0]) else _describe(fit)
+        for what, value in described.items():
             if value != first[what]:
                 raise ArgumentError(
                     f"fit {at} has {_tell_difference(what, value, first[what])}; pool fits of one "
@@ -172,6 +173,15 @@ def tabulate(combined: Combined, *, values: Array | float = 0.0, level: float) -
         *(combined.riv, combined.fmi),
     )
     return [PooledRow(*map(float, row)) for row in zip(*columns, strict=True)]
+
+
+def _is_alike(fit: Estimate, first: Estimate) -> bool:
+    """Whether two fits are at once seen to be of one model, as plausible values are."""
+    return (
+        fit.structure is first.structure
+        and fit.moments.fixed == first.moments.fixed
+        and (fit.weights, fit.method, fit.errors) == (first.weights, first.method, first.errors)
+    )
 
 
 def _describe(fit: Estimate) -> dict[str, tuple[str, ...]]:
