@@ -41,6 +41,7 @@ def read_batches(frame: nw.LazyFrame[Any], size: int) -> Iterator[nw.DataFrame[A
 
 @contextmanager
 def _explain_stop(frame: nw.LazyFrame[Any]) -> Iterator[None]:
+    """Raise `DataError` with an engine's own words, or for Ctrl-C KeyboardInterrupt."""
     try:
         yield
     except Exception as error:

@@ -155,12 +155,20 @@ def read_frame(table: Any) -> Frame:
     try:
         frame: Frame = nw.from_native(table)
         frame.collect_schema()
+        if isinstance(frame, nw.LazyFrame):
+            frame.head(0)  # of a relation whose schema is known, the query is planned anew
     except (TypeError, ValueError, nw.exceptions.NarwhalsError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DataError(
             f"a table of type {type(table).__name__} cannot be read ({reason}); pass a pandas, "
             "polars, pyarrow, DuckDB, Ibis or Spark table with distinct column names"
         ) from None
+    except Exception as error:  # one of the many of engines, whose file or connection is gone
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(
+            f"a table of type {type(table).__name__} cannot be read ({reason}); check that the "
+            "file, the table or the connection behind it is there"
+        ) from error
     return frame
 
 

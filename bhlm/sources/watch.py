@@ -76,8 +76,6 @@ def find_watch(table: Any) -> Watch:
 
     Without files for tables in memory, for databases and for a view, which does not say.
     """
-    if (own := getattr(table, "watch", None)) is not None and isinstance(own, Watch):
-        return own
     kind = type(table)
     if kind.__name__ == "DuckDBPyRelation":
         try:
@@ -93,7 +91,8 @@ def find_watch(table: Any) -> Watch:
             return Watch()
         texts = [text for listed in _SCANNED.findall(plan) for text in listed.split(", ")]
     else:
-        return Watch()
+        own = getattr(table, "watch", None)
+        return own if isinstance(own, Watch) else Watch()
     return watch_files(dict.fromkeys(path for text in texts for path in _list_files(text)))
 
 
@@ -109,7 +108,7 @@ def unchanged(*tables: Any, since_opened: bool = True) -> Iterator[None]:
         watches = [watch_files(watch.paths) for watch in watches]
     try:
         yield
-    except DataError:
+    except Exception:  # an engine's own, where a file is gone
         # What a changed file leads to is told as that.
         for watch in watches:
             watch.check()

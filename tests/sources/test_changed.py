@@ -198,3 +198,51 @@ def test_group_means_of_new_rows_are_those_of_the_model() -> None:
         model.predict(fit, new)
     table["w"] = make_table(1)["w"]
     pd.testing.assert_frame_equal(model.predict(fit, new), expected)
+
+
+def leave(kind: str, folder: Path) -> tuple[Any, Callable[[], Any]]:
+    """Return a lazy table, and what takes away the file, table or connection behind it."""
+    path, table = folder / "t.parquet", make_table(1)
+    table.to_parquet(path)
+    if kind == "a polars scan":
+        return pl.scan_parquet(path), path.unlink
+    if kind == "a file of DuckDB":
+        return duckdb.connect().read_parquet(str(path)), path.unlink
+    if kind == "a file read in pieces":
+        return bhlm.open_table(path, memory_limit="1GB"), path.unlink
+    connection = duckdb.connect()
+    connection.register("rows_of_t", table)
+    connection.execute("create table t as select * from rows_of_t")
+    found = connection.table("t")
+    if kind == "a dropped table":
+        return found, lambda: connection.execute("drop table t")
+    return found, connection.close
+
+
+GONE = [
+    *("a polars scan", "a file of DuckDB", "a file read in pieces", "a dropped table"),
+    "a closed connection",
+]
+
+
+@pytest.mark.parametrize("kind", GONE)
+def test_a_lazy_table_whose_source_is_gone_is_refused_in_one_line(
+    kind: str, tmp_path: Path
+) -> None:
+    source, take_away = leave(kind, tmp_path)
+    model = bhlm.Model(FORMULA, source)
+    fit, moments = model.reml(), model.moments
+    take_away()
+    asked: list[Callable[[], Any]] = [
+        lambda: model.residuals(fit), lambda: model.predict(fit), model.rows,
+        lambda: bhlm.Model(FORMULA, source),
+        lambda: bhlm.Model("y ~ x + (1 | g) + (1 | w)", source),
+        lambda: bhlm.Model("y ~ x + (1 | g)", source, residual="w"),
+        lambda: bhlm.Model("y ~ x + (1 | g)", source, family="poisson"),
+        lambda: model.predict(fit, source), lambda: moments.update(source),
+        lambda: bhlm.reduce_part(FORMULA, source), lambda: bhlm.reduce_like(moments, source),
+    ]  # fmt: skip
+    for ask in asked:
+        with pytest.raises(DataError) as refused:
+            ask()
+        assert "\n" not in str(refused.value)
