@@ -133,6 +133,8 @@ def test_a_missing_key_is_named(key):
         ("grid.group_size", 0), ("grid.group_size", [[]]), ("grid.group_size", [[3, 0]]),
         ("grid.icc", 1.0), ("grid.icc", [0.1, -0.1]), ("grid.icc", float("nan")),
         ("grid.slope_variance", -1), ("grid.correlation", 1.5), ("reml.df", ["kr"]),
+        *((key, 10**500) for key in ("grid.correlation", "grid.icc", "model.fixed.x")),
+        ("reml.df", [["z"]]), ("reml.variances", [{}]), ("bayes.target_accept", 10**500),
         ("reml.df", "z"), ("bayes.draws", 3), ("bayes.chains", 0), ("bayes.target_accept", 1.0),
         ("bayes.tune", 0), ("bayes.maxdepth", 0), ("priors", 1), ("priors.a", "Flat"),
     ],

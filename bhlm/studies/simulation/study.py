@@ -56,7 +56,7 @@ from bhlm.bayes.draws import Settings
 from bhlm.bayes.priors.correlations import LKJ
 from bhlm.bayes.priors.families import Prior
 from bhlm.bayes.priors.resolve import Priors, read_priors
-from bhlm.errors import LIMITS, ArgumentError, BhlmError
+from bhlm.errors import LIMITS, ArgumentError, BhlmError, is_finite
 from bhlm.layout import count, name_some
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.fixed.contrasts import METHODS
@@ -373,7 +373,7 @@ class _Table:
         if not isinstance(value, list):
             raise self.error(key, value, f"give a list of {', '.join(known)}")
         for each in value:
-            if each not in known:
+            if not isinstance(each, str) or each not in known:
                 raise self.error(key, each, _suggest(str(each), known))
         if len(set(value)) < len(value):
             raise self.error(key, value, "name each only once")
@@ -381,9 +381,8 @@ class _Table:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(
-        np.isfinite(value)
-    )  # fmt: skip
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and is_finite(value)
 
 
 def _is_integer(value: object, least: int) -> bool:
