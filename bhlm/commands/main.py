@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BhlmError as error:
         status = _refuse(str(error), given)
     except TyperException as error:
-        status = _refuse(f"{error.format_message()} See bhlm --help.", given)
+        status = _refuse(_tell_usage(error), given)
     except BrokenPipeError:
         status = UNHEARD
         _drop_output()
@@ -82,6 +82,18 @@ def _drop_output() -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_usage(error: TyperException) -> str:
+    """Return one sentence about arguments that no command takes, and whose help has those it does.
+
+    Typer's own ends with a full stop or without, as its kinds of errors were written.
+    """
+    context = getattr(error, "ctx", None)
+    path = "bhlm" if context is None else context.command_path
+    message = error.format_message().strip().rstrip(".").replace(". Did you", "; did you")
+    joint = " See" if message.endswith("?") else "; see"
+    return f"{message[:1].lower()}{message[1:]}{joint} {path} --help"
 
 
 def _call(given: list[str]) -> int | None:

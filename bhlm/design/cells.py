@@ -131,7 +131,7 @@ def read_labels(
     Raises:
         DataError: a factor has fewer levels.
     """
-    single = {name: code_groups(labels) for name, labels in columns.items()}
+    single = {name: code_groups(labels, column=name) for name, labels in columns.items()}
     for name, (distinct, _) in single.items():
         check_exact(distinct, f"the group column '{name}'")
     found = []

@@ -4,6 +4,7 @@ import numba
 import numpy as np
 
 from bhlm.errors import DataError
+from bhlm.layout import show_name
 
 Array = np.ndarray
 
@@ -22,16 +23,19 @@ def widen_labels(labels: Array) -> Array:
     return labels.astype(np.float64) if labels.dtype == np.float16 else labels
 
 
-def code_groups(labels: Array) -> tuple[Array, Array]:
+def code_groups(labels: Array, *, column: str | None = None) -> tuple[Array, Array]:
     """Return the sorted distinct labels (J,) and each row's code (n,) among them.
+
+    `column` is what a refusal calls them, where there are several.
 
     Raises:
         DataError: labels of types that have no order among each other, such as 1 and "1", or that
             are lists or records.
     """
+    called = "the group column" if column is None else f"the group column '{show_name(column)}'"
     labels = widen_labels(labels)
     if labels.ndim != 1:
-        raise _refuse_labels("records of several values")
+        raise _refuse_labels(called, "records of several values")
     if labels.dtype.kind in "iu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         # Beyond 2^63 unsigned labels leave what the compiled pass counts in.
@@ -47,9 +51,11 @@ def code_groups(labels: Array) -> tuple[Array, Array]:
     except (TypeError, ValueError):  # the latter of arrays
         kinds = sorted({type(label).__name__ for label in labels})
         if len(kinds) == 1:
-            raise _refuse_labels(f"labels of the type {kinds[0]}, which have no order") from None
+            raise _refuse_labels(
+                called, f"labels of the type {kinds[0]}, which have no order"
+            ) from None
         raise DataError(
-            f"the group column holds labels of several types ({', '.join(kinds)}), which have no "
+            f"{called} holds labels of several types ({', '.join(kinds)}), which have no "
             "order; give it one type"
         ) from None
     if groups.dtype.kind == "O":
@@ -57,14 +63,13 @@ def code_groups(labels: Array) -> tuple[Array, Array]:
             set(groups.tolist())
         except TypeError:  # lists have an order, but cannot be looked up
             kind = type(groups[0]).__name__
-            raise _refuse_labels(f"labels of the type {kind}") from None
+            raise _refuse_labels(called, f"labels of the type {kind}") from None
     return groups, codes.astype(np.int64)
 
 
-def _refuse_labels(what: str) -> DataError:
+def _refuse_labels(called: str, what: str) -> DataError:
     return DataError(
-        f"the group column holds {what}; choose a column of numbers, strings, booleans or "
-        "categories"
+        f"{called} holds {what}; choose a column of numbers, strings, booleans or categories"
     )
 
 

@@ -642,7 +642,7 @@ def _list_implicit(moments: CellMoments) -> list[str]:
 
     Class 1, 2, ... (or a, b, ...) in every school may be one class that crosses all schools, or as
     many. With one row for each combination they cannot be as many: nothing would tell them from the
-    residual.
+    residual. Whoever writes both readings, `(1 | school/class) + (1 | class)`, knows of them.
     """
     sentences = []
     pairs = zip(moments.factors, moments.labels, strict=True)
@@ -650,6 +650,9 @@ def _list_implicit(moments: CellMoments) -> list[str]:
     for outer, outside in single:
         for inner, inside in single:
             if inner is outer or not _is_count(inside.columns[0]):
+                continue
+            both = {outer.name, inner.name}
+            if any(both <= set(factor.columns) for factor in moments.factors):
                 continue
             held, first = np.unique(
                 outside.codes * inside.n_levels + inside.codes, return_index=True

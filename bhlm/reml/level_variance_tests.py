@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from bhlm.errors import ArgumentError
+from bhlm.layout import show_name
 from bhlm.likelihood.cells import CellBlocks, WhitenedCells, whiten_blocks
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.simulate_cells import CellSimulator, build_cell_simulator
@@ -102,6 +103,7 @@ def judge_level_variances(
         2.0 * (fit.loglik - below), count_out(structure, dropped), dropped=dropped,
         method=fit.method,
     )  # fmt: skip
+    result = replace(result, over=f"'{show_name(structure.group)}'")
     if null == "mixture":
         return result
     out = np.empty(many)

@@ -44,6 +44,7 @@ NOTHING = 1e-8
 # Up to here the mixture's 5 % point is off by more than a tenth, and refits are cheap.
 FEW_GROUPS = 50
 LEAST = 100  # replicates
+LEAST_PRINTED = 5e-5  # of p-values: a smaller one has no digit in four places
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class VarianceTest:
     zero: float  # the null's point mass at zero; nan for bounds that differ
     failures: int  # replicates that did not converge, and are left out
     sample: Array = field(repr=False, compare=False)  # (draws,) of the null, sorted
+    over: str = "groups"  # what they do not vary over: "groups" of the only factor, or "'school'"
 
     @property
     def naive_p(self) -> float:
@@ -75,17 +77,19 @@ class VarianceTest:
     def __str__(self) -> str:
         """Return the test as three or four lines, the mixture beside the null that was taken."""
         low, high = self.p_bounds
-        mixed = f"p = {low:.4f}" if low == high else f"p between {low:.4f} and {high:.4f}"
+        same = low == high or high < LEAST_PRINTED
+        mixed = _print_p(high) if same else f"p between {low:.4f} and {high:.4f}"
         fixed = self.df[-1]
         verb = "does" if len(self.dropped) == 1 else "do"
         lines = [
-            f"H0: {', '.join(self.dropped)} {verb} not vary over groups ({self.method.upper()})",
+            f"H0: {', '.join(self.dropped)} {verb} not vary over {self.over} "
+            f"({self.method.upper()})",
             f"  chi2 = {self.chi2:.3f}; H0 fixes {fixed} parameter{'s' if fixed > 1 else ''}",
             f"  {'mixture of chi-squares':34} {mixed} (holds for many groups)",
         ]
         if self.null != "mixture":
             lines.append(
-                f"  {NULL_NAMES[self.null]:34} p = {self.p:.4f} +- {self.p_error:.4f} "
+                f"  {NULL_NAMES[self.null]:34} {_print_p(self.p)} +- {self.p_error:.4f} "
                 f"({len(self.sample)} draws, {100 * self.zero:.0f} % of them zero)"
             )
         if self.failures:
@@ -93,6 +97,11 @@ class VarianceTest:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _print_p(p: float) -> str:
+    """Return a p-value with four places, and a bound where they are all zeros."""
+    return f"p = {p:.4f}" if p >= LEAST_PRINTED else "p < 0.0001"
 
 
 def judge_variances(

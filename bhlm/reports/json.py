@@ -21,7 +21,7 @@ from bhlm.reml.family.population import (
     share_variance,
 )
 from bhlm.reml.fixed.contrasts import tabulate_fixed
-from bhlm.reml.fixed.few_groups import compare_tests, list_notes
+from bhlm.reml.fixed.few_groups import compare_tests, list_level_notes, list_notes
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import Maximum
 from bhlm.reml.strata import StrataEstimate, check_tests
@@ -259,6 +259,7 @@ def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, 
             **({"icc": fit.icc().to_dict("index")} if has_shares(fit.weights) else {}),
             "df_method": "z",
             "few_groups": describe_few_df(fit),
+            "notes": list_level_notes(fit),
         }
     )
     return content | _describe_tests(fit, df)

@@ -129,9 +129,9 @@ def test_a_wrong_key_in_a_toml_exits_2(capsys, tmp_path):
     ("arguments", "expected"),
     [
         ((), "no command given"),
-        (("rml",), "No such command 'rml'"),
+        (("rml",), "no such command 'rml'; did you mean 'reml', 'ml'? See bhlm --help"),
         (("reml", "no_such_model"), "'no_such_model' is neither a model file nor"),
-        (("reml", "hsb_anova", "--bogus"), "No such option: --bogus"),
+        (("reml", "hsb_anova", "--bogus"), "no such option: --bogus"),
         (("reml", "hsb_anova", "--formula", "y ~ x"), "give either the model or --data"),
         (("reml",), "--data is missing"),
         (("reml", "--data", "x.csv"), "--formula is missing"),

@@ -92,6 +92,9 @@ def test_classes_that_count_anew_in_every_school_are_told():
     assert "school/room" in note
     assert "\n" not in note
     assert Model("y ~ x + (1 | school/room)", table).cells.note == ""
+    # Both readings, in any order of the columns: nobody needs to be told of the second.
+    for both in ("(1 | school/room) + (1 | room)", "(1 | room:school) + (1 | school) + (1 | room)"):
+        assert Model(f"y ~ x + {both}", table).cells.note == ""
 
 
 def test_labels_of_a_product_are_its_columns_and_sorted():

@@ -145,6 +145,11 @@ def test_labels_without_an_order_are_refused():
     table["g"] = [label if i % 2 else str(label) for i, label in enumerate(table["g"])]
     with pytest.raises(DataError, match=r"labels of several types \(int, str\)"):
         Model("y ~ x + (1 | g)", table)
+    # Of several columns the one is named.
+    table["h"] = np.arange(len(table)) % 3
+    for terms in ("(1 | h) + (1 | g)", "(1 | h/g)"):
+        with pytest.raises(DataError, match=r"^the group column 'g' holds labels of several"):
+            Model(f"y ~ x + {terms}", table)
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,30 @@ def test_several_factors_have_the_note_as_well(formula: str) -> None:
     assert "Few groups" in repr(several)
     found = describe_levels(several)["few_groups"]["tests"]["w"]
     assert found["p_t"] == pytest.approx(tests.loc["w", "p"])
+
+
+def test_advice_that_was_followed_is_not_given_again() -> None:
+    """Whoever asked for tests by t is told the sentence, and not where to get them."""
+    table = draw_groups(8, 10, sd=(0.6, 0.5), seed=3)
+    table["k"] = np.arange(len(table)) % 7
+    for formula in ("y ~ w + x + (1 | g)", "y ~ w + x + (1 | g) + (1 | k)"):
+        few = Model(formula, table).reml()
+        for df in (None, "z"):
+            assert "gives every test by t" in " ".join(few.summary(df=df).split())
+        told = few.summary(df="kenward-roger")
+        assert "Few groups (8 of 'g'" in told
+        assert "gives every test" not in " ".join(told.split())
+
+
+def test_a_response_of_zero_and_one_of_several_factors_has_its_note() -> None:
+    """In text, JSON and repr; the way out says that it has one grouping factor."""
+    table = draw_groups(12, 12, sd=(0.6, 0.5), seed=3)
+    table["k"] = np.arange(len(table)) % 9
+    table["passed"] = (table["y"] > 0.0).astype(int)
+    fit = Model("passed ~ w + x + (1 | g) + (1 | k)", table).reml()
+    told = "passed is 0 or 1: effects are differences of probabilities"
+    assert told in fit.summary()
+    assert told in repr(fit)
+    assert any(note.startswith(told) for note in describe_levels(fit)["notes"])
+    assert "family='bernoulli', for one grouping factor, does" in " ".join(fit.summary().split())
+    assert note_binary(Model("y ~ w + x + (1 | g) + (1 | k)", table).reml()) == ""

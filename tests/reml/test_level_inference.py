@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -622,3 +623,14 @@ def test_a_search_starts_from_another_fit():
     single = Model("y ~ x + (1 | school)", table)
     with pytest.raises(ArgumentError, match="no fit of several grouping factors"):
         model.reml(start=single.reml())
+
+
+def test_a_test_of_variances_names_its_factor_and_prints_small_p_as_bounds():
+    fit = fit_design("crossed")
+    told = str(fit.test_variances("x", factor="rater", null="mixture"))
+    assert "H0: x does not vary over 'rater' (REML)" in told
+    found = fit.test_variances(factor="rater", null="mixture")
+    sure = str(replace(found, chi2=90.0, p_bounds=(1e-20, 1e-19), p=1e-19))
+    assert "p < 0.0001" in sure
+    assert "0.0000" not in sure
+    assert "p between 0.0000 and 0.0300" in str(replace(found, p_bounds=(0.0, 0.03)))

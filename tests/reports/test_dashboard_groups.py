@@ -381,3 +381,15 @@ def test_a_page_says_what_it_holds(small):
     ):
         fit = Model("y ~ x + (1 | g)", pd.concat([table, table.head(lone).assign(g=99)])).reml()
         assert list_holdings(make_subject(None, fit), fit.moments)[2:-1] == told
+
+
+def test_a_page_of_several_factors_tells_of_units_with_one_row_and_not_of_cells():
+    table = simulate_table(5, n_groups=20)
+    table = table.assign(h=np.arange(len(table)) % 7)
+    table = pd.concat([table, table.head(1).assign(h=8), table.tail(1).assign(h=9)])
+    table = table[table.groupby("g")["y"].transform("size") > 1]
+    fit = Model("y ~ x + (1 | g) + (1 | h)", table).reml()
+    assert (fit.moments.n == 1).sum() > 2
+    assert list_holdings(make_subject(None, fit), fit.moments)[2:-1] == (
+        "2 of 'h' have one row only: what is said of them is said of a single row.",
+    )

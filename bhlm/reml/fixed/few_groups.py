@@ -10,6 +10,7 @@ groups 26): there the smaller of his and HLM's J - S - 1, which belongs to one f
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special, stats
@@ -21,6 +22,9 @@ from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
 from bhlm.reml.maximum import Maximum
 from bhlm.reml.sandwich import tell_errors
+
+if TYPE_CHECKING:
+    from bhlm.reml.levels import LevelsEstimate
 
 Array = np.ndarray
 
@@ -83,27 +87,31 @@ def compare_tests(fit: Maximum) -> FewGroups:
     )
 
 
-def note_few_groups(fit: Maximum) -> str:
-    """Return the sentence that every summary ends with where a fixed effect has few df, or ""."""
+def note_few_groups(fit: Maximum, *, advise: bool = True) -> str:
+    """Return the sentence that every summary ends with where a fixed effect has few df, or "".
+
+    With `advise` it ends with where the t tests are.
+    """
     if fit.judged_by_z or not fit.converged:
         return ""
-    return describe_few_groups(compare_tests(fit))
+    return describe_few_groups(compare_tests(fit), advise=advise)
 
 
-def note_binary(fit: Estimate) -> str:
+def note_binary(fit: Maximum) -> str:
     """Return the sentence about a response of zeros and ones, or "".
 
-    Moments tell: sum y^2 = sum y in every group.
+    Moments tell: sum y^2 = sum y in every group or cell. Other families have one grouping factor.
     """
     moments = fit.moments
     total = moments.mass * moments.mean[:, -1]
     squares = moments.cross[:, -1, -1] + total * moments.mean[:, -1]
     if np.any(np.abs(squares - total) > BINARY * np.maximum(moments.mass, 1.0)):
         return ""
+    one = isinstance(moments, Moments)
     return (
         f"{show_name(moments.response)} is 0 or 1: effects are differences of probabilities, and "
         "the residual variance, which a normal model holds constant, is not; "
-        "family='bernoulli' does not assume that"
+        f"family='bernoulli'{'' if one else ', for one grouping factor,'} does not assume that"
     )
 
 
@@ -134,17 +142,32 @@ def tell_weights(moments: Moments) -> str:
     return show_name(sentence)
 
 
-def list_notes(fit: Estimate) -> list[str]:
-    """Return the sentences under every summary: weights, few groups, a response of 0 and 1."""
-    notes = (*note_weights(fit), note_few_groups(fit), note_binary(fit))
-    return [note for note in notes if note]
+def list_notes(fit: Estimate, *, df: str | None = None) -> list[str]:
+    """Return the sentences under every summary: weights, few groups, a response of 0 and 1.
+
+    `df` is the method by which tests stand above them; None and "z" leave those by t to be had.
+    """
+    few = note_few_groups(fit, advise=df in (None, "z"))
+    return [note for note in (*note_weights(fit), few, note_binary(fit)) if note]
 
 
-def describe_few_groups(found: FewGroups) -> str:
+def list_level_notes(fit: "LevelsEstimate", *, df: str | None = None) -> list[str]:
+    """Return the sentences of `list_notes` of several factors, and what to know of their labels."""
+    moments = fit.moments
+    notes = []
+    if fit.weights is not None:
+        notes.append(f"{fit.weights.sentence[:1].upper()}{fit.weights.sentence[1:]}.")
+    if fit.errors != "model":
+        notes.append(f"Standard errors by the scores of the coarsest units ({fit.errors}).")
+    notes += [note_few_groups(fit, advise=df in (None, "z")), note_binary(fit)]
+    return [note for note in (*notes, f"Note: {moments.note}" if moments.note else "") if note]
+
+
+def describe_few_groups(found: FewGroups, *, advise: bool = True) -> str:
     """Return the sentence about tests by z where a fixed effect has fewer than 30 df, or "".
 
     It names the fixed effect with the fewest, its df, and its p by z and by t; further effects that
-    z calls significant at .05 and t does not; and where the t tests are.
+    z calls significant at .05 and t does not; and, with `advise`, where the t tests are.
     """
     worst = found.worst
     if worst is None:
@@ -166,10 +189,10 @@ def describe_few_groups(found: FewGroups) -> str:
     by_groups = found.method != "Satterthwaite"
     argument, option = ('method="hlm"', "hlm") if by_groups else ("", "satterthwaite")
     units = ", ".join(f"{number} of '{show_name(name)}'" for name, number in found.groups.items())
-    return (
-        f"Few groups ({units}): {about}{more}. "
-        f"fit.fixed_effects({argument}), or --df {option}, gives every test by t"
-    )
+    told = f"Few groups ({units}): {about}{more}"
+    if not advise:
+        return told
+    return f"{told}. fit.fixed_effects({argument}), or --df {option}, gives every test by t"
 
 
 def _format_p(p: float) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.layout import count, list_names
+from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
@@ -21,6 +21,25 @@ def _name_factors(moments: "Moments | CellMoments | Patterns") -> str:
     if isinstance(moments, Moments | Patterns):
         return f"'{moments.group}'"
     return list_names([f"'{name}'" for name in moments.groups])
+
+
+def _list_single(moments: "Moments | CellMoments | Patterns") -> list[str]:
+    """Return a sentence for each factor of which units have one row: a page tells of units."""
+    if isinstance(moments, CellMoments):
+        single = {
+            f"of '{name}'": int(np.sum(np.bincount(labels.codes, weights=moments.n) == 1))
+            for name, labels in zip(moments.groups, moments.labels, strict=True)
+        }
+    else:
+        rows = moments.rows if isinstance(moments, Patterns) else moments.n
+        number = int(np.sum(rows == 1))
+        single = {"group" if number == 1 else "groups": number}
+    return [
+        f"{number:,} {unit} {'has' if number == 1 else 'have'} one row only: what is said of "
+        f"{'it' if number == 1 else 'them'} is said of a single row."
+        for unit, number in single.items()
+        if number
+    ]
 
 
 def list_holdings(subject: Subject, moments: "Moments | CellMoments | Patterns") -> tuple[str, ...]:
@@ -46,14 +65,8 @@ def list_holdings(subject: Subject, moments: "Moments | CellMoments | Patterns")
         else f"Of groups of {_name_factors(moments)}: the label, the number of rows, coefficients "
         "and what is computed from them.",
     ]
-    rows_of_units = moments.rows if isinstance(moments, Patterns) else moments.n
-    single = 0 if no_groups else int(np.sum(rows_of_units == 1))
-    unit = "cell" if isinstance(moments, CellMoments) else "group"
-    if single:
-        sentences.append(
-            f"{count(single, unit)} {'has' if single == 1 else 'have'} one row only: what is "
-            f"said of {'it' if single == 1 else 'them'} is said of a single row."
-        )
+    if not no_groups:
+        sentences += _list_single(moments)
     named = [label.lower() for label in subject.source if label in ("Data", "Fit", "Command")]
     sentences.append(
         "Of the whole table: formula, names of columns, counts, estimates, tests, priors, versions "

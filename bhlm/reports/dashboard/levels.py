@@ -11,6 +11,7 @@ from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import r_squared
+from bhlm.reml.fixed.few_groups import note_binary
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.groups import measure_effects
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
@@ -117,14 +118,14 @@ def _describe_data(subject: Subject) -> tuple[str, ...]:
     told = (
         f"{moments.formula}, by {' and by '.join(methods)}.",
         f"{moments.rows_used}: {list_names(levels, most=len(levels))}, "
-        f"{describe_pattern(moments)}; {list_names(sizes, most=len(sizes))}.",
+        f"{describe_pattern(moments)}; {'; '.join(sizes)}.",
     )
     return (*told, moments.note) if moments.note else told
 
 
 def _tabulate_levels(fit: "LevelsEstimate") -> Table:
     test = fit.lr_test
-    few = tell_few_groups(fit)
+    notes = [note for note in (tell_few_groups(fit), note_binary(fit)) if note]
     reading = (
         f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
         f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}."
@@ -132,7 +133,7 @@ def _tabulate_levels(fit: "LevelsEstimate") -> Table:
     return Table(
         "reml_estimates",
         f"{fit.method.upper()} estimates",
-        f"{reading} {few}." if few else reading,
+        " ".join((reading, *(f"{note}." for note in notes))),
         fit.estimates.dropna(axis=1, how="all"),
     )
 

@@ -399,7 +399,7 @@ def list_page_notes(fit: "Estimate") -> list[str]:
 
 def tell_few_groups(fit: "Maximum") -> str:
     """Return the sentence about few groups without the Python that asks for every test by t."""
-    return note_few_groups(fit).partition(". fit.")[0]
+    return note_few_groups(fit, advise=False)
 
 
 def _tabulate_strata(fit: "StrataEstimate") -> Table:

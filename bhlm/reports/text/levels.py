@@ -16,7 +16,7 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.likelihood.cells import describe_pattern
-from bhlm.reml.fixed.few_groups import note_few_groups
+from bhlm.reml.fixed.few_groups import list_level_notes
 from bhlm.reports.text.hlm_levels import render_hlm_levels
 from bhlm.reports.text.lme4 import (
     correlate_fixed,
@@ -56,7 +56,7 @@ def render_levels(fit: "LevelsEstimate", *, style: str = "stata", df: str | None
     lines += STYLES[style](fit)
     if df is not None:
         lines += ["", *tabulate_tests(fit, df)]
-    for note in _list_notes(fit):
+    for note in _list_notes(fit, df):
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
 
@@ -77,17 +77,11 @@ def outline_levels(fit: "LevelsEstimate") -> str:
     return shorten("\n".join(lines), whole="print(...) of its summary()")
 
 
-def _list_notes(fit: "LevelsEstimate") -> list[str]:
+def _list_notes(fit: "LevelsEstimate", df: str | None = None) -> list[str]:
     """Return the sentences that stand under every summary."""
     notes = [f"Note: {fit.advice}"] if fit.converged and fit.singular else []
     notes += [f"{fit.moments.rows_used}."] if fit.moments.dropped else []
-    if fit.weights is not None:
-        notes.append(f"{fit.weights.sentence[:1].upper()}{fit.weights.sentence[1:]}.")
-    if fit.errors != "model":
-        notes.append(f"Standard errors by the scores of the coarsest units ({fit.errors}).")
-    few = note_few_groups(fit)
-    notes += [few] if few else []
-    return [*notes, *([f"Note: {fit.moments.note}"] if fit.moments.note else [])]
+    return [*notes, *list_level_notes(fit, df=df)]
 
 
 def _render_stata(fit: "LevelsEstimate") -> list[str]:

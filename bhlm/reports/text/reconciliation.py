@@ -7,7 +7,8 @@ import numpy as np
 
 from bhlm.reconciliation.words import speak_of
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.fixed.few_groups import list_notes
+from bhlm.reml.fixed.few_groups import list_level_notes, list_notes
+from bhlm.reml.levels import LevelsEstimate
 
 if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
@@ -88,7 +89,11 @@ def render_reconciliation(both: "Comparison") -> str:
     for title, points in {"Points": both.reasons, "Advice": both.advice}.items():
         if points:
             lines += [title, *map(_bullet, points), ""]
-    notes = list_notes(both.reml) if isinstance(both.reml, Estimate) else []
+    notes = []
+    if isinstance(both.reml, Estimate):
+        notes = list_notes(both.reml)
+    elif isinstance(both.reml, LevelsEstimate):
+        notes = list_level_notes(both.reml)
     if notes:
         lines += ["About the REML fit", *map(_bullet, notes), ""]
     lines += [*_render_findings(both), ""]

@@ -49,7 +49,7 @@ def render(fit: "Estimate", *, style: str = "stata", df: str | None = None) -> s
         lines += ["", *tabulate_tests(fit, df)]
     if fit.moments.dropped:
         lines += ["", *wrap(f"{fit.moments.rows_used}.", WIDTH)]
-    for note in list_notes(fit):
+    for note in list_notes(fit, df=df):
         lines += ["", *wrap(note, WIDTH)]
     return "\n".join(lines)
 
