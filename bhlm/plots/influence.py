@@ -123,7 +123,7 @@ def _read(reml: Estimate, influence: "pd.DataFrame", order: np.ndarray, cut: flo
     )
     singular = int(influence["singular"].sum())
     if 0 < singular < moments.n_groups:
-        text += f"; {count(singular, 'refit')} of them {'is' if singular == 1 else 'are'} singular"
+        text += f"; {count(singular, 'refit')} {'is' if singular == 1 else 'are'} singular"
     if lost:
         text += f"; without {count(lost, 'group')} the model cannot be estimated"
     if len(order) > SHOWN:

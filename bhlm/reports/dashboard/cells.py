@@ -36,7 +36,7 @@ HEADINGS = {
     "u_high": "to",
     "low": "95 % from",
     "high": "to",
-    "u 2.5 %": "effect, 2.5 %",
+    "u 2.5 %": "2.5 %",
     "u 97.5 %": "97.5 %",
     "u_se": "SE",
 }

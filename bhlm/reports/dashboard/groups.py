@@ -146,13 +146,13 @@ def _build_table(moments: Moments, effects: "pd.DataFrame", *, posterior: bool, 
 
 
 def measure_effects(frame: "pd.DataFrame", width: "pd.Series[float]") -> tuple[float, ...]:
-    """Return the median interval of each row's coefficient, to whose digits it is shown.
+    """Return about the median SE of each row's coefficient, to whose digits it is shown.
 
     Args:
         frame: with a column `coefficient`.
         width: of each row's 95 % interval.
     """
-    return tuple(width.groupby(frame["coefficient"]).transform("median").tolist())
+    return tuple((0.25 * width.groupby(frame["coefficient"]).transform("median")).tolist())
 
 
 def describe_chooser(

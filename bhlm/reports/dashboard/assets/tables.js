@@ -49,6 +49,7 @@ function drawTable(place) {
 
 // Columns that are looked up rather than read: errors, and ends of intervals.
 const DETAIL = /(\bse|_se| interval|2\.5 %|97\.5 %|^lower|^upper|^low|^high|_low|_high)$/i;
+const UPPER = /(97\.5 %|^upper|^high|_high)$/i;
 // And what a reader knows without them, the first to go in front.
 const KNOWN = ["reliability", "n", "rows", "expected", "OLS", "coefficient"];
 const ALWAYS = ["p", "verdict", "fmi"];
@@ -72,7 +73,14 @@ function fitColumns(place) {
   const order = spare.sort((one, two) => rank(one) - rank(two));
   const isWhole = table.classList.contains("whole");
   table.classList.remove("whole");
-  while (order.length > 1 && place.scrollWidth > place.clientWidth + 1) mark(order.shift().at, true);
+  while (order.length > 1 && place.scrollWidth > place.clientWidth + 1) {
+    const gone = order.shift();
+    mark(gone.at, true);
+    // One end of an interval says nothing without the other.
+    if (UPPER.test(gone.name) && order.length > 1 && DETAIL.test(order[0].name)) {
+      mark(order.shift().at, true);
+    }
+  }
   table.classList.toggle("whole", isWhole);
   const isShort = button.dataset.short !== undefined;
   button.hidden = !isShort && !table.querySelector("th.no-room");
