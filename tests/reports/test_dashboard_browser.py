@@ -819,6 +819,13 @@ def test_columns_without_room_are_a_button_away(visit, hsb_page):
     assert heads.count() == table.locator("th").count()
     button.click()
     assert heads.count() == few
+    for pixels in (700, 860, 1024):  # both ends of an interval, or none
+        some = visit(hsb_page, width=pixels)
+        table = some.locator("[data-table='groups-groups']")
+        table.scroll_into_view_if_needed()
+        some.wait_for_timeout(300)
+        names = table.locator("th:visible").evaluate_all("all => all.map(one => one.dataset.name)")
+        assert ("u 2.5 %" in names) == ("u 97.5 %" in names)
     wide = visit(hsb_page, width=1440)
     wide.locator("[data-table='groups-groups']").scroll_into_view_if_needed()
     wide.wait_for_timeout(300)
