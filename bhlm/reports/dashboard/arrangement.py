@@ -46,6 +46,7 @@ FOLDED_TEXTS = {
 }
 # Figures of one panel a parameter, drawn as small multiples: panels side by side at most, pixels
 # of a row.
+PAIRED = {"predictive", "prior_posterior"}
 MULTIPLES = {
     "attribution": (4, 210),
     "curves": (4, 230),
@@ -86,6 +87,8 @@ def arrange_figure(figure: Figure) -> Figure:
     most, row = MULTIPLES[figure.name]
     if len({panel.y.ticks for panel in figure.panels}) > 1:
         most = min(most, 2)  # each panel has texts of its own at its left
+    if figure.name in PAIRED and len(figure.panels) <= most:
+        most = 2  # one low row would have its legend over the labels of its axes
     rows = ceil(len(figure.panels) / most)
     columns = ceil(len(figure.panels) / rows)
     height = row * rows + 90
