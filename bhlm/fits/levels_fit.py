@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from bhlm.reml.variance_tests import VarianceTest
 
 
+# What the fit of one factor has, under the name that has it for each factor.
+PLURAL = {"g": "gs", "structure": "structures", "coefficients": "group_effects(factor)"}
+
+
 class NotYetError(ArgumentError, AttributeError):
     """What a fit of one factor offers and one of several does not: `hasattr` says no."""
 
@@ -150,6 +154,12 @@ class LevelsFit(FactorPage, MaximumFit, LevelsEstimate):
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not yet."""
+        if name in PLURAL:
+            count = len(self.moments.groups)
+            raise NotYetError(
+                f"fit.{name} is that of a single grouping factor, and '{self.moments.formula}' has "
+                f"{count}; fit.{PLURAL[name]} has it for each"
+            )
         if not name.startswith("_") and hasattr(RemlFit, name):
             refusal = refuse_factors(self.moments.design.formula, f"fit.{name}")
             raise NotYetError(*refusal.args)

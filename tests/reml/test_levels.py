@@ -15,7 +15,7 @@ from scipy import stats
 
 import bhlm
 from bhlm.errors import ArgumentError, BhlmError, FormulaError, IdentifiabilityError
-from bhlm.fits.levels_fit import LevelsFit
+from bhlm.fits.levels_fit import PLURAL, LevelsFit
 from bhlm.fits.model import Model
 from bhlm.likelihood.cells import whiten_cells
 from bhlm.reml.level_search import LevelsProblem, maximize_levels
@@ -383,7 +383,7 @@ def test_what_is_not_there_yet_is_refused_in_one_sentence():
     found = fit("pastes")
     model = Model(CASES["pastes"], load("pastes"))
     asked = [
-        lambda: found.coefficients(),
+        lambda: found.test_homogeneity(),
         lambda: model.moments,
     ]
     for ask in asked:
@@ -469,3 +469,17 @@ def test_every_source_and_kind_of_label_gives_the_same_fit(tmp_path):
     alone = Model("strength ~ 1 + (1 | batch:cask)", table).reml()
     plain = Model("strength ~ 1 + (1 | sample)", table).reml()
     assert alone.loglik == pytest.approx(plain.loglik, abs=1e-9)
+
+
+def test_what_has_another_name_for_several_factors_is_refused_with_it() -> None:
+    """A refusal that says "not there yet" is true: what is there by factor is named."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"y": rng.normal(size=60), "a": np.arange(60) % 6, "b": np.arange(60) % 5})
+    fit = Model("y ~ 1 + (1 | a) + (1 | b)", table).reml()
+    for name, instead in PLURAL.items():
+        assert not hasattr(fit, name)
+        assert hasattr(fit, instead.partition("(")[0])
+        with pytest.raises(ArgumentError, match="has 2; fit") as caught:
+            getattr(fit, name)
+        assert str(caught.value).endswith(f"fit.{instead} has it for each")
+        assert "\n" not in str(caught.value)
