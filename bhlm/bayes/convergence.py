@@ -311,7 +311,10 @@ def _failing(
         return []
     worst = bad[np.argmax(excess[bad])]
     more = f" (and of {len(bad) - 1} more)" if len(bad) > 1 else ""
-    return [f"{what} of {names[worst]}{more} is {values[worst]:.4g}, {limit}; {advice}"]
+    shown = [f"{values[worst]:.{digits}g}" for digits in range(4, 17)]
+    # Not as its own limit, which 1.01 rounded from 1.010001 would be.
+    value = next((each for each in shown if each != limit.partition(" ")[2]), shown[-1])
+    return [f"{what} of {names[worst]}{more} is {value}, {limit}; {advice}"]
 
 
 def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> dict[str, Summary]:

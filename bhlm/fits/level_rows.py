@@ -218,7 +218,7 @@ def _code_rows(columns: list[Array]) -> Array:
 
 def _check_fit(cells: CellMoments, fit: Any) -> LevelsEstimate:
     if not isinstance(fit, LevelsEstimate):
-        raise refuse_factors(cells.design.formula, "what rows are predicted by a posterior")
+        raise refuse_factors(cells.design.formula, "predict() of a posterior")
     _check_formula(cells, fit)
     return fit
 

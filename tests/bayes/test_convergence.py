@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from simulate import simulate_table
 
-from bhlm.bayes.convergence import diagnose, diagnose_data, summarize
+from bhlm.bayes.convergence import _failing, diagnose, diagnose_data, summarize
 from bhlm.errors import DataError
 from bhlm.fits.model import Model
 
@@ -173,3 +173,12 @@ def test_estimates_are_computed_once_and_belong_to_their_draws():
     moved["beta"] = moved["beta"] + 1.0
     other = replace(fit, data=xr.DataTree.from_dict({"posterior": moved}))
     assert other.estimates.loc["x", "mean"] == pytest.approx(fit.estimates.loc["x", "mean"] + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0100001, "1.0100001"), (1.0104, "1.0104"), (1.052, "1.052")]
+)
+def test_what_fails_is_not_printed_as_its_limit(value, shown):
+    values = np.array([1.0, value])
+    (sentence,) = _failing(["a", "b"], "R-hat", values, values - 1.01, "above 1.01", "run longer")
+    assert sentence == f"R-hat of b is {shown}, above 1.01; run longer"
