@@ -116,9 +116,7 @@ def draw_sensitivity(
         table=table,
         panels=(
             Panel(
-                Axis(
-                    "change of the posterior per doubling", range=(-0.03 * highest, 1.08 * highest)
-                ),
+                Axis("change per doubling", range=(-0.03 * highest, 1.08 * highest)),
                 Axis(
                     "", ticks=(tuple(at.tolist()), tuple(map(title, chosen))), range=(R - 0.4, -0.6)
                 ),
