@@ -16,7 +16,7 @@ from bhlm.design.formula.weights import (
     settle_factors,
 )
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
-from bhlm.errors import ArgumentError, DataError, check_arguments
+from bhlm.errors import ArgumentError, DataError, check_arguments, show_value
 from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments, CellRows, read_cell_rows, reduce_cells, refuse_factors
 from bhlm.moments.either import load_moments
@@ -890,8 +890,13 @@ class Model:
         from dataclasses import asdict
 
         from bhlm.fits.reml_fit import RemlFit
-        from bhlm.studies.replicate_weights import correct_errors
+        from bhlm.studies.replicate_weights import ReplicateWeights, correct_errors
 
+        if not isinstance(errors, ReplicateWeights):
+            raise ArgumentError(
+                f"errors={show_value(errors)} is neither a name such as 'model' or 'full' nor a "
+                "bhlm.ReplicateWeights"
+            )
         if self._cells is not None or self._strata is not None:
             raise ArgumentError(
                 "replicate weights are not there yet with several grouping factors or residual=; "

@@ -272,7 +272,7 @@ def list_cases(
         if inspect.isclass(value):
             if issubclass(value, BaseException) or name in ("Calibration", "CellMoments"):
                 continue
-            if name not in holders or name in ("Model", *PRIORS, *WEIGHTS):
+            if name not in holders or name in ("Model", "ReplicateWeights", *PRIORS, *WEIGHTS):
                 cases.append(Case(name, value, right.get(name, _guess_prior(value))))
         elif callable(value):
             cases.append(Case(name, value, right.get(name, {})))
@@ -312,6 +312,7 @@ def make_results(
         **{kind: getattr(bhlm, kind)(**_guess_prior(getattr(bhlm, kind))) for kind in PRIORS},
         **{kind: getattr(bhlm, kind)("weight") for kind in WEIGHTS[:2]},
         "SamplingWeights": bhlm.SamplingWeights("weight", "weight"),
+        "ReplicateWeights": bhlm.ReplicateWeights(["weight", "weight"]),
         "Mixture": sampled,
         "PooledReconciliation": bhlm.reconcile(pooled, sampled),
         "Calibration": bhlm.calibrate(

@@ -19,9 +19,9 @@ def pooled() -> bhlm.PooledFit:
 
 
 def test_draws_of_all_imputations_are_mixed(pooled):
-    found = pooled.sample(seed=1, draws=100, tune=200, chains=2)
+    found = pooled.sample(seed=1, draws=400, tune=200, chains=2)
     table = found.estimates
-    assert found.draws["x"].shape == (4, 100)
+    assert found.draws["x"].shape == (4, 400)
     assert found.draws["x"].mean() == pytest.approx(table.loc["x", "mean"])
     np.testing.assert_allclose(
         found.draws["x"].std(), np.hypot(table.loc["x", "within"], table.loc["x", "between"])
