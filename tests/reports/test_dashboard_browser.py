@@ -658,6 +658,13 @@ def test_ten_thousand_groups(visit, tmp_path):
     assert labels[-1] in page.locator(".telling").inner_text()
     nodes = page.evaluate("document.querySelectorAll('*').length")
     assert nodes < 60_000
+    frames, more = page.locator(".small [data-group]"), page.locator(".small [data-next]")
+    assert frames.count() == 500
+    more.click()
+    assert frames.count() == 1000
+    assert more.inner_text() == "Show 500 more, of 10,000"
+    frames.nth(999).click()
+    assert labels[999] in page.locator(".telling").inner_text()
 
 
 @pytest.fixture(scope="module")

@@ -165,12 +165,26 @@ function drawChooser(root) {
 // Every group's lines in a small frame of its own; a click chooses the group.
 function drawSmall(place, content) {
   if (place.firstChild) return;
+  drawNext(place, content);
+  place.addEventListener("click", (event) => {
+    if (event.target.closest("[data-next]")) drawNext(place, content);
+    const button = event.target.closest("[data-group]");
+    if (button) chooseGroup(content.group, content.groups[Number(button.dataset.group)]);
+  });
+}
+
+// The next frames: ten thousand at once would take a browser seconds and more memory than a page has.
+const AT_ONCE = 500;
+
+function drawNext(place, content) {
   const [width, height] = [104, 64];
   const along = (value) => width * (value - content.x.range[0])
     / (content.x.range[1] - content.x.range[0]);
   const up = (value) => height * (content.y.range[1] - value)
     / (content.y.range[1] - content.y.range[0]);
-  const parts = content.groups.map((label, at) => {
+  const first = place.querySelectorAll("[data-group]").length;
+  const parts = content.groups.slice(first, first + AT_ONCE).map((label, offset) => {
+    const at = first + offset;
     const lines = content.lines.map((line) => {
       const [start, slope] = [pick(line.at, at), pick(line.slope, at)];
       if (start === null || slope === null) return "";
@@ -181,15 +195,17 @@ function drawSmall(place, content) {
     return `<button type="button" data-group="${at}"><svg viewBox="0 0 ${width} ${height}" `
       + `aria-hidden="true">${lines.join("")}</svg>${escapeText(reveal(label))}</button>`;
   });
-  place.innerHTML = parts.join("");
+  const left = content.groups.length - first - parts.length;
+  if (left > 0) {
+    parts.push(`<button type="button" data-next>Show ${Math.min(left, AT_ONCE)} more, of `
+      + `${content.groups.length.toLocaleString("en")}</button>`);
+  }
+  place.querySelector("[data-next]")?.remove();
+  place.insertAdjacentHTML("beforeend", parts.join(""));
   for (const role of new Set(content.lines.map((line) => line.role))) {
     for (const line of place.querySelectorAll(`.${role}`)) {
       line.style.stroke = `var(--role-${role})`;
       line.style.strokeDasharray = SHARED.looks[role].dash === "solid" ? "" : "4 3";
     }
   }
-  place.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-group]");
-    if (button) chooseGroup(content.group, content.groups[Number(button.dataset.group)]);
-  });
 }
