@@ -139,9 +139,12 @@ def list_questions(
     for style in ("stata", "hlm", "lme4"):
         if "style" in inspect.signature(fit.summary).parameters:
             found[f"summary({style})"] = partial(fit.summary, style=style)
-    if hasattr(type(fit), "fixed_effects"):
+    inferences = [
+        name for name in ("fixed_effects", "contrast", "test") if hasattr(type(fit), name)
+    ]
+    if inferences:
         for method in (*METHODS, "z", "cr1"):
-            for name in ("fixed_effects", "contrast", "test"):
+            for name in inferences:
                 more = partial(getattr(fit, name), *asked.get(name, ()), method=method)
                 found[f"{name}({method})"] = more
     found["predict"] = partial(model.predict, fit)

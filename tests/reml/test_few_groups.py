@@ -164,7 +164,7 @@ def test_advice_that_was_followed_is_not_given_again() -> None:
 
 
 def test_a_response_of_zero_and_one_of_several_factors_has_its_note() -> None:
-    """In text, JSON and repr; the way out says that it has one grouping factor."""
+    """In text, JSON and repr; the way out says that it has a single grouping factor."""
     table = draw_groups(12, 12, sd=(0.6, 0.5), seed=3)
     table["k"] = np.arange(len(table)) % 9
     table["passed"] = (table["y"] > 0.0).astype(int)
@@ -173,5 +173,7 @@ def test_a_response_of_zero_and_one_of_several_factors_has_its_note() -> None:
     assert told in fit.summary()
     assert told in repr(fit)
     assert any(note.startswith(told) for note in describe_levels(fit)["notes"])
-    assert "family='bernoulli', for one grouping factor, does" in " ".join(fit.summary().split())
+    assert "family='bernoulli', for a single grouping factor, does" in " ".join(
+        fit.summary().split()
+    )
     assert note_binary(Model("y ~ w + x + (1 | g) + (1 | k)", table).reml()) == ""

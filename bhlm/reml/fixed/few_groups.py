@@ -100,7 +100,7 @@ def note_few_groups(fit: Maximum, *, advise: bool = True) -> str:
 def note_binary(fit: Maximum) -> str:
     """Return the sentence about a response of zeros and ones, or "".
 
-    Moments tell: sum y^2 = sum y in every group or cell. Other families have one grouping factor.
+    Moments tell: sum y^2 = sum y in every group or cell. Other families have a single grouping factor.
     """
     moments = fit.moments
     total = moments.mass * moments.mean[:, -1]
@@ -111,7 +111,7 @@ def note_binary(fit: Maximum) -> str:
     return (
         f"{show_name(moments.response)} is 0 or 1: effects are differences of probabilities, and "
         "the residual variance, which a normal model holds constant, is not; "
-        f"family='bernoulli'{'' if one else ', for one grouping factor,'} does not assume that"
+        f"family='bernoulli'{'' if one else ', for a single grouping factor,'} does not assume that"
     )
 
 
