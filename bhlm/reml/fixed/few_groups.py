@@ -100,7 +100,7 @@ def note_few_groups(fit: Maximum, *, advise: bool = True) -> str:
 def note_binary(fit: Maximum) -> str:
     """Return the sentence about a response of zeros and ones, or "".
 
-    Moments tell: sum y^2 = sum y in every group or cell. Other families have a single grouping factor.
+    Moments tell: sum y^2 = sum y in every group or cell. Other families have a single factor.
     """
     moments = fit.moments
     total = moments.mass * moments.mean[:, -1]
