@@ -75,9 +75,7 @@ def measure_heterogeneity(fit: Estimate, *, level: float = 0.95) -> Heterogeneit
         tau2 = float(fit.g[0, 0])
         if moments.n_rows == moments.n_groups and moments.weighting is not None:
             i2, h2 = share_variance(tau2, moments, moments.weighting.sums, df=df)
-        if moments.fixed == (INTERCEPT,):
-            half = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(tau2 + fit.beta_cov[0, 0])
-            lower, upper = fit.beta[0] - half, fit.beta[0] + half
+        lower, upper = predict_new(fit, tau2, level=level)
     return Heterogeneity(
         q=float(q),
         df=df,
@@ -85,8 +83,8 @@ def measure_heterogeneity(fit: Estimate, *, level: float = 0.95) -> Heterogeneit
         tau2=tau2,
         i2=float(i2),
         h2=float(h2),
-        lower=float(lower),
-        upper=float(upper),
+        lower=lower,
+        upper=upper,
         level=level,
     )
 
@@ -138,6 +136,16 @@ def tabulate_studies(fit: Estimate, *, level: float = 0.95) -> "pd.DataFrame":
         },
         index=pd.Index(moments.groups, name=moments.group),
     )
+
+
+def predict_new(
+    fit: "Estimate | LevelsEstimate", tau2: float, *, level: float
+) -> tuple[float, float]:
+    """Return the interval of a new effect, which varies by tau2; nan in a model with moderators."""
+    if fit.moments.fixed != (INTERCEPT,):
+        return np.nan, np.nan
+    half = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(tau2 + fit.beta_cov[0, 0])
+    return float(fit.beta[0] - half), float(fit.beta[0] + half)
 
 
 def share_variance(

@@ -12,7 +12,7 @@ from scipy import stats
 from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.moments import INTERCEPT
-from bhlm.reml.heterogeneity import require_known, share_variance
+from bhlm.reml.heterogeneity import predict_new, require_known, share_variance
 from bhlm.reml.levels import LevelsEstimate
 
 
@@ -76,9 +76,7 @@ def measure_level_heterogeneity(fit: LevelsEstimate, *, level: float = 0.95) -> 
             total, _ = share_variance(whole, moments, moments.weighting.sums, df=df)
             shares = {name: each / whole if whole else 0.0 for name, each in tau2.items()}
             i2 = {name: total * share for name, share in shares.items()}
-        if moments.fixed == (INTERCEPT,):
-            half = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(whole + fit.beta_cov[0, 0])
-            lower, upper = fit.beta[0] - half, fit.beta[0] + half
+        lower, upper = predict_new(fit, whole, level=level)
     return LevelHeterogeneity(
         q=float(q),
         df=df,
@@ -86,7 +84,7 @@ def measure_level_heterogeneity(fit: LevelsEstimate, *, level: float = 0.95) -> 
         tau2=tau2,
         i2=i2,
         total=float(total),
-        lower=float(lower),
-        upper=float(upper),
+        lower=lower,
+        upper=upper,
         level=level,
     )
