@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.bayes.centring import find_axes
+from bhlm.bayes.centring import Axes, find_axes
 from bhlm.bayes.density import (
     Density,
     add_priors,
@@ -161,7 +161,7 @@ def log_turned(z: Array, density: LevelDensity) -> tuple[float, Array]:
 
 def turn_back(density: LevelDensity, z: Array) -> Array:
     """Return the positions x (N, d) of positions z (N, d)."""
-    return np.asarray(density.centre + z @ density.turn.T)
+    return Axes(density.centre, density.turn).turn_back(z)
 
 
 def centre_levels(density: LevelDensity, start: Array) -> LevelDensity:

@@ -206,7 +206,7 @@ def sample_whitened(
     Raises:
         PriorError: priors that the sampler asked for cannot read.
     """
-    from bhlm.bayes.native import compile_pymc, make_model, run_model
+    from bhlm.bayes.native import compile_pymc, run_model
 
     start = time.perf_counter()
     read: Callable[[xr.DataTree], tuple[Array | None, Array, Array, Array]]
@@ -221,9 +221,7 @@ def sample_whitened(
         read, route = _read_pymc, "PyMC marginal model, nutpie"
     else:
         density = state_density(white, priors, structure, use_likelihood=not settings.prior_only)
-        turned = centre_density(density, seed, evaluate=evaluate)
-        begin = partial(start_turned, turned.dimension)
-        model, route = make_model(turned, begin, evaluate=evaluate)
+        turned, model, route = place_chains(density, seed, evaluate=evaluate)
 
         def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
             x = turned.axes.turn_back(trace["posterior"]["x"].values)
@@ -292,6 +290,20 @@ def centre_density(
         begin = initial_position(density, seed)
     kernel = evaluate or find_kernel(density)
     return Turned(density, find_axes(lambda x: kernel(x, density), begin))
+
+
+def place_chains(
+    density: Density | WeightedDensity, seed: int, *, evaluate: "Evaluate | None" = None
+) -> tuple[Turned, Any, str]:
+    """Return a density centred, as nutpie's model whose chains start there, and its route's name.
+
+    Arguments are those of `centre_density`.
+    """
+    from bhlm.bayes.native import make_model
+
+    turned = centre_density(density, seed, evaluate=evaluate)
+    model, route = make_model(turned, partial(start_turned, turned.dimension), evaluate=evaluate)
+    return turned, model, route
 
 
 def choose_acceptance(n_groups: int) -> float:
@@ -363,11 +375,9 @@ def sample_density(
     evaluate: "Evaluate | None" = None,
 ) -> "xr.DataTree":
     """Return the trace of a density: `x` (chain, draw, d) and the sampler's statistics."""
-    from bhlm.bayes.native import make_model, run_model
+    from bhlm.bayes.native import run_model
 
-    turned = centre_density(density, seed, evaluate=evaluate)
-    begin = partial(start_turned, turned.dimension)
-    model, route = make_model(turned, begin, evaluate=evaluate)
+    turned, model, route = place_chains(density, seed, evaluate=evaluate)
     arguments = collect_arguments(settings, seed, progress)
     trace = run_model(model, arguments, lambda running: running.wait())
     drawn = trace["posterior"]["x"]

@@ -199,6 +199,6 @@ def locate_family(density: FamilyDensity, x: Array) -> tuple[Array, Array]:
 
 def constrain_family(density: FamilyDensity, frame: Frame, z: Array) -> tuple[Array, Parameters]:
     """Return positions x (N, d) and the parameters, of N positions z (N, d) of the sampler."""
-    x = density.axes.centre + z @ density.axes.turn.T
+    x = density.axes.turn_back(z)
     longer = np.column_stack([x, np.zeros(len(x))])
     return x, constrain(density.base, density.nodes.white, frame, longer)
