@@ -76,14 +76,16 @@ class PreparedCells(NamedTuple):
             check_values(self.design, self.frame, self.layout, n=len(self.frame))
 
 
-def prepare_cells(formula: Formula, table: Any) -> PreparedCells:
+def prepare_cells(formula: Formula, table: Any, *, counted: bool = False) -> PreparedCells:
     """Return the design of a formula with several grouping columns, and its complete rows.
+
+    `counted` takes trials and offsets, which only families have.
 
     Raises:
         FormulaError: the formula is at fault.
         DataError: the table cannot serve the formula.
     """
-    check_roles(formula)
+    check_roles(formula, counted=counted)
     frame = read_frame(read_table(table, formula))
     schema = check_schema(frame, formula)
     if isinstance(frame, nw.LazyFrame):

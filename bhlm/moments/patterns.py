@@ -5,9 +5,9 @@ exposure) and successes (or events) add up, and the rows need not be kept. A tab
 covariates has a handful of patterns per group, one of a continuous covariate nearly one per row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import narwhals as nw
 import numba
@@ -20,7 +20,7 @@ from bhlm.design.design import (
     distinct_columns,
     ignore_floating_errors,
 )
-from bhlm.design.evaluate import read_rows
+from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.expressions import Apply, Expression, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, collect_frame
@@ -213,20 +213,73 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         FormulaError: the formula cannot serve the family.
         DataError: the table cannot serve the formula, or has responses outside the family.
     """
+    check_trials(formula, family)
+    table = read_table(table, formula)
+    design, frame, layout, _, dropped, missing = build_prepared(formula, table, counted=True)
+    with ignore_floating_errors():
+        held, times = _take_rows(frame, formula)
+        groups, codes = code_groups(held[GROUP].to_numpy())
+        if len(groups) < 2:
+            check_design(design, table)
+        rows = read_rows(design, held, layout, codes, len(groups))
+    found = read_counts(
+        design, rows, times, family=family, check=lambda: check_design(design, table)
+    )
+    values, y, trials, offset, constant = found
+    keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
+    own, starts, first = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
+    return Patterns(
+        groups=groups,
+        starts=starts,
+        n=np.bincount(own, weights=times * trials, minlength=len(first)),
+        y=np.bincount(own, weights=times * y, minlength=len(first)),
+        offset=offset[first],
+        values=np.ascontiguousarray(values[first]),
+        rows=np.bincount(codes, weights=times, minlength=len(groups)),
+        constant=constant,
+        family=family,
+        design=design,
+        dropped=dropped,
+        missing=tuple(missing.items()),
+    )
+
+
+def check_trials(formula: Formula, family: Outcome) -> None:
+    """Raise `FormulaError` for trials of a family that has none."""
     if formula.trials is not None and not family.has_trials:
         raise FormulaError(
             f"'{formula.response} / {formula.trials}' is successes of trials, and family="
             f"'{family.name}' has none; give family='binomial'"
         )
-    table = read_table(table, formula)
-    design, frame, layout, n_rows, dropped, missing = build_prepared(formula, table, counted=True)
+
+
+class Counts(NamedTuple):
+    """What a family needs of rows, one after the other."""
+
+    values: Array  # (n, k - 1) the design's columns
+    y: Array  # (n,) successes, or events
+    trials: Array  # (n,) trials, or exposure
+    offset: Array  # (n,)
+    constant: float  # what the rows add to the log-likelihood beside patterns
+
+
+def read_counts(
+    design: Design, rows: Rows, times: Array, *, family: Outcome, check: Callable[[], None]
+) -> Counts:
+    """Return the columns, responses, trials and offsets of complete rows in memory.
+
+    Args:
+        design: of the columns.
+        rows: whose group means may still have to be found.
+        times: how many rows (n,) of the table each stands for.
+        family: of the responses.
+        check: raises the error of a term that is not finite in some row.
+
+    Raises:
+        DataError: what is not finite, or a response outside the family.
+    """
+    formula, n_rows = design.formula, len(rows.codes)
     with ignore_floating_errors():
-        held, times = _take_rows(frame, formula)
-        n_rows = len(held)
-        groups, codes = code_groups(held[GROUP].to_numpy())
-        if len(groups) < 2:
-            check_design(design, table)
-        rows = read_rows(design, held, layout, codes, len(groups))
         columns = tuple(distinct_columns(formula, design.levels).values())
         rows.find_means([part.factor for column in columns for part in column.parts])
         values = np.empty((n_rows, len(columns)))
@@ -243,7 +296,7 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         trials = np.ones(n_rows) if formula.trials is None else read(formula.trials)
         offset = sum((read(each) for each in formula.offsets), np.zeros(n_rows))
     if not all(np.isfinite(each).all() for each in (values, y, trials)):
-        check_design(design, table)
+        check()
     if not np.isfinite(offset).all():
         bad = int(times[~np.isfinite(offset)].sum())
         shown = " + ".join(f"offset({each})" for each in formula.offsets)
@@ -263,22 +316,7 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         # y (eta + o) - e^(eta + o): with the exposure e^o in the place of n, y o is a constant.
         constant += float((times * y) @ offset)
         trials, offset = trials * np.exp(offset), np.zeros(n_rows)
-    keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
-    own, starts, first = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
-    return Patterns(
-        groups=groups,
-        starts=starts,
-        n=np.bincount(own, weights=times * trials, minlength=len(first)),
-        y=np.bincount(own, weights=times * y, minlength=len(first)),
-        offset=offset[first],
-        values=np.ascontiguousarray(values[first]),
-        rows=np.bincount(codes, weights=times, minlength=len(groups)),
-        constant=constant,
-        family=family,
-        design=design,
-        dropped=dropped,
-        missing=tuple(missing.items()),
-    )
+    return Counts(values, y, trials, offset, constant)
 
 
 def describe_patterns(patterns: Patterns) -> dict[str, Any]:
