@@ -54,18 +54,11 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.fits.pooled_fit import PooledFit, fit_imputations, pool
     from bhlm.fits.reconciliation import Reconciliation, reconcile
+    from bhlm.fits.reduced import load_moments, merge_files, reduce_like, reduce_part
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.fits.saved import load
     from bhlm.moments.cells import CellMoments
-    from bhlm.moments.either import (
-        load_moments,
-        merge_files,
-        merge_moments,
-        reduce_like,
-        reduce_part,
-        save_moments,
-        suppress_small_groups,
-    )
+    from bhlm.moments.either import merge_moments, save_moments, suppress_small_groups
     from bhlm.moments.moments import Moments
     from bhlm.reml.compare import (
         compare_fits,
@@ -127,14 +120,14 @@ _HOMES = {
     "load": "fits.saved",
     "load_dataset": "sources.datasets",
     "load_hsb": "sources.datasets",
-    "load_moments": "moments.either",
-    "merge_files": "moments.either",
+    "load_moments": "fits.reduced",
+    "merge_files": "fits.reduced",
     "merge_moments": "moments.either",
     "open_table": "sources.open",
     "pool": "fits.pooled_fit",
     "reconcile": "fits.reconciliation",
-    "reduce_like": "moments.either",
-    "reduce_part": "moments.either",
+    "reduce_like": "fits.reduced",
+    "reduce_part": "fits.reduced",
     "save_moments": "moments.either",
     "suppress_small_groups": "moments.either",
     "table": "reports.models.table",

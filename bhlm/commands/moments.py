@@ -8,9 +8,12 @@ import typer
 
 from bhlm.commands.options import (
     DataArgument,
+    Exposure,
+    FamilyName,
     FormulaText,
     GroupWeights,
     KnownVariance,
+    Link,
     MemoryLimit,
     Missing,
     Output,
@@ -18,6 +21,7 @@ from bhlm.commands.options import (
     Quiet,
     Scaling,
     Separator,
+    Trials,
     WeightColumn,
     WeightsAre,
     app,
@@ -27,7 +31,7 @@ from bhlm.layout import count, show_name
 from bhlm.progress import VOICE
 
 if TYPE_CHECKING:
-    from bhlm.moments.either import AnyMoments
+    from bhlm.moments.either import Reduced
 
 
 @app.command("moments")
@@ -37,6 +41,10 @@ def moments_command(
     memory_limit: MemoryLimit = None,
     separator: Separator = None,
     missing: Missing = None,
+    family: FamilyName = None,
+    link: Link = None,
+    trials: Trials = None,
+    exposure: Exposure = None,
     weights: WeightColumn = None,
     group_weights: GroupWeights = None,
     weights_are: WeightsAre = None,
@@ -54,18 +62,13 @@ def moments_command(
     ] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Reduce a table to its moments: all that a fit needs, and no rows."""
+    """Reduce a table to its moments, of a family to its patterns: all that a fit needs."""
     from bhlm.commands.shared import check_outputs, choose_weights, tell_doubts
-    from bhlm.design.formula.terms import parse_formula
+    from bhlm.design.formula.terms import add_counts, parse_formula
     from bhlm.design.formula.weights import read_weights
     from bhlm.design.rows import open_rows
-    from bhlm.moments.either import (
-        load_moments,
-        open_alike,
-        reduce_like,
-        reduce_part,
-        suppress_small_groups,
-    )
+    from bhlm.fits.reduced import load_moments, reduce_like, reduce_part
+    from bhlm.moments.either import open_alike, suppress_small_groups
     from bhlm.moments.file import check_place
 
     VOICE.quiet = quiet or VOICE.quiet
@@ -84,10 +87,16 @@ def moments_command(
             f"'{like}' holds which weights its moments were reduced with; leave the options of "
             "weights out"
         )
+    counts: dict[str, Any] = {"link": link, "trials": trials, "exposure": exposure}
+    if like is not None and any(each is not None for each in (family, *counts.values())):
+        raise ArgumentError(
+            f"'{like}' holds the family that it was reduced for; leave --family and the like out"
+        )
     VOICE.say("reducing the data")
     if formula is not None and like is None:
-        table = open_rows(parse_formula(formula), data, **how)
-        moments = reduce_part(formula, table, weights=meant)
+        asked = add_counts(parse_formula(formula), trials=trials, exposure=exposure)
+        table = open_rows(asked, data, **how)
+        moments = reduce_part(formula, table, weights=meant, family=family or "gaussian", **counts)
         tell_doubts(moments)
     elif like is not None and formula is None:
         reference = load_moments(like)
@@ -115,7 +124,7 @@ def merge_command(
 
     Where every part promises a smallest group, the merged file promises the smallest of these.
     """
-    from bhlm.moments.either import merge_files
+    from bhlm.fits.reduced import merge_files
     from bhlm.moments.file import check_place
 
     VOICE.quiet = quiet or VOICE.quiet
@@ -127,21 +136,23 @@ def merge_command(
     return 0
 
 
-def _print_moments(moments: "AnyMoments", path: Path) -> None:
+def _print_moments(moments: "Reduced", path: Path) -> None:
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.patterns import Patterns
 
     promised = moments.min_group_size
     if isinstance(moments, CellMoments):
         size, unit = f"{moments.size}: {moments.n_cells} {moments.cells_are}", "cell"
     else:
         size = f"{moments.n_rows} rows in {moments.n_groups} groups of '{moments.group}'"
+        size += f", {moments.n_patterns} patterns" if isinstance(moments, Patterns) else ""
         unit = "group"
     promise = "" if promised is None else f"; no {unit} has fewer than {count(promised, 'row')}"
     left = f" ({moments.rows_used})" if moments.dropped else ""
     print(show_name(f"{moments.formula}: {size}{left}{promise} -> {path}"))
 
 
-def _warn(moments: "AnyMoments", min_group_size: int | None) -> None:
+def _warn(moments: "Reduced", min_group_size: int | None) -> None:
     """Say what a file tells of single rows."""
     for sentence in moments.disclosures(min_group_size=min_group_size):
         print(f"bhlm: warning: {show_name(sentence)}", file=sys.stderr)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import Reconciliation
     from bhlm.fits.reml_fit import RemlFit
-    from bhlm.moments.either import AnyMoments
-    from bhlm.moments.patterns import Patterns
+    from bhlm.moments.either import Reduced
     from bhlm.moments.strata import StratumMoments
     from bhlm.sources.gallery import GalleryModel
     from bhlm.studies.replicate_weights import ReplicateWeights
@@ -63,6 +62,13 @@ def open_model(
         if asked.has_levels and not several:
             raise refuse_factors(asked, "this command")
 
+    def refuse_counted(model: Model, path: str) -> None:
+        if model.patterns is not None and not counted:
+            raise ArgumentError(
+                f"'{path}' has patterns of family='{model.family}', which this command does not "
+                f"take yet; bhlm ml --data {path} fits it"
+            )
+
     if which is not None:
         if data is not None or formula is not None:
             raise ArgumentError(
@@ -91,6 +97,12 @@ def open_model(
     if data is not None and formula is None and is_moments_path(data):
         model = Model.from_moments(data)
         check(model.formula.text)
+        refuse_counted(model, data)
+        if any(value is not None for value in (outcome or {}).values()):
+            raise ArgumentError(
+                f"'{data}' says itself what it was reduced for; leave --family, --weights and the "
+                "like out"
+            )
         return model, None
     if data is None or formula is None:
         missing = "--data" if data is None else "--formula"
@@ -101,7 +113,9 @@ def open_model(
     check(formula)
     given = {key: value for key, value in (outcome or {}).items() if value is not None}
     if is_moments_path(data):
-        return Model(formula, data, **given), None
+        model = Model(formula, data, **given)
+        refuse_counted(model, data)
+        return model, None
     rows = open_rows(
         parse_formula(formula), data, memory_limit=memory_limit, separator=separator,
         missing=missing or (), labels=[given["residual"]] if "residual" in given else (),
@@ -113,7 +127,7 @@ def open_model(
     return model, None
 
 
-def tell_doubts(reduced: "AnyMoments | Patterns | StratumMoments") -> None:
+def tell_doubts(reduced: "Reduced | StratumMoments") -> None:
     """Say, unless to be quiet, which predictors can hardly be meant as numbers."""
     from bhlm.moments.identifiers import doubt_columns
 

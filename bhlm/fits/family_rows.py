@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.design.new_rows import read_new_rows
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.groups import place_new_rows
 from bhlm.reml.family.predictions import predict_rows
 
@@ -58,6 +58,11 @@ def predict_family(
             "by the model that was fitted"
         )
     formula = patterns.design.formula
+    if own is None:
+        raise DataError(
+            "this model was made from patterns, which hold no single rows, and cannot read new "
+            "ones; make it from the table"
+        )
     if data is None:
         names = formula_columns(formula)
         new: Any = read_frame(read_table(own, formula)).drop_nulls(subset=names).to_native()

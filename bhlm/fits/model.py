@@ -17,9 +17,9 @@ from bhlm.design.formula.weights import (
 )
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError, check_arguments, show_value
+from bhlm.fits.reduced import load_moments
 from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments, CellRows, read_cell_rows, reduce_cells, refuse_factors
-from bhlm.moments.either import load_moments
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
@@ -59,7 +59,7 @@ class Model:
     Args:
         formula: such as "y ~ x + (x | g)"; see docs/reference.md for what it may hold.
         data: any dataframe that narwhals accepts, eager or lazy; a path to a .csv, .parquet,
-            .dta, .sav, .feather or .moments file; or a `Moments` or `CellMoments`.
+            .dta, .sav, .feather or .moments file; or a `Moments`, `CellMoments` or `Patterns`.
         family: "gaussian"; or "bernoulli", of a response of 0 and 1; "binomial", of successes in
             trials, as in "y / n ~ x + (x | g)"; "poisson", of counts. These have ml() in the place
             of reml().
@@ -117,6 +117,11 @@ class Model:
         self._table: Any = None
         self._patterns: Patterns | None = None
         counts = {"link": link, "trials": trials, "exposure": exposure}
+        if is_moments_path(data):
+            data = load_moments(data)
+        if isinstance(data, Patterns):
+            self._take_patterns(data, family, **counts)
+            return
         if family != "gaussian":
             self._state_counts(data, family, **counts)
             return
@@ -126,8 +131,6 @@ class Model:
                     f"{name}={value!r} is for the families of zeros and ones and of counts; give "
                     "family='bernoulli', 'binomial' or 'poisson' too"
                 )
-        if is_moments_path(data):
-            data = load_moments(data)
         self._cells: CellMoments | None = None
         if isinstance(data, Moments | CellMoments):
             if str(data.design.formula) != str(self.formula):
@@ -171,9 +174,10 @@ class Model:
             )
         self._moments, self._cells = None, None
         self.formula = add_counts(self.formula, trials=trials, exposure=exposure)
-        if isinstance(data, Moments | CellMoments) or is_moments_path(data):
+        if isinstance(data, Moments | CellMoments):
             raise ArgumentError(
-                f"moments hold no single responses, which family={family!r} needs; give the table"
+                f"moments hold no single responses, which family={family!r} needs; give the table, "
+                f"or a file of its patterns (bhlm moments --family {family})"
             )
         if self.formula.has_levels:
             names = list_names(list(self.formula.groupings), most=9)
@@ -184,6 +188,43 @@ class Model:
         self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
         self._patterns = reduce_patterns(self.formula, self._table, family=found)
         self._doubt_columns(self._patterns)
+
+    def _take_patterns(
+        self,
+        patterns: Patterns,
+        family: str,
+        *,
+        link: str | None,
+        trials: str | None,
+        exposure: str | None,
+    ) -> None:
+        """Take patterns that were reduced before, which hold their family.
+
+        Raises:
+            DataError: they are of another formula.
+            ArgumentError: they are of another family or link, or weights are asked for.
+        """
+        own = patterns.family
+        asked = add_counts(self.formula, trials=trials, exposure=exposure)
+        if self.formula.weights is not None:
+            raise ArgumentError(
+                f"patterns were reduced without weights, not with {self.formula.weights}; leave "
+                "weights out"
+            )
+        if family not in ("gaussian", own.name) or link not in (None, own.link):
+            raise ArgumentError(
+                f"the patterns were reduced with family='{own.name}' and link='{own.link}', not "
+                f"with {family!r} and {link or own.link!r}; leave both out, or reduce the table "
+                "again"
+            )
+        if str(asked) != str(patterns.design.formula):
+            raise DataError(
+                f"the patterns were reduced for '{patterns.formula}', not for '{asked.text}'; give "
+                "that formula, or reduce the table again"
+            )
+        self._moments, self._cells = None, None
+        self.formula = patterns.design.formula
+        self._patterns = patterns
 
     @property
     def patterns(self) -> Patterns | None:
@@ -226,21 +267,20 @@ class Model:
             LOGGER.warning("%s", sentence)
 
     @classmethod
-    def from_moments(cls, data: str | Path | Moments | CellMoments) -> "Model":
+    def from_moments(cls, data: str | Path | Moments | CellMoments | Patterns) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
         moments = load_moments(data) if isinstance(data, str | Path) else data
         return cls(moments.formula, moments)
 
     @property
     def moments(self) -> Moments:
-        """The reduced table of a single factor.
+        """The reduced table of a single factor; of a family its `Patterns`.
 
         Raises:
-            ArgumentError: there are several; `cells` has theirs.
-                Or the family is not the gaussian, and the model has `patterns`.
+            ArgumentError: there are several factors; `cells` has their moments.
         """
         if self._patterns is not None:
-            raise self._refuse_family("what needs model.moments")
+            return cast("Moments", self._patterns)
         if self._strata is not None:
             raise ArgumentError(
                 f"what needs model.moments is not there with residual='{self._strata.column}'; "
@@ -622,6 +662,8 @@ class Model:
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
+        if self._patterns is not None:
+            raise self._refuse_family("what needs single rows")
         moments, weights = self.moments, self.formula.weights
         with unchanged(self._table, since_opened=False):
             table = read_table(self._table, self.formula)
@@ -638,6 +680,8 @@ class Model:
 
     def _check_formula(self, fit: Any) -> None:
         """Refuse a fit of another model: of other columns, another response or other weights."""
+        if self._patterns is not None:
+            raise self._refuse_family("what needs single rows")
         asked, made = self.moments, fit.moments
         one, other = (
             (each.fixed, each.random, each.group, each.response, each.design.formula.weights)

@@ -72,12 +72,12 @@ def check_blocks(design: Design, blocks: Blocks, name: str) -> None:
         bad[span] = _is_indefinite(n[span], cross[span], size)
         refuse(bad, "a cross-product that no rows can have (it is not positive semi-definite)")
     try:
-        _check_columns(design)
+        check_columns(design)
     except DataError as error:
         raise DataError(f"{name} cannot be used: {error}") from error
 
 
-def _check_columns(design: Design) -> None:
+def check_columns(design: Design) -> None:
     """Raise `DataError` where a design is not the one of its formula, levels and constants."""
     formula = design.formula
     try:

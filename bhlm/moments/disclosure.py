@@ -102,12 +102,17 @@ def list_disclosures(
                 f"{_show_labels(labels[few])}: what is summed with it is summed over them alone"
             )
     if suppressed and design.constants and suppressed < max(floor, least):
-        told.append(
-            f"{_name_calls(design.constants)} came with the moments: where they are of this table, "
-            f"what is left of them after the groups released is of the {count(suppressed, 'row')} "
-            "left out; take them from another table (--like, reduce_like)"
-        )
+        told.append(tell_constants(design, suppressed))
     return tuple(told)
+
+
+def tell_constants(design: Design, suppressed: int) -> str:
+    """Return what the constants of a design tell of the rows that were left out, so many."""
+    return (
+        f"{_name_calls(design.constants)} came with the moments: where they are of this table, "
+        f"what is left of them after the groups released is of the {count(suppressed, 'row')} "
+        "left out; take them from another table (--like, reduce_like)"
+    )
 
 
 def _count_rare(n: Array, squares: Array) -> Array | None:

@@ -8,6 +8,8 @@ A file has one row per group and four columns that any Parquet reader can list:
     cross   double[k(k+1)/2], the lower triangle, row by row, of the cross-products about the
             means: (1,1), (2,1), (2,2), (3,1), ...
 
+Patterns of a family have a file of their own kind, see `bhlm.moments.pattern_file`.
+
 Weighted moments, whose means and cross-products are weighted, have `schema` 3 and beside
 
     weights double[5], the sums of w, w^2 and log w over the group's rows, the group's weight, and
@@ -100,7 +102,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     written = {}
     for at, name, each in zip(_name_columns(header), names, labels, strict=True):
         try:
-            written[at] = _labels_to_arrow(pa, each)
+            written[at] = labels_to_arrow(pa, each)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise DataError(
                 f"labels of '{name}' ({each.dtype}) cannot be written "
@@ -113,7 +115,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
         each: pa.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
         for each, array in arrays.items()
     }
-    digest = _digest(text, labels, n, *arrays.values())
+    digest = digest_content(text, labels, n, *arrays.values())
     table = pa.table(
         {**written, "n": pa.array(n.astype(np.int64)), **lists}
     ).replace_schema_metadata({DESCRIPTION: text.encode(), CHECKSUM: digest.encode()})
@@ -141,7 +143,7 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
     import pyarrow.parquet as pq
 
     name = f"'{path}'"
-    _check_whole(Path(path))
+    check_whole(Path(path))
     with report_broken(name), pq.ParquetFile(path, page_checksum_verification=True) as file:
         metadata = file.metadata.metadata or {}
         if DESCRIPTION not in metadata:
@@ -150,11 +152,16 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
             )
         text = metadata[DESCRIPTION].decode()
         header = json.loads(text)
+        if "family" in header:
+            raise DataError(
+                f"{name} has patterns of family='{header['family']}', not moments; "
+                "bhlm.load_moments reads it, and bhlm.Model fits it"
+            )
         _check_schema_version(header, name)
         columns = [*_name_columns(header), "n", "mean", "cross"]
         columns += ["weights"] if header["schema"] == WEIGHTED else []
         arrays = _read_arrays(file.read(columns=columns), header)
-        if metadata[CHECKSUM].decode() != _digest(text, arrays.labels, *arrays.numbers):
+        if metadata[CHECKSUM].decode() != digest_content(text, arrays.labels, *arrays.numbers):
             raise DataError(
                 f"{name} is corrupted: its content does not have the SHA-256 that it was written "
                 "with; copy it again, or reduce the table again"
@@ -182,23 +189,31 @@ def digest_blocks(blocks: Blocks) -> str:
     """Return the SHA-256 of blocks, by which two files can be told to be of the same rows."""
     weighting = blocks.weighting
     more = [] if weighting is None else [*describe_weighting(weighting).values()]
-    return _digest("", *blocks[:4], *more)
+    return digest_content("", *blocks[:4], *more)
 
 
 def refuse_same(parts: Sequence[Blocks], names: Sequence[str]) -> None:
     """Raise `DataError` where two parts, called by their names, hold the same rows."""
+    refuse_repeated(
+        [(digest_blocks(part), *(str(each.dtype) for each in part.labels)) for part in parts], names
+    )
+
+
+def refuse_repeated(
+    contents: Sequence[tuple[str, ...]], names: Sequence[str], *, what: str = "moments"
+) -> None:
+    """Raise `DataError` where two parts, called by their names, have one content."""
     seen: dict[tuple[str, ...], str] = {}
-    for part, name in zip(parts, names, strict=True):
-        content = (digest_blocks(part), *(str(each.dtype) for each in part.labels))
+    for content, name in zip(contents, names, strict=True):
         if content in seen:
             raise DataError(
-                f"{seen[content]} and {name} hold the same moments, and their rows would count "
+                f"{seen[content]} and {name} hold the same {what}, and their rows would count "
                 "twice; give disjoint rows"
             )
         seen[content] = name
 
 
-def _digest(description: str, labels: Sequence[Array], *arrays: Array) -> str:
+def digest_content(description: str, labels: Sequence[Array], *arrays: Array) -> str:
     """Return the SHA-256 of a description and arrays, which is the same on every machine."""
     found = hashlib.sha256(description.encode())
     for each in labels:
@@ -211,13 +226,15 @@ def _digest(description: str, labels: Sequence[Array], *arrays: Array) -> str:
     return found.hexdigest()
 
 
-def _labels_to_arrow(pa: Any, labels: Array) -> Any:
+def labels_to_arrow(pa: Any, labels: Array) -> Any:
+    """Return labels as a column of a file, by pyarrow, which is given."""
     if labels.dtype.kind in "OU":
         return pa.array(labels.tolist(), pa.string() if kind_of_labels(labels) == "text" else None)
     return pa.array(labels.astype(labels.dtype.newbyteorder("=")))
 
 
-def _labels_from_arrow(labels: Any, dtype: str) -> Array:
+def labels_from_arrow(labels: Any, dtype: str) -> Array:
+    """Return labels in the type that they were written from."""
     if dtype in ("text", "date"):
         return np.array(labels.to_pylist(), dtype=object)
     if np.dtype(dtype).kind == "U":
@@ -225,7 +242,7 @@ def _labels_from_arrow(labels: Any, dtype: str) -> Array:
     return labels.to_numpy().astype(dtype)
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """Raise `DataError` where the first and last bytes tell that a file cannot be read."""
     try:
         if not path.is_file():
@@ -286,7 +303,7 @@ def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
 
     kinds = header["labels"] if "groupings" in header else [header["labels"]]
     labels = tuple(
-        _labels_from_arrow(table[at], kind)
+        labels_from_arrow(table[at], kind)
         for at, kind in zip(_name_columns(header), kinds, strict=True)
     )
     n = table["n"].to_numpy().astype(np.float64)

@@ -1,7 +1,7 @@
 """Moments of disjoint sets of rows -> those of their union."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from bhlm.moments.weighting import merge_weightings, weigh_mass
 Array = np.ndarray
 
 
+class HasGroups(Protocol):
+    """Moments or patterns of a single factor."""
+
+    @property
+    def groups(self) -> Array:
+        """The labels (J,) of the groups."""
+
+
 def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[str]) -> Reduced:
     """Return the blocks of all groups of some parts, which have the columns of one design.
 
@@ -28,10 +36,10 @@ def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[st
         DataError: labels of different types; a label twice in one part; a group in two parts of
             a model with cwc() or gm(), of which each part has taken the mean of its own rows.
     """
-    labels = _join_labels([part.groups for part in parts], design.group, names=names)
+    labels = join_labels([part.groups for part in parts], design.group, names=names)
     groups, index = np.unique(labels, return_inverse=True)
     if len(groups) < len(labels):
-        _check_shared(design, parts, index, names=names)
+        check_shared(design, parts, index, names=names)
     weights = design.formula.weights
     counted = [
         part.blocks._replace(n=weigh_mass(weights, part.weighting, part.n)) for part in parts
@@ -56,7 +64,7 @@ def merge_cells(design: Design, parts: Sequence[Blocks], *, names: Sequence[str]
     """
     columns = design.formula.group_columns
     joined = [
-        _join_labels([part.labels[at] for part in parts], name, names=names)
+        join_labels([part.labels[at] for part in parts], name, names=names)
         for at, name in enumerate(columns)
     ]
     index = number_cells(joined)
@@ -134,7 +142,7 @@ def check_alike(first: Design, part: Design, *, names: tuple[str, str]) -> None:
             )
 
 
-def _join_labels(parts: Sequence[Array], group: str, *, names: Sequence[str]) -> Array:
+def join_labels(parts: Sequence[Array], group: str, *, names: Sequence[str]) -> Array:
     """Return the labels of all parts, one after the other.
 
     Raises `DataError` where they are of different types, and 1 and '1' would be taken for one
@@ -164,8 +172,8 @@ def _join_labels(parts: Sequence[Array], group: str, *, names: Sequence[str]) ->
         raise DataError(f"labels of '{group}': {error}; give them one unit") from error
 
 
-def _check_shared(
-    design: Design, parts: Sequence[Reduced], index: Array, *, names: Sequence[str]
+def check_shared(
+    design: Design, parts: Sequence["HasGroups"], index: Array, *, names: Sequence[str]
 ) -> None:
     """Raise `DataError` where a group with blocks in several places cannot be put together."""
     start = 0

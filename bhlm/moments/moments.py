@@ -546,7 +546,7 @@ def reduce_like(reference: Moments | str | Path, table: Any) -> Moments:
     return compute_moments(reference.design, open_alike(reference, table))
 
 
-def open_alike(moments: Moments, data: Any, **how: Any) -> Any:
+def open_alike(moments: "Moments | Patterns", data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
     `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose

@@ -5,8 +5,10 @@ exposure) and successes (or events) add up, and the rows need not be kept. A tab
 covariates has a handful of patterns per group, one of a continuous covariate nearly one per row.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import narwhals as nw
@@ -15,25 +17,37 @@ import numpy as np
 
 from bhlm.design.design import (
     Design,
+    Prepared,
     build_prepared,
     check_design,
+    check_levels,
+    check_values,
     distinct_columns,
     ignore_floating_errors,
+    prepare_design,
+    tally_table,
 )
 from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.expressions import Apply, Expression, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, collect_frame
 from bhlm.design.labels import code_groups
-from bhlm.design.rows import read_table
-from bhlm.errors import DataError, FormulaError
+from bhlm.design.rows import count_rows, read_table
+from bhlm.errors import DataError, FormulaError, check_arguments
 from bhlm.layout import count, show_name
+from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
+from bhlm.moments.pattern_file import (
+    FARTHEST,
+    check_patterns,
+    list_pattern_disclosures,
+    write_patterns,
+)
 from bhlm.sources.arrow import EXACT
 
 Array = np.ndarray
 
-FARTHEST = 230.0  # of an offset: e to that, or less that, are sizes that doubles compute with
+LOGGER = logging.getLogger("bhlm")
 TIMES = "times"  # the column that counts equal rows
 
 
@@ -94,6 +108,8 @@ class Patterns:
     design: Design
     dropped: int  # rows left out because a used column was missing
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+    suppressed: int = 0  # rows of groups that were too small to disclose
+    min_group_size: int | None = None  # rows that every group is promised to have, by who wrote it
 
     def __repr__(self) -> str:
         """Return the formula, the family and the size of the data."""
@@ -188,7 +204,20 @@ class Patterns:
     @property
     def rows_used(self) -> str:
         """How many rows were used, and how often which column was missing in the others."""
-        return tell_rows_used(self.n_rows, dropped=self.dropped, missing=self.missing)
+        return tell_rows_used(
+            self.n_rows, dropped=self.dropped, missing=self.missing, suppressed=self.suppressed
+        )
+
+    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
+        """Write the patterns to a file; see `bhlm.moments.patterns.save_patterns`."""
+        save_patterns(self, path, min_group_size=min_group_size)
+
+    def disclosures(self, *, min_group_size: int | None = None) -> tuple[str, ...]:
+        """Return what is given away of single rows, a sentence each.
+
+        See `bhlm.moments.pattern_file.list_pattern_disclosures`.
+        """
+        return list_pattern_disclosures(self, min_group_size=min_group_size)
 
     def take(self, names: tuple[str, ...]) -> Array:
         """Return some columns (I, len(names)) by name, the intercept included."""
@@ -198,7 +227,14 @@ class Patterns:
         return np.ascontiguousarray(np.column_stack(columns))
 
 
-def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Patterns:
+def reduce_patterns(
+    formula: Formula,
+    table: Any,
+    *,
+    family: Outcome,
+    design: Design | None = None,
+    is_part: bool = False,
+) -> Patterns:
     """Return the patterns of the rows of a table that a formula uses.
 
     A lazy table gives out its distinct rows, by a GROUP BY where the rows are; where cwc() and gm()
@@ -208,6 +244,9 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
         formula: with a single factor; its response may be successes / trials.
         table: any dataframe that narwhals accepts, eager or lazy.
         family: of the responses.
+        design: of other patterns by that formula, whose constants and levels are taken; None takes
+            those of the table.
+        is_part: whether the table may be one part of many, even a single group.
 
     Raises:
         FormulaError: the formula cannot serve the family.
@@ -215,11 +254,16 @@ def reduce_patterns(formula: Formula, table: Any, *, family: Outcome) -> Pattern
     """
     check_trials(formula, family)
     table = read_table(table, formula)
-    design, frame, layout, _, dropped, missing = build_prepared(formula, table, counted=True)
+    prepared = (
+        build_prepared(formula, table, counted=True)
+        if design is None
+        else _prepare_alike(design, table)
+    )
+    design, frame, layout, _, dropped, missing = prepared
     with ignore_floating_errors():
         held, times = _take_rows(frame, formula)
         groups, codes = code_groups(held[GROUP].to_numpy())
-        if len(groups) < 2:
+        if len(groups) < 2 and not (is_part and len(groups)):
             check_design(design, table)
         rows = read_rows(design, held, layout, codes, len(groups))
     found = read_counts(
@@ -319,10 +363,59 @@ def read_counts(
     return Counts(values, y, trials, offset, constant)
 
 
+def _prepare_alike(design: Design, table: Any) -> Prepared:
+    """Return the complete rows of a table that has the constants and levels of a design.
+
+    Raises:
+        DataError: the table has values or levels that the design cannot serve.
+    """
+    with ignore_floating_errors():
+        rows, layout = prepare_design(design, table)
+        total, missing = tally_table(design, table)
+        n = count_rows(rows, layout).complete
+        check_levels(design, rows, layout)
+        check_values(design, rows, layout, n=n)
+    return Prepared(design, rows, layout, n, total - n, missing)
+
+
+@check_arguments
+def save_patterns(
+    patterns: "Patterns", path: str | Path, *, min_group_size: int | None = None
+) -> None:
+    """Write patterns to one file, which `bhlm.load_moments` gives back to the last bit.
+
+    The file appears whole or not at all: a writer that is stopped leaves what was there before.
+    What it tells of single rows (`Patterns.disclosures`) is logged as warnings of the logger
+    "bhlm".
+
+    Args:
+        patterns: what to write.
+        path: the file; by custom it ends in .moments.
+        min_group_size: refuse to write groups with fewer rows than this, and promise so in the
+            file. None promises what the patterns themselves do, as those of a file or of a merge.
+
+    Raises:
+        DataError: groups below the minimum, labels of a type that has no place in a file, a folder
+            that cannot be written to.
+    """
+    min_group_size = patterns.min_group_size if min_group_size is None else min_group_size
+    if min_group_size is not None:
+        find_large_groups(
+            patterns.rows, min_group_size, of=f"groups of '{patterns.group}'", action="refuse"
+        )
+        min_group_size = int(min_group_size)
+    check_patterns(patterns, "the patterns")
+    description = describe_patterns(patterns) | {"min_group_size": min_group_size}
+    write_patterns(path, description, patterns)
+    for sentence in patterns.disclosures(min_group_size=min_group_size):
+        LOGGER.warning("%s: %s", path, sentence)
+
+
 def describe_patterns(patterns: Patterns) -> dict[str, Any]:
     """Return all of some patterns but the arrays, as JSON can hold it."""
     return describe_design(patterns.design) | {
         "dropped": patterns.dropped,
+        "suppressed": patterns.suppressed,
         "missing": patterns.missing,
         "constant": patterns.constant,
         "family": patterns.family.name,
@@ -351,6 +444,9 @@ def rebuild_patterns(
         design=rebuild_design(description),
         dropped=description["dropped"],
         missing=freeze(description["missing"]),
+        # Posteriors of earlier versions do not tell.
+        suppressed=description.get("suppressed", 0),
+        min_group_size=description.get("min_group_size"),
     )
 
 

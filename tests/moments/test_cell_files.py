@@ -12,8 +12,9 @@ from nasty_table import CELLS_FORMULA, NASTY, as_pandas, assert_same_cells
 import bhlm
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.model import Model
+from bhlm.fits.reduced import load_moments, merge_files, reduce_like, reduce_part
 from bhlm.moments.cells import CellMoments
-from bhlm.moments.either import load_moments, merge_files, merge_moments, reduce_like, reduce_part
+from bhlm.moments.either import merge_moments
 
 NESTED = "y ~ x + (1 | school/class)"
 CENTRED = "y ~ cwc(x, school) + cgm(x) + (1 | school/class)"

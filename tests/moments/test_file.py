@@ -27,8 +27,8 @@ from bhlm.design.design import build_design
 from bhlm.errors import ArgumentError, DataError
 from bhlm.files import replace_file
 from bhlm.fits.model import Model
+from bhlm.fits.reduced import merge_files
 from bhlm.moments.disclosure import find_large_groups
-from bhlm.moments.either import merge_files
 from bhlm.moments.file import is_moments_path, write_blocks
 from bhlm.moments.moments import (
     check_moments,

@@ -208,6 +208,11 @@ def find_moments(model: "Model | AnyMoments") -> AnyMoments | StratumMoments:
     """Return the moments of a model, or those that are given."""
     if isinstance(model, Moments | CellMoments):
         return model
+    if model.patterns is not None:
+        raise ArgumentError(
+            f"calibrate() is not there for family='{model.family}', whose posteriors the tests of "
+            "bhlm calibrate; give a gaussian model"
+        )
     return model.cells or model.strata or model.moments
 
 
