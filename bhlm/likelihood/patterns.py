@@ -14,6 +14,7 @@ from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integr
 from bhlm.likelihood.lattice_sums import draw_groups
 from bhlm.likelihood.panels import sum_stretches
 from bhlm.likelihood.whitening import find_basis, orthonormalize, refuse_constant
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT
 from bhlm.moments.patterns import Patterns
 
@@ -76,6 +77,45 @@ class WhitenedPatterns:
         )  # fmt: skip
 
 
+class CentredColumns:
+    """The columns of patterns about their means over the patterns, so that offsets cancel once."""
+
+    def __init__(self, patterns: Patterns | LevelPatterns) -> None:
+        """Take the means and the cross-products about them."""
+        n, k = patterns.values.shape
+        self.patterns, self.n = patterns, float(n)
+        self.grand = np.append(patterns.values.mean(axis=0), 0.0)
+        self.centred = patterns.values - self.grand[:-1]
+        self.total = np.zeros((k + 1, k + 1))
+        self.total[:k, :k] = self.centred.T @ self.centred
+        self.place = {INTERCEPT: 0} | {name: i + 1 for i, name in enumerate(patterns.columns)}
+
+    def _locate(self, names: Sequence[str]) -> Array:
+        return np.array([self.place[name] for name in names], dtype=int)
+
+    def turn(self, names: Sequence[str], matrix: Array) -> Array:
+        """Return some columns, by name, times a matrix."""
+        loadings = np.zeros((self.centred.shape[1] + 2, matrix.shape[1]))
+        loadings[self._locate(names)] = matrix
+        offset = loadings[0] + self.grand @ loadings[1:]
+        # Columns that an intercept centres have an offset that is zero but for rounding.
+        size = np.abs(loadings[0]) + np.abs(self.grand) @ np.abs(loadings[1:])
+        offset = np.where(np.abs(offset) < 8 * np.finfo(float).eps * size, 0.0, offset)
+        return np.ascontiguousarray(self.centred @ loadings[1:-1] + offset)
+
+    def orthonormalize(self) -> Array:
+        """Return A (p, p) with (X A)'(X A) = I_p I."""
+        names, total = self.patterns.fixed, self.total
+        at = self._locate(names)
+        _, fixed = orthonormalize(self.patterns, names, at, self.n, self.grand, total)
+        return fixed * np.sqrt(self.n)
+
+    def find_basis(self, structure: Structure) -> Array:
+        """Return B (q, q) as far as the covariance structure allows."""
+        at = self._locate(structure.names)
+        return find_basis(self.patterns, structure, at, self.n, self.grand, self.total)
+
+
 def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPatterns:
     """Return the whitened columns of patterns.
 
@@ -86,32 +126,11 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
         IdentifiabilityError: columns that do not vary, or repeat others; random slopes of columns
             that vary between groups alone and have too few values there.
     """
-    n, k = patterns.values.shape
-    grand = np.append(patterns.values.mean(axis=0), 0.0)
-    centred = patterns.values - grand[:-1]
-    total = np.zeros((k + 1, k + 1))
-    total[:k, :k] = centred.T @ centred
-    place = {INTERCEPT: 0} | {name: i + 1 for i, name in enumerate(patterns.columns)}
-
-    def locate(names: Sequence[str]) -> Array:
-        return np.array([place[name] for name in names], dtype=int)
-
-    def turn(names: Sequence[str], matrix: Array) -> Array:
-        loadings = np.zeros((k + 2, matrix.shape[1]))
-        loadings[locate(names)] = matrix
-        offset = loadings[0] + grand @ loadings[1:]
-        # Columns that an intercept centres have an offset that is zero but for rounding.
-        size = np.abs(loadings[0]) + np.abs(grand) @ np.abs(loadings[1:])
-        offset = np.where(np.abs(offset) < 8 * np.finfo(float).eps * size, 0.0, offset)
-        return np.ascontiguousarray(centred @ loadings[1:-1] + offset)
-
-    at = locate(patterns.fixed)
-    _, fixed = orthonormalize(patterns, patterns.fixed, at, float(n), grand, total)
-    fixed = fixed * np.sqrt(n)
-    at = locate(structure.names)
-    basis = find_basis(patterns, structure, at, float(n), grand, total)
-    z = turn(structure.names, basis)
-    _check_random(patterns, structure, z)
+    columns = CentredColumns(patterns)
+    fixed = columns.orthonormalize()
+    basis = columns.find_basis(structure)
+    z = columns.turn(structure.names, basis)
+    check_random(patterns, structure, z, patterns.starts)
     family = patterns.family
     assert isinstance(family, Family)
     return WhitenedPatterns(
@@ -119,7 +138,7 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
         n=patterns.n,
         y=patterns.y,
         offset=patterns.offset,
-        x=turn(patterns.fixed, fixed),
+        x=columns.turn(patterns.fixed, fixed),
         z=z,
         family=family,
         constant=patterns.constant,
@@ -128,29 +147,37 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
     )
 
 
-def _check_random(patterns: Patterns, structure: Structure, z: Array) -> None:
+def check_random(
+    patterns: Patterns | LevelPatterns,
+    structure: Structure,
+    z: Array,
+    starts: Array,
+    order: Array | slice = slice(None),
+) -> None:
     """Refuse random coefficients of which the groups' values do not tell G.
+
+    `z` (I, q) are the patterns' in `order`, in which groups begin at `starts` (J + 1,).
 
     The likelihood of group j depends on Z_j G Z_j'. Directions D_a of G are told apart where these
     are, by the rank of sum_j tr(Z_j D_a Z_j' Z_j D_b Z_j').
     """
-    inner = np.add.reduceat(z[:, :, None] * z[:, None, :], patterns.starts[:-1], axis=0)
+    inner = np.add.reduceat(z[:, :, None] * z[:, None, :], starts[:-1], axis=0)
     turned = structure.directions[:, None] @ inner[None]
     information = np.einsum("ajqs,bjsq->ab", turned, turned)
     own = np.sqrt(np.diag(information))
     values = np.linalg.eigvalsh(information / np.outer(own, own))
     if values[0] > REPEATED:
         return
-    first = patterns.starts[:-1]
+    first = starts[:-1]
     columns = {
-        name: patterns.values[:, patterns.columns.index(name)]
+        name: patterns.values[order, patterns.columns.index(name)]
         for name in structure.names
         if name != INTERCEPT
     }
     constant = {
         name: each[first]
         for name, each in columns.items()
-        if np.array_equal(each, np.repeat(each[first], np.diff(patterns.starts)))
+        if np.array_equal(each, np.repeat(each[first], np.diff(starts)))
     }
     if constant:
         raise refuse_constant(structure, constant)

@@ -20,6 +20,7 @@ from bhlm.moments.strata import StratumMoments
 if TYPE_CHECKING:
     from bhlm.likelihood.cells import WhitenedCells
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -365,7 +366,7 @@ def _products(
 
 
 def orthonormalize(
-    moments: "Moments | CellMoments | Patterns",
+    moments: "Moments | CellMoments | Patterns | LevelPatterns",
     names: tuple[str, ...],
     at: Array,
     n: float,
@@ -384,7 +385,7 @@ def orthonormalize(
 
 
 def _inverse_factor(
-    moments: "Moments | CellMoments | Patterns",
+    moments: "Moments | CellMoments | Patterns | LevelPatterns",
     names: tuple[str, ...],
     gram: Array,
     n: float,
@@ -418,7 +419,7 @@ def _inverse_factor(
 
 
 def find_basis(
-    moments: "Moments | CellMoments | Patterns",
+    moments: "Moments | CellMoments | Patterns | LevelPatterns",
     structure: Structure,
     at: Array,
     n: float,

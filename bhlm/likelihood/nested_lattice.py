@@ -1,0 +1,444 @@
+"""Integrals over the random effects of nested units, each inside the one of its parent.
+
+Given the effects of its ancestors, a unit's log-integrand is f(v) = log phi(v) plus the
+log-integrals of the units in it; those of the finest units are what `bhlm.likelihood.lattice`
+finds. Integrals of log-concave functions are log-concave (Prekopa 1973), so that f has one mode at
+every level, and the same trapezoidal rule about it serves: a lattice v^ + h C'^-1 k, with the
+integrals within found anew at each node. Halving the h of every level measures the error of all.
+
+The derivatives go the same way. By Louis' identity a log-integral has the gradient E[s] and the
+information E[J] - Var(s), s and J those of the units within, at every level. A node moves the
+linear predictor of its unit by z'lam v, so that the units within need no more than their
+derivatives by the coefficients of z: the one by lam[d, e] is v[e] times that by the coefficient d.
+With the gradient and the information by these, Newton's steps find the mode as well. Source: Louis
+(1982), J. R. Stat. Soc. B 44, 226-233; Rabe-Hesketh, Skrondal & Pickles (2005), J. Econometrics
+128, 301-323, for quadrature within quadrature.
+"""
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from bhlm.likelihood.lattice import INFORMATION, Integrated, Rows, integrate
+
+Array = np.ndarray
+
+NEWTON_STEPS = 60
+NEAR = 1e-3  # what is left to gain at the point that a lattice is laid about
+LOST = 1.0
+DEPTH = 30.0  # nodes are left out where f is so far below its peak: exp(-30) = 1e-13
+MOST = 3  # random coefficients of a level
+
+
+class Tree(NamedTuple):
+    """How units lie in each other, by level from the coarsest, L levels."""
+
+    sizes: Array  # (L,) q_l
+    heads: Array  # (L,) p and the q of all coarser levels
+    starts: Array  # (L, U + 1) where the units of the next level begin that lie in each unit
+    bounds: Array  # (L, U + 1) where each unit's patterns begin
+    places: Array  # (L + 1,) where the units of each level begin among those of all
+    members: Array  # (J,) the finest units
+
+
+class Nest(NamedTuple):
+    """The patterns at one set of parameters, and where lattices lie."""
+
+    tree: Tree
+    rows: Rows  # of the finest units; `x` holds X and the Z of coarser levels, eta is etas[-1]
+    lams: Array  # (L, MOST, MOST)
+    a: Array  # (I, Q) Z_l lam_l of all levels but the finest, one after the other
+    etas: Array  # (L, I) given the effects of the levels before; the first is given
+    modes: Array  # (N, MOST) of the units of all levels but the finest
+    inner: Array  # (J, q) of the finest
+    steps: Array  # (N,) h of all units
+
+
+class Nested(NamedTuple):
+    """What is written by `integrate_units`."""
+
+    inner: Integrated  # of the finest units given their ancestors, as they were last
+    loglik: Array  # (U,) of the units asked for
+    score: Array  # (U, m) by beta and the lam of all levels, row by row
+    first: Array  # (L, N, MOST) posterior mean of v, given the effects of coarser levels than l
+    second: Array  # (L, N, MOST, MOST) posterior mean of v v' likewise
+    counts: Array  # (2, L) lattices, and their nodes
+
+
+class Work(NamedTuple):
+    """Room for a unit of each level."""
+
+    v: Array  # (L, MOST) the node
+    origin: Array  # (L, MOST) the mode, or where a step towards it begins
+    step: Array  # (L, MOST)
+    root: Array  # (L, MOST, MOST) C of H = C C'
+    net: Array  # (L, MOST, MOST) h C'^-1
+    k: Array  # (L, MOST) the node in the lattice
+    first: Array  # (L, MOST) where a line of nodes begins, by direction
+    side: Array  # (L, MOST) 0 while a line is followed up, 1 down
+    last: Array  # (L, MOST) f before, or the largest of the lines and planes before
+    begin: Array  # (L, MOST) f where the line begins
+    best: Array  # (L, MOST) the largest f of the line, the plane, the space
+    at: Array  # (L, MOST, MOST) and where
+    within: Array  # (L, M) the score of all units within a unit
+    bend: Array  # (L, M, M) their information
+    score: Array  # (L, M) of a unit
+    information: Array  # (L, M, M)
+    grown: Array  # (L, M) `within` by the parameters of the level
+    source: Array  # (L, M) where each of these comes from
+    factor: Array  # (L, M) and what it is multiplied by
+    pairs: Array  # (L, M, M) weighted score score'
+    noise: Array  # (0, 1 + q)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _allocate(levels: int, most: int, q: int) -> Work:
+    """Return room for so many levels and parameters, q those of the finest level."""
+    small, square = (levels, MOST), (levels, MOST, MOST)
+    wide, whole = (levels, most), (levels, most, most)
+    return Work(
+        np.zeros(small), np.zeros(small), np.zeros(small), np.zeros(square), np.zeros(square),
+        np.zeros(small, np.int64), np.zeros(small, np.int64), np.zeros(small, np.int64),
+        np.zeros(small), np.zeros(small), np.zeros(small), np.zeros(square, np.int64),
+        np.zeros(wide), np.zeros(whole), np.zeros(wide), np.zeros(whole), np.zeros(wide),
+        np.zeros(wide, np.int64), np.zeros(wide), np.zeros(whole), np.zeros((0, 1 + q)),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _begin_walk(work: Work, level: int) -> None:
+    """Put the walk over a lattice at its origin."""
+    work.k[level] = 0
+    work.first[level] = 0
+    work.side[level] = 0
+    work.best[level] = -np.inf
+    work.at[level] = 0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _walk_on(work: Work, level: int, q: int, f: float, cut: float) -> bool:
+    """Move `work.k[level]` to the next node of a lattice, f being that of this one.
+
+    The set of nodes where f is above `cut` is convex. So lines of nodes are followed to both sides
+    until they leave it, planes line by line, each begun at the best node of the line before, and
+    spaces plane by plane. Returns whether there is another node.
+    """
+    k, first, side = work.k[level], work.first[level], work.side[level]
+    last, begin, best, at = work.last[level], work.begin[level], work.best[level], work.at[level]
+    value = f
+    for d in range(q):
+        if value > best[d]:
+            best[d] = value
+            for e in range(d):
+                at[d, e] = at[d - 1, e]
+            at[d, d] = k[d]
+        is_over = False
+        if side[d] == 0 and k[d] == first[d]:
+            begin[d] = value
+        else:
+            is_over = value < cut and not value > last[d]
+        last[d] = value
+        if side[d] == 0 or not is_over:
+            if is_over:
+                side[d], last[d], k[d] = 1, begin[d], first[d] - 1
+            else:
+                k[d] += 1 if side[d] == 0 else -1
+            for e in range(d):
+                first[e] = k[e] = at[d - 1, e]
+                side[e] = 0
+                best[e] = -np.inf
+            return True
+        value = best[d]
+    return False
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _aim(nest: Nest, work: Work, level: int) -> float:
+    """Write C (q, q) of H = C C' and Newton's step (q,) at a node, and return its decrement."""
+    q, head = nest.tree.sizes[level], nest.tree.heads[level]
+    root, step, v, lam = work.root[level], work.step[level], work.v[level], nest.lams[level]
+    within, bend = work.within[level], work.bend[level]
+    decrement = 0.0
+    for d in range(q):
+        step[d] = -v[d]
+        for i in range(q):
+            step[d] += lam[i, d] * within[head + i]
+        for e in range(d + 1):
+            entry = 1.0 if d == e else 0.0
+            for i in range(q):
+                for j in range(q):
+                    entry += lam[i, d] * bend[head + max(i, j), head + min(i, j)] * lam[j, e]
+            for i in range(e):
+                entry -= root[d, i] * root[e, i]
+            root[d, e] = math.sqrt(entry) if d == e else entry / root[e, e]
+    for d in range(q):
+        for i in range(d):
+            step[d] -= root[d, i] * step[i]
+        step[d] /= root[d, d]
+        decrement += step[d] * step[d]
+    for d in range(q - 1, -1, -1):
+        for i in range(d + 1, q):
+            step[d] -= root[i, d] * step[i]
+        step[d] /= root[d, d]
+    return decrement
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _lay_net(work: Work, level: int, q: int, h: float) -> float:
+    """Write h C'^-1 (q, q), upper triangular, and return log |C|."""
+    root, net = work.root[level], work.net[level]
+    logdet = 0.0
+    for d in range(q - 1, -1, -1):
+        logdet += math.log(root[d, d])
+        for e in range(d, q):
+            entry = h if d == e else 0.0
+            for i in range(d + 1, e + 1):
+                entry -= root[i, d] * net[i, e]
+            net[d, e] = entry / root[d, d]
+    return logdet
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _move(nest: Nest, work: Work, level: int, unit: int) -> None:
+    """Write the linear predictors of a unit's patterns at the node `work.v[level]`."""
+    tree = nest.tree
+    q, column = tree.sizes[level], tree.heads[level] - tree.heads[0]
+    before, after, v = nest.etas[level], nest.etas[level + 1], work.v[level]
+    for i in range(tree.bounds[level, unit], tree.bounds[level, unit + 1]):
+        eta = before[i]
+        for d in range(q):
+            eta += nest.a[i, column + d] * v[d]
+        after[i] = eta
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _grow(nest: Nest, work: Work, level: int) -> int:
+    """Write score and information of a node by the parameters of its level; return their number.
+
+    Those by the coefficients of the level's z become those by its lam.
+    """
+    q, head = nest.tree.sizes[level], nest.tree.heads[level]
+    source, factor, v = work.source[level], work.factor[level], work.v[level]
+    tail = 0
+    for other in range(level + 1, len(nest.tree.sizes)):
+        tail += nest.tree.sizes[other] ** 2
+    for b in range(head):
+        source[b], factor[b] = b, 1.0
+    for d in range(q):
+        for e in range(q):
+            source[head + d * q + e], factor[head + d * q + e] = head + d, v[e]
+    for b in range(tail):
+        source[head + q * q + b], factor[head + q * q + b] = head + q + b, 1.0
+    m = head + q * q + tail
+    for b in range(m):
+        work.grown[level, b] = factor[b] * work.within[level, source[b]]
+    return m
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_score(nest: Nest, work: Work, level: int, weight: float) -> None:
+    """Add a node's score, its square and the information there, by its weight."""
+    m = _grow(nest, work, level)
+    grown, source, factor, bend = (
+        work.grown[level], work.source[level], work.factor[level], work.bend[level]
+    )  # fmt: skip
+    score, information, pairs = work.score[level], work.information[level], work.pairs[level]
+    for b in range(m):
+        own = weight * grown[b]
+        score[b] += own
+        for c in range(b + 1):
+            pairs[b, c] += own * grown[c]
+            information[b, c] += weight * factor[b] * factor[c] * bend[source[b], source[c]]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_effects(nest: Nest, out: Nested, level: int, unit: int, weight: float) -> None:
+    """Add the moments of the effects of all units within, given a node, by its weight."""
+    tree = nest.tree
+    finest = len(tree.sizes) - 1
+    start, stop = unit, unit + 1
+    for other in range(level + 1, finest + 1):
+        start, stop = tree.starts[other - 1, start], tree.starts[other - 1, stop]
+        q = tree.sizes[other]
+        for each in range(start, stop):
+            at = tree.places[other] + each
+            for d in range(q):
+                if other == finest and level + 1 == finest:
+                    mean = out.inner.mean[each, d]
+                    out.first[level, at, d] += weight * mean
+                    for e in range(q):
+                        square = out.inner.cov[each, d, e] + mean * out.inner.mean[each, e]
+                        out.second[level, at, d, e] += weight * square
+                else:
+                    out.first[level, at, d] += weight * out.first[level + 1, at, d]
+                    for e in range(q):
+                        square = out.second[level + 1, at, d, e]
+                        out.second[level, at, d, e] += weight * square
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _scale_effects(nest: Nest, out: Nested, level: int, unit: int, factor: float) -> None:
+    """Multiply the moments of the effects of a unit and all units within; 0 clears them."""
+    tree = nest.tree
+    start, stop = unit, unit + 1
+    for other in range(level, len(tree.sizes)):
+        if other > level:
+            start, stop = tree.starts[other - 1, start], tree.starts[other - 1, stop]
+        for at in range(tree.places[other] + start, tree.places[other] + stop):
+            for d in range(tree.sizes[other]):
+                out.first[level, at, d] = factor * out.first[level, at, d] if factor else 0.0
+                for e in range(tree.sizes[other]):
+                    square = out.second[level, at, d, e]
+                    out.second[level, at, d, e] = factor * square if factor else 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _integrate_unit(
+    nest: Nest, level: int, unit: int, derivatives: int, out: Nested, work: Work
+) -> float:
+    """Return the log-integral of a unit of any level but the finest, given `nest.etas[level]`.
+
+    Writes its score and information, by beta, the coefficients of coarser levels' z and the lam of
+    its own and finer levels, to `work`, and the moments of all effects within to `out`.
+    """
+    tree = nest.tree
+    q, finest = tree.sizes[level], len(tree.sizes) - 1
+    place = tree.places[level] + unit
+    start, stop = tree.starts[level, unit], tree.starts[level, unit + 1]
+    v, origin, step, net = work.v[level], work.origin[level], work.step[level], work.net[level]
+    within, bend = work.within[level], work.bend[level]
+    below = 0  # parameters of the units within
+    for other in range(level + 1, finest + 1):
+        below += tree.sizes[other] ** 2
+    below += tree.heads[level + 1]
+    value, decrement, share, turns, is_laid = -np.inf, np.inf, 1.0, 0, False
+    peak, scale, total = -np.inf, 0.0, 0.0
+    for d in range(q):
+        v[d] = nest.modes[place, d]
+    while True:
+        wanted = derivatives if is_laid else INFORMATION
+        _move(nest, work, level, unit)
+        f = 0.0
+        for d in range(q):
+            f -= 0.5 * v[d] * v[d]
+        within[:below] = 0.0
+        bend[:below, :below] = 0.0
+        if level + 1 == finest:
+            inner = out.inner
+            integrate(
+                nest.rows, nest.inner, nest.steps[tree.places[finest] :],
+                tree.members[start:stop], wanted, inner, bend, work.noise,
+            )  # fmt: skip
+            for each in range(start, stop):
+                f += inner.loglik[each]
+                out.counts[1, finest] += inner.nodes[each]
+                if wanted > 0:
+                    for b in range(below):
+                        within[b] += inner.score[each, b]
+            out.counts[0, finest] += stop - start
+        else:
+            for each in range(start, stop):
+                f += _integrate_unit(nest, level + 1, each, wanted, out, work)
+                if wanted > 0:
+                    for b in range(below):
+                        within[b] += work.score[level + 1, b]
+                        for c in range(b + 1):
+                            bend[b, c] += work.information[level + 1, b, c]
+        if np.isnan(f):
+            f = -np.inf
+        if not is_laid:
+            # Newton's method: the first point is taken as it is, a step is shortened.
+            if turns == 0 and not f > -np.inf:
+                is_zero = True
+                for d in range(q):
+                    is_zero = is_zero and v[d] == 0.0
+                    v[d] = 0.0
+                if is_zero:
+                    return -np.inf
+                continue
+            is_up = f >= value + 1e-4 * share * decrement or share * decrement < 1e-9
+            if turns > 0 and not is_up and share > 1e-9:
+                share *= 0.5
+                for d in range(q):
+                    v[d] = origin[d] + share * step[d]
+                continue
+            value = f
+            decrement = _aim(nest, work, level)
+            turns += 1
+            for d in range(q):
+                origin[d] = v[d]
+            if decrement > NEAR and turns < NEWTON_STEPS:
+                share = 1.0
+                for d in range(q):
+                    v[d] = origin[d] + step[d]
+                continue
+            if not (decrement < LOST and value > -np.inf):
+                return -np.inf
+            for d in range(q):
+                nest.modes[place, d] = origin[d]
+            h = nest.steps[place]
+            scale = q * (math.log(h) - 0.5 * math.log(2.0 * math.pi))
+            scale -= _lay_net(work, level, q, h)
+            peak, is_laid = value, True
+            _begin_walk(work, level)
+            work.score[level] = 0.0
+            work.information[level] = 0.0
+            work.pairs[level] = 0.0
+            _scale_effects(nest, out, level, unit, 0.0)
+            out.counts[0, level] += 1.0
+        if f > peak - DEPTH:
+            weight = math.exp(f - peak)
+            total += weight
+            out.counts[1, level] += 1.0
+            for d in range(q):
+                out.first[level, place, d] += weight * v[d]
+                for e in range(q):
+                    out.second[level, place, d, e] += weight * v[d] * v[e]
+            _add_effects(nest, out, level, unit, weight)
+            if derivatives > 0:
+                _add_score(nest, work, level, weight)
+        if not _walk_on(work, level, q, f, peak - DEPTH):
+            break
+        for d in range(q):
+            v[d] = origin[d]
+            for e in range(d, q):
+                v[d] += net[d, e] * work.k[level, e]
+    _scale_effects(nest, out, level, unit, 1.0 / total)
+    if derivatives > 0:
+        score, information, pairs = work.score[level], work.information[level], work.pairs[level]
+        m = below - q + q * q
+        for b in range(m):
+            score[b] /= total
+            for c in range(b + 1):
+                information[b, c] = (information[b, c] - pairs[b, c]) / total + score[b] * score[c]
+    return peak + math.log(total) + scale
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def integrate_units(
+    nest: Nest, level: int, members: Array, derivatives: int, out: Nested, information: Array
+) -> None:
+    """Integrate over the random effects of some units of a level, and of all units within.
+
+    Args:
+        nest: the patterns, with `etas[level]` the linear predictors given coarser effects.
+        level: any but the finest, 0 for the marginal likelihood.
+        members: which units.
+        derivatives: 0 for none, or `INFORMATION`, of the coarsest level alone.
+        out: what is written.
+        information: (m, m) by beta and all lam, to whose lower triangle the units' is added.
+    """
+    m = len(information)
+    most = nest.tree.heads[-1] + nest.tree.sizes[-1]
+    for q in nest.tree.sizes:
+        most += q * q
+    work = _allocate(len(nest.tree.sizes), most, nest.tree.sizes[-1])
+    for unit in members:
+        out.loglik[unit] = _integrate_unit(nest, level, unit, derivatives, out, work)
+        if derivatives > 0:
+            for b in range(m):
+                out.score[unit, b] = work.score[level, b]
+                for c in range(b + 1):
+                    information[b, c] += work.information[level, b, c]

@@ -1,0 +1,244 @@
+"""Integrals within integrals agree with dense quadrature, in values, slopes and effects."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import log_ndtr, logsumexp
+
+from bhlm.design.formula.terms import parse_formula
+from bhlm.errors import IdentifiabilityError
+from bhlm.likelihood.covariance import combine
+from bhlm.likelihood.families import find_family
+from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest, whiten_nest
+from bhlm.moments.level_patterns import reduce_level_patterns
+
+pytestmark = pytest.mark.wide
+
+# A normal density's trapezoidal rule with this gap has an error below 1e-16, and these integrands
+# of some rows are hardly narrower.
+GAP, REACH = 0.2, 9.0
+SAME = 1e-9  # of log-likelihood, gradient and effects
+KINDS = [
+    ("bernoulli", "logit"),
+    ("bernoulli", "probit"),
+    ("bernoulli", "cloglog"),
+    ("binomial", "logit"),
+    ("poisson", "log"),
+]
+
+
+def draw(name: str, *, seed: int = 1, schools: int = 3, teachers: int = 2, rows: int = 4):
+    """Return responses of rows in classes of teachers of schools."""
+    rng = np.random.default_rng(seed)
+    n = schools * teachers * 2 * rows
+    table = pd.DataFrame({"school": np.arange(n) * schools // n})
+    table["teacher"] = np.arange(n) * schools * teachers // n
+    table["class"] = np.arange(n) * schools * teachers * 2 // n
+    table["x"] = rng.integers(0, 3, n).astype(float)
+    table["o"] = rng.normal(0.0, 0.1, n)
+    eta = rng.normal(0.0, 0.7, n)[table["school"]] + 0.3 * table["x"] - 0.2
+    table["t"] = rng.integers(2, 5, n)
+    if name == "poisson":
+        table["y"] = rng.poisson(np.exp(eta))
+    else:
+        trials = table["t"] if name == "binomial" else 1
+        table["y"] = rng.binomial(trials, 1.0 / (1.0 + np.exp(-eta)))
+    return table
+
+
+def whiten(table: pd.DataFrame, name: str, link: str, random: str) -> WhitenedNest:
+    """Return whitened patterns of a table, nested as `random` says."""
+    left = "y / t" if name == "binomial" else "y"
+    formula = parse_formula(f"{left} ~ x + offset(o) + {random}")
+    patterns = reduce_level_patterns(formula, table, family=find_family(name, link))
+    structures = [combine(each.blocks, group=each.name) for each in patterns.factors]
+    return whiten_nest(patterns, structures)
+
+
+def weigh(link: str, eta, n, y):
+    """Return the log-likelihood of patterns (..., I), summed over these."""
+    if link == "logit":
+        return (y * eta - n * np.logaddexp(0.0, eta)).sum(axis=-1)
+    if link == "probit":
+        return (y * log_ndtr(eta) + (n - y) * log_ndtr(-eta)).sum(axis=-1)
+    if link == "log":
+        return (y * eta - n * np.exp(eta)).sum(axis=-1)
+    tails = np.exp(eta)
+    return (np.where(y > 0.0, y * np.log(-np.expm1(-tails)), 0.0) - (n - y) * tails).sum(axis=-1)
+
+
+def integrate_densely(white: WhitenedNest, beta, lams, *, effect=None):
+    """Return the log-likelihood by a tensor of nodes, or with the sum of f(v) of one unit's v.
+
+    `effect` is (level, unit, power): then E[v^power] of the unit's first coefficient is returned.
+    """
+    line = np.arange(-REACH, REACH + GAP / 2, GAP)
+
+    def integrate(level: int, unit: int, eta, tilt=None):
+        lo, hi = white.bounds[level][unit : unit + 2]
+        q = white.sizes[level]
+        nodes = np.stack(np.meshgrid(*[line] * q, indexing="ij"), axis=-1).reshape(-1, q)
+        logs = -0.5 * (nodes**2).sum(axis=1) + q * np.log(GAP / np.sqrt(2.0 * np.pi))
+        a = white.z[level][lo:hi] @ lams[level]
+        eta = eta[..., None, :] + nodes @ a.T
+        if level + 1 < len(lams):
+            finer = white.bounds[level + 1]
+            children = range(np.searchsorted(finer, lo), np.searchsorted(finer, hi))
+            total = sum(
+                integrate(level + 1, c, eta[..., finer[c] - lo : finer[c + 1] - lo], tilt)
+                for c in children
+            )
+        else:
+            total = weigh(white.family.link, eta, white.n[lo:hi], white.y[lo:hi])
+        total = total + logs
+        if tilt is not None and tilt[:2] == (level, unit):
+            # exp(s v) with a small s: the derivative of the log-integral by s is a moment.
+            total = total + tilt[2] * nodes[:, 0]
+        return logsumexp(total, axis=-1)
+
+    base = white.offset + white.x @ beta
+    found = 0.0
+    for unit in range(white.counts[0]):
+        lo, hi = white.bounds[0][unit : unit + 2]
+        found += integrate(0, unit, base[lo:hi], effect)
+    return found + white.constant
+
+
+def differentiate(f: Callable[[float], float], step: float = 4e-3) -> float:
+    """Return the derivative at zero, by six points."""
+    weights = {1: 45.0, 2: -9.0, 3: 1.0}
+    return sum(w * (f(k * step) - f(-k * step)) for k, w in weights.items()) / (60.0 * step)
+
+
+def integrate_exactly(white: WhitenedNest, beta, lams) -> tuple[NestIntegrator, object]:
+    made = NestIntegrator(white)
+    made.refine(beta, lams, tolerance=1e-13)
+    return made, made.evaluate(beta, lams)
+
+
+@pytest.mark.parametrize(
+    ("name", "link"), KINDS[:1] + [pytest.param(*k, marks=pytest.mark.slow) for k in KINDS[1:]]
+)
+def test_values_slopes_and_effects_agree_with_dense_quadrature(name: str, link: str) -> None:
+    white = whiten(draw(name), name, link, "(1 | school/class)")
+    beta, lams = np.array([-0.3, 0.4]), [np.array([[0.9]]), np.array([[0.6]])]
+    made, at = integrate_exactly(white, beta, lams)
+    assert at.loglik == pytest.approx(integrate_densely(white, beta, lams), abs=SAME)
+    halved, error = made.measure_error(beta, lams, at)
+    assert error < 1e-10
+    assert halved.nodes[0] > 1.9 * at.nodes[0]
+
+    def slide(k: int):
+        def value(step: float) -> float:
+            moved = np.concatenate([beta, lams[0].ravel(), lams[1].ravel()])
+            moved[k] += step
+            return integrate_densely(
+                white, moved[:2], [moved[2:3].reshape(1, 1), moved[3:].reshape(1, 1)]
+            )
+
+        return value
+
+    score = at.score.sum(axis=0)
+    for k in (1, 2, 3):
+        assert score[k] == pytest.approx(differentiate(slide(k)), abs=SAME)
+    for level, unit in ((0, 1), (1, 4)):
+
+        def tilt(s: float, level: int = level, unit: int = unit) -> float:
+            return integrate_densely(white, beta, lams, effect=(level, unit, s))
+
+        mean = differentiate(tilt)
+        second = (tilt(4e-3) - 2.0 * tilt(0.0) + tilt(-4e-3)) / 4e-3**2
+        assert at.means[level][unit, 0] == pytest.approx(mean, abs=SAME)
+        assert at.covs[level][unit, 0, 0] == pytest.approx(second, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "random",
+    [
+        "(1 | school/teacher/class)",
+        pytest.param("(1 + x | school) + (1 | class)", marks=pytest.mark.slow),
+        pytest.param("(1 | school) + (1 + x | class)", marks=pytest.mark.slow),
+    ],
+)
+def test_deeper_nests_and_slopes_agree_with_dense_quadrature(random: str) -> None:
+    white = whiten(draw("bernoulli", schools=2, rows=2), "bernoulli", "logit", random)
+    lams = []
+    for q, scale in zip(white.sizes, (0.9, 0.6, 0.7), strict=False):
+        lams.append(np.array([[scale]]) if q == 1 else np.array([[scale, 0.0], [0.3, 0.5]]))
+    beta = np.array([-0.3, 0.4])
+    at = integrate_exactly(white, beta, lams)[1]
+    assert at.loglik == pytest.approx(integrate_densely(white, beta, lams), abs=SAME)
+
+
+@pytest.mark.parametrize(
+    "random",
+    [
+        "(1 | school/class)",
+        "(1 | school/teacher/class)",
+        "(1 + x | school) + (1 | class)",
+        pytest.param("(1 | school) + (1 + x | class)", marks=pytest.mark.slow),
+    ],
+)
+def test_derivatives_are_those_of_the_value(random: str) -> None:
+    white = whiten(draw("poisson", schools=2, rows=2), "poisson", "log", random)
+    rng = np.random.default_rng(3)
+    lams = [0.5 * np.eye(q) + 0.2 * rng.normal(size=(q, q)) for q in white.sizes]
+    beta = np.array([-0.3, 0.4])
+    made, at = integrate_exactly(white, beta, lams)
+    point = np.concatenate([beta, *[lam.ravel() for lam in lams]])
+
+    def split(values):
+        parts, start = [], 2
+        for q in white.sizes:
+            parts.append(values[start : start + q * q].reshape(q, q))
+            start += q * q
+        return values[:2], parts
+
+    def value(k: int):
+        return lambda s: (
+            made.evaluate(*split(point + s * np.eye(len(point))[k]), derivatives=False).loglik
+        )
+
+    score = at.score.sum(axis=0)
+    for k in range(len(point)):
+        assert score[k] == pytest.approx(differentiate(value(k)), abs=1e-7)
+        # And the information those of the score.
+        moved = [
+            made.evaluate(*split(point + s * np.eye(len(point))[k])).score.sum(axis=0)
+            for s in (1e-4, -1e-4)
+        ]
+        np.testing.assert_allclose(
+            at.information[k], (moved[1] - moved[0]) / 2e-4, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_the_order_of_rows_and_of_factors_changes_nothing() -> None:
+    table = draw("bernoulli", schools=4)
+    shuffled = table.sample(frac=1.0, random_state=2)
+    beta, lams = np.array([-0.3, 0.4]), [np.array([[0.9]]), np.array([[0.6]])]
+    found = [
+        integrate_exactly(whiten(each, "bernoulli", "logit", random), beta, lams)[1].loglik
+        for each, random in (
+            (table, "(1 | school/class)"),
+            (shuffled, "(1 | school) + (1 | class)"),
+            (shuffled, "(1 | class) + (1 | school)"),
+        )
+    ]
+    assert found[1:] == pytest.approx(found[:1] * 2, abs=1e-10)
+
+
+def test_threads_change_no_digit() -> None:
+    white = whiten(draw("bernoulli", schools=40), "bernoulli", "logit", "(1 | school/class)")
+    beta, lams = np.array([-0.3, 0.4]), [np.array([[0.9]]), np.array([[0.6]])]
+    one, two = (NestIntegrator(white).evaluate(beta, lams, threads=k) for k in (1, 2))
+    assert one.loglik == two.loglik
+    np.testing.assert_array_equal(one.information, two.information)
+
+
+def test_slopes_that_units_do_not_tell_are_refused() -> None:
+    table = draw("bernoulli", schools=4)
+    table["x"] = (table["class"] % 2).astype(float)
+    with pytest.raises(IdentifiabilityError, match="'x' never varies within any 'class'"):
+        whiten(table, "bernoulli", "logit", "(1 | school) + (1 + x | class)")
