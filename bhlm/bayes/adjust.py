@@ -6,8 +6,12 @@ is moved about the mean by the symmetric matrix A with A H^-1 A' = H^-1 B H^-1 J
 coordinates that have no bounds: the fixed effects, the free elements of the matrix logarithm of G,
 in which every structure stays itself, and log sigma.
 
+The weights of groups add up to their number J, whatever the rows' add up to. A pseudo-posterior of
+fewer groups than were drawn would be skewed as theirs is, and lie beside the estimates by a part of
+a standard error that no linear map takes away; one of more rows is too narrow, which the map mends.
+
 Source: Williams & Savitsky (2021), Int. Stat. Rev. 89, 72-107, section 3; Leon-Novelo & Savitsky
-(2019), Electron. J. Stat. 13, 1608-1645, for weights that add up to the sample size.
+(2019), Electron. J. Stat. 13, 1608-1645, for weights that add up to the size of the sample.
 """
 
 from dataclasses import dataclass

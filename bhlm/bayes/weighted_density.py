@@ -3,7 +3,7 @@
 A position x holds [beta~ (p), scales (s), correlations (c), log sigma (S)]: that of
 `bhlm.bayes.density` with a residual SD for every stratum, and with none where it is known. With
 sampling weights the density is that of the pseudo-posterior, the prior times the pseudo-likelihood
-with weights that add up to the rows.
+with weights of groups that add up to the groups.
 """
 
 import math

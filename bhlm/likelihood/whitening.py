@@ -50,7 +50,8 @@ class Whitened:
     scale: float  # s, the residual SD of ordinary least squares
     logdet_fixed: float  # log |det A|
     # With sampling weights: what each group's log-likelihood is multiplied by (J,), in units in
-    # which n is the number of rows; times `unit` it is as given.
+    # which they add up to the groups, and n is the sum of them times the rows that count; times
+    # `unit` it is as given.
     groups: Array | None = None
     unit: float = 1.0
     offset: float = 0.0  # that the log-likelihood as given is more by: of precision weights
@@ -147,10 +148,10 @@ def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns")
     groups, unit, offset = None, 1.0, applied.offset
     if weights.is_sampling:
         groups = np.ones(moments.n_groups) if applied.groups is None else applied.groups
-        unit = float(groups @ applied.size) / moments.n_rows
+        unit = float(groups.mean())
     return Whitened(
         blocks=blocks,
-        n=float(applied.size.sum()) if groups is None else float(moments.n_rows),
+        n=float(applied.size.sum() if groups is None else groups @ applied.size / unit),
         q=structure.q,
         p=len(moments.fixed),
         basis=columns.bases[0],

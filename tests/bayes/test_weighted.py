@@ -106,7 +106,7 @@ def test_likelihood_is_that_of_dense_normals(kind):
 def dense_loglik(kind: str, moments, each: Parameters) -> float:
     beta, g, sigma = each.beta[0], each.g[0], np.atleast_1d(each.sigma[0])
     total = 0.0
-    unit = (TABLE.w * TABLE.wg).sum() / len(TABLE)
+    unit = TABLE.groupby("g").wg.first().mean()
     levels = moments.weights.levels
     for _, rows in TABLE.groupby("g"):
         z = np.column_stack([np.ones(len(rows)), rows.x])
@@ -240,6 +240,30 @@ def test_adjusted_draws_have_the_sandwich_for_their_covariance():
     found = take_logarithms(structure, moved.parameters)
     np.testing.assert_allclose(np.cov(found.T), robust, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(found.mean(axis=0), centre, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("scaling", ["none", "size", "effective", "gk"])
+def test_weights_of_groups_add_up_to_the_groups_whatever_those_of_rows_do(scaling):
+    """A pseudo-posterior of fewer groups is skewed, and no adjustment moves its mean."""
+    table = TABLE.assign(w=9.0 * TABLE.w, wg=40.0 * TABLE.wg)
+    model = bhlm.Model(
+        "y ~ x + (1 | g)",
+        table,
+        weights=bhlm.SamplingWeights(rows="w", groups="wg", scaling=scaling),
+    )
+    white = prepare(model)[2]
+    assert white.groups.sum() == pytest.approx(len(white.groups))
+    assert white.n == pytest.approx(white.groups @ white.sizes[0])
+    fit = model.reml(method="ml")
+    scaled = white.unit * white.groups
+    applied = model.moments.applied
+    np.testing.assert_allclose(scaled, applied.groups, rtol=1e-12)
+    # What is maximised does not depend on the unit.
+    other = TABLE.assign(w=9.0 * TABLE.w)
+    again = bhlm.Model("y ~ x + (1 | g)", other, weights=model.formula.weights).reml(method="ml")
+    np.testing.assert_allclose(
+        again.estimates[["estimate", "se"]], fit.estimates[["estimate", "se"]], rtol=1e-6
+    )
 
 
 def test_summaries_say_what_was_done_to_draws_under_sampling_weights():
