@@ -32,6 +32,7 @@ from bhlm.commands.options import (
     Residual,
     Rho,
     Rows,
+    Rscales,
     Save,
     Scaling,
     Seed,
@@ -214,6 +215,7 @@ def reml_command(
     group_replicates: GroupReplicates = None,
     replicates_are: ReplicatesAre = None,
     rho: Rho = None,
+    rscales: Rscales = None,
     conventions: Annotated[
         bool,
         typer.Option("--conventions", help="Sets the standard errors of other programs beside."),
@@ -240,7 +242,7 @@ def reml_command(
     check_outputs(which, data, json=json, page=dashboard)
     check_rows_asked(rows=rows, page=dashboard)
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho)
+    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho, rscales)
     if has_responses(which, formula):
         refused = {
             "--known-variance": known_variance, "--residual": residual,
@@ -252,7 +254,7 @@ def reml_command(
             method=method, covariance=covariance, df=df, weights=weights,
             group_weights=group_weights, weights_are=weights_are, scaling=scaling, errors=errors,
             replicates=replicates, group_replicates=group_replicates,
-            replicates_are=replicates_are, rho=rho, dashboard=dashboard,
+            replicates_are=replicates_are, rho=rho, rscales=rscales, dashboard=dashboard,
         )  # fmt: skip
         return run_pooled(
             "reml", which, data, formula, weights=meant, refused=refused,
@@ -315,7 +317,7 @@ def reml_command(
             weights_are=weights_are, scaling=scaling, known_variance=known_variance,
             residual=residual, errors=errors, replicates=replicates,
             group_replicates=group_replicates, replicates_are=replicates_are, rho=rho,
-            conventions=conventions, dashboard=dashboard, rows=rows,
+            rscales=rscales, conventions=conventions, dashboard=dashboard, rows=rows,
         )  # fmt: skip
         source = name_source(entry, data) | {"Command": command}
         page, title = dashboard, entry.title if entry else None

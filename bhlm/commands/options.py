@@ -111,10 +111,21 @@ Replicates = Annotated[
     ),
 ]
 GroupReplicates = Annotated[
-    str | None, typer.Option(help="Replicate weights of groups, such as 'w_school{1..80}'.")
+    str | None,
+    typer.Option(
+        help="Replicate weights of groups, such as 'w_school{1..80}'; of nested ones "
+        "'school=w_school{1..80}'."
+    ),
 ]
 ReplicatesAre = Annotated[
-    str | None, typer.Option(help="BRR (the default), Fay, JK1, JK2 or bootstrap.")
+    str | None, typer.Option(help="BRR (the default), Fay, JK1, JK2, JKn or bootstrap.")
+]
+Rscales = Annotated[
+    str | None,
+    typer.Option(
+        help="Of JKn's replicates, (n - 1) / n of each one's stratum: '0.5, 0.5, 0.667', or one "
+        "number for all."
+    ),
 ]
 Rho = Annotated[float | None, typer.Option(help="Of Fay's replicates: 0.5 in PISA.")]
 FamilyName = Annotated[

@@ -19,6 +19,7 @@ from bhlm.commands.options import (
     Replicates,
     ReplicatesAre,
     Rho,
+    Rscales,
     Scaling,
     Separator,
     WeightColumn,
@@ -72,6 +73,7 @@ def pool_command(
     group_replicates: GroupReplicates = None,
     replicates_are: ReplicatesAre = None,
     rho: Rho = None,
+    rscales: Rscales = None,
     dashboard: Dashboard = None,
     json: Json = None,
     quiet: Quiet = False,
@@ -90,7 +92,7 @@ def pool_command(
     if formula is None:
         raise ArgumentError("--formula is missing; give it, such as 'pv1 + pv2 ~ x + (1 | g)'")
     meant = choose_weights(weights, group_weights, weights_are, scaling)
-    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho)
+    by = choose_errors(errors, replicates, group_replicates, replicates_are, rho, rscales)
     VOICE.say("reading the data")
     right, responses = split_responses(formula)
     parsed = parse_formula(formula if responses is None else f"`{responses[0]}` {right}")
@@ -111,7 +113,7 @@ def pool_command(
         "pool", *data, formula=formula, separator=separator, missing=missing, method=method,
         covariance=covariance, df=df, weights=weights, group_weights=group_weights,
         weights_are=weights_are, scaling=scaling, errors=errors, replicates=replicates,
-        group_replicates=group_replicates, replicates_are=replicates_are, rho=rho,
+        group_replicates=group_replicates, replicates_are=replicates_are, rho=rho, rscales=rscales,
         dashboard=dashboard,
     )  # fmt: skip
     source = {"Data": ", ".join(map(hide_password, data)), "Command": command}

@@ -7,6 +7,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -172,20 +173,21 @@ def choose_errors(
     groups: str | None,
     kind: str | None,
     rho: float | None,
+    rscales: str | None = None,
 ) -> "str | ReplicateWeights | None":
     """Return how standard errors are computed: by --errors, or by replicate weights.
 
     Raises:
         ArgumentError: both, or options of replicate weights without any.
     """
-    if all(each is None for each in (rows, groups, kind, rho)):
+    if all(each is None for each in (rows, groups, kind, rho, rscales)):
         return errors
     from bhlm.studies.replicate_weights import ReplicateWeights
 
     if rows is None and groups is None:
         raise ArgumentError(
-            "--replicates-are and --rho say what replicate weights are; give their columns too, "
-            "as in --replicates 'w_rep{1..80}'"
+            "--replicates-are, --rho and --rscales say what replicate weights are; give their "
+            "columns too, as in --replicates 'w_rep{1..80}'"
         )
     if errors is not None:
         raise ArgumentError(
@@ -193,12 +195,38 @@ def choose_errors(
         )
     found = ReplicateWeights(
         rows=None if rows is None else list_replicates(rows),
-        groups=None if groups is None else list_replicates(groups),
+        groups=None if groups is None else list_group_replicates(groups),
         method=kind or "BRR",
         rho=rho,
     )
+    if rscales is not None:
+        found = replace(found, rscales=read_scales(rscales, found.count))
     found.plan()
     return found
+
+
+def list_group_replicates(text: str) -> "list[str] | dict[str, list[str]]":
+    """Return what --group-replicates says, by factor where it is 'school=w{1..80}; class=...'."""
+    if "=" not in text:
+        return list_replicates(text)
+    parts = [part.partition("=") for part in text.split(";") if part.strip()]
+    return {name.strip(): list_replicates(own.strip()) for name, _, own in parts}
+
+
+def read_scales(text: str, count: int) -> list[float]:
+    """Return what --rscales says, a number for each of `count` replicates, or one for all.
+
+    Raises:
+        ArgumentError: what is no number.
+    """
+    try:
+        found = [float(each) for each in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ArgumentError(
+            f"--rscales '{text}' is no list of numbers; give one for each replicate, such as "
+            "'0.5, 0.5, 0.667'"
+        ) from error
+    return found * count if len(found) == 1 else found
 
 
 def list_replicates(text: str) -> list[str]:

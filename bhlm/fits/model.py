@@ -30,7 +30,7 @@ from bhlm.moments.strata import StratumMoments, reduce_strata
 from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
     import pymc as pm
@@ -850,10 +850,10 @@ class Model:
 
     def replicate_errors(
         self,
-        fit: "RemlFit",
+        fit: "RemlFit | LevelsFit",
         *,
         rows: "Sequence[str] | None" = None,
-        groups: "Sequence[str] | None" = None,
+        groups: "Sequence[str] | Mapping[str, Sequence[str]] | None" = None,
         method: str = "BRR",
         rho: float | None = None,
         rscales: "Sequence[float] | None" = None,
@@ -869,7 +869,8 @@ class Model:
         Args:
             fit: by pseudo-ML, of this model.
             rows: R columns, or expressions such as "w_fstr1 / w_fschwt"; None keeps the model's.
-            groups: R columns of weights of groups; None keeps the model's.
+            groups: R columns of weights of groups; None keeps the model's. With several factors a
+                mapping from factor to R columns.
             method: "BRR", "Fay", "JK1", "JK2", "JKn" or "bootstrap", as the survey says.
             rho: of Fay's method, 0.5 in PISA.
             rscales: of JKn, one for each replicate.
@@ -884,20 +885,14 @@ class Model:
         import narwhals as nw
 
         from bhlm.design.formula.expressions import column_names
-        from bhlm.design.formula.weights import SamplingWeights
         from bhlm.design.rows import read_frame
         from bhlm.progress import show_progress
         from bhlm.reml.estimate import fit_moments
+        from bhlm.reml.levels import LevelsEstimate, fit_cells
         from bhlm.studies.replicate_weights import ReplicateWeights, tabulate_replicates
 
-        meant = self.formula.weights
-        if not isinstance(meant, SamplingWeights):
-            raise ArgumentError(
-                "replicate weights replace sampling weights, which this model has none of; give "
-                "weights=bhlm.SamplingWeights(...)"
-            )
         replicates = ReplicateWeights(rows, groups, method, rho, rscales, mse)
-        _ = replicates.count
+        meant = replicates.check(self.formula.weights)
         if not self.has_rows:
             raise DataError(
                 "this model was made from moments, which hold no replicate weights; make it from "
@@ -906,18 +901,23 @@ class Model:
         scheme = replicates.plan()
 
         def refit(r: int) -> Any:
-            own = SamplingWeights(
-                rows=meant.rows if rows is None else rows[r],
-                groups=meant.groups if groups is None else groups[r],
-                scaling=meant.scaling,
-            )
+            own = replicates.weigh(meant, r)
             formula = replace(self.formula, weights=own)
             frame = read_frame(read_table(self._table, formula))
             for expression in own.expressions:
                 for name in column_names(expression):
                     frame = frame.filter(nw.col(name) != 0)
+            table = frame.to_native()
+            if isinstance(fit, LevelsEstimate):
+                return fit_cells(
+                    reduce_cells(formula, table),
+                    method="ml",
+                    covariance=fit.structures[0].name_override,
+                    start=None if fit.singular else fit,
+                    errors="model",
+                )
             return fit_moments(
-                reduce_table(formula, frame.to_native()),
+                reduce_table(formula, table),
                 method="ml",
                 covariance=fit.structure.name_override,
                 start=None if fit.singular else fit,
@@ -941,15 +941,15 @@ class Model:
                 f"errors={show_value(errors)} is neither a name such as 'model' or 'full' nor a "
                 "bhlm.ReplicateWeights"
             )
-        if self._cells is not None or self._strata is not None:
-            raise ArgumentError(
-                "replicate weights are not there yet with several grouping factors or residual=; "
-                "take errors='full'"
-            )
+        errors.check(self.formula.weights)
         _ = errors.plan()
-        fit = self.reml(method=method, covariance=covariance, start=start, errors="model")
-        table = self.replicate_errors(fit, **asdict(errors))
-        return RemlFit.of(correct_errors(fit, table, errors.sentence), model=self)
+        fit: Any = self.reml(method=method, covariance=covariance, start=start, errors="model")
+        corrected = correct_errors(fit, self.replicate_errors(fit, **asdict(errors)), errors)
+        if self._cells is not None:
+            from bhlm.fits.levels_fit import LevelsFit
+
+            return cast("RemlFit", LevelsFit.of(corrected, model=self))
+        return RemlFit.of(corrected, model=self)
 
     def residuals(self, fit: "RemlFit | LevelsFit") -> "pd.DataFrame":
         """Return the level-1 residuals; see `bhlm.reml.residuals.row_residuals`.

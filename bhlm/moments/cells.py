@@ -162,6 +162,28 @@ class CellMoments:
         )
 
     @property
+    def effective_size(self) -> dict[str, Any]:
+        """The effective numbers (sum w)^2 / sum w^2 of `rows`, and of `units` by factor.
+
+        All weights of a row, or of a unit, are multiplied: its own and those of the units that it
+        lies in. Source: Kish (1965), Survey Sampling, 11.7.
+        """
+        codes, given = self.codes, self.level_weights
+        order = sorted(range(len(given)), key=lambda factor: len(given[factor]))
+        whole, units = np.ones(self.n_cells), {}
+        for factor in order:  # from the coarsest
+            whole = whole * given[factor][codes[factor]]
+            own = np.empty(len(given[factor]))
+            own[codes[factor]] = whole
+            units[self.factors[factor].name] = float(own.sum() ** 2 / (own @ own))
+        sums, squares = self.n, self.n
+        if self.weighting is not None and self.applied is not None:
+            whole = whole * self.applied.factor
+            sums, squares = self.weighting.sums, self.weighting.squares
+        rows = float((whole @ sums) ** 2 / (whole**2 @ squares))
+        return {"rows": rows, "units": {name: units[name] for name in self.groups}}
+
+    @property
     def codes(self) -> Array:
         """The level (F, C) of every factor that each cell belongs to."""
         return np.array([each.codes for each in self.labels])

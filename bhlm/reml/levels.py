@@ -59,6 +59,7 @@ class LevelsEstimate(Maximum):
     steps: tuple[Step, ...]
     white: WhitenedCells
     errors: str = "model"  # how standard errors were computed: or one of `sandwich.CONVENTIONS`
+    errors_code: str = ""  # the Python expression of `errors=` where it is no name
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

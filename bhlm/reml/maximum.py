@@ -60,9 +60,12 @@ class Maximum(ABC):
 
     @property
     def judged_by_z(self) -> bool:
-        """Whether fixed effects are tested by z alone: by scores, or with sigma held."""
-        holds = self.weights is not None and self.weights.holds_sigma
-        return holds or self.errors != "model"
+        """Whether fixed effects are tested by z alone: by scores, under a survey's weights, or with
+        sigma held.
+        """
+        weights = self.weights
+        apart = weights is not None and (weights.holds_sigma or weights.is_sampling)
+        return apart or self.errors != "model"
 
     @property
     @abstractmethod

@@ -50,7 +50,7 @@ def describe_model(moments: Moments) -> dict[str, Any]:
     } | describe_weights(moments)
 
 
-def describe_weights(moments: Moments) -> dict[str, Any]:
+def describe_weights(moments: Moments | CellMoments) -> dict[str, Any]:
     """Return what the weights are and the effective sizes; nothing where there are none."""
     if moments.weights is None:
         return {}
@@ -236,8 +236,7 @@ def describe_cells(moments: CellMoments) -> dict[str, Any]:
         "dropped_rows": moments.dropped,
         "missing": dict(moments.missing),
         "note": moments.note,
-        **({} if moments.weights is None else {"weights": moments.weights.describe()}),
-    }
+    } | describe_weights(moments)
 
 
 def describe_levels(fit: LevelsEstimate, *, df: str | None = None) -> dict[str, Any]:

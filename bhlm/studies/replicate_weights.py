@@ -18,15 +18,19 @@ Sources: Wolter (2007), Introduction to Variance Estimation, chapters 3 and 4; J
 Official Stat. 6, 223-239, for Fay's; OECD (2014), PISA 2012 Technical Report, chapter 8.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.design.formula.weights import SamplingWeights, Weights
 from bhlm.errors import ArgumentError, check_fields
-from bhlm.likelihood.parameters import Parameter
+from bhlm.layout import name_some
+from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.standard_errors import Z95, log_interval
 
 if TYPE_CHECKING:
@@ -47,7 +51,9 @@ class ReplicateWeights:
     Args:
         rows: R columns in the place of the rows' sampling weights, or expressions such as
             "w_fstr1 / w_fschwt"; None keeps the model's.
-        groups: R columns in the place of the groups' weights; None keeps the model's.
+        groups: R columns in the place of the groups' weights; None keeps the model's. With several
+            nested factors a mapping from factor to R columns; factors that it does not name keep
+            the model's.
         method: "BRR", "Fay", "JK1", "JK2", "JKn" or "bootstrap", as the survey says.
         rho: of Fay's method, 0.5 in PISA.
         rscales: of JKn, one for each replicate.
@@ -55,7 +61,7 @@ class ReplicateWeights:
     """
 
     rows: Sequence[str] | None = None
-    groups: Sequence[str] | None = None
+    groups: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     method: str = "BRR"
     rho: float | None = None
     rscales: Sequence[float] | None = None
@@ -68,7 +74,8 @@ class ReplicateWeights:
         Raises:
             ArgumentError: no replicates, or lists of different lengths.
         """
-        sizes = {len(each) for each in (self.rows, self.groups) if each is not None}
+        of_groups = self.groups if isinstance(self.groups, Mapping) else {"": self.groups}
+        sizes = {len(each) for each in (self.rows, *of_groups.values()) if each is not None}
         if len(sizes) != 1:
             found = " and ".join(map(str, sorted(sizes))) or "no"
             raise ArgumentError(
@@ -76,6 +83,63 @@ class ReplicateWeights:
                 "them"
             )
         return sizes.pop()
+
+    def check(self, meant: Weights | None) -> SamplingWeights:
+        """Return a model's weights, which the replicates can replace.
+
+        Raises:
+            ArgumentError: they are no sampling weights, or those of other factors.
+        """
+        if not isinstance(meant, SamplingWeights):
+            raise ArgumentError(
+                "replicate weights replace sampling weights, which this model has none of; give "
+                "weights=bhlm.SamplingWeights(...)"
+            )
+        _ = self.count
+        self.weigh(meant, 0)
+        return meant
+
+    def weigh(self, meant: SamplingWeights, r: int) -> SamplingWeights:
+        """Return the weights of replicate r, counted from 0, of a model with the weights `meant`.
+
+        Raises:
+            ArgumentError: a mapping where the model has one grouping factor, none where it has
+                several, or a factor whose weights the model does not have.
+        """
+        rows = meant.rows if self.rows is None else self.rows[r]
+        own = dict(meant.factors)
+        if isinstance(self.groups, Mapping):
+            if unknown := [name for name in self.groups if name not in own]:
+                raise ArgumentError(
+                    f"groups= has replicates of {name_some(unknown)}, of which the model has no "
+                    "weights; give those of "
+                    + (name_some(list(own)) if own else "its one factor, as a list")
+                )
+            own |= {name: each[r] for name, each in self.groups.items()}
+        elif own and self.groups is not None:
+            raise ArgumentError(
+                f"groups= is a list, and the model has weights of {name_some(list(own))}; give a "
+                "mapping from factor to its replicates"
+            )
+        elif self.groups is not None:
+            return SamplingWeights(rows, self.groups[r], meant.scaling)
+        return SamplingWeights(rows, own or meant.groups, meant.scaling)
+
+    @property
+    def code(self) -> str:
+        """The Python expression that makes them."""
+        given = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value == each.default:
+                continue
+            if isinstance(value, Mapping):
+                inner = ", ".join(f"{name!r}: {write_list(own)}" for name, own in value.items())
+                given.append(f"{each.name}={{{inner}}}")
+                continue
+            text = repr(value) if isinstance(value, str | float | bool) else write_list(value)
+            given.append(f"{each.name}={text}")
+        return f"bhlm.ReplicateWeights({', '.join(given)})"
 
     def plan(self) -> "Scheme":
         """Return how the replicates add up; raises as `plan_replicates` does."""
@@ -88,6 +152,25 @@ class ReplicateWeights:
         """What they are, which is what a fit calls its errors."""
         rho = "" if self.rho is None else f", rho {self.rho:g}"
         return f"{self.count} replicate weights ({self.method}{rho})"
+
+
+def write_list(values: Sequence[str] | Sequence[float]) -> str:
+    """Return the Python expression of a list, short where one number in its texts counts up."""
+    texts, numbers = [str(each) for each in values], []
+    for number in re.finditer(r"\d+", texts[0]) if isinstance(values[0], str) else ():
+        first, head, tail = int(number[0]), texts[0][: number.start()], texts[0][number.end() :]
+        width = len(number[0]) if number[0].startswith("0") and len(number[0]) > 1 else 0
+        if any(mark in head + tail for mark in "{}"):
+            continue
+        numbers = [f"{head}{at:0{width}d}{tail}" for at in range(first, first + len(texts))]
+        if numbers == texts and len(texts) > 1:
+            kind = f":0{width}d" if width else ""
+            shown = repr(f"{head}{{r{kind}}}{tail}")
+            span = f"{first}, {first + len(texts)}" if first else f"{len(texts)}"
+            return f"[f{shown} for r in range({span})]"
+    if len(set(values)) == 1 and not isinstance(values[0], str):
+        return f"[{values[0]!r}] * {len(values)}"
+    return repr(list(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +235,9 @@ def combine_replicates(full: Array, replicates: Array, scheme: Scheme) -> Array:
     return np.asarray(gaps.T @ (scheme.factors[:, None] * gaps))
 
 
-def tabulate_replicates(
-    fit: Estimate,
-    refit: Callable[[int], Estimate],
+def tabulate_replicates[E: Estimate | LevelsEstimate](
+    fit: E,
+    refit: Callable[[int], E],
     scheme: Scheme,
     *,
     progress: Callable[[int, int], None] | None = None,
@@ -203,13 +286,22 @@ def tabulate_replicates(
     return table
 
 
-def correct_errors(fit: Estimate, table: "pd.DataFrame", sentence: str) -> Estimate:
-    """Return a fit with the standard errors of `tabulate_replicates`, called by a sentence."""
+def correct_errors[E: Estimate | LevelsEstimate](
+    fit: E, table: "pd.DataFrame", errors: ReplicateWeights
+) -> E:
+    """Return a fit with the standard errors of `tabulate_replicates` by replicate weights."""
     covariance = table.attrs["covariance"]
     parts = []
-    for names in (fit.moments.fixed, [str(each) for each in fit.variances]):
+    free = [str(each) for part in fit.parts for each in part.structure.variances]
+    for names in (fit.moments.fixed, [*free, str(RESIDUAL)]):
         parts.append(covariance.loc[list(names), list(names)].to_numpy())
-    return replace(fit, beta_cov=parts[0], variance_cov=parts[1], errors=sentence)
+    return replace(
+        fit,
+        beta_cov=parts[0],
+        variance_cov=parts[1],
+        errors=errors.sentence,
+        errors_code=errors.code,
+    )
 
 
 def _bound(parameter: Parameter, value: float, se: float) -> tuple[float, float]:

@@ -80,6 +80,41 @@ def test_weights_of_one_change_nothing_but_the_standard_errors() -> None:
     assert found.scores.sum(axis=0) == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("errors", ["full", "block", "model"])
+def test_tests_by_z_are_by_the_errors_of_the_fit(errors) -> None:
+    weights = SamplingWeights("w", {"school": "w_school", "school:class": "w_class"})
+    found = Model(FORMULA, TABLE, weights=weights).reml(method="ml", errors=errors)
+    table = found.fixed_effects(method="z")
+    shown = found.estimates.loc[table.index]
+    for column in ("se", "lower", "upper", "p"):
+        assert table[column].to_numpy() == pytest.approx(shown[column].to_numpy(), rel=1e-9)
+    contrast = found.contrast("x = 0", method="z")
+    assert contrast["se"].iloc[0] == pytest.approx(shown.loc["x", "se"], rel=1e-9)
+    joint = found.test("x = 0", method="z")
+    assert joint.statistic == pytest.approx(float(shown.loc["x", "statistic"]) ** 2, rel=1e-8)
+
+
+def test_effective_sizes_are_those_of_the_rows_weights() -> None:
+    weights = SamplingWeights("w", {"school": "w_school", "school:class": "w_class"})
+    found = Model(FORMULA, TABLE, weights=weights).reml(method="ml")
+    size = found.moments.effective_size
+
+    def kish(w) -> float:
+        return float(w.sum() ** 2 / (w @ w))
+
+    each = TABLE.w_school * TABLE.w_class
+    one = TABLE.assign(each=each).groupby(["school", "class"])[["each"]].first()["each"]
+    assert size["rows"] == pytest.approx(kish(TABLE.w * each))
+    assert size["units"]["school:class"] == pytest.approx(kish(one))
+    assert size["units"]["school"] == pytest.approx(kish(TABLE.groupby("school").w_school.first()))
+    assert "effective sample size" in " ".join(found.summary().split())
+    scaled = SamplingWeights("w", {"school:class": "w_class"}, scaling="size")
+    size = Model(FORMULA, TABLE, weights=scaled).reml(method="ml").moments.effective_size
+    sums = TABLE.groupby(["school", "class"]).w.transform("sum")
+    assert size["rows"] == pytest.approx(kish(TABLE.w * 5.0 / sums * TABLE.w_class))
+    assert size["units"]["school"] == pytest.approx(9.0)
+
+
 def test_four_conventions_stand_side_by_side() -> None:
     weights = SamplingWeights("w", {"school": "w_school", "school:class": "w_class"})
     found = fit(TABLE, weights)

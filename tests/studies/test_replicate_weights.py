@@ -102,6 +102,7 @@ def test_a_fit_takes_its_standard_errors_from_replicates(model, tmp_path):
     fit.dashboard(tmp_path / "page.html")
     told = (tmp_path / "page.json").read_text(encoding="utf-8")
     assert "errors=replicates" in told
+    assert "[f'jk{r}' for r in range(6)]" in told
     assert "could not be computed" not in told
 
 
@@ -137,9 +138,9 @@ def test_replicates_are_refused_before_a_fit(table, model):
         bhlm.Model(FORMULA, table).reml(method="ml", errors=REPLICATES)
     with pytest.raises(ArgumentError, match="no rows have that distribution"):
         model.reml(errors=REPLICATES)
-    nested = bhlm.Model("y ~ x + (1 | g) + (1 | g:w)", table)
-    with pytest.raises(ArgumentError, match="not there yet with several grouping factors"):
-        nested.reml(method="ml", errors=REPLICATES)
+    strata = bhlm.Model(FORMULA, table.assign(s=np.arange(len(table)) % 2), residual="s")
+    with pytest.raises(ArgumentError, match="which this model has none of"):
+        strata.reml(method="ml", errors=REPLICATES)
 
 
 def test_replicates_on_the_command_line(table, model, capsys, tmp_path):
@@ -170,3 +171,100 @@ def test_replicates_on_the_command_line(table, model, capsys, tmp_path):
 def test_a_range_stands_for_every_number():
     assert list_replicates("w{8..10} / w{8..10}s") == ["w8 / w8s", "w9 / w9s", "w10 / w10s"]
     assert list_replicates("JR{01..03}") == ["JR01", "JR02", "JR03"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        REPLICATES,
+        bhlm.ReplicateWeights(
+            rows=[f"w_fstr{r} / w_fschwt" for r in range(1, 81)], method="Fay", rho=0.5
+        ),
+        bhlm.ReplicateWeights(rows=["w01", "w02"], groups=["a", "b"], mse=False),
+        bhlm.ReplicateWeights(groups={"s": ["v9", "v10", "v11"], "c": ["a {b}1", "x", "y"]}),
+        bhlm.ReplicateWeights(groups=JK, method="JKn", rscales=[0.5] * GROUPS),
+        bhlm.ReplicateWeights(groups=JK[:2], method="JKn", rscales=[0.5, 0.75]),
+    ],
+)
+def test_the_code_of_replicate_weights_makes_them_again(given):
+    assert eval(given.code, {"bhlm": bhlm}) == given
+
+
+def make_nested() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    schools, classes, rows = 8, 3, 6
+    s = np.repeat(np.arange(schools), classes * rows)
+    c = np.repeat(np.arange(schools * classes), rows)
+    x = rng.normal(size=len(s))
+    y = 1.0 + x + rng.normal(size=schools)[s] + rng.normal(size=schools * classes)[c]
+    weights = {
+        "w": rng.uniform(1.0, 2.0, len(s)),
+        "ws": rng.uniform(1.0, 2.0, schools)[s],
+        "wc": rng.uniform(1.0, 2.0, schools * classes)[c],
+    }
+    weights |= {
+        f"ws{r}": np.where(s == r, 0.0, weights["ws"] * schools / (schools - 1.0))
+        for r in range(schools)
+    }
+    return pd.DataFrame({"s": s, "c": c, "x": x, "y": y + rng.normal(size=len(s))} | weights)
+
+
+NESTED = "y ~ x + (1 | s) + (1 | c)"
+NESTED_WEIGHTS = bhlm.SamplingWeights("w", {"s": "ws", "c": "wc"})
+SCHOOLS = {"s": [f"ws{r}" for r in range(8)]}
+
+
+def test_replicates_of_nested_factors_leave_each_school_out(tmp_path):
+    table = make_nested()
+    model = bhlm.Model(NESTED, table, weights=NESTED_WEIGHTS)
+    fit = model.reml(method="ml", errors=bhlm.ReplicateWeights(groups=SCHOOLS, method="JK1"))
+    without = np.array(
+        [
+            bhlm.Model(NESTED, table[table.s != r], weights=NESTED_WEIGHTS)
+            .reml(method="ml")
+            .estimates["estimate"]
+            for r in range(8)
+        ]
+    )
+    names = ["Intercept", "x", "var(Intercept|s)", "var(Intercept|c)", "var(Residual)"]
+    gaps = without - fit.estimates["estimate"].to_numpy()
+    by_hand = pd.Series(np.sqrt(7.0 / 8.0 * (gaps**2).sum(axis=0)), fit.estimates.index)
+    np.testing.assert_allclose(fit.estimates["se"][names], by_hand[names], rtol=1e-4)
+    np.testing.assert_allclose(fit.fixed_effects(method="z")["se"], by_hand[names[:2]], rtol=1e-4)
+    assert "Standard errors by 8 replicate weights (JK1)." in " ".join(fit.summary().split())
+    fit.dashboard(tmp_path / "page.html")
+    told = (tmp_path / "page.json").read_text(encoding="utf-8")
+    assert "groups={'s': [f'ws{r}' for r in range(8)]}" in told
+    assert "Effective units of s" in told
+    assert "could not be computed" not in told
+
+
+def test_replicates_name_factors_that_have_weights():
+    model = bhlm.Model(NESTED, make_nested(), weights=NESTED_WEIGHTS)
+    with pytest.raises(ArgumentError, match="groups= is a list, and the model has weights of"):
+        model.reml(method="ml", errors=bhlm.ReplicateWeights(groups=SCHOOLS["s"]))
+    with pytest.raises(ArgumentError, match="replicates of t, of which the model has no weights"):
+        model.reml(method="ml", errors=bhlm.ReplicateWeights(groups={"t": SCHOOLS["s"]}))
+
+
+def test_commands_take_jkn_and_nested_factors(table, capsys, tmp_path):
+    table.to_csv(tmp_path / "one.csv", index=False)
+    status, *_ = run(
+        capsys, "reml", "--data", str(tmp_path / "one.csv"), "--formula", FORMULA, "--method", "ml",
+        "--group-weights", "w", "--group-replicates", "jk{0..5}", "--replicates-are", "JKn",
+        "--rscales", f"{1.0 - 1.0 / GROUPS}", "--json", str(tmp_path / "one.json"),
+    )  # fmt: skip
+    assert status == 0
+    found = json.loads((tmp_path / "one.json").read_text())["reml"]["estimates"]["x"]["se"]
+    model = bhlm.Model(FORMULA, table, weights=bhlm.SamplingWeights(groups="w"))
+    # With (R - 1) / R for each replicate JKn is JK1.
+    by_jk1 = model.reml(method="ml", errors=REPLICATES).estimates.loc["x", "se"]
+    assert found == pytest.approx(by_jk1, rel=1e-9)
+    make_nested().to_csv(tmp_path / "two.csv", index=False)
+    status, shown, _ = run(
+        capsys, "reml", "--data", str(tmp_path / "two.csv"), "--formula", NESTED, "--method", "ml",
+        "--weights", "w", "--group-weights", "s=ws; c=wc", "--group-replicates", "s=ws{0..7}",
+        "--replicates-are", "JK1", "--dashboard", str(tmp_path / "two.html"),
+    )  # fmt: skip
+    assert status == 0
+    assert "8 replicate weights (JK1)" in " ".join(shown.split())

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special, stats
 
-from bhlm.layout import agree, show_name
+from bhlm.layout import agree, list_names, show_name
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
 from bhlm.reml.fixed.satterthwaite import satterthwaite_df
 from bhlm.reml.maximum import Maximum
-from bhlm.reml.sandwich import tell_errors
+from bhlm.reml.sandwich import CONVENTIONS, tell_errors
 
 if TYPE_CHECKING:
+    from bhlm.moments.cells import CellMoments
     from bhlm.reml.levels import LevelsEstimate
 
 Array = np.ndarray
@@ -127,13 +128,24 @@ def note_weights(fit: Estimate) -> list[str]:
     return notes
 
 
-def tell_weights(moments: Moments) -> str:
+def tell_weights(moments: "Moments | CellMoments") -> str:
     """Return what the weights are, and how much they leave of rows and groups; "" without."""
     weights = moments.weights
     if weights is None:
         return ""
     sentence = f"{weights.sentence[0].upper()}{weights.sentence[1:]}"
-    if weights.is_sampling:
+    if weights.is_sampling and not isinstance(moments, Moments):
+        size = moments.effective_size
+        units = [
+            f"{size['units'][name]:.4g} of {count:,} units of {name}"
+            for name, count in moments.groups.items()
+        ]
+        sentence += (
+            f"; effective sample size {size['rows']:.5g} of {moments.n_rows} rows, "
+            f"{list_names(units, most=len(units))}"
+        )
+    elif weights.is_sampling:
+        assert isinstance(moments, Moments)
         size = moments.effective_size
         sentence += (
             f"; effective sample size {size['rows']:.5g} of {moments.n_rows} rows and "
@@ -155,10 +167,14 @@ def list_level_notes(fit: "LevelsEstimate", *, df: str | None = None) -> list[st
     """Return the sentences of `list_notes` of several factors, and what to know of their labels."""
     moments = fit.moments
     notes = []
-    if fit.weights is not None:
-        notes.append(f"{fit.weights.sentence[:1].upper()}{fit.weights.sentence[1:]}.")
+    if weights := tell_weights(moments):
+        notes.append(f"{weights}.")
     if fit.errors != "model":
-        notes.append(f"Standard errors by the scores of the coarsest units ({fit.errors}).")
+        notes.append(
+            f"Standard errors by the scores of the coarsest units ({fit.errors})."
+            if fit.errors in CONVENTIONS
+            else f"Standard errors by {fit.errors}."
+        )
     notes += [note_few_groups(fit, advise=df in (None, "z")), note_binary(fit)]
     return [note for note in (*notes, f"Note: {moments.note}" if moments.note else "") if note]
 

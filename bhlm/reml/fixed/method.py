@@ -8,6 +8,7 @@ import numpy as np
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, wald_test
+from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import Maximum
 
 Array = np.ndarray
@@ -50,7 +51,7 @@ class Method:
 
 def infer_plainly(fit: Maximum, df: Array) -> FixedInference:
     """Return the fit's own covariance of the fixed effects with df (c,) by whatever rule."""
-    if fit.judged_by_z and isinstance(fit, Estimate):
+    if fit.judged_by_z and isinstance(fit, Estimate | LevelsEstimate):
         loadings = fit.white.scale * fit.white.fixed
         back = np.linalg.inv(loadings)
         return FixedInference(back @ fit.beta_cov @ back.T, loadings, df)

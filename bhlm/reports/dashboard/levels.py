@@ -11,7 +11,7 @@ from bhlm.plots.forest import plot_forest
 from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import r_squared
-from bhlm.reml.fixed.few_groups import note_binary
+from bhlm.reml.fixed.few_groups import note_binary, tell_weights
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.groups import measure_effects
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
@@ -75,6 +75,16 @@ def _list_facts(subject: Subject) -> Facts:
     units = [(f"Units of {shorten(name)}", f"{J:,}") for name, J in moments.groups.items()]
     items = (("Rows", f"{moments.n_rows:,}"), *units, ("Rows dropped", f"{moments.dropped:,}"))
     reading = "Rows, and units of each grouping factor"
+    if moments.weights is not None and moments.weights.is_sampling:
+        size = moments.effective_size
+        items += (
+            ("Effective rows", f"{size['rows']:,.0f}"),
+            *(
+                (f"Effective units of {shorten(name)}", f"{each:,.0f}")
+                for name, each in size["units"].items()
+            ),
+        )
+        reading += ", and how many count as much without weights"
     if has_shares(moments.weights):
         items += tuple(_list_shares(subject))
         kind = "the posterior" if subject.levels is None else subject.levels.method.upper()
@@ -120,16 +130,20 @@ def _describe_data(subject: Subject) -> tuple[str, ...]:
         f"{moments.rows_used}: {list_names(levels, most=len(levels))}, "
         f"{describe_pattern(moments)}; {'; '.join(sizes)}.",
     )
-    return (*told, moments.note) if moments.note else told
+    notes = (tell_weights(moments), moments.note)
+    return (*told, *(f"{note.rstrip('.')}." for note in notes if note))
 
 
 def _tabulate_levels(fit: "LevelsEstimate") -> Table:
     test = fit.lr_test
     notes = [note for note in (tell_few_groups(fit), note_binary(fit)) if note]
-    reading = (
-        f"Log-likelihood {fit.loglik:.6g}; against a regression without random effects "
-        f"chi2({test['df']}) = {format_digits(test['chi2'], 4)}."
+    against = (
+        f"; against a regression without random effects chi2({test['df']}) = "
+        f"{format_digits(test['chi2'], 4)}"
     )
+    pseudo = fit.weights is not None and fit.weights.is_sampling
+    reading = f"{'Log pseudolikelihood' if pseudo else 'Log-likelihood'} {fit.loglik:.6g}"
+    reading += "." if pseudo else f"{against}."
     return Table(
         "reml_estimates",
         f"{fit.method.upper()} estimates",
@@ -164,8 +178,10 @@ def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
     )
 
 
-def build_level_groups(subject: Subject) -> Section:
+def build_level_groups(subject: Subject) -> Section | None:
     """Return of every factor the caterpillar of its units, and the table of their effects.
+
+    None with sampling weights, under which no effects of units are computed.
 
     The units of nested factors stand beside the labels of those that they are in, by which the
     table can be searched: so one unit's children are seen together.
@@ -173,6 +189,8 @@ def build_level_groups(subject: Subject) -> Section:
     reml, post = subject.levels, subject.level_post
     fit: LevelsEstimate | LevelDraws | Comparison = subject.both or find_levels(subject)
     moments = find_level_moments(subject)
+    if moments.weights is not None and moments.weights.is_sampling:
+        return None
     own = [] if reml is None else ["u", "u_se", "u_low", "u_high"]
     own += [] if post is None else ["mean", "low", "high"]
     kinds = [] if reml is None else ["empirical Bayes and its standard error of prediction"]

@@ -221,8 +221,8 @@ def write_lines(subject: Subject, moments: "Moments") -> tuple[tuple[str, ...], 
     override = _find_structure(subject).name_override
     kind = [] if override is None else [f"covariance={override!r}"]
     if reml is not None:
-        if reml.errors != "model" and reml.errors not in CONVENTIONS:
-            lines.append(f"replicates = bhlm.ReplicateWeights(...)  # {reml.errors}, as given")
+        if reml.errors_code:
+            lines.append(f"replicates = {reml.errors_code}")
         given = [] if reml.method == "reml" else [f"method={reml.method!r}"]
         given += [] if reml.errors == "model" else [write_errors(reml.errors)]
         lines.append(f"reml = model.reml({', '.join([*given, *kind])})")
@@ -261,8 +261,11 @@ def write_level_lines(
     of_rows = "" if moments.weights is None else f", {write_weights(moments.weights)}"
     lines = ["import bhlm", f"model = bhlm.Model({moments.formula!r}, table{of_rows})"]
     name = "fit" if subject.level_post is None else "reml"
-    if subject.levels is not None:
-        lines.append(f"{name} = model.reml(method={subject.levels.method!r})")
+    if (levels := subject.levels) is not None:
+        if levels.errors_code:
+            lines.append(f"replicates = {levels.errors_code}")
+        by = "" if levels.errors == "model" else f", {write_errors(levels.errors)}"
+        lines.append(f"{name} = model.reml(method={levels.method!r}{by})")
     post, notes = subject.level_post, list[str]()
     if post is not None:
         lines += _write_sample(post, [])
