@@ -353,9 +353,12 @@ def ml_command(
     """Fit by maximum likelihood: zeros and ones, proportions, counts, or a normal response."""
     from bhlm.files import write_json
     from bhlm.fits.family_fit import FamilyFit
+    from bhlm.fits.family_levels_fit import FamilyLevelsFit
     from bhlm.reports.json import (
         describe_cells,
         describe_family,
+        describe_family_levels,
+        describe_level_patterns,
         describe_levels,
         describe_model,
         describe_patterns,
@@ -372,6 +375,11 @@ def ml_command(
     )  # fmt: skip
     if rows and model.patterns is not None:
         raise refuse_family_rows(model.family)
+    if dashboard and model.level_patterns is not None:
+        raise ArgumentError(
+            f"--dashboard is not there yet for family='{model.family}' and several grouping "
+            "factors, whose likelihood is approximate; --json has the numbers"
+        )
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
     text = fit.summary(style=style)
@@ -379,6 +387,9 @@ def ml_command(
     def describe() -> dict[str, Any]:
         if isinstance(fit, FamilyFit):
             return {"model": describe_patterns(fit.patterns), "ml": describe_family(fit)}
+        if isinstance(fit, FamilyLevelsFit):
+            told = describe_family_levels(fit)
+            return {"model": describe_level_patterns(fit.patterns), "ml": told}
         if model.cells is not None:
             told = describe_levels(cast("LevelsFit", fit))
             return {"model": describe_cells(model.cells), "ml": told}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bhlm.fits.reconciliation import Reconciliation
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.moments.either import Reduced
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.strata import StratumMoments
     from bhlm.sources.gallery import GalleryModel
     from bhlm.studies.replicate_weights import ReplicateWeights
@@ -122,13 +123,13 @@ def open_model(
         missing=missing or (), labels=[given["residual"]] if "residual" in given else (),
     )  # fmt: skip
     model = Model(formula, rows, **given)
-    parts = (model.patterns, model.strata, model.cells)
+    parts = (model.patterns, model.level_patterns, model.strata, model.cells)
     reduced = next((each for each in parts if each is not None), None)
     tell_doubts(model.moments if reduced is None else reduced)
     return model, None
 
 
-def tell_doubts(reduced: "Reduced | StratumMoments") -> None:
+def tell_doubts(reduced: "Reduced | LevelPatterns | StratumMoments") -> None:
     """Say, unless to be quiet, which predictors can hardly be meant as numbers."""
     from bhlm.moments.identifiers import doubt_columns
 

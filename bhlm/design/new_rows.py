@@ -116,11 +116,11 @@ def read_new_rows(
         raise DataError(
             "a column of the formula is not finite in some new row; check the new table"
         )
-    offset = _read_offsets(design, held, layout)
+    offset = read_offsets(design, held, layout)
     return NewRows(labels, x, z, index_rows(design, filled), offset)
 
 
-def _read_offsets(design: Design, held: nw.DataFrame[Any], layout: Layout) -> Array:
+def read_offsets(design: Design, held: nw.DataFrame[Any], layout: Layout) -> Array:
     """Return the sum (n,) of the offsets of new rows."""
     total = np.zeros(len(held))
     if not design.formula.offsets:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -21,6 +21,7 @@ from bhlm.design.new_rows import (
     carry_means,
     check_at,
     list_named_means,
+    read_offsets,
 )
 from bhlm.design.rows import list_within, name_groups, read_frame
 from bhlm.errors import ArgumentError, DataError
@@ -32,6 +33,7 @@ from bhlm.moments.cells import (
     read_cell_rows,
     refuse_factors,
 )
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.level_rows import list_residuals, locate_levels, predict_level_rows
 from bhlm.reml.levels import LevelsEstimate
@@ -116,13 +118,36 @@ def read_own_level_rows(
 def read_new_level_rows(
     cells: CellMoments, own: Any, new: Any, *, needs_group: bool = True, at: At | None = None
 ) -> tuple[CellRows, Any]:
-    """Return the columns of a design for new rows, with y of nan, and what the table calls them.
+    """Return new rows, with y of nan, and what the table calls them; see `read_new_columns`."""
+    codes, x, z, index, _ = read_new_columns(cells, own, new, needs_group=needs_group, at=at)
+    return CellRows(codes, x, z, np.full(len(x), np.nan)), index
+
+
+class NewLevelRows(NamedTuple):
+    """The columns of a design for new rows."""
+
+    codes: Array  # (F, n) the level of every factor, -1 for new ones
+    x: Array  # (n, p)
+    z: tuple[Array, ...]  # F, (n, q_f)
+    index: Any  # what the table calls the rows
+    offset: Array  # (n,) of the linear predictor; zero without one
+
+
+def read_new_columns(
+    cells: CellMoments | LevelPatterns,
+    own: Any,
+    new: Any,
+    *,
+    needs_group: bool = True,
+    at: At | None = None,
+) -> NewLevelRows:
+    """Return the columns of a design for new rows, and what the table calls them.
 
     gm() and cwc() take the means of the rows that the model was made from, as in
     `bhlm.design.new_rows.read_new_rows`.
 
     Args:
-        cells: the moments of the model.
+        cells: the moments of the model, or its patterns.
         own: the table that it was made from.
         new: any dataframe that narwhals accepts.
         needs_group: whether the rows must have all grouping columns.
@@ -137,8 +162,10 @@ def read_new_level_rows(
     design: Design = cells.design
     at = check_at(at, [str(call) for call in list_named_means(design)], new=new)
     table, formula = read_frame(new), design.formula
-    read = {name for part in list_factors(formula) for name in column_names(part)}
-    blank = {name: nw.lit(1.0) for name in column_names(formula.response) if name not in read}
+    needed = (*list_factors(formula), *formula.offsets)
+    read = {name for part in needed for name in column_names(part)}
+    outcome = {name for part in formula.outcome for name in column_names(part)}
+    blank = {name: nw.lit(1.0) for name in outcome if name not in read}
     safe = name_groups(formula)
     schema = table.collect_schema()
     for column in safe.values():
@@ -168,7 +195,9 @@ def read_new_level_rows(
     rows = read_rows(design, held, layout, np.zeros(n, dtype=np.int64), 1, levels=levels)
     if levels:
         with np.errstate(all="ignore"):
-            carry_means(design, prepare_cells(formula, own).rows(), rows, known=known, at=at)
+            counted = isinstance(cells, LevelPatterns)
+            whole = prepare_cells(formula, own, counted=counted).rows()
+            carry_means(design, whole, rows, known=known, at=at)
     columns = distinct_columns(formula, design.levels)
     values = {INTERCEPT: np.ones(n)}
     for name, stated in columns.items():
@@ -184,11 +213,16 @@ def read_new_level_rows(
         raise DataError(
             "a column of the formula is not finite in some new row; check the new table"
         )
-    return CellRows(codes, x, z, np.full(n, np.nan)), index_rows(design, filled)
+    offset = read_offsets(design, held, layout)
+    return NewLevelRows(codes, x, z, index_rows(design, filled), offset)
 
 
 def _place_groups(
-    cells: CellMoments, codes: Array, labels: Mapping[str, Array], *, by_row: bool
+    cells: CellMoments | LevelPatterns,
+    codes: Array,
+    labels: Mapping[str, Array],
+    *,
+    by_row: bool,
 ) -> tuple[dict[str, int], dict[str, tuple[Array, int]]]:
     """Return how many groups are known, and `Rows.levels` of new rows, of what cwc() and gm() name.
 

@@ -23,6 +23,7 @@ from bhlm.moments.cells import CellMoments, CellRows, read_cell_rows, reduce_cel
 from bhlm.moments.file import is_moments_path
 from bhlm.moments.groups import place_new_rows
 from bhlm.moments.identifiers import doubt_columns
+from bhlm.moments.level_patterns import LevelPatterns, reduce_level_patterns
 from bhlm.moments.moments import Moments, open_alike, reduce_table
 from bhlm.moments.patterns import Patterns, reduce_patterns
 from bhlm.moments.same_rows import check_same_rows, is_alike
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.family_bayes_fit import FamilyBayesFit
     from bhlm.fits.family_fit import FamilyFit
+    from bhlm.fits.family_levels_fit import FamilyLevelsFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.reml.estimate import Estimate
@@ -116,6 +118,7 @@ class Model:
             return
         self._table: Any = None
         self._patterns: Patterns | None = None
+        self._level_patterns: LevelPatterns | None = None
         counts = {"link": link, "trials": trials, "exposure": exposure}
         if is_moments_path(data):
             data = load_moments(data)
@@ -179,13 +182,11 @@ class Model:
                 f"moments hold no single responses, which family={family!r} needs; give the table, "
                 f"or a file of its patterns (bhlm moments --family {family})"
             )
-        if self.formula.has_levels:
-            names = list_names(list(self.formula.groupings), most=9)
-            raise ArgumentError(
-                f"family={family!r} is not there yet for several grouping factors ({names}); take "
-                "one column of groups"
-            )
         self._table = open_rows(self.formula, data) if isinstance(data, str | Path) else data
+        if self.formula.has_levels:
+            self._level_patterns = reduce_level_patterns(self.formula, self._table, family=found)
+            self._doubt_columns(self._level_patterns)
+            return
         self._patterns = reduce_patterns(self.formula, self._table, family=found)
         self._doubt_columns(self._patterns)
 
@@ -232,11 +233,23 @@ class Model:
         return self._patterns
 
     @property
+    def level_patterns(self) -> LevelPatterns | None:
+        """The reduced table of a family with several grouping factors; None of others."""
+        return self._level_patterns
+
+    @property
     def family(self) -> str:
         """The name of the family."""
-        return "gaussian" if self._patterns is None else self._patterns.family.name
+        counted = self._patterns or self._level_patterns
+        return "gaussian" if counted is None else counted.family.name
 
     def _refuse_family(self, what: str) -> ArgumentError:
+        if self._level_patterns is not None:
+            names = list_names(list(self.formula.groupings), most=9)
+            return ArgumentError(
+                f"{what} is not there for family='{self.family}' and several grouping factors "
+                f"({names}); model.ml() fits it"
+            )
         return ArgumentError(f"{what} is not there for family='{self.family}'; model.ml() fits it")
 
     def _state_strata(
@@ -254,7 +267,7 @@ class Model:
             raise ArgumentError(
                 f"residual='{residual}' needs the table, which moments are not; give the table"
             )
-        self._patterns = None
+        self._patterns = self._level_patterns = None
         self._cells = self._moments = None
         is_named = isinstance(data, str | Path)
         self._table = open_rows(self.formula, data, labels=[residual]) if is_named else data
@@ -281,6 +294,8 @@ class Model:
         """
         if self._patterns is not None:
             return cast("Moments", self._patterns)
+        if self._level_patterns is not None:
+            raise self._refuse_family("what needs model.moments, as a file or a posterior does,")
         if self._strata is not None:
             raise ArgumentError(
                 f"what needs model.moments is not there with residual='{self._strata.column}'; "
@@ -305,6 +320,8 @@ class Model:
         """The columns of the model, and the levels and constants that they rest on."""
         if self._patterns is not None:
             return self._patterns.design
+        if self._level_patterns is not None:
+            return self._level_patterns.design
         return self.moments.design if self._cells is None else self._cells.design
 
     @property
@@ -319,6 +336,12 @@ class Model:
             size = f"{found.n_rows} rows in {found.n_groups} groups, {found.n_patterns} patterns"
             size += f"; {found.rows_used}" if found.dropped else ""
             return f"Model({found.formula!r}, {found.family.name}, {found.family.link}: {size})"
+        if self._level_patterns is not None:
+            several = self._level_patterns
+            size = f"{several.size}, {several.n_patterns} patterns"
+            size += f"; {several.rows_used}" if several.dropped else ""
+            kind = f"{several.family.name}, {several.family.link}"
+            return f"Model({several.formula!r}, {kind}: {size})"
         if self._strata is not None:
             strata = f"{len(self._strata.levels)} strata by {self._strata.column!r}"
             return f"Model({self.formula.text!r}: {self._strata.rows_used}, {strata})"
@@ -359,7 +382,7 @@ class Model:
         from bhlm.fits.reml_fit import RemlFit
         from bhlm.reml.estimate import fit_moments
 
-        if self._patterns is not None:
+        if self._patterns is not None or self._level_patterns is not None:
             raise self._refuse_family("restricted maximum likelihood")
         if errors is not None and not isinstance(errors, str):
             return self._fit_replicates(errors, method=method, covariance=covariance, start=start)
@@ -394,10 +417,12 @@ class Model:
 
     def ml(
         self, *, covariance: str | None = None, nagq: int | None = None
-    ) -> "FamilyFit | RemlFit":
+    ) -> "FamilyFit | FamilyLevelsFit | RemlFit":
         """Return the fit by maximum likelihood, of a family as a `FamilyFit`.
 
-        The random effects are integrated until the log-likelihood is known to 1e-8.
+        The random effects are integrated until the log-likelihood is known to 1e-8. Those of
+        crossed factors are not: their likelihood is Laplace's approximation, and the
+        `FamilyLevelsFit` says so wherever it is printed.
 
         Args:
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps
@@ -407,9 +432,15 @@ class Model:
 
         Raises:
             ArgumentError: more than three random coefficients; nodes of a gaussian model, whose
-                likelihood needs none.
+                likelihood needs none; several nodes of crossed factors.
             IdentifiabilityError: the data cannot identify the model, such as by separation.
         """
+        if self._level_patterns is not None:
+            from bhlm.fits.family_levels_fit import FamilyLevelsFit
+            from bhlm.reml.family.levels import fit_level_patterns
+
+            several = fit_level_patterns(self._level_patterns, covariance=covariance, nagq=nagq)
+            return FamilyLevelsFit.of(several, model=self)
         if self._patterns is None:
             if nagq is not None:
                 raise ArgumentError(
@@ -503,6 +534,8 @@ class Model:
                 progress=progress,
             )  # fmt: skip
             return cast("BayesFit", FamilyBayesFit.of(counted, model=self))
+        if self._level_patterns is not None:
+            raise self._refuse_family("a posterior")
         if self._cells is not None:
             from bhlm.bayes.level_sampling import sample_cells
             from bhlm.fits.level_bayes_fit import LevelBayesFit
@@ -557,6 +590,8 @@ class Model:
             raise ArgumentError(f"form={form!r} is not known; choose 'marginal' or 'conditional'")
         if self._patterns is not None:
             return self._build_patterns(self._patterns, form, priors, covariance)
+        if self._level_patterns is not None:
+            raise self._refuse_family("pymc()")
         if self._cells is not None:
             return self._build_levels(self._cells, form, priors, covariance)
         strata = self._strata
@@ -662,7 +697,7 @@ class Model:
                 "this model was made from moments and has no rows; make it from the table, or "
                 "use what needs only moments, such as form='marginal'"
             )
-        if self._patterns is not None:
+        if self._patterns is not None or self._level_patterns is not None:
             raise self._refuse_family("what needs single rows")
         moments, weights = self.moments, self.formula.weights
         with unchanged(self._table, since_opened=False):
@@ -680,7 +715,7 @@ class Model:
 
     def _check_formula(self, fit: Any) -> None:
         """Refuse a fit of another model: of other columns, another response or other weights."""
-        if self._patterns is not None:
+        if self._patterns is not None or self._level_patterns is not None:
             raise self._refuse_family("what needs single rows")
         asked, made = self.moments, fit.moments
         one, other = (
@@ -719,7 +754,7 @@ class Model:
 
     def predict(
         self,
-        fit: "RemlFit | LevelsFit | BayesFit | FamilyFit | FamilyBayesFit",
+        fit: "RemlFit | LevelsFit | BayesFit | FamilyFit | FamilyLevelsFit | FamilyBayesFit",
         data: Any = None,
         *,
         kind: str = "conditional",
@@ -757,6 +792,20 @@ class Model:
                 self._patterns,
                 self._table,
                 cast("FamilyFit | FamilyBayesFit", fit),
+                data,
+                kind=kind,
+                scale=scale or "response",
+                new_groups=new_groups,
+                level=level,
+                at=at,
+            )
+        if self._level_patterns is not None:
+            from bhlm.fits.family_level_rows import predict_family_levels
+
+            return predict_family_levels(
+                self._level_patterns,
+                self._table,
+                fit,
                 data,
                 kind=kind,
                 scale=scale or "response",

@@ -9,6 +9,7 @@ from bhlm.design.design import INTERCEPT
 
 if TYPE_CHECKING:
     from bhlm.moments.either import AnyMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
     from bhlm.moments.strata import StratumMoments
 
@@ -17,7 +18,7 @@ SAME = 1e-9
 _CALLED = re.compile(r"(?:.*[_. ])?(?:id|ID|Id)|.*[a-z]I[dD]")
 
 
-def doubt_columns(reduced: "AnyMoments | Patterns | StratumMoments") -> list[str]:
+def doubt_columns(reduced: "AnyMoments | Patterns | LevelPatterns | StratumMoments") -> list[str]:
     """Return a sentence about each predictor that is a row number, or called an identifier.
 
     The numbers of n rows, in any order, are told by their sum of squares about their mean, which
@@ -47,14 +48,15 @@ def doubt_columns(reduced: "AnyMoments | Patterns | StratumMoments") -> list[str
 
 
 def _sum_squares(
-    reduced: "AnyMoments | Patterns | StratumMoments",
+    reduced: "AnyMoments | Patterns | LevelPatterns | StratumMoments",
 ) -> tuple[float, dict[str, float]]:
     """Return n, and each column's sum of squares about its mean; none where rows are merged."""
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.moments import pool
     from bhlm.moments.patterns import Patterns
     from bhlm.moments.strata import StratumMoments
 
-    if isinstance(reduced, Patterns):
+    if isinstance(reduced, Patterns | LevelPatterns):
         if reduced.n_patterns < reduced.n_rows:
             return float(reduced.n_rows), {}
         gaps = reduced.values - reduced.values.mean(axis=0)

@@ -9,6 +9,7 @@ from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.cells import CellMoments, CellRows
 from bhlm.moments.groups import KINDS
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.reml.level_algebra import evaluate_fit
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import require_unweighted
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def locate_levels(moments: CellMoments, labels: list[list[Array]]) -> Array:
+def locate_levels(moments: CellMoments | LevelPatterns, labels: list[list[Array]]) -> Array:
     """Return the level (F, n) of every factor that rows belong to, -1 for those that are new.
 
     Args:

@@ -8,6 +8,7 @@ their variances. An exact null exists for one variance that is the whole random 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -34,6 +35,9 @@ from bhlm.reml.variance_tests import (
     count_out,
     mix_chi_squares,
 )
+
+if TYPE_CHECKING:
+    from bhlm.reml.family.levels import FamilyLevelsEstimate
 
 Array = np.ndarray
 type Progress = Callable[[int, int], None]
@@ -80,7 +84,7 @@ def judge_level_variances(
             factor or null, or too few replicates.
     """
     require_unweighted(fit, "a test of variances")
-    at = _find_factor(fit, coefficients, factor)
+    at = find_tested(fit, coefficients, factor)
     structure = fit.structures[at]
     asked = structure.names if coefficients is None else coefficients
     dropped = check_named(structure, asked, fit.moments.formula)
@@ -121,9 +125,16 @@ def judge_level_variances(
     )  # fmt: skip
 
 
-def _find_factor(
-    fit: LevelsEstimate, coefficients: str | Sequence[str] | None, factor: str | None
+def find_tested(
+    fit: "LevelsEstimate | FamilyLevelsEstimate",
+    coefficients: str | Sequence[str] | None,
+    factor: str | None,
 ) -> int:
+    """Return the place of the factor that is named, or that alone has the coefficients.
+
+    Raises:
+        ArgumentError: there is none, or several have them.
+    """
     if factor is not None:
         return fit.find_factor(factor)
     names = list(fit.moments.groups)
@@ -143,7 +154,7 @@ def _find_factor(
         )
     raise ArgumentError(
         f"'{shown}' is not random in any one factor of '{fit.moments.formula}'; its coefficients "
-        f"are {', '.join(str(each) for part in fit.parts for each in part.structure.sds)}"
+        f"are {', '.join(str(each) for structure in fit.structures for each in structure.sds)}"
     )
 
 

@@ -10,11 +10,13 @@ from bhlm.design.formula.weights import has_shares
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import tabulate_ratios
+from bhlm.reml.family.levels import FamilyLevelsEstimate, tell_approximation
 from bhlm.reml.family.population import (
     estimate_population,
     measure_dispersion,
@@ -220,6 +222,54 @@ def describe_family(fit: FamilyEstimate) -> dict[str, Any]:
             "population_effects": population.to_dict("index"),
             "icc": share_variance(fit).to_dict("index"),
             "dispersion": measure_dispersion(fit),
+            "df_method": "z",
+        }
+    )
+
+
+def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
+    """Return what `describe_patterns` does, with levels and sizes by grouping factor."""
+    return {
+        "formula": patterns.formula,
+        "family": patterns.family.name,
+        "link": patterns.family.link,
+        "n": patterns.n_rows,
+        "groups": patterns.groups,
+        "group_size": patterns.group_size,
+        "patterns": patterns.n_patterns,
+        "dropped_rows": patterns.dropped,
+        "missing": dict(patterns.missing),
+    }
+
+
+def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
+    """Return the fit of a family with several factors under the keys of the JSON.
+
+    `integration` says that it is Laplace's approximation, whose `error` is not known, and has what
+    the log-likelihood at the estimates is from it by importance sampling, where that can be told.
+    """
+    ratios = None
+    if fit.family.link != "probit":
+        ratios = tabulate_ratios(fit, method="z", level=0.95).to_dict("index")
+    found = fit.find_error()
+    return make_plain(
+        {
+            "method": "ml",
+            "loglik": fit.loglik,
+            "integration": {
+                "error": fit.error,
+                "nagq": fit.nagq,
+                "label": tell_approximation(fit),
+                "at_estimates": None if found is None else found._asdict(),
+            },
+            "converged": fit.converged,
+            "singular": fit.singular,
+            "advice": fit.advice,
+            "estimates": fit.estimates[list(ESTIMATE_KEYS)].to_dict("index"),
+            "wald": fit.wald,
+            "lr_test": fit.lr_test,
+            "ratios": ratios,
+            "icc": fit.icc().to_dict("index"),
             "df_method": "z",
         }
     )

@@ -10,6 +10,7 @@ from bhlm.markup import HTML, NOTEBOOK_DIGITS, estimates_html
 if TYPE_CHECKING:
     from bhlm.bayes.draws import Posterior
     from bhlm.moments.cells import AnyMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
     from bhlm.reconciliation.comparison import Comparison
 
@@ -38,7 +39,7 @@ def show_reconciliation(both: "Comparison") -> str:
     return _list_sentences(lead) + html + _list_sentences([*both.reasons, *told])
 
 
-def tell_dropped(moments: "AnyMoments | Patterns") -> str:
+def tell_dropped(moments: "AnyMoments | Patterns | LevelPatterns") -> str:
     """Return the rows that were left out, and the columns for which, if there are any."""
     return _list_sentences([f"{moments.rows_used}."] if moments.dropped else [])
 

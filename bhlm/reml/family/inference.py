@@ -10,6 +10,7 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import read_hypotheses
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate, carry_errors
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.family.search import widen
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+type AnyFamilyEstimate = FamilyEstimate | FamilyLevelsEstimate
+
 METHODS = ("z", "cr0", "cr1")
 
 
-def find_covariance(fit: FamilyEstimate, method: str) -> Array:
+def find_covariance(fit: AnyFamilyEstimate, method: str) -> Array:
     """Return the covariance (p, p) of the fixed effects by one of `METHODS`.
 
     "z" is the observed information; "cr0" and "cr1" are cluster-robust, by the groups' scores s_j
@@ -34,6 +37,11 @@ def find_covariance(fit: FamilyEstimate, method: str) -> Array:
         raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
     if method == "z":
         return fit.beta_cov
+    if isinstance(fit, FamilyLevelsEstimate):
+        raise ArgumentError(
+            f"method={method!r} is by the scores of groups, which an approximate likelihood of "
+            "several factors has not; take 'z'"
+        )
     p = len(fit.beta)
     return np.asarray(robust_covariance(fit, small=method == "cr1")[:p, :p])
 
@@ -59,7 +67,7 @@ def robust_covariance(fit: FamilyEstimate, *, small: bool = False) -> Array:
     return carry_errors(fit.structure, fit.white, fit.lam, inverse @ meat @ inverse, fit.singular)
 
 
-def tabulate_fixed(fit: FamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
+def tabulate_fixed(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
     """Return `estimate, se, lower, upper, statistic, df, p` of each fixed effect, by z."""
     import pandas as pd
 
@@ -88,7 +96,7 @@ def _tabulate(estimate: Array, se: Array, level: float, names: "pd.Index") -> "p
 
 
 def estimate_contrasts(
-    fit: FamilyEstimate, hypotheses: Sequence[str], *, method: str, level: float
+    fit: AnyFamilyEstimate, hypotheses: Sequence[str], *, method: str, level: float
 ) -> "pd.DataFrame":
     """Return linear combinations of fixed effects, such as "x + 2*z = 0", on the link scale.
 
@@ -106,7 +114,7 @@ def estimate_contrasts(
 
 
 def judge_hypotheses(
-    fit: FamilyEstimate, hypotheses: Sequence[str], *, method: str
+    fit: AnyFamilyEstimate, hypotheses: Sequence[str], *, method: str
 ) -> dict[str, float]:
     """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
 
@@ -122,7 +130,7 @@ def judge_hypotheses(
     return {"chi2": chi2, "df": len(left), "p": float(stats.chi2.sf(chi2, len(left)))}
 
 
-def tabulate_ratios(fit: FamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
+def tabulate_ratios(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
     """Return exp of each fixed effect with its interval: odds ratios, rate ratios.
 
     Columns `ratio, se, lower, upper, p`; of the intercept it is the odds, or the rate, where all

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.families import sum_patterns
+from bhlm.likelihood.families import Family, sum_patterns
 from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns
 from bhlm.reml.optimize import ZERO, Step
 
@@ -45,6 +45,34 @@ class Linear(NamedTuple):
     converged: bool
 
 
+class Rows(Protocol):
+    """Whitened patterns, whatever their factors."""
+
+    @property
+    def n(self) -> Array:
+        """Trials or exposure (I,)."""
+
+    @property
+    def y(self) -> Array:
+        """Successes or events (I,)."""
+
+    @property
+    def offset(self) -> Array:
+        """Of the linear predictor (I,)."""
+
+    @property
+    def x(self) -> Array:
+        """The fixed columns (I, p)."""
+
+    @property
+    def family(self) -> Family:
+        """The family, with its link."""
+
+    @property
+    def constant(self) -> float:
+        """What rows add to the log-likelihood beside patterns."""
+
+
 class Point(NamedTuple):
     """Minus the log-likelihood at a point, with its derivatives by (beta~, theta)."""
 
@@ -69,7 +97,7 @@ class FamilyOptimum:
     steps: tuple[Step, ...]
 
 
-def fit_linear(white: WhitenedPatterns) -> Linear:
+def fit_linear(white: Rows) -> Linear:
     """Return the generalised linear model without random effects, by Newton's method.
 
     Where the data are separated, the search goes on until probabilities are 0 and 1, and

@@ -1,5 +1,6 @@
 """A fit of several grouping factors in the printed style of another program."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bhlm.design.formula.weights import has_shares
@@ -96,7 +97,7 @@ def _render_stata(fit: "LevelsEstimate") -> list[str]:
         f"{align_left(f'Mixed-effects {fit.method.upper()} regression', LEFT)}"
         f"{'Number of obs':<18} ={fit.moments.n_rows:>10}",
         "",
-        *_tabulate_groups(fit),
+        *tabulate_groups(fit.moments.groups, fit.moments.group_size),
         "",
         f"{'':{LEFT}}{f'Wald chi2({wald["df"]})':<18} ={chi2:>10}",
         f"{align_left(loglik, LEFT)}{'Prob > chi2':<18} ={format_fixed(wald['p'], 4):>10}",
@@ -121,10 +122,11 @@ def _test_against_linear(fit: "LevelsEstimate") -> list[str]:
     ]
 
 
-def _tabulate_groups(fit: "LevelsEstimate") -> list[str]:
+def tabulate_groups(
+    groups: Mapping[str, int], sizes: Mapping[str, Mapping[str, float]]
+) -> list[str]:
     """Return the table of levels, and rows per level, of every factor."""
-    moments = fit.moments
-    order = sorted(moments.groups, key=lambda name: moments.groups[name])
+    order = sorted(groups, key=lambda name: groups[name])
     names = [show_name(name) for name in order]
     width = measure_widest(names, least=15)
     rule = "-" * (width + 44)
@@ -135,9 +137,9 @@ def _tabulate_groups(fit: "LevelsEstimate") -> list[str]:
         f"{'-' * (width + 1)}+{'-' * 42}",
     ]
     for name, shown in zip(order, names, strict=True):
-        size = moments.group_size[name]
+        size = sizes[name]
         lines.append(
-            f"{align_right(shown, width)} |{moments.groups[name]:>9}{size['min']:>11}"
+            f"{align_right(shown, width)} |{groups[name]:>9}{size['min']:>11}"
             f"{size['mean']:>11.1f}{size['max']:>11}"
         )
     return [*lines, rule]

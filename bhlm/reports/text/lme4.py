@@ -15,6 +15,7 @@ from bhlm.moments.moments import INTERCEPT
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.levels import FamilyLevelsEstimate
     from bhlm.reml.levels import LevelsEstimate
 
 DIGITS = 4  # getOption("digits") - 3
@@ -153,7 +154,7 @@ def _format_corr(value: float, places: int) -> str:
 
 
 def tabulate_fixed(
-    fit: "Estimate | LevelsEstimate | FamilyEstimate", *, tests: bool = False
+    fit: "Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate", *, tests: bool = False
 ) -> list[str]:
     """Return R's coefficient matrix: places by the smallest number, as printCoefmat does.
 
@@ -205,7 +206,9 @@ def _star(p: float) -> str:
     return next((star for bound, star in STARS if p <= bound), "")
 
 
-def correlate_fixed(fit: "Estimate | LevelsEstimate | FamilyEstimate") -> list[str]:
+def correlate_fixed(
+    fit: "Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate",
+) -> list[str]:
     """Return the lower triangle of the correlations of the fixed effects."""
     names = [_name(name) for name in fit.moments.fixed]
     se = np.sqrt(np.diag(fit.beta_cov))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.levels import FamilyLevelsEstimate
     from bhlm.reml.levels import LevelsEstimate
 
 WIDTH = 78
@@ -118,7 +119,8 @@ def _head(fit: "Estimate") -> list[str]:
 
 
 def tabulate_coefficients(
-    fit: "Estimate | LevelsEstimate | FamilyEstimate", estimates: "pd.DataFrame"
+    fit: "Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate",
+    estimates: "pd.DataFrame",
 ) -> list[str]:
     """Return the table of the fixed effects."""
     fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)

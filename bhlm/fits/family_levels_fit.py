@@ -1,0 +1,118 @@
+"""FamilyLevelsFit: `model.ml()` of zeros and ones, proportions and counts with several factors."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bhlm.errors import check_arguments
+from bhlm.fits.family_fit import FamilyFit
+from bhlm.fits.levels_fit import NotYetError
+from bhlm.fits.origin import Fitted
+from bhlm.reml.family.levels import FamilyLevelsEstimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bhlm.reml.variance_tests import VarianceTest
+
+
+@check_arguments
+class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
+    """The estimates by Laplace's approximation of the likelihood, and what can be asked of them.
+
+    The error of the approximation is not known, and every output says so; `measure_error()` has
+    what the log-likelihood at the estimates misses, by importance sampling of the effects.
+    """
+
+    __slots__ = ("_model",)
+
+    def __repr__(self) -> str:
+        """Return the model, its estimates, and what to know about them, within a screen."""
+        from bhlm.reports.text.family_levels import outline_family_levels
+
+        return outline_family_levels(self)
+
+    def _repr_html_(self) -> str:
+        """Return the estimates as a table for notebooks."""
+        from bhlm.markup import estimates_html
+        from bhlm.reml.family.levels import LABEL
+        from bhlm.reports.notebook import tell_dropped
+
+        title = f"{self.moments.formula} ({LABEL})"
+        return estimates_html(self.estimates, title) + tell_dropped(self.moments)
+
+    def summary(self, *, style: str = "stata") -> str:
+        """Return the printed output in the style of "stata" (melogit) or "lme4" (glmer).
+
+        Raises:
+            ArgumentError: a style that is not known.
+        """
+        from bhlm.reports.text.family_levels import render_family_levels
+
+        return render_family_levels(self, style=style)
+
+    def fixed_effects(self, *, level: float = 0.95) -> "pd.DataFrame":
+        """Return the unit-specific effects on the link scale, with intervals and tests by z.
+
+        Columns `estimate, se, lower, upper, statistic, df, p`.
+
+        Raises:
+            ArgumentError: a level outside (0, 1).
+        """
+        from bhlm.reml.family.inference import tabulate_fixed
+
+        return tabulate_fixed(self, method="z", level=level)
+
+    def ratios(self, *, level: float = 0.95) -> "pd.DataFrame":
+        """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio, se, lower, upper, p`.
+
+        Raises:
+            ArgumentError: the probit link, or a level outside (0, 1).
+        """
+        from bhlm.reml.family.inference import tabulate_ratios
+
+        return tabulate_ratios(self, method="z", level=level)
+
+    def contrast(self, *hypotheses: str, level: float = 0.95) -> "pd.DataFrame":
+        """Return linear combinations of fixed effects, such as "x + 2*z = 0".
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read.
+        """
+        from bhlm.reml.family.inference import estimate_contrasts
+
+        return estimate_contrasts(self, hypotheses, method="z", level=level)
+
+    def test(self, *hypotheses: str) -> dict[str, float]:
+        """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
+
+        Raises:
+            ArgumentError: a hypothesis that cannot be read.
+        """
+        from bhlm.reml.family.inference import judge_hypotheses
+
+        return judge_hypotheses(self, hypotheses, method="z")
+
+    def test_variances(
+        self, coefficients: str | Sequence[str] | None = None, *, factor: str | None = None
+    ) -> "VarianceTest":
+        """Return the LR test that the named random coefficients of a factor do not vary.
+
+        Both log-likelihoods are approximate. See `bhlm.reml.family.level_variances`.
+
+        Raises:
+            ArgumentError: a coefficient that is not random, or that several factors have; a factor
+                that is none.
+        """
+        from bhlm.reml.family.level_variances import judge_level_variances
+
+        return judge_level_variances(self, coefficients, factor=factor)
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what the fit of one factor offers and this one does not."""
+        if not name.startswith("_") and hasattr(FamilyFit, name):
+            raise NotYetError(
+                f"fit.{name} of a family is not there yet for several grouping factors "
+                f"({', '.join(self.moments.groups)}), whose likelihood is approximate; a model of "
+                "one column of groups has it"
+            )
+        raise AttributeError(f"a FamilyLevelsFit has no '{name}'")

@@ -1,0 +1,451 @@
+"""Patterns with several factors -> FamilyLevelsEstimate: maximum likelihood, with its label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import special, stats
+
+from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, check_fields
+from bhlm.layout import show_name
+from bhlm.likelihood.covariance import Structure, combine
+from bhlm.likelihood.crossed_families import (
+    Approximation,
+    ImportanceError,
+    WhitenedCross,
+    whiten_cross,
+)
+from bhlm.likelihood.factor_names import join_columns
+from bhlm.likelihood.families import LOG, Family
+from bhlm.likelihood.nested import is_nested
+from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
+from bhlm.moments.level_patterns import LevelPatterns
+from bhlm.moments.moments import INTERCEPT
+from bhlm.reml.advice import TOO_MUCH, describe_singularity
+from bhlm.reml.family.crossed import CrossedOptimum, maximize_laplace
+from bhlm.reml.family.search import fit_linear
+from bhlm.reml.family.separation import find_direction
+from bhlm.reml.optimize import Step
+from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+from bhlm.reml.standard_errors import has_lost_rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+DRAWS = 1000  # pairs, of what Laplace's approximation misses
+MEASURED = 2e7  # patterns times pairs that are drawn without being asked for
+TRUSTED = 0.1  # of the pairs that are effective at least where their mean is told
+LABEL = "Laplace approximation"
+ALONE = 1e-4  # of a pattern's curvature per trial: below it, separation is looked for
+
+
+@check_fields
+@dataclass(frozen=True, slots=True)
+class FamilyLevelsEstimate:
+    """Estimates of a model of zeros and ones, proportions or counts with F grouping factors.
+
+    They are those of Laplace's approximation of the likelihood, `nagq` = 1, whose error is not
+    known; `measure_error` says what it is at the estimates. `singular` says that the covariance of
+    some factor's effects has lost rank: `advice` says which and what to do.
+    """
+
+    patterns: LevelPatterns
+    structures: tuple[Structure, ...]  # F
+    beta: Array  # (p,) fixed effects, on the link scale
+    gs: tuple[Array, ...]  # F covariances (q_f, q_f) of the random coefficients
+    roots: tuple[Array, ...]  # F square roots of these
+    joint_cov: Array  # (p + m, p + m) of beta and the gs' free elements; nan where undefined
+    loglik: float
+    error: float | None  # of the log-likelihood; None where nobody knows it
+    nagq: int | None  # nodes per dimension, 1 for Laplace; None: as many as needed
+    linear_loglik: float  # of the model without random effects
+    converged: bool
+    singular: bool
+    gradient: Array  # (p + c,) of the log-likelihood, whitened
+    point: Array  # (p + c,) whitened fixed effects, and the whitened factors' coefficients
+    lams: tuple[Array, ...]  # F, (q_f, q_f) whitened
+    information: Array  # (p + c, p + c) observed, by `point`
+    means: tuple[Array, ...]  # F, (J_f, q_f) the effects at their joint mode
+    covs: tuple[Array, ...]  # F, (J_f, q_f, q_f) their covariances given the parameters
+    steps: tuple[Step, ...]
+    white: WhitenedCross
+    method: Literal["ml"] = "ml"
+    # What was computed once; a changed copy begins anew.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def moments(self) -> LevelPatterns:
+        """The patterns, under the name that all fits have for what they were made from."""
+        return self.patterns
+
+    @property
+    def family(self) -> Family:
+        """The family, with its link."""
+        return self.white.family
+
+    @property
+    def beta_cov(self) -> Array:
+        """The covariance (p, p) of the fixed effects."""
+        p = len(self.beta)
+        return np.asarray(self.joint_cov[:p, :p])
+
+    @property
+    def variance_cov(self) -> Array:
+        """The covariance (m, m) of the gs' free elements; nan where undefined."""
+        p = len(self.beta)
+        return np.asarray(self.joint_cov[p:, p:])
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every parameter, in the order of the tables."""
+        return list_parameters(self.patterns.fixed, *self.structures, residual=False)
+
+    @property
+    def n_components(self) -> int:
+        """The free elements of all gs."""
+        return sum(len(each.labels) for each in self.structures)
+
+    @property
+    def estimates(self) -> "pd.DataFrame":
+        """Every parameter on the link scale: `estimate, se, lower, upper`, and `statistic, df, p`.
+
+        Standard errors are from the observed information of the approximation, intervals 95 % and
+        tests by z.
+        """
+        if "estimates" not in self._kept:
+            rows = [
+                *list_fixed(self.beta, self.beta_cov),
+                *list_variances(self.structures, self.gs, None, self.variance_cov),
+            ]
+            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
+
+    @property
+    def wald(self) -> dict[str, float]:
+        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
+        return wald_test(self.patterns.fixed, self.beta, self.beta_cov)
+
+    @property
+    def lr_test(self) -> dict[str, float]:
+        """The test against the model without random effects: chi2, df, p.
+
+        Several variances lie on their boundary under the null hypothesis, so that p by chi2(df) is
+        conservative.
+        """
+        chi2, df = max(2.0 * (self.loglik - self.linear_loglik), 0.0), self.n_components
+        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+
+    @property
+    def advice(self) -> str:
+        """What to do about a fit that is singular or did not converge; empty if neither."""
+        if not self.converged:
+            gradient = np.max(np.abs(self.gradient))
+            return (
+                f"the optimiser did not reach a stationary point (gradient {gradient:.2g}); do "
+                "not report these estimates, drop random terms or rare levels"
+            )
+        if not self.singular:
+            return ""
+        found = [
+            describe_singularity(structure, basis, root, 1.0)
+            for structure, basis, root, lam in zip(
+                self.structures, self.white.bases, self.roots, self.lams, strict=True
+            )
+            if any(has_lost_rank(lam, list(block)) for block in structure.places)
+        ]
+        return f"{' and '.join(found)}; {TOO_MUCH}"
+
+    def find_factor(self, name: str) -> int:
+        """Return the place of a factor.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        names = list(self.patterns.groups)
+        if name not in names:
+            raise ArgumentError(
+                f"factor={name!r} is not a grouping factor; choose one of {', '.join(names)}"
+            )
+        return names.index(name)
+
+    def group_effects(self, factor: str | None = None) -> "pd.DataFrame":
+        """Return the effects of units at their joint mode, on the link scale.
+
+        One row per unit and coefficient. Columns: `factor` and its label `level` (of several
+        columns joined by ":"), or, for one `factor`, a column for each of its label columns;
+        `coefficient`; `estimate`, the deviation u; `sd`, its SD given the estimated parameters by
+        the curvature at the mode (lme4's condVar).
+
+        Args:
+            factor: the factor; None is all of them.
+
+        Raises:
+            ArgumentError: it is not a factor of the model.
+        """
+        import pandas as pd
+
+        chosen = range(len(self.structures)) if factor is None else [self.find_factor(factor)]
+        tables = []
+        for at in chosen:
+            structure, labels = self.structures[at], self.patterns.labels[at].columns
+            q, means = structure.q, self.means[at]
+            if factor is None:
+                names = join_columns(labels)
+                columns: dict[str, Any] = {
+                    "factor": np.repeat(np.array([structure.group], dtype=object), means.size),
+                    "level": np.repeat(names.astype(object), q),
+                }
+            else:
+                own = ("coefficient", "estimate", "sd")
+                heads = name_apart(self.patterns.factors[at].columns, table=own)
+                columns = dict(zip(heads, (np.repeat(e, q) for e in labels), strict=True))
+            variances = np.maximum(np.einsum("jaa->ja", self.covs[at]), 0.0)
+            columns |= {
+                "coefficient": np.array(list(structure.names) * len(means), dtype=object),
+                "estimate": means.ravel(),
+                "sd": np.sqrt(variances).ravel(),
+            }
+            tables.append(pd.DataFrame(columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def icc(self) -> "pd.DataFrame":
+        """Return what share of the variance each factor has on the latent scale.
+
+        `variance` z'Gz with z the means of the random columns, its `share` of all of these and the
+        variance of the residual that the link stands for (pi^2/3, 1, pi^2/6), `icc`, the
+        correlation of two rows that have the level in common and with it those that it is nested
+        in, and `median_ratio`, exp(sqrt(2 variance) Phi^-1(3/4)). Counts have no latent residual,
+        and nan stands for their shares. Source: as of `FamilyFit.icc`.
+        """
+        import pandas as pd
+
+        mass, mean = self.patterns.mass, self.patterns.mean
+        grand = mass @ mean / mass.sum()
+        place = {INTERCEPT: 1.0} | dict(zip(self.patterns.columns, grand.tolist(), strict=True))
+        variances = []
+        for structure, g in zip(self.structures, self.gs, strict=True):
+            z = np.array([place[name] for name in structure.names])
+            variances.append(float(z @ g @ z))
+        codes, latent = self.patterns.codes, float(self.family.latent_variance)
+        total = sum(variances) + latent
+        rows = []
+        for at, own in enumerate(variances):
+            shared = sum(
+                other
+                for code, other in zip(codes, variances, strict=True)
+                if is_nested(codes[at], code)
+            )
+            ratio = float(np.exp(np.sqrt(2.0 * own) * special.ndtri(0.75)))
+            rows.append((own, own / total, shared / total, ratio))
+        rows.append((latent, latent / total, np.nan, np.nan))
+        return pd.DataFrame(
+            rows,
+            index=pd.Index([*self.patterns.groups, "Residual"], name="factor"),
+            columns=["variance", "share", "icc", "median_ratio"],
+        )
+
+    def measure_error(self, *, draws: int = DRAWS, seed: int = 0) -> ImportanceError:
+        """Return what the log-likelihood is above Laplace's approximation at the estimates.
+
+        By importance sampling of the effects; `effective` is how many of the pairs of draws count,
+        and below a tenth of them the difference and its error are not to be trusted.
+
+        Raises:
+            ArgumentError: fewer than two draws, or a fit that Laplace did not make.
+        """
+        if draws < 2:
+            raise ArgumentError(f"draws={draws} tell no error; give 100 or more")
+        key = f"error {draws} {seed}"
+        if key not in self._kept:
+            approximation = Approximation(self.white)
+            p = len(self.beta)
+            self._kept[key] = approximation.measure_error(
+                self.point[:p], self.lams, draws=draws, seed=seed
+            )
+        found: ImportanceError = self._kept[key]
+        return found
+
+    def find_error(self) -> ImportanceError | None:
+        """Return what `measure_error` does, or None where that takes more than seconds."""
+        if self.patterns.n_patterns * DRAWS > MEASURED:
+            return None
+        return self.measure_error()
+
+
+def tell_approximation(fit: FamilyLevelsEstimate) -> str:
+    """Return the label of the approximation, and what is known of its error."""
+    found = fit.find_error()
+    if found is None:
+        return (
+            f"{LABEL} of the likelihood, whose error is not known; fit.measure_error() draws "
+            "effects to tell it"
+        )
+    if found.effective < TRUSTED * found.draws:
+        return (
+            f"{LABEL} of the likelihood, whose error is not known: of {found.draws} pairs of draws "
+            f"of the effects {found.effective:.0f} count, too few to tell it"
+        )
+    side = "above" if found.difference > 0.0 else "below"
+    return (
+        f"{LABEL} of the likelihood, whose error in the estimates is not known; at the estimates "
+        f"the log-likelihood is {abs(found.difference):.2g} (Monte Carlo error {found.mcse:.1g}) "
+        f"{side} it, by importance sampling of the effects"
+    )
+
+
+def fit_level_patterns(
+    patterns: LevelPatterns, *, covariance: str | None = None, nagq: int | None = None
+) -> FamilyLevelsEstimate:
+    """Return the fit of the model that patterns were reduced for, by Laplace's approximation.
+
+    Args:
+        patterns: the reduced table.
+        covariance: "unstructured", "independent", "exchangeable" or "identity", for every factor;
+            None keeps what the formula says.
+        nagq: 1, or None for the same.
+
+    Raises:
+        ArgumentError: several nodes.
+        IdentifiabilityError: the patterns cannot identify the model.
+        DataError: fewer rows than parameters, or factors that are too large for the memory.
+    """
+    if nagq not in (None, 1):
+        raise ArgumentError(
+            f"nagq={nagq} is not there for several grouping factors, whose effects have no "
+            "integrals of few dimensions; 1, Laplace's approximation, is"
+        )
+    structures = tuple(
+        combine(factor.blocks, group=factor.name, covariance=covariance)
+        for factor in patterns.factors
+    )
+    _check_size(patterns, structures)
+    _check_factors(patterns, structures)
+    white = whiten_cross(patterns, structures)
+    linear = fit_linear(white)
+    _check_separation(patterns, white, linear.eta, converged=linear.converged)
+    optimum = maximize_laplace(white, structures, linear)
+    roots = tuple(b @ lam for b, lam in zip(white.bases, optimum.lams, strict=True))
+    pairs = list(zip(roots, optimum.at.means, optimum.at.covs, strict=True))
+    return FamilyLevelsEstimate(
+        patterns=patterns,
+        structures=structures,
+        beta=white.fixed @ optimum.beta,
+        gs=tuple(root @ root.T for root in roots),
+        roots=roots,
+        joint_cov=_spread_errors(structures, white, optimum),
+        loglik=optimum.at.loglik,
+        error=None,
+        nagq=1,
+        linear_loglik=linear.loglik,
+        converged=optimum.converged,
+        singular=optimum.singular,
+        gradient=optimum.gradient,
+        point=np.concatenate([optimum.beta, optimum.theta]),
+        lams=optimum.lams,
+        information=optimum.information,
+        means=tuple(mean @ root.T for root, mean, _ in pairs),
+        covs=tuple(root @ cov @ root.T for root, _, cov in pairs),
+        steps=optimum.steps,
+        white=white,
+    )
+
+
+def _check_size(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
+    """Refuse fewer rows than parameters."""
+    count = len(patterns.fixed) + sum(len(each.labels) for each in structures)
+    if patterns.n_rows <= count and patterns.n.sum() <= count:
+        raise DataError(
+            f"{patterns.n_rows} rows cannot identify {count} parameters; drop terms from "
+            f"'{patterns.formula}' or give more rows"
+        )
+
+
+def _check_factors(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
+    """Refuse factors of which nothing tells the effects from each other or from single trials."""
+    codes, counts, names = patterns.codes, patterns.groups, list(patterns.groups)
+    for one, other in combinations(range(len(names)), 2):
+        if counts[names[one]] == counts[names[other]] and is_nested(codes[one], codes[other]):
+            raise IdentifiabilityError(
+                f"'{names[one]}' and '{names[other]}' divide the rows into the same "
+                f"{counts[names[one]]} groups; write the random terms of both with one of the two "
+                "names"
+            )
+    if patterns.family.has_exposure or patterns.n.max() > 1.0:
+        return
+    for name, structure in zip(names, structures, strict=True):
+        if counts[name] == patterns.n_rows and structure.names == (INTERCEPT,):
+            raise IdentifiabilityError(
+                f"'{name}' has a level for each of the {patterns.n_rows} rows, and single zeros "
+                "and ones tell nothing of its variance; leave its random term out"
+            )
+
+
+def _check_separation(
+    patterns: LevelPatterns, white: WhitenedCross, eta: Array, *, converged: bool
+) -> None:
+    """Refuse data in which the fixed effects foretell responses for certain.
+
+    As `bhlm.reml.family.separation.check_separation` for a single factor.
+    """
+    counts = white.family.code == LOG
+    full, empty = (white.y >= white.n) & (not counts), white.y <= 0.0
+    response = show_name(patterns.response)
+    if empty.all() or full.all():
+        value = "0" if empty.all() else "all successes"
+        raise IdentifiabilityError(
+            f"'{response}' is {value} in every row, so there is nothing to model; choose a "
+            "response that varies"
+        )
+    mean = white.family.mean(eta)
+    doubt = mean if counts else mean * (1.0 - mean)
+    if converged and doubt.min() > ALONE:
+        return
+    if (found := find_direction(white.x, full, empty)) is None:
+        return
+    size = np.abs(white.fixed @ found)
+    worst = patterns.fixed[int(np.argmax(size))]
+    what = "a count of 0" if counts else "all successes or none"
+    raise IdentifiabilityError(
+        f"'{show_name(worst)}' foretells {what} of '{response}' for certain in some rows, so that "
+        "the likelihood has no maximum (separation); merge levels or drop the term"
+    )
+
+
+def _spread_errors(
+    structures: Sequence[Structure], white: WhitenedCross, optimum: CrossedOptimum
+) -> Array:
+    """Return the covariance (p + m, p + m) of beta and the gs' free elements.
+
+    As `bhlm.reml.family.estimate.carry_errors` of a single factor, factor by factor.
+    """
+    cov = (
+        np.linalg.pinv(optimum.information, rcond=1e-10, hermitian=True)
+        if optimum.singular
+        else np.linalg.inv(optimum.information)
+    )
+    p = white.p
+    jacobian = np.zeros((p + sum(len(each.labels) for each in structures), len(cov)))
+    jacobian[:p, :p] = white.fixed
+    row, column, lost = p, p, []
+    for structure, basis, lam in zip(structures, white.bases, optimum.lams, strict=True):
+        turned = structure.factors @ lam.T
+        tangents = basis @ (turned + turned.transpose(0, 2, 1)) @ basis.T
+        m, c = len(structure.labels), len(structure.factors)
+        jacobian[row : row + m, column : column + c] = np.array(
+            [tangents[:, i, j] for i, j in structure.labels]
+        )
+        if optimum.singular:
+            lost += [
+                row + at
+                for at, (i, _) in enumerate(structure.labels)
+                if has_lost_rank(lam, structure.find_block(i))
+            ]
+        row, column = row + m, column + c
+    result = np.asarray(jacobian @ cov @ jacobian.T)
+    result[lost, :] = result[:, lost] = np.nan
+    return result
