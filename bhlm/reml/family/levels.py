@@ -407,7 +407,8 @@ def _check_separation(
         return
     if (found := find_direction(white.x, full, empty)) is None:
         return
-    size = np.abs(white.fixed @ found)
+    sd = patterns.take(patterns.fixed).std(axis=0)
+    size = np.abs(white.fixed @ found) * sd
     worst = patterns.fixed[int(np.argmax(size))]
     what = "a count of 0" if counts else "all successes or none"
     raise IdentifiabilityError(
