@@ -33,6 +33,7 @@ Array = np.ndarray
 
 WORDS = {UNIT: "group without an effect", POPULATION: "mean over all groups"}
 APART = 0.12  # levels by which points of several series are moved apart
+BESIDE = 0.03  # levels by which a posterior mean stands beside its series
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def draw_effects(
             x = each.rows.iloc[:, 0].to_numpy(dtype=float)
             marks += [Band(x, low, high, role, name), Line(x, y, role, name)]
             continue
-        x = np.arange(len(ticks)) + APART * (k - 0.5 * (len(drawn) - 1))
+        x = _place_levels(len(ticks), k, len(drawn))
         hover = tuple(
             f"{shorten(column)} = {print_value(tick)}\n{name}: {format_digits(value, 3)}, "
             f"{format_digits(a, 3)} to {format_digits(b, 3)}"
@@ -179,16 +180,22 @@ def _measure(
     return series
 
 
+def _place_levels(levels: int, k: int, n: int) -> Array:
+    """Return where the points (levels,) of the k-th of n series stand."""
+    return np.arange(levels) + APART * (k - 0.5 * (n - 1))
+
+
 def _draw_others(others: Sequence[_Series], levels: int, *, is_line: bool) -> list[Mark]:
-    """Return the posterior means beside lines of maximum likelihood."""
+    """Return the posterior means, each beside its series by maximum likelihood."""
     marks: list[Mark] = []
-    for each in others:
+    for k, each in enumerate(others):
         y = each.rows["estimate"].to_numpy()
         if is_line:
             x = each.rows.iloc[:, 0].to_numpy(dtype=float)
             marks.append(Line(x, y, "prior", "posterior mean"))
         else:
-            marks.append(Points(np.arange(levels) + 0.0, y, "prior", "posterior mean", size=6))
+            x = _place_levels(levels, k, len(others)) + BESIDE
+            marks.append(Points(x, y, "prior", "posterior mean", size=6))
     return marks
 
 

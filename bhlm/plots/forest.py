@@ -12,7 +12,7 @@ from bhlm.plots.choice import say
 from bhlm.plots.figure import Figure
 from bhlm.plots.intervals import tabulate_intervals
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import shorten
+from bhlm.plots.style import cut_middle
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.maximum import Maximum
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 MOST = 24  # parameters of the figure
 ROW, FRAME = 38, 110  # pixels of a parameter, and of axis and legend
 FEWEST = 300  # pixels of the whole figure
-LONGEST = 34  # characters of a parameter's name
+LONGEST = 40  # characters of a parameter's name
 EDGE = 20.0  # standard errors from zero beyond which a position is told, not drawn
+NEAREST = 4.0  # posterior SDs from REML that the axis of both answers has on either side at least
+SLACK = 1.2  # of these, up to which an interval that begins before goes on
+BESIDE = 1.25  # of the posterior's furthest end, up to which other intervals are drawn
 FAR_ROOM = 0.18  # of the axis, for the texts of these positions
 ROLES = {
     "REML": "reml",
@@ -102,7 +105,10 @@ def _draw_both(both: Comparison) -> Figure:
         reading += f"; {count(len(inside), 'published value')} stand beside them"
     # SDs are never zero.
     free = [str(each) for each in both.post.parameters if not each.is_sd]
-    return _finish(table, names, f"posterior SDs from {label}", reading, zeros=free)
+    own = table.loc[table["source"] == "posterior", ["position", "from", "to"]].to_numpy()
+    furthest = float(np.max(np.abs(own[np.isfinite(own)]), initial=0.0))
+    edge = max(NEAREST, BESIDE * furthest)
+    return _finish(table, names, f"posterior SDs from {label}", reading, zeros=free, edge=edge)
 
 
 def _draw_one(fit: Any, source: str, *, value: str = "estimate", spread: str = "se") -> Figure:
@@ -121,12 +127,16 @@ def _draw_one(fit: Any, source: str, *, value: str = "estimate", spread: str = "
     )
     zero = pd.Series(0.0, index=names)
     table = _place(table, center=zero, unit=estimates[spread])
-    clear = int(((table["lower"] > 0.0) | (table["upper"] < 0.0)).sum())
+    # An interval of an SD is always clear of zero.
+    free = {str(each): each for each in fit.parameters if not each.is_sd}
+    is_free = table["parameter"].isin(free)
+    clear = int((is_free & ((table["lower"] > 0.0) | (table["upper"] < 0.0))).sum())
     level = f"{100 * fit.level:g}" if isinstance(fit, Pooled) else "95"
-    reading = (
-        f"Of {count(len(names), 'parameter')} the {level} % interval of {clear or 'none'} is clear "
-        "of zero, which of SDs it always is"
-    )
+    correlations = sum(free[name].is_correlation for name in names if name in free)
+    some = count(int(is_free.sum()) - correlations, "fixed effect")
+    if correlations:
+        some += f" and {count(correlations, 'correlation')}"
+    reading = f"Of {some} the {level} % interval of {clear or 'none'} is clear of zero"
     unit = "posterior SDs from zero" if source == "posterior" else "standard errors from zero"
     return _finish(table, names, unit, reading, edge=EDGE)
 
@@ -155,8 +165,8 @@ def _finish(
 ) -> Figure:
     """Return the figure of placed estimates, with a mark at the zero of each of `zeros`.
 
-    What lies beyond `edge` stands at it with its position beside it, so that it does not press the
-    others together.
+    What lies beyond `edge`, an estimate or the end of an interval, is told there, so that it does
+    not press the others together.
     """
     sources = list(dict.fromkeys(table["source"]))
     marks: list[Mark] = [Rule(0.0, "x", "reference")]
@@ -164,32 +174,38 @@ def _finish(
     ends = np.append(ends[np.isfinite(ends)], 0.0)
     low, high = float(ends.min()), float(ends.max())
     if edge is not None:
-        low, high = max(low, -edge), min(high, edge)
+        near = ends[np.abs(ends) <= SLACK * edge]
+        low = float(near.min()) if low >= -SLACK * edge else min(-edge, float(near.min()))
+        high = float(near.max()) if high <= SLACK * edge else max(edge, float(near.max()))
     room = 0.05 * (high - low) or 0.5
-    is_far = np.zeros(len(table), dtype=bool)
-    if edge is not None:
-        is_far = (table["position"].abs() > edge).to_numpy()
+    told: dict[tuple[float, str], Note] = {}  # by the side and the parameter, one of each
     for at, source in enumerate(sources):
-        is_own = (table["source"] == source).to_numpy()
-        rows, far = table[is_own], is_far[is_own]
+        rows = table[table["source"] == source]
         y = np.array([names.index(name) for name in rows["parameter"]], dtype=float)
         y += 0.22 * (at - (len(sources) - 1) / 2.0)
-        for x, row in zip(rows["position"].to_numpy()[far], y[far], strict=True):
-            text = f"{x:.0f} →" if x > 0.0 else f"← {x:.0f}".replace("-", "\N{MINUS SIGN}")
-            marks.append(Note(high if x > 0.0 else low, float(row), text))
-        known = np.isfinite(rows["position"].to_numpy()) & ~far
-        has_ends = known & np.isfinite(rows["from"]).to_numpy() & np.isfinite(rows["to"]).to_numpy()
+        position, left, right = (rows[name].to_numpy() for name in ("position", "from", "to"))
+        known = (low <= position) & (position <= high)
+        far = np.isfinite(position) & ~known
+        has_ends = known & np.isfinite(left) & np.isfinite(right)
+        for k, name in enumerate(rows["parameter"]):
+            beyond = [position[k]] if far[k] else [left[k], right[k]] if has_ends[k] else []
+            for x in beyond:
+                if not low <= x <= high:
+                    side = high if x > high else low
+                    told.setdefault((side, name), _note_beyond(x, side, float(y[k])))
         role = ROLES[source]
-        left, right = rows["from"].to_numpy()[has_ends], rows["to"].to_numpy()[has_ends]
+        ends_drawn = (np.clip(each[has_ends], low, high) for each in (left, right))
+        left, right = ends_drawn
         marks.append(Segments(left, y[has_ends], right, y[has_ends], role, width=2.5))
         hover = tuple(
             f"{say(row.parameter)}\n{source} {row.value:.6g}"
             + (f", {row.lower:.5g} to {row.upper:.5g}" if np.isfinite(row.lower) else "")
             for row in rows[known].itertuples()
         )
-        marks.append(
-            Points(rows["position"].to_numpy()[known], y[known], role, source, hover=hover, size=9)
-        )
+        marks.append(Points(position[known], y[known], role, source, hover=hover, size=9))
+    marks += told.values()
+    if told:
+        reading += "; an arrow tells where an estimate or an interval lies beyond the axis"
     if zeros:
         first = table.drop_duplicates("parameter")
         near = first["zero"].between(low, high) & first["parameter"].isin(zeros)
@@ -198,10 +214,12 @@ def _finish(
         at = first["zero"].to_numpy()[near]
         if len(at):
             marks.append(Segments(at, y - 0.3, at, y + 0.3, "warning", "zero", width=3))
-    labels = tuple(shorten(name, LONGEST) for name in names)
+    labels = tuple(cut_middle(name, LONGEST) for name in names)
     places = tuple(map(float, range(len(names))))
+    sides = {side for side, _ in told}
+    before, behind = (FAR_ROOM * (high - low) if end in sides else room for end in (low, high))
     panel = Panel(
-        Axis(unit, range=(low - room, high + (FAR_ROOM * (high - low) if is_far.any() else room))),
+        Axis(unit, range=(low - before, high + behind)),
         Axis("", ticks=(places, labels), range=(len(names) - 0.4, -0.6)),
         tuple(marks),
     )
@@ -213,3 +231,9 @@ def _finish(
         panels=(panel,),
         height=max(FEWEST, ROW * len(names) + FRAME),
     )
+
+
+def _note_beyond(x: float, side: float, y: float) -> Note:
+    """Return a position beyond a side of the axis, with an arrow to it."""
+    text = f"{x:.0f} →" if x > side else f"← {x:.0f}".replace("-", "\N{MINUS SIGN}")
+    return Note(side, y, text, before=x < side)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.draws import Draws
+from bhlm.bayes.draws import Draws, stream_effects
 from bhlm.errors import DataError, check_arguments, show_value
 from bhlm.layout import count, format_digits, print_label
 from bhlm.moments.groups import locate_groups
@@ -46,6 +46,7 @@ LINES = (
 # Pixels: empirical Bayes lies below the posterior mean and is often all but the same.
 WIDTHS = {"population": 2.0, "ols": 2.5, "eb": 5.0, "posterior": 2.0}
 GRID = 25  # points of the posterior's band
+TOGETHER = 250  # groups whose draws of a line are in memory at a time
 ROWS = 1000  # rows that are drawn
 HEIGHT = 440  # pixels
 
@@ -173,21 +174,32 @@ def _tabulate(lines: GroupLines, post: Draws | None, j: int, x: Array) -> "pd.Da
 
 def find_band(post: Draws, j: int, lines: GroupLines, x: Array) -> tuple[Array, Array]:
     """Return the 95 % interval (m,) of group j's line at x (m,), pointwise."""
-    moments = select_groups(post.moments, np.array([j]))
+    low, high = find_bands(post, np.array([j]), lines.column, x)
+    return low[0], high[0]
+
+
+def find_bands(post: Draws, groups: Array, column: str | None, x: Array) -> tuple[Array, Array]:
+    """Return the 95 % intervals (L, m) of the lines of some groups (L,) at x (m,), pointwise."""
+    moments = select_groups(post.moments, groups)
     beta = post.data["posterior"]["beta"].values
     beta = beta.reshape(-1, beta.shape[-1])
-    u = post.effect_draws([post.moments.groups.tolist()[j]]).values.reshape(len(beta), -1)
-    means = dict(zip(moments.columns, moments.mean[0], strict=True)) | {INTERCEPT: 1.0}
-    level = beta @ [means[name] for name in moments.fixed]
-    level += u @ [means[name] for name in moments.random]
-    slope, offset = np.zeros(len(beta)), 0.0
-    if lines.column is not None:
-        slope = beta @ place_slopes(moments, lines.column)[0]
-        offset = means[lines.column]
-        if lines.column in moments.random:
-            slope = slope + u[:, moments.random.index(lines.column)]
-    drawn = level[:, None] + slope[:, None] * (x - offset)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    ones = np.ones(len(groups))
+    means = dict(zip(moments.columns, moments.mean.T, strict=True)) | {INTERCEPT: ones}
+    mean_x = np.stack([means[name] for name in moments.fixed])
+    mean_z = np.stack([means[name] for name in moments.random])
+    turn = np.zeros(mean_x.shape) if column is None else place_slopes(moments, column).T
+    offset = np.zeros(len(groups)) if column is None else means[column]
+    low, high = np.empty((2, len(groups), len(x)))
+    for found, effects in stream_effects(post, groups):
+        for start in range(0, len(found), TOGETHER):
+            members, u = found[start : start + TOGETHER], effects[:, start : start + TOGETHER]
+            level = beta @ mean_x[:, members] + np.einsum("nlq,ql->nl", u, mean_z[:, members])
+            slope = beta @ turn[:, members]
+            if column in moments.random:
+                slope = slope + u[:, :, moments.random.index(column)]
+            for at, value in enumerate(x):
+                drawn = level + slope * (value - offset[members])
+                low[members, at], high[members, at] = np.quantile(drawn, [0.025, 0.975], axis=0)
     return low, high
 
 

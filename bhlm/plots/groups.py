@@ -12,6 +12,7 @@ from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.moments.patterns import Patterns
+from bhlm.plots.marks import Axis, Note
 from bhlm.plots.style import cut_middle, shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.groups import measure_groups, place_fixed
@@ -29,6 +30,12 @@ SHOWN = 200  # groups that one panel draws
 ENDS = 20  # of these, how many from either end of the order
 DRAWS = 1000  # on which a page rests where there are very many groups
 NAME = 30  # characters of a label in a sentence
+TICKED = 8  # groups whose names stand along the axis, where a number would say nothing
+NUMBERED = 5  # numbers along the axis of more groups, about
+LABEL = 18  # characters of a name in a figure
+# Share of the axes that two names need between them on a narrow screen: on one side of their
+# points, or towards each other.
+APART, TOWARDS, ABOVE = 0.35, 0.7, 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,3 +247,55 @@ def name_group(moments: Moments | Units | Patterns, j: int) -> str:
     """Return one group for a sentence, such as "school 8367"."""
     label = cut_middle(name_groups(moments.groups[[j]])[0], NAME)
     return name_unit(shorten(moments.group, NAME), label)
+
+
+def order_axis(moments: Moments | Units | Patterns) -> Axis:
+    """Return the axis of groups in the order of the data, the first of which stands at 1."""
+    n = moments.n_groups
+    if n <= TICKED:
+        places = np.arange(1, n + 1)
+        texts = tuple(cut_middle(name, LABEL) for name in name_groups(moments.groups))
+    else:
+        places = np.unique(np.append(1, np.arange(0, n + 1, _find_step(n))[1:]))
+        texts = tuple(f"{at:,}" for at in places)
+    edge = 0.5 + 0.02 * n
+    return Axis(
+        f"{moments.group}, in the order of the data",
+        ticks=(tuple(places.astype(float).tolist()), texts),
+        range=(1.0 - edge, n + edge),
+    )
+
+
+def _find_step(n: int) -> int:
+    """Return the round step that counts to n in about `NUMBERED` steps."""
+    size = 10 ** int(np.log10(n / NUMBERED))
+    return next(factor * size for factor in (1, 2, 5, 10) if factor * size * NUMBERED >= n)
+
+
+def note_groups(
+    moments: Moments | Units | Patterns, heights: Array, largest: Sequence[int]
+) -> list[Note]:
+    """Return the names beside the points of groups, without those that would lie on another.
+
+    A name stands on the side where there is more room. Few groups have theirs along the axis.
+
+    Args:
+        moments: of the fit.
+        heights: (J,) where each group's point is.
+        largest: the groups to name, the most important first.
+    """
+    n, notes = moments.n_groups, list[Note]()
+    if n <= TICKED:
+        return notes
+    known = heights[np.isfinite(heights)]
+    high = float(known.max() - min(known.min(), 0.0)) if len(known) else 1.0
+    for j in largest:
+        at, height, before = j + 1.0, float(heights[j]), j + 1.0 > 0.5 * (n + 1)
+        if all(
+            abs(at - other.x) > (APART if other.before == before else TOWARDS) * n
+            or abs(height - other.y) > ABOVE * high
+            for other in notes
+        ):
+            name = cut_middle(name_groups(moments.groups[[j]])[0], LABEL)
+            notes.append(Note(at, height, name, before=before))
+    return notes

@@ -6,11 +6,18 @@ import numpy as np
 
 from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
-from bhlm.moments.moments import Moments
 from bhlm.plots.figure import Figure
-from bhlm.plots.groups import SHOWN, choose_shown, name_group, name_groups, rename_columns
-from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
-from bhlm.plots.style import cut_middle, shorten
+from bhlm.plots.groups import (
+    SHOWN,
+    choose_shown,
+    name_group,
+    name_groups,
+    note_groups,
+    order_axis,
+    rename_columns,
+)
+from bhlm.plots.marks import Axis, Mark, Panel, Points, Rule, Segments
+from bhlm.plots.style import shorten
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.influence import DISTANCES, FLAGS, measure_influence
 
@@ -18,9 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELLED = 3  # groups that are named in the figure
-NAME = 14  # characters of a name beside its point
-APART = (0.35, 0.08)  # share of the axes that two names need between them on a narrow screen
 HEIGHT = 380  # pixels
+ROOM = 0.06  # of the axis, above and below what is drawn
+ROUNDING = 1e-20  # a distance, the square of a change in standard errors, that is none
 
 
 @check_arguments
@@ -47,13 +54,14 @@ def draw_influence(reml: Estimate, influence: "pd.DataFrame") -> Figure:
     import pandas as pd
 
     moments = reml.moments
-    cook = influence["cook"].to_numpy()
+    cook = clear_rounding(influence["cook"].to_numpy())
     known = np.flatnonzero(np.isfinite(cook))
     order = known[np.argsort(-cook[known], kind="stable")]
     shown = np.sort(order[choose_shown(len(order))])
     labels = name_groups(moments.groups[shown])
     cut = 4.0 / moments.n_groups
     marks: list[Mark] = []
+    top = float(np.max(cook[shown], initial=0.0))
     if len(shown):
         at, height = shown + 1.0, cook[shown]
         hover = tuple(
@@ -64,39 +72,33 @@ def draw_influence(reml: Estimate, influence: "pd.DataFrame") -> Figure:
             Segments(at, np.zeros(len(at)), at, height, "reml", opacity=0.5),
             Points(at, height, "reml", f"Without one {moments.group}", hover=hover, size=6.0),
         ]
-        if cut <= 2.0 * float(height.max()):
+        if cut <= 2.0 * top:
             marks.append(Rule(cut, "y", "warning", "4 / number of groups"))
-        marks += _name_largest(moments, cook, order[:LABELLED])
+            top = max(top, cut)
+        marks += note_groups(moments, cook, order[:LABELLED].tolist())
+    top = top or 1.0
     table = pd.DataFrame({"group": moments.groups[shown]})
     for column in (*DISTANCES, *FLAGS):
         table[column] = influence[column].to_numpy()[shown]
-    # Names stand to the right of their points, the last of which needs room.
-    along = Axis(
-        f"{moments.group}, in the order of the data",
-        range=(1.0 - 0.03 * moments.n_groups - 0.2, 1.16 * moments.n_groups + 0.5),
-    )
     return Figure(
         name="influence",
         title=f"Influence of each {shorten(moments.group)} on the fixed effects",
         reading=_read(reml, influence, order, cut),
         table=table,
-        panels=(Panel(along, Axis("Cook's distance"), tuple(marks)),),
+        panels=(
+            Panel(
+                order_axis(moments),
+                Axis("Cook's distance", range=(-ROOM * top, (1.0 + ROOM) * top)),
+                tuple(marks),
+            ),
+        ),
         height=HEIGHT,
     )
 
 
-def _name_largest(moments: Moments, cook: np.ndarray, largest: np.ndarray) -> list[Note]:
-    """Return the names of the largest, without those that would lie on another."""
-    notes: list[Note] = []
-    for j in largest.tolist():
-        at, height = j + 1.0, float(cook[j])
-        if all(
-            abs(at - other.x) > APART[0] * moments.n_groups
-            or abs(height - other.y) > APART[1] * float(cook[largest[0]])
-            for other in notes
-        ):
-            notes.append(Note(at, height, cut_middle(name_groups(moments.groups[[j]])[0], NAME)))
-    return notes
+def clear_rounding(cook: np.ndarray) -> np.ndarray:
+    """Return distances of which those that rounding makes are 0."""
+    return np.where(cook < ROUNDING, 0.0, cook)
 
 
 def _read(reml: Estimate, influence: "pd.DataFrame", order: np.ndarray, cut: float) -> str:
@@ -107,8 +109,13 @@ def _read(reml: Estimate, influence: "pd.DataFrame", order: np.ndarray, cut: flo
             f"Without any one of the {moments.n_groups} groups the model cannot be estimated, so "
             "no distance exists."
         )
-    cook = influence["cook"].to_numpy()
+    cook = clear_rounding(influence["cook"].to_numpy())
     first = int(order[0])
+    if not cook[first]:
+        return (
+            f"Leaving out any one of the {count(moments.n_groups, 'group')} leaves the fixed "
+            "effects where they are."
+        )
     above = int(np.sum(cook[order] > cut))
     # The changes of the fixed effects come after the group and the distances.
     start = influence.columns.get_loc("singular") + 1

@@ -59,7 +59,9 @@ def plot_intervals(
     panels = tuple(_draw_strip(name, table[table["parameter"] == name]) for name in chosen)
     return Figure(
         name="intervals",
-        title=f"{both.reml.method.upper()}, posterior and published values",
+        title=f"{both.reml.method.upper()}, posterior and published values"
+        if (table["source"] == "published").any()
+        else f"{both.reml.method.upper()} and posterior",
         reading=_read(table, chosen, is_singular=both.reml.singular) + omitted + ".",
         table=table,
         panels=panels,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.checks.loo_pit import ROWS, LooPit, bound_pit, check_pit
+from bhlm.bayes.checks.loo_pit import ROWS, LooPit, bound_pit, check_pit, measure_uniformity
 from bhlm.bayes.draws import Draws
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.plots.figure import Figure
@@ -79,7 +79,9 @@ def draw_loo_pit(found: LooPit, *, single_rows: bool = True) -> Figure:
             },
         )
 
-    marked = "" if found.ok else "; the values that say so most are marked"
+    # ArviZ marks them where the values that are drawn say so.
+    is_marked = not found.ok and measure_uniformity(inner) < 1.0 - LEVEL
+    marked = "; the values that say so most are marked" if is_marked else ""
     return Figure(
         name="loo_pit",
         title="LOO-PIT of the rows" if found.of_rows else "PIT of the groups' means",

@@ -94,6 +94,7 @@ class Note:
     x: float
     y: float
     text: str
+    before: bool = False  # to the left of the point, not to its right
 
 
 Mark = Points | Line | Band | Segments | Bars | Rule | Note

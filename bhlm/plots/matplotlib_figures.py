@@ -273,8 +273,9 @@ def _label(mark: Any) -> str:
 def _draw_mark(place: Any, mark: Mark) -> None:
     if isinstance(mark, Note):
         place.annotate(
-            write(mark.text), (mark.x, mark.y), xytext=(5, 0), textcoords="offset points",
-            va="center", fontsize="small",
+            write(mark.text), (mark.x, mark.y), xytext=(-5 if mark.before else 5, 0),
+            textcoords="offset points", ha="right" if mark.before else "left", va="center",
+            fontsize="small",
         )  # fmt: skip
         return
     look = ROLES[mark.role]

@@ -260,7 +260,8 @@ def _draw_extra(
 
     if isinstance(mark, Note):
         drawn.add_annotation(
-            x=mark.x, y=mark.y, text=write(mark.text), showarrow=False, xanchor="left", xshift=6,
+            x=mark.x, y=mark.y, text=write(mark.text), showarrow=False,
+            xanchor="right" if mark.before else "left", xshift=-6 if mark.before else 6,
             row=row, col=column,
         )  # fmt: skip
     if isinstance(mark, Rule):

@@ -11,6 +11,7 @@ from bhlm.moments.patterns import Patterns
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import (
     ENDS,
+    LABEL,
     SHOWN,
     Units,
     choose_shown,
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 PANEL = 300  # pixels
 SIZES = {"reml": 6.5, "posterior": 4.5}  # pixels: the one below shows around the other
 DENSE = 60  # groups from which on intervals are drawn thin
-ASIDE = 0.17  # ranks by which the two kinds of estimate are moved apart
+ASIDE = 0.17  # ranks by which the two kinds of estimate are moved apart, at most
+SHARE = 0.012  # and of the axis: few groups have much room, and their two estimates belong together
 TICKED = 90  # characters of labels that an axis has room for side by side
-UPRIGHT, LONGEST = 24, 14  # labels that stand upright, and their characters
+UPRIGHT, LONGEST = 24, LABEL  # labels that stand upright, and their characters
 LETTER, SHORT = 7, 6  # pixels of a letter, and letters of a label that a panel has room for
 COLUMNS = ("group", "coefficient", "rank", "n", "u", "u_low", "u_high", "mean", "low", "high")
 
@@ -109,8 +111,8 @@ def _draw_panel(
     below: list[Mark] = [Rule(level.reference, "y", "reference")]
     above: list[Mark] = []
     for role, title, columns, side in (
-        ("reml", "Empirical Bayes, ± 1.96 SE", ("u", "u_low", "u_high"), -ASIDE),
-        ("posterior", "Posterior mean, 95 % interval", ("mean", "low", "high"), ASIDE),
+        ("reml", "Empirical Bayes, ± 1.96 SE", ("u", "u_low", "u_high"), -1.0),
+        ("posterior", "Posterior mean, 95 % interval", ("mean", "low", "high"), 1.0),
     ):
         middle, low, high = (shown[column].to_numpy() for column in columns)
         if np.isnan(middle).all():
@@ -122,7 +124,7 @@ def _draw_panel(
                 labels, shown["rank"], shown["n"], middle, low, high, strict=True
             )
         )
-        at = rank + (side if both else 0.0)
+        at = rank + (side * min(ASIDE, SHARE * moments.n_groups) if both else 0.0)
         # Intervals of 160 groups fill a phone's screen; what lies below them shows through.
         dense = len(rank) > DENSE
         below.append(
@@ -169,8 +171,8 @@ def _read(
     what = "effects" if level.reference == 0.0 else "groups"
     text = (
         f"{name}: the 95 % {kind} interval is clear of {level.name} in "
-        f"{clear or 'none'} of {count(len(ranked), 'group')}, and {what} run from "
-        f"{ends[0]} to {ends[1]}"
+        f"{f'{clear:,}' if clear else 'none'} of {count(len(ranked), 'group')}, and {what} run "
+        f"from {ends[0]} to {ends[1]}"
     )
     width = ranked["u_high"] - ranked["u_low"]
     if posterior and np.all(width > 0.0):

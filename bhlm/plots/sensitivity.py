@@ -155,8 +155,9 @@ def _read(found: Sensitivity, *, left: int) -> str:
         )
     else:
         text = (
-            f"No posterior is swayed by the priors: sensitivity to them is at most {high}, below "
-            f"the {found.threshold:g} that counts, beside {data} for the data"
+            "No posterior moves much where the priors are given more weight: sensitivity to them "
+            f"is at most {high}, below the {found.threshold:g} that counts, beside {data} for the "
+            "data"
         )
     if left:
         text += f"; {left} less sensitive {agree(left, 'one is', 'ones are')} not drawn"

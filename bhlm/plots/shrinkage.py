@@ -6,7 +6,8 @@ import numpy as np
 
 from bhlm.errors import check_arguments
 from bhlm.layout import count, format_digits
-from bhlm.moments.moments import Moments
+from bhlm.likelihood.whitening import ROUNDING
+from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import SHOWN, choose_shown, join_effects, name_group, name_groups
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points, Segments
@@ -47,7 +48,11 @@ def draw_shrinkage(moments: Moments, effects: "pd.DataFrame") -> Figure:
     import pandas as pd
 
     names, q = moments.random, len(moments.random)
-    ols, eb, fixed = (effects[name].to_numpy().reshape(-1, q) for name in ("ols", "eb", "fixed"))
+    noise = measure_rounding(moments)
+    ols, eb, fixed = (
+        np.where(np.abs(values) < noise, 0.0, values)
+        for values in (effects[name].to_numpy().reshape(-1, q) for name in ("ols", "eb", "fixed"))
+    )
     own = np.flatnonzero(np.isfinite(ols).all(axis=1))
     spread = ols[own].std(axis=0)
     moved = np.sum(((ols - eb)[own] / np.where(spread > 0.0, spread, 1.0)) ** 2, axis=1)
@@ -74,6 +79,17 @@ def draw_shrinkage(moments: Moments, effects: "pd.DataFrame") -> Figure:
         panels=panels,
         height=PANEL * len(panels),
     )
+
+
+def measure_rounding(moments: Moments) -> Array:
+    """Return of each random coefficient (q,) the size below which it is rounding alone."""
+    size = np.sqrt(
+        np.einsum("jkk->k", moments.cross) / moments.n.sum()
+        + np.average(moments.mean**2, axis=0, weights=moments.n)
+    )
+    sizes = dict(zip(moments.columns, size, strict=True)) | {INTERCEPT: 1.0}
+    own = np.array([sizes[name] for name in moments.random])
+    return np.asarray(np.sqrt(ROUNDING) * size[-1] / np.where(own > 0.0, own, 1.0))
 
 
 def _draw_equality(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 PRIOR_DRAWS = 20_000
+NEAREST = 1e-3  # of the largest SD of a grid, its smallest, where zero is not out of reach
 TAIL = 5e-4  # posterior probability left out at either end
 
 
@@ -63,8 +64,15 @@ def tabulate_curves(
         tables.append(_tabulate(name, x, profile, prior, posterior))
         if parameter.is_sd:
             squared = str(parameter.squared)
-            jacobian = 2.0 * np.maximum(x, np.finfo(float).tiny)
-            tables.append(_tabulate(squared, x**2, profile, prior / jacobian, posterior / jacobian))
+            # A density of the variance may be infinite at zero, and has no point next to it.
+            far = x > 2.0 * NEAREST * x[-1]
+            jacobian = 2.0 * x[far]
+            tables.append(
+                _tabulate(
+                    squared, x[far] ** 2, profile[far], prior[far] / jacobian,
+                    posterior[far] / jacobian,
+                )
+            )  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
 
@@ -84,8 +92,7 @@ def _lay_grid(draws: Array, estimate: float, points: int) -> Array:
     if np.isfinite(estimate):
         low, high = min(low, estimate), max(high, estimate)
     if draws.min() >= 0.0 and low < 0.05 * high:
-        # Zero itself is left out: a density of the variance may be infinite there.
-        return np.linspace(0.0, high, points + 1)[1:]
+        return np.linspace(NEAREST * high, high, points)
     return np.linspace(low, high, points)
 
 

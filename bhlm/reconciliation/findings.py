@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bhlm.bayes.checks.model_checks import Checks
-from bhlm.layout import list_names
+from bhlm.layout import format_digits, list_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,7 +233,7 @@ def list_swayed(table: "pd.DataFrame") -> list[str]:
         return []
     return [
         f"Against flat priors, those chosen move the mean of {list_names(far)} by up to "
-        f"{share.max():.2g} posterior SDs."
+        f"{format_digits(float(share.max()), 2)} posterior SDs."
     ]
 
 

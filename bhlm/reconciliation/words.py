@@ -295,21 +295,18 @@ def _advise_on_priors(rows: "pd.DataFrame", post: Posterior, evidence: Evidence)
 def _advise_without_cure(rows: "pd.DataFrame") -> list[str]:
     """Return advice where dropping no priors is known to close half of a gap."""
     by_scale = rows["prior_scale"].abs() >= CLOSED * rows["prior"].abs()
-    left = (
-        ", and dropping priors is not known to close half of the gap to REML: report that choice."
-    )
     causes = (
         (
             by_scale,
-            "That priors stand on SDs and correlations, where flat is not flat on covariances, "
-            "moves",
+            "Report that the priors stand on SDs and correlations, where flat is not flat on "
+            "covariances: this moves",
             CLOSED * LARGE,
         ),
-        (~by_scale, "The priors move", LARGE),
+        (~by_scale, "Report the priors: they move", LARGE),
     )
     return [
         f"{cause} {_list([str(name) for name in rows.index[chosen]])} by more than {size} "
-        f"posterior SDs{left}"
+        "posterior SDs, and dropping priors is not known to close half of the gap to REML."
         for chosen, cause, size in causes
         if chosen.any()
     ]

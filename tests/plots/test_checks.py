@@ -26,6 +26,7 @@ from bhlm.plots.residuals import (
     standardize_effects,
     studentize_rows,
 )
+from bhlm.plots.shrinkage import plot_shrinkage
 from bhlm.sources.datasets import load_dataset
 from bhlm.sources.gallery import find_model, load_data
 from bhlm.studies.uniformity import simultaneous_band
@@ -373,6 +374,54 @@ def test_predictive_check_of_few_groups_draws_no_density():
     assert [panel.title for panel in figure.panels] == ["mean", "residual SD"]
     assert figure.panels[0].y.ticks[1] == ("mean", "SD", "largest deviation")
     draw_both(figure)
+
+
+@pytest.mark.parametrize(("n_groups", "first", "last"), [(5, "0", "4"), (23, "1", "20")])
+def test_groups_in_order_are_counted_from_one(n_groups, first, last):
+    """Few stand by their names, more by numbers, and no axis tells of a group that is not there."""
+    table = simulate_table(7, n_groups=n_groups)
+    model = Model("y ~ x + (1 | g)", table)
+    post = model.sample(seed=1, draws=100, tune=100, chains=2)
+    for figure in (plot_influence(model.reml()), plot_khat(post)):
+        axis = figure.panels[0].x
+        places, texts = axis.ticks
+        assert (texts[0], texts[-1]) == (first, last)
+        assert places[0] == 1.0
+        assert places[-1] <= n_groups
+        assert 0.0 < axis.range[0] < 1.0
+        assert n_groups < axis.range[1] < n_groups + 1.5
+        points = next(mark for mark in figure.panels[0].marks if isinstance(mark, Points))
+        np.testing.assert_array_equal(points.x, np.arange(1, n_groups + 1))
+        assert points.hover[2].startswith("g 2\n")
+
+
+def test_of_many_groups_those_drawn_stand_where_they_are(post):
+    loo = post.loo(refit=False)
+    figure = draw_khat(post, loo, most=60, largest=10)
+    points = next(mark for mark in figure.panels[0].marks if isinstance(mark, Points))
+    khat = loo.table["khat"].to_numpy()
+    np.testing.assert_array_equal(points.y, khat[points.x.astype(int) - 1])
+
+
+def test_what_rounding_makes_is_drawn_as_zero():
+    """Of groups with the same mean, no axis counts in 1e-17 and no sentence in 1e-31."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(6), 10)})
+    table["y"] -= table.groupby("g")["y"].transform("mean")
+    model = Model("y ~ 1 + (1 | g)", table)
+    reml = model.reml()
+    shrinkage, influence = plot_shrinkage(reml), plot_influence(reml)
+    low, high = shrinkage.panels[0].x.range
+    assert high - low > 0.1
+    points = next(mark for mark in shrinkage.panels[0].marks if isinstance(mark, Points))
+    assert not points.x.any()
+    low, high = influence.panels[0].y.range
+    assert high - low > 0.1
+    assert influence.reading.startswith("Leaving out any one of the 6 groups leaves the fixed")
+    post = model.sample(seed=1, draws=100, tune=100, chains=2)
+    told = [figure.reading for figure in (shrinkage, influence)] + list(post.check().outside)
+    assert any("is 0, below what the model predicts" in text for text in told)
+    assert not any("e-1" in text or "e-3" in text for text in told)
 
 
 def test_predictive_check_of_tiny_numbers_and_hostile_names():

@@ -15,6 +15,7 @@ from bhlm.plots.caterpillar import plot_caterpillar
 from bhlm.plots.group_lines import find_band, plot_group, take_rows
 from bhlm.plots.groups import (
     ENDS,
+    LABEL,
     SHOWN,
     choose_shown,
     draw_lines,
@@ -359,7 +360,7 @@ def test_long_labels_keep_what_tells_them_apart():
     texts = figure.panels[0].x.ticks[1]
     assert len(set(texts)) == len(texts) == 24
     assert all(
-        len(text) <= 14 and text[-4:] in {f" {at:03d}" for at in range(30)} for text in texts
+        len(text) <= LABEL and text[-4:] in {f" {at:03d}" for at in range(30)} for text in texts
     )
     layout = figure.plotly().layout
     inside = layout.height - 46  # less the margins, of which the legend takes some more

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from gallery_fits import fit_reml, make_model
+from gallery_fits import fit_reml, make_model, sample_posterior
 from matplotlib.figure import Figure as Native
 from scipy import stats
 from simulate import simulate_table
@@ -17,7 +17,7 @@ from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.plots.choice import merge_names
-from bhlm.plots.marks import Note, Points
+from bhlm.plots.marks import Note, Points, Segments
 from bhlm.plots.matplotlib_figures import INCHES, find_families, relabel
 from bhlm.reml.residuals import log_dispersion
 
@@ -174,6 +174,23 @@ def test_homogeneity_counts_who_is_outside(table_4_5):
     found = table_4_5.test_homogeneity()
     assert f"in {outside.sum()} of 160 groups" in figure.reading
     assert f"chi2({found['df']}) = {found['chi2']:.1f}" in figure.reading
+
+
+def test_one_wide_interval_does_not_press_the_others_together(table_4_5):
+    """The SD of slopes of Table 4.5 reaches to 11 posterior SDs by REML: an arrow tells so."""
+    post = sample_posterior("hsb_intercepts_and_slopes")
+    figure = plots.plot_forest(bhlm.reconcile(table_4_5, post))
+    table = figure.table
+    far = table[(table["source"] == "REML") & (table["parameter"] == "sd(cwc(ses)|school)")]
+    assert far["to"].item() > 6.0
+    panel = figure.panels[0]
+    assert panel.x.range[1] < 6.0
+    assert [mark.text for mark in panel.marks if isinstance(mark, Note)] == [
+        f"{far['to'].item():.0f} →"
+    ]
+    drawn = [mark for mark in panel.marks if isinstance(mark, Segments)]
+    assert max(np.max(mark.x1) for mark in drawn) < panel.x.range[1]
+    assert "an arrow tells where an estimate or an interval lies beyond" in figure.reading
 
 
 def test_what_is_far_from_zero_is_told_at_the_edge_of_a_forest(table_4_5):

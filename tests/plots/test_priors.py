@@ -176,7 +176,7 @@ class TestSensitivity:
         assert f"{table['prior'].max():.2g} ({table['prior'].idxmax()})" in reading
         found = measure_sensitivity(post)
         calm = replace(found, table=found.table.assign(diagnosis="ok"))
-        assert draw_sensitivity(calm).reading.startswith("No posterior is swayed by the priors")
+        assert draw_sensitivity(calm).reading.startswith("No posterior moves much where the priors")
 
     def test_a_parameter_that_does_not_vary(self, post):
         found = measure_sensitivity(post)

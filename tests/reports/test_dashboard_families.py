@@ -240,7 +240,7 @@ def test_the_page_of_a_posterior(post: FamilyBayesFit, tmp_path: Path) -> None:
     post.dashboard(page)
     twin = read_twin(page)
     assert [section["name"] for section in twin["sections"]] == [
-        "verdict", "effects", "groups", "checks", "convergence", "priors", "reproduction",
+        "verdict", "effects", "convergence", "groups", "checks", "priors", "reproduction",
     ]  # fmt: skip
     assert "could not be computed" not in json.dumps(twin["sections"])
     ratios = list_blocks(twin)["ratios"]

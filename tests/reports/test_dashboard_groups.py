@@ -13,6 +13,8 @@ from bhlm.bayes.draws import STREAM
 from bhlm.fits.model import Model
 from bhlm.layout import count
 from bhlm.plots.figure import Figure
+from bhlm.plots.group_lines import find_band
+from bhlm.plots.groups import draw_lines, join_effects, mean_beta
 from bhlm.plots.loo_pit import draw_loo_pit
 from bhlm.plots.ranks_of_rows import average_ranks, smooth_ranks
 from bhlm.plots.residuals import plot_residuals, studentize_rows
@@ -73,13 +75,32 @@ def test_chooser_is_plain_json(subject):
     again = json.loads(json.dumps(content, allow_nan=False))
     assert again == content
     assert list(content) == [
-        *("group", "groups", "n", "start", "x", "y", "lines", "rows", "reliability", "note")
+        *("group", "groups", "n", "start", "x", "y", "lines", "rows", "band", "reliability", "note")
     ]
     assert [line["key"] for line in content["lines"]] == ["population", "ols", "eb", "posterior"]
     for line in content["lines"]:
         assert len(line["at"]) in (1, 160)
         assert len(line["slope"]) in (1, 160)
     assert content["note"] == ""
+
+
+def test_the_band_of_each_group_is_that_of_its_own_figure(subject):
+    """The interval of draws of its line, and the same as `plot_group` draws by itself."""
+    content = describe_chooser(subject)
+    post = subject.post
+    x, beta = np.array(content["band"]["x"]), post.data["posterior"]["beta"].values
+    beta = beta.reshape(-1, beta.shape[-1])
+    lines = draw_lines(
+        post.moments, join_effects(None, post), {"posterior": mean_beta(post)}, origin=0.0
+    )
+    for at in (0, 41, 159):
+        u = post.effect_draws([post.moments.groups[at]]).values.reshape(len(beta), -1)
+        drawn = (beta + u) @ np.stack([np.ones(len(x)), x])  # cwc(ses) has mean 0 in each school
+        expected = np.quantile(drawn, [0.025, 0.975], axis=0)
+        found = find_band(post, at, lines, x)
+        for end, own, alone in zip(("low", "high"), expected, found, strict=True):
+            np.testing.assert_allclose(alone, own, rtol=1e-9)
+            np.testing.assert_allclose(content["band"][end][at], own, atol=ROUNDED)
 
 
 @pytest.mark.slow

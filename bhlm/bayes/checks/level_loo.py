@@ -16,7 +16,7 @@ from bhlm.bayes.checks.loo import (
 )
 from bhlm.bayes.level_draws import LevelDraws, find_top, unit_logliks
 from bhlm.errors import ArgumentError
-from bhlm.layout import name_some
+from bhlm.layout import name_some, name_unit
 from bhlm.likelihood.factor_names import join_labels
 from bhlm.moments.cells import CellMoments
 
@@ -51,8 +51,9 @@ def leave_out_units(fit: LevelDraws) -> Loo:
     failures = []
     if len(bad):
         failures.append(
-            f"k-hat is above {khat_threshold(fit):.2f} for {name_some(labels[bad].tolist())}, so "
-            "their elpd may be far off; take more draws"
+            f"k-hat is above {khat_threshold(fit):.2f} for "
+            f"{name_unit(name, name_some(labels[bad].tolist()))}, so "
+            f"{'its' if len(bad) == 1 else 'their'} elpd may be far off; take more draws"
         )
     return assemble(
         fit, "group", elpd, full=log_mean(loglik), mcse=mcse, khat=khat,

@@ -25,6 +25,7 @@ from bhlm.layout import (
     align_right,
     format_fixed,
     name_some,
+    name_unit,
     show_name,
     wrap,
 )
@@ -160,8 +161,10 @@ def leave_out_groups(
             progress(done, len(chosen))
     if len(bad) and not refit:
         failures.append(
-            f"k-hat is above {threshold:.2f} for {name_some(moments.groups[bad].tolist())}, so "
-            "their elpd may be far off, unless the posterior is sampled anew without each (refit)"
+            f"k-hat is above {threshold:.2f} for "
+            f"{name_unit(moments.group, name_some(moments.groups[bad].tolist()))}, so "
+            f"{'its' if len(bad) == 1 else 'their'} elpd may be far off, unless the posterior is "
+            f"sampled anew without {'it' if len(bad) == 1 else 'each'} (refit)"
         )
     return assemble(
         fit, "group", elpd, full=full, mcse=mcse, khat=khat, refitted=refitted,

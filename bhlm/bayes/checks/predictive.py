@@ -39,6 +39,7 @@ Array = np.ndarray
 
 KINDS = ("same groups", "new groups")
 OVER = ("mean", "SD", "largest deviation")  # of a statistic over the groups
+ROUNDING = 1e-12  # of what is predicted, below which what is observed is 0 but for rounding
 OUTSIDE = 0.01  # a two-sided tail probability below this is outside
 LEAST = 200  # draws; with fewer no Monte Carlo p-value is below OUTSIDE
 CHECK = 4  # separates these seeds from the fit's other streams
@@ -75,8 +76,10 @@ class PredictiveCheck(ShownAsText):
         sentences = []
         for row in self.overall[self.overall["p_two_sided"] < OUTSIDE].itertuples():
             side = "above" if row.observed > row.predicted else "below"
+            is_rounding = abs(row.observed) < ROUNDING * abs(row.predicted)
+            observed = 0.0 if is_rounding else row.observed
             sentences.append(
-                f"the {row.over} over groups of {row.statistic} is {format_digits(row.observed, 4)}"
+                f"the {row.over} over groups of {row.statistic} is {format_digits(observed, 4)}"
                 f", {side} what the model predicts: {format_digits(row.predicted, 4)}, 95 % "
                 f"{format_digits(row.lower, 4)} to {format_digits(row.upper, 4)} "
                 f"(two-sided p = {row.p_two_sided:.3f})"

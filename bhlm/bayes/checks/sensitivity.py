@@ -78,12 +78,15 @@ class Sensitivity(ShownAsText):
         for (diagnosis, *moving), names in groups.items():
             rows = self.table.loc[names]
             source = " and ".join(f"of the {say_term(term)}" for term in moving)
+            is_strong = diagnosis == "strong prior"
+            likelihood = rows["likelihood"].max() if is_strong else rows["likelihood"].min()
+            bound = f"at {'most' if is_strong else 'least'} {likelihood:.2f}"
             sentences.append(
                 f"{', '.join(map(show_name, names))}: the answer depends on the prior"
                 f"{' ' + source if source else ''} (sensitivity up to {rows['prior'].max():.2f}; "
-                f"{self.threshold:g} counts) and {READINGS[diagnosis]} (down to "
-                f"{rows['likelihood'].min():.2f}); give the reason for that prior, or the answer "
-                "under another one beside it"
+                f"{self.threshold:g} counts) and {READINGS[diagnosis]} "
+                f"({bound}); give the reason for that prior, or the answer under another one "
+                "beside it"
             )
         return tuple(sentences)
 

@@ -15,7 +15,7 @@ from bhlm.bayes.checks.loo import (
 from bhlm.bayes.family.draws import FamilyDraws, integrate_draws
 from bhlm.bayes.quantities import Quantities
 from bhlm.errors import ArgumentError
-from bhlm.layout import name_some
+from bhlm.layout import name_some, name_unit
 from bhlm.likelihood.averages import average_mean, explain_latent, share_latent, spread_effects
 from bhlm.likelihood.expected import check_scale
 from bhlm.likelihood.parameters import check_level
@@ -173,8 +173,8 @@ def leave_out_groups(fit: FamilyDraws) -> Loo:
     if len(bad):
         failures.append(
             f"k-hat is above {khat_threshold(fit):.2f} for "
-            f"{name_some(patterns.groups[bad].tolist())}, so their elpd may be far off; take more "
-            "draws"
+            f"{name_unit(patterns.group, name_some(patterns.groups[bad].tolist()))}, so "
+            f"{'its' if len(bad) == 1 else 'their'} elpd may be far off; take more draws"
         )
     total = np.add.reduceat(patterns.y, patterns.starts[:-1])
     size = np.add.reduceat(patterns.n, patterns.starts[:-1])

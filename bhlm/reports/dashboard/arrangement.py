@@ -23,7 +23,7 @@ HALVES = {
     "verdict-missing_information",
     *("groups-shrinkage", "groups-group", "checks-loo_pit", "checks-khat"),
 }
-# Stands alone where the groups cannot be left out one by one, and then across.
+# Side by side; one that stands alone stands across.
 PIT, KHAT = "checks-loo_pit", "checks-khat"
 # The forest of pooled fits stands beside what the imputations cost each parameter.
 # Where the variance lies by each fit, side by side where there are two.
@@ -46,7 +46,8 @@ FOLDED_TEXTS = {
 }
 # Figures of one panel a parameter, drawn as small multiples: panels side by side at most, pixels
 # of a row.
-PAIRED = {"predictive", "prior_posterior"}
+WITH_LEGEND = {"predictive", "prior_posterior"}
+ALONE = 250  # pixels of the only row of these
 MULTIPLES = {
     "attribution": (4, 210),
     "curves": (4, 230),
@@ -73,7 +74,7 @@ def place_block(block: Block, anchor: str, *, anchors: Collection[str] = (BOTH,)
         return Place(ACROSS, folded=is_folded)
     is_half = anchor in HALVES or (anchor == FOREST and COST in anchors)
     is_half |= anchor in SHARES and set(anchors) >= SHARES
-    is_half &= anchor != PIT or KHAT in anchors
+    is_half &= anchor not in (PIT, KHAT) or {PIT, KHAT} <= set(anchors)
     return Place(HALF if is_half else ACROSS, folded=anchor in FOLDED and not is_alone)
 
 
@@ -87,9 +88,11 @@ def arrange_figure(figure: Figure) -> Figure:
     most, row = MULTIPLES[figure.name]
     if len({panel.y.ticks for panel in figure.panels}) > 1:
         most = min(most, 2)  # each panel has texts of its own at its left
-    if figure.name in PAIRED and len(figure.panels) <= most:
-        most = 2  # one low row would have its legend over the labels of its axes
     rows = ceil(len(figure.panels) / most)
+    if (
+        rows == 1 and figure.name in WITH_LEGEND
+    ):  # a low row would have its legend over the labels of its axes
+        row = max(row, ALONE)
     columns = ceil(len(figure.panels) / rows)
     height = row * rows + 90
     return replace(figure, columns=columns, height=height)

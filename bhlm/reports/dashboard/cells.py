@@ -36,8 +36,8 @@ HEADINGS = {
     "u_high": "to",
     "low": "95 % from",
     "high": "to",
-    "u 2.5 %": "2.5 %",
-    "u 97.5 %": "97.5 %",
+    "u 2.5 %": "95 % from",
+    "u 97.5 %": "to",
     "u_se": "SE",
 }
 DECIMALS = {"reliability": 3, "rhat": 3, "khat": 2, "gap_sd": 3, "fmi": 2, "riv": 2}
@@ -45,6 +45,8 @@ SPREAD = 1e3  # largest over smallest number of a column up to which all have th
 MOST = 6  # decimals of a column
 APART = 1  # decimals by which rows differ that have the larger number of them all
 PLAIN = {"reliability"}  # shares, of which the smallest are as good as zero
+LEAST = 0.001  # probability that is told
+COUNTS = {"n", "rows", "groups"}
 PROSE = 40  # characters of a cell from which a column is wrapped
 LONGEST = 80  # characters of a cell
 
@@ -150,16 +152,19 @@ def show_heading(name: str) -> str:
         text = HEADINGS.get(base, base).replace("_", " ")
         text += ", SE" if name.endswith("_se") else ""
     text = show_text(text, LONGEST)
+    if len(text) == 1:  # a column of the data, whose name is a symbol
+        return text
     return text[:1].upper() + text[1:] if name not in ("p", "df") and name == name.lower() else text
 
 
 def _show_numbers(name: str, values: Sequence[Any], digits: int) -> list[str]:
     numbers = [value for value in values if isinstance(value, int | float)]
     sizes = np.array([abs(value) for value in numbers if value], dtype=float)
-    if name == "p":
+    if name == "p" or name.startswith("P("):
         return [_show_p(value) for value in values]
     if all(float(value).is_integer() for value in numbers):
-        return [_show(value, lambda number: f"{number:.0f}") for value in values]
+        parts = "," if name in COUNTS else ""
+        return [_show(value, lambda number: f"{number:{parts}.0f}") for value in values]
     decimals = DECIMALS.get(name)
     if decimals is not None and name in PLAIN:
         return [_show(value, lambda number: f"{number:.{decimals}f}") for value in values]
@@ -179,8 +184,10 @@ def _show_fixed(value: float, decimals: int) -> str:
 
 
 def _show_p(value: Any) -> str:
-    if isinstance(value, int | float) and value < 0.001:
+    if isinstance(value, int | float) and value < LEAST:
         return "< .001"
+    if isinstance(value, int | float) and 1.0 - LEAST < value < 1.0:
+        return "> .999"
     return _show(value, lambda number: f"{number:.3f}".removeprefix("0"))
 
 

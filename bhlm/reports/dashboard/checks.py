@@ -175,7 +175,7 @@ def _describe_loo(loo: "Loo", bad: int) -> str:
     elif bad:
         text += (
             f"; the posterior was not sampled anew without the {count(bad, 'group')} above the "
-            "threshold, which would take a run of the sampler each"
+            f"threshold, which would take a run of the sampler{'' if bad == 1 else ' each'}"
         )
     return text + "."
 

@@ -19,10 +19,10 @@ LONGEST_TEXT = 1500
 LONGEST_CODE = 4000
 # A hyphen in front of a number, at the beginning of a word.
 MINUS = re.compile(r"(?<![^\s(\[,;=+])-(?=\.?\d)")
-# How to write it in Python, which a page leaves to the documentation.
 # What a line must not be broken in: "95 %", "p < .001", "n = 25".
 UNBROKEN = re.compile(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[<=>])|(?<=\b[pn] [<=>]) (?=\.?\d)")
-PLACEHOLDER = re.compile(r", Priors\(\w+=\.\.\.\)")
+# How to write it in Python, which a page leaves to the documentation.
+PLACEHOLDER = re.compile(r", Priors\(\w+=\.\.\.\)| \((?:refit|tune, draws)\)")
 
 
 def show_text(text: object, longest: int = LONGEST_TEXT) -> str:

@@ -292,9 +292,7 @@ def build_family_effects(subject: Subject) -> Section | None:
             continue
         blocks.append(replace(figure, name=f"effects_{len(blocks)}"))
     if len(names) > MOST:
-        told.append(
-            f"Drawn are the first {MOST} of {len(names)} columns; plot_effects draws any of them."
-        )
+        told.append(f"Drawn are the first {MOST} of {len(names)} columns.")
     if told:
         blocks.append(Text(tuple(told), heading="Not drawn", listed=True))
     return Section("effects", "Effects", tuple(blocks))
@@ -349,6 +347,7 @@ def build_family_groups(subject: Subject) -> Section:
     )
     table = table.rename(columns={"group": pair.given.moments.group})
     table = table.loc[:, ~table.columns.duplicated()].set_index(table.columns[0])
+    table.index = table.index.map(str)  # labels, also where they are numbers
     blocks: tuple[Block, ...] = (
         response,
         draw_groups(fits),
@@ -417,7 +416,7 @@ def _judge_dispersion(fit: FamilyEstimate) -> Text:
     if is_large:
         told += (
             f": more than {fit.family.name} rows explain, so that standard errors are too small; "
-            "add a column that explains it, or take fit.fixed_effects(method='cr1')"
+            "add a column that explains it, or take robust standard errors (cr1)"
         )
     return Text((f"{told}.",), tone="caution" if is_large else "good", heading=heading)
 

@@ -7,7 +7,7 @@ import numpy as np
 from bhlm.bayes.draws import HELD, Draws
 from bhlm.layout import count, name_unit
 from bhlm.moments.moments import Moments
-from bhlm.plots.group_lines import LINES, GroupRows, take_rows
+from bhlm.plots.group_lines import LINES, GroupRows, find_bands, take_rows
 from bhlm.plots.groups import (
     count_draws,
     draw_lines,
@@ -32,6 +32,7 @@ Array = np.ndarray
 NUMBERS = 150_000  # that the chooser holds, about
 TABLE = 1000  # groups that the table lists
 ROWS = 200  # of one group that the chooser holds
+GRID = 7  # points of each group's band, between which it is drawn smoothly
 # Columns that are shown to the digits of the effect's interval.
 SIZED = ("expected", "OLS", "EB", "EB SE", "posterior mean", "u", "u 2.5 %", "u 97.5 %")
 DIGITS = 5  # significant ones of slopes, and of the range of an axis
@@ -56,7 +57,7 @@ def build_groups(subject: Subject, *, listed: int = TABLE, held: int = HELD) -> 
     ]
     if reml is not None:
         blocks.append(draw_shrinkage(moments, effects))
-    content = describe_groups_of(subject, effects)
+    content = describe_groups_of(subject, effects, post=post)
     blocks.append(
         Chooser(
             "group",
@@ -183,13 +184,15 @@ def describe_chooser(
         rows        {"x": J lists, "y": J lists}, each group's rows by x, the one with the smallest
                     and the one with the largest x always among them; or None where no rows are at
                     hand, or the page is to hold none
+        band        {"x": m numbers, "low": J lists of m, "high": J lists of m}, the pointwise 95 %
+                    interval of the posterior's line; None without a posterior
         reliability {coefficient: J numbers between 0 and 1, None where the group has no least
                     squares}; {} without a REML fit
         note        a sentence on what is thinned, held or missing; may be empty
 
-    At most 200 rows of a group and about 150,000 numbers are given: of many rows some that are
-    evenly spread over x, of very many groups those with the furthest effects and some that are
-    evenly spread over the others.
+    At most 200 rows of a group and about 150,000 numbers beside the bands are given: of many rows
+    some that are evenly spread over x, of very many groups those with the furthest effects and
+    some that are evenly spread over the others.
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
@@ -198,17 +201,23 @@ def describe_chooser(
     """
     post = None if subject.post is None else thin_posterior(subject.post)
     effects = join_effects(subject.reml, post)
-    return describe_groups_of(subject, effects, numbers=numbers, most_rows=rows)
+    return describe_groups_of(subject, effects, post=post, numbers=numbers, most_rows=rows)
 
 
 def describe_groups_of(
-    subject: Subject, effects: "pd.DataFrame", *, numbers: int = NUMBERS, most_rows: int = ROWS
+    subject: Subject,
+    effects: "pd.DataFrame",
+    *,
+    post: Draws | None,
+    numbers: int = NUMBERS,
+    most_rows: int = ROWS,
 ) -> dict[str, Any]:
     """Return `describe_chooser` of effects that are known already.
 
     Args:
         subject: the fits, and the model if its rows are to be drawn.
         effects: what `join_effects` returns.
+        post: the draws that the effects rest on.
         numbers: that are given, about.
         most_rows: of one group that are given.
     """
@@ -265,6 +274,7 @@ def describe_groups_of(
             if key in lines.at
         ],
         "rows": points,
+        "band": None if post is None else _list_bands(post, listed, column, x_range, y_range),
         "reliability": {
             shorten(name): _round_digits(reliable[listed, k], digits=3)
             for k, name in enumerate(moments.random)
@@ -272,6 +282,24 @@ def describe_groups_of(
         if subject.reml is not None
         else {},
         "note": _write_note(subject, moments, listed, rows, shown),
+    }
+
+
+def _list_bands(
+    post: Draws,
+    listed: Array,
+    column: str | None,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> dict[str, list[Any]]:
+    """Return the band of each group listed at a few points over the axis."""
+    x = np.array(_round_to(np.linspace(*x_range, GRID), _decimals(x_range)), dtype=float)
+    low, high = find_bands(post, listed, column, x)
+    decimals = _decimals(y_range)
+    return {
+        "x": x.tolist(),
+        "low": [_round_to(each, decimals) for each in low],
+        "high": [_round_to(each, decimals) for each in high],
     }
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.levels import LevelsEstimate
 
+SHARE = 0.05  # to two digits of which shares of the variance are shown
+
 
 def find_levels(subject: Subject) -> "LevelsEstimate | LevelDraws":
     """Return the fit by REML or ML that the page is about, the posterior where there is none."""
@@ -175,6 +177,8 @@ def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
         f"{table['lower'].iloc[0]:.2f} to {table['upper'].iloc[0]:.2f}; icc(factor) is the "
         "correlation of two rows that have the level in common.",
         table,
+        sizes=(SHARE,) * len(table),
+        sized=tuple(table.columns),
     )
 
 

@@ -105,33 +105,41 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
     failed = list_failed(reml, subject.posterior)
     if failed:
         return tuple(advise_failed(failed))
-    advice = [] if both is None else list(both.advice)
+    gaps = [] if both is None else list(both.advice)
     if both is not None and both.verdict == "unexplained":
-        advice.insert(0, "Report neither answer before the unexplained part is found.")
+        gaps.insert(0, "Report neither answer before the unexplained part is found.")
     if both is not None and both.verdict == "undetermined":
-        advice.insert(0, "Report both answers, and that what separates them is not known.")
+        gaps.insert(0, "Report both answers, and that what separates them is not known.")
+    boundary: list[str] = []
     if subject.pooled is not None and any(fit.singular for fit in subject.pooled.fits):
-        advice.append(
+        boundary.append(
             "Report the fixed effects; of the components on the boundary say in how many fits they "
             "are there, or fit the model without the term that is."
         )
     if reml is not None and reml.singular:
         label = reml.method.upper()
-        advice.append(
+        boundary.append(
             f"Of the components that {label} puts on the boundary report the posterior's interval, "
             f"or fit the model without the term that {label} puts there."
         )
     model, priors = findings.model_checks, findings.priors
+    checks: list[str] = []
     if model is not None and model.status in ("fails", "caution"):
-        advice.append(
+        checks.append(
             "Look at the model checks: report what the model misses beside its estimates, or fit "
             "a model that has it."
         )
     elif model is not None and not model.holds:
-        advice.append("Say beside the estimates what of the model was not checked.")
+        checks.append("Say beside the estimates what of the model was not checked.")
+    stated: list[str] = []
     if priors is not None and priors.status in ("fails", "caution"):
-        advice.append(
+        stated.append(
             "Report the priors, and the reason for them, beside what depends on them; the section "
             "Priors says what does."
         )
-    return tuple(advice)
+    advice = {
+        "convergence": boundary, "reconciliation": gaps, "model checks": checks, "priors": stated,
+    }  # fmt: skip
+    # What the page leads with is answered first.
+    topics = sorted(advice, key=lambda topic: topic != findings.worst.topic)
+    return tuple(sentence for topic in topics for sentence in advice[topic])

@@ -111,9 +111,9 @@ FAMILY_SECTIONS = (
     Part("verdict", "Verdict", build_family_verdict),
     Part("reconciliation", "Comparison", build_reconciliation),
     Part("effects", "Effects", build_family_effects),
+    Part("convergence", "Convergence", build_convergence),
     Part("groups", "Groups", build_family_groups),
     Part("checks", "Model checks", build_family_checks),
-    Part("convergence", "Convergence", build_convergence),
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_family_reproduction),
 )
@@ -131,6 +131,9 @@ POOLED_SECTIONS = (
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 40_000
 # Punctuation within a word that a line may break behind, in escaped text.
+POWER = re.compile(r"^(\d(?:\.\d+)?)e(-?)\+?0*(\d+)$")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+OPTION = re.compile(r"(?<= )--[\w-]+")
 WITHIN = re.compile(r"([(|:,_])(?=[^\s<])")
 
 
@@ -263,6 +266,8 @@ def render_page(subject: Subject, sections: Sequence[Section], *, twin: str) -> 
     environment.filters["show"] = show_text
     environment.filters["prose"] = show_prose
     environment.filters["code"] = show_code
+    environment.filters["power"] = raise_power
+    environment.filters["options"] = lambda text: Markup(hold_options(text))
     environment.filters["breakable"] = lambda text: Markup(break_words(text))
     environment.filters["embed"] = lambda value: Markup(embed(value))
     shown: list[tuple[Section, list[dict[str, Any]]]] = [(section, []) for section in sections]
@@ -323,6 +328,20 @@ def embed(value: Any) -> str:
 def break_words(text: str) -> str:
     """Return a cell as HTML in which a long name may break behind its punctuation."""
     return WITHIN.sub(r"\1<wbr>", escape(text))
+
+
+def raise_power(text: str) -> str:
+    """Return a number such as "8e-07" with its power raised, and any other text as it is."""
+    found = POWER.match(text)
+    if found is None:
+        return text
+    digits, sign, power = found.groups()
+    return f"{digits} \N{MULTIPLICATION SIGN} 10{(sign + power).translate(RAISED)}"
+
+
+def hold_options(line: str) -> str:
+    """Return a line to type as HTML that breaks in front of an option, never within its name."""
+    return OPTION.sub(r'<span class="option">\g<0></span>', escape(show_code(line)))
 
 
 def _read(name: str) -> str:

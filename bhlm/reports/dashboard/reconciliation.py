@@ -96,7 +96,7 @@ def _tabulate_shares(both: "Comparison") -> Table:
         reading,
         frame,
         first=("published", fit, "posterior", "gap_sd", "verdict"),
-        sizes=tuple((4.0 * table["sd"]).tolist()),
+        sizes=tuple((2.0 * table["sd"]).tolist()),
         sized=(fit, "posterior", "sd"),
     )
 

@@ -3,7 +3,6 @@
 const LISTED = 200; // suggestions under the field at a time
 const WIDTHS = { population: 2, ols: 2.5, eb: 5, posterior: 2 }; // pixels
 
-// The posterior is drawn by its mean here, without a band.
 function nameLine(line) {
   return line.key === "posterior" ? "Posterior mean" : line.name;
 }
@@ -27,6 +26,7 @@ function traceChoice(content, at) {
   for (const line of content.lines) {
     const [start, slope] = [pick(line.at, at), pick(line.slope, at)];
     if (start === null || slope === null) continue;
+    if (line.key === "posterior" && content.band) traces.push(...traceBand(content, at, ends, line.role));
     traces.push({
       type: "scatter", mode: "lines", name: nameLine(line), x: ends, meta: { role: line.role },
       y: ends.map((x) => start + slope * (x - content.x.origin)),
@@ -35,6 +35,27 @@ function traceChoice(content, at) {
     });
   }
   return traces;
+}
+
+// The posterior's 95 % band between two ends, which lie between points of its grid.
+function traceBand(content, at, ends, role) {
+  const grid = content.band.x;
+  const read = (values, x) => {
+    const next = Math.min(Math.max(grid.findIndex((place) => place >= x), 1), grid.length - 1);
+    const share = (x - grid[next - 1]) / (grid[next] - grid[next - 1]);
+    return values[next - 1] + share * (values[next] - values[next - 1]);
+  };
+  const x = [ends[0], ...grid.filter((place) => place > ends[0] && place < ends[1]), ends[1]];
+  const [low, high] = [content.band.low[at], content.band.high[at]].map((values) =>
+    x.map((place) => read(values, place)));
+  const shared = {
+    type: "scatter", mode: "lines", x, meta: { role }, hoverinfo: "skip",
+    line: { width: 0, shape: "spline" },
+  };
+  return [
+    { ...shared, y: low, showlegend: false, name: "" },
+    { ...shared, y: high, fill: "tonexty", fillcolor: "rgba(0,0,0,0)", name: "Posterior, 95 % band" },
+  ];
 }
 
 function layoutChoice(content) {
@@ -90,6 +111,9 @@ function listChooser(content) {
       column(`${line.key} at ${content.x.origin}`, "number", every(line.at)),
       column(`${line.key} slope`, "number", every(line.slope)),
     ]),
+    ...(content.band ? content.band.x.flatMap((x, point) => ["low", "high"].map((end) =>
+      column(`posterior ${end} at ${x}`, "number", content.band[end].map((values) => values[point]))))
+      : []),
     ...Object.entries(content.reliability).map(([name, values]) =>
       column(`reliability ${name}`, "number", every(values))),
   ];

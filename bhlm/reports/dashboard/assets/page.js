@@ -94,7 +94,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-image]");
   if (!button) return;
   const { image, format } = button.dataset;
-  const element = document.querySelector(`[data-figure="${CSS.escape(image)}"]`);
+  const element = document.querySelector(
+    `[data-figure="${CSS.escape(image)}"], [data-chooser="${CSS.escape(image)}"] .chosen`);
   Plotly.downloadImage(element, {
     format, filename: nameFile(image, ""), width: element.clientWidth,
     height: element.clientHeight, scale: format === "png" ? 3 : 1,
@@ -116,6 +117,14 @@ printing.addEventListener("change", () => {
   } else delete root.dataset.printing;
   applyPage();
 });
+
+// What was found is told at once where it leaves the first chart in its place.
+for (const folded of document.querySelectorAll(".lead.banner > .why")) {
+  const banner = folded.parentElement;
+  const height = banner.offsetHeight;
+  folded.open = true;
+  if (banner.offsetHeight > height) folded.open = false;
+}
 
 // The section in view, in the navigation.
 const links = new Map(

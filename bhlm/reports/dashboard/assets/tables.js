@@ -118,7 +118,7 @@ function makeSearch(table, columns, rows) {
   label.className = "search";
   const first = columns.findIndex((column) => column.kind === "number");
   const named = columns.slice(0, Math.max(1, first < 0 ? columns.length : first));
-  label.append(`Search ${reveal(named[0].name)} `);
+  label.append(`Search ${reveal(named[0].name.replace(/^label of /, ""))} `);
   const field = document.createElement("input");
   field.type = "search";
   label.append(field);
