@@ -492,9 +492,16 @@ def test_one_school_lights_up_everywhere(visit, hsb_page):
     rings = """[...document.querySelectorAll("[data-figure]")].filter((plot) =>
       plot.data && plot.data.some((trace) => trace.name === "chosen")).map(
       (plot) => plot.dataset.figure)"""
-    lit = {"groups-caterpillar", "groups-shrinkage", "checks-influence"}
+    lit = {"groups-caterpillar", "groups-shrinkage", "checks-influence", "checks-khat"}
     assert lit <= set(page.evaluate(rings))
     assert page.locator("[data-chooser] input").input_value() == "2277"
+    drawn = page.evaluate(
+        "document.querySelector('.chosen').data.map((trace) => [trace.name, trace.fill || ''])"
+    )
+    assert ["Posterior, 95 % band", "tonexty"] in drawn
+    with page.expect_download() as waiting:
+        page.click("[data-image='groups-group'][data-format='svg']")
+    assert waiting.value.suggested_filename.endswith("-groups-group.svg")
     assert page.locator("tr.lit").evaluate_all("all => all.map(one => one.dataset.group)") == [
         "2277",
         "2277",
@@ -810,6 +817,27 @@ def test_pages_of_every_kind_are_whole(visit, page_of_a_kind, width):
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
     page.evaluate("document.getElementById('reproduction').remove()")
     assert re.findall(PYTHON, page.locator("main").inner_text()) == []
+
+
+@pytest.mark.slow
+def test_headings_stand_over_their_numbers_and_options_stay_whole(visit, hsb_page):
+    """The sign of sorting takes no room, and a line to type breaks in front of an option only."""
+    page = visit(hsb_page, width=1440)
+    walk(page)
+    apart = page.evaluate(
+        """() => [...document.querySelectorAll("[data-table] thead th.number button")].map(
+          (button) => {
+            const cell = button.closest("th");
+            const inner = cell.getBoundingClientRect().right
+              - parseFloat(getComputedStyle(cell).paddingRight);
+            return cell.offsetWidth ? Math.abs(inner - button.getBoundingClientRect().right) : 0;
+          })"""
+    )
+    assert max(apart) < 1.0
+    lines = page.evaluate(
+        "[...document.querySelectorAll('.option')].map((one) => one.getClientRects().length)"
+    )
+    assert set(lines) == {1}
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ function layoutChoice(content) {
   return {
     xaxis: axis(content.x), yaxis: axis(content.y), height: 340, showlegend: true,
     margin: { l: 10, r: 10, t: 20, b: 10 }, dragmode: false,
-    legend: SHARED.themes.light.legend, hoverlabel: SHARED.themes.light.hoverlabel,
+    legend: { ...SHARED.themes.light.legend, traceorder: "normal" }, hoverlabel: SHARED.themes.light.hoverlabel,
   };
 }
 

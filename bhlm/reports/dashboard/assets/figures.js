@@ -14,6 +14,7 @@ const TITLE = 28; // of a line of a panel's title
 const FEW_TICKS = 5;
 // Pixels: of a letter and a line of texts, of a number on an axis, and beside the panels.
 const LETTER = 7.5;
+const TICK = 7; // of a letter beside an axis
 const LINE = 16;
 const NUMBER = 52;
 const SIDES = 100;
@@ -88,7 +89,7 @@ function fitTicks(axis, pixels) {
   const places = axis.tickvals.map(Number);
   if (!places.length || !places.every(Number.isFinite)) return;
   const [low, high] = axis.range || [Math.min(...places), Math.max(...places)];
-  const size = (text) => (axis.tickangle === -90 ? LINE : LETTER * visibleLetters(text) + 6);
+  const size = (text) => (axis.tickangle === -90 ? LINE : TICK * visibleLetters(text) + 6);
   const at = (place) => (pixels * (place - low)) / (high - low || 1);
   let end = -Infinity;
   const kept = places.map((place, index) => {
