@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 @check_arguments
 class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
-    """The estimates by Laplace's approximation of the likelihood, and what can be asked of them.
+    """The estimates of a family with several factors, and what can be asked of them.
 
-    The error of the approximation is not known, and every output says so; `measure_error()` has
+    Effects of nested factors are integrated, as those of one factor are, and `error` says how well;
+    standard errors and tests have a `method`, "z" by the observed information, "cr0" and "cr1"
+    robust over the coarsest units. Crossed factors, and nested ones where `nagq` is 1, have
+    Laplace's approximation. Its error is not known, and every output says so; `measure_error()` has
     what the log-likelihood at the estimates misses, by importance sampling of the effects.
     """
 
@@ -37,7 +40,7 @@ class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
         from bhlm.reml.family.levels import LABEL
         from bhlm.reports.notebook import tell_dropped
 
-        title = f"{self.moments.formula} ({LABEL})"
+        title = self.moments.formula + ("" if self.marginal is not None else f" ({LABEL})")
         return estimates_html(self.estimates, title) + tell_dropped(self.moments)
 
     def summary(self, *, style: str = "stata") -> str:
@@ -50,54 +53,55 @@ class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
 
         return render_family_levels(self, style=style)
 
-    def fixed_effects(self, *, level: float = 0.95) -> "pd.DataFrame":
+    def fixed_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
         """Return the unit-specific effects on the link scale, with intervals and tests by z.
 
         Columns `estimate, se, lower, upper, statistic, df, p`.
 
         Raises:
-            ArgumentError: a level outside (0, 1).
+            ArgumentError: an unknown method, or a level outside (0, 1).
         """
         from bhlm.reml.family.inference import tabulate_fixed
 
-        return tabulate_fixed(self, method="z", level=level)
+        return tabulate_fixed(self, method=method, level=level)
 
-    def ratios(self, *, level: float = 0.95) -> "pd.DataFrame":
+    def ratios(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
         """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio, se, lower, upper, p`.
 
         Raises:
-            ArgumentError: the probit link, or a level outside (0, 1).
+            ArgumentError: the probit link, an unknown method, or a level outside (0, 1).
         """
         from bhlm.reml.family.inference import tabulate_ratios
 
-        return tabulate_ratios(self, method="z", level=level)
+        return tabulate_ratios(self, method=method, level=level)
 
-    def contrast(self, *hypotheses: str, level: float = 0.95) -> "pd.DataFrame":
+    def contrast(self, *hypotheses: str, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
         """Return linear combinations of fixed effects, such as "x + 2*z = 0".
 
         Raises:
-            ArgumentError: a hypothesis that cannot be read.
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
         """
         from bhlm.reml.family.inference import estimate_contrasts
 
-        return estimate_contrasts(self, hypotheses, method="z", level=level)
+        return estimate_contrasts(self, hypotheses, method=method, level=level)
 
-    def test(self, *hypotheses: str) -> dict[str, float]:
+    def test(self, *hypotheses: str, method: str = "z") -> dict[str, float]:
         """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
 
         Raises:
-            ArgumentError: a hypothesis that cannot be read.
+            ArgumentError: a hypothesis that cannot be read, or an unknown method.
         """
         from bhlm.reml.family.inference import judge_hypotheses
 
-        return judge_hypotheses(self, hypotheses, method="z")
+        return judge_hypotheses(self, hypotheses, method=method)
 
     def test_variances(
         self, coefficients: str | Sequence[str] | None = None, *, factor: str | None = None
     ) -> "VarianceTest":
         """Return the LR test that the named random coefficients of a factor do not vary.
 
-        Both log-likelihoods are approximate. See `bhlm.reml.family.level_variances`.
+        Both log-likelihoods are approximate where the fit's is. See
+        `bhlm.reml.family.level_variances`.
 
         Raises:
             ArgumentError: a coefficient that is not random, or that several factors have; a factor
@@ -112,7 +116,6 @@ class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
         if not name.startswith("_") and hasattr(FamilyFit, name):
             raise NotYetError(
                 f"fit.{name} of a family is not there yet for several grouping factors "
-                f"({', '.join(self.moments.groups)}), whose likelihood is approximate; a model of "
-                "one column of groups has it"
+                f"({', '.join(self.moments.groups)}); a model of one column of groups has it"
             )
         raise AttributeError(f"a FamilyLevelsFit has no '{name}'")

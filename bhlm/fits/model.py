@@ -437,9 +437,9 @@ class Model:
         """
         if self._level_patterns is not None:
             from bhlm.fits.family_levels_fit import FamilyLevelsFit
-            from bhlm.reml.family.levels import fit_level_patterns
+            from bhlm.reml.family.nested import fit_factors
 
-            several = fit_level_patterns(self._level_patterns, covariance=covariance, nagq=nagq)
+            several = fit_factors(self._level_patterns, covariance=covariance, nagq=nagq)
             return FamilyLevelsFit.of(several, model=self)
         if self._patterns is None:
             if nagq is not None:

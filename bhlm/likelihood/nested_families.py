@@ -1,7 +1,7 @@
 """The marginal likelihood of patterns in nested units: integrals within integrals, to an error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,14 @@ from bhlm.likelihood.families import Family
 from bhlm.likelihood.lattice import INFORMATION, Integrated, Rows, integrate
 from bhlm.likelihood.nested_lattice import MOST, Nest, Nested, Tree, integrate_units
 from bhlm.likelihood.panels import sum_stretches
-from bhlm.likelihood.patterns import NEAR, SHRINK, WIDEST, CentredColumns, check_random
+from bhlm.likelihood.patterns import (
+    NEAR,
+    SHRINK,
+    WIDEST,
+    CentredColumns,
+    WhitenedPatterns,
+    check_random,
+)
 from bhlm.moments.level_patterns import LevelPatterns
 
 Array = np.ndarray
@@ -40,12 +47,18 @@ class WhitenedNest:
     family: Family
     constant: float
     fixed: Array  # (p, p) A, so that beta = A beta~
-    bases: tuple[Array, ...]  # L, (q_l, q_l) B_l, so that u = B_l u~
+    level_bases: tuple[Array, ...]  # L, (q_l, q_l) B_l, so that u = B_l u~
 
     @property
     def p(self) -> int:
         """The number of fixed effects."""
         return self.x.shape[1]
+
+    @property
+    def bases(self) -> tuple[Array, ...]:
+        """The B (q_f, q_f) of the factors, in the order of the formula."""
+        places = np.argsort(self.order)
+        return tuple(self.level_bases[level] for level in places)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -56,6 +69,36 @@ class WhitenedNest:
     def counts(self) -> tuple[int, ...]:
         """The units J_l of each level."""
         return tuple(len(each) - 1 for each in self.bounds)
+
+    def find_parents(self, level: int, upper: int) -> Array:
+        """Return the unit (J_l,) of a coarser level that each unit of a level lies in."""
+        return np.searchsorted(self.bounds[upper], self.bounds[level][:-1], side="right") - 1
+
+    def keep(self, levels: Sequence[int]) -> "WhitenedNest":
+        """Return the patterns without the random effects of other levels than these."""
+        return replace(
+            self,
+            z=tuple(self.z[at] for at in levels),
+            bounds=tuple(self.bounds[at] for at in levels),
+            levels=tuple(self.levels[at] for at in levels),
+            order=tuple(self.order[at] for at in levels),
+            level_bases=tuple(self.level_bases[at] for at in levels),
+        )
+
+    def keep_one(self, level: int) -> WhitenedPatterns:
+        """Return the patterns with the random effects of a single level."""
+        return WhitenedPatterns(
+            starts=self.bounds[level],
+            n=self.n,
+            y=self.y,
+            offset=self.offset,
+            x=self.x,
+            z=self.z[level],
+            family=self.family,
+            constant=self.constant,
+            fixed=self.fixed,
+            basis=self.level_bases[level],
+        )
 
     def grow(self) -> Tree:
         """Return how units lie in each other, as the kernels take it."""
@@ -122,7 +165,7 @@ def whiten_nest(patterns: LevelPatterns, structures: Sequence[Structure]) -> Whi
         family=family,
         constant=patterns.constant,
         fixed=fixed,
-        bases=tuple(bases),
+        level_bases=tuple(bases),
     )
 
 
@@ -135,6 +178,8 @@ class NestMarginal(NamedTuple):
     information: Array  # (m, m) observed
     means: tuple[Array, ...]  # L, (J_l, q_l) posterior means of v, u~ = lam v
     covs: tuple[Array, ...]  # L, (J_l, q_l, q_l) posterior covariances of v
+    # L, by coarser level (J_l, q_k, q_l) posterior covariances of its unit's v with the unit's own
+    crosses: tuple[tuple[Array, ...], ...]
     nodes: Array  # (L,) of an integral of each level, on average
 
 
@@ -180,7 +225,8 @@ class NestIntegrator:
         most = max(white.counts)
         self.out = Nested(
             inner, np.zeros(most), np.zeros((most, m)), np.zeros((levels, total, MOST)),
-            np.zeros((levels, total, MOST, MOST)), np.zeros((2, levels)),
+            np.zeros((levels, total, MOST, MOST)), np.zeros((levels, total, levels, MOST, MOST)),
+            np.zeros((2, levels)),
         )  # fmt: skip
 
     def place(self, beta: Array, lams: Sequence[Array], steps: Array) -> Nest:
@@ -263,12 +309,18 @@ class NestIntegrator:
         whole = informations.sum(axis=0)
         whole += np.tril(whole, -1).T
         tally = tallies.sum(axis=0)
-        means, covs = [], []
+        means, covs, crosses = [], [], []
         for other, q in enumerate(white.sizes):
             span = slice(*self.tree.places[other : other + 2])
             first, second = out.first[level, span, :q], out.second[level, span, :q, :q]
             means.append(first.copy())
             covs.append(second - first[:, :, None] * first[:, None, :])
+            own = []
+            for upper in range(level, other):
+                above = white.find_parents(other, upper)
+                both = out.cross[level, span, upper, : white.sizes[upper], :q]
+                own.append(both - means[upper][above][:, :, None] * first[:, None, :])
+            crosses.append(tuple(own))
         return NestMarginal(
             loglik=float(logliks.sum()) + white.constant,
             logliks=logliks,
@@ -276,6 +328,7 @@ class NestIntegrator:
             information=whole,
             means=tuple(means),
             covs=tuple(covs),
+            crosses=tuple(crosses),
             nodes=tally[1] / np.maximum(tally[0], 1.0),
         )
 

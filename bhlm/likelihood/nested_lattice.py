@@ -64,6 +64,8 @@ class Nested(NamedTuple):
     score: Array  # (U, m) by beta and the lam of all levels, row by row
     first: Array  # (L, N, MOST) posterior mean of v, given the effects of coarser levels than l
     second: Array  # (L, N, MOST, MOST) posterior mean of v v' likewise
+    # (L, N, L, MOST, MOST) and that of v of an ancestor, by its level, times the unit's own v
+    cross: Array
     counts: Array  # (2, L) lattices, and their nodes
 
 
@@ -201,11 +203,11 @@ def _lay_net(work: Work, level: int, q: int, h: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _move(nest: Nest, work: Work, level: int, unit: int) -> None:
-    """Write the linear predictors of a unit's patterns at the node `work.v[level]`."""
+def move(nest: Nest, v: Array, level: int, unit: int) -> None:
+    """Write the linear predictors of a unit's patterns at a node v (q,)."""
     tree = nest.tree
     q, column = tree.sizes[level], tree.heads[level] - tree.heads[0]
-    before, after, v = nest.etas[level], nest.etas[level + 1], work.v[level]
+    before, after = nest.etas[level], nest.etas[level + 1]
     for i in range(tree.bounds[level, unit], tree.bounds[level, unit + 1]):
         eta = before[i]
         for d in range(q):
@@ -254,7 +256,9 @@ def _add_score(nest: Nest, work: Work, level: int, weight: float) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_effects(nest: Nest, out: Nested, level: int, unit: int, weight: float) -> None:
+def _add_effects(
+    nest: Nest, out: Nested, level: int, unit: int, weight: float, node: Array
+) -> None:
     """Add the moments of the effects of all units within, given a node, by its weight."""
     tree = nest.tree
     finest = len(tree.sizes) - 1
@@ -265,17 +269,25 @@ def _add_effects(nest: Nest, out: Nested, level: int, unit: int, weight: float) 
         for each in range(start, stop):
             at = tree.places[other] + each
             for d in range(q):
-                if other == finest and level + 1 == finest:
+                mean = 0.0
+                if level + 1 == finest:
                     mean = out.inner.mean[each, d]
-                    out.first[level, at, d] += weight * mean
-                    for e in range(q):
-                        square = out.inner.cov[each, d, e] + mean * out.inner.mean[each, e]
-                        out.second[level, at, d, e] += weight * square
                 else:
-                    out.first[level, at, d] += weight * out.first[level + 1, at, d]
-                    for e in range(q):
+                    mean = out.first[level + 1, at, d]
+                out.first[level, at, d] += weight * mean
+                for e in range(q):
+                    square = 0.0
+                    if level + 1 == finest:
+                        square = out.inner.cov[each, d, e] + mean * out.inner.mean[each, e]
+                    else:
                         square = out.second[level + 1, at, d, e]
-                        out.second[level, at, d, e] += weight * square
+                    out.second[level, at, d, e] += weight * square
+                for e in range(tree.sizes[level]):
+                    out.cross[level, at, level, e, d] += weight * node[e] * mean
+                for upper in range(level + 1, other):
+                    for e in range(tree.sizes[upper]):
+                        found = out.cross[level + 1, at, upper, e, d]
+                        out.cross[level, at, upper, e, d] += weight * found
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -287,11 +299,14 @@ def _scale_effects(nest: Nest, out: Nested, level: int, unit: int, factor: float
         if other > level:
             start, stop = tree.starts[other - 1, start], tree.starts[other - 1, stop]
         for at in range(tree.places[other] + start, tree.places[other] + stop):
-            for d in range(tree.sizes[other]):
+            for d in range(MOST):
                 out.first[level, at, d] = factor * out.first[level, at, d] if factor else 0.0
-                for e in range(tree.sizes[other]):
+                for e in range(MOST):
                     square = out.second[level, at, d, e]
                     out.second[level, at, d, e] = factor * square if factor else 0.0
+                    for upper in range(level, other):
+                        product = out.cross[level, at, upper, d, e]
+                        out.cross[level, at, upper, d, e] = factor * product if factor else 0.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -319,7 +334,7 @@ def _integrate_unit(
         v[d] = nest.modes[place, d]
     while True:
         wanted = derivatives if is_laid else INFORMATION
-        _move(nest, work, level, unit)
+        move(nest, v, level, unit)
         f = 0.0
         for d in range(q):
             f -= 0.5 * v[d] * v[d]
@@ -396,7 +411,7 @@ def _integrate_unit(
                 out.first[level, place, d] += weight * v[d]
                 for e in range(q):
                     out.second[level, place, d, e] += weight * v[d] * v[e]
-            _add_effects(nest, out, level, unit, weight)
+            _add_effects(nest, out, level, unit, weight, v)
             if derivatives > 0:
                 _add_score(nest, work, level, weight)
         if not _walk_on(work, level, q, f, peak - DEPTH):

@@ -16,7 +16,7 @@ from bhlm.moments.patterns import Patterns
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import tabulate_ratios
-from bhlm.reml.family.levels import FamilyLevelsEstimate, tell_approximation
+from bhlm.reml.family.levels import FamilyLevelsEstimate, tell_integration
 from bhlm.reml.family.population import (
     estimate_population,
     measure_dispersion,
@@ -245,8 +245,9 @@ def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
 def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
     """Return the fit of a family with several factors under the keys of the JSON.
 
-    `integration` says that it is Laplace's approximation, whose `error` is not known, and has what
-    the log-likelihood at the estimates is from it by importance sampling, where that can be told.
+    `integration` says how the effects were integrated, or that it is Laplace's approximation, whose
+    `error` is not known, and has what the log-likelihood at the estimates is from it by importance
+    sampling, where that can be told.
     """
     ratios = None
     if fit.family.link != "probit":
@@ -259,7 +260,7 @@ def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
             "integration": {
                 "error": fit.error,
                 "nagq": fit.nagq,
-                "label": tell_approximation(fit),
+                "label": tell_integration(fit),
                 "at_estimates": None if found is None else found._asdict(),
             },
             "converged": fit.converged,

@@ -9,6 +9,7 @@ from scipy import special, stats
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.linear import read_hypotheses
 from bhlm.likelihood.parameters import check_level
+from bhlm.reml.family import nested
 from bhlm.reml.family.estimate import FamilyEstimate, carry_errors
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.family.search import widen
@@ -28,7 +29,8 @@ def find_covariance(fit: AnyFamilyEstimate, method: str) -> Array:
 
     "z" is the observed information; "cr0" and "cr1" are cluster-robust, by the groups' scores s_j
     about the inverse information, I^-1 (sum s_j s_j') I^-1, "cr1" times J / (J - 1), as Stata's
-    vce(cluster) has it. Source: White (1982), Econometrica 50, 1-25; Stata 18, [P] _robust.
+    vce(cluster) has it; of nested factors the groups are the coarsest units. Source: White (1982),
+    Econometrica 50, 1-25; Stata 18, [P] _robust.
 
     Raises:
         ArgumentError: a method that is not known, or a robust one where the nodes are fixed.
@@ -37,12 +39,14 @@ def find_covariance(fit: AnyFamilyEstimate, method: str) -> Array:
         raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
     if method == "z":
         return fit.beta_cov
-    if isinstance(fit, FamilyLevelsEstimate):
-        raise ArgumentError(
-            f"method={method!r} is by the scores of groups, which an approximate likelihood of "
-            "several factors has not; take 'z'"
-        )
     p = len(fit.beta)
+    if isinstance(fit, FamilyLevelsEstimate):
+        if fit.marginal is None:
+            raise ArgumentError(
+                f"method={method!r} is by the scores of groups, which an approximate likelihood of "
+                "several factors has not; take 'z'"
+            )
+        return np.asarray(nested.robust_covariance(fit, small=method == "cr1")[:p, :p])
     return np.asarray(robust_covariance(fit, small=method == "cr1")[:p, :p])
 
 

@@ -8,11 +8,12 @@ from scipy import stats
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.averages import average_mean, spread_effects
-from bhlm.likelihood.crossed_families import Approximation
+from bhlm.likelihood.crossed_families import Approximation, WhitenedCross
 from bhlm.likelihood.expected import check_scale
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import KINDS
 from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.nested_predictions import average_known, place_units, spread_known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,9 @@ def predict_rows(
     their effects; "population" is x beta, of units whose effects are zero. On the response scale
     "conditional" is the mean of the expected response over the normal distribution that Laplace's
     approximation has for the effects, and "population" its mean over all units there may be;
-    intervals are those of the link scale.
+    intervals are those of the link scale. Of nested units whose effects were integrated, posterior
+    means and SDs stand in the place of mode and curvature, and the mean of the expected response
+    over the posterior is exact.
 
     Args:
         fit: the fit.
@@ -75,7 +78,8 @@ def predict_rows(
         )
     linear = offset + x @ fit.beta
     own = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)
-    effects = _spread_known(fit, z, codes)
+    units = place_units(fit, codes) if fit.marginal is not None else None
+    effects = _spread_known(fit, z, codes) if units is None else spread_known(fit, z, units)
     for code, own_z, mean, g in zip(codes, z, fit.means, fit.gs, strict=True):
         seen = code >= 0
         linear[seen] += np.einsum("nq,nq->n", own_z[seen], mean[code[seen]])
@@ -88,6 +92,9 @@ def predict_rows(
         )
     family = fit.family
     estimate = average_mean(family, linear, np.sqrt(effects))
+    if units is not None and (known := units[0] >= 0).any():
+        parts = [each[known] for each in z]
+        estimate[known] = average_known(fit, x[known], parts, offset[known], units[:, known])
     middle = linear if kind == "conditional" else family.apply_link(estimate)
     return pd.DataFrame(
         {
@@ -102,6 +109,7 @@ def predict_rows(
 def _spread_known(fit: FamilyLevelsEstimate, z: Sequence[Array], codes: Array) -> Array:
     """Return the variances (n,) of sum_f z_f u_f over the units that the fit has seen."""
     white = fit.white
+    assert isinstance(white, WhitenedCross)
     units = codes[list(white.order)]
     parts = []
     for level, factor in enumerate(white.order):

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bhlm.layout import show_name
+from bhlm.likelihood.covariance import combine
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.reml.family.levels import FamilyLevelsEstimate, fit_level_patterns
+from bhlm.reml.family.nested import maximize_without
 from bhlm.reml.level_variance_tests import find_tested
 from bhlm.reml.variance_tests import VarianceTest, check_named, count_out, mix_chi_squares
 
@@ -18,9 +20,9 @@ def judge_level_variances(
 ) -> VarianceTest:
     """Return the LR test that the named random coefficients of a factor do not vary.
 
-    Both log-likelihoods are by Laplace's approximation. p is by the mixture of chi-squares of a
-    variance on its boundary, which holds for many units; of several coefficients the larger of its
-    bounds. Source: Self & Liang (1987), J. Am. Stat. Assoc. 82, 605-610.
+    Both log-likelihoods are by Laplace's approximation where the fit's is. p is by the mixture of
+    chi-squares of a variance on its boundary, which holds for many units; of several coefficients
+    the larger of its bounds. Source: Self & Liang (1987), J. Am. Stat. Assoc. 82, 605-610.
 
     Raises:
         ArgumentError: a coefficient that is not random, or that several factors have; a factor
@@ -30,8 +32,16 @@ def judge_level_variances(
     structure = fit.structures[at]
     asked = structure.names if coefficients is None else coefficients
     dropped = check_named(structure, asked, fit.patterns.formula)
-    smaller = keep_coefficients(fit.patterns, at, dropped)
-    below = fit_level_patterns(smaller, covariance=structure.name_override).loglik
+    kind = structure.name_override
+    if fit.marginal is None:
+        smaller = keep_coefficients(fit.patterns, at, dropped)
+        below = fit_level_patterns(smaller, covariance=kind).loglik
+    else:
+        terms = tuple(tuple(n for n in term if n not in dropped) for term in structure.terms)
+        left = tuple(term for term in terms if term)
+        less = combine(left, group=structure.group, covariance=kind) if left else None
+        others = (less if i == at else each for i, each in enumerate(fit.structures))
+        below = maximize_without(fit, tuple(others))
     chi2 = max(2.0 * (fit.loglik - below), 0.0)
     found = mix_chi_squares(chi2, count_out(structure, dropped), dropped=dropped, method="ml")
     return replace(found, over=f"'{show_name(structure.group)}'")

@@ -20,6 +20,7 @@ from bhlm.likelihood.crossed_families import (
 from bhlm.likelihood.factor_names import join_columns
 from bhlm.likelihood.families import LOG, Family
 from bhlm.likelihood.nested import is_nested
+from bhlm.likelihood.nested_families import NestMarginal, WhitenedNest
 from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT
@@ -72,8 +73,9 @@ class FamilyLevelsEstimate:
     means: tuple[Array, ...]  # F, (J_f, q_f) the effects at their joint mode
     covs: tuple[Array, ...]  # F, (J_f, q_f, q_f) their covariances given the parameters
     steps: tuple[Step, ...]
-    white: WhitenedCross
+    white: WhitenedCross | WhitenedNest
     method: Literal["ml"] = "ml"
+    marginal: NestMarginal | None = None  # of nested factors whose effects were integrated
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -260,6 +262,11 @@ class FamilyLevelsEstimate:
         """
         if draws < 2:
             raise ArgumentError(f"draws={draws} tell no error; give 100 or more")
+        if isinstance(self.white, WhitenedNest):
+            raise ArgumentError(
+                f"the effects are integrated to an error of {self.error:.0e} in the "
+                "log-likelihood, fit.error; draws tell that of Laplace's approximation (nagq=1)"
+            )
         key = f"error {draws} {seed}"
         if key not in self._kept:
             approximation = Approximation(self.white)
@@ -272,13 +279,19 @@ class FamilyLevelsEstimate:
 
     def find_error(self) -> ImportanceError | None:
         """Return what `measure_error` does, or None where that takes more than seconds."""
-        if self.patterns.n_patterns * DRAWS > MEASURED:
+        if self.marginal is not None or self.patterns.n_patterns * DRAWS > MEASURED:
             return None
         return self.measure_error()
 
 
-def tell_approximation(fit: FamilyLevelsEstimate) -> str:
-    """Return the label of the approximation, and what is known of its error."""
+def tell_integration(fit: FamilyLevelsEstimate) -> str:
+    """Return how the random effects were integrated, or that they were not, and the error."""
+    if fit.marginal is not None:
+        nodes = [f"{count:.0f}" for count in fit.marginal.nodes]
+        return (
+            f"integrated to an error of {fit.error:.0e} in the log-likelihood ({' x '.join(nodes)} "
+            "nodes on average, from the coarsest units to the finest)"
+        )
     found = fit.find_error()
     if found is None:
         return (
@@ -323,8 +336,8 @@ def fit_level_patterns(
         combine(factor.blocks, group=factor.name, covariance=covariance)
         for factor in patterns.factors
     )
-    _check_size(patterns, structures)
-    _check_factors(patterns, structures)
+    check_size(patterns, structures)
+    check_factors(patterns, structures)
     white = whiten_cross(patterns, structures)
     linear = fit_linear(white)
     _check_separation(patterns, white, linear.eta, converged=linear.converged)
@@ -355,7 +368,7 @@ def fit_level_patterns(
     )
 
 
-def _check_size(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
+def check_size(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
     """Refuse fewer rows than parameters."""
     count = len(patterns.fixed) + sum(len(each.labels) for each in structures)
     if patterns.n_rows <= count and patterns.n.sum() <= count:
@@ -365,7 +378,7 @@ def _check_size(patterns: LevelPatterns, structures: Sequence[Structure]) -> Non
         )
 
 
-def _check_factors(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
+def check_factors(patterns: LevelPatterns, structures: Sequence[Structure]) -> None:
     """Refuse factors of which nothing tells the effects from each other or from single trials."""
     codes, counts, names = patterns.codes, patterns.groups, list(patterns.groups)
     for one, other in combinations(range(len(names)), 2):

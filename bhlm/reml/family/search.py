@@ -249,18 +249,26 @@ def start_search(
     for _ in range(STARTING_STEPS):
         lam = place_factors(structure, theta)
         found = integrator.evaluate(beta, lam, derivatives=False)
-        left = np.eye(structure.q) - found.cov.mean(axis=0)
-        spread = found.mean.T @ found.mean / white.n_groups
-        values, vectors = np.linalg.eigh(left)
-        half = vectors / np.sqrt(np.maximum(values, LEFT)) @ vectors.T
-        values, vectors = np.linalg.eigh(half @ spread @ half)
-        # Such steps close 0.2 to 0.6 of what is left, and twice as long ones more.
-        ratio = (vectors * np.clip(values**2, 1.0 / LONGEST, LONGEST)) @ vectors.T
-        theta = structure.project(lam @ ratio @ lam.T)
+        theta = lengthen(structure, lam, found.mean, found.cov)
         lam = place_factors(structure, theta)
         grown = float(np.mean(np.sum((white.z @ lam) ** 2, axis=1)))
         beta = linear.beta * np.sqrt(1.0 + grown / halved)
     return np.concatenate([beta, theta])
+
+
+def lengthen(structure: Structure, lam: Array, mean: Array, cov: Array) -> Array:
+    """Return theta (c,) after a step for lam that `start_search` describes.
+
+    `mean` (J, q) and `cov` (J, q, q) are those of the posterior of v.
+    """
+    left = np.eye(structure.q) - cov.mean(axis=0)
+    spread = mean.T @ mean / len(mean)
+    values, vectors = np.linalg.eigh(left)
+    half = vectors / np.sqrt(np.maximum(values, LEFT)) @ vectors.T
+    values, vectors = np.linalg.eigh(half @ spread @ half)
+    # Such steps close 0.2 to 0.6 of what is left, and twice as long ones more.
+    ratio = (vectors * np.clip(values**2, 1.0 / LONGEST, LONGEST)) @ vectors.T
+    return structure.project(lam @ ratio @ lam.T)
 
 
 def maximize_patterns(
@@ -299,7 +307,7 @@ def maximize_patterns(
     share = tolerance / (4.0 * white.n_groups)
     for round_ in range(4):
         problem.refine(point, tolerance=share, is_foretold=round_ == 0)
-        point, here = _leave_saddles(problem, point, record)
+        point, here = leave_saddles(problem, point, record)
         point, here, singular = _settle_boundary(problem, point, here)
         found = problem.find(point)
         halved, error = integrator.measure_error(*problem.split(point), found)
@@ -317,20 +325,21 @@ def maximize_patterns(
         gradient=-here.gradient,
         information=here.hessian,
         error=error,
-        converged=_is_stationary(white, here),
+        converged=is_stationary(here, white.n_groups),
         singular=singular,
         steps=tuple(steps),
     )
 
 
-def _is_stationary(white: WhitenedPatterns, here: Point) -> bool:
+def is_stationary(here: Point, n_groups: int) -> bool:
+    """Return whether the gradient at a point is zero, as well as so many groups' sums tell."""
     finite = np.isfinite(here.value) and np.isfinite(here.gradient).all()
-    limit = STATIONARY * max(1.0, float(np.sqrt(white.n_groups)))
+    limit = STATIONARY * max(1.0, float(np.sqrt(n_groups)))
     return bool(finite and np.abs(here.gradient).max() < limit)
 
 
-def _leave_saddles(
-    problem: Problem, point: Array, record: Callable[[Point], None]
+def leave_saddles(
+    problem: Descended, point: Array, record: Callable[[Point], None]
 ) -> tuple[Array, Point]:
     """Return a minimum, leaving any saddle at which a variance of zero has trapped it."""
     for _ in range(SADDLES):
@@ -342,16 +351,23 @@ def _leave_saddles(
     return point, here
 
 
+def settle(structure: Structure, lam: Array) -> Array | None:
+    """Return theta (c,) with the directions of lam that have all but vanished at zero, if any."""
+    values, vectors = np.linalg.eigh(lam @ lam.T)
+    small = values < ZERO**2
+    if not small.any():
+        return None
+    return structure.project((vectors * np.where(small, 0.0, values)) @ vectors.T)
+
+
 def _settle_boundary(problem: Problem, point: Array, here: Point) -> tuple[Array, Point, bool]:
     """Return the point with directions that have all but vanished at zero, and if any were."""
     p = problem.integrator.white.x.shape[1]
     _, lam = problem.split(point)
-    values, vectors = np.linalg.eigh(lam @ lam.T)
-    small = values < ZERO**2
-    if not small.any():
+    theta = settle(problem.structure, lam)
+    if theta is None:
         return point, here, False
-    kept = (vectors * np.where(small, 0.0, values)) @ vectors.T
-    settled = np.concatenate([point[:p], problem.structure.project(kept)])
+    settled = np.concatenate([point[:p], theta])
     there = problem.at(settled)
     if there.value <= here.value + 1e-7:
         return settled, there, True

@@ -6,7 +6,9 @@ from scipy.optimize import linprog
 from bhlm.errors import IdentifiabilityError
 from bhlm.layout import list_names, show_name
 from bhlm.likelihood.families import LOG
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 from bhlm.reml.family.search import Linear
 
@@ -19,7 +21,29 @@ SHARE = 1e-6  # of a column in that direction
 
 
 def check_separation(patterns: Patterns, white: WhitenedPatterns, linear: Linear) -> None:
-    """Raise `IdentifiabilityError` where no maximum exists, and say in which columns.
+    """Raise `IdentifiabilityError` where no maximum exists, and say in which columns."""
+    check_responses(patterns, white)
+    check_groups(white, white.starts[:-1], group=patterns.group)
+    check_fixed(patterns, white, linear)
+
+
+def check_responses(
+    patterns: Patterns | LevelPatterns, white: WhitenedPatterns | WhitenedNest
+) -> None:
+    """Raise `IdentifiabilityError` where the response never varies."""
+    empty, full = (white.y <= 0.0).all(), (white.y >= white.n).all() and white.family.code != LOG
+    if empty or full:
+        value = "0" if empty else "all successes"
+        raise IdentifiabilityError(
+            f"'{show_name(patterns.response)}' is {value} in every row, so there is nothing to "
+            "model; choose a response that varies"
+        )
+
+
+def check_fixed(
+    patterns: Patterns | LevelPatterns, white: WhitenedPatterns | WhitenedNest, linear: Linear
+) -> None:
+    """Raise `IdentifiabilityError` where fixed effects foretell responses for certain.
 
     There is a direction d with x_i'd of the sign of (all successes less all failures) in every
     pattern, and zero where there are both: along it the likelihood never falls, whatever the random
@@ -29,14 +53,6 @@ def check_separation(patterns: Patterns, white: WhitenedPatterns, linear: Linear
     response = show_name(patterns.response)
     full = (white.y >= white.n) & (not counts)
     empty = white.y <= 0.0
-    if empty.all() or full.all():
-        value = "0" if empty.all() else "all successes"
-        raise IdentifiabilityError(
-            f"'{response}' is {value} in every row, so there is nothing to model; choose a "
-            "response that varies"
-        )
-    if not counts:
-        _check_groups(patterns, white, full | empty)
     mean = white.family.mean(linear.eta)
     doubt = mean if counts else mean * (1.0 - mean)
     if linear.converged and doubt.min() > CERTAIN:
@@ -80,24 +96,29 @@ def find_direction(x: Array, full: Array, empty: Array) -> Array | None:
     return np.asarray(found.x) if found.status == 0 and -found.fun > SEPARATED else None
 
 
-def _spread(patterns: Patterns) -> Array:
+def _spread(patterns: Patterns | LevelPatterns) -> Array:
     """Return the SD (p,) of each fixed column, 1 of the intercept."""
     x = patterns.take(patterns.fixed)
     sd = x.std(axis=0)
     return np.asarray(np.where(sd > 0.0, sd, 1.0))
 
 
-def _check_groups(patterns: Patterns, white: WhitenedPatterns, certain: Array) -> None:
-    """Refuse groups that tell nothing of their variance."""
-    successes = np.add.reduceat(white.y, white.starts[:-1])
-    trials = np.add.reduceat(white.n, white.starts[:-1])
-    group = show_name(patterns.group)
+def check_groups(white: WhitenedPatterns | WhitenedNest, starts: Array, *, group: str) -> None:
+    """Raise `IdentifiabilityError` for groups that tell nothing of their variance.
+
+    Their patterns begin at `starts` (J,); counts always tell.
+    """
+    if white.family.code == LOG:
+        return
+    successes = np.add.reduceat(white.y, starts)
+    trials = np.add.reduceat(white.n, starts)
+    group = show_name(group)
     if trials.max() <= 1.0:
         raise IdentifiabilityError(
             f"no '{group}' has more than one trial, so its random effects cannot be told from the "
             "link; choose another column for the groups"
         )
-    if ((successes == 0.0) | (successes == trials)).all() and certain.all():
+    if ((successes == 0.0) | (successes == trials)).all():
         raise IdentifiabilityError(
             f"every '{group}' has successes alone or failures alone, so that the variance of its "
             "effects grows without end; model one value per group by a regression"

@@ -15,7 +15,7 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
-from bhlm.reml.family.levels import LABEL, tell_approximation
+from bhlm.reml.family.levels import LABEL, tell_integration
 from bhlm.reports.text.family import REGRESSION
 from bhlm.reports.text.levels import tabulate_groups
 from bhlm.reports.text.lme4 import correlate_fixed, format_r, tabulate_fixed, tabulate_random
@@ -30,21 +30,21 @@ WIDTH = 78
 
 def list_notes(fit: "FamilyLevelsEstimate") -> list[str]:
     """Return the sentences that stand under every summary, the label of the fit first."""
-    told = tell_approximation(fit)
-    notes = [f"{told}."]
+    told = tell_integration(fit)
+    notes = [f"{told[0].upper()}{told[1:]}."]
     notes += [f"Note: {show_name(fit.advice)}"] if fit.converged and fit.singular else []
     return notes + ([f"{fit.patterns.rows_used}."] if fit.patterns.dropped else [])
 
 
 def outline_family_levels(fit: "FamilyLevelsEstimate") -> str:
     """Return a fit in a few lines: the model, every estimate, and what to know about them."""
-    patterns = fit.patterns
+    patterns, is_exact = fit.patterns, fit.marginal is not None
     levels = [f"{number} of '{show_name(name)}'" for name, number in patterns.groups.items()]
     lines = [
-        f"{show_name(patterns.formula)} by ML ({LABEL}), {fit.family.name} with {fit.family.link} "
-        "link:",
-        f"{patterns.rows_used}; {list_names(levels, most=len(levels))}, approximate log-likelihood "
-        f"{fit.loglik:.8g}",
+        f"{show_name(patterns.formula)} by ML{'' if is_exact else f' ({LABEL})'}, "
+        f"{fit.family.name} with {fit.family.link} link:",
+        f"{patterns.rows_used}; {list_names(levels, most=len(levels))}, "
+        f"{'' if is_exact else 'approximate '}log-likelihood {fit.loglik:.8g}",
         *([f"FAILED: {show_name(fit.advice)}"] if not fit.converged else []),
     ]
     lines += tabulate_briefly(fit.estimates)
@@ -56,7 +56,7 @@ def outline_family_levels(fit: "FamilyLevelsEstimate") -> str:
 def render_family_levels(fit: "FamilyLevelsEstimate", *, style: str = "stata") -> str:
     """Return the printed output in the style of "stata" (melogit) or "lme4" (glmer).
 
-    A fit that did not converge says so first. Under it stands that it is an approximation.
+    A fit that did not converge says so first. Under it stands how well the likelihood is known.
 
     Raises:
         ArgumentError: a style that is not known or that has no such output.
@@ -78,7 +78,7 @@ def render_family_levels(fit: "FamilyLevelsEstimate", *, style: str = "stata") -
 
 
 def _render_stata(fit: "FamilyLevelsEstimate") -> list[str]:
-    """Return the blocks of Stata's melogit, meprobit, mecloglog or mepoisson, by Laplace."""
+    """Return the blocks of Stata's melogit, meprobit, mecloglog or mepoisson."""
     patterns, wald, test = fit.patterns, fit.wald, fit.lr_test
     estimates, name = fit.estimates, REGRESSION[fit.family.link]
     by_size = sorted(fit.structures, key=lambda each: patterns.groups[each.group])
@@ -94,7 +94,7 @@ def _render_stata(fit: "FamilyLevelsEstimate") -> list[str]:
         "",
         *tabulate_groups(patterns.groups, patterns.group_size),
         "",
-        f"{align_left(f'Integration: {LABEL}', LEFT)}"
+        f"{align_left(_name_points(fit), LEFT)}"
         f"{f'Wald chi2({wald["df"]})':<18} ={format_fixed(wald['chi2'], 2):>10}",
         f"{align_left(loglik, LEFT)}{'Prob > chi2':<18} ={format_fixed(wald['p'], 4):>10}",
         "",
@@ -106,6 +106,13 @@ def _render_stata(fit: "FamilyLevelsEstimate") -> list[str]:
         "",
         "Note: LR test is conservative and provided only for reference.",
     ]
+
+
+def _name_points(fit: "FamilyLevelsEstimate") -> str:
+    if fit.marginal is None:
+        return f"Integration: {LABEL}"
+    points = " x ".join(f"{count:.0f}" for count in fit.marginal.nodes)
+    return f"Integration points = {points} on average"
 
 
 def _render_lme4(fit: "FamilyLevelsEstimate") -> list[str]:
@@ -124,9 +131,17 @@ def _render_lme4(fit: "FamilyLevelsEstimate") -> list[str]:
     heads = ["AIC", "BIC", "logLik", "deviance", "df.resid"]
     cells = [*format_r([round(value, 1) for value in values], 7), f"{n - count}"]
     width = measure_widest([*heads, *cells])
-    lines = [
+    title = [
         "Generalized linear mixed model fit by maximum likelihood (Laplace",
         "  Approximation) [glmerMod]",
+    ]
+    if fit.marginal is not None:
+        title = [
+            "Generalized linear mixed model fit by maximum likelihood (exact",
+            "  integration) [glmerMod]",
+        ]
+    lines = [
+        *title,
         f" Family: {name}  ( {fit.family.link} )",
         f"Formula: {show_name(patterns.formula)}",
         "",
