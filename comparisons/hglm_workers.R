@@ -11,19 +11,27 @@ runs <- as.integer(arguments[5])
 formulas <- list(
   contraception = use ~ urban + age + livch + (1 | district),
   toenail = y ~ treatment * time + (1 | patientID),
-  cbpp = cbind(incidence, size - incidence) ~ period + (1 | herd)
+  cbpp = cbind(incidence, size - incidence) ~ period + (1 | herd),
+  verb_agg = y ~ Anger + Gender + btype + situ + (1 | id) + (1 | item),
+  grouseticks = TICKS ~ YEAR + h + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)
 )
 if (data == "cbpp") table$period <- factor(table$period)
+if (data == "grouseticks") {
+  for (name in c("YEAR", "BROOD", "INDEX", "LOCATION")) table[[name]] <- factor(table[[name]])
+}
+law <- if (data == "grouseticks") poisson else binomial
 fit_tmb <- function() {
-  fit <- glmmTMB(formulas[[data]], table, family = binomial)
-  group <- VarCorr(fit)$cond[[1]]
+  fit <- glmmTMB(formulas[[data]], table, family = law)
+  spread <- VarCorr(fit)$cond
+  most <- which.max(sapply(names(spread), function(name) length(unique(table[[name]]))))
+  group <- spread[[most]]
   list(
     loglik = as.numeric(logLik(fit)), beta = unname(fixef(fit)$cond),
     sd = unname(attr(group, "stddev"))[1]
   )
 }
 fit_once <- function() {
-  fit <- glmer(formulas[[data]], table, family = binomial, nAGQ = nodes)
+  fit <- glmer(formulas[[data]], table, family = law, nAGQ = nodes)
   constant <- 0
   if (data == "cbpp" && nodes > 1) {
     # With several nodes lme4's log-likelihood is that above the saturated model.
@@ -32,7 +40,7 @@ fit_once <- function() {
   }
   list(
     loglik = as.numeric(logLik(fit)) + constant, beta = unname(fixef(fit)),
-    sd = unname(getME(fit, "theta"))
+    sd = unname(getME(fit, "theta"))[1]
   )
 }
 seconds <- c()

@@ -17,7 +17,10 @@ FORMULAS = {
     "contraception": "use ~ urban + age + C(livch) + (1 | district)",
     "toenail": "y ~ treatment * time + (1 | patientID)",
     "cbpp": "incidence / size ~ C(period) + (1 | herd)",
+    "verb_agg": "y ~ Anger + C(Gender) + C(btype) + C(situ) + (1 | id) + (1 | item)",
+    "grouseticks": "TICKS ~ C(YEAR) + h + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)",
 }
+FAMILIES = {"cbpp": "binomial", "grouseticks": "poisson"}
 GROUPS = {"contraception": "district", "toenail": "patientID", "cbpp": "herd"}
 
 
@@ -47,10 +50,11 @@ def expand(name: str, table: pd.DataFrame) -> tuple[str, pd.DataFrame, float]:
 def fit_bhlm(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:
     import bhlm
 
-    family = "binomial" if name == "cbpp" else "bernoulli"
+    family = FAMILIES.get(name, "bernoulli")
     fit = bhlm.Model(FORMULAS[name], table, family=family).ml(nagq=nodes or None)
     fit.estimates  # noqa: B018
-    return {"loglik": fit.loglik, "beta": fit.beta.tolist(), "sd": float(fit.g[0, 0] ** 0.5)}
+    g = fit.g if name in GROUPS else fit.gs[fit.white.order[0]]
+    return {"loglik": fit.loglik, "beta": fit.beta.tolist(), "sd": float(g[0, 0] ** 0.5)}
 
 
 def fit_mixedlm(name: str, table: pd.DataFrame, nodes: int) -> dict[str, Any]:

@@ -667,6 +667,8 @@ class Model:
             ArgumentError: the model has a single grouping factor.
             DataError: the model was made from moments, which have no rows.
         """
+        if self._level_patterns is not None:
+            raise self._refuse_family("what needs single rows")
         if self._cells is None:
             raise ArgumentError(
                 f"'{self.design.formula}' has a single grouping factor; model.rows() returns its "
@@ -881,6 +883,10 @@ class Model:
             from bhlm.fits.level_rows import read_new_level_rows
 
             return read_new_level_rows(self._cells, self._table, data, needs_group=False)[0].x
+        if self._level_patterns is not None:
+            from bhlm.fits.level_rows import read_new_columns
+
+            return read_new_columns(self._level_patterns, self._table, data, needs_group=False).x
         from bhlm.design.new_rows import read_new_rows
 
         return read_new_rows(self.design, self._table, data, needs_group=False).x

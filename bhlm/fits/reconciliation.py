@@ -10,6 +10,7 @@ from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.family_bayes_fit import FamilyBayesFit
 from bhlm.fits.family_fit import FamilyFit
+from bhlm.fits.family_levels_fit import FamilyLevelsFit
 from bhlm.fits.level_bayes_fit import LevelBayesFit
 from bhlm.fits.levels_fit import LevelsFit
 from bhlm.fits.origin import Fitted
@@ -155,7 +156,7 @@ def reconcile(
 
 @check_arguments
 def reconcile(
-    reml: RemlFit | LevelsFit | FamilyFit | StrataFit | PooledFit,
+    reml: RemlFit | LevelsFit | FamilyFit | FamilyLevelsFit | StrataFit | PooledFit,
     post: BayesFit | LevelBayesFit | FamilyBayesFit | WeightedBayesFit | Mixture,
     *,
     published: "Published | None" = None,
@@ -190,6 +191,11 @@ def reconcile(
             raise ArgumentError("published= is not there for pooled fits; leave it out")
         found = compare_pooled(reml, post)
         return PooledReconciliation(*(getattr(found, each.name) for each in fields(found)))
+    if isinstance(reml, FamilyLevelsFit):
+        raise ArgumentError(
+            "a fit of a family with several grouping factors has no posterior to be reconciled "
+            "with yet; print its summary()"
+        )
     both = Reconciliation.of(compare(reml, post, published=published))
     if not checks or both.verdict == "not_converged":
         return both

@@ -209,6 +209,12 @@ def test_scale_of_an_exposure() -> None:
     )
 
 
+@cache
+def _sample_one_factor():
+    model = Model("incidence / size ~ 1 + (1 | herd)", load("crossed"), family="binomial")
+    return model.sample(seed=1, draws=50, tune=50, chains=2)
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -217,6 +223,8 @@ def test_scale_of_an_exposure() -> None:
         (lambda m: m.sample(seed=1), "a posterior is not there"),
         (lambda m: m.pymc(form="conditional"), "pymc"),
         (lambda m: m.rows(), "single rows is not there"),
+        (lambda m: m.cell_rows(), "single rows is not there"),
+        (lambda m: bhlm.reconcile(m.ml(), _sample_one_factor()), "no posterior to be reconciled"),
         (lambda m: m.moments, "is not there for family='binomial' and several"),
         (lambda m: m.ml().profile(), "not there yet for several grouping factors"),
         (lambda m: m.ml().dashboard("x.html"), "not there yet for several grouping factors"),
