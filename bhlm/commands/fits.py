@@ -378,7 +378,7 @@ def ml_command(
     if dashboard and model.level_patterns is not None:
         raise ArgumentError(
             f"--dashboard is not there yet for family='{model.family}' and several grouping "
-            "factors, whose likelihood is approximate; --json has the numbers"
+            "factors, since its figures are of a single one; --json has the numbers"
         )
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)

@@ -1,10 +1,13 @@
 """Families with nested factors: the maximum, its errors, effects, tests and predictions."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
@@ -204,6 +207,27 @@ def test_every_style_says_how_well_the_likelihood_is_known(fit: FamilyLevelsFit)
         assert "Laplace" not in text
     with pytest.raises(ArgumentError, match="integrated to an error"):
         fit.measure_error()
+
+
+def test_other_numbers_of_nodes_are_refused(model: Model) -> None:
+    with pytest.raises(ArgumentError, match=r"nagq=7 is not there .* as each unit of nested ones"):
+        model.ml(nagq=7)
+
+
+def test_from_a_file_to_json_by_one_command(
+    table: pd.DataFrame, fit: FamilyLevelsFit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    out = tmp_path / "out.json"
+    how = ["ml", "--data", tmp_path / "rows.csv", "--formula", FORMULA, "--family", "bernoulli"]
+    status, text, _ = run(capsys, *how, "--json", out)
+    assert status == 0
+    assert "Integrated to an error of" in text
+    told = json.loads(out.read_text())
+    assert told["ml"]["loglik"] == pytest.approx(fit.loglik, abs=1e-8)
+    assert told["ml"]["integration"]["error"] < 1e-8
+    assert told["ml"]["integration"]["label"].startswith("integrated to an error of")
+    assert told["model"]["groups"] == {"school": 14, "school:class": 42}
 
 
 def test_laplace_is_told_and_is_another_answer(model: Model, fit: FamilyLevelsFit) -> None:

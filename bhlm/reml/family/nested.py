@@ -45,7 +45,13 @@ def fit_factors(
         IdentifiabilityError: the patterns cannot identify the model.
         DataError: fewer rows than parameters, or factors that are too large for the memory.
     """
-    if nagq is not None or not is_chain(patterns.codes):
+    is_nested = is_chain(patterns.codes)
+    if is_nested and nagq not in (None, 1):
+        raise ArgumentError(
+            f"nagq={nagq} is not there for several grouping factors; give 1 (Laplace's "
+            "approximation), or None for as many nodes as each unit of nested ones needs"
+        )
+    if nagq is not None or not is_nested:
         return fit_level_patterns(patterns, covariance=covariance, nagq=nagq)
     structures = tuple(
         combine(factor.blocks, group=factor.name, covariance=covariance)
