@@ -133,13 +133,20 @@ def reconcile_command(
     if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
-            "--live": live, "--save": save, "--dashboard": dashboard, "--no-adjust": not adjust,
-            "--memory-limit": memory_limit,
+            "--live": live, "--save": save, "--memory-limit": memory_limit, "--rows": rows,
+            "--method": method,
         }  # fmt: skip
+        command = write_command(
+            "reconcile", which, data=data, formula=formula, separator=separator, missing=missing,
+            weights=weights, group_weights=group_weights, weights_are=weights_are,
+            scaling=scaling, no_adjust=not adjust, covariance=covariance, df=df, priors=priors,
+            seed=seed, draws=draws, tune=tune, chains=chains, dashboard=dashboard,
+        )  # fmt: skip
         return run_pooled(
             "reconcile", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
+            dashboard=dashboard, command=command, adjust=adjust,
         )  # fmt: skip
     model, entry = open_model(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
@@ -462,13 +469,20 @@ def sample_command(
     if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
-            "--live": live, "--save": save, "--no-adjust": not adjust,
-            "--memory-limit": memory_limit,
+            "--live": live, "--save": save, "--memory-limit": memory_limit, "--rows": rows,
+            "--method": method,
         }  # fmt: skip
+        command = write_command(
+            "sample", which, data=data, formula=formula, separator=separator, missing=missing,
+            weights=weights, group_weights=group_weights, weights_are=weights_are,
+            scaling=scaling, no_adjust=not adjust, covariance=covariance, priors=priors,
+            seed=seed, draws=draws, tune=tune, chains=chains, dashboard=dashboard,
+        )  # fmt: skip
         return run_pooled(
             "sample", which, data, formula, weights=meant, refused=refused,
             separator=separator, missing=missing, covariance=covariance, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
+            dashboard=dashboard, command=command, adjust=adjust,
         )  # fmt: skip
     outcome: dict[str, Any] = {
         "family": family, "link": link, "trials": trials, "exposure": exposure,

@@ -18,6 +18,9 @@ from bhlm.progress import VOICE
 if TYPE_CHECKING:
     from bhlm.fits.pooled_fit import PooledFit
     from bhlm.sources.gallery import GalleryModel
+    from bhlm.studies.imputations.mixture import Mixture
+    from bhlm.studies.imputations.pooled import Pooled
+    from bhlm.studies.imputations.reconciled import PooledComparison
     from bhlm.studies.replicate_weights import ReplicateWeights
 
 
@@ -53,6 +56,7 @@ def run_pooled(
     json: Path | None = None,
     dashboard: Path | None = None,
     command: str = "",
+    adjust: bool = True,
 ) -> int:
     """Pool the fits of several responses, sample or reconcile them, and return the exit status.
 
@@ -72,8 +76,9 @@ def run_pooled(
         priors: what --priors says.
         counts: seed, draws, tune, chains.
         json: where the numbers go.
-        dashboard: where the page about the pooled fits goes, with its own numbers beside it.
+        dashboard: where the page goes, with its own numbers beside it.
         command: how it was asked for, which the page says.
+        adjust: with sampling weights, whether the draws get the sandwich's covariance.
 
     Raises:
         ArgumentError: options that plausible values do not take, or data without a formula.
@@ -94,16 +99,17 @@ def run_pooled(
     writers: list[Callable[[], object]] = []
     status = 0
     content: dict[str, Any] = pooled.to_dict()
+    shown: Pooled | Mixture | PooledComparison = pooled
     if what != "reml":
         chosen, _ = read_settings(entry, covariance, priors)
         VOICE.say("posterior given each response")
-        mixture = pooled.sample(priors=chosen, **dict(counts or {}))
+        mixture = shown = pooled.sample(priors=chosen, adjust=adjust, **dict(counts or {}))
         print_text(mixture.summary())
         content = {**content, "posterior": mixture.estimates.to_dict("index")}
         status = 0 if mixture.converged else 1
         if what == "reconcile":
             VOICE.say("reconciling")
-            both = reconcile(pooled, mixture)
+            both = shown = reconcile(pooled, mixture)
             print_text(both.summary())
             content = both.to_dict()
             status = 0 if both.verdict in ("agree", "explained") else 1
@@ -112,7 +118,7 @@ def run_pooled(
 
         page, title = dashboard, entry.title if entry else None
         source = name_source(entry, data) | {"Command": command}
-        writers.append(lambda: write_pooled(pooled, page, title=title, source=source))
+        writers.append(lambda: write_pooled(shown, page, title=title, source=source))
     if json:
         writers.append(lambda: write_json(content, json))
     write_all(*writers)

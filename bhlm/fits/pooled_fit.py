@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from inspect import Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from bhlm.moments.identifiers import doubt_columns
 from bhlm.moments.moments import Moments
 from bhlm.moments.responses import reduce_responses
 from bhlm.reml.estimate import fit_responses
+from bhlm.studies.imputations.mixture import Mixture
 from bhlm.studies.imputations.pooled import Pooled, pool_fits
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.priors.resolve import Priors
     from bhlm.reml.fixed.wald import JointTest
-    from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.replicate_weights import ReplicateWeights
 
 LOGGER = logging.getLogger("bhlm")
@@ -88,10 +89,11 @@ class PooledFit(Pooled):
         chains: int = 4,
         priors: "Priors | None" = None,
         cores: int | None = None,
-    ) -> "Mixture":
+        adjust: bool = True,
+    ) -> "MixtureFit":
         """Return the posterior given all imputations: the mixture of those given each.
 
-        `compare()` sets the pooled estimates beside it; see
+        `compare()` sets the pooled estimates beside it, `dashboard()` writes its page; see
         `bhlm.studies.imputations.mixture.Mixture`.
 
         Args:
@@ -101,6 +103,8 @@ class PooledFit(Pooled):
             chains: independent chains, of each imputation.
             priors: what replaces the defaults, which are scaled to each imputation.
             cores: chains that run side by side; None leaves it to nutpie.
+            adjust: whether draws under sampling weights get the sandwich's covariance, as in
+                `Model.sample`; without it they are not certified.
 
         Raises:
             ArgumentError: a count that is not positive.
@@ -116,7 +120,8 @@ class PooledFit(Pooled):
         if seed < 0:
             raise ArgumentError(f"seed={seed} is not a seed; give an integer of 0 or more")
         settings = Settings(draws=draws, tune=tune, chains=chains, cores=cores)
-        return sample_pooled(self, seed=seed, settings=settings, priors=priors)
+        found = sample_pooled(self, seed=seed, settings=settings, priors=priors, adjust=adjust)
+        return MixtureFit(found.fits, found.pooled, found.seed)
 
     def dashboard(
         self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
@@ -137,6 +142,40 @@ class PooledFit(Pooled):
         from bhlm.reports.json import describe_pooled
 
         return describe_pooled(self)
+
+
+@check_arguments
+class MixtureFit(Mixture):
+    """The posterior given all imputations: the mixture of those given each, and its page."""
+
+    __slots__ = ()
+    __signature__ = Signature()  # made by `PooledFit.sample`
+
+    def __repr__(self) -> str:
+        """Return the summary, within a screen."""
+        from bhlm.layout import shorten
+
+        return shorten(self.summary(), whole="print(...) of its summary()")
+
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page about the mixture and the pooled fits to an HTML file, a .json beside.
+
+        Page and .json hold no single row and no single group.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_pooled
+
+        write_pooled(self, path, title=title, source=source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the mixture and the pooled fits under the names of the JSON."""
+        from bhlm.reports.json import describe_mixture, describe_pooled
+
+        return {**describe_pooled(self.pooled), "posterior": describe_mixture(self)}
 
 
 @check_arguments

@@ -133,6 +133,20 @@ class PooledReconciliation(PooledComparison):
 
         return describe_pooled_reconciliation(self)
 
+    def dashboard(
+        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
+    ) -> None:
+        """Write the page of the reconciliation to an HTML file; its numbers go to a .json beside.
+
+        Page and .json hold no single row and no single group.
+
+        Raises:
+            DataError: a path that cannot be written to.
+        """
+        from bhlm.reports.dashboard.subjects import write_pooled
+
+        write_pooled(self, path, title=title, source=source)
+
 
 @overload
 def reconcile(

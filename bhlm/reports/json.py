@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
+    from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.imputations.pooled import Pooled
     from bhlm.studies.imputations.reconciled import PooledComparison
 
@@ -160,6 +161,20 @@ def describe_pooled(pooled: "Pooled") -> dict[str, Any]:
                 }
                 for fit in fits
             ],
+        }
+    )
+
+
+def describe_mixture(mixture: "Mixture") -> dict[str, Any]:
+    """Return the posterior given all imputations, and whether the draws given each pass."""
+    return make_plain(
+        {
+            "converged": mixture.converged,
+            "failures": [list(fit.diagnostics.failures) for fit in mixture.fits],
+            "adjustment": None
+            if mixture.fits[0].adjustment is None
+            else mixture.fits[0].adjustment.sentence,
+            "estimates": mixture.estimates.to_dict("index"),
         }
     )
 

@@ -140,3 +140,88 @@ def test_the_figure_has_every_fit_and_the_pooled_one(pooled):
 def test_what_is_not_pooled_is_refused(pooled, plot):
     with pytest.raises(ArgumentError, match=r"RemlFit; give what bhlm.pool\(\) or"):
         plot(pooled.fits[0])
+
+
+BRIEF = {"draws": 1000, "tune": 500, "chains": 2}
+
+
+@pytest.fixture(scope="module")
+def mixture(pooled):
+    return pooled.sample(seed=1, **BRIEF)
+
+
+def test_the_mixture_has_a_page(mixture, tmp_path):
+    page = tmp_path / "page.html"
+    mixture.dashboard(page)
+    twin = read_twin(page)
+    assert [each["name"] for each in twin["sections"]] == [
+        "verdict", "posterior", "fits", "reproduction",
+    ]  # fmt: skip
+    assert twin["outcome"]["label"] == "Converged and pooled"
+    shown = find_block(twin, "posterior", "mixture")
+    assert shown["parameter"][:2] == ["Intercept", "x"]
+    estimates = mixture.estimates
+    assert shown["posterior mean"][1] == pytest.approx(estimates.loc["x", "mean"])
+    assert shown["fmi"][1] == pytest.approx(estimates.loc["x", "fmi"])
+    each = find_block(twin, "posterior", "posteriors")
+    assert each["given"] == NAMES
+    assert each["converged"] == ["yes"] * 3
+    assert twin["posterior"]["estimates"]["x"]["mean"] == estimates.loc["x", "mean"]
+    assert "mixture = pooled.sample(seed=1, draws=1000, tune=500, chains=2)" in page.read_text()
+    assert mixture.to_dict()["posterior"]["converged"]
+
+
+def test_a_mixture_of_draws_that_fail_says_so(pooled, tmp_path):
+    poor = pooled.sample(seed=1, draws=8, tune=5, chains=2)
+    assert not poor.converged
+    poor.dashboard(tmp_path / "page.html")
+    twin = read_twin(tmp_path / "page.html")
+    assert twin["outcome"]["label"] == "Not converged"
+    assert twin["outcome"]["tone"] == "bad"
+    assert "the draws given" in twin["outcome"]["headline"].lower()
+    assert "Sample again" in twin["outcome"]["advice"][0]
+
+
+def test_the_reconciliation_of_pooled_fits_has_a_page(pooled, mixture, tmp_path):
+    both = bhlm.reconcile(pooled, mixture)
+    page = tmp_path / "page.html"
+    both.dashboard(page)
+    twin = read_twin(page)
+    assert [each["name"] for each in twin["sections"]][:3] == [
+        "verdict", "reconciliation", "posterior",
+    ]  # fmt: skip
+    assert twin["outcome"]["headline"] == both.conclusion
+    shares = find_block(twin, "reconciliation", "shares")
+    names = list(both.table.index.astype(str))
+    assert shares["shape"] == pytest.approx([float(x) for x in both.table["shape"]])
+    assert shares["parameter"] == names
+    assert twin["reconciliation"]["verdict"] == both.verdict
+    assert "both = bhlm.reconcile(pooled, mixture)" in page.read_text()
+
+
+@pytest.mark.parametrize("what", ["sample", "reconcile"])
+def test_one_command_goes_from_plausible_values_to_the_page_of_their_posterior(
+    what, table, tmp_path, capsys
+):
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    page = tmp_path / "page.html"
+    given = ["--data", tmp_path / "rows.csv", "--formula", FORMULA]
+    status, out, err = run(
+        capsys, what, *given, "--group-weights", "g1", "--dashboard", page, "--draws", 300,
+        "--tune", 300, "--chains", 2, "--weights", "w", "--no-adjust",
+    )  # fmt: skip
+    assert status == 2  # no column g1
+    assert "g1" in err
+    status, out, err = run(
+        capsys, what, *given, "--weights", "w", "--weights-are", "sampling", "--dashboard", page,
+        "--draws", 300, "--tune", 300, "--chains", 2, "--no-adjust",
+    )  # fmt: skip
+    assert status in (0, 1), err
+    assert "NOT adjusted" in " ".join(out.split())
+    told = page.read_text(encoding="utf-8")
+    assert "adjust=False" in told
+    assert f"bhlm {what} --data" in told
+    assert "--no-adjust" in told
+    refused = run(capsys, what, *given, "--method", "independent")
+    assert refused[0] == 2
+    assert "--method is not there with several responses" in refused[2]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reml.strata import StrataEstimate
+    from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.imputations.pooled import Pooled
+    from bhlm.studies.imputations.reconciled import PooledComparison
 
 Tone = Literal["plain", "good", "caution", "bad"]
 
@@ -46,6 +48,8 @@ class Subject:
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
     strata: "StrataEstimate | None" = None  # whose fit at its ratios is `reml`
     pooled: "Pooled | None" = None  # fits to plausible values or imputations, in their place
+    mixture: "Mixture | None" = None  # of the posteriors given each of them
+    mixed: "PooledComparison | None" = None  # the reconciliation of the two
 
     @property
     def estimate(

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bhlm.layout import count
+from bhlm.layout import count, list_names
+from bhlm.plots.imputations import name_fits
 from bhlm.reconciliation.findings import (
     Finding,
     Findings,
+    judge_agreement,
     judge_convergence,
     judge_model,
     judge_priors,
@@ -16,6 +18,7 @@ from bhlm.reconciliation.words import advise_failed
 from bhlm.reports.dashboard.blocks import Subject, Tone
 
 if TYPE_CHECKING:
+    from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.imputations.pooled import Pooled
 
 
@@ -62,7 +65,17 @@ def choose_tone(finding: Finding) -> Tone:
 def gather_findings(subject: Subject) -> Findings:
     """Return the findings on the fits of a page, those of the reconciliation where there is one."""
     if subject.pooled is not None:
-        return Findings(_judge_pooled(subject.pooled), None, None, None)
+        convergence = _judge_pooled(subject.pooled)
+        if subject.mixture is not None:
+            drawn = judge_mixture(subject.mixture)
+            convergence = drawn if convergence.holds or not drawn.holds else convergence
+        mixed = subject.mixed
+        agreement = (
+            None
+            if mixed is None
+            else judge_agreement(mixed.verdict, mixed.conclusion, mixed.reasons)
+        )
+        return Findings(convergence, agreement, None, None)
     if subject.fits:
         found = {name: judge_convergence(None, fit) for name, fit in subject.fits.items()}
         worst = next((name for name, each in found.items() if not each.holds), None)
@@ -100,15 +113,38 @@ def _judge_pooled(pooled: "Pooled") -> Finding:
     return Finding("convergence", "holds", "Converged and pooled", headline)
 
 
+def judge_mixture(mixture: "Mixture") -> Finding:
+    """Return whether the draws given every imputation pass."""
+    names = name_fits(mixture.pooled)
+    failed = {
+        name: fit.diagnostics.failures
+        for name, fit in zip(names, mixture.fits, strict=True)
+        if not fit.converged
+    }
+    number = len(mixture.fits)
+    if failed:
+        headline = (
+            f"The draws given {list_names(list(failed), most=len(failed))} fail, so that their "
+            "mixture is not to be reported."
+        )
+        details = tuple(f"{name}: {texts[0]}." for name, texts in failed.items())
+        return Finding("convergence", "fails", "Not converged", headline, details)
+    headline = f"{count(number, 'fit')} were pooled by Rubin's rules, and the draws given each pass"
+    return Finding("convergence", "holds", "Converged and pooled", f"{headline} every check.")
+
+
 def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
     reml, both = subject.estimate, subject.both
     failed = list_failed(reml, subject.posterior)
     if failed:
         return tuple(advise_failed(failed))
+    if subject.mixture is not None and not subject.mixture.converged:
+        return ("Sample again, with more draws or a longer warm-up, before any draw is used.",)
     gaps = [] if both is None else list(both.advice)
-    if both is not None and both.verdict == "unexplained":
+    verdict = both.verdict if both is not None else subject.mixed and subject.mixed.verdict
+    if verdict == "unexplained":
         gaps.insert(0, "Report neither answer before the unexplained part is found.")
-    if both is not None and both.verdict == "undetermined":
+    if verdict == "undetermined":
         gaps.insert(0, "Report both answers, and that what separates them is not known.")
     boundary: list[str] = []
     if subject.pooled is not None and any(fit.singular for fit in subject.pooled.fits):

@@ -50,6 +50,7 @@ from bhlm.reports.dashboard.levels import (
     find_level_moments,
 )
 from bhlm.reports.dashboard.marks import mark_failed
+from bhlm.reports.dashboard.mixture import build_mixed_comparison, build_mixture
 from bhlm.reports.dashboard.outcome import judge
 from bhlm.reports.dashboard.paths import check_path, name_twin
 from bhlm.reports.dashboard.pooled import (
@@ -71,9 +72,11 @@ from bhlm.reports.dashboard.verdict import build_verdict, find_moments
 from bhlm.reports.json import (
     describe_cells,
     describe_findings,
+    describe_mixture,
     describe_model,
     describe_patterns,
     describe_pooled,
+    describe_pooled_reconciliation,
     describe_reconciliation,
 )
 
@@ -125,6 +128,8 @@ SEVERAL_SECTIONS = (
 )
 POOLED_SECTIONS = (
     Part("verdict", "Verdict", build_pooled_verdict),
+    Part("reconciliation", "Comparison", build_mixed_comparison),
+    Part("posterior", "Posterior", build_mixture),
     Part("fits", "Each fit", build_pooled_fits),
     Part("reproduction", "Reproduction", build_pooled_reproduction),
 )
@@ -177,11 +182,19 @@ def write_dashboard(subject: Subject, path: str | Path) -> None:
         },
         "sections": describe_sections(sections),
         "pooled": None if subject.pooled is None else describe_pooled(subject.pooled),
-        "reconciliation": None if subject.both is None else describe_reconciliation(subject.both),
+        "posterior": None if subject.mixture is None else describe_mixture(subject.mixture),
+        "reconciliation": _describe_both(subject),
     }
     page = render_page(subject, sections, twin=name_twin(path).name)
     write_json(twin, name_twin(path))
     write_text(page, path)
+
+
+def _describe_both(subject: Subject) -> dict[str, Any] | None:
+    """Return the reconciliation under the names of the JSON; None where there is none."""
+    if subject.mixed is not None:
+        return describe_pooled_reconciliation(subject.mixed)
+    return None if subject.both is None else describe_reconciliation(subject.both)
 
 
 def choose_parts(subject: Subject) -> tuple[Part, ...]:

@@ -107,7 +107,7 @@ def build_pooled_reproduction(subject: Subject) -> Section:
     ]
     if command := subject.source.get("Command"):
         blocks.append(Text((command,), heading="The command", code=True))
-    blocks.append(Text(_write_lines(pooled), heading="In Python", code=True))
+    blocks.append(Text(_write_lines(subject, pooled), heading="In Python", code=True))
     return Section("reproduction", "Reproduction", tuple(blocks))
 
 
@@ -266,9 +266,22 @@ def _describe_fitted(pooled: "Pooled") -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _write_lines(pooled: "Pooled") -> tuple[str, ...]:
-    """Return the Python lines that fit and pool again."""
+def _write_lines(subject: Subject, pooled: "Pooled") -> tuple[str, ...]:
+    """Return the Python lines that fit and pool again, and draw and reconcile where that was."""
     fit = pooled.fits[0]
+    before = [f"replicates = {fit.errors_code}"] if fit.errors_code else []
+    after = ['pooled.dashboard("report.html")']
+    if (mixture := subject.mixture) is not None:
+        run, adjustment = mixture.fits[0].settings, mixture.fits[0].adjustment
+        counts = [] if mixture.seed is None else [f"seed={mixture.seed}"]
+        counts += [f"draws={run.draws}", f"tune={run.tune}", f"chains={run.chains}"]
+        counts += ["adjust=False"] if adjustment and adjustment.failure == "adjust=False" else []
+        after = [f"mixture = pooled.sample({', '.join(counts)})"]
+        if subject.mixed is None:
+            after.append('mixture.dashboard("report.html")')
+        else:
+            after.append("both = bhlm.reconcile(pooled, mixture)")
+            after.append('both.dashboard("report.html")')
     given = [f"method={fit.method!r}", f"df={pooled.df!r}", f"level={pooled.level!r}"]
     if fit.structure.name_override is not None:
         given.append(f"covariance={fit.structure.name_override!r}")
@@ -282,10 +295,11 @@ def _write_lines(pooled: "Pooled") -> tuple[str, ...]:
     return (
         "import bhlm",
         "",
+        *before,
         f"pooled = bhlm.fit_imputations(  # {data}: {what}",
         f"    {formula!r},",
         f"    {data},",
         *(f"    {each}," for each in given),
         ")",
-        'pooled.dashboard("report.html")',
+        *after,
     )

@@ -34,7 +34,9 @@ from bhlm.secrets import hide_passwords
 if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.moments.moments import Moments
+    from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.imputations.pooled import Pooled
+    from bhlm.studies.imputations.reconciled import PooledComparison
 
 # Relative difference up to which two engines' sums are of the same rows.
 SAME = 1e-9
@@ -202,7 +204,7 @@ def write_several(
 
 
 def write_pooled(
-    pooled: "Pooled",
+    fit: "Pooled | Mixture | PooledComparison",
     path: str | Path,
     *,
     title: str | None = None,
@@ -211,7 +213,7 @@ def write_pooled(
     """Write the page about fits pooled over plausible values or imputations, and its .json.
 
     Args:
-        pooled: the pooled fits.
+        fit: the pooled fits, the mixture of their posteriors, or the reconciliation of both.
         path: the HTML file to write.
         title: the page's heading; None names the responses and the groups.
         source: label -> text on where the model and its data come from.
@@ -219,7 +221,13 @@ def write_pooled(
     Raises:
         DataError: a path that cannot be written to.
     """
+    from bhlm.studies.imputations.mixture import Mixture
+    from bhlm.studies.imputations.reconciled import PooledComparison
+
     check_path(path)
+    mixed = fit if isinstance(fit, PooledComparison) else None
+    mixture = mixed.mixture if mixed is not None else fit if isinstance(fit, Mixture) else None
+    pooled = fit.pooled if isinstance(fit, Mixture | PooledComparison) else fit
     group = pooled.fits[0].moments.group
     subject = Subject(
         reml=None,
@@ -229,6 +237,8 @@ def write_pooled(
         title=title or f"{list_names(pooled.responses)} by {group}, pooled",
         source=_hide_passwords(source),
         pooled=pooled,
+        mixture=mixture,
+        mixed=mixed,
     )
     write_dashboard(subject, path)
 

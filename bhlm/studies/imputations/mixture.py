@@ -32,6 +32,7 @@ class Mixture:
 
     fits: tuple[Draws, ...]  # m
     pooled: Pooled  # the fits by REML or ML that they stand beside
+    seed: int | None = None  # from which each one's was made
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -141,6 +142,7 @@ def sample_pooled(
     settings: Settings | None = None,
     priors: Priors | None = None,
     progress: Callable[[Sequence[Any]], None] | None = None,
+    adjust: bool = True,
 ) -> Mixture:
     """Return the mixture of the posteriors of the fits that were pooled.
 
@@ -152,6 +154,7 @@ def sample_pooled(
         settings: how long to run, and how; None takes the defaults.
         priors: what replaces the autoscaled defaults.
         progress: called now and then with nutpie's progress of every chain.
+        adjust: whether draws under sampling weights get the sandwich's covariance.
     """
     fits = [
         sample_moments(
@@ -161,7 +164,8 @@ def sample_pooled(
             priors=priors,
             covariance=fit.structure.name_override,
             progress=progress,
+            adjust=adjust,
         )
         for at, fit in enumerate(pooled.fits)
     ]
-    return Mixture(tuple(fits), pooled)
+    return Mixture(tuple(fits), pooled, seed)

@@ -57,16 +57,20 @@ class Pooled:
 
     @property
     def estimates(self) -> "pd.DataFrame":
-        """Every parameter: `estimate, se, lower, upper, statistic, df, p, riv, fmi`.
+        """Every parameter: `estimate, se, lower, upper, statistic, df, p, riv, lambda, fmi`.
 
-        `df` are Barnard & Rubin's (1999), `riv` is the relative increase in variance and `fmi` the
-        fraction of missing information. Variances and SDs are pooled by their logarithms,
+        `df` are Barnard & Rubin's (1999), `riv` is the relative increase in variance, `lambda` the
+        share riv / (1 + riv) of the total variance, and `fmi` the fraction of missing information,
+        which counts besides that the variance between few imputations is itself uncertain (the
+        names are those of R's mice). Variances and SDs are pooled by their logarithms,
         correlations by Fisher's z; `statistic` and `p` are of fixed effects only.
         """
         import pandas as pd
 
         index = pd.Index(list(map(str, self.parameters)), name="parameter")
-        return pd.DataFrame(np.array(self.rows), index, list(PooledRow._fields))
+        table = pd.DataFrame(np.array(self.rows), index, list(PooledRow._fields))
+        table.insert(table.columns.get_loc("fmi"), "lambda", table["riv"] / (1.0 + table["riv"]))
+        return table
 
 
 def pool_fits(
