@@ -12,11 +12,11 @@ from bhlm.likelihood.panels import (
     factor_panel,
     plan_logarithms,
     set_scaled,
-    solve_backward,
     solve_forward,
     subtract_product,
     take_lanes,
     take_logarithms,
+    turn_panel,
 )
 
 Array = np.ndarray
@@ -90,17 +90,7 @@ def fill_scores(
         for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
             panel = values[t]
             factor_panel(panel, lam, turned, low, raw, pivot, inverse)
-            for i in range(q):
-                for a in range(q):
-                    set_scaled(1.0, turned[i, a], back[a])
-                solve_forward(low, back)
-                solve_backward(low, inverse, back)
-                for m in range(q):
-                    set_scaled(-lam[m, 0], back[0], turn[i, m])
-                    for a in range(1, q):
-                        add_scaled(-lam[m, a], back[a], turn[i, m])
-                for g in range(LANES):
-                    turn[i, i, g] += 1.0
+            turn_panel(lam, turned, low, inverse, back, turn)
             # score = U, then middle = Z'Z - R weight U'.
             for i in range(q):
                 for m in range(q):

@@ -172,6 +172,55 @@ def solve_backward(low: Array, inverse: Array, x: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def turn_panel(
+    lam: Array,
+    turned: Array,
+    low: Array,
+    inverse: Array,
+    back: Array,
+    turn: Array,
+) -> None:
+    """Write T = I - Z'Z lam K^-1 lam' of a panel's groups to `turn` (q, q, LANES).
+
+    From what `factor_panel` wrote; F = T Z'Z and Z'H^-1 R = T Z'R. `back` (q, LANES) is
+    overwritten. T is the inverse of M = I + Z'Z lam lam', whose determinant is that of K: one or
+    two coefficients take their cofactors, which keep the digits that large variances leave of
+    a difference.
+    """
+    q = lam.shape[0]
+    if q == 1:
+        set_scaled(1.0, inverse[0], turn[0, 0])
+        return
+    if q == 2:
+        for i in range(2):
+            own, other = turn[1 - i, 1 - i], turn[i, 1 - i]
+            set_scaled(lam[i, 0], turned[i, 0], own)
+            add_scaled(lam[i, 1], turned[i, 1], own)
+            set_scaled(-lam[1 - i, 0], turned[i, 0], other)
+            add_scaled(-lam[1 - i, 1], turned[i, 1], other)
+            for g in range(LANES):
+                own[g] += 1.0
+        for g in range(LANES):
+            share = inverse[0, g] * inverse[1, g]
+            turn[0, 0, g] *= share
+            turn[0, 1, g] *= share
+            turn[1, 0, g] *= share
+            turn[1, 1, g] *= share
+        return
+    for i in range(q):
+        for a in range(q):
+            set_scaled(1.0, turned[i, a], back[a])
+        solve_forward(low, back)
+        solve_backward(low, inverse, back)
+        for m in range(q):
+            set_scaled(-lam[m, 0], back[0], turn[i, m])
+            for a in range(1, q):
+                add_scaled(-lam[m, a], back[a], turn[i, m])
+        for g in range(LANES):
+            turn[i, i, g] += 1.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def plan_logarithms(lam: Array, reach: float) -> int:
     """Return how many panels' determinants may be multiplied before a logarithm is taken.
 

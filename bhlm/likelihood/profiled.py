@@ -13,13 +13,14 @@ criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
+from functools import lru_cache
 
 import numba
 import numpy as np
 
+from bhlm.likelihood.panel_bends import count_bends, fill_bends, spread_bends
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
-from bhlm.likelihood.panels import LANES, STRETCH, Panels, build_panels, sum_stretches
+from bhlm.likelihood.panels import Panels, build_panels, sum_stretches
 from bhlm.likelihood.weighted import Inner, factor_inner, scale_blocks
 
 Array = np.ndarray
@@ -107,61 +108,6 @@ def sum_scores(
     sum_stretches(fill, panels.n_stretches)
     score = sums.sum(axis=0).reshape(q, q)
     return np.asarray(0.5 * (score + score.T))
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def sum_curvatures(
-    blocks: Array, q: int, lam: Array, phi: Array, beta: Array
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Return the sums over groups that second derivatives by Psi are made of.
-
-    With U = Z'H^-1 X, t = Z'H^-1 (y - X beta) and C = U phi U', phi (p, p):
-    F (x) F, F (x) C, F (x) tt', each (q, q, q, q); U (x) U (q, p, q, p); U (x) t (q, p, q);
-    tt' (q, q).
-    """
-    n_groups, k, _ = blocks.shape
-    p = k - q - 1
-    root = np.empty((q, q))
-    half = np.empty((q, k))
-    fu = np.empty((q, k))
-    c = np.empty((q, q))
-    t = np.empty(q)
-    row = np.empty(p)
-    ff = np.zeros((q, q, q, q))
-    fc = np.zeros((q, q, q, q))
-    ft = np.zeros((q, q, q, q))
-    uu = np.zeros((q, p, q, p))
-    ut = np.zeros((q, p, q))
-    tt = np.zeros((q, q))
-    for j in range(n_groups):
-        factor_group(blocks[j], q, lam, root, half)
-        project_group(blocks[j], q, half, fu)
-        for a in range(q):
-            t[a] = fu[a, k - 1]
-            for i in range(p):
-                t[a] -= fu[a, q + i] * beta[i]
-                value = 0.0
-                for m in range(p):
-                    value += fu[a, q + m] * phi[m, i]
-                row[i] = value
-            for b in range(q):
-                value = 0.0
-                for i in range(p):
-                    value += row[i] * fu[b, q + i]
-                c[a, b] = value
-        for a in range(q):
-            for b in range(q):
-                tt[a, b] += t[a] * t[b]
-                for d in range(q):
-                    for e in range(q):
-                        ff[a, b, d, e] += fu[a, b] * fu[d, e]
-                        fc[a, b, d, e] += fu[a, b] * c[d, e]
-                        ft[a, b, d, e] += fu[a, b] * t[d] * t[e]
-                for i in range(p):
-                    ut[a, i, b] += fu[a, q + i] * t[b]
-                    for m in range(p):
-                        uu[a, i, b, m] += fu[a, q + i] * fu[b, q + m]
-    return ff, fc, ft, uu, ut, tt
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,51 +317,41 @@ def differentiate(
     at: Criterion,
     directions: Array,
     *,
+    panels: Panels | None = None,
     groups: Array | None = None,
-    scaled: Array | None = None,
     inner: Inner | None = None,
 ) -> Curvature:
     """Return second derivatives along symmetric `directions` (m, q, q) of Psi.
 
-    `groups`, `scaled` and `inner` as in `sum_bends`.
+    `panels`, `groups` and `inner` as in `evaluate`.
     """
-    sums = sum_bends(blocks, q, lam, at, groups=groups, scaled=scaled, inner=inner)
+    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    sums = sum_bends(panels, lam, at)
+    if groups is not None:
+        sums = weigh_bends(sums, groups, inner or factor_inner(blocks, q, lam))
     return join_bends(sums, at, directions)
 
 
-def sum_bends(
-    blocks: Array,
-    q: int,
-    lam: Array,
-    at: Criterion,
-    *,
-    groups: Array | None = None,
-    scaled: Array | None = None,
-    inner: Inner | None = None,
-) -> tuple[Array, ...]:
-    """Return the sums of `sum_curvatures` over groups, for `join_bends`.
-
-    `groups` and `inner` as in `evaluate`; `scaled` are the blocks by `weigh_blocks`, for who has
-    them.
-    """
-    scaled = weigh_blocks(blocks, q, groups) if scaled is None else scaled
-    size = LANES * STRETCH
-    found: list[tuple[Array, ...]] = [()] * max(1, -(-len(blocks) // size))
+def sum_bends(panels: Panels, lam: Array, at: Criterion) -> tuple[Array, ...]:
+    """Return the sums of `spread_bends` over groups, for `join_bends`."""
+    q, k = panels.values.shape[1:3]
+    sums = np.empty((panels.n_stretches, count_bends(q, k - q - 1)))
 
     def fill(first: int, last: int) -> None:
-        for s in range(first, last):
-            part = scaled[s * size : (s + 1) * size]
-            found[s] = sum_curvatures(part, q, lam, at.phi, at.beta)
+        fill_bends(panels.values, first, last, lam, at.phi, at.beta, sums)
 
-    sum_stretches(fill, len(found))
-    whole = found[0]
-    if len(found) > 1:
-        whole = tuple(reduce(np.add, parts) for parts in zip(*found, strict=True))
-    if groups is not None:  # of Z alone, which the scaling leaves as it is
-        f = (inner or factor_inner(blocks, q, lam)).f.reshape(len(groups), -1)
-        more = f.T @ ((groups - 1.0)[:, None] * f)
-        whole = (whole[0] + more.reshape(q, q, q, q), *whole[1:])
-    return whole
+    sum_stretches(fill, panels.n_stretches)
+    return spread_bends(sums.sum(axis=0), q, k - q - 1)
+
+
+def weigh_bends(sums: tuple[Array, ...], groups: Array, inner: Inner) -> tuple[Array, ...]:
+    """Return the sums over groups with weights (J,), from those of their scaled products.
+
+    The scaling leaves Z alone as it is, and what rests on it has its weights from `inner`.
+    """
+    f = inner.f.reshape(len(groups), -1)
+    more = f.T @ ((groups - 1.0)[:, None] * f)
+    return (sums[0] + more.reshape(sums[0].shape), *sums[1:])
 
 
 def expect_group_squares(
@@ -426,21 +362,19 @@ def expect_group_squares(
     n: float,
     panels: Panels | None = None,
     groups: Array | None = None,
-    scaled: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the equations (m + 1, m + 1) and (m + 1,) of MIVQUE(0) for Psi sigma^2 and sigma^2.
 
     As `bhlm.likelihood.levels.expect_squares`, of one factor: what they are made of are the
-    restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q). `groups` and
-    `scaled` as in `sum_bends`.
+    restricted criterion's derivatives by Psi = 0 along `directions` (m, q, q). `panels` and
+    `groups` as in `evaluate`.
     """
     none = np.zeros((q, q))
-    scaled = weigh_blocks(blocks, q, groups) if scaled is None else scaled
-    panels = panels or build_panels(scaled, q)
+    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
     inner = None if groups is None else factor_inner(blocks, q, none)
     at = profile_total(panels.total, n=n, restricted=True)
     curve = differentiate(
-        blocks, q, none, at, directions, groups=groups, scaled=scaled, inner=inner
+        blocks, q, none, at, directions, panels=panels, groups=groups, inner=inner
     )
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
@@ -455,24 +389,72 @@ def expect_group_squares(
 
 def join_bends(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
     """Return the second derivatives along `directions` (m, q, q) from the sums of `sum_bends`."""
-    ff, fc, ft, uu, ut, tt = sums
-    m, (q, p) = len(directions), uu.shape[:2]
-    e = directions.reshape(m, q * q)
-    # sum_j tr(E_m F_j E_n G_j), with pairs = sum_j F_j (x) G_j
-    pairs = np.array((ff, fc, ft)).transpose(0, 3, 1, 2, 4).reshape(3, q * q, q * q)
-    by_ff, by_fc, by_ft = e @ pairs @ e.T
-    slope = (e @ uu.transpose(0, 2, 1, 3).reshape(q * q, p * p)).reshape(m, p, p)
-    np.negative(slope, out=slope)
-    logdet = -by_ff
-    if at.restricted:
-        turned = at.phi @ slope
-        across = turned.transpose(0, 2, 1).reshape(m, p * p)
-        logdet += 2.0 * by_fc - turned.reshape(m, p * p) @ across.T
-    lean = e @ ut.transpose(0, 2, 1).reshape(q * q, p)
-    rss = 2.0 * by_ft - 2.0 * lean @ at.phi @ lean.T
-    return Curvature(
-        logdet=0.5 * (logdet + logdet.T),
-        rss_slope=-(e @ tt.ravel()),
-        rss=0.5 * (rss + rss.T),
-        fixed_slope=slope,
-    )
+    return Curvature(*join_sums(*sums, at.phi, at.restricted, np.ascontiguousarray(directions)))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def join_sums(
+    ff: Array,
+    fc: Array,
+    ft: Array,
+    uu: Array,
+    ut: Array,
+    tt: Array,
+    phi: Array,
+    restricted: bool,
+    directions: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Return the fields of `Curvature` by the sums of `spread_bends`."""
+    m, q, p = len(directions), len(tt), len(phi)
+    logdet = np.zeros((m, m))
+    rss_slope = np.zeros(m)
+    rss = np.zeros((m, m))
+    slope = np.zeros((m, p, p))  # of X'H^-1 X
+    turned = np.zeros((m, p, p))  # phi times it
+    lean = np.zeros((m, p))
+    short = np.zeros((m, p))  # times phi
+    by_ff, by_fc, by_ft = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
+    for i in range(m):
+        along = directions[i]
+        # sum_j tr(E_m F_j E_n G_j), first over E_m, for each pair of kinds
+        by_ff[:], by_fc[:], by_ft[:] = 0.0, 0.0, 0.0
+        for d in range(q):
+            for a in range(q):
+                share = along[d, a]
+                if share == 0.0:
+                    continue
+                rss_slope[i] -= share * tt[d, a]
+                for b in range(q):
+                    for e in range(q):
+                        by_ff[b, e] += share * ff[a, b, d, e]
+                        by_fc[b, e] += share * fc[a, b, d, e]
+                        by_ft[b, e] += share * ft[a, b, d, e]
+                for b in range(p):
+                    lean[i, b] += share * ut[a, b, d]
+                    for e in range(p):
+                        slope[i, b, e] -= share * uu[d, b, a, e]
+        for n in range(m):
+            for b in range(q):
+                for e in range(q):
+                    share = directions[n, b, e]
+                    logdet[i, n] -= share * by_ff[b, e]
+                    if restricted:
+                        logdet[i, n] += 2.0 * share * by_fc[b, e]
+                    rss[i, n] += 2.0 * share * by_ft[b, e]
+        for b in range(p):
+            for a in range(p):
+                short[i, a] += lean[i, b] * phi[b, a]
+                for e in range(p):
+                    turned[i, b, e] += phi[b, a] * slope[i, a, e]
+    for i in range(m):
+        for n in range(m):
+            for b in range(p):
+                rss[i, n] -= 2.0 * short[i, b] * lean[n, b]
+                if restricted:
+                    for e in range(p):
+                        logdet[i, n] -= turned[i, b, e] * turned[n, e, b]
+    for i in range(m):
+        for n in range(i):
+            logdet[i, n] = logdet[n, i] = 0.5 * (logdet[i, n] + logdet[n, i])
+            rss[i, n] = rss[n, i] = 0.5 * (rss[i, n] + rss[n, i])
+    return logdet, rss_slope, rss, slope

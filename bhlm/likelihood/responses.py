@@ -11,14 +11,14 @@ import numba
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.panel_sums import fill_products, fill_scores
-from bhlm.likelihood.panels import STRETCH, pack_panels
-from bhlm.likelihood.profiled import (
-    Criterion,
-    factor_group,
-    profile_products,
-    project_group,
-    sum_curvatures,
+from bhlm.likelihood.panels import pack_panels
+from bhlm.likelihood.profiled import Criterion, profile_products
+from bhlm.likelihood.visit import (
+    bend_panels,
+    hold_variance,
+    join_factors,
+    slope_theta,
+    visit_panels,
 )
 from bhlm.likelihood.weighted import scale_blocks
 from bhlm.likelihood.whitening import Whitened
@@ -77,7 +77,7 @@ def search_beside(
         restricted,
         white.held,
     )
-    bends = sum_curvatures(scaled, white.q, found.lam, found.phi, found.beta)
+    bends = bend_panels(found.panels, found.lam, found.phi, found.beta)
     bends = (bends[0] + found.squares, *bends[1:])
     return Arrival(
         found.theta,
@@ -89,16 +89,6 @@ def search_beside(
         found.values,
         found.linear,
     )
-
-
-class _Visit(NamedTuple):
-    value: float
-    logdet: float
-    beta: Array  # (p,)
-    phi: Array  # (p, p)
-    rss: float
-    score: Array  # (q, q)
-    squares: Array  # (q, q, q, q) what weights of groups add to the sum of F (x) F
 
 
 class _Found(NamedTuple):
@@ -114,96 +104,7 @@ class _Found(NamedTuple):
     score: Array
     squares: Array
     linear: float
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _visit(
-    panels: Array,
-    reach: float,
-    total: Array,
-    blocks: Array,
-    groups: Array,
-    lam: Array,
-    n: float,
-    restricted: bool,
-    held: float,
-) -> _Visit:
-    """Return the criterion of `profiled.evaluate` and its derivative by Psi, as `score_psi`."""
-    q, r = len(lam), len(total)
-    stretches = (len(panels) + STRETCH - 1) // STRETCH
-    sums = np.empty((stretches, 1 + r * (r + 1) // 2))
-    fill_products(panels, reach, 0, stretches, lam, sums)
-    logdet = sums[:, 0].sum()
-    e = total.copy()
-    at = 1
-    for c in range(r):
-        for d in range(c + 1):
-            e[c, d] -= sums[:, at].sum()
-            e[d, c] = e[c, d]
-            at += 1
-    own = np.zeros((q, q))
-    squares = np.zeros((q, q, q, q))
-    root, half, f = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
-    for j in range(len(groups)):  # of Z alone, which the scaling leaves as it is
-        more = groups[j] - 1.0
-        gram = blocks[j, :q, :q]
-        logdet += more * factor_group(gram, q, lam, root, half)
-        project_group(gram, q, half, f)
-        for a in range(q):
-            for b in range(q):
-                own[a, b] += more * f[a, b]
-                for c in range(q):
-                    for d in range(q):
-                        squares[a, b, c, d] += more * f[a, b] * f[c, d]
-    found = profile_products(logdet, e, n, restricted)
-    beta, phi, rss = found[1:]
-    value, size = _hold(found, r - 1, n, restricted, held)
-    weight = np.empty((r, r))
-    for c in range(r):
-        for d in range(r):
-            weight[c, d] = size * (1.0 if c == r - 1 else -beta[c])
-            weight[c, d] *= 1.0 if d == r - 1 else -beta[d]
-            if restricted and c < r - 1 and d < r - 1:
-                weight[c, d] += phi[c, d]
-    scores = np.empty((stretches, q * q))
-    fill_scores(panels, 0, stretches, lam, weight, scores)
-    score = np.empty((q, q))
-    for a in range(q):
-        for b in range(q):
-            score[a, b] = scores[:, a * q + b].sum() + own[a, b]
-    score = 0.5 * (score + score.T)
-    return _Visit(value, logdet, beta, phi, rss, score, squares)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _hold(
-    found: tuple[float, Array, Array, float], p: int, n: float, restricted: bool, held: float
-) -> tuple[float, float]:
-    """Return the criterion and one over the residual variance: profiled, or held unless nan."""
-    value, rss = found[0], found[3]
-    dof = n - p if restricted else n
-    if np.isnan(held):
-        return value, dof / rss
-    return value + dof * np.log(held * dof / rss) + rss / held - dof, 1.0 / held
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _join(factors: Array, theta: Array) -> Array:
-    """Return lam (q, q) = sum theta_c N_c."""
-    lam = np.zeros((factors.shape[1], factors.shape[2]))
-    for c in range(len(theta)):
-        lam += theta[c] * factors[c]
-    return lam
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _slope(factors: Array, lam: Array, score: Array) -> Array:
-    """Return the gradient (c,), 2 tr(score N_c lam')."""
-    turned = score @ lam
-    gradient = np.empty(len(factors))
-    for c in range(len(factors)):
-        gradient[c] = 2.0 * (factors[c] * turned).sum()
-    return gradient
+    panels: Array
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -228,17 +129,17 @@ def _search(
                 total[c, d] += blocks[j, q + c, q + d]
     bend = hessian.copy()
     values = np.empty(most + 1)
-    lam = _join(factors, theta)
-    at = _visit(panels, reach, total, blocks, groups, lam, n, restricted, held)
-    gradient = _slope(factors, lam, at.score)
+    lam = join_factors(factors, theta)
+    at = visit_panels(panels, reach, total, blocks, groups, lam, n, restricted, held)
+    gradient = slope_theta(factors, lam, at.score)
     values[0] = at.value
     steps = 0
     while steps < most and np.abs(gradient).max() >= ENDED:
         step = -np.linalg.solve(bend, gradient)
         new = theta + step
-        new_lam = _join(factors, new)
-        to = _visit(panels, reach, total, blocks, groups, new_lam, n, restricted, held)
-        new_gradient = _slope(factors, new_lam, to.score)
+        new_lam = join_factors(factors, new)
+        to = visit_panels(panels, reach, total, blocks, groups, new_lam, n, restricted, held)
+        new_gradient = slope_theta(factors, new_lam, to.score)
         if not to.value <= at.value + SAME:
             break
         if np.abs(new_gradient).max() >= np.abs(gradient).max() and (
@@ -255,6 +156,8 @@ def _search(
         steps += 1
         values[steps] = at.value
     arrived = np.abs(gradient).max() < ARRIVED * max(1.0, n / 1e4)
+    none = profile_products(0.0, total, n, restricted)
+    linear = hold_variance(none, r - 1, n, restricted, held)[0]
     return _Found(
         arrived,
         theta,
@@ -267,5 +170,6 @@ def _search(
         at.rss,
         at.score,
         at.squares,
-        _hold(profile_products(0.0, total, n, restricted), r - 1, n, restricted, held)[0],
+        linear,
+        panels,
     )

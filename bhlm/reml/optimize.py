@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import NO_INFORMATION
-from bhlm.likelihood.panels import Panels, build_panels
+from bhlm.likelihood.panels import THREADED, Panels, build_panels
 from bhlm.likelihood.profiled import (
     Criterion,
     Curvature,
@@ -26,13 +26,16 @@ from bhlm.likelihood.profiled import (
     profile_total,
     score_psi,
     sum_bends,
+    weigh_bends,
     weigh_blocks,
 )
+from bhlm.likelihood.visit import bend_panels, join_factors, slope_theta, visit_panels
 from bhlm.likelihood.weighted import Inner, factor_inner
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
 
+NO_WEIGHTS = np.empty(0)  # of groups
 FLOOR = 0.1  # share of a group's own error, squared, that a variance starts with at least
 GRADIENT = 1e-6  # trust-region stop, in units of minus twice the log-likelihood per theta
 POLISHED = 1e-9  # a gradient below this has no digits left to gain
@@ -113,7 +116,6 @@ class Problem:
     structure: Structure
     restricted: bool
     panels: Panels = field(init=False, repr=False)
-    scaled: Array = field(init=False, repr=False)  # (J, k, k) blocks that the sums are taken of
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
@@ -123,31 +125,66 @@ class Problem:
     def __post_init__(self) -> None:
         white = self.white
         blocks = weigh_blocks(white.blocks, white.q, white.groups)
-        object.__setattr__(self, "scaled", blocks)
         object.__setattr__(self, "panels", build_panels(blocks, white.q))
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""
         key = theta.tobytes()
         if key not in self._last:
-            lam, at = self.factor(theta), self.at(theta)
-            score = score_psi(
-                self.white.blocks,
-                self.white.q,
-                lam,
-                at,
-                panels=self.panels,
-                groups=self.white.groups,
-                inner=self._factor_inner(theta, lam),
-            )
+            lam = self.factor(theta)
+            at, score = self._visit_few(lam) if self._are_few else self._visit_many(theta, lam)
             self._last.clear()
             self._last[key] = lam, at, score
         return self._last[key]
 
+    @property
+    def _are_few(self) -> bool:
+        """Whether one thread sums over groups, and the whole visit is one compiled call."""
+        return self.panels.n_stretches < THREADED and self.white.groups is None
+
+    def _visit_few(self, lam: Array) -> tuple[Criterion, Array]:
+        white, panels = self.white, self.panels
+        held = np.nan if white.held is None else white.held
+        found = visit_panels(
+            panels.values,
+            panels.reach,
+            panels.total,
+            white.blocks,
+            NO_WEIGHTS,
+            lam,
+            white.n,
+            self.restricted,
+            held,
+        )
+        dof = white.n - white.p if self.restricted else white.n
+        at = Criterion(
+            found.value,
+            found.logdet,
+            found.beta,
+            found.phi,
+            found.rss,
+            dof,
+            self.restricted,
+            white.held,
+        )
+        return at, found.score
+
+    def _visit_many(self, theta: Array, lam: Array) -> tuple[Criterion, Array]:
+        white, at = self.white, self.at(theta)
+        score = score_psi(
+            white.blocks,
+            white.q,
+            lam,
+            at,
+            panels=self.panels,
+            groups=white.groups,
+            inner=self._factor_inner(theta, lam),
+        )
+        return at, score
+
     def factor(self, theta: Array) -> Array:
         """Return lam (q, q) = sum theta_c N_c."""
-        factors = self.structure.factors
-        return (theta @ factors.reshape(len(factors), -1)).reshape(factors.shape[1:])
+        return join_factors(self.structure.factors, theta)
 
     def at(self, theta: Array) -> Criterion:
         """Return the criterion at theta."""
@@ -178,8 +215,7 @@ class Problem:
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
         lam, at, score = self.visit(theta)
-        factors = self.structure.factors
-        return at.value, 2.0 * (factors.reshape(len(factors), -1) @ (score @ lam).ravel())
+        return at.value, slope_theta(self.structure.factors, lam, score)
 
     def hessian(self, theta: Array) -> Array:
         """Return the Hessian (c, c) of the profiled criterion by theta."""
@@ -203,17 +239,16 @@ class Problem:
         key = theta.tobytes()
         if key not in self._sums:
             lam, at, _ = self.visit(theta)
-            white = self.white
             self._sums.clear()
-            self._sums[key] = sum_bends(
-                white.blocks,
-                white.q,
-                lam,
-                at,
-                groups=white.groups,
-                scaled=self.scaled,
-                inner=self._factor_inner(theta, lam),
-            )
+            if self._are_few:
+                sums = bend_panels(self.panels.values, lam, at.phi, at.beta)
+            else:
+                sums = sum_bends(self.panels, lam, at)
+            if self.white.groups is not None:
+                inner = self._factor_inner(theta, lam)
+                assert inner is not None
+                sums = weigh_bends(sums, self.white.groups, inner)
+            self._sums[key] = sums
         return self._sums[key]
 
     def _differentiate(self, theta: Array) -> Array:
@@ -420,7 +455,6 @@ def _begin(problem: Problem, steps: list[Step]) -> Array:
         n=white.n,
         panels=problem.panels,
         groups=white.groups,
-        scaled=problem.scaled,
     )
     found, v = solve_squares(equations, squares)
     v = v if white.held is None else white.held
@@ -616,7 +650,10 @@ def polish(problem: Searched, theta: Array) -> Array:
         weights = np.where(usable, 1.0 / np.where(usable, values, 1.0), 0.0)
         trial = theta - vectors @ (weights * (vectors.T @ gradient))
         trial_value, trial_gradient = problem.value_and_gradient(trial)
-        if np.linalg.norm(trial_gradient) >= np.linalg.norm(gradient) or trial_value > value + SAME:
+        before, after = np.linalg.norm(gradient), np.linalg.norm(trial_gradient)
+        # Down a bowl the value may have no digits left, and rise by rounding.
+        closer = usable.all() and after < SHORTER * before
+        if after >= before or trial_value > value + (ALIKE if closer else SAME):
             break
         theta, value, gradient = trial, trial_value, trial_gradient
     return theta

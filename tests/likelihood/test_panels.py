@@ -18,7 +18,15 @@ from bhlm.likelihood.panels import (
     plan_logarithms,
     sum_stretches,
 )
-from bhlm.likelihood.profiled import differentiate, evaluate, score_psi, sum_products, sum_scores
+from bhlm.likelihood.profiled import (
+    differentiate,
+    evaluate,
+    score_psi,
+    sum_bends,
+    sum_products,
+    sum_scores,
+)
+from bhlm.likelihood.visit import bend_panels, visit_panels
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import maximize
@@ -288,3 +296,35 @@ def test_the_order_of_groups_hardly_matters() -> None:
         pan = build_panels(np.ascontiguousarray(blocks[order]), 2)
         values.append(marginal_panels(pan.values, pan.total, pan.reach, 9.0, lam, beta, sigma)[0])
     assert values[0] == pytest.approx(values[1], rel=ROUNDING)
+
+
+@pytest.mark.parametrize("q", [1, 2])
+def test_effects_far_larger_than_their_errors_keep_their_digits(q: int) -> None:
+    """(I + Z'Z Psi)^-1 goes to zero with large variances: 1 less nearly 1 would have no digits."""
+    blocks = make_blocks(70, q, 1)
+    lam = np.ascontiguousarray(1e8 * np.eye(q))
+    at = evaluate(blocks, q, lam, n=300.0, restricted=True)
+    ff = sum_bends(build_panels(blocks, q), lam, at)[0]
+    f = 1e-16 * np.eye(q)  # Psi^-1, of which Z'Z takes off one part in 1e16
+    np.testing.assert_allclose(
+        ff, 70.0 * np.einsum("ab,de->abde", f, f), rtol=1e-8, atol=1e-8 * 70e-32
+    )
+
+
+@pytest.mark.parametrize(("q", "p"), [(1, 1), (2, 2), (3, 2), (2, 5)])
+@pytest.mark.parametrize("n_groups", [50, LANES * STRETCH + 70])
+def test_one_compiled_call_is_what_the_steps_are(q: int, p: int, n_groups: int) -> None:
+    blocks = make_blocks(n_groups, q, p)
+    lam = make_parameters(q, p)[0]
+    pan = build_panels(blocks, q)
+    n = 5.0 * n_groups
+    at = evaluate(blocks, q, lam, n=n, restricted=True, panels=pan)
+    score = score_psi(blocks, q, lam, at, panels=pan)
+    found = visit_panels(
+        pan.values, pan.reach, pan.total, blocks, np.empty(0), lam, n, True, np.nan
+    )
+    assert found.value == pytest.approx(at.value, rel=1e-14)
+    np.testing.assert_allclose(found.score, score, rtol=1e-12, atol=1e-12 * np.abs(score).max())
+    several = sum_bends(pan, lam, at), bend_panels(pan.values, lam, at.phi, at.beta)
+    for one, other in zip(*several, strict=True):
+        np.testing.assert_array_equal(one, other)
