@@ -11,11 +11,14 @@ import numpy as np
 
 from bhlm.likelihood.panels import (
     LANES,
+    PARTS,
     STRETCH,
     add_product,
+    add_products,
     add_scaled,
     factor_panel,
     set_scaled,
+    take_parts,
     turn_panel,
 )
 
@@ -26,23 +29,7 @@ Array = np.ndarray
 def count_bends(q: int, p: int) -> int:
     """Return the length of a row of `fill_bends`."""
     m, u = q * (q + 1) // 2, q * p
-    return m * (m + 1) // 2 + 2 * m * m + u * (u + 1) // 2 + u * q + m
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def multiply_lanes(x: Array, y: Array) -> float:
-    """Return x'y over the lanes, by eight sums whose order no processor's vectors change."""
-    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
-    for g in range(0, LANES, 8):
-        a0 += x[g] * y[g]
-        a1 += x[g + 1] * y[g + 1]
-        a2 += x[g + 2] * y[g + 2]
-        a3 += x[g + 3] * y[g + 3]
-        a4 += x[g + 4] * y[g + 4]
-        a5 += x[g + 5] * y[g + 5]
-        a6 += x[g + 6] * y[g + 6]
-        a7 += x[g + 7] * y[g + 7]
-    return ((a0 + a4) + (a1 + a5)) + ((a2 + a6) + (a3 + a7))
+    return m * (m + 1) // 2 + 2 * m * m + u * (u + 1) // 2 + u * q + 2 * m
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -53,7 +40,7 @@ def fill_bends(
 
     A row of `out` (stretches, `count_bends`) holds the products of the triangles (m,) of F, C and
     t t', and of U (q p,) and t (q,): F with F, F with C, F with t t', U with U, U with t, and the
-    triangle of t t'.
+    triangles of t t' and F.
     """
     _, q, k, _ = values.shape
     p = k - q - 1
@@ -72,9 +59,8 @@ def fill_bends(
     rest = np.empty((q, LANES))
     row = np.empty((p, LANES))
     ones = np.ones(LANES)
+    parts = np.zeros((out.shape[1], PARTS))
     for s in range(first, last):
-        sums = out[s]
-        sums[:] = 0.0
         for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
             panel = values[t]
             factor_panel(panel, lam, turned, low, raw, pivot, inverse)
@@ -111,31 +97,42 @@ def fill_bends(
             at = 0
             for i in range(m):
                 for n in range(i + 1):
-                    sums[at] += multiply_lanes(f[i], f[n])
+                    add_products(f[i], f[n], parts[at])
                     at += 1
             for i in range(m):
                 for n in range(m):
-                    sums[at] += multiply_lanes(f[i], c[n])
-                    sums[at + m * m] += multiply_lanes(f[i], squares[n])
+                    add_products(f[i], c[n], parts[at])
+                    add_products(f[i], squares[n], parts[at + m * m])
                     at += 1
             at += m * m
             for i in range(u):
                 for n in range(i + 1):
-                    sums[at] += multiply_lanes(slope[i], slope[n])
+                    add_products(slope[i], slope[n], parts[at])
                     at += 1
             for i in range(u):
                 for n in range(q):
-                    sums[at] += multiply_lanes(slope[i], rest[n])
+                    add_products(slope[i], rest[n], parts[at])
                     at += 1
             for i in range(m):
-                sums[at] += multiply_lanes(squares[i], ones)
+                add_products(squares[i], ones, parts[at])
+                add_products(f[i], ones, parts[at + m])
                 at += 1
+        take_parts(parts, out[s])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def place_lower(i: int, n: int) -> int:
     """Return where the entry (i, n) of a symmetric matrix stands in its lower triangle."""
     return i * (i + 1) // 2 + n if i >= n else n * (n + 1) // 2 + i
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_bends(sums: Array) -> Array:
+    """Return the sum over stretches of rows of `fill_bends`, which is left in the first one."""
+    for s in range(1, len(sums)):
+        for i in range(sums.shape[1]):
+            sums[0, i] += sums[s, i]
+    return sums[0]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -173,3 +170,26 @@ def spread_bends(sums: Array, q: int, p: int) -> tuple[Array, Array, Array, Arra
                 for n in range(p):
                     uu[a, i, b, n] = sums[to_uu + place_lower(a * p + i, b * p + n)]
     return ff, fc, ft, uu, ut, tt
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted: bool) -> Array:
+    """Return the derivative by Psi (q, q) of the profiled criterion from a row of `fill_bends`.
+
+    That is sum F - t t' / sigma^2, and under REML less sum U phi U'; `size` is one over the
+    residual variance.
+    """
+    m, u = q * (q + 1) // 2, q * p
+    to_uu = m * (m + 1) // 2 + 2 * m * m
+    to_tt = to_uu + u * (u + 1) // 2 + u * q
+    score = np.empty((q, q))
+    for a in range(q):
+        for b in range(a + 1):
+            at = to_tt + place_lower(a, b)
+            value = sums[at + m] - size * sums[at]
+            if restricted:
+                for i in range(p):
+                    for n in range(p):
+                        value -= phi[i, n] * sums[to_uu + place_lower(a * p + i, b * p + n)]
+            score[a, b] = score[b, a] = value
+    return score

@@ -5,9 +5,11 @@ import numpy as np
 
 from bhlm.likelihood.panels import (
     LANES,
+    PARTS,
     STRETCH,
     add_determinants,
     add_product,
+    add_products,
     add_scaled,
     factor_panel,
     plan_logarithms,
@@ -16,6 +18,7 @@ from bhlm.likelihood.panels import (
     subtract_product,
     take_lanes,
     take_logarithms,
+    take_parts,
     turn_panel,
 )
 
@@ -40,14 +43,16 @@ def fill_products(
     pivot = np.empty((q, LANES))
     inverse = np.empty((q, LANES))
     half = np.empty((r, q, LANES))
+    shares = np.empty((r, q, LANES))  # D^-1 times it
     product = np.ones(LANES)
-    lanes = np.zeros((1 + r * (r + 1) // 2, LANES))
+    logdet = np.zeros((1, LANES))
+    parts = np.zeros((out.shape[1], PARTS))
     every = plan_logarithms(lam, reach)
     for s in range(first, last):
         for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
             panel = values[t]
             factor_panel(panel, lam, turned, low, raw, pivot, inverse)
-            add_determinants(pivot, every, t, product, lanes[0])
+            add_determinants(pivot, every, t, product, logdet[0])
             at = 1
             for c in range(r):
                 for a in range(q):
@@ -55,13 +60,16 @@ def fill_products(
                     for m in range(1, q):
                         add_scaled(lam[m, a], panel[m, q + c], half[c, a])
                 solve_forward(low, half[c])
+                for a in range(q):
+                    for g in range(LANES):
+                        shares[c, a, g] = half[c, a, g] * inverse[a, g]
                 for d in range(c + 1):
                     for a in range(q):
-                        for g in range(LANES):
-                            lanes[at, g] += half[c, a, g] * half[d, a, g] * inverse[a, g]
+                        add_products(shares[c, a], half[d, a], parts[at])
                     at += 1
-        take_logarithms(product, lanes[0])
-        take_lanes(lanes, out[s])
+        take_logarithms(product, logdet[0])
+        take_parts(parts, out[s])
+        take_lanes(logdet, out[s, :1])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

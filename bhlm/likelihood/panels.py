@@ -23,6 +23,7 @@ from bhlm.processes import count_cores
 Array = np.ndarray
 
 LANES = 64  # groups side by side: few enough for the first cache, enough to hide a loop's cost
+PARTS = 16  # sums in which products over lanes are taken
 STRETCH = 64  # panels that are summed in one go, 4096 groups
 # Stretches below which one thread is as quick as several, which have to be started.
 THREADED = 16
@@ -113,6 +114,27 @@ def subtract_product(x: Array, y: Array, out: Array) -> None:
     """Subtract x y from `out`, lane by lane."""
     for g in range(LANES):
         out[g] -= x[g] * y[g]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_products(x: Array, y: Array, out: Array) -> None:
+    """Add x'y over the lanes to `out` (PARTS,), in parts that no processor's vectors change."""
+    for g in range(PARTS):
+        one = x[g] * y[g] + x[g + 16] * y[g + 16]
+        out[g] += one + (x[g + 32] * y[g + 32] + x[g + 48] * y[g + 48])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def take_parts(parts: Array, out: Array) -> None:
+    """Write the sums of `parts` (m, PARTS) to `out` (m,), and zero to `parts`."""
+    for i in range(parts.shape[0]):
+        x = parts[i]
+        for g in range(8):
+            x[g] += x[g + 8]
+        for g in range(4):
+            x[g] += x[g + 4]
+        out[i] = (x[0] + x[2]) + (x[1] + x[3])
+        x[:] = 0.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

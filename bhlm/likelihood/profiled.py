@@ -18,10 +18,10 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-from bhlm.likelihood.panel_bends import count_bends, fill_bends, spread_bends
+from bhlm.likelihood.panel_bends import add_bends, count_bends, fill_bends, spread_bends
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import Panels, build_panels, sum_stretches
-from bhlm.likelihood.weighted import Inner, factor_inner, scale_blocks
+from bhlm.likelihood.weighted import add_inner, scale_blocks, spread_weights
 
 Array = np.ndarray
 
@@ -223,18 +223,18 @@ def evaluate(
     restricted: bool,
     panels: Panels | None = None,
     groups: Array | None = None,
-    inner: Inner | None = None,
 ) -> Criterion:
     """Return minus twice the (restricted) log-likelihood, profiled over beta and sigma^2.
 
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
     `panels` are those of the blocks, for who asks more than once. `groups` (J,) are what each
     group's log-likelihood is multiplied by, and n then counts rows so weighted; panels are then
-    those of `scale_blocks`, and `inner` is what `factor_inner` makes of the blocks.
+    those of `scale_blocks`.
     """
-    logdet, e = sum_products(panels or build_panels(weigh_blocks(blocks, q, groups), q), lam)
+    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    logdet, e = sum_products(panels, lam)
     if groups is not None:
-        logdet += float((groups - 1.0) @ (inner or factor_inner(blocks, q, lam)).logdet)
+        logdet += add_inner(panels, spread_weights(groups), lam).logdet
     value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
@@ -254,7 +254,6 @@ def score_psi(
     *,
     panels: Panels | None = None,
     groups: Array | None = None,
-    inner: Inner | None = None,
 ) -> Array:
     """Return the derivative (q, q) by Psi of the profiled criterion of `evaluate`.
 
@@ -262,7 +261,7 @@ def score_psi(
     dof / rss [-beta 1]'[-beta 1], and phi for the fixed effects under REML.
     """
     weight = weigh_products(at)
-    return _sum_weighed(blocks, q, lam, weight, panels=panels, groups=groups, inner=inner)
+    return _sum_weighed(blocks, q, lam, weight, panels=panels, groups=groups)
 
 
 def _sum_weighed(
@@ -273,15 +272,13 @@ def _sum_weighed(
     *,
     panels: Panels | None,
     groups: Array | None,
-    inner: Inner | None = None,
 ) -> Array:
     """Return `sum_scores` of groups that have weights, or have none."""
     panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
     score = sum_scores(blocks, q, lam, weight, panels=panels)
     if groups is None:
         return score
-    own = np.tensordot(groups - 1.0, (inner or factor_inner(blocks, q, lam)).f, axes=1)
-    return np.asarray(score + 0.5 * (own + own.T))
+    return np.asarray(score + add_inner(panels, spread_weights(groups), lam).f)
 
 
 def weigh_blocks(blocks: Array, q: int, groups: Array | None) -> Array:
@@ -319,20 +316,18 @@ def differentiate(
     *,
     panels: Panels | None = None,
     groups: Array | None = None,
-    inner: Inner | None = None,
 ) -> Curvature:
     """Return second derivatives along symmetric `directions` (m, q, q) of Psi.
 
-    `panels`, `groups` and `inner` as in `evaluate`.
+    `panels` and `groups` as in `evaluate`.
     """
     panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
-    sums = sum_bends(panels, lam, at)
-    if groups is not None:
-        sums = weigh_bends(sums, groups, inner or factor_inner(blocks, q, lam))
-    return join_bends(sums, at, directions)
+    return join_bends(sum_bends(panels, lam, at, groups=groups), at, directions)
 
 
-def sum_bends(panels: Panels, lam: Array, at: Criterion) -> tuple[Array, ...]:
+def sum_bends(
+    panels: Panels, lam: Array, at: Criterion, *, groups: Array | None = None
+) -> tuple[Array, ...]:
     """Return the sums of `spread_bends` over groups, for `join_bends`."""
     q, k = panels.values.shape[1:3]
     sums = np.empty((panels.n_stretches, count_bends(q, k - q - 1)))
@@ -341,17 +336,10 @@ def sum_bends(panels: Panels, lam: Array, at: Criterion) -> tuple[Array, ...]:
         fill_bends(panels.values, first, last, lam, at.phi, at.beta, sums)
 
     sum_stretches(fill, panels.n_stretches)
-    return spread_bends(sums.sum(axis=0), q, k - q - 1)
-
-
-def weigh_bends(sums: tuple[Array, ...], groups: Array, inner: Inner) -> tuple[Array, ...]:
-    """Return the sums over groups with weights (J,), from those of their scaled products.
-
-    The scaling leaves Z alone as it is, and what rests on it has its weights from `inner`.
-    """
-    f = inner.f.reshape(len(groups), -1)
-    more = f.T @ ((groups - 1.0)[:, None] * f)
-    return (sums[0] + more.reshape(sums[0].shape), *sums[1:])
+    found: tuple[Array, ...] = spread_bends(add_bends(sums), q, k - q - 1)
+    if groups is None:
+        return found
+    return (found[0] + add_inner(panels, spread_weights(groups), lam).ff, *found[1:])
 
 
 def expect_group_squares(
@@ -371,14 +359,11 @@ def expect_group_squares(
     """
     none = np.zeros((q, q))
     panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
-    inner = None if groups is None else factor_inner(blocks, q, none)
     at = profile_total(panels.total, n=n, restricted=True)
-    curve = differentiate(
-        blocks, q, none, at, directions, panels=panels, groups=groups, inner=inner
-    )
+    curve = differentiate(blocks, q, none, at, directions, panels=panels, groups=groups)
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
-    score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups, inner=inner)
+    score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups)
     m = len(directions)
     equations = np.empty((m + 1, m + 1))
     equations[:m, :m] = -curve.logdet

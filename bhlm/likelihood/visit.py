@@ -9,16 +9,32 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.likelihood.panel_bends import count_bends, fill_bends, spread_bends
-from bhlm.likelihood.panel_sums import fill_products, fill_scores
+from bhlm.likelihood.panel_bends import (
+    add_bends,
+    count_bends,
+    fill_bends,
+    join_score,
+    spread_bends,
+)
+from bhlm.likelihood.panel_sums import fill_products
 from bhlm.likelihood.panels import STRETCH
-from bhlm.likelihood.profiled import factor_group, profile_products, project_group
+from bhlm.likelihood.profiled import Criterion, join_sums, profile_products
+from bhlm.likelihood.weighted import fill_inner, spread_inner
+from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
 
+GRADIENT = 1e-6  # the end of a search, in units of minus twice the log-likelihood per theta
+POLISHED = 1e-9  # a gradient below this has no digits left to gain
+# A criterion that rises by no more than this is the same criterion, rounded.
+SAME = 1e-9
+ALIKE = 1e-2  # which rounding may come to where variances are very large
+SHORTER = 0.1  # by which a Newton step near the minimum shortens the gradient, and more
+CONVEX = 1e-6  # the least of a Hessian's eigenvalues, as a share of the largest, in a bowl
+
 
 class Visit(NamedTuple):
-    """The criterion of `profiled.evaluate`, and its derivative by Psi."""
+    """The criterion of `profiled.evaluate`, and its derivatives by Psi."""
 
     value: float
     logdet: float
@@ -26,7 +42,7 @@ class Visit(NamedTuple):
     phi: Array  # (p, p)
     rss: float
     score: Array  # (q, q)
-    squares: Array  # (q, q, q, q) what weights of groups add to the sum of F (x) F
+    bends: tuple[Array, Array, Array, Array, Array, Array]  # as by `profiled.sum_bends`
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -34,15 +50,19 @@ def visit_panels(
     panels: Array,
     reach: float,
     total: Array,
-    blocks: Array,
-    groups: Array,
+    more: Array,
     lam: Array,
     n: float,
     restricted: bool,
     held: float,
 ) -> Visit:
-    """Return the criterion of `profiled.evaluate` and its derivative by Psi, as `score_psi`."""
+    """Return the criterion of `profiled.evaluate`, its `score_psi` and its `sum_bends`.
+
+    `panels`, `reach` and `total` as in `Panels`; `more` is `spread_weights` of groups that have
+    weights, and of none without; `held` is a residual variance that is known, and else nan.
+    """
     q, r = len(lam), len(total)
+    p, m = r - 1, q * (q + 1) // 2
     stretches = (len(panels) + STRETCH - 1) // STRETCH
     sums = np.empty((stretches, 1 + r * (r + 1) // 2))
     fill_products(panels, reach, 0, stretches, lam, sums)
@@ -54,38 +74,23 @@ def visit_panels(
             e[c, d] -= sums[:, at].sum()
             e[d, c] = e[c, d]
             at += 1
-    own = np.zeros((q, q))
-    squares = np.zeros((q, q, q, q))
-    root, half, f = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
-    for j in range(len(groups)):  # of Z alone, which the scaling leaves as it is
-        more = groups[j] - 1.0
-        gram = blocks[j, :q, :q]
-        logdet += more * factor_group(gram, q, lam, root, half)
-        project_group(gram, q, half, f)
-        for a in range(q):
-            for b in range(q):
-                own[a, b] += more * f[a, b]
-                for c in range(q):
-                    for d in range(q):
-                        squares[a, b, c, d] += more * f[a, b] * f[c, d]
+    own = np.empty((stretches, 1 + m + m * (m + 1) // 2))
+    if len(more) > 0:
+        fill_inner(panels, more, 0, stretches, lam, own)
+        logdet += own[:, 0].sum()
     found = profile_products(logdet, e, n, restricted)
     beta, phi, rss = found[1:]
-    value, size = hold_variance(found, r - 1, n, restricted, held)
-    weight = np.empty((r, r))
-    for c in range(r):
-        for d in range(r):
-            weight[c, d] = size * (1.0 if c == r - 1 else -beta[c])
-            weight[c, d] *= 1.0 if d == r - 1 else -beta[d]
-            if restricted and c < r - 1 and d < r - 1:
-                weight[c, d] += phi[c, d]
-    scores = np.empty((stretches, q * q))
-    fill_scores(panels, 0, stretches, lam, weight, scores)
-    score = np.empty((q, q))
-    for a in range(q):
-        for b in range(q):
-            score[a, b] = scores[:, a * q + b].sum() + own[a, b]
-    score = 0.5 * (score + score.T)
-    return Visit(value, logdet, beta, phi, rss, score, squares)
+    value, size = hold_variance(found, p, n, restricted, held)
+    every = np.empty((stretches, count_bends(q, p)))
+    fill_bends(panels, 0, stretches, lam, phi, beta, every)
+    whole = add_bends(every)
+    score = join_score(whole, q, p, phi, size, restricted)
+    ff, fc, ft, uu, ut, tt = spread_bends(whole, q, p)
+    if len(more) > 0:
+        _, f, squares = spread_inner(add_bends(own), q)
+        score += f
+        ff += squares
+    return Visit(value, logdet, beta, phi, rss, score, (ff, fc, ft, uu, ut, tt))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -127,15 +132,167 @@ def slope_theta(factors: Array, lam: Array, score: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def bend_panels(
-    panels: Array, lam: Array, phi: Array, beta: Array
-) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Return the sums of `spread_bends` over groups, as `profiled.sum_bends`."""
-    _, q, k, _ = panels.shape
-    stretches = (len(panels) + STRETCH - 1) // STRETCH
-    sums = np.empty((stretches, count_bends(q, k - q - 1)))
-    fill_bends(panels, 0, stretches, lam, phi, beta, sums)
-    for s in range(1, stretches):
-        for i in range(sums.shape[1]):
-            sums[0, i] += sums[s, i]
-    return spread_bends(sums[0], q, k - q - 1)
+def bend_theta(
+    score: Array,
+    logdet: Array,
+    rss_slope: Array,
+    rss_bend: Array,
+    rss: float,
+    dof: float,
+    held: float,
+    factors: Array,
+) -> Array:
+    """Return the Hessian (c, c) of the profiled criterion by theta.
+
+    From its score (q, q) by Psi and its curvature along d Psi / d theta; `held` is nan where the
+    residual variance is profiled.
+    """
+    count, q, _ = factors.shape
+    bend = np.empty((count, count))
+    turned = np.zeros((q, q))
+    for c in range(count):
+        turned[:] = 0.0  # score N_c
+        for a in range(q):
+            for i in range(q):
+                for b in range(q):
+                    turned[a, b] += score[a, i] * factors[c, i, b]
+        for d in range(count):
+            if np.isnan(held):
+                value = dof * (rss_bend[c, d] / rss - rss_slope[c] / rss * (rss_slope[d] / rss))
+            else:
+                value = rss_bend[c, d] / held
+            value += logdet[c, d]
+            for a in range(q):
+                for b in range(q):
+                    value += 2.0 * factors[d, a, b] * turned[a, b]
+            bend[c, d] = value
+    return 0.5 * (bend + bend.T)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def find_tangents(factors: Array, lam: Array) -> Array:
+    """Return d Psi / d theta (c, q, q) at lam (q, q)."""
+    count, q, _ = factors.shape
+    found = np.zeros((count, q, q))
+    for c in range(count):
+        for a in range(q):
+            for b in range(q):
+                for i in range(q):
+                    found[c, a, b] += factors[c, a, i] * lam[b, i]
+                    found[c, a, b] += factors[c, b, i] * lam[a, i]
+    return found
+
+
+class Descent(NamedTuple):
+    """Where Newton's steps lead to, and what was computed there."""
+
+    theta: Array  # (c,)
+    lam: Array  # (q, q)
+    value: float
+    logdet: float
+    beta: Array  # (p,)
+    phi: Array  # (p, p)
+    rss: float
+    score: Array  # (q, q) by Psi
+    gradient: Array  # (c,)
+    hessian: Array  # (c, c)
+    bends: tuple[Array, Array, Array, Array, Array, Array]  # as by `profiled.sum_bends`
+    values: Array  # (steps,) of the criterion after each step that was not for its last digits
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def descend_panels(
+    panels: Array,
+    reach: float,
+    total: Array,
+    more: Array,
+    factors: Array,
+    theta: Array,
+    n: float,
+    restricted: bool,
+    held: float,
+    most: int,
+) -> Descent:
+    """Take Newton's steps from theta (c,), as long as each is one down a convex slope.
+
+    At most `most`; they end too where the gradient has no digits left.
+    """
+    p = len(total) - 1
+    dof = n - p if restricted else n
+    values = np.empty(most)
+    count = 0
+    lam = join_factors(factors, theta)
+    at = visit_panels(panels, reach, total, more, lam, n, restricted, held)
+    gradient = slope_theta(factors, lam, at.score)
+    steps = 0
+    while True:
+        ff, fc, ft, uu, ut, tt = at.bends
+        logdet, rss_slope, rss_bend, _ = join_sums(
+            ff, fc, ft, uu, ut, tt, at.phi, restricted, find_tangents(factors, lam)
+        )
+        hessian = bend_theta(at.score, logdet, rss_slope, rss_bend, at.rss, dof, held, factors)
+        steepest = np.abs(gradient).max()
+        if steps == most or not steepest >= POLISHED or not np.isfinite(hessian).all():
+            break
+        eigenvalues, vectors = np.linalg.eigh(hessian)
+        if not eigenvalues[0] >= CONVEX * eigenvalues[-1] or not eigenvalues[0] > 0.0:
+            break
+        step = np.zeros(len(theta))
+        for c in range(len(theta)):
+            along = 0.0
+            for d in range(len(theta)):
+                along += vectors[d, c] * gradient[d]
+            for d in range(len(theta)):
+                step[d] += vectors[d, c] * (along / eigenvalues[c])
+        is_far = steepest >= GRADIENT
+        accepted = False
+        for share in (1.0, 0.5):
+            new = theta - share * step
+            new_lam = join_factors(factors, new)
+            to = visit_panels(panels, reach, total, more, new_lam, n, restricted, held)
+            new_gradient = slope_theta(factors, new_lam, to.score)
+            # Where the value has no digits left to gain, the gradient still has.
+            closer = np.abs(new_gradient).max() < SHORTER * steepest
+            if is_far:
+                accepted = to.value < at.value or (closer and to.value <= at.value + SAME)
+            else:
+                shorter = (new_gradient**2).sum() < (gradient**2).sum()
+                accepted = shorter and to.value <= at.value + (ALIKE if closer else SAME)
+            if accepted or not is_far:
+                break
+        if not accepted:
+            break
+        theta, lam, gradient, at = new, new_lam, new_gradient, to
+        steps += 1
+        if is_far:
+            values[count] = at.value
+            count += 1
+    return Descent(
+        theta,
+        lam,
+        at.value,
+        at.logdet,
+        at.beta,
+        at.phi,
+        at.rss,
+        at.score,
+        gradient,
+        hessian,
+        at.bends,
+        values[:count].copy(),
+    )
+
+
+def take_criterion(found: "Visit | Descent", white: Whitened, restricted: bool) -> Criterion:
+    """Return the criterion that a compiled visit has computed the parts of."""
+    dof = white.n - white.p if restricted else white.n
+    return Criterion(
+        found.value,
+        found.logdet,
+        found.beta,
+        found.phi,
+        found.rss,
+        dof,
+        restricted,
+        white.held,
+    )

@@ -8,6 +8,21 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from bhlm.likelihood.panel_bends import place_lower
+from bhlm.likelihood.panels import (
+    LANES,
+    PARTS,
+    STRETCH,
+    Panels,
+    add_product,
+    add_products,
+    factor_panel,
+    set_scaled,
+    sum_stretches,
+    take_parts,
+    turn_panel,
+)
+
 Array = np.ndarray
 
 
@@ -37,23 +52,98 @@ def _scale_blocks(blocks: Array, q: int, root: Array) -> Array:
     return scaled
 
 
+def spread_weights(groups: Array) -> Array:
+    """Return W_j - 1 (T, LANES) by panels of groups; those that fill the last one have zero."""
+    more = np.zeros((-(-len(groups) // LANES), LANES))
+    more.ravel()[: len(groups)] = groups - 1.0
+    return more
+
+
+def weigh_panels(groups: Array | None) -> Array:
+    """Return `spread_weights`, of no panel where groups have none."""
+    return np.empty((0, LANES)) if groups is None else spread_weights(groups)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def fill_inner(values: Array, more: Array, first: int, last: int, lam: Array, out: Array) -> None:
+    """Write what weights W_j add to sums over groups of what rests on Z_j alone.
+
+    Scaled blocks leave that without weights. A row of `out`, one for each stretch from `first` to
+    before `last`, holds the sums of (W_j - 1) times log |H_j|, the lower triangle (m,) of
+    F_j = Z_j'H_j^-1 Z_j, and the lower triangle of its products (m, m).
+    """
+    _, q, _, _ = values.shape
+    m = q * (q + 1) // 2
+    turned = np.empty((q, q, LANES))
+    low = np.empty((q, q, LANES))
+    raw = np.empty((q, q, LANES))
+    pivot = np.empty((q, LANES))
+    inverse = np.empty((q, LANES))
+    back = np.empty((q, LANES))
+    turn = np.empty((q, q, LANES))
+    f = np.empty((m, LANES))
+    weighted = np.empty((m, LANES))
+    logs = np.empty(LANES)
+    parts = np.zeros((out.shape[1], PARTS))
+    for s in range(first, last):
+        for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
+            panel = values[t]
+            factor_panel(panel, lam, turned, low, raw, pivot, inverse)
+            turn_panel(lam, turned, low, inverse, back, turn)
+            for a in range(q):
+                for g in range(LANES):
+                    logs[g] = np.log(pivot[a, g])
+                add_products(more[t], logs, parts[0])
+            at = 0
+            for a in range(q):
+                for b in range(a + 1):
+                    set_scaled(0.0, logs, f[at])
+                    for i in range(q):
+                        add_product(turn[a, i], panel[i, b], f[at])
+                    for g in range(LANES):
+                        weighted[at, g] = more[t, g] * f[at, g]
+                    add_products(more[t], f[at], parts[1 + at])
+                    at += 1
+            at = 1 + m
+            for i in range(m):
+                for n in range(i + 1):
+                    add_products(weighted[i], f[n], parts[at])
+                    at += 1
+        take_parts(parts, out[s])
+
+
 class Inner(NamedTuple):
-    """What the sums read of Z_j alone, which scaled blocks leave without weights."""
+    """What weights W_j of groups add to sums of what rests on Z_j alone."""
 
-    logdet: Array  # (J,) log |H_j|
-    f: Array  # (J, q, q) Z_j'H_j^-1 Z_j
+    logdet: float  # to sum log |H_j|
+    f: Array  # (q, q) to sum F_j
+    ff: Array  # (q, q, q, q) to sum F_j (x) F_j
 
 
-def factor_inner(blocks: Array, q: int, lam: Array) -> Inner:
-    """Return log |H_j| and Z_j'H_j^-1 Z_j of cross-products (J, k, k), Z first."""
-    gram = blocks[:, :q, :q]
-    if q == 1:
-        own = np.ascontiguousarray(gram[:, 0, 0])
-        inner = 1.0 + lam[0, 0] ** 2 * own
-        return Inner(np.log(inner), (own / inner)[:, None, None])
-    lean = lam.T @ gram
-    inner = np.eye(q) + lean @ lam
-    root = np.linalg.cholesky(inner)
-    half = np.linalg.solve(root, lean)
-    logdet = 2.0 * np.log(np.einsum("jaa->ja", root)).sum(axis=1)
-    return Inner(logdet, gram - half.transpose(0, 2, 1) @ half)
+def add_inner(panels: Panels, more: Array, lam: Array) -> Inner:
+    """Return the sums of `fill_inner` over all groups, more = `spread_weights`."""
+    q = len(lam)
+    m = q * (q + 1) // 2
+    sums = np.empty((panels.n_stretches, 1 + m + m * (m + 1) // 2))
+
+    def fill(first: int, last: int) -> None:
+        fill_inner(panels.values, more, first, last, lam, sums)
+
+    sum_stretches(fill, panels.n_stretches)
+    return Inner(*spread_inner(sums.sum(axis=0), q))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def spread_inner(sums: Array, q: int) -> tuple[float, Array, Array]:
+    """Return the fields of `Inner` from a row of `fill_inner`."""
+    m = q * (q + 1) // 2
+    f = np.empty((q, q))
+    ff = np.empty((q, q, q, q))
+    for a in range(q):
+        for b in range(q):
+            own = place_lower(a, b)
+            f[a, b] = sums[1 + own]
+            for d in range(q):
+                for e in range(q):
+                    ff[a, b, d, e] = sums[1 + m + place_lower(own, place_lower(d, e))]
+    return sums[0], f, ff

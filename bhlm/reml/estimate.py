@@ -13,6 +13,7 @@ from bhlm.likelihood.parameters import RESIDUAL, Parameter, Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
 from bhlm.likelihood.responses import search_beside
 from bhlm.likelihood.scores import find_scores
+from bhlm.likelihood.visit import SAME
 from bhlm.likelihood.whitening import (
     Whitened,
     group_ranks,
@@ -25,7 +26,6 @@ from bhlm.processes import limit_blas
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import (
-    SAME,
     Optimum,
     Problem,
     Step,
@@ -287,25 +287,22 @@ def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estima
     None where it is not near, or may be on the boundary.
     """
     restricted = first.method == "reml"
-    found = search_beside(
-        white,
-        first.structure,
-        restricted=restricted,
-        theta=first.theta,
-        hessian=first.hessian,
-    )
-    if found is None or np.linalg.svd(found.lam, compute_uv=False)[-1] < INSIDE:
+    arrived = search_beside(white, first.structure, restricted=restricted, theta=first.theta)
+    if arrived is None:
         return None
-    steps = (unwhiten_loglik(float(each), white, restricted) for each in found.values)
+    found = arrived.descent
+    if np.linalg.svd(found.lam, compute_uv=False)[-1] < INSIDE:
+        return None
+    steps = (unwhiten_loglik(value, white, restricted) for value in found.values.tolist())
     optimum = Optimum(
         theta=found.theta,
         lam=found.lam,
-        criterion=found.criterion,
+        criterion=arrived.criterion,
         gradient=found.gradient,
         converged=True,
         singular=False,
         steps=tuple(Step("newton", at, value) for at, value in enumerate(steps)),
-        linear=found.linear,
+        linear=arrived.linear,
         bends=found.bends,
         score=found.score,
     )

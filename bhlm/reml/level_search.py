@@ -28,12 +28,11 @@ from bhlm.likelihood.levels import (
     score_levels,
 )
 from bhlm.likelihood.parameters import RESIDUAL
+from bhlm.likelihood.visit import GRADIENT, SAME
 from bhlm.reml.optimize import (
     FAR,
     FLOOR,
-    GRADIENT,
     NEAR,
-    SAME,
     ZERO,
     Scaled,
     Step,

@@ -14,13 +14,14 @@ from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.nested import Nested
 from bhlm.likelihood.parameters import name_apart
 from bhlm.likelihood.variance_shares import spread_factors
+from bhlm.likelihood.visit import SAME
 from bhlm.moments.cells import CellMoments
 from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
 from bhlm.reml.level_sandwich import find_level_scores
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels, may_be_lower_levels
 from bhlm.reml.maximum import Maximum, Part, require_plain
-from bhlm.reml.optimize import SAME, Step, unwhiten_loglik
+from bhlm.reml.optimize import Step, unwhiten_loglik
 from bhlm.reml.sandwich import Errors, apply_convention, check_sandwich, settle_errors
 
 if TYPE_CHECKING:

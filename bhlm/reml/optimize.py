@@ -26,36 +26,41 @@ from bhlm.likelihood.profiled import (
     profile_total,
     score_psi,
     sum_bends,
-    weigh_bends,
     weigh_blocks,
 )
-from bhlm.likelihood.visit import bend_panels, join_factors, slope_theta, visit_panels
-from bhlm.likelihood.weighted import Inner, factor_inner
+from bhlm.likelihood.visit import (
+    ALIKE,
+    GRADIENT,
+    POLISHED,
+    SAME,
+    SHORTER,
+    bend_theta,
+    descend_panels,
+    find_tangents,
+    join_factors,
+    slope_theta,
+    take_criterion,
+    visit_panels,
+)
+from bhlm.likelihood.weighted import weigh_panels
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
 
-NO_WEIGHTS = np.empty(0)  # of groups
 FLOOR = 0.1  # share of a group's own error, squared, that a variance starts with at least
-GRADIENT = 1e-6  # trust-region stop, in units of minus twice the log-likelihood per theta
-POLISHED = 1e-9  # a gradient below this has no digits left to gain
 # What counts as stationary after the Newton polish: the criterion is a sum of about n terms,
 # whose derivative rounding leaves at some eps * n.
 STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
-# A criterion that rises by no more than this is the same criterion, rounded.
-SAME = 1e-9
 # Of a Newton step, tried one after the other: the trust region costs more than half a step.
 SHARES = (1.0, 0.5)
 # Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at
 # ten times theta is not above this one by more than ALIKE. At a maximum it is above by some 100 for
 # each degree of freedom that is left for the residual.
 STEEP = 30.0
-ALIKE = 1e-2
 # There the logarithm of theta is what must be stationary: this leaves a thousandth of sigma^2.
 STATIONARY_LOG = 1e-3
 NEWTON_STEPS = 8
-SHORTER = 0.1  # by which a Newton step near the minimum shortens the gradient, and more
 SADDLES = 5  # restarts from saddles
 CURVED = 1e-8  # negative curvature below this share of the largest is rounding
 # Variances in those of the residual, far from each other, at which a search begins again.
@@ -116,71 +121,71 @@ class Problem:
     structure: Structure
     restricted: bool
     panels: Panels = field(init=False, repr=False)
+    more: Array = field(init=False, repr=False)  # (T, LANES) what groups have more weight than 1
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
     _sums: dict[bytes, tuple[Array, ...]] = field(default_factory=dict, repr=False)
-    _inners: dict[bytes, Inner] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         white = self.white
         blocks = weigh_blocks(white.blocks, white.q, white.groups)
         object.__setattr__(self, "panels", build_panels(blocks, white.q))
+        object.__setattr__(self, "more", weigh_panels(white.groups))
+
+    @property
+    def are_few(self) -> bool:
+        """Whether one thread sums over groups, and the whole visit is one compiled call."""
+        return self.panels.n_stretches < THREADED
 
     def visit(self, theta: Array) -> tuple[Array, Criterion, Array]:
         """Return lam, the criterion and its score by Psi at theta."""
         key = theta.tobytes()
         if key not in self._last:
             lam = self.factor(theta)
-            at, score = self._visit_few(lam) if self._are_few else self._visit_many(theta, lam)
             self._last.clear()
-            self._last[key] = lam, at, score
+            if self.are_few:
+                found = visit_panels(*self._list_panels(), lam, *self._list_terms())
+                self._sums.clear()
+                self._sums[key] = found.bends
+                at = take_criterion(found, self.white, self.restricted)
+                self._last[key] = lam, at, found.score
+            else:
+                at = self.at(theta)
+                self._last[key] = lam, at, self._sum_score(lam, at)
         return self._last[key]
 
-    @property
-    def _are_few(self) -> bool:
-        """Whether one thread sums over groups, and the whole visit is one compiled call."""
-        return self.panels.n_stretches < THREADED and self.white.groups is None
+    def _list_panels(self) -> tuple[Array, float, Array, Array]:
+        """Return what a compiled visit reads of the groups."""
+        return self.panels.values, self.panels.reach, self.panels.total, self.more
 
-    def _visit_few(self, lam: Array) -> tuple[Criterion, Array]:
-        white, panels = self.white, self.panels
-        held = np.nan if white.held is None else white.held
-        found = visit_panels(
-            panels.values,
-            panels.reach,
-            panels.total,
-            white.blocks,
-            NO_WEIGHTS,
-            lam,
-            white.n,
-            self.restricted,
-            held,
-        )
-        dof = white.n - white.p if self.restricted else white.n
-        at = Criterion(
-            found.value,
-            found.logdet,
-            found.beta,
-            found.phi,
-            found.rss,
-            dof,
-            self.restricted,
-            white.held,
-        )
-        return at, found.score
+    def _list_terms(self) -> tuple[float, bool, float]:
+        """Return rows, whether the likelihood is restricted, and sigma^2 where it is known."""
+        held = self.white.held
+        return self.white.n, self.restricted, np.nan if held is None else held
 
-    def _visit_many(self, theta: Array, lam: Array) -> tuple[Criterion, Array]:
-        white, at = self.white, self.at(theta)
-        score = score_psi(
-            white.blocks,
-            white.q,
-            lam,
-            at,
-            panels=self.panels,
-            groups=white.groups,
-            inner=self._factor_inner(theta, lam),
+    def _sum_score(self, lam: Array, at: Criterion) -> Array:
+        white = self.white
+        return score_psi(white.blocks, white.q, lam, at, panels=self.panels, groups=white.groups)
+
+    def descend(self, theta: Array) -> tuple[Array, list[float]]:
+        """Return where compiled Newton steps from theta (c,) lead to, and the values on the way.
+
+        Of many groups, whose sums threads share, that is theta itself.
+        """
+        if not self.are_few:
+            return theta, []
+        n, restricted, held = self._list_terms()
+        found = descend_panels(
+            *self._list_panels(), self.structure.factors, theta, n, restricted, held, NEWTON_STEPS
         )
-        return at, score
+        key = found.theta.tobytes()
+        for kept in (self._last, self._sums, self._bends):
+            kept.clear()
+        at = take_criterion(found, self.white, restricted)
+        self._last[key] = found.lam, at, found.score
+        self._sums[key], self._bends[key] = found.bends, found.hessian
+        return found.theta, found.values.tolist()
 
     def factor(self, theta: Array) -> Array:
         """Return lam (q, q) = sum theta_c N_c."""
@@ -194,23 +199,12 @@ class Problem:
             lam,
             restricted=self.restricted,
             panels=self.panels,
-            inner=self._factor_inner(theta, lam),
         )
 
     def at_zero(self) -> Criterion:
         """Return the criterion without random effects, of which [X y]'[X y] is all it needs."""
         found = profile_total(self.panels.total, n=self.white.n, restricted=self.restricted)
         return found if self.white.held is None else found.hold(self.white.held)
-
-    def _factor_inner(self, theta: Array, lam: Array) -> Inner | None:
-        """Return what all sums at theta read of Z alone, where groups have weights."""
-        if self.white.groups is None:
-            return None
-        key = theta.tobytes()
-        if key not in self._inners:
-            self._inners.clear()
-            self._inners[key] = factor_inner(self.white.blocks, self.white.q, lam)
-        return self._inners[key]
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Return the criterion and its gradient (c,), d/d theta_c = 2 tr(score N_c lam')."""
@@ -239,16 +233,9 @@ class Problem:
         key = theta.tobytes()
         if key not in self._sums:
             lam, at, _ = self.visit(theta)
-            self._sums.clear()
-            if self._are_few:
-                sums = bend_panels(self.panels.values, lam, at.phi, at.beta)
-            else:
-                sums = sum_bends(self.panels, lam, at)
-            if self.white.groups is not None:
-                inner = self._factor_inner(theta, lam)
-                assert inner is not None
-                sums = weigh_bends(sums, self.white.groups, inner)
-            self._sums[key] = sums
+            if key not in self._sums:
+                self._sums.clear()
+                self._sums[key] = sum_bends(self.panels, lam, at, groups=self.white.groups)
         return self._sums[key]
 
     def _differentiate(self, theta: Array) -> Array:
@@ -261,22 +248,15 @@ def bend_criterion(structure: Structure, at: Criterion, score: Array, curve: Cur
 
     From its score (q, q) by Psi and its curvature along d Psi / d theta.
     """
-    factors = structure.factors
-    if at.held is None:
-        slope = curve.rss_slope / at.rss
-        bend = curve.logdet + at.dof * (curve.rss / at.rss - np.outer(slope, slope))
-    else:
-        bend = curve.logdet + curve.rss / at.held
-    c = len(factors)
-    # sum_ij N_c (score N_d)
-    across = factors.reshape(c, -1) @ (score @ factors).reshape(c, -1).T
-    return np.asarray(bend + 2.0 * across)
+    held = np.nan if at.held is None else at.held
+    return bend_theta(
+        score, curve.logdet, curve.rss_slope, curve.rss, at.rss, at.dof, held, structure.factors
+    )
 
 
 def list_tangents(structure: Structure, lam: Array) -> Array:
     """Return d Psi / d theta (c, q, q) at lam (q, q)."""
-    turned = structure.factors @ lam.T
-    return np.asarray(turned + turned.transpose(0, 2, 1))
+    return find_tangents(structure.factors, lam)
 
 
 def evaluate_white(
@@ -285,7 +265,6 @@ def evaluate_white(
     *,
     restricted: bool,
     panels: Panels | None = None,
-    inner: Inner | None = None,
 ) -> Criterion:
     """Return the criterion of whitened cross-products: weighted, and sigma held, if they say so."""
     found = evaluate(
@@ -296,7 +275,6 @@ def evaluate_white(
         restricted=restricted,
         panels=panels,
         groups=white.groups,
-        inner=inner,
     )
     return found if white.held is None else found.hold(white.held)
 
@@ -379,6 +357,11 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
         steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
 
     record(theta)
+    theta, values = problem.descend(theta)
+    steps += [
+        Step("newton", at, unwhiten_loglik(value, white, restricted))
+        for at, value in enumerate(values, steps[-1].iteration + 1)
+    ]
     theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
     theta = polish(problem, theta)

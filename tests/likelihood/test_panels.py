@@ -26,7 +26,8 @@ from bhlm.likelihood.profiled import (
     sum_products,
     sum_scores,
 )
-from bhlm.likelihood.visit import bend_panels, visit_panels
+from bhlm.likelihood.visit import visit_panels
+from bhlm.likelihood.weighted import scale_blocks, weigh_panels
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import maximize
@@ -320,11 +321,34 @@ def test_one_compiled_call_is_what_the_steps_are(q: int, p: int, n_groups: int) 
     n = 5.0 * n_groups
     at = evaluate(blocks, q, lam, n=n, restricted=True, panels=pan)
     score = score_psi(blocks, q, lam, at, panels=pan)
-    found = visit_panels(
-        pan.values, pan.reach, pan.total, blocks, np.empty(0), lam, n, True, np.nan
-    )
+    found = visit_panels(pan.values, pan.reach, pan.total, weigh_panels(None), lam, n, True, np.nan)
     assert found.value == pytest.approx(at.value, rel=1e-14)
     np.testing.assert_allclose(found.score, score, rtol=1e-12, atol=1e-12 * np.abs(score).max())
-    several = sum_bends(pan, lam, at), bend_panels(pan.values, lam, at.phi, at.beta)
-    for one, other in zip(*several, strict=True):
+    for one, other in zip(found.bends, sum_bends(pan, lam, at), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("q", [1, 2, 3])
+def test_weights_of_groups_are_groups_that_come_so_often(q: int) -> None:
+    blocks, lam = make_blocks(LANES * STRETCH + 70, q, 2), make_parameters(q, 2)[0]
+    often = np.random.default_rng(3).integers(1, 4, size=len(blocks))
+    repeated = np.repeat(blocks, often, axis=0)
+    n = 5.0 * len(repeated)
+    plain = evaluate(repeated, q, lam, n=n, restricted=True)
+    groups = often.astype(float)
+    at = evaluate(blocks, q, lam, n=n, restricted=True, groups=groups)
+    assert at.value == pytest.approx(plain.value, rel=1e-12)
+    score = score_psi(repeated, q, lam, plain)
+    close = {"rtol": 1e-10, "atol": 1e-10 * np.abs(score).max()}
+    np.testing.assert_allclose(score_psi(blocks, q, lam, at, groups=groups), score, **close)
+    pan = build_panels(scale_blocks(blocks, q, groups), q)
+    found = visit_panels(
+        pan.values, pan.reach, pan.total, weigh_panels(groups), lam, n, True, np.nan
+    )
+    assert found.value == pytest.approx(plain.value, rel=1e-12)
+    np.testing.assert_allclose(found.score, score, **close)
+    wanted = sum_bends(build_panels(repeated, q), lam, plain)
+    several = found.bends, sum_bends(pan, lam, at, groups=groups), wanted
+    for one, other, each in zip(*several, strict=True):
+        for weighted in (one, other):
+            np.testing.assert_allclose(weighted, each, rtol=1e-9, atol=1e-9 * np.abs(each).max())
