@@ -201,7 +201,7 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
         if len(args) <= len(positions):
             # Mostly every value is what it should be, and goes on as it came.
             given = chain(zip(positions, args, strict=False), kwargs.items())
-            if all(_passes(value, kinds.get(name)) for name, value in given):
+            if all(_passes(name, value, kinds.get(name)) for name, value in given):
                 return function(*args, **kwargs)
         try:
             bound = shape.bind(*args, **kwargs)
@@ -241,7 +241,7 @@ def _list_positions(shape: Signature) -> tuple[str, ...]:
     return tuple(name for name, each in shape.parameters.items() if each.kind in alone)
 
 
-def _passes(value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
+def _passes(name: str, value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
     """Return whether an argument is seen at once to be what its function takes, as it is.
 
     None of no kinds: an argument that is not known by its name, or one of many.
@@ -262,6 +262,9 @@ def _passes(value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
                 return True
         elif kind.name == "float":
             if type(value) is float:
+                return True
+        elif kind.name == "int":
+            if type(value) is int and name not in LIMITS and name not in AT_LEAST_ONE:
                 return True
         elif kind.name == "str" and type(value) is str and value.isascii() and "\0" not in value:
             return True

@@ -34,9 +34,18 @@ def count_bends(q: int, p: int) -> int:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def fill_bends(
-    values: Array, first: int, last: int, lam: Array, phi: Array, beta: Array, out: Array
+    values: Array,
+    first: int,
+    last: int,
+    lam: Array,
+    phi: Array,
+    beta: Array,
+    restricted: bool,
+    out: Array,
 ) -> None:
     """Write what the stretches from `first` to before `last` add to the sums of `spread_bends`.
+
+    What holds C is zero unless the likelihood is restricted, which alone reads it.
 
     A row of `out` (stretches, `count_bends`) holds the products of the triangles (m,) of F, C and
     t t', and of U (q p,) and t (q,): F with F, F with C, F with t t', U with U, U with t, and the
@@ -83,14 +92,16 @@ def fill_bends(
                     add_scaled(-beta[n], own, rest[a])
             at = 0
             for a in range(q):
-                for n in range(p):
-                    set_scaled(phi[0, n], slope[a * p], row[n])
-                    for i in range(1, p):
-                        add_scaled(phi[i, n], slope[a * p + i], row[n])
+                if restricted:
+                    for n in range(p):
+                        set_scaled(phi[0, n], slope[a * p], row[n])
+                        for i in range(1, p):
+                            add_scaled(phi[i, n], slope[a * p + i], row[n])
                 for b in range(a + 1):
                     set_scaled(0.0, rest[a], c[at])
-                    for n in range(p):
-                        add_product(row[n], slope[b * p + n], c[at])
+                    if restricted:
+                        for n in range(p):
+                            add_product(row[n], slope[b * p + n], c[at])
                     set_scaled(0.0, rest[a], squares[at])
                     add_product(rest[a], rest[b], squares[at])
                     at += 1

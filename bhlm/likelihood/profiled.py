@@ -333,7 +333,7 @@ def sum_bends(
     sums = np.empty((panels.n_stretches, count_bends(q, k - q - 1)))
 
     def fill(first: int, last: int) -> None:
-        fill_bends(panels.values, first, last, lam, at.phi, at.beta, sums)
+        fill_bends(panels.values, first, last, lam, at.phi, at.beta, at.restricted, sums)
 
     sum_stretches(fill, panels.n_stretches)
     found: tuple[Array, ...] = spread_bends(add_bends(sums), q, k - q - 1)

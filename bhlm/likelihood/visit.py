@@ -82,7 +82,7 @@ def visit_panels(
     beta, phi, rss = found[1:]
     value, size = hold_variance(found, p, n, restricted, held)
     every = np.empty((stretches, count_bends(q, p)))
-    fill_bends(panels, 0, stretches, lam, phi, beta, every)
+    fill_bends(panels, 0, stretches, lam, phi, beta, restricted, every)
     whole = add_bends(every)
     score = join_score(whole, q, p, phi, size, restricted)
     ff, fc, ft, uu, ut, tt = spread_bends(whole, q, p)

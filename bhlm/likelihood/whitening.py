@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numba
 import numpy as np
 
 from bhlm.errors import IdentifiabilityError
@@ -580,21 +581,48 @@ def _congrue_last(several: Sequence[Moments], loadings: Array, columns: Array) -
         loadings: (1 + k, q + p) of the columns that they share.
         columns: (r, 1 + k) of their own.
     """
-    first, k = several[0], len(several[0].columns)
+    first = several[0]
     found = np.empty((len(several), first.n_groups, loadings.shape[1] + 1))
     grand = first.mass @ first.mean / first.mass.sum()
-    means = _whiten_means(first, loadings, grand)
-    shared = first.cross[:, :, :-1].reshape(-1, k - 1) @ columns[:, 1:-1].T
-    shared = shared.reshape(first.n_groups, k, len(several))
-    for at, (each, column) in enumerate(zip(several, columns, strict=True)):
-        turned = each.cross[:, -1] * column[-1]
-        turned[:, :-1] += shared[:, :-1, at]
-        turned[:, -1] += each.cross[:, -1, :-1] @ column[1:-1]
+    means, inner = _whiten_means(first, loadings, grand), loadings[1:]
+    for each, column, last in zip(several, columns, found, strict=True):
         grand[-1] = each.mass @ each.mean[:, -1] / each.mass.sum()
-        mean = _whiten_means(each, column[:, None], grand)
-        found[at, :, :-1] = turned @ loadings[1:] + each.mass[:, None] * mean * means
-        found[at, :, -1] = turned @ column[1:] + each.mass * mean[:, 0] ** 2
+        mean = _whiten_means(each, column[:, None], grand)[:, 0]
+        _fill_last(each.cross, each.mass, means, mean, inner, column[1:], last)
     return found
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_last(
+    cross: Array, mass: Array, means: Array, mean: Array, inner: Array, column: Array, out: Array
+) -> None:
+    """Write [inner column]'(cross column) + n mean [means mean] of every group to `out` (J, w + 1).
+
+    Args:
+        cross: (J, k, k).
+        mass: (J,).
+        means: (J, w) of the columns that are shared.
+        mean: (J,) of the last.
+        inner: (k, w) loadings of those.
+        column: (k,) of this.
+        out: to be written.
+    """
+    n_groups, k, _ = cross.shape
+    width = inner.shape[1]
+    for j in range(n_groups):
+        last = 0.0
+        out[j, :width] = 0.0
+        for a in range(k):
+            turned = 0.0
+            for b in range(k):
+                turned += cross[j, a, b] * column[b]
+            last += turned * column[a]
+            for c in range(width):
+                out[j, c] += turned * inner[a, c]
+        share = mass[j] * mean[j]
+        for c in range(width):
+            out[j, c] += share * means[j, c]
+        out[j, width] = last + share * mean[j]
 
 
 def _whiten_means(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:

@@ -1,7 +1,7 @@
 """Moments -> Estimate: restricted (or full) maximum likelihood, with standard errors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -227,8 +227,7 @@ def fit_moments(
     structure = arrange(moments, covariance)
     # Sums over groups have threads of their own.
     with limit_blas(when=moments.n_groups > MANY):
-        found = _search(moments, structure, start, restricted=method == "reml")
-        return found if errors == "model" else _correct(found, errors)
+        return _search(moments, structure, start, restricted=method == "reml", errors=errors)
 
 
 def fit_responses(
@@ -306,26 +305,13 @@ def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estima
         bends=found.bends,
         score=found.score,
     )
-    if first.errors == "model":
-        estimate = unwhiten(moments, first.structure, white, optimum)
-        return estimate if _is_curved(estimate.hessian) else None
-    # The information that the model's own errors come from is not asked for.
-    size = len(first.structure.labels) + 1
+    is_model = first.errors == "model"
+    # The information that the model's own errors come from is not asked for by others.
     estimate = unwhiten(
-        moments, first.structure, white, optimum, variance_cov=np.zeros((size, size))
+        moments, first.structure, white, optimum, errors=first.errors, is_told=not is_model
     )
-    corrected = _correct(estimate, first.errors)
-    return corrected if _is_curved(estimate._kept["sandwich"].hessian) else None
-
-
-def _correct(found: Estimate, errors: str) -> Estimate:
-    """Return a fit with standard errors by the groups' scores."""
-    robust = found.sandwich_errors(errors)
-    corrected = replace(found, beta_cov=robust.fixed, variance_cov=robust.variances, errors=errors)
-    for what in ("met", "sandwich"):  # which rest on the estimates alone
-        if what in found._kept:
-            corrected._kept[what] = found._kept[what]
-    return corrected
+    hessian = estimate.hessian if is_model else estimate._kept["sandwich"].hessian
+    return estimate if _is_curved(hessian) else None
 
 
 def _is_curved(hessian: Array) -> bool:
@@ -335,9 +321,14 @@ def _is_curved(hessian: Array) -> bool:
 
 
 def _search(
-    moments: Moments, structure: Structure, start: Estimate | None, *, restricted: bool
+    moments: Moments,
+    structure: Structure,
+    start: Estimate | None,
+    *,
+    restricted: bool,
+    errors: str,
 ) -> Estimate:
-    """Return the maximum with model-based standard errors."""
+    """Return the maximum."""
     white = whiten(moments, structure)
     theta = None if start is None else _relocate(start, moments, structure, white)
     optimum = maximize(white, structure, restricted=restricted, start=theta)
@@ -345,7 +336,7 @@ def _search(
         again = maximize(white, structure, restricted=restricted)
         higher = again.criterion.value < optimum.criterion.value - SAME
         optimum = again if higher or not optimum.converged else optimum
-    return unwhiten(moments, structure, white, optimum)
+    return unwhiten(moments, structure, white, optimum, errors=errors)
 
 
 def _has_columns(fit: Estimate, moments: Moments, structure: Structure) -> bool:
@@ -384,23 +375,43 @@ def unwhiten(
     white: Whitened,
     optimum: Optimum,
     *,
-    variance_cov: Array | None = None,
+    errors: str = "model",
+    is_told: bool = False,
 ) -> Estimate:
     """Return the fit in the columns as given, with standard errors.
 
-    `variance_cov` stands for those of the variances where the model's own are not asked for.
+    Args:
+        moments: the reduced table.
+        structure: of the random effects.
+        white: the whitened moments.
+        optimum: the maximum that a search has found.
+        errors: "model", or one of `sandwich.CONVENTIONS`.
+        is_told: whether it is known already that the likelihood tells all parameters, and none is
+            on a boundary.
+
+    Raises:
+        IdentifiabilityError: the likelihood does not depend on some variance, or combination.
     """
-    if variance_cov is None:
-        variance_cov = variance_covariance(moments, structure, white, optimum)
     at = optimum.criterion
+    size = len(structure.labels) + 1
+    variance_cov = np.zeros((size, size))
+    if not is_told:
+        variance_cov = variance_covariance(moments, structure, white, optimum)
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
+    beta_cov = sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit
+    sandwich = None
+    if errors != "model":
+        v = sigma2 / white.scale**2
+        sandwich = find_scores(moments, white, structure, beta=at.beta, lam=optimum.lam, v=float(v))
+        lost = np.isnan(np.diag(variance_cov))
+        beta_cov, variance_cov = apply_convention(sandwich, errors, lost=lost)
     found = Estimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
         structure=structure,
         beta=white.ols + white.scale * white.fixed @ at.beta,
-        beta_cov=sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit,
+        beta_cov=beta_cov,
         g=root @ root.T,
         root=root,
         sigma2=sigma2,
@@ -413,7 +424,10 @@ def unwhiten(
         theta=optimum.theta,
         steps=optimum.steps,
         white=white,
+        errors=errors,
     )
+    if sandwich is not None:
+        found._kept["sandwich"] = sandwich
     if optimum.score is not None:
         found._kept["met"] = at, optimum.score, optimum.bends
     return found

@@ -55,10 +55,11 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     """
     structure = fits[0].structure
     labels, m = structure.labels, len(structure.labels)
-    boundary = _find_boundary(fits, structure)
+    sizes = [scale_covariance(fit.g, labels) for fit in fits]  # SDs and correlations
+    boundary = _find_boundary(fits, sizes, structure)
     lost = {at for block in boundary for at in map(structure.variances.index, block.parameters)}
     kept = [at for at in range(m) if at not in lost]
-    moved = [_move(fit, kept) for fit in fits]
+    moved = [_move(fit, kept, scaled=each) for fit, each in zip(fits, sizes, strict=True)]
     values, covs = (np.array(part) for part in zip(*moved, strict=True))
     pooled = combine(values, np.einsum("fcc->fc", covs), complete_df=np.inf)
     quantile = t_quantile(0.5 + level / 2.0, pooled.df)
@@ -99,14 +100,15 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     return PooledComponents(_as_floats(squared), _as_floats(scaled), boundary)
 
 
-def _find_boundary(fits: Sequence[Estimate], structure: Structure) -> tuple[Boundary, ...]:
+def _find_boundary(
+    fits: Sequence[Estimate], sizes: Sequence[Array], structure: Structure
+) -> tuple[Boundary, ...]:
     """Return the blocks whose elements have no logarithm, Fisher's z or error in some fit."""
     m, found = len(structure.labels), []
     where = [set(structure.find_block(i)) for i, _ in structure.labels]
     able = []
-    for fit in fits:
+    for fit, scaled in zip(fits, sizes, strict=True):
         errors = np.diag(fit.variance_cov)[:m]
-        scaled = scale_covariance(fit.g, structure.labels)
         fine = [
             error >= 0.0 and (value > 0.0 if i == j else abs(value) < 1.0)
             for error, value, (i, j) in zip(errors, scaled, structure.labels, strict=True)
@@ -124,13 +126,13 @@ def _find_boundary(fits: Sequence[Estimate], structure: Structure) -> tuple[Boun
     return tuple(found)
 
 
-def _move(fit: Estimate, kept: Sequence[int]) -> tuple[Array, Array]:
+def _move(fit: Estimate, kept: Sequence[int], *, scaled: Array) -> tuple[Array, Array]:
     """Return log variances and Fisher's z (c + 1,) of the elements `kept`, and their covariance.
 
-    The last is the logarithm of the residual variance.
+    The last is the logarithm of the residual variance. `scaled` are the fit's SDs and correlations.
     """
     labels = fit.structure.labels
-    scaled, slopes = scale_covariance(fit.g, labels), scale_slopes(fit.g, labels)
+    slopes = scale_slopes(fit.g, labels)
     values, c = np.empty(len(kept) + 1), len(kept)
     jacobian = np.zeros((c + 1, c + 1))
     for row, at in enumerate(kept):
