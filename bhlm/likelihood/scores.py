@@ -72,8 +72,8 @@ def find_scores(
             )
 
     sum_stretches(fill, len(sums))
-    hessian = sums.sum(axis=0)
-    hessian = np.tril(hessian) + np.tril(hessian, -1).T
+    hessian = sums.sum(axis=0) if len(sums) > 1 else sums[0]
+    reflect_lower(hessian)
     given = white.basis @ directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
     variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
@@ -84,6 +84,14 @@ def find_scores(
         white.scale * white.fixed,
         white.scale**2 * variances,
     )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def reflect_lower(matrix: Array) -> None:
+    """Write the lower triangle of a matrix over its upper one."""
+    for a in range(len(matrix)):
+        for b in range(a):
+            matrix[b, a] = matrix[a, b]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -30,7 +30,7 @@ POLISHED = 1e-9  # a gradient below this has no digits left to gain
 SAME = 1e-9
 ALIKE = 1e-2  # which rounding may come to where variances are very large
 SHORTER = 0.1  # by which a Newton step near the minimum shortens the gradient, and more
-CONVEX = 1e-6  # the least of a Hessian's eigenvalues, as a share of the largest, in a bowl
+CONVEX = 1e-6  # what a bowl's Hessian has of a diagonal element, given those before, at least
 
 
 class Visit(NamedTuple):
@@ -183,6 +183,37 @@ def find_tangents(factors: Array, lam: Array) -> Array:
     return found
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def solve_convex(hessian: Array, gradient: Array) -> tuple[Array, bool]:
+    """Return Newton's step (c,), H^-1 gradient, and whether H (c, c) is far from singular.
+
+    By Cholesky's factors, without LAPACK.
+    """
+    count = len(gradient)
+    root = np.zeros((count, count))
+    step = np.empty(count)
+    for a in range(count):
+        for b in range(a + 1):
+            value = hessian[a, b]
+            for i in range(b):
+                value -= root[a, i] * root[b, i]
+            if a > b:
+                root[a, b] = value / root[b, b]
+            elif value > CONVEX * hessian[a, a] and hessian[a, a] > 0.0:
+                root[a, a] = np.sqrt(value)
+            else:
+                return step, False
+        step[a] = gradient[a]
+        for i in range(a):
+            step[a] -= root[a, i] * step[i]
+        step[a] /= root[a, a]
+    for a in range(count - 1, -1, -1):
+        for i in range(a + 1, count):
+            step[a] -= root[i, a] * step[i]
+        step[a] /= root[a, a]
+    return step, True
+
+
 class Descent(NamedTuple):
     """Where Newton's steps lead to, and what was computed there."""
 
@@ -234,16 +265,9 @@ def descend_panels(
         steepest = np.abs(gradient).max()
         if steps == most or not steepest >= POLISHED or not np.isfinite(hessian).all():
             break
-        eigenvalues, vectors = np.linalg.eigh(hessian)
-        if not eigenvalues[0] >= CONVEX * eigenvalues[-1] or not eigenvalues[0] > 0.0:
+        step, is_convex = solve_convex(hessian, gradient)
+        if not is_convex:
             break
-        step = np.zeros(len(theta))
-        for c in range(len(theta)):
-            along = 0.0
-            for d in range(len(theta)):
-                along += vectors[d, c] * gradient[d]
-            for d in range(len(theta)):
-                step[d] += vectors[d, c] * (along / eigenvalues[c])
         is_far = steepest >= GRADIENT
         accepted = False
         for share in (1.0, 0.5):

@@ -233,8 +233,12 @@ class Whole(NamedTuple):
 def _check_sizes(moments: "Moments | CellMoments", *, whole: Whole) -> None:
     """Refuse columns of values whose squares are no doubles: they overflow, or vanish."""
     _, grand, total = whole
-    for name, mean, squares in zip(moments.columns, np.abs(grand), np.diag(total), strict=True):
-        if not np.isfinite(squares) or mean > LARGEST or 0.0 < mean < 1.0 / LARGEST:
+    means, squares = np.abs(grand), np.diag(total)
+    small = (means > 0.0) & (means < 1.0 / LARGEST)
+    if np.isfinite(squares).all() and not (small | (means > LARGEST)).any():
+        return
+    for name, mean, square in zip(moments.columns, means, squares, strict=True):
+        if not np.isfinite(square) or mean > LARGEST or 0.0 < mean < 1.0 / LARGEST:
             raise IdentifiabilityError(
                 f"the square of '{name}', whose mean has the size {mean:.2g}, is no double; give "
                 f"'{name}' in other units"

@@ -290,7 +290,7 @@ def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estima
     if arrived is None:
         return None
     found = arrived.descent
-    if np.linalg.svd(found.lam, compute_uv=False)[-1] < INSIDE:
+    if find_least(found.lam) < INSIDE or not _is_curved(found.hessian):
         return None
     steps = (unwhiten_loglik(value, white, restricted) for value in found.values.tolist())
     optimum = Optimum(
@@ -305,17 +305,22 @@ def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estima
         bends=found.bends,
         score=found.score,
     )
-    is_model = first.errors == "model"
     # The information that the model's own errors come from is not asked for by others.
-    estimate = unwhiten(
-        moments, first.structure, white, optimum, errors=first.errors, is_told=not is_model
-    )
-    hessian = estimate.hessian if is_model else estimate._kept["sandwich"].hessian
-    return estimate if _is_curved(hessian) else None
+    is_told = first.errors != "model"
+    return unwhiten(moments, first.structure, white, optimum, errors=first.errors, is_told=is_told)
+
+
+def find_least(lam: Array) -> float:
+    """Return the least singular value of a relative covariance factor (q, q)."""
+    if len(lam) == 1:
+        return abs(float(lam[0, 0]))
+    return float(np.linalg.svd(lam, compute_uv=False)[-1])
 
 
 def _is_curved(hessian: Array) -> bool:
     """Return whether a Hessian is so far from singular that no direction needs a second look."""
+    if len(hessian) == 1:
+        return bool(hessian[0, 0] > 0.0)
     size = np.sqrt(np.maximum(np.diag(hessian), np.finfo(float).tiny))
     return bool(np.linalg.eigvalsh(hessian / (size[:, None] * size))[0] > CURVED)
 

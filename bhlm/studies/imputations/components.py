@@ -55,7 +55,8 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     """
     structure = fits[0].structure
     labels, m = structure.labels, len(structure.labels)
-    sizes = [scale_covariance(fit.g, labels) for fit in fits]  # SDs and correlations
+    gs = np.array([fit.g for fit in fits])
+    sizes = scale_covariance(gs, labels)  # (fits, m) SDs and correlations
     boundary = _find_boundary(fits, sizes, structure)
     lost = {at for block in boundary for at in map(structure.variances.index, block.parameters)}
     kept = [at for at in range(m) if at not in lost]
@@ -64,7 +65,7 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     pooled = combine(values, np.einsum("fcc->fc", covs), complete_df=np.inf)
     quantile = t_quantile(0.5 + level / 2.0, pooled.df)
 
-    g = np.mean([fit.g for fit in fits], axis=0)
+    g = gs.mean(axis=0)
     squared = [PooledRow(float(g[i, j])) for i, j in labels]
     scaled = [PooledRow(float(value)) for value in scale_covariance(g, labels)]
     squared.append(PooledRow(np.nan))
@@ -101,7 +102,7 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
 
 
 def _find_boundary(
-    fits: Sequence[Estimate], sizes: Sequence[Array], structure: Structure
+    fits: Sequence[Estimate], sizes: Array, structure: Structure
 ) -> tuple[Boundary, ...]:
     """Return the blocks whose elements have no logarithm, Fisher's z or error in some fit."""
     m, found = len(structure.labels), []
