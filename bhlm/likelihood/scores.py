@@ -66,15 +66,21 @@ def find_scores(
     def fill(first: int, last: int) -> None:
         for s in range(first, last):
             part = slice(s * stretch, (s + 1) * stretch)
-            _fill_scores(
+            fill_scores(
                 *(white.blocks[part], np.asarray(size[part], np.float64), weights[part]),
-                *(beta, lam, directions, v, scores[part], sums[s]),
+                *(beta, lam, directions, v, scores[part], sums[s], False),
             )
 
     sum_stretches(fill, len(sums))
     hessian = sums.sum(axis=0) if len(sums) > 1 else sums[0]
     reflect_lower(hessian)
-    given = white.basis @ directions @ white.basis.T
+    return tie_sandwich(scores, hessian, white, structure)
+
+
+def tie_sandwich(scores: Array, hessian: Array, white: Whitened, structure: Structure) -> Sandwich:
+    """Return scores and Hessian with the way from the whitened parameters to those as given."""
+    m = len(structure.directions)
+    given = white.basis @ structure.directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
     variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
     variances[m, m] = 1.0
@@ -95,7 +101,7 @@ def reflect_lower(matrix: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fill_scores(
+def fill_scores(
     blocks: Array,
     size: Array,
     weights: Array,
@@ -105,6 +111,7 @@ def _fill_scores(
     v: float,
     scores: Array,
     hessian: Array,
+    has_fixed: bool,
 ) -> None:
     """Write weighted scores (J, p + m + 1) of groups, and add to the Hessian's lower triangle.
 
@@ -118,6 +125,7 @@ def _fill_scores(
         v: the residual variance.
         scores: to be written.
         hessian: (p + m + 1, p + m + 1) to be added to.
+        has_fixed: whether it has the block of the fixed effects already, X'H^-1 X / v.
     """
     n_groups, k, _ = blocks.shape
     m, q, _ = directions.shape
@@ -188,7 +196,7 @@ def _fill_scores(
             for a in range(q):
                 value -= fu[a, q + i] * shrink[a, q]
             hessian[p + m, i] += weight * value / v**2
-            for h in range(i + 1):
+            for h in range(0 if has_fixed else i + 1):
                 value = block[q + i, q + h]
                 for a in range(q):
                     value -= half[a, q + i] * half[a, q + h]

@@ -32,11 +32,12 @@ def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
     Since K_j rests on Z_j alone, sums over groups of what is linear or quadratic in [X_j y_j] are
     then those with weights, by the kernels that know of none.
     """
-    return _scale_blocks(blocks, q, np.sqrt(groups))
+    return scale_groups(blocks, q, np.sqrt(groups))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _scale_blocks(blocks: Array, q: int, root: Array) -> Array:
+def scale_groups(blocks: Array, q: int, root: Array) -> Array:
+    """Return the blocks of `scale_blocks` from the roots of W_j."""
     n_groups, k, _ = blocks.shape
     scaled = np.empty((n_groups, k, k))
     for j in range(n_groups):

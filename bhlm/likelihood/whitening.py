@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.errors import IdentifiabilityError
@@ -17,6 +16,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
 from bhlm.moments.strata import StratumMoments
+from bhlm.moments.sums import sum_blocks
 
 if TYPE_CHECKING:
     from bhlm.likelihood.cells import WhitenedCells
@@ -97,44 +97,71 @@ def whiten(moments: Moments, structure: Structure) -> Whitened:
     )
 
 
-def whiten_beside(
-    several: Sequence[Moments], structure: Structure, white: Whitened
-) -> list[Whitened]:
-    """Return what `whiten` does of other responses over the columns and rows of `white`.
+class Loaded(NamedTuple):
+    """Other responses over the columns of a whitening, and what leads to their whitened columns."""
+
+    is_sound: Array  # (r,) whether it varies, and the fixed effects leave something of it
+    ols: Array  # (r, p)
+    scale: Array  # (r,)
+    columns: Array  # (r, k) loadings of y~
+    mean: Array  # (r, J) of y~ in the groups
+    inner: Array  # (k, q + p) loadings of [Z~ X~]
+    means: Array  # (J, q + p) of [Z~ X~] in the groups
+
+
+def load_responses(several: Sequence[Moments], structure: Structure, white: Whitened) -> Loaded:
+    """Return what `whiten` finds of other responses over the columns and rows of `white`.
 
     All that the responses have no part in is taken from there.
 
-    Raises:
-        IdentifiabilityError: a response that is constant, or perfectly fitted.
+    Args:
+        several: r moments that differ in their last column.
+        structure: of the random effects.
+        white: the whitened moments of another response.
     """
     first, q, p = several[0], white.q, white.p
-    found, k = [], len(first.columns)
-    columns = np.zeros((len(several), k + 1))  # the loadings of every y~
-    for each, column in zip(several, columns, strict=True):
-        whole = Whole(*pool(each))
-        check_response(each, len(structure.directions) + 1, whole=whole)
-        found.append(_fit_plainly(each, white.fixed, whole=whole))
-        column[_positions(each, each.fixed)] -= found[-1].ols / found[-1].scale
-        column[-1] = 1.0 / found[-1].scale
-    loadings = np.zeros((k + 1, q + p))  # of [Z~ X~]
+    mass, k = first.mass, len(first.columns)
+    n = float(mass.sum())
+    fixed_at, shift = _positions(first, first.fixed), INTERCEPT in first.fixed
+    grand = mass @ first.mean[:, :-1] / n
+    apart = first.mean[:, :-1] - grand
+    y = np.array([each.mean[:, -1] for each in several])  # (r, J)
+    y_grand = y @ mass / n
+    y_apart = y - y_grand[:, None]
+    total = np.array([sum_blocks(each.cross[:, -1]) for each in several])  # (r, k)
+    total[:, :-1] += (y_apart * mass) @ apart
+    total[:, -1] += np.square(y_apart) @ mass
+    # X'y, about the means if the intercept absorbs them.
+    products = np.zeros((len(several), k))
+    products[:, 1:] = total[:, :-1]
+    if not shift:
+        products += n * y_grand[:, None] * np.concatenate([[1.0], grand])
+    xy = products[:, fixed_at] @ white.fixed
+    rss = total[:, -1] + (0.0 if shift else n * y_grand**2) - np.square(xy).sum(axis=1)
+    size, rows = np.abs(y_grand), float(first.n_rows)
+    floor = ROUNDING * n * np.maximum(size**2, np.finfo(float).tiny)
+    is_sound = np.isfinite(total).all(axis=1) & (total[:, -1] > floor)
+    is_sound &= (size < LARGEST) & ((size == 0.0) | (size > 1.0 / LARGEST))
+    is_sound &= rss > PERFECT * total[:, -1]
+    rss = np.where(is_sound, rss, 1.0)
+    scale = np.sqrt(rss / ((rows - p) * (n / rows)))
+    ols = xy @ white.fixed.T
+    if shift:
+        ols[:, first.fixed.index(INTERCEPT)] += y_grand
+    columns = np.zeros((len(several), k + 1))
+    columns[:, fixed_at] -= ols / scale[:, None]
+    columns[:, -1] = 1.0 / scale
+    loadings = np.zeros((k + 1, q + p))
     loadings[_positions(first, structure.names), :q] = white.basis
-    loadings[_positions(first, first.fixed), q:] = white.fixed
-    last = _congrue_last(several, loadings, columns)
-    if (applied := first.applied) is not None:
-        last *= applied.factor[:, None]
-    blocks = np.empty((len(several), *white.blocks.shape))
-    blocks[:] = white.blocks
-    blocks[:, :, -1, :] = blocks[:, :, :, -1] = last
-    return [
-        replace(
-            white,
-            blocks=block,
-            ols=each.ols,
-            scale=each.scale,
-            held=None if white.held is None else 1.0 / each.scale**2,
-        )
-        for each, block in zip(found, blocks, strict=True)
-    ]
+    loadings[fixed_at, q:] = white.fixed
+    whole = np.append(grand, 0.0)
+    means = _whiten_means(first, loadings, whole)
+    mean = np.empty_like(y)
+    for at, (each, column) in enumerate(zip(several, columns, strict=True)):
+        whole[-1] = y_grand[at]
+        mean[at] = _whiten_means(each, column[:, None], whole)[:, 0]
+    inner = np.ascontiguousarray(loadings[1:])
+    return Loaded(is_sound, ols, scale, columns[:, 1:].copy(), mean, inner, means)
 
 
 def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns") -> Whitened:
@@ -575,58 +602,6 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     blocks = (half @ inner).reshape(n_groups, width, width)
     blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
     return np.asarray(blocks)
-
-
-def _congrue_last(several: Sequence[Moments], loadings: Array, columns: Array) -> Array:
-    """Return the last columns (r, J, q + p + 1) of what `_congruence` does of r responses.
-
-    Args:
-        several: moments that differ in the last column.
-        loadings: (1 + k, q + p) of the columns that they share.
-        columns: (r, 1 + k) of their own.
-    """
-    first = several[0]
-    found = np.empty((len(several), first.n_groups, loadings.shape[1] + 1))
-    grand = first.mass @ first.mean / first.mass.sum()
-    means, inner = _whiten_means(first, loadings, grand), loadings[1:]
-    for each, column, last in zip(several, columns, found, strict=True):
-        grand[-1] = each.mass @ each.mean[:, -1] / each.mass.sum()
-        mean = _whiten_means(each, column[:, None], grand)[:, 0]
-        _fill_last(each.cross, each.mass, means, mean, inner, column[1:], last)
-    return found
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fill_last(
-    cross: Array, mass: Array, means: Array, mean: Array, inner: Array, column: Array, out: Array
-) -> None:
-    """Write [inner column]'(cross column) + n mean [means mean] of every group to `out` (J, w + 1).
-
-    Args:
-        cross: (J, k, k).
-        mass: (J,).
-        means: (J, w) of the columns that are shared.
-        mean: (J,) of the last.
-        inner: (k, w) loadings of those.
-        column: (k,) of this.
-        out: to be written.
-    """
-    n_groups, k, _ = cross.shape
-    width = inner.shape[1]
-    for j in range(n_groups):
-        last = 0.0
-        out[j, :width] = 0.0
-        for a in range(k):
-            turned = 0.0
-            for b in range(k):
-                turned += cross[j, a, b] * column[b]
-            last += turned * column[a]
-            for c in range(width):
-                out[j, c] += turned * inner[a, c]
-        share = mass[j] * mean[j]
-        for c in range(width):
-            out[j, c] += share * means[j, c]
-        out[j, width] = last + share * mean[j]
 
 
 def _whiten_means(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:

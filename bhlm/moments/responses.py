@@ -102,9 +102,13 @@ def _take(whole: Moments, columns: tuple[str, ...], designs: Sequence[Design]) -
     mean, cross = whole.mean[:, at], np.ascontiguousarray(whole.cross[:, at[:, None], at])
     found = []
     for design in designs:
-        at[-1] = columns.index(design.columns[-1])
-        own = mean.copy(), cross.copy()
-        own[0][:, -1] = whole.mean[:, at[-1]]
-        own[1][:, -1] = own[1][:, :, -1] = whole.cross[:, at[-1]][:, at]
+        last = columns.index(design.columns[-1])
+        own = mean, cross
+        if last != at[-1]:
+            own = mean.copy(), cross.copy()
+            beside = whole.cross[:, last]
+            own[0][:, -1] = whole.mean[:, last]
+            own[1][:, -1, :-1] = own[1][:, :-1, -1] = beside[:, at[:-1]]
+            own[1][:, -1, -1] = beside[:, last]
         found.append(replace(whole, design=design, mean=own[0], cross=own[1]))
     return found

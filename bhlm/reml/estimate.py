@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from bhlm.errors import ArgumentError, IdentifiabilityError, check_fields
+from bhlm.errors import ArgumentError, check_fields
 from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import RESIDUAL, Parameter, Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
 from bhlm.likelihood.responses import search_beside
-from bhlm.likelihood.scores import find_scores
+from bhlm.likelihood.scores import Sandwich, find_scores
 from bhlm.likelihood.visit import SAME
 from bhlm.likelihood.whitening import (
     Whitened,
     group_ranks,
     whiten,
-    whiten_beside,
     whiten_parameters,
 )
 from bhlm.moments.moments import Moments
@@ -253,61 +252,67 @@ def fit_responses(
     first = fit_moments(several[0], method=method, covariance=covariance, errors=errors)
     yield first
     start = None if first.singular else first
-    for moments, white in zip(several[1:], _whiten_beside(first, several[1:]), strict=True):
-        found = None
-        if white is not None:
-            with limit_blas(when=moments.n_groups > MANY):
-                found = _search_beside(first, moments, white)
+    others = several[1:]
+    beside = _search_beside(first, others) if _may_be_near(first, others) else iter(())
+    for moments in others:
+        with limit_blas(when=moments.n_groups > MANY):
+            found = next(beside, None)
         yield found or fit_moments(
             moments, method=method, covariance=covariance, errors=errors, start=start
         )
 
 
-def _whiten_beside(first: Estimate, others: Sequence[Moments]) -> Sequence[Whitened | None]:
-    """Return the whitened cross-products of other responses beside those of a fit, or None.
+def _may_be_near(first: Estimate, others: Sequence[Moments]) -> bool:
+    """Return whether other responses are over the columns of a fit, and its maximum leads on."""
+    if not others or first.singular or not first.converged:
+        return False
+    if has_few(first.white, first.structure):
+        return False
+    return all(_has_columns(first, each, first.structure) for each in others)
 
-    None where a search from there leads nowhere, or errors are to be told response by response.
+
+def _search_beside(first: Estimate, others: Sequence[Moments]) -> Iterator[Estimate | None]:
+    """Yield the fits of other responses over the columns of a fit, from where that one is.
+
+    None where it is not near, may be on the boundary, or has an error to tell.
     """
-    none = [None] * len(others)
-    white, structure = first.white, first.structure
-    if not others or first.singular or not first.converged or has_few(white, structure):
-        return none
-    if not all(_has_columns(first, each, structure) for each in others):
-        return none
-    try:
-        return whiten_beside(others, structure, white)
-    except IdentifiabilityError:
-        return none
-
-
-def _search_beside(first: Estimate, moments: Moments, white: Whitened) -> Estimate | None:
-    """Return the fit of another response over the columns of a fit, from where that one is.
-
-    None where it is not near, or may be on the boundary.
-    """
-    restricted = first.method == "reml"
-    arrived = search_beside(white, first.structure, restricted=restricted, theta=first.theta)
-    if arrived is None:
-        return None
-    found = arrived.descent
-    if find_least(found.lam) < INSIDE or not _is_curved(found.hessian):
-        return None
-    steps = (unwhiten_loglik(value, white, restricted) for value in found.values.tolist())
-    optimum = Optimum(
-        theta=found.theta,
-        lam=found.lam,
-        criterion=arrived.criterion,
-        gradient=found.gradient,
-        converged=True,
-        singular=False,
-        steps=tuple(Step("newton", at, value) for at, value in enumerate(steps)),
-        linear=arrived.linear,
-        bends=found.bends,
-        score=found.score,
+    structure, restricted = first.structure, first.method == "reml"
+    is_model = first.errors == "model"
+    arrivals = search_beside(
+        others,
+        structure,
+        first.white,
+        restricted=restricted,
+        theta=first.theta,
+        scored=not is_model,
     )
-    # The information that the model's own errors come from is not asked for by others.
-    is_told = first.errors != "model"
-    return unwhiten(moments, first.structure, white, optimum, errors=first.errors, is_told=is_told)
+    for moments, arrived in zip(others, arrivals, strict=True):
+        if arrived is None:
+            yield None
+            continue
+        found, white = arrived.descent, arrived.white
+        if find_least(found.lam) < INSIDE or not _is_curved(found.hessian):
+            yield None
+            continue
+        steps = (unwhiten_loglik(value, white, restricted) for value in found.values.tolist())
+        optimum = Optimum(
+            theta=found.theta,
+            lam=found.lam,
+            criterion=arrived.criterion,
+            gradient=found.gradient,
+            converged=True,
+            singular=False,
+            steps=tuple(Step("newton", at, value) for at, value in enumerate(steps)),
+            linear=arrived.linear,
+            bends=found.bends,
+            score=found.score,
+        )
+        # The information that the model's own errors come from is not asked for by others.
+        yield unwhiten(
+            *(moments, structure, white, optimum),
+            errors=first.errors,
+            sandwich=arrived.sandwich,
+        )
 
 
 def find_least(lam: Array) -> float:
@@ -347,16 +352,20 @@ def _search(
 def _has_columns(fit: Estimate, moments: Moments, structure: Structure) -> bool:
     """Return whether a fit has the columns, rows and weights of moments, but for the response."""
     own, others = fit.moments, moments
-    return (
-        fit.structure == structure
-        and own.columns[:-1] == others.columns[:-1]
-        and (own.fixed, own.weights) == (others.fixed, others.weights)
-        and own.weighting is others.weighting
-        and fit.white.parts is None
-        and np.array_equal(own.n, others.n)
-        and np.array_equal(own.mean[:, :-1], others.mean[:, :-1])
-        and np.array_equal(own.cross[:, :-1, :-1], others.cross[:, :-1, :-1])
-    )
+    if (
+        fit.structure != structure
+        or own.columns[:-1] != others.columns[:-1]
+        or (own.fixed, own.weights) != (others.fixed, others.weights)
+        or own.weighting is not others.weighting
+        or fit.white.parts is not None
+        or not np.array_equal(own.mean[:, :-1], others.mean[:, :-1])
+    ):
+        return False
+    # Moments that one pass over a table has made have their rows in common.
+    if own.n is others.n and own.groups is others.groups:
+        return True
+    same = np.array_equal(own.cross[:, :-1, :-1], others.cross[:, :-1, :-1])
+    return same and np.array_equal(own.n, others.n)
 
 
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
@@ -381,7 +390,7 @@ def unwhiten(
     optimum: Optimum,
     *,
     errors: str = "model",
-    is_told: bool = False,
+    sandwich: Sandwich | None = None,
 ) -> Estimate:
     """Return the fit in the columns as given, with standard errors.
 
@@ -391,8 +400,8 @@ def unwhiten(
         white: the whitened moments.
         optimum: the maximum that a search has found.
         errors: "model", or one of `sandwich.CONVENTIONS`.
-        is_told: whether it is known already that the likelihood tells all parameters, and none is
-            on a boundary.
+        sandwich: the scores and the Hessian there, for who knows that the likelihood tells all
+            parameters, and none is on a boundary.
 
     Raises:
         IdentifiabilityError: the likelihood does not depend on some variance, or combination.
@@ -400,15 +409,16 @@ def unwhiten(
     at = optimum.criterion
     size = len(structure.labels) + 1
     variance_cov = np.zeros((size, size))
-    if not is_told:
+    if sandwich is None:
         variance_cov = variance_covariance(moments, structure, white, optimum)
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
     beta_cov = sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit
-    sandwich = None
     if errors != "model":
         v = sigma2 / white.scale**2
-        sandwich = find_scores(moments, white, structure, beta=at.beta, lam=optimum.lam, v=float(v))
+        sandwich = sandwich or find_scores(
+            moments, white, structure, beta=at.beta, lam=optimum.lam, v=float(v)
+        )
         lost = np.isnan(np.diag(variance_cov))
         beta_cov, variance_cov = apply_convention(sandwich, errors, lost=lost)
     found = Estimate(

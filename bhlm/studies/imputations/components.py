@@ -13,7 +13,6 @@ import numpy as np
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter, scale_covariance
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.standard_errors import scale_slopes
 from bhlm.studies.imputations.rubin import combine, t_quantile
 
 Array = np.ndarray
@@ -60,8 +59,7 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
     boundary = _find_boundary(fits, sizes, structure)
     lost = {at for block in boundary for at in map(structure.variances.index, block.parameters)}
     kept = [at for at in range(m) if at not in lost]
-    moved = [_move(fit, kept, scaled=each) for fit, each in zip(fits, sizes, strict=True)]
-    values, covs = (np.array(part) for part in zip(*moved, strict=True))
+    values, covs = _move(fits, gs, sizes, kept)
     pooled = combine(values, np.einsum("fcc->fc", covs), complete_df=np.inf)
     quantile = t_quantile(0.5 + level / 2.0, pooled.df)
 
@@ -107,14 +105,11 @@ def _find_boundary(
     """Return the blocks whose elements have no logarithm, Fisher's z or error in some fit."""
     m, found = len(structure.labels), []
     where = [set(structure.find_block(i)) for i, _ in structure.labels]
-    able = []
-    for fit, scaled in zip(fits, sizes, strict=True):
-        errors = np.diag(fit.variance_cov)[:m]
-        fine = [
-            error >= 0.0 and (value > 0.0 if i == j else abs(value) < 1.0)
-            for error, value, (i, j) in zip(errors, scaled, structure.labels, strict=True)
-        ]
-        able.append(fine)
+    errors = np.array([np.diag(fit.variance_cov)[:m] for fit in fits])
+    is_sd = np.array([i == j for i, j in structure.labels])
+    able = (errors >= 0.0) & np.where(is_sd, sizes > 0.0, np.abs(sizes) < 1.0)
+    if able.all():
+        return ()
     seen: list[set[int]] = []
     for block in where:
         if block in seen:
@@ -127,23 +122,36 @@ def _find_boundary(
     return tuple(found)
 
 
-def _move(fit: Estimate, kept: Sequence[int], *, scaled: Array) -> tuple[Array, Array]:
-    """Return log variances and Fisher's z (c + 1,) of the elements `kept`, and their covariance.
+def _move(
+    fits: Sequence[Estimate], gs: Array, sizes: Array, kept: Sequence[int]
+) -> tuple[Array, Array]:
+    """Return log variances and Fisher's z (f, c + 1) of the elements `kept`, with covariances.
 
-    The last is the logarithm of the residual variance. `scaled` are the fit's SDs and correlations.
+    The last is the logarithm of the residual variance. `sizes` (f, m) are SDs and correlations of
+    G (f, q, q).
     """
-    labels = fit.structure.labels
-    slopes = scale_slopes(fit.g, labels)
-    values, c = np.empty(len(kept) + 1), len(kept)
-    jacobian = np.zeros((c + 1, c + 1))
+    labels, c = fits[0].structure.labels, len(kept)
+    place = {label: at for at, label in enumerate(labels)}
+    sigma2 = np.array([fit.sigma2 for fit in fits])
+    values = np.empty((len(fits), c + 1))
+    jacobian = np.zeros((len(fits), c + 1, c + 1))
     for row, at in enumerate(kept):
-        value = scaled[at]
-        is_sd = labels[at][0] == labels[at][1]
-        values[row] = 2.0 * np.log(value) if is_sd else np.arctanh(value)
-        jacobian[row, :c] = slopes[at, kept] * (2.0 / value if is_sd else 1.0 / (1.0 - value**2))
-    values[c], jacobian[c, c] = np.log(fit.sigma2), 1.0 / fit.sigma2
-    part = [*kept, len(labels)]
-    return values, jacobian @ fit.variance_cov[np.ix_(part, part)] @ jacobian.T
+        i, j = labels[at]
+        if i == j:
+            values[:, row], jacobian[:, row, row] = np.log(gs[:, i, i]), 1.0 / gs[:, i, i]
+            continue
+        corr = sizes[:, at]
+        steep = 1.0 / (1.0 - corr**2)
+        values[:, row] = np.arctanh(corr)
+        jacobian[:, row, row] += steep / np.sqrt(gs[:, i, i] * gs[:, j, j])
+        for k in (i, j):
+            # The exchangeable structure reports one variance for both coefficients.
+            variance = kept.index(place.get((k, k), 0))
+            jacobian[:, row, variance] -= 0.5 * steep * corr / gs[:, k, k]
+    values[:, c], jacobian[:, c, c] = np.log(sigma2), 1.0 / sigma2
+    part = np.array([*kept, len(labels)])
+    covs = np.array([fit.variance_cov for fit in fits])[:, part[:, None], part]
+    return values, jacobian @ covs @ jacobian.transpose(0, 2, 1)
 
 
 def _as_floats(rows: Sequence[PooledRow]) -> tuple[PooledRow, ...]:
