@@ -266,10 +266,9 @@ def _passes(name: str, value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
         elif kind.name == "int":
             if type(value) is int and name not in LIMITS and name not in AT_LEAST_ONE:
                 return True
-        elif kind.name == "Sequence":
-            if type(value) is list and kind.items:
-                if all(_passes(name, item, kind.items) for item in value):
-                    return True
+        elif kind.name == "Sequence" and type(value) is list and kind.items:
+            if all(_passes(name, item, kind.items) for item in value):
+                return True
         elif kind.name == "str" and type(value) is str and value.isascii() and "\0" not in value:
             return True
     return False

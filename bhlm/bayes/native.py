@@ -21,7 +21,7 @@ from bhlm.likelihood.level_pattern import NestedPattern
 from bhlm.processes import count_cores, limit_blas
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 Array = np.ndarray
 type AnyDensity = Turned | LevelDensity
@@ -161,9 +161,7 @@ def compile_pymc(model: Any) -> Any:
     return nutpie.compile_pymc_model(model)
 
 
-def run_model(
-    model: Any, arguments: dict[str, Any], wait: "Callable[[Any], xr.DataTree]"
-) -> "xr.DataTree":
+def run_model(model: Any, arguments: dict[str, Any], wait: "Callable[[Any], Any]") -> Any:
     """Return the trace of a run; whatever is raised while it is waited for ends the run first.
 
     Where chains keep all cores busy, each computes in one thread.
@@ -182,3 +180,22 @@ def run_model(
             with suppress(Exception):  # there is nothing to cancel once the draws were taken
                 running.cancel()
             raise
+
+
+def read_columns(results: Any, *, draws: int) -> tuple[Array, Array]:
+    """Return the positions (chain, draw, d) and the divergences (chain, draw) of a raw trace.
+
+    Making nutpie's tree of arrays from it takes a study of many short runs longer than this, and
+    nothing else of it is read.
+    """
+    import pyarrow as pa
+
+    x, diverging = [], []
+    for drawn, stats in zip(*results.get_arrow_trace(), strict=True):
+        positions = pa.array(drawn.column("x"))
+        flat = positions.flatten().to_numpy()
+        x.append(flat.reshape(len(positions), -1)[-draws:])
+        diverging.append(
+            pa.array(stats.column("diverging")).to_numpy(zero_copy_only=False)[-draws:]
+        )
+    return np.stack(x), np.stack(diverging).astype(bool)

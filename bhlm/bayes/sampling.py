@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -366,6 +366,13 @@ def warn_of(diagnostics: Diagnostics, formula: str) -> None:
         LOGGER.warning("the prior decides on the posterior of '%s': %s", formula, sentence)
 
 
+class Raw(NamedTuple):
+    """The draws of a run, and what a study reads of its statistics."""
+
+    x: Array  # (chain, draw, d) positions
+    diverging: Array  # (chain, draw)
+
+
 def sample_density(
     density: Density | WeightedDensity,
     settings: Settings,
@@ -373,17 +380,15 @@ def sample_density(
     seed: int,
     progress: Progress | None = None,
     evaluate: "Evaluate | None" = None,
-) -> "xr.DataTree":
-    """Return the trace of a density: `x` (chain, draw, d) and the sampler's statistics."""
-    from bhlm.bayes.native import run_model
+) -> Raw:
+    """Return the draws of a density."""
+    from bhlm.bayes.native import read_columns, run_model
 
-    turned, model, route = place_chains(density, seed, evaluate=evaluate)
-    arguments = collect_arguments(settings, seed, progress)
-    trace = run_model(model, arguments, lambda running: running.wait())
-    drawn = trace["posterior"]["x"]
-    drawn.values = turned.axes.turn_back(drawn.values)
-    trace.attrs["sampler"] = route
-    return trace
+    turned, model, _ = place_chains(density, seed, evaluate=evaluate)
+    arguments = collect_arguments(settings, seed, progress) | {"return_raw_trace": True}
+    results = run_model(model, arguments, lambda running: running.wait())
+    x, diverging = read_columns(results, draws=settings.draws)
+    return Raw(turned.axes.turn_back(x), diverging)
 
 
 def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:

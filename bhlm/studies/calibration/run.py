@@ -358,9 +358,8 @@ def _sample(
             settings=study.settings, seed=seed,
         )  # fmt: skip
     density = state_density(white, study.priors, study.structure)
-    trace = sample_density(density, study.settings, seed=seed, evaluate=evaluate)
-    drawn = constrain_any(density, white, study.priors.frame, trace["posterior"]["x"].values[0])
-    return drawn, int(trace["sample_stats"]["diverging"].values.sum())
+    x, diverging = sample_density(density, study.settings, seed=seed, evaluate=evaluate)
+    return constrain_any(density, white, study.priors.frame, x[0]), int(diverging.sum())
 
 
 def _explain_overflow(number: int, root: Array, sigma: float) -> str:

@@ -102,8 +102,7 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
     settings = study.settings
     if settings.target_accept is None:
         settings = replace(settings, target_accept=choose_acceptance(moments.n_groups))
-    trace = sample_density(density, settings, seed=seed)
-    x = trace["posterior"]["x"].values
+    x, diverging = sample_density(density, settings, seed=seed)
     beta, root, sigma = (
         part.reshape(*x.shape[:2], *part.shape[1:])
         for part in constrain(density, white, resolved.frame, x.reshape(-1, x.shape[-1]))
@@ -116,7 +115,7 @@ def sample_posterior(study: Study, moments: Moments, priors: Priors, seed: int) 
         "rhat": make_plain(np.max(column["rhat"])),  # null where one cannot be computed
         "ess_bulk": make_plain(np.min(column["ess_bulk"])),
         "ess_tail": make_plain(np.min(column["ess_tail"])),
-        "divergences": int(trace["sample_stats"]["diverging"].values.sum()),
+        "divergences": int(diverging.sum()),
         "all": make_plain(np.column_stack([column[name] for name in (*POINTS, *INTERVAL)])),
     }
 
