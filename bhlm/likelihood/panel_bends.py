@@ -43,7 +43,7 @@ def fill_bends(
     restricted: bool,
     out: Array,
 ) -> None:
-    """Write what the stretches from `first` to before `last` add to the sums of `spread_bends`.
+    """Write what the stretches from `first` to before `last` add to the sums of `join_sums`.
 
     What holds C is zero unless the likelihood is restricted, which alone reads it.
 
@@ -138,8 +138,8 @@ def place_lower(i: int, n: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def add_bends(sums: Array) -> Array:
-    """Return the sum over stretches of rows of `fill_bends`, which is left in the first one."""
+def add_stretches(sums: Array) -> Array:
+    """Return the sum over stretches of rows (s, m), which is left in the first one."""
     for s in range(1, len(sums)):
         for i in range(sums.shape[1]):
             sums[0, i] += sums[s, i]
@@ -147,40 +147,13 @@ def add_bends(sums: Array) -> Array:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def spread_bends(sums: Array, q: int, p: int) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Return the sums over groups that second derivatives by Psi are made of.
-
-    With U = Z'H^-1 X, t = Z'H^-1 (y - X beta) and C = U phi U', phi (p, p):
-    F (x) F, F (x) C, F (x) tt', each (q, q, q, q); U (x) U (q, p, q, p); U (x) t (q, p, q);
-    tt' (q, q). `sums` is a row of `fill_bends`.
-    """
-    m, u = q * (q + 1) // 2, q * p
-    ff = np.empty((q, q, q, q))
-    fc = np.empty((q, q, q, q))
-    ft = np.empty((q, q, q, q))
-    uu = np.empty((q, p, q, p))
-    ut = np.empty((q, p, q))
-    tt = np.empty((q, q))
-    to_fc = m * (m + 1) // 2
-    to_ft = to_fc + m * m
-    to_uu = to_ft + m * m
-    to_ut = to_uu + u * (u + 1) // 2
-    to_tt = to_ut + u * q
-    for a in range(q):
-        for b in range(q):
-            own = place_lower(a, b)
-            tt[a, b] = sums[to_tt + own]
-            for d in range(q):
-                for e in range(q):
-                    other = place_lower(d, e)
-                    ff[a, b, d, e] = sums[place_lower(own, other)]
-                    fc[a, b, d, e] = sums[to_fc + own * m + other]
-                    ft[a, b, d, e] = sums[to_ft + own * m + other]
-            for i in range(p):
-                ut[a, i, b] = sums[to_ut + (a * p + i) * q + b]
-                for n in range(p):
-                    uu[a, i, b, n] = sums[to_uu + place_lower(a * p + i, b * p + n)]
-    return ff, fc, ft, uu, ut, tt
+def add_weights(sums: Array, inner: Array, q: int) -> None:
+    """Add to a row of `fill_bends` what weights of groups add, a row of `weighted.fill_inner`."""
+    m = q * (q + 1) // 2
+    for i in range(m):
+        sums[len(sums) - m + i] += inner[1 + i]
+    for i in range(m * (m + 1) // 2):
+        sums[i] += inner[1 + m + i]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -204,3 +177,76 @@ def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted:
                         value -= phi[i, n] * sums[to_uu + place_lower(a * p + i, b * p + n)]
             score[a, b] = score[b, a] = value
     return score
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def join_sums(
+    sums: Array, q: int, phi: Array, restricted: bool, directions: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return the fields of `profiled.Curvature` by a row of `fill_bends`.
+
+    Along symmetric `directions` (m, q, q), from the products of F with F, C and t t', of U with U
+    and t, and of t with t.
+    """
+    count, p = len(directions), len(phi)
+    m, u = q * (q + 1) // 2, q * p
+    to_fc = m * (m + 1) // 2
+    to_ft = to_fc + m * m
+    to_uu = to_ft + m * m
+    to_ut = to_uu + u * (u + 1) // 2
+    to_tt = to_ut + u * q
+    logdet = np.zeros((count, count))
+    rss_slope = np.zeros(count)
+    rss = np.zeros((count, count))
+    slope = np.zeros((count, p, p))  # of X'H^-1 X
+    turned = np.zeros((count, p, p))  # phi times it
+    lean = np.zeros((count, p))
+    short = np.zeros((count, p))  # times phi
+    by_ff, by_fc, by_ft = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
+    for i in range(count):
+        for b in range(q):
+            for e in range(q):
+                by_ff[b, e] = by_fc[b, e] = by_ft[b, e] = 0.0
+        # sum_j tr(E_m F_j E_n G_j), first over E_m, for each pair of kinds
+        for d in range(q):
+            for a in range(q):
+                share = directions[i, d, a]
+                if share == 0.0:
+                    continue
+                rss_slope[i] -= share * sums[to_tt + place_lower(d, a)]
+                for b in range(q):
+                    own = place_lower(a, b)
+                    for e in range(q):
+                        other = place_lower(d, e)
+                        by_ff[b, e] += share * sums[place_lower(own, other)]
+                        by_fc[b, e] += share * sums[to_fc + own * m + other]
+                        by_ft[b, e] += share * sums[to_ft + own * m + other]
+                for b in range(p):
+                    lean[i, b] += share * sums[to_ut + (a * p + b) * q + d]
+                    for e in range(p):
+                        slope[i, b, e] -= share * sums[to_uu + place_lower(d * p + b, a * p + e)]
+        for n in range(count):
+            for b in range(q):
+                for e in range(q):
+                    share = directions[n, b, e]
+                    logdet[i, n] -= share * by_ff[b, e]
+                    if restricted:
+                        logdet[i, n] += 2.0 * share * by_fc[b, e]
+                    rss[i, n] += 2.0 * share * by_ft[b, e]
+        for b in range(p):
+            for a in range(p):
+                short[i, a] += lean[i, b] * phi[b, a]
+                for e in range(p):
+                    turned[i, b, e] += phi[b, a] * slope[i, a, e]
+    for i in range(count):
+        for n in range(count):
+            for b in range(p):
+                rss[i, n] -= 2.0 * short[i, b] * lean[n, b]
+                if restricted:
+                    for e in range(p):
+                        logdet[i, n] -= turned[i, b, e] * turned[n, e, b]
+    for i in range(count):
+        for n in range(i):
+            logdet[i, n] = logdet[n, i] = 0.5 * (logdet[i, n] + logdet[n, i])
+            rss[i, n] = rss[n, i] = 0.5 * (rss[i, n] + rss[n, i])
+    return logdet, rss_slope, rss, slope

@@ -18,10 +18,16 @@ from functools import lru_cache
 import numba
 import numpy as np
 
-from bhlm.likelihood.panel_bends import add_bends, count_bends, fill_bends, spread_bends
+from bhlm.likelihood.panel_bends import (
+    add_stretches,
+    add_weights,
+    count_bends,
+    fill_bends,
+    join_sums,
+)
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import Panels, build_panels, sum_stretches
-from bhlm.likelihood.weighted import add_inner, scale_blocks, spread_weights
+from bhlm.likelihood.weighted import scale_blocks, spread_lower, spread_weights, sum_inner
 
 Array = np.ndarray
 
@@ -234,7 +240,7 @@ def evaluate(
     panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
     logdet, e = sum_products(panels, lam)
     if groups is not None:
-        logdet += add_inner(panels, spread_weights(groups), lam).logdet
+        logdet += float(sum_inner(panels, spread_weights(groups), lam)[0])
     value, beta, phi, rss = profile_products(logdet, e, n, restricted)
     return Criterion(value, logdet, beta, phi, rss, n - len(beta) if restricted else n, restricted)
 
@@ -278,7 +284,7 @@ def _sum_weighed(
     score = sum_scores(blocks, q, lam, weight, panels=panels)
     if groups is None:
         return score
-    return np.asarray(score + add_inner(panels, spread_weights(groups), lam).f)
+    return np.asarray(score + spread_lower(sum_inner(panels, spread_weights(groups), lam), q))
 
 
 def weigh_blocks(blocks: Array, q: int, groups: Array | None) -> Array:
@@ -325,10 +331,8 @@ def differentiate(
     return join_bends(sum_bends(panels, lam, at, groups=groups), at, directions)
 
 
-def sum_bends(
-    panels: Panels, lam: Array, at: Criterion, *, groups: Array | None = None
-) -> tuple[Array, ...]:
-    """Return the sums of `spread_bends` over groups, for `join_bends`."""
+def sum_bends(panels: Panels, lam: Array, at: Criterion, *, groups: Array | None = None) -> Array:
+    """Return the row of `fill_bends` summed over all groups, for `join_bends`."""
     q, k = panels.values.shape[1:3]
     sums = np.empty((panels.n_stretches, count_bends(q, k - q - 1)))
 
@@ -336,10 +340,10 @@ def sum_bends(
         fill_bends(panels.values, first, last, lam, at.phi, at.beta, at.restricted, sums)
 
     sum_stretches(fill, panels.n_stretches)
-    found: tuple[Array, ...] = spread_bends(add_bends(sums), q, k - q - 1)
-    if groups is None:
-        return found
-    return (found[0] + add_inner(panels, spread_weights(groups), lam).ff, *found[1:])
+    found: Array = add_stretches(sums)
+    if groups is not None:
+        add_weights(found, sum_inner(panels, spread_weights(groups), lam), q)
+    return found
 
 
 def expect_group_squares(
@@ -364,6 +368,16 @@ def expect_group_squares(
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))
     weight[:-1, :-1] = at.phi
     score = _sum_weighed(blocks, q, none, weight, panels=panels, groups=groups)
+    return join_squares(at, curve, score, directions)
+
+
+def join_squares(
+    at: Criterion, curve: Curvature, score: Array, directions: Array
+) -> tuple[Array, Array]:
+    """Return the equations of `expect_group_squares` from the restricted criterion at Psi = 0.
+
+    Its `curve` is along `directions` (m, q, q); `score` (q, q) is sum F - U phi U'.
+    """
     m = len(directions)
     equations = np.empty((m + 1, m + 1))
     equations[:m, :m] = -curve.logdet
@@ -372,74 +386,7 @@ def expect_group_squares(
     return equations, np.append(-curve.rss_slope, at.rss)
 
 
-def join_bends(sums: tuple[Array, ...], at: Criterion, directions: Array) -> Curvature:
+def join_bends(sums: Array, at: Criterion, directions: Array) -> Curvature:
     """Return the second derivatives along `directions` (m, q, q) from the sums of `sum_bends`."""
-    return Curvature(*join_sums(*sums, at.phi, at.restricted, np.ascontiguousarray(directions)))
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def join_sums(
-    ff: Array,
-    fc: Array,
-    ft: Array,
-    uu: Array,
-    ut: Array,
-    tt: Array,
-    phi: Array,
-    restricted: bool,
-    directions: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Return the fields of `Curvature` by the sums of `spread_bends`."""
-    m, q, p = len(directions), len(tt), len(phi)
-    logdet = np.zeros((m, m))
-    rss_slope = np.zeros(m)
-    rss = np.zeros((m, m))
-    slope = np.zeros((m, p, p))  # of X'H^-1 X
-    turned = np.zeros((m, p, p))  # phi times it
-    lean = np.zeros((m, p))
-    short = np.zeros((m, p))  # times phi
-    by_ff, by_fc, by_ft = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
-    for i in range(m):
-        along = directions[i]
-        # sum_j tr(E_m F_j E_n G_j), first over E_m, for each pair of kinds
-        by_ff[:], by_fc[:], by_ft[:] = 0.0, 0.0, 0.0
-        for d in range(q):
-            for a in range(q):
-                share = along[d, a]
-                if share == 0.0:
-                    continue
-                rss_slope[i] -= share * tt[d, a]
-                for b in range(q):
-                    for e in range(q):
-                        by_ff[b, e] += share * ff[a, b, d, e]
-                        by_fc[b, e] += share * fc[a, b, d, e]
-                        by_ft[b, e] += share * ft[a, b, d, e]
-                for b in range(p):
-                    lean[i, b] += share * ut[a, b, d]
-                    for e in range(p):
-                        slope[i, b, e] -= share * uu[d, b, a, e]
-        for n in range(m):
-            for b in range(q):
-                for e in range(q):
-                    share = directions[n, b, e]
-                    logdet[i, n] -= share * by_ff[b, e]
-                    if restricted:
-                        logdet[i, n] += 2.0 * share * by_fc[b, e]
-                    rss[i, n] += 2.0 * share * by_ft[b, e]
-        for b in range(p):
-            for a in range(p):
-                short[i, a] += lean[i, b] * phi[b, a]
-                for e in range(p):
-                    turned[i, b, e] += phi[b, a] * slope[i, a, e]
-    for i in range(m):
-        for n in range(m):
-            for b in range(p):
-                rss[i, n] -= 2.0 * short[i, b] * lean[n, b]
-                if restricted:
-                    for e in range(p):
-                        logdet[i, n] -= turned[i, b, e] * turned[n, e, b]
-    for i in range(m):
-        for n in range(i):
-            logdet[i, n] = logdet[n, i] = 0.5 * (logdet[i, n] + logdet[n, i])
-            rss[i, n] = rss[n, i] = 0.5 * (rss[i, n] + rss[n, i])
-    return logdet, rss_slope, rss, slope
+    q = directions.shape[1]
+    return Curvature(*join_sums(sums, q, at.phi, at.restricted, np.ascontiguousarray(directions)))

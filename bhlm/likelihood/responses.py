@@ -15,7 +15,7 @@ import numpy as np
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import pack_panels
 from bhlm.likelihood.profiled import Criterion, profile_products
-from bhlm.likelihood.scores import Sandwich, fill_scores, reflect_lower, tie_sandwich
+from bhlm.likelihood.scores import Sandwich, find_scores
 from bhlm.likelihood.visit import Descent, descend_panels, hold_variance, take_criterion
 from bhlm.likelihood.weighted import scale_groups, weigh_panels
 from bhlm.likelihood.whitening import Whitened, load_responses
@@ -64,15 +64,14 @@ def search_beside(
     applied = several[0].applied
     n_groups, q = len(white.blocks), white.q
     ones = np.ones(n_groups)
-    size = np.asarray(several[0].n if applied is None else applied.size, dtype=np.float64)
-    directions = np.ascontiguousarray(structure.directions)
+    more = weigh_panels(white.groups)
     for at, moments in enumerate(several):
         if not loaded.is_sound[at]:
             yield None
             continue
         scale = float(loaded.scale[at])
         held = None if white.held is None else 1.0 / scale**2
-        blocks, total, descent, scores, hessian = _search(
+        blocks, panels, reach, total = _place(
             moments.cross,
             moments.mass,
             loaded.means,
@@ -82,15 +81,11 @@ def search_beside(
             ones if applied is None else np.asarray(applied.factor, dtype=np.float64),
             white.blocks,
             np.empty(0) if white.groups is None else white.groups,
-            weigh_panels(white.groups),
-            structure.factors,
-            theta,
-            white.n,
-            restricted,
-            np.nan if held is None else held,
-            size,
-            directions,
-            scored,
+            q,
+        )
+        descent = descend_panels(
+            *(panels, reach, total, more, structure.factors, theta),
+            *(white.n, restricted, np.nan if held is None else held, STEPS),
         )
         if not np.abs(descent.gradient).max() < ARRIVED * max(1.0, white.n / 1e4):
             yield None
@@ -99,13 +94,20 @@ def search_beside(
         criterion = take_criterion(descent, own, restricted)
         none = profile_products(0.0, total, own.n, restricted)
         linear = hold_variance(none, own.p, own.n, restricted, np.nan if held is None else held)[0]
-        sandwich = tie_sandwich(scores, hessian, own, structure) if scored else None
-        assert blocks.shape[1] == q + own.p + 1
+        sandwich = None
+        if scored:
+            sandwich = find_scores(
+                *(moments, own, structure),
+                beta=descent.beta,
+                lam=descent.lam,
+                v=criterion.sigma2,
+                phi=descent.phi,
+            )
         yield Arrival(own, descent, criterion, linear, sandwich)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _search(
+def _place(
     cross: Array,
     mass: Array,
     means: Array,
@@ -115,17 +117,9 @@ def _search(
     factor: Array,
     shared: Array,
     groups: Array,
-    more: Array,
-    factors: Array,
-    theta: Array,
-    n: float,
-    restricted: bool,
-    held: float,
-    size: Array,
-    directions: Array,
-    scored: bool,
-) -> tuple[Array, Array, Descent, Array, Array]:
-    """Return the blocks of a response, their sum of [X y]'[X y], its descent, scores and Hessian.
+    q: int,
+) -> tuple[Array, Array, float, Array]:
+    """Return the whitened blocks of a response, and their `Panels`: values, reach and total.
 
     Args:
         cross: (J, k, k) of its moments.
@@ -137,18 +131,10 @@ def _search(
         factor: (J,) by which sampling weights scale a group's products.
         shared: (J, w + 1, w + 1) of another response.
         groups: (J,) weights, or none.
-        more: of the panels, as `weigh_panels`.
-        factors: (c, q, q) of the structure.
-        theta: (c,) to start at.
-        n: rows.
-        restricted: True for REML.
-        held: the residual variance where it is known, else nan.
-        size: (J,) rows that count, for the scores.
-        directions: (m, q, q) of the structure.
-        scored: whether scores are asked for.
+        q: random coefficients.
     """
     n_groups, width, _ = shared.shape
-    q, last = factors.shape[1], width - 1
+    last = width - 1
     blocks = shared.copy()
     k = cross.shape[1]
     row = np.empty(width)
@@ -176,17 +162,4 @@ def _search(
             total += part
             part[:] = 0.0
     panels, reach = pack_panels(scaled, q)
-    found = descend_panels(panels, reach, total, more, factors, theta, n, restricted, held, STEPS)
-    parameters = width - 1 - q + len(directions) + 1
-    hessian = np.zeros((parameters, parameters))
-    scores = np.empty((n_groups if scored else 0, parameters))
-    if scored:
-        p = width - 1 - q
-        v = found.rss / (n - p if restricted else n) if np.isnan(held) else held
-        weights = groups if len(groups) > 0 else np.ones(n_groups)
-        hessian[:p, :p] = np.linalg.inv(found.phi) / v
-        fill_scores(
-            blocks, size, weights, found.beta, found.lam, directions, v, scores, hessian, True
-        )
-        reflect_lower(hessian)
-    return blocks, total, found, scores, hessian
+    return blocks, panels, reach, total

@@ -35,6 +35,7 @@ def find_scores(
     beta: Array,
     lam: Array,
     v: float,
+    phi: Array | None = None,
 ) -> Sandwich:
     """Return the scores and the Hessian at whitened parameters.
 
@@ -51,6 +52,7 @@ def find_scores(
         beta: (p,) whitened fixed effects.
         lam: (q, q) a square root of Psi = G / sigma^2, whitened.
         v: the residual variance, whitened.
+        phi: (p, p) the inverse of X'H^-1 X, for who has it.
     """
     directions = np.ascontiguousarray(structure.directions)
     m = len(directions)
@@ -68,19 +70,15 @@ def find_scores(
             part = slice(s * stretch, (s + 1) * stretch)
             fill_scores(
                 *(white.blocks[part], np.asarray(size[part], np.float64), weights[part]),
-                *(beta, lam, directions, v, scores[part], sums[s], False),
+                *(beta, lam, directions, v, scores[part], sums[s], phi is not None),
             )
 
     sum_stretches(fill, len(sums))
     hessian = sums.sum(axis=0) if len(sums) > 1 else sums[0]
+    if phi is not None:
+        hessian[: len(phi), : len(phi)] = np.linalg.inv(phi) / v
     reflect_lower(hessian)
-    return tie_sandwich(scores, hessian, white, structure)
-
-
-def tie_sandwich(scores: Array, hessian: Array, white: Whitened, structure: Structure) -> Sandwich:
-    """Return scores and Hessian with the way from the whitened parameters to those as given."""
-    m = len(structure.directions)
-    given = white.basis @ structure.directions @ white.basis.T
+    given = white.basis @ directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
     variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
     variances[m, m] = 1.0

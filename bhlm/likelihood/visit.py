@@ -10,16 +10,17 @@ import numba
 import numpy as np
 
 from bhlm.likelihood.panel_bends import (
-    add_bends,
+    add_stretches,
+    add_weights,
     count_bends,
     fill_bends,
     join_score,
-    spread_bends,
+    join_sums,
 )
 from bhlm.likelihood.panel_sums import fill_products
 from bhlm.likelihood.panels import STRETCH
-from bhlm.likelihood.profiled import Criterion, join_sums, profile_products
-from bhlm.likelihood.weighted import fill_inner, spread_inner
+from bhlm.likelihood.profiled import Criterion, profile_products
+from bhlm.likelihood.weighted import fill_inner
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -42,7 +43,7 @@ class Visit(NamedTuple):
     phi: Array  # (p, p)
     rss: float
     score: Array  # (q, q)
-    bends: tuple[Array, Array, Array, Array, Array, Array]  # as by `profiled.sum_bends`
+    bends: Array  # as by `profiled.sum_bends`
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -66,31 +67,29 @@ def visit_panels(
     stretches = (len(panels) + STRETCH - 1) // STRETCH
     sums = np.empty((stretches, 1 + r * (r + 1) // 2))
     fill_products(panels, reach, 0, stretches, lam, sums)
-    logdet = sums[:, 0].sum()
+    products = add_stretches(sums)
+    logdet = products[0]
     e = total.copy()
     at = 1
     for c in range(r):
         for d in range(c + 1):
-            e[c, d] -= sums[:, at].sum()
+            e[c, d] -= products[at]
             e[d, c] = e[c, d]
             at += 1
-    own = np.empty((stretches, 1 + m + m * (m + 1) // 2))
+    inner = np.empty((stretches, 1 + m + m * (m + 1) // 2))
     if len(more) > 0:
-        fill_inner(panels, more, 0, stretches, lam, own)
-        logdet += own[:, 0].sum()
+        fill_inner(panels, more, 0, stretches, lam, inner)
+        logdet += add_stretches(inner)[0]
     found = profile_products(logdet, e, n, restricted)
     beta, phi, rss = found[1:]
     value, size = hold_variance(found, p, n, restricted, held)
     every = np.empty((stretches, count_bends(q, p)))
     fill_bends(panels, 0, stretches, lam, phi, beta, restricted, every)
-    whole = add_bends(every)
-    score = join_score(whole, q, p, phi, size, restricted)
-    ff, fc, ft, uu, ut, tt = spread_bends(whole, q, p)
+    bends = add_stretches(every)
     if len(more) > 0:
-        _, f, squares = spread_inner(add_bends(own), q)
-        score += f
-        ff += squares
-    return Visit(value, logdet, beta, phi, rss, score, (ff, fc, ft, uu, ut, tt))
+        add_weights(bends, inner[0], q)
+    score = join_score(bends, q, p, phi, size, restricted)
+    return Visit(value, logdet, beta, phi, rss, score, bends)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -166,7 +165,10 @@ def bend_theta(
                 for b in range(q):
                     value += 2.0 * factors[d, a, b] * turned[a, b]
             bend[c, d] = value
-    return 0.5 * (bend + bend.T)
+    for c in range(count):
+        for d in range(c):
+            bend[c, d] = bend[d, c] = 0.5 * (bend[c, d] + bend[d, c])
+    return bend
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -181,6 +183,25 @@ def find_tangents(factors: Array, lam: Array) -> Array:
                     found[c, a, b] += factors[c, a, i] * lam[b, i]
                     found[c, a, b] += factors[c, b, i] * lam[a, i]
     return found
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def find_largest(x: Array) -> float:
+    """Return the largest absolute value (n,); nan where there is one."""
+    largest = 0.0
+    for each in x:
+        if not abs(each) <= largest:
+            largest = abs(each)
+    return largest
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sum_squares(x: Array) -> float:
+    """Return x'x (n,)."""
+    value = 0.0
+    for each in x:
+        value += each * each
+    return value
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -227,7 +248,7 @@ class Descent(NamedTuple):
     score: Array  # (q, q) by Psi
     gradient: Array  # (c,)
     hessian: Array  # (c, c)
-    bends: tuple[Array, Array, Array, Array, Array, Array]  # as by `profiled.sum_bends`
+    bends: Array  # as by `profiled.sum_bends`
     values: Array  # (steps,) of the criterion after each step that was not for its last digits
 
 
@@ -246,51 +267,58 @@ def descend_panels(
 ) -> Descent:
     """Take Newton's steps from theta (c,), as long as each is one down a convex slope.
 
-    At most `most`; they end too where the gradient has no digits left.
+    At most `most`, none of which is a mere visit; they end too where the gradient has no digits
+    left. Other arguments are those of `visit_panels`.
     """
     p = len(total) - 1
     dof = n - p if restricted else n
     values = np.empty(most)
-    count = 0
-    lam = join_factors(factors, theta)
-    at = visit_panels(panels, reach, total, more, lam, n, restricted, held)
-    gradient = slope_theta(factors, lam, at.score)
-    steps = 0
+    count = steps = 0
+    # One place visits, so that it is compiled once.
+    point, share, is_first = theta, 1.0, True
+    value, steepest, is_far = np.inf, np.inf, True
+    step, gradient = np.zeros(len(theta)), np.zeros(len(theta))
     while True:
-        ff, fc, ft, uu, ut, tt = at.bends
-        logdet, rss_slope, rss_bend, _ = join_sums(
-            ff, fc, ft, uu, ut, tt, at.phi, restricted, find_tangents(factors, lam)
-        )
+        lam_there = join_factors(factors, point)
+        to = visit_panels(panels, reach, total, more, lam_there, n, restricted, held)
+        gradient_there = slope_theta(factors, lam_there, to.score)
+        # Where the value has no digits left to gain, the gradient still has.
+        closer = find_largest(gradient_there) < SHORTER * steepest
+        if is_first:
+            accepted = True
+        elif is_far:
+            accepted = to.value < value or (closer and to.value <= value + SAME)
+        else:
+            shorter = sum_squares(gradient_there) < sum_squares(gradient)
+            accepted = shorter and to.value <= value + (ALIKE if closer else SAME)
+        if not accepted:
+            if share < 1.0 or not is_far:
+                break
+            share = 0.5
+            point = theta - share * step
+            continue
+        theta, lam, gradient, at, value = point, lam_there, gradient_there, to, to.value
+        if not is_first:
+            steps += 1
+            if is_far:
+                values[count] = value
+                count += 1
+        is_first = False
+        tangents = find_tangents(factors, lam)
+        logdet, rss_slope, rss_bend, _ = join_sums(at.bends, len(lam), at.phi, restricted, tangents)
         hessian = bend_theta(at.score, logdet, rss_slope, rss_bend, at.rss, dof, held, factors)
-        steepest = np.abs(gradient).max()
-        if steps == most or not steepest >= POLISHED or not np.isfinite(hessian).all():
+        steepest = find_largest(gradient)
+        if (
+            steps == most
+            or not steepest >= POLISHED
+            or not np.isfinite(sum_squares(hessian.ravel()))
+        ):
             break
         step, is_convex = solve_convex(hessian, gradient)
         if not is_convex:
             break
-        is_far = steepest >= GRADIENT
-        accepted = False
-        for share in (1.0, 0.5):
-            new = theta - share * step
-            new_lam = join_factors(factors, new)
-            to = visit_panels(panels, reach, total, more, new_lam, n, restricted, held)
-            new_gradient = slope_theta(factors, new_lam, to.score)
-            # Where the value has no digits left to gain, the gradient still has.
-            closer = np.abs(new_gradient).max() < SHORTER * steepest
-            if is_far:
-                accepted = to.value < at.value or (closer and to.value <= at.value + SAME)
-            else:
-                shorter = (new_gradient**2).sum() < (gradient**2).sum()
-                accepted = shorter and to.value <= at.value + (ALIKE if closer else SAME)
-            if accepted or not is_far:
-                break
-        if not accepted:
-            break
-        theta, lam, gradient, at = new, new_lam, new_gradient, to
-        steps += 1
-        if is_far:
-            values[count] = at.value
-            count += 1
+        is_far, share = steepest >= GRADIENT, 1.0
+        point = theta - step
     return Descent(
         theta,
         lam,

@@ -3,12 +3,10 @@
 With weights W_j the sums of `profiled` become sums of W_j times the group's own.
 """
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
-from bhlm.likelihood.panel_bends import place_lower
+from bhlm.likelihood.panel_bends import add_stretches
 from bhlm.likelihood.panels import (
     LANES,
     PARTS,
@@ -113,16 +111,8 @@ def fill_inner(values: Array, more: Array, first: int, last: int, lam: Array, ou
         take_parts(parts, out[s])
 
 
-class Inner(NamedTuple):
-    """What weights W_j of groups add to sums of what rests on Z_j alone."""
-
-    logdet: float  # to sum log |H_j|
-    f: Array  # (q, q) to sum F_j
-    ff: Array  # (q, q, q, q) to sum F_j (x) F_j
-
-
-def add_inner(panels: Panels, more: Array, lam: Array) -> Inner:
-    """Return the sums of `fill_inner` over all groups, more = `spread_weights`."""
+def sum_inner(panels: Panels, more: Array, lam: Array) -> Array:
+    """Return the row of `fill_inner` summed over all groups, more = `spread_weights`."""
     q = len(lam)
     m = q * (q + 1) // 2
     sums = np.empty((panels.n_stretches, 1 + m + m * (m + 1) // 2))
@@ -131,20 +121,13 @@ def add_inner(panels: Panels, more: Array, lam: Array) -> Inner:
         fill_inner(panels.values, more, first, last, lam, sums)
 
     sum_stretches(fill, panels.n_stretches)
-    return Inner(*spread_inner(sums.sum(axis=0), q))
+    found: Array = add_stretches(sums)
+    return found
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def spread_inner(sums: Array, q: int) -> tuple[float, Array, Array]:
-    """Return the fields of `Inner` from a row of `fill_inner`."""
-    m = q * (q + 1) // 2
+def spread_lower(inner: Array, q: int) -> Array:
+    """Return what a row of `fill_inner` adds to the sum (q, q) of F_j."""
     f = np.empty((q, q))
-    ff = np.empty((q, q, q, q))
-    for a in range(q):
-        for b in range(q):
-            own = place_lower(a, b)
-            f[a, b] = sums[1 + own]
-            for d in range(q):
-                for e in range(q):
-                    ff[a, b, d, e] = sums[1 + m + place_lower(own, place_lower(d, e))]
-    return sums[0], f, ff
+    rows, columns = np.tril_indices(q)
+    f[rows, columns] = f[columns, rows] = inner[1 : 1 + len(rows)]
+    return f

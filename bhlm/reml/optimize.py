@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import NO_INFORMATION
+from bhlm.likelihood.panel_bends import join_score
 from bhlm.likelihood.panels import THREADED, Panels, build_panels
 from bhlm.likelihood.profiled import (
     Criterion,
@@ -23,6 +24,7 @@ from bhlm.likelihood.profiled import (
     evaluate,
     expect_group_squares,
     join_bends,
+    join_squares,
     profile_total,
     score_psi,
     sum_bends,
@@ -34,13 +36,13 @@ from bhlm.likelihood.visit import (
     POLISHED,
     SAME,
     SHORTER,
+    Descent,
     bend_theta,
     descend_panels,
     find_tangents,
     join_factors,
     slope_theta,
     take_criterion,
-    visit_panels,
 )
 from bhlm.likelihood.weighted import weigh_panels
 from bhlm.likelihood.whitening import Whitened
@@ -109,7 +111,7 @@ class Optimum:
     singular: bool  # Psi has lost rank
     steps: tuple[Step, ...]
     linear: float  # the criterion without random effects
-    bends: tuple[Array, ...]  # what `join_bends` takes second derivatives from
+    bends: Array  # what `join_bends` takes second derivatives from
     score: Array | None = None  # (q, q) of the criterion by Psi, where it was kept
 
 
@@ -125,7 +127,7 @@ class Problem:
     # The last point and what was computed there: value, gradient and Hessian ask one by one.
     _last: dict[bytes, tuple[Array, Criterion, Array]] = field(default_factory=dict, repr=False)
     _bends: dict[bytes, Array] = field(default_factory=dict, repr=False)
-    _sums: dict[bytes, tuple[Array, ...]] = field(default_factory=dict, repr=False)
+    _sums: dict[bytes, Array] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         white = self.white
@@ -142,27 +144,14 @@ class Problem:
         """Return lam, the criterion and its score by Psi at theta."""
         key = theta.tobytes()
         if key not in self._last:
-            lam = self.factor(theta)
-            self._last.clear()
             if self.are_few:
-                found = visit_panels(*self._list_panels(), lam, *self._list_terms())
-                self._sums.clear()
-                self._sums[key] = found.bends
-                at = take_criterion(found, self.white, self.restricted)
-                self._last[key] = lam, at, found.score
+                self._descend(theta, 0)
             else:
+                lam = self.factor(theta)
                 at = self.at(theta)
+                self._last.clear()
                 self._last[key] = lam, at, self._sum_score(lam, at)
         return self._last[key]
-
-    def _list_panels(self) -> tuple[Array, float, Array, Array]:
-        """Return what a compiled visit reads of the groups."""
-        return self.panels.values, self.panels.reach, self.panels.total, self.more
-
-    def _list_terms(self) -> tuple[float, bool, float]:
-        """Return rows, whether the likelihood is restricted, and sigma^2 where it is known."""
-        held = self.white.held
-        return self.white.n, self.restricted, np.nan if held is None else held
 
     def _sum_score(self, lam: Array, at: Criterion) -> Array:
         white = self.white
@@ -175,17 +164,47 @@ class Problem:
         """
         if not self.are_few:
             return theta, []
-        n, restricted, held = self._list_terms()
-        found = descend_panels(
-            *self._list_panels(), self.structure.factors, theta, n, restricted, held, NEWTON_STEPS
-        )
+        found = self._descend(theta, NEWTON_STEPS)
+        return found.theta, found.values.tolist()
+
+    def expect_squares(self) -> tuple[Array, Array]:
+        """Return the equations of MIVQUE(0) for Psi sigma^2 and sigma^2."""
+        white, directions = self.white, self.structure.directions
+        if not self.are_few:
+            return expect_group_squares(
+                white.blocks,
+                white.q,
+                directions,
+                n=white.n,
+                panels=self.panels,
+                groups=white.groups,
+            )
+        none = np.zeros(len(self.structure.factors))
+        found = self._run(none, 0, restricted=True, held=np.nan)
+        at = take_criterion(found, white, True)
+        q, p = white.q, white.p
+        score = join_score(found.bends, q, p, at.phi, 0.0, True)  # without that of rss
+        return join_squares(at, join_bends(found.bends, at, directions), score, directions)
+
+    def _descend(self, theta: Array, most: int) -> Descent:
+        """Return where at most so many steps lead to, and keep what was computed there."""
+        held = self.white.held
+        held = np.nan if held is None else held
+        found = self._run(theta, most, restricted=self.restricted, held=held)
         key = found.theta.tobytes()
         for kept in (self._last, self._sums, self._bends):
             kept.clear()
-        at = take_criterion(found, self.white, restricted)
+        at = take_criterion(found, self.white, self.restricted)
         self._last[key] = found.lam, at, found.score
         self._sums[key], self._bends[key] = found.bends, found.hessian
-        return found.theta, found.values.tolist()
+        return found
+
+    def _run(self, theta: Array, most: int, *, restricted: bool, held: float) -> Descent:
+        panels, factors = self.panels, self.structure.factors
+        return descend_panels(
+            *(panels.values, panels.reach, panels.total, self.more, factors, theta),
+            *(self.white.n, restricted, held, most),
+        )
 
     def factor(self, theta: Array) -> Array:
         """Return lam (q, q) = sum theta_c N_c."""
@@ -228,7 +247,7 @@ class Problem:
         lam, at, _ = self.visit(theta)
         return join_bends(self.bend(theta), at, list_tangents(self.structure, lam))
 
-    def bend(self, theta: Array) -> tuple[Array, ...]:
+    def bend(self, theta: Array) -> Array:
         """Return what `join_bends` takes the derivatives along any directions from."""
         key = theta.tobytes()
         if key not in self._sums:
@@ -431,15 +450,7 @@ def _begin(problem: Problem, steps: list[Step]) -> Array:
     """
     white, structure = problem.white, problem.structure
     n_groups = len(white.blocks) if white.groups is None else float(white.groups.sum())
-    equations, squares = expect_group_squares(
-        white.blocks,
-        white.q,
-        structure.directions,
-        n=white.n,
-        panels=problem.panels,
-        groups=white.groups,
-    )
-    found, v = solve_squares(equations, squares)
+    found, v = solve_squares(*problem.expect_squares())
     v = v if white.held is None else white.held
     psi = raise_psi(structure.assemble(found / v), FLOOR * n_groups / white.n)
     theta = structure.project(psi)
