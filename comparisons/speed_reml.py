@@ -55,8 +55,11 @@ def load_hsb() -> pd.DataFrame:
     return pd.DataFrame({"g": hsb["school"], "x": x, "y": hsb["mathach"]})
 
 
-def run(program: str, folder: Path, runs: int) -> dict[str, Any] | str:
-    """Return the worker's numbers, or why there are none."""
+def run(program: str, folder: Path, runs: int, *, frame: str | None = None) -> dict[str, Any] | str:
+    """Return the worker's numbers, or why there are none.
+
+    With a `frame`, "pandas" or "polars", also Satterthwaite's degrees of freedom from one.
+    """
     if program in ("lme4", "nlme"):
         if shutil.which("Rscript") is None:
             return "not installed"
@@ -74,6 +77,7 @@ def run(program: str, folder: Path, runs: int) -> dict[str, Any] | str:
         command = [
             python, str(HERE / "workers.py"), program, str(folder / "table.parquet"), str(runs),
         ]  # fmt: skip
+        command += [frame] if frame else []
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         text = " ".join(result.stderr.split())
@@ -112,6 +116,31 @@ def compare(name: str, table: pd.DataFrame, runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def compare_tests(table: pd.DataFrame, runs: int) -> str:
+    """Return what estimates with Satterthwaite's degrees of freedom take from two kinds of frame.
+
+    The programs take turns, and each has the median of its runs' medians.
+    """
+    lines = [f"{'frame':<9} {'program':<12} {'seconds':>9} {'df':>20}"]
+    with tempfile.TemporaryDirectory() as folder:
+        table.to_parquet(Path(folder) / "table.parquet")
+        for frame in ("pandas", "polars"):
+            medians: dict[str, list[float]] = {"bhlm": [], "glmm": []}
+            told = dict.fromkeys(medians, "")
+            for _ in range(3):
+                for program in medians:
+                    found = run(program, Path(folder), runs, frame=frame)
+                    if isinstance(found, str):
+                        told[program] = found
+                        continue
+                    medians[program].append(float(np.median(found["seconds"])))
+                    told[program] = ", ".join(f"{each:.4f}" for each in found["df"])
+            for program, seconds in medians.items():
+                shown = f"{np.median(seconds):>9.5f}" if seconds else f"{'':>9}"
+                lines.append(f"{frame:<9} {program:<12} {shown} {told[program]:>20}")
+    return "\n".join(lines)
+
+
 def render(table: pd.DataFrame) -> str:
     """Return the table with each program's time and memory relative to bhlm."""
     lines = [
@@ -147,6 +176,8 @@ def main() -> None:
         f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
     )
     print(render(table))
+    print("\nHSB, to estimates with Satterthwaite's degrees of freedom:")
+    print(compare_tests(load_hsb(), 101))
     if options.csv:
         table.to_csv(options.csv, index=False)
 

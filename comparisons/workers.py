@@ -1,8 +1,9 @@
 """Fits one model with one program and prints seconds, log-likelihood and estimates as JSON.
 
-Run as `python workers.py PROGRAM TABLE RUNS`; PROGRAM is one of PROGRAMS and TABLE a Parquet file
-with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call goes from the pandas
-DataFrame and the formula to estimates with their standard errors.
+Run as `python workers.py PROGRAM TABLE RUNS [FRAME]`; PROGRAM is one of PROGRAMS and TABLE a
+Parquet file with columns g, x, y. The model is y ~ x + (x | g) by REML. A timed call goes from the
+pandas DataFrame and the formula to estimates with their standard errors; with FRAME, "pandas" or
+"polars", from such a frame to Satterthwaite's degrees of freedom too.
 """
 
 import gc
@@ -95,6 +96,28 @@ def fit_kamino(table: pd.DataFrame) -> tuple[Any, str]:
     return values, version("kamino-lme")
 
 
+def test_bhlm(table: Any) -> tuple[Any, str]:
+    import bhlm
+
+    fit = bhlm.Model("y ~ x + (x | g)", table).reml()
+    rows, tests = fit.estimates, fit.fixed_effects(method="satterthwaite")
+    values = (fit.loglik, fit.beta.tolist(), rows.loc[["Intercept", "x"], "se"].tolist())
+    return (*values, tests["df"].tolist()), bhlm.__version__
+
+
+def test_glmm(table: Any) -> tuple[Any, str]:
+    from importlib.metadata import version
+
+    import glmm
+
+    fit = glmm.fit(table, "y ~ x + (x | g)", reml=True)
+    values = (float(fit.loglik), list(map(float, fit.beta)), list(map(float, fit.se)))
+    return (*values, list(map(float, fit.coef_df))), version("glmm")
+
+
+# What also gives Satterthwaite's degrees of freedom, from a pandas or a polars frame.
+TESTED: dict[str, Callable[[Any], tuple[Any, str]]] = {"bhlm": test_bhlm, "glmm": test_glmm}
+
 PROGRAMS: dict[str, Callable[[pd.DataFrame], tuple[Any, str]]] = {
     "bhlm": fit_bhlm,
     "statsmodels": fit_statsmodels,
@@ -124,22 +147,29 @@ def reset_peak() -> float:
 def main() -> None:
     program, path, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
     table = pd.read_parquet(path)
-    fit = PROGRAMS[program]
+    frame = sys.argv[4] if len(sys.argv) > 4 else None
+    fit: Callable[[Any], tuple[Any, str]] = PROGRAMS[program] if frame is None else TESTED[program]
     # Imports, compilation and caches are not what a fit costs: one small fit comes first.
     small = table.head(min(len(table), 2000))
     fit(small.assign(g=np.arange(len(small)) % 50))
     del small
+    given: Any = table
+    if frame == "polars":
+        import polars
+
+        given = polars.from_pandas(table)
     before = reset_peak()
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
-        (loglik, beta, se), version = fit(table)
+        (loglik, beta, se, *tested), version = fit(given)
         seconds.append(time.perf_counter() - start)
     after = read_status("VmHWM")
     print(
         json.dumps(
             {
                 "version": version, "seconds": seconds, "loglik": loglik, "beta": beta, "se": se,
+                "df": tested[0] if tested else None,
                 "peak_mb": after, "before_mb": before,
             }
         )
