@@ -14,6 +14,8 @@ from bhlm.likelihood.laplace import bend_slope
 from bhlm.moments.level_patterns import reduce_level_patterns
 from bhlm.reml.family.level_variances import keep_coefficients
 
+pytestmark = pytest.mark.wide
+
 KINDS = [
     ("bernoulli", "logit"),
     ("bernoulli", "probit"),

@@ -209,12 +209,6 @@ def test_scale_of_an_exposure() -> None:
     )
 
 
-@cache
-def _sample_one_factor():
-    model = Model("incidence / size ~ 1 + (1 | herd)", load("crossed"), family="binomial")
-    return model.sample(seed=1, draws=50, tune=50, chains=2)
-
-
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -224,7 +218,6 @@ def _sample_one_factor():
         (lambda m: m.pymc(form="conditional"), "pymc"),
         (lambda m: m.rows(), "single rows is not there"),
         (lambda m: m.cell_rows(), "single rows is not there"),
-        (lambda m: bhlm.reconcile(m.ml(), _sample_one_factor()), "no posterior to be reconciled"),
         (lambda m: m.moments, "is not there for family='binomial' and several"),
         (lambda m: m.ml().profile(), "not there yet for several grouping factors"),
         (lambda m: m.ml().dashboard("x.html"), "not there yet for several grouping factors"),
@@ -240,6 +233,15 @@ def test_what_is_not_there_is_refused_in_one_line(ask, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.wide
+def test_a_posterior_of_other_factors_is_no_match() -> None:
+    table = load("crossed")
+    one = Model("incidence / size ~ 1 + (1 | herd)", table, family="binomial")
+    post = one.sample(seed=1, draws=50, tune=50, chains=2)
+    with pytest.raises(ArgumentError, match="no posterior to be reconciled"):
+        bhlm.reconcile(fit_case("crossed"), post)
+
+
 def simulate(n: int = 120) -> pd.DataFrame:
     rng = np.random.default_rng(9)
     table = pd.DataFrame({"a": rng.integers(0, 10, n), "b": rng.integers(0, 6, n)})
@@ -251,7 +253,7 @@ def simulate(n: int = 120) -> pd.DataFrame:
     [
         ({"y": 0}, "y ~ x + (1 | a) + (1 | b)", "is 0 in every row"),
         ({"y": 1}, "y ~ x + (1 | a) + (1 | b)", "is all successes in every row"),
-        ({}, "y ~ w + (1 | a) + (1 | b)", "'w' foretells all successes or none"),
+        ({}, "y ~ w + (1 | a) + (1 | b)", r"'w' foretells? all successes or none"),
         ({}, "y ~ x + (1 | a) + (1 | row)", "single zeros and ones tell nothing"),
         ({}, "y ~ x + (1 | a) + (1 | c)", "divide the rows into the same"),
         ({}, "y ~ x + I(2*x) + (1 | a) + (1 | b)", "x"),

@@ -3,7 +3,7 @@
 Newton's method by the exact gradient, whose differences are the Hessian: there are few parameters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,18 +12,16 @@ import numpy as np
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed_families import Approximation, LaplaceMarginal, WhitenedCross
 from bhlm.reml.family.search import (
-    DONE,
-    FLAT,
     HALVED,
-    LEFT,
-    LONGEST,
-    SADDLES,
     Linear,
     Point,
-    descend,
+    is_stationary,
+    leave_saddles,
+    lengthen,
     place_factors,
+    settle,
 )
-from bhlm.reml.optimize import ZERO, Step
+from bhlm.reml.optimize import Step
 
 Array = np.ndarray
 
@@ -31,7 +29,6 @@ STARTING_STEPS = 4
 # Of a parameter: differences of the gradient are wrong by the square of it, or by the gradient's
 # rounding over it.
 GAP = 1e-4
-STATIONARY = 1e-5  # of the gradient in whitened units
 NEAR = 1e-2  # of the maximum, in units of the log-likelihood: BFGS has done its part
 SETTLED = 1e-7  # of the log-likelihood: what a variance set to zero may cost
 
@@ -66,11 +63,6 @@ class LaplaceProblem:
             lams.append(place_factors(each, point[start:stop]))
             start = stop
         return beta, tuple(lams)
-
-    def project(self, matrices: Sequence[Array]) -> Array:
-        """Return theta (c,) with lam_f lam_f' as near to the matrices as the structures allow."""
-        pairs = zip(self.structures, matrices, strict=True)
-        return np.concatenate([each.project(matrix) for each, matrix in pairs])
 
     def find(self, point: Array) -> LaplaceMarginal:
         """Return the approximation at a point (p + c,)."""
@@ -123,12 +115,10 @@ def maximize_laplace(
         steps.append(Step("newton", len(steps), -here.value))
 
     point = _come_near(problem, _start_search(problem, linear))
-    point, here = _leave_saddles(problem, point, record)
+    point, here = leave_saddles(problem, point, record)
     point, here, singular = _settle_boundary(problem, point, here)
     found = problem.find(point)
     beta, lams = problem.split(point)
-    limit = STATIONARY * max(1.0, float(np.sqrt(len(white.n))))
-    finite = np.isfinite(here.value) and np.isfinite(here.gradient).all()
     return CrossedOptimum(
         beta=beta,
         theta=point[white.p :],
@@ -136,7 +126,7 @@ def maximize_laplace(
         at=found,
         gradient=-here.gradient,
         information=here.hessian,
-        converged=bool(finite and np.abs(here.gradient).max() < limit),
+        converged=is_stationary(here, len(white.n)),
         singular=singular,
         steps=tuple(steps),
     )
@@ -145,23 +135,15 @@ def maximize_laplace(
 def _start_search(problem: LaplaceProblem, linear: Linear) -> Array:
     """Return a point (p + c,) to start from; see `bhlm.reml.family.search.start_search`."""
     white = problem.approximation.white
-    theta = problem.project([np.eye(each.q) for each in problem.structures])
+    theta = np.concatenate([each.project(np.eye(each.q)) for each in problem.structures])
     halved = HALVED.get(white.family.link, np.inf)
     beta = linear.beta
     for _ in range(STARTING_STEPS):
         _, lams = problem.split(np.concatenate([beta, theta]))
         found = problem.approximation.evaluate(beta, lams)
-        grown, matrices = 0.0, []
-        for factor, lam in enumerate(lams):
-            means, covs = found.means[factor], found.covs[factor]
-            left = np.eye(len(lam)) - covs.mean(axis=0)
-            spread = means.T @ means / len(means)
-            values, vectors = np.linalg.eigh(left)
-            half = vectors / np.sqrt(np.maximum(values, LEFT)) @ vectors.T
-            values, vectors = np.linalg.eigh(half @ spread @ half)
-            ratio = (vectors * np.clip(values**2, 1.0 / LONGEST, LONGEST)) @ vectors.T
-            matrices.append(lam @ ratio @ lam.T)
-        theta = problem.project(matrices)
+        rows = zip(problem.structures, lams, found.means, found.covs, strict=True)
+        theta = np.concatenate([lengthen(*each) for each in rows])
+        grown = 0.0
         _, lams = problem.split(np.concatenate([beta, theta]))
         for level, factor in enumerate(white.order):
             grown += float(np.mean(np.sum((white.z[level] @ lams[factor]) ** 2, axis=1)))
@@ -206,33 +188,21 @@ def _come_near(problem: LaplaceProblem, point: Array) -> Array:
     return point
 
 
-def _leave_saddles(
-    problem: LaplaceProblem, point: Array, record: Callable[[Point], None]
-) -> tuple[Array, Point]:
-    """Return a minimum, leaving any saddle at which a variance of zero has trapped it."""
-    for _ in range(SADDLES):
-        point, here = descend(problem, point, enough=DONE, record=record)
-        values, vectors = np.linalg.eigh(here.hessian)
-        if values[0] > -max(1e-7 * values[-1], FLAT):
-            break
-        point = point + 0.1 * vectors[:, 0]
-    return point, here
-
-
 def _settle_boundary(
     problem: LaplaceProblem, point: Array, here: Point
 ) -> tuple[Array, Point, bool]:
     """Return the point with directions that have all but vanished at zero, and if any were."""
     beta, lams = problem.split(point)
-    kept, vanished = [], False
-    for lam in lams:
-        values, vectors = np.linalg.eigh(lam @ lam.T)
-        small = values < ZERO**2
-        vanished |= bool(small.any())
-        kept.append((vectors * np.where(small, 0.0, values)) @ vectors.T)
+    kept, start, vanished = [beta], len(beta), False
+    for structure, lam in zip(problem.structures, lams, strict=True):
+        stop = start + len(structure.factors)
+        theta = settle(structure, lam)
+        vanished |= theta is not None
+        kept.append(point[start:stop] if theta is None else theta)
+        start = stop
     if not vanished:
         return point, here, False
-    settled = np.concatenate([beta, problem.project(kept)])
+    settled = np.concatenate(kept)
     there = problem.at(settled)
     if there.value <= here.value + SETTLED:
         return settled, there, True

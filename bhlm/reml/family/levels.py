@@ -9,7 +9,6 @@ import numpy as np
 from scipy import special, stats
 
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, check_fields
-from bhlm.layout import show_name
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.crossed_families import (
     Approximation,
@@ -18,7 +17,7 @@ from bhlm.likelihood.crossed_families import (
     whiten_cross,
 )
 from bhlm.likelihood.factor_names import join_columns
-from bhlm.likelihood.families import LOG, Family
+from bhlm.likelihood.families import Family
 from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.nested_families import NestMarginal, WhitenedNest
 from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
@@ -27,7 +26,7 @@ from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.advice import TOO_MUCH, describe_singularity
 from bhlm.reml.family.crossed import CrossedOptimum, maximize_laplace
 from bhlm.reml.family.search import fit_linear
-from bhlm.reml.family.separation import find_direction
+from bhlm.reml.family.separation import check_fixed, check_responses
 from bhlm.reml.optimize import Step
 from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 from bhlm.reml.standard_errors import has_lost_rank
@@ -41,7 +40,6 @@ DRAWS = 1000  # pairs, of what Laplace's approximation misses
 MEASURED = 2e7  # patterns times pairs that are drawn without being asked for
 TRUSTED = 0.1  # of the pairs that are effective at least where their mean is told
 LABEL = "Laplace approximation"
-ALONE = 1e-4  # of a pattern's curvature per trial: below it, separation is looked for
 
 
 @check_fields
@@ -340,7 +338,8 @@ def fit_level_patterns(
     check_factors(patterns, structures)
     white = whiten_cross(patterns, structures)
     linear = fit_linear(white)
-    _check_separation(patterns, white, linear.eta, converged=linear.converged)
+    check_responses(patterns, white)
+    check_fixed(patterns, white, linear)
     optimum = maximize_laplace(white, structures, linear)
     roots = tuple(b @ lam for b, lam in zip(white.bases, optimum.lams, strict=True))
     pairs = list(zip(roots, optimum.at.means, optimum.at.covs, strict=True))
@@ -396,38 +395,6 @@ def check_factors(patterns: LevelPatterns, structures: Sequence[Structure]) -> N
                 f"'{name}' has a level for each of the {patterns.n_rows} rows, and single zeros "
                 "and ones tell nothing of its variance; leave its random term out"
             )
-
-
-def _check_separation(
-    patterns: LevelPatterns, white: WhitenedCross, eta: Array, *, converged: bool
-) -> None:
-    """Refuse data in which the fixed effects foretell responses for certain.
-
-    As `bhlm.reml.family.separation.check_separation` for a single factor.
-    """
-    counts = white.family.code == LOG
-    full, empty = (white.y >= white.n) & (not counts), white.y <= 0.0
-    response = show_name(patterns.response)
-    if empty.all() or full.all():
-        value = "0" if empty.all() else "all successes"
-        raise IdentifiabilityError(
-            f"'{response}' is {value} in every row, so there is nothing to model; choose a "
-            "response that varies"
-        )
-    mean = white.family.mean(eta)
-    doubt = mean if counts else mean * (1.0 - mean)
-    if converged and doubt.min() > ALONE:
-        return
-    if (found := find_direction(white.x, full, empty)) is None:
-        return
-    sd = patterns.take(patterns.fixed).std(axis=0)
-    size = np.abs(white.fixed @ found) * sd
-    worst = patterns.fixed[int(np.argmax(size))]
-    what = "a count of 0" if counts else "all successes or none"
-    raise IdentifiabilityError(
-        f"'{show_name(worst)}' foretells {what} of '{response}' for certain in some rows, so that "
-        "the likelihood has no maximum (separation); merge levels or drop the term"
-    )
 
 
 def _spread_errors(

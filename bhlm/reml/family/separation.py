@@ -5,6 +5,7 @@ from scipy.optimize import linprog
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.layout import list_names, show_name
+from bhlm.likelihood.crossed_families import WhitenedCross
 from bhlm.likelihood.families import LOG
 from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
@@ -13,6 +14,7 @@ from bhlm.moments.patterns import Patterns
 from bhlm.reml.family.search import Linear
 
 Array = np.ndarray
+type AnyWhitened = WhitenedPatterns | WhitenedNest | WhitenedCross
 
 # Of a pattern's curvature per trial in the linear model: below it, separation is looked for.
 CERTAIN = 1e-4
@@ -27,9 +29,7 @@ def check_separation(patterns: Patterns, white: WhitenedPatterns, linear: Linear
     check_fixed(patterns, white, linear)
 
 
-def check_responses(
-    patterns: Patterns | LevelPatterns, white: WhitenedPatterns | WhitenedNest
-) -> None:
+def check_responses(patterns: Patterns | LevelPatterns, white: AnyWhitened) -> None:
     """Raise `IdentifiabilityError` where the response never varies."""
     empty, full = (white.y <= 0.0).all(), (white.y >= white.n).all() and white.family.code != LOG
     if empty or full:
@@ -40,9 +40,7 @@ def check_responses(
         )
 
 
-def check_fixed(
-    patterns: Patterns | LevelPatterns, white: WhitenedPatterns | WhitenedNest, linear: Linear
-) -> None:
+def check_fixed(patterns: Patterns | LevelPatterns, white: AnyWhitened, linear: Linear) -> None:
     """Raise `IdentifiabilityError` where fixed effects foretell responses for certain.
 
     There is a direction d with x_i'd of the sign of (all successes less all failures) in every
@@ -103,7 +101,7 @@ def _spread(patterns: Patterns | LevelPatterns) -> Array:
     return np.asarray(np.where(sd > 0.0, sd, 1.0))
 
 
-def check_groups(white: WhitenedPatterns | WhitenedNest, starts: Array, *, group: str) -> None:
+def check_groups(white: AnyWhitened, starts: Array, *, group: str) -> None:
     """Raise `IdentifiabilityError` for groups that tell nothing of their variance.
 
     Their patterns begin at `starts` (J,); counts always tell.
