@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import narwhals as nw
 import numpy as np
@@ -253,7 +253,23 @@ class CellMoments:
     @property
     def note(self) -> str:
         """What to know of labels that may be nested implicitly; empty if nothing."""
-        return " ".join(_list_implicit(self))
+        return " ".join(list_implicit(self))
+
+
+class Layered(Protocol):
+    """A reduced table with several grouping factors."""
+
+    @property
+    def factors(self) -> tuple[GroupingFactor, ...]:
+        """The F grouping factors."""
+
+    @property
+    def labels(self) -> tuple[Labels, ...]:
+        """Their labels, with the levels of the cells or patterns."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows behind it."""
 
 
 type AnyMoments = Moments | CellMoments
@@ -659,7 +675,7 @@ def refuse_factors(formula: Formula, what: str) -> ArgumentError:
     )
 
 
-def _list_implicit(moments: CellMoments) -> list[str]:
+def list_implicit(moments: Layered) -> list[str]:
     """Return a sentence for each factor whose labels count anew from the same within another.
 
     Class 1, 2, ... (or a, b, ...) in every school may be one class that crosses all schools, or as

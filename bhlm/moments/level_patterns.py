@@ -13,6 +13,7 @@ from bhlm.design.cells import Labels, prepare_cells
 from bhlm.design.design import Design, GroupingFactor
 from bhlm.design.formula.terms import Formula
 from bhlm.layout import list_names
+from bhlm.moments.cells import list_implicit
 from bhlm.moments.moments import tell_rows_used
 from bhlm.moments.patterns import Outcome, check_trials, find_patterns, read_counts
 from bhlm.sources.watch import unchanged
@@ -132,6 +133,11 @@ class LevelPatterns:
     def rows_used(self) -> str:
         """How many rows were used, and how often which column was missing in the others."""
         return tell_rows_used(self.n_rows, dropped=self.dropped, missing=self.missing)
+
+    @property
+    def note(self) -> str:
+        """What to know of labels that may be nested implicitly; empty if nothing."""
+        return " ".join(list_implicit(self))
 
     def take(self, names: tuple[str, ...]) -> Array:
         """Return some columns (I, len(names)) by name, the intercept included."""

@@ -230,6 +230,14 @@ def test_from_a_file_to_json_by_one_command(
     assert told["model"]["groups"] == {"school": 14, "school:class": 42}
 
 
+def test_labels_that_may_be_nested_are_told(table: pd.DataFrame) -> None:
+    rows = table.rename(columns={"class": "room"})
+    crossed = Model("y ~ x + (1 | school) + (1 | room)", rows, family="bernoulli").ml()
+    told = " ".join(crossed.summary().split())
+    assert "write (... | school/room)" in told
+    assert "Laplace approximation" in told
+
+
 def test_laplace_is_told_and_is_another_answer(model: Model, fit: FamilyLevelsFit) -> None:
     other = model.ml(nagq=1)
     assert other.error is None

@@ -33,7 +33,8 @@ def list_notes(fit: "FamilyLevelsEstimate") -> list[str]:
     told = tell_integration(fit)
     notes = [f"{told[0].upper()}{told[1:]}."]
     notes += [f"Note: {show_name(fit.advice)}"] if fit.converged and fit.singular else []
-    return notes + ([f"{fit.patterns.rows_used}."] if fit.patterns.dropped else [])
+    notes += [f"{fit.patterns.rows_used}."] if fit.patterns.dropped else []
+    return notes + ([f"Note: {fit.patterns.note}"] if fit.patterns.note else [])
 
 
 def outline_family_levels(fit: "FamilyLevelsEstimate") -> str:
