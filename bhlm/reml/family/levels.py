@@ -400,27 +400,54 @@ def check_factors(patterns: LevelPatterns, structures: Sequence[Structure]) -> N
 def _spread_errors(
     structures: Sequence[Structure], white: WhitenedCross, optimum: CrossedOptimum
 ) -> Array:
-    """Return the covariance (p + m, p + m) of beta and the gs' free elements.
+    """Return the covariance (p + m, p + m) of beta and the gs' free elements."""
+    return carry_level_errors(
+        structures, white.fixed, white.bases, optimum.lams,
+        invert_information(optimum.information, singular=optimum.singular),
+        singular=optimum.singular,
+    )  # fmt: skip
+
+
+def invert_information(information: Array, *, singular: bool) -> Array:
+    """Return the covariance (p + c, p + c) of the point, without directions that vanished."""
+    if singular:
+        return np.asarray(np.linalg.pinv(information, rcond=1e-10, hermitian=True))
+    return np.asarray(np.linalg.inv(information))
+
+
+def carry_level_errors(
+    structures: Sequence[Structure],
+    fixed: Array,
+    bases: Sequence[Array],
+    lams: Sequence[Array],
+    cov: Array,
+    *,
+    singular: bool,
+) -> Array:
+    """Return the covariance (p + m, p + m) of beta and the free elements of all G.
 
     As `bhlm.reml.family.estimate.carry_errors` of a single factor, factor by factor.
+
+    Args:
+        structures: F, in the order of all that follows and of the result.
+        fixed: (p, p) A, so that beta = A beta~.
+        bases: F, (q_f, q_f).
+        lams: F, (q_f, q_f) whitened.
+        cov: (p + c, p + c) of whitened beta and theta.
+        singular: whether some G has lost rank.
     """
-    cov = (
-        np.linalg.pinv(optimum.information, rcond=1e-10, hermitian=True)
-        if optimum.singular
-        else np.linalg.inv(optimum.information)
-    )
-    p = white.p
+    p = len(fixed)
     jacobian = np.zeros((p + sum(len(each.labels) for each in structures), len(cov)))
-    jacobian[:p, :p] = white.fixed
+    jacobian[:p, :p] = fixed
     row, column, lost = p, p, []
-    for structure, basis, lam in zip(structures, white.bases, optimum.lams, strict=True):
+    for structure, basis, lam in zip(structures, bases, lams, strict=True):
         turned = structure.factors @ lam.T
         tangents = basis @ (turned + turned.transpose(0, 2, 1)) @ basis.T
         m, c = len(structure.labels), len(structure.factors)
         jacobian[row : row + m, column : column + c] = np.array(
             [tangents[:, i, j] for i, j in structure.labels]
         )
-        if optimum.singular:
+        if singular:
             lost += [
                 row + at
                 for at, (i, _) in enumerate(structure.labels)

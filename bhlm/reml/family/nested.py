@@ -1,6 +1,7 @@
 """Patterns with several factors -> the fit: nested effects are integrated, crossed approximated."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,14 +12,15 @@ from bhlm.likelihood.nested_families import NestIntegrator, NestMarginal, Whiten
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.reml.family.levels import (
     FamilyLevelsEstimate,
+    carry_level_errors,
     check_factors,
     check_size,
     fit_level_patterns,
+    invert_information,
 )
 from bhlm.reml.family.nested_search import NestOptimum, maximize_nest, widen_levels
 from bhlm.reml.family.search import fit_linear, maximize_patterns
 from bhlm.reml.family.separation import check_fixed, check_groups, check_responses
-from bhlm.reml.standard_errors import has_lost_rank
 
 Array = np.ndarray
 
@@ -98,7 +100,13 @@ def _unwhiten(
         beta=white.fixed @ optimum.beta,
         gs=tuple(root @ root.T for root in roots),
         roots=roots,
-        joint_cov=_spread_errors(structures, white, optimum),
+        joint_cov=_carry(
+            structures,
+            white,
+            optimum.lams,
+            invert_information(optimum.information, singular=optimum.singular),
+            singular=optimum.singular,
+        ),
         loglik=optimum.at.loglik,
         error=optimum.error,
         nagq=None,
@@ -117,18 +125,7 @@ def _unwhiten(
     )
 
 
-def _spread_errors(
-    structures: Sequence[Structure], white: WhitenedNest, optimum: NestOptimum
-) -> Array:
-    """Return the inverse observed information (p + m, p + m) of beta and the gs' free elements."""
-    if optimum.singular:
-        cov = np.linalg.pinv(optimum.information, rcond=1e-10, hermitian=True)
-    else:
-        cov = np.linalg.inv(optimum.information)
-    return carry_errors(structures, white, optimum.lams, cov, singular=optimum.singular)
-
-
-def carry_errors(
+def _carry(
     structures: Sequence[Structure],
     white: WhitenedNest,
     lams: Sequence[Array],
@@ -136,35 +133,19 @@ def carry_errors(
     *,
     singular: bool,
 ) -> Array:
-    """Return the covariance (p + m, p + m) of beta and the free elements of all G.
+    """Return the covariance (p + m, p + m) of beta and the gs' free elements.
 
-    As `bhlm.reml.family.estimate.carry_errors` of a single factor.
-
-    Args:
-        structures: by factor, in the order of the result.
-        white: the whitening.
-        lams: by level, the coarsest first.
-        cov: (p + c, p + c) of whitened beta and theta, level by level.
-        singular: whether some G has lost rank.
+    `structures` and the result have the factors in the order of the formula, `lams` and `cov`, that
+    of the point, level by level.
     """
-    p = white.p
-    rows = p + np.cumsum([0, *(len(structure.labels) for structure in structures)])
-    jacobian = np.zeros((rows[-1], len(cov)))
-    jacobian[:p, :p] = white.fixed
-    column, lost = p, []
-    for at, basis, lam in zip(white.order, white.level_bases, lams, strict=True):
-        structure = structures[at]
-        turned = structure.factors @ lam.T
-        tangents = basis @ (turned + turned.transpose(0, 2, 1)) @ basis.T
-        stop = column + len(structure.factors)
-        for row, (i, j) in enumerate(structure.labels):
-            jacobian[rows[at] + row, column:stop] = tangents[:, i, j]
-            if singular and has_lost_rank(lam, structure.find_block(i)):
-                lost.append(rows[at] + row)
-        column = stop
-    result = np.asarray(jacobian @ cov @ jacobian.T)
-    result[lost, :] = result[:, lost] = np.nan
-    return result
+    by_level = [structures[at] for at in white.order]
+    found = carry_level_errors(
+        by_level, white.fixed, white.level_bases, lams, cov, singular=singular
+    )
+    starts = white.p + np.cumsum([0, *(len(each.labels) for each in by_level)])
+    spans = [np.arange(start, stop) for start, stop in pairwise(starts)]
+    place = np.concatenate([np.arange(white.p), *(spans[at] for at in np.argsort(white.order))])
+    return found[np.ix_(place, place)]
 
 
 def robust_covariance(fit: FamilyLevelsEstimate, *, small: bool = False) -> Array:
@@ -177,13 +158,11 @@ def robust_covariance(fit: FamilyLevelsEstimate, *, small: bool = False) -> Arra
     white, marginal = locate_nest(fit)
     by_level = [fit.structures[at] for at in white.order]
     scores = marginal.score @ widen_levels(by_level, white.p)
-    inverse = np.linalg.pinv(fit.information, rcond=1e-10, hermitian=True)
+    inverse = invert_information(fit.information, singular=fit.singular)
     groups = len(scores)
     meat = scores.T @ scores * (groups / (groups - 1.0) if small else 1.0)
     lams = [fit.lams[at] for at in white.order]
-    return carry_errors(
-        fit.structures, white, lams, inverse @ meat @ inverse, singular=fit.singular
-    )
+    return _carry(fit.structures, white, lams, inverse @ meat @ inverse, singular=fit.singular)
 
 
 def locate_nest(fit: FamilyLevelsEstimate) -> tuple[WhitenedNest, NestMarginal]:
