@@ -64,8 +64,12 @@ function fitColumns(place) {
   };
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, at) => { if (head.classList.contains("no-room")) mark(at, false); });
+  // A group has a row for each coefficient: without their names nobody knows which is which.
+  const kinds = read(place.dataset.table).columns.find(({ name }) => name === "coefficient");
+  const isTold = kinds && new Set(kinds.values).size > 1;
   const spare = heads.map((head, at) => ({ at, name: head.dataset.name }))
-    .filter(({ at, name }) => at > 0 && !ALWAYS.includes(name)).reverse();
+    .filter(({ at, name }) => at > 0 && !ALWAYS.includes(name) && !(isTold && name === "coefficient"))
+    .reverse();
   const rank = ({ name }) => {
     if (DETAIL.test(name)) return -1;
     return KNOWN.includes(name) ? KNOWN.indexOf(name) : KNOWN.length;
