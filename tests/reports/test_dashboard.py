@@ -524,6 +524,13 @@ class TestArrangement:
         assert found.columns == columns
         assert found.height == 210 * math.ceil(panels / columns) + 90
 
+    @pytest.mark.parametrize(("panels", "columns"), [(2, 2), (3, 3), (4, 2), (5, 3), (8, 4)])
+    def test_a_single_row_with_a_legend_is_high_enough_for_it(self, both, panels, columns):
+        figure = plots.plot_prior_posterior(both.post)
+        found = arrange_figure(replace(figure, panels=(figure.panels[0],) * panels))
+        assert found.columns == columns
+        assert found.height >= 390
+
     @pytest.mark.parametrize("function", [plots.plot_traces, plots.plot_predictive])
     def test_panels_of_arviz_stand_one_below_the_other_on_a_telephone(self, both, function):
         content = describe_figure(function(both.post))

@@ -47,7 +47,7 @@ FOLDED_TEXTS = {
 # Figures of one panel a parameter, drawn as small multiples: panels side by side at most, pixels
 # of a row.
 WITH_LEGEND = {"predictive", "prior_posterior"}
-ALONE = 250  # pixels of the only row of these
+ALONE = 310  # pixels of the only row of these
 MULTIPLES = {
     "attribution": (4, 210),
     "curves": (4, 230),
@@ -88,6 +88,8 @@ def arrange_figure(figure: Figure) -> Figure:
     most, row = MULTIPLES[figure.name]
     if len({panel.y.ticks for panel in figure.panels}) > 1:
         most = min(most, 2)  # each panel has texts of its own at its left
+    if figure.name in WITH_LEGEND and len(figure.panels) == 4:
+        most = 2  # in one row the labels of their axes would be broken, over the legend
     rows = ceil(len(figure.panels) / most)
     if (
         rows == 1 and figure.name in WITH_LEGEND
