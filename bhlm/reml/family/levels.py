@@ -47,9 +47,11 @@ LABEL = "Laplace approximation"
 class FamilyLevelsEstimate:
     """Estimates of a model of zeros and ones, proportions or counts with F grouping factors.
 
-    They are those of Laplace's approximation of the likelihood, `nagq` = 1, whose error is not
-    known; `measure_error` says what it is at the estimates. `singular` says that the covariance of
-    some factor's effects has lost rank: `advice` says which and what to do.
+    Those of nested factors are exact, with the integrals in `marginal`, and `error` is what halving
+    the steps of all levels changes the log-likelihood by. Those of crossed ones, and of nested ones
+    where `nagq` is 1, are Laplace's approximation, whose error is not known; `measure_error` says
+    what it is at the estimates. `singular` says that the covariance of some factor's effects has
+    lost rank: `advice` says which and what to do.
     """
 
     patterns: LevelPatterns
@@ -68,7 +70,8 @@ class FamilyLevelsEstimate:
     point: Array  # (p + c,) whitened fixed effects, and the whitened factors' coefficients
     lams: tuple[Array, ...]  # F, (q_f, q_f) whitened
     information: Array  # (p + c, p + c) observed, by `point`
-    means: tuple[Array, ...]  # F, (J_f, q_f) the effects at their joint mode
+    # F, (J_f, q_f) the effects: posterior means of integrated ones, else at their joint mode
+    means: tuple[Array, ...]
     covs: tuple[Array, ...]  # F, (J_f, q_f, q_f) their covariances given the parameters
     steps: tuple[Step, ...]
     white: WhitenedCross | WhitenedNest
@@ -113,8 +116,8 @@ class FamilyLevelsEstimate:
     def estimates(self) -> "pd.DataFrame":
         """Every parameter on the link scale: `estimate, se, lower, upper`, and `statistic, df, p`.
 
-        Standard errors are from the observed information of the approximation, intervals 95 % and
-        tests by z.
+        Standard errors are from the observed information, of the approximation where it is one,
+        intervals 95 % and tests by z.
         """
         if "estimates" not in self._kept:
             rows = [
@@ -174,12 +177,13 @@ class FamilyLevelsEstimate:
         return names.index(name)
 
     def group_effects(self, factor: str | None = None) -> "pd.DataFrame":
-        """Return the effects of units at their joint mode, on the link scale.
+        """Return the effects of units, posterior means or at their joint mode, on the link scale.
 
         One row per unit and coefficient. Columns: `factor` and its label `level` (of several
         columns joined by ":"), or, for one `factor`, a column for each of its label columns;
-        `coefficient`; `estimate`, the deviation u; `sd`, its SD given the estimated parameters by
-        the curvature at the mode (lme4's condVar).
+        `coefficient`; `estimate`, the deviation u; `sd`, its SD given the estimated parameters.
+        Where the effects were integrated (nested factors) both are the posterior's, from the nodes
+        of the integrals, else by the joint mode and the curvature there (lme4's condVar).
 
         Args:
             factor: the factor; None is all of them.
