@@ -274,3 +274,20 @@ def test_statsmodels_on_table_4_4_is_shown() -> None:
     gaps = model.groupby(["program", "variant"])["criterion_gap"].first()
     assert gaps[("statsmodels", "default")] > 10.0
     assert abs(gaps[("lme4", "default")]) < LOGLIK
+
+
+def test_the_adjusted_pseudo_posterior_covers_and_the_unadjusted_one_does_not():
+    """What the documentation says of the committed study."""
+    found = json.loads((RESULTS / "pseudo_posterior.json").read_text(encoding="utf-8"))
+    assert all(each["replicates"] >= 500 for each in found.values())
+    schools, strong = found["schools"], found["strong"]
+    for parameter, covered in schools["coverage"]["adjusted"].items():
+        assert abs(covered - 95.0) <= 2.0, parameter
+        assert abs(schools["ratio"]["adjusted"][parameter] - 1.0) < 0.08, parameter
+        assert schools["coverage"]["unadjusted"][parameter] < 91.0, parameter
+    # The spread is right there too; what is off is the centre.
+    fixed = ("Intercept", "x", "z")
+    assert all(abs(strong["coverage"]["adjusted"][name] - 95.0) <= 2.0 for name in fixed)
+    assert all(abs(each - 1.0) < 0.08 for each in strong["ratio"]["adjusted"].values())
+    assert strong["bias"]["adjusted"]["sd(Residual)"] < -1.5
+    assert strong["coverage"]["adjusted"]["sd(Residual)"] < 70.0
