@@ -320,7 +320,11 @@ def test_ranks_of_true_values_are_uniform(kind):
         sigma=None if kind == "known" else bhlm.Gamma(4, 4),
     )  # fmt: skip
     found = bhlm.calibrate(
-        state(kind, "y ~ x + (1 | g)"), seed=3, replicates=40, n_draws=19, thin=5, tune=200,
+        state(kind, "y ~ x + (1 | g)"), seed=3, replicates=300, n_draws=39, thin=5, tune=200,
         priors=priors, processes=1,
     )  # fmt: skip
     assert found.ok, found
+    assert found.ranks.shape == (300, len(found.quantities))
+    # A residual SD of each stratum is among them, and none where it is known.
+    strata = [name for name in found.quantities if "Residual" in name]
+    assert len(strata) == (2 if kind == "strata" else 0)
