@@ -115,7 +115,16 @@ _CLASSES = {
         "TensorVariable",
     ),
     *("FamilyBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
-    *("CellMoments", "FamilyFit", "LevelsFit", "LKJ", "Published", "StudyResult", "DataTree"),
+    *(
+        "CellMoments",
+        "FamilyFit",
+        "FamilyLevelsFit",
+        "LevelsFit",
+        "LKJ",
+        "Published",
+        "StudyResult",
+        "DataTree",
+    ),
     *("Mixture", "PooledFit"),
 }
 _ADVICE = {

@@ -74,12 +74,12 @@ WRONG = {
     ),
     "a model for a fit": (
         lambda model, fits: bhlm.reconcile(model, fits[1]),
-        "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit or a StrataFit or a "
-        "PooledFit; give a fit, such as",
+        "reml=<Model> is not a RemlFit or a LevelsFit or a FamilyFit or a FamilyLevelsFit or a "
+        "StrataFit or a PooledFit; give a fit, such as",
     ),
     "a number for a fit": (
         lambda model, fits: model.predict(-1),
-        "fit=-1 is not a RemlFit or a LevelsFit or a BayesFit or a FamilyFit or a FamilyBayesFit",
+        "fit=-1 is not a RemlFit or a LevelsFit or a BayesFit or a FamilyFit or a FamilyLevelsFit",
     ),
     "progress=True": (
         lambda model, fits: model.sample(progress=True),

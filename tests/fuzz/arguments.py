@@ -368,8 +368,10 @@ def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model
         hits = bhlm.Model("hit ~ x + w + (1 | g)", wide, family="bernoulli")
         counts = bhlm.Model("count ~ x + (1 | g)", wide, family="poisson", exposure="weight")
         nested = bhlm.Model("y ~ x + (x | h) + (1 | h:s)", wide)
+        crossed = bhlm.Model("hit ~ x + (1 | g) + (1 | h)", wide, family="bernoulli")
         found |= {
             "FamilyFit": (hits, hits.ml()),
+            "FamilyLevelsFit": (crossed, crossed.ml()),
             "Counts": (counts, counts.ml()),
             "Nested": (nested, nested.reml()),
             "LevelBayesFit": (several, several.sample(seed=1, draws=120, tune=60, chains=2)),
