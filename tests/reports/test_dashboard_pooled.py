@@ -167,7 +167,8 @@ def test_the_mixture_has_a_page(mixture, tmp_path):
     assert each["given"] == NAMES
     assert each["converged"] == ["yes"] * 3
     assert twin["posterior"]["estimates"]["x"]["mean"] == estimates.loc["x", "mean"]
-    assert "mixture = pooled.sample(seed=1, draws=1000, tune=500, chains=2)" in page.read_text()
+    told = page.with_suffix(".json").read_text(encoding="utf-8")
+    assert "mixture = pooled.sample(seed=1, draws=1000, tune=500, chains=2)" in told
     assert mixture.to_dict()["posterior"]["converged"]
 
 
@@ -196,7 +197,8 @@ def test_the_reconciliation_of_pooled_fits_has_a_page(pooled, mixture, tmp_path)
     assert shares["shape"] == pytest.approx([float(x) for x in both.table["shape"]])
     assert shares["parameter"] == names
     assert twin["reconciliation"]["verdict"] == both.verdict
-    assert "both = bhlm.reconcile(pooled, mixture)" in page.read_text()
+    told = page.with_suffix(".json").read_text(encoding="utf-8")
+    assert "both = bhlm.reconcile(pooled, mixture)" in told
 
 
 @pytest.mark.parametrize("what", ["sample", "reconcile"])
@@ -218,7 +220,7 @@ def test_one_command_goes_from_plausible_values_to_the_page_of_their_posterior(
     )  # fmt: skip
     assert status in (0, 1), err
     assert "NOT adjusted" in " ".join(out.split())
-    told = page.read_text(encoding="utf-8")
+    told = page.with_suffix(".json").read_text(encoding="utf-8")
     assert "adjust=False" in told
     assert f"bhlm {what} --data" in told
     assert "--no-adjust" in told
