@@ -369,10 +369,12 @@ def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model
         counts = bhlm.Model("count ~ x + (1 | g)", wide, family="poisson", exposure="weight")
         nested = bhlm.Model("y ~ x + (x | h) + (1 | h:s)", wide)
         crossed = bhlm.Model("hit ~ x + (1 | g) + (1 | h)", wide, family="bernoulli")
+        inner = bhlm.Model("count ~ x + (1 | h) + (1 | h:s)", wide, family="poisson")
         found |= {
             "FamilyFit": (hits, hits.ml()),
             "FamilyLevelsFit": (crossed, crossed.ml()),
             "Counts": (counts, counts.ml()),
+            "InnerCounts": (inner, inner.ml()),
             "Nested": (nested, nested.reml()),
             "LevelBayesFit": (several, several.sample(seed=1, draws=120, tune=60, chains=2)),
             "FamilyBayesFit": (hits, hits.sample(seed=1, draws=120, tune=60, chains=2)),
