@@ -2,10 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bhlm.bayes.draws import Draws, Posterior
-from bhlm.bayes.family.draws import FamilyDraws
-from bhlm.bayes.family.quantities import derive_icc
-from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
 from bhlm.design.formula.weights import has_shares
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
@@ -31,6 +27,8 @@ from bhlm.reml.strata import StrataEstimate, check_tests
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bhlm.bayes.draws import Posterior
+    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
     from bhlm.studies.imputations.mixture import Mixture
@@ -342,7 +340,7 @@ def describe_few_df(fit: Maximum) -> dict[str, Any]:
     return {"df_method": found.method, "tests": tests}
 
 
-def describe_posterior(fit: Posterior) -> dict[str, Any]:
+def describe_posterior(fit: "Posterior") -> dict[str, Any]:
     """Return the posterior under the keys of the JSON."""
     chains, draws = fit.shape
     return {
@@ -359,8 +357,10 @@ def describe_posterior(fit: Posterior) -> dict[str, Any]:
     } | _describe_adjustment(fit)
 
 
-def _describe_adjustment(fit: Posterior) -> dict[str, Any]:
+def _describe_adjustment(fit: "Posterior") -> dict[str, Any]:
     """Return what was done to draws under sampling weights; nothing elsewhere."""
+    from bhlm.bayes.draws import Draws  # xarray and ArviZ, which no REML fit waits for
+
     adjustment = fit.adjustment if isinstance(fit, Draws) else None
     if adjustment is None:
         return {}
@@ -373,11 +373,14 @@ def _describe_adjustment(fit: Posterior) -> dict[str, Any]:
     }
 
 
-def describe_family_posterior(fit: FamilyDraws) -> dict[str, Any]:
+def describe_family_posterior(fit: "FamilyDraws") -> dict[str, Any]:
     """Return the posterior of a family under the keys of the JSON.
 
     `integration` has the largest error of the log-likelihood over the draws.
     """
+    from bhlm.bayes.family.quantities import derive_icc
+    from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
+
     ratios = None if fit.family.link == "probit" else tabulate_draws(fit).to_dict("index")
     own = {
         "integration": {"error": fit.error},
