@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.likelihood.families import Family
 from bhlm.moments.patterns import Patterns
@@ -72,7 +72,7 @@ def share_latent(patterns: Patterns, family: Family, beta: Array, g: Array) -> L
         icc = variance / (variance + latent)
     ratio = np.full(len(variance), np.nan)
     if family.link != "probit":
-        ratio = np.exp(np.sqrt(2.0 * variance) * stats.norm.ppf(0.75))
+        ratio = np.exp(np.sqrt(2.0 * variance) * special.ndtri(0.75))
     return LatentShare(variance, latent, icc, ratio)
 
 

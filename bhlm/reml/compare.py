@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError, check_arguments, show_value
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.variance_shares import (
     correlate_within,
@@ -203,7 +203,7 @@ def compare_nested(small: Maximum, large: Maximum) -> LrTest:
     fewer = sum(part.structure.q for part in small.parts) < sum(
         part.structure.q for part in large.parts
     )
-    return LrTest(chi2, df, float(stats.chi2.sf(chi2, df)), fewer)
+    return LrTest(chi2, df, float(chi_square_tail(chi2, df)), fewer)
 
 
 def _name_kinds(fit: Maximum) -> str:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.effects import predict_effects
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.estimate import Estimate
@@ -79,7 +80,7 @@ def measure_heterogeneity(fit: Estimate, *, level: float = 0.95) -> Heterogeneit
     return Heterogeneity(
         q=float(q),
         df=df,
-        p=float(stats.chi2.sf(q, df)),
+        p=float(chi_square_tail(q, df)),
         tau2=tau2,
         i2=float(i2),
         h2=float(h2),
@@ -118,7 +119,7 @@ def tabulate_studies(fit: Estimate, *, level: float = 0.95) -> "pd.DataFrame":
     # Var(eb - truth) = v tau2 / (v + tau2) + left^2 x'Cov(beta) x
     left = v / (v + tau2)
     eb_se = np.sqrt(pev[:, 0, 0] + left**2 * np.einsum("ji,ik,jk->j", x, fit.beta_cov, x))
-    z = stats.norm.ppf(0.5 + level / 2.0)
+    z = special.ndtri(0.5 + level / 2.0)
     se, eb = np.sqrt(v), fitted + u[:, 0]
     weight = 1.0 / (v + tau2)
     return pd.DataFrame(
@@ -144,7 +145,7 @@ def predict_new(
     """Return the interval of a new effect, which varies by tau2; nan in a model with moderators."""
     if fit.moments.fixed != (INTERCEPT,):
         return np.nan, np.nan
-    half = stats.norm.ppf(0.5 + level / 2.0) * np.sqrt(tau2 + fit.beta_cov[0, 0])
+    half = special.ndtri(0.5 + level / 2.0) * np.sqrt(tau2 + fit.beta_cov[0, 0])
     return float(fit.beta[0] - half), float(fit.beta[0] + half)
 
 

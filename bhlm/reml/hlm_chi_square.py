@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.effects import regress_groups
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.whitening import group_ranks
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import assign_equations
@@ -45,6 +45,6 @@ def hlm_chi_square(fit: Estimate) -> "pd.DataFrame":
     u, v = regress_groups(fit.white, full, beta=fit.beta, sigma2=fit.sigma2)
     chi2 = (u**2 / v).sum(axis=0)
     return pd.DataFrame(
-        {"chi2": chi2, "df": df, "p": stats.chi2.sf(chi2, df), "groups": groups},
+        {"chi2": chi2, "df": df, "p": chi_square_tail(chi2, df), "groups": groups},
         index=pd.Index(fit.moments.random, name="coefficient"),
     )

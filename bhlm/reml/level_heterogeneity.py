@@ -7,8 +7,8 @@ errors; I^2 is split among the levels as the variance is.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.levels import evaluate_levels
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.moments import INTERCEPT
@@ -80,7 +80,7 @@ def measure_level_heterogeneity(fit: LevelsEstimate, *, level: float = 0.95) -> 
     return LevelHeterogeneity(
         q=float(q),
         df=df,
-        p=float(stats.chi2.sf(q, df)),
+        p=float(chi_square_tail(q, df)),
         tau2=tau2,
         i2=i2,
         total=float(total),

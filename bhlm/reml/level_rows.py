@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.parameters import check_level
@@ -86,7 +86,7 @@ def predict_level_rows(
         known = sum(each.shape[1] for each in turned)
         lever = forms[:, known:]
         variance = np.einsum("ni,ij,nj->n", lever, evaluate_fit(fit).at.phi, lever) * fit.sigma2
-    half = stats.norm.ppf(0.5 + level / 2.0)
+    half = special.ndtri(0.5 + level / 2.0)
     se, se_new = np.sqrt(variance), np.sqrt(new)
     return pd.DataFrame(
         {

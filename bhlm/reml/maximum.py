@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bhlm.design.formula.weights import Weights, refuse_weights
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import CellMoments
@@ -122,7 +122,7 @@ class Maximum(ABC):
         if self.weights is not None and self.weights.is_sampling:
             return {"chi2": np.nan, "df": df, "p": np.nan}
         chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+        return {"chi2": chi2, "df": df, "p": float(chi_square_tail(chi2, df))}
 
 
 def require_plain(fit: Maximum, what: str) -> None:

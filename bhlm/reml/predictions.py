@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
@@ -73,7 +73,7 @@ def predict_rows(
         spread[known] = np.einsum("ni,nij,nj->n", mine, solution.cov[seen], mine)
         variance = np.einsum("ni,ij,nj->n", lever, solution.fixed_cov, lever) + spread
         new = variance + own
-    half = stats.norm.ppf(0.5 + level / 2.0)
+    half = special.ndtri(0.5 + level / 2.0)
     se, se_new = np.sqrt(variance), np.sqrt(new)
     return pd.DataFrame(
         {

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from bhlm.errors import ArgumentError, DataError
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import name_apart
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.groups import locate_groups
@@ -115,7 +116,7 @@ def rank_distances(u: Array, spread: Array, prior: Array) -> dict[str, Array]:
     return {
         "mahalanobis": distance,
         "df": df,
-        "p": np.where(df > 0, stats.chi2.sf(distance, np.maximum(df, 1)), np.nan),
+        "p": np.where(df > 0, chi_square_tail(distance, np.maximum(df, 1)), np.nan),
         "expected": stats.chi2.ppf((rank - 0.5) / len(rank), kept) if kept else 0.0 * distance,
     }
 
@@ -159,7 +160,7 @@ def judge_homogeneity(fit: Estimate, *, least_df: int = 10) -> dict[str, float]:
     pooled = float(f @ value / f.sum())
     chi2 = float(np.sum((value - pooled) ** 2 * f / 2.0))
     count = int(use.sum()) - 1
-    return {"chi2": chi2, "df": count, "p": float(stats.chi2.sf(chi2, count))}
+    return {"chi2": chi2, "df": count, "p": float(chi_square_tail(chi2, count))}
 
 
 def _keep(values: Array, prior: Array) -> Array:

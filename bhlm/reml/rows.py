@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import Parameter, scale_covariance
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.standard_errors import (
@@ -65,7 +66,7 @@ def wald_test(fixed: Sequence[str], beta: Array, cov: Array) -> dict[str, float]
         return {"chi2": float("nan"), "df": 0, "p": float("nan")}
     beta, cov = beta[at], cov[np.ix_(at, at)]
     chi2 = float(beta @ np.linalg.solve(cov, beta))
-    return {"chi2": chi2, "df": len(at), "p": float(stats.chi2.sf(chi2, len(at)))}
+    return {"chi2": chi2, "df": len(at), "p": float(chi_square_tail(chi2, len(at)))}
 
 
 def list_fixed(beta: Array, cov: Array) -> list[Row]:

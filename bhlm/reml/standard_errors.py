@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 LARGEST = 1e150  # whose square still is a double
 LOG_LARGEST = float(np.log(np.finfo(float).max))
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(special.ndtri(0.975))
 
 
 def variance_covariance(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import name_some, print_label, show_name
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import RESIDUAL, Parameter
 from bhlm.likelihood.whitening import Whitened, whiten, whiten_parts
 from bhlm.moments.moments import Moments
@@ -136,7 +136,7 @@ class StrataEstimate:
         """Return the LR test that all strata have one residual variance: chi2, df, p."""
         chi2 = max(2.0 * (self.loglik - self.common.loglik), 0.0)
         df = len(self.strata.levels) - 1
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+        return {"chi2": chi2, "df": df, "p": float(chi_square_tail(chi2, df))}
 
     def group_effects(self) -> "pd.DataFrame":
         """Return the empirical-Bayes effects, as of other fits."""

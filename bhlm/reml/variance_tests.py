@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.exact_null import DRAWS, null_of_component
 from bhlm.reml.maximum import require_plain
@@ -72,7 +72,7 @@ class VarianceTest:
     @property
     def naive_p(self) -> float:
         """P by the chi-square of the largest df, which is conservative."""
-        return float(stats.chi2.sf(self.chi2, self.df[-1]))
+        return float(chi_square_tail(self.chi2, self.df[-1]))
 
     def __str__(self) -> str:
         """Return the test as three or four lines, the mixture beside the null that was taken."""
@@ -249,5 +249,5 @@ def _choose_null(fit: Estimate, null: str) -> Null:
 
 def _mix_halves(chi2: float, df: int) -> float:
     """Return P(X >= chi2) where X is chi-square with df or df + 1, in halves."""
-    tails = [stats.chi2.sf(chi2, i) if i else float(chi2 <= 0.0) for i in (df, df + 1)]
+    tails = [chi_square_tail(chi2, i) if i else float(chi2 <= 0.0) for i in (df, df + 1)]
     return float(0.5 * sum(tails))

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError, DataError, check_fields
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.families import Family
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns, whiten_patterns
 from bhlm.moments.patterns import Patterns
@@ -125,7 +125,7 @@ class FamilyEstimate:
         """
         chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
         df = len(self.structure.labels)
-        p = float(stats.chi2.sf(chi2, df))
+        p = float(chi_square_tail(chi2, df))
         if df == 1:
             p = 0.5 * p if chi2 > 0.0 else 1.0
         return {"chi2": chi2, "df": df, "p": p}

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.linear import read_hypotheses
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family import nested
@@ -84,7 +85,7 @@ def tabulate_fixed(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.
 def _tabulate(estimate: Array, se: Array, level: float, names: "pd.Index") -> "pd.DataFrame":
     import pandas as pd
 
-    z, half = estimate / se, stats.norm.ppf(0.5 + 0.5 * level) * se
+    z, half = estimate / se, special.ndtri(0.5 + 0.5 * level) * se
     return pd.DataFrame(
         {
             "estimate": estimate,
@@ -131,7 +132,7 @@ def judge_hypotheses(
     if np.linalg.matrix_rank(stated.contrasts) < len(left):
         raise ArgumentError("some hypotheses follow from the others; leave those out")
     chi2 = float(left @ np.linalg.solve(cov, left))
-    return {"chi2": chi2, "df": len(left), "p": float(stats.chi2.sf(chi2, len(left)))}
+    return {"chi2": chi2, "df": len(left), "p": float(chi_square_tail(chi2, len(left)))}
 
 
 def tabulate_ratios(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.averages import average_mean, spread_effects
@@ -84,7 +84,7 @@ def predict_rows(
         seen = code >= 0
         linear[seen] += np.einsum("nq,nq->n", own_z[seen], mean[code[seen]])
         effects[~seen] += spread_effects(own_z[~seen], g) ** 2
-    half = stats.norm.ppf(0.5 + level / 2.0)
+    half = special.ndtri(0.5 + level / 2.0)
     se = np.sqrt(own + (effects if kind == "conditional" else 0.0))
     if scale == "link":
         return pd.DataFrame(

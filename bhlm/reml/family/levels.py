@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, check_fields
 from bhlm.likelihood.covariance import Structure, combine
@@ -18,6 +18,7 @@ from bhlm.likelihood.crossed_families import (
 )
 from bhlm.likelihood.factor_names import join_columns
 from bhlm.likelihood.families import Family
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.nested_families import NestMarginal, WhitenedNest
 from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
@@ -141,7 +142,7 @@ class FamilyLevelsEstimate:
         conservative.
         """
         chi2, df = max(2.0 * (self.loglik - self.linear_loglik), 0.0), self.n_components
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df))}
+        return {"chi2": chi2, "df": df, "p": float(chi_square_tail(chi2, df))}
 
     @property
     def advice(self) -> str:

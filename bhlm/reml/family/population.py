@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.averages import average_mean, explain_latent, share_latent, spread_effects
+from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import robust_covariance
@@ -60,7 +61,7 @@ def estimate_population(fit: FamilyEstimate, *, method: str, level: float) -> "p
     values = np.append(fit.beta, [fit.g[i, j] for i, j in fit.structure.labels])
     estimate = project(fit.beta, fit.g)
     se = np.sqrt(np.maximum(np.diag(spread_by_delta(at, values, cov)), 0.0))
-    z_value, half = estimate / se, stats.norm.ppf(0.5 + 0.5 * level) * se
+    z_value, half = estimate / se, special.ndtri(0.5 + 0.5 * level) * se
     content = {
         "estimate": estimate,
         "se": se,
@@ -153,4 +154,4 @@ def measure_dispersion(fit: FamilyEstimate) -> dict[str, float]:
     mean = fit.family.mean(eta)
     variance = fit.family.variance(mean, patterns.n)
     chi2 = float(np.sum((patterns.y - patterns.n * mean) ** 2 / variance))
-    return {"chi2": chi2, "df": df, "ratio": chi2 / df, "p": float(stats.chi2.sf(chi2, df))}
+    return {"chi2": chi2, "df": df, "ratio": chi2 / df, "p": float(chi_square_tail(chi2, df))}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.likelihood.averages import average_mean, spread_effects
 from bhlm.likelihood.expected import check_scale
@@ -64,7 +64,7 @@ def predict_rows(
     check_scale(scale)
     at = place_new_rows(fit.patterns, labels, kind=kind, new_groups=new_groups)
     known = (at >= 0) & (kind == "conditional")
-    half = stats.norm.ppf(0.5 + level / 2.0)
+    half = special.ndtri(0.5 + level / 2.0)
     linear = offset + x @ fit.beta
     means, covs = fit.locate_effects()
     variance = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.likelihood.expected import UNIT, Places, check_kind, find_places, state_steps
 from bhlm.likelihood.parameters import check_level
@@ -71,7 +71,7 @@ def estimate_slopes(
         slope = measure(values)
         variance = np.diag(spread_by_delta(measure, values, _find_joint(fit, method)))
     se = np.sqrt(np.maximum(variance, 0.0))
-    z, half = slope / se, stats.norm.ppf(0.5 + 0.5 * level) * se
+    z, half = slope / se, special.ndtri(0.5 + 0.5 * level) * se
     table = pd.DataFrame(
         {
             "slope": slope,
@@ -123,7 +123,7 @@ def expect_places(
     import pandas as pd
 
     family = fit.family
-    half = stats.norm.ppf(0.5 + 0.5 * level)
+    half = special.ndtri(0.5 + 0.5 * level)
     if kind == UNIT:
         middle = places.add_effects(fit.beta)
         cov = find_covariance(fit, method)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from bhlm.layout import agree, list_names, show_name
+from bhlm.likelihood.laws import student_tail
 from bhlm.moments.moments import Moments
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.fixed.hlm_df import coefficient_df
@@ -76,7 +77,7 @@ def compare_tests(fit: Maximum) -> FewGroups:
         if fit.singular and isinstance(moments, Moments):
             df = np.fmin(df, coefficient_df(moments))
             method = "the smaller of Satterthwaite's and J - S - 1, as the fit is singular"
-        p_t = 2.0 * stats.t.sf(np.abs(statistic), df)
+        p_t = 2.0 * student_tail(np.abs(statistic), df)
     return FewGroups(
         names=tuple(moments.fixed),
         statistic=statistic,

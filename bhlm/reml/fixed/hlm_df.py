@@ -12,8 +12,8 @@ Congdon & du Toit (2011), HLM 7, chapter 2.
 """
 
 import numpy as np
-from scipy import stats
 
+from bhlm.likelihood.laws import f_tail
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.moments import INTERCEPT, Moments
 from bhlm.reml.fixed.method import Method, infer_plainly
@@ -112,7 +112,7 @@ def hlm_test(fit: Maximum, contrasts: Array, values: Array) -> JointTest:
         fit.beta, plain.inner, contrasts, values, loadings=plain.loadings
     )
     statistic, ddf = float((scores**2 / variances).mean()), float(plain.df.min())
-    p = float(stats.f.sf(statistic, len(scores), ddf))
+    p = float(f_tail(statistic, len(scores), ddf))
     return JointTest(statistic, len(scores), ddf, p, "hlm")
 
 

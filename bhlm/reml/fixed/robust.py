@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import list_names
+from bhlm.likelihood.laws import f_tail
 from bhlm.reml.fixed.algebra import reduce_fixed
 from bhlm.reml.fixed.method import FixedInference, Method
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate, wald_test
@@ -175,7 +175,7 @@ def robust_test(
     rows = turned @ load
     chi2 = float(scores @ np.linalg.solve(rows @ robust.inner @ rows.T, scores))
     statistic = ddf / (eta * r) * chi2
-    return JointTest(statistic, r, ddf, float(stats.f.sf(statistic, r, ddf)), kind)
+    return JointTest(statistic, r, ddf, float(f_tail(statistic, r, ddf)), kind)
 
 
 def _adjust_groups(stack: _Stack, *, v: float, phi: Array) -> tuple[Array, Array, Array]:

@@ -11,8 +11,8 @@ appendix; Giesbrecht & Burns (1985), Biometrics 41, 477-486.
 """
 
 import numpy as np
-from scipy import stats
 
+from bhlm.likelihood.laws import f_tail
 from bhlm.reml.fixed.algebra import bend_theta, reduce_fixed, slope_variances
 from bhlm.reml.fixed.method import Method, infer_plainly
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
@@ -57,7 +57,7 @@ def satterthwaite_test(fit: Maximum, contrasts: Array, *, values: Array | None =
     rows = axes[:, -df:].T @ matrix
     nu = _degrees(fit, rows, theta_covariance(fit))
     ddf = _pool_df(nu)
-    return JointTest(statistic, df, ddf, float(stats.f.sf(statistic, df, ddf)), "satterthwaite")
+    return JointTest(statistic, df, ddf, float(f_tail(statistic, df, ddf)), "satterthwaite")
 
 
 def theta_covariance(fit: Maximum) -> Array:

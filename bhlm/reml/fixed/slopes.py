@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.johnson_neyman import JohnsonNeyman, find_regions, solve_bounds
@@ -149,7 +149,7 @@ def find_bounds(
 
     def find_critical(z: float) -> float:
         df = infer_fixed(fit, line.rows[0] + z * line.rows[1], method=method).df
-        return float(stats.t.ppf(0.5 + level / 2.0, df.item()))
+        return float(special.stdtrit(df.item(), 0.5 + level / 2.0))
 
     def judge(z: float) -> int:
         slope, weights = b1 + b3 * z, np.array([1.0, z])

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.laws import chi_square_tail
 
 Array = np.ndarray
 
@@ -82,7 +82,7 @@ def wald_test(
     matrix = check_contrasts(contrasts, len(beta))
     turned, scores, variances = decorrelate(beta, cov, matrix, values, loadings=loadings)
     chi2, df = float((scores**2 / variances).sum()), len(turned)
-    return JointTest(chi2, df, np.inf, float(stats.chi2.sf(chi2, df)), method)
+    return JointTest(chi2, df, np.inf, float(chi_square_tail(chi2, df)), method)
 
 
 def decorrelate(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
 from bhlm.layout import (
@@ -16,6 +15,7 @@ from bhlm.layout import (
     measure_widest,
     show_name,
 )
+from bhlm.likelihood.laws import student_tail
 from bhlm.likelihood.parameters import scale_covariance
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.estimate import Estimate
@@ -86,7 +86,7 @@ def _test_effects(fit: Estimate, cov: Array) -> "pd.DataFrame":
     se, df = np.sqrt(np.diag(cov)), coefficient_df(fit.moments)
     t = fit.beta / se
     return pd.DataFrame(
-        {"se": se, "statistic": t, "df": df, "p": 2.0 * stats.t.sf(np.abs(t), df)},
+        {"se": se, "statistic": t, "df": df, "p": 2.0 * student_tail(np.abs(t), df)},
         index=list(fit.moments.fixed),
     )
 

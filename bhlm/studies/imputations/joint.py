@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.laws import chi_square_tail, f_tail
 from bhlm.likelihood.linear import Hypotheses, read_hypotheses
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.fixed.contrasts import infer_fixed, judge_hypotheses
@@ -178,6 +178,6 @@ def _expand_df(x: float, t: float, complete_df: float) -> float | None:
 def _assemble(statistic: float, df: int, ddf: float, method: str) -> JointTest:
     """Return the test, by F, or where the denominator df are infinite by chi-square."""
     if np.isfinite(ddf):
-        return JointTest(statistic, df, ddf, float(stats.f.sf(statistic, df, ddf)), method)
+        return JointTest(statistic, df, ddf, float(f_tail(statistic, df, ddf)), method)
     chi2 = df * statistic
-    return JointTest(chi2, df, np.inf, float(stats.chi2.sf(chi2, df)), method)
+    return JointTest(chi2, df, np.inf, float(chi_square_tail(chi2, df)), method)
