@@ -16,7 +16,7 @@ def chi_square_tail(statistic: Array | float, df: Array | float) -> Array:
 
 
 def f_tail(statistic: Array | float, df: Array | float, ddf: Array | float) -> Array:
-    """Return P(F > statistic) of df and ddf degrees of freedom, elementwise; 1 at zero and below."""
+    """Return P(F > statistic) of df and ddf degrees of freedom, elementwise; 1 up to zero."""
     positive = np.asarray(statistic) > 0.0
     tail = special.fdtrc(df, ddf, np.where(positive, statistic, 1.0))
     some = (np.asarray(df) > 0.0) & (np.asarray(ddf) > 0.0) & ~np.isnan(statistic)
