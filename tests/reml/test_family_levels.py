@@ -257,10 +257,15 @@ def simulate(n: int = 120) -> pd.DataFrame:
         ({}, "y ~ x + (1 | a) + (1 | row)", "single zeros and ones tell nothing"),
         ({}, "y ~ x + (1 | a) + (1 | c)", "divide the rows into the same"),
         ({}, "y ~ x + I(2*x) + (1 | a) + (1 | b)", "x"),
+        ({}, "s ~ x + (1 | a) + (1 | b)", "every 'a' has successes alone or failures alone"),
+        ({}, "s ~ x + (1 | b) + (1 | a)", "every 'a' has successes alone or failures alone"),
+        ({}, "y ~ x + (1 + x | row) + (1 | a) + (1 | b)", "no 'row' has more than one trial"),
     ],
 )
 def test_what_cannot_be_identified(change: dict, formula: str, message: str) -> None:
-    table = simulate().assign(**change, c=lambda t: -t["a"], w=lambda t: 2.0 * t["y"])
+    table = simulate().assign(
+        **change, c=lambda t: -t["a"], w=lambda t: 2.0 * t["y"], s=lambda t: 1 * (t["a"] > 4)
+    )
     with pytest.raises(IdentifiabilityError, match=message) as caught:
         Model(formula, table, family="bernoulli").ml()
     assert "\n" not in str(caught.value)
@@ -289,3 +294,17 @@ def test_the_command_prints_and_writes_the_label(capsys, tmp_path) -> None:
     assert found["ml"]["integration"]["at_estimates"]["difference"] > 0.0
     assert found["ml"]["loglik"] == pytest.approx(-96.938969, abs=1e-6)
     check_refusal(run(capsys, *how, "--dashboard", tmp_path / "p.html"), "--json has the numbers")
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | a)", "y ~ x + (1 | a) + (1 | b)"])
+def test_rounding_of_large_counts_is_no_lack_of_convergence(formula: str) -> None:
+    table = simulate()
+    rng = np.random.default_rng(3)
+    for scale in (1e2, 1e4, 1e5, 1e6):
+        eta = 0.3 * table["x"] + rng.normal(0.0, 0.3, 10)[table["a"]]
+        eta += rng.normal(0.0, 0.2, 6)[table["b"]] * ("b" in formula)
+        counts = rng.poisson(scale * np.exp(eta))
+        fit = Model(formula, table.assign(y=counts), family="poisson").ml()
+        assert fit.converged, scale
+        step = np.linalg.solve(fit.information, fit.gradient)
+        assert step @ fit.gradient < 1e-8

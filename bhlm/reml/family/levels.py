@@ -27,7 +27,7 @@ from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.advice import TOO_MUCH, describe_singularity
 from bhlm.reml.family.crossed import CrossedOptimum, maximize_laplace
 from bhlm.reml.family.search import fit_linear
-from bhlm.reml.family.separation import check_fixed, check_responses
+from bhlm.reml.family.separation import check_level_separation
 from bhlm.reml.optimize import Step
 from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 from bhlm.reml.standard_errors import has_lost_rank
@@ -343,8 +343,7 @@ def fit_level_patterns(
     check_factors(patterns, structures)
     white = whiten_cross(patterns, structures)
     linear = fit_linear(white)
-    check_responses(patterns, white)
-    check_fixed(patterns, white, linear)
+    check_level_separation(patterns, white, linear)
     optimum = maximize_laplace(white, structures, linear)
     roots = tuple(b @ lam for b, lam in zip(white.bases, optimum.lams, strict=True))
     pairs = list(zip(roots, optimum.at.means, optimum.at.covs, strict=True))

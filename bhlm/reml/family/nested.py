@@ -20,7 +20,7 @@ from bhlm.reml.family.levels import (
 )
 from bhlm.reml.family.nested_search import NestOptimum, maximize_nest, widen_levels
 from bhlm.reml.family.search import fit_linear, maximize_patterns
-from bhlm.reml.family.separation import check_fixed, check_groups, check_responses
+from bhlm.reml.family.separation import check_level_separation
 
 Array = np.ndarray
 
@@ -70,10 +70,7 @@ def fit_factors(
     check_factors(patterns, structures)
     white = whiten_nest(patterns, structures)
     linear = fit_linear(white)
-    check_responses(patterns, white)
-    for at, bounds in zip(white.order, white.bounds, strict=True):
-        check_groups(white, bounds[:-1], group=structures[at].group)
-    check_fixed(patterns, white, linear)
+    check_level_separation(patterns, white, linear)
     optimum = maximize_nest(white, [structures[at] for at in white.order], linear=linear)
     return _unwhiten(patterns, structures, white, optimum, linear.loglik)
 

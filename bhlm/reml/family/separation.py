@@ -25,7 +25,22 @@ SHARE = 1e-6  # of a column in that direction
 def check_separation(patterns: Patterns, white: WhitenedPatterns, linear: Linear) -> None:
     """Raise `IdentifiabilityError` where no maximum exists, and say in which columns."""
     check_responses(patterns, white)
-    check_groups(white, white.starts[:-1], group=patterns.group)
+    if white.family.code != LOG:
+        starts = white.starts[:-1]
+        successes, trials = np.add.reduceat(white.y, starts), np.add.reduceat(white.n, starts)
+        check_groups(successes, trials, group=patterns.group)
+    check_fixed(patterns, white, linear)
+
+
+def check_level_separation(
+    patterns: LevelPatterns, white: WhitenedNest | WhitenedCross, linear: Linear
+) -> None:
+    """Raise `IdentifiabilityError` where no maximum exists, of several factors."""
+    check_responses(patterns, white)
+    if white.family.code != LOG:
+        for group, codes in zip(patterns.groups, patterns.codes, strict=True):
+            successes = np.bincount(codes, weights=patterns.y)
+            check_groups(successes, np.bincount(codes, weights=patterns.n), group=group)
     check_fixed(patterns, white, linear)
 
 
@@ -101,15 +116,16 @@ def _spread(patterns: Patterns | LevelPatterns) -> Array:
     return np.asarray(np.where(sd > 0.0, sd, 1.0))
 
 
-def check_groups(white: AnyWhitened, starts: Array, *, group: str) -> None:
+def check_groups(successes: Array, trials: Array, *, group: str) -> None:
     """Raise `IdentifiabilityError` for groups that tell nothing of their variance.
 
-    Their patterns begin at `starts` (J,); counts always tell.
+    Counts always tell.
+
+    Args:
+        successes: (J,) of each group.
+        trials: (J,)
+        group: what the groups are called.
     """
-    if white.family.code == LOG:
-        return
-    successes = np.add.reduceat(white.y, starts)
-    trials = np.add.reduceat(white.n, starts)
     group = show_name(group)
     if trials.max() <= 1.0:
         raise IdentifiabilityError(
