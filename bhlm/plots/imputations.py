@@ -7,7 +7,7 @@ import numpy as np
 
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.layout import count, format_digits, format_percent
-from bhlm.plots.choice import say, title
+from bhlm.plots.choice import list_parameters, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Bars, Mark, Panel, Points, Rule, Segments
 from bhlm.plots.style import shorten
@@ -23,6 +23,9 @@ BAR, AXIS = 30, 100  # pixels of a bar, and of axis and legend
 NAMED = 12  # fits up to which each has its name on the axis
 LONGEST = 34  # characters of a parameter's name
 LEVEL = 0.95  # of the intervals of each fit
+# Widths of the estimates with their shortest interval that an axis reaches beyond them: one fit
+# that knows nothing of a parameter would squash all others.
+BEYOND = 3.0
 
 
 @check_arguments
@@ -65,6 +68,9 @@ def plot_imputations(pooled: Pooled) -> Figure:
             f"it is {format_digits(float(table.loc[most, 'estimate']), 3)}, and no other parameter "
             "owes as much of its variance to the imputations"
         )
+    cut = [name for name in names if _cuts(drawn[drawn["parameter"] == name])]
+    if cut:
+        reading += f"; intervals of {list_parameters(cut)} go on beyond the axis"
     height = (ROW * (len(labels) + 2) + FRAME) * ceil(len(names) / COLUMNS) + 30
     return Figure(
         name="imputations",
@@ -171,12 +177,32 @@ def _draw_panel(name: str, rows: "pd.DataFrame", labels: list[str]) -> Panel:
     if has_ends[m]:
         marks.append(Segments(low[m:], y[m:], high[m:], y[m:], "reml", width=3.0))
     marks.append(Points(value[m:], y[m:], "reml", "Pooled", hover[m:], size=9.0))
-    ends = np.concatenate([value, low[has_ends], high[has_ends]])
-    room = 0.06 * float(np.ptp(ends)) or 0.5
+    reach = find_reach(rows)
+    room = 0.06 * (reach[1] - reach[0]) or 0.5
     texts = (*(labels if m <= NAMED else [""] * m), "pooled")
     return Panel(
-        Axis("", range=(float(ends.min()) - room, float(ends.max()) + room)),
+        Axis("", range=(reach[0] - room, reach[1] + room)),
         Axis("", ticks=(tuple(y.tolist()), texts), range=(m + 1.2, -0.7)),
         tuple(marks),
         title=title(name),
     )
+
+
+def find_reach(rows: "pd.DataFrame") -> tuple[float, float]:
+    """Return the lowest and the highest number that a panel shows: a very long interval is cut."""
+    value, low, high = (rows[key].to_numpy() for key in ("value", "lower", "upper"))
+    has_ends = np.isfinite(low) & np.isfinite(high)
+    if not has_ends.any():
+        return float(value.min()), float(value.max())
+    shortest = int(np.argmin(np.where(has_ends, high - low, np.inf)))
+    core = np.append(value, [low[shortest], high[shortest]])
+    if has_ends[-1]:  # the pooled one
+        core = np.append(core, [low[-1], high[-1]])
+    most = BEYOND * float(np.ptp(core))
+    ends = np.concatenate([core, low[has_ends], high[has_ends]])
+    return max(float(ends.min()), core.min() - most), min(float(ends.max()), core.max() + most)
+
+
+def _cuts(rows: "pd.DataFrame") -> bool:
+    low, high = find_reach(rows)
+    return bool((rows["lower"] < low).any() or (rows["upper"] > high).any())

@@ -10,6 +10,7 @@ from command_line import run
 import bhlm
 from bhlm import plots
 from bhlm.errors import ArgumentError
+from bhlm.plots.imputations import find_reach
 
 pytestmark = pytest.mark.wide
 
@@ -134,6 +135,17 @@ def test_the_figure_has_every_fit_and_the_pooled_one(pooled):
     np.testing.assert_array_equal(last[["value", "lower", "upper"]], expected)
     lost = plots.plot_missing_information(pooled)
     assert lost.reading.startswith(f"It is largest for {pooled.estimates['fmi'].idxmax()}")
+
+
+def test_one_endless_interval_does_not_squash_the_others(pooled):
+    figure = plots.plot_imputations(pooled)
+    assert "beyond the axis" not in figure.reading
+    rows = figure.table[figure.table["parameter"] == "sd(Intercept|g)"].reset_index(drop=True)
+    low, high = find_reach(rows)
+    assert (low, high) == (rows["lower"].min(), rows["upper"].max())
+    rows.loc[1, "upper"] = 1e6
+    assert find_reach(rows)[0] == low
+    assert high <= find_reach(rows)[1] < high + 4.0 * (high - low)
 
 
 @pytest.mark.parametrize("plot", [plots.plot_imputations, plots.plot_missing_information])
