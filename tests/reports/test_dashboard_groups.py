@@ -289,7 +289,7 @@ def test_checks_page_of_a_model_with_rows(subject):
     ]
     text = sentences_of(section)
     loo = subject.post.loo(refit=False)
-    assert f"over 160 groups, is {loo.elpd:.1f} (SE {loo.se:.1f})" in text
+    assert f"over 160 groups, is {loo.elpd:,.1f} (SE {loo.se:,.1f})" in text
     assert "Residual SD of school 3427 is outside" in text
     for figure in blocks_of(section, Figure):
         assert figure.reading.endswith(".")
@@ -318,6 +318,14 @@ def test_checks_say_why_a_block_is_missing():
     assert "The fit comes without its rows" in text
     many = build_checks(make_subject(None, fit), influence=1)
     assert "each of the 2 groups" in sentences_of(many)
+
+
+def test_a_figure_without_a_mark_is_a_sentence():
+    entry = find_model("dyestuff2")
+    fit = Model(entry.formula, load_data(entry)).reml()
+    section = build_checks(make_subject(None, fit))
+    assert "residuals" not in [figure.name for figure in blocks_of(section, Figure)]
+    assert "REML finds no variance of Intercept over groups to draw." in sentences_of(section)
 
 
 def test_checks_of_the_prior_alone_or_of_nothing(subject):

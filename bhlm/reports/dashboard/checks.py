@@ -167,7 +167,7 @@ def _leave_out(post: "Draws", refits: int) -> Iterator[Block]:
 def _describe_loo(loo: "Loo", bad: int) -> str:
     text = (
         f"The elpd of a new group, summed over {count(loo.n_data_points, 'group')}, is "
-        f"{loo.elpd:.1f} (SE {loo.se:.1f}), with {loo.p:.1f} effective parameters"
+        f"{loo.elpd:,.1f} (SE {loo.se:,.1f}), with {loo.p:.1f} effective parameters"
     )
     refitted = int(loo.table["refitted"].sum())
     if refitted:
@@ -195,7 +195,11 @@ def _influence(reml: "Estimate", most: int) -> Iterator[Block]:
 
 
 def _residuals(reml: "Estimate", subject: Subject) -> Iterator[Block]:
-    yield plot_residuals(reml, model=subject.model, single_rows=subject.rows)
+    figure = plot_residuals(reml, model=subject.model, single_rows=subject.rows)
+    if figure.table is None:  # not an empty picture
+        yield Text((figure.reading,), heading=figure.title)
+    else:
+        yield figure
     if subject.model is None or not subject.model.has_rows:
         yield Text(
             ("The fit comes without its rows, so that no residual of a row can be drawn.",),
