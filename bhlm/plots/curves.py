@@ -199,8 +199,12 @@ def _draw_panel(name: str, both: Comparison, curves: "pd.DataFrame") -> Panel:
             marks.append(
                 Points(np.array([value]), np.array([height]), role, label, (text,), size=10.0)
             )
+    room = 0.03 * float(np.ptp(x))
     return Panel(
-        Axis(""), Axis("share of own peak", range=(-0.03, 1.1)), tuple(marks), title=title(name)
+        Axis("", range=(float(x.min()) - room, float(x.max()) + room)),
+        Axis("share of own peak", range=(-0.03, 1.1)),
+        tuple(marks),
+        title=title(name),
     )
 
 

@@ -81,7 +81,11 @@ def _find_spacing(panels: Sequence[Panel], columns: int) -> float | None:
         longest = max(longest, NUMBER) + TURNED
     if not longest:
         return None
-    return max(0.2 / columns, min((LETTER * longest + 20) / NARROWEST, 0.5 / (columns - 1)))
+    # What stands at the left of the figure leaves the panels less.
+    first = [panel.y for at, panel in enumerate(panels) if at % columns == 0]
+    left = max((len(text) for axis in first if axis.ticks for text in axis.ticks[1]), default=0)
+    inside = max(NARROWEST - LETTER * left, 0.5 * NARROWEST)
+    return max(0.2 / columns, min((LETTER * longest + 20) / inside, 0.5 / (columns - 1)))
 
 
 def _find_below(panels: Sequence[Panel]) -> float:

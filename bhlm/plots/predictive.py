@@ -26,7 +26,7 @@ REPLICATES = 25  # densities that one panel draws
 GRID = 128  # points of a density
 PANEL = 190  # pixels
 ROW, SIDE_BY_SIDE = 230, 3  # pixels of a row of densities on a screen, and how many stand in it
-FEWEST = 10  # groups from which on a density says more than its three summaries
+FEWEST = 30  # groups from which on a density says more than its three summaries
 PANELS = 6  # statistics that are drawn
 
 
@@ -38,9 +38,9 @@ def plot_predictive(
 
     The statistics are each group's mean, its least-squares slopes and its residual SD. ArviZ's
     `plot_ppc_dist` draws a density of the observed ones and of each of 25 replicates. With fewer
-    than ten groups, of which there is no density, and with so many that replicates are not kept,
-    their mean, SD and largest deviation over the groups stand beside the 95 % intervals of those
-    of replicates.
+    than 30 groups, of which a density says little, and with so many that replicates are not
+    kept, their mean, SD and largest deviation over the groups stand beside the 95 % intervals of
+    those of replicates.
 
     Of zeros and ones, proportions and counts it is each group's proportion or rate beside the 95 %
     interval of its replicates, and the calibration by tenths of what is predicted.
@@ -143,7 +143,7 @@ def _draw_intervals(rows: "pd.DataFrame") -> Panel:
     )  # fmt: skip
     texts = tuple(rows["over"].astype(str))
     return Panel(
-        Axis("half-widths from what is predicted"),
+        Axis("half-widths from prediction"),
         Axis("", ticks=(tuple(at.tolist()), texts), range=(-0.6, len(at) - 0.4)),
         marks,
         title=name,

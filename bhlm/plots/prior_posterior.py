@@ -159,7 +159,7 @@ def _draw_panel(name: str, facts: "pd.Series[float]", curves: "pd.DataFrame") ->
 def _describe_width(facts: "pd.Series[float]") -> str:
     if not np.isfinite(facts["width"]):
         return "the prior has no interval"
-    return f"{_percent(float(facts['width']))} of the prior's width"
+    return f"{_percent(float(facts['width']))} of prior's width"
 
 
 def _percent(share: float) -> str:

@@ -135,8 +135,9 @@ def _draw_panel(
     marks = below + above
     every = sum(len(label) + 2 for label in labels) <= TICKED
     ticked = np.arange(len(labels))
-    if len(labels) > UPRIGHT:  # both ends, and as many between them as there is room for
-        ticked = np.linspace(0, len(labels) - 1, UPRIGHT).round().astype(int)
+    if len(labels) > UPRIGHT:  # both ends, and every k-th between them
+        last, step = len(labels) - 1, -(-(len(labels) - 1) // (UPRIGHT - 1))
+        ticked = np.append(np.arange(0, last - step // 2, step), last)
     texts = tuple(cut_middle(labels[k], LONGEST) for k in ticked)
     room = 0.5 + 0.01 * moments.n_groups
     along = Axis(

@@ -238,8 +238,13 @@ def _draw_panel(sample: Sample) -> tuple[Panel, "pd.DataFrame", str]:
     if sample.labels:
         table.insert(1, "group", [sample.labels[at] for at in order[shown]])
     room = 0.03 * (ends[1] - ends[0])
-    axis = Axis("observed", range=(ends[0] - room, ends[1] + room))
-    panel = Panel(Axis("expected"), axis, tuple(marks), title=sample.title)
+    reach = (ends[0] - room, ends[1] + room)
+    panel = Panel(
+        Axis("expected", range=reach),
+        Axis("observed", range=reach),
+        tuple(marks),
+        title=sample.title,
+    )
     return panel, table, _tell(sample, inside)
 
 

@@ -708,7 +708,45 @@ def test_the_pooled_page_is_whole_at_every_width(visit, pooled_page, width):
     )
     assert needed <= given
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
+    assert page.evaluate(FIND_CROWDED, width > 390) == NOTHING
     check_accessibility(page)
+
+
+# Figures without a mark, texts beside the axis of one panel that reach into another, labels of
+# axes over two lines, and axes with a single number, which says nothing of the scale.
+FIND_CROWDED = """(wide) => {
+  const found = [];
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    if (plot.closest(".small")) continue;
+    if (!plot.data.length) found.push(`${plot.dataset.figure}: an empty picture`);
+    const full = plot._fullLayout, box = plot.getBoundingClientRect();
+    const axes = Object.entries(full).filter(([name, axis]) => /^xaxis/.test(name) && axis._offset);
+    const panels = axes.map(([, x]) => {
+      const y = full["yaxis" + x.anchor.slice(1)];
+      return {left: box.left + x._offset, right: box.left + x._offset + x._length,
+              top: box.top + y._offset, bottom: box.top + y._offset + y._length};
+    });
+    for (const text of plot.querySelectorAll("[class^=y][class$=tick] text")) {
+      const rect = text.getBoundingClientRect(), middle = (rect.top + rect.bottom) / 2;
+      if (text.textContent.trim() && panels.some((panel) => rect.left < panel.right - 1
+          && rect.right > panel.left + 1 && middle > panel.top && middle < panel.bottom)) {
+        found.push(`${plot.dataset.figure}: '${text.textContent}' stands in another panel`);
+      }
+    }
+    for (const [name, x] of axes) {
+      const shown = (x._vals || []).filter((one) => one.text && one.text.trim()).length;
+      if (x.type === "linear" && !x.tickvals && !x.autorange && shown < 2) {
+        found.push(`${plot.dataset.figure}: ${name} has ${shown} numbers`);
+      }
+    }
+    for (const label of wide ? plot.querySelectorAll("[class$=xtitle]") : []) {
+      if (label.querySelectorAll("tspan.line").length > 1) {
+        found.push(`${plot.dataset.figure}: '${label.textContent}' is broken`);
+      }
+    }
+  }
+  return found.join("\\n");
+}"""
 
 
 def simulate(groups=8, n=12, seed=4, **columns):
@@ -815,6 +853,7 @@ def test_pages_of_every_kind_are_whole(visit, page_of_a_kind, width):
     )
     assert needed <= given
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
+    assert page.evaluate(FIND_CROWDED, width > 390) == NOTHING
     page.evaluate("document.getElementById('reproduction').remove()")
     assert re.findall(PYTHON, page.locator("main").inner_text()) == []
 

@@ -84,6 +84,10 @@ function fitTicks(axis, pixels) {
     if (axis.type === "category" || axis.tickvals) return;
     axis.tickangle = 0;
     axis.nticks = Math.max(2, Math.min(axis.nticks || 8, Math.floor(pixels / NUMBER)));
+    if (axis.range && axis.type !== "log" && !axis.dtick) {
+      axis.tick0 = 0;
+      axis.dtick = chooseStep(...axis.range, axis.nticks);
+    }
     return;
   }
   const places = axis.tickvals.map(Number);
@@ -100,6 +104,17 @@ function fitTicks(axis, pixels) {
   });
   axis.ticktext = axis.ticktext.filter((_, index) => kept[index]);
   axis.tickvals = axis.tickvals.filter((_, index) => kept[index]);
+}
+
+// The step of 1, 2 or 5 for so many numbers at most, and for two of them in any case: one number
+// says nothing of the scale.
+function chooseStep(start, end, most) {
+  const [low, high] = start < end ? [start, end] : [end, start];
+  const power = 10 ** Math.floor(Math.log10((high - low) / most));
+  const steps = [0.2, 0.5, 1, 2, 5, 10].map((digit) => digit * power);
+  const count = (step) => Math.floor(high / step) - Math.ceil(low / step) + 1;
+  const few = steps.findIndex((step) => step >= (high - low) / most);
+  return steps.slice(0, few + 1).reverse().find((step) => count(step) > 1) || steps[few];
 }
 
 function visibleLetters(text) {
