@@ -377,7 +377,8 @@ class NestIntegrator:
             trial = steps.copy()
             trial[span] *= SHRINK
             fine = self._integrate(nest._replace(steps=trial), level, False, members).logliks
-            change = np.abs(fine - coarse)
+            with np.errstate(invalid="ignore"):  # of two that are -inf: not known
+                change = np.abs(fine - coarse)
             members = members[~(change[members] <= tolerance)]
             if not len(members):
                 break
@@ -402,4 +403,5 @@ class NestIntegrator:
         steps as they were; that of the halved ones is far smaller.
         """
         halved = self.evaluate(beta, lams, derivatives=False, steps=0.5 * self.steps)
-        return halved, float(np.abs(halved.logliks - at.logliks).sum())
+        with np.errstate(invalid="ignore"):
+            return halved, float(np.abs(halved.logliks - at.logliks).sum())

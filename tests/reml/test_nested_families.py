@@ -14,6 +14,7 @@ from scipy.special import expit, logsumexp
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError
 from bhlm.fits.family_levels_fit import FamilyLevelsFit
 from bhlm.fits.model import Model
+from bhlm.likelihood.nested_families import NestIntegrator
 
 pytestmark = pytest.mark.wide
 
@@ -298,3 +299,14 @@ def test_four_levels_and_slopes_are_fitted() -> None:
     sloped = Model("y ~ x + (1 + x | a) + (1 | c)", rows, family="poisson").ml()
     assert sloped.converged
     assert sloped.error < 1e-8
+
+
+def test_integrals_without_digits_are_refused(
+    monkeypatch: pytest.MonkeyPatch, model: Model
+) -> None:
+    def lose(self, beta, lams, at):
+        return at._replace(loglik=-np.inf), np.inf
+
+    monkeypatch.setattr(NestIntegrator, "measure_error", lose)
+    with pytest.raises(DataError, match=r"up to 4; take nagq=1, Laplace's approximation$"):
+        model.ml()

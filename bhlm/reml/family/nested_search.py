@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag
 
+from bhlm.errors import DataError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.nested_families import NestIntegrator, NestMarginal, WhitenedNest
 from bhlm.reml.family.search import (
@@ -135,6 +136,9 @@ def maximize_nest(
         start: (p + c,) to start at.
         linear: the maximum without random effects, where it is known already.
         tolerance: of the log-likelihood.
+
+    Raises:
+        DataError: the integrals lose all digits, as those of very large counts may.
     """
     integrator = NestIntegrator(white)
     problem = NestProblem(integrator, tuple(structures))
@@ -156,6 +160,11 @@ def maximize_nest(
         found = problem.find(point)
         beta, lams = split_point(structures, point)
         halved, error = integrator.measure_error(beta, lams, found)
+        if not np.isfinite(halved.loglik):
+            raise DataError(
+                "the integrals of nested units come to no finite log-likelihood, with responses "
+                f"up to {white.y.max():.3g}; take nagq=1, Laplace's approximation"
+            )
         if error <= tolerance:
             break
         share *= 0.1
