@@ -119,6 +119,11 @@ def load_responses(several: Sequence[Moments], structure: Structure, white: Whit
         structure: of the random effects.
         white: the whitened moments of another response.
     """
+    with np.errstate(all="ignore"):  # what is not sound is seen by what comes of it
+        return _load_responses(several, structure, white)
+
+
+def _load_responses(several: Sequence[Moments], structure: Structure, white: Whitened) -> Loaded:
     first, q, p = several[0], white.q, white.p
     mass, k = first.mass, len(first.columns)
     n = float(mass.sum())

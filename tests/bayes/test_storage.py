@@ -698,3 +698,31 @@ def test_a_killed_save_leaves_the_old_fit_or_the_new(post, other, tmp_path, form
     assert int(report["absent"]) > 0
     if format == "zarr":
         assert int(report["between"]) > 0
+
+
+@pytest.mark.parametrize("ending", BOTH_FORMATS)
+def test_a_fit_is_saved_beside_an_open_cluster(ending: str, tmp_path: Path) -> None:
+    """xarray would ask the scheduler of dask.distributed for a lock, which it does not know."""
+    pytest.importorskip("distributed")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from distributed import Client, LocalCluster\n"
+        "import bhlm\n"
+        "from simulate import simulate_table\n"
+        "if __name__ == '__main__':\n"
+        "    with LocalCluster(n_workers=1, dashboard_address=None) as cluster, Client(cluster):\n"
+        "        model = bhlm.Model('y ~ x + (1 | g)', simulate_table(1, n_groups=12))\n"
+        "        post = model.sample(seed=1, draws=30, tune=50, chains=2)\n"
+        f"        path = r'{tmp_path / 'fit'}.{ending}'\n"
+        "        post.save(path)\n"
+        "        assert bhlm.load(path).estimates.equals(post.estimates)\n"
+    )
+    paths = [str(Path(__file__).parents[1]), *sys.path]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -103,7 +103,7 @@ PRIORS = (
 )
 WEIGHTS = ("FrequencyWeights", "PrecisionWeights", "SamplingWeights")
 # Methods of the kernels and of the rooms, which nobody calls by hand.
-INNER_METHODS = ("of", "log_density", "log_constant", "families", "add_failure")
+INNER_METHODS = ("of", "log_density", "log_constant", "families", "add_failure", "weigh")
 # Values of the rooms behind, which annotations name and nobody is handed.
 INNER = ("Draws", "Estimate", "FamilyDraws", "Integrator", "LevelDraws", "Prior", "Rows")
 

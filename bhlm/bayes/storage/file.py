@@ -27,9 +27,10 @@ import io
 import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def save(fit: Posterior, path: str | Path) -> None:
                 _write_zarr(tree, folder, encoding)
                 _verify(folder, digest)
             return
-        with _explain(failure, remedy):
+        with _explain(failure, remedy), _lock_here():
             content = tree.to_netcdf(engine="h5netcdf", encoding=encoding)
         with content:
             with _explain(failure, remedy), io.BytesIO(content) as source:
@@ -107,6 +108,16 @@ def save(fit: Posterior, path: str | Path) -> None:
             _remove_unfinished_files(target)
             with replace_file(target) as stream:
                 stream.write(content)
+
+
+def _lock_here() -> AbstractContextManager[Any]:
+    """Return a context in which xarray locks what it writes in this process.
+
+    While a client of dask.distributed is open it would ask the cluster for a lock, by the name of
+    what is in memory here.
+    """
+    dask = sys.modules.get("dask")
+    return nullcontext() if dask is None else dask.config.set(scheduler="threads")
 
 
 def check_place(path: str | Path) -> None:
