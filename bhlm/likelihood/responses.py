@@ -20,13 +20,13 @@ from bhlm.likelihood.visit import Descent, descend_panels, hold_variance, take_c
 from bhlm.likelihood.weighted import scale_groups, weigh_panels
 from bhlm.likelihood.whitening import Whitened, load_responses
 from bhlm.moments.moments import Moments
+from bhlm.moments.sums import STRETCH
 
 Array = np.ndarray
 
 STEPS = 8
 # What rounding may leave of a gradient, in units of 10,000 rows: beyond, no search has arrived.
 ARRIVED = 1e-7
-TOGETHER = 1024  # groups that are added up in one go, see `bhlm.moments.sums`
 
 
 class Arrival(NamedTuple):
@@ -158,7 +158,7 @@ def _place(
     part = np.zeros((width - q, width - q))
     for j in range(n_groups):
         part += scaled[j, q:, q:]
-        if (j + 1) % TOGETHER == 0 or j + 1 == n_groups:
+        if (j + 1) % STRETCH == 0 or j + 1 == n_groups:
             total += part
             part[:] = 0.0
     panels, reach = pack_panels(scaled, q)

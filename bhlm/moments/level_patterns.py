@@ -15,14 +15,20 @@ from bhlm.design.formula.terms import Formula
 from bhlm.layout import list_names
 from bhlm.moments.cells import list_implicit
 from bhlm.moments.moments import tell_rows_used
-from bhlm.moments.patterns import Outcome, check_trials, find_patterns, read_counts
+from bhlm.moments.patterns import (
+    CountedRows,
+    Outcome,
+    check_trials,
+    find_patterns,
+    read_counts,
+)
 from bhlm.sources.watch import unchanged
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class LevelPatterns:
+class LevelPatterns(CountedRows):
     """All that the likelihood of a family needs from a table with F grouping factors.
 
     Patterns go by cell, and the log-likelihood given the random effects is as of
@@ -55,55 +61,9 @@ class LevelPatterns:
         return f"{self.n_rows} rows in {list_names(levels, most=len(levels))}"
 
     @property
-    def fixed(self) -> tuple[str, ...]:
-        """The p fixed effects, in order."""
-        return self.design.fixed
-
-    @property
     def factors(self) -> tuple[GroupingFactor, ...]:
         """The F grouping factors."""
         return self.design.factors
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The k column names, response last."""
-        return self.design.columns
-
-    @property
-    def formula(self) -> str:
-        """The formula, as the user wrote it."""
-        return self.design.formula.text
-
-    @property
-    def response(self) -> str:
-        """The response, and its trials if it has any."""
-        trials = self.design.formula.trials
-        return self.design.response if trials is None else f"{self.design.response} / {trials}"
-
-    @property
-    def n_rows(self) -> int:
-        """The number of rows behind the patterns."""
-        return int(self.rows.sum())
-
-    @property
-    def n_patterns(self) -> int:
-        """The number of patterns I."""
-        return len(self.n)
-
-    @property
-    def weights(self) -> None:
-        """Rows have none."""
-        return None
-
-    @property
-    def mass(self) -> Array:
-        """What each pattern (I,) counts for by its trials or exposure, in rows."""
-        return np.asarray(self.n * (self.n_rows / self.n.sum()))
-
-    @property
-    def mean(self) -> Array:
-        """The design's columns (I, k) and, last, the response of a trial or a unit of exposure."""
-        return np.column_stack([self.values, self.y / self.n])
 
     @property
     def codes(self) -> Array:

@@ -88,8 +88,66 @@ class Outcome(Protocol):
         """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
 
 
+class CountedRows:
+    """What patterns of one factor and of several tell of their rows alike."""
+
+    __slots__ = ()
+
+    n: Array
+    y: Array
+    values: Array
+    rows: Array
+    design: Design
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The p fixed effects, in order."""
+        return self.design.fixed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The k column names, response last."""
+        return self.design.columns
+
+    @property
+    def formula(self) -> str:
+        """The formula, as the user wrote it."""
+        return self.design.formula.text
+
+    @property
+    def response(self) -> str:
+        """The response, and its trials if it has any."""
+        trials = self.design.formula.trials
+        return self.design.response if trials is None else f"{self.design.response} / {trials}"
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows behind the patterns."""
+        return int(self.rows.sum())
+
+    @property
+    def n_patterns(self) -> int:
+        """The number of patterns I."""
+        return len(self.n)
+
+    @property
+    def weights(self) -> None:
+        """Rows have none."""
+        return None
+
+    @property
+    def mass(self) -> Array:
+        """What each pattern (I,) counts for by its trials or exposure, in rows."""
+        return np.asarray(self.n * (self.n_rows / self.n.sum()))
+
+    @property
+    def mean(self) -> Array:
+        """The design's columns (I, k) and, last, the response of a trial or a unit of exposure."""
+        return np.column_stack([self.values, self.y / self.n])
+
+
 @dataclass(frozen=True, slots=True)
-class Patterns:
+class Patterns(CountedRows):
     """All that the likelihood of a family needs from a table with a single factor.
 
     The log-likelihood given the random effects is `constant` and what `bhlm.likelihood.families`
@@ -117,11 +175,6 @@ class Patterns:
         return f"Patterns({self.formula!r}, {self.family.name}: {size}, {self.n_patterns} patterns)"
 
     @property
-    def fixed(self) -> tuple[str, ...]:
-        """The p fixed effects, in order."""
-        return self.design.fixed
-
-    @property
     def random(self) -> tuple[str, ...]:
         """The q random coefficients, in order."""
         return self.design.random
@@ -132,55 +185,14 @@ class Patterns:
         return self.design.blocks
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The k column names, response last."""
-        return self.design.columns
-
-    @property
     def group(self) -> str:
         """The name of the grouping column."""
         return self.design.group
 
     @property
-    def formula(self) -> str:
-        """The formula, as the user wrote it."""
-        return self.design.formula.text
-
-    @property
-    def response(self) -> str:
-        """The response, and its trials if it has any."""
-        trials = self.design.formula.trials
-        return self.design.response if trials is None else f"{self.design.response} / {trials}"
-
-    @property
-    def n_rows(self) -> int:
-        """The number of rows behind the patterns."""
-        return int(self.rows.sum())
-
-    @property
     def n_groups(self) -> int:
         """The number of groups J."""
         return len(self.groups)
-
-    @property
-    def n_patterns(self) -> int:
-        """The number of patterns I."""
-        return len(self.n)
-
-    @property
-    def weights(self) -> None:
-        """Rows have none."""
-        return None
-
-    @property
-    def mass(self) -> Array:
-        """What each pattern (I,) counts for by its trials or exposure, in rows."""
-        return np.asarray(self.n * (self.n_rows / self.n.sum()))
-
-    @property
-    def mean(self) -> Array:
-        """The design's columns (I, k) and, last, the response of a trial or a unit of exposure."""
-        return np.column_stack([self.values, self.y / self.n])
 
     @property
     def cross(self) -> Array:
