@@ -258,8 +258,8 @@ def test_the_gallery_is_compared_in_one_table(capsys, tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_130(capsys):
-    # SIGINT itself, whose exception a callback of the garbage collector may lose: a command that ends
-    # before it is repeated has printed all that it prints, and its status says the same.
+    # SIGINT itself, whose exception a callback of the garbage collector may lose: a command that
+    # ends before it is repeated has printed all that it prints, and its status says the same.
     _, whole, _ = run(capsys, "reml", "hsb_random_coefficient")
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
