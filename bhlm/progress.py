@@ -118,7 +118,8 @@ class Voice:
         frame = sys._current_frames().get(self._main or 0)
         while frame is not None:
             name = frame.f_globals.get("__name__", "")
-            if name.startswith("numba.core.dispatcher"):
+            # A kernel that is there already comes from disk by other functions.
+            if name == "numba.core.compiler" and frame.f_code.co_name.startswith("compile"):
                 return " (compiling, which only the first run does)"
             frame = frame.f_back
         return ""

@@ -251,9 +251,9 @@ def list_replicates(text: str) -> list[str]:
 
 def find_data(entry: "GalleryModel") -> Any:
     """Return the data of a gallery model, files as their path, for `Model` to open."""
-    from bhlm.sources.gallery import load_data
+    from bhlm.sources.datasets import open_dataset
 
-    return entry.data_path if entry.dataset is None else load_data(entry)
+    return entry.data_path if entry.dataset is None else open_dataset(entry.dataset)
 
 
 def read_settings(

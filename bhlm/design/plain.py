@@ -120,13 +120,19 @@ def _take_polars(table: Any, name: str) -> Array | None:
 
 
 def _take_arrow(table: Any, name: str) -> Array | None:
+    import pyarrow as pa
     from pyarrow import types
 
     if table.column_names.count(name) != 1:
         return None
     column = table.column(name)
     is_number = types.is_integer(column.type) or types.is_floating(column.type)
-    return _check(column.to_numpy()) if is_number and not column.null_count else None
+    if not is_number or column.null_count:
+        return None
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # too long for one chunk
+        return _check(column.to_numpy())
+    return _check(np.from_dlpack(whole))  # as to_numpy, which loads pandas
 
 
 def _check(values: Array) -> Array | None:

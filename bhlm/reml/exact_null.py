@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import integrate
 
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.whitening import Whitened
@@ -195,6 +194,8 @@ def mass_at_zero(spectrum: Spectrum, *, restricted: bool) -> float:
         angle = 0.5 * h @ np.arctan(weights * u)
         damping = 0.25 * h @ np.log1p((weights * u) ** 2)
         return float(np.sin(angle) * np.exp(-damping))
+
+    from scipy import integrate  # slow to load, and few tests need it
 
     area, _ = integrate.quad(integrand, -35.0, 35.0, limit=2000, epsabs=1e-10)
     return float(0.5 - area / np.pi)

@@ -14,7 +14,7 @@ from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+from bhlm.reml.rows import Row, list_fixed, list_variances, tabulate_rows, wald_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,14 +97,22 @@ class Maximum(ABC):
         matter where groups are few.
         """
         if "estimates" not in self._kept:
+            self._kept["estimates"] = tabulate_rows(self.parameter_rows)
+        table: pd.DataFrame = self._kept["estimates"]
+        return table.copy()
+
+    @property
+    def parameter_rows(self) -> dict[str, Row]:
+        """The rows of `estimates` by their parameters' names."""
+        if "rows" not in self._kept:
             structures, gs = zip(*self.parts, strict=True)
             rows = [
                 *list_fixed(self.beta, self.beta_cov),
                 *list_variances(structures, gs, self.sigma2, self.variance_cov),
             ]
-            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
+            self._kept["rows"] = dict(zip(map(str, self.parameters), rows, strict=True))
+        found: dict[str, Row] = self._kept["rows"]
+        return found
 
     @property
     def wald(self) -> dict[str, float]:

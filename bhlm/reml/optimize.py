@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import NO_INFORMATION
@@ -562,6 +561,8 @@ def _search_trust_region(
         if not np.isfinite(found).all():
             raise _NoCurvatureError
         return found
+
+    from scipy.optimize import minimize  # slow to load, and few fits need it
 
     try:
         found = minimize(

@@ -1,7 +1,7 @@
 """The rows of a table of estimates: standard errors, intervals and z tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ from scipy import special
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.laws import chi_square_tail
-from bhlm.likelihood.parameters import Parameter, scale_covariance
+from bhlm.likelihood.parameters import scale_covariance
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.standard_errors import (
     Z95,
@@ -38,9 +38,17 @@ class Row(NamedTuple):
     p: float = np.nan
 
 
-def tabulate_rows(parameters: Sequence[Parameter], rows: Sequence[Row]) -> "pd.DataFrame":
-    """Return rows as the table of estimates, indexed by parameter."""
-    return lay_out(np.array(rows), tuple(map(str, parameters)), Row._fields)
+def tabulate_rows(rows: Mapping[str, Row]) -> "pd.DataFrame":
+    """Return rows by their parameters' names as the table of estimates."""
+    return lay_out(np.array(list(rows.values())), tuple(rows), Row._fields)
+
+
+def read_rows(estimates: "pd.DataFrame") -> dict[str, Row]:
+    """Return the rows of a table of estimates by their parameters' names."""
+    return {
+        str(name): Row(**{str(key): float(value) for key, value in row.items()})
+        for name, row in estimates.iterrows()
+    }
 
 
 def lay_out(values: Array, names: tuple[str, ...], columns: tuple[str, ...]) -> "pd.DataFrame":

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.errors import ArgumentError, check_fields
 from bhlm.layout import name_some, print_label, show_name
@@ -268,6 +267,8 @@ def fit_strata(
         return StrataEstimate(
             strata, common, np.zeros(1), cov, common.converged, common, np.empty(0)
         )
+    from scipy.optimize import minimize  # slow to load, and few fits need it
+
     found = minimize(
         descend,
         np.zeros(others),

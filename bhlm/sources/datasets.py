@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
+    import pyarrow as pa
 
 
 @check_arguments
@@ -59,6 +60,27 @@ def load_dataset(name: str) -> "pd.DataFrame":
     close = get_close_matches(str(name), DATASETS, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(DATASETS)}"
     raise ArgumentError(f"no data set {name!r} is shipped; {hint}")
+
+
+def open_dataset(name: str) -> "pa.Table":
+    """Return a data set of the gallery as an Arrow table: as `load_dataset` has it, sooner."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    def read(file: str) -> pa.Table:
+        kinds = csv.ConvertOptions(strings_can_be_null=True)
+        with files("bhlm.sources").joinpath("data", file).open("rb") as packed:
+            stream = pa.CompressedInputStream(packed, "gzip") if file.endswith(".gz") else packed
+            return csv.read_csv(stream, convert_options=kinds)
+
+    if name != "hsb":
+        return read(f"{name}.csv" if name in _ONE_FILE else f"{name}.csv.gz")
+    pupils, schools = read("hsb_students.csv"), read("hsb_schools.csv")
+    row = pc.index_in(pupils["school"], schools["school"])
+    for column in schools.column_names[1:]:
+        pupils = pupils.append_column(column, schools[column].take(row))
+    return pupils
 
 
 def _read_shipped(name: str) -> "pd.DataFrame":

@@ -155,12 +155,13 @@ def test_json_into_a_missing_folder_exits_2(capsys, tmp_path):
     assert "choose a folder that exists" in err
 
 
-def test_reml_never_imports_pymc():
+def test_reml_never_imports_what_it_does_not_need():
     code = (
         "import sys\nfrom bhlm.commands.main import main\n"
         "try:\n    main(['reml', 'hsb_anova'])\nexcept SystemExit as stop:\n"
         "    assert stop.code == 0, stop.code\n"
-        "print(sorted({'pymc', 'pytensor', 'nutpie', 'arviz'} & set(sys.modules)))"
+        "print(sorted({'pymc', 'pytensor', 'nutpie', 'arviz', 'pandas', 'scipy.optimize',"
+        " 'scipy.stats'} & set(sys.modules)))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
@@ -338,7 +339,9 @@ def test_output_onto_a_full_disk_is_refused_in_one_line(what):
         )
     assert done.returncode == 2
     said = "cannot write what is printed (No space left on device); redirect it"
-    assert done.stderr == f"bhlm: {said}\n"
+    # On a busy machine a line says before that it is starting.
+    assert done.stderr.splitlines()[-1] == f"bhlm: {said}"
+    assert "Traceback" not in done.stderr
 
 
 def test_the_version_and_help_are_printed(capsys):

@@ -17,7 +17,20 @@ FORMULAS = (
     "y ~ k + (1 | k)",
 )
 RIGHT = ("C(k) + (1 | g)", "cgm(x) + (1 | g)", "x + (1 | g/k)", "z + (1 | g)")
-MAKERS = {"pandas": pd.DataFrame, "polars": pl.from_pandas, "pyarrow": pa.Table.from_pandas}
+
+
+def make_pieces(table: pd.DataFrame) -> pa.Table:
+    """Return a table of Arrow in three chunks, which do not begin where their buffers do."""
+    rows = pa.Table.from_pandas(pd.concat([table[:7], table]))
+    return pa.concat_tables([rows.slice(7, 11), rows.slice(18, 1), rows.slice(19)])
+
+
+MAKERS = {
+    "pandas": pd.DataFrame,
+    "polars": pl.from_pandas,
+    "pyarrow": pa.Table.from_pandas,
+    "pieces": make_pieces,
+}
 
 
 def make_table() -> pd.DataFrame:

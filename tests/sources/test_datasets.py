@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bhlm.errors import ArgumentError
-from bhlm.sources.datasets import DATASETS, load_dataset, load_hsb
+from bhlm.sources.datasets import DATASETS, load_dataset, load_hsb, open_dataset
 
 SHA256 = {
     "hsb_students.csv": "de715b33968fadfcbbfcbead0284689efc754578aceb5cfedd99df16c3b9c4c7",
@@ -223,3 +223,13 @@ def test_unknown_data_set_names_the_value_and_the_way_out(name: Any, hint: str) 
 def test_importing_the_module_does_not_import_pandas() -> None:
     code = "import sys, bhlm.sources.datasets; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_arrow_table_of_a_data_set_holds_what_the_dataframe_holds(name):
+    frame, table = load_dataset(name), open_dataset(name)
+    assert table.column_names == list(frame.columns)
+    for column in table.column_names:
+        assert table[column].to_pylist() == [
+            None if pd.isna(each) else each for each in frame[column].tolist()
+        ]

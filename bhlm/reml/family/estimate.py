@@ -106,7 +106,9 @@ class FamilyEstimate:
                 *list_fixed(self.beta, self.beta_cov),
                 *list_variances((self.structure,), (self.g,), None, self.variance_cov),
             ]
-            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
+            self._kept["estimates"] = tabulate_rows(
+                dict(zip(map(str, self.parameters), rows, strict=True))
+            )
         table: pd.DataFrame = self._kept["estimates"]
         return table.copy()
 

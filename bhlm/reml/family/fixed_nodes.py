@@ -7,7 +7,6 @@ can so be reproduced, and its distance from the exact answer be shown.
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import minimize
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
@@ -47,6 +46,8 @@ def maximize_nodes(
     guess = np.linalg.pinv(start.information, rcond=1e-8, hermitian=True)
     guess += 1e-8 * np.trace(guess) * np.eye(len(guess))
     options = {"gtol": 1e-5, "hess_inv0": 0.5 * (guess + guess.T)}
+    from scipy.optimize import minimize  # slow to load, and few fits need it
+
     point = minimize(value, begin, jac=slope, method="BFGS", options=options).x
     # BFGS stops on the noise of the differences; Newton's steps by them finish.
     hessian, gradient = _differentiate(slope, point), -slope(point)

@@ -125,7 +125,9 @@ class FamilyLevelsEstimate:
                 *list_fixed(self.beta, self.beta_cov),
                 *list_variances(self.structures, self.gs, None, self.variance_cov),
             ]
-            self._kept["estimates"] = tabulate_rows(self.parameters, rows)
+            self._kept["estimates"] = tabulate_rows(
+                dict(zip(map(str, self.parameters), rows, strict=True))
+            )
         table: pd.DataFrame = self._kept["estimates"]
         return table.copy()
 

@@ -1,7 +1,6 @@
 """Data in which the fixed effects foretell responses for certain, so that no maximum exists."""
 
 import numpy as np
-from scipy.optimize import linprog
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.layout import list_names, show_name
@@ -98,6 +97,8 @@ def find_direction(x: Array, full: Array, empty: Array) -> Array | None:
     sign = np.where(full, 1.0, np.where(empty, -1.0, 0.0))
     turned = sign[:, None] * x
     one_sided = sign != 0.0
+    from scipy.optimize import linprog  # slow to load, and few fits need it
+
     found = linprog(
         -turned.sum(axis=0) / len(x),
         A_ub=-turned[one_sided],

@@ -16,6 +16,7 @@ from bhlm.layout import (
     wrap,
 )
 from bhlm.reml.family.levels import LABEL, tell_integration
+from bhlm.reml.rows import read_rows
 from bhlm.reports.text.family import REGRESSION
 from bhlm.reports.text.levels import tabulate_groups
 from bhlm.reports.text.lme4 import correlate_fixed, format_r, tabulate_fixed, tabulate_random
@@ -81,7 +82,7 @@ def render_family_levels(fit: "FamilyLevelsEstimate", *, style: str = "stata") -
 def _render_stata(fit: "FamilyLevelsEstimate") -> list[str]:
     """Return the blocks of Stata's melogit, meprobit, mecloglog or mepoisson."""
     patterns, wald, test = fit.patterns, fit.wald, fit.lr_test
-    estimates, name = fit.estimates, REGRESSION[fit.family.link]
+    estimates, name = read_rows(fit.estimates), REGRESSION[fit.family.link]
     by_size = sorted(fit.structures, key=lambda each: patterns.groups[each.group])
     loglik = f"Log likelihood = {format_g(fit.loglik, 10)}"
     return [

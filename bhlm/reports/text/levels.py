@@ -87,7 +87,7 @@ def _list_notes(fit: "LevelsEstimate", df: str | None = None) -> list[str]:
 
 def _render_stata(fit: "LevelsEstimate") -> list[str]:
     """Return the blocks of Stata's `mixed` for several levels, coarsest factor first."""
-    estimates, wald = fit.estimates, fit.wald
+    estimates, wald = fit.parameter_rows, fit.wald
     label = name_likelihood(fit).capitalize()
     loglik = f"{label} = {format_g(fit.loglik, 10)}"
     chi2 = format_fixed(wald["chi2"], 2)

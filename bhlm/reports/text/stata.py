@@ -1,6 +1,6 @@
 """RemlFit -> the printed output of Stata's `xtmixed`, block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bhlm.layout import (
@@ -16,11 +16,10 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.exact_null import null_of_component
+from bhlm.reml.rows import Row
 from bhlm.reml.variance_tests import FEW_GROUPS
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bhlm.reml.estimate import Estimate
     from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.reml.family.levels import FamilyLevelsEstimate
@@ -42,7 +41,7 @@ def render_stata(fit: "Estimate") -> str:
     abbreviated. Standard errors that do not exist are printed as "."; a fit that did not
     converge says so first, a singular one says last which component stands on its boundary.
     """
-    estimates = fit.estimates
+    estimates = fit.parameter_rows
     lines = []
     if not fit.converged:
         lines += [*wrap(f"FAILED: convergence not achieved; {fit.advice}", WIDTH), ""]
@@ -120,7 +119,7 @@ def _head(fit: "Estimate") -> list[str]:
 
 def tabulate_coefficients(
     fit: "Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate",
-    estimates: "pd.DataFrame",
+    estimates: Mapping[str, Row],
 ) -> list[str]:
     """Return the table of the fixed effects."""
     fixed = sorted(fit.moments.fixed, key=lambda name: name == INTERCEPT)
@@ -134,18 +133,14 @@ def tabulate_coefficients(
         f"{'-' * (width + 1)}+{'-' * 64}",
     ]
     for name in fixed:
-        row = _read(estimates, name)
+        row = estimates[name]
         lines.append(
             f"{align_right(_name_coefficient(name), width)} |"
-            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
-            f"{_format_statistic(row['statistic']):>9}{format_fixed(row['p'], 3):>8}"
-            f"{format_g(row['lower']):>13}{format_g(row['upper']):>12}"
+            f"{format_g(row.estimate):>11}{format_g(row.se):>11}"
+            f"{_format_statistic(row.statistic):>9}{format_fixed(row.p, 3):>8}"
+            f"{format_g(row.lower):>13}{format_g(row.upper):>12}"
         )
     return [*lines, rule]
-
-
-def _read(estimates: "pd.DataFrame", parameter: str) -> dict[str, float]:
-    return {str(key): float(value) for key, value in estimates.loc[parameter].items()}
 
 
 def _format_statistic(value: float) -> str:
@@ -155,7 +150,7 @@ def _format_statistic(value: float) -> str:
 
 
 def tabulate_components(
-    structures: Sequence[Structure], estimates: "pd.DataFrame", *, residual: bool = True
+    structures: Sequence[Structure], estimates: Mapping[str, Row], *, residual: bool = True
 ) -> list[str]:
     """Return the table of the variance components of every grouping factor and the residual.
 
@@ -171,11 +166,11 @@ def tabulate_components(
     heading = align_left("  Random-effects Parameters", width)
 
     def draw(parameter: str, printed: str) -> str:
-        row = _read(estimates, parameter)
+        row = estimates[parameter]
         return (
             f"{align_right(printed, width)} |"
-            f"{format_g(row['estimate']):>11}{format_g(row['se']):>11}"
-            f"{format_g(row['lower']):>14}{format_g(row['upper']):>12}"
+            f"{format_g(row.estimate):>11}{format_g(row.se):>11}"
+            f"{format_g(row.lower):>14}{format_g(row.upper):>12}"
         )
 
     lines = [rule, f"{heading} |   Estimate   Std. Err.     [95% Conf. Interval]", ruled]
