@@ -119,6 +119,7 @@ _CLASSES = {
         "CellMoments",
         "FamilyFit",
         "FamilyLevelsFit",
+        "FamilyMaximum",
         "LevelsFit",
         "LKJ",
         "Published",
@@ -144,8 +145,8 @@ _ADVICE = {
         for wanted in ("RemlFit", "Estimate", "Fit")
     },
     **{
-        (wanted, "FamilyFit"): "a fit of zeros and ones or counts is not taken here yet"
-        for wanted in ("RemlFit", "Estimate", "Fit")
+        (wanted, "FamilyMaximum"): "a fit of zeros and ones or counts is not taken here"
+        for wanted in ("RemlFit", "Estimate", "Maximum", "Fit")
     },
 }
 LONGEST = 60  # characters of a value in a message
@@ -299,6 +300,7 @@ class _Kind:
             "str": "text", "int": "an integer", "float": "a number", "bool": "True or False",
             "None": "None", "Path": "a path", "Callable": "a function", "Evaluate": "a function",
             "Progress": "a function", "Fit": "a fit", "Maximum": "a fit",
+            "FamilyMaximum": "a fit of a family",
         }  # fmt: skip
         if self.name in ("Sequence", "Mapping"):
             return f"a {'list' if self.name == 'Sequence' else 'dictionary'}" + (

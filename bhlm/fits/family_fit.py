@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
-from bhlm.fits.origin import Fitted
+from bhlm.fits.family_maximum_fit import FamilyMaximumFit
 from bhlm.reml.family.estimate import FamilyEstimate
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @check_arguments
-class FamilyFit(Fitted, FamilyEstimate):
+class FamilyFit(FamilyMaximumFit, FamilyEstimate):
     """The estimates by maximum likelihood, and everything that can be asked of them.
 
     Standard errors and tests have a `method`: "z" by the observed information, "cr0" and "cr1"
@@ -49,28 +49,6 @@ class FamilyFit(Fitted, FamilyEstimate):
 
         return render_family(self, style=style)
 
-    def fixed_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return the unit-specific effects on the link scale, with intervals and tests by z.
-
-        Columns `estimate, se, lower, upper, statistic, df, p`.
-
-        Raises:
-            ArgumentError: an unknown method, or a level outside (0, 1).
-        """
-        from bhlm.reml.family.inference import tabulate_fixed
-
-        return tabulate_fixed(self, method=method, level=level)
-
-    def ratios(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio, se, lower, upper, p`.
-
-        Raises:
-            ArgumentError: the probit link, an unknown method, or a level outside (0, 1).
-        """
-        from bhlm.reml.family.inference import tabulate_ratios
-
-        return tabulate_ratios(self, method=method, level=level)
-
     def population_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
         """Return the population-averaged effects: of the means over all groups.
 
@@ -83,26 +61,6 @@ class FamilyFit(Fitted, FamilyEstimate):
         from bhlm.reml.family.population import estimate_population
 
         return estimate_population(self, method=method, level=level)
-
-    def contrast(self, *hypotheses: str, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return linear combinations of fixed effects, such as "x + 2*z = 0".
-
-        Raises:
-            ArgumentError: a hypothesis that cannot be read, or an unknown method.
-        """
-        from bhlm.reml.family.inference import estimate_contrasts
-
-        return estimate_contrasts(self, hypotheses, method=method, level=level)
-
-    def test(self, *hypotheses: str, method: str = "z") -> dict[str, float]:
-        """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
-
-        Raises:
-            ArgumentError: a hypothesis that cannot be read, or an unknown method.
-        """
-        from bhlm.reml.family.inference import judge_hypotheses
-
-        return judge_hypotheses(self, hypotheses, method=method)
 
     def effects(
         self,
@@ -215,16 +173,6 @@ class FamilyFit(Fitted, FamilyEstimate):
         from bhlm.reml.family.population import share_variance
 
         return share_variance(self)
-
-    def r_squared(self) -> dict[str, float]:
-        """Return R2 on the latent scale, "marginal" and "conditional".
-
-        Raises:
-            ArgumentError: counts, which have no latent scale.
-        """
-        from bhlm.reml.family.population import explain_variance
-
-        return explain_variance(self)
 
     def check(self, *, kind: str = "same groups", draws: int = 400, seed: int = 0) -> "FamilyCheck":
         """Return each group's proportion or rate beside replicates of it, and the calibration.

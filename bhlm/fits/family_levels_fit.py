@@ -5,18 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
 from bhlm.fits.family_fit import FamilyFit
+from bhlm.fits.family_maximum_fit import FamilyMaximumFit
 from bhlm.fits.levels_fit import NotYetError
-from bhlm.fits.origin import Fitted
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bhlm.reml.variance_tests import VarianceTest
 
 
 @check_arguments
-class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
+class FamilyLevelsFit(FamilyMaximumFit, FamilyLevelsEstimate):
     """The estimates of a family with several factors, and what can be asked of them.
 
     Effects of nested factors are integrated, as those of one factor are, and `error` says how well;
@@ -37,7 +35,7 @@ class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
     def _repr_html_(self) -> str:
         """Return the estimates as a table for notebooks."""
         from bhlm.markup import estimates_html
-        from bhlm.reml.family.levels import LABEL
+        from bhlm.reml.family.maximum import LABEL
         from bhlm.reports.notebook import tell_dropped
 
         title = self.moments.formula + ("" if self.marginal is not None else f" ({LABEL})")
@@ -52,48 +50,6 @@ class FamilyLevelsFit(Fitted, FamilyLevelsEstimate):
         from bhlm.reports.text.family_levels import render_family_levels
 
         return render_family_levels(self, style=style)
-
-    def fixed_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return the unit-specific effects on the link scale, with intervals and tests by z.
-
-        Columns `estimate, se, lower, upper, statistic, df, p`.
-
-        Raises:
-            ArgumentError: an unknown method, or a level outside (0, 1).
-        """
-        from bhlm.reml.family.inference import tabulate_fixed
-
-        return tabulate_fixed(self, method=method, level=level)
-
-    def ratios(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio, se, lower, upper, p`.
-
-        Raises:
-            ArgumentError: the probit link, an unknown method, or a level outside (0, 1).
-        """
-        from bhlm.reml.family.inference import tabulate_ratios
-
-        return tabulate_ratios(self, method=method, level=level)
-
-    def contrast(self, *hypotheses: str, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return linear combinations of fixed effects, such as "x + 2*z = 0".
-
-        Raises:
-            ArgumentError: a hypothesis that cannot be read, or an unknown method.
-        """
-        from bhlm.reml.family.inference import estimate_contrasts
-
-        return estimate_contrasts(self, hypotheses, method=method, level=level)
-
-    def test(self, *hypotheses: str, method: str = "z") -> dict[str, float]:
-        """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
-
-        Raises:
-            ArgumentError: a hypothesis that cannot be read, or an unknown method.
-        """
-        from bhlm.reml.family.inference import judge_hypotheses
-
-        return judge_hypotheses(self, hypotheses, method=method)
 
     def test_variances(
         self, coefficients: str | Sequence[str] | None = None, *, factor: str | None = None

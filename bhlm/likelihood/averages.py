@@ -1,11 +1,13 @@
 """Means of a family over random effects, and what of its variance lies between groups."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from bhlm.likelihood.families import Family
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -77,19 +79,30 @@ def share_latent(patterns: Patterns, family: Family, beta: Array, g: Array) -> L
 
 
 def explain_latent(
-    patterns: Patterns, family: Family, beta: Array, g: Array
+    patterns: Patterns | LevelPatterns,
+    family: Family,
+    beta: Array,
+    parts: Sequence[tuple[tuple[str, ...], Array]],
 ) -> tuple[Array, Array]:
     """Return the marginal and the conditional R2 (N,) on the latent scale.
 
-    var(X beta) over var(X beta) + mean z'Gz + latent variance. Source: Nakagawa & Schielzeth
-    (2013), Methods in Ecology and Evolution 4, 133-142; McKelvey & Zavoina (1975).
+    var(X beta) over var(X beta) + mean z'Gz of all factors + latent variance. Source: Nakagawa &
+    Schielzeth (2013), Methods in Ecology and Evolution 4, 133-142; McKelvey & Zavoina (1975).
+
+    Args:
+        patterns: the reduced table.
+        family: with its link.
+        beta: (N, p).
+        parts: of each factor its random columns and their G (N, q, q).
     """
     weight = patterns.n / patterns.n.sum()
-    x, z = patterns.take(patterns.fixed), patterns.take(patterns.random)
+    x = patterns.take(patterns.fixed)
     centred = x - weight @ x
     spread = (centred * weight[:, None]).T @ centred
     fixed = np.einsum("na,ab,nb->n", beta, spread, beta)
-    square = (z * weight[:, None]).T @ z
-    groups = np.einsum("nab,ab->n", g, square)
+    groups = np.zeros(len(beta))
+    for names, g in parts:
+        z = patterns.take(names)
+        groups += np.einsum("nab,ab->n", g, (z * weight[:, None]).T @ z)
     total = fixed + groups + family.latent_variance
     return fixed / total, (fixed + groups) / total

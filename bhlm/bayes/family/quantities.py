@@ -78,7 +78,8 @@ def derive_r_squared(fit: FamilyDraws) -> Quantities:
     if fit.family.link == "log":
         raise ArgumentError("counts have no latent scale, and no R2 on it; see fit.icc()")
     flat = fit.flat
-    marginal, conditional = explain_latent(fit.moments, fit.family, flat.beta, flat.g)
+    parts = [(fit.structure.names, flat.g)]
+    marginal, conditional = explain_latent(fit.moments, fit.family, flat.beta, parts)
     return Quantities(
         {"marginal": marginal.reshape(fit.shape), "conditional": conditional.reshape(fit.shape)}
     )

@@ -9,16 +9,15 @@ from bhlm.errors import ArgumentError, DataError, check_fields
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.families import Family
-from bhlm.likelihood.laws import chi_square_tail
-from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns, whiten_patterns
 from bhlm.moments.patterns import Patterns
-from bhlm.reml.advice import TOO_MUCH, describe_singularity
+from bhlm.reml.advice import describe_singularity
 from bhlm.reml.family.fixed_nodes import maximize_nodes
+from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.family.search import FamilyOptimum, fit_linear, maximize_patterns
 from bhlm.reml.family.separation import check_separation
+from bhlm.reml.maximum import Part
 from bhlm.reml.optimize import Step
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 from bhlm.reml.standard_errors import has_lost_rank
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ MOST = 3  # random coefficients: nodes grow with their power
 
 @check_fields
 @dataclass(frozen=True, slots=True)
-class FamilyEstimate:
+class FamilyEstimate(FamilyMaximum):
     """Estimates of a model of zeros and ones, proportions or counts by maximum likelihood.
 
     `error` is what halving the distance of all nodes changes the log-likelihood by; None where
@@ -78,73 +77,20 @@ class FamilyEstimate:
         return self.marginal.nodes
 
     @property
-    def beta_cov(self) -> Array:
-        """The covariance (p, p) of the fixed effects."""
-        p = len(self.beta)
-        return np.asarray(self.joint_cov[:p, :p])
+    def parts(self) -> tuple[Part, ...]:
+        """The random part of the one grouping factor."""
+        return (Part(self.structure, self.g),)
 
     @property
-    def variance_cov(self) -> Array:
-        """The covariance (m, m) of g's free elements; nan where undefined."""
-        p = len(self.beta)
-        return np.asarray(self.joint_cov[p:, p:])
+    def label(self) -> str:
+        """What the likelihood is an approximation by; empty where its error is known."""
+        if self.nagq is None:
+            return ""
+        return LABEL if self.nagq == 1 else f"{self.nagq} nodes"
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter, in the order of the tables."""
-        return list_parameters(self.patterns.fixed, self.structure, residual=False)
-
-    @property
-    def estimates(self) -> "pd.DataFrame":
-        """Every parameter on the link scale: `estimate, se, lower, upper`, and `statistic, df, p`.
-
-        Standard errors are from the observed information, intervals 95 % and tests by z, as of a
-        Gaussian fit.
-        """
-        if "estimates" not in self._kept:
-            rows = [
-                *list_fixed(self.beta, self.beta_cov),
-                *list_variances((self.structure,), (self.g,), None, self.variance_cov),
-            ]
-            self._kept["estimates"] = tabulate_rows(
-                dict(zip(map(str, self.parameters), rows, strict=True))
-            )
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
-
-    @property
-    def wald(self) -> dict[str, float]:
-        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
-        return wald_test(self.patterns.fixed, self.beta, self.beta_cov)
-
-    @property
-    def lr_test(self) -> dict[str, float]:
-        """The test against the model without random effects: chi2, df, p.
-
-        One variance lies on its boundary under the null hypothesis, and p is by the even mixture of
-        chi2(0) and chi2(1). Of several parameters the mixture is not known, and p by chi2(df) is
-        conservative.
-        """
-        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
-        df = len(self.structure.labels)
-        p = float(chi_square_tail(chi2, df))
-        if df == 1:
-            p = 0.5 * p if chi2 > 0.0 else 1.0
-        return {"chi2": chi2, "df": df, "p": p}
-
-    @property
-    def advice(self) -> str:
-        """What to do about a fit that is singular or did not converge; empty if neither."""
-        if not self.converged:
-            gradient = np.max(np.abs(self.gradient))
-            return (
-                f"the optimiser did not reach a stationary point (gradient {gradient:.2g}); do "
-                "not report these estimates, drop random terms or rare levels"
-            )
-        if self.singular:
-            what = describe_singularity(self.structure, self.white.basis, self.root, 1.0)
-            return f"{what}; {TOO_MUCH}"
-        return ""
+    def tell_singular(self) -> str:
+        """Return which coefficients' covariance has lost rank."""
+        return describe_singularity(self.structure, self.white.basis, self.root, 1.0)
 
     def group_effects(self) -> "pd.DataFrame":
         """Return empirical-Bayes effects, one row per group and coefficient, on the link scale.

@@ -13,6 +13,7 @@ from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family import nested
 from bhlm.reml.family.estimate import FamilyEstimate, carry_errors
 from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.family.search import widen
 
 if TYPE_CHECKING:
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-type AnyFamilyEstimate = FamilyEstimate | FamilyLevelsEstimate
-
 METHODS = ("z", "cr0", "cr1")
 
 
-def find_covariance(fit: AnyFamilyEstimate, method: str) -> Array:
+def find_covariance(fit: FamilyMaximum, method: str) -> Array:
     """Return the covariance (p, p) of the fixed effects by one of `METHODS`.
 
     "z" is the observed information; "cr0" and "cr1" are cluster-robust, by the groups' scores s_j
@@ -36,19 +35,29 @@ def find_covariance(fit: AnyFamilyEstimate, method: str) -> Array:
     Raises:
         ArgumentError: a method that is not known, or a robust one where the nodes are fixed.
     """
+    p = len(fit.beta)
+    return find_joint_covariance(fit, method)[:p, :p]
+
+
+def find_joint_covariance(fit: FamilyMaximum, method: str) -> Array:
+    """Return the covariance (p + m, p + m) of beta and the free elements of all G.
+
+    Raises:
+        ArgumentError: as `find_covariance`.
+    """
     if method not in METHODS:
         raise ArgumentError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}")
     if method == "z":
-        return fit.beta_cov
-    p = len(fit.beta)
+        return fit.joint_cov
     if isinstance(fit, FamilyLevelsEstimate):
         if fit.marginal is None:
             raise ArgumentError(
                 f"method={method!r} is by the scores of groups, which an approximate likelihood of "
                 "several factors has not; take 'z'"
             )
-        return np.asarray(nested.robust_covariance(fit, small=method == "cr1")[:p, :p])
-    return np.asarray(robust_covariance(fit, small=method == "cr1")[:p, :p])
+        return nested.robust_covariance(fit, small=method == "cr1")
+    assert isinstance(fit, FamilyEstimate)
+    return robust_covariance(fit, small=method == "cr1")
 
 
 def robust_covariance(fit: FamilyEstimate, *, small: bool = False) -> Array:
@@ -72,13 +81,13 @@ def robust_covariance(fit: FamilyEstimate, *, small: bool = False) -> Array:
     return carry_errors(fit.structure, fit.white, fit.lam, inverse @ meat @ inverse, fit.singular)
 
 
-def tabulate_fixed(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
+def tabulate_fixed(fit: FamilyMaximum, *, method: str, level: float) -> "pd.DataFrame":
     """Return `estimate, se, lower, upper, statistic, df, p` of each fixed effect, by z."""
     import pandas as pd
 
     check_level(level)
     se = np.sqrt(np.diag(find_covariance(fit, method)))
-    names = pd.Index(list(fit.patterns.fixed), name="parameter")
+    names = pd.Index(list(fit.moments.fixed), name="parameter")
     return _tabulate(fit.beta, se, level, names)
 
 
@@ -101,7 +110,7 @@ def _tabulate(estimate: Array, se: Array, level: float, names: "pd.Index") -> "p
 
 
 def estimate_contrasts(
-    fit: AnyFamilyEstimate, hypotheses: Sequence[str], *, method: str, level: float
+    fit: FamilyMaximum, hypotheses: Sequence[str], *, method: str, level: float
 ) -> "pd.DataFrame":
     """Return linear combinations of fixed effects, such as "x + 2*z = 0", on the link scale.
 
@@ -111,7 +120,7 @@ def estimate_contrasts(
     import pandas as pd
 
     check_level(level)
-    stated = read_hypotheses(hypotheses, fit.patterns.fixed)
+    stated = read_hypotheses(hypotheses, fit.moments.fixed)
     cov = find_covariance(fit, method)
     estimate = stated.contrasts @ fit.beta - stated.values
     se = np.sqrt(np.einsum("ij,jk,ik->i", stated.contrasts, cov, stated.contrasts))
@@ -119,14 +128,14 @@ def estimate_contrasts(
 
 
 def judge_hypotheses(
-    fit: AnyFamilyEstimate, hypotheses: Sequence[str], *, method: str
+    fit: FamilyMaximum, hypotheses: Sequence[str], *, method: str
 ) -> dict[str, float]:
     """Return the joint Wald test of hypotheses about fixed effects: chi2, df, p.
 
     Raises:
         ArgumentError: hypotheses that cannot be read or repeat each other, or an unknown method.
     """
-    stated = read_hypotheses(hypotheses, fit.patterns.fixed)
+    stated = read_hypotheses(hypotheses, fit.moments.fixed)
     left = stated.contrasts @ fit.beta - stated.values
     cov = stated.contrasts @ find_covariance(fit, method) @ stated.contrasts.T
     if np.linalg.matrix_rank(stated.contrasts) < len(left):
@@ -135,7 +144,7 @@ def judge_hypotheses(
     return {"chi2": chi2, "df": len(left), "p": float(chi_square_tail(chi2, len(left)))}
 
 
-def tabulate_ratios(fit: AnyFamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
+def tabulate_ratios(fit: FamilyMaximum, *, method: str, level: float) -> "pd.DataFrame":
     """Return exp of each fixed effect with its interval: odds ratios, rate ratios.
 
     Columns `ratio, se, lower, upper, p`; of the intercept it is the odds, or the rate, where all

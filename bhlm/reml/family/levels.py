@@ -18,18 +18,18 @@ from bhlm.likelihood.crossed_families import (
 )
 from bhlm.likelihood.factor_names import join_columns
 from bhlm.likelihood.families import Family
-from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.nested_families import NestMarginal, WhitenedNest
-from bhlm.likelihood.parameters import Parameter, list_parameters, name_apart
+from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT
-from bhlm.reml.advice import TOO_MUCH, describe_singularity
+from bhlm.reml.advice import describe_singularity
 from bhlm.reml.family.crossed import CrossedOptimum, maximize_laplace
+from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.family.search import fit_linear
 from bhlm.reml.family.separation import check_level_separation
+from bhlm.reml.maximum import Part
 from bhlm.reml.optimize import Step
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 from bhlm.reml.standard_errors import has_lost_rank
 
 if TYPE_CHECKING:
@@ -40,12 +40,11 @@ Array = np.ndarray
 DRAWS = 1000  # pairs, of what Laplace's approximation misses
 MEASURED = 2e7  # patterns times pairs that are drawn without being asked for
 TRUSTED = 0.1  # of the pairs that are effective at least where their mean is told
-LABEL = "Laplace approximation"
 
 
 @check_fields
 @dataclass(frozen=True, slots=True)
-class FamilyLevelsEstimate:
+class FamilyLevelsEstimate(FamilyMaximum):
     """Estimates of a model of zeros and ones, proportions or counts with F grouping factors.
 
     Those of nested factors are exact, with the integrals in `marginal`, and `error` is what halving
@@ -92,79 +91,24 @@ class FamilyLevelsEstimate:
         return self.white.family
 
     @property
-    def beta_cov(self) -> Array:
-        """The covariance (p, p) of the fixed effects."""
-        p = len(self.beta)
-        return np.asarray(self.joint_cov[:p, :p])
+    def parts(self) -> tuple[Part, ...]:
+        """The random part of every grouping factor."""
+        return tuple(map(Part, self.structures, self.gs))
 
     @property
-    def variance_cov(self) -> Array:
-        """The covariance (m, m) of the gs' free elements; nan where undefined."""
-        p = len(self.beta)
-        return np.asarray(self.joint_cov[p:, p:])
+    def label(self) -> str:
+        """What the likelihood is an approximation by; empty where its error is known."""
+        return LABEL if self.marginal is None else ""
 
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Every parameter, in the order of the tables."""
-        return list_parameters(self.patterns.fixed, *self.structures, residual=False)
-
-    @property
-    def n_components(self) -> int:
-        """The free elements of all gs."""
-        return sum(len(each.labels) for each in self.structures)
-
-    @property
-    def estimates(self) -> "pd.DataFrame":
-        """Every parameter on the link scale: `estimate, se, lower, upper`, and `statistic, df, p`.
-
-        Standard errors are from the observed information, of the approximation where it is one,
-        intervals 95 % and tests by z.
-        """
-        if "estimates" not in self._kept:
-            rows = [
-                *list_fixed(self.beta, self.beta_cov),
-                *list_variances(self.structures, self.gs, None, self.variance_cov),
-            ]
-            self._kept["estimates"] = tabulate_rows(
-                dict(zip(map(str, self.parameters), rows, strict=True))
-            )
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
-
-    @property
-    def wald(self) -> dict[str, float]:
-        """The Wald test that every fixed effect but the intercept is zero: chi2, df, p."""
-        return wald_test(self.patterns.fixed, self.beta, self.beta_cov)
-
-    @property
-    def lr_test(self) -> dict[str, float]:
-        """The test against the model without random effects: chi2, df, p.
-
-        Several variances lie on their boundary under the null hypothesis, so that p by chi2(df) is
-        conservative.
-        """
-        chi2, df = max(2.0 * (self.loglik - self.linear_loglik), 0.0), self.n_components
-        return {"chi2": chi2, "df": df, "p": float(chi_square_tail(chi2, df))}
-
-    @property
-    def advice(self) -> str:
-        """What to do about a fit that is singular or did not converge; empty if neither."""
-        if not self.converged:
-            gradient = np.max(np.abs(self.gradient))
-            return (
-                f"the optimiser did not reach a stationary point (gradient {gradient:.2g}); do "
-                "not report these estimates, drop random terms or rare levels"
-            )
-        if not self.singular:
-            return ""
-        found = [
+    def tell_singular(self) -> str:
+        """Return which factors' covariances have lost rank, and which of their coefficients."""
+        return " and ".join(
             describe_singularity(structure, basis, root, 1.0)
             for structure, basis, root, lam in zip(
                 self.structures, self.white.bases, self.roots, self.lams, strict=True
             )
             if any(has_lost_rank(lam, list(block)) for block in structure.places)
-        ]
-        return f"{' and '.join(found)}; {TOO_MUCH}"
+        )
 
     def find_factor(self, name: str) -> int:
         """Return the place of a factor.

@@ -18,6 +18,7 @@ from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import robust_covariance
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.family.search import fit_linear
 
 if TYPE_CHECKING:
@@ -120,18 +121,19 @@ def share_variance(fit: FamilyEstimate) -> "pd.DataFrame":
     )
 
 
-def explain_variance(fit: FamilyEstimate) -> dict[str, float]:
+def explain_variance(fit: FamilyMaximum) -> dict[str, float]:
     """Return R2 on the latent scale: "marginal" of the fixed effects, "conditional" with groups.
 
-    var(X beta) over var(X beta) + mean z'Gz + latent variance. Source: Nakagawa & Schielzeth
-    (2013), Methods in Ecology and Evolution 4, 133-142; McKelvey & Zavoina (1975).
+    var(X beta) over var(X beta) + mean z'Gz of all factors + latent variance. Source: Nakagawa &
+    Schielzeth (2013), Methods in Ecology and Evolution 4, 133-142; McKelvey & Zavoina (1975).
 
     Raises:
         ArgumentError: counts, which have no latent scale.
     """
     if fit.family.link == "log":
         raise ArgumentError("counts have no latent scale, and no R2 on it; see fit.icc()")
-    found = explain_latent(fit.patterns, fit.family, fit.beta[None], fit.g[None])
+    parts = [(part.structure.names, part.g[None]) for part in fit.parts]
+    found = explain_latent(fit.moments, fit.family, fit.beta[None], parts)
     return {"marginal": float(found[0][0]), "conditional": float(found[1][0])}
 
 

@@ -15,7 +15,8 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
-from bhlm.reml.family.levels import LABEL, tell_integration
+from bhlm.reml.family.levels import tell_integration
+from bhlm.reml.family.maximum import LABEL
 from bhlm.reml.rows import read_rows
 from bhlm.reports.text.family import REGRESSION
 from bhlm.reports.text.levels import tabulate_groups
