@@ -17,6 +17,8 @@ from bhlm.likelihood.variance_shares import (
 )
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments, pool
+from bhlm.reml.family.compare import check_families
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.group_algebra import expect_one
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import Maximum, Part, require_plain
@@ -56,32 +58,37 @@ class LrTest:
         )
 
 
-def count_parameters(fit: Maximum) -> int:
-    """Return fixed effects + free elements of G + 1, as lme4 and Stata count."""
-    return len(fit.beta) + fit.n_components + 1
+type Comparable = Maximum | FamilyMaximum  # what has a likelihood to compare
+
+
+def count_parameters(fit: Comparable) -> int:
+    """Return fixed effects + free elements of G, + 1 of a residual variance, as lme4 and Stata."""
+    return len(fit.beta) + fit.n_components + isinstance(fit, Maximum)
 
 
 @check_arguments
-def compare_fits(*fits: Maximum) -> "pd.DataFrame":
+def compare_fits(*fits: Comparable) -> "pd.DataFrame":
     """Return one row per fit: `formula, method, parameters, loglik, deviance, aic, bic`.
 
     AIC = deviance + 2 k and BIC = deviance + k log n with the k of `count_parameters` and n
-    rows, as lme4. Fits by REML are comparable in them only if they have the same fixed effects.
+    rows, as lme4. Fits by REML are comparable in them only if they have the same fixed effects, and
+    those of zeros and ones, proportions or counts only if they are of one family and link; where
+    their likelihood is an approximation, `method` says which.
 
     Raises:
-        ArgumentError: no fits, fits to different rows, REML and ML mixed, or REML fits with
-            different fixed effects.
+        ArgumentError: no fits, fits to different rows, REML and ML mixed, REML fits with different
+            fixed effects, families or links mixed, or exact likelihoods and approximate ones.
     """
     import pandas as pd
 
     if not fits:
         raise ArgumentError("there is nothing to compare; give at least one fit")
     for fit in fits:
-        if not isinstance(fit, Maximum):
+        if not isinstance(fit, Maximum | FamilyMaximum):
             raise ArgumentError(
                 f"{show_value(fit)} is not a REML or ML fit; give what model.reml() returns"
             )
-        require_plain(fit, "a comparison of likelihoods")
+        _require_likelihood(fit)
     for fit in fits[1:]:
         check_comparable(fits[0], fit)
     rows = []
@@ -90,7 +97,7 @@ def compare_fits(*fits: Maximum) -> "pd.DataFrame":
         rows.append(
             {
                 "formula": fit.moments.formula,
-                "method": fit.method,
+                "method": name_method(fit),
                 "parameters": k,
                 "loglik": fit.loglik,
                 "deviance": deviance,
@@ -101,8 +108,22 @@ def compare_fits(*fits: Maximum) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def check_comparable(one: Maximum, two: Maximum) -> None:
+def name_method(fit: Comparable) -> str:
+    """Return "reml" or "ml", and by what a likelihood of a family is approximated."""
+    label = fit.label if isinstance(fit, FamilyMaximum) else ""
+    return f"{fit.method}, {label}" if label else fit.method
+
+
+def _require_likelihood(fit: Comparable) -> None:
+    if isinstance(fit, Maximum):
+        require_plain(fit, "a comparison of likelihoods")
+
+
+def check_comparable(one: Comparable, two: Comparable) -> None:
     """Raise `ArgumentError` unless the likelihoods of two fits can be compared."""
+    if isinstance(one, FamilyMaximum) or isinstance(two, FamilyMaximum):
+        check_families(one, two)
+        return
     a, b = one.moments, two.moments
     check_same_data(a, b)
     if a.weights != b.weights:
@@ -175,7 +196,7 @@ def _is_same_column(a: Moments | CellMoments, b: Moments | CellMoments, name: st
 
 
 @check_arguments
-def compare_nested(small: Maximum, large: Maximum) -> LrTest:
+def compare_nested(small: Comparable, large: Comparable) -> LrTest:
     """Return the LR test of a model within a larger one.
 
     The fixed and random columns of the smaller one are among the larger one's, by name, and its
@@ -184,7 +205,7 @@ def compare_nested(small: Maximum, large: Maximum) -> LrTest:
     Raises:
         ArgumentError: fits that cannot be compared, or are not nested.
     """
-    require_plain(large, "a comparison of likelihoods")
+    _require_likelihood(large)
     check_comparable(small, large)
     a, b = small.moments, large.moments
     df = count_parameters(large) - count_parameters(small)
@@ -206,7 +227,7 @@ def compare_nested(small: Maximum, large: Maximum) -> LrTest:
     return LrTest(chi2, df, float(chi_square_tail(chi2, df)), fewer)
 
 
-def _name_kinds(fit: Maximum) -> str:
+def _name_kinds(fit: Comparable) -> str:
     """Return the structures' kinds, each once."""
     return ", ".join(dict.fromkeys(part.structure.kind for part in fit.parts))
 

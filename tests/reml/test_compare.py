@@ -1,5 +1,7 @@
 """Comparison of fits: what lme4 and the textbook say, and what must be refused."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -17,6 +19,7 @@ from bhlm.reml.compare import (
     r_squared,
     variance_explained,
 )
+from bhlm.sources.datasets import load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,77 @@ def test_what_is_no_fit_is_named_in_one_short_line(hsb):
     with pytest.raises(ArgumentError) as error:
         compare_fits([fit, None])
     assert str(error.value) == "<list> is not a REML or ML fit; give what model.reml() returns"
+
+
+def _fit_cbpp(formula: str, *, nagq: int | None = None, **kind: str) -> Any:
+    table = load_dataset("cbpp")
+    table = table.assign(obs=np.arange(len(table)))
+    return Model(formula, table, **({"family": "binomial"} | kind)).ml(nagq=nagq)
+
+
+CBPP = "incidence / size ~ {} + (1 | herd)"
+
+
+def test_families_are_compared_as_lme4s_anova_does():
+    """By glmer with nAGQ = 1 and the tolerances of tests/reference/families/make_reference.R."""
+    formulas = (CBPP.format(1), CBPP.format("C(period)"), CBPP.format("C(period)") + " + (1 | obs)")
+    fits = [_fit_cbpp(formula, nagq=1) for formula in formulas]
+    table = compare_fits(*fits)
+    assert list(table["parameters"]) == [2, 5, 6]
+    assert set(table["method"]) == {"ml, Laplace approximation"}
+    np.testing.assert_allclose(table["aic"], [213.662627, 194.052564, 186.638311], atol=2e-6)
+    np.testing.assert_allclose(table["bic"], [217.713331, 204.179322, 198.790421], atol=2e-6)
+    one, two = compare_nested(*fits[:2]), compare_nested(*fits[1:])
+    assert (one.df, two.df) == (3, 1)
+    assert one.chi2 == pytest.approx(25.61006344, abs=2e-6)
+    assert one.p == pytest.approx(1.15093669e-05, rel=1e-5)
+    assert two.chi2 == pytest.approx(9.41425266, abs=2e-6)
+    assert two.p == pytest.approx(2.15305296e-03, rel=1e-5)
+    assert (one.boundary, two.boundary) == (False, True)
+    exact = [_fit_cbpp(formula) for formula in formulas]
+    assert set(compare_fits(*exact)["method"]) == {"ml"}
+    found = compare_nested(*exact[1:])
+    assert found.chi2 == pytest.approx(2.0 * (exact[2].loglik - exact[1].loglik), abs=1e-12)
+    assert count_parameters(exact[2]) == 6
+
+
+def test_likelihoods_of_families_that_cannot_be_compared_are_refused():
+    base, other = _fit_cbpp(CBPP.format(1)), _fit_cbpp(CBPP.format("C(period)"), nagq=1)
+    table = load_dataset("cbpp")
+    with pytest.raises(ArgumentError, match=r"by integration to a stated error and .* by Laplace"):
+        compare_fits(base, other)
+    probit = _fit_cbpp(CBPP.format("C(period)"), link="probit")
+    counts = Model("incidence ~ 1 + (1 | herd)", table, family="poisson").ml()
+    normal = Model("incidence ~ 1 + (1 | herd)", table).reml(method="ml")
+    for fit in (probit, counts, normal):
+        with pytest.raises(ArgumentError, match="; compare fits of one family and link"):
+            compare_nested(base, fit)
+        with pytest.raises(ArgumentError, match="; compare fits of one family and link"):
+            compare_nested(fit, base)
+    rows = "were fitted to different rows"
+    for changed in (
+        table.iloc[1:],
+        table.assign(incidence=table["incidence"].where(table.index != 0, 3)),
+        table.assign(herd=table["herd"].to_numpy()[::-1]),
+    ):
+        fit = Model(CBPP.format("C(period)"), changed, family="binomial").ml()
+        with pytest.raises(ArgumentError, match=rows):
+            compare_nested(base, fit)
+    place = table.assign(x=np.arange(len(table)) % 4.0)
+    one = Model(CBPP.format("x"), place, family="binomial").ml()
+    moved = place.assign(x=place["x"] + 1.0)
+    two = Model(CBPP.format("x + C(period)"), moved, family="binomial").ml()
+    with pytest.raises(ArgumentError, match=r"'x' has other values in .*; fit both to the same"):
+        compare_nested(one, two)
+    with pytest.raises(ArgumentError, match="is not a special case of"):
+        compare_nested(one, _fit_cbpp(CBPP.format("C(period)")))
+    with pytest.raises(ArgumentError, match="of zeros and ones or counts is not taken here"):
+        variance_explained(base, base)
+
+
+def test_an_exposure_belongs_to_the_model_of_counts():
+    table = load_dataset("cbpp")
+    formula = "incidence ~ 1 + (1 | herd)"
+    plain = Model(formula, table, family="poisson").ml()
+    rates = Model(formula, table, family="poisson", exposure="size").ml()
+    assert list(compare_fits(plain, rates)["parameters"]) == [2, 2]

@@ -262,3 +262,95 @@ def test_html_passes_axe(hsb_table, tmp_path, width, scheme):
         browser.close()
     assert found.response["violations"] == []
     assert Path(tmp_path / "table.png").exists()
+
+
+CBPP = "incidence / size ~ C(period) + (1 | herd)"
+
+
+@functools.cache
+def fit_cbpp(formula: str, *, nagq: int | None = None, family: str = "binomial", link: str = ""):
+    table = bhlm.load_dataset("cbpp")
+    table = table.assign(obs=np.arange(len(table)))
+    return bhlm.Model(formula, table, family=family, link=link or None).ml(nagq=nagq)
+
+
+def test_families_stand_side_by_side_on_the_link_scale():
+    one, two = fit_cbpp(CBPP), fit_cbpp(CBPP + " + (1 | obs)")
+    table = bhlm.table([one, two], stars=True)
+    rows = read_text(table)
+    minus = [f"{fit.beta[0]:.3f}***".replace("-", MINUS) for fit in (one, two)]
+    assert rows["Intercept"] == minus
+    assert rows["var(Intercept|obs)"] == [f"{two.gs[1][0, 0]:.3f}"]
+    assert rows["Parameters"] == ["5", "6"]
+    assert rows["Deviance"] == [f"{-2 * fit.loglik:,.2f}" for fit in (one, two)]
+    icc = two.icc()["icc"]
+    assert rows["ICC, herd"] == [f"{one.icc()['icc'].iloc[0]:.3f}", f"{icc['herd']:.3f}"]
+    assert rows["R², conditional"] == [f"{f.r_squared()['conditional']:.3f}" for f in (one, two)]
+    assert any("Binomial with logit link" in note for note in table.notes)
+    assert not any("Laplace" in note for note in table.notes)
+    for text in (table.to_latex(), table.to_html(), table.to_markdown()):
+        assert "logit" in text
+    robust = bhlm.table([one], df="cr0").frame.set_index("parameter")
+    wanted = one.fixed_effects(method="cr0")
+    assert robust.loc["Intercept", "se"] == wanted.loc["Intercept", "se"]
+
+
+@pytest.mark.parametrize(
+    ("family", "link", "name"),
+    [
+        ("binomial", "logit", "odds ratios"),
+        ("binomial", "cloglog", "hazard ratios"),
+        ("poisson", "log", "rate ratios"),
+    ],
+)
+def test_fixed_effects_are_shown_as_ratios(family, link, name):
+    formula = CBPP if family == "binomial" else CBPP.replace(" / size", "")
+    fit = fit_cbpp(formula, family=family, link=link)
+    table = bhlm.table([fit], ratios=True, show="interval")
+    assert f"Fixed effects, as {name}" in str(table)
+    frame, ratios = table.frame.set_index("parameter"), fit.ratios()
+    for key in ("se", "lower", "upper", "p"):
+        np.testing.assert_array_equal(frame.loc[ratios.index, key], ratios[key])
+    np.testing.assert_array_equal(frame.loc[ratios.index, "estimate"], ratios["ratio"])
+    assert frame.loc["var(Intercept|herd)", "estimate"] == fit.g[0, 0]
+
+
+def test_laplace_is_labelled_and_its_deviance_not_compared():
+    exact, other = fit_cbpp(CBPP), fit_cbpp(CBPP + " + (1 | obs)", nagq=1)
+    table = bhlm.table([exact, other])
+    assert "ML (Laplace)" in str(table)
+    assert any("(2) Laplace approximation of the likelihood" in note for note in table.notes)
+    assert any("integrated and of approximate likelihoods" in note for note in table.notes)
+    alike = bhlm.table([fit_cbpp(CBPP, nagq=1), other])
+    assert not any("†" in note for note in alike.notes)
+    nodes = bhlm.table([fit_cbpp(CBPP, nagq=5)])
+    assert "ML (5 nodes)" in str(nodes)
+    assert any("5 nodes per dimension, whose error is not known" in note for note in nodes.notes)
+
+
+def test_tables_of_several_families_and_ratios_of_none_are_refused():
+    logit, probit = fit_cbpp(CBPP), fit_cbpp(CBPP, link="probit")
+    counts = fit_cbpp(CBPP.replace(" / size", ""), family="poisson")
+    for other in (probit, counts, fit(NULL)):
+        with pytest.raises(ArgumentError, match="; make a table of each family and link"):
+            bhlm.table([logit, other])
+    with pytest.raises(ArgumentError, match="probit link are no log ratios"):
+        bhlm.table([probit], ratios=True)
+    with pytest.raises(ArgumentError, match=r"ratios=True is for fits of zeros .* is gaussian"):
+        bhlm.table([fit(NULL)], ratios=True)
+
+
+@pytest.mark.wide
+def test_a_posterior_of_a_family_stands_beside_its_fit():
+    model = bhlm.Model(CBPP, bhlm.load_dataset("cbpp"), family="binomial")
+    ml, post = model.ml(), model.sample(seed=1, draws=600, tune=600)
+    both = bhlm.table(bhlm.reconcile(ml, post))
+    assert read_text(both)["Intercept"] == [
+        f"{value:.3f}".replace("-", MINUS)
+        for value in (ml.beta[0], post.estimates.loc["Intercept", "mean"])
+    ]
+    ratios = bhlm.table([ml, post], ratios=True)
+    found = ratios.frame[ratios.frame["method"] == "Bayes"].set_index("parameter")
+    wanted = post.ratios()
+    np.testing.assert_array_equal(found.loc[wanted.index, "estimate"], wanted["ratio"])
+    assert any("ratios are posterior medians" in note for note in ratios.notes)

@@ -7,12 +7,22 @@ import numpy as np
 from scipy import special
 
 from bhlm.bayes.draws import Draws
+from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.quantities import derive_icc as derive_latent_icc
+from bhlm.bayes.family.quantities import derive_r_squared as derive_latent_r_squared
+from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_drawn_ratios
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
 from bhlm.design.formula.weights import has_shares
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter
 from bhlm.reml.compare import count_parameters, intraclass_correlation, r_squared
 from bhlm.reml.estimate import Estimate
+from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.inference import tabulate_fixed as tabulate_link
+from bhlm.reml.family.inference import tabulate_ratios
+from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.maximum import LABEL, FamilyMaximum
+from bhlm.reml.family.population import explain_variance, share_variance
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.studies.imputations.pooled import Pooled
@@ -50,20 +60,33 @@ class Column:
     deviance: float
     parameters: int  # that the likelihood counts; 0 where there is none
     notes: tuple[str, ...]  # what to know of it, sentences without a stop
+    family: str = ""  # with its link; empty of the gaussian
+    label: str = ""  # what its likelihood is an approximation by
+    ratio: str = ""  # what fixed effects are shown as, such as "Odds ratio"
 
 
-def read_fit(fit: Any, *, df: str, level: float) -> Column:
+def read_fit(fit: Any, *, df: str, level: float, ratios: bool = False) -> Column:
     """Return the column of a fit.
 
     Args:
         fit: a fit by REML or ML, of one or several factors, a posterior, or pooled fits.
         df: by which the fixed effects of a fit of one factor are tested.
         level: of the intervals.
+        ratios: whether exp of the fixed effects stands in their place.
 
     Raises:
-        ArgumentError: something else than a fit, an unknown method of df, or fits that were pooled
-            at another level.
+        ArgumentError: something else than a fit, an unknown method of df, fits that were pooled at
+            another level, or ratios of a fit that has none.
     """
+    if isinstance(fit, FamilyMaximum):
+        return _read_family(fit, df, level, ratios=ratios)
+    if isinstance(fit, FamilyDraws):
+        return _read_family_draws(fit, level, ratios=ratios)
+    if ratios and isinstance(fit, Estimate | LevelsEstimate | Draws | Pooled):
+        raise ArgumentError(
+            "ratios=True is for fits of zeros and ones, proportions and counts, and "
+            f"'{_find_formula(fit)}' is gaussian; leave it out"
+        )
     if isinstance(fit, Estimate):
         return _read_reml(fit, df, level)
     if isinstance(fit, LevelsEstimate):
@@ -123,20 +146,74 @@ def _read_levels(fit: LevelsEstimate, level: float) -> Column:
     )
 
 
-def _read_draws(fit: Draws, level: float) -> Column:
-    table, draws = fit.estimates, fit.draws
-    tails = [0.5 - level / 2.0, 0.5 + level / 2.0]
-    cells = {}
-    for each in fit.parameters:
-        row = table.loc[str(each)]
-        low, high = np.quantile(draws[str(each)], tails)
-        cells[each] = Cell(float(row["mean"]), float(row["sd"]), float(low), float(high))
-    moments, chosen = fit.moments, fit.settings
-    icc = derive_icc(fit).draws["icc"].mean()
-    r2 = derive_r_squared(fit).draws
-    notes = [] if fit.converged else [f"not converged: {'; '.join(fit.diagnostics.failures)}"]
-    notes += [f"{name} has no mean: {why}" for name, why in fit.withheld.items()]
-    notes += ["drawn from the prior alone"] if chosen.prior_only else []
+def _find_formula(fit: Estimate | LevelsEstimate | Draws | Pooled) -> str:
+    return fit.fits[0].moments.formula if isinstance(fit, Pooled) else fit.moments.formula
+
+
+def _read_family(fit: FamilyMaximum, df: str, level: float, *, ratios: bool) -> Column:
+    """Return the column of a family; tests are by z, or cluster-robust if `df` says so."""
+    method = df if df == "cr0" else "z"
+    moments = fit.moments
+    cells = _read_rows(fit.parameters, fit.estimates, level=level)
+    fixed = [each for each in fit.parameters if each.is_fixed]
+    if ratios:
+        table = tabulate_ratios(fit, method=method, level=level).rename(
+            columns={"ratio": "estimate"}
+        )
+    else:
+        table = tabulate_link(fit, method=method, level=level)
+    cells |= {each: _read_row(table.loc[str(each)]) for each in fixed}
+    if isinstance(fit, FamilyEstimate):
+        shares, groups = share_variance(fit)["icc"], {fit.patterns.group: fit.patterns.n_groups}
+    else:
+        assert isinstance(fit, FamilyLevelsEstimate)
+        shares, groups = fit.icc()["icc"], fit.patterns.groups
+    r2 = {} if fit.family.link == "log" else explain_variance(fit)
+    return Column(
+        method=f"ML ({fit.label.removesuffix(' approximation')})" if fit.label else "ML",
+        tests=method,
+        formula=moments.formula,
+        response=moments.response,
+        fixed=tuple(moments.fixed),
+        rows=moments.n_rows,
+        groups=dict(groups),
+        cells=cells,
+        icc={name: float(shares[name]) for name in groups},
+        r2=(r2.get("marginal", NONE), r2.get("conditional", NONE)),
+        deviance=-2.0 * fit.loglik,
+        parameters=count_parameters(fit),
+        notes=(*_note_label(fit), *_note_fit(fit)),
+        family=_name_family(fit),
+        label=fit.label,
+        ratio=_name_ratio(fit) if ratios else "",
+    )
+
+
+def _note_label(fit: FamilyMaximum) -> tuple[str, ...]:
+    """Return that a likelihood is an approximation, if it is."""
+    if not fit.label:
+        return ()
+    known = f"{fit.label} of the likelihood" if fit.label == LABEL else f"{fit.label} per dimension"
+    return (f"{known}, whose error is not known",)
+
+
+def _name_family(fit: FamilyMaximum | FamilyDraws) -> str:
+    return f"{fit.family.name} with {fit.family.link} link"
+
+
+def _name_ratio(fit: FamilyMaximum | FamilyDraws) -> str:
+    return fit.family.ratio_name or "Hazard ratio"
+
+
+def _read_family_draws(fit: FamilyDraws, level: float, *, ratios: bool) -> Column:
+    cells = _read_drawn(fit, level)
+    if ratios:
+        table = tabulate_drawn_ratios(fit, level=level)
+        for each in (each for each in fit.parameters if each.is_fixed):
+            row = table.loc[str(each)]
+            cells[each] = Cell(float(row["ratio"]), NONE, float(row["lower"]), float(row["upper"]))
+    moments = fit.moments
+    r2 = {} if fit.family.link == "log" else derive_latent_r_squared(fit).draws
     return Column(
         method="Bayes",
         tests="",
@@ -146,12 +223,56 @@ def _read_draws(fit: Draws, level: float) -> Column:
         rows=moments.n_rows,
         groups={moments.group: moments.n_groups},
         cells=cells,
+        icc={moments.group: float(derive_latent_icc(fit).draws["icc"].mean())},
+        r2=(
+            float(np.mean(r2.get("marginal", NONE))),
+            float(np.mean(r2.get("conditional", NONE))),
+        ),
+        deviance=NONE,
+        parameters=0,
+        notes=_note_draws(fit),
+        family=_name_family(fit),
+        ratio=_name_ratio(fit) if ratios else "",
+    )
+
+
+def _read_draws(fit: Draws, level: float) -> Column:
+    moments = fit.moments
+    icc = derive_icc(fit).draws["icc"].mean()
+    r2 = derive_r_squared(fit).draws
+    return Column(
+        method="Bayes",
+        tests="",
+        formula=moments.formula,
+        response=moments.response,
+        fixed=tuple(moments.fixed),
+        rows=moments.n_rows,
+        groups={moments.group: moments.n_groups},
+        cells=_read_drawn(fit, level),
         icc={moments.group: float(icc)},
         r2=(float(r2["marginal"].mean()), float(r2["conditional"].mean())),
         deviance=NONE,
         parameters=0,
-        notes=tuple(notes),
+        notes=_note_draws(fit),
     )
+
+
+def _read_drawn(fit: Draws | FamilyDraws, level: float) -> dict[Parameter, Cell]:
+    """Return means, SDs and equal-tailed intervals."""
+    table, draws = fit.estimates, fit.draws
+    tails = [0.5 - level / 2.0, 0.5 + level / 2.0]
+    cells = {}
+    for each in fit.parameters:
+        row = table.loc[str(each)]
+        low, high = np.quantile(draws[str(each)], tails)
+        cells[each] = Cell(float(row["mean"]), float(row["sd"]), float(low), float(high))
+    return cells
+
+
+def _note_draws(fit: Draws | FamilyDraws) -> tuple[str, ...]:
+    notes = [] if fit.converged else [f"not converged: {'; '.join(fit.diagnostics.failures)}"]
+    notes += [f"{name} has no mean: {why}" for name, why in fit.withheld.items()]
+    return (*notes, *(["drawn from the prior alone"] if fit.settings.prior_only else []))
 
 
 def _read_pooled(pooled: Pooled, level: float) -> Column:
@@ -183,7 +304,7 @@ def _read_pooled(pooled: Pooled, level: float) -> Column:
     )
 
 
-def _note_fit(fit: Estimate | LevelsEstimate) -> tuple[str, ...]:
+def _note_fit(fit: Estimate | LevelsEstimate | FamilyMaximum) -> tuple[str, ...]:
     if not fit.converged:
         return (f"not converged, and not to be reported: {fit.advice}",)
     return (f"singular: {fit.advice}",) if fit.singular else ()

@@ -142,6 +142,7 @@ def table(
     df: str = "satterthwaite",
     stars: bool | Mapping[float, str] = False,
     labels: Mapping[str, str] | None = None,
+    ratios: bool = False,
 ) -> ModelTable:
     """Return several models side by side, as a paper prints them.
 
@@ -161,13 +162,17 @@ def table(
             to its mark. A posterior has no p.
         labels: what to print for a column of the data, such as {"cwc(ses)": "SES within school"};
             products and components take them for their parts.
+        ratios: of zeros and ones, proportions and counts, whether fixed effects are shown as odds
+            ratios, hazard ratios (cloglog) or rate ratios.
 
     Raises:
-        ArgumentError: no fits, something that is no fit, or an unknown argument.
+        ArgumentError: no fits, something that is no fit, fits of several families or links, ratios
+            of a fit that has none, or an unknown argument.
     """
     _check(show, scale, decimals, level, df)
     fits = _list_fits(models)
-    columns = tuple(read_fit(fit, df=df, level=level) for _, fit in fits)
+    columns = tuple(read_fit(fit, df=df, level=level, ratios=ratios) for _, fit in fits)
+    _check_families(columns)
     headings = tuple(heading for heading, _ in fits)
     marks = _read_stars(stars)
     written = _Writer(show, scale, decimals, level, marks, dict(labels or {}))
@@ -183,6 +188,18 @@ def _check(show: str, scale: str, decimals: int, level: float, df: str) -> None:
     if not 0 <= decimals <= 10:
         raise ArgumentError(f"decimals={decimals} is not between 0 and 10; give 2 or 3")
     check_level(level)
+
+
+def _check_families(columns: Sequence[Column]) -> None:
+    """Refuse columns whose effects are on different scales."""
+    first = columns[0]
+    for column in columns[1:]:
+        if column.family != first.family:
+            one, other = (each.family or "gaussian" for each in (first, column))
+            raise ArgumentError(
+                f"'{first.formula}' is {one} and '{column.formula}' is {other}, whose effects are "
+                "on different scales; make a table of each family and link"
+            )
 
 
 def _list_fits(models: Any) -> list[tuple[str, Any]]:
@@ -229,8 +246,10 @@ class _Writer:
     def lay_out(self, columns: Sequence[Column], headings: Sequence[str]) -> Layout:
         """Return the table as lines of text."""
         fixed, random = self._order(columns)
+        ratio = columns[0].ratio
+        effects = f"Fixed effects, as {ratio.lower()}s" if ratio else "Fixed effects"
         sections = [
-            ("Fixed effects", [self._write_line(each, columns) for each in fixed]),
+            (effects, [self._write_line(each, columns) for each in fixed]),
             ("Variance components", [self._write_line(each, columns) for each in random]),
             ("Model", self._describe_models(columns)),
         ]
@@ -364,7 +383,11 @@ class _Writer:
             text = f"{' and '.join(kinds)} {shown['where']}"
             notes.append(f"{text[0].upper()}{text[1:]}.")
         if bayes:
-            notes.append("Estimates of Bayes columns are posterior means.")
+            what = "; ratios are posterior medians, without an SD" if columns[0].ratio else ""
+            notes.append(f"Estimates of Bayes columns are posterior means{what}.")
+        if family := columns[0].family:
+            scale = "" if columns[0].ratio else f", fixed effects on the {family.split()[-2]} scale"
+            notes.append(f"{family[0].upper()}{family[1:]}{scale}, unit-specific.")
         tests = list(dict.fromkeys(column.tests for column in likelihoods if column.tests))
         tests = [TESTS[each] for each in tests]
         if tests and (self.stars or self.show == "interval"):
@@ -376,13 +399,27 @@ class _Writer:
                 for limit, mark in sorted(self.stars.items(), reverse=True)
             )
             notes.append(f"{marks}{'; a posterior has no p' if bayes else ''}.")
-        notes.append(
-            "ICC at the means of the random columns; R² of Nakagawa, Johnson and Schielzeth."
-        )
+        notes += self._note_shares(columns)
         notes += _warn(columns, headings)
         for heading, column in zip(headings, columns, strict=True):
             notes += [f"{heading} {note.removesuffix('.')}." for note in column.notes]
         return [show_name(note) for note in notes]
+
+    def _note_shares(self, columns: Sequence[Column]) -> list[str]:
+        """Return what ICC and R2 are, where there are any."""
+        if not columns[0].family:
+            return [
+                "ICC at the means of the random columns; R² of Nakagawa, Johnson and Schielzeth."
+            ]
+        iccs = [value for column in columns for value in column.icc.values()]
+        if all(map(math.isnan, iccs)):
+            return []
+        if columns[0].family.endswith("log link"):
+            return ["ICC of two counts where all columns have their means."]
+        return [
+            "ICC on the latent scale of the link, at the means of the random columns; R² of "
+            "Nakagawa and Schielzeth on that scale."
+        ]
 
 
 def split_product(name: str) -> list[str]:
@@ -406,7 +443,12 @@ def _warn_deviance(columns: Sequence[Column]) -> list[str]:
     counted = [column for column in columns if column.parameters]
     restricted = [column for column in counted if column.method == "REML"]
     notes = []
-    if len({column.method for column in counted}) > 1:
+    if len({column.label for column in counted}) > 1:
+        notes.append(
+            "† Deviances of integrated and of approximate likelihoods are not comparable: fit all "
+            "alike, such as with nagq=1, to compare them"
+        )
+    elif len({column.method for column in counted}) > 1:
         notes.append(
             "† Deviances by REML and by ML are not of one likelihood: compare within one method"
         )
