@@ -1,7 +1,8 @@
 """Samples as surveys of schools have them, odd ones too, against brute force, and by the commands.
 
 The samples are carved of New Zealand's pupils in PISA 2012, with weights and labels as other files
-may have them. Estimates must be a maximum of the pseudo-likelihood in `pseudo_oracle.py`, and every convention's standard errors those of its scores and Hessian.
+may have them. Estimates must be a maximum of the pseudo-likelihood in `pseudo_oracle.py`, and every
+convention's standard errors those of its scores and Hessian.
 """
 
 import json
