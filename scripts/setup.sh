@@ -112,4 +112,6 @@ else
 fi
 log "installing bhlm into .venv (a few minutes the first time)"
 install_package "$target"
+# Where Python may not write bytecode, each command would compile the whole package again.
+.venv/bin/python -m compileall -q bhlm bhlm_command.py
 printf '%s\n' "$state" >".venv/.installed${1:+-$1}"

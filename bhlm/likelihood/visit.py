@@ -46,12 +46,13 @@ class Visit(NamedTuple):
     bends: Array  # as by `profiled.sum_bends`
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+# Within the search alone it is compiled once, and not once more by itself.
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def visit_panels(
     panels: Array,
     reach: float,
     total: Array,
-    more: Array,
+    more: Array | None,
     lam: Array,
     n: float,
     restricted: bool,
@@ -60,7 +61,7 @@ def visit_panels(
     """Return the criterion of `profiled.evaluate`, its `score_psi` and its `sum_bends`.
 
     `panels`, `reach` and `total` as in `Panels`; `more` is `spread_weights` of groups that have
-    weights, and of none without; `held` is a residual variance that is known, and else nan.
+    weights, and None without; `held` is a residual variance that is known, and else nan.
     """
     q, r = len(lam), len(total)
     p, m = r - 1, q * (q + 1) // 2
@@ -77,7 +78,7 @@ def visit_panels(
             e[d, c] = e[c, d]
             at += 1
     inner = np.empty((stretches, 1 + m + m * (m + 1) // 2))
-    if len(more) > 0:
+    if more is not None:
         fill_inner(panels, more, 0, stretches, lam, inner)
         logdet += add_stretches(inner)[0]
     found = profile_products(logdet, e, n, restricted)
@@ -86,7 +87,7 @@ def visit_panels(
     every = np.empty((stretches, count_bends(q, p)))
     fill_bends(panels, 0, stretches, lam, phi, beta, restricted, every)
     bends = add_stretches(every)
-    if len(more) > 0:
+    if more is not None:
         add_weights(bends, inner[0], q)
     score = join_score(bends, q, p, phi, size, restricted)
     return Visit(value, logdet, beta, phi, rss, score, bends)
@@ -257,7 +258,7 @@ def descend_panels(
     panels: Array,
     reach: float,
     total: Array,
-    more: Array,
+    more: Array | None,
     factors: Array,
     theta: Array,
     n: float,

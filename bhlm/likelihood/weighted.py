@@ -58,9 +58,9 @@ def spread_weights(groups: Array) -> Array:
     return more
 
 
-def weigh_panels(groups: Array | None) -> Array:
-    """Return `spread_weights`, of no panel where groups have none."""
-    return np.empty((0, LANES)) if groups is None else spread_weights(groups)
+def weigh_panels(groups: Array | None) -> Array | None:
+    """Return `spread_weights`; None where groups have none."""
+    return None if groups is None else spread_weights(groups)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
