@@ -74,11 +74,11 @@ def pool_components(fits: Sequence[Estimate], *, level: float) -> PooledComponen
         ends = value + quantile[row] * error * np.array([-1.0, 1.0])
         about = {"df": pooled.df[row], "riv": pooled.riv[row], "fmi": pooled.fmi[row]}
         if at == m or labels[at][0] == labels[at][1]:
-            for rows, power in ((squared, 1.0), (scaled, 0.5)):
+            with np.errstate(over="ignore", under="ignore"):  # next to zero: from 0 to inf
+                limits = np.exp(np.multiply.outer((1.0, 0.5), ends))
+            for rows, power, reach in ((squared, 1.0, limits[0]), (scaled, 0.5, limits[1])):
                 size = np.exp(power * value)
-                with np.errstate(over="ignore", under="ignore"):  # next to zero: from 0 to inf
-                    limits = np.exp(power * ends)
-                rows[at] = PooledRow(size, power * size * error, *limits, **about)
+                rows[at] = PooledRow(size, power * size * error, *reach, **about)
             continue
         corr = np.tanh(value)
         scaled[at] = PooledRow(corr, (1.0 - corr**2) * error, *np.tanh(ends), **about)
@@ -104,12 +104,12 @@ def _find_boundary(
 ) -> tuple[Boundary, ...]:
     """Return the blocks whose elements have no logarithm, Fisher's z or error in some fit."""
     m, found = len(structure.labels), []
-    where = [set(structure.find_block(i)) for i, _ in structure.labels]
-    errors = np.array([np.diag(fit.variance_cov)[:m] for fit in fits])
+    errors = np.einsum("fcc->fc", np.array([fit.variance_cov for fit in fits]))[:, :m]
     is_sd = np.array([i == j for i, j in structure.labels])
     able = (errors >= 0.0) & np.where(is_sd, sizes > 0.0, np.abs(sizes) < 1.0)
     if able.all():
         return ()
+    where = [set(structure.find_block(i)) for i, _ in structure.labels]
     seen: list[set[int]] = []
     for block in where:
         if block in seen:

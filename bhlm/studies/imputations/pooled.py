@@ -15,6 +15,7 @@ from bhlm.reml.fixed.contrasts import METHODS, infer_fixed
 from bhlm.reml.fixed.method import NORMAL
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import check_converged
+from bhlm.reml.rows import lay_out
 from bhlm.studies.imputations.components import Boundary, PooledRow, pool_components
 from bhlm.studies.imputations.rubin import Combined, combine, mean_df, t_quantile, t_tails
 
@@ -65,12 +66,12 @@ class Pooled:
         names are those of R's mice). Variances and SDs are pooled by their logarithms,
         correlations by Fisher's z; `statistic` and `p` are of fixed effects only.
         """
-        import pandas as pd
-
-        index = pd.Index(list(map(str, self.parameters)), name="parameter")
-        table = pd.DataFrame(np.array(self.rows), index, list(PooledRow._fields))
-        table.insert(table.columns.get_loc("fmi"), "lambda", table["riv"] / (1.0 + table["riv"]))
-        return table
+        values = np.array(self.rows)
+        at = PooledRow._fields.index("fmi")
+        riv = values[:, PooledRow._fields.index("riv")]
+        table = np.insert(values, at, riv / (1.0 + riv), axis=1)
+        columns = (*PooledRow._fields[:at], "lambda", *PooledRow._fields[at:])
+        return lay_out(table, tuple(map(str, self.parameters)), columns)
 
 
 def pool_fits(
