@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bhlm.design.formula.terms import add_counts, parse_formula
-from bhlm.design.formula.weights import Weights
+from bhlm.design.formula.weights import Weights, read_weights
 from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.families import find_family
@@ -54,7 +54,8 @@ def reduce_part(
     formula: str,
     table: Any,
     *,
-    weights: Weights | None = None,
+    weights: "str | Weights | None" = None,
+    known_variance: str | None = None,
     family: str = "gaussian",
     link: str | None = None,
     trials: str | None = None,
@@ -71,7 +72,8 @@ def reduce_part(
     Args:
         formula: the model.
         table: any dataframe that narwhals accepts, or the path of a file.
-        weights: of rows and groups, of a single grouping factor.
+        weights: of rows and groups, of a single grouping factor, as `bhlm.Model` takes them.
+        known_variance: the column of sampling variances that are known, row by row.
         family: as of `bhlm.Model`, which the link, trials and exposure are of; the result of
             others than the gaussian is `Patterns`.
         link: of the family.
@@ -85,6 +87,7 @@ def reduce_part(
             a family that is not known, or several grouping factors of one.
     """
     counts = {"link": link, "trials": trials, "exposure": exposure}
+    meant = read_weights(weights, known_variance)
     if family == "gaussian":
         for name, value in counts.items():
             if value is not None:
@@ -92,11 +95,11 @@ def reduce_part(
                     f"{name}={value!r} is for the families of zeros and ones and of counts; give "
                     "family='bernoulli', 'binomial' or 'poisson' too"
                 )
-        return either.reduce_part(formula, table, weights=weights)
+        return either.reduce_part(formula, table, weights=meant)
     found = find_family(family, link)
-    if weights is not None:
+    if meant is not None:
         raise ArgumentError(
-            f"weights are not there yet with family={family!r} ({weights.sentence}); leave them out"
+            f"weights are not there yet with family={family!r} ({meant.sentence}); leave them out"
         )
     asked = add_counts(parse_formula(formula), trials=trials, exposure=exposure)
     if asked.has_levels:
