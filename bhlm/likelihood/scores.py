@@ -10,8 +10,17 @@ import numba
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.panels import LANES, STRETCH, sum_stretches
-from bhlm.likelihood.profiled import factor_group, project_group
+from bhlm.likelihood.panels import (
+    LANES,
+    STRETCH,
+    add_product,
+    add_scaled,
+    factor_panel,
+    set_scaled,
+    subtract_product,
+    sum_stretches,
+    turn_panel,
+)
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 
@@ -127,109 +136,217 @@ def fill_scores(
     """
     n_groups, k, _ = blocks.shape
     m, q, _ = directions.shape
-    p, last = k - q - 1, k - 1
-    root = np.empty((q, q))
-    half = np.empty((q, k))
-    plain = np.empty((q, k))  # Z'[Z X e], e = y - X beta
-    fu = np.empty((q, k))  # [F U t] = Z'H^-1 [Z X e]
-    xe = np.empty(p + 1)  # [X e]'e, and then [X e]'H^-1 e
-    shrink = np.empty((q, q + 1))  # lam K^-1 lam'Z'[Z e]
-    zz = np.empty((q, q + 1))  # Z'H^-2 [Z e]
-    fd = np.empty((m, q, q))  # F D_c
-    dt = np.empty((m, q))  # D_c t
-    low = np.empty(q)
-    for j in range(n_groups):
-        weight = weights[j]
-        block = blocks[j]
-        for a in range(q):
-            value = block[a, last]
-            for i in range(p):
-                value -= block[a, q + i] * beta[i]
-            for b in range(last):
-                plain[a, b] = block[a, b]
-            plain[a, last] = value
-        for h in range(p + 1):
-            value = block[last, q + h]
-            for i in range(p):
-                value -= block[q + i, q + h] * beta[i]
-            xe[h] = value
-        for i in range(p):
-            xe[p] -= beta[i] * xe[i]
-        factor_group(plain, q, lam, root, half)
-        project_group(plain, q, half, fu)
-        for h in range(p + 1):
-            for a in range(q):
-                xe[h] -= half[a, q + h] * half[a, last]
-        for c in range(q + 1):
-            b = c if c < q else last
-            for a in range(q - 1, -1, -1):  # root'^-1 half, and then lam times it
-                value = half[a, b]
-                for i in range(a + 1, q):
-                    value -= root[i, a] * low[i]
-                low[a] = value / root[a, a]
+    p, width = k - q - 1, len(hessian)
+    panel = np.zeros((q, k, LANES))
+    inner = np.zeros((p + 1, p + 1, LANES))  # of [X y], and then of [X e] and e alone
+    rows = np.zeros(LANES)
+    weight = np.zeros(LANES)
+    turned = np.empty((q, q, LANES))
+    low = np.empty((q, q, LANES))
+    raw = np.empty((q, q, LANES))
+    pivot = np.empty((q, LANES))
+    inverse = np.empty((q, LANES))
+    back = np.empty((q, LANES))
+    turn = np.empty((q, q, LANES))
+    ze = np.empty((q, LANES))  # Z'e
+    f = np.empty((q, q, LANES))
+    u = np.empty((q, p, LANES))
+    t = np.empty((q, LANES))
+    shrink = np.empty((q, q, LANES))  # Psi F
+    lean = np.empty((q, LANES))  # Psi t
+    zz = np.empty((q, q, LANES))  # Z'H^-2 Z
+    short = np.empty((q, LANES))  # Z'H^-2 e
+    fd = np.empty((m, q, q, LANES))  # F D_c
+    dt = np.empty((m, q, LANES))  # D_c t
+    own = np.empty((width, LANES))
+    entry = np.empty(LANES)
+    other = np.empty(LANES)
+    lanes = np.zeros((width, width, LANES))
+    psi = np.zeros((q, q))
+    for a in range(q):
+        for b in range(q):
             for i in range(q):
-                value = 0.0
-                for a in range(q):
-                    value += lam[i, a] * low[a]
-                shrink[i, c] = value
-            for a in range(q):
-                value = fu[a, b]
-                for i in range(q):
-                    value -= fu[a, i] * shrink[i, c]
-                zz[a, c] = value
-        once, both = size[j], size[j]  # tr(H^-1) and tr(H^-2)
-        twice = xe[p]  # e'H^-2 e
-        for a in range(q):
-            twice -= fu[a, last] * shrink[a, q]
-            once -= shrink[a, a]
-            both -= 2.0 * shrink[a, a]
-            for b in range(q):
-                both += shrink[a, b] * shrink[b, a]
-        thrice = twice  # e'H^-3 e
-        for a in range(q):
-            thrice -= zz[a, q] * shrink[a, q]
-        for i in range(p):
-            scores[j, i] = weight * xe[i] / v
-            value = xe[i]
-            for a in range(q):
-                value -= fu[a, q + i] * shrink[a, q]
-            hessian[p + m, i] += weight * value / v**2
-            for h in range(0 if has_fixed else i + 1):
-                value = block[q + i, q + h]
-                for a in range(q):
-                    value -= half[a, q + i] * half[a, q + h]
-                hessian[i, h] += weight * value / v
-        for c in range(m):
-            square, trace = 0.0, 0.0
-            for a in range(q):
-                value = 0.0
-                for b in range(q):
-                    value += directions[c, a, b] * fu[b, last]
-                    entry = 0.0
-                    for i in range(q):
-                        entry += fu[a, i] * directions[c, i, b]
-                    fd[c, a, b] = entry
-                dt[c, a] = value
-                square += fu[a, last] * value
-                trace += fd[c, a, a]
-            scores[j, p + c] = weight * 0.5 * (square / v**2 - trace / v)
+                psi[a, b] += lam[a, i] * lam[b, i]
+    for first in range(0, n_groups, LANES):
+        load_lanes(blocks, size, weights, first, panel, inner, rows, weight)
+        factor_panel(panel, lam, turned, low, raw, pivot, inverse)
+        turn_panel(lam, turned, low, inverse, back, turn)
+        for h in range(p, -1, -1):  # y'e before X'y is overwritten by X'e
             for i in range(p):
-                value = 0.0
-                for a in range(q):
-                    value += dt[c, a] * fu[a, q + i]
-                hessian[p + c, i] += weight * value / v**2
-            bent, middle = 0.0, 0.0
+                add_scaled(-beta[i], inner[max(i, h), min(i, h)], inner[p, h])
+        for i in range(p):
+            add_scaled(-beta[i], inner[p, i], inner[p, p])
+        for a in range(q):
+            set_scaled(1.0, panel[a, k - 1], ze[a])
+            for i in range(p):
+                add_scaled(-beta[i], panel[a, q + i], ze[a])
+        turn_columns(turn, panel, 0, f)
+        turn_columns(turn, panel, q, u)
+        for a in range(q):
+            set_scaled(0.0, rows, t[a])
+            for i in range(q):
+                add_product(turn[a, i], ze[i], t[a])
+        for a in range(q):
+            set_scaled(psi[a, 0], t[0], lean[a])
+            for i in range(1, q):
+                add_scaled(psi[a, i], t[i], lean[a])
+            for b in range(q):
+                set_scaled(psi[a, 0], f[0, b], shrink[a, b])
+                for i in range(1, q):
+                    add_scaled(psi[a, i], f[i, b], shrink[a, b])
+        for a in range(q):
+            set_scaled(1.0, t[a], short[a])
+            for i in range(q):
+                subtract_product(f[a, i], lean[i], short[a])
+            for b in range(q):
+                set_scaled(1.0, f[a, b], zz[a, b])
+                for i in range(q):
+                    subtract_product(f[a, i], shrink[i, b], zz[a, b])
+        for h in range(p):  # X'H^-1 e
+            set_scaled(1.0, inner[p, h], own[h])
             for a in range(q):
-                bent += dt[c, a] * zz[a, q]
-                for b in range(q):
-                    middle += directions[c, a, b] * zz[b, a]
-            hessian[p + m, p + c] += weight * (bent / v**3 - 0.5 * middle / v**2)
-            for d in range(c + 1):
-                bent, pairs = 0.0, 0.0
+                subtract_product(panel[a, q + h], lean[a], own[h])
+        twice = inner[p, p]  # e'e, e'H^-1 e, e'H^-2 e, and then e'H^-3 e
+        for a in range(q):
+            subtract_product(ze[a], lean[a], twice)
+            subtract_product(t[a], lean[a], twice)
+        # tr(H^-1) and tr(H^-2)
+        set_scaled(1.0, rows, entry)
+        set_scaled(1.0, rows, other)
+        for a in range(q):
+            add_scaled(-1.0, shrink[a, a], entry)
+            add_scaled(-2.0, shrink[a, a], other)
+            for b in range(q):
+                add_product(shrink[a, b], shrink[b, a], other)
+        for g in range(LANES):
+            own[p + m, g] = 0.5 * (twice[g] / v**2 - entry[g] / v)
+        for a in range(q):
+            subtract_product(short[a], lean[a], twice)
+        for g in range(LANES):
+            lanes[p + m, p + m, g] += weight[g] * (twice[g] / v**3 - 0.5 * other[g] / v**2)
+        for i in range(p):
+            set_scaled(1.0, own[i], entry)
+            for a in range(q):
+                subtract_product(u[a, i], lean[a], entry)
+            add_weighted(weight, entry, 1.0 / v**2, lanes[p + m, i])
+            if has_fixed:
+                continue
+            for h in range(i + 1):
+                set_scaled(1.0, inner[i, h], entry)
                 for a in range(q):
+                    set_scaled(psi[a, 0], u[0, h], other)
+                    for b in range(1, q):
+                        add_scaled(psi[a, b], u[b, h], other)
+                    subtract_product(panel[a, q + i], other, entry)
+                add_weighted(weight, entry, 1.0 / v, lanes[i, h])
+        for c in range(m):
+            lean_on(directions[c], f, t, fd[c], dt[c])
+            set_scaled(0.0, rows, entry)
+            set_scaled(0.0, rows, other)
+            for a in range(q):
+                add_product(t[a], dt[c, a], entry)
+                add_scaled(1.0, fd[c, a, a], other)
+            for g in range(LANES):
+                own[p + c, g] = 0.5 * (entry[g] / v**2 - other[g] / v)
+            for i in range(p):
+                set_scaled(0.0, rows, entry)
+                for a in range(q):
+                    add_product(dt[c, a], u[a, i], entry)
+                add_weighted(weight, entry, 1.0 / v**2, lanes[p + c, i])
+            set_scaled(0.0, rows, entry)
+            set_scaled(0.0, rows, other)
+            for a in range(q):
+                add_product(dt[c, a], short[a], entry)
+                for b in range(q):
+                    if directions[c, a, b] != 0.0:
+                        add_scaled(directions[c, a, b], zz[b, a], other)
+            add_weighted(weight, entry, 1.0 / v**3, lanes[p + m, p + c])
+            add_weighted(weight, other, -0.5 / v**2, lanes[p + m, p + c])
+            for d in range(c + 1):
+                set_scaled(0.0, rows, entry)
+                set_scaled(0.0, rows, other)
+                for a in range(q):
+                    set_scaled(0.0, rows, back[a])
                     for b in range(q):
-                        bent += dt[c, a] * fu[a, b] * dt[d, b]
-                        pairs += fd[c, a, b] * fd[d, b, a]
-                hessian[p + c, p + d] += weight * (bent / v**3 - 0.5 * pairs / v**2)
-        scores[j, p + m] = weight * 0.5 * (twice / v**2 - once / v)
-        hessian[p + m, p + m] += weight * (thrice / v**3 - 0.5 * both / v**2)
+                        add_product(f[a, b], dt[d, b], back[a])
+                        add_product(fd[c, a, b], fd[d, b, a], other)
+                    add_product(dt[c, a], back[a], entry)
+                add_weighted(weight, entry, 1.0 / v**3, lanes[p + c, p + d])
+                add_weighted(weight, other, -0.5 / v**2, lanes[p + c, p + d])
+        for i in range(p):
+            for g in range(LANES):
+                own[i, g] /= v
+        for g in range(min(LANES, n_groups - first)):
+            for i in range(width):
+                scores[first + g, i] = weight[g] * own[i, g]
+    for i in range(width):
+        for h in range(i + 1):
+            for g in range(LANES):
+                hessian[i, h] += lanes[i, h, g]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def load_lanes(
+    blocks: Array,
+    size: Array,
+    weights: Array,
+    first: int,
+    panel: Array,
+    inner: Array,
+    rows: Array,
+    weight: Array,
+) -> None:
+    """Write a panel of groups from `first` on: [Z]'[Z X y], the lower triangle of [X y]'[X y].
+
+    And their numbers of rows and weights. Lanes behind the last group are zero.
+    """
+    n_groups, k, _ = blocks.shape
+    q = len(panel)
+    count = min(LANES, n_groups - first)
+    for g in range(count):
+        block = blocks[first + g]
+        for a in range(q):
+            for b in range(k):
+                panel[a, b, g] = block[a, b]
+        for a in range(k - q):
+            for b in range(a + 1):
+                inner[a, b, g] = block[q + a, q + b]
+        rows[g], weight[g] = size[first + g], weights[first + g]
+    for g in range(count, LANES):
+        panel[:, :, g] = 0.0
+        inner[:, :, g] = 0.0
+        rows[g] = weight[g] = 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def turn_columns(turn: Array, panel: Array, start: int, out: Array) -> None:
+    """Write T R (q, c, LANES), R the columns of a panel from `start` on."""
+    for a in range(out.shape[0]):
+        for b in range(out.shape[1]):
+            set_scaled(0.0, panel[0, 0], out[a, b])
+            for i in range(out.shape[0]):
+                add_product(turn[a, i], panel[i, start + b], out[a, b])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def lean_on(direction: Array, f: Array, t: Array, fd: Array, dt: Array) -> None:
+    """Write F D (q, q, LANES) and D t (q, LANES) for one direction D (q, q)."""
+    q = len(direction)
+    for a in range(q):
+        set_scaled(0.0, t[a], dt[a])
+        for b in range(q):
+            set_scaled(0.0, t[a], fd[a, b])
+    for a in range(q):
+        for b in range(q):
+            share = direction[a, b]
+            if share != 0.0:
+                add_scaled(share, t[b], dt[a])
+                for i in range(q):
+                    add_scaled(share, f[i, a], fd[i, b])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def add_weighted(weight: Array, x: Array, factor: float, out: Array) -> None:
+    """Add factor weight x to `out`, lane by lane."""
+    for g in range(LANES):
+        out[g] += factor * (weight[g] * x[g])
