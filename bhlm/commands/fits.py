@@ -380,13 +380,8 @@ def ml_command(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=True, outcome=outcome,
     )  # fmt: skip
-    if rows and model.patterns is not None:
+    if rows and (model.patterns or model.level_patterns) is not None:
         raise refuse_family_rows(model.family)
-    if dashboard and model.level_patterns is not None:
-        raise ArgumentError(
-            f"--dashboard is not there yet for family='{model.family}' and several grouping "
-            "factors, since its figures are of a single one; --json has the numbers"
-        )
     VOICE.say("fitting")
     fit = model.ml(covariance=covariance or (entry.covariance if entry else None), nagq=nagq)
     text = fit.summary(style=style)

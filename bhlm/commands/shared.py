@@ -572,12 +572,12 @@ def write_page(
     from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.moments.cells import refuse_factors
-    from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.maximum import FamilyMaximum
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reports.dashboard.subjects import write_family, write_fit, write_levels
 
     VOICE.say("writing the page")
-    if isinstance(fit, FamilyEstimate | FamilyDraws):
+    if isinstance(fit, FamilyMaximum | FamilyDraws):
         if rows:
             raise refuse_family_rows(fit.family.name)
         write_family(fit, page, title=title, source=source)

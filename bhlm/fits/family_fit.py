@@ -1,8 +1,7 @@
 """FamilyFit: what `model.ml()` returns of zeros and ones, proportions and counts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from bhlm.errors import check_arguments
 from bhlm.fits.family_maximum_fit import FamilyMaximumFit
@@ -48,82 +47,6 @@ class FamilyFit(FamilyMaximumFit, FamilyEstimate):
         from bhlm.reports.text.family import render_family
 
         return render_family(self, style=style)
-
-    def population_effects(self, *, method: str = "z", level: float = 0.95) -> "pd.DataFrame":
-        """Return the population-averaged effects: of the means over all groups.
-
-        Columns `estimate, se, lower, upper, statistic, p`, and `ratio` but for probit; see
-        `bhlm.reml.family.population.estimate_population`.
-
-        Raises:
-            ArgumentError: an unknown method, or a level outside (0, 1).
-        """
-        from bhlm.reml.family.population import estimate_population
-
-        return estimate_population(self, method=method, level=level)
-
-    def effects(
-        self,
-        column: str,
-        *,
-        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
-        at: "Mapping[str, Any] | None" = None,
-        scale: str = "response",
-        kind: str | None = None,
-        method: str = "z",
-        level: float = 0.95,
-    ) -> "pd.DataFrame":
-        """Return the effect of a column on the probability or rate, or on the link scale.
-
-        Columns `slope, se, lower, upper, statistic, p` after the moderators' values. On the
-        response scale it is the difference that a level or a column of zeros and ones makes, else
-        the derivative at the column's mean, "population-averaged" (the default `kind`) or
-        "unit-specific"; other columns stand at their means, or where `at` has them.
-
-        Raises:
-            ArgumentError: a column or moderator that is not in the model, a value that it cannot
-                have, or a scale, kind, method or level that is not known.
-        """
-        from bhlm.reml.family.slopes import estimate_slopes
-
-        return estimate_slopes(
-            self, column, by=by, at=at, scale=scale, kind=kind, method=method, level=level
-        )
-
-    def effect_lines(
-        self,
-        column: str,
-        *,
-        by: "str | Sequence[str] | Mapping[str, Any] | None" = None,
-        at: "Mapping[str, Any] | None" = None,
-        values: "Sequence[float] | None" = None,
-        scale: str = "response",
-        kind: str | None = None,
-        method: str = "z",
-        level: float = 0.95,
-    ) -> "pd.DataFrame":
-        """Return the expected probability or rate along a column, or its link.
-
-        One line per value of the moderators, in columns `estimate, se, lower, upper`;
-        "population-averaged" (the default `kind`) or "unit-specific", of a group whose effects are
-        zero. `bhlm.plots.plot_effects` draws both.
-
-        Raises:
-            ArgumentError: as `effects`.
-        """
-        from bhlm.reml.family.slopes import estimate_lines
-
-        return estimate_lines(
-            self,
-            column,
-            by=by,
-            at=at,
-            values=values,
-            scale=scale,
-            kind=kind,
-            method=method,
-            level=level,
-        )
 
     def test_variances(self, coefficients: str | Sequence[str]) -> "VarianceTest":
         """Return the LR test that the named random coefficients do not vary over groups.
@@ -185,26 +108,3 @@ class FamilyFit(FamilyMaximumFit, FamilyEstimate):
         from bhlm.reml.family.checks import check_groups
 
         return check_groups(self, kind=kind, draws=draws, seed=seed)
-
-    def dashboard(
-        self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
-    ) -> None:
-        """Write the page about this fit to an HTML file; its numbers go to a .json beside it.
-
-        Page and .json hold no single row: effects, means and proportions of the groups.
-
-        Raises:
-            DataError: a path that cannot be written to.
-        """
-        from bhlm.reports.dashboard.subjects import write_family
-
-        write_family(self, path, title=title, source=source)
-
-    def dispersion(self) -> dict[str, float]:
-        """Return Pearson's chi-square and its ratio to the df, which overdispersion makes large.
-
-        See `bhlm.reml.family.population.measure_dispersion`.
-        """
-        from bhlm.reml.family.population import measure_dispersion
-
-        return measure_dispersion(self)

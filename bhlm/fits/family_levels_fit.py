@@ -1,6 +1,6 @@
 """FamilyLevelsFit: `model.ml()` of zeros and ones, proportions and counts with several factors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
@@ -10,6 +10,8 @@ from bhlm.fits.levels_fit import NotYetError
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 
 if TYPE_CHECKING:
+    from bhlm.likelihood.replicates import FamilyCheck
+    from bhlm.plots.figure import Figure
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -66,6 +68,46 @@ class FamilyLevelsFit(FamilyMaximumFit, FamilyLevelsEstimate):
         from bhlm.reml.family.level_variances import judge_level_variances
 
         return judge_level_variances(self, coefficients, factor=factor)
+
+    def check(
+        self,
+        factor: str | None = None,
+        *,
+        kind: str = "same groups",
+        draws: int = 400,
+        seed: int = 0,
+    ) -> "FamilyCheck":
+        """Return the proportion or rate of each unit of a factor beside replicates of it.
+
+        And the calibration. None is the factor with the fewest units. The parameters stand at their
+        estimates; see `bhlm.reml.family.level_checks.check_units`.
+
+        Raises:
+            ArgumentError: it is not a factor, an unknown kind, a negative seed, or too few draws.
+        """
+        from bhlm.reml.family.level_checks import check_units
+
+        return check_units(self, factor, kind=kind, draws=draws, seed=seed)
+
+    def plot_effects(
+        self,
+        factor: str,
+        *,
+        coefficient: str | None = None,
+        within: "Mapping[str, Any] | None" = None,
+        scale: str = "link",
+    ) -> "Figure":
+        """Return the caterpillar of one factor; see `bhlm.plots.level_caterpillar.plot_factor`.
+
+        `within` has the units of one outer unit alone, such as {"school": 1224}; with
+        scale="response" it is what is expected of each unit where every column has its mean.
+
+        Raises:
+            ArgumentError: a factor, coefficient, column, label or scale that is not there.
+        """
+        from bhlm.plots.level_caterpillar import plot_factor
+
+        return plot_factor(self, factor, coefficient=coefficient, within=within, scale=scale)
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what the fit of one factor offers and this one does not."""

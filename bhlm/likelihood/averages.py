@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from bhlm.likelihood.families import Family
-from bhlm.moments.level_patterns import LevelPatterns
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -79,7 +79,7 @@ def share_latent(patterns: Patterns, family: Family, beta: Array, g: Array) -> L
 
 
 def explain_latent(
-    patterns: Patterns | LevelPatterns,
+    patterns: AnyPatterns,
     family: Family,
     beta: Array,
     parts: Sequence[tuple[tuple[str, ...], Array]],

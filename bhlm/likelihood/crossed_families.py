@@ -13,7 +13,7 @@ The gradient is exact, with what the mode moves by: of h_i = a_i'H^-1 a_i, t = d
 s = t h / 2, r = H^-1 A's, the slope by eta0 is l' - s + W A r.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -280,6 +280,19 @@ class Approximation:
                     )  # fmt: skip
                     weights[draw, side] = f - value + 0.5 * float(noise @ noise)
         return weigh_draws(weights)
+
+    def draw(
+        self, beta: Array, lams: Sequence[Array], *, draws: int, rng: np.random.Generator
+    ) -> Iterator[tuple[Array, ...]]:
+        """Yield effects v (J_f, q_f) by factor from N(mode, H^-1), so many times."""
+        with limit_blas():
+            a, eta0 = self._load(beta, lams)
+            _, found, _ = self._find_mode(a, eta0)
+            roots = np.linalg.cholesky(found.inner)
+        for _ in range(draws):
+            noise = rng.standard_normal(self.white.effects)
+            parts = self._split(self.mode + self._spread(found, roots, noise))
+            yield tuple(parts[self.white.order.index(f)] for f in range(len(parts)))
 
     def spread(self, beta: Array, lams: Sequence[Array], a: Array, units: Array) -> Array:
         """Return a_i'H^-1 a_i (n,) of rows at these parameters.

@@ -15,8 +15,8 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.averages import average_mean
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.slopes import By, Grid, Value, find_step, state_points
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.moments import INTERCEPT
-from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ class Places:
     """m combinations of columns' values at which a response is expected."""
 
     x: Array  # (m, p) fixed columns
-    z: Array  # (m, q) random columns
+    z: Array  # (m, q) random columns, of all factors
     offset: float  # the mean over rows
 
     def add_effects(self, beta: Array) -> Array:
@@ -42,7 +42,7 @@ class Places:
         Args:
             family: with its link.
             beta: fixed effects (N, p).
-            g: covariances (N, q, q) of the random coefficients.
+            g: covariances (N, q, q) of the random coefficients, of all factors.
             kind: one of `KINDS`.
         """
         eta = self.add_effects(beta)
@@ -52,7 +52,7 @@ class Places:
         return average_mean(family, eta.ravel(), spread.ravel()).reshape(eta.shape)
 
 
-def find_places(patterns: Patterns, rows: Array) -> Places:
+def find_places(patterns: AnyPatterns, rows: Array) -> Places:
     """Return where rows (m, p) of the fixed columns are.
 
     A random column that is not a fixed one stands at its mean, and so does the offset.
@@ -67,7 +67,7 @@ def find_places(patterns: Patterns, rows: Array) -> Places:
     return Places(np.asarray(rows), z, float(weight @ patterns.offset))
 
 
-def find_middle(patterns: Patterns) -> Places:
+def find_middle(patterns: AnyPatterns) -> Places:
     """Return the one place where every column has its mean over the trials or the exposure."""
     weight = patterns.n / patterns.n.sum()
     x, z = (weight @ patterns.take(names) for names in (patterns.fixed, patterns.random))
@@ -84,7 +84,13 @@ class Steps:
     width: float  # of the step, 1 where the effect is a difference
 
     def measure(
-        self, patterns: Patterns, family: Family, beta: Array, g: Array, *, kind: str
+        self,
+        patterns: AnyPatterns,
+        family: Family,
+        beta: Array,
+        g: Array,
+        *,
+        kind: str,
     ) -> Array:
         """Return the effects (N, r); arguments as of `Places.expect`."""
         places = find_places(patterns, np.concatenate([self.low, self.high]))
@@ -94,7 +100,11 @@ class Steps:
 
 
 def state_steps(
-    patterns: Patterns, column: str, *, by: By = None, at: Mapping[str, Any] | None = None
+    patterns: AnyPatterns,
+    column: str,
+    *,
+    by: By = None,
+    at: Mapping[str, Any] | None = None,
 ) -> Steps:
     """Return the effect of a column on the response at each combination of moderators' values.
 

@@ -1,7 +1,8 @@
 """Replicates of a family's rows: proportions or rates by group beside them, and calibration."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from bhlm.layout import format_digits, name_some, wrap
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.parameters import name_apart
 from bhlm.markup import ShownAsText
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
@@ -151,35 +153,88 @@ def compare_groups(
         seed: told of the replicates.
         rng: the source of the random numbers.
     """
-    import pandas as pd
-
     x, z = patterns.take(patterns.fixed), patterns.take(patterns.random)
     codes = patterns.codes
-    replicates = np.empty((len(beta), patterns.n_patterns))
-    expected = np.zeros(patterns.n_patterns)
-    for row, own in enumerate(beta):
-        eta = patterns.offset + x @ own + np.sum(z * effects[row][codes], axis=1)
+    replicated = replicate(
+        patterns.n,
+        family,
+        (
+            patterns.offset + x @ own + np.sum(z * effects[row][codes], axis=1)
+            for row, own in enumerate(beta)
+        ),
+        draws=len(beta),
+        rng=rng,
+    )
+    return judge_units(
+        patterns, family, replicated, group=patterns.group, groups=patterns.groups, codes=codes,
+        kind=kind, seed=seed,
+    )  # fmt: skip
+
+
+class Replicated(NamedTuple):
+    """Replicates of every pattern's response."""
+
+    expected: Array  # (I,) of one trial: the mean over draws, or what else tenths go by
+    drawn: Array  # (N, I) successes, or events
+
+
+def replicate(
+    n: Array, family: Family, etas: Iterable[Array], *, draws: int, rng: np.random.Generator
+) -> Replicated:
+    """Return responses of patterns with so many trials (I,), one for each linear predictor."""
+    replicates, expected = np.empty((draws, len(n))), np.zeros(len(n))
+    for row, eta in enumerate(etas):
         mean = family.mean(eta)
-        expected += mean / len(beta)
-        replicates[row] = family.draw(mean, patterns.n, rng=rng)
+        expected += mean / draws
+        replicates[row] = family.draw(mean, n, rng=rng)
+    return Replicated(expected, replicates)
+
+
+def judge_units(
+    patterns: AnyPatterns,
+    family: Family,
+    replicated: Replicated,
+    *,
+    group: str,
+    groups: Array,
+    codes: Array,
+    kind: str,
+    seed: int,
+) -> FamilyCheck:
+    """Return each unit's proportion or rate beside replicates of it, and the calibration.
+
+    Args:
+        patterns: the reduced table.
+        family: with its link.
+        replicated: its replicates.
+        group: what the units are called.
+        groups: their labels (J,).
+        codes: the unit (I,) of every pattern.
+        kind: whose units the effects were, one of `KINDS`.
+        seed: told of the replicates.
+    """
+    import pandas as pd
+
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(groups)))
     size = np.bincount(codes, weights=patterns.n)
     own = np.bincount(codes, weights=patterns.y) / size
-    drawn = np.add.reduceat(replicates, patterns.starts[:-1], axis=1) / size
+    drawn = np.add.reduceat(replicated.drawn[:, order], starts, axis=1) / size
     (label,) = name_apart(
-        [patterns.group],
+        [group],
         table=("observed", "predicted", "lower", "upper", "p", "p_adjusted"),
     )
-    groups = pd.DataFrame({label: patterns.groups} | _compare(own, drawn))
-    two = np.minimum(groups["p"], 1.0 - groups["p"]) * 2.0
-    groups["p_adjusted"] = np.minimum(two * len(groups), 1.0)
+    table = pd.DataFrame({label: groups} | _compare(own, drawn))
+    two = np.minimum(table["p"], 1.0 - table["p"]) * 2.0
+    table["p_adjusted"] = np.minimum(two * len(table), 1.0)
     over = _compare(
         np.array([own.mean(), own.std(ddof=1)]),
         np.column_stack([drawn.mean(axis=1), drawn.std(axis=1, ddof=1)]),
     )
     return FamilyCheck(
-        kind=kind, draws=len(beta), seed=seed, group=patterns.group,
-        is_rate=family.link == "log", groups=groups,
-        calibration=_calibrate(patterns.n, patterns.y, expected, replicates),
+        kind=kind, draws=len(replicated.drawn), seed=seed, group=group,
+        is_rate=family.link == "log", groups=table,
+        calibration=_calibrate(patterns.n, patterns.y, *replicated),
         overall=pd.DataFrame(over, index=["mean", "SD"]),
     )  # fmt: skip
 

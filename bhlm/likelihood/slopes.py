@@ -21,6 +21,7 @@ from bhlm.likelihood.johnson_neyman import JohnsonNeyman, Region
 from bhlm.likelihood.linear import Hypotheses, find_name, suggest_name
 from bhlm.likelihood.whitening import ROUNDING
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments, pool, pool_blocks
 from bhlm.moments.patterns import Patterns
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type Value = float | Level
 type By = str | Sequence[str] | Mapping[str, Any] | None
-type Known = Moments | CellMoments | Patterns
+type Known = Moments | CellMoments | Patterns | LevelPatterns
 
 MOST = 1000  # points of a grid
 MOST_PAIRS = 1000
@@ -494,7 +495,7 @@ def measure_spread(moments: Known, name: str) -> Spread:
     i = moments.columns.index(name)
     n, grand, total = pool(moments)
     mean, cross = moments.mean[:, i], moments.cross[:, i, i]
-    if isinstance(moments, Patterns):
+    if isinstance(moments, Patterns | LevelPatterns):
         distinct = np.unique(mean)
         values = tuple(map(float, distinct)) if len(distinct) <= FEW else ()
         centre, sd = float(grand[i]), float(np.sqrt(total[i, i] / (n - 1.0)))

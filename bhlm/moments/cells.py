@@ -222,12 +222,7 @@ class CellMoments:
     @property
     def cell_labels(self) -> dict[str, Array]:
         """The label (C,) of every cell, by grouping column."""
-        found = {
-            name: column[labels.codes]
-            for factor, labels in zip(self.factors, self.labels, strict=True)
-            for name, column in zip(factor.columns, labels.columns, strict=True)
-        }
-        return {name: found[name] for name in self.design.formula.group_columns}
+        return spread_labels(self.design, self.labels)
 
     @property
     def cells_are(self) -> str:
@@ -270,6 +265,16 @@ class Layered(Protocol):
     @property
     def n_rows(self) -> int:
         """The number of rows behind it."""
+
+
+def spread_labels(design: Design, labels: Sequence[Labels]) -> dict[str, Array]:
+    """Return the label of every cell or pattern, by grouping column."""
+    found = {
+        name: column[own.codes]
+        for factor, own in zip(design.factors, labels, strict=True)
+        for name, column in zip(factor.columns, own.columns, strict=True)
+    }
+    return {name: found[name] for name in design.formula.group_columns}
 
 
 type AnyMoments = Moments | CellMoments

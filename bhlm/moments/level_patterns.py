@@ -13,11 +13,12 @@ from bhlm.design.cells import Labels, prepare_cells
 from bhlm.design.design import Design, GroupingFactor
 from bhlm.design.formula.terms import Formula
 from bhlm.layout import list_names
-from bhlm.moments.cells import list_implicit
-from bhlm.moments.moments import tell_rows_used
+from bhlm.moments.cells import list_implicit, spread_labels
+from bhlm.moments.moments import describe_design, tell_rows_used
 from bhlm.moments.patterns import (
     CountedRows,
     Outcome,
+    Patterns,
     check_trials,
     find_patterns,
     read_counts,
@@ -66,9 +67,19 @@ class LevelPatterns(CountedRows):
         return self.design.factors
 
     @property
+    def random(self) -> tuple[str, ...]:
+        """The random coefficients of all factors, factor after factor."""
+        return tuple(name for each in self.factors for block in each.blocks for name in block)
+
+    @property
     def codes(self) -> Array:
         """The level (F, I) of every factor that each pattern belongs to."""
         return np.array([each.codes for each in self.labels])
+
+    @property
+    def cell_labels(self) -> dict[str, Array]:
+        """The label (I,) of every pattern, by grouping column."""
+        return spread_labels(self.design, self.labels)
 
     @property
     def groups(self) -> dict[str, int]:
@@ -105,6 +116,22 @@ class LevelPatterns(CountedRows):
         ones = np.ones(self.n_patterns)
         columns = [self.values[:, place[name]] if name in place else ones for name in names]
         return np.ascontiguousarray(np.column_stack(columns))
+
+
+type AnyPatterns = Patterns | LevelPatterns
+
+
+def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
+    """Return all of some patterns but the arrays, as JSON can hold it."""
+    return describe_design(patterns.design) | {
+        "groupings": patterns.design.formula.group_columns,
+        "factors": [(each.name, each.columns, each.blocks) for each in patterns.factors],
+        "dropped": patterns.dropped,
+        "missing": patterns.missing,
+        "constant": patterns.constant,
+        "family": patterns.family.name,
+        "link": patterns.family.link,
+    }
 
 
 def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> LevelPatterns:

@@ -52,6 +52,7 @@ from bhlm.sources.watch import unchanged
 
 if TYPE_CHECKING:
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -632,7 +633,9 @@ def suppress_small_groups(
     return kept, sentence
 
 
-def pool(moments: "Moments | CellMoments | Patterns") -> tuple[float, Array, Array]:
+def pool(
+    moments: "Moments | CellMoments | Patterns | LevelPatterns",
+) -> tuple[float, Array, Array]:
     """Return n, the grand means (k,) and the total cross-product about them (k, k)."""
     return pool_blocks(moments.mass, moments.mean, moments.cross)
 

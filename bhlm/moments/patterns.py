@@ -145,6 +145,11 @@ class CountedRows:
         """The design's columns (I, k) and, last, the response of a trial or a unit of exposure."""
         return np.column_stack([self.values, self.y / self.n])
 
+    @property
+    def cross(self) -> Array:
+        """The cross-products (I, k, k) about the means within patterns: none."""
+        return np.broadcast_to(0.0, (self.n_patterns, len(self.columns), len(self.columns)))
+
 
 @dataclass(frozen=True, slots=True)
 class Patterns(CountedRows):
@@ -193,11 +198,6 @@ class Patterns(CountedRows):
     def n_groups(self) -> int:
         """The number of groups J."""
         return len(self.groups)
-
-    @property
-    def cross(self) -> Array:
-        """The cross-products (I, k, k) about the means within patterns: none."""
-        return np.broadcast_to(0.0, (self.n_patterns, len(self.columns), len(self.columns)))
 
     @property
     def codes(self) -> Array:

@@ -14,7 +14,7 @@ from bhlm.likelihood.slopes import measure_spread
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.moments import Moments
 from bhlm.plots.family_effects import draw_effects
-from bhlm.plots.family_groups import is_family
+from bhlm.plots.family_groups import is_any_family
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import choose_shown, draw_lines, find_column, join_effects, mean_beta
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points, Segments
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.fits.model import Model
-    from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.maximum import FamilyMaximum
 
 Array = np.ndarray
 
@@ -50,7 +50,7 @@ class _Lines:
 
 @check_arguments
 def plot_effects(
-    fit: "Maximum | Draws | FamilyEstimate | FamilyDraws | Comparison",
+    fit: "Maximum | Draws | FamilyMaximum | FamilyDraws | Comparison",
     column: str,
     *,
     by: str | Sequence[str] | Mapping[str, Any] | None = None,
@@ -92,7 +92,7 @@ def plot_effects(
     """
     import pandas as pd
 
-    if is_family(fit):
+    if is_any_family(fit):
         if rows or groups or model is not None:
             raise ArgumentError(
                 "rows, groups' lines and a model are not drawn of a family; leave rows=, groups= "

@@ -19,8 +19,8 @@ from bhlm.likelihood.slopes import (
     state_lines,
     state_points,
 )
-from bhlm.moments.patterns import Patterns
-from bhlm.plots.family_groups import FamilyFits, Pair, name_response, split_family
+from bhlm.moments.level_patterns import AnyPatterns
+from bhlm.plots.family_groups import AnyFamilyFits, AnyPair, name_response, split_any
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Band, Line, Mark, Panel, Points, Segments
 from bhlm.plots.style import SERIES, shorten
@@ -47,7 +47,7 @@ class _Series:
 
 
 def draw_effects(
-    fit: FamilyFits,
+    fit: AnyFamilyFits,
     column: str,
     *,
     by: By = None,
@@ -75,7 +75,7 @@ def draw_effects(
     """
     import pandas as pd
 
-    pair = split_family(fit)
+    pair = split_any(fit)
     patterns = pair.given.moments
     both = scale == "response" and kind is None and not by
     kinds = KINDS if both else (check_kind(scale, kind),)
@@ -127,7 +127,7 @@ def draw_effects(
 
 
 def _state(
-    patterns: Patterns, column: str, by: By, at: Mapping[str, Any] | None
+    patterns: AnyPatterns, column: str, by: By, at: Mapping[str, Any] | None
 ) -> tuple[Grid, bool]:
     """Return where responses are expected, the column first, and whether along a line."""
     is_factor = column in patterns.design.levels
@@ -147,7 +147,7 @@ def _state(
 
 
 def _measure(
-    pair: Pair, grid: Grid, kinds: Sequence[str], *, scale: str, level: float
+    pair: AnyPair, grid: Grid, kinds: Sequence[str], *, scale: str, level: float
 ) -> list[_Series]:
     """Return the lines of each fit and kind, those of maximum likelihood first."""
     import pandas as pd

@@ -14,6 +14,7 @@ from bhlm.plots.ranked_effects import Level, draw_caterpillar
 from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.standard_errors import Z95
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 type FamilyFits = FamilyEstimate | FamilyDraws | Comparison
+
+type AnyFamilyFits = FamilyMaximum | FamilyDraws | Comparison
 
 HELD = 2**22  # numbers of random effects that are worked on at once
 
@@ -37,6 +40,36 @@ class Pair(NamedTuple):
         fit = self.ml if self.ml is not None else self.post
         assert fit is not None
         return fit
+
+
+class AnyPair(NamedTuple):
+    """Likewise, of one factor or of several, which have no posterior."""
+
+    ml: FamilyMaximum | None
+    post: FamilyDraws | None
+
+    @property
+    def given(self) -> FamilyMaximum | FamilyDraws:
+        """The fit by maximum likelihood, the posterior where there is none."""
+        fit = self.ml if self.ml is not None else self.post
+        assert fit is not None
+        return fit
+
+
+def is_any_family(fit: object) -> TypeGuard[AnyFamilyFits]:
+    """Return whether `is_family` holds, or the fit is one of a family with several factors."""
+    return is_family(fit) or isinstance(fit, FamilyMaximum)
+
+
+def split_any(fit: AnyFamilyFits) -> AnyPair:
+    """Return what `split_family` does, of one factor or of several.
+
+    Raises:
+        ArgumentError: the reconciliation is of another kind of fits.
+    """
+    if isinstance(fit, FamilyMaximum):
+        return AnyPair(fit, None)
+    return AnyPair(*split_family(fit))
 
 
 def is_family(fit: object) -> TypeGuard[FamilyFits]:
@@ -60,7 +93,7 @@ def split_family(fit: FamilyFits) -> Pair:
     raise ArgumentError(f"the fits of '{fit.reml.moments.formula}' are not of a family of counts")
 
 
-def name_response(fit: FamilyEstimate | FamilyDraws) -> str:
+def name_response(fit: FamilyMaximum | FamilyDraws) -> str:
     """Return what is expected of a trial or a unit of exposure."""
     return "rate" if fit.family.link == "log" else "probability"
 

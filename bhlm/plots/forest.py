@@ -14,7 +14,7 @@ from bhlm.plots.intervals import tabulate_intervals
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Rule, Segments
 from bhlm.plots.style import cut_middle
 from bhlm.reconciliation.comparison import Comparison
-from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.maximum import Maximum
 from bhlm.reml.strata import StrataEstimate
 from bhlm.studies.imputations.pooled import Pooled
@@ -42,7 +42,7 @@ ROLES = {
 
 @check_arguments
 def plot_forest(
-    fit: "Comparison | Maximum | FamilyEstimate | Posterior | Pooled | StrataEstimate",
+    fit: "Comparison | Maximum | FamilyMaximum | Posterior | Pooled | StrataEstimate",
 ) -> Figure:
     """Return the forest of fixed effects, SDs and correlations with their 95 % intervals.
 
@@ -65,7 +65,7 @@ def plot_forest(
         return _draw_one(fit, "posterior", value="mean", spread="sd")
     if isinstance(fit, Pooled):
         return _draw_one(fit, "pooled")
-    if isinstance(fit, Maximum | FamilyEstimate | StrataEstimate):
+    if isinstance(fit, Maximum | FamilyMaximum | StrataEstimate):
         return _draw_one(fit, fit.method.upper())
     raise ArgumentError(
         f"a {type(fit).__name__} has no forest; give a fit, or what bhlm.reconcile() returned"

@@ -1,6 +1,7 @@
 """The caterpillar of one of several grouping factors: its units' effects, in order of size."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -8,10 +9,16 @@ import numpy as np
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, check_arguments, show_value
 from bhlm.layout import print_label
+from bhlm.likelihood.expected import SCALES, find_middle
+from bhlm.moments.level_patterns import LevelPatterns
+from bhlm.plots.family_groups import name_response
 from bhlm.plots.figure import Figure
 from bhlm.plots.groups import Units
-from bhlm.plots.ranked_effects import draw_caterpillar
+from bhlm.plots.ranked_effects import DEVIATION, Level, draw_caterpillar
+from bhlm.plots.style import shorten
 from bhlm.reconciliation.comparison import Comparison
+from bhlm.reml.family.level_predictions import expect_units
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.standard_errors import Z95
 
@@ -19,18 +26,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+type LevelFits = LevelsEstimate | FamilyLevelsEstimate | LevelDraws | Comparison
+
+
 @check_arguments
 def plot_factor(
-    fit: LevelsEstimate | LevelDraws | Comparison,
+    fit: LevelFits,
     factor: str,
     *,
     coefficient: str | None = None,
     within: Mapping[str, Any] | None = None,
+    scale: str = "link",
 ) -> Figure:
     """Return the effects of one factor's units with 95 % intervals, a panel per coefficient.
 
     As `bhlm.plots.plot_caterpillar`: empirical Bayes and its standard error of prediction, the
-    posterior and its interval, or both.
+    posterior and its interval, or both. Of zeros and ones, proportions and counts effects are on
+    the link scale, with their SDs given the estimated parameters; with scale="response" it is the
+    expected response of each unit where every column has its mean.
 
     Args:
         fit: a fit of several grouping factors, a posterior, or a reconciliation.
@@ -38,12 +51,13 @@ def plot_factor(
         coefficient: the random coefficient to draw; None draws all.
         within: the units of one outer unit alone, such as {"school": 1224}: of its grouping
             columns the labels.
+        scale: "link" or "response", of a family.
 
     Raises:
-        ArgumentError: a factor, coefficient or column that the fit does not have, or a label that
-            no unit has.
+        ArgumentError: a factor, coefficient or column that the fit does not have, a label that no
+            unit has, or a scale that is not there.
     """
-    effects = tabulate_factor(fit, factor)
+    effects, level = _find_effects(fit, factor, scale)
     names = tuple(dict.fromkeys(effects["coefficient"]))
     if coefficient is not None:
         if coefficient not in names:
@@ -55,26 +69,69 @@ def plot_factor(
     for column, label in (within or {}).items():
         effects = _select(effects, fit, factor, column, label)
     labels = effects.loc[effects["coefficient"] == names[0], "group"].to_numpy(dtype=object)
-    return draw_caterpillar(
-        Units(factor, labels), effects, names, posterior=split_levels(fit).post is not None
+    posterior = split_levels(fit).post is not None
+    drawn = draw_caterpillar(
+        Units(factor, labels), effects, names, posterior=posterior, level=level
+    )
+    if scale == "link":
+        return drawn
+    title = f"Expected {names[0]} of each {shorten(factor)}, in order"
+    return replace(drawn, title=title, reading=f"Expected {drawn.reading}")
+
+
+def _find_effects(fit: LevelFits, factor: str, scale: str) -> tuple["pd.DataFrame", Level]:
+    """Return what is drawn of each unit, and what the axis has."""
+    if scale not in SCALES:
+        raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
+    effects = tabulate_factor(fit, factor)
+    if not isinstance(fit, FamilyLevelsEstimate):
+        if scale != "link":
+            raise ArgumentError(
+                f"scale={scale!r} is for families of zeros and ones, proportions and counts; leave "
+                "it out"
+            )
+        return effects, DEVIATION
+    if scale == "link":
+        return effects, Level(f"deviation ({fit.family.link} scale)", 0.0, "0")
+    typical = fit.family.mean(find_middle(fit.patterns).add_effects(fit.beta[None]))
+    level = Level(
+        f"expected {name_response(fit)}",
+        float(typical[0, 0]),
+        f"that of a {factor} without an effect",
+    )
+    return _expect(fit, factor, effects), level
+
+
+def _expect(fit: FamilyLevelsEstimate, factor: str, effects: "pd.DataFrame") -> "pd.DataFrame":
+    """Return one row per unit with its expected response, under the columns of its effects."""
+    units = expect_units(fit, factor)
+    q = len(fit.structures[fit.find_factor(factor)].names)
+    own = {"u": "estimate", "u_low": "lower", "u_high": "upper", "observed": "observed"}
+    return (
+        effects.iloc[::q]
+        .reset_index(drop=True)
+        .assign(
+            coefficient=name_response(fit),
+            **{name: units[column].to_numpy() for name, column in own.items()},
+        )
     )
 
 
 class Pair(NamedTuple):
     """What a page or a figure of several grouping factors is about."""
 
-    reml: LevelsEstimate | None
+    reml: LevelsEstimate | FamilyLevelsEstimate | None
     post: LevelDraws | None
     both: Comparison | None
 
 
-def split_levels(fit: LevelsEstimate | LevelDraws | Comparison) -> Pair:
+def split_levels(fit: LevelFits) -> Pair:
     """Return the fit by REML and the posterior that a fit of several factors consists of.
 
     Raises:
         ArgumentError: the reconciliation is of a single factor.
     """
-    if isinstance(fit, LevelsEstimate):
+    if isinstance(fit, LevelsEstimate | FamilyLevelsEstimate):
         return Pair(fit, None, None)
     if isinstance(fit, LevelDraws):
         return Pair(None, fit, None)
@@ -87,14 +144,14 @@ def split_levels(fit: LevelsEstimate | LevelDraws | Comparison) -> Pair:
     )
 
 
-def _find_given(fit: LevelsEstimate | LevelDraws | Comparison) -> LevelsEstimate | LevelDraws:
+def _find_given(fit: LevelFits) -> LevelsEstimate | FamilyLevelsEstimate | LevelDraws:
     reml, post, _ = split_levels(fit)
     given = reml if reml is not None else post
     assert given is not None
     return given
 
 
-def tabulate_factor(fit: LevelsEstimate | LevelDraws | Comparison, factor: str) -> "pd.DataFrame":
+def tabulate_factor(fit: LevelFits, factor: str) -> "pd.DataFrame":
     """Return one row per unit and coefficient of a factor, under column names of its own.
 
     Columns: `group`, the label, of several columns joined by ":"; `coefficient`, `n`; `u`, its
@@ -117,14 +174,17 @@ def tabulate_factor(fit: LevelsEstimate | LevelDraws | Comparison, factor: str) 
     at = names.index(factor)
     labels, coefficients = moments.labels[at], _name_coefficients(fit, at)
     q = len(coefficients)
-    rows = np.bincount(labels.codes, weights=moments.n).astype(int)
+    counted = moments.rows if isinstance(moments, LevelPatterns) else moments.n
+    rows = np.bincount(labels.codes, weights=counted).astype(int)
     columns = {f"label {i}": np.repeat(each, q) for i, each in enumerate(labels.columns)}
     shown = [":".join(map(print_label, each)) for each in zip(*labels.columns, strict=True)]
     unknown = np.full(len(shown) * q, np.nan)
     u, se = unknown, unknown
     if reml is not None:
         table = reml.group_effects(factor)
-        u, se = table["estimate"].to_numpy(), np.sqrt(table["pev"].to_numpy())
+        u = table["estimate"].to_numpy()
+        is_family = isinstance(reml, FamilyLevelsEstimate)
+        se = table["sd"].to_numpy() if is_family else np.sqrt(table["pev"].to_numpy())
     drawn = {"mean": unknown, "lower": unknown, "upper": unknown}
     if post is not None:
         effects = post.group_effects(factor)
@@ -146,16 +206,16 @@ def tabulate_factor(fit: LevelsEstimate | LevelDraws | Comparison, factor: str) 
     )
 
 
-def _name_coefficients(fit: LevelsEstimate | LevelDraws | Comparison, at: int) -> tuple[str, ...]:
+def _name_coefficients(fit: LevelFits, at: int) -> tuple[str, ...]:
     """Return the random coefficients of one factor."""
     given = _find_given(fit)
-    parts = given.structures if isinstance(given, LevelsEstimate) else given.structure.parts
+    parts = given.structure.parts if isinstance(given, LevelDraws) else given.structures
     return tuple(parts[at].names)
 
 
 def _select(
     effects: "pd.DataFrame",
-    fit: LevelsEstimate | LevelDraws | Comparison,
+    fit: LevelFits,
     factor: str,
     column: str,
     label: Any,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.draws import Posterior
     from bhlm.reml.estimate import Estimate
-    from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.maximum import FamilyMaximum
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reml.strata import StrataEstimate
 
@@ -80,7 +80,7 @@ class Findings(NamedTuple):
 
 
 def judge_convergence(
-    reml: "Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate | None",
+    reml: "Estimate | LevelsEstimate | FamilyMaximum | StrataEstimate | None",
     post: "Posterior | None",
 ) -> Finding:
     """Return whether the fits that there are did what they were asked to."""
@@ -101,7 +101,9 @@ def judge_convergence(
             "standard errors do not exist."
         )
         return Finding("convergence", "caution", f"Singular {by} fit", headline, (*details,))
-    passed = [] if reml is None else [f"The {by} fit converged to an interior maximum"]
+    label = getattr(reml, "label", "")  # of a family: what its likelihood is approximated by
+    of = f" of the likelihood by {label}" if label else ""
+    passed = [] if reml is None else [f"The {by} fit converged to an interior maximum{of}"]
     if post is not None:
         subject = "the posterior draws" if passed else "The posterior draws"
         passed.append(f"{subject} pass every convergence check ({list_numbers(post)})")
@@ -109,7 +111,7 @@ def judge_convergence(
 
 
 def list_failed(
-    reml: "Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate | None",
+    reml: "Estimate | LevelsEstimate | FamilyMaximum | StrataEstimate | None",
     post: "Posterior | None",
 ) -> tuple[str, ...]:
     """Return which of the fits failed its own diagnostics: "reml", "posterior"."""

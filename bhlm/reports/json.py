@@ -266,6 +266,7 @@ def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
     if fit.family.link != "probit":
         ratios = tabulate_ratios(fit, method="z", level=0.95).to_dict("index")
     found = fit.find_error()
+    population = estimate_population(fit, method="z", level=0.95)
     return make_plain(
         {
             "method": "ml",
@@ -283,7 +284,9 @@ def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
             "wald": fit.wald,
             "lr_test": fit.lr_test,
             "ratios": ratios,
+            "population_effects": population.to_dict("index"),
             "icc": fit.icc().to_dict("index"),
+            "dispersion": measure_dispersion(fit),
             "df_method": "z",
         }
     )

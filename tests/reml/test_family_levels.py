@@ -220,7 +220,7 @@ def test_scale_of_an_exposure() -> None:
         (lambda m: m.cell_rows(), "single rows is not there"),
         (lambda m: m.moments, "is not there for family='binomial' and several"),
         (lambda m: m.ml().profile(), "not there yet for several grouping factors"),
-        (lambda m: m.ml().dashboard("x.html"), "not there yet for several grouping factors"),
+        (lambda m: m.ml().integrator(), "not there yet for several grouping factors"),
         (lambda m: m.ml().summary(style="hlm"), "choose stata or lme4"),
         (lambda m: m.ml().group_effects("cow"), "choose one of period, herd"),
         (lambda m: m.ml().measure_error(draws=1), "give 100 or more"),
@@ -293,7 +293,11 @@ def test_the_command_prints_and_writes_the_label(capsys, tmp_path) -> None:
     assert LABEL in found["ml"]["integration"]["label"]
     assert found["ml"]["integration"]["at_estimates"]["difference"] > 0.0
     assert found["ml"]["loglik"] == pytest.approx(-96.938969, abs=1e-6)
-    check_refusal(run(capsys, *how, "--dashboard", tmp_path / "p.html"), "--json has the numbers")
+    assert (
+        found["ml"]["population_effects"]["Intercept"]["estimate"]
+        > found["ml"]["estimates"]["Intercept"]["estimate"]
+    )
+    check_refusal(run(capsys, *how, "--rows", "--dashboard", tmp_path / "p.html"), "--rows")
 
 
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | a)", "y ~ x + (1 | a) + (1 | b)"])

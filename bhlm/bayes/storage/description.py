@@ -26,6 +26,7 @@ from bhlm.likelihood.patterns import whiten_patterns
 from bhlm.likelihood.whitening import Whitened, whiten
 from bhlm.moments.cells import describe_cells, rebuild_cells
 from bhlm.moments.either import Reduced as AnyReduced
+from bhlm.moments.level_patterns import LevelPatterns, describe_level_patterns
 from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
 from bhlm.moments.patterns import Patterns, describe_patterns, rebuild_patterns
@@ -260,8 +261,14 @@ def _read_covariance(content: Mapping[str, Any], moments: AnyReduced) -> str | N
     return "unstructured" if len(blocks) == 1 else "independent"
 
 
-def hash_moments(moments: AnyReduced) -> str:
+def hash_moments(moments: AnyReduced | LevelPatterns) -> str:
     """Return the SHA-256 of moments, by which two fits can be told to be of the same data."""
+    if isinstance(moments, LevelPatterns):
+        columns = [column for labels in moments.labels for column in labels.columns]
+        codes = [labels.codes for labels in moments.labels]
+        lists = [getattr(moments, name) for name in ("n", "y", "offset", "values", "rows")]
+        text = _encode(describe_level_patterns(moments))
+        return digest_arrays(text, [*columns, *codes, *lists])
     return digest_arrays(_encode(_describe_moments(moments)), _list_arrays(moments).values())
 
 

@@ -7,13 +7,11 @@ import numpy as np
 from bhlm.design.cells import Labels
 from bhlm.errors import ArgumentError
 from bhlm.layout import print_label
-from bhlm.moments.level_patterns import LevelPatterns
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.patterns import Patterns
 from bhlm.reml.family.maximum import FamilyMaximum
 
 Array = np.ndarray
-
-type AnyPatterns = Patterns | LevelPatterns
 
 # Two engines sum the same rows in another order.
 SAME = 1e-8

@@ -107,6 +107,14 @@ class FamilyEstimate(FamilyMaximum):
         means = self.marginal.mean @ self.root.T
         return means, np.asarray(self.root @ self.marginal.cov @ self.root.T)
 
+    def predict_link(self) -> Array:
+        """Return the linear predictor (I,) of every pattern at the effects of its group."""
+        patterns = self.patterns
+        effects, _ = self.locate_effects()
+        eta = patterns.offset + patterns.take(patterns.fixed) @ self.beta
+        z = patterns.take(patterns.random)
+        return np.asarray(eta + np.einsum("iq,iq->i", z, effects[patterns.codes]))
+
     def integrator(self) -> Integrator:
         """Return an integrator with nodes as the estimates need them."""
         p = len(self.beta)

@@ -1,7 +1,8 @@
 """Predictions of a family with several factors for rows: of known units, and of the population."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -9,11 +10,13 @@ from scipy import special
 from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.averages import average_mean, spread_effects
 from bhlm.likelihood.crossed_families import Approximation, WhitenedCross
-from bhlm.likelihood.expected import check_scale
+from bhlm.likelihood.expected import check_scale, find_middle
+from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import KINDS
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.family.nested_predictions import average_known, place_units, spread_known
+from bhlm.reml.standard_errors import Z95
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,14 +79,11 @@ def predict_rows(
             f"some rows have a level of '{name}' that the fit has not seen; ask for "
             "new_groups='population', or kind='population'"
         )
-    linear = offset + x @ fit.beta
-    own = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)
     units = place_units(fit, codes) if fit.marginal is not None else None
-    effects = _spread_known(fit, z, codes) if units is None else spread_known(fit, z, units)
-    for code, own_z, mean, g in zip(codes, z, fit.means, fit.gs, strict=True):
-        seen = code >= 0
-        linear[seen] += np.einsum("nq,nq->n", own_z[seen], mean[code[seen]])
-        effects[~seen] += spread_effects(own_z[~seen], g) ** 2
+    linear, own, effects = locate_rows(fit, codes, x, z, offset, units=units)
+    for code, own_z, g in zip(codes, z, fit.gs, strict=True):
+        new = code < 0
+        effects[new] += spread_effects(own_z[new], g) ** 2
     half = special.ndtri(0.5 + level / 2.0)
     se = np.sqrt(own + (effects if kind == "conditional" else 0.0))
     if scale == "link":
@@ -102,6 +102,76 @@ def predict_rows(
             "se": family.slope(middle) * se,
             "lower": family.mean(middle - half * se),
             "upper": family.mean(middle + half * se),
+        }
+    )
+
+
+class Located(NamedTuple):
+    """Rows on the link scale, by the effects of the units that the fit has seen."""
+
+    linear: Array  # (n,)
+    fixed: Array  # (n,) the variance of the fixed effects' part
+    effects: Array  # (n,) that of the units' effects, given the parameters
+
+
+def locate_rows(
+    fit: FamilyLevelsEstimate,
+    codes: Array,
+    x: Array,
+    z: Sequence[Array],
+    offset: Array,
+    *,
+    units: Array | None,
+) -> Located:
+    """Return the linear predictor of rows and its variances; units not seen have no effect.
+
+    Arguments as of `predict_rows`; `units` is what `place_units` has of integrated effects.
+    """
+    linear = offset + x @ fit.beta
+    own = np.einsum("ni,ij,nj->n", x, fit.beta_cov, x)
+    effects = _spread_known(fit, z, codes) if units is None else spread_known(fit, z, units)
+    for code, own_z, mean in zip(codes, z, fit.means, strict=True):
+        seen = code >= 0
+        linear[seen] += np.einsum("nq,nq->n", own_z[seen], mean[code[seen]])
+    return Located(linear, own, effects)
+
+
+def expect_units(fit: FamilyLevelsEstimate, factor: str) -> "pd.DataFrame":
+    """Return the expected response of each unit of a factor where every column has its mean.
+
+    That of a trial or a unit of exposure at the effects of the unit and of those that it lies in,
+    those of other factors being zero: `estimate`, and `lower`, `upper` at 1.96 standard errors on
+    the link scale, which count the error of the fixed effects as if it were apart from that of the
+    effects; and `n` rows, and `observed`, the unit's own proportion or rate.
+
+    Raises:
+        ArgumentError: it is not a factor of the model.
+    """
+    import pandas as pd
+
+    at, patterns, middle = fit.find_factor(factor), fit.patterns, find_middle(fit.patterns)
+    own, count = patterns.codes[at], patterns.labels[at].n_levels
+    first = np.unique(own, return_index=True)[1]
+    codes = np.full((len(patterns.codes), count), -1)
+    for place, each in enumerate(patterns.codes):
+        if place == at or is_nested(own, each):
+            codes[place] = each[first]
+    ends = np.cumsum([0, *(structure.q for structure in fit.structures)])
+    z = [np.repeat(middle.z[:, a:b], count, axis=0) for a, b in pairwise(ends)]
+    units = place_units(fit, codes) if fit.marginal is not None else None
+    found = locate_rows(
+        fit, codes, np.repeat(middle.x, count, axis=0), z, np.full(count, middle.offset),
+        units=units,
+    )  # fmt: skip
+    half = Z95 * np.sqrt(found.fixed + found.effects)
+    mean = fit.family.mean
+    return pd.DataFrame(
+        {
+            "n": np.bincount(own, weights=patterns.rows).astype(int),
+            "observed": np.bincount(own, weights=patterns.y) / np.bincount(own, weights=patterns.n),
+            "estimate": mean(found.linear),
+            "lower": mean(found.linear - half),
+            "upper": mean(found.linear + half),
         }
     )
 

@@ -110,6 +110,14 @@ class FamilyLevelsEstimate(FamilyMaximum):
             if any(has_lost_rank(lam, list(block)) for block in structure.places)
         )
 
+    def predict_link(self) -> Array:
+        """Return the linear predictor (I,) of every pattern at the effects of its units."""
+        patterns = self.patterns
+        eta = patterns.offset + patterns.take(patterns.fixed) @ self.beta
+        for structure, mean, codes in zip(self.structures, self.means, patterns.codes, strict=True):
+            eta = eta + np.einsum("iq,iq->i", patterns.take(structure.names), mean[codes])
+        return np.asarray(eta)
+
     def find_factor(self, name: str) -> int:
         """Return the place of a factor.
 

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bhlm.likelihood.crossed_families import WhitenedCross
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.laws import chi_square_tail
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameter, list_parameters
+from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 from bhlm.reml.advice import TOO_MUCH
@@ -36,6 +39,7 @@ class FamilyMaximum(ABC):
     converged: bool
     singular: bool
     gradient: Array  # (p + c,) of the log-likelihood, whitened
+    white: WhitenedPatterns | WhitenedCross | WhitenedNest
     method: Literal["ml"]
     _kept: dict[str, Any]
 
@@ -58,6 +62,10 @@ class FamilyMaximum(ABC):
     @abstractmethod
     def label(self) -> str:
         """What the likelihood is an approximation by; empty where its error is known."""
+
+    @abstractmethod
+    def predict_link(self) -> Array:
+        """Return the linear predictor (I,) of every pattern at the effects of its units."""
 
     @abstractmethod
     def tell_singular(self) -> str:
@@ -85,6 +93,33 @@ class FamilyMaximum(ABC):
     def n_components(self) -> int:
         """The free elements of G of all factors."""
         return sum(len(part.structure.labels) for part in self.parts)
+
+    @property
+    def components(self) -> Array:
+        """The free elements (m,) of G of all factors, as `joint_cov` has them after beta."""
+        return np.array([part.g[i, j] for part in self.parts for i, j in part.structure.labels])
+
+    def assemble(self, components: Array) -> Array:
+        """Return the covariance (Q, Q) of the random coefficients of all factors.
+
+        Block by block, in the order of `moments.random`.
+
+        Args:
+            components: (m,) as `components` has them.
+        """
+        blocks, start = [], 0
+        for structure in (part.structure for part in self.parts):
+            stop = start + len(structure.labels)
+            blocks.append(structure.assemble(components[start:stop]))
+            start = stop
+        if len(blocks) == 1:
+            return blocks[0]
+        found = np.zeros((sum(map(len, blocks)),) * 2)
+        at = 0
+        for block in blocks:
+            found[at : at + len(block), at : at + len(block)] = block
+            at += len(block)
+        return found
 
     @property
     def estimates(self) -> "pd.DataFrame":

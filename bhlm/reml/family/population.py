@@ -6,7 +6,6 @@ responses of all groups, and is smaller where the link is curved. Source: Zeger,
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +16,9 @@ from bhlm.likelihood.averages import average_mean, explain_latent, share_latent,
 from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.family.inference import robust_covariance
+from bhlm.reml.family.inference import find_joint_covariance
 from bhlm.reml.family.maximum import FamilyMaximum
-from bhlm.reml.family.search import fit_linear
+from bhlm.reml.family.search import PlainRows, fit_linear
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,7 @@ Array = np.ndarray
 NUDGE = 1e-4  # of parameters, relative to their standard errors
 
 
-def estimate_population(fit: FamilyEstimate, *, method: str, level: float) -> "pd.DataFrame":
+def estimate_population(fit: FamilyMaximum, *, method: str, level: float) -> "pd.DataFrame":
     """Return population-averaged effects: those of a model of the averaged means.
 
     The means of all rows, averaged over the random effects, are fitted by the same link without
@@ -44,23 +43,19 @@ def estimate_population(fit: FamilyEstimate, *, method: str, level: float) -> "p
     import pandas as pd
 
     check_level(level)
-    if method not in ("z", "cr0", "cr1"):
-        raise ArgumentError(f"method={method!r} is not known; choose one of z, cr0, cr1")
-    patterns = fit.patterns
+    cov = find_joint_covariance(fit, method)
+    patterns, p = fit.moments, len(fit.beta)
     x, z = patterns.take(patterns.fixed), patterns.take(patterns.random)
-    cov = fit.joint_cov if method == "z" else robust_covariance(fit, small=method == "cr1")
-
-    def project(beta: Array, g: Array) -> Array:
-        mean = average_mean(fit.family, patterns.offset + x @ beta, spread_effects(z, g))
-        return np.asarray(
-            fit.white.fixed @ fit_linear(replace(fit.white, y=fit.white.n * mean)).beta
-        )
+    n, offset, family, turn = patterns.n, patterns.offset, fit.family, fit.white.fixed
 
     def at(values: Array) -> Array:
-        return project(values[: len(fit.beta)], fit.structure.assemble(values[len(fit.beta) :]))
+        spread = spread_effects(z, fit.assemble(values[p:]))
+        mean = average_mean(family, offset + x @ values[:p], spread)
+        rows = PlainRows(n, n * mean, offset, x @ turn, family, 0.0)
+        return np.asarray(turn @ fit_linear(rows).beta)
 
-    values = np.append(fit.beta, [fit.g[i, j] for i, j in fit.structure.labels])
-    estimate = project(fit.beta, fit.g)
+    values = np.append(fit.beta, fit.components)
+    estimate = at(values)
     se = np.sqrt(np.maximum(np.diag(spread_by_delta(at, values, cov)), 0.0))
     z_value, half = estimate / se, special.ndtri(0.5 + 0.5 * level) * se
     content = {
@@ -137,23 +132,20 @@ def explain_variance(fit: FamilyMaximum) -> dict[str, float]:
     return {"marginal": float(found[0][0]), "conditional": float(found[1][0])}
 
 
-def measure_dispersion(fit: FamilyEstimate) -> dict[str, float]:
-    """Return Pearson's chi-square over the patterns at the groups' effects: chi2, df, ratio, p.
+def measure_dispersion(fit: FamilyMaximum) -> dict[str, float]:
+    """Return Pearson's chi-square over the patterns at their units' effects: chi2, df, ratio, p.
 
     Where patterns hold several trials or counts, a ratio well above 1 tells of variation that the
     family does not have: rows that depend on each other, or a column that is missing. Of rows of 0
     and 1 with columns of their own it tells nothing, and nan is returned. The chi-square holds
     roughly, for means above 5. Source: Bolker et al. (2009), Trends Ecol. Evol. 24, 127-135.
     """
-    patterns = fit.patterns
-    df = patterns.n_patterns - len(fit.beta) - len(fit.structure.labels)
+    patterns = fit.moments
+    df = patterns.n_patterns - len(fit.beta) - fit.n_components
     binary = fit.family.link != "log" and patterns.n.mean() < 2.0
     if binary or df < 1:
         return {"chi2": float("nan"), "df": df, "ratio": float("nan"), "p": float("nan")}
-    effects, _ = fit.locate_effects()
-    eta = patterns.offset + patterns.take(patterns.fixed) @ fit.beta
-    eta = eta + np.einsum("iq,iq->i", patterns.take(patterns.random), effects[patterns.codes])
-    mean = fit.family.mean(eta)
+    mean = fit.family.mean(fit.predict_link())
     variance = fit.family.variance(mean, patterns.n)
     chi2 = float(np.sum((patterns.y - patterns.n * mean) ** 2 / variance))
     return {"chi2": chi2, "df": df, "ratio": chi2 / df, "p": float(chi_square_tail(chi2, df))}

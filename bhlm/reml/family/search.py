@@ -76,6 +76,17 @@ class Rows(Protocol):
         """What rows add to the log-likelihood beside patterns."""
 
 
+class PlainRows(NamedTuple):
+    """Patterns without random effects, in an order of their own."""
+
+    n: Array  # (I,)
+    y: Array  # (I,)
+    offset: Array  # (I,)
+    x: Array  # (I, p)
+    family: Family
+    constant: float
+
+
 class Point(NamedTuple):
     """Minus the log-likelihood at a point, with its derivatives by (beta~, theta)."""
 

@@ -9,8 +9,8 @@ from scipy import special
 from bhlm.likelihood.expected import UNIT, Places, check_kind, find_places, state_steps
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.slopes import By, name_points, state_lines, state_slopes
-from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.family.inference import find_covariance, robust_covariance
+from bhlm.reml.family.inference import find_covariance, find_joint_covariance
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.family.population import spread_by_delta
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Array = np.ndarray
 
 
 def estimate_slopes(
-    fit: FamilyEstimate,
+    fit: FamilyMaximum,
     column: str,
     *,
     by: By = None,
@@ -55,21 +55,21 @@ def estimate_slopes(
     check_level(level)
     kind = check_kind(scale, kind)
     if scale == "link":
-        grid = state_slopes(fit.patterns, column, by=by, at=at)
+        grid = state_slopes(fit.moments, column, by=by, at=at)
         rows = grid.contrasts
         slope = rows @ fit.beta
         variance = np.einsum("mi,ij,mj->m", rows, find_covariance(fit, method), rows)
     else:
-        steps = state_steps(fit.patterns, column, by=by, at=at)
+        steps = state_steps(fit.moments, column, by=by, at=at)
         grid = steps.grid
 
         def measure(values: Array) -> Array:
             beta, g = _split(fit, values)
-            return steps.measure(fit.patterns, fit.family, beta, g, kind=kind)[0]
+            return steps.measure(fit.moments, fit.family, beta, g, kind=kind)[0]
 
         values = _join(fit)
         slope = measure(values)
-        variance = np.diag(spread_by_delta(measure, values, _find_joint(fit, method)))
+        variance = np.diag(spread_by_delta(measure, values, find_joint_covariance(fit, method)))
     se = np.sqrt(np.maximum(variance, 0.0))
     z, half = slope / se, special.ndtri(0.5 + 0.5 * level) * se
     table = pd.DataFrame(
@@ -86,7 +86,7 @@ def estimate_slopes(
 
 
 def estimate_lines(
-    fit: FamilyEstimate,
+    fit: FamilyMaximum,
     column: str,
     *,
     by: By = None,
@@ -108,16 +108,16 @@ def estimate_lines(
     """
     check_level(level)
     kind = check_kind(scale, kind)
-    grid = state_lines(fit.patterns, column, by=by, at=at, values=values)
+    grid = state_lines(fit.moments, column, by=by, at=at, values=values)
     table = expect_places(
-        fit, find_places(fit.patterns, grid.contrasts),
+        fit, find_places(fit.moments, grid.contrasts),
         scale=scale, kind=kind, method=method, level=level,
     )  # fmt: skip
     return name_points(grid, table, level=level, scale=scale, kind=kind)
 
 
 def expect_places(
-    fit: FamilyEstimate, places: Places, *, scale: str, kind: str, method: str, level: float
+    fit: FamilyMaximum, places: Places, *, scale: str, kind: str, method: str, level: float
 ) -> "pd.DataFrame":
     """Return `estimate, se, lower, upper` at places; arguments as of `estimate_lines`."""
     import pandas as pd
@@ -138,7 +138,7 @@ def expect_places(
         estimate = expect(values)
         middle = family.apply_link(estimate)
         slope = family.slope(middle)
-        spread = np.diag(spread_by_delta(expect, values, _find_joint(fit, method)))
+        spread = np.diag(spread_by_delta(expect, values, find_joint_covariance(fit, method)))
         error = np.sqrt(np.maximum(spread, 0.0)) / slope
     if scale == "link":
         ends = {"lower": middle - half * error, "upper": middle + half * error}
@@ -147,18 +147,12 @@ def expect_places(
     return pd.DataFrame({"estimate": estimate, "se": slope * error, "lower": low, "upper": high})
 
 
-def _join(fit: FamilyEstimate) -> Array:
-    """Return beta and G's free elements (p + m,)."""
-    return np.append(fit.beta, [fit.g[i, j] for i, j in fit.structure.labels])
+def _join(fit: FamilyMaximum) -> Array:
+    """Return beta and the free elements of G of all factors (p + m,)."""
+    return np.append(fit.beta, fit.components)
 
 
-def _split(fit: FamilyEstimate, values: Array) -> tuple[Array, Array]:
-    """Return beta (1, p) and G (1, q, q) of what `_join` returns."""
+def _split(fit: FamilyMaximum, values: Array) -> tuple[Array, Array]:
+    """Return beta (1, p) and G (1, Q, Q) of what `_join` returns."""
     p = len(fit.beta)
-    return values[None, :p], fit.structure.assemble(values[p:])[None]
-
-
-def _find_joint(fit: FamilyEstimate, method: str) -> Array:
-    """Return the covariance (p + m, p + m) of what `_join` returns, by a known method."""
-    find_covariance(fit, method)  # refuses what is not known
-    return fit.joint_cov if method == "z" else robust_covariance(fit, small=method == "cr1")
+    return values[None, :p], fit.assemble(values[p:])[None]

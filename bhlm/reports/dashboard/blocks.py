@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.estimate import Estimate
-    from bhlm.reml.family.estimate import FamilyEstimate
+    from bhlm.reml.family.maximum import FamilyMaximum
     from bhlm.reml.levels import LevelsEstimate
     from bhlm.reml.strata import StrataEstimate
     from bhlm.studies.imputations.mixture import Mixture
@@ -43,7 +43,7 @@ class Subject:
     levels: "LevelsEstimate | None" = None
     level_post: "LevelDraws | None" = None
     # Likewise, of zeros and ones, proportions or counts.
-    counted: "FamilyEstimate | None" = None
+    counted: "FamilyMaximum | None" = None
     counted_post: "FamilyDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
     strata: "StrataEstimate | None" = None  # whose fit at its ratios is `reml`
@@ -54,7 +54,7 @@ class Subject:
     @property
     def estimate(
         self,
-    ) -> "Estimate | LevelsEstimate | StrataEstimate | FamilyEstimate | None":
+    ) -> "Estimate | LevelsEstimate | StrataEstimate | FamilyMaximum | None":
         """The fit by REML or ML, of a single factor, of several, with strata, or of a family."""
         if self.strata is not None:
             return self.strata

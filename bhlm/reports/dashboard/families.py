@@ -20,9 +20,11 @@ from bhlm.layout import count, format_digits
 from bhlm.likelihood.expected import KINDS
 from bhlm.likelihood.replicates import FamilyCheck
 from bhlm.likelihood.slopes import list_levels, list_moved
+from bhlm.moments.patterns import Patterns
 from bhlm.plots.family_check import draw_family_check
 from bhlm.plots.family_effects import draw_effects
 from bhlm.plots.family_groups import (
+    AnyPair,
     FamilyFits,
     Pair,
     draw_groups,
@@ -38,6 +40,7 @@ from bhlm.reml.family.checks import check_groups
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import tabulate_fixed
 from bhlm.reml.family.inference import tabulate_ratios as tabulate_estimated
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.family.population import (
     estimate_population,
     explain_variance,
@@ -68,8 +71,15 @@ MOST = 6  # columns whose effects are drawn
 
 
 def find_pair(subject: Subject) -> Pair:
-    """Return the fits that a page is about."""
-    return Pair(subject.counted, subject.counted_post)
+    """Return the fits of one factor that a page is about."""
+    ml = subject.counted
+    assert ml is None or isinstance(ml, FamilyEstimate)
+    return Pair(ml, subject.counted_post)
+
+
+def find_any_pair(subject: Subject) -> AnyPair:
+    """Return the fits that a page is about, of one factor or of several."""
+    return AnyPair(subject.counted, subject.counted_post)
 
 
 def _find_fits(subject: Subject) -> FamilyFits:
@@ -79,16 +89,16 @@ def _find_fits(subject: Subject) -> FamilyFits:
 
 def build_family_verdict(subject: Subject) -> Section:
     """Return the findings, the facts, every estimate, and odds or rate ratios."""
-    pair = find_pair(subject)
+    pair, every = find_pair(subject), find_any_pair(subject)
     blocks = show_outcome(subject)
     blocks += [_list_facts(pair), plot_forest(_find_fits(subject))]
-    blocks.append(_tabulate_both(pair, subject.both))
-    blocks.append(_tabulate_ratios(pair))
+    blocks.append(tabulate_both(every, subject.both))
+    blocks.append(tabulate_effect_ratios(every))
     blocks.append(Text(_describe_data(pair), heading="What was fitted", listed=True))
     sentences = list_holdings(subject, pair.given.moments)
     blocks.append(Text(sentences, heading=HEADING, listed=True))
     if pair.ml is not None:
-        blocks.append(_tabulate_ml(pair.ml))
+        blocks.append(tabulate_ml(pair.ml, tell_integration(pair.ml)))
     if pair.post is not None:
         blocks.append(tabulate_posterior(pair.post))
     return Section("verdict", "Verdict", tuple(blocks))
@@ -141,7 +151,7 @@ def _tell_error(pair: Pair) -> str:
     return f"{max(each for each in errors if each is not None):.0e}"
 
 
-def _tabulate_both(pair: Pair, both: Comparison | None) -> Table:
+def tabulate_both(pair: AnyPair, both: Comparison | None) -> Table:
     """Return estimates and 95 % intervals of every fit side by side, with p and verdict."""
     import pandas as pd
 
@@ -174,7 +184,7 @@ def _tabulate_both(pair: Pair, both: Comparison | None) -> Table:
     )
 
 
-def _tabulate_ratios(pair: Pair) -> Table:
+def tabulate_effect_ratios(pair: AnyPair) -> Table:
     """Return unit-specific and population-averaged effects as ratios, of probit on its scale."""
     import pandas as pd
 
@@ -197,8 +207,9 @@ def _tabulate_ratios(pair: Pair) -> Table:
         frame["ML, population-averaged"] = table["ratio" if has_ratios else "estimate"]
         frame["population-averaged 95 % interval"] = join_ends(np.exp(ends) if has_ratios else ends)
     name = (given.family.ratio_name or "Hazard ratio") + "s"
+    within = "one group" if isinstance(patterns, Patterns) else "the same units"
     told = (
-        f"{name} between rows of one group (unit-specific)"
+        f"{name} between rows of {within} (unit-specific)"
         if has_ratios
         else "Effects of the probit link have no ratios; on its scale they are"
     )
@@ -248,7 +259,8 @@ def _describe_data(pair: Pair) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _tabulate_ml(fit: FamilyEstimate) -> Table:
+def tabulate_ml(fit: FamilyMaximum, told: str) -> Table:
+    """Return the estimates by maximum likelihood, with how the effects were integrated."""
     wald = fit.wald
     joint = (
         f" Jointly the slopes differ from 0 with chi2({wald['df']}) = {wald['chi2']:.4g}, "
@@ -256,7 +268,6 @@ def _tabulate_ml(fit: FamilyEstimate) -> Table:
         if wald["df"]
         else ""
     )
-    told = tell_integration(fit)
     reading = f"{told[0].upper()}{told[1:]}.{joint}"
     table = fit.estimates.dropna(axis=1, how="all")
     return Table("reml_estimates", "ML estimates", reading, table)
@@ -264,7 +275,8 @@ def _tabulate_ml(fit: FamilyEstimate) -> Table:
 
 def build_family_effects(subject: Subject) -> Section | None:
     """Return the effects on the probability or rate; None of a model of the intercept alone."""
-    pair, fits = find_pair(subject), _find_fits(subject)
+    pair = find_any_pair(subject)
+    fits = pair.given if subject.both is None else subject.both
     names = list_moved(pair.given.moments)
     if not names:
         return None
@@ -298,7 +310,7 @@ def build_family_effects(subject: Subject) -> Section | None:
     return Section("effects", "Effects", tuple(blocks))
 
 
-def _tabulate_effects(pair: Pair, names: tuple[str, ...]) -> "pd.DataFrame":
+def _tabulate_effects(pair: AnyPair, names: tuple[str, ...]) -> "pd.DataFrame":
     """Return one row per column or level, with both kinds of effect by each fit."""
     import pandas as pd
 
@@ -366,26 +378,27 @@ def build_family_checks(subject: Subject) -> Section | None:
             Text(("The draws are from the prior alone, which no data can contradict yet.",))
         )
     else:
-        outside = [f"{text[0].upper()}{text[1:]}." for text in check.outside]
-        blocks.append(draw_family_check(check))
-        blocks.append(
-            Text(
-                tuple(outside)
-                or (
-                    "No group, no summary of the groups and no more tenths than by chance lie "
-                    f"outside of what the model predicts ({count(check.draws, 'replicate')}, "
-                    f"seed {check.seed}).",
-                ),
-                tone="caution" if outside else "good",
-                heading="Groups and calibration",
-                listed=len(outside) > 1,
-            )
-        )
+        blocks += [draw_family_check(check), tell_check(check, "Groups and calibration")]
     if pair.ml is not None:
-        blocks.append(_judge_dispersion(pair.ml))
+        blocks.append(judge_dispersion(pair.ml))
     if pair.post is not None and not pair.post.settings.prior_only:
         blocks += _leave_out(pair.post)
     return Section("checks", "Model checks", tuple(blocks))
+
+
+def tell_check(check: FamilyCheck, heading: str) -> Text:
+    """Return what is outside of the replicates of a check, or that nothing is."""
+    outside = [f"{text[0].upper()}{text[1:]}." for text in check.outside]
+    fine = (
+        "No group, no summary of the groups and no more tenths than by chance lie outside of what "
+        f"the model predicts ({count(check.draws, 'replicate')}, seed {check.seed})."
+    )
+    return Text(
+        tuple(outside) or (fine,),
+        tone="caution" if outside else "good",
+        heading=heading,
+        listed=len(outside) > 1,
+    )
 
 
 def _find_check(subject: Subject, pair: Pair) -> FamilyCheck | None:
@@ -399,7 +412,8 @@ def _find_check(subject: Subject, pair: Pair) -> FamilyCheck | None:
     return None if pair.post.settings.prior_only else check_draws(pair.post)
 
 
-def _judge_dispersion(fit: FamilyEstimate) -> Text:
+def judge_dispersion(fit: FamilyMaximum) -> Text:
+    """Return whether the patterns vary more than the family has it."""
     found = measure_dispersion(fit)
     heading = "Overdispersion"
     if not np.isfinite(found["ratio"]):
@@ -446,7 +460,7 @@ def _leave_out(post: FamilyDraws) -> list[Block]:
 
 def build_family_reproduction(subject: Subject) -> Section:
     """Return settings, versions, the data's hash, the priors, and the lines that run it again."""
-    pair = find_pair(subject)
+    pair = find_any_pair(subject)
     blocks: list[Block] = [tabulate_family_settings(subject)]
     if pair.post is not None:
         blocks.append(tabulate_priors(pair.post))

@@ -4,6 +4,7 @@ import numpy as np
 
 from bhlm.layout import list_names
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 from bhlm.plots.ranks_of_rows import FEWEST
@@ -17,17 +18,18 @@ def describe_holdings(subject: Subject, moments: "Moments") -> Text:
     return Text(list_holdings(subject, moments), heading=HEADING, listed=True)
 
 
-def _name_factors(moments: "Moments | CellMoments | Patterns") -> str:
+def _name_factors(moments: "Moments | CellMoments | Patterns | LevelPatterns") -> str:
     if isinstance(moments, Moments | Patterns):
         return f"'{moments.group}'"
     return list_names([f"'{name}'" for name in moments.groups])
 
 
-def _list_single(moments: "Moments | CellMoments | Patterns") -> list[str]:
+def _list_single(moments: "Moments | CellMoments | Patterns | LevelPatterns") -> list[str]:
     """Return a sentence for each factor of which units have one row: a page tells of units."""
-    if isinstance(moments, CellMoments):
+    if isinstance(moments, CellMoments | LevelPatterns):
+        rows = moments.n if isinstance(moments, CellMoments) else moments.rows
         single = {
-            f"of '{name}'": int(np.sum(np.bincount(labels.codes, weights=moments.n) == 1))
+            f"of '{name}'": int(np.sum(np.bincount(labels.codes, weights=rows) == 1))
             for name, labels in zip(moments.groups, moments.labels, strict=True)
         }
     else:
@@ -42,7 +44,9 @@ def _list_single(moments: "Moments | CellMoments | Patterns") -> list[str]:
     ]
 
 
-def list_holdings(subject: Subject, moments: "Moments | CellMoments | Patterns") -> tuple[str, ...]:
+def list_holdings(
+    subject: Subject, moments: "Moments | CellMoments | Patterns | LevelPatterns"
+) -> tuple[str, ...]:
     """Return what the page holds of single rows and of groups, a sentence each."""
     has_rows = subject.model is not None and subject.model.has_rows
     if subject.rows:

@@ -15,6 +15,7 @@ from bhlm.reconciliation.findings import (
     list_failed,
 )
 from bhlm.reconciliation.words import advise_failed
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reports.dashboard.blocks import Subject, Tone
 
 if TYPE_CHECKING:
@@ -152,7 +153,12 @@ def _advise(subject: Subject, findings: Findings) -> tuple[str, ...]:
             "Report the fixed effects; of the components on the boundary say in how many fits they "
             "are there, or fit the model without the term that is."
         )
-    if reml is not None and reml.singular:
+    if isinstance(reml, FamilyLevelsEstimate) and reml.singular:  # which have no posterior
+        boundary.append(
+            "Report the fixed effects, and of the components on the boundary that they are there; "
+            "or fit the model without the term that is."
+        )
+    elif reml is not None and reml.singular:
         label = reml.method.upper()
         boundary.append(
             f"Of the components that {label} puts on the boundary report the posterior's interval, "

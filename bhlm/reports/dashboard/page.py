@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from bhlm.errors import BhlmError
 from bhlm.files import make_plain, write_json, write_text
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 from bhlm.plots.figure import Figure
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
@@ -39,7 +41,12 @@ from bhlm.reports.dashboard.families import (
     build_family_groups,
     build_family_reproduction,
     build_family_verdict,
-    find_pair,
+    find_any_pair,
+)
+from bhlm.reports.dashboard.family_levels import (
+    build_family_level_checks,
+    build_family_level_groups,
+    build_family_level_verdict,
 )
 from bhlm.reports.dashboard.groups import build_groups
 from bhlm.reports.dashboard.holdings import list_holdings
@@ -72,6 +79,7 @@ from bhlm.reports.dashboard.verdict import build_verdict, find_moments
 from bhlm.reports.json import (
     describe_cells,
     describe_findings,
+    describe_level_patterns,
     describe_mixture,
     describe_model,
     describe_patterns,
@@ -118,6 +126,14 @@ FAMILY_SECTIONS = (
     Part("groups", "Groups", build_family_groups),
     Part("checks", "Model checks", build_family_checks),
     Part("priors", "Priors", build_priors),
+    Part("reproduction", "Reproduction", build_family_reproduction),
+)
+# Likewise, of several grouping factors, by maximum likelihood.
+FAMILY_LEVEL_SECTIONS = (
+    Part("verdict", "Verdict", build_family_level_verdict),
+    Part("effects", "Effects", build_family_effects),
+    Part("groups", "Groups", build_family_level_groups),
+    Part("checks", "Model checks", build_family_level_checks),
     Part("reproduction", "Reproduction", build_family_reproduction),
 )
 SEVERAL_SECTIONS = (
@@ -199,6 +215,8 @@ def _describe_both(subject: Subject) -> dict[str, Any] | None:
 
 def choose_parts(subject: Subject) -> tuple[Part, ...]:
     """Return the sections that a page may have, by what its fits are."""
+    if isinstance(subject.counted, FamilyLevelsEstimate):
+        return FAMILY_LEVEL_SECTIONS
     if subject.is_counted:
         return FAMILY_SECTIONS
     if subject.pooled is not None:
@@ -208,10 +226,10 @@ def choose_parts(subject: Subject) -> tuple[Part, ...]:
     return LEVEL_SECTIONS if subject.has_levels else SECTIONS
 
 
-def find_any(subject: Subject) -> Moments | CellMoments | Patterns:
+def find_any(subject: Subject) -> Moments | CellMoments | Patterns | LevelPatterns:
     """Return the moments of the page's fits, of a single factor or of several, or the patterns."""
     if subject.is_counted:
-        return find_pair(subject).given.moments
+        return find_any_pair(subject).given.moments
     if subject.pooled is not None:
         return subject.pooled.fits[0].moments
     if subject.fits:
@@ -233,7 +251,10 @@ def describe_levels_model(subject: Subject) -> dict[str, Any]:
     if subject.fits:
         return {name: describe_model(fit.moments) for name, fit in subject.fits.items()}
     if subject.is_counted:
-        return describe_patterns(find_pair(subject).given.moments)
+        patterns = find_any_pair(subject).given.moments
+        if isinstance(patterns, LevelPatterns):
+            return describe_level_patterns(patterns)
+        return describe_patterns(patterns)
     if subject.has_levels:
         return describe_cells(find_level_moments(subject))
     if subject.pooled is not None:

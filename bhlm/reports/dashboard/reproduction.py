@@ -14,6 +14,9 @@ from bhlm.bayes.sampling import choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.layout import agree
 from bhlm.likelihood.covariance import Structure
+from bhlm.moments.patterns import Patterns
+from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
 from bhlm.reports.dashboard.verdict import find_moments
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
     from bhlm.bayes.draws import Posterior
     from bhlm.design.formula.weights import Weights
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import AnyPatterns
     from bhlm.moments.moments import Moments
-    from bhlm.moments.patterns import Patterns
 
 PACKAGES = (
     *("bhlm", "pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "numba", "pandas"),
@@ -97,26 +100,33 @@ def tabulate_family_settings(subject: Subject) -> Table:
     ml, post = subject.counted, subject.counted_post
     patterns = _find_patterns(subject)
     digest = hash_moments(patterns)
+    sizes: dict[str, object] = (
+        {"groups": patterns.n_groups}
+        if isinstance(patterns, Patterns)
+        else {f"levels of {name}": number for name, number in patterns.groups.items()}
+    )
     rows: dict[str, object] = {
         "formula": patterns.formula,
         "family": patterns.family.name,
         "link": patterns.family.link,
         "rows": patterns.n_rows,
-        "groups": patterns.n_groups,
+        **sizes,
         "patterns": patterns.n_patterns,
         "rows dropped": patterns.dropped,
         "SHA-256 of the patterns": digest,
     }
     reading = f"The patterns of the {patterns.n_rows:,} rows have the SHA-256 {digest[:12]}…"
     if ml is not None:
+        kinds = dict.fromkeys(part.structure.kind for part in ml.parts)
         rows |= {
-            "likelihood": ml.method,
-            "covariance": ml.structure.kind,
+            "likelihood": f"{ml.method}, {ml.label}" if ml.label == LABEL else ml.method,
+            "covariance": ", ".join(kinds),
             "log-likelihood": ml.loglik,
             "its error": ml.error,
             "nodes of a fixed rule": ml.nagq,
-            "nodes in all": ml.nodes,
         }
+        if isinstance(ml, FamilyEstimate):
+            rows["nodes in all"] = ml.nodes
     if post is not None:
         rows |= _list_run(post) | {"error of the log-likelihood over draws": post.error}
         reading += _say_repeatable(post)
@@ -125,7 +135,7 @@ def tabulate_family_settings(subject: Subject) -> Table:
     )
 
 
-def _find_patterns(subject: Subject) -> "Patterns":
+def _find_patterns(subject: Subject) -> "AnyPatterns":
     fit = subject.counted if subject.counted is not None else subject.counted_post
     assert fit is not None
     return fit.moments
@@ -294,7 +304,8 @@ def write_family_lines(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ..
     notes = list[str]()
     fit = ml if ml is not None else post
     assert fit is not None
-    override = fit.structure.name_override
+    structure = fit.parts[0].structure if isinstance(fit, FamilyMaximum) else fit.structure
+    override = structure.name_override
     kind = [] if override is None else [f"covariance={override!r}"]
     if ml is not None:
         given = [] if ml.nagq is None else [f"nagq={ml.nagq}"]

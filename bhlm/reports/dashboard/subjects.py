@@ -18,12 +18,15 @@ from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, DataError
 from bhlm.layout import count, list_names
 from bhlm.moments.cells import CellMoments, refuse_factors
-from bhlm.plots.family_groups import split_family
+from bhlm.moments.patterns import Patterns
+from bhlm.plots.family_groups import split_any
 from bhlm.plots.level_caterpillar import split_levels
 from bhlm.plots.style import SERIES
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate, check_tests
 from bhlm.reports.dashboard.blocks import Subject
@@ -267,6 +270,7 @@ def write_levels(
     """
     check_path(path)
     reml, post, both = split_levels(fit)
+    assert not isinstance(reml, FamilyLevelsEstimate)
     given = reml if reml is not None else post
     assert given is not None
     moments = given.moments
@@ -288,7 +292,7 @@ def write_levels(
 
 
 def write_family(
-    fit: "FamilyEstimate | FamilyDraws | Comparison",
+    fit: "FamilyMaximum | FamilyDraws | Comparison",
     path: str | Path,
     *,
     title: str | None = None,
@@ -307,15 +311,16 @@ def write_family(
     """
     check_path(path)
     both = fit if isinstance(fit, Comparison) else None
-    pair = split_family(fit)
+    pair = split_any(fit)
     ml, post, patterns = pair.ml, pair.post, pair.given.moments
+    names = [patterns.group] if isinstance(patterns, Patterns) else list(patterns.groups)
     checked = both is None and post is not None
     subject = Subject(
         reml=None,
         post=None,
         both=both,
         model=None,
-        title=title or f"{patterns.response} by {patterns.group}",
+        title=title or f"{patterns.response} by {list_names(names, most=len(names))}",
         source=_hide_passwords(source),
         own_checks=_check_family(post) if checked and post is not None else None,
         counted=ml,

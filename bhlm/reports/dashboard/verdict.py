@@ -15,7 +15,7 @@ from bhlm.plots.style import shorten
 from bhlm.reconciliation.findings import Finding
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.conventions import compare_conventions
-from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import note_binary, note_few_groups, tell_weights
 from bhlm.reml.heterogeneity import measure_heterogeneity
@@ -140,7 +140,7 @@ def find_fit(subject: Subject) -> "Maximum | StrataEstimate | Posterior":
     """Return the fit by REML, or the posterior where there is none."""
     fit = subject.estimate if subject.estimate is not None else subject.posterior
     assert fit is not None
-    assert not isinstance(fit, FamilyEstimate)
+    assert not isinstance(fit, FamilyMaximum)
     return fit
 
 
@@ -214,7 +214,7 @@ def tabulate_both(subject: Subject) -> Table:
     import pandas as pd
 
     reml, post, both = subject.estimate, subject.posterior, subject.both
-    assert not isinstance(reml, FamilyEstimate)
+    assert not isinstance(reml, FamilyMaximum)
     names = list_rows(find_fit(subject))
     frame = pd.DataFrame(index=pd.Index(names, name="parameter"))
     tables = [fit.estimates.loc[names] for fit in (reml, post) if fit is not None]
