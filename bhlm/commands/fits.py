@@ -133,7 +133,7 @@ def reconcile_command(
     if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
-            "--live": live, "--save": save, "--memory-limit": memory_limit, "--rows": rows,
+            "--live": live, "--memory-limit": memory_limit, "--rows": rows,
             "--method": method,
         }  # fmt: skip
         command = write_command(
@@ -143,7 +143,7 @@ def reconcile_command(
             seed=seed, draws=draws, tune=tune, chains=chains, dashboard=dashboard,
         )  # fmt: skip
         return run_pooled(
-            "reconcile", which, data, formula, weights=meant, refused=refused,
+            "reconcile", which, data, formula, weights=meant, refused=refused, save=save,
             separator=separator, missing=missing, covariance=covariance, df=df, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
             dashboard=dashboard, command=command, adjust=adjust,
@@ -464,7 +464,7 @@ def sample_command(
     if has_responses(which, formula):
         refused = {
             "--family": family, "--known-variance": known_variance, "--residual": residual,
-            "--live": live, "--save": save, "--memory-limit": memory_limit, "--rows": rows,
+            "--live": live, "--memory-limit": memory_limit, "--rows": rows,
             "--method": method,
         }  # fmt: skip
         command = write_command(
@@ -474,7 +474,7 @@ def sample_command(
             seed=seed, draws=draws, tune=tune, chains=chains, dashboard=dashboard,
         )  # fmt: skip
         return run_pooled(
-            "sample", which, data, formula, weights=meant, refused=refused,
+            "sample", which, data, formula, weights=meant, refused=refused, save=save,
             separator=separator, missing=missing, covariance=covariance, priors=priors,
             counts={"seed": seed, "draws": draws, "tune": tune, "chains": chains}, json=json,
             dashboard=dashboard, command=command, adjust=adjust,

@@ -1,11 +1,13 @@
 """Plausible values on the command line: several responses, fitted, mixed or reconciled, pooled."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.commands.shared import (
     find_data,
+    keep_fit,
     name_source,
     print_text,
     print_title,
@@ -55,6 +57,7 @@ def run_pooled(
     counts: Mapping[str, Any] | None = None,
     json: Path | None = None,
     dashboard: Path | None = None,
+    save: Path | None = None,
     command: str = "",
     adjust: bool = True,
 ) -> int:
@@ -77,6 +80,7 @@ def run_pooled(
         counts: seed, draws, tune, chains.
         json: where the numbers go.
         dashboard: where the page goes, with its own numbers beside it.
+        save: where the posteriors are kept; see `bhlm.studies.imputations.storage`.
         command: how it was asked for, which the page says.
         adjust: with sampling weights, whether the draws get the sandwich's covariance.
 
@@ -89,6 +93,10 @@ def run_pooled(
     given = [name for name, value in refused.items() if value not in (None, False)]
     if given:
         raise ArgumentError(f"{given[0]} is not there with several responses; leave it out")
+    if save is not None:
+        from bhlm.studies.imputations.storage import check_mixture_place
+
+        check_mixture_place(save)
     pooled, entry = _fit(
         which, data, formula,
         weights=weights, separator=separator, missing=missing, method=method,
@@ -104,6 +112,8 @@ def run_pooled(
         chosen, _ = read_settings(entry, covariance, priors)
         VOICE.say("posterior given each response")
         mixture = shown = pooled.sample(priors=chosen, adjust=adjust, **dict(counts or {}))
+        if save is not None:
+            writers.append(partial(keep_fit, mixture, save))
         print_text(mixture.summary())
         content = {**content, "posterior": mixture.estimates.to_dict("index")}
         status = 0 if mixture.converged else 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bhlm.design.formula.weights import Weights
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.model import Model
+    from bhlm.fits.pooled_fit import MixtureFit
     from bhlm.fits.reconciliation import Reconciliation
     from bhlm.fits.reml_fit import RemlFit
     from bhlm.moments.either import Reduced
@@ -604,7 +605,7 @@ def write_all(*writers: Callable[[], object]) -> None:
         raise failed
 
 
-def keep_fit(fit: "BayesFit", path: Path) -> None:
+def keep_fit(fit: "BayesFit | MixtureFit", path: Path) -> None:
     """Save a fit, and if its place is lost by now, in a folder for temporary files.
 
     Raises:

@@ -171,6 +171,21 @@ class MixtureFit(Mixture):
 
         write_pooled(self, path, title=title, source=source)
 
+    def save(self, path: "str | Path") -> None:
+        """Write the posterior of each imputation; `bhlm.load` of the same path gives all back.
+
+        "post.nc" stands for `post.1.nc`, `post.2.nc` and so on, which `post.nc.mixture` puts
+        together; likewise .zarr. See `bhlm.studies.imputations.storage`.
+
+        Raises:
+            ArgumentError: another ending, a posterior of its own at that path, or standard errors
+                by replicate weights.
+            DataError: a place that cannot be written to.
+        """
+        from bhlm.studies.imputations.storage import save_mixture
+
+        save_mixture(self, path)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the mixture and the pooled fits under the names of the JSON."""
         from bhlm.reports.json import describe_mixture, describe_pooled
@@ -199,8 +214,14 @@ def pool(fits: "Sequence[RemlFit]", *, df: str | None = None, level: float = 0.9
             f"fits is one {type(fits).__name__}; give a list of fits, one per imputation"
         )
     by_z = any(isinstance(fit, RemlFit) and fit.judged_by_z for fit in fits)
-    found = pool_fits(fits, df=df or ("z" if by_z else "satterthwaite"), level=level)
-    return PooledFit(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return hold_pooled(pool_fits(fits, df=df or ("z" if by_z else "satterthwaite"), level=level))
+
+
+def hold_pooled(found: Pooled) -> PooledFit:
+    """Return pooled fits as the class that users hold, and so each of them."""
+    held = {field.name: getattr(found, field.name) for field in fields(found)}
+    each = [fit if isinstance(fit, RemlFit) else RemlFit.of(fit) for fit in found.fits]
+    return PooledFit(**(held | {"fits": tuple(each)}))
 
 
 @check_arguments

@@ -14,13 +14,21 @@ def load(path: str | Path) -> BayesFit:
     """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
 
     That of several grouping factors is a `LevelBayesFit`, and with sampling weights, known
-    variances or strata it is a `WeightedBayesFit`; of a family a `FamilyBayesFit`.
+    variances or strata it is a `WeightedBayesFit`; of a family a `FamilyBayesFit`. The posteriors
+    of imputations that were saved together are a `MixtureFit`.
 
     Raises:
         DataError: the path is no saved fit, or one that is damaged.
     """
     from bhlm.bayes.storage.file import load as load_draws
+    from bhlm.studies.imputations.storage import is_mixture, load_mixture
 
+    if is_mixture(path):
+        from bhlm.fits.pooled_fit import MixtureFit, hold_pooled
+
+        mixture = load_mixture(path)
+        pooled = hold_pooled(mixture.pooled)
+        return cast("BayesFit", MixtureFit(mixture.fits, pooled, mixture.seed))
     found = load_draws(path)
     if isinstance(found, Draws) and found.white.is_plain:
         return BayesFit.of(found)

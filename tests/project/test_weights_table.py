@@ -276,8 +276,12 @@ def test_plausible_values_and_tables(given, options, table, path, capsys, tmp_pa
     asked = ["--data", path, "--formula", formula, *bayes, *OPTIONS]
     command(capsys, "sample", *asked, "--json", out, "--dashboard", page)
     command(capsys, "reconcile", *asked, "--json", out, "--dashboard", page)
-    assert not say_yes(cells["posterior saved"])
-    refuse_command(capsys, "sample", *asked, "--save", tmp_path / "mixture.nc")
+    assert say_yes(cells["posterior saved"])
+    mixture.save(tmp_path / "mixture.nc")
+    command(capsys, "sample", *asked, "--save", tmp_path / "command.nc")
+    for name in ("mixture.nc", "command.nc"):
+        again = bhlm.load(tmp_path / name)
+        pd.testing.assert_frame_equal(again.estimates, mixture.estimates)
     assert not say_yes(cells[FILES])
     refuse_command(capsys, "moments", path, "--formula", formula, "-o", tmp_path / "a.moments")
 
