@@ -279,15 +279,20 @@ def test_statsmodels_on_table_4_4_is_shown() -> None:
 def test_the_adjusted_pseudo_posterior_covers_and_the_unadjusted_one_does_not():
     """What the documentation says of the committed study."""
     found = json.loads((RESULTS / "pseudo_posterior.json").read_text(encoding="utf-8"))
-    assert all(each["replicates"] >= 500 for each in found.values())
+    # As it was planned, by a seed that no trial had.
+    plan = (FOLDER / "pseudo_posterior.py").read_text(encoding="utf-8")
+    for name, each in found.items():
+        assert f"SEED = {each['seed']}\n" in plan
+        assert f'"{name}": {each["replicates"]}' in plan
     schools, strong = found["schools"], found["strong"]
-    for parameter, covered in schools["coverage"]["adjusted"].items():
-        assert abs(covered - 95.0) <= 2.0, parameter
-        assert abs(schools["ratio"]["adjusted"][parameter] - 1.0) < 0.08, parameter
-        assert schools["coverage"]["unadjusted"][parameter] < 91.0, parameter
-    # The spread is right there too; what is off is the centre.
-    fixed = ("Intercept", "x", "z")
-    assert all(abs(strong["coverage"]["adjusted"][name] - 95.0) <= 2.0 for name in fixed)
-    assert all(abs(each - 1.0) < 0.08 for each in strong["ratio"]["adjusted"].values())
+    covered, bare = schools["coverage"]["adjusted"], schools["coverage"]["unadjusted"]
+    assert all(abs(each - 95.0) <= 2.0 for each in covered.values())
+    assert (min(covered.values()), max(covered.values())) == (93.1, 94.4)
+    assert (min(bare.values()), max(bare.values())) == (86.9, 88.0)
+    assert all(0.955 < each < 1.02 for each in schools["ratio"]["adjusted"].values())
+    # What is off with strong chances is the centre of SDs; fixed effects are near.
+    fixed = [strong["coverage"]["adjusted"][name] for name in ("Intercept", "x", "z")]
+    assert (min(fixed), max(fixed)) == (92.6, 93.4)
     assert strong["bias"]["adjusted"]["sd(Residual)"] < -1.5
-    assert strong["coverage"]["adjusted"]["sd(Residual)"] < 70.0
+    assert strong["coverage"]["adjusted"]["sd(Intercept|g)"] == 86.4
+    assert strong["coverage"]["adjusted"]["sd(Residual)"] == 55.0
