@@ -1,6 +1,6 @@
 """FamilyFit: what `model.ml()` returns of zeros and ones, proportions and counts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bhlm.errors import check_arguments
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.likelihood.replicates import FamilyCheck
-    from bhlm.reml.bootstrap import Bootstrap
     from bhlm.reml.variance_tests import VarianceTest
 
 
@@ -57,36 +56,6 @@ class FamilyFit(FamilyMaximumFit, FamilyEstimate):
         from bhlm.reml.family.variances import judge_variances
 
         return judge_variances(self, coefficients)
-
-    def profile(
-        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
-    ) -> "pd.DataFrame":
-        """Return profile-likelihood intervals; None is every parameter that has one.
-
-        Raises:
-            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
-        """
-        from bhlm.reml.family.profile import profile_intervals
-
-        return profile_intervals(self, level=level, parameters=parameters)
-
-    def bootstrap(
-        self,
-        *,
-        replicates: int = 1000,
-        seed: int = 0,
-        progress: "Callable[[int, int], None] | None" = None,
-    ) -> "Bootstrap":
-        """Return a parametric bootstrap of every parameter; see `bhlm.reml.family.bootstrap`.
-
-        Raises:
-            ArgumentError: too few replicates, or a negative seed.
-        """
-        from bhlm.progress import show_progress
-        from bhlm.reml.family.bootstrap import bootstrap
-
-        with show_progress("bootstrap") as bar:
-            return bootstrap(self, replicates=replicates, seed=seed, progress=progress or bar)
 
     def icc(self) -> "pd.DataFrame":
         """Return the intraclass correlation on the latent scale, and the median odds ratio.

@@ -1,6 +1,6 @@
 """FamilyMaximumFit: what can be asked of every fit of a family, of one factor and of several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bhlm.errors import check_arguments
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+
+    from bhlm.reml.bootstrap import Bootstrap
 
 
 @check_arguments
@@ -140,6 +142,38 @@ class FamilyMaximumFit(Fitted, FamilyMaximum):
             method=method,
             level=level,
         )
+
+    def profile(
+        self, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    ) -> "pd.DataFrame":
+        """Return profile-likelihood intervals; None is every parameter that has one.
+
+        Of Laplace's approximation they are those of the approximation.
+
+        Raises:
+            ArgumentError: a level outside (0, 1), or a parameter that has no profile.
+        """
+        from bhlm.reml.family.profile import profile_intervals
+
+        return profile_intervals(self, level=level, parameters=parameters)
+
+    def bootstrap(
+        self,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        progress: "Callable[[int, int], None] | None" = None,
+    ) -> "Bootstrap":
+        """Return a parametric bootstrap of every parameter; see `bhlm.reml.family.bootstrap`.
+
+        Raises:
+            ArgumentError: too few replicates, or a negative seed.
+        """
+        from bhlm.progress import show_progress
+        from bhlm.reml.family.bootstrap import bootstrap
+
+        with show_progress("bootstrap") as bar:
+            return bootstrap(self, replicates=replicates, seed=seed, progress=progress or bar)
 
     def r_squared(self) -> dict[str, float]:
         """Return R2 on the latent scale, "marginal" and "conditional".

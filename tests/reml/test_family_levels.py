@@ -219,7 +219,7 @@ def test_scale_of_an_exposure() -> None:
         (lambda m: m.rows(), "single rows is not there"),
         (lambda m: m.cell_rows(), "single rows is not there"),
         (lambda m: m.moments, "is not there for family='binomial' and several"),
-        (lambda m: m.ml().profile(), "not there yet for several grouping factors"),
+        (lambda m: m.ml().locate_effects(), "not there yet for several grouping factors"),
         (lambda m: m.ml().integrator(), "not there yet for several grouping factors"),
         (lambda m: m.ml().summary(style="hlm"), "choose stata or lme4"),
         (lambda m: m.ml().group_effects("cow"), "choose one of period, herd"),

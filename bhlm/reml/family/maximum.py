@@ -39,6 +39,8 @@ class FamilyMaximum(ABC):
     converged: bool
     singular: bool
     gradient: Array  # (p + c,) of the log-likelihood, whitened
+    point: Array  # (p + c,) whitened fixed effects, and the whitened factors' coefficients
+    information: Array  # (p + c, p + c) observed, by `point`
     white: WhitenedPatterns | WhitenedCross | WhitenedNest
     method: Literal["ml"]
     _kept: dict[str, Any]

@@ -2,7 +2,7 @@
 
 Twice what the log-likelihood falls by when a parameter is held and all others are found anew,
 against the chi-square quantile with 1 df. Fixed effects have one under any random part, the
-variance and the SD where there is one random coefficient, whose SD ends at 0.
+variance and the SD of a factor where it has one random coefficient, whose SD ends at 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,17 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.crossed_families import Approximation
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import check_level
+from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.reml.family.crossed import LaplaceProblem
 from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.family.search import Point, Problem, descend
+from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
+from bhlm.reml.family.nested import build_integrator
+from bhlm.reml.family.nested_search import NestProblem
+from bhlm.reml.family.search import Descended, Point, Problem, descend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +34,14 @@ Array = np.ndarray
 ENOUGH = 1e-9  # of what is left to gain in a held maximum
 LIMIT = 1e-7  # of a limit, relative to the standard error
 DOUBLINGS = 12
+EXACT = 1e-9  # of the log-likelihood of nested units
 
 
 @dataclass(slots=True)
 class _Held:
     """Minus the log-likelihood on the plane base + directions' x, as `descend` searches it."""
 
-    problem: Problem
+    problem: Descended
     base: Array  # (p + c,)
     directions: Array  # (r, p + c)
 
@@ -44,31 +53,34 @@ class _Held:
 
 
 def profile_intervals(
-    fit: FamilyEstimate, *, level: float = 0.95, parameters: Sequence[str] | None = None
+    fit: FamilyMaximum, *, level: float = 0.95, parameters: Sequence[str] | None = None
 ) -> "pd.DataFrame":
     """Return the profile-likelihood interval of each parameter: `estimate, lower, upper`.
 
     Args:
-        fit: the fit, with as many nodes as needed.
+        fit: the fit, with as many nodes as needed; of several factors its likelihood may be
+            Laplace's approximation, and the profile is that of the approximation then.
         level: of the intervals.
-        parameters: some of them; None is the fixed effects, and of one random coefficient its
-            variance and SD.
+        parameters: some of them; None is the fixed effects, and of each factor with one random
+            coefficient its variance and SD.
 
     Raises:
-        ArgumentError: a parameter that has no profile here, a fit by a fixed number of nodes or
-            without a maximum, or a level outside (0, 1).
+        ArgumentError: a parameter that has no profile here, a fit of one factor by a fixed number
+            of nodes or without a maximum, or a level outside (0, 1).
     """
     import pandas as pd
 
     check_level(level)
-    if fit.nagq is not None or not fit.converged:
+    has_nodes = isinstance(fit, FamilyEstimate) and fit.nagq is not None
+    if has_nodes or not fit.converged:
         raise ArgumentError(
             "a profile needs a maximum of the exact likelihood; fit without nagq, and see "
             "fit.advice"
         )
-    fixed = list(fit.patterns.fixed)
-    spread = [str(each) for each in fit.parameters if not each.is_fixed]
-    known = [*fixed, *(spread if len(fit.structure.factors) == 1 else [])]
+    fixed = list(fit.moments.fixed)
+    single = [part.structure.group for part in fit.parts if len(part.structure.factors) == 1]
+    spread = [each for each in fit.parameters if not each.is_fixed and each.group in single]
+    known = [*fixed, *map(str, spread)]
     asked = known if parameters is None else list(parameters)
     for name in asked:
         if name not in known:
@@ -82,14 +94,15 @@ def profile_intervals(
         if name in fixed:
             lower, upper = _profile_fixed(fit, fixed.index(name), threshold)
         else:
-            ends = np.array(_profile_spread(fit, threshold))
+            group = next(each.group for each in spread if str(each) == name)
+            ends = np.array(_profile_spread(fit, group, threshold))
             lower, upper = ends**2 if name.startswith("var") else ends
         rows.append((float(estimates.loc[name, "estimate"]), lower, upper))
     index = pd.Index(asked, name="parameter")
     return pd.DataFrame(rows, index=index, columns=["estimate", "lower", "upper"])
 
 
-def _profile_fixed(fit: FamilyEstimate, at: int, threshold: float) -> tuple[float, float]:
+def _profile_fixed(fit: FamilyMaximum, at: int, threshold: float) -> tuple[float, float]:
     """Return the limits of one fixed effect."""
     problem, best = _prepare(fit)
     row = np.zeros(len(fit.point))
@@ -115,32 +128,56 @@ def _profile_fixed(fit: FamilyEstimate, at: int, threshold: float) -> tuple[floa
     )
 
 
-def _profile_spread(fit: FamilyEstimate, threshold: float) -> tuple[float, float]:
-    """Return the limits of the one SD."""
+def _profile_spread(fit: FamilyMaximum, group: str, threshold: float) -> tuple[float, float]:
+    """Return the limits of the one SD of a factor."""
     problem, best = _prepare(fit)
-    scale = float(abs(fit.root).max() / max(abs(fit.point[-1]), 1e-300))
-    scale = (
-        float(np.abs(fit.white.basis @ fit.structure.factors[0]).max()) if fit.singular else scale
-    )
-    p = len(fit.beta)
-    basis = np.eye(len(fit.point))[:p]
+    at, scale = _place_spread(fit, group)
+    basis = np.delete(np.eye(len(fit.point)), at, axis=0)
 
     def rise(sd: float) -> float:
-        base = np.append(fit.point[:p], sd / scale)
-        _, here = descend(_Held(problem, base, basis), np.zeros(p), enough=ENOUGH, record=_ignore)
+        base = fit.point.copy()
+        base[at] = sd / scale
+        held = _Held(problem, base, basis)
+        _, here = descend(held, np.zeros(len(basis)), enough=ENOUGH, record=_ignore)
         return 2.0 * (here.value - best) - threshold
 
-    sd = float(abs(fit.point[-1]) * scale)
-    error = np.sqrt(fit.variance_cov[0, 0]) / (2.0 * sd) if sd > 0.0 else np.nan
-    step = float(error) if np.isfinite(error) else 0.25
+    sd = float(abs(fit.point[at]) * scale)
+    row = next(str(each) for each in fit.parameters if each.is_sd and each.group == group)
+    error = float(fit.estimates.loc[row, "se"]) if sd > 0.0 else np.nan
+    step = error if np.isfinite(error) else 0.25
     lower = 0.0
     if sd > 0.0 and rise(0.0) > 0.0:
         lower = float(brentq(rise, 0.0, sd, xtol=LIMIT * step))
     return lower, _find_limit(rise, sd, step, threshold)
 
 
-def _prepare(fit: FamilyEstimate) -> tuple[Problem, float]:
-    problem = Problem(fit.integrator(), fit.structure)
+def _place_spread(fit: FamilyMaximum, group: str) -> tuple[int, float]:
+    """Return where in the point a factor's one coefficient is, and what SD one of it makes."""
+    names = [part.structure.group for part in fit.parts]
+    structures = [part.structure for part in fit.parts]
+    white = fit.white
+    # Of nested factors the point goes level by level.
+    order = white.order if isinstance(white, WhitenedNest) else tuple(range(len(names)))
+    bases = (white.basis,) if isinstance(white, WhitenedPatterns) else white.bases
+    factor = names.index(group)
+    before = order[: order.index(factor)]
+    at = len(fit.beta) + sum(len(structures[each].factors) for each in before)
+    scale = float(np.abs(bases[factor] @ structures[factor].factors[0]).max())
+    return at, scale
+
+
+def _prepare(fit: FamilyMaximum) -> tuple[Descended, float]:
+    """Return minus the log-likelihood with its derivatives, and its least value."""
+    if isinstance(fit, FamilyEstimate):
+        problem: Descended = Problem(fit.integrator(), fit.structure)
+    else:
+        assert isinstance(fit, FamilyLevelsEstimate)
+        if isinstance(fit.white, WhitenedNest):
+            order = fit.white.order
+            integrator = build_integrator(fit, tolerance=EXACT / sum(fit.white.counts))
+            problem = NestProblem(integrator, tuple(fit.structures[at] for at in order))
+        else:
+            problem = LaplaceProblem(Approximation(fit.white), fit.structures)
     return problem, problem.at(fit.point).value
 
 
