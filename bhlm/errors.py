@@ -386,8 +386,19 @@ def _check(name: str, value: Any, kinds: tuple[_Kind, ...]) -> Any:
     is_silent = isinstance(value, str) and any(kind.name == "Sequence" for kind in kinds)
     # A function is called late, and maybe in a thread that nobody hears.
     is_silent |= any(kind.name in _CALLABLE for kind in kinds)
+    # True would count as 1.
+    items = value if isinstance(value, list | tuple) else [value]
+    numbers = {own.name for kind in kinds for own in (kind, *kind.items)} & {"int", "float"}
+    is_silent |= bool(numbers) and any(_is_boolean(item) for item in items)
     refusal = ArgumentError if known or is_silent else _TypeRefusal
-    raise refusal(f"{name}={show_value(value)} is not {wanted}; {advice}")
+    shown = show_value(bool(value) if _is_boolean(value) else value)
+    raise refusal(f"{name}={shown} is not {wanted}; {advice}")
+
+
+def _is_boolean(value: Any) -> bool:
+    """Return whether a value is True or False, of Python or of NumPy."""
+    kind = type(value)
+    return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"))
 
 
 def _is(value: Any, kind: _Kind) -> bool:
@@ -395,7 +406,7 @@ def _is(value: Any, kind: _Kind) -> bool:
     if name == "None":
         return value is None
     if name == "bool":
-        return isinstance(value, bool) or type(value).__name__ == "bool_"
+        return _is_boolean(value)
     if name in ("int", "float"):
         is_number = isinstance(value, Integral if name == "int" else Real)
         return is_number and not isinstance(value, bool)

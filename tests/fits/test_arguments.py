@@ -1,7 +1,7 @@
 """Every argument of the public functions and methods: an answer, or one line that refuses it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -119,6 +119,27 @@ def test_a_wrong_argument_is_named_with_what_to_give(name, model, fits):
     with pytest.raises(BhlmError) as caught:
         call(model, fits)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, [True], (np.False_, 1)])
+@pytest.mark.parametrize("name", ["whole", "maybe", "number", "several"])
+def test_true_is_no_number(name, value):
+    """It would count as 1 in silence."""
+
+    @check_arguments
+    def take(
+        whole: int = 1, maybe: int | None = None, number: float = 0.5, several: Sequence[int] = (1,)
+    ) -> None:
+        del whole, maybe, number, several
+
+    with pytest.raises(BhlmError, match=f"^{name}=.* is not "):
+        take(**{name: value})
+
+    @check_arguments
+    def switch(on: bool | int = True, table: Sequence[bool] = ()) -> list:
+        return [on, *table]
+
+    assert switch(np.True_, [True]) == [True, True]
 
 
 def test_integers_of_numpy_arrive_as_plain_ones():
