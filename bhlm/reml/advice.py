@@ -1,5 +1,7 @@
 """What is the matter with a fit that is singular or has not converged, in words."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
@@ -10,9 +12,14 @@ Array = np.ndarray
 
 # Of an intraclass correlation above 1 - 1e-10 the criterion has no digits left.
 PERFECT = 1e-10
-TOO_MUCH = (
-    "the data do not support the full random part: drop the term, use independent coefficients"
-)
+
+
+def advise_less(structures: Iterable[Structure]) -> str:
+    """Return what to do about singular covariances of these structures, in one clause."""
+    told = "the data do not support the full random part: drop the term"
+    if any(i != j for structure in structures for i, j in structure.labels):
+        told += ", use independent coefficients"
+    return told
 
 
 def describe_singularity(structure: Structure, basis: Array, root: Array, sigma2: float) -> str:

@@ -22,7 +22,7 @@ from bhlm.likelihood.whitening import (
 )
 from bhlm.moments.moments import Moments
 from bhlm.processes import limit_blas
-from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
+from bhlm.reml.advice import advise_less, describe_failure, describe_singularity
 from bhlm.reml.maximum import Maximum, Part
 from bhlm.reml.optimize import (
     Optimum,
@@ -155,7 +155,7 @@ class Estimate(Maximum):
             )
         if self.singular:
             what = describe_singularity(self.structure, self.white.basis, self.root, self.sigma2)
-            return f"{what}; {TOO_MUCH}, or give it a prior and sample"
+            return f"{what}; {advise_less([self.structure])}, or give it a prior and sample"
         return ""
 
     def sandwich_errors(self, convention: str) -> Errors:

@@ -16,7 +16,7 @@ from bhlm.likelihood.parameters import name_apart
 from bhlm.likelihood.variance_shares import spread_factors
 from bhlm.likelihood.visit import SAME
 from bhlm.moments.cells import CellMoments
-from bhlm.reml.advice import TOO_MUCH, describe_failure, describe_singularity
+from bhlm.reml.advice import advise_less, describe_failure, describe_singularity
 from bhlm.reml.level_errors import variances_covariance
 from bhlm.reml.level_sandwich import find_level_scores
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels, may_be_lower_levels
@@ -83,13 +83,14 @@ class LevelsEstimate(Maximum):
             )
         if not self.singular:
             return ""
-        found = []
+        found, singular = [], []
         rows = zip(self.structures, self.white.bases, self.lams, strict=True)
         for structure, basis, lam in rows:
             if np.linalg.eigvalsh(lam @ lam.T)[0] < 1e-12:
                 root = basis @ lam * np.sqrt(self.sigma2)
                 found.append(describe_singularity(structure, basis, root, self.sigma2))
-        return f"{' and '.join(found)}; {TOO_MUCH}"
+                singular.append(structure)
+        return f"{' and '.join(found)}; {advise_less(singular)}"
 
     @property
     def reliability(self) -> dict[str, dict[str, float]]:

@@ -126,6 +126,7 @@ class TestBoundary:
             fit.sigma2 * np.sqrt(2 / 99), rel=1e-9
         )
         assert "var(Intercept|g) = 0" in fit.advice
+        assert ("use independent" in fit.advice) == (fit.structure.q > 1)
 
     def test_correlation_of_one(self):
         rng = np.random.default_rng(1)
@@ -140,6 +141,7 @@ class TestBoundary:
         correlation = float(fit.estimates.loc["corr(Intercept,x|g)", "estimate"])
         assert correlation == pytest.approx(1.0, abs=1e-9)
         assert "corr(Intercept,x|g) = +1" in fit.advice
+        assert "use independent coefficients" in fit.advice
 
     def test_nearly_all_variance_between_groups(self):
         rng = np.random.default_rng(5)

@@ -166,6 +166,8 @@ def test_boundary_is_a_result_with_advice() -> None:
     assert found.g[0, 0] == 0.0
     assert found.loglik == pytest.approx(found.linear_loglik, abs=1e-8)
     assert "var(Intercept|g) = 0" in found.advice
+    # Of an intercept alone there is nothing to make independent.
+    assert found.advice.endswith("drop the term")
     assert np.isnan(found.estimates.loc["var(Intercept|g)", "se"])
     assert np.isfinite(found.estimates.loc["Intercept", "se"])
     assert found.lr_test["p"] == 1.0

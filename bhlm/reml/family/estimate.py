@@ -11,7 +11,7 @@ from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns, whiten_patterns
 from bhlm.moments.patterns import Patterns
-from bhlm.reml.advice import describe_singularity
+from bhlm.reml.advice import advise_less, describe_singularity
 from bhlm.reml.family.fixed_nodes import maximize_nodes
 from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.family.search import FamilyOptimum, fit_linear, maximize_patterns
@@ -89,8 +89,9 @@ class FamilyEstimate(FamilyMaximum):
         return LABEL if self.nagq == 1 else f"{self.nagq} nodes"
 
     def tell_singular(self) -> str:
-        """Return which coefficients' covariance has lost rank."""
-        return describe_singularity(self.structure, self.white.basis, self.root, 1.0)
+        """Return which coefficients' covariance has lost rank, and what to do, in one clause."""
+        what = describe_singularity(self.structure, self.white.basis, self.root, 1.0)
+        return f"{what}; {advise_less([self.structure])}"
 
     def group_effects(self) -> "pd.DataFrame":
         """Return empirical-Bayes effects, one row per group and coefficient, on the link scale.

@@ -13,7 +13,6 @@ from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
-from bhlm.reml.advice import TOO_MUCH
 from bhlm.reml.maximum import Part
 from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
 
@@ -71,7 +70,7 @@ class FamilyMaximum(ABC):
 
     @abstractmethod
     def tell_singular(self) -> str:
-        """Return which covariances have lost rank."""
+        """Return which covariances have lost rank, and what to do, in one clause."""
 
     @property
     def beta_cov(self) -> Array:
@@ -170,4 +169,4 @@ class FamilyMaximum(ABC):
                 f"the optimiser did not reach a stationary point (gradient {gradient:.2g}); do "
                 "not report these estimates, drop random terms or rare levels"
             )
-        return f"{self.tell_singular()}; {TOO_MUCH}" if self.singular else ""
+        return self.tell_singular() if self.singular else ""
