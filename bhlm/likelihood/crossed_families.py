@@ -22,7 +22,8 @@ from scipy.linalg import lapack
 
 from bhlm.errors import DataError
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.families import Family, sum_patterns
+from bhlm.likelihood.densities import Reference, measure_rounding, refer, sum_patterns
+from bhlm.likelihood.families import Family
 from bhlm.likelihood.laplace import (
     Arranged,
     add_effects,
@@ -42,6 +43,8 @@ Array = np.ndarray
 
 NEWTON_STEPS = 100
 DECREMENT = 1e-22  # of f at the mode: what the log-determinant then misses is below 1e-10
+NEAR = 1.0  # of the mode, in units of f
+STALLED = 1e-9  # below, a decrement that does not fall is rounding's
 DENSE = 6  # matrices of the rest that are held at a time
 SHORTEST = 1e-10
 
@@ -63,7 +66,7 @@ class WhitenedCross:
     order: tuple[int, ...]  # the factors, that with the most levels first
     counts: tuple[int, ...]  # F, the units J_f of each factor
     family: Family
-    constant: float
+    constant: tuple[float, float]  # what rows add, and what the double leaves of it
     fixed: Array  # (p, p) A, so that beta = A beta~
     bases: tuple[Array, ...]  # F, (q_f, q_f) B_f, so that u = B_f u~
 
@@ -141,7 +144,7 @@ def whiten_cross(
         order=order,
         counts=counts,
         family=family,
-        constant=patterns.constant,
+        constant=(patterns.constant, patterns.rest),
         fixed=fixed,
         bases=bases,
     )
@@ -195,6 +198,7 @@ class LaplaceMarginal(NamedTuple):
     gradient: Array  # (m,) by beta~ and the lam_f in the formula's order: m = p + sum q_f^2
     means: tuple[Array, ...]  # F, (J_f, q_f) joint modes of v, u~ = lam v
     covs: tuple[Array, ...]  # F, (J_f, q_f, q_f) the units' blocks of H^-1
+    masses: tuple[Array, ...]  # F, (q_f,) information of a unit's rows about u~, on average
 
 
 @dataclass(slots=True)
@@ -202,10 +206,15 @@ class Approximation:
     """Laplace's approximation as a function of the parameters; it keeps the mode."""
 
     white: WhitenedCross
+    reference: Reference = field(init=False)
+    constant: float = field(init=False)  # of the log-likelihood
     mode: Array = field(init=False)  # (Q,) v, by the order of elimination
 
     def __post_init__(self) -> None:
         """Begin without effects."""
+        white = self.white
+        self.reference = refer(white.family.code, white.n, white.y)
+        self.constant = self.reference.join(white.constant)
         self.mode = np.zeros(self.white.effects)
 
     def evaluate(self, beta: Array, lams: Sequence[Array]) -> LaplaceMarginal:
@@ -226,6 +235,7 @@ class Approximation:
         scores: list[Array] = [np.empty(0)] * len(sizes)
         means: list[Array] = list(scores)
         blocks: list[Array] = list(scores)
+        masses: list[Array] = list(scores)
         column, place = 0, 0
         for level, factor in enumerate(white.order):
             z, units, size = white.z[level], white.units[level], sizes[factor]
@@ -236,6 +246,7 @@ class Approximation:
             )
             scores[factor] = (z.T @ by_row).ravel()
             means[factor] = vs[level]
+            masses[factor] = np.square(z).T @ bend / white.counts[factor]
             if level == 0:
                 blocks[factor] = covs
             else:
@@ -245,10 +256,11 @@ class Approximation:
                 place += count * size
             column += size
         return LaplaceMarginal(
-            loglik=value - 0.5 * found.logdet + white.constant,
+            loglik=value - 0.5 * found.logdet + self.constant,
             gradient=np.concatenate([slant @ white.x, *scores]),
             means=tuple(means),
             covs=tuple(blocks),
+            masses=tuple(masses),
         )
 
     def measure_error(
@@ -275,8 +287,8 @@ class Approximation:
                 step = self._spread(found, roots, noise)
                 for side, sign in enumerate((1.0, -1.0)):
                     f = sum_draws(
-                        white.family.code, white.at, a, eta0, white.n, white.y,
-                        middle + sign * step, q, moved,
+                        self.reference.link, white.at, a, eta0, white.n, white.y,
+                        self.reference.peak, middle + sign * step, q, moved,
                     )  # fmt: skip
                     weights[draw, side] = f - value + 0.5 * float(noise @ noise)
         return weigh_draws(weights)
@@ -340,33 +352,41 @@ class Approximation:
     ) -> tuple[float, Factored, tuple[Array, Array, Array]]:
         """Find the joint mode from where it was last; return f, H, and eta, l' and W there."""
         white, at = self.white, self.white.at
-        code, q = white.family.code, white.sizes[white.order[0]]
+        reference, q = self.reference, white.sizes[white.order[0]]
         slope, bend = np.empty(len(eta0)), np.empty(len(eta0))
 
         def visit(v: Array) -> tuple[float, Array]:
             eta = eta0.copy()
             add_effects(at, a, v, q, eta)
-            found = float(sum_patterns(code, eta, white.n, white.y, slope, bend))
+            found = float(
+                sum_patterns(reference.link, eta, white.n, white.y, reference.peak, slope, bend)
+            )
             value = found - 0.5 * float(v @ v)
             return (value if np.isfinite(value) else -np.inf), eta
 
         v = self.mode
+        start, _ = visit(np.zeros_like(v))
         value, eta = visit(v)
-        if not np.isfinite(value):
+        if not value >= start:  # far out, where a small lam has led to before
             v = np.zeros_like(v)
             value, eta = visit(v)
+        last = np.inf
         for _ in range(NEWTON_STEPS):
             found = self._factor(a, bend)
             right = -v
             gather_effects(at, a, slope, q, right)
             step = self._solve(found, right)
             decrement = float(right @ step)
-            if not decrement > DECREMENT:
+            # What is left to gain falls with its square, until rounding of large counts is left.
+            if not decrement > DECREMENT or (decrement < STALLED and decrement > 0.5 * last):
                 break
-            share = 1.0
+            last, share = decrement, 1.0
+            slack = 1e-13 * abs(value)
+            if reference.is_relative and decrement < NEAR:
+                slack += self._round(eta)
             while True:
                 there, moved = visit(v + share * step)
-                if there >= value + 1e-4 * share * decrement - 1e-13 * abs(value):
+                if there >= value + 1e-4 * share * decrement - slack:
                     break
                 share *= 0.5
                 if share < SHORTEST:
@@ -377,6 +397,16 @@ class Approximation:
             v, value, eta = v + share * step, there, moved
         self.mode = v
         return value, found, (eta, slope, bend)
+
+    def measure_rounding(self, beta: Array, lams: Sequence[Array]) -> float:
+        """Return what rounding may cost the log-likelihood at beta~ and lam_f."""
+        with limit_blas():
+            _, _, (eta, _, _) = self._find_mode(*self._load(beta, lams))
+        return self._round(eta)
+
+    def _round(self, eta: Array) -> float:
+        white, whole = self.white, np.array([0, len(eta)])
+        return float(measure_rounding(self.reference, eta, white.n, white.y, whole)[0])
 
     def _factor(self, a: Array, bend: Array) -> Factored:
         """Return H factored."""

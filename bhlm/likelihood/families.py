@@ -1,9 +1,9 @@
-"""The response families: what a pattern of rows adds to the log-likelihood, and its slopes.
+"""The response families.
 
 A pattern holds rows of one group with equal columns: n trials or exposure, y successes or events.
 Given the random effects its log-likelihood is a concave function of the linear predictor eta. One
-family is one class; to add one, write the class, its branch in `contribute`, and its line in
-`FAMILIES`.
+family is one class; to add one, write the class, its branches in `bhlm.likelihood.densities`, and
+its line in `FAMILIES`.
 """
 
 import math
@@ -12,92 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numba
 import numpy as np
 from scipy import special
 
 from bhlm.errors import ArgumentError
+from bhlm.likelihood.densities import CODES, HALF_LOG_2PI
+from bhlm.likelihood.factorials import SMALL, Pair, log_factorials, log_pairs, scale, sum_pairs
 
 Array = np.ndarray
-
-LOGIT, PROBIT, CLOGLOG, LOG = range(4)
-CODES = {"logit": LOGIT, "probit": PROBIT, "cloglog": CLOGLOG, "log": LOG}
-ROOT2 = math.sqrt(2.0)
-HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-# Below this, Phi is computed from the ratio's asymptotic series: erfc has no digits left at -38.
-FAR = -25.0
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def normal_tail(x: float) -> tuple[float, float]:
-    """Return log Phi(x) and the inverse Mills ratio phi(x) / Phi(x)."""
-    if x > FAR:
-        tail = 0.5 * math.erfc(-x / ROOT2)
-        value = math.log1p(-0.5 * math.erfc(x / ROOT2)) if x > 0.0 else math.log(tail)
-        return value, math.exp(-0.5 * x * x - HALF_LOG_2PI) / tail
-    # Phi(x) = phi(x) / |x| (1 - 1/x^2 + 3/x^4 - ...); Abramowitz & Stegun (1964), 26.2.12.
-    s = 1.0 / (x * x)
-    series = 1.0 - s * (1.0 - 3.0 * s * (1.0 - 5.0 * s * (1.0 - 7.0 * s * (1.0 - 9.0 * s))))
-    return -0.5 * x * x - HALF_LOG_2PI + math.log(series / -x), -x / series
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def contribute(link: int, eta: float, n: float, y: float) -> tuple[float, float, float]:
-    """Return the log-likelihood of a pattern at eta, its slope and minus its second derivative.
-
-    Without what does not depend on eta.
-    """
-    if link == LOGIT:
-        e = math.exp(-abs(eta))
-        if eta >= 0.0:
-            value, mu = y * eta - n * (eta + math.log1p(e)), 1.0 / (1.0 + e)
-        else:
-            value, mu = y * eta - n * math.log1p(e), e / (1.0 + e)
-        return value, y - n * mu, n * e / ((1.0 + e) * (1.0 + e))
-    if link == LOG:
-        mu = n * math.exp(eta)
-        return y * eta - mu, y - mu, mu
-    value = slope = bend = 0.0
-    if link == PROBIT:
-        if y > 0.0:
-            log_p, ratio = normal_tail(eta)
-            value += y * log_p
-            slope += y * ratio
-            bend += y * ratio * (ratio + eta)
-        if y < n:
-            log_p, ratio = normal_tail(-eta)
-            value += (n - y) * log_p
-            slope -= (n - y) * ratio
-            bend += (n - y) * ratio * (ratio - eta)
-        return value, slope, bend
-    e = math.exp(eta)
-    if y > 0.0:
-        # mu = 1 - exp(-e); d log mu / d eta = e / expm1(e) = ratio.
-        missed = -math.expm1(-e)
-        ratio = e / math.expm1(e) if e < 700.0 else 0.0
-        if e < 1e-9:
-            value += y * (eta - 0.5 * e)
-            bend += y * 0.5 * e
-            ratio = 1.0 - 0.5 * e
-        else:
-            value += y * math.log(missed)
-            bend += y * ratio * (e / missed - 1.0)
-        slope += y * ratio
-    if y < n:
-        value -= (n - y) * e
-        slope -= (n - y) * e
-        bend += (n - y) * e
-    return value, slope, bend
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def sum_patterns(link: int, eta: Array, n: Array, y: Array, slope: Array, bend: Array) -> float:
-    """Return the log-likelihood of patterns (I,) at eta (I,), and write its derivatives."""
-    total = 0.0
-    for i in range(len(eta)):
-        value, slope[i], bend[i] = contribute(link, eta[i], n[i], y[i])
-        total += value
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +58,11 @@ class Family(ABC):
         """Return which responses (n,) are outside the family."""
 
     @abstractmethod
-    def constant(self, y: Array, n: Array, rows: Array) -> float:
-        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
+    def constant(self, y: Array, n: Array, rows: Array) -> tuple[float, float]:
+        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns.
+
+        And what the double leaves of it.
+        """
 
     def mean(self, eta: Array) -> Array:
         """Return the expected response of one trial, or of one unit of exposure."""
@@ -207,9 +132,9 @@ class Bernoulli(Family):
         """Return which responses are neither 0 nor 1."""
         return np.asarray((y != 0.0) & (y != 1.0))
 
-    def constant(self, y: Array, n: Array, rows: Array) -> float:
+    def constant(self, y: Array, n: Array, rows: Array) -> tuple[float, float]:
         """Return 0."""
-        return 0.0
+        return 0.0, 0.0
 
     def variance(self, mean: Array, n: Array) -> Array:
         """Return n mean (1 - mean)."""
@@ -236,10 +161,10 @@ class Binomial(Bernoulli):
         """Return which responses are no number of successes of n trials."""
         return np.asarray((y < 0.0) | (y > n) | (y != np.floor(y)))
 
-    def constant(self, y: Array, n: Array, rows: Array) -> float:
+    def constant(self, y: Array, n: Array, rows: Array) -> tuple[float, float]:
         """Return sum log (n over y)."""
-        chosen = special.gammaln(n + 1.0) - special.gammaln(y + 1.0) - special.gammaln(n - y + 1.0)
-        return float(rows @ chosen)
+        ways, yes, no = (log_factorials(each) for each in (n, y, n - y))
+        return sum_pairs(scale(ways, rows), scale(yes, -rows), scale(no, -rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +185,15 @@ class Poisson(Family):
         """Return which responses are no counts."""
         return np.asarray((y < 0.0) | (y != np.floor(y)))
 
-    def constant(self, y: Array, n: Array, rows: Array) -> float:
-        """Return -sum log y!."""
-        return -float(rows @ special.gammaln(y + 1.0))
+    def constant(self, y: Array, n: Array, rows: Array) -> tuple[float, float]:
+        """Return sum y log n - log y!, n the exposure."""
+        events = rows * y
+        large = (y >= SMALL) & (n != 1.0)
+        small = float(events[~large] @ np.log(n[~large]))
+        exposed = scale(log_pairs(n[large]), events[large])
+        return sum_pairs(
+            scale(log_factorials(y), -rows), exposed, Pair(np.array(small), np.array(0.0))
+        )
 
     def variance(self, mean: Array, n: Array) -> Array:
         """Return n mean."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.likelihood.families import LOG, LOGIT, PROBIT, contribute, normal_tail
+from bhlm.likelihood.densities import LOG, LOGIT, PROBIT, RELATIVE, contribute, normal_tail
 
 Array = np.ndarray
 
@@ -36,6 +36,7 @@ class Arranged(NamedTuple):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def bend_slope(link: int, eta: float, n: float, y: float) -> float:
     """Return the derivative by eta of a pattern's minus second derivative, -l'''."""
+    link %= RELATIVE
     if link == LOGIT:
         e = math.exp(-abs(eta))
         bend = n * e / ((1.0 + e) * (1.0 + e))
@@ -272,6 +273,7 @@ def sum_draws(
     eta: Array,
     n: Array,
     y: Array,
+    peak: Array,
     v: Array,
     q: int,
     moved: Array,
@@ -281,7 +283,7 @@ def sum_draws(
     add_effects(at, a, v, q, moved)
     value = 0.0
     for i in range(len(eta)):
-        value += contribute(link, moved[i], n[i], y[i])[0]
+        value += contribute(link, moved[i], n[i], y[i], peak[i])[0]
     for d in range(len(v)):
         value -= 0.5 * v[d] * v[d]
     return value

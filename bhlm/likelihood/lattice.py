@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.likelihood.families import LOG, LOGIT, contribute
+from bhlm.likelihood.densities import LOG, LOGIT, RELATIVE, contribute, depart, find_share
 
 Array = np.ndarray
 
@@ -44,10 +44,11 @@ WIDTH = 4  # nodes of a line that are taken together, so that the innermost loop
 class Rows(NamedTuple):
     """The patterns of all groups, one after the other, at one set of parameters."""
 
-    link: int
+    link: int  # see `bhlm.likelihood.densities.Reference`
     starts: Array  # (J + 1,) where each group's patterns begin
     n: Array  # (I,) trials or exposure
     y: Array  # (I,) successes or events
+    peak: Array  # (I,) what log-likelihoods are relative to, nan where they are not
     x: Array  # (I, p)
     z: Array  # (I, q)
     sign: Array  # (I,) 1 where most trials are successes, else -1
@@ -62,8 +63,10 @@ class Sums(NamedTuple):
     slope: Array  # (M,) of each pattern at a node
     bend: Array  # (M,)
     growth: Array  # (M,) the factor of `power` along a line of nodes
-    power: Array  # (M,) exp(-sign eta) of the logit, exp(eta) of the log link, at the next node
-    origin: Array  # (M,) the same where the line begins
+    # (M,) exp(-sign eta) of the logit, exp(eta) of the log link, at the next node; of `RELATIVE`
+    # links the share at the mode, for `depart`
+    power: Array
+    origin: Array  # (M,) the same where the line begins; of `RELATIVE` links eta at the mode
     drift: Array  # (1 + q,) sum of slack eta0, and of slack a
     values: Array  # (WIDTH,) f at some nodes
     weights: Array  # (WIDTH,) exp of f, less the peak
@@ -83,6 +86,7 @@ class Sums(NamedTuple):
     point: Array  # (q,) the node
     base: Array  # (q,) where the line of nodes begins
     start: Array  # (q,) where the next line begins
+    mode: Array  # (q,)
     pick: Array  # (1,) the weight up to which `chosen` follows the nodes; below 0 it does not
     chosen: Array  # (q,)
 
@@ -97,7 +101,7 @@ def _allocate(longest: int, p: int, q: int) -> Sums:
         np.empty((longest, WIDTH)), np.empty((longest, WIDTH)), np.empty((p + q, WIDTH)),
         np.empty((longest, 3)), np.empty(2), np.empty(q), np.empty((q, q)), np.empty(m),
         np.empty((m, m)), np.empty((longest, 1 + q + q * q)), np.empty(m), np.empty(q),
-        np.empty(q), np.empty(q), np.full(1, -1.0), np.empty(q),
+        np.empty(q), np.empty(q), np.empty(q), np.full(1, -1.0), np.empty(q),
     )  # fmt: skip
 
 
@@ -140,7 +144,7 @@ def _visit(rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array) ->
             else:
                 value -= n * math.log1p(e)
         else:
-            own, slope[i - lo], bend[i - lo] = contribute(rows.link, eta, n, y)
+            own, slope[i - lo], bend[i - lo] = contribute(rows.link, eta, n, y, rows.peak[i])
             value += own
     value -= math.log(product)
     return -np.inf if np.isnan(value) else value
@@ -221,6 +225,7 @@ def _value_nodes(
     y: Array,
     eta: Array,
     a: Array,
+    origin: Array,
     growth: Array,
     power: Array,
     slopes: Array,
@@ -230,6 +235,7 @@ def _value_nodes(
     drift: float,
     v0: float,
     step: float,
+    mode: float,
 ) -> None:
     """Write f at WIDTH nodes of a line, v0, v0 + step, ..., to `values`.
 
@@ -241,8 +247,9 @@ def _value_nodes(
         count: the patterns M of the group.
         n: (M,) trials or exposure.
         y: (M,) successes or events.
-        eta: (M,) at a line's v[1:], for links without powers.
+        eta: (M,) at a line's v[1:], for links without powers; less that at the mode if `RELATIVE`.
         a: (M,) what eta grows by with v[0].
+        origin: (M,) see `Sums`.
         growth: (M,) factors of the powers from node to node.
         power: (M,) at the first node.
         slopes: (M, WIDTH) that are written.
@@ -252,6 +259,7 @@ def _value_nodes(
         drift: what that grows by with v[0].
         v0: the first node's v[0].
         step: from node to node.
+        mode: v[0] of the mode.
     """
     v1, v2, v3 = v0 + step, v0 + 2.0 * step, v0 + 3.0 * step
     f0 = level + v0 * (drift - 0.5 * v0)
@@ -299,8 +307,14 @@ def _value_nodes(
         values[0], values[1], values[2], values[3] = f0, f1, f2, f3
         for i in range(count):
             for c in range(WIDTH):
-                here = eta[i] + a[i] * (v0 + c * step)
-                own, slopes[i, c], bends[i, c] = contribute(link, here, n[i], y[i])
+                if link >= RELATIVE:
+                    here = eta[i] + a[i] * (v0 + c * step - mode)
+                    own, slopes[i, c], bends[i, c] = depart(
+                        link - RELATIVE, here, n[i], y[i], origin[i], power[i]
+                    )
+                else:
+                    here = eta[i] + a[i] * (v0 + c * step)
+                    own, slopes[i, c], bends[i, c] = contribute(link, here, n[i], y[i], np.nan)
                 values[c] += own
     for c in range(WIDTH):
         if np.isnan(values[c]):
@@ -432,11 +446,12 @@ def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Arr
     q = len(sums.point)
     for d in range(q):
         sums.point[d] = sums.base[d] + first * net[d, 0]
-    geometric = rows.link in (LOGIT, LOG)
+    geometric, is_relative = rows.link in (LOGIT, LOG), rows.link >= RELATIVE
     for i in range(lo, hi):
-        eta = rows.eta[i]
+        eta = 0.0 if is_relative else rows.eta[i]
         for d in range(0 if geometric else 1, q):
-            eta += rows.a[i, d] * sums.point[d]
+            v = sums.point[d] - sums.mode[d] if is_relative else sums.point[d]
+            eta += rows.a[i, d] * v
         if geometric:
             sums.origin[i - lo] = math.exp(eta if rows.link == LOG else -rows.sign[i] * eta)
         else:
@@ -445,9 +460,21 @@ def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Arr
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _prepare_group(rows: Rows, lo: int, hi: int, sums: Sums, net: Array) -> None:
-    """Write `growth` and `drift` of a group."""
+    """Write `growth` and `drift` of a group; of `RELATIVE` links `origin` and `power` at the mode.
+
+    Their f is less that at the mode.
+    """
     q = len(sums.point)
     sums.drift[:] = 0.0
+    if rows.link >= RELATIVE:
+        for d in range(q):
+            sums.drift[0] += 0.5 * sums.mode[d] * sums.mode[d]
+        for i in range(lo, hi):
+            eta = rows.eta[i]
+            for d in range(q):
+                eta += rows.a[i, d] * sums.mode[d]
+            sums.origin[i - lo] = eta
+            sums.power[i - lo] = find_share(rows.link - RELATIVE, eta, rows.n[i])
     if rows.link not in (LOGIT, LOG):
         return
     for i in range(lo, hi):
@@ -479,7 +506,7 @@ def _scan_line(
     power, growth, origin, eta, line = sums.power, sums.growth, sums.origin, sums.slope, sums.line
     tilts, score, point, mean, square = sums.tilts, sums.score, sums.point, sums.mean, sums.square
     ones, pairs, total, chosen = sums.first, sums.second, sums.total, sums.chosen
-    pick, middle = sums.pick[0], sums.base[0]
+    pick, middle, mode = sums.pick[0], sums.base[0], sums.mode[0]
     best, at, begin = -np.inf, first, -np.inf
     _prepare_line(rows, lo, hi, sums, first, net)
     level, drift = sums.drift[0], sums.drift[1]
@@ -499,8 +526,8 @@ def _scan_line(
         while is_open:
             v, step = middle + k * span, side * span
             _value_nodes(
-                link, size, n, y, eta, a, growth, power, slopes, bends, values, level, drift, v,
-                step,
+                link, size, n, y, eta, a, origin, growth, power, slopes, bends, values, level,
+                drift, v, step, mode,
             )  # fmt: skip
             is_near = False
             for c in range(WIDTH):
@@ -700,7 +727,7 @@ def integrate(
         sums.square[:] = 0.0
         sums.start[:] = 0.0
         for d in range(q):
-            sums.base[d] = modes[j, d]
+            sums.base[d] = sums.mode[d] = modes[j, d]
         # h^q / (|C| (2 pi)^(q / 2)) times the sum.
         scale = q * (math.log(steps[j]) - 0.5 * math.log(2.0 * math.pi))
         if len(noise):
@@ -714,12 +741,13 @@ def integrate(
             sums.second[:] = 0.0
             sums.curve[: hi - lo] = 0.0
             sums.line[: hi - lo] = 0.0
+        top = 0.0 if rows.link >= RELATIVE else peak
         if q == 1:
-            _scan_line(rows, lo, hi, sums, net, peak, derivatives)
+            _scan_line(rows, lo, hi, sums, net, top, derivatives)
         elif q == 2:
-            _scan_plane(rows, lo, hi, sums, net, peak, derivatives)
+            _scan_plane(rows, lo, hi, sums, net, top, derivatives)
         else:
-            _scan_space(rows, lo, hi, sums, net, peak, derivatives)
+            _scan_space(rows, lo, hi, sums, net, top, derivatives)
         whole = sums.total[0]
         if len(noise):
             for d in range(q):

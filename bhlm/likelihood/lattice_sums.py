@@ -26,7 +26,17 @@ def move_rows(rows: Rows, beta: Array, lam: Array) -> Rows:
             for e in range(q):
                 a[i, e] += rows.z[i, d] * lam[d, e]
     return Rows(
-        rows.link, rows.starts, rows.n, rows.y, rows.x, rows.z, rows.sign, rows.slack, eta, a
+        rows.link,
+        rows.starts,
+        rows.n,
+        rows.y,
+        rows.peak,
+        rows.x,
+        rows.z,
+        rows.sign,
+        rows.slack,
+        eta,
+        a,
     )
 
 

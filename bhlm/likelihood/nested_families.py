@@ -1,17 +1,19 @@
 """The marginal likelihood of patterns in nested units: integrals within integrals, to an error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.densities import Reference, measure_rounding, refer
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.lattice import INFORMATION, Integrated, Rows, integrate
 from bhlm.likelihood.nested_lattice import MOST, Nest, Nested, Tree, integrate_units
 from bhlm.likelihood.panels import sum_stretches
 from bhlm.likelihood.patterns import (
+    EPS,
     NEAR,
     SHRINK,
     WIDEST,
@@ -45,7 +47,7 @@ class WhitenedNest:
     order: tuple[int, ...]  # the factor of each level
     rank: Array  # (I,) which pattern of the table each one is
     family: Family
-    constant: float
+    constant: tuple[float, float]  # what rows add, and what the double leaves of it
     fixed: Array  # (p, p) A, so that beta = A beta~
     level_bases: tuple[Array, ...]  # L, (q_l, q_l) B_l, so that u = B_l u~
 
@@ -163,7 +165,7 @@ def whiten_nest(patterns: LevelPatterns, structures: Sequence[Structure]) -> Whi
         order=tuple(order),
         rank=rank,
         family=family,
-        constant=patterns.constant,
+        constant=(patterns.constant, patterns.rest),
         fixed=fixed,
         level_bases=tuple(bases),
     )
@@ -191,6 +193,9 @@ class NestIntegrator:
     """
 
     white: WhitenedNest
+    given: InitVar[Reference | None] = None  # None takes what suits the patterns
+    reference: Reference = field(init=False)
+    constant: float = field(init=False)  # of the log-likelihood, beside the units' integrals
     tree: Tree = field(init=False)
     rows: Rows = field(init=False)
     a: Array = field(init=False)  # (I, sum q_l) room for Z_l lam_l of all but the finest
@@ -200,8 +205,10 @@ class NestIntegrator:
     steps: Array = field(init=False)  # (N,) posterior SDs between nodes
     out: Nested = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, given: Reference | None) -> None:
         white = self.white
+        self.reference = given or refer(white.family.code, white.n, white.y)
+        self.constant = self.reference.join(white.constant)
         self.tree = white.grow()
         levels, total, finest = len(white.counts), sum(white.counts), white.counts[-1]
         q, head = white.sizes[-1], int(self.tree.heads[-1])
@@ -214,7 +221,7 @@ class NestIntegrator:
         sign = np.where(2.0 * white.y >= white.n, 1.0, -1.0)
         slack = np.where(sign > 0.0, white.y - white.n, white.y)
         self.rows = Rows(
-            white.family.code, white.bounds[-1], white.n, white.y,
+            self.reference.link, white.bounds[-1], white.n, white.y, self.reference.peak,
             np.ascontiguousarray(np.column_stack([white.x, *white.z[:-1]])), white.z[-1],
             sign, slack, self.etas[-1], np.zeros_like(white.z[-1]),
         )  # fmt: skip
@@ -322,7 +329,7 @@ class NestIntegrator:
                 own.append(both - means[upper][above][:, :, None] * first[:, None, :])
             crosses.append(tuple(own))
         return NestMarginal(
-            loglik=float(logliks.sum()) + white.constant,
+            loglik=float(logliks.sum()) + self.constant,
             logliks=logliks,
             score=out.score[: white.counts[0]].copy(),
             information=whole,
@@ -342,16 +349,17 @@ class NestIntegrator:
         Args:
             beta: whitened fixed effects (p,).
             lams: whitened covariance factors.
-            tolerance: what each unit's log-integral may change by.
+            tolerance: what each unit's log-integral may change by, if rounding lets it.
         """
         at = self.evaluate(beta, lams, derivatives=False, steps=np.full(len(self.steps), WIDEST))
         nest = self.place(beta, lams, self.steps)
         for level in reversed(range(len(lams))):
             span = slice(*self.tree.places[level : level + 2])
+            tolerances = np.maximum(tolerance, self.find_rounding(nest, at, level, between=True))
             smallest = np.full(self.white.counts[level], np.inf)
             for gap in HELD if level else HELD[:1]:
                 self._hold(nest, at, level, gap)
-                smallest = np.minimum(smallest, self._shrink(nest, level, tolerance))
+                smallest = np.minimum(smallest, self._shrink(nest, level, tolerances))
             self.steps[span] = smallest
 
     def _hold(self, nest: Nest, at: NestMarginal, level: int, gap: float) -> None:
@@ -366,7 +374,7 @@ class NestIntegrator:
             self.etas[other + 1] = self.etas[other] + np.einsum("iq,iq->i", a, own)
             start += q
 
-    def _shrink(self, nest: Nest, level: int, tolerance: float) -> Array:
+    def _shrink(self, nest: Nest, level: int, tolerances: Array) -> Array:
         """Return the steps (J_l,) that the units of a level need, given coarser effects."""
         span = slice(*self.tree.places[level : level + 2])
         steps = self.steps.copy()
@@ -379,7 +387,7 @@ class NestIntegrator:
             fine = self._integrate(nest._replace(steps=trial), level, False, members).logliks
             with np.errstate(invalid="ignore"):  # of two that are -inf: not known
                 change = np.abs(fine - coarse)
-            members = members[~(change[members] <= tolerance)]
+            members = members[~(change[members] <= tolerances[members])]
             if not len(members):
                 break
             steps[span.start + members] *= SHRINK
@@ -387,7 +395,8 @@ class NestIntegrator:
             if turn == 1:
                 # The error's logarithm grows with each by a factor of sqrt(2) at least.
                 known = members[change[members] < NEAR]
-                more = np.log(np.log(tolerance) / np.log(change[known])) / np.log(1.0 / SHRINK)
+                wanted = np.log(np.minimum(tolerances[known], 0.5)) / np.log(change[known])
+                more = np.log(wanted) / np.log(1.0 / SHRINK)
                 steps[span.start + known] *= SHRINK ** (np.ceil(more) - 1.0)
                 members = np.setdiff1d(members, known)
                 if not len(members):
@@ -405,3 +414,27 @@ class NestIntegrator:
         halved = self.evaluate(beta, lams, derivatives=False, steps=0.5 * self.steps)
         with np.errstate(invalid="ignore"):
             return halved, float(np.abs(halved.logliks - at.logliks).sum())
+
+    def find_rounding(
+        self, nest: Nest, at: NestMarginal, level: int, *, between: bool = False
+    ) -> Array:
+        """Return what rounding may cost the log-integrals of a level's units (J_l,).
+
+        At the posterior means; see `bhlm.likelihood.densities.measure_rounding`.
+        """
+        white, start, eta = self.white, 0, nest.etas[0].copy()
+        for other, q in enumerate(white.sizes):
+            last = other + 1 == len(white.sizes)
+            a = nest.rows.a if last else self.a[:, start : start + q]
+            own = np.repeat(at.means[other], np.diff(white.bounds[other]), axis=0)
+            eta += np.einsum("iq,iq->i", a, own)
+            start += q
+        bounds = white.bounds[level]
+        between = between and level + 1 == len(white.sizes)
+        return measure_rounding(self.reference, eta, white.n, white.y, bounds, between=between)
+
+    def measure_rounding(self, beta: Array, lams: Sequence[Array], at: NestMarginal) -> float:
+        """Return what rounding may cost the log-likelihood: the units' is as good as random."""
+        nest = self.place(beta, lams, self.steps)
+        own = float(np.linalg.norm(self.find_rounding(nest, at, 0)))
+        return own + EPS * (abs(at.loglik) + abs(self.constant))

@@ -1,13 +1,14 @@
 """The marginal likelihood of patterns: whitened columns, and integrals that know their error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.densities import Reference, measure_rounding, refer
 from bhlm.likelihood.families import Family
 from bhlm.likelihood.identify import REPEATED
 from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate, integrate_fixed
@@ -23,6 +24,7 @@ Array = np.ndarray
 STRETCH = 64  # groups that are summed in one go
 WIDEST = 1.0  # posterior SDs between nodes: of a normal integrand the error is 5e-9 there
 SHRINK = 2.0**-0.5
+EPS = float(np.finfo(np.float64).eps)
 NEAR = 0.1  # changes of a group's log-likelihood below this foretell the next ones
 REFINED = 24  # times that the step is shrunk at most, to 1 / 4096
 
@@ -38,7 +40,7 @@ class WhitenedPatterns:
     x: Array  # (I, p) X A
     z: Array  # (I, q) Z B
     family: Family
-    constant: float
+    constant: tuple[float, float]  # what rows add, and what the double leaves of it
     fixed: Array  # (p, p) A, so that beta = A beta~
     basis: Array  # (q, q) B, so that u = B u~
 
@@ -67,13 +69,17 @@ class WhitenedPatterns:
         """Where whitened fixed effects (p,) have their zero."""
         return np.zeros(self.p)
 
-    def stand(self) -> Rows:
+    def refer(self) -> Reference:
+        """Return what the patterns' log-likelihoods are best taken relative to."""
+        return refer(self.family.code, self.n, self.y)
+
+    def stand(self, reference: Reference) -> Rows:
         """Return the patterns at parameters that are zero, as the kernels take them."""
         sign = np.where(2.0 * self.y >= self.n, 1.0, -1.0)
         slack = np.where(sign > 0.0, self.y - self.n, self.y)
         return Rows(
-            self.family.code, self.starts, self.n, self.y, self.x, self.z, sign, slack,
-            self.offset, np.zeros_like(self.z),
+            reference.link, self.starts, self.n, self.y, reference.peak, self.x, self.z, sign,
+            slack, self.offset, np.zeros_like(self.z),
         )  # fmt: skip
 
 
@@ -141,7 +147,7 @@ def whiten_patterns(patterns: Patterns, structure: Structure) -> WhitenedPattern
         x=columns.turn(patterns.fixed, fixed),
         z=z,
         family=family,
-        constant=patterns.constant,
+        constant=(patterns.constant, patterns.rest),
         fixed=fixed,
         basis=basis,
     )
@@ -217,13 +223,18 @@ class Integrator:
     """
 
     white: WhitenedPatterns
+    given: InitVar[Reference | None] = None  # None takes what suits the patterns
+    reference: Reference = field(init=False)
+    constant: float = field(init=False)  # of the log-likelihood, beside the groups' integrals
     rows: Rows = field(init=False)  # at parameters that are zero
     modes: Array = field(init=False)  # (J, q)
     steps: Array = field(init=False)  # (J,) posterior SDs between nodes
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, given: Reference | None) -> None:
         groups, q = self.white.n_groups, self.white.z.shape[1]
-        self.rows = self.white.stand()
+        self.reference = self.white.refer() if given is None else given
+        self.constant = self.reference.join(self.white.constant)
+        self.rows = self.white.stand(self.reference)
         self.modes = np.zeros((groups, q))
         self.steps = np.full(groups, WIDEST)
 
@@ -284,7 +295,7 @@ class Integrator:
         if wanted == INFORMATION:  # the kernels write the lower triangle
             whole += np.tril(whole, -1).T
         return Marginal(
-            loglik=float(out.loglik.sum()) + white.constant,
+            loglik=float(out.loglik.sum()) + self.constant,
             logliks=out.loglik,
             score=out.score,
             information=whole,
@@ -307,7 +318,7 @@ class Integrator:
         Args:
             beta: whitened fixed effects (p,).
             lam: whitened covariance factor (q, q).
-            tolerance: what each group's log-likelihood may change by.
+            tolerance: what each group's log-likelihood may change by, if rounding lets it.
             is_foretold: whether the second change tells how many more are needed: the error's
                 logarithm grows with each by a factor of sqrt(2) of an integrand with poles, and of
                 2 of a normal one. `measure_error` tells whether that was right.
@@ -318,19 +329,21 @@ class Integrator:
         if start is None:
             start = self.evaluate(beta, lam, derivatives=False).logliks
         coarse = start.copy()
+        tolerances = np.maximum(tolerance, self.find_rounding(beta, lam, between=True))
         for turn in range(REFINED):
             fine = self.evaluate(
                 beta, lam, derivatives=False, steps=self.steps * SHRINK, members=members
             ).logliks
             change = np.abs(fine - coarse)
-            members = members[~(change[members] <= tolerance)]
+            members = members[~(change[members] <= tolerances[members])]
             if not len(members):
                 break
             self.steps[members] *= SHRINK
             coarse[members] = fine[members]
             if is_foretold and turn == 1:
                 known = members[change[members] < NEAR]
-                more = np.log(np.log(tolerance) / np.log(change[known])) / np.log(1.0 / SHRINK)
+                wanted = np.log(np.minimum(tolerances[known], 0.5)) / np.log(change[known])
+                more = np.log(wanted) / np.log(1.0 / SHRINK)
                 self.steps[known] *= SHRINK ** (np.ceil(more) - 1.0)
                 members = np.setdiff1d(members, known)
                 if not len(members):
@@ -344,6 +357,23 @@ class Integrator:
         """
         halved = self.evaluate(beta, lam, derivatives=False, steps=0.5 * self.steps)
         return halved, float(np.abs(halved.logliks - at.logliks).sum())
+
+    def find_rounding(self, beta: Array, lam: Array, *, between: bool = False) -> Array:
+        """Return what rounding may cost each group's log-likelihood (J,), at the modes found last.
+
+        See `bhlm.likelihood.densities.measure_rounding`.
+        """
+        white, rows = self.white, self.place(beta, lam)
+        v = np.repeat(self.modes, np.diff(white.starts), axis=0)
+        eta = rows.eta + np.einsum("iq,iq->i", rows.a, v)
+        return measure_rounding(
+            self.reference, eta, white.n, white.y, white.starts, between=between
+        )
+
+    def measure_rounding(self, beta: Array, lam: Array, at: Marginal) -> float:
+        """Return what rounding may cost the log-likelihood: the groups' is as good as random."""
+        own = float(np.linalg.norm(self.find_rounding(beta, lam)))
+        return own + EPS * (abs(at.loglik) + abs(self.constant))
 
     def draw_effects(self, beta: Array, lam: Array, *, noise: Array) -> "Drawn":
         """Return one draw of each group's v at each of N sets of parameters.
@@ -364,11 +394,12 @@ class Integrator:
             self.rows, np.ascontiguousarray(beta), np.ascontiguousarray(lam), self.modes,
             self.steps, noise, logliks, v, errors,
         )  # fmt: skip
-        return Drawn(v, logliks, errors)
+        heights = np.add.reduceat(self.reference.heights, self.white.starts[:-1])
+        return Drawn(v, logliks + heights, errors)
 
     def copy(self) -> "Integrator":
         """Return an integrator with the same nodes, whose modes move on their own."""
-        made = Integrator(self.white)
+        made = Integrator(self.white, self.reference)
         made.modes[:] = self.modes
         made.steps[:] = self.steps
         return made
@@ -383,4 +414,4 @@ class Integrator:
         out = np.empty(self.white.n_groups)
         rows = self.place(beta, lam)
         integrate_fixed(rows, self.modes, np.ascontiguousarray(nodes), logs, out)
-        return float(out.sum()) + self.white.constant
+        return float(out.sum()) + self.constant

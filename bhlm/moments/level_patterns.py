@@ -47,6 +47,7 @@ class LevelPatterns(CountedRows):
     design: Design
     dropped: int  # rows left out because a used column was missing
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
+    rest: float = 0.0  # what the double leaves of the constant
 
     def __repr__(self) -> str:
         """Return the formula, the family and the size of the data."""
@@ -151,7 +152,7 @@ def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> L
         prepared = prepare_cells(formula, table, counted=True)
         held = prepared.rows()
     ones = np.ones(len(prepared.cells))
-    values, y, trials, offset, constant = read_counts(
+    values, y, trials, offset, (constant, rest) = read_counts(
         prepared.design, held, ones, family=family, check=prepared.check
     )
     keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
@@ -171,4 +172,5 @@ def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> L
         design=prepared.design,
         dropped=prepared.dropped,
         missing=tuple(prepared.missing.items()),
+        rest=rest,
     )

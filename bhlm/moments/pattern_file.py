@@ -10,9 +10,9 @@ A file is Parquet, with one row per group and these columns:
     values  list of double, the k - 1 columns of the design, pattern by pattern
 
 The file's metadata are those of moments (`bhlm.moments.file`), with `schema` 4 and beside
-`family`, `link`, `constant` (what is left of the log-likelihood when the patterns are known) and
-`patterns` (how many there are). The checksum is over that text, the labels, rows, n, y, offset and
-values.
+`family`, `link`, `constant` (what is left of the log-likelihood when the patterns are known),
+`rest` (what the double leaves of it) and `patterns` (how many there are). The checksum is over that
+text, the labels, rows, n, y, offset and values.
 """
 
 import json
@@ -212,7 +212,7 @@ def check_patterns(patterns: "Patterns", name: str) -> None:
     refuse(starts[0] != 0 or starts[-1] != count_ or bool((sizes < 1).any()), "an empty group")
     whole = (rows >= sizes) & (rows < 2**53) & (rows == np.floor(rows))
     refuse(not whole.all(), "groups with fewer rows than patterns")
-    numbers = (n, y, offset, patterns.values, np.array([patterns.constant]))
+    numbers = (n, y, offset, patterns.values, np.array([patterns.constant, patterns.rest]))
     refuse(not all(np.isfinite(each).all() for each in numbers), "numbers that are not finite")
     refuse(bool((np.abs(offset) > FARTHEST).any()), "offsets that doubles cannot compute with")
     refuse(not (n > 0.0).all(), "trials or exposures that are not above 0")

@@ -1,5 +1,6 @@
 """Patterns of files and of parts of a table: loaded, merged, and small groups left out."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -88,6 +89,8 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
     )
     keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
     own, starts, at = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
+    constants = [each for part in parts for each in (part.constant, part.rest)]
+    constant = math.fsum(constants)
     return replace(
         first,
         groups=groups,
@@ -97,7 +100,8 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
         offset=offset[at],
         values=np.ascontiguousarray(values[at]),
         rows=np.bincount(index, weights=np.concatenate([part.rows for part in parts])),
-        constant=float(sum(part.constant for part in parts)),
+        constant=constant,
+        rest=math.fsum([*constants, -constant]),
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
         missing=tuple(sum((Counter(dict(part.missing)) for part in parts), Counter()).items()),

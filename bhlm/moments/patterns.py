@@ -84,8 +84,11 @@ class Outcome(Protocol):
     def apply_link(self, mean: Array, /) -> Array:
         """Return the linear predictor of an expected response."""
 
-    def constant(self, y: Array, n: Array, rows: Array, /) -> float:
-        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns."""
+    def constant(self, y: Array, n: Array, rows: Array, /) -> tuple[float, float]:
+        """Return what so many rows (n,) of each kind add to the log-likelihood beside patterns.
+
+        And what the double leaves of it.
+        """
 
 
 class CountedRows:
@@ -173,6 +176,7 @@ class Patterns(CountedRows):
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
     suppressed: int = 0  # rows of groups that were too small to disclose
     min_group_size: int | None = None  # rows that every group is promised to have, by who wrote it
+    rest: float = 0.0  # what the double leaves of the constant
 
     def __repr__(self) -> str:
         """Return the formula, the family and the size of the data."""
@@ -281,7 +285,7 @@ def reduce_patterns(
     found = read_counts(
         design, rows, times, family=family, check=lambda: check_design(design, table)
     )
-    values, y, trials, offset, constant = found
+    values, y, trials, offset, (constant, rest) = found
     keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
     own, starts, first = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
     return Patterns(
@@ -297,6 +301,7 @@ def reduce_patterns(
         design=design,
         dropped=dropped,
         missing=tuple(missing.items()),
+        rest=rest,
     )
 
 
@@ -316,7 +321,8 @@ class Counts(NamedTuple):
     y: Array  # (n,) successes, or events
     trials: Array  # (n,) trials, or exposure
     offset: Array  # (n,)
-    constant: float  # what the rows add to the log-likelihood beside patterns
+    # What the rows add to the log-likelihood beside patterns, and what the double leaves of it.
+    constant: tuple[float, float]
 
 
 def read_counts(
@@ -367,12 +373,10 @@ def read_counts(
             f"doubles compute with; give it, or the exposure, in other units (at most {FARTHEST:g})"
         )
     _check_responses(formula, family, y, trials, times)
-    constant = family.constant(y, trials, times)
     if family.has_exposure:
         # y (eta + o) - e^(eta + o): with the exposure e^o in the place of n, y o is a constant.
-        constant += float((times * y) @ offset)
         trials, offset = trials * np.exp(offset), np.zeros(n_rows)
-    return Counts(values, y, trials, offset, constant)
+    return Counts(values, y, trials, offset, family.constant(y, trials, times))
 
 
 def _prepare_alike(design: Design, table: Any) -> Prepared:
@@ -430,6 +434,7 @@ def describe_patterns(patterns: Patterns) -> dict[str, Any]:
         "suppressed": patterns.suppressed,
         "missing": patterns.missing,
         "constant": patterns.constant,
+        "rest": patterns.rest,
         "family": patterns.family.name,
         "link": patterns.family.link,
     }
@@ -452,6 +457,7 @@ def rebuild_patterns(
     return Patterns(
         **arrays,
         constant=description["constant"],
+        rest=description.get("rest", 0.0),
         family=family,
         design=rebuild_design(description),
         dropped=description["dropped"],

@@ -91,7 +91,7 @@ def compile_family(density: FamilyDensity) -> Compiled:
     """Return a density as the kernel takes it."""
     nodes, axes = density.nodes, density.axes
     return Compiled(
-        density.base, nodes.rows, nodes.modes, nodes.steps, nodes.white.constant,
+        density.base, nodes.rows, nodes.modes, nodes.steps, nodes.constant,
         axes.centre, axes.turn,
     )  # fmt: skip
 

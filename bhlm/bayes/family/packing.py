@@ -20,8 +20,8 @@ def pack_family(density: FamilyDensity) -> Array:
         len(base), *rows.x.shape, *whole.modes.shape, rows.link, whole.constant,
     )  # fmt: skip
     parts = (
-        base, rows.starts, rows.n, rows.y, rows.x, rows.z, rows.sign, rows.slack, rows.eta,
-        whole.modes, whole.steps, whole.centre, whole.turn,
+        base, rows.starts, rows.n, rows.y, rows.peak, rows.x, rows.z, rows.sign, rows.slack,
+        rows.eta, whole.modes, whole.steps, whole.centre, whole.turn,
     )  # fmt: skip
     body = np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
@@ -43,6 +43,8 @@ def evaluate_packed(z: Array, data: Array) -> tuple[float, Array]:
     at += count
     y = data[at : at + count]
     at += count
+    peak = data[at : at + count]
+    at += count
     x = data[at : at + count * p].reshape((count, p))
     at += count * p
     columns = data[at : at + count * q].reshape((count, q))
@@ -60,5 +62,5 @@ def evaluate_packed(z: Array, data: Array) -> tuple[float, Array]:
     centre = data[at : at + d]
     at += d
     turn = data[at : at + d * d].reshape((d, d))
-    rows = Rows(int(data[6]), starts, n, y, x, columns, sign, slack, offset, columns)
+    rows = Rows(int(data[6]), starts, n, y, peak, x, columns, sign, slack, offset, columns)
     return evaluate_turned(z, Compiled(base, rows, modes, steps, data[7], centre, turn))

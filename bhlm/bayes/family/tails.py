@@ -23,7 +23,7 @@ from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.priors.tails import name_tails
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.families import LOG
+from bhlm.likelihood.densities import LOG
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.patterns import Patterns
 

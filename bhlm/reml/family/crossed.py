@@ -13,6 +13,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed_families import Approximation, LaplaceMarginal, WhitenedCross
 from bhlm.reml.family.search import (
     HALVED,
+    SETTLED,
     Linear,
     Point,
     is_stationary,
@@ -29,8 +30,11 @@ STARTING_STEPS = 4
 # Of a parameter: differences of the gradient are wrong by the square of it, or by the gradient's
 # rounding over it.
 GAP = 1e-4
+# And in the SD of an effect that a unit's rows alone tell, about which a small variance of large
+# counts turns: below, where theta is no larger either.
+SHARE = 0.03
+LARGE = 0.1  # theta beside which the first is small
 NEAR = 1e-2  # of the maximum, in units of the log-likelihood: BFGS has done its part
-SETTLED = 1e-7  # of the log-likelihood: what a variance set to zero may cost
 
 
 class CrossedOptimum(NamedTuple):
@@ -85,16 +89,27 @@ class LaplaceProblem:
         if not np.isfinite(found.loglik):
             return Point(np.inf, np.zeros_like(point), np.eye(len(point)))
         mode = self.approximation.mode
-        rows = []
-        for step in GAP * np.eye(len(point)):
+        rows, gaps = [], self._find_gaps(point, found)
+        for step in np.diag(gaps):
             slopes = []
             for sign in (1.0, -1.0):
                 self.approximation.mode = mode
                 slopes.append(self.slope(self.find(point + sign * step)))
-            rows.append((slopes[0] - slopes[1]) / (2.0 * GAP))
+            rows.append((slopes[0] - slopes[1]) / (2.0 * step.max()))
         self.approximation.mode = mode
         hessian = np.array(rows)
         return Point(-found.loglik, self.slope(found), 0.5 * (hessian + hessian.T))
+
+    def _find_gaps(self, point: Array, found: LaplaceMarginal) -> Array:
+        """Return the steps (p + c,) of the differences."""
+        gaps, at = np.full(len(point), GAP), self.approximation.white.p
+        for each, mass in zip(self.structures, found.masses, strict=True):
+            for factor in each.factors:
+                moved = np.abs(factor).max(axis=1) > 0.0
+                own = SHARE / np.sqrt(max(float(mass[moved].max()), 1.0))
+                gaps[at] = min(GAP, max(own, GAP * abs(point[at]) / LARGE))
+                at += 1
+        return gaps
 
 
 def maximize_laplace(
@@ -126,7 +141,9 @@ def maximize_laplace(
         at=found,
         gradient=-here.gradient,
         information=here.hessian,
-        converged=is_stationary(here, len(white.n)),
+        converged=is_stationary(
+            here, len(white.n), rounding=approximation.measure_rounding(beta, lams)
+        ),
         singular=singular,
         steps=tuple(steps),
     )
@@ -191,19 +208,20 @@ def _come_near(problem: LaplaceProblem, point: Array) -> Array:
 def _settle_boundary(
     problem: LaplaceProblem, point: Array, here: Point
 ) -> tuple[Array, Point, bool]:
-    """Return the point with directions that have all but vanished at zero, and if any were."""
+    """Return the point with what has all but vanished at zero, factor by factor, and if any did."""
     beta, lams = problem.split(point)
-    kept, start, vanished = [beta], len(beta), False
-    for structure, lam in zip(problem.structures, lams, strict=True):
-        stop = start + len(structure.factors)
-        theta = settle(structure, lam)
-        vanished |= theta is not None
-        kept.append(point[start:stop] if theta is None else theta)
-        start = stop
-    if not vanished:
-        return point, here, False
-    settled = np.concatenate(kept)
-    there = problem.at(settled)
-    if there.value <= here.value + SETTLED:
-        return settled, there, True
-    return point, here, False
+    covs = problem.find(point).covs
+    slack = SETTLED + problem.approximation.measure_rounding(beta, lams)
+    value, start, singular = here.value, len(beta), False
+    for structure, lam, own in zip(problem.structures, lams, covs, strict=True):
+        span = slice(start, start + len(structure.factors))
+        start = span.stop
+        theta = settle(structure, lam, own)
+        if theta is None:
+            continue
+        settled = point.copy()
+        settled[span] = theta
+        there = -problem.find(settled).loglik
+        if there <= value + slack:
+            point, value, singular = settled, there, True
+    return (point, problem.at(point), True) if singular else (point, here, False)

@@ -23,10 +23,10 @@ from bhlm.likelihood.nested_families import NestMarginal, WhitenedNest
 from bhlm.likelihood.parameters import name_apart
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT
-from bhlm.reml.advice import describe_singularity
+from bhlm.reml.advice import advise_less, describe_singularity
 from bhlm.reml.family.crossed import CrossedOptimum, maximize_laplace
 from bhlm.reml.family.maximum import LABEL, FamilyMaximum
-from bhlm.reml.family.search import fit_linear
+from bhlm.reml.family.search import fit_linear, tell_error
 from bhlm.reml.family.separation import check_level_separation
 from bhlm.reml.maximum import Part
 from bhlm.reml.optimize import Step
@@ -101,14 +101,14 @@ class FamilyLevelsEstimate(FamilyMaximum):
         return LABEL if self.marginal is None else ""
 
     def tell_singular(self) -> str:
-        """Return which factors' covariances have lost rank, and which of their coefficients."""
-        return " and ".join(
-            describe_singularity(structure, basis, root, 1.0)
-            for structure, basis, root, lam in zip(
-                self.structures, self.white.bases, self.roots, self.lams, strict=True
-            )
-            if any(has_lost_rank(lam, list(block)) for block in structure.places)
-        )
+        """Return which factors' coefficients have lost rank, and what to do, in one clause."""
+        found, singular = [], []
+        rows = zip(self.structures, self.white.bases, self.roots, self.lams, strict=True)
+        for structure, basis, root, lam in rows:
+            if any(has_lost_rank(lam, list(block)) for block in structure.places):
+                found.append(describe_singularity(structure, basis, root, 1.0))
+                singular.append(structure)
+        return f"{' and '.join(found)}; {advise_less(singular)}"
 
     def predict_link(self) -> Array:
         """Return the linear predictor (I,) of every pattern at the effects of its units."""
@@ -245,9 +245,10 @@ def tell_integration(fit: FamilyLevelsEstimate) -> str:
     """Return how the random effects were integrated, or that they were not, and the error."""
     if fit.marginal is not None:
         nodes = [f"{count:.0f}" for count in fit.marginal.nodes]
+        assert fit.error is not None
         return (
-            f"integrated to an error of {fit.error:.0e} in the log-likelihood ({' x '.join(nodes)} "
-            "nodes on average, from the coarsest units to the finest)"
+            f"{tell_error(fit.error, fit.white)} ({' x '.join(nodes)} nodes on average, from the "
+            "coarsest units to the finest)"
         )
     found = fit.find_error()
     if found is None:

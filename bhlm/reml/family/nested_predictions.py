@@ -78,6 +78,7 @@ class _Longer(NamedTuple):
 
     white: WhitenedNest
     sources: tuple[Array, ...]  # L, -1 of a new unit
+    peak: Array  # (I,) nan of the new rows
 
 
 def average_known(
@@ -107,8 +108,12 @@ def average_known(
     for block in np.unique(blocks):
         own = np.flatnonzero(blocks == block)
         at = first[own]
-        longer = _lengthen(fit, white, x[at], [each[at] for each in z], offset[at], units[:, at])
-        integrator = NestIntegrator(longer.white)
+        peak = base.reference.peak
+        longer = _lengthen(
+            fit, white, peak, x[at], [each[at] for each in z], offset[at], units[:, at]
+        )
+        reference = base.reference._replace(peak=longer.peak)
+        integrator = NestIntegrator(longer.white, reference)
         _copy_nodes(base, integrator, longer.sources)
         after = integrator.evaluate(beta, lams, derivatives=False).logliks
         found[own] = np.exp(after - before[units[0, at]])
@@ -118,6 +123,7 @@ def average_known(
 def _lengthen(
     fit: FamilyLevelsEstimate,
     white: WhitenedNest,
+    peak: Array,
     x: Array,
     z: Sequence[Array],
     offset: Array,
@@ -169,7 +175,8 @@ def _lengthen(
         levels=tuple(np.arange(sum(map(len, each))) for each in bounds),
         rank=np.arange(len(every)),
     )
-    return _Longer(longer, tuple(map(np.concatenate, sources)))
+    peaks = join(peak, np.full(len(x), np.nan))
+    return _Longer(longer, tuple(map(np.concatenate, sources)), peaks)
 
 
 def _copy_nodes(base: NestIntegrator, made: NestIntegrator, sources: Sequence[Array]) -> None:

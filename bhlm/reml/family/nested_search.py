@@ -13,9 +13,11 @@ from scipy.linalg import block_diag
 from bhlm.errors import DataError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.nested_families import NestIntegrator, NestMarginal, WhitenedNest
+from bhlm.likelihood.patterns import SHRINK, WIDEST
 from bhlm.reml.family.search import (
     HALVED,
     NEAR,
+    SETTLED,
     STARTING_STEPS,
     TOLERANCE,
     Linear,
@@ -46,7 +48,7 @@ class NestOptimum:
     at: NestMarginal  # with the nodes' steps halved, and the derivatives of those before
     gradient: Array  # (p + c,) of the log-likelihood
     information: Array  # (p + c, p + c) observed
-    error: float  # of the log-likelihood, by halving the steps
+    error: float  # of the log-likelihood, by halving the steps, and by rounding
     converged: bool
     singular: bool
     steps: tuple[Step, ...]
@@ -147,7 +149,7 @@ def maximize_nest(
     def record(here: Point) -> None:
         steps.append(Step("newton", len(steps), -here.value))
 
-    integrator.steps[:] = COARSE
+    integrator.steps[:] = WIDEST * SHRINK if integrator.reference.is_relative else COARSE
     if start is None:
         start = start_nest(white, structures, integrator, linear or fit_linear(white))
     point, _ = descend(problem, start, enough=NEAR, record=record, shortest=0.9)
@@ -159,13 +161,14 @@ def maximize_nest(
         point, here, singular = _settle_boundary(problem, point, here)
         found = problem.find(point)
         beta, lams = split_point(structures, point)
-        halved, error = integrator.measure_error(beta, lams, found)
+        halved, change = integrator.measure_error(beta, lams, found)
+        rounding = integrator.measure_rounding(beta, lams, found)
         if not np.isfinite(halved.loglik):
             raise DataError(
                 "the integrals of nested units come to no finite log-likelihood, with responses "
                 f"up to {white.y.max():.3g}; take nagq=1, Laplace's approximation"
             )
-        if error <= tolerance:
+        if change <= max(tolerance, rounding):
             break
         share *= 0.1
     steps[-1] = Step("newton", len(steps) - 1, halved.loglik)
@@ -176,8 +179,8 @@ def maximize_nest(
         at=halved._replace(score=found.score, information=found.information, nodes=found.nodes),
         gradient=-here.gradient,
         information=here.hessian,
-        error=error,
-        converged=is_stationary(here, white.counts[0]),
+        error=change + rounding,
+        converged=is_stationary(here, white.counts[0], rounding=rounding),
         singular=singular,
         steps=tuple(steps),
     )
@@ -186,18 +189,19 @@ def maximize_nest(
 def _settle_boundary(problem: NestProblem, point: Array, here: Point) -> tuple[Array, Point, bool]:
     """Return the point with what has all but vanished at zero, level by level, and if any did."""
     singular = False
+    found = problem.find(point)
+    beta, lams = split_point(problem.structures, point)
+    slack = SETTLED + problem.integrator.measure_rounding(beta, lams, found)
     start = problem.integrator.white.p
-    for structure, lam in zip(
-        problem.structures, split_point(problem.structures, point)[1], strict=True
-    ):
+    for structure, lam, covs in zip(problem.structures, lams, found.covs, strict=True):
         span = slice(start, start + len(structure.factors))
         start = span.stop
-        theta = settle(structure, lam)
+        theta = settle(structure, lam, covs)
         if theta is None:
             continue
         settled = point.copy()
         settled[span] = theta
         there = problem.at(settled)
-        if there.value <= here.value + 1e-7:
+        if there.value <= here.value + slack:
             point, here, singular = settled, there, True
     return point, problem.at(point), singular

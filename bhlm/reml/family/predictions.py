@@ -151,7 +151,8 @@ def _average_posterior(fit: FamilyEstimate, at: Array, x: Array, z: Array, offse
             x=join(white.x, x[rows] @ white.fixed),
             z=join(white.z, z[rows] @ white.basis),
         )
-        integrator = Integrator(longer)
+        peak = join(base.reference.peak, np.full(many, np.nan))
+        integrator = Integrator(longer, base.reference._replace(peak=peak))
         integrator.modes[:] = base.modes[at[rows]]
         integrator.steps = base.steps[at[rows]].copy()
         after = integrator.evaluate(fit.point[:p], fit.lam, derivatives=False).logliks

@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.families import Family, sum_patterns
-from bhlm.likelihood.patterns import Integrator, Marginal, WhitenedPatterns
+from bhlm.likelihood.densities import refer, sum_patterns
+from bhlm.likelihood.families import Family
+from bhlm.likelihood.patterns import SHRINK, WIDEST, Integrator, Marginal, WhitenedPatterns
 from bhlm.reml.optimize import ZERO, Step
 
 Array = np.ndarray
@@ -27,6 +28,10 @@ STATIONARY = 1e-5  # of the gradient in whitened units
 # What Newton's step would gain at most, in units of the log-likelihood, where rounding of large
 # counts keeps the gradient above that: estimates are then within 1e-4 of their standard errors.
 GAINED = 1e-8
+COARSEST = 1e-4  # and of the largest, where the log-likelihood has no more digits: within 1e-2
+SETTLED = 1e-7  # of the log-likelihood: what a variance set to zero may cost
+# Share of an effect's variance that the rows of no group tell more than: zero is tried there.
+UNKNOWN = 1e-2
 FLAT = 1e-10  # curvature below this share of the largest is none
 SHORTEST = 1e-8
 LARGEST_STEP = 4.0  # of beta~ and theta at a time
@@ -72,8 +77,8 @@ class Rows(Protocol):
         """The family, with its link."""
 
     @property
-    def constant(self) -> float:
-        """What rows add to the log-likelihood beside patterns."""
+    def constant(self) -> tuple[float, float]:
+        """What rows add to the log-likelihood beside patterns, and what the double leaves of it."""
 
 
 class PlainRows(NamedTuple):
@@ -105,7 +110,7 @@ class FamilyOptimum:
     at: Marginal  # with the nodes' steps halved, and the derivatives of those before
     gradient: Array  # (p + c,) of the log-likelihood
     information: Array  # (p + c, p + c) observed
-    error: float  # of the log-likelihood, by halving the steps
+    error: float  # of the log-likelihood, by halving the steps, and by rounding
     converged: bool
     singular: bool
     steps: tuple[Step, ...]
@@ -119,10 +124,13 @@ def fit_linear(white: Rows) -> Linear:
     """
     count, p = white.x.shape
     slope, bend = np.empty(count), np.empty(count)
+    reference = refer(white.family.code, white.n, white.y)
 
     def evaluate(beta: Array) -> float:
         eta = white.offset + white.x @ beta
-        found = sum_patterns(white.family.code, eta, white.n, white.y, slope, bend)
+        found = sum_patterns(
+            reference.link, eta, white.n, white.y, reference.peak, slope, bend
+        )  # fmt: skip
         return float(found) if np.isfinite(found) else -np.inf
 
     beta = np.zeros(p)
@@ -147,7 +155,16 @@ def fit_linear(white: Rows) -> Linear:
     evaluate(beta)
     spread = np.abs(eta - white.offset).max() if white.family.code != 3 else 0.0
     converged = bool(decrement <= 1e-8 and spread < DIVERGED)
-    return Linear(beta, value + white.constant, eta, converged)
+    return Linear(beta, value + reference.join(white.constant), eta, converged)
+
+
+def tell_error(error: float, white: Rows) -> str:
+    """Return how well the log-likelihood is known, and where that is less than is aimed at."""
+    told = f"integrated to an error of {error:.0e} in the log-likelihood"
+    if error <= TOLERANCE:
+        return told
+    largest = max(white.y.max(), 0.0 if white.family.has_exposure else white.n.max())
+    return f"{told}, more than the {TOLERANCE:.0e} aimed at, with counts up to {largest:.3g}"
 
 
 def widen(structure: Structure, p: int) -> Array:
@@ -296,8 +313,8 @@ def maximize_patterns(
     """Return the maximum of the marginal likelihood over beta~ and theta.
 
     Coarse nodes lead near; then each group's nodes are made as dense as it needs, and Newton's
-    steps finish. `error` measures the quadrature at the maximum; if it is above the tolerance, the
-    nodes are made denser and the search goes on.
+    steps finish. `error` measures the quadrature at the maximum; if it is above the tolerance, and
+    above what doubles round off, the nodes are made denser and the search goes on.
 
     Args:
         white: the whitened patterns.
@@ -307,6 +324,11 @@ def maximize_patterns(
         tolerance: of the log-likelihood.
     """
     integrator = Integrator(white)
+    is_large = integrator.reference.is_relative
+    if is_large:
+        # The information is a small difference of large moments, of which wide steps know seven
+        # digits.
+        integrator.steps[:] = WIDEST * SHRINK
     problem = Problem(integrator, structure)
     steps: list[Step] = []
 
@@ -320,12 +342,13 @@ def maximize_patterns(
     point, _ = descend(problem, point, enough=NEAR, record=record, shortest=0.9)
     share = tolerance / (4.0 * white.n_groups)
     for round_ in range(4):
-        problem.refine(point, tolerance=share, is_foretold=round_ == 0)
+        problem.refine(point, tolerance=share, is_foretold=round_ == 0 and not is_large)
         point, here = leave_saddles(problem, point, record)
         point, here, singular = _settle_boundary(problem, point, here)
         found = problem.find(point)
-        halved, error = integrator.measure_error(*problem.split(point), found)
-        if error <= tolerance:
+        halved, change = integrator.measure_error(*problem.split(point), found)
+        rounding = integrator.measure_rounding(*problem.split(point), found)
+        if change <= max(tolerance, rounding):
             break
         share *= 0.1
     p = white.x.shape[1]
@@ -338,18 +361,18 @@ def maximize_patterns(
         at=halved._replace(score=found.score, information=found.information),
         gradient=-here.gradient,
         information=here.hessian,
-        error=error,
-        converged=is_stationary(here, white.n_groups),
+        error=change + rounding,
+        converged=is_stationary(here, white.n_groups, rounding=rounding),
         singular=singular,
         steps=tuple(steps),
     )
 
 
-def is_stationary(here: Point, n_groups: int) -> bool:
+def is_stationary(here: Point, n_groups: int, *, rounding: float = 0.0) -> bool:
     """Return whether the gradient at a point is zero, as well as so many groups' sums tell.
 
     That of large counts has rounding of its own; where the curvature is that of a maximum, it is
-    zero too if Newton's step gains next to nothing.
+    zero too if Newton's step gains next to nothing, or less than the log-likelihood is rounded by.
     """
     if not (np.isfinite(here.value) and np.isfinite(here.gradient).all()):
         return False
@@ -359,7 +382,8 @@ def is_stationary(here: Point, n_groups: int) -> bool:
     values, vectors = np.linalg.eigh(here.hessian)
     if not values[0] > FLAT * max(values[-1], 1.0):
         return False
-    return bool(np.sum((vectors.T @ here.gradient) ** 2 / values) < GAINED)
+    gain = np.sum((vectors.T @ here.gradient) ** 2 / values)
+    return bool(gain < max(GAINED, min(rounding, COARSEST)))
 
 
 def leave_saddles(
@@ -375,10 +399,22 @@ def leave_saddles(
     return point, here
 
 
-def settle(structure: Structure, lam: Array) -> Array | None:
-    """Return theta (c,) with the directions of lam that have all but vanished at zero, if any."""
+def settle(structure: Structure, lam: Array, covs: Array) -> Array | None:
+    """Return theta (c,) with the directions of lam that have all but vanished at zero, if any.
+
+    Those have an SD next to zero, or one that is next to zero beside what each group's rows leave
+    unknown: of counts of 1e5 an SD of 3e-5 is.
+
+    Args:
+        structure: the covariance structure.
+        lam: (q, q) whitened.
+        covs: (J, q, q) posterior covariances of v, u~ = lam v.
+    """
     values, vectors = np.linalg.eigh(lam @ lam.T)
-    small = values < ZERO**2
+    along = lam.T @ vectors
+    along /= np.maximum(np.linalg.norm(along, axis=0), np.finfo(np.float64).tiny)
+    known = 1.0 - np.einsum("ad,jab,bd->jd", along, covs, along)
+    small = (values < ZERO**2) | (known.max(axis=0) < UNKNOWN)
     if not small.any():
         return None
     return structure.project((vectors * np.where(small, 0.0, values)) @ vectors.T)
@@ -387,12 +423,13 @@ def settle(structure: Structure, lam: Array) -> Array | None:
 def _settle_boundary(problem: Problem, point: Array, here: Point) -> tuple[Array, Point, bool]:
     """Return the point with directions that have all but vanished at zero, and if any were."""
     p = problem.integrator.white.x.shape[1]
-    _, lam = problem.split(point)
-    theta = settle(problem.structure, lam)
+    beta, lam = problem.split(point)
+    found = problem.find(point)
+    theta = settle(problem.structure, lam, found.cov)
     if theta is None:
         return point, here, False
     settled = np.concatenate([point[:p], theta])
     there = problem.at(settled)
-    if there.value <= here.value + 1e-7:
+    if there.value <= here.value + SETTLED + problem.integrator.measure_rounding(beta, lam, found):
         return settled, there, True
     return point, problem.at(point), False

@@ -5,7 +5,7 @@ import numpy as np
 from bhlm.errors import IdentifiabilityError
 from bhlm.layout import list_names, show_name
 from bhlm.likelihood.crossed_families import WhitenedCross
-from bhlm.likelihood.families import LOG
+from bhlm.likelihood.densities import LOG
 from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns

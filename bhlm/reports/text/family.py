@@ -20,6 +20,7 @@ from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.family.inference import tabulate_fixed as tabulate_tests
 from bhlm.reml.family.inference import tabulate_ratios
 from bhlm.reml.family.population import estimate_population, measure_dispersion, share_variance
+from bhlm.reml.family.search import tell_error
 from bhlm.reml.rows import read_rows
 from bhlm.reports.text.hlm import draw_tau, format_exponent, name_random
 from bhlm.reports.text.hlm_levels import rule_table
@@ -64,10 +65,7 @@ def tell_integration(fit: "FamilyEstimate") -> str:
             return "Laplace's approximation, of unknown error"
         return f"adaptive Gauss-Hermite quadrature, {fit.nagq} nodes, of unknown error"
     each = fit.nodes / fit.patterns.n_groups
-    return (
-        f"integrated to an error of {fit.error:.0e} in the log-likelihood "
-        f"({each:.0f} nodes per group on average)"
-    )
+    return f"{tell_error(fit.error, fit.white)} ({each:.0f} nodes per group on average)"
 
 
 def list_notes(fit: "FamilyEstimate") -> list[str]:
