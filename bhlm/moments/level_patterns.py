@@ -130,6 +130,7 @@ def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
         "dropped": patterns.dropped,
         "missing": patterns.missing,
         "constant": patterns.constant,
+        "rest": patterns.rest,
         "family": patterns.family.name,
         "link": patterns.family.link,
     }

@@ -51,7 +51,7 @@ def estimate_population(fit: FamilyMaximum, *, method: str, level: float) -> "pd
     def at(values: Array) -> Array:
         spread = spread_effects(z, fit.assemble(values[p:]))
         mean = average_mean(family, offset + x @ values[:p], spread)
-        rows = PlainRows(n, n * mean, offset, x @ turn, family, 0.0)
+        rows = PlainRows(n, n * mean, offset, x @ turn, family, (0.0, 0.0))
         return np.asarray(turn @ fit_linear(rows).beta)
 
     values = np.append(fit.beta, fit.components)

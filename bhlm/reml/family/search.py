@@ -89,7 +89,7 @@ class PlainRows(NamedTuple):
     offset: Array  # (I,)
     x: Array  # (I, p)
     family: Family
-    constant: float
+    constant: tuple[float, float]
 
 
 class Point(NamedTuple):
