@@ -67,8 +67,8 @@ class Settings:
     # Warm-up draws per chain, discarded; None: see `bhlm.bayes.sampling.choose_tune`.
     tune: int | None = None
     chains: int = 4
-    # Mean acceptance that the step size is tuned to; None: by the number of groups, see
-    # `bhlm.bayes.sampling.choose_acceptance`.
+    # Mean acceptance that the step size is tuned to; None: by the number of groups and whether the
+    # posterior is normal, see `choose_acceptance` and `is_normal` of `bhlm.bayes.sampling`.
     target_accept: float | None = None
     maxdepth: int = 10  # trajectories have at most 2**maxdepth steps
     prior_only: bool = False  # leave the likelihood out

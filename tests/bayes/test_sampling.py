@@ -229,3 +229,27 @@ def test_a_prior_run_has_random_effects_of_the_prior():
     post = model.sample(seed=1, draws=500, prior_only=True, priors=Priors(sd=HalfNormal(2)))
     scaled = post.effect_draws().values[..., 0] / post.data["posterior"]["sd"].values
     assert stats.kstest(scaled.ravel()[::7], stats.norm.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("slope", "n_groups", "asked", "taken"),
+    [
+        (0.6, 1000, None, 0.7),
+        (0.6, 1000, 0.8, 0.8),
+        (0.0, 1000, None, 0.9),  # a variance next to zero, whose posterior is not normal
+        (0.6, 900, None, 0.9),
+    ],
+)
+def test_steps_are_long_where_many_groups_make_the_posterior_normal(slope, n_groups, asked, taken):
+    rng = np.random.default_rng(8)
+    g = np.repeat(np.arange(n_groups), 8)
+    x = rng.normal(size=len(g))
+    u = rng.normal(size=(n_groups, 2)) * [0.8, slope]
+    y = 1.0 + u[g, 0] + (0.5 + u[g, 1]) * x + rng.normal(size=len(g))
+    model = Model("y ~ x + (x | g)", pd.DataFrame({"g": g, "x": x, "y": y}))
+    post = model.sample(seed=1, method="nuts", target_accept=asked, draws=400)
+    assert post.settings.target_accept == taken
+    assert post.data["sample_stats"]["diverging"].sum() == 0
+    if taken == 0.7:
+        gap = post.estimates["mean"] - model.reml().estimates["estimate"]
+        assert (gap.abs() < 0.2 * post.estimates["sd"]).all()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bhlm.bayes.independent import LARGE
 from bhlm.bayes.priors.families import PyMCPrior, TextPrior
 from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.bayes.sampling import choose_acceptance
+from bhlm.bayes.sampling import LONG_STEPS, MANY_GROUPS, choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.layout import agree
 from bhlm.likelihood.covariance import Structure
@@ -412,8 +412,12 @@ def _write_command(subject: Subject, moments: "Moments") -> str:
         return ""
     if moments.weights is not None:
         return ""
-    chosen = (post.settings.target_accept, post.settings.maxdepth, post.settings.prior_only)
-    if _write_priors(post)[0] or chosen != (choose_acceptance(moments.n_groups), 10, False):
+    usual = {
+        choose_acceptance(moments.n_groups),
+        *([LONG_STEPS] if moments.n_groups >= MANY_GROUPS else []),
+    }
+    chosen = post.settings.target_accept in usual, post.settings.maxdepth, post.settings.prior_only
+    if _write_priors(post)[0] or chosen != (True, 10, False):
         return ""
     words = ["bhlm", "reconcile" if subject.both is not None else "sample", "--data", "FILE"]
     words += ["--formula", moments.formula, "--seed", str(post.seed)]
