@@ -54,6 +54,7 @@ from bhlm.commands.shared import (
     draw_posterior,
     fit_both,
     keep_fit,
+    load_arviz,
     name_source,
     open_model,
     print_text,
@@ -121,6 +122,7 @@ def reconcile_command(
     quiet: Quiet = False,
 ) -> int:
     """Fit by REML and by Bayes, and say where the two differ, by how much, and why."""
+    load_arviz()
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
 
@@ -447,6 +449,7 @@ def sample_command(
     quiet: Quiet = False,
 ) -> int:
     """Draw from the posterior, by NUTS or independently."""
+    load_arviz()
     from bhlm.files import write_json
     from bhlm.reports.json import (
         describe_cells,

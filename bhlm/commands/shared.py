@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 CHAINS = 4  # of `Model.sample`
 
 
+def load_arviz() -> None:
+    """Load ArviZ ahead of all else that a posterior needs, which is sooner.
+
+    For each package that it does not find it looks through all modules that are loaded by then.
+    """
+    import arviz_base  # noqa: F401
+
+
 def open_model(
     which: str | None,
     data: str | None,
