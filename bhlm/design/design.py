@@ -466,11 +466,12 @@ def _lower_columns(design: Design, layout: Layout) -> tuple[Steps, list[nw.Expr]
 
 
 def _lower_weights(design: Design, steps: Steps) -> dict[str, nw.Expr]:
-    """Return the weights of rows and of groups by name; none where there are none."""
+    """Return the weights of rows, groups and units by name; none where there are none."""
     weights = design.formula.weights
     if weights is None:
         return {}
     given = {"rows": weights.row_expression, "groups": weights.group_expression}
+    given |= {f"unit{i}": each for i, each in enumerate(weights.factor_expressions)}
     return {name: as_expr(steps.lower(each)[1]).cast(nw.Float64) for name, each in given.items()}
 
 

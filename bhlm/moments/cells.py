@@ -42,6 +42,7 @@ from bhlm.moments.memory import (
     Reduced,
     accumulate_moments,
     accumulate_weighted,
+    count_complete,
 )
 from bhlm.moments.merge import check_alike, merge_cells
 from bhlm.moments.moments import (
@@ -217,7 +218,13 @@ class CellMoments:
     @property
     def blocks(self) -> Blocks:
         """The blocks, with the label of every grouping column of the formula."""
-        return Blocks(tuple(self.cell_labels.values()), self.n, self.mean, self.cross)
+        names = [factor.name for factor in self.factors]
+        places = [] if self.weights is None else [names.index(at) for at, _ in self.weights.factors]
+        units = [self.level_weights[at][self.labels[at].codes] for at in places]
+        return Blocks(
+            tuple(self.cell_labels.values()), self.n, self.mean, self.cross, self.weighting,
+            np.column_stack(units) if units else None,
+        )  # fmt: skip
 
     @property
     def cell_labels(self) -> dict[str, Array]:
@@ -329,22 +336,8 @@ def _reduce_weighted(formula: Formula, weights: Weights, table: Any) -> CellMome
         ArgumentError: weights of groups that do not name the factor they are of.
         DataError: weights that cannot be taken.
     """
+    check_unit_weights(formula)
     names = tuple(formula.groupings)
-    if weights.groups is not None:
-        raise ArgumentError(
-            f"groups='{weights.groups}' does not say of which of {list_names(names)} it is; give "
-            "groups={" + f"'{names[-1]}': '{weights.groups}'" + "}"
-        )
-    if unknown := [name for name, _ in weights.factors if name not in names]:
-        raise ArgumentError(
-            f"groups= names '{unknown[0]}', which is no factor of the formula; they are "
-            f"{list_names(names, most=len(names))}"
-        )
-    if weights.scaling == "gk" and weights.is_sampling:
-        raise ArgumentError(
-            "scaling='gk' moves the rows' weights to a single factor, of which there are "
-            f"{len(names)}; take 'size', 'effective' or 'none'"
-        )
     prepared = prepare_cells(formula, read_table(table, formula))
     design, rows = prepared.design, prepared.rows()
     columns = tuple(distinct_columns(formula, design.levels).values())
@@ -374,12 +367,26 @@ def _reduce_weighted(formula: Formula, weights: Weights, table: Any) -> CellMome
     )
 
 
-def refuse_weighted(weights: Weights | None, what: str) -> None:
-    """Raise `ArgumentError` where what is asked for knows no weights of several factors."""
-    if weights is not None:
+def check_unit_weights(formula: Formula) -> None:
+    """Raise `ArgumentError` where weights do not fit a formula of several factors."""
+    weights = formula.weights
+    if weights is None:
+        return
+    names = tuple(formula.groupings)
+    if weights.groups is not None:
         raise ArgumentError(
-            f"{what} is not there yet with {weights.sentence} and several grouping factors "
-            "together; make the model from the table"
+            f"groups='{weights.groups}' does not say of which of {list_names(names)} it is; give "
+            "groups={" + f"'{names[-1]}': '{weights.groups}'" + "}"
+        )
+    if unknown := [name for name, _ in weights.factors if name not in names]:
+        raise ArgumentError(
+            f"groups= names '{unknown[0]}', which is no factor of the formula; they are "
+            f"{list_names(names, most=len(names))}"
+        )
+    if weights.scaling == "gk" and weights.is_sampling:
+        raise ArgumentError(
+            "scaling='gk' moves the rows' weights to a single factor, of which there are "
+            f"{len(names)}; take 'size', 'effective' or 'none'"
         )
 
 
@@ -403,13 +410,21 @@ def _arrange(design: Design, blocks: Blocks, left_out: LeftOut, *, least: int = 
     """Return moments whose cells have the order of their factors' labels.
 
     Raises:
-        DataError: a factor has fewer levels than `least`.
+        DataError: a factor has fewer levels than `least`, or a unit has two weights.
     """
     formula = design.formula
     by_column = dict(zip(formula.group_columns, blocks.labels, strict=True))
-    labels = read_labels(formula, by_column, n=int(blocks.n.sum()), least=least)
+    labels = read_labels(formula, by_column, n=count_complete(blocks), least=least)
     order, codes = code_cells([each.codes for each in labels])
     order = np.argsort(order, kind="stable")
+    names = [factor.name for factor in design.factors]
+    given: list[Array | None] = [None] * len(names)
+    if blocks.units is not None and formula.weights is not None:
+        for (name, _), own in zip(formula.weights.factors, blocks.units.T, strict=True):
+            at = names.index(name)
+            given[at] = settle_units(
+                own, labels[at].codes, labels[at].n_levels, group=name, of="cell"
+            )
     return CellMoments(
         blocks.n[order],
         blocks.mean[order],
@@ -419,6 +434,7 @@ def _arrange(design: Design, blocks: Blocks, left_out: LeftOut, *, least: int = 
         dropped=left_out.dropped,
         missing=tuple(left_out.missing.items()),
         weighting=None if blocks.weighting is None else blocks.weighting.select(order),
+        unit_weights=tuple(given) if blocks.units is not None else (),
     )
 
 
@@ -470,7 +486,7 @@ def compute_cells(design: Design, table: Any) -> CellMoments:
         frame = apply_design(design, table, means=True)
         blocks = reduce_frame(frame, design.formula, tuple(name_groups(design.formula)))
         total, missing = tally_table(design, table)
-    left_out = LeftOut(total - int(blocks.n.sum()), missing)
+    left_out = LeftOut(total - count_complete(blocks), missing)
     return _arrange(design, blocks, left_out, least=1)
 
 
@@ -525,7 +541,6 @@ def save_cells(
         DataError: cells below the minimum, moments that contradict themselves, labels of a type
             that has no place in a file, a folder that cannot be written to.
     """
-    refuse_weighted(moments.weights, "a file of moments")
     min_group_size = moments.min_group_size if min_group_size is None else min_group_size
     if min_group_size is not None:
         find_large_groups(moments.n, min_group_size, of=moments.cells_are, action="refuse")
@@ -595,7 +610,6 @@ def merge_cell_moments(
     if len(names) != len(parts):
         raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
     first = parts[0]
-    refuse_weighted(first.weights, "merging moments")
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))
     refuse_same([part.blocks for part in parts], names)
@@ -621,7 +635,6 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     Raises:
         DataError: the new rows cannot be read or do not merge; see `merge_cell_moments`.
     """
-    refuse_weighted(moments.weights, "an update of moments")
     if is_moments_path(more):
         header, blocks = read_blocks(more)
         if "groupings" not in header:
@@ -660,8 +673,12 @@ def suppress_small_cells(
     if keep.all():
         is_known = moments.min_group_size == k
         return moments if is_known else replace(moments, min_group_size=int(k)), sentence
-    labels, n, mean, cross, _ = moments.blocks
-    kept = Blocks(tuple(each[keep] for each in labels), n[keep], mean[keep], cross[keep])
+    labels, n, mean, cross, weighting, units = moments.blocks
+    kept = Blocks(
+        tuple(each[keep] for each in labels), n[keep], mean[keep], cross[keep],
+        None if weighting is None else weighting.select(keep),
+        None if units is None else units[keep],
+    )  # fmt: skip
     left_out = LeftOut(moments.dropped, dict(moments.missing))
     rest = _arrange(moments.design, kept, left_out, least=1)
     rows = moments.suppressed + int(moments.n[~keep].sum())

@@ -29,7 +29,7 @@ def check_blocks(design: Design, blocks: Blocks, name: str) -> None:
     Labels are distinct; n are whole and positive; mean and cross are finite; each cross-product
     is symmetric and, within rounding, positive semi-definite; the columns are the formula's.
     """
-    labels, n, mean, cross, weighting = blocks
+    labels, n, mean, cross, weighting, units = blocks
     J, k = len(n), len(design.columns)
     shapes = [array.shape for array in (*labels, n, mean, cross)]
     if not J:
@@ -61,6 +61,8 @@ def check_blocks(design: Design, blocks: Blocks, name: str) -> None:
     if weighting is not None:
         for array in (weighting.sums, weighting.squares, weighting.groups):
             refuse(~((array > 0.0) & np.isfinite(array)), "weights that do not add up above 0")
+    if units is not None:
+        refuse(~((units > 0.0) & np.isfinite(units)).all(axis=1), "a unit's weight not above 0")
     refuse(~np.isfinite(mean).all(axis=1), "a mean that is not finite")
     refuse(~np.isfinite(cross).all(axis=(1, 2)), "a cross-product that is not finite")
     refuse((cross != cross.transpose(0, 2, 1)).any(axis=(1, 2)), "a cross-product not symmetric")

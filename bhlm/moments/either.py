@@ -13,11 +13,11 @@ from bhlm.errors import DataError, check_arguments
 from bhlm.moments import moments as one_factor
 from bhlm.moments.cells import (
     CellMoments,
+    check_unit_weights,
     compute_cells,
     merge_cell_moments,
     open_cells,
     open_cells_alike,
-    refuse_weighted,
     suppress_small_cells,
 )
 from bhlm.moments.file import read_blocks
@@ -90,10 +90,10 @@ def merge_moments(parts: Sequence[Reduced], *, names: Sequence[str] | None = Non
 def reduce_part(formula: str, table: Any, *, weights: Weights | None = None) -> AnyMoments:
     """Return the moments of a table that may be one part of many; see `bhlm.reduce_part`."""
     asked = parse_formula(formula)
-    if asked.has_levels:
-        refuse_weighted(weights, "a file of moments")
     meant = settle_factors(weights, tuple(asked.groupings), asked.find_grouping)
     asked = replace(asked, weights=meant)
+    if asked.has_levels:
+        check_unit_weights(asked)
     opened = open_rows(asked, table)
     design = build_design(asked, opened, check=False)
     return compute_cells(design, opened) if asked.has_levels else compute_moments(design, opened)

@@ -16,7 +16,10 @@ Weighted moments, whose means and cross-products are weighted, have `schema` 3 a
             how many rows of the table there are
 
 Moments by cell have a row per cell, and in the place of `group` a column for each grouping column
-of the formula: `group0`, `group1`, ... They have `schema` 2 and name these in `groupings`.
+of the formula: `group0`, `group1`, ... They have `schema` 2 and name these in `groupings`. Weighted
+ones, with `schema` 3, have the weights of units, where there are any, in
+
+    units   double[U], of the units of the U factors in `weights` that the cell lies in
 
 What the k columns are stands in the file's metadata, under the key `bhlm.moments`, as a JSON
 object: `schema` (the version of this layout), `bhlm` (of the package), `formula`, `group`,
@@ -86,7 +89,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels, n, mean, cross, weighting = blocks
+    labels, n, mean, cross, weighting, units = blocks
     lower = cross[:, *np.tril_indices(mean.shape[1])]
     names: Sequence[str] = description.get("groupings", (description["group"],))
     kinds = [kind_of_labels(e) if e.dtype.kind == "O" else e.dtype.str for e in labels]
@@ -111,6 +114,8 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     arrays = {"mean": mean, "cross": lower}
     if weighting is not None:
         arrays["weights"] = np.column_stack(list(describe_weighting(weighting).values()))
+    if units is not None:
+        arrays["units"] = units
     lists = {
         each: pa.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
         for each, array in arrays.items()
@@ -131,6 +136,11 @@ def _name_columns(header: Mapping[str, Any]) -> list[str]:
     if "groupings" not in header:
         return ["group"]
     return [f"group{i}" for i in range(len(header["groupings"]))]
+
+
+def _name_units(header: Mapping[str, Any]) -> list[str]:
+    """Return the factors whose units have weights in a file."""
+    return list((header.get("weights") or {}).get("factors") or {})
 
 
 def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
@@ -160,6 +170,7 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
         _check_schema_version(header, name)
         columns = [*_name_columns(header), "n", "mean", "cross"]
         columns += ["weights"] if header["schema"] == WEIGHTED else []
+        columns += ["units"] if _name_units(header) else []
         arrays = _read_arrays(file.read(columns=columns), header)
         if metadata[CHECKSUM].decode() != digest_content(text, arrays.labels, *arrays.numbers):
             raise DataError(
@@ -189,6 +200,7 @@ def digest_blocks(blocks: Blocks) -> str:
     """Return the SHA-256 of blocks, by which two files can be told to be of the same rows."""
     weighting = blocks.weighting
     more = [] if weighting is None else [*describe_weighting(weighting).values()]
+    more += [] if blocks.units is None else [blocks.units]
     return digest_content("", *blocks[:4], *more)
 
 
@@ -285,11 +297,13 @@ class _Stored(NamedTuple):
     mean: Array
     lower: Array
     weights: Array | None = None  # (J, 5)
+    units: Array | None = None  # (J, U)
 
     @property
     def numbers(self) -> tuple[Array, ...]:
         """All but the labels, in the order of the checksum."""
-        return (self.n, self.mean, self.lower, *(() if self.weights is None else (self.weights,)))
+        more = tuple(each for each in (self.weights, self.units) if each is not None)
+        return (self.n, self.mean, self.lower, *more)
 
 
 def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
@@ -309,18 +323,20 @@ def _read_arrays(table: Any, header: dict[str, Any]) -> _Stored:
     n = table["n"].to_numpy().astype(np.float64)
     weights = read_list("weights", 5) if "weights" in table.column_names else None
     lower = read_list("cross", k * (k + 1) // 2)
-    return _Stored(labels, n, read_list("mean", k), lower, weights)
+    named = _name_units(header)
+    units = read_list("units", len(named)) if named else None
+    return _Stored(labels, n, read_list("mean", k), lower, weights, units)
 
 
 def _fill_cross(stored: _Stored) -> Blocks:
     """Return blocks with the cross-products (J, k, k) of which `lower` has the triangles."""
-    labels, n, mean, lower, weights = stored
+    labels, n, mean, lower, weights, units = stored
     k = mean.shape[1]
     rows, columns = np.tril_indices(k)
     cross = np.empty((len(n), k, k))
     cross[:, rows, columns] = cross[:, columns, rows] = lower
     weighting = None if weights is None else Weighting(*np.ascontiguousarray(weights.T))
-    return Blocks(labels, n, mean, cross, weighting)
+    return Blocks(labels, n, mean, cross, weighting, units)
 
 
 # What a file of which bytes were changed or made up leads to, in the reader or further in.

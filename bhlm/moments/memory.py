@@ -60,6 +60,7 @@ class Blocks(NamedTuple):
     mean: Array  # (J, k) column means
     cross: Array  # (J, k, k) cross-products about the group mean
     weighting: Weighting | None = None
+    units: Array | None = None  # (J, U) of cells, the weights of the units that they lie in
 
     def sort(self) -> Reduced:
         """Return the blocks of one grouping column by its labels."""

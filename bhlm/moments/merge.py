@@ -70,7 +70,17 @@ def merge_cells(design: Design, parts: Sequence[Blocks], *, names: Sequence[str]
     index = number_cells(joined)
     first = np.unique(index, return_index=True)[1]
     _check_cells(design, parts, index, dict(zip(columns, joined, strict=True)), names=names)
-    return Blocks(tuple(each[first] for each in joined), *_add_up(parts, index, len(first)))
+    labels, weights = tuple(each[first] for each in joined), design.formula.weights
+    counted = [part._replace(n=weigh_mass(weights, part.weighting, part.n)) for part in parts]
+    found = _add_up(counted, index, len(first))
+    if weights is None:
+        return Blocks(labels, *found)
+    weightings = [part.weighting for part in parts if part.weighting is not None]
+    weighting = merge_weightings(weightings, index, len(first), names=names)
+    rows = np.bincount(index, weights=np.concatenate([part.n for part in parts]))
+    given = [part.units for part in parts if part.units is not None]
+    units = np.concatenate(given)[first] if given else None
+    return Blocks(labels, rows, found.mean, found.cross, weighting, units)
 
 
 def number_cells(labels: Sequence[Array]) -> Array:

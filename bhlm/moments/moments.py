@@ -483,7 +483,7 @@ def open_blocks(header: Mapping[str, Any], blocks: Blocks, name: str) -> Moments
         DataError: they contradict themselves.
     """
     with report_broken(name):
-        moments = rebuild_moments(header, Reduced(blocks.labels[0], *blocks[1:]))
+        moments = rebuild_moments(header, Reduced(blocks.labels[0], *blocks[1:5]))
         check_counts(header, blocks.n)
         check_moments(moments, name)
     return replace(moments, min_group_size=header.get("min_group_size"))

@@ -45,6 +45,7 @@ from bhlm.moments.weighting import (
     list_weight_sums,
     make_weight_states,
     read_weight_sums,
+    refuse_differing,
     settle_weights,
 )
 from bhlm.sources.parquet import ParquetScan
@@ -155,11 +156,12 @@ def reduce_frame(frame: Frame, formula: Formula, groups: Sequence[str] = (GROUP,
     columns themselves come in batches, which are added up here.
     """
     weights = formula.weights
-    beside = 0 if weights is None else len(WEIGHTS)
+    beside = 0 if weights is None else len(WEIGHTS) + len(weights.factors)
     k = (len(frame.collect_schema().names()) - len(groups) - beside) // 2
-    if k > WIDE and isinstance(frame, nw.DataFrame):
+    units = [] if weights is None else [f"unit{i}" for i in range(len(weights.factors))]
+    if k > WIDE and isinstance(frame, nw.DataFrame) and not units:
         return _reduce_memory(frame, groups, k, formula)
-    if k > WIDE and frame.implementation.is_duckdb():
+    if k > WIDE and frame.implementation.is_duckdb() and not units:
         return _reduce_batches(frame.lazy(), groups, k, formula)
     weigh = weights is not None and weights.weighs_rows
     pairs = [(i, j) for i in range(k) for j in range(i + 1)]
@@ -177,6 +179,8 @@ def reduce_frame(frame: Frame, formula: Formula, groups: Sequence[str] = (GROUP,
     found = centred.group_by(*groups).agg(
         nw.len().alias("n"),
         *([] if weights is None else list_weight_sums()),
+        *[nw.col(name).min() for name in units],
+        *[nw.col(name).max().alias(f"{name}_most") for name in units],
         *[nw.col(f"m{i}").max() for i in range(k)],
         *[nw.col(f"d{i}").sum() for i in range(k)],
         *[nw.col(f"c{i}_{j}").sum() for i, j in pairs],
@@ -202,7 +206,15 @@ def reduce_frame(frame: Frame, formula: Formula, groups: Sequence[str] = (GROUP,
             corrected = reduced[f"c{i}_{j}"].to_numpy() - left[:, i] * left[:, j] / mass
             # Rounding must not make a sum of squares negative.
             cross[:, i, j] = cross[:, j, i] = np.maximum(corrected, 0.0) if i == j else corrected
-    return Blocks(labels, n, mean, cross, weighting)
+    if weights is None or not units:
+        return Blocks(labels, n, mean, cross, weighting)
+    least, most = (
+        np.column_stack([reduced[f"{name}{end}"].to_numpy() for name in units]).astype(np.float64)
+        for end in ("", "_most")
+    )
+    for (name, _), low, high in zip(weights.factors, least.T, most.T, strict=True):
+        refuse_differing(low, high, group=name)
+    return Blocks(labels, n, mean, cross, weighting, least)
 
 
 def _reduce_memory(

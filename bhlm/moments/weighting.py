@@ -255,8 +255,10 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
     return Weighting(states[:, SUM], states[:, SQUARES], logs, low, states[:, N])
 
 
-def settle_units(weights: Array, codes: Array, n_units: int, *, group: str) -> Array:
-    """Return the weights (J,) of a factor's units from those of its rows (n,).
+def settle_units(
+    weights: Array, codes: Array, n_units: int, *, group: str, of: str = "row"
+) -> Array:
+    """Return the weights (J,) of a factor's units from those of its rows (n,), or of cells.
 
     Raises:
         DataError: weights that are zero, negative or infinite, or differ within a unit.
@@ -265,19 +267,24 @@ def settle_units(weights: Array, codes: Array, n_units: int, *, group: str) -> A
     if bad.any():
         raise DataError(
             f"the weight of '{group}' is {show_value(float(weights[bad][0]))} in "
-            f"{count(int(bad.sum()), 'row')}; give a finite number above 0, or leave those rows out"
+            f"{count(int(bad.sum()), of)}; give a finite number above 0, or leave those rows out"
         )
     low, high = np.full(n_units, np.inf), np.zeros(n_units)
     np.minimum.at(low, codes, weights)
     np.maximum.at(high, codes, weights)
-    differ = high - low > CONSTANT * high
+    refuse_differing(low, high, group=group)
+    return low
+
+
+def refuse_differing(low: Array, high: Array, *, group: str) -> None:
+    """Raise `DataError` where the least (J,) and the largest weight of a unit's rows differ."""
+    differ = high - low > CONSTANT * np.abs(high)
     if differ.any():
         at = int(np.argmax(differ))
         raise DataError(
             f"the weight of '{group}' differs between the rows of {int(differ.sum())} of its "
-            f"{n_units} units (from {low[at]:g} to {high[at]:g}); give one value per unit"
+            f"{len(low)} units (from {low[at]:g} to {high[at]:g}); give one value per unit"
         )
-    return low
 
 
 def merge_weightings(

@@ -234,10 +234,6 @@ def test_moments_of_sites_keep_their_weights(survey, options, capsys, tmp_path):
     status, _, err = run(capsys, "moments", survey, "--like", parts[0], "--weights", "w")
     assert status == 2
     assert "holds which weights its moments were reduced with" in err
-    nested = ["--formula", "y ~ x + (1 | school/room)", "--weights", "w"]
-    status, _, err = run(capsys, "moments", survey, *nested, "-o", merged)
-    assert status == 2
-    assert "a file of moments is not there yet with precision weights" in err
 
 
 @pytest.mark.wide
