@@ -117,6 +117,7 @@ _CLASSES = {
     *("FamilyBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
     *(
         "CellMoments",
+        "LevelPatterns",
         "FamilyFit",
         "FamilyLevelsFit",
         "FamilyMaximum",

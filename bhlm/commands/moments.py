@@ -31,7 +31,7 @@ from bhlm.layout import count, show_name
 from bhlm.progress import VOICE
 
 if TYPE_CHECKING:
-    from bhlm.moments.either import Reduced
+    from bhlm.moments.either import Saved
 
 
 @app.command("moments")
@@ -136,13 +136,16 @@ def merge_command(
     return 0
 
 
-def _print_moments(moments: "Reduced", path: Path) -> None:
+def _print_moments(moments: "Saved", path: Path) -> None:
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
 
     promised = moments.min_group_size
     if isinstance(moments, CellMoments):
         size, unit = f"{moments.size}: {moments.n_cells} {moments.cells_are}", "cell"
+    elif isinstance(moments, LevelPatterns):
+        size, unit = f"{moments.size}, {moments.n_patterns} patterns", "unit"
     else:
         size = f"{moments.n_rows} rows in {moments.n_groups} groups of '{moments.group}'"
         size += f", {moments.n_patterns} patterns" if isinstance(moments, Patterns) else ""
@@ -152,7 +155,7 @@ def _print_moments(moments: "Reduced", path: Path) -> None:
     print(show_name(f"{moments.formula}: {size}{left}{promise} -> {path}"))
 
 
-def _warn(moments: "Reduced", min_group_size: int | None) -> None:
+def _warn(moments: "Saved", min_group_size: int | None) -> None:
     """Say what a file tells of single rows."""
     for sentence in moments.disclosures(min_group_size=min_group_size):
         print(f"bhlm: warning: {show_name(sentence)}", file=sys.stderr)

@@ -74,7 +74,7 @@ def open_model(
             raise refuse_factors(asked, "this command")
 
     def refuse_counted(model: Model, path: str) -> None:
-        if model.patterns is not None and not counted:
+        if (model.patterns or model.level_patterns) is not None and not counted:
             raise ArgumentError(
                 f"'{path}' has patterns of family='{model.family}', which this command does not "
                 f"take yet; bhlm ml --data {path} fits it"

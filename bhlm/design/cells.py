@@ -13,10 +13,13 @@ import numpy as np
 from bhlm.design.constants import fit_constants
 from bhlm.design.design import (
     Design,
+    check_levels,
     check_roles,
     check_values,
     find_factors,
     ignore_floating_errors,
+    prepare_design,
+    tally_table,
 )
 from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.terms import Formula, list_factors
@@ -76,10 +79,13 @@ class PreparedCells(NamedTuple):
             check_values(self.design, self.frame, self.layout, n=len(self.frame))
 
 
-def prepare_cells(formula: Formula, table: Any, *, counted: bool = False) -> PreparedCells:
+def prepare_cells(
+    formula: Formula, table: Any, *, counted: bool = False, least: int = 2
+) -> PreparedCells:
     """Return the design of a formula with several grouping columns, and its complete rows.
 
-    `counted` takes trials and offsets, which only families have.
+    `counted` takes trials and offsets, which only families have; `least` is how many levels a
+    factor must have.
 
     Raises:
         FormulaError: the formula is at fault.
@@ -98,7 +104,7 @@ def prepare_cells(formula: Formula, table: Any, *, counted: bool = False) -> Pre
             rows = rows.filter(is_complete(layout))
         kept = collect_frame(rows) if isinstance(rows, nw.LazyFrame) else rows
         columns = {name: kept[at].to_numpy() for at, name in name_groups(formula).items()}
-        labels = read_labels(formula, columns, n=tally.complete)
+        labels = read_labels(formula, columns, n=tally.complete, least=least)
         cells, codes = code_cells([each.codes for each in labels])
         levels = {str(factor): find_levels(factor, kept, layout) for factor in factors}
         values = [e for e in (*list_factors(formula), formula.response) if str(e) not in levels]
@@ -106,6 +112,29 @@ def prepare_cells(formula: Formula, table: Any, *, counted: bool = False) -> Pre
         design = Design.assemble(formula, levels, constants)
     missing = tally.name_missing(layout)
     dropped = tally.total - tally.complete
+    return PreparedCells(design, kept, layout, labels, cells, codes, dropped, missing)
+
+
+def prepare_cells_alike(design: Design, table: Any) -> PreparedCells:
+    """Return the complete rows of a table that has the constants and levels of a design.
+
+    It may be one part of many, in which a factor has a single level.
+
+    Raises:
+        DataError: the table has values or levels that the design cannot serve.
+    """
+    formula = design.formula
+    table = read_table(table, formula)
+    with ignore_floating_errors():
+        rows, layout = prepare_design(design, table)
+        total, missing = tally_table(design, table)
+        kept = collect_frame(rows) if isinstance(rows, nw.LazyFrame) else rows
+        check_levels(design, kept, layout)
+        check_values(design, kept, layout, n=len(kept))
+        columns = {name: kept[at].to_numpy() for at, name in name_groups(formula).items()}
+        labels = read_labels(formula, columns, n=len(kept), least=1)
+        cells, codes = code_cells([each.codes for each in labels])
+    dropped = total - len(kept)
     return PreparedCells(design, kept, layout, labels, cells, codes, dropped, missing)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
-from bhlm.errors import ArgumentError
+from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.level_rows import read_new_columns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.reml.family.level_predictions import predict_rows
@@ -48,6 +48,11 @@ def predict_family_levels(
             "by the model that was fitted"
         )
     formula = patterns.design.formula
+    if own is None:
+        raise DataError(
+            "this model was made from patterns, which hold no single rows, and cannot read new "
+            "ones; make it from the table"
+        )
     if data is None:
         names = formula_columns(formula)
         new: Any = read_frame(read_table(own, formula)).drop_nulls(subset=names).to_native()

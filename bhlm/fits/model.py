@@ -122,7 +122,7 @@ class Model:
         counts = {"link": link, "trials": trials, "exposure": exposure}
         if is_moments_path(data):
             data = load_moments(data)
-        if isinstance(data, Patterns):
+        if isinstance(data, Patterns | LevelPatterns):
             self._take_patterns(data, family, **counts)
             return
         if family != "gaussian":
@@ -192,7 +192,7 @@ class Model:
 
     def _take_patterns(
         self,
-        patterns: Patterns,
+        patterns: Patterns | LevelPatterns,
         family: str,
         *,
         link: str | None,
@@ -225,7 +225,10 @@ class Model:
             )
         self._moments, self._cells = None, None
         self.formula = patterns.design.formula
-        self._patterns = patterns
+        if isinstance(patterns, LevelPatterns):
+            self._level_patterns = patterns
+        else:
+            self._patterns = patterns
 
     @property
     def patterns(self) -> Patterns | None:
@@ -280,7 +283,9 @@ class Model:
             LOGGER.warning("%s", sentence)
 
     @classmethod
-    def from_moments(cls, data: str | Path | Moments | CellMoments | Patterns) -> "Model":
+    def from_moments(
+        cls, data: str | Path | Moments | CellMoments | Patterns | LevelPatterns
+    ) -> "Model":
         """Return the model that moments, or a file of them, were reduced for."""
         moments = load_moments(data) if isinstance(data, str | Path) else data
         return cls(moments.formula, moments)

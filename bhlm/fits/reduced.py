@@ -10,7 +10,9 @@ from bhlm.design.rows import open_rows
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.likelihood.families import find_family
 from bhlm.moments import either
-from bhlm.moments.either import Reduced, merge_moments, reduce_alike
+from bhlm.moments.either import Saved, merge_moments, reduce_alike
+from bhlm.moments.level_pattern_parts import load_level_patterns
+from bhlm.moments.level_patterns import reduce_level_patterns
 from bhlm.moments.pattern_file import read_header
 from bhlm.moments.pattern_parts import load_patterns
 from bhlm.moments.patterns import reduce_patterns
@@ -18,23 +20,27 @@ from bhlm.sources.watch import unchanged
 
 
 @check_arguments
-def load_moments(path: str | Path) -> Reduced:
+def load_moments(path: str | Path) -> Saved:
     """Return the moments of a file that `save` wrote, equal to the last bit.
 
     Those of several grouping factors are a `CellMoments`, and of a family other than the gaussian
-    `Patterns`, which `bhlm.Model` takes as it takes moments.
+    `Patterns` or, of several factors, `LevelPatterns`, which `bhlm.Model` takes as it takes
+    moments.
 
     Raises:
         DataError: no such file; not a moments file; cut off, changed or corrupted; written in a
             newer schema; or its content contradicts itself.
     """
-    if "family" in read_header(path):
+    header = read_header(path)
+    if "family" in header and "groupings" in header:
+        return load_level_patterns(path, find=find_family)
+    if "family" in header:
         return load_patterns(path, find=find_family)
     return either.load_moments(path)
 
 
 @check_arguments
-def merge_files(paths: Sequence[str | Path]) -> Reduced:
+def merge_files(paths: Sequence[str | Path]) -> Saved:
     """Return the moments of the union of the rows behind several files.
 
     The files must hold disjoint rows, as those of different sites do. Every site but the first
@@ -60,7 +66,7 @@ def reduce_part(
     link: str | None = None,
     trials: str | None = None,
     exposure: str | None = None,
-) -> Reduced:
+) -> Saved:
     """Return the moments of a table that may be one part of many, even a single group.
 
     The constants of cgm() and poly() and the levels of factors are those of this part; the other
@@ -75,7 +81,7 @@ def reduce_part(
         weights: of rows and groups, of a single grouping factor, as `bhlm.Model` takes them.
         known_variance: the column of sampling variances that are known, row by row.
         family: as of `bhlm.Model`, which the link, trials and exposure are of; the result of
-            others than the gaussian is `Patterns`.
+            others than the gaussian is `Patterns`, of several factors `LevelPatterns`.
         link: of the family.
         trials: the column of the trials.
         exposure: the column over which counts were made.
@@ -84,7 +90,7 @@ def reduce_part(
         FormulaError: the formula cannot be read.
         DataError: the table cannot serve the formula.
         ArgumentError: weights of several grouping factors or of a family, which parts have not yet;
-            a family that is not known, or several grouping factors of one.
+            a family that is not known.
     """
     counts = {"link": link, "trials": trials, "exposure": exposure}
     meant = read_weights(weights, known_variance)
@@ -102,18 +108,15 @@ def reduce_part(
             f"weights are not there yet with family={family!r} ({meant.sentence}); leave them out"
         )
     asked = add_counts(parse_formula(formula), trials=trials, exposure=exposure)
-    if asked.has_levels:
-        raise ArgumentError(
-            f"files of patterns (family={family!r}) are not there yet for several grouping "
-            "factors; take one column of groups"
-        )
     opened = open_rows(asked, table)
+    if asked.has_levels:
+        return reduce_level_patterns(asked, opened, family=found, is_part=True)
     with unchanged(opened):
         return reduce_patterns(asked, opened, family=found, is_part=True)
 
 
 @check_arguments
-def reduce_like(reference: Reduced | str | Path, table: Any) -> Reduced:
+def reduce_like(reference: Saved | str | Path, table: Any) -> Saved:
     """Return the moments of a table under the constants and levels of other moments.
 
     Moments that are computed so merge with those of the reference. Centring on the reference's

@@ -645,7 +645,19 @@ def update_cells(moments: CellMoments, more: Any) -> CellMoments:
     return merge_cell_moments([moments, more], names=["the moments so far", "the new rows"])
 
 
-def open_cells_alike(moments: CellMoments, data: Any, **how: Any) -> Any:
+class HasCells(Protocol):
+    """Moments or patterns of several grouping factors."""
+
+    @property
+    def design(self) -> Design:
+        """The columns, and what they rest on."""
+
+    @property
+    def cell_labels(self) -> dict[str, Array]:
+        """The label of every cell or pattern, by grouping column."""
+
+
+def open_cells_alike(moments: HasCells, data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
     `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose

@@ -9,7 +9,7 @@ from bhlm.design.design import build_design
 from bhlm.design.formula.terms import parse_formula
 from bhlm.design.formula.weights import Weights, settle_factors
 from bhlm.design.rows import open_rows
-from bhlm.errors import DataError, check_arguments
+from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.moments import moments as one_factor
 from bhlm.moments.cells import (
     CellMoments,
@@ -21,6 +21,12 @@ from bhlm.moments.cells import (
     suppress_small_cells,
 )
 from bhlm.moments.file import read_blocks
+from bhlm.moments.level_pattern_parts import merge_level_patterns
+from bhlm.moments.level_patterns import (
+    LevelPatterns,
+    check_small_units,
+    reduce_level_patterns,
+)
 from bhlm.moments.moments import Moments, compute_moments, open_blocks
 from bhlm.moments.pattern_parts import merge_patterns, suppress_small_patterns
 from bhlm.moments.patterns import Patterns, reduce_patterns
@@ -28,6 +34,7 @@ from bhlm.sources.watch import unchanged
 
 type AnyMoments = Moments | CellMoments
 type Reduced = Moments | CellMoments | Patterns
+type Saved = Reduced | LevelPatterns  # what files hold
 
 
 def load_moments(path: str | Path) -> AnyMoments:
@@ -46,7 +53,7 @@ def load_moments(path: str | Path) -> AnyMoments:
 
 
 @check_arguments
-def save_moments(moments: Reduced, path: str | Path, *, min_group_size: int | None = None) -> None:
+def save_moments(moments: Saved, path: str | Path, *, min_group_size: int | None = None) -> None:
     """Write moments to one file, which `load_moments` gives back to the last bit.
 
     See `bhlm.moments.moments.save_moments`, of several grouping factors
@@ -56,7 +63,7 @@ def save_moments(moments: Reduced, path: str | Path, *, min_group_size: int | No
 
 
 @check_arguments
-def merge_moments(parts: Sequence[Reduced], *, names: Sequence[str] | None = None) -> Reduced:
+def merge_moments(parts: Sequence[Saved], *, names: Sequence[str] | None = None) -> Saved:
     """Return the moments of the union of disjoint sets of rows.
 
     See `bhlm.moments.moments.merge_moments`, of several grouping factors
@@ -66,6 +73,15 @@ def merge_moments(parts: Sequence[Reduced], *, names: Sequence[str] | None = Non
     Raises:
         DataError: no parts, parts of two kinds, or parts that do not merge.
     """
+    if any(isinstance(part, LevelPatterns) for part in parts):
+        for at, part in enumerate(parts):
+            if not isinstance(part, LevelPatterns):
+                shown = names[at] if names else f"part {at + 1}"
+                raise DataError(
+                    f"{shown} ('{part.formula}') has no patterns of several factors, and others "
+                    "have; reduce all with one family and one formula"
+                )
+        return merge_level_patterns(cast("Sequence[LevelPatterns]", parts), names=names)
     if any(isinstance(part, Patterns) for part in parts):
         for at, part in enumerate(parts):
             if not isinstance(part, Patterns):
@@ -99,7 +115,7 @@ def reduce_part(formula: str, table: Any, *, weights: Weights | None = None) -> 
     return compute_cells(design, opened) if asked.has_levels else compute_moments(design, opened)
 
 
-def reduce_alike(reference: Reduced, table: Any) -> Reduced:
+def reduce_alike(reference: Saved, table: Any) -> Saved:
     """Return the moments of a table under the constants and levels of others.
 
     See `bhlm.reduce_like`.
@@ -111,26 +127,29 @@ def reduce_alike(reference: Reduced, table: Any) -> Reduced:
             return reduce_patterns(
                 design.formula, opened, family=family, design=design, is_part=True
             )
+    if isinstance(reference, LevelPatterns):
+        return reduce_level_patterns(
+            reference.design.formula, opened, family=reference.family, design=reference.design,
+            is_part=True,
+        )  # fmt: skip
     if isinstance(reference, CellMoments):
         return compute_cells(reference.design, opened)
     return compute_moments(reference.design, opened)
 
 
-def open_alike(moments: Reduced, data: Any, **how: Any) -> Any:
+def open_alike(moments: Saved, data: Any, **how: Any) -> Any:
     """Return the table behind data, with labels of the types that those of some moments have.
 
     `how` are the memory_limit, separator and missing of `bhlm.sources.open.open_table`, whose
     `DataError` is raised.
     """
-    if isinstance(moments, CellMoments):
+    if isinstance(moments, CellMoments | LevelPatterns):
         return open_cells_alike(moments, data, **how)
     return one_factor.open_alike(moments, data, **how)
 
 
 @check_arguments
-def suppress_small_groups(
-    moments: Reduced, k: int, *, action: str = "refuse"
-) -> tuple[Reduced, str]:
+def suppress_small_groups(moments: Saved, k: int, *, action: str = "refuse") -> tuple[Saved, str]:
     """Return moments without groups or cells of fewer than k rows, and a sentence on what was done.
 
     See `bhlm.moments.moments.suppress_small_groups` for what this guarantees and what not,
@@ -141,6 +160,14 @@ def suppress_small_groups(
         ArgumentError: k is not a whole number above 0, or the action is not known.
         DataError: there are groups below k to refuse, or none would be left.
     """
+    if isinstance(moments, LevelPatterns):
+        if action == "drop":
+            raise ArgumentError(
+                "units of several factors are not dropped after: those of one factor lie across "
+                "those of others; leave their rows out of the table, and reduce it again"
+            )
+        sentence = check_small_units(moments, k)
+        return replace(moments, min_group_size=int(k)), sentence
     if isinstance(moments, Patterns):
         return suppress_small_patterns(moments, k, action=action)
     if isinstance(moments, CellMoments):

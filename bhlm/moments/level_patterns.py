@@ -4,17 +4,28 @@ A cell is a combination of labels that occurs, of nested factors a unit of the f
 patterns are what they are within a group of a single factor.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bhlm.design.cells import Labels, prepare_cells
+from bhlm.design.cells import (
+    Labels,
+    code_cells,
+    prepare_cells,
+    prepare_cells_alike,
+    read_labels,
+)
 from bhlm.design.design import Design, GroupingFactor
 from bhlm.design.formula.terms import Formula
 from bhlm.layout import list_names
 from bhlm.moments.cells import list_implicit, spread_labels
-from bhlm.moments.moments import describe_design, tell_rows_used
+from bhlm.moments.disclosure import find_large_groups
+from bhlm.moments.level_pattern_file import list_level_disclosures, write_level_patterns
+from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
 from bhlm.moments.patterns import (
     CountedRows,
     Outcome,
@@ -26,6 +37,8 @@ from bhlm.moments.patterns import (
 from bhlm.sources.watch import unchanged
 
 Array = np.ndarray
+
+LOGGER = logging.getLogger("bhlm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class LevelPatterns(CountedRows):
     dropped: int  # rows left out because a used column was missing
     missing: tuple[tuple[str, int], ...] = ()  # columns, and rows dropped in which each is missing
     rest: float = 0.0  # what the double leaves of the constant
+    min_group_size: int | None = None  # rows that every unit is promised to have, by who wrote it
 
     def __repr__(self) -> str:
         """Return the formula, the family and the size of the data."""
@@ -111,6 +125,30 @@ class LevelPatterns(CountedRows):
         """What to know of labels that may be nested implicitly; empty if nothing."""
         return " ".join(list_implicit(self))
 
+    def save(self, path: str | Path, *, min_group_size: int | None = None) -> None:
+        """Write the patterns to a file, which `bhlm.load_moments` gives back to the last bit.
+
+        As `bhlm.moments.patterns.save_patterns`; `min_group_size` is of the units of every factor.
+
+        Raises:
+            DataError: units below the minimum, labels of a type that has no place in a file, a
+                folder that cannot be written to.
+        """
+        promised = self.min_group_size if min_group_size is None else min_group_size
+        if promised is not None:
+            check_small_units(self, promised)
+        description = describe_level_patterns(self) | {"min_group_size": promised}
+        write_level_patterns(path, description, self)
+        for sentence in self.disclosures(min_group_size=promised):
+            LOGGER.warning("%s: %s", path, sentence)
+
+    def disclosures(self, *, min_group_size: int | None = None) -> tuple[str, ...]:
+        """Return what is given away of single rows, a sentence each.
+
+        See `bhlm.moments.level_pattern_file.list_level_disclosures`.
+        """
+        return list_level_disclosures(self, min_group_size=min_group_size)
+
     def take(self, names: tuple[str, ...]) -> Array:
         """Return some columns (I, len(names)) by name, the intercept included."""
         place = {name: at for at, name in enumerate(self.columns)}
@@ -136,13 +174,74 @@ def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
     }
 
 
-def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> LevelPatterns:
+def rebuild_level_patterns(
+    description: Mapping[str, Any],
+    labels: Mapping[str, Array],
+    lists: Mapping[str, Array],
+    *,
+    family: Outcome,
+) -> LevelPatterns:
+    """Return the patterns of which `describe_level_patterns` is a description, read from JSON.
+
+    Args:
+        description: all but the arrays.
+        labels: those (I,) of each grouping column.
+        lists: n, y, offset, values and rows.
+        family: the one that is described.
+
+    Raises:
+        DataError: its formula cannot be read.
+        ValueError, LookupError, TypeError: it is not such a description.
+    """  # fmt: skip
+    factors = tuple(GroupingFactor(*map(freeze, each)) for each in description["factors"])
+    design = replace(rebuild_design(description), factors=factors)
+    if tuple(description["groupings"]) != design.formula.group_columns:
+        raise ValueError(f"the grouping columns {description['groupings']}")
+    found = read_labels(design.formula, labels, n=int(lists["rows"].sum()), least=1)
+    return LevelPatterns(
+        labels=found,
+        **lists,
+        constant=float(description["constant"]),
+        family=family,
+        design=design,
+        dropped=description["dropped"],
+        missing=freeze(description["missing"]),
+        rest=float(description["rest"]),
+        min_group_size=description["min_group_size"],
+    )
+
+
+def check_small_units(patterns: LevelPatterns, k: int) -> str:
+    """Return a sentence on units of fewer than k rows, of which there is none.
+
+    Raises:
+        ArgumentError: k is not a whole number above 0.
+        DataError: there are such units.
+    """
+    told = []
+    for factor, labels in zip(patterns.factors, patterns.labels, strict=True):
+        rows = np.bincount(labels.codes, weights=patterns.rows, minlength=labels.n_levels)
+        told.append(find_large_groups(rows, k, of=f"units of '{factor.name}'", action="refuse")[1])
+    return "; ".join(told)
+
+
+def reduce_level_patterns(
+    formula: Formula,
+    table: Any,
+    *,
+    family: Outcome,
+    design: Design | None = None,
+    is_part: bool = False,
+) -> LevelPatterns:
     """Return the patterns of the rows of a table that a formula with several factors uses.
 
     Args:
         formula: with several factors; its response may be successes / trials.
         table: any dataframe that narwhals accepts; the columns that are read are held in memory.
         family: of the responses.
+        design: of other patterns by that formula, whose constants and levels are taken; None takes
+            those of the table.
+        is_part: whether the table may be one part of many, in which a factor has one level.
 
     Raises:
         FormulaError: the formula cannot serve the family.
@@ -150,24 +249,21 @@ def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> L
     """
     check_trials(formula, family)
     with unchanged(table):
-        prepared = prepare_cells(formula, table, counted=True)
+        prepared = (
+            prepare_cells(formula, table, counted=True, least=1 if is_part else 2)
+            if design is None
+            else prepare_cells_alike(design, table)
+        )
         held = prepared.rows()
     ones = np.ones(len(prepared.cells))
     values, y, trials, offset, (constant, rest) = read_counts(
         prepared.design, held, ones, family=family, check=prepared.check
     )
-    keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
-    n_cells = prepared.codes.shape[1]
-    own, starts, first = find_patterns(prepared.cells, np.ascontiguousarray(keys), n_cells)
-    cells = np.repeat(np.arange(n_cells), np.diff(starts))
-    labels = zip(prepared.labels, prepared.codes, strict=True)
+    lists = {"n": trials, "y": y, "offset": offset, "values": values, "rows": ones}
+    labels, own = gather_patterns(prepared.labels, lists)
     return LevelPatterns(
-        labels=tuple(each._replace(codes=codes[cells]) for each, codes in labels),
-        n=np.bincount(own, weights=trials, minlength=len(first)),
-        y=np.bincount(own, weights=y, minlength=len(first)),
-        offset=offset[first],
-        values=np.ascontiguousarray(values[first]),
-        rows=np.bincount(own, weights=ones, minlength=len(first)),
+        labels=labels,
+        **own,
         constant=constant,
         family=family,
         design=prepared.design,
@@ -175,3 +271,26 @@ def reduce_level_patterns(formula: Formula, table: Any, *, family: Outcome) -> L
         missing=tuple(prepared.missing.items()),
         rest=rest,
     )
+
+
+def gather_patterns(
+    labels: Sequence[Labels], lists: Mapping[str, Array]
+) -> tuple[tuple[Labels, ...], dict[str, Any]]:
+    """Return the labels and the lists of the distinct patterns of rows, or of other patterns.
+
+    Args:
+        labels: F, with the codes (n,) of the rows.
+        lists: n, y, offset, values and rows, (n,) or (n, k - 1).
+    """
+    cells, codes = code_cells([each.codes for each in labels])
+    values, offset = lists["values"], lists["offset"]
+    keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
+    own, starts, first = find_patterns(cells, np.ascontiguousarray(keys), codes.shape[1])
+    at = np.repeat(np.arange(codes.shape[1]), np.diff(starts))
+    found: dict[str, Any] = {
+        name: np.bincount(own, weights=lists[name], minlength=len(first))
+        for name in ("n", "y", "rows")
+    }
+    found |= {"offset": offset[first], "values": np.ascontiguousarray(values[first])}
+    kept = tuple(each._replace(codes=by[at]) for each, by in zip(labels, codes, strict=True))
+    return kept, found

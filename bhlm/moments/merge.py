@@ -7,7 +7,7 @@ import numpy as np
 
 from bhlm.design.design import Design
 from bhlm.design.formula.expressions import Apply, walk
-from bhlm.design.formula.terms import list_factors
+from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import list_within
 from bhlm.errors import DataError
@@ -227,6 +227,17 @@ def _check_cells(
                 f"a cell of '{formula.group}' occurs twice in {name}; merge moments whose cells "
                 "are distinct"
             )
+    check_within(formula, belongs, labels)
+
+
+def check_within(formula: Formula, belongs: Array, labels: Mapping[str, Array]) -> None:
+    """Raise `DataError` where a level, within which means are taken, has rows in several parts.
+
+    Args:
+        formula: with several factors.
+        belongs: the part (C,) of each cell.
+        labels: those (C,) of each grouping column.
+    """
     for written in list_within(formula):
         factor = str(formula.find_grouping(written))
         codes = number_cells([labels[column] for column in formula.groupings[factor]])

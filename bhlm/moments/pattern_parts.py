@@ -19,7 +19,7 @@ from bhlm.moments.pattern_file import (
     digest_sorted,
     read_patterns,
 )
-from bhlm.moments.patterns import Outcome, Patterns, find_patterns, rebuild_patterns
+from bhlm.moments.patterns import CountedRows, Outcome, Patterns, find_patterns, rebuild_patterns
 
 type FindFamily = Callable[[str, str], Outcome]  # by name and link
 
@@ -72,7 +72,7 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
     design = first.design
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(design, part.design, names=(names[0], name))
-        _check_outcomes(first, part, names=(names[0], name))
+        check_outcomes(first, part, names=(names[0], name))
     refuse_repeated(
         [(digest_sorted(part), str(part.groups.dtype)) for part in parts], names, what="patterns"
     )
@@ -109,7 +109,7 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
     )
 
 
-def _check_outcomes(first: Patterns, part: Patterns, *, names: tuple[str, str]) -> None:
+def check_outcomes(first: CountedRows, part: CountedRows, *, names: tuple[str, str]) -> None:
     """Raise `DataError` where two parts differ in their families, trials or offsets."""
     for what, here, there in zip(
         ("the family", "the trials", "offsets"), *map(_tell_outcome, (part, first)), strict=True
@@ -121,7 +121,7 @@ def _check_outcomes(first: Patterns, part: Patterns, *, names: tuple[str, str]) 
             )
 
 
-def _tell_outcome(part: Patterns) -> tuple[str, str, str]:
+def _tell_outcome(part: CountedRows) -> tuple[str, str, str]:
     """Return the family, the trials and the offsets, in words."""
     formula = part.design.formula
     offsets = ", ".join(map(str, formula.offsets)) or "none"

@@ -100,6 +100,7 @@ class CountedRows:
     y: Array
     values: Array
     rows: Array
+    family: Outcome
     design: Design
 
     @property

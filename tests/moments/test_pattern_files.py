@@ -408,10 +408,6 @@ def test_from_two_sites_to_a_fit_by_commands(capsys, table, tmp_path):
         (["ml", "--data", "FILE", "--family", "poisson"], "says itself what it was reduced for"),
         (["moments", "TABLE", "--like", "FILE", "--family", "poisson"], "holds the family"),
         (["merge", "FILE", "FILE"], "hold the same patterns"),
-        (
-            ["moments", "TABLE", "--formula", "y ~ (1 | g) + (1 | f)", "--family", "bernoulli"],
-            "not there yet for several grouping factors",
-        ),
     ],
 )
 def test_commands_refuse_in_one_line(capsys, table, tmp_path, arguments, message):
