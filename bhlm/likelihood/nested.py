@@ -410,6 +410,44 @@ class Nested:
             left = np.concatenate([-means[factor], lifted], axis=1)
         return tuple(Effects(*pair) for pair in zip(means, covs, strict=True))
 
+    def weighted_effects(self, lams: Sequence[Array], beta: Array) -> tuple[Effects, ...]:
+        """Return every factor's effects (J_f, q) under sampling weights, covariances in sigma^2.
+
+        A unit's effects given those of the units that it lies in have the density that its rows'
+        weighted ones, and its own units' weighted integrals, make with N(0, G): its own weight
+        counts for its parents alone. Columns carry the roots of the weights of the levels below
+        theirs, which are taken out again. With M = d mean / d (effects above) and S the covariance
+        of these,
+
+            cov = Psi - Psi F Psi + M S M'
+
+        Args:
+            lams: a square root (q_f, q_f) of each factor's Psi = G / sigma^2.
+            beta: (p,) whitened fixed effects.
+        """
+        found = self.eliminate(lams)
+        means: list[Array] = [np.empty(0)] * len(self.order)
+        covs = list(means)
+        left, above = np.append(-beta, 1.0)[None], np.zeros((1, 0, 0))
+        roots = np.ones(left.shape)  # of the weights from the top down to each column's own level
+        for level in reversed(range(len(self.order))):
+            factor, parents = self.order[level], self.parents[level]
+            taken, q = found.kept[level].taken, self.sizes[factor]
+            own = np.sqrt(self.weights[level])[:, None]
+            psi = lams[factor] @ lams[factor].T
+            lifted, spread, root = left[parents], above[parents], roots[parents]
+            slopes = psi @ taken[:, :, q:] * (root / own)[:, None, :]
+            means[factor] = np.einsum("jqr,jr->jq", slopes, lifted)
+            moved = -slopes[:, :, : spread.shape[1]]
+            beside = moved @ spread
+            inner = psi - psi @ taken[:, :, :q] @ psi
+            covs[factor] = inner + beside @ moved.transpose(0, 2, 1)
+            left = np.concatenate([-means[factor], lifted], axis=1)
+            roots = np.concatenate([np.repeat(own, q, axis=1), root], axis=1)
+            lower = np.concatenate([beside.transpose(0, 2, 1), spread], axis=2)
+            above = np.concatenate([np.concatenate([covs[factor], beside], axis=2), lower], axis=1)
+        return tuple(Effects(*pair) for pair in zip(means, covs, strict=True))
+
     def joint(self, lams: Sequence[Array], found: Eliminated, spread: Array, codes: Array) -> Array:
         """Return joint covariances; see `bhlm.likelihood.levels.Levels`.
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bhlm.design.formula.weights import refuse_weights
 from bhlm.errors import ArgumentError, check_fields, show_value
 from bhlm.likelihood.cells import WhitenedCells, arrange_factors, whiten_cells
 from bhlm.likelihood.covariance import Structure
@@ -134,7 +133,8 @@ class LevelsEstimate(Maximum):
         `factor`, a column for each of its label columns; `coefficient`; `estimate`, the deviation
         u; `sd`, its conditional SD given the estimated parameters (lme4's condVar); `pev`, the
         prediction error variance var(u_hat - u), which adds the uncertainty of the fixed effects
-        (Henderson's C22).
+        (Henderson's C22). With sampling weights there is no `pev`, and a unit's effect is that of
+        its own weighted rows, given the effects of the units that it lies in.
 
         Args:
             factor: the factor; None is all of them.
@@ -144,8 +144,6 @@ class LevelsEstimate(Maximum):
         """
         import pandas as pd
 
-        if self.weights is not None and self.weights.is_sampling:
-            raise refuse_weights(self.weights, "group_effects() of several factors")
         names = list(self.moments.groups)
         if factor is not None:
             self.find_factor(factor)
@@ -258,16 +256,31 @@ class LevelsEstimate(Maximum):
         diagonals = (np.maximum(np.einsum("jaa->ja", each), 0.0) for each in (covs, pevs))
         given, pev = (each.ravel() for each in diagonals)
         columns["coefficient"] = np.array(list(names) * len(means), dtype=object)
-        return pd.DataFrame(columns | {"estimate": means.ravel(), "sd": np.sqrt(given), "pev": pev})
+        found = pd.DataFrame(
+            columns | {"estimate": means.ravel(), "sd": np.sqrt(given), "pev": pev}
+        )
+        return found.drop(columns="pev") if self._is_sampling else found
+
+    @property
+    def _is_sampling(self) -> bool:
+        return self.weights is not None and self.weights.is_sampling
 
     def solve_effects(self) -> list[tuple[Array, Array, Array]]:
         """Return what is known of each factor's effects in its whitened basis B, u = B u~.
 
         Means (J, q), conditional covariances and prediction errors (J, q, q) of u~, in which
-        covariate offsets cancel.
+        covariate offsets cancel. With sampling weights there are no prediction errors, but nan.
         """
         if "effects" not in self._kept:
             white, restricted = self.white, self.method == "reml"
+            if self._is_sampling and isinstance(white.levels, Nested):
+                beta = np.linalg.solve(white.fixed, self.beta - white.ols) / white.scale
+                self._kept["effects"] = [
+                    (white.scale * one.mean, self.sigma2 * one.cov, np.nan * one.cov)
+                    for one in white.levels.weighted_effects(self.lams, beta)
+                ]
+                found: list[tuple[Array, Array, Array]] = self._kept["effects"]
+                return found
             criterion = evaluate_levels(
                 white.levels, self.lams, n=white.n, restricted=restricted, held=white.held
             )

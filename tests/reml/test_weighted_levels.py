@@ -195,8 +195,6 @@ def test_what_weights_of_units_cannot_be_is_told() -> None:
     model = Model(FORMULA, TABLE, weights=SamplingWeights("w"))
     with pytest.raises(ArgumentError, match="is not there with sampling weights"):
         model.sample(seed=1)
-    with pytest.raises(ArgumentError, match="not there"):
-        model.reml(method="ml").group_effects()
 
 
 def test_one_factor_takes_weights_by_its_name() -> None:
@@ -285,3 +283,68 @@ def test_json_and_tables_of_known_variances_leave_out_shares() -> None:
     assert "study" in str(bhlm.table({"meta": fit}))
     with pytest.raises(ArgumentError, match="icc"):
         fit.icc()
+
+
+def solve_effects(rows: pd.DataFrame, fit, *, scaled: bool) -> dict[str, tuple]:
+    """Return means and covariances of the effects of a school and its classes, by their densities.
+
+    A unit's effects have, given those above it, the density of its weighted parts times N(0, G).
+    """
+    beta, sigma2 = fit.beta, fit.sigma2
+    school_g, class_g = fit.gs
+    school, inside = np.zeros((2, 2)), np.zeros(2)
+    kept = []
+    for label, own in rows.groupby("class"):
+        w = own["w"].to_numpy(float)
+        w = w * len(w) / w.sum() if scaled else w
+        z = np.column_stack([np.ones(len(own)), own["x"]])
+        rest = own["y"].to_numpy() - z @ beta
+        inner = np.ones((len(own), 1))
+        a, above, b = inner.T * w @ inner, inner.T * w @ z, inner.T @ (w * rest)
+        precision = np.linalg.inv(np.linalg.inv(class_g) + a / sigma2)
+        kept.append((label, precision, above / sigma2, b / sigma2))
+        times = own["w_class"].iloc[0]
+        left = z.T * w @ z / sigma2 - above.T @ precision @ above / sigma2**2
+        school += times * left
+        inside += times * (z.T @ (w * rest) / sigma2 - above.T @ precision @ b / sigma2**2)
+    cov = np.linalg.inv(np.linalg.inv(school_g) + school)
+    mean = cov @ inside
+    found = {"school": (mean, cov)}
+    for label, precision, above, b in kept:
+        moved = -precision @ above
+        found[label] = (precision @ b + moved @ mean, precision + moved @ cov @ moved.T)
+    return found
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_effects_of_units_are_those_of_their_weighted_densities(scaled) -> None:
+    weights = SamplingWeights(
+        "w", {"class": "w_class", "school": "w_school"}, scaling="size" if scaled else "none"
+    )
+    table = TABLE.assign(y=TABLE["y"] + 2.0 * TABLE["x"] * np.sin(TABLE["school"]))
+    formula = "y ~ x + (x | school) + (1 | school:class)"
+    fit = Model(formula, table, weights=weights).reml(method="ml")
+    assert not fit.singular
+    schools = fit.group_effects("school").set_index(["school", "coefficient"])
+    classes = fit.group_effects("school:class").set_index(["school", "class"])
+    assert list(schools.columns) == ["estimate", "sd"]
+    for label, rows in table.groupby("school"):
+        expected = solve_effects(rows, fit, scaled=scaled)
+        mean, cov = expected.pop("school")
+        own = schools.loc[label].loc[["Intercept", "x"]]
+        np.testing.assert_allclose(own["estimate"], mean, 1e-8, 1e-9)
+        np.testing.assert_allclose(own["sd"], np.sqrt(np.diag(cov)), 1e-8)
+        for room, (value, spread) in expected.items():
+            np.testing.assert_allclose(classes.loc[(label, room), "estimate"], value, 1e-8, 1e-9)
+            np.testing.assert_allclose(classes.loc[(label, room), "sd"] ** 2, spread[0], 1e-8)
+
+
+def test_effects_under_equal_weights_are_those_without() -> None:
+    table = TABLE.assign(one=1.0)
+    weights = SamplingWeights("one", {"school": "one"})
+    weighed, plain = fit(table, weights).group_effects(), fit(table).group_effects()
+    assert list(weighed.columns) == [name for name in plain.columns if name != "pev"]
+    np.testing.assert_allclose(weighed["estimate"], plain["estimate"], 1e-5, 1e-6)
+    np.testing.assert_allclose(weighed["sd"], plain["sd"], 1e-5)
+    with pytest.raises(ArgumentError, match="sampling weights"):
+        fit(table, weights).group_residuals("school")
