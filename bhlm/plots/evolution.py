@@ -146,9 +146,12 @@ def _read(table: "pd.DataFrame") -> str:
                 words.append(f"{never} for {shorten(worst)}")
             else:
                 at = values.idxmax() if found is holds[0] else values.idxmin()
-                words.append(f"{lost}, at {values[at]:.4g} in {shorten(last.loc[at, 'parameter'])}")
+                size = f"{values[at]:.4g}" if found is holds[0] else f"{values[at]:,.0f}"
+                words.append(f"{lost}, at {size} in {shorten(last.loc[at, 'parameter'])}")
     text = " and ".join(words)
     if ends.isna().all():
+        return text[0].upper() + text[1:]
+    if "the ESS ends below 400" in text:  # and where
         return text[0].upper() + text[1:]
     least = ends.idxmin()
     text += f"; of {total:,} draws per chain the smallest ESS is {ends[least]:,.0f}"

@@ -85,7 +85,7 @@ def draw_loo_pit(found: LooPit, *, single_rows: bool = True) -> Figure:
     return Figure(
         name="loo_pit",
         title="LOO-PIT of the rows" if found.of_rows else "PIT of the groups' means",
-        reading=f"{found.reading}{marked}{MEANS if is_mean else ''}.",
+        reading=f"{found.reading}{marked}{f'; {MEANS}' if is_mean else ''}.",
         table=pd.DataFrame(
             {"pit": average_ranks(ordered), "ecdf": average_ranks(ecdf)}
             if is_mean

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.checks.predictive import OUTSIDE, PredictiveCheck, check_groups, name_variable
+from bhlm.bayes.checks.predictive import (
+    OUTSIDE,
+    PredictiveCheck,
+    check_groups,
+    name_statistic,
+    name_variable,
+)
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.checks import check_groups as check_family_draws
 from bhlm.bayes.family.draws import FamilyDraws
@@ -160,7 +166,8 @@ def _read(check: PredictiveCheck) -> str:
         f"Of {len(table)} summaries over the groups {far or 'none'} {'is' if far == 1 else 'are'} "
         f"outside what {check.draws:,} replicates make likely (two-sided p < {OUTSIDE:g}), and of "
         f"{len(check.groups):,} statistics of single groups {groups or 'none'} after allowing for "
-        f"their number; the furthest summary is the {row['over']} of {shorten(row['statistic'])}, "
+        f"their number; the furthest summary is the {row['over']} of "
+        f"{name_statistic(shorten(row['statistic']))}, "
         f"{format_digits(row['observed'], 3)} where {format_digits(row['lower'], 3)} to "
         f"{format_digits(row['upper'], 3)} is predicted (p = {row['p_two_sided']:.3f})."
     )

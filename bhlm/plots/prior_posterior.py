@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.draws import Posterior, turn_draws
 from bhlm.bayes.prior_table import tabulate_fit
 from bhlm.errors import check_arguments
-from bhlm.layout import agree, count
+from bhlm.layout import agree, count, format_digits
 from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Line, Mark, Panel, Points
@@ -163,7 +163,7 @@ def _describe_width(facts: "pd.Series[float]") -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100.0 * share:.2g} %" if share < 0.995 else f"{100.0 * share:.0f} %"
+    return f"{format_digits(100.0 * share, 2)} %"
 
 
 def _list_strange(table: "pd.DataFrame", facts: "pd.DataFrame") -> list[str]:

@@ -5,7 +5,7 @@ import numpy as np
 Array = np.ndarray
 
 FEWEST = 10  # rows that share a point; fewer only where there are no more rows
-MEANS = f" (each point is the mean of {FEWEST} neighbouring rows or more)"
+MEANS = f"each point is the mean of {FEWEST} neighbouring rows or more"
 
 
 def average_ranks(ordered: Array, *, fewest: int = FEWEST) -> Array:

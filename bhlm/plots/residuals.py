@@ -278,11 +278,11 @@ def _tell(sample: Sample, inside: bool) -> str:
     )
     what = f"{len(sample.values):,} {what}"
     if inside:
-        return f"the {what} stay within the band{MEANS if sample.is_averaged else ''}"
+        return f"the {what} stay within the band{f', where {MEANS}' if sample.is_averaged else ''}"
     ends = sample.law.ppf([TAIL, 1.0 - TAIL], *sample.shape)
     lower, upper = np.mean(sample.values < ends[0]), np.mean(sample.values > ends[1])
+    means = f", where {MEANS}" if sample.is_averaged else ""
     return (
-        f"the {what} leave the band ({100 * lower:.1f} % lie in the lower and {100 * upper:.1f} % "
-        f"in the upper {100 * TAIL:g} % of what the model says)"
-        f"{MEANS if sample.is_averaged else ''}"
+        f"the {what} leave the band{means} ({100 * lower:.1f} % lie in the lower and "
+        f"{100 * upper:.1f} % in the upper {100 * TAIL:g} % of what the model says)"
     )

@@ -7,7 +7,7 @@ import numpy as np
 from bhlm.bayes.checks.sensitivity import Sensitivity, list_terms, measure_sensitivity, say_term
 from bhlm.bayes.draws import Posterior
 from bhlm.errors import check_arguments
-from bhlm.layout import agree, count
+from bhlm.layout import agree, count, format_digits
 from bhlm.plots.choice import choose_parameters, list_parameters, merge_names, say, title
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Mark, Note, Panel, Points, Segments
@@ -143,15 +143,16 @@ def _read(found: Sensitivity, *, left: int) -> str:
         return "No parameter varies in these draws, so that nothing can be sensitive."
     flagged = list(table.index[table["diagnosis"] != "ok"])
     worst = str(table["prior"].idxmax())
-    high = f"{table.loc[worst, 'prior']:.2g} ({say(worst)})"
+    high = f"{format_digits(table.loc[worst, 'prior'], 2)} ({say(worst)})"
     weak, strong = table["likelihood"].min(), table["likelihood"].max()
-    data = f"{weak:.2g}" if len(table) == 1 else f"{weak:.2g} to {strong:.2g}"
+    weak, strong = (format_digits(size, 2) for size in (weak, strong))
+    data = weak if len(table) == 1 else f"{weak} to {strong}"
     if flagged:
+        reached = high if len(flagged) > 1 else format_digits(table.loc[worst, "prior"], 2)
         text = (
             f"The priors sway {len(flagged)} of {count(len(table), 'posterior')}, "
-            f"{list_parameters(flagged)}: their sensitivity reaches {high}, and "
-            f"{found.threshold:g} "
-            f"counts, beside {data} for the data"
+            f"{list_parameters(flagged)}: the sensitivity to them reaches {reached}, and "
+            f"{found.threshold:g} counts, beside {data} for the data"
         )
     else:
         text = (

@@ -16,6 +16,7 @@ from bhlm.bayes.existence import explain_missing
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.pool import Pool
 from bhlm.bayes.importance.target import list_priors
+from bhlm.layout import format_digits
 from bhlm.likelihood.parameters import RESIDUAL_SD, Parameter
 from bhlm.reconciliation.evidence import AnyEstimate, Evidence
 from bhlm.reconciliation.findings import LARGE
@@ -143,8 +144,9 @@ def _explain(
         text = f"The posterior mean of {name} is within {MENTIONED} posterior SDs of REML"
     else:
         text = (
-            f"The posterior mean of {name} is {abs(gap):.2g} {'above' if gap > 0 else 'below'} "
-            f"REML, {abs(gap) / unit:.2g} posterior SDs"
+            f"The posterior mean of {name} is {format_digits(abs(gap), 2)} "
+            f"{'above' if gap > 0 else 'below'} REML, {format_digits(abs(gap) / unit, 2)} "
+            "posterior SDs"
         )
     clauses = _list_clauses(parameter, row, unit, nouns)
     if math.isnan(row["shape"] + row["prior"]) and abs(gap) > NEGLIGIBLE * unit:
@@ -224,7 +226,7 @@ def _tell(
 
 
 def _word(size: float, cause: str) -> str:
-    return f"{abs(size):.2g} {'up' if size > 0 else 'down'} {cause}"
+    return f"{format_digits(abs(size), 2)} {'up' if size > 0 else 'down'} {cause}"
 
 
 def advise(table: "pd.DataFrame", post: Posterior, evidence: Evidence) -> list[str]:

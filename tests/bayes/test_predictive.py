@@ -68,8 +68,8 @@ def test_groups_of_unequal_spread_are_seen():
     row = find(check, "residual SD", "SD")
     assert row["observed"] > row["upper"]
     assert row["p"] < 0.005
-    assert any("SD over groups of residual SD" in sentence for sentence in check.outside)
-    assert any(sentence.startswith("residual SD of g ") for sentence in check.outside)
+    assert any("SD over groups of the residual SD" in sentence for sentence in check.outside)
+    assert any(sentence.startswith("the residual SD of g ") for sentence in check.outside)
     assert not check.ok
 
 
@@ -84,7 +84,7 @@ def test_a_group_far_from_the_others_is_named():
     check = sample(simulate(4, far=8.0)).check(kind="new groups")
     far = check.groups[check.groups["p_adjusted"] < 0.01]
     assert set(far["g"]) == {0}
-    assert any(sentence.startswith("mean of g 0 is outside") for sentence in check.outside)
+    assert any(sentence.startswith("the mean of g 0 is outside") for sentence in check.outside)
     assert not sample(simulate(4, far=8.0)).check().groups["p_adjusted"].lt(0.01).any()
 
 

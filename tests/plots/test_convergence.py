@@ -214,6 +214,7 @@ def test_evolution_of_a_failure_says_so(post):
     assert reading.startswith("R-hat ends above 1.01, at ")
     short = plot_evolution(first_draws(post, 40)).reading
     assert "the ESS ends below 400" in short
+    assert "smallest ESS" not in short  # which is where it ends
 
 
 def test_energy(post):

@@ -13,6 +13,7 @@ from bhlm.bayes.priors.families import Flat, HalfCauchy, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
+from bhlm.layout import format_digits
 from bhlm.plots.marks import Line, Note, Points
 from bhlm.plots.prior_posterior import (
     compare_widths,
@@ -173,7 +174,10 @@ class TestSensitivity:
         assert reading.startswith(
             f"The priors sway {len(bad)} of {len(table)} posteriors, {bad.index[0]}, "
         )
-        assert f"{table['prior'].max():.2g} ({table['prior'].idxmax()})" in reading
+        most = format_digits(table["prior"].max(), 2)
+        assert f"reaches {most} ({table['prior'].idxmax()}), and 0.05 counts" in reading
+        one = replace(measure_sensitivity(tight), table=table.loc[[table["prior"].idxmax()]])
+        assert f"the sensitivity to them reaches {most}, and" in draw_sensitivity(one).reading
         found = measure_sensitivity(post)
         calm = replace(found, table=found.table.assign(diagnosis="ok"))
         assert draw_sensitivity(calm).reading.startswith("No posterior moves much where the priors")

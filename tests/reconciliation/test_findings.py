@@ -62,7 +62,7 @@ def test_a_model_check_that_fails_is_told_beside_gaps_that_are_explained(
     assert sleep_both.checks.pit.p < 1e-3
     told = " ".join(findings.model_checks.details)
     assert f"(p = {sleep_both.checks.pit.p:.2g})" in told
-    assert "Residual SD of Subject 332 is outside" in told
+    assert "The residual SD of Subject 332 is outside" in told
     outcome = judge(make_subject(sleep_both))
     assert (outcome.tone, outcome.label) == ("caution", "A model check fails")
     assert any("model checks" in text for text in outcome.advice)

@@ -24,7 +24,7 @@ from bhlm.reml.compare import intraclass_correlation
 from bhlm.reports.dashboard import page as page_module
 from bhlm.reports.dashboard.arrangement import arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Facts, Subject, Table, Text
-from bhlm.reports.dashboard.cells import count_decimals, show_cells
+from bhlm.reports.dashboard.cells import count_decimals, separate_thousands, show_cells
 from bhlm.reports.dashboard.content import list_columns, show_text
 from bhlm.reports.dashboard.drawing import describe_figure
 from bhlm.reports.dashboard.outcome import _advise, judge
@@ -559,3 +559,39 @@ class TestArrangement:
         alone = {"verdict-reml_estimates"}
         assert not place_block(table, "verdict-reml_estimates", anchors=alone).folded
         assert not place_block(fitted, "verdict-text", anchors=alone).folded
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("cov(Intercept,cwc(ses)|school)", "cov(Intercept,<wbr>cwc(ses)|<wbr>school)"),
+        ("var(Residual)", "var(Residual)"),
+        ("socioeconomic_column", "socioeconomic_<wbr>column"),
+        ("cwc(socioeconomicstatusofparents)", "cwc(<wbr>socioeconomicstatusofparents)"),
+    ],
+)
+def test_names_break_behind_a_bracket_only_where_they_have_nothing_else(name, written):
+    assert str(page_module.break_words(name)) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "parted"),
+    [
+        ("-30766.1", "-30,766.1"),
+        ("1234567", "1,234,567"),
+        ("9999.5", "9999.5"),
+        ("0.123456", "0.123456"),
+        ("1.25e+12", "1.25e+12"),
+    ],
+)
+def test_thousands_stand_apart_from_ten_thousand_on(text, parted):
+    assert separate_thousands(text) == parted
+
+
+def test_an_option_of_a_line_to_type_keeps_its_value():
+    line = "bhlm reconcile --formula 'y ~ x --chains' --chains 4 --no-adjust --seed 1"
+    held = page_module.hold_options(line)
+    assert '<span class="option">--chains 4</span>' in held
+    assert '<span class="option">--no-adjust</span>' in held
+    assert '<span class="option">--seed 1</span>' in held
+    assert '<span class="option">--formula</span>' in held  # of any length

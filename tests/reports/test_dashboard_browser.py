@@ -709,6 +709,7 @@ def test_the_pooled_page_is_whole_at_every_width(visit, pooled_page, width):
     assert needed <= given
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
     assert page.evaluate(FIND_CROWDED, width > 390) == NOTHING
+    assert page.evaluate(FIND_ALONE) == NOTHING
     check_accessibility(page)
 
 
@@ -742,6 +743,53 @@ FIND_CROWDED = """(wide) => {
     for (const label of wide ? plot.querySelectorAll("[class$=xtitle]") : []) {
       if (label.querySelectorAll("tspan.line").length > 1) {
         found.push(`${plot.dataset.figure}: '${label.textContent}' is broken`);
+      }
+    }
+  }
+  return found.join("\\n");
+}"""
+
+
+# Axes on which fewer than two numbers are seen, texts beside an axis that touch, legends that touch
+# what stands above them, and titles over two lines that have room for one.
+FIND_ALONE = """() => {
+  const found = [];
+  for (const plot of document.querySelectorAll(".js-plotly-plot")) {
+    if (plot.closest(".small")) continue;
+    const name = plot.dataset.figure || "chosen", full = plot._fullLayout;
+    const box = (text) => text.getBoundingClientRect();
+    const list = (query) => [...plot.querySelectorAll(query)].filter((text) =>
+      text.textContent.trim() && box(text).width && getComputedStyle(text).visibility !== "hidden");
+    for (const [key, axis] of Object.entries(full)) {
+      if (!/^[xy]axis/.test(key) || !axis._length || !axis.showticklabels) continue;
+      const texts = list(`.${axis._id}tick text`), isAcross = key[0] === "x";
+      if (isAcross && axis.type === "linear" && !axis.ticktext && texts.length < 2) {
+        found.push(`${name}: ${key} has ${texts.length} numbers`);
+      }
+      const ends = texts.map((text) => isAcross ? [box(text).left, box(text).right]
+        : [box(text).top, box(text).bottom]).sort((one, two) => one[0] - two[0]);
+      if (ends.slice(1).some(([start], at) => start < ends[at][1] - (isAcross ? 0 : 3))) {
+        found.push(`${name}: texts of ${key} touch: ${texts.map((text) => text.textContent)}`);
+      }
+    }
+    const legend = plot.querySelector(".legend");
+    const above = list("[class$=xtitle], [class^=x][class$=tick] text")
+      .map((text) => box(text).bottom);
+    if (legend && full.legend.y < 0 && box(legend).top < Math.max(...above) + 4) {
+      found.push(`${name}: the legend touches the axis`);
+    }
+    const titles = list(".annotation-text").map((text) => ({ text, at: box(text) }));
+    for (const { text, at } of titles) {
+      const lines = [...text.querySelectorAll("tspan.line")];
+      if (lines.length < 2) continue;
+      const needed = lines.reduce((sum, line) => sum + line.getComputedTextLength(), 0);
+      const middle = (at.left + at.right) / 2;
+      const near = (one) => one.text !== text && Math.abs(one.at.bottom - at.bottom) < 20;
+      const gaps = titles.filter(near).map((one) =>
+        Math.abs((one.at.left + one.at.right) / 2 - middle) - 20);
+      const edge = 2 * Math.min(middle - box(plot).left, box(plot).right - middle);
+      if (needed < Math.min(...gaps, edge) - 10) {
+        found.push(`${name}: '${text.textContent}' is broken`);
       }
     }
   }
@@ -854,6 +902,7 @@ def test_pages_of_every_kind_are_whole(visit, page_of_a_kind, width):
     assert needed <= given
     assert page.evaluate(FIND_CLIPPED, [SLACK, COVERED]) == NOTHING
     assert page.evaluate(FIND_CROWDED, width > 390) == NOTHING
+    assert page.evaluate(FIND_ALONE) == NOTHING
     page.evaluate("document.getElementById('reproduction').remove()")
     assert re.findall(PYTHON, page.locator("main").inner_text()) == []
 
@@ -877,6 +926,21 @@ def test_headings_stand_over_their_numbers_and_options_stay_whole(visit, hsb_pag
         "[...document.querySelectorAll('.option')].map((one) => one.getClientRects().length)"
     )
     assert set(lines) == {1}
+
+
+@pytest.mark.slow
+def test_names_stay_on_one_line_where_they_have_room(visit, hsb_page):
+    page = visit(hsb_page, width=1024)
+    walk(page)
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll("[data-table] table.firm")].flatMap((table) =>
+          [...table.querySelectorAll("td:first-child bdi")].map((name) =>
+            new Set([...name.getClientRects()].map((box) => Math.round(box.top))).size))"""
+    )
+    assert len(lines) > 40
+    assert set(lines) == {1}
+    verdict = page.locator("[data-table='verdict-estimates'] table")
+    assert "firm" in verdict.get_attribute("class")
 
 
 @pytest.mark.slow

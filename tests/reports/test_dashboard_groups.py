@@ -290,7 +290,7 @@ def test_checks_page_of_a_model_with_rows(subject):
     text = sentences_of(section)
     loo = subject.post.loo(refit=False)
     assert f"over 160 groups, is {loo.elpd:,.1f} (SE {loo.se:,.1f})" in text
-    assert "Residual SD of school 3427 is outside" in text
+    assert "The residual SD of school 3427 is outside" in text
     for figure in blocks_of(section, Figure):
         assert figure.reading.endswith(".")
         assert figure.reading[0].isupper()

@@ -79,9 +79,10 @@ class PredictiveCheck(ShownAsText):
             is_rounding = abs(row.observed) < ROUNDING * abs(row.predicted)
             observed = 0.0 if is_rounding else row.observed
             sentences.append(
-                f"the {row.over} over groups of {row.statistic} is {format_digits(observed, 4)}"
-                f", {side} what the model predicts: {format_digits(row.predicted, 4)}, 95 % "
-                f"{format_digits(row.lower, 4)} to {format_digits(row.upper, 4)} "
+                f"the {row.over} over groups of {name_statistic(row.statistic)} is "
+                f"{format_digits(observed, 3)}, {side} what the model predicts: "
+                f"{format_digits(row.predicted, 3)}, 95 % {format_digits(row.lower, 3)} to "
+                f"{format_digits(row.upper, 3)} "
                 f"(two-sided p = {row.p_two_sided:.3f})"
             )
         return tuple(sentences)
@@ -95,7 +96,7 @@ class PredictiveCheck(ShownAsText):
         for statistic, rows in far.groupby("statistic", sort=False):
             names = name_some(rows[label].tolist())
             sentences.append(
-                f"{statistic} of {name_unit(self.group, names)} is outside: "
+                f"{name_statistic(statistic)} of {name_unit(self.group, names)} is outside: "
                 f"two-sided p < {OUTSIDE} after multiplying by the {len(self.groups)} group "
                 "statistics compared"
             )
@@ -402,6 +403,11 @@ def _tabulate_overall(names: tuple[str, ...], own: Array, drawn: Array) -> "pd.D
             "p_two_sided": two_sided.ravel(),
         }
     )
+
+
+def name_statistic(name: str) -> str:
+    """Return a statistic of groups for a sentence: "the mean", but "slope(x)"."""
+    return name if name.endswith(")") else f"the {name}"
 
 
 def name_variable(name: str) -> str:

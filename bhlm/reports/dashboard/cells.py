@@ -1,6 +1,7 @@
 """A table's numbers -> the text of its cells: few digits, aligned, under human headings."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,9 +45,10 @@ DECIMALS = {"reliability": 3, "rhat": 3, "khat": 2, "gap_sd": 3, "fmi": 2, "riv"
 SPREAD = 1e3  # largest over smallest number of a column up to which all have the same decimals
 MOST = 6  # decimals of a column
 APART = 1  # decimals by which rows differ that have the larger number of them all
-PLAIN = {"reliability"}  # shares, of which the smallest are as good as zero
+PLAIN = {"reliability", "gap_sd"}  # of which the smallest are as good as zero
 LEAST = 0.001  # probability that is told
 COUNTS = {"n", "rows", "groups"}
+LONG = re.compile(r"(?<![\d.e])\d{5,}(?![\de])")
 PROSE = 40  # characters of a cell from which a column is wrapped
 LONGEST = 80  # characters of a cell
 
@@ -138,6 +140,11 @@ def _show_row(value: Any, decimals: int | None, digits: int) -> str:
     return _show(round(float(value), decimals) + 0.0, lambda number: f"{number:.{decimals}f}")
 
 
+def separate_thousands(text: str) -> str:
+    """Return a number of five digits or more before its point with its thousands apart."""
+    return LONG.sub(lambda found: f"{int(found[0]):,}", text, count=1)
+
+
 def _order(heads: Sequence[Head], first: Sequence[str]) -> list[int]:
     """Return the columns with those shown at first in front."""
     order = range(len(heads))
@@ -196,7 +203,10 @@ def _show(value: Any, write: Any) -> str:
         return "\N{EN DASH}"
     if isinstance(value, str):
         return value.replace("inf", "∞")
-    return str(write(value)).replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
+    text = str(write(value))
+    if isinstance(value, float) and not value.is_integer():
+        text = separate_thousands(text)
+    return text.replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
 
 
 def _show_texts(name: str, values: Sequence[Any], digits: int) -> list[str]:

@@ -49,6 +49,7 @@ from bhlm.reml.family.population import (
 )
 from bhlm.reml.family.slopes import estimate_slopes
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.command_line import write_command
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.reproduction import (
     tabulate_family_settings,
@@ -465,7 +466,7 @@ def build_family_reproduction(subject: Subject) -> Section:
     if pair.post is not None:
         blocks.append(tabulate_priors(pair.post))
     blocks.append(tabulate_versions())
-    if command := subject.source.get("Command"):
+    if command := write_command(subject):
         blocks.append(Text((command,), heading="The command", code=True))
     lines, notes = write_family_lines(subject)
     blocks.append(Text(lines, heading="In Python", code=True))

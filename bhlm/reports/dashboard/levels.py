@@ -13,6 +13,7 @@ from bhlm.plots.style import shorten
 from bhlm.reml.compare import r_squared
 from bhlm.reml.fixed.few_groups import note_binary, tell_weights
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text
+from bhlm.reports.dashboard.command_line import write_command
 from bhlm.reports.dashboard.groups import measure_effects
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.reproduction import (
@@ -236,7 +237,7 @@ def build_level_reproduction(subject: Subject) -> Section:
     if post is not None:
         blocks.append(tabulate_priors(post))
     blocks.append(tabulate_versions())
-    if command := subject.source.get("Command"):
+    if command := write_command(subject):
         blocks.append(Text((command,), heading="The command", code=True))
     lines, notes = write_level_lines(subject, find_level_moments(subject))
     blocks.append(Text(lines, heading="In Python", code=True))

@@ -14,8 +14,11 @@ REML_ONLY = (
     "fixed_tests",
     "influence",
     "residuals",
+    "shrinkage",
     "Influence",
     "Residuals",
+    "Residuals against the normal distribution",
+    "From least squares to empirical Bayes",
 )
 FITLESS = ("What was fitted", "The priors", "What to do")
 # Sections that rest on draws alone.

@@ -24,6 +24,7 @@ from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_bloc
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
 from bhlm.reports.dashboard.checks import build_checks, build_level_checks
+from bhlm.reports.dashboard.choices import state_formula
 from bhlm.reports.dashboard.content import (
     describe_sections,
     list_columns,
@@ -64,7 +65,6 @@ from bhlm.reports.dashboard.pooled import (
     build_pooled_fits,
     build_pooled_reproduction,
     build_pooled_verdict,
-    state_formula,
 )
 from bhlm.reports.dashboard.priors import build_priors
 from bhlm.reports.dashboard.reconciliation import build_reconciliation
@@ -151,11 +151,14 @@ POOLED_SECTIONS = (
 )
 # Characters of JSON that the numbers behind one figure may take on the page; the twin has all.
 LARGEST_TABLE = 40_000
-# Punctuation within a word that a line may break behind, in escaped text.
 POWER = re.compile(r"^(\d(?:\.\d+)?)e(-?)\+?0*(\d+)$")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-OPTION = re.compile(r"(?<= )--[\w-]+")
-WITHIN = re.compile(r"([(|:,_])(?=[^\s<])")
+# An option of a line to type, with a short value.
+OPTION = re.compile(r"(?<= )--[\w-]+(?: (?!--)[^\s'&<]{1,20}(?= |$))?")
+# Punctuation within a word that a line may break behind, in escaped text.
+WITHIN = re.compile(r"([|:,_])(?=[^\s<])")
+BRACKET = re.compile(r"(\()(?=[^\s<])")
+SHORT_NAME = 20  # characters of a name that is not broken behind a bracket
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,8 +363,14 @@ def embed(value: Any) -> str:
 
 
 def break_words(text: str) -> str:
-    """Return a cell as HTML in which a long name may break behind its punctuation."""
-    return WITHIN.sub(r"\1<wbr>", escape(text))
+    """Return a cell as HTML in which a long name may break behind its punctuation.
+
+    Behind a bracket only where it has no other: cov(Intercept, says less than cov(Intercept,x.
+    """
+    escaped = escape(text)
+    if WITHIN.search(escaped) or len(text) <= SHORT_NAME:
+        return WITHIN.sub(r"\1<wbr>", escaped)
+    return BRACKET.sub(r"\1<wbr>", escaped)
 
 
 def raise_power(text: str) -> str:
@@ -374,7 +383,7 @@ def raise_power(text: str) -> str:
 
 
 def hold_options(line: str) -> str:
-    """Return a line to type as HTML that breaks in front of an option, never within its name."""
+    """Return a line to type as HTML that breaks in front of an option, never before its value."""
     return OPTION.sub(r'<span class="option">\g<0></span>', escape(show_code(line)))
 
 

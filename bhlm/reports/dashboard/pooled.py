@@ -13,6 +13,8 @@ from bhlm.plots.style import shorten
 from bhlm.reml.compare import intraclass_correlation, r_squared
 from bhlm.reml.fixed.few_groups import tell_weights
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
+from bhlm.reports.dashboard.choices import state_formula
+from bhlm.reports.dashboard.command_line import write_command
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 from bhlm.reports.dashboard.reproduction import (
@@ -39,13 +41,6 @@ def find_pooled(subject: Subject) -> "Pooled":
 def name_values(pooled: "Pooled") -> str:
     """Return what the fits are of: "plausible values" or "imputations"."""
     return "plausible values" if len(pooled.responses) == pooled.m else "imputations"
-
-
-def state_formula(pooled: "Pooled") -> str:
-    """Return the formula with every response on its left."""
-    formula = pooled.fits[0].moments.formula
-    _, tilde, right = formula.partition("~")
-    return f"{' + '.join(pooled.responses)} {tilde}{right}"
 
 
 def build_pooled_verdict(subject: Subject) -> Section:
@@ -105,7 +100,7 @@ def build_pooled_reproduction(subject: Subject) -> Section:
         Table("settings", "Data and settings", reading, frame_values(rows, "setting"), digits=10),
         tabulate_versions(),
     ]
-    if command := subject.source.get("Command"):
+    if command := write_command(subject):
         blocks.append(Text((command,), heading="The command", code=True))
     blocks.append(Text(_write_lines(subject, pooled), heading="In Python", code=True))
     return Section("reproduction", "Reproduction", tuple(blocks))

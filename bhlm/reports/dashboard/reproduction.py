@@ -1,7 +1,6 @@
 """The last section: what it takes to get the same numbers again."""
 
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -9,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.independent import LARGE
 from bhlm.bayes.priors.families import PyMCPrior, TextPrior
-from bhlm.bayes.priors.resolve import resolve_priors
-from bhlm.bayes.sampling import LONG_STEPS, MANY_GROUPS, choose_acceptance
 from bhlm.bayes.storage.description import hash_moments
 from bhlm.layout import agree
 from bhlm.likelihood.covariance import Structure
@@ -19,6 +16,8 @@ from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reports.dashboard.blocks import Block, Section, Subject, Table, Text
+from bhlm.reports.dashboard.choices import count_groups, find_default, is_moved
+from bhlm.reports.dashboard.command_line import write_command
 from bhlm.reports.dashboard.verdict import find_moments
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ def build_reproduction(subject: Subject) -> Section:
         blocks.append(tabulate_priors(subject.post))
     blocks.append(tabulate_versions())
     lines, notes = write_lines(subject, moments)
-    command = subject.source.get("Command") or _write_command(subject, moments)
-    if command:
+    if command := write_command(subject):
         blocks.append(Text((command,), heading="The command", code=True))
     blocks.append(Text(lines, heading="In Python", code=True))
     if notes:
@@ -179,7 +177,7 @@ def _say_repeatable(post: "Posterior") -> str:
 def tabulate_priors(fit: "Posterior") -> Table:
     """Return the table of the priors."""
     texts = fit.priors.describe(fit.moments, structure=fit.structure)
-    default = _find_default(fit)
+    default = find_default(fit)
     chosen = [at for at, pair in enumerate(default) if str(pair[0]) != str(pair[1])]
     kind = (
         "All are the defaults, scaled by the SDs of the columns"
@@ -279,7 +277,7 @@ def write_level_lines(
     post, notes = subject.level_post, list[str]()
     if post is not None:
         lines += _write_sample(post, [])
-        if any(chosen != usual for chosen, usual in _find_default(post)):
+        if any(chosen != usual for chosen, usual in find_default(post)):
             notes.append("Priors were chosen: give those of the table as bhlm.Priors(...).")
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(reml, post)", 'both.dashboard("report.html")']
@@ -312,7 +310,7 @@ def write_family_lines(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ..
         lines.append(f"fit = model.ml({', '.join([*kind, *given])})")
     if post is not None:
         lines += _write_sample(post, kind)
-        if any(chosen != usual for chosen, usual in _find_default(post)):
+        if any(chosen != usual for chosen, usual in find_default(post)):
             notes.append("Priors were chosen: give those of the table as bhlm.Priors(...).")
     if subject.both is not None:
         lines += ["both = bhlm.reconcile(fit, post)", 'both.dashboard("report.html")']
@@ -330,16 +328,10 @@ def _write_sample(post: "Posterior", more: Sequence[str]) -> list[str]:
         given += [f"target_accept={chosen.target_accept!r}", f"maxdepth={chosen.maxdepth}"]
         given += ["prior_only=True"] if chosen.prior_only else []
         # Many groups are drawn independently where nobody says otherwise.
-        given += ["method='nuts'"] if _count_groups(post) >= LARGE else []
+        given += ["method='nuts'"] if count_groups(post) >= LARGE else []
     adjustment = getattr(post, "adjustment", None)
     given += ["adjust=False"] if adjustment and adjustment.failure == "adjust=False" else []
     return ["post = model.sample(", *(f"    {part}," for part in [*given, *more]), ")"]
-
-
-def _count_groups(post: "Posterior") -> int:
-    """Return the number of groups of a single factor; 0 of several."""
-    found = getattr(post.moments, "n_groups", 0)
-    return int(found)
 
 
 def _find_structure(subject: Subject) -> Structure:
@@ -348,20 +340,10 @@ def _find_structure(subject: Subject) -> Structure:
     return fit.structure
 
 
-def _find_default(fit: "Posterior") -> list[tuple[Any, Any]]:
-    """Return each prior beside its default: fixed effects, SDs, sigma, the correlations."""
-    default = resolve_priors(None, fit.moments, structure=fit.structure)
-    pairs: list[tuple[Any, Any]] = list(zip(fit.priors.every, default.every, strict=True))
-    corrs = zip(fit.structure.parts, fit.priors.corrs, default.corrs, strict=True)
-    pairs += [(own, usual) for part, own, usual in corrs if part.has_correlations]
-    return pairs
-
-
 def _write_priors(fit: "Posterior") -> tuple[list[str], list[str]]:
     """Return the argument for the priors, none for the defaults, and what has no text."""
-    pairs = _find_default(fit)
-    is_moved = fit.priors.frame != resolve_priors(None, fit.moments, structure=fit.structure).frame
-    if all(chosen == default for chosen, default in pairs) and not is_moved:
+    pairs = find_default(fit)
+    if all(chosen == default for chosen, default in pairs) and not is_moved(fit):
         return [], []
     if fit.priors.is_flat:
         return ["priors=bhlm.Priors.flat()"], []
@@ -385,7 +367,7 @@ def _write_priors(fit: "Posterior") -> tuple[list[str], list[str]]:
     given += [f"sigma={_write_prior(sigma)}"] if sigma != default else []
     for chosen, usual in pairs[p + s + 1 :]:
         given += [f"corr={_write_prior(chosen)}"] if chosen != usual else []
-    given += ["at='zero'"] if is_moved else []
+    given += ["at='zero'"] if is_moved(fit) else []
     return [f"priors=bhlm.Priors({', '.join(given)})"], notes
 
 
@@ -403,31 +385,3 @@ def _write_prior(prior: Any) -> str:
     numbers = {field.name: float(getattr(prior, field.name)) for field in fields(prior)}
     arguments = ", ".join(f"{name}={number!r}" for name, number in numbers.items())
     return f"bhlm.{type(prior).__name__}({arguments})"
-
-
-def _write_command(subject: Subject, moments: "Moments") -> str:
-    """Return the command line, "" where it cannot say what was fitted."""
-    post = subject.post
-    if post is None or (subject.reml is not None and subject.reml.method == "ml"):
-        return ""
-    if moments.weights is not None:
-        return ""
-    usual = {
-        choose_acceptance(moments.n_groups),
-        *([LONG_STEPS] if moments.n_groups >= MANY_GROUPS else []),
-    }
-    chosen = post.settings.target_accept in usual, post.settings.maxdepth, post.settings.prior_only
-    if _write_priors(post)[0] or chosen != (True, 10, False):
-        return ""
-    words = ["bhlm", "reconcile" if subject.both is not None else "sample", "--data", "FILE"]
-    words += ["--formula", moments.formula, "--seed", str(post.seed)]
-    words += ["--draws", str(post.settings.draws), "--tune", str(post.settings.tune)]
-    words += ["--chains", str(post.settings.chains)]
-    if post.diagnostics.certificate is not None:
-        words += ["--method", "independent"]
-    elif _count_groups(post) >= LARGE:
-        words += ["--method", "nuts"]
-    override = _find_structure(subject).name_override
-    words += [] if override is None else ["--covariance", override]
-    words += ["--dashboard", "report.html"] if subject.both is not None else []
-    return shlex.join(words)

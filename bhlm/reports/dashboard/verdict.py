@@ -22,7 +22,7 @@ from bhlm.reml.heterogeneity import measure_heterogeneity
 from bhlm.reml.sandwich import CONVENTIONS, tell_errors
 from bhlm.reml.strata import StrataEstimate
 from bhlm.reports.dashboard.blocks import Block, Facts, Section, Subject, Table, Text, Tone
-from bhlm.reports.dashboard.cells import count_decimals
+from bhlm.reports.dashboard.cells import count_decimals, separate_thousands
 from bhlm.reports.dashboard.holdings import describe_holdings
 from bhlm.reports.dashboard.outcome import choose_tone, judge
 
@@ -274,7 +274,10 @@ def join_ends(table: "pd.DataFrame", sizes: "Sequence[float] | None" = None) -> 
             texts.append("none")
             continue
         places = 2 if own is None else own
-        ends = (f"{round(float(end), places) + 0.0:.{places}f}" for end in (low, high))
+        ends = (
+            separate_thousands(f"{round(float(end), places) + 0.0:.{places}f}")
+            for end in (low, high)
+        )
         texts.append(" to ".join(ends))
     return texts
 

@@ -92,7 +92,7 @@ function tellChoice(content, at) {
     });
   const reliable = Object.entries(content.reliability)
     .filter(([, values]) => pick(values, at) !== null)
-    .map(([name, values]) => `${reveal(name)} ${round(pick(values, at), 2)}`);
+    .map(([name, values]) => `${reveal(name)} ${pick(values, at).toFixed(3)}`);
   const where = content.x.kind === "column"
     ? ` at ${reveal(content.x.label)} = ${round(content.x.origin)}` : "";
   const rows = content.n[at] === 1 ? "1 row" : `${content.n[at]} rows`;

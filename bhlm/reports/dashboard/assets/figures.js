@@ -7,17 +7,17 @@ const CONFIG = {
   modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
 };
 const NARROW = 560; // pixels of a figure from which panels stand side by side
-// On a narrow screen: characters of a tick's text and of every other, and ticks of an x axis.
+// On a narrow screen: characters of a tick's text and of every other.
 const SHORT = 18;
 const LONGER = 36;
-const TITLE = 28; // of a line of a panel's title
-const FEW_TICKS = 5;
 // Pixels: of a letter and a line of texts, of a number on an axis, and beside the panels.
 const LETTER = 7.5;
-const TICK = 7; // of a letter beside an axis
 const LINE = 16;
 const NUMBER = 52;
 const SIDES = 100;
+const APART = 6; // between two texts
+const SMALLEST = 11; // of a title's letters
+const SPACED = 1.3; // heights of a letter that a line takes
 const drawn = new Map(); // element -> what it shows
 const names = new WeakMap(); // trace -> its name in full
 
@@ -52,10 +52,18 @@ function shorten(text, longest) {
   return letters.length > longest ? letters.slice(0, longest - 1).join("") + "…" : text;
 }
 
-// A long name goes over two lines, the first of which ends behind punctuation.
+// A long name goes over two lines, the first of which ends behind punctuation: that nearest to the
+// middle, and a bracket only where there is no other.
 function wrap(text, longest) {
   const letters = String(text).match(/&#?\w+;|<br>|[^]/gu) || [];
   if (letters.length <= longest || letters.includes("<br>")) return shorten(text, longest);
+  for (const mark of [/[\s|:,_]/, /\(/]) {
+    const ends = letters.map((_, at) => at + 1).filter((end) => mark.test(letters[end - 1])
+      && end <= longest && letters.length - end <= longest && end < letters.length);
+    const best = ends.sort((one, two) =>
+      Math.abs(one - letters.length / 2) - Math.abs(two - letters.length / 2))[0];
+    if (best) return `${letters.slice(0, best).join("")}<br>${letters.slice(best).join("")}`;
+  }
   let end = longest;
   while (end > longest / 3 && !/[\s(|:,_]/.test(letters[end - 1])) end--;
   if (end <= longest / 3) return shorten(text, longest);
@@ -71,15 +79,13 @@ function nameTrace(trace, isNarrow) {
 function narrowAxis(axis, isAcross) {
   if (axis.title && axis.title.text) axis.title.text = shorten(axis.title.text, LONGER);
   if (!Array.isArray(axis.ticktext) || !Array.isArray(axis.tickvals)) return;
-  const step = isAcross ? Math.ceil(axis.ticktext.length / FEW_TICKS) : 1;
-  const isKept = (_, at) => at % step === 0;
   const fit = isAcross ? shorten : wrap;
-  axis.ticktext = axis.ticktext.filter(isKept).map((text) => fit(text, SHORT));
-  axis.tickvals = axis.tickvals.filter(isKept);
+  axis.ticktext = axis.ticktext.map((text) => fit(text, SHORT));
 }
 
-// Texts of an axis that have no room beside the last one are left out; numbers stay level.
-function fitTicks(axis, pixels) {
+// Texts of an axis that have no room beside each other are left out, at even steps; numbers stay
+// level.
+function fitTicks(axis, pixels, letters) {
   if (!Array.isArray(axis.ticktext) || !Array.isArray(axis.tickvals)) {
     if (axis.type === "category" || axis.tickvals) return;
     axis.tickangle = 0;
@@ -93,17 +99,22 @@ function fitTicks(axis, pixels) {
   const places = axis.tickvals.map(Number);
   if (!places.length || !places.every(Number.isFinite)) return;
   const [low, high] = axis.range || [Math.min(...places), Math.max(...places)];
-  const size = (text) => (axis.tickangle === -90 ? LINE : TICK * visibleLetters(text) + 6);
+  const size = (text) => (axis.tickangle === -90 ? LINE : measure(text, letters) + APART);
   const at = (place) => (pixels * (place - low)) / (high - low || 1);
-  let end = -Infinity;
-  const kept = places.map((place, index) => {
-    const half = size(axis.ticktext[index]) / 2;
-    if (at(place) - half < end) return false;
-    end = at(place) + half;
-    return true;
-  });
-  axis.ticktext = axis.ticktext.filter((_, index) => kept[index]);
-  axis.tickvals = axis.tickvals.filter((_, index) => kept[index]);
+  const halves = axis.ticktext.map((text) => size(text) / 2);
+  const isFree = (step) => {
+    let end = -Infinity;
+    return places.every((place, index) => {
+      if (index % step) return true;
+      const isApart = at(place) - halves[index] >= end;
+      end = at(place) + halves[index];
+      return isApart;
+    });
+  };
+  let step = 1;
+  while (step < places.length && !isFree(step)) step++;
+  axis.ticktext = axis.ticktext.filter((_, index) => index % step === 0);
+  axis.tickvals = axis.tickvals.filter((_, index) => index % step === 0);
 }
 
 // The step of 1, 2 or 5 for so many numbers at most, and for two of them in any case: one number
@@ -117,33 +128,168 @@ function chooseStep(start, end, most) {
   return steps.slice(0, few + 1).reverse().find((step) => count(step) > 1) || steps[few];
 }
 
-function visibleLetters(text) {
-  const lines = String(text).replace(/<[^>]*>/g, "").replace(/&#?\w+;/g, "x");
-  return [...lines].length;
+// The pixels that a text of Plotly's takes, of the longest of its lines.
+let pen = null;
+function measure(text, letters) {
+  pen ??= document.createElement("canvas").getContext("2d");
+  pen.font = `${letters}px ${SHARED.themes.light.font.family}`;
+  const lines = String(text).replace(/&#?\w+;/g, "x").split("<br>");
+  return Math.max(...lines.map((line) => pen.measureText(line).width));
 }
 
 // Fits texts to the pixels that each panel has.
 function fitPanels(layout, pixels) {
-  let narrowest = pixels;
   for (const [name, axis] of Object.entries(layout)) {
     if (!/^xaxis/.test(name)) continue;
     const [start, end] = axis.domain || [0, 1];
     const own = Math.max(pixels - SIDES, 100) * (end - start);
-    narrowest = Math.min(narrowest, own);
-    fitTicks(axis, own);
+    fitTicks(axis, own, layout.font.size);
     // A label that is longer than its panel runs into the next one's.
     if (axis.title && axis.title.text) {
       axis.title.text = wrap(axis.title.text, Math.floor((own + 40) / LETTER));
     }
   }
-  for (const note of layout.annotations || []) {
-    if (note.xref === "paper" && note.xanchor === "center") {
-      const text = wrap(note.text, Math.max(Math.floor((narrowest + 20) / LETTER), 8));
-      // Two lines stand where one did.
-      if (text !== note.text && text.includes("<br>")) note.font = { ...note.font, size: 11 };
-      note.text = text;
+}
+
+// What the texts of a figure need is known once it stands: titles as wide as their panels are apart,
+// two numbers on each axis, names beside an axis and the legend with room. Returns the layout that
+// has it, null where nothing is wanting.
+function settle(element, layout) {
+  const full = element._fullLayout;
+  const next = structuredClone(layout);
+  const found = [
+    settleTitles(next, full, element.clientWidth),
+    settleNumbers(next, full, element.clientWidth),
+    settleNames(next, full),
+    settleLegend(next, full, element),
+  ];
+  return found.some(Boolean) ? next : null;
+}
+
+function settleTitles(next, full, width) {
+  const titles = (next.annotations || []).filter(
+    (note) => note.xref === "paper" && note.xanchor === "center");
+  const middle = (note) => full._size.l + note.x * full._size.w;
+  let isOther = false;
+  for (const note of titles) {
+    const near = titles.filter((one) => one !== note && Math.abs(one.y - note.y) < 1e-6);
+    const gaps = near.map((one) => Math.abs(middle(one) - middle(note)) - 2 * APART);
+    const room = Math.min(...gaps, 2 * middle(note), 2 * (width - middle(note)));
+    const own = (note.font && note.font.size) || full.font.size;
+    let letters = own;
+    while (letters > SMALLEST && measure(note.text, letters) > room) letters--;
+    const needed = measure(note.text, letters);
+    if (letters === own && needed <= room) continue;
+    note.font = { ...note.font, size: letters };
+    if (needed > room) {
+      const count = String(note.text).replace(/&#?\w+;/g, "x").length;
+      note.text = wrap(note.text, Math.max(Math.floor((count * room) / needed), 8));
     }
+    isOther = true;
   }
+  return isOther;
+}
+
+function settleNumbers(next, full, width) {
+  let isOther = false;
+  for (const [name, axis] of Object.entries(full)) {
+    if (!/^xaxis/.test(name) || axis.type !== "linear" || !axis._length || !axis.tickfont) continue;
+    if (!next[name] || next[name].tickvals || typeof axis.dtick !== "number") continue;
+    const step = findNumbers(axis, findRoom(axis, full, width));
+    if (step) Object.assign(next[name], step);
+    isOther = isOther || step !== null;
+  }
+  return isOther;
+}
+
+// The pixels between which the numbers of an axis may stand: half the way to the panels beside it.
+function findRoom(axis, full, width) {
+  const row = (one) => String((full[`yaxis${one.anchor.slice(1)}`] || {}).domain);
+  const beside = Object.entries(full).filter(([name, one]) =>
+    /^xaxis/.test(name) && one !== axis && one._length && row(one) === row(axis)).map(([, one]) => one);
+  const [start, end] = [axis._offset, axis._offset + axis._length];
+  const before = beside.map((one) => one._offset + one._length).filter((place) => place <= start + 1);
+  const after = beside.map((one) => one._offset).filter((place) => place >= end - 1);
+  return {
+    low: before.length ? (Math.max(...before) + start) / 2 - APART : 0,
+    high: after.length ? (Math.min(...after) + end) / 2 + APART : width,
+    width,
+  };
+}
+
+// The ticks of an axis of which two numbers at least are seen, none over another or below the panel
+// beside; null where these are the ones that it has.
+function findNumbers(axis, room) {
+  const [low, high] = [...axis.range].sort((one, two) => one - two);
+  const at = (value) => axis._offset
+    + (axis._length * (value - axis.range[0])) / (axis.range[1] - axis.range[0]);
+  const plain = (value) => Number(value.toPrecision(10));
+  const write = (value) => String(value).replace("-", "\u2212");
+  const list = (step, start = 0) => {
+    const first = Math.ceil((low - start) / step - 1e-9);
+    const count = Math.floor((high - start) / step + 1e-9) - first + 1;
+    return Array.from({ length: Math.min(count, 1000) }, (_, index) => plain(start + (first + index) * step));
+  };
+  const box = (value) => {
+    const half = measure(write(value), axis.tickfont.size) / 2;
+    return [at(value) - half, at(value) + half];
+  };
+  const isSeen = ([start, end]) => start >= 0 && end <= room.width; // others Plotly leaves out
+  const isInside = ([start, end]) => start >= room.low && end <= room.high;
+  const isClear = (values) => {
+    const boxes = values.map(box).filter(isSeen).sort((one, two) => one[0] - two[0]);
+    return boxes.length > 1 && boxes.every(isInside)
+      && boxes.slice(1).every(([start], index) => start > boxes[index][1] + APART);
+  };
+  if (isClear(list(axis.dtick, axis.tick0))) return null;
+  const power = 10 ** Math.floor(Math.log10(high - low));
+  const plainSteps = [5, 2, 1, 0.5, 0.2, 0.1];
+  for (const digits of [plainSteps, [4, 2.5, 0.4, 0.25]]) {
+    const digit = digits.find((one) => isClear(list(one * power)));
+    if (digit) return { tick0: 0, dtick: plain(digit * power) };
+  }
+  // No even step has room: the outer two of round numbers.
+  for (const digit of plainSteps) {
+    const seen = list(digit * power).filter((value) => isInside(box(value)));
+    const ends = [seen[0], seen[seen.length - 1]];
+    if (seen.length > 1 && isClear(ends)) return { tickvals: ends, ticktext: ends.map(write) };
+  }
+  return null;
+}
+
+// Names of two lines beside an axis make the figure higher where they would touch.
+function settleNames(next, full) {
+  let share = 1;
+  for (const [name, axis] of Object.entries(full)) {
+    const own = next[name];
+    if (!/^yaxis/.test(name) || !axis._length || !axis.tickfont) continue;
+    if (!own || !own.ticktext || own.ticktext.length < 2) continue;
+    const places = own.tickvals.map(Number).sort((one, two) => one - two);
+    const apart = Math.min(...places.slice(1).map((place, index) => place - places[index]));
+    const pitch = (axis._length * apart) / Math.abs(axis.range[1] - axis.range[0]);
+    const lines = Math.max(...own.ticktext.map((text) => String(text).split("<br>").length));
+    share = Math.max(share, (lines * SPACED * axis.tickfont.size + 2) / pitch);
+  }
+  if (share <= 1 || !Number.isFinite(share)) return false;
+  const more = (share - 1) * full._size.h;
+  next.height = full.height + more;
+  if (next.legend && next.legend.y) next.legend.y *= full._size.h / (full._size.h + more);
+  return true;
+}
+
+// The legend stands below what belongs to the axes.
+function settleLegend(next, full, element) {
+  const legend = element.querySelector(".legend");
+  if (!legend || !full.legend || full.legend.y >= 0) return false;
+  const texts = element.querySelectorAll("[class$=xtitle], [class^=x][class$=tick] text");
+  const bottom = Math.max(...[...texts].map((text) => text.getBoundingClientRect().bottom));
+  const missing = bottom + 1.5 * APART - legend.getBoundingClientRect().top;
+  if (!(missing > 1)) return false;
+  const height = (next.height || full.height) - full.height + full._size.h;
+  const start = next.legend && next.legend.y ? next.legend.y : full.legend.y;
+  next.legend = { ...full.template.layout?.legend, ...next.legend, y: start - missing / height };
+  next.height = (next.height || full.height) + missing;
+  return true;
 }
 
 function arrange(layout, page, isNarrow, pixels) {
@@ -160,7 +306,6 @@ function arrange(layout, page, isNarrow, pixels) {
     for (const [name, axis] of Object.entries(found)) {
       if (/^[xy]axis/.test(name)) narrowAxis(axis, name[0] === "x");
     }
-    for (const note of found.annotations || []) note.text = wrap(note.text, TITLE);
     found.font.size = 11;
   }
   fitPanels(found, pixels);
@@ -191,7 +336,12 @@ function draw(element, content) {
   if (isPrinting()) layout.width = element.clientWidth;
   if (layout.height) element.style.height = `${layout.height}px`;
   drawn.set(element, { content, page, isNarrow, pixels: element.clientWidth, printed: isPrinting() });
-  const shown = Plotly.react(element, content.data, layout, CONFIG);
+  let shown = Plotly.react(element, content.data, layout, CONFIG);
+  const settled = settle(element, layout);
+  if (settled) {
+    if (settled.height) element.style.height = `${settled.height}px`;
+    shown = Plotly.react(element, content.data, settled, CONFIG);
+  }
   if (!content.isChoice) watchGroups(element);
   return shown;
 }

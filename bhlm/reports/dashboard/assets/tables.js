@@ -54,7 +54,8 @@ const UPPER = /(97\.5 %|^upper|^high|_high)$/i;
 const KNOWN = ["reliability", "n", "rows", "expected", "OLS", "coefficient"];
 const ALWAYS = ["p", "verdict", "fmi"];
 
-// Hides columns that have no room, from the right, until none is cut; the button shows them all.
+// Names stay on one line where they have room. Columns that have none are hidden, from the right,
+// until none is cut; the button shows them all.
 function fitColumns(place) {
   const table = place.querySelector("table");
   const button = document.querySelector(`[data-more="${CSS.escape(place.dataset.table)}"]`);
@@ -77,6 +78,8 @@ function fitColumns(place) {
   const order = spare.sort((one, two) => rank(one) - rank(two));
   const isWhole = table.classList.contains("whole");
   table.classList.remove("whole");
+  table.classList.add("firm");
+  if (place.scrollWidth > place.clientWidth + 1) table.classList.remove("firm");
   while (order.length > 1 && place.scrollWidth > place.clientWidth + 1) {
     const gone = order.shift();
     mark(gone.at, true);
