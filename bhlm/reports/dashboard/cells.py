@@ -174,7 +174,13 @@ def _show_numbers(name: str, values: Sequence[Any], digits: int) -> list[str]:
         return [_show(value, lambda number: f"{number:{parts}.0f}") for value in values]
     decimals = DECIMALS.get(name)
     if decimals is not None and name in PLAIN:
-        return [_show(value, lambda number: f"{number:.{decimals}f}") for value in values]
+        write = "{:." + str(decimals) + "f}"
+        return [
+            _show(round(value, decimals) + 0.0, write.format)
+            if isinstance(value, int | float)
+            else _show(value, write.format)
+            for value in values
+        ]
     if decimals is None and len(sizes) and sizes.max() <= SPREAD * np.median(sizes):
         decimals = digits - 1 - math.floor(math.log10(np.median(sizes)))
         decimals = min(max(decimals, 0), MOST)
