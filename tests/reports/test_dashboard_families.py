@@ -1,6 +1,7 @@
 """Pages of zeros and ones, proportions and counts; effects, caterpillars and checks of them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def fit(model: bhlm.Model) -> FamilyFit:
 @pytest.fixture(scope="module")
 def post(model: bhlm.Model) -> FamilyBayesFit:
     return model.sample(seed=2, draws=150, tune=150, chains=2)
+
+
+@pytest.fixture(scope="module")
+def both_page(
+    fit: FamilyFit, post: FamilyBayesFit, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    page = tmp_path_factory.mktemp("both") / "page.html"
+    bhlm.reconcile(fit, post).dashboard(page)
+    return page
 
 
 def average(eta: np.ndarray, sd: float) -> np.ndarray:
@@ -245,3 +255,28 @@ def test_the_page_of_a_posterior(post: FamilyBayesFit, tmp_path: Path) -> None:
     assert "could not be computed" not in json.dumps(twin["sections"])
     ratios = list_blocks(twin)["ratios"]
     assert ratios["title"] == "Odds ratios"
+
+
+def read_cells(page: Path, name: str) -> list[list[str]]:
+    """The cells of a table as the page shows them."""
+    text = page.read_text(encoding="utf-8")
+    body = re.search(rf'data-table="[^"]*-{name}".*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    assert body is not None
+    rows = re.findall(r"<tr.*?</tr>", body[1], re.DOTALL)
+    return [
+        [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("name", ["estimates", "ratios", "effects", "group_table"])
+def test_an_estimate_has_the_decimals_of_its_interval(both_page: Path, name: str) -> None:
+    pairs = [
+        (cells[at - 1], cell.split(" to ")[0])
+        for cells in read_cells(both_page, name)
+        for at, cell in enumerate(cells)
+        if " to " in cell
+    ]
+    assert len(pairs) > 3
+    for estimate, end in pairs:
+        assert len(estimate.partition(".")[2]) == len(end.partition(".")[2]), (estimate, end)

@@ -9,6 +9,7 @@ from command_line import run
 
 import bhlm
 from bhlm.errors import ArgumentError
+from bhlm.reports.dashboard.groups import _about_means
 
 pytestmark = pytest.mark.wide
 
@@ -207,3 +208,17 @@ def test_reconciliations_by_stratum_have_pages(table, tmp_path):
             refused()
     with pytest.raises(ArgumentError, match="rows=True is not there yet with residual='sex'"):
         both.dashboard(page, rows=True)
+
+
+def test_the_axes_of_a_group_do_not_depend_on_the_size_of_weights(table):
+    """A range of two SDs about the means is one of rows, whatever their weights add up to."""
+    heavy = table.assign(w=1e3 * table["w"])
+    ranges = [
+        [_about_means(moments, moments.columns.index(name)) for name in ("x", "y")]
+        for moments in (
+            bhlm.Model(FORMULA, rows, weights=bhlm.SamplingWeights("w")).moments
+            for rows in (table, heavy)
+        )
+    ]
+    np.testing.assert_allclose(ranges[1], ranges[0], rtol=1e-9)
+    assert ranges[0][1][1] < table["y"].max() + 2.0 * table["y"].std()

@@ -193,20 +193,27 @@ def tabulate_effect_ratios(pair: AnyPair) -> Table:
     patterns, link = given.moments, given.family.link
     frame = pd.DataFrame(index=pd.Index(list(patterns.fixed), name="parameter"))
     has_ratios = link != "probit"
+    found: dict[str, tuple[str, pd.Series[float], pd.DataFrame]] = {}
     if pair.ml is not None and has_ratios:
         table = tabulate_estimated(pair.ml, method="z", level=0.95)
-        frame["ML, unit-specific"] = table["ratio"]
-        frame["unit-specific 95 % interval"] = join_ends(table)
+        found["ML, unit-specific"] = ("unit-specific 95 % interval", table["ratio"], table)
     if pair.post is not None and has_ratios:
         table = tabulate_ratios(pair.post)
-        frame["posterior median, unit-specific"] = table["ratio"]
-        frame["posterior 95 % interval"] = join_ends(table)
-        frame["P(above 1)"] = table["probability"]
+        name = "posterior median, unit-specific"
+        found[name] = ("posterior 95 % interval", table["ratio"], table)
     if pair.ml is not None and pair.ml.converged:
-        table = estimate_population(pair.ml, method="z", level=0.95)
-        ends = table[["lower", "upper"]]
-        frame["ML, population-averaged"] = table["ratio" if has_ratios else "estimate"]
-        frame["population-averaged 95 % interval"] = join_ends(np.exp(ends) if has_ratios else ends)
+        averaged = estimate_population(pair.ml, method="z", level=0.95)
+        ends = averaged[["lower", "upper"]]
+        found["ML, population-averaged"] = (
+            "population-averaged 95 % interval",
+            averaged["ratio" if has_ratios else "estimate"],
+            np.exp(ends) if has_ratios else ends,
+        )
+    sizes = measure_rows(*(each for *_, each in found.values())) if found else ()
+    for name, (interval, values, each) in found.items():
+        frame[name], frame[interval] = values, join_ends(each, sizes)
+        if name.startswith("posterior"):
+            frame["P(above 1)"] = each["probability"]
     name = (given.family.ratio_name or "Hazard ratio") + "s"
     within = "one group" if isinstance(patterns, Patterns) else "the same units"
     told = (
@@ -222,7 +229,8 @@ def tabulate_effect_ratios(pair: AnyPair) -> Table:
         return Table(
             "ratios", "Population-averaged effects", "A fit by maximum likelihood has them.", frame
         )
-    return Table("ratios", name if has_ratios else "Population-averaged effects", f"{told}.", frame)
+    title = name if has_ratios else "Population-averaged effects"
+    return Table("ratios", title, f"{told}.", frame, sizes=sizes, sized=tuple(found))
 
 
 def _describe_data(pair: Pair) -> tuple[str, ...]:
@@ -284,7 +292,7 @@ def build_family_effects(subject: Subject) -> Section | None:
     what = name_response(pair.given)
     blocks: list[Block] = []
     told = []
-    table = _tabulate_effects(pair, names)
+    table, sizes = _tabulate_effects(pair, names)
     if len(table):
         blocks.append(
             Table(
@@ -294,7 +302,8 @@ def build_family_effects(subject: Subject) -> Section | None:
                 f"{what} per unit at their means; all else at its mean. Population-averaged is the "
                 "mean over all groups, unit-specific is a group without an effect.",
                 table,
-                digits=4,
+                sizes=sizes,
+                sized=tuple(name for name in table if "interval" not in name),
             )
         )
     for name in names[:MOST]:
@@ -311,27 +320,39 @@ def build_family_effects(subject: Subject) -> Section | None:
     return Section("effects", "Effects", tuple(blocks))
 
 
-def _tabulate_effects(pair: AnyPair, names: tuple[str, ...]) -> "pd.DataFrame":
-    """Return one row per column or level, with both kinds of effect by each fit."""
+def _tabulate_effects(
+    pair: AnyPair, names: tuple[str, ...]
+) -> tuple["pd.DataFrame", tuple[float, ...]]:
+    """Return a row per column or level, with both kinds of effect by each fit, and their sizes."""
     import pandas as pd
 
-    rows = {}
+    rows: dict[str, dict[str, object]] = {}
+    sizes: list[float] = []
     for name in (part for each in names for part in list_levels(pair.given.moments, each)):
-        row: dict[str, object] = {}
+        found: dict[str, tuple[str, float, pd.DataFrame]] = {}
         try:
             for kind in reversed(KINDS):
                 if pair.ml is not None:
-                    found = estimate_slopes(pair.ml, name, kind=kind)
-                    row[f"ML, {kind}"] = float(found["slope"].iloc[0])
-                    row[f"ML {kind} 95 % interval"] = join_ends(found)[0]
+                    table = estimate_slopes(pair.ml, name, kind=kind)
+                    slope = float(table["slope"].iloc[0])
+                    found[f"ML, {kind}"] = (f"ML {kind} 95 % interval", slope, table)
                 if pair.post is not None:
-                    found = describe_slopes(pair.post, name, kind=kind)
-                    row[f"posterior, {kind}"] = float(found["mean"].iloc[0])
-                    row[f"posterior {kind} 95 % interval"] = join_ends(found)[0]
+                    table = describe_slopes(pair.post, name, kind=kind)
+                    mean = float(table["mean"].iloc[0])
+                    found[f"posterior, {kind}"] = (f"posterior {kind} 95 % interval", mean, table)
         except BhlmError:  # such as x beside x^2, which cannot move alone
             continue
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
+        size = measure_rows(*(table.iloc[:1] for *_, table in found.values()))
+        rows[name] = {
+            column: value
+            for key, (interval, estimate, table) in found.items()
+            for column, value in (
+                (key, estimate),
+                (interval, join_ends(table.iloc[:1], size)[0]),
+            )
+        }
+        sizes += size
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column"), tuple(sizes)
 
 
 def build_family_groups(subject: Subject) -> Section:
@@ -344,15 +365,18 @@ def build_family_groups(subject: Subject) -> Section:
     name = name_response(pair.given)
     own = {"group": expected["group"], "rows": expected["n"], "observed": expected["observed"]}
     table = expected[["group"]].assign(**own)
-    for label, columns in (
-        ("ML", ("u", "u_low", "u_high")), ("posterior", ("mean", "low", "high")),
-    ):  # fmt: skip
-        if expected[columns[0]].isna().all():
-            continue
-        ends = expected[list(columns[1:])].set_axis(["lower", "upper"], axis=1)
-        table[f"{label} {name}"] = expected[columns[0]]
-        table[f"{label} 95 % interval"] = join_ends(ends)
-        table[f"{label} effect"] = links.loc[first, columns[0]].to_numpy()
+    told = {
+        label: (columns[0], expected[list(columns[1:])].set_axis(["lower", "upper"], axis=1))
+        for label, columns in (
+            ("ML", ("u", "u_low", "u_high")), ("posterior", ("mean", "low", "high")),
+        )
+        if not expected[columns[0]].isna().all()
+    }  # fmt: skip
+    sizes = measure_rows(*(ends for _, ends in told.values()))
+    for label, (column, ends) in told.items():
+        table[f"{label} {name}"] = expected[column]
+        table[f"{label} 95 % interval"] = join_ends(ends, sizes)
+        table[f"{label} effect"] = links.loc[first, column].to_numpy()
     reading = (
         f"The observed {'rate' if name == 'rate' else 'proportion'} of each group, what is "
         f"expected of it where every column has its mean, and its effect on the "
@@ -364,7 +388,14 @@ def build_family_groups(subject: Subject) -> Section:
     blocks: tuple[Block, ...] = (
         response,
         draw_groups(fits),
-        Table("group_table", "Every group", reading, table),
+        Table(
+            "group_table",
+            "Every group",
+            reading,
+            table,
+            sizes=sizes,
+            sized=("observed", *(f"{label} {name}" for label in told)),
+        ),
     )
     return Section("groups", "Groups", blocks)
 

@@ -24,7 +24,7 @@ from bhlm.reports.dashboard.families import (
     tell_check,
 )
 from bhlm.reports.dashboard.holdings import HEADING, list_holdings
-from bhlm.reports.dashboard.verdict import join_ends, show_outcome
+from bhlm.reports.dashboard.verdict import join_ends, measure_rows, show_outcome
 
 DRAWS = 400  # replicates of the checks
 
@@ -162,7 +162,9 @@ def build_family_level_groups(subject: Subject) -> Section:
             f"{fit.family.link} scale with their SDs given the parameters{by}."
         )
         title = f"Every unit of {shorten(factor.name)}"
-        blocks.append(Table(f"units_{at}", title, reading, table))
+        sized = ("observed", f"expected {name}")
+        sizes = measure_rows(units)
+        blocks.append(Table(f"units_{at}", title, reading, table, sizes=sizes, sized=sized))
     return Section("groups", "Groups", tuple(blocks))
 
 

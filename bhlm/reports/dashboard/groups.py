@@ -323,7 +323,9 @@ def _find_heights(moments: Moments, rows: GroupRows | None) -> tuple[float, floa
 
 def _about_means(moments: Moments, i: int) -> tuple[float, float]:
     mean = moments.mean[:, i]
-    sd = np.sqrt(np.maximum(moments.cross[:, i, i], 0.0) / np.maximum(moments.n - 1.0, 1.0))
+    # Cross-products of weighted rows add up to the sum of the weights in place of their number.
+    spread = np.maximum(moments.cross[:, i, i], 0.0) / moments.mass
+    sd = np.sqrt(spread * moments.n / np.maximum(moments.n - 1.0, 1.0))
     return _widen(float(np.min(mean - 2.0 * sd)), float(np.max(mean + 2.0 * sd)))
 
 
