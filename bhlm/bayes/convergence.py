@@ -38,8 +38,8 @@ class Certificate(NamedTuple):
     def sentence(self) -> str:
         """The numbers in a clause."""
         return (
-            f"k-hat {format_fixed(self.khat, 2)}, {self.distinct} distinct draws worth "
-            f"{format_fixed(self.effective, 0)} independent ones"
+            f"k-hat {format_fixed(self.khat, 2)}, {self.distinct:,} distinct draws worth "
+            f"{self.effective:,.0f} independent ones"
         )
 
 

@@ -201,7 +201,12 @@ def _draw_others(others: Sequence[_Series], levels: int, *, is_line: bool) -> li
 
 def _read(column: str, what: str, drawn: Sequence[_Series], ticks: Sequence[Value]) -> str:
     """Return from where to where each line goes."""
-    first, last = (print_value(ticks[at]) for at in (0, -1))
+    first, last = (
+        format_digits(value, 3)
+        if isinstance(value := ticks[at], float) and not value.is_integer()
+        else print_value(value)
+        for at in (0, -1)
+    )
     told = []
     for each in drawn:
         ends = each.rows["estimate"].iloc[[0, -1]]

@@ -574,6 +574,19 @@ def test_names_break_behind_a_bracket_only_where_they_have_nothing_else(name, wr
     assert str(page_module.break_words(name)) == written
 
 
+@pytest.mark.parametrize(("name", "last"), [("P(above 1)", "> .999"), ("p", "1.000")])
+def test_a_share_of_draws_is_never_all_of_them(name, last):
+    """A p of 1 is exact; a share of draws is as good as their number."""
+    column = {"name": name, "kind": "number", "values": [0.0004, 0.25, 0.9995, 1.0]}
+    shown = [row[0] for row in show_cells([column], digits=3).rows]
+    assert shown == ["< .001", ".250", "> .999", last]
+
+
+def test_gaps_next_to_nothing_are_zero_without_a_sign():
+    column = {"name": "gap_sd", "kind": "number", "values": [-0.0001, 0.25, None]}
+    assert [row[0] for row in show_cells([column], digits=3).rows] == ["0.000", "0.250", "–"]
+
+
 @pytest.mark.parametrize(
     ("text", "parted"),
     [

@@ -168,7 +168,9 @@ def _show_numbers(name: str, values: Sequence[Any], digits: int) -> list[str]:
     numbers = [value for value in values if isinstance(value, int | float)]
     sizes = np.array([abs(value) for value in numbers if value], dtype=float)
     if name == "p" or name.startswith("P("):
-        return [_show_p(value) for value in values]
+        # Where all draws lie on one side of a value, no more is known of a probability.
+        is_drawn = name != "p"
+        return ["> .999" if is_drawn and value == 1.0 else _show_p(value) for value in values]
     if all(float(value).is_integer() for value in numbers):
         parts = "," if name in COUNTS else ""
         return [_show(value, lambda number: f"{number:{parts}.0f}") for value in values]
