@@ -584,7 +584,11 @@ def test_a_share_of_draws_is_never_all_of_them(name, last):
 
 def test_gaps_next_to_nothing_are_zero_without_a_sign():
     column = {"name": "gap_sd", "kind": "number", "values": [-0.0001, 0.25, None]}
-    assert [row[0] for row in show_cells([column], digits=3).rows] == ["0.000", "0.250", "–"]
+    assert [row[0] for row in show_cells([column], digits=3).rows] == [
+        "0.000",
+        "0.250",
+        "\N{EN DASH}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -326,33 +326,30 @@ def _tabulate_effects(
     """Return a row per column or level, with both kinds of effect by each fit, and their sizes."""
     import pandas as pd
 
-    rows: dict[str, dict[str, object]] = {}
-    sizes: list[float] = []
+    rows: dict[str, dict[str, tuple[float, pd.DataFrame]]] = {}
     for name in (part for each in names for part in list_levels(pair.given.moments, each)):
-        found: dict[str, tuple[str, float, pd.DataFrame]] = {}
+        found: dict[str, tuple[float, pd.DataFrame]] = {}
         try:
             for kind in reversed(KINDS):
                 if pair.ml is not None:
-                    table = estimate_slopes(pair.ml, name, kind=kind)
-                    slope = float(table["slope"].iloc[0])
-                    found[f"ML, {kind}"] = (f"ML {kind} 95 % interval", slope, table)
+                    table = estimate_slopes(pair.ml, name, kind=kind).iloc[:1]
+                    found[f"ML, {kind}"] = float(table["slope"].iloc[0]), table
                 if pair.post is not None:
-                    table = describe_slopes(pair.post, name, kind=kind)
-                    mean = float(table["mean"].iloc[0])
-                    found[f"posterior, {kind}"] = (f"posterior {kind} 95 % interval", mean, table)
+                    table = describe_slopes(pair.post, name, kind=kind).iloc[:1]
+                    found[f"posterior, {kind}"] = float(table["mean"].iloc[0]), table
         except BhlmError:  # such as x beside x^2, which cannot move alone
             continue
-        size = measure_rows(*(table.iloc[:1] for *_, table in found.values()))
-        rows[name] = {
-            column: value
-            for key, (interval, estimate, table) in found.items()
-            for column, value in (
-                (key, estimate),
-                (interval, join_ends(table.iloc[:1], size)[0]),
-            )
-        }
-        sizes += size
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column"), tuple(sizes)
+        rows[name] = found
+    frame = pd.DataFrame(index=pd.Index(list(rows), name="column"))
+    if not rows:
+        return frame, ()
+    columns = list(next(iter(rows.values())))
+    ends = {key: pd.concat([found[key][1] for found in rows.values()]) for key in columns}
+    sizes = measure_rows(*ends.values())
+    for key in columns:
+        frame[key] = [found[key][0] for found in rows.values()]
+        frame[f"{key.replace(',', '')} 95 % interval"] = join_ends(ends[key], sizes)
+    return frame, sizes
 
 
 def build_family_groups(subject: Subject) -> Section:

@@ -18,6 +18,7 @@ const SIDES = 100;
 const APART = 6; // between two texts
 const SMALLEST = 11; // of a title's letters
 const SPACED = 1.3; // heights of a letter that a line takes
+const PASSES = 3; // in which a figure finds the room of its texts
 const drawn = new Map(); // element -> what it shows
 const names = new WeakMap(); // trace -> its name in full
 
@@ -172,6 +173,7 @@ function settleTitles(next, full, width) {
   const middle = (note) => full._size.l + note.x * full._size.w;
   let isOther = false;
   for (const note of titles) {
+    if (String(note.text).includes("<br>")) continue; // wrapped before
     const near = titles.filter((one) => one !== note && Math.abs(one.y - note.y) < 1e-6);
     const gaps = near.map((one) => Math.abs(middle(one) - middle(note)) - 2 * APART);
     const room = Math.min(...gaps, 2 * middle(note), 2 * (width - middle(note)));
@@ -337,10 +339,13 @@ function draw(element, content) {
   if (layout.height) element.style.height = `${layout.height}px`;
   drawn.set(element, { content, page, isNarrow, pixels: element.clientWidth, printed: isPrinting() });
   let shown = Plotly.react(element, content.data, layout, CONFIG);
-  const settled = settle(element, layout);
-  if (settled) {
+  // What is moved may leave others less room, once or twice.
+  for (let times = 0, last = layout; times < PASSES; times++) {
+    const settled = settle(element, last);
+    if (!settled) break;
     if (settled.height) element.style.height = `${settled.height}px`;
     shown = Plotly.react(element, content.data, settled, CONFIG);
+    last = settled;
   }
   if (!content.isChoice) watchGroups(element);
   return shown;
