@@ -183,6 +183,8 @@ def _read(
         + f", n = {moments.n[first]:.0f})"
     )
     text = f"Over {count(len(own), 'group')}, shrinkage takes the SD {', '.join(parts)}; {most}"
+    if len(own) > 1 and np.abs(ols[own] - eb[own]).max() <= SAME * np.abs(ols[own]).max():
+        text = f"Nothing is shrunk: least squares and empirical Bayes of {len(own):,} groups agree"
     if not parts:
         text = f"One group alone has least squares of its own: {most}"
     missing = moments.n_groups - len(own)

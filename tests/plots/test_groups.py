@@ -242,6 +242,14 @@ def test_singular_fit_has_words_of_its_own(singular):
     draw_both(figure)
 
 
+def test_groups_that_are_all_alike_move_nowhere():
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(6), 10)})
+    table["y"] -= table.groupby("g")["y"].transform("mean")
+    reading = plot_shrinkage(Model("y ~ 1 + (1 | g)", table).reml()).reading
+    assert reading == "Nothing is shrunk: least squares and empirical Bayes of 6 groups agree."
+
+
 def test_shrinkage_joins_least_squares_and_empirical_bayes(both):
     figure = plot_shrinkage(both.reml)
     table = both.reml.coefficients()

@@ -4,7 +4,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from bhlm.bayes.independent import LARGE
-from bhlm.bayes.sampling import choose_acceptance
+from bhlm.bayes.sampling import LONG_STEPS, MANY_GROUPS, choose_acceptance
 from bhlm.reml.sandwich import CONVENTIONS
 from bhlm.reports.dashboard.blocks import Subject
 from bhlm.reports.dashboard.choices import count_groups, find_default, is_moved, state_formula
@@ -118,7 +118,8 @@ def _state_run(post: "Posterior") -> list[str]:
     fewest = min(groups.values()) if isinstance(groups, dict) else count_groups(post)
     if is_moved(post) or any(chosen != usual for chosen, usual in find_default(post)):
         raise UnsaidError
-    if (run.target_accept, run.maxdepth) != (choose_acceptance(fewest), DEPTH) or run.prior_only:
+    usual = {choose_acceptance(fewest)} | ({LONG_STEPS} if fewest >= MANY_GROUPS else set())
+    if run.target_accept not in usual or run.maxdepth != DEPTH or run.prior_only:
         raise UnsaidError
     words = ["--seed", str(post.seed), "--draws", str(run.draws), "--tune", str(run.tune)]
     words += ["--chains", str(run.chains)]
