@@ -11,8 +11,15 @@ from scipy import special, stats
 import bhlm
 from bhlm import HalfNormal, Model, Normal, Priors
 from bhlm.bayes.draws import Settings
-from bhlm.bayes.family.density import build_family, locate_family, log_family, start_search
+from bhlm.bayes.family.density import (
+    build_family,
+    locate_family,
+    log_family,
+    log_turned,
+    start_search,
+)
 from bhlm.bayes.family.draws import integrate_draws
+from bhlm.bayes.family.packing import evaluate_packed, pack_family
 from bhlm.bayes.family.sampling import sample_patterns
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import resolve_priors
@@ -352,3 +359,33 @@ def test_conditional_model_of_pymc_has_the_same_posterior(name: str) -> None:
         row = ours.estimates.loc[key]
         error = values.std() / np.sqrt(array_stats.ess(values, chain_axis=0, draw_axis=1))
         assert abs(row["mean"] - values.mean()) < 4.0 * np.hypot(row["mcse_mean"], error)
+
+
+@pytest.mark.parametrize("size", [30.0, 1e7])
+def test_density_of_large_counts_is_the_likelihood_with_its_gradient(size: float) -> None:
+    """Relative to peaks and not: packed, by differences, and beside the integrator's value."""
+    rng = np.random.default_rng(9)
+    g = np.repeat(np.arange(8), 4)
+    y = rng.poisson(size * np.exp(0.3 * rng.normal(size=8))[g])
+    table = pd.DataFrame({"g": g, "x": rng.normal(size=32), "y": y})
+    model = Model("y ~ x + (1 | g)", table, family="poisson")
+    patterns, structure = model.patterns, arrange_prior(model.patterns)
+    density = build_family(
+        whiten_patterns(patterns, structure), resolve_priors(None, patterns), structure
+    )
+    assert density.nodes.reference.is_relative == (size > 1e3)
+    fit = model.ml()
+    x = np.concatenate([fit.point[:2], np.log(np.abs(np.diag(fit.lam)))])
+    density.nodes.steps[:] = 0.5
+    value, gradient = log_family(x, density)
+    packed, slope = evaluate_packed(x, pack_family(density))
+    assert packed == value
+    np.testing.assert_array_equal(slope, gradient)
+    assert log_turned(x, density)[0] == value
+    # The scale along which the likelihood bends: steps are shares of it.
+    bend = 1e-2 / np.sqrt(size * 32.0)
+    for k, step in enumerate((bend, bend, 1e-3)):
+        up, down = x.copy(), x.copy()
+        up[k], down[k] = x[k] + step, x[k] - step
+        off = (log_family(up, density)[0] - log_family(down, density)[0]) / (2.0 * step)
+        assert gradient[k] == pytest.approx(off, rel=1e-3, abs=0.02)

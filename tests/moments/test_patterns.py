@@ -105,7 +105,12 @@ def test_missing_values_are_dropped_and_told(table: pd.DataFrame) -> None:
         ("c / size ~ x + (1 | g)", "binomial", {"c": 9}, "from 0 to the trials"),
         ("s / size ~ x + (1 | g)", "binomial", {"size": -9}, "trials are whole numbers from 1"),
         ("s / size ~ x + (1 | g)", "bernoulli", {}, "give family='binomial'"),
-        ("c ~ offset(log(t)) + (1 | g)", "poisson", {"t": -1.0}, "is not finite in .* rows"),
+        (
+            "c ~ offset(log(t)) + (1 | g)",
+            "poisson",
+            {"t": -1.0},
+            "is not finite in .* rows .an exposure of 0 or less",
+        ),
     ],
 )
 def test_bad_responses_are_told_in_one_line(
