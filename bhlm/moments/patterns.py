@@ -364,7 +364,8 @@ def read_counts(
         bad = int(times[~np.isfinite(offset)].sum())
         shown = " + ".join(f"offset({each})" for each in formula.offsets)
         raise DataError(
-            f"{shown} is not finite in {count(bad, 'row')} (an exposure of 0 or less?); drop those rows"
+            f"{shown} is not finite in {count(bad, 'row')} (an exposure of 0 or less?); drop those "
+            "rows"
         )
     if (far := np.abs(offset) > FARTHEST).any():
         bad = int(times[far].sum())
