@@ -32,7 +32,7 @@ from bhlm.errors import PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed_marginal import crossed_marginal
-from bhlm.likelihood.factor_names import join_labels, name_factors
+from bhlm.likelihood.factor_names import join_columns, join_labels, name_factors
 from bhlm.likelihood.level_pattern import NestedPattern, pack_cells
 from bhlm.likelihood.marginal import marginal_loglik, total_products
 from bhlm.likelihood.nested_marginal import nested_marginal
@@ -41,6 +41,7 @@ from bhlm.likelihood.weighted_marginal import spread_strata, weighted_marginal
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.cells import CellMoments, CellRows
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import AnyPatterns, LevelPatterns
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 
@@ -329,18 +330,51 @@ def build_conditional_patterns(
         noise = pm.Normal("z", 0.0, 1.0, dims=(group, "coefficient"))
         u = pm.Deterministic("u", pt.dot(noise, chol.T), dims=(group, "coefficient"))
         eta = patterns.offset + pt.dot(x, beta) + pt.sum(z * u[patterns.codes], axis=1)
-        response = name_response(patterns.design.response, taken=(group,))
-        if patterns.family.link == "log":
-            mu = patterns.n * pt.exp(eta)
-            pm.Poisson(response, mu=mu, observed=patterns.y, dims="pattern")
-            return model
-        n, y = patterns.n.astype(np.int64), patterns.y.astype(np.int64)
-        if patterns.family.link == "logit":
-            pm.Binomial(response, n=n, logit_p=eta, observed=y, dims="pattern")
-            return model
-        p = pm.math.invprobit(eta) if patterns.family.link == "probit" else -pt.expm1(-pt.exp(eta))
-        pm.Binomial(response, n=n, p=p, observed=y, dims="pattern")
+        _observe_patterns(patterns, eta, taken=(group,))
     return model
+
+
+def build_conditional_level_patterns(
+    patterns: LevelPatterns, priors: ResolvedPriors, structure: Structure
+) -> pm.Model:
+    """Return the pm.Model of a family with several factors, their effects `u|factor` explicit.
+
+    They are non-centred, `z|factor` standard normal, over the patterns.
+    """
+    taken = ("pattern",)
+    names = name_factors(patterns, taken=taken)
+    coords = _coordinates_of_levels(patterns, structure, taken=taken)
+    coords |= {"pattern": np.arange(patterns.n_patterns)}
+    coords |= {
+        name: join_columns(each.columns) for name, each in zip(names, patterns.labels, strict=True)
+    }
+    x = patterns.take(patterns.fixed)
+    with pm.Model(coords=coords) as model:
+        beta, chols, _ = _add_level_parameters(patterns, priors, structure, taken=taken)
+        eta = patterns.offset + pt.dot(x, beta)
+        rows = zip(names, chols, structure.parts, patterns.codes, strict=True)
+        for name, chol, part, codes in rows:
+            dims = (name, f"coefficient|{name}")
+            noise = pm.Normal(f"z|{name}", 0.0, 1.0, dims=dims)
+            u = pm.Deterministic(f"u|{name}", pt.dot(noise, chol.T), dims=dims)
+            eta = eta + pt.sum(patterns.take(part.names) * u[codes], axis=1)
+        _observe_patterns(patterns, eta, taken=tuple(names))
+    return model
+
+
+def _observe_patterns(patterns: AnyPatterns, eta: Any, *, taken: tuple[str, ...]) -> None:
+    """Add the successes or events of all patterns to the model in context."""
+    response = name_response(patterns.design.response, taken=taken)
+    if patterns.family.link == "log":
+        mu = patterns.n * pt.exp(eta)
+        pm.Poisson(response, mu=mu, observed=patterns.y, dims="pattern")
+        return
+    n, y = patterns.n.astype(np.int64), patterns.y.astype(np.int64)
+    if patterns.family.link == "logit":
+        pm.Binomial(response, n=n, logit_p=eta, observed=y, dims="pattern")
+        return
+    p = pm.math.invprobit(eta) if patterns.family.link == "probit" else -pt.expm1(-pt.exp(eta))
+    pm.Binomial(response, n=n, p=p, observed=y, dims="pattern")
 
 
 def _coordinates(moments: Moments | Patterns) -> dict[str, Any]:
@@ -351,9 +385,14 @@ def _coordinates(moments: Moments | Patterns) -> dict[str, Any]:
     }
 
 
-def _coordinates_of_levels(moments: CellMoments, structure: Structure) -> dict[str, Any]:
+def _coordinates_of_levels(
+    moments: CellMoments | LevelPatterns,
+    structure: Structure,
+    *,
+    taken: tuple[str, ...] = ("row",),
+) -> dict[str, Any]:
     coords: dict[str, Any] = {"fixed": list(moments.fixed)}
-    names = name_factors(moments, taken=("row",))
+    names = name_factors(moments, taken=taken)
     for part, name in zip(structure.parts, names, strict=True):
         coords |= {f"coefficient{kind}|{name}": list(part.names) for kind in ("", "_bis")}
     return coords
@@ -380,7 +419,11 @@ def _add_residuals(moments: Moments, priors: ResolvedPriors) -> Any:
 
 
 def _add_level_parameters(
-    moments: CellMoments, priors: ResolvedPriors, structure: Structure
+    moments: CellMoments | LevelPatterns,
+    priors: ResolvedPriors,
+    structure: Structure,
+    *,
+    taken: tuple[str, ...] = ("row",),
 ) -> tuple[Any, list[Any], Any]:
     """Add beta (p,), a root of every factor's G (q_f, q_f) and sigma to the model in context."""
     beta = _add_fixed(moments, priors, structure)
@@ -388,7 +431,7 @@ def _add_level_parameters(
     before = 0
     for part, span, corr, name in zip(
         structure.parts, structure.spans, priors.corrs,
-        name_factors(moments, taken=("row",)), strict=True,
+        name_factors(moments, taken=taken), strict=True,
     ):  # fmt: skip
         sd = priors.sd[before : before + len(part.sds)]
         before += len(part.sds)
@@ -398,7 +441,9 @@ def _add_level_parameters(
     return beta, chols, sigma
 
 
-def _add_fixed(moments: Reduced, priors: ResolvedPriors, structure: Structure) -> Any:
+def _add_fixed(
+    moments: Reduced | LevelPatterns, priors: ResolvedPriors, structure: Structure
+) -> Any:
     """Add beta (p,), once no prior of an SD allows negative values."""
     for parameter, prior in zip(structure.sds, priors.sd, strict=True):
         _check_positive(parameter.row, prior)

@@ -541,7 +541,10 @@ class Model:
             )  # fmt: skip
             return cast("BayesFit", FamilyBayesFit.of(counted, model=self))
         if self._level_patterns is not None:
-            raise self._refuse_family("a posterior")
+            refusal = self._refuse_family("a posterior")
+            raise ArgumentError(
+                f"{refusal}, and pm.sample() draws from model.pymc(form='conditional')"
+            )
         if self._cells is not None:
             from bhlm.bayes.level_sampling import sample_cells
             from bhlm.fits.level_bayes_fit import LevelBayesFit
@@ -597,7 +600,7 @@ class Model:
         if self._patterns is not None:
             return self._build_patterns(self._patterns, form, priors, covariance)
         if self._level_patterns is not None:
-            raise self._refuse_family("pymc()")
+            return self._build_level_patterns(self._level_patterns, form, priors, covariance)
         if self._cells is not None:
             return self._build_levels(self._cells, form, priors, covariance)
         strata = self._strata
@@ -629,6 +632,28 @@ class Model:
         structure = arrange_prior(patterns, covariance)
         resolved = resolve_priors(priors, patterns, structure=structure)
         return build_conditional_patterns(patterns, resolved, structure)
+
+    def _build_level_patterns(
+        self,
+        patterns: LevelPatterns,
+        form: str,
+        priors: "Priors | None",
+        covariance: str | None,
+    ) -> "pm.Model":
+        """Return the conditional model of a family with several factors as a pm.Model."""
+        from bhlm.bayes.priors.correlations import arrange_prior
+        from bhlm.bayes.priors.resolve import resolve_priors
+        from bhlm.bayes.pymc_model import build_conditional_level_patterns
+
+        if form == "marginal":
+            raise ArgumentError(
+                f"form='marginal' is not there for family='{self.family}', whose random effects "
+                "PyMC cannot integrate; give form='conditional'"
+            )
+        reduced = cast("Any", patterns)
+        structure = arrange_prior(reduced, covariance)
+        resolved = resolve_priors(priors, reduced, structure=structure)
+        return build_conditional_level_patterns(patterns, resolved, structure)
 
     def _build_levels(
         self, cells: CellMoments, form: str, priors: "Priors | None", covariance: str | None

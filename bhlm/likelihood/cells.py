@@ -23,6 +23,7 @@ from bhlm.likelihood.whitening import (
     whiten_columns,
 )
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import INTERCEPT, pool
 
 Array = np.ndarray
@@ -62,7 +63,9 @@ class WhitenedCells:
         return sum(map(len, self.bases))
 
 
-def arrange_factors(moments: CellMoments, covariance: str | None = None) -> tuple[Structure, ...]:
+def arrange_factors(
+    moments: CellMoments | LevelPatterns, covariance: str | None = None
+) -> tuple[Structure, ...]:
     """Return the covariance structure of every factor; see `bhlm.likelihood.covariance.combine`."""
     return tuple(
         combine(factor.blocks, group=factor.name, covariance=covariance)

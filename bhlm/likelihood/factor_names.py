@@ -7,11 +7,14 @@ import numpy as np
 from bhlm.layout import print_label
 from bhlm.likelihood.parameters import name_group_dimension
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 
 Array = np.ndarray
 
 
-def name_factors(moments: CellMoments, *, taken: tuple[str, ...] = ("dimension",)) -> list[str]:
+def name_factors(
+    moments: CellMoments | LevelPatterns, *, taken: tuple[str, ...] = ("dimension",)
+) -> list[str]:
     """Return the name of each factor's dimension, which its variables `sd|name`, ... bear too.
 
     It is the factor's own, unless draws use it otherwise or no path can hold it.

@@ -16,6 +16,7 @@ from bhlm.likelihood.covariance import Labels, Structure, Terms, arrange, place_
 from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import LevelPatterns
 
 Array = np.ndarray
 
@@ -97,8 +98,8 @@ def stack_structures(structures: Sequence[Structure]) -> Stacked:
     return Stacked("", terms, tuple(structures))
 
 
-def arrange_stack(moments: Reduced, covariance: str | None = None) -> Structure:
+def arrange_stack(moments: Reduced | LevelPatterns, covariance: str | None = None) -> Structure:
     """Return the structure of the random coefficients of all grouping factors, one or several."""
-    if isinstance(moments, CellMoments):
+    if isinstance(moments, CellMoments | LevelPatterns):
         return stack_structures(arrange_factors(moments, covariance))
     return arrange(moments, covariance)

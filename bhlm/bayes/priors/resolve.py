@@ -20,8 +20,9 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import Parameter, Parameters, list_residuals
 from bhlm.likelihood.stacked import arrange_stack
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.moments import INTERCEPT, pool
-from bhlm.moments.patterns import Patterns
+from bhlm.moments.patterns import CountedRows
 
 if TYPE_CHECKING:
     from pytensor.tensor import TensorVariable
@@ -132,7 +133,7 @@ class ResolvedPriors:
 
 def find_residuals(moments: Reduced) -> tuple[Parameter, ...]:
     """Return the residual variances; of a family, and where variances are known, there is none."""
-    return () if isinstance(moments, Patterns) else list_residuals(moments.weights)
+    return () if isinstance(moments, CountedRows) else list_residuals(moments.weights)
 
 
 def list_judged(moments: Reduced, structure: Structure | None = None) -> tuple[Parameter, ...]:
@@ -170,7 +171,7 @@ def resolve_priors(
         frame = replace(frame, random=given.random)
     size = measure_spread(moments, moments.fixed, frame.fixed)
     sd_y, mean_y = float(list(measure_scales(moments).values())[-1]), float(grand[-1])
-    if isinstance(moments, Patterns):
+    if isinstance(moments, CountedRows):
         mean_y = _link_mean(moments)
     fixed_default = {
         name: Normal(mean_y if name == INTERCEPT else 0.0, 2.5 * sd_y / size[name])
@@ -196,7 +197,7 @@ def resolve_priors(
     )
     weights = moments.weights
     held = not find_residuals(moments)
-    if isinstance(moments, Patterns) and priors.sigma is not None and not priors.flat_covariance:
+    if isinstance(moments, CountedRows) and priors.sigma is not None and not priors.flat_covariance:
         raise PriorError(
             f"sigma={priors.sigma} is the prior of a residual SD, and a model of zeros and ones or "
             "counts has none; leave it out"
@@ -325,13 +326,13 @@ def measure_scales(moments: Reduced) -> dict[str, float]:
     """
     mass, _, total = pool(moments)
     sd = np.sqrt(np.diag(total) / (mass - mass / moments.n_rows))
-    if isinstance(moments, Patterns):
+    if isinstance(moments, CountedRows):
         latent = moments.family.latent_variance
         sd[-1] = 1.0 if math.isnan(latent) else math.sqrt(latent)
     return dict(zip(moments.columns, sd.tolist(), strict=True))
 
 
-def _link_mean(patterns: Patterns) -> float:
+def _link_mean(patterns: AnyPatterns) -> float:
     """Return the link of the overall mean less the mean offset."""
     total, weight = patterns.n.sum(), patterns.mass
     # Away from 0 and 1, whose links are infinite.
