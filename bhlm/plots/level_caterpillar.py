@@ -155,7 +155,8 @@ def tabulate_factor(fit: LevelFits, factor: str) -> "pd.DataFrame":
     """Return one row per unit and coefficient of a factor, under column names of its own.
 
     Columns: `group`, the label, of several columns joined by ":"; `coefficient`, `n`; `u`, its
-    standard error of prediction `u_se` and 95 % interval `u_low`, `u_high` by empirical Bayes;
+    standard error of prediction `u_se` (of families, and with sampling weights, the SD given the
+    estimates) and 95 % interval `u_low`, `u_high` by empirical Bayes;
     `mean`, `low` and `high` (95 %) of a posterior; nan where there is no such fit; and `label 0`,
     `label 1`, ..., the factor's columns.
 
@@ -183,8 +184,8 @@ def tabulate_factor(fit: LevelFits, factor: str) -> "pd.DataFrame":
     if reml is not None:
         table = reml.group_effects(factor)
         u = table["estimate"].to_numpy()
-        is_family = isinstance(reml, FamilyLevelsEstimate)
-        se = table["sd"].to_numpy() if is_family else np.sqrt(table["pev"].to_numpy())
+        errors = np.sqrt(table["pev"]) if "pev" in table else table["sd"]
+        se = errors.to_numpy()
     drawn = {"mean": unknown, "lower": unknown, "upper": unknown}
     if post is not None:
         effects = post.group_effects(factor)

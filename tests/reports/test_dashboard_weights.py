@@ -222,3 +222,19 @@ def test_the_axes_of_a_group_do_not_depend_on_the_size_of_weights(table):
     ]
     np.testing.assert_allclose(ranges[1], ranges[0], rtol=1e-9)
     assert ranges[0][1][1] < table["y"].max() + 2.0 * table["y"].std()
+
+
+def test_units_of_nested_factors_are_shown_under_sampling_weights(tmp_path):
+    rng = np.random.default_rng(6)
+    school, room = np.repeat(np.arange(12), 12), np.repeat(np.arange(36), 4)
+    table = pd.DataFrame({"school": school, "room": room, "x": rng.normal(size=144)})
+    table["y"] = table["x"] + rng.normal(size=12)[school] + rng.normal(size=36)[room]
+    table["y"] += rng.normal(size=144)
+    table["w"], table["W"] = rng.uniform(1, 3, 144), rng.uniform(1, 3, 12)[school]
+    weights = bhlm.SamplingWeights("w", {"school": "W"})
+    fit = bhlm.Model("y ~ x + (1 | school/room)", table, weights=weights).reml(method="ml")
+    fit.dashboard(tmp_path / "page.html")
+    text = (tmp_path / "page.json").read_text(encoding="utf-8")
+    assert "Effects of school:room" in text
+    assert "Empirical Bayes and its SD given the estimates, of 36 units" in text
+    assert "standard error of prediction" not in text

@@ -183,10 +183,8 @@ def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
     )
 
 
-def build_level_groups(subject: Subject) -> Section | None:
+def build_level_groups(subject: Subject) -> Section:
     """Return of every factor the caterpillar of its units, and the table of their effects.
-
-    None with sampling weights, under which no effects of units are computed.
 
     The units of nested factors stand beside the labels of those that they are in, by which the
     table can be searched: so one unit's children are seen together.
@@ -194,11 +192,11 @@ def build_level_groups(subject: Subject) -> Section | None:
     reml, post = subject.levels, subject.level_post
     fit: LevelsEstimate | LevelDraws | Comparison = subject.both or find_levels(subject)
     moments = find_level_moments(subject)
-    if moments.weights is not None and moments.weights.is_sampling:
-        return None
+    is_sampling = moments.weights is not None and moments.weights.is_sampling
     own = [] if reml is None else ["u", "u_se", "u_low", "u_high"]
     own += [] if post is None else ["mean", "low", "high"]
-    kinds = [] if reml is None else ["empirical Bayes and its standard error of prediction"]
+    spread = "its SD given the estimates" if is_sampling else "its standard error of prediction"
+    kinds = [] if reml is None else [f"empirical Bayes and {spread}"]
     kinds += [] if post is None else ["the posterior mean and its 95 % interval"]
     told = " and ".join(kinds)
     blocks: list[Block] = []
