@@ -168,8 +168,9 @@ def _lay_around(centre: float, sd: float, x: Array, *, points: int = NEAR) -> Ar
 
 def _find_density(both: Comparison, name: str) -> tuple[Array, Array]:
     """Return points and posterior density, by importance sampling or else by the draws."""
-    parameter = map_names(both.post.parameters)[name]
-    return find_density(parameter, both.post.draws, both.evidence.weighted)
+    _, post = both.split_pair("both.curves()")
+    parameter = map_names(post.parameters)[name]
+    return find_density(parameter, post, both.evidence.weighted)
 
 
 def _unsquare(both: Comparison, name: str) -> str:

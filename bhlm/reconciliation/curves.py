@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 PRIOR_DRAWS = 20_000
+KEPT = 0.99  # of an SD's prior draws, since those of a long tail would widen the kernel
 NEAREST = 1e-3  # of the largest SD of a grid, its smallest, where zero is not out of reach
+REACHED = 0.05  # of an SD's largest draws, its smallest, below which zero is not out of reach
+LEVEL = 0.01  # relative change of a prior's density next to zero up to which it is level there
 TAIL = 5e-4  # posterior probability left out at either end
 
 
@@ -59,7 +62,7 @@ def tabulate_curves(
         x = _lay_grid(draws[name].ravel(), float(reml.estimates.loc[name, "estimate"]), points)
         rise = build_profile(reml, name).rise
         profile = np.array([np.exp(-0.5 * rise(float(value))) for value in x])
-        posterior = np.interp(x, *find_density(parameter, draws, exact), left=np.nan, right=np.nan)
+        posterior = np.interp(x, *find_density(parameter, post, exact), left=np.nan, right=np.nan)
         prior = priors[parameter](x)
         tables.append(_tabulate(name, x, profile, prior, posterior))
         if parameter.is_sd:
@@ -91,36 +94,56 @@ def _lay_grid(draws: Array, estimate: float, points: int) -> Array:
     low, high = np.quantile(draws, [TAIL, 1.0 - TAIL])
     if np.isfinite(estimate):
         low, high = min(low, estimate), max(high, estimate)
-    if draws.min() >= 0.0 and low < 0.05 * high:
+    if draws.min() >= 0.0 and low < REACHED * high:
         return np.linspace(NEAREST * high, high, points)
     return np.linspace(low, high, points)
 
 
 def find_density(
-    parameter: Parameter, draws: dict[str, Array], exact: ImportancePosterior | None
+    parameter: Parameter, post: Draws, exact: ImportancePosterior | None
 ) -> tuple[Array, Array]:
     """Return points and a parameter's posterior density there.
 
     Args:
         parameter: a variance, SD, covariance or correlation.
-        draws: of every parameter.
+        post: draws from the posterior.
         exact: the same posterior by importance sampling, or None.
     """
     from arviz_stats.base import array_stats
 
     scale = parameter.scaled if parameter.is_variance else parameter
-    own = draws[str(scale)].ravel()
+    own = post.draws[str(scale)].ravel()
     if not has_density(own):
         return own[:1], np.full(1, np.nan)
     if exact is not None:
         name = str(parameter)
-        found = fit_marginal(exact.kernels[name], exact.draws.weight, find_support(parameter))
+        support = find_support(parameter)
+        power = _find_power(parameter, post, own) if support == "positive" else None
+        found = fit_marginal(exact.kernels[name], exact.draws.weight, support, power=power)
         return found.x, found.density
     at, density, _ = array_stats.kde(own)
     if scale == parameter:
         return at, density
     at, density = at[at > 0.0], density[at > 0.0]
     return at**2, density / (2.0 * at)
+
+
+def _find_power(parameter: Parameter, post: Draws, own: Array) -> float | None:
+    """Return the power of x with which the density of an SD or a variance leaves zero, or None.
+
+    The likelihood is smooth at a variance of zero, so that an SD's density is level there where
+    its prior's is, and that of its square goes as 1 / SD. None where draws of the SD (S,) are not
+    near zero, its prior is not level there, or the prior stands on other SDs than this one.
+    """
+    low, high = np.quantile(own, [TAIL, 1.0 - TAIL])
+    sds = dict(zip(map(str, post.structure.sds), post.priors.sd, strict=True))
+    scale = parameter.scaled if parameter.is_variance else parameter
+    if str(scale) not in sds or low >= REACHED * high or scale in _list_moved(post):
+        return None
+    near = evaluate_density(sds[str(scale)], high * NEAREST * np.array([NEAREST, 1.0]))
+    if not (near[0] > 0.0 and abs(near[1] / near[0] - 1.0) <= LEVEL):
+        return None
+    return -0.5 if parameter.is_variance else 0.0
 
 
 def _collect_priors(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
@@ -145,24 +168,34 @@ def _estimate_moved(post: Draws) -> dict[Parameter, Callable[[Array], Array]]:
     estimated from draws of the prior; nan for an improper one.
     """
     priors, structure = post.priors, post.structure
-    back = np.linalg.inv(priors.frame.random)
-    moved = np.any(back != np.eye(len(back)), axis=1)
-    pairs = zip(structure.labels, structure.scaled, strict=True)
-    chosen = {parameter: (i, j) for (i, j), parameter in pairs if moved[i] or moved[j]}
+    chosen = _list_moved(post)
     if not chosen:
         return {}
     if any(prior.undrawable for prior in priors.every):
         return dict.fromkeys(chosen, lambda x: np.full(len(x), np.nan))
     _, root, _ = draw_prior(priors, structure, np.random.default_rng(0), PRIOR_DRAWS)
     scaled = scale_covariance(root @ root.swapaxes(-1, -2), list(chosen.values()))
-    return {each: _smooth(column) for each, column in zip(chosen, scaled.T, strict=True)}
+    return {
+        each: _smooth(column, 1.0 if each.is_correlation else KEPT)
+        for each, column in zip(chosen, scaled.T, strict=True)
+    }
 
 
-def _smooth(draws: Array) -> Callable[[Array], Array]:
+def _list_moved(post: Draws) -> dict[Parameter, tuple[int, int]]:
+    """Return the SDs and correlations that the prior does not stand on itself, with their place."""
+    structure = post.structure
+    back = np.linalg.inv(post.priors.frame.random)
+    moved = np.any(back != np.eye(len(back)), axis=1)
+    pairs = zip(structure.labels, structure.scaled, strict=True)
+    return {parameter: (i, j) for (i, j), parameter in pairs if moved[i] or moved[j]}
+
+
+def _smooth(draws: Array, kept: float) -> Callable[[Array], Array]:
+    """Return the density of draws (S,) by a kernel estimate of this lower share of them."""
     from arviz_stats.base import array_stats
 
-    draws = draws[draws <= np.quantile(draws, 0.99)]
+    draws = draws[draws <= np.quantile(draws, kept)]
     if not has_density(draws):
         return lambda x: np.full(len(x), np.nan)
     at, density, _ = array_stats.kde(draws)
-    return lambda x: np.asarray(np.interp(x, at, 0.99 * density, left=0.0, right=np.nan))
+    return lambda x: np.asarray(np.interp(x, at, kept * density, left=0.0, right=np.nan))

@@ -1,17 +1,21 @@
 """Profile, prior and posterior over one grid: each integrates, peaks and scales as it should."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 from simulate import simulate_table
 
+from bhlm.bayes.importance.kernels import Kernels
 from bhlm.bayes.priors.correlations import LKJ
-from bhlm.bayes.priors.families import HalfNormal
+from bhlm.bayes.priors.families import Gamma, HalfNormal
 from bhlm.bayes.priors.resolve import Priors
 from bhlm.errors import ArgumentError
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
-from bhlm.reconciliation.curves import tabulate_curves
+from bhlm.likelihood.parameters import map_names
+from bhlm.reconciliation.curves import _collect_priors, find_density, tabulate_curves
 
 pytestmark = pytest.mark.wide
 
@@ -104,3 +108,44 @@ def test_each_block_of_correlations_has_its_own_prior():
         )
     drawn = {name for name in post.draws if name.startswith(("sd(", "corr("))}
     assert {name for name in found.index if not name.startswith("var(")} == drawn
+
+
+@pytest.fixture(scope="module", params=["level", "rising"])
+def beside_zero(request):
+    """Prior draws whose SDs reach zero, and the law of one: its density level there or not."""
+    prior, law = {
+        "level": (HalfNormal(2), stats.halfnorm(0, 2)),
+        "rising": (Gamma(2, 1), stats.gamma(2)),
+    }[request.param]
+    model = Model("y ~ x + (x | g)", simulate_table(1, n_groups=20, largest=8))
+    priors = Priors(sd=prior, at="zero")
+    post = model.sample(seed=1, draws=500, tune=10, chains=2, prior_only=True, priors=priors)
+    return post, law
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_few_draws_next_to_zero_raise_no_peak_there(beside_zero, seed):
+    post, law = beside_zero
+    parameter = map_names(post.parameters)["sd(x|g)"]
+    draws = law.rvs(4000, random_state=seed)
+    exact = SimpleNamespace(
+        kernels={"sd(x|g)": Kernels(draws, np.zeros(4000))},
+        draws=SimpleNamespace(weight=np.full(4000, 1 / 4000)),
+    )
+    x, density = find_density(parameter, post, exact)
+    peak = law.pdf(np.linspace(0.0, 5.0, 501)).max()
+    assert density.max() < 1.3 * peak
+    if law.dist.name == "halfnorm":
+        near = x < 0.1
+        assert np.abs(density[near] / law.pdf(x[near]) - 1.0).max() < 0.35
+
+
+def test_the_prior_of_a_moved_correlation_reaches_both_ends():
+    table = simulate_table(3, n_groups=20, largest=8)
+    table["x"] += 0.5  # so that priors at the columns' means move the correlation at zero
+    post = Model("y ~ x + (x | g)", table).sample(
+        seed=1, draws=50, tune=10, chains=1, prior_only=True
+    )
+    corr = map_names(post.parameters)["corr(Intercept,x|g)"]
+    prior = _collect_priors(post)[corr](np.array([-0.9, 0.9]))
+    assert np.all(prior > 0.0)  # and so it is known there
