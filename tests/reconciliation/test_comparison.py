@@ -17,6 +17,7 @@ from bhlm.errors import ArgumentError
 from bhlm.files import write_json
 from bhlm.fits.model import Model
 from bhlm.fits.reconciliation import reconcile
+from bhlm.layout import format_digits
 from bhlm.reconciliation.comparison import compare, is_same
 from bhlm.reconciliation.split import NAMED, NEGLIGIBLE
 from bhlm.reconciliation.words import TOLD
@@ -101,13 +102,14 @@ def test_words_carry_the_numbers(both):
             assert "REML has no estimate of it" in text
             continue
         if abs(row["gap"]) >= 0.02 * row["sd"]:
-            assert f"{abs(row['gap']):.2g} {'above' if row['gap'] > 0 else 'below'} REML" in text
+            side = "above" if row["gap"] > 0 else "below"
+            assert f"{format_digits(abs(row['gap']), 2)} {side} REML" in text
         for share, words in (
             ("skewness", "because the posterior is skewed"),
             ("prior_scale", "from the scale (flat on SDs"),
             ("prior_residual", "on the residual SD"),
         ):
-            told = f"{abs(row[share]):.2g} {'up' if row[share] > 0 else 'down'} "
+            told = f"{format_digits(abs(row[share]), 2)} {'up' if row[share] > 0 else 'down'} "
             big = abs(row[share]) >= max(0.02 * row["sd"], TOLD * row[f"{share}_se"])
             assert (words in text) == big, (name, share)
             assert not big or told in text[: text.index(words)], (name, share)
