@@ -705,7 +705,9 @@ def test_small_groups_are_refused_or_dropped(moments, tmp_path):
     with pytest.raises(DataError, match="none would be left"):
         suppress_small_groups(moments, 1000, action="drop")
     for k in (0, -1, 2.5, True, "5"):
-        with pytest.raises(ArgumentError, match=r"not a whole number above 0|k=True is not an inte"):
+        with pytest.raises(
+            ArgumentError, match=r"not a whole number above 0|k=True is not an inte"
+        ):
             suppress_small_groups(moments, k)
     with pytest.raises(ArgumentError, match="'hide' is not known"):
         suppress_small_groups(moments, 4, action="hide")
