@@ -255,6 +255,11 @@ def test_the_page_of_a_posterior(post: FamilyBayesFit, tmp_path: Path) -> None:
     assert "could not be computed" not in json.dumps(twin["sections"])
     ratios = list_blocks(twin)["ratios"]
     assert ratios["title"] == "Odds ratios"
+    # An elpd without its constants is no log density: the page says so beside the number.
+    loo = post.loo()
+    told = page.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    assert f"is {loo.elpd:,.1f} (SE {loo.se:,.1f}), with" in told
+    assert "leaves out what no parameter changes" in told
 
 
 def read_cells(page: Path, name: str) -> list[list[str]]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.checks.loo import khat_threshold
 from bhlm.bayes.family.checks import check_groups as check_draws
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.family.quantities import (
@@ -473,8 +472,9 @@ def _leave_out(post: FamilyDraws) -> list[Block]:
         return [Text((told,), tone="caution", heading="Leaving groups out: not shown")]
     sentence = (
         f"The elpd of a new group, summed over {count(loo.n_data_points, 'group')}, is "
-        f"{loo.elpd:.1f} (SE {loo.se:.1f}), with {loo.p:.1f} effective parameters; its k-hat "
-        f"should be below {khat_threshold(post):.2f}."
+        f"{loo.elpd:,.1f} (SE {loo.se:,.1f}), with {loo.p:.1f} effective parameters; it leaves out "
+        "what no parameter changes (binomial coefficients, factorials of counts), and compares "
+        "models of the same rows alone."
     )
     failures = tuple(f"{text[0].upper()}{text[1:]}." for text in loo.failures)
     return [
