@@ -346,7 +346,8 @@ def test_predictive_check_is_told_by_its_furthest_summary(sleep):
     far = int(np.sum(check.overall["p_two_sided"] < 0.01))
     assert far == 2
     assert f"Of 9 summaries over the groups {far} are outside" in figure.reading
-    assert f"the {row['over']} of {row['statistic']}, {row['observed']:.1f} where" in figure.reading
+    assert row["statistic"] == "residual SD"
+    assert f"the {row['over']} of the residual SD, {row['observed']:.1f} where" in figure.reading
     # Eighteen groups have no density to speak of.
     assert [panel.title for panel in figure.panels] == ["mean", "slope(Days)", "residual SD"]
 
