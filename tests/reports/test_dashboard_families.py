@@ -262,6 +262,23 @@ def test_the_page_of_a_posterior(post: FamilyBayesFit, tmp_path: Path) -> None:
     assert "leaves out what no parameter changes" in told
 
 
+@pytest.mark.parametrize(("family", "nearer"), [("binomial", True), ("poisson", False)])
+def test_ratios_of_means_are_nearer_to_1_but_for_a_log_link(
+    family: str, nearer: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    rows = pd.DataFrame({"g": np.repeat(np.arange(30), 8), "x": rng.normal(size=240)})
+    eta = 0.8 * rows["x"] + np.repeat(rng.normal(size=30), 8)
+    rows["y"] = (
+        rng.poisson(np.exp(eta)) if family == "poisson" else eta + rng.logistic(size=240) > 0
+    )
+    rows["y"] = rows["y"].astype(int)
+    page = tmp_path / "page.html"
+    bhlm.Model("y ~ x + (1 | g)", rows, family=family).ml().dashboard(page)
+    ratios = list_blocks(read_twin(page))["ratios"]
+    assert ("nearer to 1" in json.dumps(ratios)) == nearer
+
+
 def read_cells(page: Path, name: str) -> list[list[str]]:
     """The cells of a table as the page shows them."""
     text = page.read_text(encoding="utf-8")

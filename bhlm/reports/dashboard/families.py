@@ -221,7 +221,9 @@ def tabulate_effect_ratios(pair: AnyPair) -> Table:
         else "Effects of the probit link have no ratios; on its scale they are"
     )
     if pair.ml is not None and has_ratios:
-        told += ", and between the means of all groups (population-averaged), nearer to 1"
+        told += ", and between the means of all groups (population-averaged)"
+        # A log link multiplies the means of all columns' values by the same factor.
+        told += "" if given.family.link == "log" else ", nearer to 1"
     elif pair.ml is not None:
         told += " between the means of all groups (population-averaged)"
     elif not has_ratios:
