@@ -67,12 +67,16 @@ def main() -> None:
     if given.pisa:
         table = pd.read_csv(given.pisa, dtype={"schoolid": str})
         one = measure(
-            lambda: bhlm.Model(f"pv1math {RIGHT}", table, weights=WEIGHTS).reml(method="ml"),
+            lambda: (
+                bhlm.Model(f"pv1math {RIGHT}", table, weights=WEIGHTS).reml(method="ml").estimates
+            ),
             given.repeats,
         )
         five = measure(
-            lambda: bhlm.fit_imputations(
-                RIGHT, table, responses=RESPONSES, weights=WEIGHTS, method="ml"
+            lambda: (
+                bhlm.fit_imputations(
+                    RIGHT, table, responses=RESPONSES, weights=WEIGHTS, method="ml"
+                ).estimates
             ),
             given.repeats,
         )

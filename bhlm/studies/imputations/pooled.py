@@ -140,10 +140,9 @@ def check_same_model(fits: Sequence[Any]) -> None:
             f"{count(len(fits), 'fit')} cannot be pooled: the variance between imputations needs "
             "two or more; give one fit per imputation"
         )
-    first = _describe(fits[0])
     for at, fit in enumerate(fits, 1):
-        described = first if _is_alike(fit, fits[0]) else _describe(fit)
-        for what, value in described.items():
+        first = {} if _is_alike(fit, fits[0]) else _describe(fits[0])
+        for what, value in _describe(fit).items() if first else ():
             if value != first[what]:
                 raise ArgumentError(
                     f"fit {at} has {_tell_difference(what, value, first[what])}; pool fits of one "

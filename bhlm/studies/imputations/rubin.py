@@ -45,9 +45,11 @@ def combine(estimates: Array, squared_errors: Array, *, complete_df: Array | flo
     m = len(estimates)
     # About the first, equal estimates have the variance 0 to the bit.
     gaps = estimates - estimates[0]
-    estimate = estimates[0] + gaps.mean(axis=0)
+    gap = gaps.mean(axis=0)
+    estimate = estimates[0] + gap
     within = squared_errors.mean(axis=0)
-    between = gaps.var(axis=0, ddof=1)
+    gaps = gaps - gap
+    between = np.einsum("mc,mc->c", gaps, gaps) / (m - 1.0)
     extra = (1.0 + 1.0 / m) * between
     total = within + extra
     nu = np.broadcast_to(np.asarray(complete_df, dtype=np.float64), estimate.shape)
