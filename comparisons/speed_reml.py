@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 RIVALS = HERE.parent / ".venv-rivals" / "bin" / "python"
 # rows, groups, counted runs
 SIZES = {"1e5 rows": (100_000, 1_000, 5), "1e6 rows": (1_000_000, 10_000, 3)}
-LARGE = {"1e7 rows": (10_000_000, 100_000, 1)}
+LARGE = {"1e7 rows": (10_000_000, 100_000, 3)}
 # Beyond these rows a program takes minutes, and is not asked.
 LIMITS = {"statsmodels": 100_000, "kamino-lme": 100_000, "nlme": 1_000_000, "lme4": 1_000_000}
 PROGRAMS = (
