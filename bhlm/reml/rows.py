@@ -43,14 +43,6 @@ def tabulate_rows(rows: Mapping[str, Row]) -> "pd.DataFrame":
     return lay_out(np.array(list(rows.values())), tuple(rows), Row._fields)
 
 
-def read_rows(estimates: "pd.DataFrame") -> dict[str, Row]:
-    """Return the rows of a table of estimates by their parameters' names."""
-    return {
-        str(name): Row(**{str(key): float(value) for key, value in row.items()})
-        for name, row in estimates.iterrows()
-    }
-
-
 def lay_out(values: Array, names: tuple[str, ...], columns: tuple[str, ...]) -> "pd.DataFrame":
     """Return numbers (r, c) as a table, its rows called `names` under "parameter"."""
     import pandas as pd

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from bhlm.likelihood.crossed_families import WhitenedCross
 from bhlm.likelihood.families import Family
@@ -14,7 +15,7 @@ from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 from bhlm.reml.maximum import Part
-from bhlm.reml.rows import list_fixed, list_variances, tabulate_rows, wald_test
+from bhlm.reml.rows import Row, list_fixed, list_variances, tabulate_rows, wald_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,14 +114,7 @@ class FamilyMaximum(ABC):
             stop = start + len(structure.labels)
             blocks.append(structure.assemble(components[start:stop]))
             start = stop
-        if len(blocks) == 1:
-            return blocks[0]
-        found = np.zeros((sum(map(len, blocks)),) * 2)
-        at = 0
-        for block in blocks:
-            found[at : at + len(block), at : at + len(block)] = block
-            at += len(block)
-        return found
+        return block_diag(*blocks)
 
     @property
     def estimates(self) -> "pd.DataFrame":
@@ -130,16 +124,19 @@ class FamilyMaximum(ABC):
         one; intervals are 95 % and tests by z, as of a Gaussian fit.
         """
         if "estimates" not in self._kept:
-            structures, gs = zip(*self.parts, strict=True)
-            rows = [
-                *list_fixed(self.beta, self.beta_cov),
-                *list_variances(structures, gs, None, self.variance_cov),
-            ]
-            self._kept["estimates"] = tabulate_rows(
-                dict(zip(map(str, self.parameters), rows, strict=True))
-            )
+            self._kept["estimates"] = tabulate_rows(self.parameter_rows)
         table: pd.DataFrame = self._kept["estimates"]
         return table.copy()
+
+    @property
+    def parameter_rows(self) -> dict[str, Row]:
+        """The rows of `estimates` by their parameters' names."""
+        structures, gs = zip(*self.parts, strict=True)
+        rows = [
+            *list_fixed(self.beta, self.beta_cov),
+            *list_variances(structures, gs, None, self.variance_cov),
+        ]
+        return dict(zip(map(str, self.parameters), rows, strict=True))
 
     @property
     def wald(self) -> dict[str, float]:

@@ -21,7 +21,6 @@ from bhlm.reml.family.inference import tabulate_fixed as tabulate_tests
 from bhlm.reml.family.inference import tabulate_ratios
 from bhlm.reml.family.population import estimate_population, measure_dispersion, share_variance
 from bhlm.reml.family.search import tell_error
-from bhlm.reml.rows import read_rows
 from bhlm.reports.text.hlm import draw_tau, format_exponent, name_random
 from bhlm.reports.text.hlm_levels import rule_table
 from bhlm.reports.text.lme4 import correlate_fixed, format_r, tabulate_fixed, tabulate_random
@@ -156,7 +155,7 @@ def _render_stata(fit: "FamilyEstimate") -> list[str]:
             "" if row is None else f"{align_left(row.text, left)}{row.label:<18} ={row.value:>10}"
         )
         lines.append(told)
-    estimates, test = read_rows(fit.estimates), fit.lr_test
+    estimates, test = fit.parameter_rows, fit.lr_test
     lines += ["", *tabulate_coefficients(fit, estimates), ""]
     lines += tabulate_components((fit.structure,), estimates, residual=False)
     start, chi2 = f"LR test vs. {name} regression:", format_fixed(test["chi2"], 2)

@@ -17,7 +17,6 @@ from bhlm.layout import (
 )
 from bhlm.reml.family.levels import tell_integration
 from bhlm.reml.family.maximum import LABEL
-from bhlm.reml.rows import read_rows
 from bhlm.reports.text.family import REGRESSION
 from bhlm.reports.text.levels import tabulate_groups
 from bhlm.reports.text.lme4 import correlate_fixed, format_r, tabulate_fixed, tabulate_random
@@ -83,7 +82,7 @@ def render_family_levels(fit: "FamilyLevelsEstimate", *, style: str = "stata") -
 def _render_stata(fit: "FamilyLevelsEstimate") -> list[str]:
     """Return the blocks of Stata's melogit, meprobit, mecloglog or mepoisson."""
     patterns, wald, test = fit.patterns, fit.wald, fit.lr_test
-    estimates, name = read_rows(fit.estimates), REGRESSION[fit.family.link]
+    estimates, name = fit.parameter_rows, REGRESSION[fit.family.link]
     by_size = sorted(fit.structures, key=lambda each: patterns.groups[each.group])
     loglik = f"Log likelihood = {format_g(fit.loglik, 10)}"
     return [
