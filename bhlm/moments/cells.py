@@ -44,7 +44,7 @@ from bhlm.moments.memory import (
     accumulate_weighted,
     count_complete,
 )
-from bhlm.moments.merge import check_alike, merge_cells
+from bhlm.moments.merge import check_alike, merge_cells, name_parts
 from bhlm.moments.moments import (
     INTERCEPT,
     Moments,
@@ -510,6 +510,18 @@ def describe_cells(moments: CellMoments) -> dict[str, Any]:
     } | ({} if moments.weights is None else {"weights": moments.weights.describe()})
 
 
+def rebuild_level_design(description: Mapping[str, Any]) -> Design:
+    """Return the design of several factors that a description has.
+
+    Raises as `rebuild_cells` does.
+    """
+    factors = tuple(GroupingFactor(*map(freeze, each)) for each in description["factors"])
+    design = replace(rebuild_design(description), factors=factors)
+    if tuple(description["groupings"]) != design.formula.group_columns:
+        raise ValueError(f"the grouping columns {description['groupings']}")
+    return design
+
+
 def rebuild_cells(description: Mapping[str, Any], blocks: Blocks) -> CellMoments:
     """Return the moments of which `describe_cells` is a description, perhaps read from JSON.
 
@@ -517,10 +529,7 @@ def rebuild_cells(description: Mapping[str, Any], blocks: Blocks) -> CellMoments
         DataError: its formula cannot be read.
         ValueError, LookupError, TypeError: it is not such a description.
     """
-    factors = tuple(GroupingFactor(*map(freeze, each)) for each in description["factors"])
-    design = replace(rebuild_design(description), factors=factors)
-    if tuple(description["groupings"]) != design.formula.group_columns:
-        raise ValueError(f"the grouping columns {description['groupings']}")
+    design = rebuild_level_design(description)
     if (design.formula.weights is None) != (blocks.weighting is None):
         raise ValueError("weights that are named and not there, or the other way round")
     left_out = LeftOut(description["dropped"], dict(freeze(description["missing"])))
@@ -604,11 +613,7 @@ def merge_cell_moments(
             levels or types of labels; a level in two parts of a factor within which means are
             taken.
     """
-    if not parts:
-        raise DataError("there are no moments to merge; give at least one part")
-    names = names or [f"part {i + 1}" for i in range(len(parts))]
-    if len(names) != len(parts):
-        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    names = name_parts(parts, names)
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))

@@ -1,6 +1,6 @@
 """Moments of one grouping column or of several, and patterns: what takes each, by its kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -73,34 +73,37 @@ def merge_moments(parts: Sequence[Saved], *, names: Sequence[str] | None = None)
     Raises:
         DataError: no parts, parts of two kinds, or parts that do not merge.
     """
-    if any(isinstance(part, LevelPatterns) for part in parts):
-        for at, part in enumerate(parts):
-            if not isinstance(part, LevelPatterns):
-                shown = names[at] if names else f"part {at + 1}"
-                raise DataError(
-                    f"{shown} ('{part.formula}') has no patterns of several factors, and others "
-                    "have; reduce all with one family and one formula"
-                )
-        return merge_level_patterns(cast("Sequence[LevelPatterns]", parts), names=names)
-    if any(isinstance(part, Patterns) for part in parts):
-        for at, part in enumerate(parts):
-            if not isinstance(part, Patterns):
-                shown = names[at] if names else f"part {at + 1}"
-                raise DataError(
-                    f"{shown} has moments ('{part.formula}') and others have patterns of a family; "
-                    "reduce all with one family"
-                )
-        return merge_patterns(cast("Sequence[Patterns]", parts), names=names)
-    if not any(isinstance(part, CellMoments) for part in parts):
-        return one_factor.merge_moments(cast("Sequence[Moments]", parts), names=names)
-    for at, part in enumerate(parts):
-        if not isinstance(part, CellMoments):
-            shown = names[at] if names else f"part {at + 1}"
-            raise DataError(
-                f"{shown} has moments of a single factor ('{part.formula}') and others of "
-                "several; reduce all for one formula"
-            )
-    return merge_cell_moments(cast("Sequence[CellMoments]", parts), names=names)
+    for kind, refusal, merge in _MERGES:
+        if any(isinstance(part, kind) for part in parts):
+            for at, part in enumerate(parts):
+                if not isinstance(part, kind):
+                    shown = names[at] if names else f"part {at + 1}"
+                    raise DataError(refusal.format(part=shown, formula=part.formula))
+            return merge(parts, names=names)
+    return one_factor.merge_moments(cast("Sequence[Moments]", parts), names=names)
+
+
+# What parts of a kind are merged by, and what is said of another kind beside them.
+_MERGES: tuple[tuple[type, str, Callable[..., Saved]], ...] = (
+    (
+        LevelPatterns,
+        "{part} ('{formula}') has no patterns of several factors, and others have; reduce all with "
+        "one family and one formula",
+        merge_level_patterns,
+    ),
+    (
+        Patterns,
+        "{part} has moments ('{formula}') and others have patterns of a family; reduce all with "
+        "one family",
+        merge_patterns,
+    ),
+    (
+        CellMoments,
+        "{part} has moments of a single factor ('{formula}') and others of several; reduce all for "
+        "one formula",
+        merge_cell_moments,
+    ),
+)
 
 
 def reduce_part(formula: str, table: Any, *, weights: Weights | None = None) -> AnyMoments:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bhlm.design.cells import read_labels
-from bhlm.errors import ArgumentError, DataError
+from bhlm.errors import ArgumentError
 from bhlm.moments.disclosure import join_promises
 from bhlm.moments.file import refuse_repeated, report_broken
 from bhlm.moments.level_pattern_file import (
@@ -19,7 +19,7 @@ from bhlm.moments.level_pattern_file import (
     read_level_patterns,
 )
 from bhlm.moments.level_patterns import LevelPatterns, gather_patterns, rebuild_level_patterns
-from bhlm.moments.merge import check_alike, check_within, join_labels
+from bhlm.moments.merge import check_alike, check_within, join_labels, name_parts
 from bhlm.moments.pattern_parts import FindFamily, check_outcomes
 
 
@@ -61,11 +61,7 @@ def merge_level_patterns(
             constants, levels or types of labels; a level in two parts of a factor within which
             means are taken.
     """
-    if not parts:
-        raise DataError("there are no patterns to merge; give at least one part")
-    names = names or [f"part {i + 1}" for i in range(len(parts))]
-    if len(names) != len(parts):
-        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    names = name_parts(parts, names, what="patterns")
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))

@@ -6,7 +6,7 @@ patterns are what they are within a group of a single factor.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from bhlm.design.cells import (
 from bhlm.design.design import Design, GroupingFactor
 from bhlm.design.formula.terms import Formula
 from bhlm.layout import list_names
-from bhlm.moments.cells import list_implicit, spread_labels
+from bhlm.moments.cells import list_implicit, rebuild_level_design, spread_labels
 from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.level_pattern_file import list_level_disclosures, write_level_patterns
-from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
+from bhlm.moments.moments import describe_design, freeze, tell_rows_used
 from bhlm.moments.patterns import (
     CountedRows,
     Outcome,
@@ -193,10 +193,7 @@ def rebuild_level_patterns(
         DataError: its formula cannot be read.
         ValueError, LookupError, TypeError: it is not such a description.
     """  # fmt: skip
-    factors = tuple(GroupingFactor(*map(freeze, each)) for each in description["factors"])
-    design = replace(rebuild_design(description), factors=factors)
-    if tuple(description["groupings"]) != design.formula.group_columns:
-        raise ValueError(f"the grouping columns {description['groupings']}")
+    design = rebuild_level_design(description)
     found = read_labels(design.formula, labels, n=int(lists["rows"].sum()), least=1)
     return LevelPatterns(
         labels=found,

@@ -10,7 +10,7 @@ from bhlm.design.formula.expressions import Apply, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import list_within
-from bhlm.errors import DataError
+from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.weighting import merge_weightings, weigh_mass
 
@@ -51,6 +51,23 @@ def merge_blocks(design: Design, parts: Sequence[Reduced], *, names: Sequence[st
     weighting = merge_weightings(weightings, index, len(groups), names=names)
     rows = np.bincount(index, weights=np.concatenate([part.n for part in parts]))
     return Reduced(groups, rows, found.mean, found.cross, weighting)
+
+
+def name_parts(
+    parts: Sequence[object], names: Sequence[str] | None, *, what: str = "moments"
+) -> Sequence[str]:
+    """Return what errors call each part: its name, or its number.
+
+    Raises:
+        DataError: no parts.
+        ArgumentError: another number of names.
+    """
+    if not parts:
+        raise DataError(f"there are no {what} to merge; give at least one part")
+    names = names or [f"part {i + 1}" for i in range(len(parts))]
+    if len(names) != len(parts):
+        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    return names
 
 
 def merge_cells(design: Design, parts: Sequence[Blocks], *, names: Sequence[str]) -> Blocks:

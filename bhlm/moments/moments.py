@@ -20,7 +20,6 @@ from bhlm.design.formula.weights import Weights, rebuild_weights
 from bhlm.design.labels import kind_of_labels
 from bhlm.design.rows import open_rows
 from bhlm.errors import (
-    ArgumentError,
     DataError,
     FormulaError,
     check_arguments,
@@ -38,7 +37,7 @@ from bhlm.moments.file import (
     write_blocks,
 )
 from bhlm.moments.memory import Blocks, LeftOut, Reduced
-from bhlm.moments.merge import check_alike, merge_blocks
+from bhlm.moments.merge import check_alike, merge_blocks, name_parts
 from bhlm.moments.reduce import reduce_designed, reduce_formula
 from bhlm.moments.sums import sum_blocks, sum_products
 from bhlm.moments.weighting import (
@@ -381,11 +380,7 @@ def merge_moments(parts: Sequence[Moments], *, names: Sequence[str] | None = Non
         DataError: no parts; two parts of the same rows; parts of different models, constants,
             levels or types of labels; a group in two parts of a model with cwc() or gm().
     """
-    if not parts:
-        raise DataError("there are no moments to merge; give at least one part")
-    names = names or [f"part {i + 1}" for i in range(len(parts))]
-    if len(names) != len(parts):
-        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    names = name_parts(parts, names)
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
         check_alike(first.design, part.design, names=(names[0], name))

@@ -11,7 +11,7 @@ import numpy as np
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.disclosure import find_large_groups, join_promises
 from bhlm.moments.file import refuse_repeated, report_broken
-from bhlm.moments.merge import check_alike, check_shared, join_labels
+from bhlm.moments.merge import check_alike, check_shared, join_labels, name_parts
 from bhlm.moments.pattern_file import (
     LISTS,
     check_pattern_counts,
@@ -63,11 +63,7 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
             constants, levels or types of labels; a group in two parts of a model with cwc() or
             gm().
     """
-    if not parts:
-        raise DataError("there are no patterns to merge; give at least one part")
-    names = names or [f"part {i + 1}" for i in range(len(parts))]
-    if len(names) != len(parts):
-        raise ArgumentError(f"{len(names)} names for {len(parts)} parts; give one for each")
+    names = name_parts(parts, names, what="patterns")
     first = parts[0]
     design = first.design
     for part, name in zip(parts[1:], names[1:], strict=True):
