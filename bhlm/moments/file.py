@@ -92,7 +92,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     labels, n, mean, cross, weighting, units = blocks
     lower = cross[:, *np.tril_indices(mean.shape[1])]
     names: Sequence[str] = description.get("groupings", (description["group"],))
-    kinds = [kind_of_labels(e) if e.dtype.kind == "O" else e.dtype.str for e in labels]
+    kinds = list(map(describe_labels, labels))
     header = {
         "schema": WEIGHTED if weighting else CELLS if "groupings" in description else SCHEMA,
         "bhlm": version("bhlm"),
@@ -104,13 +104,7 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
     text = json.dumps(header, allow_nan=False)
     written = {}
     for at, name, each in zip(_name_columns(header), names, labels, strict=True):
-        try:
-            written[at] = labels_to_arrow(pa, each)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise DataError(
-                f"labels of '{name}' ({each.dtype}) cannot be written "
-                f"({' '.join(str(error).split())}); make them integers or strings"
-            ) from error
+        written[at] = store_labels(each, name)
     arrays = {"mean": mean, "cross": lower}
     if weighting is not None:
         arrays["weights"] = np.column_stack(list(describe_weighting(weighting).values()))
@@ -129,6 +123,28 @@ def write_blocks(path: str | Path, description: Mapping[str, Any], blocks: Block
         pq.write_table(
             table, stream, compression="zstd", use_dictionary=False, write_page_checksum=True
         )
+
+
+def describe_labels(labels: Array) -> str:
+    """Return the type of labels (J,), by which `labels_from_arrow` restores them."""
+    return kind_of_labels(labels) if labels.dtype.kind == "O" else labels.dtype.str
+
+
+def store_labels(labels: Array, name: str) -> Any:
+    """Return labels (J,) of a grouping column as a pyarrow Array.
+
+    Raises:
+        DataError: a type that has no place in a file.
+    """
+    import pyarrow as pa
+
+    try:
+        return labels_to_arrow(pa, labels)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise DataError(
+            f"labels of '{name}' ({labels.dtype}) cannot be written "
+            f"({' '.join(str(error).split())}); make them integers or strings"
+        ) from error
 
 
 def _name_columns(header: Mapping[str, Any]) -> list[str]:
@@ -172,12 +188,27 @@ def read_blocks(path: str | Path) -> tuple[dict[str, Any], Blocks]:
         columns += ["weights"] if header["schema"] == WEIGHTED else []
         columns += ["units"] if _name_units(header) else []
         arrays = _read_arrays(file.read(columns=columns), header)
-        if metadata[CHECKSUM].decode() != digest_content(text, arrays.labels, *arrays.numbers):
-            raise DataError(
-                f"{name} is corrupted: its content does not have the SHA-256 that it was written "
-                "with; copy it again, or reduce the table again"
-            )
+        check_digest(metadata, digest_content(text, arrays.labels, *arrays.numbers), name)
         return header, _fill_cross(arrays)
+
+
+def check_digest(metadata: Mapping[bytes, bytes], digest: str, name: str) -> None:
+    """Raise `DataError`, about `name`, where a file's checksum is not that of its content."""
+    if metadata[CHECKSUM].decode() != digest:
+        raise DataError(
+            f"{name} is corrupted: its content does not have the SHA-256 that it was written "
+            "with; copy it again, or reduce the table again"
+        )
+
+
+def check_version(header: Mapping[str, Any], known: int, name: str) -> None:
+    """Raise `DataError`, about `name`, where a file is of a later layout than this bhlm knows."""
+    found = header["schema"]
+    if isinstance(found, int) and found > known:
+        raise DataError(
+            f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, and "
+            f"this bhlm knows version {known}; upgrade bhlm"
+        )
 
 
 @contextmanager
@@ -280,11 +311,7 @@ def check_whole(path: Path) -> None:
 def _check_schema_version(header: dict[str, Any], name: str) -> None:
     found = header["schema"]
     known = WEIGHTED if "weights" in header else CELLS
-    if isinstance(found, int) and found > known:
-        raise DataError(
-            f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, and "
-            f"this bhlm knows version {known}; upgrade bhlm"
-        )
+    check_version(header, known, name)
     if found != known if known == WEIGHTED else found not in (SCHEMA, CELLS):
         raise ValueError(f"version {found!r} of the layout")
 

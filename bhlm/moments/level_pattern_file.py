@@ -19,22 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.design.labels import kind_of_labels
 from bhlm.errors import DataError
 from bhlm.files import replace_file
 from bhlm.layout import agree, count, list_names
-from bhlm.moments.check import LABELS, check_columns
 from bhlm.moments.file import (
     CHECKSUM,
     DESCRIPTION,
+    check_digest,
     check_place,
     check_whole,
+    describe_labels,
     digest_content,
     labels_from_arrow,
-    labels_to_arrow,
     report_broken,
+    store_labels,
 )
-from bhlm.moments.pattern_file import FARTHEST
+from bhlm.moments.pattern_file import (
+    check_kind,
+    check_layout,
+    check_numbers,
+    refuse_patterns,
+    tell_alike,
+)
 
 if TYPE_CHECKING:
     from bhlm.moments.level_patterns import LevelPatterns
@@ -59,25 +65,18 @@ def write_level_patterns(
     import pyarrow.parquet as pq
 
     labels = patterns.cell_labels
-    kinds = [kind_of_labels(e) if e.dtype.kind == "O" else e.dtype.str for e in labels.values()]
     header = {
         "schema": SCHEMA,
         "bhlm": version("bhlm"),
         **description,
-        "labels": kinds,
+        "labels": list(map(describe_labels, labels.values())),
         "rows": patterns.n_rows,
         "patterns": patterns.n_patterns,
     }
     text = json.dumps(header, allow_nan=False)
-    written = {}
-    for at, (name, each) in enumerate(labels.items()):
-        try:
-            written[f"group{at}"] = labels_to_arrow(pa, each)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise DataError(
-                f"labels of '{name}' ({each.dtype}) cannot be written "
-                f"({' '.join(str(error).split())}); make them integers or strings"
-            ) from error
+    written = {
+        f"group{at}": store_labels(each, name) for at, (name, each) in enumerate(labels.items())
+    }
     width = patterns.values.shape[1]
     ends = np.arange(patterns.n_patterns + 1) * width
     table = pa.table(
@@ -112,14 +111,7 @@ def read_level_patterns(
         metadata = file.metadata.metadata or {}
         text = metadata[DESCRIPTION].decode()
         header = json.loads(text)
-        found = header["schema"]
-        if isinstance(found, int) and found > SCHEMA:
-            raise DataError(
-                f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, "
-                f"and this bhlm knows version {SCHEMA}; upgrade bhlm"
-            )
-        if found != SCHEMA:
-            raise ValueError(f"version {found!r} of the layout of patterns")
+        check_layout(header, SCHEMA, name)
         names, kinds = header["groupings"], header["labels"]
         columns = [f"group{at}" for at in range(len(names))]
         table = file.read(columns=[*columns, *LISTS, "values"])
@@ -136,11 +128,7 @@ def read_level_patterns(
         flat = table["values"].combine_chunks().flatten().to_numpy().astype(np.float64)
         lists["values"] = flat.reshape(table.num_rows, width)
         digest = digest_content(text, list(labels.values()), *lists.values())
-        if metadata[CHECKSUM].decode() != digest:
-            raise DataError(
-                f"{name} is corrupted: its content does not have the SHA-256 that it was written "
-                "with; copy it again, or reduce the table again"
-            )
+        check_digest(metadata, digest, name)
         return header, labels, lists
 
 
@@ -150,36 +138,15 @@ def check_level_patterns(patterns: "LevelPatterns", name: str) -> None:
     Counts are those of the family; numbers are finite; the columns are the formula's.
     """
     n, y, offset, rows = patterns.n, patterns.y, patterns.offset, patterns.rows
-    family, many, k = patterns.family, len(patterns.n), len(patterns.columns)
+    many, k = len(n), len(patterns.columns)
     shapes = [each.shape for each in (n, y, offset, rows, patterns.values)]
     if not many or shapes != [(many,)] * 4 + [(many, k - 1)]:
         raise DataError(f"{name} cannot have arrays of the shapes {shapes}; reduce the table again")
     for column, labels in patterns.cell_labels.items():
-        if kind_of_labels(labels) not in LABELS:
-            raise DataError(
-                f"{name} cannot have labels of '{column}' that are {kind_of_labels(labels)}, such "
-                f"as {labels[0]!r}; make them integers or strings"
-            )
-
-    def refuse(bad: bool | np.bool_, what: str) -> None:
-        if bad:
-            raise DataError(f"{name} cannot be used: it has {what}; reduce the table again")
-
+        check_kind(labels, column, name)
     whole = (rows >= 1.0) & (rows < 2**53) & (rows == np.floor(rows))
-    refuse(not whole.all(), "patterns without rows")
-    numbers = (n, y, offset, patterns.values, np.array([patterns.constant, patterns.rest]))
-    refuse(not all(np.isfinite(each).all() for each in numbers), "numbers that are not finite")
-    refuse(bool((np.abs(offset) > FARTHEST).any()), "offsets that doubles cannot compute with")
-    refuse(not (n > 0.0).all(), "trials or exposures that are not above 0")
-    refuse(bool((y < 0.0).any() or (y != np.floor(y)).any()), "counts that are not whole numbers")
-    if not family.has_exposure:
-        refuse(bool((n != np.floor(n)).any() or (y > n).any()), "more successes than trials")
-        wrong = n < rows if family.has_trials else n != rows
-        refuse(wrong.any(), "trials that are not those of its rows")
-    try:
-        check_columns(patterns.design)
-    except DataError as error:
-        raise DataError(f"{name} cannot be used: {error}") from error
+    refuse_patterns(name)(not whole.all(), "patterns without rows")
+    check_numbers(patterns, n, name)
 
 
 def list_level_disclosures(
@@ -201,13 +168,7 @@ def list_level_disclosures(
             f"{agree(single, 'that row', 'those rows')} as the table has them, with the labels of "
             "every factor"
         )
-    if not patterns.family.has_exposure:
-        alike = int(((patterns.n > 1.0) & ((patterns.y == 0.0) | (patterns.y == patterns.n))).sum())
-        if alike:
-            told.append(
-                f"in {count(alike, 'pattern')} of more than one trial all outcomes are alike: who "
-                "knows that a row is among them knows its outcome"
-            )
+    told += tell_alike(patterns)
     if k is not None and (few := int((rows < k).sum())):
         told.append(
             f"the minimum of {count(k, 'row')} is of units; {few:,} of the "

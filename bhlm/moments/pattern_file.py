@@ -16,7 +16,7 @@ text, the labels, rows, n, y, offset and values.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +32,22 @@ from bhlm.moments.disclosure import SPARE, tell_constants
 from bhlm.moments.file import (
     CHECKSUM,
     DESCRIPTION,
+    check_digest,
     check_place,
+    check_version,
     check_whole,
+    describe_labels,
     digest_content,
     labels_from_arrow,
-    labels_to_arrow,
     report_broken,
+    store_labels,
 )
 
 if TYPE_CHECKING:
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.moments.patterns import Patterns
+
+    type AnyCounted = Patterns | LevelPatterns
 
 Array = np.ndarray
 SCHEMA = 4  # of the layout, which versions that know moments alone refuse as a later one
@@ -66,19 +72,13 @@ def write_patterns(path: str | Path, description: Mapping[str, Any], patterns: "
         "schema": SCHEMA,
         "bhlm": version("bhlm"),
         **description,
-        "labels": kind_of_labels(labels) if labels.dtype.kind == "O" else labels.dtype.str,
+        "labels": describe_labels(labels),
         "rows": patterns.n_rows,
         "groups": patterns.n_groups,
         "patterns": patterns.n_patterns,
     }
     text = json.dumps(header, allow_nan=False)
-    try:
-        written = labels_to_arrow(pa, labels)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise DataError(
-            f"labels of '{patterns.group}' ({labels.dtype}) cannot be written "
-            f"({' '.join(str(error).split())}); make them integers or strings"
-        ) from error
+    written = store_labels(labels, patterns.group)
     lists = {}
     for name in LISTS:
         array = getattr(patterns, name)
@@ -131,21 +131,22 @@ def read_patterns(path: str | Path) -> tuple[dict[str, Any], dict[str, Array]]:
         metadata = file.metadata.metadata or {}
         text = metadata[DESCRIPTION].decode()
         header = json.loads(text)
-        found = header["schema"]
-        if isinstance(found, int) and found > SCHEMA:
-            raise DataError(
-                f"{name} has version {found} of the layout, written by bhlm {header.get('bhlm')}, "
-                f"and this bhlm knows version {SCHEMA}; upgrade bhlm"
-            )
-        if found != SCHEMA:
-            raise ValueError(f"version {found!r} of the layout of patterns")
+        check_layout(header, SCHEMA, name)
         arrays = _read_arrays(file.read(columns=["group", "rows", *LISTS]), header)
-        if metadata[CHECKSUM].decode() != _digest_arrays(arrays, text):
-            raise DataError(
-                f"{name} is corrupted: its content does not have the SHA-256 that it was written "
-                "with; copy it again, or reduce the table again"
-            )
+        check_digest(metadata, _digest_arrays(arrays, text), name)
         return header, arrays
+
+
+def check_layout(header: Mapping[str, Any], schema: int, name: str) -> None:
+    """Refuse a file, called `name`, of another layout of patterns than `schema`.
+
+    Raises:
+        DataError: a later one.
+        ValueError: another.
+    """
+    check_version(header, schema, name)
+    if header["schema"] != schema:
+        raise ValueError(f"version {header['schema']!r} of the layout of patterns")
 
 
 def _read_arrays(table: Any, header: Mapping[str, Any]) -> dict[str, Array]:
@@ -189,29 +190,53 @@ def check_patterns(patterns: "Patterns", name: str) -> None:
     those of the family; numbers are finite; the columns are the formula's.
     """
     labels, starts, rows = patterns.groups, patterns.starts, patterns.rows
-    n, y, offset, family = patterns.n, patterns.y, patterns.offset, patterns.family
+    n, y, offset = patterns.n, patterns.y, patterns.offset
     J, count_, k = len(labels), len(n), len(patterns.columns)
     if not J:
         raise DataError(f"{name} cannot be used: there is no group of '{patterns.group}' in it")
     shapes = [each.shape for each in (starts, rows, n, y, offset, patterns.values)]
     if shapes != [(J + 1,), (J,), (count_,), (count_,), (count_,), (count_, k - 1)]:
         raise DataError(f"{name} cannot have arrays of the shapes {shapes}; reduce the table again")
-    if kind_of_labels(labels) not in LABELS:
-        raise DataError(
-            f"{name} cannot have labels of '{patterns.group}' that are {kind_of_labels(labels)}, "
-            f"such as {labels[0]!r}; make them integers or strings"
-        )
-
-    def refuse(bad: bool | np.bool_, what: str) -> None:
-        if bad:
-            raise DataError(f"{name} cannot be used: it has {what}; reduce the table again")
-
+    check_kind(labels, patterns.group, name)
+    refuse = refuse_patterns(name)
     sizes = np.diff(starts)
     refuse(len(np.unique(labels)) < J, "a group twice")
     refuse(not np.array_equal(np.unique(labels), labels), "groups that are not in their order")
     refuse(starts[0] != 0 or starts[-1] != count_ or bool((sizes < 1).any()), "an empty group")
     whole = (rows >= sizes) & (rows < 2**53) & (rows == np.floor(rows))
     refuse(not whole.all(), "groups with fewer rows than patterns")
+    check_numbers(patterns, np.add.reduceat(n, starts[:-1]), name)
+
+
+def check_kind(labels: Array, column: str, name: str) -> None:
+    """Raise `DataError`, about `name`, where labels (J,) of a column are no integers or strings."""
+    if kind_of_labels(labels) not in LABELS:
+        raise DataError(
+            f"{name} cannot have labels of '{column}' that are {kind_of_labels(labels)}, such as "
+            f"{labels[0]!r}; make them integers or strings"
+        )
+
+
+def refuse_patterns(name: str) -> Callable[[bool | np.bool_, str], None]:
+    """Return what raises `DataError`, about `name`, where something of its patterns is bad."""
+
+    def refuse(bad: bool | np.bool_, what: str) -> None:
+        if bad:
+            raise DataError(f"{name} cannot be used: it has {what}; reduce the table again")
+
+    return refuse
+
+
+def check_numbers(patterns: "AnyCounted", trials: Array, name: str) -> None:
+    """Raise `DataError`, about `name`, where numbers are none of the family, or the design is none.
+
+    Args:
+        patterns: of one factor or of several.
+        trials: (R,) those of what `patterns.rows` (R,) counts.
+        name: what the error calls them.
+    """
+    n, y, offset, family = patterns.n, patterns.y, patterns.offset, patterns.family
+    refuse = refuse_patterns(name)
     numbers = (n, y, offset, patterns.values, np.array([patterns.constant, patterns.rest]))
     refuse(not all(np.isfinite(each).all() for each in numbers), "numbers that are not finite")
     refuse(bool((np.abs(offset) > FARTHEST).any()), "offsets that doubles cannot compute with")
@@ -219,13 +244,24 @@ def check_patterns(patterns: "Patterns", name: str) -> None:
     refuse(bool((y < 0.0).any() or (y != np.floor(y)).any()), "counts that are not whole numbers")
     if not family.has_exposure:
         refuse(bool((n != np.floor(n)).any() or (y > n).any()), "more successes than trials")
-        summed = np.add.reduceat(n, starts[:-1])
-        wrong = summed < rows if family.has_trials else summed != rows
+        wrong = trials < patterns.rows if family.has_trials else trials != patterns.rows
         refuse(wrong.any(), "trials that are not those of its rows")
     try:
         check_columns(patterns.design)
     except DataError as error:
         raise DataError(f"{name} cannot be used: {error}") from error
+
+
+def tell_alike(patterns: "AnyCounted") -> list[str]:
+    """Return a sentence on patterns whose outcomes are all alike, if there are any."""
+    n, y = patterns.n, patterns.y
+    alike = int(((n > 1.0) & ((y == 0.0) | (y == n))).sum())
+    if patterns.family.has_exposure or not alike:
+        return []
+    return [
+        f"in {count(alike, 'pattern')} of more than one trial all outcomes are alike: who knows "
+        "that a row is among them knows its outcome"
+    ]
 
 
 def list_pattern_disclosures(
@@ -266,13 +302,7 @@ def list_pattern_disclosures(
             f"{agree(some, 'has', 'have')} as many patterns as rows: nothing of "
             f"{agree(some, 'it', 'them')} is hidden but the order of equal rows"
         )
-    if not patterns.family.has_exposure:
-        alike = int(((patterns.n > 1.0) & ((patterns.y == 0.0) | (patterns.y == patterns.n))).sum())
-        if alike:
-            told.append(
-                f"in {count(alike, 'pattern')} of more than one trial all outcomes are alike: who "
-                "knows that a row is among them knows its outcome"
-            )
+    told += tell_alike(patterns)
     if k is not None and not (patterns.family.has_trials or patterns.family.has_exposure):
         few = int((patterns.n < k).sum())
         if few:
