@@ -28,32 +28,22 @@ type AnyFamilyFits = FamilyMaximum | FamilyDraws | Comparison
 HELD = 2**22  # numbers of random effects that are worked on at once
 
 
-class Pair(NamedTuple):
-    """What a page or a figure of a family is about."""
+class Pair[F: FamilyMaximum](NamedTuple):
+    """What a page or a figure of a family is about; of several factors there is no posterior."""
 
-    ml: FamilyEstimate | None
+    ml: F | None
     post: FamilyDraws | None
 
     @property
-    def given(self) -> FamilyEstimate | FamilyDraws:
+    def given(self) -> F | FamilyDraws:
         """The fit by maximum likelihood, the posterior where there is none."""
         fit = self.ml if self.ml is not None else self.post
         assert fit is not None
         return fit
 
 
-class AnyPair(NamedTuple):
-    """Likewise, of one factor or of several, which have no posterior."""
-
-    ml: FamilyMaximum | None
-    post: FamilyDraws | None
-
-    @property
-    def given(self) -> FamilyMaximum | FamilyDraws:
-        """The fit by maximum likelihood, the posterior where there is none."""
-        fit = self.ml if self.ml is not None else self.post
-        assert fit is not None
-        return fit
+type OnePair = Pair[FamilyEstimate]
+type AnyPair = Pair[FamilyMaximum]
 
 
 def is_any_family(fit: object) -> TypeGuard[AnyFamilyFits]:
@@ -68,8 +58,8 @@ def split_any(fit: AnyFamilyFits) -> AnyPair:
         ArgumentError: the reconciliation is of another kind of fits.
     """
     if isinstance(fit, FamilyMaximum):
-        return AnyPair(fit, None)
-    return AnyPair(*split_family(fit))
+        return Pair(fit, None)
+    return Pair(*split_family(fit))
 
 
 def is_family(fit: object) -> TypeGuard[FamilyFits]:
@@ -78,7 +68,7 @@ def is_family(fit: object) -> TypeGuard[FamilyFits]:
     return isinstance(own, FamilyEstimate | FamilyDraws)
 
 
-def split_family(fit: FamilyFits) -> Pair:
+def split_family(fit: FamilyFits) -> OnePair:
     """Return the fit by maximum likelihood and the posterior that a fit of a family consists of.
 
     Raises:
@@ -98,7 +88,7 @@ def name_response(fit: FamilyMaximum | FamilyDraws) -> str:
     return "rate" if fit.family.link == "log" else "probability"
 
 
-def join_family(pair: Pair) -> "pd.DataFrame":
+def join_family(pair: OnePair) -> "pd.DataFrame":
     """Return one row per group and random coefficient, on the link scale.
 
     Columns: `group`, `coefficient`, `n` rows; of maximum likelihood the posterior mean `u` given
@@ -122,7 +112,7 @@ def join_family(pair: Pair) -> "pd.DataFrame":
     return tabulate_effects(patterns, own | drawn, group="group")
 
 
-def expect_groups(pair: Pair) -> "pd.DataFrame":
+def expect_groups(pair: OnePair) -> "pd.DataFrame":
     """Return the expected response of each group where every column has its mean, a row each.
 
     Columns as of `join_family`, with `coefficient` "probability" or "rate": the response of a trial
@@ -210,7 +200,7 @@ def draw_groups(fit: FamilyFits, *, coefficient: str | None = None, scale: str =
     return draw_caterpillar(patterns, join_family(pair), names, posterior=has_draws, level=level)
 
 
-def _expect_typical(pair: Pair) -> float:
+def _expect_typical(pair: OnePair) -> float:
     """Return the response of a group whose effects are zero, where every column has its mean."""
     middle, fit = find_middle(pair.given.moments), pair.given
     if isinstance(fit, FamilyEstimate):

@@ -25,6 +25,7 @@ from bhlm.plots.family_effects import draw_effects
 from bhlm.plots.family_groups import (
     AnyPair,
     FamilyFits,
+    OnePair,
     Pair,
     draw_groups,
     expect_groups,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 MOST = 6  # columns whose effects are drawn
 
 
-def find_pair(subject: Subject) -> Pair:
+def find_pair(subject: Subject) -> OnePair:
     """Return the fits of one factor that a page is about."""
     ml = subject.counted
     assert ml is None or isinstance(ml, FamilyEstimate)
@@ -79,7 +80,7 @@ def find_pair(subject: Subject) -> Pair:
 
 def find_any_pair(subject: Subject) -> AnyPair:
     """Return the fits that a page is about, of one factor or of several."""
-    return AnyPair(subject.counted, subject.counted_post)
+    return Pair(subject.counted, subject.counted_post)
 
 
 def _find_fits(subject: Subject) -> FamilyFits:
@@ -104,7 +105,7 @@ def build_family_verdict(subject: Subject) -> Section:
     return Section("verdict", "Verdict", tuple(blocks))
 
 
-def _list_facts(pair: Pair) -> Facts:
+def _list_facts(pair: OnePair) -> Facts:
     """Return what a reader asks first: of the data, the variance, and the integrals."""
     patterns, fit = pair.given.moments, pair.given
     if isinstance(fit, FamilyEstimate):
@@ -144,7 +145,7 @@ def _list_facts(pair: Pair) -> Facts:
     return Facts("facts", "In short", reading, tuple(items))
 
 
-def _tell_error(pair: Pair) -> str:
+def _tell_error(pair: OnePair) -> str:
     errors = [fit.error for fit in pair if fit is not None]
     if any(each is None for each in errors):
         return "unknown"
@@ -234,7 +235,7 @@ def tabulate_effect_ratios(pair: AnyPair) -> Table:
     return Table("ratios", title, f"{told}.", frame, sizes=sizes, sized=tuple(found))
 
 
-def _describe_data(pair: Pair) -> tuple[str, ...]:
+def _describe_data(pair: OnePair) -> tuple[str, ...]:
     given = pair.given
     patterns = given.moments
     size = patterns.group_size
@@ -431,7 +432,7 @@ def tell_check(check: FamilyCheck, heading: str) -> Text:
     )
 
 
-def _find_check(subject: Subject, pair: Pair) -> FamilyCheck | None:
+def _find_check(subject: Subject, pair: OnePair) -> FamilyCheck | None:
     """Return the check that the findings rest on, or one of the fit by maximum likelihood."""
     made = None if subject.checks is None else subject.checks.predictive
     if isinstance(made, FamilyCheck):
