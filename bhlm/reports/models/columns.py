@@ -1,6 +1,6 @@
 """One fit -> the numbers of its column in a table of several models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -212,8 +212,36 @@ def _read_family_draws(fit: FamilyDraws, level: float, *, ratios: bool) -> Colum
         for each in (each for each in fit.parameters if each.is_fixed):
             row = table.loc[str(each)]
             cells[each] = Cell(float(row["ratio"]), NONE, float(row["lower"]), float(row["upper"]))
-    moments = fit.moments
     r2 = {} if fit.family.link == "log" else derive_latent_r_squared(fit).draws
+    return replace(
+        _draw_column(
+            fit,
+            cells,
+            float(derive_latent_icc(fit).draws["icc"].mean()),
+            float(np.mean(r2.get("marginal", NONE))),
+            float(np.mean(r2.get("conditional", NONE))),
+        ),
+        family=_name_family(fit),
+        ratio=_name_ratio(fit) if ratios else "",
+    )
+
+
+def _read_draws(fit: Draws, level: float) -> Column:
+    icc = derive_icc(fit).draws["icc"].mean()
+    r2 = derive_r_squared(fit).draws
+    marginal, conditional = float(r2["marginal"].mean()), float(r2["conditional"].mean())
+    return _draw_column(fit, _read_drawn(fit, level), float(icc), marginal, conditional)
+
+
+def _draw_column(
+    fit: Draws | FamilyDraws,
+    cells: dict[Parameter, Cell],
+    icc: float,
+    marginal: float,
+    conditional: float,
+) -> Column:
+    """Return the column of a posterior with these cells, shares and R2."""
+    moments = fit.moments
     return Column(
         method="Bayes",
         tests="",
@@ -223,34 +251,8 @@ def _read_family_draws(fit: FamilyDraws, level: float, *, ratios: bool) -> Colum
         rows=moments.n_rows,
         groups={moments.group: moments.n_groups},
         cells=cells,
-        icc={moments.group: float(derive_latent_icc(fit).draws["icc"].mean())},
-        r2=(
-            float(np.mean(r2.get("marginal", NONE))),
-            float(np.mean(r2.get("conditional", NONE))),
-        ),
-        deviance=NONE,
-        parameters=0,
-        notes=_note_draws(fit),
-        family=_name_family(fit),
-        ratio=_name_ratio(fit) if ratios else "",
-    )
-
-
-def _read_draws(fit: Draws, level: float) -> Column:
-    moments = fit.moments
-    icc = derive_icc(fit).draws["icc"].mean()
-    r2 = derive_r_squared(fit).draws
-    return Column(
-        method="Bayes",
-        tests="",
-        formula=moments.formula,
-        response=moments.response,
-        fixed=tuple(moments.fixed),
-        rows=moments.n_rows,
-        groups={moments.group: moments.n_groups},
-        cells=_read_drawn(fit, level),
-        icc={moments.group: float(icc)},
-        r2=(float(r2["marginal"].mean()), float(r2["conditional"].mean())),
+        icc={moments.group: icc},
+        r2=(marginal, conditional),
         deviance=NONE,
         parameters=0,
         notes=_note_draws(fit),
