@@ -1,6 +1,6 @@
 """Fits of one model to several imputed data sets, or plausible values -> Pooled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,14 +141,21 @@ def check_same_model(fits: Sequence[Any]) -> None:
             "two or more; give one fit per imputation"
         )
     for at, fit in enumerate(fits, 1):
-        first = {} if _is_alike(fit, fits[0]) else _describe(fits[0])
-        for what, value in _describe(fit).items() if first else ():
-            if value != first[what]:
-                raise ArgumentError(
-                    f"fit {at} has {_tell_difference(what, value, first[what])}; pool fits of one "
-                    "model, with the same columns, random terms and method"
-                )
+        if not _is_alike(fit, fits[0]):
+            _check_description(at, _describe(fit), _describe(fits[0]))
         check_converged(fit, f"pooling fit {at}")
+
+
+def _check_description(
+    at: int, described: Mapping[str, tuple[str, ...]], first: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Raise `ArgumentError` where the fit numbered `at` is described otherwise than the first."""
+    for what, value in described.items():
+        if value != first[what]:
+            raise ArgumentError(
+                f"fit {at} has {_tell_difference(what, value, first[what])}; pool fits of one "
+                "model, with the same columns, random terms and method"
+            )
 
 
 def infer_all(fits: Sequence[Estimate], contrasts: Array, *, df: str) -> tuple[Array, Array, Array]:
