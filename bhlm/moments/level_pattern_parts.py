@@ -1,6 +1,5 @@
 """Patterns of several factors of files and of parts of a table: loaded and merged."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from bhlm.design.cells import read_labels
-from bhlm.errors import ArgumentError
 from bhlm.moments.disclosure import join_promises
 from bhlm.moments.file import refuse_repeated, report_broken
 from bhlm.moments.level_pattern_file import (
@@ -20,7 +18,12 @@ from bhlm.moments.level_pattern_file import (
 )
 from bhlm.moments.level_patterns import LevelPatterns, gather_patterns, rebuild_level_patterns
 from bhlm.moments.merge import check_alike, check_within, join_labels, name_parts
-from bhlm.moments.pattern_parts import FindFamily, check_outcomes
+from bhlm.moments.pattern_parts import (
+    FindFamily,
+    check_outcomes,
+    find_outcome,
+    join_constants,
+)
 
 
 def load_level_patterns(path: str | Path, *, find: FindFamily) -> LevelPatterns:
@@ -37,10 +40,7 @@ def load_level_patterns(path: str | Path, *, find: FindFamily) -> LevelPatterns:
     name = f"'{path}'"
     header, labels, lists = read_level_patterns(path)
     with report_broken(name):
-        try:
-            family = find(header["family"], header["link"])
-        except ArgumentError as error:
-            raise ValueError(str(error)) from error
+        family = find_outcome(header, find)
         patterns = rebuild_level_patterns(header, labels, lists, family=family)
         if patterns.n_rows != header["rows"] or type(header["dropped"]) is not int:
             raise ValueError(f"{header['rows']} rows, {header['dropped']} left out")
@@ -83,15 +83,14 @@ def merge_level_patterns(
     }
     labels = read_labels(formula, joined, n=int(lists["rows"].sum()), least=1)
     kept, own = gather_patterns(labels, lists)
-    constants = [each for part in parts for each in (part.constant, part.rest)]
-    constant = math.fsum(constants)
+    constant, rest = join_constants(parts)
     missing = sum((Counter(dict(part.missing)) for part in parts), Counter[str]())
     return replace(
         first,
         labels=kept,
         **own,
         constant=constant,
-        rest=math.fsum([*constants, -constant]),
+        rest=rest,
         dropped=sum(part.dropped for part in parts),
         missing=tuple(missing.items()),
         min_group_size=join_promises(part.min_group_size for part in parts),

@@ -44,10 +44,8 @@ from bhlm.moments.file import (
 )
 
 if TYPE_CHECKING:
-    from bhlm.moments.level_patterns import LevelPatterns
+    from bhlm.moments.level_patterns import AnyPatterns
     from bhlm.moments.patterns import Patterns
-
-    type AnyCounted = Patterns | LevelPatterns
 
 Array = np.ndarray
 SCHEMA = 4  # of the layout, which versions that know moments alone refuse as a later one
@@ -227,7 +225,7 @@ def refuse_patterns(name: str) -> Callable[[bool | np.bool_, str], None]:
     return refuse
 
 
-def check_numbers(patterns: "AnyCounted", trials: Array, name: str) -> None:
+def check_numbers(patterns: "AnyPatterns", trials: Array, name: str) -> None:
     """Raise `DataError`, about `name`, where numbers are none of the family, or the design is none.
 
     Args:
@@ -252,7 +250,7 @@ def check_numbers(patterns: "AnyCounted", trials: Array, name: str) -> None:
         raise DataError(f"{name} cannot be used: {error}") from error
 
 
-def tell_alike(patterns: "AnyCounted") -> list[str]:
+def tell_alike(patterns: "AnyPatterns") -> list[str]:
     """Return a sentence on patterns whose outcomes are all alike, if there are any."""
     n, y = patterns.n, patterns.y
     alike = int(((n > 1.0) & ((y == 0.0) | (y == n))).sum())

@@ -2,15 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bhlm.errors import ArgumentError, DataError
 from bhlm.moments.disclosure import find_large_groups, join_promises
 from bhlm.moments.file import refuse_repeated, report_broken
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.merge import check_alike, check_shared, join_labels, name_parts
 from bhlm.moments.pattern_file import (
     LISTS,
@@ -38,10 +40,7 @@ def load_patterns(path: str | Path, *, find: FindFamily) -> Patterns:
     name = f"'{path}'"
     header, arrays = read_patterns(path)
     with report_broken(name):
-        try:
-            family = find(header["family"], header["link"])
-        except ArgumentError as error:
-            raise ValueError(str(error)) from error
+        family = find_outcome(header, find)
         patterns = rebuild_patterns(header, arrays, family=family)
         check_pattern_counts(header, patterns)
         check_patterns(patterns, name)
@@ -85,8 +84,7 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
     )
     keys = np.column_stack([values, offset]) if np.any(offset != 0.0) else values
     own, starts, at = find_patterns(codes, np.ascontiguousarray(keys), len(groups))
-    constants = [each for part in parts for each in (part.constant, part.rest)]
-    constant = math.fsum(constants)
+    constant, rest = join_constants(parts)
     return replace(
         first,
         groups=groups,
@@ -97,12 +95,27 @@ def merge_patterns(parts: Sequence[Patterns], *, names: Sequence[str] | None = N
         values=np.ascontiguousarray(values[at]),
         rows=np.bincount(index, weights=np.concatenate([part.rows for part in parts])),
         constant=constant,
-        rest=math.fsum([*constants, -constant]),
+        rest=rest,
         dropped=sum(part.dropped for part in parts),
         suppressed=sum(part.suppressed for part in parts),
         missing=tuple(sum((Counter(dict(part.missing)) for part in parts), Counter()).items()),
         min_group_size=join_promises(part.min_group_size for part in parts),
     )
+
+
+def find_outcome(header: Mapping[str, Any], find: FindFamily) -> Outcome:
+    """Return the family that a file's description names; raise `ValueError` where there is none."""
+    try:
+        return find(header["family"], header["link"])
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def join_constants(parts: Sequence[AnyPatterns]) -> tuple[float, float]:
+    """Return the sum of the constants of parts, and what the double leaves of it."""
+    constants = [each for part in parts for each in (part.constant, part.rest)]
+    constant = math.fsum(constants)
+    return constant, math.fsum([*constants, -constant])
 
 
 def check_outcomes(first: CountedRows, part: CountedRows, *, names: tuple[str, str]) -> None:
