@@ -363,16 +363,13 @@ def ml_command(
     from bhlm.files import write_json
     from bhlm.fits.family_fit import FamilyFit
     from bhlm.fits.family_levels_fit import FamilyLevelsFit
-    from bhlm.reports.json import (
-        describe_cells,
+    from bhlm.reports.family_json import (
         describe_family,
         describe_family_levels,
         describe_level_patterns,
-        describe_levels,
-        describe_model,
         describe_patterns,
-        describe_reml,
     )
+    from bhlm.reports.json import describe_cells, describe_levels, describe_model, describe_reml
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(which, data, json=json, page=dashboard)
@@ -451,13 +448,8 @@ def sample_command(
     """Draw from the posterior, by NUTS or independently."""
     load_arviz()
     from bhlm.files import write_json
-    from bhlm.reports.json import (
-        describe_cells,
-        describe_family_posterior,
-        describe_model,
-        describe_patterns,
-        describe_posterior,
-    )
+    from bhlm.reports.family_json import describe_family_posterior, describe_patterns
+    from bhlm.reports.json import describe_cells, describe_model, describe_posterior
 
     VOICE.quiet = quiet or VOICE.quiet
     check_outputs(which, data, priors, json=json, page=dashboard, save=save)

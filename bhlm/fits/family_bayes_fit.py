@@ -29,7 +29,7 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of `bhlm sample` as plain dictionaries; nan and inf become None."""
-        from bhlm.reports.json import describe_family_posterior
+        from bhlm.reports.family_json import describe_family_posterior
 
         return describe_family_posterior(self)
 

@@ -6,18 +6,8 @@ from bhlm.design.formula.weights import has_shares
 from bhlm.files import make_plain
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.moments.cells import CellMoments
-from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments
-from bhlm.moments.patterns import Patterns
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
-from bhlm.reml.family.inference import tabulate_ratios
-from bhlm.reml.family.levels import FamilyLevelsEstimate, tell_integration
-from bhlm.reml.family.population import (
-    estimate_population,
-    measure_dispersion,
-    share_variance,
-)
 from bhlm.reml.fixed.contrasts import tabulate_fixed
 from bhlm.reml.fixed.few_groups import compare_tests, list_level_notes, list_notes
 from bhlm.reml.levels import LevelsEstimate
@@ -28,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.bayes.draws import Posterior
-    from bhlm.bayes.family.draws import FamilyDraws
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reconciliation.findings import Findings
+    from bhlm.reml.family.estimate import FamilyEstimate
     from bhlm.studies.imputations.mixture import Mixture
     from bhlm.studies.imputations.pooled import Pooled
     from bhlm.studies.imputations.reconciled import PooledComparison
@@ -198,100 +188,6 @@ def describe_pooled_reconciliation(both: "PooledComparison") -> dict[str, Any]:
     )
 
 
-def describe_patterns(patterns: Patterns) -> dict[str, Any]:
-    """Return what `describe_model` does of a family, with its name, its link and the patterns."""
-    return {
-        "formula": patterns.formula,
-        "family": patterns.family.name,
-        "link": patterns.family.link,
-        "n": patterns.n_rows,
-        "groups": patterns.n_groups,
-        "group": patterns.group,
-        "group_size": patterns.group_size,
-        "patterns": patterns.n_patterns,
-        "dropped_rows": patterns.dropped,
-        "missing": dict(patterns.missing),
-    }
-
-
-def describe_family(fit: FamilyEstimate) -> dict[str, Any]:
-    """Return the fit of a family under the keys of the JSON."""
-    population = estimate_population(fit, method="z", level=0.95)
-    ratios = None
-    if fit.family.link != "probit":
-        ratios = tabulate_ratios(fit, method="z", level=0.95).to_dict("index")
-    return make_plain(
-        {
-            "method": "ml",
-            "loglik": fit.loglik,
-            "integration": {"error": fit.error, "nagq": fit.nagq, "nodes": fit.nodes},
-            "converged": fit.converged,
-            "singular": fit.singular,
-            "advice": fit.advice,
-            "estimates": fit.estimates[list(ESTIMATE_KEYS)].to_dict("index"),
-            "wald": fit.wald,
-            "lr_test": fit.lr_test,
-            "ratios": ratios,
-            "population_effects": population.to_dict("index"),
-            "icc": share_variance(fit).to_dict("index"),
-            "dispersion": measure_dispersion(fit),
-            "df_method": "z",
-        }
-    )
-
-
-def describe_level_patterns(patterns: LevelPatterns) -> dict[str, Any]:
-    """Return what `describe_patterns` does, with levels and sizes by grouping factor."""
-    return {
-        "formula": patterns.formula,
-        "family": patterns.family.name,
-        "link": patterns.family.link,
-        "n": patterns.n_rows,
-        "groups": patterns.groups,
-        "group_size": patterns.group_size,
-        "patterns": patterns.n_patterns,
-        "dropped_rows": patterns.dropped,
-        "missing": dict(patterns.missing),
-    }
-
-
-def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
-    """Return the fit of a family with several factors under the keys of the JSON.
-
-    `integration` says how the effects were integrated, or that it is Laplace's approximation, whose
-    `error` is not known, and has what the log-likelihood at the estimates is from it by importance
-    sampling, where that can be told.
-    """
-    ratios = None
-    if fit.family.link != "probit":
-        ratios = tabulate_ratios(fit, method="z", level=0.95).to_dict("index")
-    found = fit.find_error()
-    population = estimate_population(fit, method="z", level=0.95)
-    return make_plain(
-        {
-            "method": "ml",
-            "loglik": fit.loglik,
-            "integration": {
-                "error": fit.error,
-                "nagq": fit.nagq,
-                "label": tell_integration(fit),
-                "at_estimates": None if found is None else found._asdict(),
-            },
-            "converged": fit.converged,
-            "singular": fit.singular,
-            "advice": fit.advice,
-            "estimates": fit.estimates[list(ESTIMATE_KEYS)].to_dict("index"),
-            "wald": fit.wald,
-            "lr_test": fit.lr_test,
-            "ratios": ratios,
-            "population_effects": population.to_dict("index"),
-            "icc": fit.icc().to_dict("index"),
-            "dispersion": measure_dispersion(fit),
-            "df_method": "z",
-        }
-    )
-
-
 def describe_cells(moments: CellMoments) -> dict[str, Any]:
     """Return what `describe_model` does, with levels and sizes by grouping factor."""
     return {
@@ -376,23 +272,6 @@ def _describe_adjustment(fit: "Posterior") -> dict[str, Any]:
     }
 
 
-def describe_family_posterior(fit: "FamilyDraws") -> dict[str, Any]:
-    """Return the posterior of a family under the keys of the JSON.
-
-    `integration` has the largest error of the log-likelihood over the draws.
-    """
-    from bhlm.bayes.family.quantities import derive_icc
-    from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
-
-    ratios = None if fit.family.link == "probit" else tabulate_draws(fit).to_dict("index")
-    own = {
-        "integration": {"error": fit.error},
-        "ratios": ratios,
-        "icc": derive_icc(fit).estimates.to_dict("index"),
-    }
-    return dict(make_plain(describe_posterior(fit) | own))
-
-
 def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dict[str, Any]:
     """Return the whole reconciliation under the keys of the JSON; `df` as in `describe_reml`."""
     rows = {}
@@ -435,16 +314,18 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
 
 
 def _describe_reml_side(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, df: str | None
+    fit: "Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate", df: str | None
 ) -> dict[str, Any]:
     """Return `model` and `reml` of a single factor or several, or of a family."""
-    if isinstance(fit, FamilyEstimate):
-        return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit, df=df)}
     if isinstance(fit, StrataEstimate):
         return {"model": describe_model(fit.moments), "reml": describe_strata(fit, df=df)}
-    return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}
+    if isinstance(fit, Estimate):
+        return {"model": describe_model(fit.moments), "reml": describe_reml(fit, df=df)}
+    from bhlm.reports.family_json import describe_family, describe_patterns  # few fits need it
+
+    return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
 
 
 def describe_findings(findings: "Findings") -> dict[str, Any]:

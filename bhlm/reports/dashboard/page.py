@@ -76,13 +76,12 @@ from bhlm.reports.dashboard.several import (
     build_side_by_side,
 )
 from bhlm.reports.dashboard.verdict import build_verdict, find_moments
+from bhlm.reports.family_json import describe_level_patterns, describe_patterns
 from bhlm.reports.json import (
     describe_cells,
     describe_findings,
-    describe_level_patterns,
     describe_mixture,
     describe_model,
-    describe_patterns,
     describe_pooled,
     describe_pooled_reconciliation,
     describe_reconciliation,
