@@ -5,6 +5,7 @@ import numpy as np
 from numba import types
 
 from bhlm.bayes.packing import evaluate_packed_turned
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 
@@ -17,7 +18,7 @@ DENSITY = types.int64(types.uint64, _DOUBLES, _DOUBLES, _DOUBLES, _DOUBLES)
 EXPANSION = types.int64(types.uint64, types.uint64, _DOUBLES, _DOUBLES, _DOUBLES)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def report(value: float, gradient: Array, value_out: Array, gradient_out: Array) -> int:
     """Write value (1,) and gradient (d,); return 0, or how the point is bad."""
     for i in range(len(gradient)):

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from scipy.optimize import minimize
+
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 
@@ -50,7 +51,7 @@ def evaluate_turned(
     return value, pull_back(gradient, axes.turn)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def locate(z: Array, centre: Array, turn: Array) -> Array:
     """Return the position x (d,) of z (d,), summed in an order that no library chooses."""
     x = centre.copy()
@@ -60,7 +61,7 @@ def locate(z: Array, centre: Array, turn: Array) -> Array:
     return x
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pull_back(gradient: Array, turn: Array) -> Array:
     """Return the gradient by z (d,) of that by x (d,)."""
     out = np.zeros(len(gradient))

@@ -10,7 +10,6 @@ zero is unit exp(x). What the coordinates of correlations are says the structure
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
@@ -18,6 +17,7 @@ from bhlm.bayes.priors.families import LOG_2, Flat, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.errors import ArgumentError, PriorError
+from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
@@ -139,7 +139,7 @@ def place_fixed(
     return frame @ white.ols, np.ascontiguousarray(white.scale * frame @ white.fixed)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _log_priors(code: int, numbers: Array, x: Array) -> Array:
     out = np.empty(len(x))
     for i in range(len(x)):
@@ -147,7 +147,7 @@ def _log_priors(code: int, numbers: Array, x: Array) -> Array:
     return out
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def scale_coordinates(x: Array, unit: Array, signed: Array) -> Array:
     """Return the SDs (s,) at coordinates x (s,), with the sign of the coordinate if signed."""
     sd = np.empty(len(x))
@@ -156,13 +156,13 @@ def scale_coordinates(x: Array, unit: Array, signed: Array) -> Array:
     return sd
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def root_correlations(law: int, x: Array, sizes: Array, out: Array) -> None:
     """Write the lower roots (q, q) of the correlations at coordinates x (c,) into `out`."""
     correlate(law, x, sizes, out)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_density(x: Array, density: Density) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,).
 
@@ -201,7 +201,7 @@ def log_density(x: Array, density: Density) -> tuple[float, Array]:
     return logp, gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def relate_root(density: Density, scales: Array, factor: Array, sigma: float) -> Array:
     """Return lam (q, q), the whitened root of G / sigma^2, of SDs (s,) and roots of correlations.
 
@@ -221,7 +221,7 @@ def relate_root(density: Density, scales: Array, factor: Array, sigma: float) ->
     return lam
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pull_root(
     density: Density,
     scales: Array,
@@ -253,7 +253,7 @@ def pull_root(
             gradient[d - 1] -= dlam[i, j] * lam[i, j]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_priors(
     density: Density, x: Array, scales: Array, sigma: float, logp: float, gradient: Array
 ) -> float:

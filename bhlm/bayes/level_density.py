@@ -9,7 +9,6 @@ from their first step on.
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.bayes.centring import Axes, find_axes
@@ -24,6 +23,7 @@ from bhlm.bayes.density import (
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import Pattern, marginal_cells, pack_cells
@@ -83,7 +83,7 @@ def build_levels(
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def root_parts(parts: Array, sizes: Array, angles: Array, out: Array) -> None:
     """Write the lower roots (q, q) of all factors' correlations at coordinates (c,) into `out`."""
     out[:] = 0.0
@@ -99,7 +99,7 @@ def root_parts(parts: Array, sizes: Array, angles: Array, out: Array) -> None:
         block += n_blocks
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _log_whole(x: Array, density: LevelDensity) -> tuple[float, Array]:
     """Return what `log_levels` does where x ends in log sigma."""
     base, parts = density.base, density.parts
@@ -136,7 +136,7 @@ def _log_whole(x: Array, density: LevelDensity) -> tuple[float, Array]:
     return logp, gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,)."""
     if density.held == 0.0:
@@ -152,7 +152,7 @@ def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
     return value - whole[d], gradient  # whose Jacobian it has not
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_turned(z: Array, density: LevelDensity) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
     value, gradient = log_levels(density.centre + density.turn @ z, density)

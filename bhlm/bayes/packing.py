@@ -3,12 +3,12 @@
 First the sizes of the parts, then the parts one after the other.
 """
 
-import numba
 import numpy as np
 
 from bhlm.bayes.centring import Axes, locate, pull_back
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
+from bhlm.kernels import kernel
 from bhlm.likelihood.level_pattern import CrossedPattern, NestedPattern
 from bhlm.likelihood.panels import LANES
 
@@ -61,20 +61,20 @@ def pack_levels(density: LevelDensity) -> Array:
     return np.concatenate([np.array(header, dtype=np.float64), body])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed density: its value and gradient (d,)."""
     return log_density(x, unpack_density(data))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def unpack_axes(d: int, data: Array) -> tuple[Array, Array, Array]:
     """Return centre (d,), turn (d, d) and the packed density that `pack_turned` packed."""
     at = 1 + d
     return data[1:at], data[at : at + d * d].reshape((d, d)), data[at + d * d :]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_packed_turned(z: Array, data: Array) -> tuple[float, Array]:
     """Return the value of a packed density of x at z, and its gradient by z (d,)."""
     centre, turn, packed = unpack_axes(len(z), data)
@@ -82,7 +82,7 @@ def evaluate_packed_turned(z: Array, data: Array) -> tuple[float, Array]:
     return value, pull_back(gradient, turn)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of nested factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
@@ -93,7 +93,7 @@ def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
     return log_turned(z, density)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of crossed factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
@@ -104,7 +104,7 @@ def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     return log_turned(z, density)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def unpack_levels(data: Array) -> tuple[Density, Array, Array, Array, Array, Array]:
     """Return base, parts, etas, centre, turn and the pattern's data that `pack_levels` packed."""
     n_base, n_parts, d = int(data[1]), int(data[2]), int(data[3])
@@ -122,7 +122,7 @@ def unpack_levels(data: Array) -> tuple[Density, Array, Array, Array, Array, Arr
     return base, parts, etas, centre, turn, data[at : at + int(data[4])]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def unpack_density(data: Array) -> Density:
     """Return the density that `pack_density` packed."""
     p, q, s, n_panels, n_blocks, width = (

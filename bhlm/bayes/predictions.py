@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 from scipy.special import ndtri
 
 from bhlm.bayes.draws import Draws, flatten_draws, stream_effects
+from bhlm.kernels import kernel
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
 
@@ -110,7 +110,7 @@ def find_quantiles(mean: Array, sd: Array, tails: Array) -> Array:
     return np.asarray(_find_quantiles(*arrays))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _find_quantiles(mean: Array, sd: Array, tails: Array, scores: Array) -> Array:
     """Return the quantiles by Newton's method on the distribution function.
 

@@ -9,7 +9,6 @@ with weights of groups that add up to the groups.
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.bayes.density import Density, add_priors, build_density, scale_coordinates
@@ -17,6 +16,7 @@ from bhlm.bayes.priors.correlations import correlate, pull_correlations
 from bhlm.bayes.priors.families import log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import LANES
 from bhlm.likelihood.parameters import Parameters
@@ -74,7 +74,7 @@ def build_weighted(
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_weighted(x: Array, density: WeightedDensity) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,)."""
     base = density.base
@@ -187,7 +187,7 @@ def pack_weighted(density: WeightedDensity) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_weighted(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_weighted` of a packed density: its value and gradient (d,)."""
     p, q, s, n_blocks, width = (

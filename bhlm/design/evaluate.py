@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import narwhals as nw
-import numba
 import numpy as np
 
 from bhlm.design.design import Design, distinct_columns, match_labels
@@ -17,6 +16,7 @@ from bhlm.design.formula.coding import Column, Level
 from bhlm.design.formula.expressions import Apply, Expression, Name, Number
 from bhlm.design.formula.functions import ROW_BY_ROW
 from bhlm.design.rows import Layout
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache
@@ -169,7 +169,7 @@ def read_rows(
     return Rows(raw, indicators, whole, n_groups, design.constants, levels=levels or {})
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_means(codes: Array, values: Array, count: Array, first: Array, rest: Array) -> None:
     """Update group counts, first values and mean deviations from them (J,) with rows (n,)."""
     for i in range(len(codes)):

@@ -1,9 +1,9 @@
 """Group labels in memory: their kind, and their codes in the order of the labels."""
 
-import numba
 import numpy as np
 
 from bhlm.errors import DataError
+from bhlm.kernels import kernel
 from bhlm.layout import show_name
 
 Array = np.ndarray
@@ -73,13 +73,13 @@ def _refuse_labels(called: str, what: str) -> DataError:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mark(labels: Array, low: int, seen: Array) -> None:
     for i in range(len(labels)):
         seen[labels[i] - low] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _look_up(labels: Array, low: int, rank: Array) -> Array:
     codes = np.empty(len(labels), dtype=np.int64)
     for i in range(len(labels)):

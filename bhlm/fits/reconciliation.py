@@ -77,7 +77,7 @@ class Reconciliation(Comparison):
 
         `df` adds the tests of the fixed effects by a method of `reml.fixed_effects`.
         """
-        from bhlm.reports.json import describe_reconciliation
+        from bhlm.reports.comparison_json import describe_reconciliation
 
         return describe_reconciliation(self, df=df)
 
@@ -129,7 +129,7 @@ class PooledReconciliation(PooledComparison):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reconciliation as plain dictionaries; nan and inf become None."""
-        from bhlm.reports.json import describe_pooled_reconciliation
+        from bhlm.reports.comparison_json import describe_pooled_reconciliation
 
         return describe_pooled_reconciliation(self)
 

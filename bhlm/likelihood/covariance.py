@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.errors import ArgumentError
+from bhlm.kernels import kernel
 from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
@@ -495,7 +495,7 @@ class Family:
         return np.array([np.arctan2(weights[1], weights[0])]) if self.angular else weights
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _semidefinite_cholesky(matrix: Array) -> Array:
     """Return the lower Cholesky factor (q, q) of a matrix that may be singular."""
     q = len(matrix)

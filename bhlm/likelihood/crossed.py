@@ -17,11 +17,11 @@ from functools import wraps
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from scipy.linalg import lapack
 
 from bhlm.errors import DataError
+from bhlm.kernels import kernel
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group
 from bhlm.moments.sums import sum_blocks
@@ -39,7 +39,7 @@ WIDE = 300  # columns of the rest above which second derivatives are dear
 THREADED = 2500
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def eliminate_levels(
     values: Array, starts: Array, q: int, lam: Array, places: Array, out: Array, inner: Array
 ) -> float:
@@ -66,7 +66,7 @@ def eliminate_levels(
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pull_levels(
     values: Array,
     starts: Array,
@@ -104,7 +104,7 @@ def pull_levels(
                 own[j, a, b] = taken[a, b]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def take_level(block: Array, q: int, t: Array, shrunk: Array, out: Array) -> None:
     """Write [F U] = P [A B] of one level into `out` (q, width), P = I - A T, by `shrunk` (q, q)."""
     for a in range(q):
@@ -121,7 +121,7 @@ def take_level(block: Array, q: int, t: Array, shrunk: Array, out: Array) -> Non
             out[a, c] = value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def push_levels(
     values: Array,
     starts: Array,
@@ -148,7 +148,7 @@ def push_levels(
                     row[places[first + d]] -= value * taken[a, d]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def turn_rest(
     matrix: Array, begins: Array, kinds: Array, turns: Array, shift: float, out: Array
 ) -> None:
@@ -183,7 +183,7 @@ def turn_rest(
                     out[first + a, second + b] = value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def scale_rest(matrix: Array, scale: Array, shift: float, out: Array) -> None:
     """Write what `turn_rest` does, of levels with one column each: Q = diag(scale)."""
     for i in range(len(scale)):
@@ -193,7 +193,7 @@ def scale_rest(matrix: Array, scale: Array, shift: float, out: Array) -> None:
         to[i] += shift
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def multiply_lower(matrix: Array, vectors: Array) -> Array:
     """Return vectors matrix (m, R), of the leading lower triangle of a symmetric matrix."""
     many, r = vectors.shape
@@ -653,7 +653,7 @@ class Crossed:
         return np.asarray(turn.T @ (np.eye(size) - blocks) @ turn)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _fill_upper(matrix: Array) -> Array:
     """Return the symmetric matrix of which the lower triangle is given."""
     n, tile = len(matrix), 32
@@ -673,7 +673,7 @@ def _sum_outer(left: Array, right: Array) -> Array:
     return np.asarray(one @ two.T)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _gather(
     blocks: Array,
     owner: Array,

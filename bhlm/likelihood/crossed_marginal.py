@@ -11,9 +11,9 @@ lam_f of the rest, S = I + Lam'D Lam and v = S^-1 Lam'g,
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.marginal import LOG_2PI
 
@@ -48,7 +48,7 @@ def pack_crossed(crossed: Crossed, sizes: Sequence[int], total: Array) -> Array:
     return np.concatenate([np.array(head, dtype=np.float64), *body])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _factor_small(block: Array, lam: Array, root: Array, turned: Array) -> float:
     """Write A lam into `turned` and the lower root of K = I + lam'A lam; return log |K|."""
     q = len(lam)
@@ -76,7 +76,7 @@ def _factor_small(block: Array, lam: Array, root: Array, turned: Array) -> float
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _solve_lower(root: Array, x: Array) -> None:
     """Overwrite x (q,) by root^-1 x."""
     for a in range(len(x)):
@@ -85,7 +85,7 @@ def _solve_lower(root: Array, x: Array) -> None:
         x[a] /= root[a, a]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _solve_upper(root: Array, x: Array) -> None:
     """Overwrite x (q,) by root'^-1 x."""
     for a in range(len(x) - 1, -1, -1):
@@ -94,7 +94,7 @@ def _solve_upper(root: Array, x: Array) -> None:
         x[a] /= root[a, a]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def crossed_marginal(
     data: Array, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:

@@ -12,9 +12,9 @@ binomial probabilities.
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.factorials import SMALL, Pair, add, log_pairs, scale, sum_pairs
 
 Array = np.ndarray
@@ -35,7 +35,7 @@ NODES = 0.5 + 0.5 * np.polynomial.legendre.leggauss(8)[0]
 WEIGHTS = 0.5 * np.polynomial.legendre.leggauss(8)[1]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def normal_tail(x: float) -> tuple[float, float]:
     """Return log Phi(x) and the inverse Mills ratio phi(x) / Phi(x)."""
     if x > FAR:
@@ -48,7 +48,7 @@ def normal_tail(x: float) -> tuple[float, float]:
     return -0.5 * x * x - HALF_LOG_2PI + math.log(series / -x), -x / series
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_plainly(link: int, eta: float, n: float, y: float) -> tuple[float, float, float]:
     """Return what `contribute` does, not relative to the peak."""
     if link == LOGIT:
@@ -94,7 +94,7 @@ def add_plainly(link: int, eta: float, n: float, y: float) -> tuple[float, float
     return value, slope, bend
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def find_share(link: int, eta: float, n: float) -> float:
     """Return what `depart` needs of a linear predictor that it departs from.
 
@@ -109,7 +109,7 @@ def find_share(link: int, eta: float, n: float) -> float:
     return n * math.exp(eta) if link == LOG else math.exp(eta)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def depart(
     link: int, d: float, n: float, y: float, base: float, share: float
 ) -> tuple[float, float, float]:
@@ -167,7 +167,7 @@ def depart(
     return value, -slope if is_turned else slope, bend
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def contribute(
     link: int, eta: float, n: float, y: float, peak: float
 ) -> tuple[float, float, float]:
@@ -184,7 +184,7 @@ def contribute(
     return add_plainly(link, eta, n, y)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_patterns(
     link: int, eta: Array, n: Array, y: Array, peak: Array, slope: Array, bend: Array
 ) -> float:
@@ -298,7 +298,7 @@ def measure_rounding(
     return np.asarray(0.5 * np.finfo(np.float64).eps * np.sqrt(np.diff(starts)) * sums)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _measure_sizes(
     link: int, eta: Array, n: Array, y: Array, peak: Array, between: bool, size: Array
 ) -> None:

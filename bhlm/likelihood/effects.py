@@ -8,9 +8,9 @@ K_j = I + lam' Z_j'Z_j lam. Source: Raudenbush & Bryk (2002), eq. 3.56-3.59.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.parameters import Parameters, name_apart
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _draw(
     blocks: Array, lam: Array, beta: Array, sigma: Array, root: Array, noise: Array, out: Array
 ) -> None:

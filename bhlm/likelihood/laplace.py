@@ -15,9 +15,9 @@ Bates, Maechler, Bolker & Walker (2015), J. Stat. Softw. 67(1), section 4, for t
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.densities import LOG, LOGIT, PROBIT, RELATIVE, contribute, normal_tail
 
 Array = np.ndarray
@@ -33,7 +33,7 @@ class Arranged(NamedTuple):
     spans: Array  # (J + 1,) where these begin
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def bend_slope(link: int, eta: float, n: float, y: float) -> float:
     """Return the derivative by eta of a pattern's minus second derivative, -l'''."""
     link %= RELATIVE
@@ -66,14 +66,14 @@ def bend_slope(link: int, eta: float, n: float, y: float) -> float:
     return value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def bend_slopes(link: int, eta: Array, n: Array, y: Array, out: Array) -> None:
     """Write `bend_slope` of patterns (I,) into `out` (I,)."""
     for i in range(len(eta)):
         out[i] = bend_slope(link, eta[i], n[i], y[i])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_effects(at: Arranged, a: Array, v: Array, q: int, out: Array) -> None:
     """Add A v to `out` (I,); v (J q + R,) are the eliminated effects and then the rest."""
     J = len(at.starts) - 1
@@ -88,7 +88,7 @@ def add_effects(at: Arranged, a: Array, v: Array, q: int, out: Array) -> None:
             out[i] += value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def gather_effects(at: Arranged, a: Array, slope: Array, q: int, out: Array) -> None:
     """Add A'slope to `out` (J q + R,)."""
     J = len(at.starts) - 1
@@ -101,7 +101,7 @@ def gather_effects(at: Arranged, a: Array, slope: Array, q: int, out: Array) -> 
                 out[head + at.tail[i, d]] += a[i, q + d] * slope[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _invert(block: Array, root: Array, out: Array) -> float:
     """Write the inverse of a positive definite matrix into `out`, and return its log det."""
     q = len(block)
@@ -130,7 +130,7 @@ def _invert(block: Array, root: Array, out: Array) -> float:
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def eliminate(
     at: Arranged, a: Array, bend: Array, q: int, inner: Array, across: Array, rest: Array
 ) -> float:
@@ -181,7 +181,7 @@ def eliminate(
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def push_down(at: Arranged, inner: Array, across: Array, right: Array, out: Array) -> None:
     """Write K right_0 and right_r - B'right_0 into `out` (J q + R,), of H x = right."""
     J, q = len(at.starts) - 1, inner.shape[1]
@@ -200,7 +200,7 @@ def push_down(at: Arranged, inner: Array, across: Array, right: Array, out: Arra
             out[head + at.meets[c]] -= value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pull_up(at: Arranged, across: Array, q: int, out: Array) -> None:
     """Take B x_r off the eliminated effects in `out` (J q + R,), of which x_r stand at the end."""
     J = len(at.starts) - 1
@@ -212,7 +212,7 @@ def pull_up(at: Arranged, across: Array, q: int, out: Array) -> None:
                 out[j * q + d] -= across[d, c] * value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def solve_own(
     at: Arranged,
     a: Array,
@@ -265,7 +265,7 @@ def solve_own(
                 own[i, q + d] = value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_draws(
     link: int,
     at: Arranged,

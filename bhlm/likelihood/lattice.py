@@ -22,9 +22,9 @@ theirs less the variance of their score. Source: Louis (1982), J. R. Stat. Soc. 
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.densities import LOG, LOGIT, RELATIVE, contribute, depart, find_share
 
 Array = np.ndarray
@@ -91,7 +91,7 @@ class Sums(NamedTuple):
     chosen: Array  # (q,)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _allocate(longest: int, p: int, q: int) -> Sums:
     """Return room for groups of up to so many patterns."""
     m = p + q * q
@@ -116,7 +116,7 @@ class Integrated(NamedTuple):
     draw: Array  # (J, q) of v, where draws are taken
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _visit(rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array) -> float:
     """Return f(v) of the group with patterns lo to hi, and write each pattern's derivatives."""
     q = len(v)
@@ -150,7 +150,7 @@ def _visit(rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array) ->
     return -np.inf if np.isnan(value) else value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def factor_curvature(
     rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array, step: Array
 ) -> float:
@@ -183,7 +183,7 @@ def factor_curvature(
     return decrement
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def find_mode(
     rows: Rows, lo: int, hi: int, v: Array, slope: Array, bend: Array, root: Array, enough: float
 ) -> float:
@@ -217,7 +217,7 @@ def find_mode(
     return value if decrement < LOST else -np.inf
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _value_nodes(
     link: int,
     count: int,
@@ -321,7 +321,7 @@ def _value_nodes(
             values[c] = -np.inf
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_nodes(
     link: int,
     derivatives: int,
@@ -414,7 +414,7 @@ def _add_nodes(
                 tilts[p + d, 3] += s3 * loading
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _fold_line(count: int, sums: Sums, derivatives: int) -> None:
     """Add to `curve` what the nodes added to `line`, and empty that."""
     q, point, line = len(sums.point), sums.point, sums.line
@@ -437,7 +437,7 @@ def _fold_line(count: int, sums: Sums, derivatives: int) -> None:
                 square[e * q + f] += plain * point[e] * point[f]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Array) -> None:
     """Write the node (q,) `sums.point` that is `first` steps along a line, and `origin` there.
 
@@ -458,7 +458,7 @@ def _prepare_line(rows: Rows, lo: int, hi: int, sums: Sums, first: int, net: Arr
             sums.slope[i - lo] = eta
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _prepare_group(rows: Rows, lo: int, hi: int, sums: Sums, net: Array) -> None:
     """Write `growth` and `drift` of a group; of `RELATIVE` links `origin` and `power` at the mode.
 
@@ -487,7 +487,7 @@ def _prepare_group(rows: Rows, lo: int, hi: int, sums: Sums, net: Array) -> None
         sums.growth[i - lo] = math.exp(step if rows.link == LOG else -rows.sign[i] * step)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _scan_line(
     rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> float:
@@ -587,7 +587,7 @@ def _scan_line(
     return best
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _scan_plane(
     rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> float:
@@ -620,7 +620,7 @@ def _scan_plane(
     return best
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _scan_space(
     rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> None:
@@ -647,7 +647,7 @@ def _scan_space(
         sums.base[d] = base[d]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _subtract_information(rows: Rows, lo: int, hi: int, sums: Sums, information: Array) -> None:
     """Add a group's observed information (m, m) by beta and lam to the lower triangle."""
     q, p = rows.z.shape[1], rows.x.shape[1]
@@ -675,7 +675,7 @@ def _subtract_information(rows: Rows, lo: int, hi: int, sums: Sums, information:
                         )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def integrate(
     rows: Rows,
     modes: Array,
@@ -773,7 +773,7 @@ def integrate(
             _subtract_information(rows, lo, hi, sums, information)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def integrate_fixed(rows: Rows, modes: Array, nodes: Array, logs: Array, loglik: Array) -> None:
     """Write each group's log-likelihood (J,) by a fixed Gauss-Hermite rule about its mode.
 

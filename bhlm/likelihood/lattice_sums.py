@@ -1,14 +1,14 @@
 """All groups at one set of parameters, or at many, without Python between: for samplers."""
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def move_rows(rows: Rows, beta: Array, lam: Array) -> Rows:
     """Return the patterns at beta~ (p,) and lam (q, q), of those at zero, whose eta is the offset.
 
@@ -40,7 +40,7 @@ def move_rows(rows: Rows, beta: Array, lam: Array) -> Rows:
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def allocate(groups: int, q: int, m: int) -> Integrated:
     """Return arrays for what `integrate` writes; `m` is 0 where no score is wanted."""
     return Integrated(
@@ -49,7 +49,7 @@ def allocate(groups: int, q: int, m: int) -> Integrated:
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_groups(rows: Rows, modes: Array, steps: Array, score: Array) -> float:
     """Return the log-likelihood of all groups, and write its score (m,) by beta and lam.
 
@@ -70,7 +70,7 @@ def sum_groups(rows: Rows, modes: Array, steps: Array, score: Array) -> float:
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def draw_groups(
     rows: Rows,
     beta: Array,

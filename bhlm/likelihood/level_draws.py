@@ -11,10 +11,10 @@ the effects w of its parents
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.levels import Eliminated
 from bhlm.likelihood.nested import Nested
@@ -92,7 +92,7 @@ def _draw_nested(
     return drawn
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _take_root(matrix: Array, out: Array) -> None:
     """Write the lower root of a matrix (q, q) that may be singular into `out`."""
     q = len(matrix)
@@ -112,7 +112,7 @@ def _take_root(matrix: Array, out: Array) -> None:
                 out[c, a] = value / out[a, a]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _draw_units(
     taken: Array, inner: Array, psi: Array, parents: Array, above: Array, noise: Array, below: Array
 ) -> None:
@@ -162,7 +162,7 @@ def _draw_crossed(
     return drawn
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _draw_levels(
     values: Array, starts: Array, places: Array, inner: Array, lifted: Array, noise: Array,
     out: Array,
@@ -214,7 +214,7 @@ def top_logliks(
     return np.asarray(-0.5 * (n * np.log(2.0 * np.pi * sigma**2) + logdet + square / sigma**2))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _leave_parents(
     blocks: Array, lam: Array, parents: Array, logdet: Array, out: Array, sums: Array
 ) -> None:

@@ -6,9 +6,9 @@ sampler needs them. With r = y - X beta and H from lam,
     value = -1/2 (n log(2 pi sigma^2) + sum_j log|H_j| + r' H^-1 r / sigma^2)
 """
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panels import (
     LANES,
     STRETCH,
@@ -34,7 +34,7 @@ Array = np.ndarray
 LOG_2PI = float(np.log(2.0 * np.pi))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_marginal(
     values: Array,
     reach: float,
@@ -112,7 +112,7 @@ def fill_marginal(
         take_lanes(lanes, out[s])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def take_residual(panel: Array, beta: Array, gap: Array) -> None:
     """Write Z'r = Z'y - Z'X beta of a panel (q, k, LANES) to `gap` (q, LANES)."""
     q, k, _ = panel.shape
@@ -125,7 +125,7 @@ def take_residual(panel: Array, beta: Array, gap: Array) -> None:
                 gap[a, g] -= share * panel[a, q + i, g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_fixed(panel: Array, spread: Array, lanes: Array) -> None:
     """Add X'Z lam w of a panel (q, k, LANES) to the rows of `lanes` from the third on."""
     q, k, _ = panel.shape
@@ -135,7 +135,7 @@ def add_fixed(panel: Array, spread: Array, lanes: Array) -> None:
                 lanes[2 + i, g] += panel[a, q + i, g] * spread[a, g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def solve_two(panel: Array, lam: Array, precision: float, room: Array) -> None:
     """Do for a panel of two coefficients what `fill_marginal` does of any number of them.
 
@@ -188,7 +188,7 @@ def solve_two(panel: Array, lam: Array, precision: float, room: Array) -> None:
         held[4 * LANES + g], held[5 * LANES + g] = spread0, spread1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def marginal_panels(
     values: Array, total: Array, reach: float, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
@@ -223,7 +223,7 @@ def marginal_panels(
     return loglik, dlam, dbeta, float(rss * precision - n)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def marginal_loglik(
     blocks: Array, total: Array, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
@@ -235,7 +235,7 @@ def marginal_loglik(
     return marginal_panels(values, total, reach, n, lam, beta, sigma)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _fill_logliks(
     blocks: Array, n: Array, lam: Array, beta: Array, sigma: Array, out: Array
 ) -> None:

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group, project_group
 
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def eliminate_units(
     blocks: Array,
     q: int,
@@ -70,7 +70,7 @@ def eliminate_units(
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pull_units(
     taken: Array,
     inner: Array,
@@ -131,7 +131,7 @@ def pull_units(
                 below[j, q + c, q + d] = g[c, d]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def bend_units(
     blocks: Array,
     taken: Array,

@@ -18,9 +18,9 @@ With the gradient and the information by these, Newton's steps find the mode as 
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.lattice import INFORMATION, Integrated, Rows, integrate
 
 Array = np.ndarray
@@ -95,7 +95,7 @@ class Work(NamedTuple):
     noise: Array  # (0, 1 + q)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _allocate(levels: int, most: int, q: int) -> Work:
     """Return room for so many levels and parameters, q those of the finest level."""
     small, square = (levels, MOST), (levels, MOST, MOST)
@@ -109,7 +109,7 @@ def _allocate(levels: int, most: int, q: int) -> Work:
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _begin_walk(work: Work, level: int) -> None:
     """Put the walk over a lattice at its origin."""
     work.k[level] = 0
@@ -119,7 +119,7 @@ def _begin_walk(work: Work, level: int) -> None:
     work.at[level] = 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _walk_on(work: Work, level: int, q: int, f: float, cut: float) -> bool:
     """Move `work.k[level]` to the next node of a lattice, f being that of this one.
 
@@ -156,7 +156,7 @@ def _walk_on(work: Work, level: int, q: int, f: float, cut: float) -> bool:
     return False
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _aim(nest: Nest, work: Work, level: int) -> float:
     """Write C (q, q) of H = C C' and Newton's step (q,) at a node, and return its decrement."""
     q, head = nest.tree.sizes[level], nest.tree.heads[level]
@@ -187,7 +187,7 @@ def _aim(nest: Nest, work: Work, level: int) -> float:
     return decrement
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _lay_net(work: Work, level: int, q: int, h: float) -> float:
     """Write h C'^-1 (q, q), upper triangular, and return log |C|."""
     root, net = work.root[level], work.net[level]
@@ -202,7 +202,7 @@ def _lay_net(work: Work, level: int, q: int, h: float) -> float:
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def move(nest: Nest, v: Array, level: int, unit: int) -> None:
     """Write the linear predictors of a unit's patterns at a node v (q,)."""
     tree = nest.tree
@@ -215,7 +215,7 @@ def move(nest: Nest, v: Array, level: int, unit: int) -> None:
         after[i] = eta
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _grow(nest: Nest, work: Work, level: int) -> int:
     """Write score and information of a node by the parameters of its level; return their number.
 
@@ -239,7 +239,7 @@ def _grow(nest: Nest, work: Work, level: int) -> int:
     return m
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_score(nest: Nest, work: Work, level: int, weight: float) -> None:
     """Add a node's score, its square and the information there, by its weight."""
     m = _grow(nest, work, level)
@@ -255,7 +255,7 @@ def _add_score(nest: Nest, work: Work, level: int, weight: float) -> None:
             information[b, c] += weight * factor[b] * factor[c] * bend[source[b], source[c]]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_effects(
     nest: Nest, out: Nested, level: int, unit: int, weight: float, node: Array
 ) -> None:
@@ -290,7 +290,7 @@ def _add_effects(
                         out.cross[level, at, upper, e, d] += weight * found
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _scale_effects(nest: Nest, out: Nested, level: int, unit: int, factor: float) -> None:
     """Multiply the moments of the effects of a unit and all units within; 0 clears them."""
     tree = nest.tree
@@ -309,7 +309,7 @@ def _scale_effects(nest: Nest, out: Nested, level: int, unit: int, factor: float
                         out.cross[level, at, upper, d, e] = factor * product if factor else 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _integrate_unit(
     nest: Nest, level: int, unit: int, derivatives: int, out: Nested, work: Work
 ) -> float:
@@ -431,7 +431,7 @@ def _integrate_unit(
     return peak + math.log(total) + scale
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def integrate_units(
     nest: Nest, level: int, members: Array, derivatives: int, out: Nested, information: Array
 ) -> None:

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.marginal import LOG_2PI
 from bhlm.likelihood.panels import (
     LANES,
@@ -101,7 +101,7 @@ def pack_nested(blocks: Array, codes: Array, sizes: Sequence[int]) -> Array:
     return np.concatenate([np.array([*first, *head], dtype=np.float64), total, *body])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def nested_marginal(
     data: Array, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
@@ -353,7 +353,7 @@ def nested_marginal(
     return loglik, dlam, dbeta, rss * precision - n
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _clear(out: Array) -> None:
     """Write zeros; 0 times what memory held before would be nan where that is."""
     for g in range(LANES):

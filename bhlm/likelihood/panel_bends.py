@@ -6,9 +6,9 @@ one inner product over the groups of a panel. Of symmetric matrices only the low
 kept, and of a row's products with its own kind only one of two.
 """
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panels import (
     LANES,
     PARTS,
@@ -25,14 +25,14 @@ from bhlm.likelihood.panels import (
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def count_bends(q: int, p: int) -> int:
     """Return the length of a row of `fill_bends`."""
     m, u = q * (q + 1) // 2, q * p
     return m * (m + 1) // 2 + 2 * m * m + u * (u + 1) // 2 + u * q + 2 * m
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_bends(
     values: Array,
     first: int,
@@ -131,13 +131,13 @@ def fill_bends(
         take_parts(parts, out[s])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def place_lower(i: int, n: int) -> int:
     """Return where the entry (i, n) of a symmetric matrix stands in its lower triangle."""
     return i * (i + 1) // 2 + n if i >= n else n * (n + 1) // 2 + i
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_stretches(sums: Array) -> Array:
     """Return the sum over stretches of rows (s, m), which is left in the first one."""
     for s in range(1, len(sums)):
@@ -146,7 +146,7 @@ def add_stretches(sums: Array) -> Array:
     return sums[0]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_weights(sums: Array, inner: Array, q: int) -> None:
     """Add to a row of `fill_bends` what weights of groups add, a row of `weighted.fill_inner`."""
     m = q * (q + 1) // 2
@@ -156,7 +156,7 @@ def add_weights(sums: Array, inner: Array, q: int) -> None:
         sums[i] += inner[1 + m + i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted: bool) -> Array:
     """Return the derivative by Psi (q, q) of the profiled criterion from a row of `fill_bends`.
 
@@ -179,7 +179,7 @@ def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted:
     return score
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def join_sums(
     sums: Array, q: int, phi: Array, restricted: bool, directions: Array
 ) -> tuple[Array, Array, Array, Array]:

@@ -1,8 +1,8 @@
 """What the profiled likelihood sums over groups, by panels."""
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panels import (
     LANES,
     PARTS,
@@ -25,7 +25,7 @@ from bhlm.likelihood.panels import (
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_products(
     values: Array, reach: float, first: int, last: int, lam: Array, out: Array
 ) -> None:
@@ -72,7 +72,7 @@ def fill_products(
         take_lanes(logdet, out[s, :1])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_scores(
     values: Array, first: int, last: int, lam: Array, weight: Array, out: Array
 ) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.moments.sums import sum_blocks
 from bhlm.processes import count_cores
 
@@ -50,7 +50,7 @@ def build_panels(blocks: Array, q: int) -> Panels:
     return Panels(values, sum_blocks(blocks[:, q:, q:]), reach)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def pack_panels(blocks: Array, q: int) -> tuple[Array, float]:
     """Return the panels (T, q, k, LANES) of cross-products (J, k, k), and the largest tr Z'Z."""
     n_groups, k, _ = blocks.shape
@@ -88,35 +88,35 @@ def sum_stretches(
         list(pool.map(fill, edges[:-1], edges[1:]))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_scaled(factor: float, x: Array, out: Array) -> None:
     """Add factor x to `out`, lane by lane."""
     for g in range(LANES):
         out[g] += factor * x[g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def set_scaled(factor: float, x: Array, out: Array) -> None:
     """Write factor x to `out`, lane by lane."""
     for g in range(LANES):
         out[g] = factor * x[g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_product(x: Array, y: Array, out: Array) -> None:
     """Add x y to `out`, lane by lane."""
     for g in range(LANES):
         out[g] += x[g] * y[g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def subtract_product(x: Array, y: Array, out: Array) -> None:
     """Subtract x y from `out`, lane by lane."""
     for g in range(LANES):
         out[g] -= x[g] * y[g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_products(x: Array, y: Array, out: Array) -> None:
     """Add x'y over the lanes to `out` (PARTS,), in parts that no processor's vectors change."""
     for g in range(PARTS):
@@ -124,7 +124,7 @@ def add_products(x: Array, y: Array, out: Array) -> None:
         out[g] += one + (x[g + 32] * y[g + 32] + x[g + 48] * y[g + 48])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def take_parts(parts: Array, out: Array) -> None:
     """Write the sums of `parts` (m, PARTS) to `out` (m,), and zero to `parts`."""
     for i in range(parts.shape[0]):
@@ -137,7 +137,7 @@ def take_parts(parts: Array, out: Array) -> None:
         x[:] = 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def factor_panel(
     panel: Array, lam: Array, turned: Array, low: Array, raw: Array, pivot: Array, inverse: Array
 ) -> None:
@@ -173,7 +173,7 @@ def factor_panel(
                     own[g] = 1.0 / entry[g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def solve_forward(low: Array, x: Array) -> None:
     """Overwrite x (q, LANES) by E^-1 x."""
     for a in range(1, x.shape[0]):
@@ -181,7 +181,7 @@ def solve_forward(low: Array, x: Array) -> None:
             subtract_product(low[a, i], x[i], x[a])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def solve_backward(low: Array, inverse: Array, x: Array) -> None:
     """Overwrite x (q, LANES) by E'^-1 D^-1 x."""
     q = x.shape[0]
@@ -193,7 +193,7 @@ def solve_backward(low: Array, inverse: Array, x: Array) -> None:
             subtract_product(low[i, a], x[i], out)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def turn_panel(
     lam: Array,
     turned: Array,
@@ -242,7 +242,7 @@ def turn_panel(
             turn[i, i, g] += 1.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def plan_logarithms(lam: Array, reach: float) -> int:
     """Return how many panels' determinants may be multiplied before a logarithm is taken.
 
@@ -259,7 +259,7 @@ def plan_logarithms(lam: Array, reach: float) -> int:
     return STRETCH if bound * STRETCH < LOG_LARGEST else int(LOG_LARGEST / bound)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def take_logarithms(product: Array, logdet: Array) -> None:
     """Move the logarithms of `product` (LANES,) to `logdet` (LANES,)."""
     for g in range(LANES):
@@ -267,7 +267,7 @@ def take_logarithms(product: Array, logdet: Array) -> None:
         product[g] = 1.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_determinants(pivot: Array, every: int, t: int, product: Array, logdet: Array) -> None:
     """Add log |K| of the t-th panel to what is in `product` and `logdet` (LANES,) together."""
     for a in range(pivot.shape[0]):
@@ -280,7 +280,7 @@ def add_determinants(pivot: Array, every: int, t: int, product: Array, logdet: A
         take_logarithms(product, logdet)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def take_lanes(lanes: Array, out: Array) -> None:
     """Write the sums over lanes of `lanes` (m, LANES) to `out` (m,), and zero to `lanes`."""
     for i in range(lanes.shape[0]):

@@ -1,8 +1,8 @@
 """What the profiled likelihood sums over groups, at many roots of G at once."""
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panel_sums import fill_products
 from bhlm.likelihood.panels import STRETCH, sum_stretches
 from bhlm.processes import count_cores
@@ -35,7 +35,7 @@ def sum_positions(values: Array, total: Array, reach: float, lam: Array) -> tupl
     return logdet, e
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _sum_positions(
     values: Array, total: Array, reach: float, lam: Array, logdet: Array, e: Array
 ) -> None:

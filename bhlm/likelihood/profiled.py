@@ -15,9 +15,9 @@ criterion; Lindstrom & Bates (1988), JASA 83, 1014-1022, for the derivatives.
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,
@@ -32,7 +32,7 @@ from bhlm.likelihood.weighted import scale_blocks, spread_lower, spread_weights,
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> float:
     """Write the Cholesky root of K_j and half = root^-1 lam'[Z'Z Z'X Z'y]; return log |K_j|.
 
@@ -68,7 +68,7 @@ def factor_group(block: Array, q: int, lam: Array, root: Array, half: Array) -> 
     return logdet
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def project_group(block: Array, q: int, half: Array, out: Array) -> None:
     """Write [F_j U_j] = Z'[Z X y] - half_Z' half into `out` (q, k)."""
     k = block.shape[1]
@@ -80,7 +80,7 @@ def project_group(block: Array, q: int, half: Array, out: Array) -> None:
             out[i, c] = value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def invert_group(lam: Array, root: Array, low: Array, out: Array) -> None:
     """Write T_j = lam K_j^-1 lam' (q, q) into `out`, by way of `low` (q, q) = root^-1 lam'."""
     q = len(lam)
@@ -148,7 +148,7 @@ class Criterion:
         return float(self.value - profiled + held)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def profile_products(
     logdet: float, e: Array, n: float, restricted: bool
 ) -> tuple[float, Array, Array, float]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import pack_panels
 from bhlm.likelihood.profiled import Criterion, profile_products
@@ -106,7 +106,7 @@ def search_beside(
         yield Arrival(own, descent, criterion, linear, sandwich)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _place(
     cross: Array,
     mass: Array,

@@ -6,9 +6,9 @@ the whole a Hessian H, not profiled. Source: Binder (1983), Int. Stat. Rev. 51, 
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import (
     LANES,
@@ -99,7 +99,7 @@ def find_scores(
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def reflect_lower(matrix: Array) -> None:
     """Write the lower triangle of a matrix over its upper one."""
     for a in range(len(matrix)):
@@ -107,7 +107,7 @@ def reflect_lower(matrix: Array) -> None:
             matrix[b, a] = matrix[a, b]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_scores(
     blocks: Array,
     size: Array,
@@ -285,7 +285,7 @@ def fill_scores(
                 hessian[i, h] += lanes[i, h, g]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def load_lanes(
     blocks: Array,
     size: Array,
@@ -318,7 +318,7 @@ def load_lanes(
         rows[g] = weight[g] = 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def turn_columns(turn: Array, panel: Array, start: int, out: Array) -> None:
     """Write T R (q, c, LANES), R the columns of a panel from `start` on."""
     for a in range(out.shape[0]):
@@ -328,7 +328,7 @@ def turn_columns(turn: Array, panel: Array, start: int, out: Array) -> None:
                 add_product(turn[a, i], panel[i, start + b], out[a, b])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def lean_on(direction: Array, f: Array, t: Array, fd: Array, dt: Array) -> None:
     """Write F D (q, q, LANES) and D t (q, LANES) for one direction D (q, q)."""
     q = len(direction)
@@ -345,7 +345,7 @@ def lean_on(direction: Array, f: Array, t: Array, fd: Array, dt: Array) -> None:
                     add_scaled(share, f[i, a], fd[i, b])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_weighted(weight: Array, x: Array, factor: float, out: Array) -> None:
     """Add factor weight x to `out`, lane by lane."""
     for g in range(LANES):

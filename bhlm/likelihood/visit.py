@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,
@@ -93,7 +94,7 @@ def visit_panels(
     return Visit(value, logdet, beta, phi, rss, score, bends)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def hold_variance(
     found: tuple[float, Array, Array, float], p: int, n: float, restricted: bool, held: float
 ) -> tuple[float, float]:
@@ -105,7 +106,7 @@ def hold_variance(
     return value + dof * np.log(held * dof / rss) + rss / held - dof, 1.0 / held
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def join_factors(factors: Array, theta: Array) -> Array:
     """Return lam (q, q) = sum theta_c N_c."""
     lam = np.zeros((factors.shape[1], factors.shape[2]))
@@ -114,7 +115,7 @@ def join_factors(factors: Array, theta: Array) -> Array:
     return lam
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def slope_theta(factors: Array, lam: Array, score: Array) -> Array:
     """Return the gradient (c,), 2 tr(score N_c lam')."""
     count, q, _ = factors.shape
@@ -131,7 +132,7 @@ def slope_theta(factors: Array, lam: Array, score: Array) -> Array:
     return gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def bend_theta(
     score: Array,
     logdet: Array,
@@ -172,7 +173,7 @@ def bend_theta(
     return bend
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def find_tangents(factors: Array, lam: Array) -> Array:
     """Return d Psi / d theta (c, q, q) at lam (q, q)."""
     count, q, _ = factors.shape
@@ -186,7 +187,7 @@ def find_tangents(factors: Array, lam: Array) -> Array:
     return found
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def find_largest(x: Array) -> float:
     """Return the largest absolute value (n,); nan where there is one."""
     largest = 0.0
@@ -196,7 +197,7 @@ def find_largest(x: Array) -> float:
     return largest
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_squares(x: Array) -> float:
     """Return x'x (n,)."""
     value = 0.0
@@ -205,7 +206,7 @@ def sum_squares(x: Array) -> float:
     return value
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def solve_convex(hessian: Array, gradient: Array) -> tuple[Array, bool]:
     """Return Newton's step (c,), H^-1 gradient, and whether H (c, c) is far from singular.
 
@@ -253,7 +254,7 @@ class Descent(NamedTuple):
     values: Array  # (steps,) of the criterion after each step that was not for its last digits
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def descend_panels(
     panels: Array,
     reach: float,

@@ -3,9 +3,9 @@
 With weights W_j the sums of `profiled` become sums of W_j times the group's own.
 """
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.panel_bends import add_stretches
 from bhlm.likelihood.panels import (
     LANES,
@@ -33,7 +33,7 @@ def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
     return scale_groups(blocks, q, np.sqrt(groups))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def scale_groups(blocks: Array, q: int, root: Array) -> Array:
     """Return the blocks of `scale_blocks` from the roots of W_j."""
     n_groups, k, _ = blocks.shape
@@ -63,7 +63,7 @@ def weigh_panels(groups: Array | None) -> Array | None:
     return None if groups is None else spread_weights(groups)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_inner(values: Array, more: Array, first: int, last: int, lam: Array, out: Array) -> None:
     """Write what weights W_j add to sums over groups of what rests on Z_j alone.
 

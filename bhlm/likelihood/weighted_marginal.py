@@ -13,9 +13,9 @@ with sigma held it is that of known variances.
 from collections.abc import Callable
 from dataclasses import replace
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.marginal import LOG_2PI, group_logliks
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import factor_group, invert_group
@@ -25,7 +25,7 @@ from bhlm.moments.moments import Moments
 Array = np.ndarray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def weighted_marginal(
     blocks: Array, sizes: Array, groups: Array, root: Array, beta: Array, sigma: Array
 ) -> tuple[float, Array, Array, Array]:

@@ -8,9 +8,9 @@ stratum is the model with a weight per group.
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.weighted_marginal import spread_strata
 from bhlm.likelihood.whitening import Whitened
 from bhlm.processes import count_cores
@@ -63,7 +63,7 @@ def sum_weighted(data: Strata, lam: Array, counts: Array) -> tuple[Array, Array]
     return logdet, e
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _sum_weighted(
     blocks: Array, groups: Array, totals: Array, lam: Array, counts: Array, logdet: Array, e: Array
 ) -> None:

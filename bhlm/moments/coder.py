@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
+
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 # Integers per group or row up to which a window over all of them is held, 4 bytes each.
@@ -104,7 +105,7 @@ def grow(array: Array, size: int) -> Array:
     return more
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def find_slot(label: int, labels: Array, slots: Array) -> np.int64:
     """Return the slot that holds the code of a label, or the free one where it would go."""
     shift = np.uint64(64)
@@ -118,14 +119,14 @@ def find_slot(label: int, labels: Array, slots: Array) -> np.int64:
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def enter_labels(labels: Array, slots: Array, size: int) -> None:
     """Enter the first `size` labels into empty slots."""
     for code in range(size):
         slots[find_slot(labels[code], labels, slots)] = code
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def code_dense(
     numbers: Array, codes: Array, labels: Array, window: Array, low: int, size: int
 ) -> int:
@@ -141,7 +142,7 @@ def code_dense(
     return size
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def code_sparse(numbers: Array, codes: Array, labels: Array, slots: Array, size: int) -> int:
     """Write the codes (n,) of labels (n,) by hashing; return how many labels are known."""
     for i in range(len(numbers)):

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals as nw
-import numba
 import numpy as np
 
 from bhlm.design.design import Design, distinct_columns
@@ -20,6 +19,7 @@ from bhlm.design.formula.weights import Weights
 from bhlm.design.labels import code_groups
 from bhlm.design.plain import Plain
 from bhlm.design.rows import Layout
+from bhlm.kernels import kernel
 from bhlm.moments.size import check_size
 from bhlm.moments.weighting import (
     N,
@@ -213,7 +213,7 @@ def make_states(n_groups: int, k: int) -> Array:
     return room[start : start + n_groups * width].reshape(n_groups, width)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_rows(codes: Array, values: Array, state: Array) -> float:
     """Update the states of groups (J, width) with rows (n, k).
 
@@ -258,7 +258,7 @@ def add_weighted_rows(codes: Array, values: Array, weights: Array | None, state:
     _add_weighted(codes, values, weights, state)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> None:
     """Do what `add_rows` does where a row counts by its weight (West 1979).
 
@@ -288,7 +288,7 @@ def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> 
                 at += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def unpack_state(state: Array, order: Array, k: int) -> tuple[Array, Array, Array]:
     """Return n (J,), means (J, k) and cross-products (J, k, k) of states, in that order."""
     n_groups = len(order)

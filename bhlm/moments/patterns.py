@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import narwhals as nw
-import numba
 import numpy as np
 
 from bhlm.design.design import (
@@ -34,6 +33,7 @@ from bhlm.design.frames import GROUP, collect_frame
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import count_rows, read_table
 from bhlm.errors import DataError, FormulaError, check_arguments
+from bhlm.kernels import kernel
 from bhlm.layout import count, show_name
 from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used
@@ -522,7 +522,7 @@ def _check_responses(
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def find_patterns(codes: Array, keys: Array, n_groups: int) -> tuple[Array, Array, Array]:
     """Return the pattern (n,) of each row, where each group's begin (J + 1,), and a row of each.
 

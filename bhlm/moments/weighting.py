@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import narwhals as nw
-import numba
 import numpy as np
 
 from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
 from bhlm.errors import DataError, show_value
+from bhlm.kernels import kernel
 from bhlm.layout import agree, count
 
 Array = np.ndarray
@@ -106,7 +106,7 @@ def make_weight_states(n_groups: int) -> Array:
     return states
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def add_weights(codes: Array, rows: Array, groups: Array, states: Array) -> None:
     """Update the states of groups (J, WIDTH) with the weights (n,) of rows and of their groups."""
     n = len(codes)
@@ -140,7 +140,7 @@ def add_weights(codes: Array, rows: Array, groups: Array, states: Array) -> None
         own[LOW], own[HIGH], own[BETWEEN] = low, high, between
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _note_bad(w: float, group: float, own: Array) -> None:
     """Count a weight, of a row or its group, that is not finite, negative or zero."""
     least = min(w, group)

@@ -21,12 +21,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from bhlm.bayes.density import Density, constrain, log_density
 from bhlm.bayes.level_density import LevelDensity, constrain_levels, log_levels
 from bhlm.bayes.priors.frame import Frame
+from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import marginal_cells
@@ -121,7 +121,7 @@ def _restrict_levels(
     return float(value), sigma, mean, out
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _restrict(
     panels: Array, total: Array, reach: float, n: float, lam: Array
 ) -> tuple[float, float, Array, Array]:

@@ -11,9 +11,9 @@ Loops stand where NumPy has expressions: numba takes a quarter of the time to co
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from bhlm.kernels import kernel
 from bhlm.likelihood.profiled import factor_group, profile_products, project_group
 
 Array = np.ndarray
@@ -36,7 +36,7 @@ class Maximum(NamedTuple):
     converged: bool
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _build_lam(theta, factors):  # type: ignore[no-untyped-def]
     _, q, _ = factors.shape
     lam = np.zeros((q, q))
@@ -47,7 +47,7 @@ def _build_lam(theta, factors):  # type: ignore[no-untyped-def]
     return lam
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _multiply(one, other, out):  # type: ignore[no-untyped-def]
     """Set out (a, b) to the product of one (a, k) and other (k, b)."""
     for a in range(out.shape[0]):
@@ -58,7 +58,7 @@ def _multiply(one, other, out):  # type: ignore[no-untyped-def]
             out[a, b] = total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def value_at(blocks, q, n, restricted, factors, theta):  # type: ignore[no-untyped-def]
     """Return the profiled criterion at theta."""
     lam = _build_lam(theta, factors)
@@ -77,7 +77,7 @@ def value_at(blocks, q, n, restricted, factors, theta):  # type: ignore[no-untyp
     return profile_products(logdet, e, n, restricted)[0]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def derivatives_at(blocks, q, n, restricted, factors, theta):  # type: ignore[no-untyped-def]
     """Return the criterion, its gradient (c,) and its Hessian (c, c) at theta."""
     lam = _build_lam(theta, factors)
@@ -194,7 +194,7 @@ def derivatives_at(blocks, q, n, restricted, factors, theta):  # type: ignore[no
     return value, gradient, hessian
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def search(blocks, q, n, restricted, factors, start):  # type: ignore[no-untyped-def]
     """Return the (value, theta, converged) that a search from `start` (c,) ends with."""
     m = len(start)

@@ -79,8 +79,8 @@ def open_dataset(name: str) -> "pa.Table":
         return read(f"{name}.csv" if name in _ONE_FILE else f"{name}.csv.gz")
     pupils, schools = read("hsb_students.csv"), read("hsb_schools.csv")
     # by NumPy: `take` loads pyarrow.compute, `to_numpy` and `pa.array` pandas, which take longer
-    own = [np.from_dlpack(table["school"].combine_chunks()) for table in (schools, pupils)]
-    row = np.searchsorted(*own)
+    known, own = (np.from_dlpack(each["school"].combine_chunks()) for each in (schools, pupils))
+    row = np.searchsorted(known, own)
     for name in schools.column_names[1:]:
         column = schools[name].combine_chunks()
         values = pa.py_buffer(np.from_dlpack(column)[row])

@@ -14,7 +14,7 @@ from bhlm.bayes.priors.resolve import Priors
 from bhlm.fits.model import Model
 from bhlm.reconciliation.comparison import compare
 from bhlm.reconciliation.judge import SD_KHAT
-from bhlm.reports.json import describe_certification
+from bhlm.reports.comparison_json import describe_certification
 
 pytestmark = pytest.mark.wide
 

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numba
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import kstest
@@ -36,6 +35,7 @@ from bhlm.bayes.checks.loo import (
 )
 from bhlm.bayes.checks.predictive import OUTSIDE, check_seed, thin_draws
 from bhlm.bayes.draws import Draws, Posterior, flatten_draws, stream_effects
+from bhlm.kernels import kernel
 from bhlm.layout import align_columns, align_left, align_right, format_fixed, wrap
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.marginal import LOG_2PI
@@ -326,7 +326,7 @@ def replicate_rows(fit: Draws, at: Array, x: Array, z: Array, *, picked: Array, 
     return out
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def fill_rows(
     blocks: Array,
     at: Array,

@@ -1,10 +1,10 @@
 """The density of a family as one array of doubles, whose address can travel with a call from C."""
 
-import numba
 import numpy as np
 
 from bhlm.bayes.family.density import Compiled, FamilyDensity, compile_family, evaluate_turned
 from bhlm.bayes.packing import pack_density, unpack_density
+from bhlm.kernels import kernel
 from bhlm.likelihood.lattice import Rows
 
 Array = np.ndarray
@@ -27,7 +27,7 @@ def pack_family(density: FamilyDensity) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def evaluate_packed(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density: its value and gradient (d,)."""
     n_base, count, p, groups, q = (

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 LOG_PI = math.log(math.pi)
@@ -634,7 +635,7 @@ def _choose_kernel(rest: "tuple[type[Prior], ...]") -> Kernel:
 _choose = _choose_kernel(Prior.families())
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_prior(code: int, numbers: Array, x: float) -> tuple[float, float]:
     """Return the log density of one prior at x and its derivative by x; nan for no family."""
     return _choose(code, numbers, x)

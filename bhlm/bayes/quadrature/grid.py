@@ -20,13 +20,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from bhlm.bayes.density import Density
 from bhlm.bayes.priors.families import LOG_2PI, Normal, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
+from bhlm.kernels import kernel
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
@@ -148,7 +148,7 @@ def build_integrand(density: Density, white: Whitened, frame: Frame) -> Integran
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def split_fixed(e: Array, precision: Array, prior: Array) -> Fixed:
     """Return the integral over the fixed effects of E (p + 1, p + 1)."""
     p = len(prior)
@@ -209,7 +209,7 @@ def split_fixed(e: Array, precision: Array, prior: Array) -> Fixed:
     return Fixed(logdet, rss, tilt, z, at, v)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_scale(sigma: float, terms: Terms) -> float:
     """Return the part of the log density that is sigma's alone."""
     q = len(terms.codes) - 1
@@ -217,7 +217,7 @@ def log_scale(sigma: float, terms: Terms) -> float:
     return float(value + log_prior(terms.codes[q], terms.numbers[q], sigma)[0])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_fit(v2: float, logdet: float, fixed: Fixed) -> float:
     """Return the part of the log density that the data have a say in, at v2 = (sigma / s)^2.
 
@@ -237,7 +237,7 @@ def log_fit(v2: float, logdet: float, fixed: Fixed) -> float:
     return -0.5 * (logdet + spread + math.log(product) + quadratic)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def log_height(
     sigma: float, t1: float, t2: float, logdet: float, fixed: Fixed, terms: Terms
 ) -> float:
@@ -253,7 +253,7 @@ def log_height(
     return height
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def height_at(
     t1: float, t2: float, r: float, rest: float, sigma: float, terms: Terms
 ) -> tuple[float, float, Array]:
@@ -275,7 +275,7 @@ def height_at(
     return height + terms.constant, fitting, mean
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def place_base(t1: float, t2: float, r: float, given: Array, out: Array) -> None:
     """Write G11, G22, G12, 1, sqrt(G11), sqrt(G22), the correlation and 1, all over sigma."""
     g11, g12, g22 = t1 * t1, r * t1 * t2, t2 * t2
@@ -293,7 +293,7 @@ def place_base(t1: float, t2: float, r: float, given: Array, out: Array) -> None
     out[7] = 1.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_grid(
     nodes: Nodes, origin: Origin, terms: Terms
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array]:

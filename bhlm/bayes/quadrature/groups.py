@@ -16,8 +16,9 @@ Source: Lindley & Smith (1972), JRSS B 34, 1-41, section 3, for the form by leas
 
 import math
 
-import numba
 import numpy as np
+
+from bhlm.kernels import kernel
 
 Array = np.ndarray
 # A direction with less than this share of its columns' variation has none: what is left of zero
@@ -53,7 +54,7 @@ def decompose_groups(blocks: Array, q: int) -> tuple[Array, Array, Array, Array,
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def sum_effects(
     t1: float, t2: float, r: float, rest: float, d: Array, turn: Array, fitted: Array, within: Array
 ) -> tuple[float, Array]:

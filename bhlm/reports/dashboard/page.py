@@ -20,6 +20,11 @@ from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 from bhlm.plots.figure import Figure
 from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reports.comparison_json import (
+    describe_findings,
+    describe_pooled_reconciliation,
+    describe_reconciliation,
+)
 from bhlm.reports.dashboard.arrangement import Place, arrange_figure, place_block
 from bhlm.reports.dashboard.blocks import Block, Chooser, Facts, Section, Subject, Table, Text
 from bhlm.reports.dashboard.cells import show_cells
@@ -77,15 +82,7 @@ from bhlm.reports.dashboard.several import (
 )
 from bhlm.reports.dashboard.verdict import build_verdict, find_moments
 from bhlm.reports.family_json import describe_level_patterns, describe_patterns
-from bhlm.reports.json import (
-    describe_cells,
-    describe_findings,
-    describe_mixture,
-    describe_model,
-    describe_pooled,
-    describe_pooled_reconciliation,
-    describe_reconciliation,
-)
+from bhlm.reports.json import describe_cells, describe_mixture, describe_model, describe_pooled
 
 
 class Part(NamedTuple):
