@@ -4,11 +4,12 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from multiprocessing import get_context, parent_process
+from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,8 @@ def run_here[T](
     Args:
         task: what can be sent to another process.
         numbers: the numbers.
-        processes: processes; with one of them the tasks run in this process.
+        processes: processes, this one among them: it does what none of the others has begun, from
+            the end of the numbers, and the first tasks while the others start.
         refusal: what to say when the processes cannot be started.
         single_threaded: let each process compute in one thread.
 
@@ -96,24 +98,51 @@ def run_here[T](
         return
     # Forking a process that has threads may lock up; spawning is the same on every system.
     context = get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(processes - 1, mp_context=context, initializer=_end_with_parent)
     try:
         with ExitStack() as around:
             around.enter_context(without_script(task))
             if single_threaded:
                 around.enter_context(_single_threaded())
-            waiting = [pool.submit(task, number) for number in numbers]
-        for future in as_completed(waiting):
-            yield future.result()
+            waiting = {number: pool.submit(task, number) for number in numbers}
+        yield from _work_along(task, waiting, single_threaded=single_threaded)
+        _end_workers(pool)  # those that were too late for any task still start
     except BrokenProcessPool as error:
         raise ArgumentError(refusal) from error
     except BaseException:
         # An error or an interrupt must not wait for what nobody will read, which may take minutes.
-        for worker in list((pool._processes or {}).values()):
-            worker.terminate()
+        _end_workers(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _work_along[T](
+    task: Callable[[int], T], waiting: dict[int, "Future[T]"], *, single_threaded: bool
+) -> Generator[T]:
+    """Yield the results of tasks that processes do; do here those that none of them has begun."""
+    finished: SimpleQueue[Future[T]] = SimpleQueue()
+    for future in waiting.values():
+        future.add_done_callback(finished.put)
+    left = len(waiting)
+    unbegun = (number for number, future in reversed(waiting.items()) if future.cancel())
+    while left:
+        number = next(unbegun, None)
+        if number is not None:
+            left -= 1
+            with limit_blas(when=single_threaded):
+                own = task(number)
+            yield own
+        while left and (number is None or not finished.empty()):
+            future = finished.get()
+            if not future.cancelled():
+                left -= 1
+                yield future.result()
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    for worker in list((pool._processes or {}).values()):
+        worker.terminate()
 
 
 @contextmanager

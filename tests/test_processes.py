@@ -1,7 +1,9 @@
 """Work that nobody waits for any more ends with the processes that do it."""
 
+import os
 import signal
 import time
+from multiprocessing import active_children, parent_process
 from types import FrameType
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from bhlm.errors import ArgumentError
 from bhlm.likelihood import crossed
 from bhlm.processes import limit_blas, run_here
 
@@ -23,7 +26,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", ["the reader leaves", "an interrupt"])
 def test_a_task_under_way_is_not_waited_for(ends: str) -> None:
-    results = run_here(time.sleep, [0, LONG, LONG], processes=2, refusal="refused")
+    results = run_here(time.sleep, [LONG, LONG, 0], processes=2, refusal="refused")
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(PATIENCE)
     try:
@@ -36,6 +39,60 @@ def test_a_task_under_way_is_not_waited_for(ends: str) -> None:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def name_process(number: int) -> tuple[int, int]:
+    time.sleep(0.01)
+    return number, os.getpid()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_task_is_done_once(processes: int) -> None:
+    found = list(run_here(name_process, range(40, 140), processes=processes, refusal="refused"))
+    assert sorted(number for number, _ in found) == list(range(40, 140))
+    assert os.getpid() in {done_by for _, done_by in found}
+
+
+def test_this_process_works_while_others_start_and_does_not_wait_for_them() -> None:
+    began = time.perf_counter()
+    found = list(run_here(abs, range(5), processes=2, refusal="refused"))
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert active_children() == []
+    assert time.perf_counter() - began < PATIENCE
+
+
+@pytest.mark.slow
+def test_others_do_their_share() -> None:
+    numbers = range(2000)  # twenty seconds, in which another process starts
+    found = list(run_here(name_process, numbers, processes=2, refusal="refused"))
+    assert sorted(number for number, _ in found) == list(numbers)
+    assert len({done_by for _, done_by in found}) == 2
+
+
+def fail_at(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3], [3, 2, 1, 0, 4]])
+def test_an_error_of_a_task_is_raised_and_ends_the_rest(numbers: list[int]) -> None:
+    with pytest.raises(ValueError, match="three"):
+        list(run_here(fail_at, numbers, processes=2, refusal="refused"))
+    assert active_children() == []
+
+
+def end_process(number: int) -> int:
+    if parent_process() is not None:
+        os._exit(1)
+    time.sleep(2.0)
+    return number
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_told() -> None:
+    with pytest.raises(ArgumentError, match="refused"):
+        list(run_here(end_process, range(20), processes=2, refusal="refused"))
 
 
 def count_blas_threads() -> set[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from arviz_stats.base import array_stats
 from simulate import dense_covariance, random_covariance, simulate_rows, simulate_table
 from small_studies import FAST, VAGUE, small_model
 
@@ -25,6 +26,7 @@ from bhlm.likelihood.simulate import refit_scale, simulate_whitened
 from bhlm.moments.moments import Moments
 from bhlm.studies.calibration.run import (
     calibrate,
+    measure_bulk_ess,
     plan_study,
     quantity_names,
     run_replicate,
@@ -383,3 +385,14 @@ class TestRefusals:
             [sys.executable, script], capture_output=True, text=True, check=False
         )
         assert (result.returncode, result.stdout) == (0, "once\n"), result.stderr
+
+
+@pytest.mark.parametrize("n", [40, 99, 495])
+def test_bulk_ess_is_that_of_arviz(n):
+    rng = np.random.default_rng(n)
+    values = np.vstack(
+        [rng.normal(size=(3, n)), rng.normal(size=(2, n)).cumsum(axis=1), np.ones(n)]
+    )
+    values[1] = np.round(values[1], 1)  # ties
+    expected = array_stats.ess(values[:, None], chain_axis=1, draw_axis=2, method="bulk")
+    np.testing.assert_array_equal(measure_bulk_ess(values), expected)

@@ -36,7 +36,7 @@ def run_study(
         file: where finished replicates are kept as they come, one JSON line each. A call with the
             same study goes on from there, also with more replicates; a file of another study is
             refused. None keeps them in memory only.
-        processes: processes of this machine; None is one per processor.
+        processes: processes of this machine, this one among them; None is one per processor.
         address: of a Dask scheduler whose workers run the replicates instead.
         progress: called with (done, total) after every replicate.
 
