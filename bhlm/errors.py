@@ -101,6 +101,8 @@ _AS_IT_IS = ("__init__", "save")
 _CALLABLE = {"Callable", "Progress", "Evaluate"}
 _LOOKED_AT = {"None", "bool", "int", "float", "str", "Path", "Sequence", "Mapping"}
 _BASES = {"Fit": ("Estimate", "Draws", "Comparison")}
+# Names in annotations whose values need no look beyond their type.
+_PLAIN = {"None": NoneType, "bool": bool, "float": float}
 # Classes that annotations name in quotes.
 _CLASSES = {
     *("str", "int", "float", "bool", "None", "Path", "Model", "Moments", "RemlFit", "BayesFit"),
@@ -197,22 +199,34 @@ def check_fields[T: type](target: T) -> T:
 
 def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> Callable[..., Any]:
     @cache
-    def read() -> tuple[Signature, dict[str, tuple["_Kind", ...]], tuple[str, ...]]:
+    def read() -> tuple[
+        Signature, dict[str, tuple["_Kind", ...]], tuple[str, ...], dict[str, set[type]]
+    ]:
         shape = signature(function)
         kinds = {name: _read(each.annotation) for name, each in shape.parameters.items()}
-        return shape, kinds, _list_positions(shape)
+        # By argument, the types of which every value has been seen to be taken as it is.
+        return shape, kinds, _list_positions(shape), {name: set() for name in kinds}
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        shape, kinds, positions = read()
+        shape, kinds, positions, taken = read()
         if function.__name__ not in _AS_IT_IS:
             for value in (*args, *kwargs.values()):
                 if (is_whole := getattr(type(value), "_check_whole", None)) is not None:
                     is_whole(value)
         if len(args) <= len(positions):
             # Mostly every value is what it should be, and goes on as it came.
-            given = chain(zip(positions, args, strict=False), kwargs.items())
-            if all(_passes(name, value, kinds.get(name)) for name, value in given):
+            for name, value in chain(zip(positions, args, strict=False), kwargs.items()):
+                if name not in kinds:
+                    break
+                kind = type(value)
+                if kind in taken[name]:
+                    continue
+                if _passes_by_type(value, kinds[name]):
+                    taken[name].add(kind)
+                elif not _passes(name, value, kinds[name]):
+                    break
+            else:
                 return function(*args, **kwargs)
         try:
             bound = shape.bind(*args, **kwargs)
@@ -252,29 +266,22 @@ def _list_positions(shape: Signature) -> tuple[str, ...]:
     return tuple(name for name, each in shape.parameters.items() if each.kind in alone)
 
 
-def _passes(name: str, value: Any, kinds: tuple["_Kind", ...] | None) -> bool:
-    """Return whether an argument is seen at once to be what its function takes, as it is.
+def _passes_by_type(value: Any, kinds: tuple["_Kind", ...]) -> bool:
+    """Return whether every value of this one's type is what an argument takes, as it is."""
+    return not kinds or any(
+        not _class_names(value).isdisjoint(kind.classes)
+        if kind.classes is not None
+        else type(value) is _PLAIN.get(kind.name)
+        for kind in kinds
+    )
 
-    None of no kinds: an argument that is not known by its name, or one of many.
-    """
-    if kinds is None:
-        return False
-    if not kinds:
+
+def _passes(name: str, value: Any, kinds: tuple["_Kind", ...]) -> bool:
+    """Return whether an argument is seen at once to be what its function takes, as it is."""
+    if _passes_by_type(value, kinds):
         return True
     for kind in kinds:
-        if kind.classes is not None:
-            if not _class_names(value).isdisjoint(kind.classes):
-                return True
-        elif kind.name == "None":
-            if value is None:
-                return True
-        elif kind.name == "bool":
-            if value is True or value is False:
-                return True
-        elif kind.name == "float":
-            if type(value) is float:
-                return True
-        elif kind.name == "int":
+        if kind.name == "int":
             if type(value) is int and name not in LIMITS and name not in AT_LEAST_ONE:
                 return True
         elif kind.name == "Sequence" and type(value) is list and kind.items:
