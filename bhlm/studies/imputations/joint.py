@@ -36,7 +36,8 @@ def pool_contrasts(
     values, covs, df = infer_all(pooled.fits, stated.contrasts, df=pooled.df)
     df = np.where(np.isnan(df), np.inf, df)
     combined = combine(values, np.einsum("fcc->fc", covs), complete_df=df)
-    rows = tabulate(combined, values=stated.values, level=level)
+    half = combined.reach(level)
+    rows = tabulate(combined, half, values=stated.values)
     index = pd.Index(stated.labels, name="hypothesis")
     table = pd.DataFrame(np.array(rows), index, list(PooledRow._fields))
     return table.assign(value=stated.values)
@@ -93,9 +94,7 @@ def pool_wald(estimates: Array, covs: Array, *, complete_df: float = np.inf) -> 
     if reiter is not None:
         return statistic, reiter
     lam = x / (1.0 + x)
-    return statistic, float(
-        combine_df(np.array(lam), old * lam**2, complete_df=np.array(complete_df))
-    )
+    return statistic, combine_df(lam, old * lam**2, complete_df)
 
 
 def pool_chi_squares(

@@ -16,8 +16,13 @@ from bhlm.reml.fixed.method import NORMAL
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import check_converged
 from bhlm.reml.rows import lay_out
-from bhlm.studies.imputations.components import Boundary, PooledRow, pool_components
-from bhlm.studies.imputations.rubin import Combined, combine, mean_df, t_quantile, t_tails
+from bhlm.studies.imputations.components import (
+    Boundary,
+    PooledRow,
+    move_components,
+    pool_components,
+)
+from bhlm.studies.imputations.rubin import Combined, combine, mean_df, t_tails
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,10 +71,10 @@ class Pooled:
         names are those of R's mice). Variances and SDs are pooled by their logarithms,
         correlations by Fisher's z; `statistic` and `p` are of fixed effects only.
         """
-        values = np.array(self.rows)
         at = PooledRow._fields.index("fmi")
+        values = np.array(self.rows)
         riv = values[:, PooledRow._fields.index("riv")]
-        table = np.insert(values, at, riv / (1.0 + riv), axis=1)
+        table = np.column_stack([values[:, :at], riv / (1.0 + riv), values[:, at:]])
         columns = (*PooledRow._fields[:at], "lambda", *PooledRow._fields[at:])
         return lay_out(table, tuple(map(str, self.parameters)), columns)
 
@@ -98,13 +103,21 @@ def pool_fits(
     p = len(fits[0].beta)
     betas, covs, complete_df = infer_all(fits, np.eye(p), df=df)
     known = ~np.isnan(complete_df)
-    fixed = combine(
-        betas, np.einsum("fpp->fp", covs), complete_df=np.where(known, complete_df, np.inf)
+    moved = move_components(fits)
+    variances = [np.diagonal(each, axis1=1, axis2=2) for each in (covs, moved.covs)]
+    # Of components the complete-data df are infinite, as in the fits' own intervals.
+    far = np.full(moved.values.shape[1], np.inf)
+    pooled = combine(
+        np.concatenate([betas, moved.values], axis=1),
+        np.concatenate(variances, axis=1),
+        complete_df=np.concatenate([np.where(known, complete_df, np.inf), far]),
     )
-    components = pool_components(fits, level=level)
+    fixed, own = Combined(*(each[:p] for each in pooled)), Combined(*(each[p:] for each in pooled))
+    half = pooled.reach(level)
+    components = pool_components(fits, moved, own, half[p:], level=level)
     within = covs.mean(axis=0)
     gaps = betas - betas[0]
-    gaps = gaps - gaps.mean(axis=0)
+    gaps -= gaps.mean(axis=0)
     between = gaps.T @ gaps / (len(fits) - 1.0)
     names = fits[0].moments.fixed
     return Pooled(
@@ -116,7 +129,7 @@ def pool_fits(
         between=between,
         total=within + (1.0 + 1.0 / len(fits)) * between,
         complete_df=complete_df,
-        rows=(*tabulate(fixed, level=level), *components.squared, *components.scaled),
+        rows=(*tabulate(fixed, half[:p]), *components.squared, *components.scaled),
         notes=(
             *_note_rows(fits),
             *_note_equal(fits),
@@ -173,17 +186,19 @@ def infer_all(fits: Sequence[Estimate], contrasts: Array, *, df: str) -> tuple[A
     return np.array(values), np.array(covs), mean_df(np.array(dfs))
 
 
-def tabulate(combined: Combined, *, values: Array | float = 0.0, level: float) -> list[PooledRow]:
-    """Return a row per combination of fixed effects, tested against `values` (c,)."""
+def tabulate(combined: Combined, half: Array, *, values: Array | float = 0.0) -> list[PooledRow]:
+    """Return a row per combination of fixed effects, tested against `values` (c,).
+
+    Their intervals reach `half` (c,) to each side.
+    """
     se = np.sqrt(combined.total)
-    half = t_quantile(0.5 + level / 2.0, combined.df) * se
     statistic = (combined.estimate - values) / se
     columns = (
         *(combined.estimate, se, combined.estimate - half, combined.estimate + half, statistic),
         *(combined.df, t_tails(statistic, combined.df)),
         *(combined.riv, combined.fmi),
     )
-    return [PooledRow(*map(float, row)) for row in zip(*columns, strict=True)]
+    return [PooledRow(*row) for row in zip(*(each.tolist() for each in columns), strict=True)]
 
 
 def _is_alike(fit: Estimate, first: Estimate) -> bool:
@@ -221,6 +236,8 @@ def _tell_difference(what: str, value: tuple[str, ...], first: tuple[str, ...]) 
 
 
 def _note_rows(fits: Sequence[Estimate]) -> list[str]:
+    if all(fit.moments.n is fits[0].moments.n for fit in fits):
+        return []
     notes = []
     for what, sizes in (
         ("rows", [fit.moments.n_rows for fit in fits]),

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from bhlm.kernels import kernel
+
 Array = np.ndarray
 
 
@@ -18,6 +20,10 @@ class Combined(NamedTuple):
     df: Array  # (c,)
     riv: Array  # (c,) relative increase in variance, (1 + 1/m) B / W
     fmi: Array  # (c,) fraction of missing information
+
+    def reach(self, level: float) -> Array:
+        """Return how far intervals at `level` reach to each side (c,)."""
+        return np.asarray(t_quantile(0.5 + level / 2.0, self.df) * np.sqrt(self.total))
 
 
 def combine(estimates: Array, squared_errors: Array, *, complete_df: Array | float) -> Combined:
@@ -42,35 +48,51 @@ def combine(estimates: Array, squared_errors: Array, *, complete_df: Array | flo
         squared_errors: (m, c).
         complete_df: nu (c,) of the tests if no value were missing; infinite for the normal.
     """
-    m = len(estimates)
-    # About the first, equal estimates have the variance 0 to the bit.
-    gaps = estimates - estimates[0]
-    gap = gaps.mean(axis=0)
-    estimate = estimates[0] + gap
-    within = squared_errors.mean(axis=0)
-    gaps = gaps - gap
-    between = np.einsum("mc,mc->c", gaps, gaps) / (m - 1.0)
-    extra = (1.0 + 1.0 / m) * between
-    total = within + extra
-    nu = np.broadcast_to(np.asarray(complete_df, dtype=np.float64), estimate.shape)
-    df = combine_df(extra / total, m - 1.0, complete_df=nu)
-    fmi = np.where(between > 0.0, 1.0 - within / total * _kappa(df) / _kappa(nu), 0.0)
-    return Combined(estimate, within, between, total, df, extra / within, fmi)
+    nu = np.full(estimates.shape[1], complete_df, dtype=np.float64)
+    given = (np.ascontiguousarray(each, np.float64) for each in (estimates, squared_errors))
+    return Combined(*_combine(*given, nu))
 
 
-def combine_df(lam: Array, old_df: Array | float, *, complete_df: Array) -> Array:
-    """Return Barnard & Rubin's df (c,) of shares lam (c,) of the total variance.
+@kernel
+def _combine(
+    estimates: Array, squared_errors: Array, nu: Array
+) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+    """Return the fields of `Combined`, one quantity after the other."""
+    m, c = estimates.shape
+    estimate, within, between, total = np.empty(c), np.empty(c), np.empty(c), np.empty(c)
+    df, riv, fmi = np.empty(c), np.empty(c), np.zeros(c)
+    for i in range(c):
+        # About the first, equal estimates have the variance 0 to the bit.
+        first = estimates[0, i]
+        gap, mean, square = 0.0, 0.0, 0.0
+        for j in range(m):
+            gap += estimates[j, i] - first
+            mean += squared_errors[j, i]
+        gap /= m
+        for j in range(m):
+            square += (estimates[j, i] - first - gap) ** 2
+        estimate[i], within[i], between[i] = first + gap, mean / m, square / (m - 1.0)
+        extra = (1.0 + 1.0 / m) * between[i]
+        total[i] = within[i] + extra
+        df[i], riv[i] = combine_df(extra / total[i], m - 1.0, nu[i]), extra / within[i]
+        if between[i] > 0.0:
+            fmi[i] = 1.0 - within[i] / total[i] * _kappa(df[i]) / _kappa(nu[i])
+    return estimate, within, between, total, df, riv, fmi
+
+
+@kernel
+def combine_df(lam: float, old_df: float, nu: float) -> float:
+    """Return Barnard & Rubin's df of a share lam of the total variance.
 
     Args:
         lam: the share that is due to the variance between data sets.
         old_df: what Rubin's df would be at lam = 1.
-        complete_df: (c,) without missing values.
+        nu: the df without missing values.
     """
-    with np.errstate(divide="ignore"):
-        old = old_df / np.square(lam)
-        observed = _kappa(complete_df) * complete_df * (1.0 - lam)
-        df = 1.0 / (1.0 / old + 1.0 / observed)
-    return np.asarray(np.where(lam > 0.0, df, complete_df))
+    if not lam > 0.0:
+        return nu
+    old, observed = old_df / lam**2, _kappa(nu) * nu * (1.0 - lam)
+    return 1.0 / (1.0 / old + 1.0 / observed)
 
 
 def mean_df(df: Array) -> Array:
@@ -97,6 +119,7 @@ def t_tails(statistic: Array, df: Array) -> Array:
     return np.asarray(2.0 * np.where(finite, known, special.ndtr(size)))
 
 
-def _kappa(nu: Array) -> Array:
+@kernel
+def _kappa(nu: float) -> float:
     """Return (nu + 1) / (nu + 3), which is 1 for infinite nu."""
-    return np.asarray(1.0 - 2.0 / (nu + 3.0))
+    return 1.0 - 2.0 / (nu + 3.0)
