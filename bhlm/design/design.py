@@ -5,7 +5,7 @@ A table is anything that narwhals reads, eager or lazy. What a design learns fro
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -333,18 +333,26 @@ def check_roles(formula: Formula, *, counted: bool = False) -> None:
         )
     if formula.weights is not None and formula.weights.counts_rows:
         _check_counted(formula)
-    outcome = column_names(formula.response)
-    for group in formula.group_columns:
-        if group in outcome:
-            raise FormulaError(f"'{group}' is both the response and the group; change one of them")
-    for factor in list_factors(formula):
-        same = factor == formula.response
-        # A change score such as I(y - x) may well be explained by x.
-        if same or (len(outcome) == 1 and outcome[0] in column_names(factor)):
-            raise FormulaError(
-                f"the response '{formula.response}' is used again in the term '{factor}'; "
-                "remove that term"
-            )
+    check_outcomes(formula, [formula.response])
+
+
+def check_outcomes(formula: Formula, responses: Sequence[Expression]) -> None:
+    """Raise `FormulaError` where one of some responses is a group or a predictor of a formula."""
+    factors = [(factor, column_names(factor)) for factor in list_factors(formula)]
+    for response in responses:
+        outcome = column_names(response)
+        for group in formula.group_columns:
+            if group in outcome:
+                raise FormulaError(
+                    f"'{group}' is both the response and the group; change one of them"
+                )
+        for factor, names in factors:
+            # A change score such as I(y - x) may well be explained by x.
+            if factor == response or (len(outcome) == 1 and outcome[0] in names):
+                raise FormulaError(
+                    f"the response '{response}' is used again in the term '{factor}'; "
+                    "remove that term"
+                )
 
 
 def _check_counted(formula: Formula) -> None:

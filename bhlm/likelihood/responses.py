@@ -5,20 +5,20 @@ What the responses have in common is taken from the first one's whitening; all t
 of the groups is one compiled pass: its whitened column, the search, and the scores of groups.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.panels import pack_panels
+from bhlm.likelihood.loading import Loaded, load_responses
+from bhlm.likelihood.panels import LANES
 from bhlm.likelihood.profiled import Criterion, profile_products
-from bhlm.likelihood.scores import Sandwich, find_scores
+from bhlm.likelihood.scores import Sandwich, fill_groups, lead_back, reflect_lower
 from bhlm.likelihood.visit import Descent, descend_panels, hold_variance, take_criterion
-from bhlm.likelihood.weighted import scale_groups, weigh_panels
-from bhlm.likelihood.whitening import Whitened, load_responses
+from bhlm.likelihood.weighted import weigh_panels
+from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.moments import Moments
 from bhlm.moments.sums import STRETCH
 
@@ -36,6 +36,15 @@ class Arrival(NamedTuple):
     descent: Descent
     criterion: Criterion
     linear: float  # the criterion without random effects
+
+
+class Arrivals(NamedTuple):
+    """Where the searches of several responses came to."""
+
+    # None where a search did not arrive within a few steps, or the response is constant, or fitted
+    # perfectly.
+    each: list[Arrival | None]
+    # Of all r responses, (r, ...); what did not arrive has no meaning. None if not asked for.
     sandwich: Sandwich | None
 
 
@@ -47,10 +56,8 @@ def search_beside(
     restricted: bool,
     theta: Array,
     scored: bool,
-) -> Iterator[Arrival | None]:
-    """Yield for each response where a search from theta (c,) arrives.
-
-    None where it does not within a few steps, or the response is constant, or fitted perfectly.
+) -> Arrivals:
+    """Return for each response where a search from theta (c,) arrives.
 
     Args:
         several: moments over the columns, rows and weights of `white`, but for the response.
@@ -61,105 +68,172 @@ def search_beside(
         scored: whether the scores of groups are asked for.
     """
     loaded = load_responses(several, structure, white)
-    applied = several[0].applied
-    n_groups, q = len(white.blocks), white.q
-    ones = np.ones(n_groups)
-    more = weigh_panels(white.groups)
-    for at, moments in enumerate(several):
+    shared = _share(several[0], white)
+    panels, reach, total = _pack_shared(shared, white.q)
+    more, limit = weigh_panels(white.groups), ARRIVED * max(1.0, white.n / 1e4)
+    each: list[Arrival | None] = []
+    for at, scale in enumerate(loaded.scale.tolist()):
+        each.append(None)
         if not loaded.is_sound[at]:
-            yield None
             continue
-        scale = float(loaded.scale[at])
-        held = None if white.held is None else 1.0 / scale**2
-        blocks, panels, reach, total = _place(
-            moments.cross,
-            moments.mass,
-            loaded.means,
-            loaded.mean[at],
-            loaded.inner,
-            loaded.columns[at],
-            ones if applied is None else np.asarray(applied.factor, dtype=np.float64),
-            white.blocks,
-            np.empty(0) if white.groups is None else white.groups,
-            q,
-        )
+        blocks = np.empty_like(white.blocks)
+        _place(at, loaded, shared, white.q, blocks, panels, total)
+        held = np.nan if white.held is None else 1.0 / scale**2
         descent = descend_panels(
             *(panels, reach, total, more, structure.factors, theta),
-            *(white.n, restricted, np.nan if held is None else held, STEPS),
+            *(white.n, restricted, held, STEPS),
         )
-        if not np.abs(descent.gradient).max() < ARRIVED * max(1.0, white.n / 1e4):
-            yield None
+        if not np.abs(descent.gradient).max() < limit:
             continue
-        own = replace(white, blocks=blocks, ols=loaded.ols[at], scale=scale, held=held)
-        criterion = take_criterion(descent, own, restricted)
+        own = white.respond(
+            blocks, ols=loaded.ols[at], scale=scale, held=None if white.held is None else held
+        )
         none = profile_products(0.0, total, own.n, restricted)
-        linear = hold_variance(none, own.p, own.n, restricted, np.nan if held is None else held)[0]
-        sandwich = None
-        if scored:
-            sandwich = find_scores(
-                *(moments, own, structure),
-                beta=descent.beta,
-                lam=descent.lam,
-                v=criterion.sigma2,
-                phi=descent.phi,
-            )
-        yield Arrival(own, descent, criterion, linear, sandwich)
+        linear = hold_variance(none, own.p, own.n, restricted, held)[0]
+        each[at] = Arrival(own, descent, take_criterion(descent, own, restricted), linear)
+    sandwich = _score_each(each, loaded, shared, structure, white) if scored else None
+    return Arrivals(each, sandwich)
+
+
+def _score_each(
+    each: Sequence[Arrival | None],
+    loaded: Loaded,
+    shared: "_Shared",
+    structure: Structure,
+    white: Whitened,
+) -> Sandwich:
+    """Return the scores and the Hessians of all responses that have arrived."""
+    directions = np.ascontiguousarray(structure.directions)
+    p, width = white.p, white.p + len(directions) + 1
+    scores = np.zeros((len(each), len(white.blocks), width))
+    hessians = np.tile(np.eye(width), (len(each), 1, 1))
+    phis, vs = np.tile(np.eye(p), (len(each), 1, 1)), np.ones(len(each))
+    for at, arrived in enumerate(each):
+        if arrived is None:
+            continue
+        found, vs[at] = arrived.descent, arrived.criterion.sigma2
+        hessians[at] = fill_groups(
+            *(arrived.white.blocks, shared.size, shared.groups, found.beta, found.lam),
+            *(directions, vs[at], scores[at]),
+            has_fixed=True,
+        )
+        phis[at] = found.phi
+        reflect_lower(hessians[at])
+    hessians[:, :p, :p] = np.linalg.inv(phis) / vs[:, None, None]
+    fixed, variances = lead_back(white, structure)
+    scale = loaded.scale[:, None, None]
+    return Sandwich(scores, hessians, scale * fixed, scale**2 * variances)
+
+
+class _Shared(NamedTuple):
+    """What responses have in common."""
+
+    cross: Array  # (J, k, k) of any response, of which the last row and column are not read
+    mass: Array  # (J,) what groups count by
+    factor: Array  # (J,) by which sampling weights scale a group's products
+    size: Array  # (J,) rows that count
+    groups: Array  # (J,) weights, ones for none
+    blocks: Array  # (J, w + 1, w + 1) whitened, of any response
+
+
+def _share(moments: Moments, white: Whitened) -> _Shared:
+    """Return what responses have in common, from the moments and the whitening of any."""
+    applied, ones = moments.applied, np.ones(len(white.blocks))
+    factor, size = (ones, moments.n) if applied is None else (applied.factor, applied.size)
+    return _Shared(
+        np.ascontiguousarray(moments.cross),
+        np.asarray(moments.mass, dtype=np.float64),
+        np.asarray(factor, dtype=np.float64),
+        np.asarray(size, dtype=np.float64),
+        ones if white.groups is None else white.groups,
+        white.blocks,
+    )
+
+
+@kernel
+def _pack_shared(shared: _Shared, q: int) -> tuple[Array, float, Array]:
+    """Return the fields of `Panels` but for what the response has a part in, which is zero."""
+    blocks, groups, root = shared.blocks, shared.groups, np.sqrt(shared.groups)
+    n_groups, width, _ = blocks.shape
+    p = width - 1 - q
+    panels = np.zeros(((n_groups + LANES - 1) // LANES, q, width, LANES))
+    total, part = np.zeros((p + 1, p + 1)), np.zeros((p + 1, p + 1))
+    reach = 0.0
+    for j in range(n_groups):
+        trace = 0.0
+        for i in range(q):
+            trace += blocks[j, i, i]
+            for c in range(width - 1):
+                share = 1.0 if c < q else root[j]
+                panels[j // LANES, i, c, j % LANES] = share * blocks[j, i, c]
+        reach = max(reach, trace)
+        for a in range(p):
+            for b in range(p):
+                part[a, b] += groups[j] * blocks[j, q + a, q + b]
+        if (j + 1) % STRETCH == 0 or j + 1 == n_groups:
+            total += part
+            part[:] = 0.0
+    return panels, reach, total
 
 
 @kernel
 def _place(
-    cross: Array,
-    mass: Array,
-    means: Array,
-    mean: Array,
-    inner: Array,
-    column: Array,
-    factor: Array,
-    shared: Array,
-    groups: Array,
+    at: int,
+    loaded: Loaded,
+    shared: _Shared,
     q: int,
-) -> tuple[Array, Array, float, Array]:
-    """Return the whitened blocks of a response, and their `Panels`: values, reach and total.
+    blocks: Array,
+    panels: Array,
+    total: Array,
+) -> None:
+    """Write the whitened blocks of a response, and what panels and their total have of it.
 
     Args:
-        cross: (J, k, k) of its moments.
-        mass: (J,) what groups count by.
-        means: (J, w) of the whitened columns that are shared.
-        mean: (J,) of its own.
-        inner: (k, w) loadings of those.
-        column: (k,) of its own.
-        factor: (J,) by which sampling weights scale a group's products.
-        shared: (J, w + 1, w + 1) of another response.
-        groups: (J,) weights, or none.
+        at: which response.
+        loaded: all of them.
+        shared: what they have in common.
         q: random coefficients.
+        blocks: (J, w + 1, w + 1) to be written.
+        panels: (T, q, w + 1, LANES) of which the last column is written.
+        total: (p + 1, p + 1) of which the last row and column are written.
     """
-    n_groups, width, _ = shared.shape
-    last = width - 1
-    blocks = shared.copy()
-    k = cross.shape[1]
-    row = np.empty(width)
+    column, last, inner = loaded.columns[at], loaded.last[at], loaded.inner
+    n_groups, width, _ = blocks.shape
+    k, w = len(column), width - 1
+    turned, row, part = np.empty(k), np.empty(width), np.zeros(width - q)
+    total[w - q] = 0.0
     for j in range(n_groups):
+        # Element by element, which is faster than to copy all groups at once.
+        for a in range(w):
+            for c in range(w):
+                blocks[j, a, c] = shared.blocks[j, a, c]
+        turned[:] = 0.0
         row[:] = 0.0
+        for b in range(k - 1):
+            for a in range(k - 1):
+                turned[a] += column[b] * shared.cross[j, b, a]
+            turned[k - 1] += column[b] * last[j, b]
         for a in range(k):
-            turned = 0.0
-            for b in range(k):
-                turned += cross[j, a, b] * column[b]
-            row[last] += turned * column[a]
-            for c in range(last):
-                row[c] += turned * inner[a, c]
-        share = mass[j] * mean[j]
-        for c in range(last):
-            row[c] += share * means[j, c]
-        row[last] += share * mean[j]
+            turned[a] += column[k - 1] * last[j, a]
+        for a in range(k - 1):
+            for c in range(w):
+                row[c] += turned[a] * inner[a, c]
+        for a in range(k):
+            row[w] += turned[a] * column[a]
+        mean, factor = loaded.mean[at, j], shared.factor[j]
+        share = shared.mass[j] * mean
+        for c in range(w):
+            row[c] = factor * (row[c] + share * loaded.means[j, c])
+        row[w] = factor * (row[w] + share * mean)
         for c in range(width):
-            blocks[j, last, c] = blocks[j, c, last] = factor[j] * row[c]
-    scaled = scale_groups(blocks, q, np.sqrt(groups)) if len(groups) > 0 else blocks
-    total = np.zeros((width - q, width - q))
-    part = np.zeros((width - q, width - q))
-    for j in range(n_groups):
-        part += scaled[j, q:, q:]
+            blocks[j, w, c] = blocks[j, c, w] = row[c]
+        for i in range(q):
+            panels[j // LANES, i, w, j % LANES] = np.sqrt(shared.groups[j]) * row[i]
+        for a in range(width - q):
+            part[a] += shared.groups[j] * row[q + a]
         if (j + 1) % STRETCH == 0 or j + 1 == n_groups:
-            total += part
+            for a in range(width - q):
+                total[w - q, a] += part[a]
             part[:] = 0.0
-    panels, reach = pack_panels(scaled, q)
-    return blocks, panels, reach, total
+    for a in range(w - q):
+        total[a, w - q] = total[w - q, a]

@@ -28,7 +28,10 @@ Array = np.ndarray
 
 
 class Sandwich(NamedTuple):
-    """Scores and Hessian by the whitened parameters, and the way back to those as given."""
+    """Scores and Hessian by the whitened parameters, and the way back to those as given.
+
+    Those of several responses have one more axis, the first.
+    """
 
     scores: Array  # (J, p + m + 1) W_j s_j
     hessian: Array  # (p + m + 1, p + m + 1) of sum W_j l_j, negated
@@ -67,36 +70,68 @@ def find_scores(
     m = len(directions)
     applied = moments.applied
     size = moments.n if applied is None else applied.size
-    lam = np.ascontiguousarray(lam)
-    n_groups, stretch = len(white.blocks), LANES * STRETCH
-    width = white.p + m + 1
-    weights = np.ones(n_groups) if white.groups is None else white.groups
-    scores = np.empty((n_groups, width))
+    scores = np.empty((len(white.blocks), white.p + m + 1))
+    hessian = fill_groups(
+        white.blocks,
+        np.asarray(size, np.float64),
+        np.ones(len(scores)) if white.groups is None else white.groups,
+        beta,
+        np.ascontiguousarray(lam),
+        directions,
+        v,
+        scores,
+        has_fixed=phi is not None,
+    )
+    if phi is not None:
+        hessian[: len(phi), : len(phi)] = np.linalg.inv(phi) / v
+    reflect_lower(hessian)
+    fixed, variances = lead_back(white, structure)
+    return Sandwich(scores, hessian, white.scale * fixed, white.scale**2 * variances)
+
+
+def fill_groups(
+    blocks: Array,
+    size: Array,
+    weights: Array,
+    beta: Array,
+    lam: Array,
+    directions: Array,
+    v: float,
+    scores: Array,
+    *,
+    has_fixed: bool,
+) -> Array:
+    """Write the scores of all groups, and return the Hessian's lower triangle.
+
+    Arguments are those of `fill_scores`.
+    """
+    n_groups, stretch, width = len(blocks), LANES * STRETCH, scores.shape[1]
     sums = np.zeros((max(1, -(-n_groups // stretch)), width, width))
 
     def fill(first: int, last: int) -> None:
         for s in range(first, last):
             part = slice(s * stretch, (s + 1) * stretch)
             fill_scores(
-                *(white.blocks[part], np.asarray(size[part], np.float64), weights[part]),
-                *(beta, lam, directions, v, scores[part], sums[s], phi is not None),
+                *(blocks[part], size[part], weights[part], beta, lam, directions, v),
+                *(scores[part], sums[s], has_fixed),
             )
 
     sum_stretches(fill, len(sums))
-    hessian = sums.sum(axis=0) if len(sums) > 1 else sums[0]
-    if phi is not None:
-        hessian[: len(phi), : len(phi)] = np.linalg.inv(phi) / v
-    reflect_lower(hessian)
-    given = white.basis @ directions @ white.basis.T
+    return np.asarray(sums.sum(axis=0) if len(sums) > 1 else sums[0])
+
+
+def lead_back(white: Whitened, structure: Structure) -> tuple[Array, Array]:
+    """Return d beta / d beta~ (p, p) and d (g, sigma^2) / d (g~, v) (m + 1, m + 1).
+
+    Of a response of unit scale: those of one of the scale s are s times the first, and s^2 times
+    the second.
+    """
+    m = len(structure.directions)
+    given = white.basis @ structure.directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
     variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
     variances[m, m] = 1.0
-    return Sandwich(
-        scores,
-        hessian,
-        white.scale * white.fixed,
-        white.scale**2 * variances,
-    )
+    return white.fixed, variances
 
 
 @kernel

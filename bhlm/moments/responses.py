@@ -7,12 +7,13 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 
-from bhlm.design.design import Design, build_prepared, check_roles
+from bhlm.design.design import Design, build_prepared, check_outcomes, check_roles
 from bhlm.design.formula.coding import Column, Part
 from bhlm.design.formula.expressions import Name
 from bhlm.design.formula.terms import Formula, Term
 from bhlm.design.plain import Plain, choose_reader, read_plain
 from bhlm.design.rows import read_table
+from bhlm.kernels import kernel
 from bhlm.moments.memory import gather_rows, reduce_plain
 from bhlm.moments.moments import Moments, reduce_table
 
@@ -30,8 +31,8 @@ def reduce_responses(formulas: Sequence[Formula], table: Any) -> list[Moments] |
         FormulaError: the formulas cannot be read.
         DataError: the table cannot serve them.
     """
-    for formula in formulas:
-        check_roles(formula)
+    check_roles(formulas[0])
+    check_outcomes(formulas[0], [formula.response for formula in formulas[1:]])
     if (found := _reduce_plainly(formulas, table)) is not None:
         return found
     first, others = formulas[0], [formula.response for formula in formulas[1:]]
@@ -56,7 +57,7 @@ def _reduce_plainly(formulas: Sequence[Formula], table: Any) -> list[Moments] | 
     if take is None:
         return None
     values: dict[str, Array] = {}
-    for formula in formulas:
+    for formula in formulas[1:]:  # the first one's is read with its model
         if not isinstance(formula.response, Name):
             return None
         found = take(table, formula.response.name)
@@ -98,17 +99,29 @@ def _respond(design: Design, formula: Formula) -> Design:
 
 def _take(whole: Moments, columns: tuple[str, ...], designs: Sequence[Design]) -> list[Moments]:
     """Return the moments of designs that differ in their response, of which `whole` has all."""
-    at = np.array([columns.index(name) for name in designs[0].columns])
-    mean, cross = whole.mean[:, at], np.ascontiguousarray(whole.cross[:, at[:, None], at])
-    found = []
-    for design in designs:
-        last = columns.index(design.columns[-1])
-        own = mean, cross
-        if last != at[-1]:
-            own = mean.copy(), cross.copy()
-            beside = whole.cross[:, last]
-            own[0][:, -1] = whole.mean[:, last]
-            own[1][:, -1, :-1] = own[1][:, :-1, -1] = beside[:, at[:-1]]
-            own[1][:, -1, -1] = beside[:, last]
-        found.append(replace(whole, design=design, mean=own[0], cross=own[1]))
-    return found
+    place = {name: at for at, name in enumerate(columns)}
+    places = [[place[name] for name in design.columns] for design in designs]
+    mean, cross = _select(whole.mean, whole.cross, np.array(places))
+    return [
+        replace(whole, design=design, mean=mean[at], cross=cross[at])
+        for at, design in enumerate(designs)
+    ]
+
+
+@kernel
+def _select(mean: Array, cross: Array, places: Array) -> tuple[Array, Array]:
+    """Return means (r, J, k) and cross-products (r, J, k, k) of the columns at places (r, k)."""
+    n_groups, (r, k) = len(mean), places.shape
+    means, crosses = np.empty((r, n_groups, k)), np.empty((r, n_groups, k, k))
+    for i in range(r):
+        at, same = places[i], 0
+        while same < k and at[same] == same:
+            same += 1
+        for j in range(n_groups):
+            for a in range(k):
+                means[i, j, a] = mean[j, at[a]]
+                for b in range(same):  # most columns mostly stay where they are
+                    crosses[i, j, a, b] = cross[j, at[a], b]
+                for b in range(same, k):
+                    crosses[i, j, a, b] = cross[j, at[a], at[b]]
+    return means, crosses

@@ -11,7 +11,7 @@ from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import RESIDUAL, Parameter, Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
-from bhlm.likelihood.responses import search_beside
+from bhlm.likelihood.responses import Arrival, search_beside
 from bhlm.likelihood.scores import Sandwich, find_scores
 from bhlm.likelihood.visit import SAME
 from bhlm.likelihood.whitening import (
@@ -253,10 +253,11 @@ def fit_responses(
     yield first
     start = None if first.singular else first
     others = several[1:]
-    beside = _search_beside(first, others) if _may_be_near(first, others) else iter(())
-    for moments in others:
-        with limit_blas(when=moments.n_groups > MANY):
-            found = next(beside, None)
+    beside: Sequence[Estimate | None] = [None] * len(others)
+    if _may_be_near(first, others):
+        with limit_blas(when=others[0].n_groups > MANY):
+            beside = _search_beside(first, others)
+    for moments, found in zip(others, beside, strict=True):
         yield found or fit_moments(
             moments, method=method, covariance=covariance, errors=errors, start=start
         )
@@ -271,30 +272,31 @@ def _may_be_near(first: Estimate, others: Sequence[Moments]) -> bool:
     return all(_has_columns(first, each, first.structure) for each in others)
 
 
-def _search_beside(first: Estimate, others: Sequence[Moments]) -> Iterator[Estimate | None]:
-    """Yield the fits of other responses over the columns of a fit, from where that one is.
+def _search_beside(first: Estimate, others: Sequence[Moments]) -> list[Estimate | None]:
+    """Return the fits of other responses over the columns of a fit, from where that one is.
 
     None where it is not near, may be on the boundary, or has an error to tell.
     """
     structure, restricted = first.structure, first.method == "reml"
-    is_model = first.errors == "model"
     arrivals = search_beside(
         others,
         structure,
         first.white,
         restricted=restricted,
         theta=first.theta,
-        scored=not is_model,
+        scored=first.errors != "model",
     )
-    for moments, arrived in zip(others, arrivals, strict=True):
-        if arrived is None:
-            yield None
-            continue
+    fits: list[Estimate | None] = [None] * len(others)
+    kept = [at for at, each in enumerate(arrivals.each) if each is not None and _is_inside(each)]
+    # The information that the model's own errors come from is not asked for by others.
+    scored: Sequence[Scored | None] = [None] * len(kept)
+    if arrivals.sandwich is not None:
+        scored = _score(arrivals.sandwich, kept, first.errors)
+    for at, own in zip(kept, scored, strict=True):
+        arrived = arrivals.each[at]
+        assert arrived is not None
         found, white = arrived.descent, arrived.white
-        if find_least(found.lam) < INSIDE or not _is_curved(found.hessian):
-            yield None
-            continue
-        steps = (unwhiten_loglik(value, white, restricted) for value in found.values.tolist())
+        steps = [unwhiten_loglik(value, white, restricted) for value in found.values.tolist()]
         optimum = Optimum(
             theta=found.theta,
             lam=found.lam,
@@ -302,17 +304,42 @@ def _search_beside(first: Estimate, others: Sequence[Moments]) -> Iterator[Estim
             gradient=found.gradient,
             converged=True,
             singular=False,
-            steps=tuple(Step("newton", at, value) for at, value in enumerate(steps)),
+            steps=tuple(Step("newton", count, value) for count, value in enumerate(steps)),
             linear=arrived.linear,
             bends=found.bends,
             score=found.score,
         )
-        # The information that the model's own errors come from is not asked for by others.
-        yield unwhiten(
-            *(moments, structure, white, optimum),
+        fits[at] = unwhiten(
+            *(others[at], structure, white, optimum),
             errors=first.errors,
-            sandwich=arrived.sandwich,
+            scored=own,
         )
+    return fits
+
+
+class Scored(NamedTuple):
+    """The scores of a fit's groups, and the covariances that its errors come from."""
+
+    sandwich: Sandwich
+    errors: Errors
+
+
+def _score(sandwich: Sandwich, kept: Sequence[int], convention: str) -> list[Scored]:
+    """Return what is `kept` of several responses, none of which is on a boundary."""
+    if len(kept) < len(sandwich.scores):
+        sandwich = Sandwich(*(each[list(kept)] for each in sandwich))
+    none = np.zeros(sandwich.variances.shape[-1], dtype=bool)
+    errors = apply_convention(sandwich, convention, lost=none)
+    return [
+        Scored(Sandwich(*own), Errors(*both))
+        for own, both in zip(zip(*sandwich, strict=True), zip(*errors, strict=True), strict=True)
+    ]
+
+
+def _is_inside(arrived: Arrival) -> bool:
+    """Return whether a search has come to where nothing is on a boundary, or near to one."""
+    found = arrived.descent
+    return find_least(found.lam) >= INSIDE and _is_curved(found.hessian)
 
 
 def find_least(lam: Array) -> float:
@@ -358,14 +385,17 @@ def _has_columns(fit: Estimate, moments: Moments, structure: Structure) -> bool:
         or (own.fixed, own.weights) != (others.fixed, others.weights)
         or own.weighting is not others.weighting
         or fit.white.parts is not None
-        or not np.array_equal(own.mean[:, :-1], others.mean[:, :-1])
     ):
         return False
     # Moments that one pass over a table has made have their rows in common.
     if own.n is others.n and own.groups is others.groups:
         return True
-    same = np.array_equal(own.cross[:, :-1, :-1], others.cross[:, :-1, :-1])
-    return same and np.array_equal(own.n, others.n)
+    pairs = (
+        (own.n, others.n),
+        (own.mean[:, :-1], others.mean[:, :-1]),
+        (own.cross[:, :-1, :-1], others.cross[:, :-1, :-1]),
+    )
+    return all(np.array_equal(*pair) for pair in pairs)
 
 
 def _relocate(start: Estimate, moments: Moments, structure: Structure, white: Whitened) -> Array:
@@ -390,7 +420,7 @@ def unwhiten(
     optimum: Optimum,
     *,
     errors: str = "model",
-    sandwich: Sandwich | None = None,
+    scored: Scored | None = None,
 ) -> Estimate:
     """Return the fit in the columns as given, with standard errors.
 
@@ -400,27 +430,26 @@ def unwhiten(
         white: the whitened moments.
         optimum: the maximum that a search has found.
         errors: "model", or one of `sandwich.CONVENTIONS`.
-        sandwich: the scores and the Hessian there, for who knows that the likelihood tells all
+        scored: the scores and the errors there, for who knows that the likelihood tells all
             parameters, and none is on a boundary.
 
     Raises:
         IdentifiabilityError: the likelihood does not depend on some variance, or combination.
     """
     at = optimum.criterion
-    size = len(structure.labels) + 1
-    variance_cov = np.zeros((size, size))
-    if sandwich is None:
-        variance_cov = variance_covariance(moments, structure, white, optimum)
     sigma2 = at.sigma2 * white.scale**2 if white.held is None else 1.0
     root = white.basis @ optimum.lam * np.sqrt(sigma2)
-    beta_cov = sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit
-    if errors != "model":
+    if scored is not None:
+        beta_cov, variance_cov = scored.errors
+    else:
+        variance_cov = variance_covariance(moments, structure, white, optimum)
+        beta_cov = sigma2 * white.fixed @ at.phi @ white.fixed.T / white.unit
+    if scored is None and errors != "model":
         v = sigma2 / white.scale**2
-        sandwich = sandwich or find_scores(
-            moments, white, structure, beta=at.beta, lam=optimum.lam, v=float(v)
-        )
+        sandwich = find_scores(moments, white, structure, beta=at.beta, lam=optimum.lam, v=float(v))
         lost = np.isnan(np.diag(variance_cov))
-        beta_cov, variance_cov = apply_convention(sandwich, errors, lost=lost)
+        scored = Scored(sandwich, apply_convention(sandwich, errors, lost=lost))
+        beta_cov, variance_cov = scored.errors
     found = Estimate(
         moments=moments,
         method="reml" if at.restricted else "ml",
@@ -441,8 +470,8 @@ def unwhiten(
         white=white,
         errors=errors,
     )
-    if sandwich is not None:
-        found._kept["sandwich"] = sandwich
+    if scored is not None:
+        found._kept["sandwich"] = scored.sandwich
     if optimum.score is not None:
         found._kept["met"] = at, optimum.score, optimum.bends
     return found

@@ -7,6 +7,7 @@ theta needs no bounds: the criterion depends on Psi = lam lam', which is even in
 signs, so a variance of zero is an ordinary stationary point at which theta is 0.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -434,7 +435,7 @@ class Scaled(Protocol):
 def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     """Return the log-likelihood in the columns as given, from the whitened criterion."""
     dof = white.n - white.p if restricted else white.n
-    value += 2.0 * dof * np.log(white.scale)
+    value += 2.0 * dof * math.log(white.scale)
     if restricted:
         value -= 2.0 * white.logdet_fixed
     offset = white.offset + (white.restricted_offset if restricted else 0.0)

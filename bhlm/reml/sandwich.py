@@ -102,7 +102,7 @@ def settle_errors(method: str, errors: str | None, *, is_sampling: bool) -> str:
 
 
 class Errors(NamedTuple):
-    """Covariances by one convention."""
+    """Covariances by one convention; of several responses with one more axis, the first."""
 
     fixed: Array  # (p, p)
     variances: Array  # (m + 1, m + 1) of g's free elements and sigma^2
@@ -112,36 +112,35 @@ def apply_convention(sandwich: Sandwich, convention: str, *, lost: Array) -> Err
     """Return the covariances of the fixed effects and of the variances by one of `CONVENTIONS`.
 
     Elements of g that `lost` (m + 1,) marks are on the boundary: they have no standard error, and
-    the others are taken as if they were known.
-
+    the others are taken as if they were known. Of several responses none is lost.
     """
-    p, n_groups = len(sandwich.fixed), len(sandwich.scores)
+    p, n_groups = sandwich.fixed.shape[-1], sandwich.scores.shape[-2]
     scores, hessian = sandwich.scores, sandwich.hessian
     if lost.any():
         kept = np.concatenate([np.ones(p, dtype=bool), ~lost])
         scores, hessian = scores[:, kept], hessian[np.ix_(kept, kept)]
-    meat = scores.T @ scores
+    meat = scores.mT @ scores
     factor = 1.0 if convention == "uncorrected" else n_groups / (n_groups - 1.0)
     fixed, free = slice(0, p), slice(p, None)
     if convention in ("full", "uncorrected"):
         bread = np.linalg.inv(hessian)
         whole = bread @ meat @ bread
-        beta, variances = whole[fixed, fixed], whole[free, free]
+        beta, variances = whole[..., fixed, fixed], whole[..., free, free]
     else:
-        bread = np.linalg.inv(hessian[fixed, fixed])
-        beta = bread @ meat[fixed, fixed] @ bread
-        left = hessian[free, free]
+        bread = np.linalg.inv(hessian[..., fixed, fixed])
+        beta = bread @ meat[..., fixed, fixed] @ bread
+        left = hessian[..., free, free]
         if convention == "block":
-            left = left - hessian[free, fixed] @ bread @ hessian[fixed, free]
+            left = left - hessian[..., free, fixed] @ bread @ hessian[..., fixed, free]
         other = np.linalg.inv(left)
-        variances = other @ meat[free, free] @ other
+        variances = other @ meat[..., free, free] @ other
     m = len(lost)
+    beta = factor * sandwich.fixed @ beta @ sandwich.fixed.mT
     if not lost.any():
-        covariance = sandwich.variances @ (factor * variances) @ sandwich.variances.T
-        return Errors(factor * sandwich.fixed @ beta @ sandwich.fixed.T, covariance)
+        return Errors(beta, sandwich.variances @ (factor * variances) @ sandwich.variances.mT)
     filled = np.zeros((m, m))
     filled[np.ix_(~lost, ~lost)] = factor * variances
     covariance = sandwich.variances @ filled @ sandwich.variances.T
     without = np.abs(sandwich.variances[:, lost]).sum(axis=1) > 0.0
     covariance[without, :] = covariance[:, without] = np.nan
-    return Errors(factor * sandwich.fixed @ beta @ sandwich.fixed.T, covariance)
+    return Errors(beta, covariance)

@@ -72,11 +72,30 @@ def test_the_table_is_read_once(table, monkeypatch, lacking):
 SINGLE = 1e-10
 
 
+def check_alone(found: bhlm.PooledFit, formula: str, given, weights, **choice) -> None:
+    """Every fit is what a model of its response alone gives."""
+    for name, fit in zip(found.responses, found.fits, strict=True):
+        alone = bhlm.Model(f"{name} {formula}", given, weights=weights).reml(**choice)
+        assert fit.moments.columns == alone.moments.columns
+        assert (fit.moments.dropped, fit.moments.missing) == (
+            alone.moments.dropped,
+            alone.moments.missing,
+        )
+        for what in ("beta", "beta_cov", "g", "variance_cov", "sigma2", "loglik", "linear_loglik"):
+            one, other = np.asarray(getattr(fit, what)), np.asarray(getattr(alone, what))
+            np.testing.assert_allclose(one, other, rtol=0, atol=SINGLE * np.nanmax(np.abs(other)))
+        assert (fit.converged, fit.singular) == (alone.converged, alone.singular)
+
+
 @pytest.mark.parametrize("rows", ["complete", "some lacking", "arrow"])
 @pytest.mark.parametrize(
     ("formula", "more"),
     [
         (FORMULA, {}),
+        (FORMULA, {"errors": "separate"}),
+        (FORMULA, {"weights": None, "errors": "uncorrected"}),
+        ("~ 0 + x + C(k) + (1 | g)", {}),
+        ("~ 0 + x + (0 + x | g)", {"weights": None, "errors": "block"}),
         (FORMULA, {"weights": "w", "method": "reml"}),
         (FORMULA, {"weights": None, "method": "reml"}),
         ("~ x + (x | g)", {"errors": "block"}),
@@ -90,18 +109,25 @@ def test_each_fit_is_that_of_its_response_alone(table, formula, more, rows):
     given = pa.Table.from_pandas(table) if rows == "arrow" else table
     choice = {"weights": WEIGHTS, "method": "ml"} | more
     found = bhlm.fit_imputations(formula, given, responses=NAMES, **choice)
-    weights = choice.pop("weights")
-    for name, fit in zip(NAMES, found.fits, strict=True):
-        alone = bhlm.Model(f"{name} {formula}", given, weights=weights).reml(**choice)
-        assert fit.moments.columns == alone.moments.columns
-        assert (fit.moments.dropped, fit.moments.missing) == (
-            alone.moments.dropped,
-            alone.moments.missing,
-        )
-        for what in ("beta", "beta_cov", "g", "variance_cov", "sigma2", "loglik", "linear_loglik"):
-            one, other = np.asarray(getattr(fit, what)), np.asarray(getattr(alone, what))
-            np.testing.assert_allclose(one, other, rtol=0, atol=SINGLE * np.nanmax(np.abs(other)))
-        assert (fit.converged, fit.singular) == (alone.converged, alone.singular)
+    check_alone(found, formula, given, choice.pop("weights"), **choice)
+
+
+# Sums over groups go by panels of 64 and by stretches of 1024 and 4096.
+@pytest.mark.parametrize("n_groups", [63, 65, 1025, 4100])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_each_fit_is_that_of_its_response_alone_in_many_groups(n_groups, weights):
+    rng = np.random.default_rng(n_groups)
+    g = np.repeat(np.arange(n_groups), 4)
+    x, u = rng.normal(size=len(g)), rng.normal(size=(3, n_groups))
+    table = pd.DataFrame({"g": g, "x": x, "w": rng.uniform(1, 3, len(g))})
+    table["wg"] = rng.uniform(1, 9, n_groups)[g]
+    for name, own in zip(NAMES, u, strict=True):
+        # Far from zero, as test scores are.
+        table[name] = 500.0 + x + own[g] + rng.normal(size=len(g))
+    found = bhlm.fit_imputations(
+        "~ x + (1 | g)", table, responses=NAMES, weights=weights, method="ml", errors="full"
+    )
+    check_alone(found, "~ x + (1 | g)", table, weights, method="ml", errors="full")
 
 
 @pytest.mark.parametrize("flat", [0, 1])
@@ -129,6 +155,15 @@ def test_responses_that_miss_rows_of_their_own_keep_their_rows(table):
     gaps.loc[:4, "pv2"] = np.nan
     found = pooled(gaps)
     assert [fit.moments.n_rows for fit in found.fits] == [150, 145, 150]
+
+
+def test_a_weight_of_zero_is_refused_as_of_a_response_alone(table):
+    zero = table.assign(w=table["w"].where(table.index != 7, 0.0))
+    with pytest.raises(BhlmError, match="is 0 in 1 row") as alone:
+        bhlm.Model(f"pv1 {FORMULA}", zero, weights=WEIGHTS)
+    with pytest.raises(BhlmError) as found:
+        pooled(zero)
+    assert str(found.value) == f"response 'pv1': {alone.value}"
 
 
 def test_one_plausible_value_repeated_pools_to_itself(table):
