@@ -295,6 +295,7 @@ class NestIntegrator:
         tallies = np.zeros((count, 2, finest + 1))
         noise = np.zeros((0, 1 + white.sizes[-1]))
         wanted = INFORMATION if derivatives else 0
+        is_single = finest == 0  # a single factor has no integrals within its own
 
         def fill(first: int, last: int) -> None:
             for s in range(first, last):
@@ -302,8 +303,9 @@ class NestIntegrator:
                 if level == finest:
                     own = nest.steps[self.tree.places[finest] :]
                     integrate(
-                        nest.rows, nest.inner, own, some, 0, out.inner, informations[s], noise
-                    )
+                        nest.rows, nest.inner, own, some, wanted if is_single else 0, out.inner,
+                        informations[s], noise,
+                    )  # fmt: skip
                 else:
                     into = out._replace(counts=tallies[s])
                     integrate_units(nest, level, some, wanted, into, informations[s])
@@ -316,6 +318,9 @@ class NestIntegrator:
         whole = informations.sum(axis=0)
         whole += np.tril(whole, -1).T
         tally = tallies.sum(axis=0)
+        if is_single:
+            self._take_single(derivatives)
+            tally[:, 0] = len(members), out.inner.nodes[members].sum()
         means, covs, crosses = [], [], []
         for other, q in enumerate(white.sizes):
             span = slice(*self.tree.places[other : other + 2])
@@ -338,6 +343,14 @@ class NestIntegrator:
             crosses=tuple(crosses),
             nodes=tally[1] / np.maximum(tally[0], 1.0),
         )
+
+    def _take_single(self, derivatives: bool) -> None:
+        """Take the score and the effects' moments of a single factor from its integrals."""
+        out, count, q = self.out, self.white.counts[0], self.white.sizes[0]
+        out.score[:count] = out.inner.score if derivatives else 0.0
+        mean = out.inner.mean
+        out.first[0, :count, :q] = mean
+        out.second[0, :count, :q, :q] = out.inner.cov + mean[:, :, None] * mean[:, None, :]
 
     def refine(self, beta: Array, lams: Sequence[Array], *, tolerance: float) -> None:
         """Choose each unit's step so that a smaller one changes its log-integral by less.

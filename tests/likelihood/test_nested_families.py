@@ -12,7 +12,9 @@ from bhlm.errors import IdentifiabilityError
 from bhlm.likelihood.covariance import combine
 from bhlm.likelihood.families import find_family
 from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest, whiten_nest
+from bhlm.likelihood.patterns import Integrator, whiten_patterns
 from bhlm.moments.level_patterns import reduce_level_patterns
+from bhlm.moments.patterns import reduce_patterns
 
 pytestmark = pytest.mark.wide
 
@@ -227,6 +229,27 @@ def test_the_order_of_rows_and_of_factors_changes_nothing() -> None:
         )
     ]
     assert found[1:] == pytest.approx(found[:1] * 2, abs=1e-10)
+
+
+@pytest.mark.parametrize("random", ["(1 | school:class)", "(x | school:class)"])
+def test_a_single_factor_of_two_columns_is_one_of_their_labels(random: str) -> None:
+    table = draw("poisson", schools=4)
+    table["both"] = table["school"] * 100 + table["class"]
+    nest = whiten(table, "poisson", "log", random)
+    formula = parse_formula(f"y ~ x + offset(o) + {random.replace('school:class', 'both')}")
+    patterns = reduce_patterns(formula, table, family=find_family("poisson", "log"))
+    white = whiten_patterns(patterns, combine(patterns.blocks, group="both"))
+    beta, lam = np.array([-0.3, 0.4]), np.array([[0.9, 0.0], [0.3, 0.5]])[: white.q, : white.q]
+    one = Integrator(white)
+    one.refine(beta, lam, tolerance=1e-13)
+    wanted = one.evaluate(beta, lam)
+    made, found = integrate_exactly(nest, beta, [lam])
+    assert found.loglik == pytest.approx(wanted.loglik, abs=SAME)
+    np.testing.assert_allclose(found.score, wanted.score, atol=SAME)
+    np.testing.assert_allclose(found.information, wanted.information, atol=SAME)
+    np.testing.assert_allclose(found.means[0], wanted.mean, atol=SAME)
+    np.testing.assert_allclose(found.covs[0], wanted.cov, atol=SAME)
+    assert made.measure_error(beta, [lam], found)[1] < 1e-10
 
 
 def test_threads_change_no_digit() -> None:

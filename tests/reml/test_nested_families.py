@@ -310,3 +310,30 @@ def test_integrals_without_digits_are_refused(
     monkeypatch.setattr(NestIntegrator, "measure_error", lose)
     with pytest.raises(DataError, match=r"up to 4; take nagq=1, Laplace's approximation$"):
         model.ml()
+
+
+@pytest.mark.parametrize("random", ["(1 | {})", "(x | {})", "(x || {})"])
+def test_a_factor_of_two_columns_alone_is_one_of_their_labels(
+    random: str, table: pd.DataFrame
+) -> None:
+    """As `(1 | school:class)` without `(1 | school)`: estimates, errors, effects and tests."""
+    labelled = table.assign(both=table["school"].astype(str) + ":" + table["class"])
+    one, other = (
+        Model(f"y ~ x + {random.format(name)}", labelled, family="bernoulli").ml()
+        for name in ("both", "school:class")
+    )
+    assert other.converged
+    assert other.loglik == pytest.approx(one.loglik, abs=1e-9)
+    np.testing.assert_allclose(other.estimates["estimate"], one.estimates["estimate"], atol=1e-6)
+    np.testing.assert_allclose(other.estimates["se"], one.estimates["se"], rtol=1e-5)
+    assert other.lr_test["p"] == pytest.approx(one.lr_test["p"], rel=1e-6)
+    columns, order = ["estimate", "sd"], ["label", "coefficient"]
+    wanted = one.group_effects().rename(columns={"both": "label"}).sort_values(order)
+    found = other.group_effects().rename(columns={"level": "label"}).sort_values(order)
+    np.testing.assert_allclose(found[columns], wanted[columns], atol=1e-6)
+
+
+def test_nodes_of_a_factor_of_two_columns_are_refused_by_its_name(table: pd.DataFrame) -> None:
+    model = Model("y ~ x + (1 | school:class)", table, family="bernoulli")
+    with pytest.raises(ArgumentError, match=r"'school:class'.*make one column of them"):
+        model.ml(nagq=7)

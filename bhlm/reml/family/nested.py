@@ -48,6 +48,12 @@ def fit_factors(
         DataError: fewer rows than parameters, or factors that are too large for the memory.
     """
     is_nested = is_chain(patterns.codes)
+    if is_nested and nagq not in (None, 1) and len(patterns.factors) == 1:
+        name = patterns.factors[0].name
+        raise ArgumentError(
+            f"nagq={nagq} is not there for '{name}', a factor of several columns; make one column "
+            "of them, or leave nagq out for as many nodes as each unit needs"
+        )
     if is_nested and nagq not in (None, 1):
         raise ArgumentError(
             f"nagq={nagq} is not there for several grouping factors; give 1 (Laplace's "
