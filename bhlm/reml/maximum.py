@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
+# Twice a difference of log-likelihoods below this is zero, rounded.
+NOTHING = 1e-8
+
 
 class Part(NamedTuple):
     """The random part of a single factor."""
@@ -129,8 +132,14 @@ class Maximum(ABC):
         df = self.n_components
         if self.weights is not None and self.weights.is_sampling:
             return {"chi2": np.nan, "df": df, "p": np.nan}
-        chi2 = max(2.0 * (self.loglik - self.linear_loglik), 0.0)
+        chi2 = double_rise(self.loglik, self.linear_loglik)
         return {"chi2": chi2, "df": df, "p": float(chi_square_tail(chi2, df))}
+
+
+def double_rise(loglik: float, below: float) -> float:
+    """Return twice what a log-likelihood is above that of a smaller model, without rounding."""
+    chi2 = 2.0 * (loglik - below)
+    return chi2 if chi2 > NOTHING else 0.0
 
 
 def require_plain(fit: Maximum, what: str) -> None:

@@ -28,7 +28,7 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.laws import chi_square_tail
 from bhlm.reml.estimate import Estimate, fit_moments
 from bhlm.reml.exact_null import DRAWS, null_of_component
-from bhlm.reml.maximum import require_plain
+from bhlm.reml.maximum import NOTHING, require_plain
 from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ Null = Literal["mixture", "exact", "bootstrap"]
 
 NULLS: tuple[Null, ...] = ("mixture", "exact", "bootstrap")
 NULL_NAMES = {"exact": "exact null, any number of groups", "bootstrap": "parametric bootstrap"}
-# Twice a difference of log-likelihoods below this is zero, rounded.
-NOTHING = 1e-8
 # Up to here the mixture's 5 % point is off by more than a tenth, and refits are cheap.
 FEW_GROUPS = 50
 LEAST = 100  # replicates

@@ -14,7 +14,7 @@ from bhlm.likelihood.parameters import Parameter, list_parameters
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
-from bhlm.reml.maximum import Part
+from bhlm.reml.maximum import Part, double_rise
 from bhlm.reml.rows import Row, list_fixed, list_variances, tabulate_rows, wald_test
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class FamilyMaximum(ABC):
         chi2(0) and chi2(1). Of several parameters the mixture is not known, and p by chi2(df) is
         conservative.
         """
-        chi2, df = max(2.0 * (self.loglik - self.linear_loglik), 0.0), self.n_components
+        chi2, df = double_rise(self.loglik, self.linear_loglik), self.n_components
         p = float(chi_square_tail(chi2, df))
         if df == 1:
             p = 0.5 * p if chi2 > 0.0 else 1.0
