@@ -49,6 +49,7 @@ Array = np.ndarray
 
 LOGGER = logging.getLogger("bhlm")
 TIMES = "times"  # the column that counts equal rows
+SHARE = 1e-3  # what a proportion that was rounded is off by at most
 
 
 class Outcome(Protocol):
@@ -491,10 +492,10 @@ def _check_responses(
     """Raise `DataError` for trials and responses that the family does not have."""
     bad = (trials < 1.0) | (trials != np.floor(trials))
     if bad.any():
+        advice = "give their numbers" if bad.all() else "drop those rows"
         raise DataError(
-            f"the trials '{formula.trials}' are {trials[bad][0]:g} in "
-            f"{count(int(times[bad].sum()), 'row')}, and trials are whole numbers from 1; drop "
-            "those rows"
+            f"the trials '{formula.trials}' are {_show_some(trials[bad])} in "
+            f"{count(int(times[bad].sum()), 'row')}, and trials are whole numbers from 1; {advice}"
         )
     if (large := np.maximum(y, trials) > EXACT).any():
         raise DataError(
@@ -505,11 +506,14 @@ def _check_responses(
     outside = family.find_outside(y, trials)
     if not outside.any():
         return
-    value, most = y[outside][0], trials[outside][0]
-    shown = f"{value:g}" + (f" of {most:g} trials" if formula.trials is not None else "")
+    shown = _show_some(y[outside], trials[outside] if formula.trials is not None else None)
     advice = "correct or drop them"
     if family.has_trials and formula.trials is None:
         advice = "give the trials, as in successes / trials ~ ..."
+    elif formula.trials is not None and _is_proportion(y, trials):
+        advice = f"give the successes, {formula.response} * {formula.trials}"
+    elif family.has_exposure and outside.all() and (y >= 0.0).all():
+        advice = "give counts, and what they are counted over as exposure"
     elif not family.has_trials and not family.has_exposure and (y == np.floor(y)).all():
         low, high = (f"{each:g}" for each in (y.min(), y.max()))
         advice = f"recode {low} to 0 and {high} to 1"
@@ -520,6 +524,21 @@ def _check_responses(
         f"{count(int(times[outside].sum()), 'row')}, and of family='{family.name}' it is "
         f"{family.support}; {advice}"
     )
+
+
+def _show_some(values: Array, trials: Array | None = None) -> str:
+    """Return the first of some values, of its trials if there are any, and whether others are."""
+    shown = f"{values[0]:g}" + ("" if trials is None else f" of {trials[0]:g} trials")
+    is_same = (values == values[0]).all() and (trials is None or (trials == trials[0]).all())
+    return shown if is_same else f"{shown} or the like"
+
+
+def _is_proportion(y: Array, trials: Array) -> bool:
+    """Return whether responses are not successes but their shares of the trials."""
+    if (y < 0.0).any() or (y > 1.0).any():
+        return False
+    successes = y * trials
+    return bool((np.abs(successes - np.round(successes)) < SHARE * trials).all())
 
 
 @kernel

@@ -111,6 +111,14 @@ def test_missing_values_are_dropped_and_told(table: pd.DataFrame) -> None:
             {"t": -1.0},
             "is not finite in .* rows .an exposure of 0 or less",
         ),
+        # A value that not all of the rows have stands for its like.
+        ("c ~ x + (1 | g)", "poisson", {"c": 0.5}, r"is [\d.]+ or the like in 400 rows.*exposure$"),
+        (
+            "s / size ~ x + (1 | g)",
+            "binomial",
+            {"size": 0.5},
+            r"'size' are [\d.]+ or the like in 400 rows.*; give their numbers$",
+        ),
     ],
 )
 def test_bad_responses_are_told_in_one_line(
@@ -120,3 +128,13 @@ def test_bad_responses_are_told_in_one_line(
     with pytest.raises(BhlmError, match=message) as caught:
         reduce(formula, changed, name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digits", [3, 12])
+def test_proportions_with_their_trials_are_told_how_to_be_successes(
+    table: pd.DataFrame, digits: int
+) -> None:
+    """As glmer's users give them, whose `weights` are the trials."""
+    shares = table.assign(p=(table["s"] / table["size"]).round(digits))
+    with pytest.raises(BhlmError, match=r"'p' is 0\.\d+ of .*; give the successes, p \* size$"):
+        reduce("p / size ~ x + (1 | g)", shares, "binomial")
