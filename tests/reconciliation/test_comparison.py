@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,15 @@ def test_shares_add_up_to_the_gap(both):
     np.testing.assert_allclose(known["gap_sd"] * known["sd"], known["gap"], atol=1e-12)
     for share in ("shape", "prior", "skewness", "integrating", *NAMED):
         assert (known[f"{share}_se"] >= 0.0).all(), share
+
+
+def test_columns_of_the_printed_table_stay_apart(both):
+    """Whatever the numbers, as of a small negative one of many digits."""
+    sizes = {"reml": -0.0071234567, "posterior": -1.2345678e-10, "shape": -1.2e-13}
+    table = both.table.assign(published=None, **sizes)
+    body = replace(both, table=table).summary().partition("verdict\n")[2].splitlines()[1:]
+    for line in body[: len(table)]:
+        assert {"-0.007123457", "-1.234568e-10"} <= set(line.split())
 
 
 def test_draws_are_certified(both):

@@ -72,14 +72,17 @@ def render_reconciliation(both: "Comparison") -> str:
     table = both.table
     name_width = max(len(str(name)) for name in table.index)
     columns = _choose_columns(both)
+    cells = {name: {key: _cell(key, row[key]) for key in columns} for name, row in table.iterrows()}
+    for key, width in columns.items():
+        columns[key] = max(width, *(len(row[key]) + 1 for row in cells.values()))
     head = f"{'':<{name_width}}" + "".join(f"{HEADS[key]:>{w}}" for key, w in columns.items())
     rule = "-" * (len(head) + 13)
     moments = both.reml.moments
     used = [fill(f"{moments.rows_used}.", WIDTH)] if moments.dropped else []
     lines = ["Reconciliation of REML and the posterior", *used, rule, f"{head}  verdict", rule]
-    for name, row in table.iterrows():
-        cells = "".join(_cell(key, row[key], width) for key, width in columns.items())
-        lines.append(f"{name!s:<{name_width}}{cells}  {row['verdict']}")
+    for name, verdict in table["verdict"].items():
+        line = "".join(f"{cells[name][key]:>{width}}" for key, width in columns.items())
+        lines.append(f"{name!s:<{name_width}}{line}  {verdict}")
     legend = f"{LEGEND} {ADJUSTED}" if "adjustment" in columns else LEGEND
     lines += [rule, fill(f"{legend} {both.route}", WIDTH), ""]
     lines += [*_render_parts(both, name_width), ""]
@@ -103,9 +106,9 @@ def render_reconciliation(both: "Comparison") -> str:
 
 
 def _choose_columns(both: "Comparison") -> dict[str, int]:
-    """Return the columns of the table and their widths."""
+    """Return the columns of the table and their least widths."""
     if "adjustment" not in both.table:
-        return COLUMNS
+        return dict(COLUMNS)
     found: dict[str, int] = {}
     for key, width in COLUMNS.items():
         found |= {"adjustment": 9, key: width} if key == "monte_carlo" else {key: width}
@@ -120,7 +123,7 @@ def _render_parts(both: "Comparison", name_width: int) -> list[str]:
     rule = "-" * len(head)
     lines = ["What shape and prior are made of", rule, head, rule]
     for name, row in both.table.iterrows():
-        cells = "".join(_cell(key, row[key], width) for key in parts)
+        cells = "".join(f"{_cell(key, row[key]):>{width}}" for key in parts)
         errors = "".join(_error(row[f"{key}_se"], width) for key in parts)
         lines += [f"{name!s:<{name_width}}{cells}", f"{'':<{name_width}}{errors}"]
     return [*lines, rule, fill(PARTS_LEGEND, WIDTH)]
@@ -170,16 +173,14 @@ def _bullet(text: str) -> str:
     return fill(f"* {text}", WIDTH, subsequent_indent="  ")
 
 
-def _cell(key: str, value: object, width: int) -> str:
+def _cell(key: str, value: object) -> str:
     if key == "published":
-        return f"{value if isinstance(value, str) else '':>{width}}"
+        return value if isinstance(value, str) else ""
     assert isinstance(value, float)
     if np.isnan(value):
-        return f"{'.':>{width}}"
+        return "."
     if key == "gap_sd":
-        return f"{value:>+{width}.2f}"
+        return f"{value:+.2f}"
     if key in ("reml", "posterior"):
-        return f"{value:>{width}.7g}"
-    if abs(value) < 5e-6:
-        return f"{'0':>{width}}"
-    return f"{value:>{width}.2g}"
+        return f"{value:.7g}"
+    return "0" if abs(value) < 5e-6 else f"{value:.2g}"
