@@ -221,11 +221,15 @@ def tabulate_effect_ratios(pair: AnyPair) -> Table:
         if has_ratios
         else "Effects of the probit link have no ratios; on its scale they are"
     )
-    if pair.ml is not None and has_ratios:
+    has_averages = "ML, population-averaged" in found
+    if has_averages and has_ratios:
         told += ", and between the means of all groups (population-averaged)"
-        # A log link multiplies the means of all columns' values by the same factor.
-        told += "" if given.family.link == "log" else ", nearer to 1"
-    elif pair.ml is not None:
+        own, averaged = (
+            np.abs(np.log(found[f"ML, {kind}"][1].to_numpy(dtype=np.float64)))
+            for kind in ("unit-specific", "population-averaged")
+        )
+        told += ", nearer to 1" if (averaged < own).all() else ""
+    elif has_averages:
         told += " between the means of all groups (population-averaged)"
     elif not has_ratios:
         return Table(

@@ -1,5 +1,6 @@
 """BayesFit -> the posterior table, the priors and the convergence verdict as text."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -179,7 +180,10 @@ def _list_priors(fit: "Posterior") -> list[str]:
     lines = align_columns(pairs, sides=(align_left, align_left), gap="  ")
     scales = ", ".join(f"{show_name(name)} {sd:.4g}" for name, sd in fit.scales.items())
     what = "the SDs of the columns"
-    if getattr(fit.moments, "family", None) is not None:  # the last is the response's
+    family = getattr(fit.moments, "family", None)
+    if family is not None and math.isnan(family.latent_variance):
+        what += ", and 1 for the response on the log scale"
+    elif family is not None:  # the last is the response's
         what += " and of the link's latent residual"
     scaled = wrap(f"scaled by {what}: {scales}", WIDTH, indent=2)
     return ["Priors (autoscaled to the data where none was given)", *lines, *scaled]
