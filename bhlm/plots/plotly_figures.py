@@ -34,53 +34,99 @@ def draw_plotly(
         height: pixels, of all panels together.
         page: "light" or "dark".
     """
-    from plotly.subplots import make_subplots
+    import plotly.graph_objects as go
 
+    content = describe_panels(panels, columns=columns, height=height, page=page)
+    template = content["layout"].pop("template")
+    return go.Figure(content).update_layout(template=template)
+
+
+def describe_panels(
+    panels: Sequence[Panel], *, columns: int = 1, height: int, page: str = "light"
+) -> dict[str, Any]:
+    """Return traces (`data`) and `layout` of panels as plain values and arrays.
+
+    They are what `draw_plotly` draws. Plotly's own objects look at each value of each trace, which
+    takes a page of twenty figures longer than anything else.
+
+    Args:
+        panels: in the order of reading.
+        columns: panels side by side.
+        height: pixels, of all panels together.
+        page: "light" or "dark".
+    """
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    titles = [write(panel.title) for panel in panels]
     below = _find_below(panels)
     # The panels' height alone, which counts where turned labels need the pixels.
     inside = height if below == BELOW else max(height - below - 60, below)
-    drawn = make_subplots(
-        rows=rows, cols=columns, subplot_titles=titles if any(titles) else None,
-        horizontal_spacing=_find_spacing(panels, columns),
-        # Of a tall figure, no more than the labels between two panels need.
-        vertical_spacing=min(
-            0.4 / rows if below == BELOW else 0.55 / rows, max(BETWEEN, below) / inside
-        ),
-    )  # fmt: skip
-    drawn.update_annotations(font={"size": 14})  # the titles, so that a parameter's name has room
+    # Of a tall figure, no more than the labels between two panels need.
+    between = min(0.4 / rows if below == BELOW else 0.55 / rows, max(BETWEEN, below) / inside)
+    beside = _find_spacing(panels, columns)
+    layout = theme(page)
+    titles: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = []
     named: set[str] = set()
     for at, panel in enumerate(panels):
-        row, column = at // columns + 1, at % columns + 1
-        traces = [trace for mark in panel.marks for trace in _draw_mark(mark, page, named)]
-        if traces:
-            drawn.add_traces(traces, rows=row, cols=column)
+        number = str(at + 1) if at else ""
+        place = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+        row, column = divmod(at, columns)
+        left, right = _share(column, columns, beside)
+        low, top = (1.0 - end for end in reversed(_share(row, rows, between)))
+        layout[f"xaxis{number}"] = {
+            "anchor": f"y{number}", "domain": [left, right], **_describe_axis(panel.x)
+        }  # fmt: skip
+        layout[f"yaxis{number}"] = {
+            "anchor": f"x{number}", "domain": [low, top], **_describe_axis(panel.y)
+        }  # fmt: skip
+        if panel.title:
+            titles.append(_draw_title(panel.title, 0.5 * (left + right), top))
+        entries = [each for mark in panel.marks for each in _draw_mark(mark, page, named)]
         for mark in panel.marks:
-            _draw_extra(drawn, mark, page, named, row=row, column=column)
-        drawn.update_xaxes(_describe_axis(panel.x), row=row, col=column)
-        drawn.update_yaxes(_describe_axis(panel.y), row=row, col=column)
-    drawn.update_layout(theme(page))
-    drawn.update_layout(
-        height=height,
-        barmode="overlay",  # bars say themselves where they stand
-        showlegend=bool(named),
-        legend={"y": -below / inside},
-        margin={"l": 10, "r": 10, "t": 36 if any(titles) else 14, "b": 10},
-    )
-    return drawn
+            if isinstance(mark, Note):
+                notes.append(_draw_note(mark, number))
+            elif isinstance(mark, Rule):
+                shapes.append(_draw_rule(mark, number, page))
+                entries += _enter_rule(mark, page, named)
+        data += [each | place for each in entries]
+    layout |= {
+        "height": height,
+        "barmode": "overlay",  # bars say themselves where they stand
+        "showlegend": bool(named),
+        "legend": layout["legend"] | {"y": -below / inside},
+        "margin": {"l": 10, "r": 10, "t": 36 if titles else 14, "b": 10},
+    }
+    layout |= {name: of for name, of in (("annotations", titles + notes), ("shapes", shapes)) if of}
+    return {"data": data, "layout": layout}
 
 
-def _find_spacing(panels: Sequence[Panel], columns: int) -> float | None:
-    """Return the share of the width between panels whose axes have texts; None is Plotly's own."""
+def _share(at: int, count: int, between: float) -> tuple[float, float]:
+    """Return where the panel of that place begins and ends in a row of panels, as shares of it."""
+    size = (1.0 - between * (count - 1)) / count
+    begin = at * (size + between)
+    return begin, min(begin + size, 1.0)
+
+
+def _draw_title(title: str, middle: float, top: float) -> dict[str, Any]:
+    """Return the text above a panel, whose middle and top are shares of the figure."""
+    return {
+        "text": write(title), "font": {"size": 14},  # so that a parameter's name has room
+        "showarrow": False, "x": middle, "y": top, "xref": "paper", "yref": "paper",
+        "xanchor": "center", "yanchor": "bottom",
+    }  # fmt: skip
+
+
+def _find_spacing(panels: Sequence[Panel], columns: int) -> float:
+    """Return the share of the width between panels, whose axes may have texts."""
     inner = [panel.y for at, panel in enumerate(panels) if at % columns]
     texts = [text for axis in inner if axis.ticks for text in axis.ticks[1]]
     longest = max(map(len, texts), default=0)
     if any(axis.label for axis in inner):  # a label stands beside the numbers
         longest = max(longest, NUMBER) + TURNED
     if not longest:
-        return None
+        return 0.2 / columns
     # What stands at the left of the figure leaves the panels less.
     first = [panel.y for at, panel in enumerate(panels) if at % columns == 0]
     left = max((len(text) for axis in first if axis.ticks for text in axis.ticks[1]), default=0)
@@ -137,7 +183,7 @@ def colour(role: str, page: str) -> str:
     return str(getattr(ROLES[role], page))
 
 
-def _draw_mark(mark: Mark, page: str, named: set[str]) -> list[Any]:
+def _draw_mark(mark: Mark, page: str, named: set[str]) -> list[dict[str, Any]]:
     match mark:
         case Points():
             return [_draw_points(mark, page, named)]
@@ -158,12 +204,8 @@ def _entry(mark: Any, named: set[str]) -> dict[str, Any]:
     shown = bool(label) and label not in named
     if shown:
         named.add(label)
-    return {
-        "name": label,
-        "legendgroup": label or None,
-        "showlegend": shown,
-        "meta": {ROLE: mark.role},
-    }
+    group = {"legendgroup": label} if label else {}
+    return {"name": label, **group, "showlegend": shown, "meta": {ROLE: mark.role}}
 
 
 def _hover(mark: Any) -> dict[str, Any]:
@@ -172,118 +214,115 @@ def _hover(mark: Any) -> dict[str, Any]:
     return {"hoverinfo": "x+y+name" if mark.name else "x+y"}
 
 
-def _error(low: Array | None, high: Array | None, middle: Array) -> dict[str, Any] | None:
-    if low is None or high is None:
-        return None
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": high - middle,
-        "arrayminus": middle - low,
-        "thickness": 1.5,
-        "width": 0,
-    }
+def _find_errors(mark: Points) -> dict[str, Any]:
+    """Return the bars of points that have intervals."""
+    found = {}
+    for name, low, high, middle in (
+        ("error_x", mark.x_low, mark.x_high, mark.x),
+        ("error_y", mark.y_low, mark.y_high, mark.y),
+    ):
+        if low is not None and high is not None:
+            found[name] = {
+                "type": "data", "symmetric": False, "array": high - middle,
+                "arrayminus": middle - low, "thickness": 1.5, "width": 0,
+            }  # fmt: skip
+    return found
 
 
-def _draw_points(mark: Points, page: str, named: set[str]) -> Any:
-    import plotly.graph_objects as go
-
+def _draw_points(mark: Points, page: str, named: set[str]) -> dict[str, Any]:
     ink = colour(mark.role, page)
     # WebGL is not there in every browser that opens an archived page; SVG is.
-    return go.Scatter(
-        x=mark.x, y=mark.y, mode="markers",
-        marker={
+    return {
+        "type": "scatter", "x": mark.x, "y": mark.y, "mode": "markers",
+        "marker": {
             "color": ink, "symbol": ROLES[mark.role].symbol, "size": mark.size,
             "opacity": mark.opacity, "line": {"color": ink, "width": 1.5},
         },
-        error_x=_error(mark.x_low, mark.x_high, mark.x),
-        error_y=_error(mark.y_low, mark.y_high, mark.y),
-        **_hover(mark), **_entry(mark, named),
-    )  # fmt: skip
+        **_find_errors(mark), **_hover(mark), **_entry(mark, named),
+    }  # fmt: skip
 
 
-def _draw_line(mark: Line, page: str, named: set[str]) -> Any:
-    import plotly.graph_objects as go
-
-    return go.Scatter(
-        x=mark.x, y=mark.y, mode="lines", opacity=mark.opacity,
-        line={
+def _draw_line(mark: Line, page: str, named: set[str]) -> dict[str, Any]:
+    return {
+        "type": "scatter", "x": mark.x, "y": mark.y, "mode": "lines", "opacity": mark.opacity,
+        "line": {
             "color": colour(mark.role, page), "dash": ROLES[mark.role].dash, "width": mark.width,
             "shape": "hv" if mark.steps else "linear",
             "simplify": False,  # which would make polygons of smooth curves
         },
         **_hover(mark), **_entry(mark, named),
-    )  # fmt: skip
+    }  # fmt: skip
 
 
-def _draw_segments(mark: Segments, page: str, named: set[str]) -> Any:
-    import plotly.graph_objects as go
-
+def _draw_segments(mark: Segments, page: str, named: set[str]) -> dict[str, Any]:
     gap = np.full(len(mark.x0), np.nan)
-    return go.Scatter(
-        x=np.column_stack([mark.x0, mark.x1, gap]).ravel(),
-        y=np.column_stack([mark.y0, mark.y1, gap]).ravel(),
-        mode="lines", opacity=mark.opacity, hoverinfo="skip",
-        line={"color": colour(mark.role, page), "width": mark.width},
+    return {
+        "type": "scatter", "mode": "lines", "opacity": mark.opacity, "hoverinfo": "skip",
+        "x": np.column_stack([mark.x0, mark.x1, gap]).ravel(),
+        "y": np.column_stack([mark.y0, mark.y1, gap]).ravel(),
+        "line": {"color": colour(mark.role, page), "width": mark.width},
         **_entry(mark, named),
-    )  # fmt: skip
+    }  # fmt: skip
 
 
-def _draw_band(mark: Band, page: str, named: set[str]) -> list[Any]:
-    import plotly.graph_objects as go
-
+def _draw_band(mark: Band, page: str, named: set[str]) -> list[dict[str, Any]]:
     ink = colour(mark.role, page)
     entry = _entry(mark, named)
-    lower = entry | {"showlegend": False}
     red, green, blue = (int(ink[k : k + 2], 16) for k in (1, 3, 5))
     fill = f"rgba({red},{green},{blue},{BAND_OPACITY})"
-    edge = {"color": ink, "width": 0}
-    shared: dict[str, Any] = {"x": mark.x, "mode": "lines", "line": edge, "hoverinfo": "skip"}
+    shared: dict[str, Any] = {
+        "type": "scatter", "x": mark.x, "mode": "lines", "hoverinfo": "skip",
+        "line": {"color": ink, "width": 0}, **entry,
+    }  # fmt: skip
     return [
-        go.Scatter(y=mark.low, **shared, **lower),
-        go.Scatter(y=mark.high, fill="tonexty", fillcolor=fill, **shared, **entry),
+        shared | {"y": mark.low, "showlegend": False},
+        shared | {"y": mark.high, "fill": "tonexty", "fillcolor": fill},
     ]
 
 
-def _draw_bars(mark: Bars, page: str, named: set[str]) -> Any:
-    import plotly.graph_objects as go
-
+def _draw_bars(mark: Bars, page: str, named: set[str]) -> dict[str, Any]:
     at, length = ("y", "x") if mark.horizontal else ("x", "y")
-    return go.Bar(
-        {at: mark.at, length: mark.length},
-        base=mark.base, width=mark.width, orientation="h" if mark.horizontal else "v",
-        marker={"color": colour(mark.role, page)}, **_hover(mark), **_entry(mark, named),
-    )  # fmt: skip
+    return {
+        "type": "bar", at: mark.at, length: mark.length,
+        "base": mark.base.tolist(), "width": mark.width,
+        "orientation": "h" if mark.horizontal else "v",
+        "marker": {"color": colour(mark.role, page)},
+        **_hover(mark), **_entry(mark, named),
+    }  # fmt: skip
 
 
-def _draw_extra(
-    drawn: Any, mark: Mark, page: str, named: set[str], *, row: int, column: int
-) -> None:
-    """Draw what Plotly keeps in the layout, and the legend entry of a rule."""
-    import plotly.graph_objects as go
+def _draw_note(mark: Note, number: str) -> dict[str, Any]:
+    """Return the text of a panel of that number."""
+    return {
+        "x": mark.x, "y": mark.y, "text": write(mark.text), "showarrow": False,
+        "xanchor": "right" if mark.before else "left", "xshift": -6 if mark.before else 6,
+        "xref": f"x{number}", "yref": f"y{number}",
+    }  # fmt: skip
 
-    if isinstance(mark, Note):
-        drawn.add_annotation(
-            x=mark.x, y=mark.y, text=write(mark.text), showarrow=False,
-            xanchor="right" if mark.before else "left", xshift=-6 if mark.before else 6,
-            row=row, col=column,
-        )  # fmt: skip
-    if isinstance(mark, Rule):
-        line = {"color": colour(mark.role, page), "dash": ROLES[mark.role].dash, "width": 1.5}
-        place = {
-            "row": row, "col": column, "line": line, "name": mark.role,
-            "exclude_empty_subplots": False,
-        }  # fmt: skip
-        if mark.axis == "x":
-            drawn.add_vline(x=mark.value, **place)
-        else:
-            drawn.add_hline(y=mark.value, **place)
-        if mark.name and write(mark.name) not in named:
-            drawn.add_trace(
-                go.Scatter(x=[None], y=[None], mode="lines", line=line, **_entry(mark, named)),
-                row=row,
-                col=column,
-            )
+
+def _stroke(mark: Rule, page: str) -> dict[str, Any]:
+    return {"color": colour(mark.role, page), "dash": ROLES[mark.role].dash, "width": 1.5}
+
+
+def _draw_rule(mark: Rule, number: str, page: str) -> dict[str, Any]:
+    """Return the line across a panel of that number."""
+    across, along = ("x", "y") if mark.axis == "x" else ("y", "x")
+    return {
+        "type": "line", "line": _stroke(mark, page), "name": mark.role,
+        f"{across}ref": f"{across}{number}", f"{along}ref": f"{along}{number} domain",
+        f"{across}0": mark.value, f"{across}1": mark.value, f"{along}0": 0, f"{along}1": 1,
+    }  # fmt: skip
+
+
+def _enter_rule(mark: Rule, page: str, named: set[str]) -> list[dict[str, Any]]:
+    """Return the trace that is a rule's entry in the legend, if it needs one."""
+    if not mark.name or write(mark.name) in named:
+        return []
+    stroke = _stroke(mark, page)
+    return [
+        {"type": "scatter", "x": [None], "y": [None], "mode": "lines", "line": stroke}
+        | _entry(mark, named)
+    ]
 
 
 def _describe_axis(axis: Axis) -> dict[str, Any]:

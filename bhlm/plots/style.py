@@ -84,5 +84,6 @@ def cut_middle(text: object, longest: int) -> str:
 def shorten(text: object, longest: int = LONGEST) -> str:
     """Return a label as one line of at most `longest` characters; the cut shows as an ellipsis."""
     line = " ".join(str(text).split())
-    line = "".join(letter for letter in line if letter.isprintable())
+    if not line.isprintable():
+        line = "".join(letter for letter in line if letter.isprintable())
     return line if len(line) <= longest else line[: longest - 1] + "…"

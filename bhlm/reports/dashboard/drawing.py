@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.plots.figure import Figure
-from bhlm.plots.plotly_figures import BAND_OPACITY, theme
+from bhlm.plots.plotly_figures import BAND_OPACITY, describe_panels, theme
 from bhlm.plots.style import PAGES, ROLES
 
 FLOAT32 = np.finfo(np.float32)
@@ -28,7 +28,7 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
     anyway; `least` is the width in pixels that the figure needs, 0 if it fits any screen.
     Panels of ArviZ's, which are drawn once, are moved.
     """
-    drawn = _strip(_share_labels(figure).plotly())
+    drawn = _render(_share_labels(figure))
     layout = drawn["layout"]
     found = {"data": drawn["data"], "layout": layout, "narrow": None, "least": 0}
     if figure.draw is not None:
@@ -40,7 +40,7 @@ def describe_figure(figure: Figure) -> dict[str, Any]:
         count = len(figure.panels)
         row = figure.height / math.ceil(count / figure.columns)
         height = int(max(row, PANEL_HEIGHT) * count)
-        found["narrow"] = _strip(replace(figure, columns=1, height=height).plotly())["layout"]
+        found["narrow"] = _render(replace(figure, columns=1, height=height))["layout"]
     return found
 
 
@@ -65,12 +65,38 @@ def _share_labels(figure: Figure) -> Figure:
     return replace(figure, panels=panels)
 
 
-def _strip(drawn: Any) -> dict[str, Any]:
-    """Return a plotly figure as plain values, arrays packed, without its template."""
-    content: dict[str, Any] = json.loads(drawn.to_json())
+def _render(figure: Figure) -> dict[str, Any]:
+    """Return traces and layout of a figure as plain values, arrays packed, without its template."""
+    from plotly.utils import PlotlyJSONEncoder
+
+    if figure.draw is not None:
+        text = figure.plotly().to_json()
+    else:
+        drawn = describe_panels(figure.panels, columns=figure.columns, height=figure.height)
+        text = json.dumps(_pack(drawn), cls=PlotlyJSONEncoder)
+    content: dict[str, Any] = json.loads(text)
     content["layout"].pop("template", None)
     content["data"] = _halve(content["data"])
     return content
+
+
+def _pack(value: Any) -> Any:
+    """Return nested values, their arrays of numbers as Plotly's own figures write them."""
+    if isinstance(value, dict):
+        return {key: _pack(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(item) for item in value]
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or not value.size:
+        return value
+    kind = "f4" if value.dtype == np.float32 else "f8"
+    if value.dtype.kind != "f":
+        fits = (np.iinfo(each) for each in ("i1", "i2", "i4"))
+        low, high = value.min(), value.max()
+        kind = next(
+            (f"i{each.bits // 8}" for each in fits if each.min <= low and high <= each.max), kind
+        )
+    packed = base64.b64encode(np.ascontiguousarray(value, dtype=f"<{kind}")).decode("ascii")
+    return {"dtype": kind, "bdata": packed}
 
 
 def _halve(value: Any) -> Any:
