@@ -4,9 +4,10 @@ import gc
 import os
 import signal
 
-# New objects after which garbage is looked for. What a package makes while it is loaded stays, and
-# to go over it again and again took a tenth of a second of each command.
-OBJECTS = 50_000
+# New objects after which garbage is looked for. What packages make while they are loaded stays, and
+# to go over it took a quarter of a second of a reconciliation; what goes on for long asks for less
+# (`bhlm.commands.shared.watch_garbage`).
+OBJECTS = 1_000_000
 
 
 def run() -> None:

@@ -5,10 +5,10 @@ with each call. The callbacks rest on what nutpie keeps to itself; where that ha
 public interface serves, with the same draws at a quarter of the speed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -182,20 +182,27 @@ def run_model(model: Any, arguments: dict[str, Any], wait: "Callable[[Any], Any]
             raise
 
 
-def read_columns(results: Any, *, draws: int) -> tuple[Array, Array]:
-    """Return the positions (chain, draw, d) and the divergences (chain, draw) of a raw trace.
+class Drawn(NamedTuple):
+    """The draws of a run, as nutpie gives them."""
 
-    Making nutpie's tree of arrays from it takes a study of many short runs longer than this, and
-    nothing else of it is read.
+    positions: Array  # (chain, draw, d)
+    statistics: dict[str, Array]  # (chain, draw), by nutpie's names
+
+
+def read_columns(results: Any, *, draws: int, statistics: Sequence[str]) -> Drawn:
+    """Return the positions and some statistics of a raw trace.
+
+    Making nutpie's tree of arrays from it takes as long as some hundred draws, and a study of
+    many short runs longer than all the rest.
     """
     import pyarrow as pa
 
-    x, diverging = [], []
-    for drawn, stats in zip(*results.get_arrow_trace(), strict=True):
-        positions = pa.array(drawn.column("x"))
-        flat = positions.flatten().to_numpy()
-        x.append(flat.reshape(len(positions), -1)[-draws:])
-        diverging.append(
-            pa.array(stats.column("diverging")).to_numpy(zero_copy_only=False)[-draws:]
-        )
-    return np.stack(x), np.stack(diverging).astype(bool)
+    positions: list[Array] = []
+    found: dict[str, list[Array]] = {name: [] for name in statistics}
+    for drawn, told in zip(*results.get_arrow_trace(), strict=True):
+        column = pa.array(drawn.column("x"))
+        flat = column.flatten().to_numpy()
+        positions.append(flat.reshape(len(column), -1)[-draws:])
+        for name in statistics:
+            found[name].append(pa.array(told.column(name)).to_numpy(zero_copy_only=False)[-draws:])
+    return Drawn(np.stack(positions), {name: np.stack(each) for name, each in found.items()})

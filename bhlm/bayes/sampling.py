@@ -45,7 +45,7 @@ from bhlm.processes import measure_memory
 if TYPE_CHECKING:
     import xarray as xr
 
-    from bhlm.bayes.native import Evaluate
+    from bhlm.bayes.native import Drawn, Evaluate
 
 Array = np.ndarray
 Progress = Callable[[Sequence[Any]], None]
@@ -65,6 +65,16 @@ MANY_GROUPS = 1000  # groups from which it is looked whether long steps serve
 # log density two SDs off is another by 1 and more, there are divergences at 0.7 and none at 0.9.
 LONG_STEPS = 0.7
 NORMAL = 0.25  # what the log density two SDs off may differ by from a normal one's
+STATISTICS = {  # nutpie's names -> those of the ArviZ schema
+    "energy": "energy",
+    "diverging": "diverging",
+    "maxdepth_reached": "reached_max_treedepth",
+    "depth": "tree_depth",
+    "logp": "lp",
+    "n_steps": "n_steps",
+    "step_size": "step_size",
+    "mean_tree_accept": "acceptance_rate",
+}
 PER_DRAW = 200  # bytes of a draw of the smallest model, with the sampler's statistics
 
 
@@ -217,11 +227,12 @@ def sample_whitened(
     Raises:
         PriorError: priors that the sampler asked for cannot read.
     """
-    from bhlm.bayes.native import compile_pymc, run_model
+    from bhlm.bayes.native import Drawn, compile_pymc, read_columns, run_model
 
     start = time.perf_counter()
-    read: Callable[[xr.DataTree], tuple[Array | None, Array, Array, Array]]
-    if choose_sampler(settings.sampler, priors) == "pymc":
+    read: Callable[[Any], tuple[Array | None, Array, Array, Array]]
+    by_pymc = choose_sampler(settings.sampler, priors) == "pymc"
+    if by_pymc:
         from bhlm.bayes.pymc_model import build_marginal
 
         model = compile_pymc(
@@ -236,8 +247,11 @@ def sample_whitened(
         if is_free and is_normal(turned, evaluate=evaluate):
             settings = replace(settings, target_accept=LONG_STEPS)
 
-        def read(trace: "xr.DataTree") -> tuple[Array, Array, Array, Array]:
-            x = turned.axes.turn_back(trace["posterior"]["x"].values)
+        def read(trace: "xr.DataTree | Drawn") -> tuple[Array, Array, Array, Array]:
+            if isinstance(trace, Drawn):
+                x = turned.axes.turn_back(trace.positions)
+            else:
+                x = turned.axes.turn_back(trace["posterior"]["x"].values)
             flat = constrain_any(density, white, priors.frame, x.reshape(-1, x.shape[-1]))
             beta, root, sigma = (part.reshape(*x.shape[:2], *part.shape[1:]) for part in flat)
             return x, beta, root, sigma
@@ -246,10 +260,13 @@ def sample_whitened(
         _, beta, root, sigma = read(trace)
         return parameter_draws(moments, structure, beta, root @ np.swapaxes(root, -1, -2), sigma)
 
-    def wait(running: Any) -> "xr.DataTree":
+    def wait(running: Any) -> Any:
         return running.wait() if watch is None else watch(running, read_parameters)
 
-    trace = run_model(model, collect_arguments(settings, seed, progress), wait)
+    arguments, is_raw = collect_arguments(settings, seed, progress), watch is None and not by_pymc
+    trace = run_model(model, arguments | {"return_raw_trace": is_raw}, wait)
+    if is_raw:
+        trace = read_columns(trace, draws=settings.draws, statistics=list(STATISTICS))
     x, beta, root, sigma = read(trace)
     kept = beta.shape[1]
     fit = build_fit(
@@ -414,8 +431,9 @@ def sample_density(
     turned, model, _ = place_chains(density, seed, evaluate=evaluate)
     arguments = collect_arguments(settings, seed, progress) | {"return_raw_trace": True}
     results = run_model(model, arguments, lambda running: running.wait())
-    x, diverging = read_columns(results, draws=settings.draws)
-    return Raw(turned.axes.turn_back(x), diverging)
+    drawn = read_columns(results, draws=settings.draws, statistics=["diverging"])
+    diverging = drawn.statistics["diverging"].astype(bool)
+    return Raw(turned.axes.turn_back(drawn.positions), diverging)
 
 
 def _read_pymc(trace: "xr.DataTree") -> tuple[None, Array, Array, Array]:
@@ -477,17 +495,11 @@ def start_turned(dimension: int, seed: int) -> Array:
     return np.random.default_rng(seed).uniform(-SPREAD, SPREAD, dimension)
 
 
-def read_statistics(trace: "xr.DataTree") -> dict[str, Array]:
+def read_statistics(trace: "xr.DataTree | Drawn") -> dict[str, Array]:
     """Return the statistics of nutpie's trace under the names of the ArviZ schema."""
-    names = {
-        "energy": "energy",
-        "diverging": "diverging",
-        "maxdepth_reached": "reached_max_treedepth",
-        "depth": "tree_depth",
-        "logp": "lp",
-        "n_steps": "n_steps",
-        "step_size": "step_size",
-        "mean_tree_accept": "acceptance_rate",
-    }
+    from bhlm.bayes.native import Drawn
+
+    if isinstance(trace, Drawn):
+        return {ours: trace.statistics[theirs] for theirs, ours in STATISTICS.items()}
     stats = trace["sample_stats"]
-    return {ours: stats[theirs].values for theirs, ours in names.items()}
+    return {ours: stats[theirs].values for theirs, ours in STATISTICS.items()}

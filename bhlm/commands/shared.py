@@ -1,5 +1,6 @@
 """What commands share: the model they name, what they print, the progress they show."""
 
+import gc
 import glob
 import os
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bhlm.studies.replicate_weights import ReplicateWeights
 
 CHAINS = 4  # of `Model.sample`
+OBJECTS = 50_000  # new ones after which garbage is looked for where work goes on for long
 
 
 def load_arviz() -> None:
@@ -40,6 +42,12 @@ def load_arviz() -> None:
     For each package that it does not find it looks through all modules that are loaded by then.
     """
     import arviz_base  # noqa: F401
+
+
+def watch_garbage() -> None:
+    """Look for garbage often from here on, in what is made from here on: of what may go on long."""
+    gc.freeze()
+    gc.set_threshold(OBJECTS)
 
 
 def open_model(
@@ -395,6 +403,7 @@ def draw_posterior(
         from bhlm.bayes.draws import Settings
         from bhlm.commands.view import sample_live
 
+        watch_garbage()
         return sample_live(
             model, seed=seed, settings=Settings(**counts), priors=priors, covariance=covariance,
             adjust=adjust,
@@ -431,8 +440,6 @@ def report_both(
         rows: whether the page may hold single rows.
         save: where the posterior is kept; None keeps none.
     """
-    from bhlm.reports.dashboard.subjects import write_reconciliation
-
     writers: list[Callable[[], object]] = [lambda: print_text(both.summary())]
     VOICE.say("writing")
     if save:
@@ -440,6 +447,8 @@ def report_both(
     if json:
         writers.append(lambda: write_json(both.to_dict(df=df), json))
     if page:
+        from bhlm.reports.dashboard.subjects import write_reconciliation  # few commands need it
+
         writers.append(
             lambda: write_reconciliation(
                 both, page, model=model, title=title, source=source, df=df, rows=rows

@@ -20,7 +20,13 @@ from bhlm.commands.options import (
     Which,
     app,
 )
-from bhlm.commands.shared import check_outputs, open_model, read_settings, write_all
+from bhlm.commands.shared import (
+    check_outputs,
+    open_model,
+    read_settings,
+    watch_garbage,
+    write_all,
+)
 from bhlm.errors import DataError
 from bhlm.progress import VOICE
 
@@ -61,6 +67,7 @@ def calibrate_command(
         several=True,
     )  # fmt: skip
     chosen, covariance = read_settings(entry, covariance, priors)
+    watch_garbage()
     with show_progress("calibration") as progress:
         found = calibrate(
             model, seed=seed, replicates=replicates, priors=chosen, covariance=covariance,
@@ -102,6 +109,7 @@ def simulate_command(
     check_outputs(study, json=json, file=file)  # before the study, which takes long
     if figures:
         make_folder(figures)
+    watch_garbage()
     with show_progress("simulation") as progress:
         found = run_study(
             study, file=file, processes=processes, address=address, progress=progress,
@@ -146,6 +154,7 @@ def power_command(
     stated = read_design(design)
     if figures:
         make_folder(figures)
+    watch_garbage()
     with show_progress("power") as progress:
         found = run_study(stated.study, file=file, processes=processes, progress=progress)
     writers: list[Callable[[], object]] = [lambda: print(render_power(found, stated))]

@@ -19,7 +19,7 @@ SAME = 1e-9
 NEGLIGIBLE = 1e-6
 # Halvings of the interval of log tail probabilities in which the band is sought; beyond them
 # the counts at its edges no longer change.
-HALVINGS = 40
+HALVINGS = 26
 
 
 def count_below(ranks: Array, n_draws: int) -> Array:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from rich.console import Console
 
 import bhlm
@@ -181,6 +182,9 @@ def test_a_run_to_its_end_gives_the_same_draws(model):
     for name in ("beta", "G", "sigma", "u"):
         ours, theirs = (fit.data["posterior"][name].values for fit in (live, plain))
         np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (fit.data["sample_stats"].dataset for fit in (live, plain))
+    xr.testing.assert_equal(ours, theirs)
+    assert {str(one.dtype) for one in ours.values()} == {"bool", "float64", "uint64"}
     assert live.diagnostics == plain.diagnostics
     assert live.settings == plain.settings
     assert len(seen[-1]) == 4
