@@ -23,6 +23,7 @@ def draw_arviz(
     *,
     height: int,
     page: str = "light",
+    template: bool = True,
     width: str | None = None,
     labels: Mapping[str, str] | None = None,
     title: str | None = None,
@@ -37,6 +38,8 @@ def draw_arviz(
         backend: "plotly" or "matplotlib".
         height: pixels, by Plotly.
         page: "light" or "dark", by Plotly.
+        template: by Plotly, whether the figure has the theme's template, which takes as long as
+            all the rest of the theme, and which a page has once for all figures.
         width: "column" or "page" of a paper, by matplotlib; None is that of a screen.
         labels: texts by the names that they stand for, by matplotlib.
         title: above the figure, by matplotlib.
@@ -53,7 +56,9 @@ def draw_arviz(
     titled = any(note.yref == "paper" or str(note.yref).endswith("domain") for note in above)
     named = any(axis.title.text for axis in drawn.select_xaxes())
     below = BELOW if named else UNNAMED
-    drawn.update_layout(theme(page))
+    drawn.update_layout(
+        {name: of for name, of in theme(page).items() if template or name != "template"}
+    )
     drawn.update_layout(
         height=height, width=None, autosize=True,
         # A share of the panels' height, which is the figure's less titles, labels and legend.

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plotly.subplots import make_subplots
 
 import bhlm
 from bhlm import plots
 from bhlm.errors import ArgumentError
 from bhlm.plots.figure import Figure
 from bhlm.plots.marks import Axis, Band, Bars, Line, Note, Panel, Points, Rule, Segments
+from bhlm.plots.plotly_figures import describe_panels, draw_plotly, write_panels
 from bhlm.plots.style import LONGEST, PAGES, ROLES, SERIES, shorten
 
 X = np.array([0.0, 1.0, 2.0])
@@ -151,3 +153,47 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="plot_nothing"):
         _ = plots.plot_nothing
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_pages_json_is_that_of_plotlys_own_figure(columns: int) -> None:
+    marks = [*MARKS.values(), Line(X, np.array([1.0, np.nan, 2.0]), "ols")]
+    rule = Rule(2.0, "x", "reference", "G")
+    axes = Axis("x", log=True), Axis("y", turned=True)
+    panels = tuple(Panel(*axes, (mark, rule), "<T>") for mark in marks)
+    written = json.loads(write_panels(panels, columns=columns, height=900))
+    expected = json.loads(draw_plotly(panels, columns=columns, height=900).to_json())
+    for each in (written, expected):
+        each["layout"].pop("template")
+    assert written == expected
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 2), (7, 3), (10, 1)])
+def test_panels_stand_where_plotly_puts_subplots(count: int, columns: int) -> None:
+    panel = Panel(Axis(""), Axis(""), (MARKS["line"],), "T")
+    ours = describe_panels([panel] * count, columns=columns, height=600)["layout"]
+    rows = -(-count // columns)
+    below = ours.get(f"yaxis{columns + 1}", {"domain": [0.0, 0.0]})
+    spacing = ours["yaxis"]["domain"][0] - below["domain"][1]
+    theirs = make_subplots(
+        rows=rows, cols=columns, vertical_spacing=spacing, subplot_titles=["T"] * count
+    ).to_plotly_json()["layout"]
+    for at in range(count):
+        for axis in ("xaxis", "yaxis"):
+            name = f"{axis}{at + 1}" if at else axis
+            assert ours[name]["anchor"] == theirs[name]["anchor"]
+            assert ours[name]["domain"] == pytest.approx(theirs[name]["domain"], abs=1e-12)
+            assert all(0.0 <= end <= 1.0 for end in ours[name]["domain"])
+        note, title = ours["annotations"][at], theirs["annotations"][at]
+        for name in ("xref", "yref", "xanchor", "yanchor", "showarrow"):
+            assert note[name] == title[name]
+        assert (note["x"], note["y"]) == pytest.approx((title["x"], title["y"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [[1, 2], [-1, 300], [0, 70_000], [1.5, np.nan], []])
+def test_numbers_are_packed_as_plotly_does(values: list[float]) -> None:
+    points = Points(np.asarray(values), np.arange(len(values)), "posterior")
+    panels = (Panel(Axis("x"), Axis("y"), (points,)),)
+    written = json.loads(write_panels(panels, height=300))
+    expected = json.loads(draw_plotly(panels, height=300).to_json())
+    assert written["data"] == expected["data"]

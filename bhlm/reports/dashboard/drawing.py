@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bhlm.plots.arviz_figures import draw_arviz
 from bhlm.plots.figure import Figure
-from bhlm.plots.plotly_figures import BAND_OPACITY, describe_panels, theme
+from bhlm.plots.plotly_figures import BAND_OPACITY, theme, write_panels
 from bhlm.plots.style import PAGES, ROLES
 
 FLOAT32 = np.finfo(np.float32)
@@ -67,36 +68,14 @@ def _share_labels(figure: Figure) -> Figure:
 
 def _render(figure: Figure) -> dict[str, Any]:
     """Return traces and layout of a figure as plain values, arrays packed, without its template."""
-    from plotly.utils import PlotlyJSONEncoder
-
     if figure.draw is not None:
-        text = figure.plotly().to_json()
+        text = draw_arviz(figure.draw, "plotly", height=figure.height, template=False).to_json()
     else:
-        drawn = describe_panels(figure.panels, columns=figure.columns, height=figure.height)
-        text = json.dumps(_pack(drawn), cls=PlotlyJSONEncoder)
+        text = write_panels(figure.panels, columns=figure.columns, height=figure.height)
     content: dict[str, Any] = json.loads(text)
     content["layout"].pop("template", None)
     content["data"] = _halve(content["data"])
     return content
-
-
-def _pack(value: Any) -> Any:
-    """Return nested values, their arrays of numbers as Plotly's own figures write them."""
-    if isinstance(value, dict):
-        return {key: _pack(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_pack(item) for item in value]
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf" or not value.size:
-        return value
-    kind = "f4" if value.dtype == np.float32 else "f8"
-    if value.dtype.kind != "f":
-        fits = (np.iinfo(each) for each in ("i1", "i2", "i4"))
-        low, high = value.min(), value.max()
-        kind = next(
-            (f"i{each.bits // 8}" for each in fits if each.min <= low and high <= each.max), kind
-        )
-    packed = base64.b64encode(np.ascontiguousarray(value, dtype=f"<{kind}")).decode("ascii")
-    return {"dtype": kind, "bdata": packed}
 
 
 def _halve(value: Any) -> Any:
