@@ -49,7 +49,7 @@ ROUTE = "independent draws, importance resampling"
 # and -0.3 at 100,000 groups, 0.3 at 160, and four of five proposals effective; with fewer groups
 # both ways take a second.
 LARGE = 5000
-PILOT = 2048  # weighted draws that judge the proposal
+PILOT = 1024  # weighted draws that judge the proposal
 # Proposals per draw that is wanted, and the effective share that makes more of them needless.
 RATIOS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 ENOUGH = 0.9

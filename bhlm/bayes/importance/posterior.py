@@ -194,7 +194,12 @@ def propose_target(
     Args are those of `integrate_importance`.
     """
     straight = replace(target, knee=np.full(target.n_sds, -np.inf))
-    rough = find_modes(lambda y: log_target(straight, y), spread_starts(straight))
+    starts = spread_starts(straight)
+    if target.some is not None:
+        # All groups are climbed with from where some of them have their modes.
+        some = replace(target.some, knee=straight.knee)
+        starts = find_modes(lambda y: log_target(some, y), starts).y
+    rough = find_modes(lambda y: log_target(straight, y), starts)
     target, places = bend_target(straight, rough)
     modes = find_modes(lambda y: log_target(target, y), places)
     modes = replace(modes, evaluations=modes.evaluations + rough.evaluations)

@@ -58,6 +58,7 @@ CHUNK = 32  # positions of several factors that a thread takes at a time
 TINY = -300.0  # the logarithm of an SD below which its square would underflow
 CLIMB = 30  # steps at most
 ACCURATE = 1e-6  # of the log-likelihood of a family, in the middle
+GLANCE = 5000  # groups that tell where modes may be
 SEARCH = 256  # positions at which the search for modes begins to look
 
 
@@ -87,6 +88,7 @@ class Target:
     counted: "Counted | None" = None  # of a family, whose fixed effects are coordinates
     strata: Strata | None = None  # with weights of groups, strata or known variances, for panels
     held: float = 0.0  # the residual SD where it is known; 0 where it is not
+    some: "Target | None" = None  # that of some of the groups, where there are many, to look around
 
     @property
     def dimension(self) -> int:
@@ -206,6 +208,13 @@ def build_target(
         strata, panels = spread_positions(white), Panels(np.empty(0), np.empty(0), 0.0)
     else:
         panels = build_panels(white.blocks, white.q)
+    some = None
+    if isinstance(white, Whitened) and white.is_plain and len(white.blocks) > 2 * GLANCE:
+        step = len(white.blocks) // GLANCE
+        part = replace(
+            white, blocks=np.ascontiguousarray(white.blocks[::step]), n=white.n / step
+        )  # fmt: skip
+        some = build_target(part, priors, structure, frame=frame, without=without)
     offset, slope = place_fixed(white, priors)
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
     flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
@@ -236,6 +245,7 @@ def build_target(
         counted=counted,
         strata=strata,
         held=held,
+        some=some,
     )
 
 
