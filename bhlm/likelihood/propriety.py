@@ -17,7 +17,7 @@ Sources: Hobert & Casella (1996), JASA 91, 1461-1473; Chaloner (1987), Technomet
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class Geometry:
     fixed: Array  # (p, p) A, beta = b + s A beta~
     n: float
     sizes: tuple[int, ...]  # of the correlated blocks
+    # What `project_out` found, by the subspace: most are asked for several times.
+    found: dict[tuple[tuple[int, ...], bytes], tuple[Array, Array]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def q(self) -> int:
@@ -108,6 +112,9 @@ def project_out(geometry: Geometry, span: Array) -> tuple[Array, Array]:
     """Return rank(Z_j S) (J,), and [X y]'[X y] with Z_j S projected out in each group."""
     if span.shape[1] == 0:
         return np.zeros(len(geometry.zz), dtype=int), geometry.xy
+    key = span.shape, span.tobytes()
+    if key in geometry.found:
+        return geometry.found[key]
     inner = np.linalg.qr(np.linalg.solve(geometry.basis, span))[0]
     gram = inner.T @ geometry.zz @ inner
     size = np.maximum(np.einsum("jaa->j", geometry.zz), np.finfo(float).tiny)
@@ -116,7 +123,8 @@ def project_out(geometry: Geometry, span: Array) -> tuple[Array, Array]:
     along = vectors.transpose(0, 2, 1) @ (inner.T @ geometry.zxy)
     along *= (usable / np.sqrt(np.where(usable, values, 1.0)))[:, :, None]
     flat = along.reshape(-1, along.shape[2])
-    return usable.sum(axis=1), geometry.xy - flat.T @ flat
+    geometry.found[key] = usable.sum(axis=1), geometry.xy - flat.T @ flat
+    return geometry.found[key]
 
 
 def find_special(geometry: Geometry, start: int, size: int, kept: Array) -> list[Array]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from few_groups import make_case, simulate_model
 from gallery_fits import list_one_factor
@@ -11,9 +12,11 @@ from scipy.stats import multivariate_normal
 from simulate import dense_covariance, simulate_rows
 
 from bhlm.bayes.importance import integrate_importance
+from bhlm.bayes.importance import target as target_module
 from bhlm.bayes.importance.draws import draw_weighted
 from bhlm.bayes.importance.mixtures import Mixture, draw_mixture, log_mixture, make_mixture
 from bhlm.bayes.importance.modes import find_edges, find_modes
+from bhlm.bayes.importance.posterior import propose_target
 from bhlm.bayes.importance.target import (
     bend,
     build_target,
@@ -289,3 +292,29 @@ def test_the_density_of_a_shared_sd_is_that_of_dense_algebra(covariance):
         turn = np.array([(read(y + e) - read(y - e)) / 2e-6 for e in step])
         gaps.append(log_target(target, y[None])[0] - value - np.linalg.slogdet(turn)[1])
     np.testing.assert_allclose(gaps, gaps[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("sd", [0.8, 0.0])
+def test_some_of_the_groups_tell_where_to_look(monkeypatch, sd):
+    """The modes, and so the proposal, are those that a search of all groups finds by itself."""
+    rng = np.random.default_rng(4)
+    g = np.repeat(np.arange(400), 8)
+    x = rng.normal(size=len(g))
+    u = rng.normal(size=(400, 2)) * [sd, 0.4]
+    y = 1.0 + x + u[g, 0] + u[g, 1] * x + rng.normal(size=len(g))
+    table = pd.DataFrame({"g": g, "x": x, "y": y})
+    moments = Model("y ~ x + (x | g)", table).moments
+    structure = arrange(moments)
+    white, priors = whiten(moments, structure), resolve_priors(None, moments, structure=structure)
+    plain = build_target(white, priors, structure)
+    monkeypatch.setattr(target_module, "GLANCE", 40)
+    quick = build_target(white, priors, structure)
+    assert plain.some is None
+    assert quick.some is not None
+    assert quick.some.values.size < 0.3 * quick.values.size
+    (_, one, _), (_, two, drawn) = (
+        propose_target(each, seed=1, draws=512) for each in (plain, quick)
+    )
+    assert two.value[0] == pytest.approx(one.value[0], abs=1e-4)
+    np.testing.assert_allclose(two.y[0], one.y[0], atol=0.02)
+    assert drawn.khat < 0.7
