@@ -22,16 +22,26 @@ from bhlm.design.rows import Layout
 from bhlm.kernels import kernel
 from bhlm.moments.size import check_size
 from bhlm.moments.weighting import (
+    BETWEEN,
+    FAR,
+    HIGH,
+    LOGS,
+    LOW,
+    PRODUCT,
+    SQUARES,
+    SUM,
     N,
+    Weighed,
     Weighting,
-    add_weights,
-    make_weight_states,
+    make_weighed,
+    note_fault,
     settle_weights,
 )
 
 Array = np.ndarray
 LINE = 8  # doubles in a cache line
 AHEAD = 64  # rows whose groups' states are asked for together
+TOGETHER = 64  # rows of a group whose weights are looked at together
 
 
 class Reduced(NamedTuple):
@@ -121,21 +131,21 @@ def accumulate_weighted(
     rows.find_means([*factors, formula.response])
     k = len(columns) + 1
     check_size(rows.n_groups, k)
-    state, weights = make_states(rows.n_groups, k), make_weight_states(rows.n_groups)
+    state, weights = make_states(rows.n_groups, k), make_weighed(rows.n_groups)
     accumulate_rows(rows, columns, formula.response, state, weigh=formula.weights, weights=weights)
     return unpack_weighted(groups, state, weights, np.arange(rows.n_groups), k, formula=formula)
 
 
 def unpack_weighted(
-    groups: Array, state: Array, weights: Array, order: Array, k: int, *, formula: Formula
+    groups: Array, state: Array, weights: Weighed, order: Array, k: int, *, formula: Formula
 ) -> Reduced:
     """Return the weighted moments of states that `accumulate_rows` filled, in that order.
 
     `groups` (J,) are the labels in that order. Raises `DataError` as `settle_weights` does.
     """
-    weighting = settle_weights(formula, groups, weights[order], group=formula.group)
+    weighting = settle_weights(formula, groups, weights.select(order), group=formula.group)
     count, mean, cross = unpack_state(state, order, k)
-    n = weights[order, N]
+    n = weighting.rows
     if formula.weights is not None and formula.weights.counts_rows:
         n = count
     return Reduced(groups, n, mean, cross, weighting)
@@ -166,11 +176,11 @@ def accumulate_rows(
     state: Array,
     *,
     weigh: Weights | None = None,
-    weights: Array | None = None,
+    weights: Weighed | None = None,
 ) -> None:
     """Update the state of every group, see `add_rows`, with rows whose means are known.
 
-    With `weigh` rows count by their weights, of which the states `weights` (J, WIDTH) take note.
+    With `weigh` rows count by their weights, of which `weights` takes note.
     """
     k = len(columns) + 1
     buffer = np.empty((min(BLOCK, len(rows.codes)), k))
@@ -188,8 +198,7 @@ def accumulate_rows(
                 np.ascontiguousarray(np.broadcast_to(rows.evaluate(each, span), size), np.float64)
                 for each in (weigh.row_expression, weigh.group_expression)
             )
-            add_weights(codes, own, group, weights)
-            add_weighted_rows(codes, buffer[:size], own if weigh.weighs_rows else None, state)
+            add_weighed(codes, buffer[:size], own, group, weigh.weighs_rows, state, *weights)
 
 
 def reduce_columns(
@@ -263,7 +272,7 @@ def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> 
     """Do what `add_rows` does where a row counts by its weight (West 1979).
 
     The state has the sum of weights where that of rows has their number. Rows whose weights are not
-    above 0 are refused later, by what `add_weights` finds.
+    above 0 are refused later, by what `add_weighed` finds.
     """
     n, k = values.shape
     step = np.empty(k)
@@ -286,6 +295,91 @@ def _add_weighted(codes: Array, values: Array, weights: Array, state: Array) -> 
             for b in range(a + 1):
                 own[at] += scaled * step[b]
                 at += 1
+
+
+@kernel
+def add_weighed(
+    codes: Array,
+    values: Array,
+    rows: Array,
+    groups: Array,
+    weighs: bool,
+    state: Array,
+    weights: Array,
+    faults: Array,
+) -> None:
+    """Do what `add_weighted_rows` does, and take note of the weights themselves.
+
+    Both in one pass: what a row adds to a group's products waits for what the row before has
+    added, and the weights' sums are taken in the meantime. Rows whose weights are not above 0, or
+    not finite, count for nothing, and are refused later by what is noted.
+
+    Args:
+        codes: (n,) of groups.
+        values: (n, k).
+        rows: (n,) weights of the rows.
+        groups: (n,) weights of their groups.
+        weighs: whether rows count by their weights, or once.
+        state: (J, width) as `add_rows` has it.
+        weights: (J, WIDTH) as in `Weighed`.
+        faults: (5,) likewise.
+    """
+    n, k = values.shape
+    step = np.empty(k)
+    i = 0
+    while i < n:
+        # Rows of a group often follow each other, and what they add up to stays at hand.
+        code, end, group = codes[i], i + 1, groups[i]
+        while end < min(i + TOGETHER, n) and codes[end] == code:
+            end += 1
+        is_plain, broken = 0.0 < group < np.inf, 0
+        for m in range(i, end):
+            w = rows[m]
+            is_plain &= (w > 1.0 / FAR) & (w < FAR) & (groups[m] == group)
+            broken += w != np.floor(w)
+        if not is_plain:  # one by one
+            end, w = i + 1, rows[i]
+            if not (0.0 < w < np.inf and 0.0 < group < np.inf):
+                note_fault(w, group, faults)
+                weights[code, N] += 1.0
+                i = end
+                continue
+            broken = int(w != np.floor(w))
+        total, squares, product = weights[code, SUM], weights[code, SQUARES], weights[code, PRODUCT]
+        count = state[code, 0]
+        if count == 0.0:
+            for a in range(k):
+                state[code, 1 + a] = values[i, a]
+        for m in range(i, end):
+            w = rows[m]
+            total += w
+            squares += w * w
+            if is_plain or FAR > w > 1.0 / FAR:
+                product *= w
+                if not FAR > product > 1.0 / FAR:
+                    weights[code, LOGS] += np.log(product)
+                    product = 1.0
+            else:
+                weights[code, LOGS] += np.log(w)
+            before, counted = count, w if weighs else 1.0
+            count = before + counted
+            share = counted / count
+            weight = before * share
+            at = 1 + 2 * k
+            for a in range(k):
+                step[a] = (values[m, a] - state[code, 1 + a]) - state[code, 1 + k + a]
+                state[code, 1 + k + a] += step[a] * share
+                scaled = weight * step[a]
+                for b in range(a + 1):
+                    state[code, at] += scaled * step[b]
+                    at += 1
+        state[code, 0] = count
+        weights[code, SUM], weights[code, SQUARES], weights[code, PRODUCT] = total, squares, product
+        faults[BETWEEN] += broken
+        weights[code, N] += end - i
+        weights[code, LOW] = min(weights[code, LOW], group)
+        weights[code, HIGH] = max(weights[code, HIGH], group)
+        i = end
 
 
 @kernel

@@ -27,7 +27,7 @@ from bhlm.moments.memory import (
     LeftOut,
     Reduced,
     add_rows,
-    add_weighted_rows,
+    add_weighed,
     count_complete,
     make_states,
     reduce_plain,
@@ -40,10 +40,10 @@ from bhlm.moments.stream import can_stream, reduce_scan
 from bhlm.moments.weighting import (
     SUMMED,
     WEIGHTS,
-    add_weights,
+    Weighed,
     list_weight_columns,
     list_weight_sums,
-    make_weight_states,
+    make_weighed,
     read_weight_sums,
     refuse_differing,
     settle_weights,
@@ -224,7 +224,7 @@ def _reduce_memory(
     labels, codes = _code_cells(frame, groups)
     check_size(len(labels[0]), k)
     n_groups = len(labels[0])
-    state, weights = make_states(n_groups, k), make_weight_states(n_groups)
+    state, weights = make_states(n_groups, k), make_weighed(n_groups)
     _add_values(frame, codes, k, state, formula=formula, weights=weights)
     return _unpack(labels, state, weights, k, formula)
 
@@ -236,7 +236,7 @@ def _add_values(
     state: Array,
     *,
     formula: Formula,
-    weights: Array,
+    weights: Weighed,
 ) -> None:
     """Update the states of groups, and of their weights, with rows of k columns of a frame."""
     values = np.column_stack([frame[f"w{i}"].to_numpy() for i in range(k)])
@@ -248,12 +248,11 @@ def _add_values(
         own, group = (
             np.ascontiguousarray(frame[name].to_numpy(), dtype=np.float64) for name in WEIGHTS
         )
-        add_weights(codes, own, group, weights)
-        add_weighted_rows(codes, values, own if formula.weights.weighs_rows else None, state)
+        add_weighed(codes, values, own, group, formula.weights.weighs_rows, state, *weights)
 
 
 def _unpack(
-    labels: tuple[Array, ...], state: Array, weights: Array, k: int, formula: Formula
+    labels: tuple[Array, ...], state: Array, weights: Weighed, k: int, formula: Formula
 ) -> Blocks:
     order = np.arange(len(labels[0]))
     if formula.weights is None:
@@ -278,7 +277,7 @@ def _reduce_batches(
     columns = [f"w{i}" for i in range(k)]
     known: dict[Any, int] = {}
     found: list[tuple[Array, ...]] = []
-    state, weights = make_states(0, k), make_weight_states(0)
+    state, weights = make_states(0, k), make_weighed(0)
     beside = () if formula.weights is None else WEIGHTS
     for batch in read_batches(frame.select(*groups, *columns, *beside), max(HELD // k, 1)):
         labels, inverse = _code_cells(batch, groups)
@@ -291,9 +290,7 @@ def _reduce_batches(
             more = make_states(max(len(known), 2 * len(state)), k)
             more[: len(state)] = state
             state = more
-            wider = make_weight_states(len(state) if beside else 0)
-            wider[: len(weights)] = weights
-            weights = wider
+            weights = weights.grow(len(state)) if beside else weights
         _add_values(batch, codes[inverse], k, state, formula=formula, weights=weights)
     whole = tuple(map(np.concatenate, zip(*found, strict=True))) if found else ()
     whole = whole or (np.empty(0),) * len(groups)

@@ -21,12 +21,19 @@ from bhlm.layout import agree, count
 Array = np.ndarray
 
 HUGE = 1e100  # size of a weight whose squares, times those of columns, are doubles
-# What `add_weights` keeps of a group, by column of its state.
-SUM, SQUARES, LOGS, LOW, HIGH, ZERO, NEGATIVE, BROKEN, BETWEEN, LEAST, N, PRODUCT = range(12)
-WIDTH = 16  # doubles, whole cache lines
+# What `memory.add_weighed` keeps of a group, side by side in a cache line: the sums of its rows'
+# weights, of their squares, of logarithms and the product that the next logarithm is taken of; the
+# least and the largest weight of the group itself; and the number of rows.
+SUM, SQUARES, LOGS, PRODUCT, LOW, HIGH, N = range(7)
+WIDTH = 8
+# What it keeps of all rows: how many weights are 0, negative, not finite, and between whole
+# numbers, and the least of those that are negative.
+ZERO, NEGATIVE, BROKEN, BETWEEN, LEAST = range(5)
 # Weights are multiplied as long as the product stays between FAR and its inverse, then their
 # logarithm is taken: a logarithm for each of them would cost more than all else.
 FAR = 1e100
+_EMPTY = np.zeros(WIDTH)
+_EMPTY[PRODUCT], _EMPTY[LOW], _EMPTY[HIGH] = 1.0, np.inf, -np.inf
 CONSTANT = 1e-9  # relative difference below which a group's weights are one, computed row by row
 
 
@@ -97,60 +104,43 @@ def count_effective(weighting: Weighting, applied: Applied) -> tuple[float, floa
     return rows, float(groups.sum() ** 2 / (groups @ groups))
 
 
-def make_weight_states(n_groups: int) -> Array:
-    """Return empty states (J, WIDTH) for `add_weights`."""
-    states = np.zeros((n_groups, WIDTH))
-    states[:, LOW] = np.inf
-    states[:, HIGH] = -np.inf
-    states[:, PRODUCT] = 1.0
-    return states
+class Weighed(NamedTuple):
+    """What the weights of rows have added up to, as rows came, or an engine has summed them."""
+
+    groups: Array  # (J, WIDTH)
+    faults: Array  # (5,)
+
+    def grow(self, n_groups: int) -> "Weighed":
+        """Return the same with room for more groups."""
+        wider = make_weighed(n_groups, first=self.groups)
+        return Weighed(wider.groups, self.faults)
+
+    def select(self, order: Array) -> "Weighed":
+        """Return the same of some groups, in some order."""
+        return Weighed(self.groups[order], self.faults)
+
+
+def make_weighed(n_groups: int, *, first: Array | None = None) -> Weighed:
+    """Return what no rows add up to, but for the `first` groups."""
+    groups = np.empty((n_groups, WIDTH))
+    known = 0 if first is None else len(first)
+    if first is not None:
+        groups[:known] = first
+    groups[known:] = _EMPTY
+    return Weighed(groups, np.zeros(5))
 
 
 @kernel
-def add_weights(codes: Array, rows: Array, groups: Array, states: Array) -> None:
-    """Update the states of groups (J, WIDTH) with the weights (n,) of rows and of their groups."""
-    n = len(codes)
-    i = 0
-    while i < n:
-        own, code = states[codes[i]], codes[i]
-        # Rows of a group often follow each other, and what they add up to stays at hand.
-        total, squares, product = own[SUM], own[SQUARES], own[PRODUCT]
-        low, high, between, start = own[LOW], own[HIGH], own[BETWEEN], i
-        while i < n and codes[i] == code:
-            w, group = rows[i], groups[i]
-            i += 1
-            if not (0.0 < w < np.inf and 0.0 < group < np.inf):
-                _note_bad(w, group, own)
-                continue
-            total += w
-            squares += w * w
-            if FAR > w > 1.0 / FAR:
-                product *= w
-                if not FAR > product > 1.0 / FAR:
-                    own[LOGS] += np.log(product)
-                    product = 1.0
-            else:
-                own[LOGS] += np.log(w)
-            low = min(low, group)
-            high = max(high, group)
-            if w != np.floor(w):
-                between += 1.0
-        own[N] += i - start
-        own[SUM], own[SQUARES], own[PRODUCT] = total, squares, product
-        own[LOW], own[HIGH], own[BETWEEN] = low, high, between
-
-
-@kernel
-def _note_bad(w: float, group: float, own: Array) -> None:
+def note_fault(w: float, group: float, faults: Array) -> None:
     """Count a weight, of a row or its group, that is not finite, negative or zero."""
     least = min(w, group)
     if not (w < np.inf and group < np.inf):
-        own[BROKEN] += 1.0
+        faults[BROKEN] += 1.0
     elif least < 0.0:
-        own[NEGATIVE] += 1.0
-        own[LEAST] = min(own[LEAST], least)
+        faults[NEGATIVE] += 1.0
+        faults[LEAST] = min(faults[LEAST], least)
     else:
-        own[ZERO] += 1.0
+        faults[ZERO] += 1.0
 
 
 WEIGHTS = ("rows", "groups")  # the columns of a frame that hold those of a row and its group
@@ -194,17 +184,21 @@ def list_weight_sums() -> list[nw.Expr]:
     ]
 
 
-def read_weight_sums(columns: Mapping[str, Array], n: Array) -> Array:
-    """Return the states (J, WIDTH) of the sums that an engine returned."""
-    states = make_weight_states(len(n))
-    for at, name in enumerate(SUMMED):
-        states[:, at] = columns[name]
-    states[:, N] = n
-    return states
+def read_weight_sums(columns: Mapping[str, Array], n: Array) -> Weighed:
+    """Return what weights added up to from the sums that an engine returned."""
+    found = make_weighed(len(n))
+    places = (SUM, SQUARES, LOGS, LOW, HIGH)
+    for at, name in zip(places, SUMMED[:5], strict=True):
+        found.groups[:, at] = columns[name]
+    found.groups[:, N] = n
+    for at, name in zip((ZERO, NEGATIVE, BROKEN, BETWEEN), SUMMED[5:9], strict=True):
+        found.faults[at] = np.sum(columns[name])
+    found.faults[LEAST] = np.min(columns[SUMMED[9]], initial=0.0)
+    return found
 
 
-def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str) -> Weighting:
-    """Return the weights of groups from what rows added up to (J, WIDTH).
+def settle_weights(formula: Formula, labels: Array, weighed: Weighed, *, group: str) -> Weighting:
+    """Return the weights of groups from what rows added up to.
 
     Raises:
         DataError: weights that are zero, negative or infinite; frequencies that are no whole
@@ -215,7 +209,8 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
     named = " and ".join(f"'{text}'" for text in (weights.rows, weights.groups) if text)
     what = "the known variance" if weights.holds_sigma else "the weight"
     rows = f"{what} {named}"
-    broken, negative, zero = (int(states[:, at].sum()) for at in (BROKEN, NEGATIVE, ZERO))
+    sums, faults = np.ascontiguousarray(weighed.groups.T), weighed.faults
+    broken, negative, zero = (int(faults[at]) for at in (BROKEN, NEGATIVE, ZERO))
     if broken:
         raise DataError(
             f"{rows} is not a finite number in {count(broken, 'row')}; give one above 0, or leave "
@@ -224,20 +219,21 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
     if negative:
         raise DataError(
             f"{rows} is negative in {count(negative, 'row')} (the least is "
-            f"{states[:, LEAST].min():g}); give one above 0, or leave those rows out"
+            f"{faults[LEAST]:g}); give one above 0, or leave those rows out"
         )
     if zero:
         raise DataError(
             f"{rows} is 0 in {count(zero, 'row')}; such rows count for nothing, so leave them out"
         )
-    if weights.counts_rows and (odd := int(states[:, BETWEEN].sum())):
+    if weights.counts_rows and (odd := int(faults[BETWEEN])):
         raise DataError(
             f"{rows} is no whole number in {count(odd, 'row')}, and a frequency is one; for other "
             "weights give bhlm.SamplingWeights or bhlm.PrecisionWeights"
         )
-    low, high = states[:, LOW], states[:, HIGH]
-    sizes = np.append(np.sqrt(states[:, SQUARES] / states[:, N]), low)
-    if (far := (sizes > HUGE) | (sizes < 1.0 / HUGE)).any():
+    low, high = sums[LOW], sums[HIGH]
+    sizes = np.append(np.sqrt(sums[SQUARES] / sums[N]), low)
+    if sizes.max() > HUGE or sizes.min() < 1.0 / HUGE:
+        far = (sizes > HUGE) | (sizes < 1.0 / HUGE)
         raise DataError(
             f"{rows} is of the size {sizes[far][0]:.2g}, with which doubles do not compute; give "
             f"it in other units, between {1.0 / HUGE:g} and {HUGE:g}"
@@ -251,8 +247,8 @@ def settle_weights(formula: Formula, labels: Array, states: Array, *, group: str
             f"{int(differ.sum())} of the {len(low)} groups of '{group}', such as {label} (from "
             f"{low[at]:g} to {high[at]:g}); give one value per group, and what differs to rows="
         )
-    logs = states[:, LOGS] + np.log(states[:, PRODUCT])
-    return Weighting(states[:, SUM], states[:, SQUARES], logs, low, states[:, N])
+    logs = sums[LOGS] + np.log(sums[PRODUCT])
+    return Weighting(sums[SUM], sums[SQUARES], logs, low, sums[N])
 
 
 def settle_units(

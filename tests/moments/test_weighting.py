@@ -186,3 +186,51 @@ def test_weights_that_cannot_be_read_are_refused():
 def test_weights_in_a_mapping_are_told_what_to_be():
     with pytest.raises(ArgumentError, match=r"weights is a dict; give .*SamplingWeights\(rows="):
         bhlm.Model(FORMULA, make_table(), weights={"rows": "w"})
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled", "pairs"])
+@pytest.mark.parametrize("size", [1.0, 1e60, 1e-60])
+def test_weights_add_up_however_rows_lie(order, size):
+    # Rows of a group that follow each other are taken up to 64 at a time; products of large
+    # weights overflow after a few.
+    rng = np.random.default_rng(5)
+    g = np.repeat(np.arange(6), [1, 3, 63, 64, 65, 300])
+    at = np.arange(len(g))
+    if order != "sorted":
+        at = rng.permutation(at) if order == "shuffled" else np.argsort(at // 2 % 7, kind="stable")
+    table = pd.DataFrame({"g": g, "x": rng.normal(size=len(g)), "y": rng.normal(size=len(g))})
+    table["w"] = rng.choice([0.5, 1.0, 2.5], len(g)) * rng.choice([1.0, size], len(g))
+    table["wg"] = rng.uniform(1.0, 9.0, 6)[g]
+    weights = bhlm.SamplingWeights(rows="w", groups="wg")
+    moments = bhlm.Model("y ~ x + (1 | g)", table.iloc[at], weights=weights).moments
+    groups = table.assign(square=table.w**2, log=np.log(table.w)).groupby("g")
+    found = moments.weighting
+    np.testing.assert_allclose(found.sums, groups.w.sum(), rtol=1e-13)
+    np.testing.assert_allclose(found.squares, groups.square.sum(), rtol=1e-13)
+    np.testing.assert_allclose(found.logs, groups.log.sum(), rtol=1e-11, atol=1e-11)
+    np.testing.assert_array_equal(found.groups, groups.wg.first())
+    np.testing.assert_array_equal(found.rows, groups.size())
+    mean = [np.average(own[["x", "y"]], axis=0, weights=own.w) for _, own in groups]
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.inf])
+@pytest.mark.parametrize("column", ["w", "wg"])
+def test_every_weight_that_cannot_be_taken_is_counted(column, wrong, tmp_path):
+    table = pd.concat([make_table(groups=3)] * 40).sort_values("g", kind="stable")
+    table = table.reset_index(drop=True)
+    table.loc[[0, 7, 8, 70, len(table) - 1], column] = wrong
+    path = tmp_path / "t.parquet"
+    table.to_parquet(path)
+    weights = bhlm.SamplingWeights(rows="w", groups="wg")
+    for given in (table, path):
+        with pytest.raises(DataError, match="in 5 rows|has 5 infinite values"):
+            bhlm.Model("y ~ z + (1 | g)", given, weights=weights)
+
+
+def test_a_group_whose_weight_changes_after_many_rows_is_told():
+    table = pd.DataFrame({"g": np.repeat([0, 1], 200), "x": np.arange(400.0) % 7, "w": 1.0})
+    table["y"] = np.arange(400.0) % 11
+    table["wg"] = np.where(table.index == 399, 2.0, 1.0)
+    with pytest.raises(DataError, match="differs between the rows of 1 of the 2 groups"):
+        bhlm.Model("y ~ x + (1 | g)", table, weights=bhlm.SamplingWeights(rows="w", groups="wg"))
