@@ -1,5 +1,6 @@
 """Table -> its complete rows: the columns that a formula reads, under names of our own."""
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -457,6 +458,15 @@ def _watched_columns(layout: Layout) -> list[str]:
     return [safe for safe in layout.floats if safe in counted]
 
 
+def _is_finite(values: np.ndarray) -> bool:
+    """Return whether all values (n,) are finite."""
+    # No sum of what is not finite is finite, and a sum needs no room for answers by row.
+    with np.errstate(all="ignore"):
+        if values.dtype.kind == "f" and math.isfinite(float(values.sum())):
+            return True
+    return bool(np.isfinite(values).all())
+
+
 def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:
     """Return whether a table in memory has rows, and no null, NaN or infinity in any of them.
 
@@ -466,6 +476,6 @@ def _is_full(rows: nw.DataFrame[Any], layout: Layout) -> bool:
         return False
     # Among doubles a null is a NaN.
     doubles = list(dict.fromkeys((*layout.floats, *layout.columns.values())))
-    if not all(np.isfinite(rows[name].to_numpy()).all() for name in doubles):
+    if not all(_is_finite(rows[name].to_numpy()) for name in doubles):
         return False
     return not any(rows[name].null_count() for name in layout.names if name not in doubles)

@@ -12,6 +12,9 @@ from bhlm.sources.watch import Watch, watch_files
 
 # Rows that are decoded at a time: a few columns of them take some megabytes.
 BATCH = 1 << 18
+# Bytes of a column that are taken from a file at a time: all that a row group has of it would have
+# left the processor's caches where it is decoded.
+PIECE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class ParquetScan:
         for path in self.paths:
             try:
                 # With its buffer ahead, the reader would hold the bytes of the whole file.
-                with pq.ParquetFile(path, pre_buffer=False) as file:
+                with pq.ParquetFile(path, pre_buffer=False, buffer_size=PIECE) as file:
                     for batch in file.iter_batches(self.batch, columns=list(columns)):
                         table = pa.Table.from_batches([batch]).select(list(columns))
                         yield table if table.schema.equals(wanted) else table.cast(wanted)
