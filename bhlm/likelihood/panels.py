@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.kernels import kernel
+from bhlm.moments.sums import STRETCH as BLOCKS
 from bhlm.moments.sums import sum_blocks
 from bhlm.processes import count_cores
 
@@ -44,10 +45,18 @@ class Panels:
         return -(-len(self.values) // STRETCH)
 
 
-def build_panels(blocks: Array, q: int) -> Panels:
-    """Return the panels of whitened cross-products (J, k, k), Z first."""
-    values, reach = pack_panels(blocks, q)
-    return Panels(values, sum_blocks(blocks[:, q:, q:]), reach)
+def build_panels(blocks: Array, q: int, groups: Array | None = None) -> Panels:
+    """Return the panels of whitened cross-products (J, k, k), Z first.
+
+    With weights W_j of groups (J,) X_j and y_j count times sqrt(W_j): since K_j rests on Z_j alone,
+    sums over groups of what is linear or quadratic in [X_j y_j] are then those with weights, by
+    the kernels that know of none.
+    """
+    if groups is None:
+        values, reach = pack_panels(blocks, q)
+        return Panels(values, sum_blocks(blocks[:, q:, q:]), reach)
+    values, reach, total = pack_weighted(blocks, q, np.sqrt(groups))
+    return Panels(values, total, reach)
 
 
 @kernel
@@ -64,6 +73,31 @@ def pack_panels(blocks: Array, q: int) -> tuple[Array, float]:
                 values[j // LANES, i, c, j % LANES] = blocks[j, i, c]
         reach = max(reach, trace)
     return values, reach
+
+
+@kernel
+def pack_weighted(blocks: Array, q: int, root: Array) -> tuple[Array, float, Array]:
+    """Return what `pack_panels` does, and the sum of [X y]'[X y], with X and y times `root` (J,).
+
+    The sum is taken as by `sum_blocks`.
+    """
+    values, reach = pack_panels(blocks, q)
+    n_groups, r = len(blocks), blocks.shape[1] - q
+    total, part = np.zeros((r, r)), np.zeros((r, r))
+    for j in range(n_groups):
+        once, twice = root[j], root[j] ** 2
+        for i in range(q):
+            for c in range(r):
+                values[j // LANES, i, q + c, j % LANES] *= once
+        for a in range(r):
+            for b in range(r):
+                part[a, b] += twice * blocks[j, q + a, q + b]
+        if (j + 1) % BLOCKS == 0 or j + 1 == n_groups:
+            for a in range(r):
+                for b in range(r):
+                    total[a, b] += part[a, b]
+                    part[a, b] = 0.0
+    return values, reach, total
 
 
 def sum_stretches(

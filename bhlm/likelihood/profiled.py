@@ -27,7 +27,7 @@ from bhlm.likelihood.panel_bends import (
 )
 from bhlm.likelihood.panel_sums import fill_products, fill_scores
 from bhlm.likelihood.panels import Panels, build_panels, sum_stretches
-from bhlm.likelihood.weighted import scale_blocks, spread_lower, spread_weights, sum_inner
+from bhlm.likelihood.weighted import spread_lower, spread_weights, sum_inner
 
 Array = np.ndarray
 
@@ -235,9 +235,9 @@ def evaluate(
     log|H| + [log|X'H^-1 X|] + dof (1 + log(2 pi rss / dof)), the bracket for REML only.
     `panels` are those of the blocks, for who asks more than once. `groups` (J,) are what each
     group's log-likelihood is multiplied by, and n then counts rows so weighted; panels are then
-    those of `scale_blocks`.
+    weighted ones too.
     """
-    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    panels = panels or build_panels(blocks, q, groups)
     logdet, e = sum_products(panels, lam)
     if groups is not None:
         logdet += float(sum_inner(panels, spread_weights(groups), lam)[0])
@@ -280,16 +280,11 @@ def _sum_weighed(
     groups: Array | None,
 ) -> Array:
     """Return `sum_scores` of groups that have weights, or have none."""
-    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    panels = panels or build_panels(blocks, q, groups)
     score = sum_scores(blocks, q, lam, weight, panels=panels)
     if groups is None:
         return score
     return np.asarray(score + spread_lower(sum_inner(panels, spread_weights(groups), lam), q))
-
-
-def weigh_blocks(blocks: Array, q: int, groups: Array | None) -> Array:
-    """Return the cross-products that the sums are taken of: scaled where groups have weights."""
-    return blocks if groups is None else scale_blocks(blocks, q, groups)
 
 
 def weigh_products(at: Criterion) -> Array:
@@ -327,7 +322,7 @@ def differentiate(
 
     `panels` and `groups` as in `evaluate`.
     """
-    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    panels = panels or build_panels(blocks, q, groups)
     return join_bends(sum_bends(panels, lam, at, groups=groups), at, directions)
 
 
@@ -362,7 +357,7 @@ def expect_group_squares(
     `groups` as in `evaluate`.
     """
     none = np.zeros((q, q))
-    panels = panels or build_panels(weigh_blocks(blocks, q, groups), q)
+    panels = panels or build_panels(blocks, q, groups)
     at = profile_total(panels.total, n=n, restricted=True)
     curve = differentiate(blocks, q, none, at, directions, panels=panels, groups=groups)
     weight = np.zeros((len(at.beta) + 1, len(at.beta) + 1))

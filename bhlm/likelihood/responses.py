@@ -13,7 +13,7 @@ import numpy as np
 from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.loading import Loaded, load_responses
-from bhlm.likelihood.panels import LANES
+from bhlm.likelihood.panels import LANES, pack_weighted
 from bhlm.likelihood.profiled import Criterion, profile_products
 from bhlm.likelihood.scores import Sandwich, fill_groups, lead_back, reflect_lower
 from bhlm.likelihood.visit import Descent, descend_panels, hold_variance, take_criterion
@@ -69,7 +69,8 @@ def search_beside(
     """
     loaded = load_responses(several, structure, white)
     shared = _share(several[0], white)
-    panels, reach, total = _pack_shared(shared, white.q)
+    # What is the response's own in these is written by `_place`.
+    panels, reach, total = pack_weighted(white.blocks, white.q, np.sqrt(shared.groups))
     more, limit = weigh_panels(white.groups), ARRIVED * max(1.0, white.n / 1e4)
     each: list[Arrival | None] = []
     for at, scale in enumerate(loaded.scale.tolist()):
@@ -148,32 +149,6 @@ def _share(moments: Moments, white: Whitened) -> _Shared:
         ones if white.groups is None else white.groups,
         white.blocks,
     )
-
-
-@kernel
-def _pack_shared(shared: _Shared, q: int) -> tuple[Array, float, Array]:
-    """Return the fields of `Panels` but for what the response has a part in, which is zero."""
-    blocks, groups, root = shared.blocks, shared.groups, np.sqrt(shared.groups)
-    n_groups, width, _ = blocks.shape
-    p = width - 1 - q
-    panels = np.zeros(((n_groups + LANES - 1) // LANES, q, width, LANES))
-    total, part = np.zeros((p + 1, p + 1)), np.zeros((p + 1, p + 1))
-    reach = 0.0
-    for j in range(n_groups):
-        trace = 0.0
-        for i in range(q):
-            trace += blocks[j, i, i]
-            for c in range(width - 1):
-                share = 1.0 if c < q else root[j]
-                panels[j // LANES, i, c, j % LANES] = share * blocks[j, i, c]
-        reach = max(reach, trace)
-        for a in range(p):
-            for b in range(p):
-                part[a, b] += groups[j] * blocks[j, q + a, q + b]
-        if (j + 1) % STRETCH == 0 or j + 1 == n_groups:
-            total += part
-            part[:] = 0.0
-    return panels, reach, total
 
 
 @kernel

@@ -24,33 +24,6 @@ from bhlm.likelihood.panels import (
 Array = np.ndarray
 
 
-def scale_blocks(blocks: Array, q: int, groups: Array) -> Array:
-    """Return the cross-products with X_j and y_j times sqrt(W_j), W_j in `groups` (J,).
-
-    Since K_j rests on Z_j alone, sums over groups of what is linear or quadratic in [X_j y_j] are
-    then those with weights, by the kernels that know of none.
-    """
-    return scale_groups(blocks, q, np.sqrt(groups))
-
-
-@kernel
-def scale_groups(blocks: Array, q: int, root: Array) -> Array:
-    """Return the blocks of `scale_blocks` from the roots of W_j."""
-    n_groups, k, _ = blocks.shape
-    scaled = np.empty((n_groups, k, k))
-    for j in range(n_groups):
-        once, twice = root[j], root[j] * root[j]
-        for a in range(k):
-            for b in range(k):
-                share = 1.0
-                if a >= q and b >= q:
-                    share = twice
-                elif a >= q or b >= q:
-                    share = once
-                scaled[j, a, b] = share * blocks[j, a, b]
-    return scaled
-
-
 def spread_weights(groups: Array) -> Array:
     """Return W_j - 1 (T, LANES) by panels of groups; those that fill the last one have zero."""
     more = np.zeros((-(-len(groups) // LANES), LANES))
@@ -67,7 +40,7 @@ def weigh_panels(groups: Array | None) -> Array | None:
 def fill_inner(values: Array, more: Array, first: int, last: int, lam: Array, out: Array) -> None:
     """Write what weights W_j add to sums over groups of what rests on Z_j alone.
 
-    Scaled blocks leave that without weights. A row of `out`, one for each stretch from `first` to
+    Weighted panels leave that without weights. A row of `out`, one for each stretch from `first` to
     before `last`, holds the sums of (W_j - 1) times log |H_j|, the lower triangle (m,) of
     F_j = Z_j'H_j^-1 Z_j, and the lower triangle of its products (m, m).
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bhlm.errors import IdentifiabilityError
+from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool
@@ -124,7 +125,8 @@ def _whiten_weighted(moments: Moments, structure: Structure, columns: "Columns")
     weights, applied = moments.weights, moments.applied
     assert weights is not None
     assert applied is not None
-    blocks = np.ascontiguousarray(applied.factor[:, None, None] * columns.blocks)
+    blocks = np.ascontiguousarray(columns.blocks)
+    blocks *= applied.factor[:, None, None]
     _check_random(moments, structure, blocks, holds_sigma=weights.holds_sigma)
     if not weights.holds_sigma:
         _check_residual(moments, structure, blocks)
@@ -555,8 +557,19 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     half = (moments.cross.reshape(n_groups * k, k) @ inner).reshape(n_groups, k, width)
     half = half.transpose(0, 2, 1).reshape(n_groups * width, k)
     blocks = (half @ inner).reshape(n_groups, width, width)
-    blocks += moments.mass[:, None, None] * means[:, :, None] * means[:, None, :]
+    add_squares(blocks, moments.mass, means)
     return np.asarray(blocks)
+
+
+@kernel
+def add_squares(blocks: Array, mass: Array, means: Array) -> None:
+    """Add n mean mean' of each group to its block (J, k, k), without room for them."""
+    n_groups, k = means.shape
+    for j in range(n_groups):
+        for a in range(k):
+            share = mass[j] * means[j, a]
+            for b in range(k):
+                blocks[j, a, b] += share * means[j, b]
 
 
 def _whiten_means(moments: "Moments | CellMoments", loadings: Array, grand: Array) -> Array:

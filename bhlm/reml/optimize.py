@@ -28,7 +28,6 @@ from bhlm.likelihood.profiled import (
     profile_total,
     score_psi,
     sum_bends,
-    weigh_blocks,
 )
 from bhlm.likelihood.visit import (
     ALIKE,
@@ -131,8 +130,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         white = self.white
-        blocks = weigh_blocks(white.blocks, white.q, white.groups)
-        object.__setattr__(self, "panels", build_panels(blocks, white.q))
+        panels = build_panels(white.blocks, white.q, white.groups)
+        object.__setattr__(self, "panels", panels)
         object.__setattr__(self, "more", weigh_panels(white.groups))
 
     @property

@@ -27,7 +27,7 @@ from bhlm.likelihood.profiled import (
     sum_scores,
 )
 from bhlm.likelihood.visit import visit_panels
-from bhlm.likelihood.weighted import scale_blocks, weigh_panels
+from bhlm.likelihood.weighted import weigh_panels
 from bhlm.likelihood.whitening import whiten
 from bhlm.moments.moments import Moments
 from bhlm.reml.optimize import maximize
@@ -339,7 +339,7 @@ def test_weights_of_groups_are_groups_that_come_so_often(q: int) -> None:
     score = score_psi(repeated, q, lam, plain)
     close = {"rtol": 1e-10, "atol": 1e-10 * np.abs(score).max()}
     np.testing.assert_allclose(score_psi(blocks, q, lam, at, groups=groups), score, **close)
-    pan = build_panels(scale_blocks(blocks, q, groups), q)
+    pan = build_panels(blocks, q, groups)
     found = visit_panels(
         pan.values, pan.reach, pan.total, weigh_panels(groups), lam, n, True, np.nan
     )
