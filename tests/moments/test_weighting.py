@@ -224,7 +224,7 @@ def test_every_weight_that_cannot_be_taken_is_counted(column, wrong, tmp_path):
     table.to_parquet(path)
     weights = bhlm.SamplingWeights(rows="w", groups="wg")
     for given in (table, path):
-        with pytest.raises(DataError, match="in 5 rows|has 5 infinite values"):
+        with pytest.raises(DataError, match=r"in 5 rows|has 5 infinite values"):
             bhlm.Model("y ~ z + (1 | g)", given, weights=weights)
 
 

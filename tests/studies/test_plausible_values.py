@@ -8,6 +8,7 @@ import pytest
 import bhlm
 from bhlm.errors import ArgumentError, BhlmError
 from bhlm.moments import responses
+from bhlm.reml import estimate
 
 SAME = 1e-7
 FORMULA = "~ x + C(k) + (1 | g)"
@@ -66,6 +67,20 @@ def test_the_table_is_read_once(table, monkeypatch, lacking):
     # Arrays without gaps need not even go through the formula.
     pooled(table.assign(x=table["x"].mask(table.index < lacking)))
     assert len(asked) == lacking
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_the_others_are_found_from_the_first_one(table, monkeypatch, weights):
+    asked = []
+
+    def count(*args, **more):
+        asked.append(args)
+        return fit_moments(*args, **more)
+
+    fit_moments = estimate.fit_moments
+    monkeypatch.setattr(estimate, "fit_moments", count)
+    pooled(table, weights=weights)
+    assert len(asked) == 1
 
 
 # Relative to the largest of an array: a search ends where the gradient by theta is below 1e-9.
