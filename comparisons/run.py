@@ -100,6 +100,12 @@ class Task:
     request: dict[str, Any]
 
 
+def is_shared(entry: GalleryModel) -> bool:
+    """Return whether every rival can be asked for a model: gaussian, of one factor, unweighted."""
+    plain = entry.is_gaussian and entry.is_plain
+    return plain and not parse_formula(entry.formula).has_levels
+
+
 def prepare_task(entry: GalleryModel, folder: Path) -> Task:
     """Return the request of a gallery model; its columns are written into the folder."""
     model = Model(entry.formula, load_data(entry))
@@ -307,12 +313,11 @@ def main() -> None:
         and (options.rivals is None or rival.program in options.rivals)
     ]
     names = options.models
-    whole = [
-        each
-        for each in list_models()
-        if each.is_gaussian and not parse_formula(each.formula).has_levels
-    ]
-    entries = whole if names is None else [find_model(name) for name in names]
+    entries = list(filter(is_shared, list_models() if names is None else map(find_model, names)))
+    for name in set(names or ()) - {each.name for each in entries}:
+        parser.error(
+            f"{name!r} is not a model of one factor that every rival can be asked for; leave it out"
+        )
     run(entries, rivals, seed=options.seed, folder=options.results, limit=options.limit)
     print((options.results / "gallery.md").read_text())
 

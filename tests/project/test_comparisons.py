@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bhlm.sources.gallery import find_model
+from bhlm.fits.model import Model
+from bhlm.sources.gallery import find_model, list_models, load_data
 
 pytestmark = pytest.mark.wide
 
@@ -209,6 +210,17 @@ def test_every_rival_has_an_adapter_and_one_name(run: ModuleType) -> None:
     assert len(set(keys)) == len(keys)
     adapters = {path.name for path in (FOLDER / "rivals").glob("*.[pR]*")}
     assert {rival.adapter for rival in run.RIVALS} == adapters - {"contract.py", "contract.R"}
+
+
+def test_the_models_that_every_rival_gets_are_said_by_their_formula_alone(run: ModuleType) -> None:
+    shared = [entry for entry in list_models() if run.is_shared(entry)]
+    assert {"hsb_random_coefficient", "dyestuff", "sleepstudy"} <= {each.name for each in shared}
+    for entry in shared:
+        plain = Model(entry.formula, load_data(entry)).reml(
+            method="ml", covariance=entry.covariance
+        )
+        stated = Model(entry.formula, load_data(entry), **entry.outcome)
+        assert stated.reml(method="ml", covariance=entry.covariance).loglik == plain.loglik
 
 
 @pytest.mark.slow
