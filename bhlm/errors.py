@@ -116,7 +116,7 @@ _CLASSES = {
         "Prior",
         "TensorVariable",
     ),
-    *("FamilyBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
+    *("FamilyBayesFit", "FamilyLevelBayesFit", "LevelBayesFit", "StrataFit", "WeightedBayesFit"),
     *(
         "CellMoments",
         "LevelPatterns",

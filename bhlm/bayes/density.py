@@ -21,12 +21,14 @@ from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.panels import LANES, Panels, build_panels
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
+type AnyWhitened = Whitened | WhitenedCells | WhitenedPatterns | WhitenedNest
 
 
 class Density(NamedTuple):
@@ -58,7 +60,7 @@ class Density(NamedTuple):
 
 
 def build_density(
-    white: "Whitened | WhitenedCells | WhitenedPatterns",
+    white: "AnyWhitened",
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -104,7 +106,7 @@ def build_density(
     inverse_basis = np.linalg.inv(white.basis)
     if not priors.frame.is_given[1]:
         inverse_basis = np.linalg.solve(priors.frame.random.T, inverse_basis.T).T
-    if isinstance(white, WhitenedCells | WhitenedPatterns):  # which have no use for panels
+    if not isinstance(white, Whitened):  # which have no use for panels
         p, q = white.p, white.q
         panels = Panels(np.zeros((0, q, q + p + 1, LANES)), np.zeros((p + 1, p + 1)), 0.0)
     else:
@@ -113,7 +115,7 @@ def build_density(
         panels=panels.values,
         total=panels.total,
         reach=panels.reach,
-        n=0.0 if isinstance(white, WhitenedPatterns) else white.n,
+        n=0.0 if isinstance(white, WhitenedPatterns | WhitenedNest) else white.n,
         scale=white.scale,
         inverse_basis=np.ascontiguousarray(inverse_basis),
         offset=offset,
@@ -131,9 +133,7 @@ def build_density(
     )
 
 
-def place_fixed(
-    white: "Whitened | WhitenedCells | WhitenedPatterns", priors: ResolvedPriors
-) -> tuple[Array, Array]:
+def place_fixed(white: "AnyWhitened", priors: ResolvedPriors) -> tuple[Array, Array]:
     """Return offset (p,) and slope (p, p): priors stand on offset + slope beta~."""
     frame = priors.frame.fixed
     return frame @ white.ols, np.ascontiguousarray(white.scale * frame @ white.fixed)

@@ -16,13 +16,12 @@ from bhlm.bayes.convergence import (
     diagnose_run,
     tabulate_summaries,
 )
-from bhlm.bayes.density import evaluate_priors
+from bhlm.bayes.density import AnyWhitened, evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
 from bhlm.bayes.rounding import resolve_draws
 from bhlm.bayes.whole import check_draws, survey_draws
 from bhlm.errors import ArgumentError, check_arguments, check_fields
-from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
 from bhlm.likelihood.parameters import (
@@ -34,13 +33,12 @@ from bhlm.likelihood.parameters import (
     name_strata,
     scale_covariance,
 )
-from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.weighted_marginal import map_draws, weigh_logliks
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.either import Reduced
 from bhlm.moments.groups import find_groups
 from bhlm.moments.moments import Moments
-from bhlm.moments.patterns import Patterns
+from bhlm.moments.patterns import CountedRows, Patterns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +117,7 @@ class Posterior:
     seed: int
     seconds: float
     sampler: str  # which route ran
-    white: Whitened | WhitenedCells | WhitenedPatterns
+    white: AnyWhitened
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -393,8 +391,7 @@ def build_fit(
             adjustment = Adjustment(np.empty(0), "adjust=False")
         shape = beta.shape[:2]
         beta, root, sigma = (each.reshape(*shape, *each.shape[1:]) for each in flat)
-    diagonal = np.einsum("...ii->...i", root)
-    root = root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
+    root = sign_roots(Parameters(beta, root, sigma)).root
     g = root @ root.swapaxes(-1, -2)
     content = _fill_groups(
         moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
@@ -406,18 +403,31 @@ def build_fit(
     content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
     named = parameter_draws(moments, structure, beta, g, sigma)
     diagnostics = diagnose_run(resolve_draws(moments, structure, named, root), stats, certificate)
-    if unbounded:
-        sentence = (
-            f"{moments.n_groups} groups do not bound {' and '.join(unbounded)}: the upper tail is "
-            "that of the default prior; give more groups, drop random coefficients, or state a "
-            "prior that you would defend, Priors(sd=...)"
-        )
-        diagnostics = replace(diagnostics, prior_bound=(sentence,))
+    diagnostics = tell_unbounded(diagnostics, f"{moments.n_groups} groups", unbounded)
     return Draws(
         moments=moments, structure=structure, priors=priors, data=build_tree(moments, content),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white, adjustment=adjustment,
     )  # fmt: skip
+
+
+def sign_roots(parameters: Parameters) -> Parameters:
+    """Return parameters whose roots of G (..., q, q) have diagonals that are not negative."""
+    diagonal = np.einsum("...ii->...i", parameters.root)
+    sign = np.where(diagonal < 0.0, -1.0, 1.0)
+    return parameters._replace(root=parameters.root * sign[..., None, :])
+
+
+def tell_unbounded(diagnostics: Diagnostics, who: str, unbounded: Sequence[str]) -> Diagnostics:
+    """Return diagnostics that say which SDs the default prior alone bounds; `who` does not."""
+    if not unbounded:
+        return diagnostics
+    sentence = (
+        f"{who} do not bound {' and '.join(unbounded)}: the upper tail is that of the default "
+        "prior; give more groups, drop random coefficients, or state a prior that you would "
+        "defend, Priors(sd=...)"
+    )
+    return replace(diagnostics, prior_bound=(sentence,))
 
 
 def parameter_draws(
@@ -443,7 +453,7 @@ def parameter_draws(
 
 def list_own(moments: Reduced, structure: Structure) -> tuple[Parameter, ...]:
     """Return every parameter of what moments, or the patterns of a family, were reduced for."""
-    residual = not isinstance(moments, Patterns)
+    residual = not isinstance(moments, CountedRows)
     weights = moments.design.formula.weights
     return list_parameters(moments.fixed, structure, residual=residual, weights=weights)
 

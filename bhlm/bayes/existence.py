@@ -18,6 +18,7 @@ from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import Whitened
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -51,7 +52,7 @@ def index_tails(
     if prior_only:
         return _index_priors(moments, structure, known)
     assert white is not None
-    assert not isinstance(moments, Patterns)
+    assert not isinstance(moments, Patterns | LevelPatterns)
     return name_indices(judge_existence(white, structure, known), moments, structure)
 
 

@@ -1,9 +1,9 @@
 """The posterior density of several grouping factors on the unconstrained scale, compiled once.
 
 A position x is that of `bhlm.bayes.density`, with the SDs and then the correlations of one factor
-after the other, and without log sigma where it is known. The sampler moves in z, x = centre +
-turn z: at the mode with the root of the inverse curvature there, so that trajectories are short
-from their first step on.
+after the other, and without log sigma where it is known, or where a family has none. The sampler
+moves in z, x = centre + turn z: at the mode with the root of the inverse curvature there, so that
+trajectories are short from their first step on.
 """
 
 import math
@@ -27,6 +27,7 @@ from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import Pattern, marginal_cells, pack_cells
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameters
 
 Array = np.ndarray
@@ -40,10 +41,10 @@ class LevelDensity(NamedTuple):
     base: Density  # priors and maps; its data are empty
     parts: Array  # (F, PARTS) int64: law, angles, blocks, coefficients, where they begin
     etas: Array  # (F,) of the LKJ priors
-    pattern: Pattern  # nested or crossed, for which the kernel is compiled
+    pattern: Pattern  # nested, crossed or nested of a family, for which the kernel is compiled
     centre: Array  # (d,)
     turn: Array  # (d, d)
-    held: float  # the residual SD where it is known; 0 where it is not
+    held: float  # the residual SD where it is known, 1 of a family; 0 where it is not
 
     @property
     def dimension(self) -> int:
@@ -52,7 +53,7 @@ class LevelDensity(NamedTuple):
 
 
 def build_levels(
-    white: WhitenedCells,
+    white: WhitenedCells | WhitenedNest,
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -178,7 +179,7 @@ def centre_levels(density: LevelDensity, start: Array) -> LevelDensity:
 
 
 def constrain_levels(
-    density: LevelDensity, white: WhitenedCells, frame: Frame, x: Array
+    density: LevelDensity, white: WhitenedCells | WhitenedNest, frame: Frame, x: Array
 ) -> Parameters:
     """Return the parameters at N positions x (N, d), priors standing in a frame."""
     base = density.base

@@ -3,17 +3,27 @@
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bhlm.bayes.convergence import Certificate, diagnose_run
 from bhlm.bayes.density import evaluate_priors
-from bhlm.bayes.draws import HELD, Posterior, Settings, name_versions, parameter_draws, read_sigma
+from bhlm.bayes.draws import (
+    HELD,
+    Posterior,
+    Settings,
+    name_versions,
+    parameter_draws,
+    read_sigma,
+    sign_roots,
+    tell_unbounded,
+)
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.rounding import resolve_draws
+from bhlm.bayes.streams import STREAM, run_streams
 from bhlm.errors import ArgumentError, DataError, check_arguments, check_fields
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -22,6 +32,7 @@ from bhlm.likelihood.factor_names import join_labels, name_factors
 from bhlm.likelihood.level_draws import draw_level_effects, top_logliks
 from bhlm.likelihood.levels import score_parameters
 from bhlm.likelihood.nested import Nested
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import (
     Parameters,
     name_apart,
@@ -29,6 +40,7 @@ from bhlm.likelihood.parameters import (
 )
 from bhlm.likelihood.whitening import whiten_parameters
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.processes import count_cores
 
 if TYPE_CHECKING:
@@ -37,28 +49,30 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-# Draws of which the effects come from one random stream.
-STREAM = 64
 # Effects that a crossed design leaves to the dense matrix, above which drawing them takes so long
 # that it is done when they are asked for.
 DENSE = 400
 
 
-@check_fields
+@check_arguments
 @dataclass(frozen=True, slots=True)
-class LevelDraws(Posterior):
-    """Draws from the posterior of a model with F grouping factors.
+class FactorDraws(Posterior):
+    """Draws from the posterior of a model with F grouping factors, whatever the response.
 
-    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds `beta`, `sigma` and
-    for each factor `sd|factor`, `corr|factor`, `cov|factor` and the effects `u|factor`,
-    `log_likelihood` that of each unit of the coarsest of nested factors with all that is nested in
-    it, `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own coordinates and
-    the roots `chol|factor`. Where there are too many effects, or drawing them takes long, they are
-    left out there; `effect_draws` gives them.
+    `data` is the xarray DataTree that ArviZ's functions take: `posterior` holds `beta`, `sigma` of
+    a gaussian response and for each factor `sd|factor`, `corr|factor`, `cov|factor` and the effects
+    `u|factor`, `log_likelihood` that of each unit of the coarsest of nested factors with all that
+    is nested in it, `log_prior` the prior's terms, `unconstrained_posterior` the sampler's own
+    coordinates and the roots `chol|factor`. Where there are too many effects, or drawing them takes
+    long, they are left out there; `effect_draws` gives them.
     """
 
-    moments: CellMoments
-    white: WhitenedCells
+    moments: CellMoments | LevelPatterns
+    white: WhitenedCells | WhitenedNest
+
+    def draw_all(self) -> list[Array]:
+        """Return one exact draw of u (N, J_f, q_f) of every factor for each kept draw."""
+        raise NotImplementedError
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -80,16 +94,6 @@ class LevelDraws(Posterior):
             own = held[f"chol|{name}"].values
             root[:, span, span] = own.reshape(-1, part.q, part.q)
         return Parameters(posterior["beta"].values.reshape(len(sigma), -1), root, sigma)
-
-    @property
-    def tail_indices(self) -> dict[str, float]:
-        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
-        if "tail_indices" not in self._kept:
-            self._kept["tail_indices"] = index_tails(
-                self.moments, self.structure, self.priors, self.white,
-                prior_only=self.settings.prior_only,
-            )  # fmt: skip
-        return dict(self._kept["tail_indices"])
 
     @check_arguments
     def effect_draws(self, factor: str) -> "xr.DataArray":
@@ -159,10 +163,7 @@ class LevelDraws(Posterior):
             found = (held[f"u|{name}"].values for name in name_factors(self.moments))
             return [each.reshape(-1, *each.shape[2:]) for each in found]
         if "effects" not in self._kept:
-            self._kept["effects"] = draw_all_effects(
-                self.white, self.structure, self.flat, seed=self.seed,
-                prior_only=self.settings.prior_only,
-            )  # fmt: skip
+            self._kept["effects"] = self.draw_all()
         kept: list[Array] = self._kept["effects"]
         return kept
 
@@ -192,6 +193,32 @@ class LevelDraws(Posterior):
         return pd.DataFrame(columns | named)
 
 
+@check_fields
+@dataclass(frozen=True, slots=True)
+class LevelDraws(FactorDraws):
+    """Draws from the posterior of a gaussian model with F grouping factors; see `FactorDraws`."""
+
+    moments: CellMoments
+    white: WhitenedCells
+
+    @property
+    def tail_indices(self) -> dict[str, float]:
+        """By parameter, P(|x| > t) ~ t^-index: the m-th moment exists if m < index."""
+        if "tail_indices" not in self._kept:
+            self._kept["tail_indices"] = index_tails(
+                self.moments, self.structure, self.priors, self.white,
+                prior_only=self.settings.prior_only,
+            )  # fmt: skip
+        return dict(self._kept["tail_indices"])
+
+    def draw_all(self) -> list[Array]:
+        """Return one exact draw of u (N, J_f, q_f) of every factor for each kept draw."""
+        return draw_all_effects(
+            self.white, self.structure, self.flat, seed=self.seed,
+            prior_only=self.settings.prior_only,
+        )  # fmt: skip
+
+
 def draw_all_effects(
     white: WhitenedCells,
     structure: Structure,
@@ -217,22 +244,19 @@ def draw_all_effects(
     ]
     lams_by_draw = list(iterate_lams(white, structure, parameters))
 
-    def fill(stream: int) -> None:
-        rng = np.random.default_rng([seed, 1, stream])
-        for at in range(stream * STREAM, min((stream + 1) * STREAM, n_draws)):
+    def fill(span: slice, rng: np.random.Generator) -> None:
+        for at in range(span.start, span.stop):
             if prior_only:
-                for each, span in zip(out, structure.spans, strict=True):
+                for each, part in zip(out, structure.spans, strict=True):
                     noise = rng.standard_normal(each.shape[1:])
-                    each[at] = noise @ parameters.root[at, span, span].T
+                    each[at] = noise @ parameters.root[at, part, part].T
                 continue
             beta, lams, sigma = lams_by_draw[at]
             drawn = draw_level_effects(levels, lams, beta, sigma, rng=rng)
             for each, u, basis in zip(out, drawn, white.bases, strict=True):
                 each[at] = white.scale * u @ basis.T
 
-    streams = range(-(-n_draws // STREAM))
-    with ThreadPoolExecutor(min(count_cores(), len(streams))) as pool:
-        list(pool.map(fill, streams))
+    run_streams(fill, n_draws, seed=seed)
     return out
 
 
@@ -355,9 +379,7 @@ def build_levels_fit(
         held: numbers of random effects, and of units' log-likelihoods, that `data` may hold.
         certificate: of independent draws.
     """
-    diagonal = np.einsum("...ii->...i", flat.root)
-    root = flat.root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
-    flat = Parameters(flat.beta, root, flat.sigma)
+    flat = sign_roots(flat)
     shape = next(iter(stats.values())).shape
     content = _fill_content(
         moments, structure, priors, white, flat, shape,
@@ -368,20 +390,45 @@ def build_levels_fit(
         content["unconstrained_posterior"]["x"] = x
     chained = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
     named = parameter_draws(moments, structure, *chained)
-    diagnostics = diagnose_run(resolve_draws(moments, structure, named, root), stats, certificate)
-    if unbounded:
-        sentence = (
-            f"the groups do not bound {' and '.join(unbounded)}: the upper tail is that of the "
-            "default prior; give more groups, drop random coefficients, or state a prior that you "
-            "would defend, Priors(sd=...)"
-        )
-        diagnostics = replace(diagnostics, prior_bound=(sentence,))
+    diagnostics = diagnose_run(
+        resolve_draws(moments, structure, named, flat.root), stats, certificate
+    )
+    diagnostics = tell_unbounded(diagnostics, "the groups", unbounded)
     return LevelDraws(
         moments=moments, structure=structure, priors=priors,
-        data=_build_tree(moments, structure, white, content),
+        data=build_level_tree(moments, structure, content, top=find_top(white)),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white,
     )  # fmt: skip
+
+
+def split_factors(
+    moments: CellMoments | LevelPatterns,
+    structure: Structure,
+    flat: Parameters,
+    shape: tuple[int, ...],
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return beta and each factor's SDs, correlations and covariances, and the roots of these.
+
+    Each (chain, draw, ...), under the names that `data` has them by; `shape` is (chain, draw).
+    """
+
+    def chain(values: Array) -> Array:
+        return values.reshape(*shape, *values.shape[1:])
+
+    posterior, roots = {"beta": chain(flat.beta)}, {}
+    names = name_factors(moments)
+    for part, span, name in zip(structure.parts, structure.spans, names, strict=True):
+        own = flat.root[:, span, span]
+        g = own @ own.swapaxes(-1, -2)
+        pairs = [(i, j) for i in range(part.q) for j in range(part.q)]
+        corr = scale_covariance(g, pairs).reshape(g.shape)
+        corr[..., np.arange(part.q), np.arange(part.q)] = 1.0
+        posterior[f"sd|{name}"] = chain(np.sqrt(np.einsum("nii->ni", g)))
+        posterior[f"corr|{name}"] = chain(corr)
+        posterior[f"cov|{name}"] = chain(g)
+        roots[f"chol|{name}"] = chain(own)
+    return posterior, roots
 
 
 def _fill_content(
@@ -401,19 +448,7 @@ def _fill_content(
     def chain(values: Array) -> Array:
         return values.reshape(*shape, *values.shape[1:])
 
-    names = name_factors(moments)
-    posterior = {"beta": chain(flat.beta)}
-    roots = {}
-    for part, span, name in zip(structure.parts, structure.spans, names, strict=True):
-        own = flat.root[:, span, span]
-        g = own @ own.swapaxes(-1, -2)
-        pairs = [(i, j) for i in range(part.q) for j in range(part.q)]
-        corr = scale_covariance(g, pairs).reshape(g.shape)
-        corr[..., np.arange(part.q), np.arange(part.q)] = 1.0
-        posterior[f"sd|{name}"] = chain(np.sqrt(np.einsum("nii->ni", g)))
-        posterior[f"corr|{name}"] = chain(corr)
-        posterior[f"cov|{name}"] = chain(g)
-        roots[f"chol|{name}"] = chain(own)
+    posterior, roots = split_factors(moments, structure, flat, shape)
     if white.held is None:
         posterior["sigma"] = chain(flat.sigma)
     levels = white.levels
@@ -421,7 +456,8 @@ def _fill_content(
     slow = isinstance(levels, Crossed) and levels.width > DENSE
     if len(flat.sigma) * numbers <= held and not slow:
         drawn = draw_all_effects(white, structure, flat, seed=seed, prior_only=settings.prior_only)
-        posterior |= {f"u|{name}": chain(u) for name, u in zip(names, drawn, strict=True)}
+        named = zip(name_factors(moments), drawn, strict=True)
+        posterior |= {f"u|{name}": chain(u) for name, u in named}
     prior = evaluate_priors(priors, structure, flat)
     content = {
         "posterior": posterior,
@@ -436,12 +472,21 @@ def _fill_content(
     return content
 
 
-def _build_tree(
-    moments: CellMoments,
+def build_level_tree(
+    moments: CellMoments | LevelPatterns,
     structure: Structure,
-    white: WhitenedCells,
     content: dict[str, dict[str, Array]],
+    *,
+    top: int | None,
 ) -> "xr.DataTree":
+    """Return the variables of a posterior with several factors as the tree ArviZ takes.
+
+    Args:
+        moments: the reduced table.
+        structure: of the random coefficients of all factors.
+        content: variables by group of the tree.
+        top: the coarsest of nested factors, whose units have a log-likelihood; None: no units have.
+    """
     from arviz_base import from_dict
 
     names = name_factors(moments)
@@ -452,7 +497,6 @@ def _build_tree(
         coords |= {row: list(part.names), column: list(part.names), name: join_labels(moments, at)}
         dims |= {f"sd|{name}": [row], f"u|{name}": [name, row]}
         dims |= {f"{kind}|{name}": [row, column] for kind in ("corr", "cov", "chol")}
-    top = find_top(white)
     if top is not None:
         dims["loglik"] = [names[top]]
     tree = from_dict(content, coords=coords, dims=dims)

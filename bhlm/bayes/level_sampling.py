@@ -1,6 +1,7 @@
 """NUTS on the marginal posterior of several grouping factors -> LevelDraws."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,10 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells, whiten_cells
 from bhlm.likelihood.covariance import Structure, lower_roots
 from bhlm.likelihood.factor_names import name_factors
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameters
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -138,7 +141,7 @@ def sample_whitened_cells(
     Raises:
         PriorError: priors that the sampler asked for cannot read.
     """
-    from bhlm.bayes.native import compile_pymc, make_model, run_model
+    from bhlm.bayes.native import compile_pymc, make_model
 
     start = time.perf_counter() if start is None else start
     density: LevelDensity | None = None
@@ -160,9 +163,63 @@ def sample_whitened_cells(
     def read(trace: "xr.DataTree") -> tuple[Array | None, Parameters]:
         if density is None:
             return None, _read_pymc(trace, moments, structure)
-        z = trace["posterior"]["x"].values
-        x = turn_back(density, z.reshape(-1, z.shape[-1]))
-        return x.reshape(z.shape), constrain_levels(density, white, priors.frame, x)
+        return read_levels(trace, density, white, priors)
+
+    x, flat, stats = run_levels(
+        model, read, moments, structure, settings=settings, seed=seed, progress=progress,
+        watch=watch,
+    )  # fmt: skip
+    fit = build_levels_fit(
+        moments, structure, priors, white, flat, stats,
+        settings=replace(settings, draws=stats["energy"].shape[1]), seed=seed, start=start,
+        sampler=route, x=x, unbounded=unbounded or (), held=held,
+    )  # fmt: skip
+    return tell_stopped(fit, asked=settings.draws)
+
+
+def read_levels(
+    trace: "xr.DataTree",
+    density: LevelDensity,
+    white: WhitenedCells | WhitenedNest,
+    priors: ResolvedPriors,
+) -> tuple[Array, Parameters]:
+    """Return positions x (chain, draw, d) of a trace, and the parameters, one chain after another.
+
+    Args:
+        trace: of the density.
+        density: that was moved on.
+        white: what it is of.
+        priors: one prior per parameter.
+    """
+    z = trace["posterior"]["x"].values
+    x = turn_back(density, z.reshape(-1, z.shape[-1]))
+    return x.reshape(z.shape), constrain_levels(density, white, priors.frame, x)
+
+
+def run_levels(
+    model: Any,
+    read: "Callable[[xr.DataTree], tuple[Array | None, Parameters]]",
+    moments: CellMoments | LevelPatterns,
+    structure: Structure,
+    *,
+    settings: Settings,
+    seed: int,
+    progress: Progress | None,
+    watch: Watch | None,
+) -> tuple[Array | None, Parameters, dict[str, Array]]:
+    """Return positions (chain, draw, d), parameters and statistics of a run of NUTS.
+
+    Args:
+        model: as nutpie takes it.
+        read: a trace -> positions, and the parameters of all draws, one chain after the other.
+        moments: the reduced table.
+        structure: of the random coefficients of all factors.
+        settings: how long to run, and how.
+        seed: makes the run repeatable, bit for bit.
+        progress: called now and then with nutpie's progress of every chain.
+        watch: waits for the sampler, and may stop it early.
+    """
+    from bhlm.bayes.native import run_model
 
     def read_parameters(trace: "xr.DataTree") -> dict[str, Array]:
         _, flat = read(trace)
@@ -175,14 +232,7 @@ def sample_whitened_cells(
 
     trace = run_model(model, collect_arguments(settings, seed, progress), wait)
     x, flat = read(trace)
-    stats = read_statistics(trace)
-    kept = stats["energy"].shape[1]
-    fit = build_levels_fit(
-        moments, structure, priors, white, flat, stats,
-        settings=replace(settings, draws=kept), seed=seed, start=start, sampler=route, x=x,
-        unbounded=unbounded or (), held=held,
-    )  # fmt: skip
-    return tell_stopped(fit, asked=settings.draws)
+    return x, flat, read_statistics(trace)
 
 
 def _read_pymc(trace: "xr.DataTree", moments: CellMoments, structure: Structure) -> Parameters:

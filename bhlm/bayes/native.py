@@ -17,7 +17,7 @@ from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import LevelDensity, log_turned
 from bhlm.bayes.packing import pack_density, pack_levels, pack_turned
 from bhlm.bayes.weighted_density import WeightedDensity, log_weighted, pack_weighted
-from bhlm.likelihood.level_pattern import NestedPattern
+from bhlm.likelihood.level_pattern import FamilyPattern, NestedPattern
 from bhlm.processes import count_cores, limit_blas
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ def _find_callback(density: LevelDensity) -> Any:
         from bhlm.bayes.nested_callback import nested_callback
 
         return nested_callback
+    if isinstance(density.pattern, FamilyPattern):
+        from bhlm.bayes.nested_family_callback import nested_family_callback
+
+        return nested_family_callback
     from bhlm.bayes.crossed_callback import crossed_callback
 
     return crossed_callback

@@ -9,7 +9,7 @@ from bhlm.bayes.centring import Axes, locate, pull_back
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
 from bhlm.kernels import kernel
-from bhlm.likelihood.level_pattern import CrossedPattern, NestedPattern
+from bhlm.likelihood.level_pattern import CrossedPattern, FamilyPattern, NestedPattern
 from bhlm.likelihood.panels import LANES
 
 Array = np.ndarray
@@ -99,6 +99,17 @@ def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
     density = LevelDensity(
         base=base, parts=parts, etas=etas, pattern=CrossedPattern(pattern), centre=centre,
+        turn=turn, held=data[5],
+    )  # fmt: skip
+    return log_turned(z, density)
+
+
+@kernel
+def evaluate_nested_family(z: Array, data: Array) -> tuple[float, Array]:
+    """Return `log_turned` of a packed density of a family's nested factors."""
+    base, parts, etas, centre, turn, pattern = unpack_levels(data)
+    density = LevelDensity(
+        base=base, parts=parts, etas=etas, pattern=FamilyPattern(pattern), centre=centre,
         turn=turn, held=data[5],
     )  # fmt: skip
     return log_turned(z, density)

@@ -19,6 +19,7 @@ from bhlm.likelihood.slopes import (
     state_slopes,
 )
 from bhlm.moments.cells import AnyMoments
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def describe_draws(drawn: Array, *, level: float) -> "pd.DataFrame":
 
 def _read_moments(fit: Posterior) -> AnyMoments:
     """Return the moments of a fit; of patterns these summaries are not there yet."""
-    if isinstance(fit.moments, Patterns):
+    if isinstance(fit.moments, Patterns | LevelPatterns):
         raise ArgumentError(
             f"this is not there yet for family='{fit.moments.family.name}'; fit.effects() has "
             "effects at values of moderators on both scales, fit.hypothesis() compares"

@@ -32,6 +32,7 @@ from bhlm.secrets import hide_password
 
 if TYPE_CHECKING:
     from bhlm.fits.family_bayes_fit import FamilyBayesFit
+    from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
     from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.sources.gallery import GalleryModel
@@ -170,6 +171,7 @@ def _show_saved(
     rows: bool,
 ) -> int:
     from bhlm.fits.family_bayes_fit import FamilyBayesFit
+    from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
     from bhlm.fits.level_bayes_fit import LevelBayesFit
     from bhlm.fits.model import Model
     from bhlm.fits.reconciliation import reconcile
@@ -183,7 +185,7 @@ def _show_saved(
     several: object = post
     if isinstance(several, LevelBayesFit):
         return _show_levels(several, fit, output, data, title, json, rows=rows)
-    if isinstance(several, FamilyBayesFit):
+    if isinstance(several, FamilyBayesFit | FamilyLevelBayesFit):
         return _show_family(several, fit, output, data, title, json, rows=rows)
     model = None
     if data is not None:
@@ -234,7 +236,7 @@ def _show_levels(
 
 
 def _show_family(
-    post: "FamilyBayesFit",
+    post: "FamilyBayesFit | FamilyLevelBayesFit",
     fit: str,
     output: Path,
     data: str | None,
@@ -245,8 +247,11 @@ def _show_family(
 ) -> int:
     """Write the page of a saved posterior of zeros and ones, proportions or counts."""
     from bhlm.fits.family_fit import FamilyFit
+    from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
+    from bhlm.fits.family_levels_fit import FamilyLevelsFit
     from bhlm.fits.reconciliation import reconcile
     from bhlm.reml.family.estimate import fit_patterns
+    from bhlm.reml.family.nested import fit_factors
     from bhlm.reports.dashboard.subjects import write_family
 
     if data is not None or rows:
@@ -259,8 +264,12 @@ def _show_family(
         write_family(post, output, title=title, source=source)
         print_text(post.summary())
         return 0 if post.converged and not post.diagnostics.prior_bound else 1
-    ml = FamilyFit.of(fit_patterns(post.patterns, covariance=post.structure.name_override))
-    both = reconcile(ml, post)
+    kind = post.structure.name_override
+    if isinstance(post, FamilyLevelBayesFit):
+        levels = FamilyLevelsFit.of(fit_factors(post.patterns, covariance=kind))
+        both = reconcile(levels, post)
+    else:
+        both = reconcile(FamilyFit.of(fit_patterns(post.patterns, covariance=kind)), post)
     return report_both(both, json=json, page=output, model=None, title=title, source=source)
 
 

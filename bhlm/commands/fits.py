@@ -80,7 +80,7 @@ Live = Annotated[
 ]
 
 if TYPE_CHECKING:
-    from bhlm.bayes.family.draws import FamilyDraws
+    from bhlm.bayes.family.level_draws import AnyFamilyDraws
     from bhlm.fits.bayes_fit import BayesFit
     from bhlm.fits.levels_fit import LevelsFit
     from bhlm.fits.reml_fit import RemlFit
@@ -160,7 +160,8 @@ def reconcile_command(
     )  # fmt: skip
     if model.strata is not None:
         check_strata(model.strata.column, df=df, rows=rows)
-    if model.patterns is not None and uncounted:
+    is_counted = (model.patterns or model.level_patterns) is not None
+    if is_counted and uncounted:
         raise ArgumentError(
             f"--df and --live are not there yet with family='{model.family}'; leave them out"
         )
@@ -177,7 +178,7 @@ def reconcile_command(
         else:
             print_text(fit.summary())
 
-    if rows and model.patterns is not None:
+    if rows and is_counted:
         raise refuse_family_rows(model.family)
     if rows and not model.has_rows:
         raise ArgumentError(f"--rows asks for single rows, and '{data}' has none; leave it out")
@@ -448,7 +449,12 @@ def sample_command(
     """Draw from the posterior, by NUTS or independently."""
     load_arviz()
     from bhlm.files import write_json
-    from bhlm.reports.family_json import describe_family_posterior, describe_patterns
+    from bhlm.moments.patterns import Patterns
+    from bhlm.reports.family_json import (
+        describe_family_posterior,
+        describe_level_patterns,
+        describe_patterns,
+    )
     from bhlm.reports.json import describe_cells, describe_model, describe_posterior
 
     VOICE.quiet = quiet or VOICE.quiet
@@ -482,11 +488,12 @@ def sample_command(
         which, data, formula, memory_limit=memory_limit, separator=separator, missing=missing,
         several=True, counted=not live, outcome=outcome,
     )  # fmt: skip
-    if rows and model.patterns is not None:
+    counted = model.patterns or model.level_patterns
+    if rows and counted is not None:
         raise refuse_family_rows(model.family)
     if model.strata is not None:
         check_strata(model.strata.column, rows=rows)
-    if live and model.patterns is not None:
+    if live and counted is not None:
         raise ArgumentError(f"--live is not there yet with family='{model.family}'; leave it out")
     chosen, covariance = read_settings(entry, covariance, priors)
     counts: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
@@ -498,9 +505,14 @@ def sample_command(
         model, priors=chosen, covariance=covariance, live=live, seed=seed, **counts
     )
     content: dict[str, Any]
-    if model.patterns is not None:
-        told = describe_family_posterior(cast("FamilyDraws", fit))
-        content = {"model": describe_patterns(model.patterns), "posterior": told}
+    if counted is not None:
+        told = describe_family_posterior(cast("AnyFamilyDraws", fit))
+        described = (
+            describe_patterns(counted)
+            if isinstance(counted, Patterns)
+            else describe_level_patterns(counted)
+        )
+        content = {"model": described, "posterior": told}
     else:
         cells, strata = model.cells, model.strata
         if strata is not None:

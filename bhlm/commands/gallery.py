@@ -152,9 +152,12 @@ def render_gallery(table: "pd.DataFrame") -> str:
 
 def _count_groups(moments: "Reduced") -> int:
     """Return the groups, of several factors those of the one that has the most."""
-    from bhlm.moments.cells import CellMoments
+    from bhlm.moments.moments import Moments
+    from bhlm.moments.patterns import Patterns
 
-    return max(moments.groups.values()) if isinstance(moments, CellMoments) else moments.n_groups
+    if isinstance(moments, Moments | Patterns):
+        return moments.n_groups
+    return max(moments.groups.values())
 
 
 def _summarize(both: "Reconciliation", entry: "GalleryModel") -> dict[str, object]:

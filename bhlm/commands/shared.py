@@ -343,7 +343,7 @@ def fit_both(
 
     chosen, structure = read_settings(entry, covariance, priors)
     reml: Any
-    if model.patterns is not None:
+    if (model.patterns or model.level_patterns) is not None:
         VOICE.say("fitting by maximum likelihood")
         reml = model.ml(covariance=structure)
     else:
@@ -588,6 +588,7 @@ def write_page(
 ) -> None:
     """Write the page about one fit, of a single factor or of several, or of a family."""
     from bhlm.bayes.family.draws import FamilyDraws
+    from bhlm.bayes.family.level_draws import FamilyLevelDraws
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.moments.cells import refuse_factors
     from bhlm.reml.family.maximum import FamilyMaximum
@@ -595,7 +596,7 @@ def write_page(
     from bhlm.reports.dashboard.subjects import write_family, write_fit, write_levels
 
     VOICE.say("writing the page")
-    if isinstance(fit, FamilyMaximum | FamilyDraws):
+    if isinstance(fit, FamilyMaximum | FamilyDraws | FamilyLevelDraws):
         if rows:
             raise refuse_family_rows(fit.family.name)
         write_family(fit, page, title=title, source=source)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.errors import check_arguments
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @check_arguments
-class FamilyBayesFit(PosteriorFit, FamilyDraws):
-    """Draws from the posterior, and what can be asked of them, on the link scale unless said."""
+class FamilyPosteriorFit(PosteriorFit):
+    """What can be asked of any posterior of a family, on the link scale unless said."""
 
-    __slots__ = ("_model",)
+    __slots__ = ()
 
     def to_inference_data(self) -> "xr.DataTree":
         """Return the draws as the DataTree that ArviZ's functions take, which is `fit.data`."""
@@ -31,7 +31,7 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         """Return the JSON of `bhlm sample` as plain dictionaries; nan and inf become None."""
         from bhlm.reports.family_json import describe_family_posterior
 
-        return describe_family_posterior(self)
+        return describe_family_posterior(cast("Any", self))
 
     def ratios(self, *, level: float = 0.95) -> "pd.DataFrame":
         """Return odds ratios, hazard ratios (cloglog) or rate ratios: `ratio` (median), `lower`,
@@ -43,13 +43,7 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         """
         from bhlm.bayes.family.quantities import tabulate_ratios
 
-        return tabulate_ratios(self, level=level)
-
-    def icc(self) -> "Quantities":
-        """Return draws of the ICC on the latent scale, and of the median odds ratio."""
-        from bhlm.bayes.family.quantities import derive_icc
-
-        return derive_icc(self)
+        return tabulate_ratios(cast("Any", self), level=level)
 
     def r_squared(self) -> "Quantities":
         """Return draws of R2 on the latent scale, `marginal` and `conditional`.
@@ -59,7 +53,7 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         """
         from bhlm.bayes.family.quantities import derive_r_squared
 
-        return derive_r_squared(self)
+        return derive_r_squared(cast("Any", self))
 
     def effects(
         self,
@@ -84,7 +78,9 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         """
         from bhlm.bayes.family.slopes import describe_slopes
 
-        return describe_slopes(self, column, by=by, at=at, scale=scale, kind=kind, level=level)
+        return describe_slopes(
+            cast("Any", self), column, by=by, at=at, scale=scale, kind=kind, level=level
+        )
 
     def effect_lines(
         self,
@@ -109,7 +105,7 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         from bhlm.bayes.family.slopes import describe_lines
 
         return describe_lines(
-            self,
+            cast("Any", self),
             column,
             by=by,
             at=at,
@@ -118,6 +114,29 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
             kind=kind,
             level=level,
         )
+
+    def loo(self) -> "Loo":
+        """Return the leave-one-group-out elpd; ArviZ takes it as it is (`arviz.compare`).
+
+        Raises:
+            ArgumentError: draws from the prior alone.
+        """
+        from bhlm.bayes.family.quantities import leave_out_groups
+
+        return leave_out_groups(cast("Any", self))
+
+
+@check_arguments
+class FamilyBayesFit(FamilyPosteriorFit, FamilyDraws):
+    """Draws from the posterior, and what can be asked of them, on the link scale unless said."""
+
+    __slots__ = ("_model",)
+
+    def icc(self) -> "Quantities":
+        """Return draws of the ICC on the latent scale, and of the median odds ratio."""
+        from bhlm.bayes.family.quantities import derive_icc
+
+        return derive_icc(self)
 
     def dashboard(
         self, path: "str | Path", *, title: str | None = None, source: dict[str, str] | None = None
@@ -146,13 +165,3 @@ class FamilyBayesFit(PosteriorFit, FamilyDraws):
         from bhlm.bayes.family.checks import check_groups
 
         return check_groups(self, kind=kind, draws=draws, seed=seed)
-
-    def loo(self) -> "Loo":
-        """Return the leave-one-group-out elpd; ArviZ takes it as it is (`arviz.compare`).
-
-        Raises:
-            ArgumentError: draws from the prior alone.
-        """
-        from bhlm.bayes.family.quantities import leave_out_groups
-
-        return leave_out_groups(self)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bhlm.bayes.family.level_draws import FamilyLevelDraws
 from bhlm.design.rows import formula_columns, open_rows, read_frame, read_table
 from bhlm.errors import ArgumentError, DataError
 from bhlm.fits.level_rows import read_new_columns
@@ -38,7 +39,7 @@ def predict_family_levels(
         DataError: new rows that the model cannot read, or of units that it has not seen.
     """
     is_own = (
-        isinstance(fit, FamilyLevelsEstimate)
+        isinstance(fit, FamilyLevelsEstimate | FamilyLevelDraws)
         and fit.patterns.formula == patterns.formula
         and fit.patterns.family == patterns.family
     )
@@ -59,8 +60,13 @@ def predict_family_levels(
     else:
         new = open_rows(formula, data) if isinstance(data, str | Path) else data
     rows = read_new_columns(patterns, own, new, needs_group=kind != "population", at=at)
-    found = predict_rows(
-        fit, rows.codes, rows.x, rows.z, rows.offset,
-        kind=kind, scale=scale, new_groups=new_groups, level=level,
-    )  # fmt: skip
+    choice: dict[str, Any] = {
+        "kind": kind, "scale": scale, "new_groups": new_groups, "level": level,
+    }  # fmt: skip
+    if isinstance(fit, FamilyLevelDraws):
+        from bhlm.bayes.family.quantities import predict_placed
+
+        found = predict_placed(fit, rows.codes, rows.x, rows.z, rows.offset, **choice)
+    else:
+        found = predict_rows(fit, rows.codes, rows.x, rows.z, rows.offset, **choice)
     return found if rows.index is None else found.set_axis(rows.index)

@@ -480,15 +480,16 @@ class Model:
 
         Those of several grouping factors are a `LevelBayesFit`, and those with sampling weights,
         known variances or strata a `WeightedBayesFit`, which refuse what a `BayesFit` offers beyond
-        them; those of zeros and ones, proportions and counts a `FamilyBayesFit`.
+        them; those of zeros and ones, proportions and counts a `FamilyBayesFit`, of nested factors
+        a `FamilyLevelBayesFit`.
 
         Args:
             seed: makes the run repeatable, bit for bit; without one it is drawn and kept as
                 `fit.seed`.
             draws: kept draws per chain.
             tune: warm-up draws per chain, discarded; None takes 300 where chains start from the
-                posterior's mode and the curvature there, and 1000 for prior_only, families and
-                PyMC's sampler.
+                posterior's mode and the curvature there, and 1000 for prior_only, families of one
+                factor and PyMC's sampler.
             chains: independent chains.
             priors: what replaces the autoscaled defaults.
             covariance: "unstructured", "independent", "exchangeable" or "identity"; None keeps what
@@ -541,10 +542,14 @@ class Model:
             )  # fmt: skip
             return cast("BayesFit", FamilyBayesFit.of(counted, model=self))
         if self._level_patterns is not None:
-            refusal = self._refuse_family("a posterior")
-            raise ArgumentError(
-                f"{refusal}, and pm.sample() draws from model.pymc(form='conditional')"
-            )
+            from bhlm.bayes.family.level_sampling import sample_level_patterns
+            from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
+
+            nested = sample_level_patterns(
+                self._level_patterns, seed=seed, settings=settings, priors=priors,
+                covariance=covariance, progress=progress,
+            )  # fmt: skip
+            return cast("BayesFit", FamilyLevelBayesFit.of(nested, model=self))
         if self._cells is not None:
             from bhlm.bayes.level_sampling import sample_cells
             from bhlm.fits.level_bayes_fit import LevelBayesFit

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bhlm.bayes.checks.model_checks import Checks, run_checks, run_level_checks
 from bhlm.bayes.family.checks import run_family_checks
+from bhlm.bayes.family.level_checks import run_family_level_checks
 from bhlm.errors import ArgumentError, check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.fits.family_bayes_fit import FamilyBayesFit
 from bhlm.fits.family_fit import FamilyFit
+from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
 from bhlm.fits.family_levels_fit import FamilyLevelsFit
 from bhlm.fits.level_bayes_fit import LevelBayesFit
 from bhlm.fits.levels_fit import LevelsFit
@@ -160,8 +162,8 @@ def reconcile(
 
 @overload
 def reconcile(
-    reml: RemlFit | LevelsFit | FamilyFit | StrataFit,
-    post: BayesFit | LevelBayesFit | FamilyBayesFit | WeightedBayesFit,
+    reml: RemlFit | LevelsFit | FamilyFit | FamilyLevelsFit | StrataFit,
+    post: BayesFit | LevelBayesFit | FamilyBayesFit | FamilyLevelBayesFit | WeightedBayesFit,
     *,
     published: "Published | None" = None,
     checks: bool = True,
@@ -171,7 +173,12 @@ def reconcile(
 @check_arguments
 def reconcile(
     reml: RemlFit | LevelsFit | FamilyFit | FamilyLevelsFit | StrataFit | PooledFit,
-    post: BayesFit | LevelBayesFit | FamilyBayesFit | WeightedBayesFit | Mixture,
+    post: BayesFit
+    | LevelBayesFit
+    | FamilyBayesFit
+    | FamilyLevelBayesFit
+    | WeightedBayesFit
+    | Mixture,
     *,
     published: "Published | None" = None,
     checks: bool = True,
@@ -205,10 +212,10 @@ def reconcile(
             raise ArgumentError("published= is not there for pooled fits; leave it out")
         found = compare_pooled(reml, post)
         return PooledReconciliation(*(getattr(found, each.name) for each in fields(found)))
-    if isinstance(reml, FamilyLevelsFit):
+    if isinstance(reml, FamilyLevelsFit) and reml.marginal is None:
         raise ArgumentError(
-            "a fit of a family with several grouping factors has no posterior to be reconciled "
-            "with yet; print its summary()"
+            f"the likelihood of '{reml.moments.formula}' is Laplace's approximation, whose error "
+            "is not known: no posterior stands beside it; fit nested factors without nagq"
         )
     both = Reconciliation.of(compare(reml, post, published=published))
     if not checks or both.verdict == "not_converged":
@@ -225,6 +232,8 @@ def reconcile(
         return replace(both, checks=Checks(None, None, None, (left_out,)))
     if isinstance(post, FamilyBayesFit):
         return replace(both, checks=run_family_checks(post))
+    if isinstance(post, FamilyLevelBayesFit):
+        return replace(both, checks=run_family_level_checks(post))
     model = both.model
     has_rows = model is not None and model.has_rows and post.moments.n_rows <= ROWS
     if not isinstance(post, BayesFit):

@@ -5,6 +5,7 @@ from typing import cast
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import FamilyLevelDraws
 from bhlm.errors import check_arguments
 from bhlm.fits.bayes_fit import BayesFit
 
@@ -14,7 +15,8 @@ def load(path: str | Path) -> BayesFit:
     """Return the fit that `fit.save(path)` wrote; see `bhlm.bayes.storage.file.load`.
 
     That of several grouping factors is a `LevelBayesFit`, and with sampling weights, known
-    variances or strata it is a `WeightedBayesFit`; of a family a `FamilyBayesFit`. The posteriors
+    variances or strata it is a `WeightedBayesFit`; of a family a `FamilyBayesFit`, of
+    nested factors a `FamilyLevelBayesFit`. The posteriors
     of imputations that were saved together are a `MixtureFit`.
 
     Raises:
@@ -36,6 +38,10 @@ def load(path: str | Path) -> BayesFit:
         from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
 
         return cast("BayesFit", WeightedBayesFit.of(found))
+    if isinstance(found, FamilyLevelDraws):
+        from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
+
+        return cast("BayesFit", FamilyLevelBayesFit.of(found))
     if isinstance(found, FamilyDraws):
         from bhlm.fits.family_bayes_fit import FamilyBayesFit
 

@@ -7,7 +7,8 @@ import numpy as np
 from scipy import special
 
 from bhlm.likelihood.families import Family
-from bhlm.moments.level_patterns import AnyPatterns
+from bhlm.likelihood.nested import is_nested
+from bhlm.moments.level_patterns import AnyPatterns, LevelPatterns
 from bhlm.moments.patterns import Patterns
 
 Array = np.ndarray
@@ -74,8 +75,44 @@ def share_latent(patterns: Patterns, family: Family, beta: Array, g: Array) -> L
         icc = variance / (variance + latent)
     ratio = np.full(len(variance), np.nan)
     if family.link != "probit":
-        ratio = np.exp(np.sqrt(2.0 * variance) * special.ndtri(0.75))
+        ratio = compare_medians(variance)
     return LatentShare(variance, latent, icc, ratio)
+
+
+def compare_medians(variance: Array) -> Array:
+    """Return the median ratio of two rows that differ in the group alone, by its variance."""
+    return np.asarray(np.exp(np.sqrt(2.0 * variance) * special.ndtri(0.75)))
+
+
+class LevelShares(NamedTuple):
+    """Where the latent variance lies, in N draws; estimates are one."""
+
+    variances: Array  # (N, F) z'Gz with z the means of the random columns
+    shared: Array  # (N, F) those of each factor and of all that it is nested in
+    total: Array  # (N,) with the variance of the residual that the link stands for; nan of counts
+
+
+def share_levels(
+    patterns: LevelPatterns, family: Family, parts: Sequence[tuple[tuple[str, ...], Array]]
+) -> LevelShares:
+    """Return each factor's variance on the latent scale, and that of rows with a unit in common.
+
+    Args:
+        patterns: the reduced table.
+        family: with its link.
+        parts: of each factor its random columns and their G (N, q, q).
+    """
+    weight = patterns.n / patterns.n.sum()
+    middles = [weight @ patterns.take(names) for names, _ in parts]
+    variances = np.stack(
+        [np.einsum("a,nab,b->n", z, g, z) for z, (_, g) in zip(middles, parts, strict=True)],
+        axis=1,
+    )
+    codes = patterns.codes
+    within = np.array([[is_nested(own, other) for other in codes] for own in codes], dtype=float)
+    return LevelShares(
+        variances, variances @ within.T, variances.sum(axis=1) + family.latent_variance
+    )
 
 
 def explain_latent(

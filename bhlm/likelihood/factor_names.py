@@ -26,7 +26,7 @@ def name_factors(
     return names
 
 
-def join_labels(moments: CellMoments, at: int) -> Array:
+def join_labels(moments: CellMoments | LevelPatterns, at: int) -> Array:
     """Return the label (J,) of every level of a factor; of several columns joined by ":"."""
     return join_columns(moments.labels[at].columns)
 

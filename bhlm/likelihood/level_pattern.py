@@ -1,7 +1,7 @@
-"""Whitened cells -> what the kernels of the marginal likelihood read, told apart by type.
+"""Whitened cells or patterns -> what the marginal likelihood's kernels read, told apart by type.
 
-A kernel that reads them is compiled for nested factors or for crossed ones, never for both: a
-model of nested factors does not wait for code that it never runs.
+A kernel that reads them is compiled for nested factors, for crossed ones or for nested ones of a
+family, never for two of them: a model of nested factors does not wait for code that it never runs.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,9 @@ from numba.extending import overload
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.crossed_marginal import crossed_marginal, pack_crossed
+from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest
 from bhlm.likelihood.nested_marginal import nested_marginal, pack_nested
+from bhlm.likelihood.nested_sums import family_marginal, pack_nest
 from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
@@ -30,11 +32,27 @@ class CrossedPattern(NamedTuple):
     data: Array  # of `pack_crossed`
 
 
-type Pattern = NestedPattern | CrossedPattern
+class FamilyPattern(NamedTuple):
+    """What `family_marginal` reads."""
+
+    data: Array  # of `pack_nest`
 
 
-def pack_cells(white: WhitenedCells) -> Pattern:
-    """Return what `marginal_cells` reads of whitened cells."""
+type Pattern = NestedPattern | CrossedPattern | FamilyPattern
+
+
+def pack_nodes(nodes: NestIntegrator) -> FamilyPattern:
+    """Return what `marginal_cells` reads of nested patterns, with the nodes as they are."""
+    return FamilyPattern(pack_nest(nodes, nodes.white.spans))
+
+
+def pack_cells(white: WhitenedCells | WhitenedNest) -> Pattern:
+    """Return what `marginal_cells` reads of whitened cells, or of patterns with their widest nodes.
+
+    See `pack_nodes` for nodes that were chosen.
+    """
+    if isinstance(white, WhitenedNest):
+        return pack_nodes(NestIntegrator(white))
     sizes = [len(basis) for basis in white.bases]
     if isinstance(white.levels, Crossed):
         total = sum_blocks(white.blocks[:, white.q :, white.q :])
@@ -45,8 +63,9 @@ def pack_cells(white: WhitenedCells) -> Pattern:
 def marginal_cells(
     pattern: Pattern, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
-    """Return what `nested_marginal` or `crossed_marginal` does; compiled code may call it."""
-    kernel = nested_marginal if isinstance(pattern, NestedPattern) else crossed_marginal
+    """Return what the kernel of the pattern does; compiled code may call it."""
+    kernels = {NestedPattern: nested_marginal, CrossedPattern: crossed_marginal}
+    kernel = kernels.get(type(pattern), family_marginal)
     found: tuple[float, Array, Array, float] = kernel(pattern.data, n, lam, beta, sigma)
     return found
 
@@ -59,4 +78,8 @@ def _choose(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
     def choose_crossed(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
         return crossed_marginal(pattern.data, n, lam, beta, sigma)
 
-    return choose_nested if pattern.instance_class is NestedPattern else choose_crossed
+    def choose_family(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
+        return family_marginal(pattern.data, n, lam, beta, sigma)
+
+    chosen = {NestedPattern: choose_nested, CrossedPattern: choose_crossed}
+    return chosen.get(pattern.instance_class, choose_family)

@@ -5,6 +5,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.densities import Reference, measure_rounding, refer
@@ -57,6 +58,38 @@ class WhitenedNest:
         return self.x.shape[1]
 
     @property
+    def q(self) -> int:
+        """The number of random coefficients of all factors."""
+        return sum(self.sizes)
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Where the coefficients of each level begin among those of all, in formula order."""
+        widths = [len(basis) for basis in self.bases]
+        starts = np.cumsum([0, *widths[:-1]])
+        return tuple(int(starts[at]) for at in self.order)
+
+    @property
+    def basis(self) -> Array:
+        """The B (Q, Q) of all factors, block by block in the order of the formula."""
+        return block_diag(*self.bases)
+
+    @property
+    def scale(self) -> float:
+        """The response is not scaled."""
+        return 1.0
+
+    @property
+    def ols(self) -> Array:
+        """Where whitened fixed effects (p,) have their zero."""
+        return np.zeros(self.p)
+
+    @property
+    def held(self) -> float:
+        """There is no residual: its SD is held at one."""
+        return 1.0
+
+    @property
     def bases(self) -> tuple[Array, ...]:
         """The B (q_f, q_f) of the factors, in the order of the formula."""
         places = np.argsort(self.order)
@@ -71,6 +104,14 @@ class WhitenedNest:
     def counts(self) -> tuple[int, ...]:
         """The units J_l of each level."""
         return tuple(len(each) - 1 for each in self.bounds)
+
+    def split(self, lam: Array) -> list[Array]:
+        """Return the lam_l (q_l, q_l), the coarsest first, of one matrix (Q, Q) of all factors."""
+        spans = zip(self.spans, self.sizes, strict=True)
+        return [
+            np.ascontiguousarray(lam[start : start + size, start : start + size])
+            for start, size in spans
+        ]
 
     def find_parents(self, level: int, upper: int) -> Array:
         """Return the unit (J_l,) of a coarser level that each unit of a level lies in."""

@@ -13,6 +13,12 @@ derivatives by the coefficients of z: the one by lam[d, e] is v[e] times that by
 With the gradient and the information by these, Newton's steps find the mode as well. Source: Louis
 (1982), J. R. Stat. Soc. B 44, 226-233; Rabe-Hesketh, Skrondal & Pickles (2005), J. Econometrics
 128, 301-323, for quadrature within quadrature.
+
+Draws of the effects go down the same tree. A node taken in proportion to exp f from a unit's
+lattice that is moved by a uniform share of its cell is a draw from the unit's posterior of v, since
+the sum over any such lattice is the integral (`bhlm.likelihood.lattice`); f has the effects of the
+units within integrated out. With the linear predictors at that node the units within are
+independent, and are drawn in turn.
 """
 
 import math
@@ -21,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bhlm.kernels import kernel
-from bhlm.likelihood.lattice import INFORMATION, Integrated, Rows, integrate
+from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray
 
@@ -62,7 +68,9 @@ class Nested(NamedTuple):
     inner: Integrated  # of the finest units given their ancestors, as they were last
     loglik: Array  # (U,) of the units asked for
     score: Array  # (U, m) by beta and the lam of all levels, row by row
-    first: Array  # (L, N, MOST) posterior mean of v, given the effects of coarser levels than l
+    # (L, N, MOST) posterior mean of v, given the effects of coarser levels than l; where it has no
+    # room, moments of the effects are not found
+    first: Array
     second: Array  # (L, N, MOST, MOST) posterior mean of v v' likewise
     # (L, N, L, MOST, MOST) and that of v of an ancestor, by its level, times the unit's own v
     cross: Array
@@ -93,10 +101,14 @@ class Work(NamedTuple):
     factor: Array  # (L, M) and what it is multiplied by
     pairs: Array  # (L, M, M) weighted score score'
     noise: Array  # (0, 1 + q)
+    # (L, 1 + MOST) uniform numbers of a draw: which node, and how far the lattice is moved; the
+    # first is below 0 where none is drawn
+    luck: Array
+    chosen: Array  # (L, MOST) the node that is drawn
 
 
 @kernel
-def _allocate(levels: int, most: int, q: int) -> Work:
+def allocate_work(levels: int, most: int, q: int) -> Work:
     """Return room for so many levels and parameters, q those of the finest level."""
     small, square = (levels, MOST), (levels, MOST, MOST)
     wide, whole = (levels, most), (levels, most, most)
@@ -106,6 +118,7 @@ def _allocate(levels: int, most: int, q: int) -> Work:
         np.zeros(small), np.zeros(small), np.zeros(small), np.zeros(square, np.int64),
         np.zeros(wide), np.zeros(whole), np.zeros(wide), np.zeros(whole), np.zeros(wide),
         np.zeros(wide, np.int64), np.zeros(wide), np.zeros(whole), np.zeros((0, 1 + q)),
+        np.full((levels, 1 + MOST), -1.0), np.zeros(small),
     )  # fmt: skip
 
 
@@ -240,9 +253,13 @@ def _grow(nest: Nest, work: Work, level: int) -> int:
 
 
 @kernel
-def _add_score(nest: Nest, work: Work, level: int, weight: float) -> None:
-    """Add a node's score, its square and the information there, by its weight."""
+def _add_score(nest: Nest, work: Work, level: int, weight: float, derivatives: int) -> None:
+    """Add a node's score and, if wanted, its square and the information there, by its weight."""
     m = _grow(nest, work, level)
+    if derivatives == SCORE:
+        for b in range(m):
+            work.score[level, b] += weight * work.grown[level, b]
+        return
     grown, source, factor, bend = (
         work.grown[level], work.source[level], work.factor[level], work.bend[level]
     )  # fmt: skip
@@ -310,20 +327,36 @@ def _scale_effects(nest: Nest, out: Nested, level: int, unit: int, factor: float
 
 
 @kernel
+def _choose(luck: Array, chosen: Array, v: Array, weight: float, total: float) -> None:
+    """Write a node to `chosen` with the probability weight / total, its share of those so far.
+
+    A uniform number, `luck[0]`, serves all nodes: what is left of it is uniform again.
+    """
+    place = luck[0] * total
+    if place < weight or weight == total:
+        luck[0] = place / weight
+        chosen[:] = v
+    else:
+        luck[0] = (place - weight) / (total - weight)
+
+
+@kernel
 def _integrate_unit(
     nest: Nest, level: int, unit: int, derivatives: int, out: Nested, work: Work
 ) -> float:
     """Return the log-integral of a unit of any level but the finest, given `nest.etas[level]`.
 
     Writes its score and information, by beta, the coefficients of coarser levels' z and the lam of
-    its own and finer levels, to `work`, and the moments of all effects within to `out`.
+    its own and finer levels, to `work`, and the moments of all effects within to `out`. With
+    `work.luck[level]` its lattice is moved, and a node is drawn.
     """
     tree = nest.tree
     q, finest = tree.sizes[level], len(tree.sizes) - 1
     place = tree.places[level] + unit
     start, stop = tree.starts[level, unit], tree.starts[level, unit + 1]
     v, origin, step, net = work.v[level], work.origin[level], work.step[level], work.net[level]
-    within, bend = work.within[level], work.bend[level]
+    within, bend, luck = work.within[level], work.bend[level], work.luck[level]
+    has_moments, is_drawn = out.first.shape[0] > 0, luck[0] >= 0.0
     below = 0  # parameters of the units within
     for other in range(level + 1, finest + 1):
         below += tree.sizes[other] ** 2
@@ -342,6 +375,8 @@ def _integrate_unit(
         bend[:below, :below] = 0.0
         if level + 1 == finest:
             inner = out.inner
+            if wanted == SCORE:  # which is added to what is there
+                inner.score[start:stop] = 0.0
             integrate(
                 nest.rows, nest.inner, nest.steps[tree.places[finest] :],
                 tree.members[start:stop], wanted, inner, bend, work.noise,
@@ -359,6 +394,8 @@ def _integrate_unit(
                 if wanted > 0:
                     for b in range(below):
                         within[b] += work.score[level + 1, b]
+                if wanted == INFORMATION:
+                    for b in range(below):
                         for c in range(b + 1):
                             bend[b, c] += work.information[level + 1, b, c]
         if np.isnan(f):
@@ -398,37 +435,61 @@ def _integrate_unit(
             scale -= _lay_net(work, level, q, h)
             peak, is_laid = value, True
             _begin_walk(work, level)
-            work.score[level] = 0.0
-            work.information[level] = 0.0
-            work.pairs[level] = 0.0
-            _scale_effects(nest, out, level, unit, 0.0)
+            if derivatives > 0:
+                work.score[level] = 0.0
+            if derivatives == INFORMATION:
+                work.information[level] = 0.0
+                work.pairs[level] = 0.0
+            if has_moments:
+                _scale_effects(nest, out, level, unit, 0.0)
             out.counts[0, level] += 1.0
+            if is_drawn:
+                for d in range(q):
+                    for e in range(d, q):
+                        origin[d] += net[d, e] * (luck[1 + e] - 0.5)
+                    v[d] = origin[d]
+                continue
         if f > peak - DEPTH:
             weight = math.exp(f - peak)
             total += weight
             out.counts[1, level] += 1.0
-            for d in range(q):
-                out.first[level, place, d] += weight * v[d]
-                for e in range(q):
-                    out.second[level, place, d, e] += weight * v[d] * v[e]
-            _add_effects(nest, out, level, unit, weight, v)
+            if is_drawn:
+                _choose(luck, work.chosen[level], v, weight, total)
+            if has_moments:
+                for d in range(q):
+                    out.first[level, place, d] += weight * v[d]
+                    for e in range(q):
+                        out.second[level, place, d, e] += weight * v[d] * v[e]
+                _add_effects(nest, out, level, unit, weight, v)
             if derivatives > 0:
-                _add_score(nest, work, level, weight)
+                _add_score(nest, work, level, weight, derivatives)
         if not _walk_on(work, level, q, f, peak - DEPTH):
             break
         for d in range(q):
             v[d] = origin[d]
             for e in range(d, q):
                 v[d] += net[d, e] * work.k[level, e]
-    _scale_effects(nest, out, level, unit, 1.0 / total)
+    if has_moments:
+        _scale_effects(nest, out, level, unit, 1.0 / total)
+    m = below - q + q * q
+    score, information, pairs = work.score[level], work.information[level], work.pairs[level]
     if derivatives > 0:
-        score, information, pairs = work.score[level], work.information[level], work.pairs[level]
-        m = below - q + q * q
         for b in range(m):
             score[b] /= total
+    if derivatives == INFORMATION:
+        for b in range(m):
             for c in range(b + 1):
                 information[b, c] = (information[b, c] - pairs[b, c]) / total + score[b] * score[c]
     return peak + math.log(total) + scale
+
+
+@kernel
+def count_most(tree: Tree) -> int:
+    """Return how many parameters the kernels have room for at most."""
+    most = tree.heads[-1] + tree.sizes[-1]
+    for q in tree.sizes:
+        most += q * q
+    return int(most)
 
 
 @kernel
@@ -441,19 +502,68 @@ def integrate_units(
         nest: the patterns, with `etas[level]` the linear predictors given coarser effects.
         level: any but the finest, 0 for the marginal likelihood.
         members: which units.
-        derivatives: 0 for none, or `INFORMATION`, of the coarsest level alone.
+        derivatives: 0 for none, `SCORE` for scores, or `INFORMATION` for both, of the coarsest
+            level alone.
         out: what is written.
         information: (m, m) by beta and all lam, to whose lower triangle the units' is added.
     """
     m = len(information)
-    most = nest.tree.heads[-1] + nest.tree.sizes[-1]
-    for q in nest.tree.sizes:
-        most += q * q
-    work = _allocate(len(nest.tree.sizes), most, nest.tree.sizes[-1])
+    work = allocate_work(len(nest.tree.sizes), count_most(nest.tree), nest.tree.sizes[-1])
     for unit in members:
         out.loglik[unit] = _integrate_unit(nest, level, unit, derivatives, out, work)
         if derivatives > 0:
             for b in range(m):
                 out.score[unit, b] = work.score[level, b]
+        if derivatives == INFORMATION:
+            for b in range(m):
                 for c in range(b + 1):
                     information[b, c] += work.information[level, b, c]
+
+
+@kernel
+def draw_unit(
+    nest: Nest, level: int, unit: int, luck: Array, noise: Array, out: Nested, work: Work,
+    draws: Array,
+) -> tuple[float, float]:  # fmt: skip
+    """Draw the effects of a unit of any level but the finest, and of all units within.
+
+    Args:
+        nest: the patterns, with `etas[level]` the linear predictors given coarser effects.
+        level: of the unit.
+        unit: which one.
+        luck: (N, 1 + MOST) uniform numbers, of the units of all levels but the finest.
+        noise: (J, 1 + q) uniform numbers, of the finest.
+        out: room for the integrals.
+        work: room.
+        draws: (N, MOST) of v of all units, which are written.
+
+    Returns:
+        The log-integral of the unit by the lattice at its mode, and what two lattices differ by,
+        summed over the unit, and over those within given the effects that were drawn.
+    """
+    tree = nest.tree
+    finest = len(tree.sizes) - 1
+    place = tree.places[level] + unit
+    start, stop = tree.starts[level, unit], tree.starts[level, unit + 1]
+    zero = np.int64(0)  # a literal one would compile the kernel again
+    found = _integrate_unit(nest, level, unit, zero, out, work)
+    work.luck[level] = luck[place]
+    error = abs(_integrate_unit(nest, level, unit, zero, out, work) - found)
+    work.luck[level, 0] = -1.0
+    draws[place] = work.chosen[level]
+    move(nest, draws[place], level, unit)
+    if level + 1 < finest:
+        for each in range(start, stop):
+            error += draw_unit(nest, level + 1, each, luck, noise, out, work, draws)[1]
+        return found, error
+    own, members = nest.steps[tree.places[finest] :], tree.members[start:stop]
+    inner, nothing = out.inner, work.bend[level]
+    integrate(nest.rows, nest.inner, own, members, zero, inner, nothing, work.noise)
+    for each in range(start, stop):
+        inner.score[each, 0] = inner.loglik[each]
+    integrate(nest.rows, nest.inner, own, members, zero, inner, nothing, noise)
+    for each in range(start, stop):
+        error += abs(inner.loglik[each] - inner.score[each, 0])
+        for d in range(tree.sizes[finest]):
+            draws[tree.places[finest] + each, d] = inner.draw[each, d]
+    return found, error

@@ -33,8 +33,8 @@ from bhlm.moments.patterns import Patterns, reduce_patterns
 from bhlm.sources.watch import unchanged
 
 type AnyMoments = Moments | CellMoments
-type Reduced = Moments | CellMoments | Patterns
-type Saved = Reduced | LevelPatterns  # what files hold
+type Reduced = Moments | CellMoments | Patterns | LevelPatterns
+type Saved = Reduced  # what files hold
 
 
 def load_moments(path: str | Path) -> AnyMoments:

@@ -49,12 +49,7 @@ def place_new_rows(
         ArgumentError: an unknown kind, or an unknown choice for new groups.
         DataError: a new group, if conditional predictions are asked for and that is an error.
     """
-    if kind not in KINDS:
-        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
-    if new_groups not in ("error", "population"):
-        raise ArgumentError(
-            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
-        )
+    _check_choice(kind, new_groups)
     at = locate_groups(moments, labels)
     if kind == "conditional" and new_groups == "error" and np.any(at < 0):
         unknown = np.asarray(labels)[at < 0].tolist()[0]
@@ -88,3 +83,35 @@ def place_own_rows(moments: Moments, labels: Array, y: Array) -> Array:
             f"{moments.mean[bad[0], -1]:g} in the fit; give the rows that the model was fitted to"
         )
     return at
+
+
+def check_units(names: Sequence[str], codes: Array, *, kind: str, new_groups: str) -> None:
+    """Refuse predictions for units of several factors that a fit has not seen, if that is asked.
+
+    Args:
+        names: of the F factors.
+        codes: the unit (F, n) of every factor, -1 for units that the fit has not seen.
+        kind: "conditional" or "population".
+        new_groups: "error" or "population".
+
+    Raises:
+        ArgumentError: an unknown kind, or choice for new units.
+        DataError: a unit that the fit has not seen, if that is an error.
+    """
+    _check_choice(kind, new_groups)
+    if kind == "conditional" and new_groups == "error" and (codes < 0).any():
+        name = names[int(np.flatnonzero((codes < 0).any(axis=1))[0])]
+        raise DataError(
+            f"some rows have a level of '{name}' that the fit has not seen; ask for "
+            "new_groups='population', or kind='population'"
+        )
+
+
+def _check_choice(kind: str, new_groups: str) -> None:
+    """Refuse a kind of prediction, or a choice for new groups, that is not known."""
+    if kind not in KINDS:
+        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
+    if new_groups not in ("error", "population"):
+        raise ArgumentError(
+            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
+        )

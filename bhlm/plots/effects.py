@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bhlm.bayes.family.draws import FamilyDraws
+    from bhlm.bayes.family.level_draws import FamilyLevelDraws
     from bhlm.fits.model import Model
     from bhlm.reml.family.maximum import FamilyMaximum
 
@@ -50,7 +51,7 @@ class _Lines:
 
 @check_arguments
 def plot_effects(
-    fit: "Maximum | Draws | FamilyMaximum | FamilyDraws | Comparison",
+    fit: "Maximum | Draws | FamilyMaximum | FamilyDraws | FamilyLevelDraws | Comparison",
     column: str,
     *,
     by: str | Sequence[str] | Mapping[str, Any] | None = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 import numpy as np
 
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import AnyFamilyDraws, FamilyLevelDraws
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.effects import tabulate_effects
 from bhlm.likelihood.expected import find_middle
@@ -23,32 +24,33 @@ if TYPE_CHECKING:
 Array = np.ndarray
 type FamilyFits = FamilyEstimate | FamilyDraws | Comparison
 
-type AnyFamilyFits = FamilyMaximum | FamilyDraws | Comparison
+type AnyFamilyFits = FamilyMaximum | AnyFamilyDraws | Comparison
 
 HELD = 2**22  # numbers of random effects that are worked on at once
 
 
-class Pair[F: FamilyMaximum](NamedTuple):
-    """What a page or a figure of a family is about; of several factors there is no posterior."""
+class Pair[F: FamilyMaximum, D: AnyFamilyDraws](NamedTuple):
+    """What a page or a figure of a family is about."""
 
     ml: F | None
-    post: FamilyDraws | None
+    post: D | None
 
     @property
-    def given(self) -> F | FamilyDraws:
+    def given(self) -> F | D:
         """The fit by maximum likelihood, the posterior where there is none."""
         fit = self.ml if self.ml is not None else self.post
         assert fit is not None
         return fit
 
 
-type OnePair = Pair[FamilyEstimate]
-type AnyPair = Pair[FamilyMaximum]
+type OnePair = Pair[FamilyEstimate, FamilyDraws]
+type AnyPair = Pair[FamilyMaximum, FamilyDraws | FamilyLevelDraws]
 
 
 def is_any_family(fit: object) -> TypeGuard[AnyFamilyFits]:
     """Return whether `is_family` holds, or the fit is one of a family with several factors."""
-    return is_family(fit) or isinstance(fit, FamilyMaximum)
+    own = fit.reml if isinstance(fit, Comparison) else fit
+    return is_family(fit) or isinstance(own, FamilyMaximum | FamilyLevelDraws)
 
 
 def split_any(fit: AnyFamilyFits) -> AnyPair:
@@ -59,6 +61,11 @@ def split_any(fit: AnyFamilyFits) -> AnyPair:
     """
     if isinstance(fit, FamilyMaximum):
         return Pair(fit, None)
+    if isinstance(fit, FamilyLevelDraws):
+        return Pair(None, fit)
+    if isinstance(fit, Comparison) and isinstance(fit.post, FamilyLevelDraws):
+        assert isinstance(fit.reml, FamilyMaximum)
+        return Pair(fit.reml, fit.post)
     return Pair(*split_family(fit))
 
 
@@ -83,7 +90,7 @@ def split_family(fit: FamilyFits) -> OnePair:
     raise ArgumentError(f"the fits of '{fit.reml.moments.formula}' are not of a family of counts")
 
 
-def name_response(fit: FamilyMaximum | FamilyDraws) -> str:
+def name_response(fit: FamilyMaximum | AnyFamilyDraws) -> str:
     """Return what is expected of a trial or a unit of exposure."""
     return "rate" if fit.family.link == "log" else "probability"
 

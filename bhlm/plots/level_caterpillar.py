@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.level_draws import LevelDraws
+from bhlm.bayes.family.level_draws import FamilyLevelDraws
+from bhlm.bayes.level_draws import FactorDraws
 from bhlm.errors import ArgumentError, check_arguments, show_value
 from bhlm.layout import print_label
 from bhlm.likelihood.expected import SCALES, find_middle
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-type LevelFits = LevelsEstimate | FamilyLevelsEstimate | LevelDraws | Comparison
+type LevelFits = LevelsEstimate | FamilyLevelsEstimate | FactorDraws | Comparison
 
 
 @check_arguments
@@ -84,7 +85,8 @@ def _find_effects(fit: LevelFits, factor: str, scale: str) -> tuple["pd.DataFram
     if scale not in SCALES:
         raise ArgumentError(f"scale={scale!r} is not known; choose one of {', '.join(SCALES)}")
     effects = tabulate_factor(fit, factor)
-    if not isinstance(fit, FamilyLevelsEstimate):
+    given = _find_given(fit)
+    if not isinstance(given, FamilyLevelsEstimate | FamilyLevelDraws):
         if scale != "link":
             raise ArgumentError(
                 f"scale={scale!r} is for families of zeros and ones, proportions and counts; leave "
@@ -92,7 +94,12 @@ def _find_effects(fit: LevelFits, factor: str, scale: str) -> tuple["pd.DataFram
             )
         return effects, DEVIATION
     if scale == "link":
-        return effects, Level(f"deviation ({fit.family.link} scale)", 0.0, "0")
+        return effects, Level(f"deviation ({given.family.link} scale)", 0.0, "0")
+    if not isinstance(fit, FamilyLevelsEstimate):
+        raise ArgumentError(
+            f"scale={scale!r} is not there yet for the posterior of several grouping factors; "
+            "leave it out, or draw the fit by model.ml()"
+        )
     typical = fit.family.mean(find_middle(fit.patterns).add_effects(fit.beta[None]))
     level = Level(
         f"expected {name_response(fit)}",
@@ -121,7 +128,7 @@ class Pair(NamedTuple):
     """What a page or a figure of several grouping factors is about."""
 
     reml: LevelsEstimate | FamilyLevelsEstimate | None
-    post: LevelDraws | None
+    post: FactorDraws | None
     both: Comparison | None
 
 
@@ -133,10 +140,10 @@ def split_levels(fit: LevelFits) -> Pair:
     """
     if isinstance(fit, LevelsEstimate | FamilyLevelsEstimate):
         return Pair(fit, None, None)
-    if isinstance(fit, LevelDraws):
+    if isinstance(fit, FactorDraws):
         return Pair(None, fit, None)
     reml, post = fit.reml, fit.post
-    if isinstance(reml, LevelsEstimate) and isinstance(post, LevelDraws):
+    if isinstance(reml, LevelsEstimate | FamilyLevelsEstimate) and isinstance(post, FactorDraws):
         return Pair(reml, post, fit)
     raise ArgumentError(
         f"the fits of '{reml.moments.formula}' are of one factor; bhlm.plots.plot_caterpillar "
@@ -144,7 +151,7 @@ def split_levels(fit: LevelFits) -> Pair:
     )
 
 
-def _find_given(fit: LevelFits) -> LevelsEstimate | FamilyLevelsEstimate | LevelDraws:
+def _find_given(fit: LevelFits) -> LevelsEstimate | FamilyLevelsEstimate | FactorDraws:
     reml, post, _ = split_levels(fit)
     given = reml if reml is not None else post
     assert given is not None
@@ -210,7 +217,7 @@ def tabulate_factor(fit: LevelFits, factor: str) -> "pd.DataFrame":
 def _name_coefficients(fit: LevelFits, at: int) -> tuple[str, ...]:
     """Return the random coefficients of one factor."""
     given = _find_given(fit)
-    parts = given.structure.parts if isinstance(given, LevelDraws) else given.structures
+    parts = given.structure.parts if isinstance(given, FactorDraws) else given.structures
     return tuple(parts[at].names)
 
 

@@ -15,6 +15,8 @@ from bhlm.bayes.checks.predictive import (
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.checks import check_groups as check_family_draws
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_checks import check_units
+from bhlm.bayes.family.level_draws import FamilyLevelDraws
 from bhlm.errors import check_arguments
 from bhlm.layout import format_digits
 from bhlm.plots.arviz_figures import BY_COLOUR, find_writer, name_roles
@@ -38,7 +40,7 @@ PANELS = 6  # statistics that are drawn
 
 @check_arguments
 def plot_predictive(
-    post: Draws | FamilyDraws | FamilyEstimate, *, kind: str = "same groups"
+    post: Draws | FamilyDraws | FamilyLevelDraws | FamilyEstimate, *, kind: str = "same groups"
 ) -> Figure:
     """Return the distribution over groups of their statistics, beside that of replicates.
 
@@ -60,6 +62,8 @@ def plot_predictive(
     """
     if isinstance(post, FamilyDraws):
         return draw_family_check(check_family_draws(post, kind=kind))
+    if isinstance(post, FamilyLevelDraws):
+        return draw_family_check(check_units(post, kind=kind))
     if isinstance(post, FamilyEstimate):
         return draw_family_check(check_family(post, kind=kind))
     return draw_predictive(check_groups(post, kind=kind))

@@ -14,7 +14,7 @@ from bhlm.bayes.draws import Draws, Posterior
 from bhlm.bayes.family.draws import FamilyDraws
 from bhlm.bayes.importance.draws import KHAT
 from bhlm.bayes.importance.kernels import TAIL
-from bhlm.bayes.level_draws import LevelDraws
+from bhlm.bayes.level_draws import FactorDraws
 from bhlm.bayes.priors.correlations import has_prior
 from bhlm.bayes.priors.frame import stand_at_means
 from bhlm.errors import ArgumentError, check_arguments, check_fields
@@ -22,6 +22,7 @@ from bhlm.layout import agree, count, list_names
 from bhlm.likelihood.parameters import Parameter, name_apart
 from bhlm.moments.cells import CellMoments, refuse_factors
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 from bhlm.moments.same_rows import is_alike
 from bhlm.reconciliation.curves import tabulate_curves
@@ -53,6 +54,8 @@ from bhlm.reconciliation.words import (
 )
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.levels import FamilyLevelsEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import require_likelihood
 from bhlm.reml.strata import StrataEstimate
@@ -157,7 +160,7 @@ class Comparison:
         adjusted = self.evidence.adjustment is not None
         told = ", as they were before the adjustment to the sandwich," if adjusted else ""
         shares = "neither likelihood kernel nor Jacobian"
-        if isinstance(self.reml, FamilyEstimate):
+        if isinstance(self.reml, FamilyMaximum):
             shares = "the integrals over the random effects, and no Jacobian,"
         return (
             f"Means by importance sampling, {len(exact.draws.y)} draws of which "
@@ -179,12 +182,12 @@ class Comparison:
         factors `factor` and `level` take the place of the group's label.
         """
         eb = self.reml.group_effects()
-        assert isinstance(self.post, Draws | LevelDraws | FamilyDraws)
+        assert isinstance(self.post, Draws | FactorDraws | FamilyDraws)
         posterior = self.post.group_effects()
         table = eb.rename(columns={"estimate": "eb", "sd": "eb_sd"})
         table = table.drop(columns="pev", errors="ignore")
         own = ("eb", "eb_sd", "mean", "sd", "lower", "upper", "gap", "widening")
-        if not isinstance(self.reml, LevelsEstimate):
+        if not isinstance(self.reml, LevelsEstimate | FamilyLevelsEstimate):
             (group,) = name_apart([self.reml.moments.group], table=("coefficient", *own))
             table.columns = [group, *table.columns[1:]]
         for column in ("mean", "sd", "lower", "upper"):
@@ -264,17 +267,18 @@ def compare(
 
 
 def _check_pair(reml: AnyEstimate, post: Posterior) -> None:
-    if isinstance(reml, FamilyEstimate) != isinstance(post.moments, Patterns):
+    is_counted = isinstance(reml, FamilyEstimate | FamilyLevelsEstimate)
+    if is_counted != isinstance(post.moments, Patterns | LevelPatterns):
         raise ArgumentError(
             f"the fits differ in their families ('{reml.moments.formula}' and "
             f"'{post.moments.formula}'); make both from one Model"
         )
-    if isinstance(reml, FamilyEstimate) and reml.nagq is not None:
+    if isinstance(reml, FamilyEstimate | FamilyLevelsEstimate) and reml.nagq is not None:
         raise ArgumentError(
             f"nagq={reml.nagq} cannot be reconciled: the posterior rests on integrals that are "
             "exact; fit with model.ml()"
         )
-    if not isinstance(reml, FamilyEstimate) and reml.method != "reml" and not is_pseudo(reml):
+    if not is_counted and reml.method != "reml" and not is_pseudo(reml):
         raise ArgumentError(
             f"method={reml.method!r} cannot be reconciled: only the REML estimate is the mode of "
             "a flat-prior posterior; fit with model.reml()"
@@ -284,7 +288,11 @@ def _check_pair(reml: AnyEstimate, post: Posterior) -> None:
             "the posterior was sampled with prior_only=True, so there is nothing to reconcile; "
             "sample with the likelihood"
         )
-    structures = reml.structures if isinstance(reml, LevelsEstimate) else (reml.structure,)
+    structures = (
+        reml.structures
+        if isinstance(reml, LevelsEstimate | FamilyLevelsEstimate)
+        else (reml.structure,)
+    )
     wrong = [each.kind for each in structures if not has_prior(each)]
     if wrong:
         raise ArgumentError(
@@ -319,6 +327,16 @@ def is_same(ours: Reduced, theirs: Reduced) -> bool:
                 for name in ("starts", "n", "y", "offset", "values")
             )
         )
+    if isinstance(ours, LevelPatterns) or isinstance(theirs, LevelPatterns):
+        return (
+            isinstance(ours, LevelPatterns)
+            and isinstance(theirs, LevelPatterns)
+            and (ours.family.name, ours.family.link) == (theirs.family.name, theirs.family.link)
+            and all(
+                np.array_equal(getattr(ours, name), getattr(theirs, name))
+                for name in ("n", "y", "offset", "values", "rows")
+            )
+        )
     return np.array_equal(ours.n, theirs.n) and is_alike(
         (ours.mean, ours.cross), (theirs.mean, theirs.cross), n=float(np.sum(ours.n))
     )
@@ -326,7 +344,7 @@ def is_same(ours: Reduced, theirs: Reduced) -> bool:
 
 def _list_codes(moments: Reduced) -> list[list[int]]:
     """Return the level of every factor that each cell belongs to; of one factor nothing."""
-    return moments.codes.tolist() if isinstance(moments, CellMoments) else []
+    return moments.codes.tolist() if isinstance(moments, CellMoments | LevelPatterns) else []
 
 
 def _judge(

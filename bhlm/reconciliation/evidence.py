@@ -32,6 +32,7 @@ from bhlm.errors import PriorError
 from bhlm.layout import list_names
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameter
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
@@ -52,12 +53,15 @@ from bhlm.reconciliation.swaps import ENOUGH, Share, Swapped, measure_share, swa
 from bhlm.reconciliation.weighted_mode import find_weighted_mode
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate
 
 Array = np.ndarray
 SAME_G = 1e-12  # of its largest element, by which rounding parts G from its root
-type AnyEstimate = Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate
+type AnyEstimate = (
+    Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate | StrataEstimate
+)
 
 
 class Points(NamedTuple):
@@ -260,11 +264,11 @@ def _find_mode(reml: AnyEstimate, post: Posterior, flat: ResolvedPriors) -> Flat
     """Return the mode under flat priors, of a family jointly with the fixed effects."""
     structure, white = post.structure, post.white
     flat = replace(flat, frame=stand_at_means(post.moments, structure))  # flat in any frame
-    if isinstance(white, WhitenedPatterns):
-        assert isinstance(reml, FamilyEstimate)
-        start = reml.beta, reml.root
-        return find_family_mode(reml.patterns, white, structure, start=start)
-    assert not isinstance(reml, FamilyEstimate)
+    if isinstance(reml, FamilyEstimate | FamilyLevelsEstimate):
+        assert isinstance(white, WhitenedPatterns | WhitenedNest)
+        root = reml.root if isinstance(reml, FamilyEstimate) else block_diag(*reml.roots)
+        return find_family_mode(reml.patterns, white, structure, start=(reml.beta, root))
+    assert not isinstance(white, WhitenedPatterns | WhitenedNest)
     if isinstance(white, Whitened) and not white.is_plain:
         sigma = [each**0.5 for each in _list_residuals(reml)]
         at = reml.at if isinstance(reml, StrataEstimate) else reml

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhlm.bayes.density import Density, constrain, log_density
+from bhlm.bayes.density import AnyWhitened, Density, constrain, log_density
 from bhlm.bayes.level_density import LevelDensity, constrain_levels, log_levels
 from bhlm.bayes.priors.frame import Frame
 from bhlm.kernels import kernel
@@ -32,11 +32,9 @@ from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import marginal_cells
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.parameters import Parameters
-from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray
-type AnyWhite = Whitened | WhitenedCells | WhitenedPatterns
 
 GRADIENT = 1e-7  # of the log-likelihood per element of lam: below, a step gains less than 1e-12
 STEPS = 60
@@ -508,7 +506,7 @@ def _evaluate_at(
     return float(loglik), float(log_density(x, density)[0])
 
 
-def locate(density: Density, white: AnyWhite, root: Array, sigma: float, beta: Array) -> Array:
+def locate(density: Density, white: AnyWhitened, root: Array, sigma: float, beta: Array) -> Array:
     """Return the unconstrained position x (d,) of a root, kept from the boundary by `NUDGE`."""
     p, q = white.p, white.q
     x = np.zeros(density.dimension)
@@ -535,7 +533,7 @@ def locate(density: Density, white: AnyWhite, root: Array, sigma: float, beta: A
 
 
 def locate_shared(
-    density: Density, white: AnyWhite, root: Array, sigma: float, beta: Array
+    density: Density, white: AnyWhitened, root: Array, sigma: float, beta: Array
 ) -> Array:
     """Return the same of a root of G = sd^2 ((1 - r) I + r 11')."""
     p, q, unit = white.p, white.q, float(density.unit[0])

@@ -21,6 +21,7 @@ from bhlm.bayes.importance.posterior import ImportancePosterior
 from bhlm.bayes.importance.target import Conditional, Target, build_target, condition_fixed
 from bhlm.bayes.priors.families import Flat, Prior, PyMCPrior
 from bhlm.bayes.priors.frame import stand_at_means
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
 
 Array = np.ndarray
@@ -50,7 +51,7 @@ class Normals(NamedTuple):
 
 def place_draws(post: Posterior) -> Complete | None:
     """Return where each fixed effect lies in its distribution given all else; None of families."""
-    if isinstance(post.white, WhitenedPatterns):
+    if isinstance(post.white, WhitenedPatterns | WhitenedNest):
         return None
     target = build_target(post.white, post.priors, post.structure)
     beta, root, sigma = flatten_draws(post)

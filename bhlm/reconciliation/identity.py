@@ -5,7 +5,7 @@ from typing import Literal
 
 from bhlm.reconciliation.flat_mode import FlatMode
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate
 
@@ -29,7 +29,7 @@ class Identity:
 
 
 def compare_heights(
-    mode: FlatMode, reml: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate
+    mode: FlatMode, reml: Estimate | LevelsEstimate | FamilyMaximum | StrataEstimate
 ) -> Identity:
     """Return whether the mode is the REML estimate and, if not, which side is at fault.
 

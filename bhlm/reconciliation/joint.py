@@ -31,6 +31,7 @@ from bhlm.bayes.importance.kernels import tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
 from bhlm.bayes.importance.target import build_target, condition_fixed
 from bhlm.layout import list_names
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
 from bhlm.reconciliation.evidence import Evidence, resolve_sampled, take_sampled
 from bhlm.reconciliation.given_rest import COLLINEAR, Complete, list_unplaced, place_draws
@@ -105,7 +106,7 @@ def describe_joint(evidence: Evidence) -> str:
 
 def condition_draws(post: Posterior) -> Residuals | None:
     """Return the fixed effects less their means given the rest; None where those are unknown."""
-    if isinstance(post.white, WhitenedPatterns):  # nothing is normal given the rest
+    if isinstance(post.white, WhitenedPatterns | WhitenedNest):  # nothing is normal given the rest
         return None
     target = build_target(post.white, post.priors, post.structure)
     if not target.exact:

@@ -10,7 +10,9 @@ from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.level_tails import judge_existence
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.priors.tails import describe_ray, name_indices
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
 
 
@@ -35,13 +37,13 @@ def judge_proper(
     """
     priors = post.priors if priors is None else priors
     moments, white, structure = post.moments, post.white, post.structure
-    if isinstance(moments, Patterns):
-        assert isinstance(white, WhitenedPatterns)
+    if isinstance(moments, Patterns | LevelPatterns):
+        assert isinstance(white, WhitenedPatterns | WhitenedNest)
         indices = index_family(moments, structure, priors, white, without=without)
-        least = min(indices[str(sd)] for sd in structure.sds)
-        slowest = f"the groups whose responses differ are too few to bound {structure.sds[0]}"
-        return Proper(min(indices.values()) > 0.0, indices, slowest, least)
-    assert not isinstance(white, WhitenedPatterns)
+        sd = min(map(str, structure.sds), key=lambda name: indices[name])
+        slowest = f"the groups whose responses differ are too few to bound {sd}"
+        return Proper(min(indices.values()) > 0.0, indices, slowest, indices[sd])
+    assert not isinstance(white, WhitenedPatterns | WhitenedNest)
     found = judge_existence(white, structure, priors, without=tuple(without))
     return Proper(
         found.proper,

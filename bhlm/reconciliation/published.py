@@ -11,12 +11,15 @@ from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.likelihood.profiled import evaluate
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.optimize import unwhiten_loglik
 from bhlm.reml.strata import StrataEstimate
 from bhlm.sources.gallery import Published, agrees_with_print, printed_tolerance
 
 Array = np.ndarray
+
+type AnyFamilyEstimate = FamilyEstimate | FamilyLevelsEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class PrintedCheck:
 
 
 def check_published(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, published: Published
+    fit: Estimate | LevelsEstimate | AnyFamilyEstimate | StrataEstimate, published: Published
 ) -> tuple[PrintedCheck, ...]:
     """Return every printed value beside the fit's.
 
@@ -103,13 +106,13 @@ def check_published(
 
 
 def _list_groups(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, published: Published
+    fit: Estimate | LevelsEstimate | AnyFamilyEstimate | StrataEstimate, published: Published
 ) -> dict[str, str]:
     """Return the printed numbers of groups, by factor; of one factor under "value".
 
     Raises `GalleryError` where they are not of the fit's factors.
     """
-    several = isinstance(fit, LevelsEstimate)
+    several = isinstance(fit, LevelsEstimate | FamilyLevelsEstimate)
     if several and published.group_size is not None:
         raise GalleryError(
             "published.group_size is of a single factor, and "
@@ -132,13 +135,15 @@ def _list_groups(
 
 
 def _count_levels(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, factor: str
+    fit: Estimate | LevelsEstimate | AnyFamilyEstimate | StrataEstimate, factor: str
 ) -> int:
-    return fit.moments.groups[factor] if isinstance(fit, LevelsEstimate) else fit.moments.n_groups
+    if isinstance(fit, LevelsEstimate | FamilyLevelsEstimate):
+        return fit.moments.groups[factor]
+    return fit.moments.n_groups
 
 
 def describe_published(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate,
+    fit: Estimate | LevelsEstimate | AnyFamilyEstimate | StrataEstimate,
     published: Published,
     checks: tuple[PrintedCheck, ...],
 ) -> str:

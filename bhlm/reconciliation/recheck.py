@@ -14,6 +14,7 @@ from bhlm.bayes.draws import Posterior
 from bhlm.bayes.rounding import resolve_draws
 from bhlm.likelihood.factor_names import name_factors
 from bhlm.moments.cells import CellMoments
+from bhlm.moments.level_patterns import LevelPatterns
 
 Array = np.ndarray
 
@@ -73,7 +74,7 @@ def find_contradictions(post: Posterior) -> list[str]:
 
 def _list_variables(post: Posterior) -> Iterator[tuple[tuple[str, str, str], slice]]:
     """Yield what SDs, correlations and covariances of each factor are called, and its rows in G."""
-    if isinstance(post.moments, CellMoments):
+    if isinstance(post.moments, CellMoments | LevelPatterns):
         names = name_factors(post.moments)
         for name, span in zip(names, post.structure.spans, strict=True):
             yield (f"sd|{name}", f"corr|{name}", f"cov|{name}"), span

@@ -31,7 +31,7 @@ from bhlm.reconciliation.swaps import (
     swap_priors,
 )
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.maximum import FamilyMaximum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -427,7 +427,7 @@ def is_pseudo(reml: AnyEstimate) -> bool:
 
 def speak_of(reml: AnyEstimate, text: str) -> str:
     """Return a sentence about REML as one about what takes its place, where something does."""
-    if isinstance(reml, FamilyEstimate):
+    if isinstance(reml, FamilyMaximum):
         return speak_of_ml(text)
     if is_pseudo(reml):
         told = text.replace("restricted log-likelihood", "log-pseudo-likelihood")

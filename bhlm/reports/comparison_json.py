@@ -5,9 +5,15 @@ from typing import TYPE_CHECKING, Any
 from bhlm.files import make_plain
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
+from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.strata import StrataEstimate
-from bhlm.reports.family_json import describe_family, describe_patterns
+from bhlm.reports.family_json import (
+    describe_family,
+    describe_family_levels,
+    describe_level_patterns,
+    describe_patterns,
+)
 from bhlm.reports.json import (
     describe_cells,
     describe_levels,
@@ -66,11 +72,15 @@ def describe_reconciliation(both: "Comparison", *, df: str | None = None) -> dic
 
 
 def _describe_reml_side(
-    fit: Estimate | LevelsEstimate | FamilyEstimate | StrataEstimate, df: str | None
+    fit: Estimate | LevelsEstimate | FamilyEstimate | FamilyLevelsEstimate | StrataEstimate,
+    df: str | None,
 ) -> dict[str, Any]:
     """Return `model` and `reml` of a single factor or several, or of a family."""
     if isinstance(fit, FamilyEstimate):
         return {"model": describe_patterns(fit.patterns), "reml": describe_family(fit)}
+    if isinstance(fit, FamilyLevelsEstimate):
+        told = describe_level_patterns(fit.patterns)
+        return {"model": told, "reml": describe_family_levels(fit)}
     if isinstance(fit, LevelsEstimate):
         return {"model": describe_cells(fit.moments), "reml": describe_levels(fit, df=df)}
     if isinstance(fit, StrataEstimate):

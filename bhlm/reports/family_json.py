@@ -16,7 +16,7 @@ from bhlm.reml.family.population import (
 from bhlm.reports.json import ESTIMATE_KEYS, describe_posterior
 
 if TYPE_CHECKING:
-    from bhlm.bayes.family.draws import FamilyDraws
+    from bhlm.bayes.family.level_draws import AnyFamilyDraws
 
 
 def describe_patterns(patterns: Patterns) -> dict[str, Any]:
@@ -113,18 +113,20 @@ def describe_family_levels(fit: FamilyLevelsEstimate) -> dict[str, Any]:
     )
 
 
-def describe_family_posterior(fit: "FamilyDraws") -> dict[str, Any]:
+def describe_family_posterior(fit: "AnyFamilyDraws") -> dict[str, Any]:
     """Return the posterior of a family under the keys of the JSON.
 
     `integration` has the largest error of the log-likelihood over the draws.
     """
-    from bhlm.bayes.family.quantities import derive_icc
+    from bhlm.bayes.family.level_draws import FamilyLevelDraws
+    from bhlm.bayes.family.quantities import derive_icc, derive_level_icc
     from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_draws
 
     ratios = None if fit.family.link == "probit" else tabulate_draws(fit).to_dict("index")
+    shares = derive_level_icc(fit) if isinstance(fit, FamilyLevelDraws) else derive_icc(fit)
     own = {
         "integration": {"error": fit.error},
         "ratios": ratios,
-        "icc": derive_icc(fit).estimates.to_dict("index"),
+        "icc": shares.estimates.to_dict("index"),
     }
     return dict(make_plain(describe_posterior(fit) | own))

@@ -378,6 +378,7 @@ def fit_others(table: pd.DataFrame, *, long: bool) -> dict[str, tuple[bhlm.Model
             "Nested": (nested, nested.reml()),
             "LevelBayesFit": (several, several.sample(seed=1, draws=120, tune=60, chains=2)),
             "FamilyBayesFit": (hits, hits.sample(seed=1, draws=120, tune=60, chains=2)),
+            "FamilyLevelBayesFit": (inner, inner.sample(seed=1, draws=120, tune=60, chains=2)),
             "WeightedBayesFit": (known, known.sample(seed=1, draws=120, tune=60, chains=2)),
         }
     return found

@@ -214,7 +214,7 @@ def test_scale_of_an_exposure() -> None:
     [
         (lambda m: m.ml(nagq=7), "nagq=7 is not there for several grouping factors"),
         (lambda m: m.reml(), "restricted maximum likelihood is not there for family='binomial'"),
-        (lambda m: m.sample(seed=1), "a posterior is not there"),
+        (lambda m: m.sample(seed=1), "no density to sample by"),
         (lambda m: m.pymc(), "give form='conditional'"),
         (lambda m: m.rows(), "single rows is not there"),
         (lambda m: m.cell_rows(), "single rows is not there"),

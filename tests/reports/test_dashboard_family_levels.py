@@ -289,3 +289,61 @@ def test_the_page_of_slopes_and_of_a_singular_fit(tmp_path: Path):
     twin = json.loads((tmp_path / "slopes.json").read_text(encoding="utf-8"))
     names = [b["name"] for each in twin["sections"] for b in each["blocks"] if "name" in b]
     assert len(names) == len(set(names))
+
+
+@cache
+def make_small_table() -> pd.DataFrame:
+    table = make_table()
+    return table[(table["school"] < 6) & (table["item"].str[1:].astype(int) < 4)]
+
+
+@pytest.mark.wide
+def test_one_command_makes_the_page_of_a_posterior(tmp_path, capsys):
+    make_small_table().to_csv(tmp_path / "rows.csv", index=False)
+    page, numbers, kept = tmp_path / "page.html", tmp_path / "own.json", tmp_path / "post.zarr"
+    status, out, _ = run(
+        capsys, "sample", "--data", tmp_path / "rows.csv", "--formula", f"hit ~ x + {NESTED}",
+        "--family", "bernoulli", "--draws", "60", "--tune", "60", "--chains", "2",
+        "--dashboard", page, "--json", numbers, "--save", kept,
+    )  # fmt: skip
+    twin = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    own = json.loads(numbers.read_text(encoding="utf-8"))
+    assert status == 1  # so few draws do not pass
+    assert "18 levels of 'school:class' with 4 to 4 rows" in out
+    assert [each["name"] for each in twin["sections"]] == [
+        "verdict", "effects", "convergence", "groups", "checks", "priors", "reproduction",
+    ]  # fmt: skip
+    assert "could not be computed" not in page.read_text(encoding="utf-8")
+    assert own["model"]["groups"] == {"school": 6, "school:class": 18}
+    assert set(own["posterior"]["ratios"]) == {"Intercept", "x"}
+    post = bhlm.load(kept)
+    again = tmp_path / "again.html"
+    post.dashboard(again)
+    assert again.exists()
+    assert own["posterior"]["estimates"]["x"]["mean"] == pytest.approx(
+        float(post.estimates.loc["x", "mean"])
+    )
+    refused = run(
+        capsys, "sample", "--data", tmp_path / "rows.csv", "--formula",
+        "hit ~ x + (1 | class) + (1 | item)", "--family", "bernoulli",
+    )  # fmt: skip
+    check_refusal(refused, "no density to sample by")
+
+
+@pytest.mark.slow
+def test_one_command_reconciles_and_makes_the_page(tmp_path, capsys):
+    make_small_table().to_csv(tmp_path / "rows.csv", index=False)
+    page = tmp_path / "page.html"
+    status, out, _ = run(
+        capsys, "reconcile", "--data", tmp_path / "rows.csv", "--formula", f"hit ~ x + {NESTED}",
+        "--family", "bernoulli", "--dashboard", page,
+    )  # fmt: skip
+    twin = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert status in (0, 1)
+    assert "Reconciliation of ML and the posterior" in out
+    assert [each["name"] for each in twin["sections"]] == [
+        "verdict", "reconciliation", "effects", "convergence", "groups", "checks", "priors",
+        "reproduction",
+    ]  # fmt: skip
+    assert "could not be computed" not in page.read_text(encoding="utf-8")
+    assert twin["reconciliation"]["verdict"] in ("agree", "explained", "undetermined")

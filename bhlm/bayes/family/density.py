@@ -29,6 +29,7 @@ from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.lattice import Rows
 from bhlm.likelihood.lattice_sums import move_rows, sum_groups
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 
@@ -173,13 +174,17 @@ def centre_family(density: FamilyDensity, start: Array) -> FamilyDensity:
 
 
 def start_search(density: FamilyDensity) -> Array:
-    """Return the position (d,) at which the search for the mode begins.
+    """Return the position (d,) at which the search for the mode begins, see `start_at_mean`."""
+    return start_at_mean(density.base, density.nodes.white)
 
-    Of the fixed effects it is that of the same mean everywhere.
+
+def start_at_mean(base: Density, white: WhitenedPatterns | WhitenedNest) -> Array:
+    """Return the position (d,), without a residual SD, of the same mean everywhere.
+
+    SDs are a third, per unit of their column's spread.
     """
-    base, white = density.base, density.nodes.white
     p, s = len(base.offset), len(base.unit)
-    x = np.zeros(density.dimension)
+    x = np.zeros(base.dimension - 1)
     mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
     level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
     x[:p] = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]

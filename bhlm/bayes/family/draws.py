@@ -2,19 +2,27 @@
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.convergence import Certificate, diagnose_run
+from bhlm.bayes.convergence import Certificate, Diagnostics, diagnose_run
 from bhlm.bayes.density import evaluate_priors
-from bhlm.bayes.draws import HELD, Posterior, Settings, build_tree, parameter_draws
+from bhlm.bayes.draws import (
+    HELD,
+    Posterior,
+    Settings,
+    build_tree,
+    parameter_draws,
+    sign_roots,
+    tell_unbounded,
+)
 from bhlm.bayes.existence import index_tails
 from bhlm.bayes.family.tails import index_family
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.rounding import resolve_draws
+from bhlm.bayes.streams import run_streams
 from bhlm.errors import check_arguments
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import tabulate_effects
@@ -23,7 +31,6 @@ from bhlm.likelihood.parameters import Parameters, name_group_dimension, scale_c
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 from bhlm.moments.groups import find_groups
 from bhlm.moments.patterns import Patterns
-from bhlm.processes import count_cores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-STREAM = 64  # draws of which the effects come from one random stream
 # Of a draw's log-likelihood: above it the integrals have not been done well enough.
 ACCURATE = 1e-3
 
@@ -178,9 +184,7 @@ def integrate_draws(
     whitened = np.linalg.solve(white.fixed, beta.T).T
     lam = np.linalg.solve(white.basis, root)
 
-    def fill(stream: int) -> None:
-        rng = np.random.default_rng([seed, 1, stream])
-        span = slice(stream * STREAM, min((stream + 1) * STREAM, count))
+    def fill(span: slice, rng: np.random.Generator) -> None:
         size = (span.stop - span.start, groups)
         if prior_only:
             v = rng.standard_normal((*size, q))
@@ -191,9 +195,7 @@ def integrate_draws(
             )
         effects[span] = np.einsum("nab,njb->nja", root[span], v)
 
-    streams = range(-(-count // STREAM))
-    with ThreadPoolExecutor(min(count_cores(), len(streams))) as pool:
-        list(pool.map(fill, streams))
+    run_streams(fill, count, seed=seed)
     return Drawn(effects, logliks, float(errors.max(initial=0.0)))
 
 
@@ -232,9 +234,7 @@ def build_family_fit(
         held: numbers of random effects, and of groups' log-likelihoods, that `data` may hold.
         certificate: of independent draws.
     """
-    diagonal = np.einsum("...ii->...i", flat.root)
-    root = flat.root * np.where(diagonal < 0.0, -1.0, 1.0)[..., None, :]
-    flat = Parameters(flat.beta, root, np.ones(len(root)))
+    flat = sign_roots(flat)._replace(sigma=np.ones(len(flat.beta)))
     shape = next(iter(stats.values())).shape
 
     def chain(values: Array) -> Array:
@@ -266,21 +266,21 @@ def build_family_fit(
     diagnostics = diagnose_run(
         resolve_draws(patterns, structure, named, flat.root), stats, certificate
     )
-    if found.error > ACCURATE:
-        diagnostics = diagnostics.add_failure(
-            f"the log-likelihood is known to {found.error:.2g} only at some draw, where an SD is "
-            "large; state a prior of the SDs that you would defend, Priors(sd=...)"
-        )
-    if unbounded:
-        sentence = (
-            f"{patterns.n_groups} groups do not bound {' and '.join(unbounded)}: the upper tail is "
-            "that of the default prior; give more groups, drop random coefficients, or state a "
-            "prior that you would defend, Priors(sd=...)"
-        )
-        diagnostics = replace(diagnostics, prior_bound=(sentence,))
+    diagnostics = tell_accuracy(diagnostics, found.error)
+    diagnostics = tell_unbounded(diagnostics, f"{patterns.n_groups} groups", unbounded)
     return FamilyDraws(
         moments=patterns, structure=structure, priors=priors, data=build_tree(patterns, content),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=nodes.white,
         nodes=nodes.steps.copy(), error=found.error,
     )  # fmt: skip
+
+
+def tell_accuracy(diagnostics: Diagnostics, error: float) -> Diagnostics:
+    """Return diagnostics that fail where the largest error of a draw's log-likelihood is large."""
+    if not error > ACCURATE:
+        return diagnostics
+    return diagnostics.add_failure(
+        f"the log-likelihood is known to {error:.2g} only at some draw, where an SD is "
+        "large; state a prior of the SDs that you would defend, Priors(sd=...)"
+    )

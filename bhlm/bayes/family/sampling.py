@@ -37,8 +37,10 @@ from bhlm.bayes.sampling import (
 )
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.patterns import WhitenedPatterns, whiten_patterns
+from bhlm.moments.level_patterns import AnyPatterns
 from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
@@ -75,11 +77,7 @@ def sample_patterns(
     """
     start = time.perf_counter()
     settings = settings or Settings()
-    if settings.sampler == "pymc":
-        raise ArgumentError(
-            f"sampler='pymc' is not there for family='{patterns.family.name}', whose random "
-            "effects are integrated by nodes; leave it out, or sample model.pymc()"
-        )
+    choose_nuts(settings, patterns.family.name)
     settings = settle(settings, patterns.n_groups)
     settings = settings if settings.tune else replace(settings, tune=TUNE)
     structure = arrange_prior(patterns, covariance)
@@ -171,7 +169,10 @@ def sample_whitened_patterns(
 
 
 def find_unbounded(
-    priors: Priors | None, patterns: Patterns, structure: Structure, white: WhitenedPatterns
+    priors: Priors | None,
+    patterns: AnyPatterns,
+    structure: Structure,
+    white: WhitenedPatterns | WhitenedNest,
 ) -> list[str]:
     """Return the SDs whose tail neither the data bound nor a prior that the user chose.
 
@@ -180,12 +181,33 @@ def find_unbounded(
     given = None if priors is None else priors.sd
     if given is not None and not isinstance(given, Mapping):
         return []
-    owned = zip(structure.names, structure.owners, strict=True)
-    chosen = {own for name, own in owned if name in (given or {})}
     flat: ResolvedPriors = resolve_priors(Priors.flat(), patterns, structure=structure)
     indices = index_family(patterns, structure, flat, white)
-    return [
-        str(sd)
-        for own, sd in enumerate(structure.sds)
-        if own not in chosen and indices[str(sd)] <= 1.0
-    ]
+    found = []
+    for part in structure.parts:
+        named = given or {}
+        own = named if len(structure.parts) == 1 else named.get(part.group, {})
+        chosen = {
+            owner
+            for name, owner in zip(part.names, part.owners, strict=True)
+            if not isinstance(own, Mapping) or name in own
+        }
+        found += [
+            str(sd)
+            for owner, sd in enumerate(part.sds)
+            if owner not in chosen and indices[str(sd)] <= 1.0
+        ]
+    return found
+
+
+def choose_nuts(settings: Settings, family: str) -> None:
+    """Refuse a sampler that does not know a family's nodes.
+
+    Raises:
+        ArgumentError: the sampler of PyMC.
+    """
+    if settings.sampler == "pymc":
+        raise ArgumentError(
+            f"sampler='pymc' is not there for family='{family}', whose random effects are "
+            "integrated by nodes; leave it out, or sample model.pymc()"
+        )

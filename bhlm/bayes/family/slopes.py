@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import AnyFamilyDraws
 from bhlm.bayes.slopes import describe_draws
 from bhlm.likelihood.expected import Places, check_kind, find_places, state_steps
 from bhlm.likelihood.parameters import check_level
@@ -22,7 +22,7 @@ DRAWS = 1000
 
 
 def describe_slopes(
-    fit: FamilyDraws,
+    fit: AnyFamilyDraws,
     column: str,
     *,
     by: By = None,
@@ -53,7 +53,7 @@ def describe_slopes(
 
 
 def describe_lines(
-    fit: FamilyDraws,
+    fit: AnyFamilyDraws,
     column: str,
     *,
     by: By = None,
@@ -80,7 +80,7 @@ def describe_lines(
 
 
 def expect_draws(
-    fit: FamilyDraws, places: Places, *, scale: str, kind: str, level: float
+    fit: AnyFamilyDraws, places: Places, *, scale: str, kind: str, level: float
 ) -> "pd.DataFrame":
     """Return `mean, sd, lower, upper` at places; arguments as of `describe_lines`."""
     if scale == "link":
@@ -89,7 +89,7 @@ def expect_draws(
     return describe_draws(places.expect(fit.family, beta, g, kind=kind), level=level)
 
 
-def thin_draws(fit: FamilyDraws) -> tuple[Array, Array]:
+def thin_draws(fit: AnyFamilyDraws) -> tuple[Array, Array]:
     """Return beta (N, p) and G (N, q, q) of about `DRAWS` draws."""
     flat = fit.flat
     step = max(1, len(flat.beta) // DRAWS)

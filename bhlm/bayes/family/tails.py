@@ -8,13 +8,17 @@ which may grow with it,
 
     P(sd > t) falls at least as fast as t^-index,    index = N - f - (w + 1),
 
-and likewise where all SDs of the factor grow at once. These are lower bounds: a moment that they
-do not promise is not reported. Source: Natarajan & Kass (2000), JASA 95, 227-237, section 3, and
-Chen, Ibrahim & Shao (2003), Comput. Stat. Data Anal. 42, for recession and propriety.
+and likewise where all SDs of the factor grow at once. Where SDs of nested factors grow together, N
+are the units of the finest of them that do not recede, and each SD's w + 1 is taken off. These are
+lower bounds: a moment that they do not promise is not reported. Source: Natarajan & Kass (2000),
+JASA 95, 227-237, section 3, and Chen, Ibrahim & Shao (2003), Comput. Stat. Data Anal. 42, for
+recession and propriety.
 """
 
 import math
 from collections.abc import Collection
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
@@ -24,8 +28,9 @@ from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.priors.tails import name_tails
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.densities import LOG
+from bhlm.likelihood.nested_families import WhitenedNest
 from bhlm.likelihood.patterns import WhitenedPatterns
-from bhlm.moments.patterns import Patterns
+from bhlm.moments.level_patterns import AnyPatterns
 
 Array = np.ndarray
 
@@ -33,11 +38,19 @@ PROGRAMS = 200  # groups whose cones are looked at, at most
 COUNTED = 40  # groups that do not recede, beyond which nobody counts
 
 
+class Growth(NamedTuple):
+    """A way in which the SDs of a factor grow: one of them, or all together."""
+
+    reaches: Array  # (Q,) bool, whose SD it is
+    bounded: float  # combinations of effects that the likelihood bounds as they grow
+    own: float  # the sum of the SDs' own indices
+
+
 def index_family(
-    patterns: Patterns,
+    patterns: AnyPatterns,
     structure: Structure,
     priors: ResolvedPriors,
-    white: WhitenedPatterns,
+    white: WhitenedPatterns | WhitenedNest,
     *,
     without: Collection[str] = (),
 ) -> dict[str, float]:
@@ -47,23 +60,20 @@ def index_family(
         patterns: the reduced table.
         structure: of the random coefficients.
         priors: one prior per parameter.
-        white: the whitened patterns.
-        without: names of `bhlm.bayes.importance.target.PRIORS` to swap for flat ones.
+        white: the whitened patterns, of a single factor or of nested ones.
+        without: names of `bhlm.bayes.importance.target.list_priors` to swap for flat ones.
     """
     free = "fixed" in without
     flat = sum(free or isinstance(prior, Flat) for prior in priors.fixed)
-    own = np.array(
-        [
-            _index(prior, power, without)
-            for prior, power in zip(priors.sd, structure.powers, strict=True)
-        ]
-    )[list(structure.owners)]
-    z = patterns.take(structure.names)
-    alone = np.array([count_along(white, z[:, i]) for i in range(structure.q)], dtype=float)
-    index = own + alone - flat
-    if structure.q > 1:
-        every = _sum_shared(own, structure) + structure.q * count_bounded(white, z) - flat
-        index = np.minimum(index, every)
+    index = np.full(structure.q, np.inf)
+    levels = _list_growths(patterns, structure, priors, white, without)
+    for choice in product(*([None, *level] for level in levels)):
+        chosen = [each for each in choice if each is not None]
+        if chosen:
+            # Effects of coarser units take from those of the finest what these are bounded by.
+            slope = chosen[-1].bounded - flat + sum(each.own for each in chosen)
+            reached = np.any([each.reaches for each in chosen], axis=0)
+            index[reached] = np.minimum(index[reached], slope)
     if not priors.frame.is_given[1]:  # as given, a coefficient is a sum of those with a prior
         index = np.minimum(index, np.min(index))
     slowest = float(np.min(index))
@@ -80,6 +90,46 @@ def index_family(
         index, beta = np.minimum(index, slowest), np.minimum(beta, slowest)
     cov = np.minimum(index[:, None], index[None, :]) / 2.0
     return name_tails(patterns, structure, beta, index, cov, math.inf)
+
+
+def _list_growths(
+    patterns: AnyPatterns,
+    structure: Structure,
+    priors: ResolvedPriors,
+    white: WhitenedPatterns | WhitenedNest,
+    without: Collection[str],
+) -> list[list[Growth]]:
+    """Return the ways to grow of each factor, the coarsest first."""
+    is_single = isinstance(white, WhitenedPatterns)
+    rank = slice(None) if isinstance(white, WhitenedPatterns) else white.rank
+    found, before = [], 0
+    for at, (part, span) in enumerate(zip(structure.parts, structure.spans, strict=True)):
+        sd = priors.sd[before : before + len(part.sds)]
+        before += len(part.sds)
+        swapped = {
+            name
+            for name, kind in (("sd", "sd" if is_single else f"sd|{part.group}"),
+                               ("scale", "scale"))
+            if kind in without
+        }  # fmt: skip
+        free = [_index(prior, power, swapped) for prior, power in zip(sd, part.powers, strict=True)]
+        own = np.array(free)[list(part.owners)]
+        units = white if isinstance(white, WhitenedPatterns) else white.keep_one(
+            white.order.index(at)
+        )  # fmt: skip
+        z = patterns.take(part.names)[rank]
+        ways = []
+        for i in range(part.q):
+            reaches = np.zeros(structure.q, dtype=bool)
+            reaches[span.start + i] = True
+            ways.append(Growth(reaches, float(count_along(units, z[:, i])), float(own[i])))
+        if part.q > 1:
+            reaches = np.zeros(structure.q, dtype=bool)
+            reaches[span] = True
+            bounded = float(part.q * count_bounded(units, z))
+            ways.append(Growth(reaches, bounded, _sum_shared(own, part)))
+        found.append(ways)
+    return found if isinstance(white, WhitenedPatterns) else [found[at] for at in white.order]
 
 
 def count_along(white: WhitenedPatterns, z: Array) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.bayes.density import evaluate_prior
+from bhlm.bayes.density import AnyWhitened, evaluate_prior
 from bhlm.bayes.draws import parameter_draws
 from bhlm.bayes.importance.draws import KHAT, WeightedDraws, draw_weighted, smooth_weights
 from bhlm.bayes.importance.kernels import Kernels, Located, locate
@@ -36,12 +36,15 @@ from bhlm.bayes.importance.target import (
 from bhlm.bayes.priors.families import Flat
 from bhlm.bayes.priors.resolve import ResolvedPriors
 from bhlm.bayes.rounding import find_rounded, read_at_means
-from bhlm.likelihood.cells import WhitenedCells, whiten_cells
+from bhlm.likelihood.cells import whiten_cells
 from bhlm.likelihood.covariance import Structure
-from bhlm.likelihood.patterns import WhitenedPatterns, whiten_patterns
-from bhlm.likelihood.whitening import Whitened, whiten
+from bhlm.likelihood.nested_families import whiten_nest
+from bhlm.likelihood.patterns import whiten_patterns
+from bhlm.likelihood.whitening import whiten
 from bhlm.moments.cells import CellMoments
 from bhlm.moments.either import Reduced
+from bhlm.moments.level_patterns import LevelPatterns
+from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 
 if TYPE_CHECKING:
@@ -122,7 +125,7 @@ def integrate_importance(
     budget: int = 30_000,
     without: frozenset[str] = frozenset(),
     frame: Array | None = None,
-    white: Whitened | WhitenedCells | WhitenedPatterns | None = None,
+    white: AnyWhitened | None = None,
 ) -> ImportancePosterior:
     """Return the posterior of every parameter by importance sampling.
 
@@ -144,7 +147,9 @@ def integrate_importance(
         white = whiten_cells(moments, structure.parts)
     elif white is None and isinstance(moments, Patterns):
         white = whiten_patterns(moments, structure)
-    elif white is None and not isinstance(moments, CellMoments | Patterns):
+    elif white is None and isinstance(moments, LevelPatterns):
+        white = whiten_nest(moments, structure.parts)
+    elif white is None and isinstance(moments, Moments):
         white = whiten(moments, structure)
     assert white is not None
     target = build_target(white, priors, structure, frame=frame, without=without)

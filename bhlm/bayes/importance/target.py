@@ -27,12 +27,12 @@ likelihood is summed by the kernel of the profiled likelihood, and the Jacobian 
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import qmc
 
-from bhlm.bayes.density import evaluate_prior, place_fixed
+from bhlm.bayes.density import AnyWhitened, evaluate_prior, place_fixed
 from bhlm.bayes.importance.modes import Modes
 from bhlm.bayes.priors.correlations import LKJ, find_law
 from bhlm.bayes.priors.families import Flat, Normal, Prior
@@ -41,7 +41,10 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.crossed import Crossed
+from bhlm.likelihood.level_pattern import pack_nodes
 from bhlm.likelihood.nested import Nested
+from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest
+from bhlm.likelihood.nested_sums import value_units
 from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 from bhlm.likelihood.positions import sum_positions
@@ -117,9 +120,35 @@ class Target:
 class Counted(NamedTuple):
     """The likelihood of a family: beta~ = middle + unit b, with b the last coordinates of y."""
 
-    nodes: Integrator
+    nodes: Integrator | NestIntegrator
     middle: Array  # (p,)
     unit: Array  # (p,)
+
+    def measure(self, beta: Array, lam: Array) -> Array:
+        """Return the log-likelihood (N,) at beta~ (N, p) and lam (N, Q, Q).
+
+        Searches for modes begin where those in the middle are, whatever was evaluated before.
+        """
+        count = len(lam)
+        loglik = np.empty(count)
+        beta, lam = np.ascontiguousarray(beta), np.ascontiguousarray(lam)
+        nodes = self.nodes
+        if isinstance(nodes, NestIntegrator):
+            data = pack_nodes(nodes).data
+
+        def fill(first: int) -> None:
+            own = nodes.copy() if isinstance(nodes, Integrator) else None
+            for at in range(first, min(first + CHUNK, count)):
+                if own is None:
+                    loglik[at] = value_units(data, lam[at], beta[at])
+                    continue
+                own.modes[:] = nodes.modes
+                loglik[at] = own.evaluate(beta[at], lam[at], derivatives=False, threads=1).loglik
+
+        firsts = range(0, count, CHUNK)
+        with ThreadPoolExecutor(min(count_cores(), max(len(firsts), 1))) as pool:
+            list(pool.map(fill, firsts))
+        return loglik
 
 
 class Place(NamedTuple):
@@ -170,7 +199,7 @@ def list_priors(structure: Structure) -> tuple[str, ...]:
 
 
 def build_target(
-    white: Whitened | WhitenedCells | WhitenedPatterns,
+    white: AnyWhitened,
     priors: ResolvedPriors,
     structure: Structure,
     *,
@@ -190,20 +219,16 @@ def build_target(
     Raises:
         ArgumentError: several factors of which one has coefficients that share an SD.
     """
+    refuse_shared(structure)
     levels: Nested | Crossed | None = None
     counted: Counted | None = None
     strata: Strata | None = None
-    known = None if isinstance(white, WhitenedPatterns) else white.held
+    known = None if isinstance(white, WhitenedPatterns | WhitenedNest) else white.held
     held = 0.0 if known is None else math.sqrt(known) * white.scale
-    if isinstance(white, WhitenedPatterns):
+    if isinstance(white, WhitenedPatterns | WhitenedNest):
         counted, panels = count_likelihood(white), Panels(np.empty(0), np.empty(0), 0.0)
     elif isinstance(white, WhitenedCells):
         levels, panels = white.levels, Panels(np.empty(0), np.empty(0), 0.0)
-        if structure.shares_variance:
-            raise ArgumentError(
-                f"covariance={structure.name_override!r} of several grouping factors is sampled, "
-                "but not yet certified or reconciled; leave it out, or take 'independent'"
-            )
     elif not white.is_plain:
         strata, panels = spread_positions(white), Panels(np.empty(0), np.empty(0), 0.0)
     else:
@@ -222,7 +247,7 @@ def build_target(
         values=panels.values,
         total=panels.total,
         reach=panels.reach,
-        n=0.0 if isinstance(white, WhitenedPatterns) else white.n,
+        n=0.0 if isinstance(white, WhitenedPatterns | WhitenedNest) else white.n,
         structure=structure,
         basis=white.basis,
         frame=priors.frame.random if frame is None else frame,
@@ -236,7 +261,7 @@ def build_target(
         exact=bool(np.all(normal | flat)),
         logdet_back=(
             0.0
-            if isinstance(white, WhitenedPatterns)
+            if isinstance(white, WhitenedPatterns | WhitenedNest)
             else white.p * math.log(white.scale) + white.logdet_fixed
         ),
         knee=np.full(len(structure.sds), -np.inf),
@@ -249,13 +274,27 @@ def build_target(
     )
 
 
-def count_likelihood(white: WhitenedPatterns) -> Counted:
+def refuse_shared(structure: Structure) -> None:
+    """Refuse several factors of which one has coefficients that share an SD.
+
+    Raises:
+        ArgumentError: there is one.
+    """
+    if len(structure.parts) > 1 and structure.shares_variance:
+        raise ArgumentError(
+            f"covariance={structure.name_override!r} of several grouping factors is sampled, "
+            "but not yet certified or reconciled; leave it out, or take 'independent'"
+        )
+
+
+def count_likelihood(white: WhitenedPatterns | WhitenedNest) -> Counted:
     """Return the likelihood of a family, its fixed effects in units of their uncertainty.
 
     By Newton's steps for beta~ where lam is I / 2; beta~ has a concave likelihood there.
     """
-    nodes = Integrator(white)
-    lam = 0.5 * np.eye(white.q)
+    nodes = Integrator(white) if isinstance(white, WhitenedPatterns) else NestIntegrator(white)
+    whole = 0.5 * np.eye(white.q)
+    lam: Any = whole if isinstance(white, WhitenedPatterns) else white.split(whole)
     mean = (white.y.sum() + 0.5) / (white.n.sum() + 1.0)
     level = float(white.family.apply_link(np.array(mean))) - white.offset.mean()
     beta = np.linalg.lstsq(white.x, np.full(len(white.x), level))[0]
@@ -272,7 +311,7 @@ def count_likelihood(white: WhitenedPatterns) -> Counted:
         ):
             share *= 0.5
         beta, found = beta + share * step, there
-    nodes.refine(beta, lam, tolerance=ACCURATE / white.n_groups)
+    nodes.refine(beta, lam, tolerance=ACCURATE / len(nodes.steps))
     nodes.evaluate(beta, lam, derivatives=False)
     covariance = np.linalg.inv(found.information[: white.p, : white.p])
     return Counted(nodes, beta, 2.0 * np.sqrt(np.diag(covariance)))
@@ -522,19 +561,7 @@ def _give_fixed(
 ) -> Conditional:
     """Return the log-likelihood of a family times the priors of its fixed effects, as they are."""
     if sums is None:
-        loglik = np.empty(len(lam))
-
-        def fill(first: int) -> None:
-            nodes = counted.nodes.copy()
-            for at in range(first, min(first + CHUNK, len(lam))):
-                nodes.modes[:] = counted.nodes.modes
-                own = np.ascontiguousarray(beta[at]), np.ascontiguousarray(lam[at])
-                loglik[at] = nodes.evaluate(*own, derivatives=False, threads=1).loglik
-
-        firsts = range(0, len(lam), CHUNK)
-        with ThreadPoolExecutor(min(count_cores(), max(len(firsts), 1))) as pool:
-            list(pool.map(fill, firsts))
-        sums = Sums(-2.0 * loglik, np.empty((len(lam), 0, 0)))
+        sums = Sums(-2.0 * counted.measure(beta, lam), np.empty((len(lam), 0, 0)))
     value = -0.5 * sums.logdet
     if "fixed" not in target.without:
         shown = target.offset + beta @ target.slope.T

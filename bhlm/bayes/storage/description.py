@@ -12,6 +12,7 @@ from bhlm.bayes.adjust import Adjustment
 from bhlm.bayes.convergence import Certificate, Diagnostics
 from bhlm.bayes.draws import Draws, Posterior, Settings
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import FamilyLevelDraws
 from bhlm.bayes.priors.correlations import LKJ, arrange_prior
 from bhlm.bayes.priors.families import Prior, TextPrior
 from bhlm.bayes.priors.frame import Frame, stand_as_given
@@ -22,11 +23,16 @@ from bhlm.files import make_plain
 from bhlm.likelihood.cells import whiten_cells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.families import find_family
+from bhlm.likelihood.nested_families import whiten_nest
 from bhlm.likelihood.patterns import whiten_patterns
 from bhlm.likelihood.whitening import Whitened, whiten
-from bhlm.moments.cells import describe_cells, rebuild_cells
+from bhlm.moments.cells import CellMoments, describe_cells, rebuild_cells
 from bhlm.moments.either import Reduced as AnyReduced
-from bhlm.moments.level_patterns import LevelPatterns, describe_level_patterns
+from bhlm.moments.level_patterns import (
+    LevelPatterns,
+    describe_level_patterns,
+    rebuild_level_patterns,
+)
 from bhlm.moments.memory import Blocks, Reduced
 from bhlm.moments.moments import INTERCEPT, Moments, describe_moments, rebuild_moments
 from bhlm.moments.patterns import Patterns, describe_patterns, rebuild_patterns
@@ -51,6 +57,14 @@ PATTERNS = {
     "offset": ["pattern"],
     "values": ["pattern", "column"],
     "rows": ["block"],
+}
+# Those of several factors, which are all by pattern, as their labels are.
+LEVEL_PATTERNS = {
+    "n": ["pattern"],
+    "y": ["pattern"],
+    "offset": ["pattern"],
+    "values": ["pattern", "column"],
+    "rows": ["pattern"],
 }
 NODES = "nodes"
 LABELS = "labels_{}"  # the i-th grouping column's, of several factors
@@ -82,9 +96,9 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
     entries = {}
     for name, array in _list_arrays(fit.moments).items():
         arrays[EXTRA, name] = array
-        dims = (PATTERNS if isinstance(fit, FamilyDraws) else MOMENTS).get(name, ["block"])
+        dims = _list_dims(fit.moments).get(name, ["block"])
         entries[name] = _describe_array(array, dims, {})
-    if isinstance(fit, FamilyDraws):
+    if isinstance(fit, FamilyDraws | FamilyLevelDraws):
         arrays[EXTRA, NODES] = fit.nodes
         entries[NODES] = _describe_array(fit.nodes, ["block"], {})
     for name, (array, dims) in _list_weights(fit).items():
@@ -119,7 +133,7 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
             "inflation": fit.adjustment.inflation.tolist(),
             "failure": fit.adjustment.failure,
         }
-    if isinstance(fit, FamilyDraws):
+    if isinstance(fit, FamilyDraws | FamilyLevelDraws):
         description["error"] = fit.error
     return _encode(description), arrays
 
@@ -127,7 +141,8 @@ def describe_fit(fit: Posterior) -> tuple[str, Arrays]:
 def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
     """Return the fit that a JSON text and arrays stand for.
 
-    `Draws`, `LevelDraws` of several grouping factors, `FamilyDraws` of a family.
+    `Draws`, `LevelDraws` of several grouping factors, `FamilyDraws` and `FamilyLevelDraws` of a
+    family.
     """
     import xarray as xr
 
@@ -170,6 +185,14 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
             nodes=arrays[EXTRA, NODES],
             error=content["error"],
         )
+    if isinstance(moments, LevelPatterns):
+        return FamilyLevelDraws(
+            moments=moments,
+            white=whiten_nest(moments, structure.parts),
+            **kept,
+            nodes=arrays[EXTRA, NODES],
+            error=content["error"],
+        )
     if isinstance(moments, Moments):
         white = _read_strata(arrays, whiten(moments, structure))
         adjustment = _read_adjustment(content.get("adjustment"))
@@ -183,7 +206,7 @@ def _list_weights(fit: Posterior) -> dict[str, tuple[Array, list[str]]]:
     """Return the sums of weights by block, and the blocks of strata, with their dimensions."""
     found: dict[str, tuple[Array, list[str]]] = {}
     moments = fit.moments
-    if not isinstance(moments, Patterns) and moments.weighting is not None:
+    if isinstance(moments, Moments | CellMoments) and moments.weighting is not None:
         found |= {
             f"weights_{name}": (array, ["block"])
             for name, array in describe_weighting(moments.weighting).items()
@@ -220,6 +243,10 @@ def _list_arrays(moments: AnyReduced) -> dict[str, Array]:
     """Return the arrays of moments, or of patterns, by their name in a file."""
     if isinstance(moments, Patterns):
         return {name: getattr(moments, name) for name in PATTERNS}
+    if isinstance(moments, LevelPatterns):
+        columns = enumerate(moments.cell_labels.values())
+        named = {LABELS.format(at): column for at, column in columns}
+        return named | {name: getattr(moments, name) for name in LEVEL_PATTERNS}
     labels = (
         {"groups": moments.groups}
         if isinstance(moments, Moments)
@@ -228,13 +255,29 @@ def _list_arrays(moments: AnyReduced) -> dict[str, Array]:
     return labels | {name: getattr(moments, name) for name in MOMENTS}
 
 
+def _list_dims(moments: AnyReduced) -> dict[str, list[str]]:
+    """Return the dimensions of the arrays of moments, or of patterns; those of labels are one."""
+    if isinstance(moments, LevelPatterns):
+        labels = (LABELS.format(at) for at in range(len(moments.cell_labels)))
+        return LEVEL_PATTERNS | {name: ["pattern"] for name in labels}
+    return PATTERNS if isinstance(moments, Patterns) else MOMENTS
+
+
 def _describe_moments(moments: AnyReduced) -> dict[str, Any]:
     if isinstance(moments, Patterns):
         return describe_patterns(moments)
+    if isinstance(moments, LevelPatterns):
+        return describe_level_patterns(moments) | {"min_group_size": moments.min_group_size}
     return describe_moments(moments) if isinstance(moments, Moments) else describe_cells(moments)
 
 
 def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyReduced:
+    if "family" in description and "groupings" in description:
+        names = description["groupings"]
+        labels = {name: arrays[EXTRA, LABELS.format(at)] for at, name in enumerate(names)}
+        lists = {name: arrays[EXTRA, name] for name in LEVEL_PATTERNS}
+        family = find_family(description["family"], description["link"])
+        return rebuild_level_patterns(description, labels, lists, family=family)
     if "family" in description:
         held = {name: arrays[EXTRA, name] for name in PATTERNS}
         family = find_family(description["family"], description["link"])
@@ -244,8 +287,8 @@ def _rebuild_moments(description: Mapping[str, Any], arrays: Arrays) -> AnyReduc
         reduced = Reduced(arrays[EXTRA, "groups"], n, mean, cross, _read_weighting(arrays))
         return rebuild_moments(description, reduced)
     columns = range(len(description["groupings"]))
-    labels = tuple(arrays[EXTRA, LABELS.format(at)] for at in columns)
-    return rebuild_cells(description, Blocks(labels, n, mean, cross, _read_weighting(arrays)))
+    held_labels = tuple(arrays[EXTRA, LABELS.format(at)] for at in columns)
+    return rebuild_cells(description, Blocks(held_labels, n, mean, cross, _read_weighting(arrays)))
 
 
 def _read_covariance(content: Mapping[str, Any], moments: AnyReduced) -> str | None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import special
 
-from bhlm.errors import ArgumentError, DataError
 from bhlm.likelihood.averages import average_mean, spread_effects
 from bhlm.likelihood.crossed_families import Approximation, WhitenedCross
 from bhlm.likelihood.expected import check_scale, find_middle
 from bhlm.likelihood.nested import is_nested
 from bhlm.likelihood.parameters import check_level
-from bhlm.moments.groups import KINDS
+from bhlm.moments.groups import check_units
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.family.nested_predictions import average_known, place_units, spread_known
 from bhlm.reml.standard_errors import Z95
@@ -66,19 +65,8 @@ def predict_rows(
 
     check_level(level)
     check_scale(scale)
-    if kind not in KINDS:
-        raise ArgumentError(f"kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
-    if new_groups not in ("error", "population"):
-        raise ArgumentError(
-            f"new_groups={new_groups!r} is not known; choose 'error' or 'population'"
-        )
+    check_units(list(fit.patterns.groups), codes, kind=kind, new_groups=new_groups)
     codes = codes if kind == "conditional" else np.full_like(codes, -1)
-    if kind == "conditional" and new_groups == "error" and (codes < 0).any():
-        name = list(fit.patterns.groups)[int(np.flatnonzero((codes < 0).any(axis=1))[0])]
-        raise DataError(
-            f"some rows have a level of '{name}' that the fit has not seen; ask for "
-            "new_groups='population', or kind='population'"
-        )
     units = place_units(fit, codes) if fit.marginal is not None else None
     linear, own, effects = locate_rows(fit, codes, x, z, offset, units=units)
     for code, own_z, g in zip(codes, z, fit.gs, strict=True):

@@ -6,9 +6,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import special
 
 from bhlm.errors import ArgumentError, DataError, IdentifiabilityError, check_fields
+from bhlm.likelihood.averages import compare_medians, share_levels
 from bhlm.likelihood.covariance import Structure, combine
 from bhlm.likelihood.crossed_families import (
     Approximation,
@@ -183,24 +183,13 @@ class FamilyLevelsEstimate(FamilyMaximum):
         """
         import pandas as pd
 
-        mass, mean = self.patterns.mass, self.patterns.mean
-        grand = mass @ mean / mass.sum()
-        place = {INTERCEPT: 1.0} | dict(zip(self.patterns.columns, grand.tolist(), strict=True))
-        variances = []
-        for structure, g in zip(self.structures, self.gs, strict=True):
-            z = np.array([place[name] for name in structure.names])
-            variances.append(float(z @ g @ z))
-        codes, latent = self.patterns.codes, float(self.family.latent_variance)
-        total = sum(variances) + latent
+        parts = [(part.structure.names, part.g[None]) for part in self.parts]
+        found = share_levels(self.patterns, self.family, parts)
+        latent, total = float(self.family.latent_variance), float(found.total[0])
         rows = []
-        for at, own in enumerate(variances):
-            shared = sum(
-                other
-                for code, other in zip(codes, variances, strict=True)
-                if is_nested(codes[at], code)
-            )
-            ratio = float(np.exp(np.sqrt(2.0 * own) * special.ndtri(0.75)))
-            rows.append((own, own / total, shared / total, ratio))
+        for own, shared in zip(found.variances[0], found.shared[0], strict=True):
+            ratio = float(compare_medians(own))
+            rows.append((float(own), float(own) / total, float(shared) / total, ratio))
         rows.append((latent, latent / total, np.nan, np.nan))
         return pd.DataFrame(
             rows,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from bhlm.bayes.checks.model_checks import Checks
     from bhlm.bayes.draws import Draws
-    from bhlm.bayes.family.draws import FamilyDraws
+    from bhlm.bayes.family.level_draws import AnyFamilyDraws
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.fits.model import Model
     from bhlm.reconciliation.comparison import Comparison
@@ -44,7 +44,7 @@ class Subject:
     level_post: "LevelDraws | None" = None
     # Likewise, of zeros and ones, proportions or counts.
     counted: "FamilyMaximum | None" = None
-    counted_post: "FamilyDraws | None" = None
+    counted_post: "AnyFamilyDraws | None" = None
     fits: "Mapping[str, Draws]" = field(default_factory=dict)  # several posteriors, in their place
     strata: "StrataEstimate | None" = None  # whose fit at its ratios is `reml`
     pooled: "Pooled | None" = None  # fits to plausible values or imputations, in their place
@@ -63,7 +63,7 @@ class Subject:
         return self.reml if self.levels is None else self.levels
 
     @property
-    def posterior(self) -> "Draws | LevelDraws | FamilyDraws | None":
+    def posterior(self) -> "Draws | LevelDraws | AnyFamilyDraws | None":
         """The posterior, of a single factor or of several, or of a family."""
         if self.is_counted:
             return self.counted_post

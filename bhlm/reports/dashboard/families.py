@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.bayes.checks.loo import Loo
 from bhlm.bayes.family.checks import check_groups as check_draws
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import AnyFamilyDraws, FamilyLevelDraws
 from bhlm.bayes.family.quantities import (
     derive_icc,
     derive_r_squared,
@@ -74,8 +76,10 @@ MOST = 6  # columns whose effects are drawn
 def find_pair(subject: Subject) -> OnePair:
     """Return the fits of one factor that a page is about."""
     ml = subject.counted
+    post = subject.counted_post
     assert ml is None or isinstance(ml, FamilyEstimate)
-    return Pair(ml, subject.counted_post)
+    assert post is None or isinstance(post, FamilyDraws)
+    return Pair(ml, post)
 
 
 def find_any_pair(subject: Subject) -> AnyPair:
@@ -265,13 +269,18 @@ def _describe_data(pair: OnePair) -> tuple[str, ...]:
             f"{format_digits(test['chi2'], 4)}, p = {test['p']:.2g}."
         )
     if pair.post is not None:
-        chains, draws = pair.post.shape
-        sentences.append(
-            f"Full Bayes ({count(chains, 'chain')} of {count(draws, 'draw')}, "
-            f"{pair.post.sampler}) on the same integrals, whose error in the log-likelihood is at "
-            f"most {pair.post.error:.0e} over all draws."
-        )
+        sentences.append(tell_run(pair.post))
     return tuple(sentences)
+
+
+def tell_run(post: AnyFamilyDraws) -> str:
+    """Return how a posterior was drawn, and how well its integrals are known, in a sentence."""
+    chains, draws = post.shape
+    return (
+        f"Full Bayes ({count(chains, 'chain')} of {count(draws, 'draw')}, {post.sampler}) on the "
+        f"integrals of maximum likelihood, whose error in the log-likelihood is at most "
+        f"{post.error:.0e} over all draws."
+    )
 
 
 def tabulate_ml(fit: FamilyMaximum, told: str) -> Table:
@@ -475,8 +484,24 @@ def _leave_out(post: FamilyDraws) -> list[Block]:
     try:
         loo = leave_out_groups(post)
     except BhlmError as error:
-        told = f"{str(error)[0].upper()}{str(error)[1:]}."
-        return [Text((told,), tone="caution", heading="Leaving groups out: not shown")]
+        return [_refuse_left_out(error)]
+    return [draw_khat(post, loo), _tell_loo(loo)]
+
+
+def tell_left_out(post: FamilyLevelDraws) -> Text:
+    """Return how each unit of the coarsest factor is predicted by the others."""
+    try:
+        return _tell_loo(leave_out_groups(post))
+    except BhlmError as error:
+        return _refuse_left_out(error)
+
+
+def _refuse_left_out(error: BhlmError) -> Text:
+    told = f"{str(error)[0].upper()}{str(error)[1:]}."
+    return Text((told,), tone="caution", heading="Leaving groups out: not shown")
+
+
+def _tell_loo(loo: Loo) -> Text:
     sentence = (
         f"The elpd of a new group, summed over {count(loo.n_data_points, 'group')}, is "
         f"{loo.elpd:,.1f} (SE {loo.se:,.1f}), with {loo.p:.1f} effective parameters; it leaves out "
@@ -484,14 +509,11 @@ def _leave_out(post: FamilyDraws) -> list[Block]:
         "models of the same rows alone."
     )
     failures = tuple(f"{text[0].upper()}{text[1:]}." for text in loo.failures)
-    return [
-        draw_khat(post, loo),
-        Text(
-            (sentence, *failures),
-            tone="caution" if failures else "plain",
-            heading="Leaving groups out",
-        ),
-    ]
+    return Text(
+        (sentence, *failures),
+        tone="caution" if failures else "plain",
+        heading="Leaving groups out",
+    )
 
 
 def build_family_reproduction(subject: Subject) -> Section:

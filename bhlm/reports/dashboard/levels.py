@@ -8,7 +8,12 @@ from bhlm.design.formula.weights import has_shares
 from bhlm.layout import count, format_digits, format_percent, list_names, show_name
 from bhlm.likelihood.cells import describe_pattern
 from bhlm.plots.forest import plot_forest
-from bhlm.plots.level_caterpillar import plot_factor, tabulate_factor
+from bhlm.plots.level_caterpillar import (
+    LevelFits,
+    plot_factor,
+    split_levels,
+    tabulate_factor,
+)
 from bhlm.plots.style import shorten
 from bhlm.reml.compare import r_squared
 from bhlm.reml.fixed.few_groups import note_binary, tell_weights
@@ -32,8 +37,11 @@ from bhlm.reports.dashboard.verdict import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bhlm.bayes.level_draws import LevelDraws
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import LevelPatterns
     from bhlm.reconciliation.comparison import Comparison
     from bhlm.reml.levels import LevelsEstimate
 
@@ -60,7 +68,8 @@ def build_level_verdict(subject: Subject) -> Section:
     blocks += [plot_forest(subject.both or find_fit(subject)), tabulate_both(subject)]
     divides = has_shares(moments.weights)
     blocks += [_tabulate_shares(reml)] if divides and reml is not None else []
-    blocks += [_tabulate_drawn_shares(post)] if divides and post is not None else []
+    if divides and post is not None:
+        blocks.append(tabulate_drawn_shares(derive_level_icc(post).estimates))
     blocks.append(Text(_describe_data(subject), heading="What was fitted", listed=True))
     blocks.append(Text(list_holdings(subject, moments), heading=HEADING, listed=True))
     if reml is not None:
@@ -168,15 +177,21 @@ def _tabulate_shares(fit: "LevelsEstimate") -> Table:
     )
 
 
-def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
-    table = derive_level_icc(post).estimates[["mean", "sd", "lower", "upper"]]
+def tabulate_drawn_shares(found: "pd.DataFrame") -> Table:
+    """Return shares and ICCs by the draws, of their `estimates`."""
+    table = found[["mean", "sd", "lower", "upper"]]
     first = table.index[0]
+    correlated = any(str(name).startswith("icc(") for name in table.index)
+    icc_is = (
+        "; icc(factor) is the correlation of two rows that have the level in common"
+        if correlated
+        else ""
+    )
     return Table(
         "posterior_shares",
         "Where the variance lies, by the posterior",
         f"{shorten(str(first))} is {table['mean'].iloc[0]:.2f}, 95 % interval "
-        f"{table['lower'].iloc[0]:.2f} to {table['upper'].iloc[0]:.2f}; icc(factor) is the "
-        "correlation of two rows that have the level in common.",
+        f"{table['lower'].iloc[0]:.2f} to {table['upper'].iloc[0]:.2f}{icc_is}.",
         table,
         sizes=(SHARE,) * len(table),
         sized=tuple(table.columns),
@@ -184,18 +199,35 @@ def _tabulate_drawn_shares(post: "LevelDraws") -> Table:
 
 
 def build_level_groups(subject: Subject) -> Section:
+    """Return of every factor the caterpillar of its units, and the table of their effects."""
+    fit: LevelsEstimate | LevelDraws | Comparison = subject.both or find_levels(subject)
+    moments = find_level_moments(subject)
+    is_sampling = moments.weights is not None and moments.weights.is_sampling
+    return build_factor_groups(
+        fit,
+        moments,
+        spread=(
+            "its SD given the estimates" if is_sampling else "its standard error of prediction"
+        ),
+    )
+
+
+def build_factor_groups(
+    fit: LevelFits, moments: "CellMoments | LevelPatterns", *, spread: str
+) -> Section:
     """Return of every factor the caterpillar of its units, and the table of their effects.
 
     The units of nested factors stand beside the labels of those that they are in, by which the
     table can be searched: so one unit's children are seen together.
+
+    Args:
+        fit: a fit, a posterior, or the reconciliation of both.
+        moments: what they are of.
+        spread: what stands beside the estimate of an effect.
     """
-    reml, post = subject.levels, subject.level_post
-    fit: LevelsEstimate | LevelDraws | Comparison = subject.both or find_levels(subject)
-    moments = find_level_moments(subject)
-    is_sampling = moments.weights is not None and moments.weights.is_sampling
+    reml, post, _ = split_levels(fit)
     own = [] if reml is None else ["u", "u_se", "u_low", "u_high"]
     own += [] if post is None else ["mean", "low", "high"]
-    spread = "its SD given the estimates" if is_sampling else "its standard error of prediction"
     kinds = [] if reml is None else [f"empirical Bayes and {spread}"]
     kinds += [] if post is None else ["the posterior mean and its 95 % interval"]
     told = " and ".join(kinds)

@@ -19,7 +19,6 @@ from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns
 from bhlm.plots.figure import Figure
-from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reports.comparison_json import (
     describe_findings,
     describe_pooled_reconciliation,
@@ -124,12 +123,15 @@ FAMILY_SECTIONS = (
     Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_family_reproduction),
 )
-# Likewise, of several grouping factors, by maximum likelihood.
+# Likewise, of several grouping factors.
 FAMILY_LEVEL_SECTIONS = (
     Part("verdict", "Verdict", build_family_level_verdict),
+    Part("reconciliation", "Comparison", build_reconciliation),
     Part("effects", "Effects", build_family_effects),
+    Part("convergence", "Convergence", build_convergence),
     Part("groups", "Groups", build_family_level_groups),
     Part("checks", "Model checks", build_family_level_checks),
+    Part("priors", "Priors", build_priors),
     Part("reproduction", "Reproduction", build_family_reproduction),
 )
 SEVERAL_SECTIONS = (
@@ -214,10 +216,9 @@ def _describe_both(subject: Subject) -> dict[str, Any] | None:
 
 def choose_parts(subject: Subject) -> tuple[Part, ...]:
     """Return the sections that a page may have, by what its fits are."""
-    if isinstance(subject.counted, FamilyLevelsEstimate):
-        return FAMILY_LEVEL_SECTIONS
     if subject.is_counted:
-        return FAMILY_SECTIONS
+        patterns = find_any_pair(subject).given.moments
+        return FAMILY_LEVEL_SECTIONS if isinstance(patterns, LevelPatterns) else FAMILY_SECTIONS
     if subject.pooled is not None:
         return POOLED_SECTIONS
     if subject.fits:

@@ -13,7 +13,8 @@ from bhlm.bayes.checks.model_checks import (
 )
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.checks import run_family_checks
-from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_checks import run_family_level_checks
+from bhlm.bayes.family.level_draws import AnyFamilyDraws, FamilyLevelDraws
 from bhlm.bayes.level_draws import LevelDraws
 from bhlm.errors import ArgumentError, DataError
 from bhlm.layout import count, list_names
@@ -271,6 +272,7 @@ def write_levels(
     check_path(path)
     reml, post, both = split_levels(fit)
     assert not isinstance(reml, FamilyLevelsEstimate)
+    assert post is None or isinstance(post, LevelDraws)
     given = reml if reml is not None else post
     assert given is not None
     moments = given.moments
@@ -292,7 +294,7 @@ def write_levels(
 
 
 def write_family(
-    fit: "FamilyMaximum | FamilyDraws | Comparison",
+    fit: "FamilyMaximum | AnyFamilyDraws | Comparison",
     path: str | Path,
     *,
     title: str | None = None,
@@ -329,10 +331,12 @@ def write_family(
     write_dashboard(subject, path)
 
 
-def _check_family(post: FamilyDraws) -> Checks | None:
+def _check_family(post: AnyFamilyDraws) -> Checks | None:
     """Return the checks of a posterior; None of draws that failed or that have seen no data."""
     if post.settings.prior_only or not post.converged:
         return None
+    if isinstance(post, FamilyLevelDraws):
+        return run_family_level_checks(post)
     return run_family_checks(post)
 
 

@@ -8,13 +8,16 @@ from scipy import special
 
 from bhlm.bayes.draws import Draws
 from bhlm.bayes.family.draws import FamilyDraws
+from bhlm.bayes.family.level_draws import AnyFamilyDraws, FamilyLevelDraws
 from bhlm.bayes.family.quantities import derive_icc as derive_latent_icc
+from bhlm.bayes.family.quantities import derive_level_icc
 from bhlm.bayes.family.quantities import derive_r_squared as derive_latent_r_squared
 from bhlm.bayes.family.quantities import tabulate_ratios as tabulate_drawn_ratios
 from bhlm.bayes.quantities import derive_icc, derive_r_squared
 from bhlm.design.formula.weights import has_shares
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter
+from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.reml.compare import count_parameters, intraclass_correlation, r_squared
 from bhlm.reml.estimate import Estimate
 from bhlm.reml.family.estimate import FamilyEstimate
@@ -80,7 +83,7 @@ def read_fit(fit: Any, *, df: str, level: float, ratios: bool = False) -> Column
     """
     if isinstance(fit, FamilyMaximum):
         return _read_family(fit, df, level, ratios=ratios)
-    if isinstance(fit, FamilyDraws):
+    if isinstance(fit, FamilyDraws | FamilyLevelDraws):
         return _read_family_draws(fit, level, ratios=ratios)
     if ratios and isinstance(fit, Estimate | LevelsEstimate | Draws | Pooled):
         raise ArgumentError(
@@ -197,15 +200,15 @@ def _note_label(fit: FamilyMaximum) -> tuple[str, ...]:
     return (f"{known}, whose error is not known",)
 
 
-def _name_family(fit: FamilyMaximum | FamilyDraws) -> str:
+def _name_family(fit: FamilyMaximum | AnyFamilyDraws) -> str:
     return f"{fit.family.name} with {fit.family.link} link"
 
 
-def _name_ratio(fit: FamilyMaximum | FamilyDraws) -> str:
+def _name_ratio(fit: FamilyMaximum | AnyFamilyDraws) -> str:
     return fit.family.ratio_name or "Hazard ratio"
 
 
-def _read_family_draws(fit: FamilyDraws, level: float, *, ratios: bool) -> Column:
+def _read_family_draws(fit: AnyFamilyDraws, level: float, *, ratios: bool) -> Column:
     cells = _read_drawn(fit, level)
     if ratios:
         table = tabulate_drawn_ratios(fit, level=level)
@@ -213,11 +216,16 @@ def _read_family_draws(fit: FamilyDraws, level: float, *, ratios: bool) -> Colum
             row = table.loc[str(each)]
             cells[each] = Cell(float(row["ratio"]), NONE, float(row["lower"]), float(row["upper"]))
     r2 = {} if fit.family.link == "log" else derive_latent_r_squared(fit).draws
+    if isinstance(fit, FamilyLevelDraws):
+        shares = derive_level_icc(fit).draws
+        icc = {name: float(np.mean(shares.get(f"icc({name})", NONE))) for name in fit.factors}
+    else:
+        icc = {fit.moments.group: float(derive_latent_icc(fit).draws["icc"].mean())}
     return replace(
         _draw_column(
             fit,
             cells,
-            float(derive_latent_icc(fit).draws["icc"].mean()),
+            icc,
             float(np.mean(r2.get("marginal", NONE))),
             float(np.mean(r2.get("conditional", NONE))),
         ),
@@ -230,18 +238,22 @@ def _read_draws(fit: Draws, level: float) -> Column:
     icc = derive_icc(fit).draws["icc"].mean()
     r2 = derive_r_squared(fit).draws
     marginal, conditional = float(r2["marginal"].mean()), float(r2["conditional"].mean())
-    return _draw_column(fit, _read_drawn(fit, level), float(icc), marginal, conditional)
+    shares = {fit.moments.group: float(icc)}
+    return _draw_column(fit, _read_drawn(fit, level), shares, marginal, conditional)
 
 
 def _draw_column(
-    fit: Draws | FamilyDraws,
+    fit: Draws | AnyFamilyDraws,
     cells: dict[Parameter, Cell],
-    icc: float,
+    icc: dict[str, float],
     marginal: float,
     conditional: float,
 ) -> Column:
     """Return the column of a posterior with these cells, shares and R2."""
     moments = fit.moments
+    groups = (
+        moments.groups if isinstance(moments, LevelPatterns) else {moments.group: moments.n_groups}
+    )
     return Column(
         method="Bayes",
         tests="",
@@ -249,9 +261,9 @@ def _draw_column(
         response=moments.response,
         fixed=tuple(moments.fixed),
         rows=moments.n_rows,
-        groups={moments.group: moments.n_groups},
+        groups=groups,
         cells=cells,
-        icc={moments.group: icc},
+        icc=icc,
         r2=(marginal, conditional),
         deviance=NONE,
         parameters=0,
@@ -259,7 +271,7 @@ def _draw_column(
     )
 
 
-def _read_drawn(fit: Draws | FamilyDraws, level: float) -> dict[Parameter, Cell]:
+def _read_drawn(fit: Draws | AnyFamilyDraws, level: float) -> dict[Parameter, Cell]:
     """Return means, SDs and equal-tailed intervals."""
     table, draws = fit.estimates, fit.draws
     tails = [0.5 - level / 2.0, 0.5 + level / 2.0]
@@ -271,7 +283,7 @@ def _read_drawn(fit: Draws | FamilyDraws, level: float) -> dict[Parameter, Cell]
     return cells
 
 
-def _note_draws(fit: Draws | FamilyDraws) -> tuple[str, ...]:
+def _note_draws(fit: Draws | AnyFamilyDraws) -> tuple[str, ...]:
     notes = [] if fit.converged else [f"not converged: {'; '.join(fit.diagnostics.failures)}"]
     notes += [f"{name} has no mean: {why}" for name, why in fit.withheld.items()]
     return (*notes, *(["drawn from the prior alone"] if fit.settings.prior_only else []))

@@ -110,9 +110,13 @@ def _tell_weights(fit: "Posterior", weights: "Weights") -> str:
 def _tell_sizes(moments: "Reduced") -> list[str]:
     """Return how many rows and groups there are, of several factors a line each."""
     from bhlm.moments.cells import CellMoments
+    from bhlm.moments.level_patterns import LevelPatterns
 
-    if isinstance(moments, CellMoments):
+    family = getattr(moments, "family", None)
+    kind = [] if family is None else [f"{family.name} with {family.link} link"]
+    if isinstance(moments, CellMoments | LevelPatterns):
         return [
+            *kind,
             f"{moments.rows_used};",
             *(
                 f"{count} levels of '{show_name(name)}' with {size['min']} to {size['max']} rows, "
@@ -123,8 +127,6 @@ def _tell_sizes(moments: "Reduced") -> list[str]:
             ),
         ]
     size = moments.group_size
-    family = getattr(moments, "family", None)
-    kind = [] if family is None else [f"{family.name} with {family.link} link"]
     return [
         *kind,
         f"{moments.rows_used}; {moments.n_groups} groups of "

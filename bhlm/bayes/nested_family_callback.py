@@ -1,0 +1,14 @@
+"""The density of a family's nested factors as a C callback, compiled when this is imported."""
+
+import numba
+
+from bhlm.bayes.callbacks import DENSITY, report
+from bhlm.bayes.packing import evaluate_nested_family
+
+
+@numba.cfunc(DENSITY, cache=True, nopython=True)
+def nested_family_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
+    """Write value and gradient at z (d,); return 0, or how the point is bad."""
+    size = int(numba.carray(data_, 1)[0])
+    value, gradient = evaluate_nested_family(numba.carray(z_, d), numba.carray(data_, size))
+    return report(value, gradient, numba.carray(value_, 1), numba.carray(gradient_, d))
