@@ -20,6 +20,7 @@ from bhlm.fits.pooled_fit import PooledFit
 from bhlm.fits.reml_fit import RemlFit
 from bhlm.fits.strata_fit import StrataFit
 from bhlm.fits.weighted_bayes_fit import WeightedBayesFit
+from bhlm.likelihood.arrange import is_chain
 from bhlm.reconciliation.comparison import Comparison, compare
 from bhlm.studies.imputations.mixture import Mixture
 from bhlm.studies.imputations.reconciled import PooledComparison, compare_pooled
@@ -213,9 +214,14 @@ def reconcile(
         found = compare_pooled(reml, post)
         return PooledReconciliation(*(getattr(found, each.name) for each in fields(found)))
     if isinstance(reml, FamilyLevelsFit) and reml.marginal is None:
+        out = (
+            "fit without nagq"
+            if is_chain(reml.patterns.codes)
+            else "pm.sample() draws from model.pymc(form='conditional')"
+        )
         raise ArgumentError(
             f"the likelihood of '{reml.moments.formula}' is Laplace's approximation, whose error "
-            "is not known: no posterior stands beside it; fit nested factors without nagq"
+            f"is not known: no posterior stands beside it; {out}"
         )
     both = Reconciliation.of(compare(reml, post, published=published))
     if not checks or both.verdict == "not_converged":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bhlm.kernels import kernel
-from bhlm.likelihood.lattice import SCORE, Integrated, Rows
+from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 from bhlm.likelihood.nested_families import NestIntegrator
 from bhlm.likelihood.nested_lattice import (
     MOST,
@@ -164,6 +164,25 @@ def _allocate(tree: Tree, p: int, m: int) -> Nested:
 
 
 @kernel
+def _integrate_all(nest: Nest, derivatives: int, out: Nested, information: Array) -> None:
+    """Integrate over the effects of all units, and write what the coarsest of them say."""
+    tree = nest.tree
+    units = tree.places[1]
+    if len(tree.sizes) > 1:
+        integrate_units(nest, np.int64(0), np.arange(units), derivatives, out, information)
+        return
+    # A single factor has no integrals within its own.
+    none = np.zeros((0, 1 + tree.sizes[0]))
+    integrate(
+        nest.rows, nest.inner, nest.steps, tree.members, derivatives, out.inner, information, none
+    )
+    for j in range(units):
+        out.loglik[j] = out.inner.loglik[j]
+        for k in range(out.score.shape[1]):
+            out.score[j, k] = out.inner.score[j, k]
+
+
+@kernel
 def family_marginal(
     data: Array, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
@@ -187,9 +206,7 @@ def family_marginal(
     nest = _stand(packed, beta, lam, packed.modes.copy(), packed.inner.copy())
     out = _allocate(tree, p, m)
     units = tree.places[1]
-    integrate_units(
-        nest, np.int64(0), np.arange(units), np.int64(SCORE), out, np.zeros((m, m))
-    )  # fmt: skip
+    _integrate_all(nest, np.int64(SCORE), out, np.zeros((m, m)))
     total = packed.constant
     dlam, dbeta = np.zeros(lam.shape), np.zeros(p)
     for j in range(units):
@@ -211,9 +228,9 @@ def value_units(data: Array, lam: Array, beta: Array) -> float:
     """Return the log-likelihood at lam (Q, Q) and beta~ (p,), arguments as `family_marginal`."""
     packed = _unpack(data)
     nest = _stand(packed, beta, lam, packed.modes.copy(), packed.inner.copy())
-    units, zero, none = packed.tree.places[1], np.int64(0), 0
+    units, none = packed.tree.places[1], 0
     out = _allocate(packed.tree, len(beta), none)
-    integrate_units(nest, zero, np.arange(units), zero, out, np.zeros((0, 0)))
+    _integrate_all(nest, np.int64(0), out, np.zeros((0, 0)))
     total = packed.constant
     for j in range(units):
         total += out.loglik[j]
@@ -242,10 +259,22 @@ def draw_units(
     units, zero, none = tree.places[1], np.int64(0), 0
     modes, inner = packed.modes.copy(), packed.inner.copy()
     work = allocate_work(len(tree.sizes), count_most(tree), tree.sizes[-1])
-    out = _allocate(tree, beta.shape[1], none)
+    out, nothing = _allocate(tree, beta.shape[1], none), np.zeros((0, 0))
     for t in range(len(beta)):
         nest = _stand(packed, beta[t], lam[t], modes, inner)
         errors[t] = 0.0
+        if len(tree.sizes) == 1:
+            _integrate_all(nest, zero, out, nothing)
+            for j in range(units):
+                logliks[t, j] = out.loglik[j]
+            integrate(
+                nest.rows, nest.inner, nest.steps, tree.members, zero, out.inner, nothing, noise[t]
+            )
+            for j in range(units):
+                errors[t] += abs(out.inner.loglik[j] - logliks[t, j])
+                for d in range(tree.sizes[0]):
+                    draws[t, j, d] = out.inner.draw[j, d]
+            continue
         for j in range(units):
             found = draw_unit(nest, zero, j, luck[t], noise[t], out, work, draws[t])
             logliks[t, j] = found[0]

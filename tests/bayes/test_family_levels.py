@@ -12,6 +12,7 @@ import bhlm
 from bhlm import HalfNormal, Model, Normal, Priors
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import Settings
+from bhlm.bayes.family.density import build_family, log_family
 from bhlm.bayes.family.level_density import centre_nest, locate_nest
 from bhlm.bayes.family.level_draws import integrate_levels
 from bhlm.bayes.family.level_sampling import sample_level_patterns
@@ -25,6 +26,7 @@ from bhlm.fits.family_level_bayes_fit import FamilyLevelBayesFit
 from bhlm.likelihood.level_pattern import pack_nodes
 from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest, whiten_nest
 from bhlm.likelihood.parameters import Parameters
+from bhlm.likelihood.patterns import whiten_patterns
 from bhlm.moments.level_patterns import LevelPatterns
 from tests.nested_quadrature import KINDS, differentiate, draw, integrate_densely, reduce
 
@@ -112,6 +114,31 @@ def test_gradient_is_that_of_the_value_in_any_order_of_factors(random: str) -> N
     none = density._replace(base=density.base._replace(use_likelihood=False))
     prior = log_levels(x, none)[0]
     assert value - prior == pytest.approx(nodes.evaluate(beta, lams).loglik, abs=SAME)
+
+
+def test_a_factor_of_two_columns_alone_is_one_of_their_labels() -> None:
+    table = draw("poisson", schools=4)
+    table["both"] = table["school"] * 100 + table["class"]
+    one = Model("y ~ x + (1 | both)", table, family="poisson")
+    two = Model("y ~ x + (1 | school:class)", table, family="poisson")
+    density, _, _ = build(two.level_patterns)
+    structure = arrange_prior(one.patterns)
+    white = whiten_patterns(one.patterns, structure)
+    priors = resolve_priors(None, one.patterns, structure=structure)
+    known = build_family(white, priors, structure)
+    known.nodes.refine(np.zeros(2), 0.7 * np.eye(1), tolerance=1e-13)
+    for x in (np.array([0.2, 0.3, 0.6]), np.array([-0.4, 0.1, -1.2])):
+        ours, theirs = log_levels(x, density), log_family(x, known)
+        assert ours[0] == pytest.approx(theirs[0], abs=SAME)
+        assert ours[1] == pytest.approx(theirs[1], abs=SAME)
+    found = two.sample(seed=1, draws=30, tune=30, chains=2)
+    assert found.error < 1e-3
+    assert list(found.estimates.index)[2:] == [
+        f"{k}(Intercept|school:class)" for k in ("var", "sd")
+    ]
+    u = found.effect_draws("school:class").values
+    wanted = two.ml().group_effects("school:class")["estimate"]
+    assert np.corrcoef(u.mean(axis=(0, 1))[:, 0], wanted)[0, 1] > 0.9
 
 
 def stack_alike(copies: int) -> pd.DataFrame:

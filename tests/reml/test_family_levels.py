@@ -238,7 +238,7 @@ def test_a_posterior_of_other_factors_is_no_match() -> None:
     table = load("crossed")
     one = Model("incidence / size ~ 1 + (1 | herd)", table, family="binomial")
     post = one.sample(seed=1, draws=50, tune=50, chains=2)
-    with pytest.raises(ArgumentError, match="no posterior to be reconciled"):
+    with pytest.raises(ArgumentError, match="no posterior stands beside it; pm"):
         bhlm.reconcile(fit_case("crossed"), post)
 
 

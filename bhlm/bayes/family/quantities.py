@@ -243,6 +243,8 @@ def leave_out_groups(fit: AnyFamilyDraws) -> Loo:
     Raises:
         ArgumentError: draws from the prior alone, or fewer than two groups.
     """
+    import pandas as pd
+
     check_likelihood(fit)
     patterns = fit.moments
     held = fit.data.get("log_likelihood")
@@ -258,8 +260,10 @@ def leave_out_groups(fit: AnyFamilyDraws) -> Loo:
         top = min(range(len(patterns.labels)), key=lambda at: patterns.labels[at].n_levels)
         group, labels = fit.structure.parts[top].group, join_labels(patterns, top)
         codes = patterns.labels[top].codes
+        index = pd.Index(labels, name=group)
     else:
         group, labels, codes = patterns.group, patterns.groups, patterns.codes
+        index = None  # of a single factor it is that of its labels
     elpd, mcse, khat, _ = score_units(np.ascontiguousarray(loglik), relative_efficiency(fit))
     bad = np.flatnonzero(~(khat <= khat_threshold(fit)))
     failures = []
@@ -278,5 +282,5 @@ def leave_out_groups(fit: AnyFamilyDraws) -> Loo:
     return assemble(
         fit, "group", elpd, full=log_mean(loglik), mcse=mcse, khat=khat,
         refitted=np.zeros(len(elpd), dtype=bool), labels=labels,
-        observed=np.column_stack([rows, size, total]), failures=failures,
+        observed=np.column_stack([rows, size, total]), failures=failures, index=index,
     )  # fmt: skip

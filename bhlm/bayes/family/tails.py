@@ -100,7 +100,7 @@ def _list_growths(
     without: Collection[str],
 ) -> list[list[Growth]]:
     """Return the ways to grow of each factor, the coarsest first."""
-    is_single = isinstance(white, WhitenedPatterns)
+    is_single = len(structure.parts) == 1
     rank = slice(None) if isinstance(white, WhitenedPatterns) else white.rank
     found, before = [], 0
     for at, (part, span) in enumerate(zip(structure.parts, structure.spans, strict=True)):
