@@ -334,7 +334,8 @@ class Integrator:
             fine = self.evaluate(
                 beta, lam, derivatives=False, steps=self.steps * SHRINK, members=members
             ).logliks
-            change = np.abs(fine - coarse)
+            with np.errstate(invalid="ignore"):  # of two that are -inf: not known
+                change = np.abs(fine - coarse)
             members = members[~(change[members] <= tolerances[members])]
             if not len(members):
                 break

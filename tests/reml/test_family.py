@@ -213,6 +213,43 @@ def test_separation_is_told_by_name() -> None:
             Model(f"{response} ~ level + (1 | g)", table, family=family).ml()
 
 
+def cut(*, groups: int = 8, size: int = 6) -> pd.DataFrame:
+    """Return responses that x foretells within each class, and does not over all of them."""
+    g = np.repeat(np.arange(groups), size)
+    x = np.tile(np.arange(size) / 2.0, groups)
+    cuts = np.array([0.25, 2.25, 0.75, 1.75, 1.25, 2.25, 0.25, 1.25])[:groups]
+    return pd.DataFrame({"g": g, "h": g // 2, "x": x, "y": (x > cuts[g]).astype(int)})
+
+
+@pytest.mark.parametrize("random", ["(1 | g)", "(1 | h/g)"])
+@pytest.mark.parametrize("link", ["logit", "probit", "cloglog"])
+def test_separation_given_the_groups_is_told(link: str, random: str) -> None:
+    """All effects and SDs grow without end; with one row against the rule they do not."""
+    table = cut()
+    with pytest.raises(IdentifiabilityError, match=r"given the effects of .* foretell every 'y'"):
+        Model(f"y ~ x + {random}", table, family="bernoulli", link=link).ml()
+    table.loc[[2, 33], "y"] = 1 - table.loc[[2, 33], "y"]
+    found = Model(f"y ~ x + {random}", table, family="bernoulli", link=link).ml()
+    assert found.converged
+    assert found.estimates["estimate"].abs().max() < 50.0
+
+
+def test_a_search_beyond_all_numbers_fails_in_words() -> None:
+    """Where means under- and overflow there are no derivatives: a result with advice."""
+    x = [.6, -.7, 1, -.1, -1.2, -.8, .3, 1.7, .7, -.2, -1.1, -1.6, .2, -.3, -1.2, -1.5, -.6, .1,
+         .1, -1, -.7]  # fmt: skip
+    table = pd.DataFrame({"g": np.repeat(np.arange(5), [7, 3, 1, 4, 6]), "x": x})
+    table["y"] = table.index.isin([7, 8, 9, 11]).astype(int)
+    model = Model("y ~ x + (x | g)", table, family="bernoulli", link="cloglog")
+    try:
+        found = model.ml()
+    except IdentifiabilityError as told:
+        assert "separation" in str(told)
+    else:
+        assert not found.converged
+        assert "do not report these estimates" in found.advice
+
+
 @pytest.mark.parametrize(
     ("change", "formula", "message"),
     [

@@ -15,7 +15,7 @@ from bhlm.reml.advice import advise_less, describe_singularity
 from bhlm.reml.family.fixed_nodes import maximize_nodes
 from bhlm.reml.family.maximum import LABEL, FamilyMaximum
 from bhlm.reml.family.search import FamilyOptimum, fit_linear, maximize_patterns
-from bhlm.reml.family.separation import check_separation
+from bhlm.reml.family.separation import check_given_groups, check_separation
 from bhlm.reml.maximum import Part
 from bhlm.reml.optimize import Step
 from bhlm.reml.standard_errors import has_lost_rank
@@ -155,6 +155,7 @@ def fit_patterns(
     linear = fit_linear(white)
     check_separation(patterns, white, linear)
     optimum = maximize_patterns(white, structure, linear=linear)
+    check_given_groups(patterns, white, optimum)
     error: float | None = optimum.error
     if nagq is not None:
         optimum, error = maximize_nodes(white, structure, optimum, nagq=nagq), None

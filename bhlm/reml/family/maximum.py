@@ -162,6 +162,12 @@ class FamilyMaximum(ABC):
         """What to do about a fit that is singular or did not converge; empty if neither."""
         if not self.converged:
             gradient = np.max(np.abs(self.gradient))
+            if np.isnan(gradient):
+                return (
+                    "the optimiser went to where means under- or overflow, as it does where the "
+                    "data are separated; do not report these estimates, drop predictors or random "
+                    "terms"
+                )
             return (
                 f"the optimiser did not reach a stationary point (gradient {gradient:.2g}); do "
                 "not report these estimates, drop random terms or rare levels"

@@ -20,7 +20,7 @@ from bhlm.reml.family.levels import (
 )
 from bhlm.reml.family.nested_search import NestOptimum, maximize_nest, widen_levels
 from bhlm.reml.family.search import fit_linear, maximize_patterns
-from bhlm.reml.family.separation import check_level_separation
+from bhlm.reml.family.separation import check_given_levels, check_level_separation
 
 Array = np.ndarray
 
@@ -78,6 +78,7 @@ def fit_factors(
     linear = fit_linear(white)
     check_level_separation(patterns, white, linear)
     optimum = maximize_nest(white, [structures[at] for at in white.order], linear=linear)
+    check_given_levels(patterns, white, optimum)
     return _unwhiten(patterns, structures, white, optimum, linear.loglik)
 
 

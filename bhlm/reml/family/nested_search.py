@@ -25,6 +25,7 @@ from bhlm.reml.family.search import (
     descend,
     fit_linear,
     is_stationary,
+    keep_finite,
     leave_saddles,
     lengthen,
     place_factors,
@@ -90,7 +91,7 @@ class NestProblem:
         found = self.find(point)
         wide = widen_levels(self.structures, self.integrator.white.p)
         score = found.score.sum(axis=0)
-        return Point(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
+        return keep_finite(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
 
 
 def start_nest(

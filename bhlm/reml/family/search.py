@@ -100,6 +100,16 @@ class Point(NamedTuple):
     hessian: Array  # (p + c, p + c)
 
 
+def keep_finite(value: float, gradient: Array, hessian: Array) -> Point:
+    """Return a point whose numbers are finite, or one that no step goes to and none leaves.
+
+    Where data are separated the search goes on until means under- and overflow.
+    """
+    if np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all():
+        return Point(value, gradient, hessian)
+    return Point(np.inf, np.full_like(gradient, np.nan), np.eye(len(gradient)))
+
+
 @dataclass(frozen=True, slots=True)
 class FamilyOptimum:
     """The maximum found, in whitened units."""
@@ -215,7 +225,7 @@ class Problem:
         found = self.find(point)
         wide = widen(self.structure, self.integrator.white.x.shape[1])
         score = found.score.sum(axis=0)
-        return Point(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
+        return keep_finite(-found.loglik, -score @ wide, wide.T @ found.information @ wide)
 
 
 class Descended(Protocol):

@@ -1,16 +1,19 @@
 """Data in which the fixed effects foretell responses for certain, so that no maximum exists."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from bhlm.errors import IdentifiabilityError
 from bhlm.layout import list_names, show_name
 from bhlm.likelihood.crossed_families import WhitenedCross
 from bhlm.likelihood.densities import LOG
-from bhlm.likelihood.nested_families import WhitenedNest
-from bhlm.likelihood.patterns import WhitenedPatterns
+from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest
+from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
 from bhlm.moments.level_patterns import LevelPatterns
 from bhlm.moments.patterns import Patterns
-from bhlm.reml.family.search import Linear
+from bhlm.reml.family.nested_search import NestOptimum
+from bhlm.reml.family.search import FamilyOptimum, Linear
 
 Array = np.ndarray
 type AnyWhitened = WhitenedPatterns | WhitenedNest | WhitenedCross
@@ -19,6 +22,10 @@ type AnyWhitened = WhitenedPatterns | WhitenedNest | WhitenedCross
 CERTAIN = 1e-4
 SEPARATED = 1e-7  # of the linear programme's value per pattern: above, there is a direction
 SHARE = 1e-6  # of a column in that direction
+FAR = 8.0  # a linear predictor from which separation given the groups is looked for
+BENT = 0.1  # a curvature that a likelihood has which falls
+FALL = 1e-2  # of the log-likelihood where all effects are larger: below, it has no peak
+KNOWN = 1e-6  # of the log-likelihood there
 
 
 def check_separation(patterns: Patterns, white: WhitenedPatterns, linear: Linear) -> None:
@@ -41,6 +48,79 @@ def check_level_separation(
             successes = np.bincount(codes, weights=patterns.y)
             check_groups(successes, np.bincount(codes, weights=patterns.n), group=group)
     check_fixed(patterns, white, linear)
+
+
+def check_given_groups(patterns: Patterns, white: WhitenedPatterns, found: FamilyOptimum) -> None:
+    """Raise `IdentifiabilityError` where effects of groups and predictors foretell all responses.
+
+    Where some effects of the groups, together with the fixed ones, have the right sign of the
+    linear predictor in every row, larger ones of the same ratios do too, and the likelihood goes
+    to its supremum as all effects and their SDs grow. It is looked at over a factor of four.
+    """
+    spread = np.sqrt(np.einsum("iq,qr,ir->i", white.z, found.lam @ found.lam.T, white.z))
+    point = np.concatenate([found.beta, found.theta])
+    bend = point @ found.information @ point if found.converged else 0.0
+    if not _is_far(white, spread, found.beta, bend=bend):
+        return
+    integrator = Integrator(white)
+
+    def grow(by: float) -> float:
+        at = by * found.beta, by * found.lam
+        integrator.refine(*at, tolerance=KNOWN / white.n_groups)
+        return integrator.evaluate(*at, derivatives=False).loglik
+
+    _check_growth(patterns, grow, own=found.at.loglik, groups=[patterns.group])
+
+
+def check_given_levels(patterns: LevelPatterns, white: WhitenedNest, found: NestOptimum) -> None:
+    """Raise `IdentifiabilityError` as `check_given_groups`, of nested factors."""
+    variances = sum(
+        np.einsum("iq,qr,ir->i", z, lam @ lam.T, z)
+        for z, lam in zip(white.z, found.lams, strict=True)
+    )
+    point = np.concatenate([found.beta, found.theta])
+    bend = point @ found.information @ point if found.converged else 0.0
+    if not _is_far(white, np.sqrt(variances), found.beta, bend=bend):
+        return
+    integrator = NestIntegrator(white)
+
+    def grow(by: float) -> float:
+        at = by * found.beta, [by * lam for lam in found.lams]
+        integrator.refine(*at, tolerance=KNOWN / white.counts[0])
+        return integrator.evaluate(*at, derivatives=False).loglik
+
+    _check_growth(patterns, grow, own=found.at.loglik, groups=list(patterns.groups))
+
+
+def _is_far(
+    white: WhitenedPatterns | WhitenedNest, spread: Array, beta: Array, *, bend: float
+) -> bool:
+    """Return whether a maximum may lie at infinity: linear predictors are large, and it is flat.
+
+    `bend` is the curvature of the log-likelihood by the logarithm of the size of all effects.
+    """
+    if white.family.code == LOG:
+        return False
+    return bool((np.abs(white.x @ beta) + spread).max() > FAR and not bend > BENT)
+
+
+def _check_growth(
+    patterns: Patterns | LevelPatterns,
+    grow: Callable[[float], float],
+    *,
+    own: float,
+    groups: list[str],
+) -> None:
+    # Where larger ones overflow, as e to large powers does, smaller ones tell.
+    if not any(all(grow(by) > own - FALL for by in each) for each in ((2.0, 4.0), (0.5, 0.25))):
+        return
+    names = list_names([f"'{show_name(name)}'" for name in groups])
+    raise IdentifiabilityError(
+        f"given the effects of {names}, the predictors foretell every '"
+        f"{show_name(patterns.response)}': the log-likelihood is as high, to {FALL:g}, where all "
+        "effects and SDs are four times as large, and has no maximum (separation); drop a "
+        "predictor, or keep effects finite by priors, model.sample(priors=...)"
+    )
 
 
 def check_responses(patterns: Patterns | LevelPatterns, white: AnyWhitened) -> None:
