@@ -101,21 +101,6 @@ class FamilyMaximum(ABC):
         """The free elements (m,) of G of all factors, as `joint_cov` has them after beta."""
         return np.array([part.g[i, j] for part in self.parts for i, j in part.structure.labels])
 
-    def assemble(self, components: Array) -> Array:
-        """Return the covariance (Q, Q) of the random coefficients of all factors.
-
-        Block by block, in the order of `moments.random`.
-
-        Args:
-            components: (m,) as `components` has them.
-        """
-        blocks, start = [], 0
-        for structure in (part.structure for part in self.parts):
-            stop = start + len(structure.labels)
-            blocks.append(structure.assemble(components[start:stop]))
-            start = stop
-        return block_diag(*blocks)
-
     @property
     def estimates(self) -> "pd.DataFrame":
         """Every parameter on the link scale: `estimate, se, lower, upper`, and `statistic, df, p`.
@@ -173,3 +158,20 @@ class FamilyMaximum(ABC):
                 "not report these estimates, drop random terms or rare levels"
             )
         return self.tell_singular() if self.singular else ""
+
+
+def assemble_covariance(fit: FamilyMaximum, components: Array) -> Array:
+    """Return the covariance (Q, Q) of the random coefficients of all factors of a fit.
+
+    Block by block, in the order of `moments.random`.
+
+    Args:
+        fit: of which the factors are.
+        components: (m,) as its `components` has them.
+    """
+    blocks, start = [], 0
+    for structure in (part.structure for part in fit.parts):
+        stop = start + len(structure.labels)
+        blocks.append(structure.assemble(components[start:stop]))
+        start = stop
+    return block_diag(*blocks)

@@ -17,7 +17,7 @@ from bhlm.likelihood.laws import chi_square_tail
 from bhlm.likelihood.parameters import check_level
 from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.inference import find_joint_covariance
-from bhlm.reml.family.maximum import FamilyMaximum
+from bhlm.reml.family.maximum import FamilyMaximum, assemble_covariance
 from bhlm.reml.family.search import PlainRows, fit_linear
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def estimate_population(fit: FamilyMaximum, *, method: str, level: float) -> "pd
     n, offset, family, turn = patterns.n, patterns.offset, fit.family, fit.white.fixed
 
     def at(values: Array) -> Array:
-        spread = spread_effects(z, fit.assemble(values[p:]))
+        spread = spread_effects(z, assemble_covariance(fit, values[p:]))
         mean = average_mean(family, offset + x @ values[:p], spread)
         rows = PlainRows(n, n * mean, offset, x @ turn, family, (0.0, 0.0))
         return np.asarray(turn @ fit_linear(rows).beta)

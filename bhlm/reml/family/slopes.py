@@ -10,7 +10,7 @@ from bhlm.likelihood.expected import UNIT, Places, check_kind, find_places, stat
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.slopes import By, name_points, state_lines, state_slopes
 from bhlm.reml.family.inference import find_covariance, find_joint_covariance
-from bhlm.reml.family.maximum import FamilyMaximum
+from bhlm.reml.family.maximum import FamilyMaximum, assemble_covariance
 from bhlm.reml.family.population import spread_by_delta
 
 if TYPE_CHECKING:
@@ -155,4 +155,4 @@ def _join(fit: FamilyMaximum) -> Array:
 def _split(fit: FamilyMaximum, values: Array) -> tuple[Array, Array]:
     """Return beta (1, p) and G (1, Q, Q) of what `_join` returns."""
     p = len(fit.beta)
-    return values[None, :p], fit.assemble(values[p:])[None]
+    return values[None, :p], assemble_covariance(fit, values[p:])[None]
