@@ -103,7 +103,7 @@ def integrate_densely(white: WhitenedNest, beta, lams, *, effect=None):
     for unit in range(white.counts[0]):
         lo, hi = white.bounds[0][unit : unit + 2]
         found += integrate(0, unit, base[lo:hi], effect)
-    return found + white.constant
+    return found + sum(white.constant)
 
 
 def differentiate(f: Callable[[float], float], step: float = 4e-3) -> float:
