@@ -105,7 +105,10 @@ WEIGHTS = ("FrequencyWeights", "PrecisionWeights", "SamplingWeights")
 # Methods of the kernels and of the rooms, which nobody calls by hand.
 INNER_METHODS = ("of", "log_density", "log_constant", "families", "add_failure", "weigh")
 # Values of the rooms behind, which annotations name and nobody is handed.
-INNER = ("Draws", "Estimate", "FamilyDraws", "Integrator", "LevelDraws", "Prior", "Rows")
+INNER = (
+    *("Draws", "Estimate", "FamilyDraws", "Integrator", "LevelDraws", "NestIntegrator", "Prior"),
+    "Rows",
+)
 
 
 @dataclass(frozen=True, slots=True)
