@@ -25,7 +25,6 @@ from bhlm.plots.level_caterpillar import split_levels
 from bhlm.plots.style import SERIES
 from bhlm.reconciliation.comparison import Comparison
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.family.estimate import FamilyEstimate
 from bhlm.reml.family.levels import FamilyLevelsEstimate
 from bhlm.reml.family.maximum import FamilyMaximum
 from bhlm.reml.levels import LevelsEstimate
@@ -75,7 +74,7 @@ def write_reconciliation(
         _refuse_rows(both.reml.moments, rows=rows)
         write_levels(both, path, title=title, source=source, df=df)
         return
-    if isinstance(both.reml, FamilyEstimate):
+    if isinstance(both.reml, FamilyMaximum):
         if rows:
             raise ArgumentError(
                 f"rows=True is not there for family='{both.reml.family.name}', whose page has no "
