@@ -5,7 +5,7 @@ import numpy as np
 from numba import types
 
 from bhlm.bayes.packing import evaluate_packed_turned
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 
 Array = np.ndarray
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 
 Array = np.ndarray
 

@@ -16,8 +16,8 @@ from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlation
 from bhlm.bayes.priors.families import LOG_2, Flat, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
+from bhlm.design.kernels import kernel
 from bhlm.errors import ArgumentError, PriorError
-from bhlm.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.marginal import marginal_panels

@@ -23,7 +23,7 @@ from bhlm.bayes.density import (
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import Pattern, marginal_cells, pack_cells

@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.centring import Axes, locate, pull_back
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.level_pattern import CrossedPattern, FamilyPattern, NestedPattern
 from bhlm.likelihood.panels import LANES
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from bhlm.bayes.draws import Draws, flatten_draws, stream_effects
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.parameters import check_level
 from bhlm.moments.groups import place_new_rows
 

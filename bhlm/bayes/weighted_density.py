@@ -16,7 +16,7 @@ from bhlm.bayes.priors.correlations import correlate, pull_correlations
 from bhlm.bayes.priors.families import log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import LANES
 from bhlm.likelihood.parameters import Parameters

@@ -15,8 +15,8 @@ from bhlm.design.design import Design, distinct_columns, match_labels
 from bhlm.design.formula.coding import Column, Level
 from bhlm.design.formula.expressions import Apply, Expression, Name, Number
 from bhlm.design.formula.functions import ROW_BY_ROW
+from bhlm.design.kernels import kernel
 from bhlm.design.rows import Layout
-from bhlm.kernels import kernel
 
 Array = np.ndarray
 BLOCK = 1 << 15  # rows that are evaluated at a time: a few columns of them fit the cache

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from bhlm.design.kernels import kernel
 from bhlm.errors import DataError
-from bhlm.kernels import kernel
 from bhlm.layout import show_name
 
 Array = np.ndarray

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from bhlm.design.kernels import kernel
 from bhlm.errors import ArgumentError
-from bhlm.kernels import kernel
 from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.moments import Moments
 from bhlm.moments.patterns import Patterns

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
+from bhlm.design.kernels import kernel
 from bhlm.errors import DataError
-from bhlm.kernels import kernel
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group
 from bhlm.moments.sums import sum_blocks

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.marginal import LOG_2PI
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.factorials import SMALL, Pair, add, log_pairs, scale, sum_pairs
 
 Array = np.ndarray

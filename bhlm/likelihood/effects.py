@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.parameters import Parameters, name_apart
 from bhlm.likelihood.profiled import factor_group
 from bhlm.likelihood.whitening import Whitened, whiten_parameters

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.densities import LOG, LOGIT, PROBIT, RELATIVE, contribute, normal_tail
 
 Array = np.ndarray

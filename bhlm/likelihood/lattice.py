@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.densities import LOG, LOGIT, RELATIVE, contribute, depart, find_share
 
 Array = np.ndarray

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray

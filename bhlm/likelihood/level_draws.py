@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.levels import Eliminated
 from bhlm.likelihood.nested import Nested

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.whitening import EPS, LARGEST, PERFECT, ROUNDING, Whitened, find_positions
 from bhlm.moments.moments import INTERCEPT, Moments

@@ -8,7 +8,7 @@ sampler needs them. With r = y - X beta and H from lam,
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panels import (
     LANES,
     STRETCH,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.levels import Bend, Effects, Eliminated, join_priors
 from bhlm.likelihood.profiled import factor_group, invert_group, project_group
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.marginal import LOG_2PI
 from bhlm.likelihood.panels import (
     LANES,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 from bhlm.likelihood.nested_families import NestIntegrator
 from bhlm.likelihood.nested_lattice import (

@@ -8,7 +8,7 @@ kept, and of a row's products with its own kind only one of two.
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panels import (
     LANES,
     PARTS,

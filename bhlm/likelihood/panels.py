@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.moments.sums import STRETCH as BLOCKS
 from bhlm.moments.sums import sum_blocks
 from bhlm.processes import count_cores

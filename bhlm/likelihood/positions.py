@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panel_sums import fill_products
 from bhlm.likelihood.panels import STRETCH, sum_stretches
 from bhlm.processes import count_cores

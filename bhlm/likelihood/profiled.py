@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,

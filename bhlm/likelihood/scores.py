@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import (
     LANES,

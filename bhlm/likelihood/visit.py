@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,

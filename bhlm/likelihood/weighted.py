@@ -5,7 +5,7 @@ With weights W_j the sums of `profiled` become sums of W_j times the group's own
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.panel_bends import add_stretches
 from bhlm.likelihood.panels import (
     LANES,

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.marginal import LOG_2PI, group_logliks
 from bhlm.likelihood.parameters import Parameters
 from bhlm.likelihood.profiled import factor_group, invert_group

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.weighted_marginal import spread_strata
 from bhlm.likelihood.whitening import Whitened
 from bhlm.processes import count_cores

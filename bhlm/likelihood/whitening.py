@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bhlm.design.kernels import kernel
 from bhlm.errors import IdentifiabilityError
-from bhlm.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.identify import expect_information, find_flat
 from bhlm.moments.moments import INTERCEPT, Moments, pool

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 
 Array = np.ndarray
 # Integers per group or row up to which a window over all of them is held, 4 bytes each.

@@ -16,10 +16,10 @@ from bhlm.design.formula.coding import Column
 from bhlm.design.formula.expressions import Expression
 from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
+from bhlm.design.kernels import kernel
 from bhlm.design.labels import code_groups
 from bhlm.design.plain import Plain
 from bhlm.design.rows import Layout
-from bhlm.kernels import kernel
 from bhlm.moments.size import check_size
 from bhlm.moments.weighting import (
     BETWEEN,

@@ -30,10 +30,10 @@ from bhlm.design.evaluate import Rows, read_rows
 from bhlm.design.formula.expressions import Apply, Expression, walk
 from bhlm.design.formula.terms import Formula, list_factors
 from bhlm.design.frames import GROUP, collect_frame
+from bhlm.design.kernels import kernel
 from bhlm.design.labels import code_groups
 from bhlm.design.rows import count_rows, read_table
 from bhlm.errors import DataError, FormulaError, check_arguments
-from bhlm.kernels import kernel
 from bhlm.layout import count, show_name
 from bhlm.moments.disclosure import find_large_groups
 from bhlm.moments.moments import describe_design, freeze, rebuild_design, tell_rows_used

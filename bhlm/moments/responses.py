@@ -11,9 +11,9 @@ from bhlm.design.design import Design, build_prepared, check_outcomes, check_rol
 from bhlm.design.formula.coding import Column, Part
 from bhlm.design.formula.expressions import Name
 from bhlm.design.formula.terms import Formula, Term
+from bhlm.design.kernels import kernel
 from bhlm.design.plain import Plain, choose_reader, read_plain
 from bhlm.design.rows import read_table
-from bhlm.kernels import kernel
 from bhlm.moments.memory import gather_rows, reduce_plain
 from bhlm.moments.moments import Moments, reduce_table
 

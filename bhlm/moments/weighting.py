@@ -14,8 +14,8 @@ import numpy as np
 
 from bhlm.design.formula.terms import Formula
 from bhlm.design.formula.weights import Weights
+from bhlm.design.kernels import kernel
 from bhlm.errors import DataError, show_value
-from bhlm.kernels import kernel
 from bhlm.layout import agree, count
 
 Array = np.ndarray

@@ -26,7 +26,7 @@ import numpy as np
 from bhlm.bayes.density import AnyWhitened, Density, constrain, log_density
 from bhlm.bayes.level_density import LevelDensity, constrain_levels, log_levels
 from bhlm.bayes.priors.frame import Frame
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import marginal_cells

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.profiled import factor_group, profile_products, project_group
 
 Array = np.ndarray

@@ -35,7 +35,7 @@ from bhlm.bayes.checks.loo import (
 )
 from bhlm.bayes.checks.predictive import OUTSIDE, check_seed, thin_draws
 from bhlm.bayes.draws import Draws, Posterior, flatten_draws, stream_effects
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.layout import align_columns, align_left, align_right, format_fixed, wrap
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.marginal import LOG_2PI

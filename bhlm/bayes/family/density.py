@@ -25,7 +25,7 @@ from bhlm.bayes.density import (
 from bhlm.bayes.priors.correlations import pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.lattice import Rows
 from bhlm.likelihood.lattice_sums import move_rows, sum_groups

@@ -4,7 +4,7 @@ import numpy as np
 
 from bhlm.bayes.family.density import Compiled, FamilyDensity, compile_family, evaluate_turned
 from bhlm.bayes.packing import pack_density, unpack_density
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.lattice import Rows
 
 Array = np.ndarray

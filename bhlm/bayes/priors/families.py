@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from scipy import special
 
+from bhlm.design.kernels import kernel
 from bhlm.errors import ArgumentError, PriorError, is_finite, show_value
-from bhlm.kernels import kernel
 
 Array = np.ndarray
 LOG_PI = math.log(math.pi)

@@ -26,7 +26,7 @@ from bhlm.bayes.density import Density
 from bhlm.bayes.priors.families import LOG_2PI, Normal, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.quadrature.groups import decompose_groups, sum_effects
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 from bhlm.likelihood.whitening import Whitened
 
 Array = np.ndarray

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 
 Array = np.ndarray
 # A direction with less than this share of its columns' variation has none: what is left of zero

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from bhlm.kernels import kernel
+from bhlm.design.kernels import kernel
 
 Array = np.ndarray
 
