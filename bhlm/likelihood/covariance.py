@@ -57,10 +57,19 @@ class Structure(ABC):
     factors: Array = field(init=False, repr=False, compare=False)  # (c, q, q) N_c
     directions: Array = field(init=False, repr=False, compare=False)  # (m, q, q) symmetric E_a
     labels: Labels = field(init=False, repr=False, compare=False)  # where each g_a is read from
+    # The rows and columns (m,) of the labels, and what `project` divides by.
+    _at: tuple[Array, Array] = field(init=False, repr=False, compare=False)
+    _lengths: tuple[Array, Array] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Lay out factors, directions and labels."""
-        for name, value in zip(("factors", "directions", "labels"), self._span(), strict=True):
+        factors, directions, labels = self._span()
+        rows, columns = np.array(labels, dtype=np.intp).reshape(-1, 2).T
+        lengths = (directions**2).sum(axis=(1, 2)), (factors**2).sum(axis=(1, 2))
+        for name, value in (
+            *(("factors", factors), ("directions", directions), ("labels", labels)),
+            *(("_at", (rows, columns)), ("_lengths", lengths)),
+        ):
             object.__setattr__(self, name, value)
 
     @abstractmethod
@@ -172,6 +181,12 @@ class Structure(ABC):
         """Return the places of the coefficients that may covary with i, and i, in order."""
         return list(next(block for block in self.places if i in block))
 
+    def read(self, g: Array) -> Array:
+        """Return the free elements (..., m) of matrices (..., q, q) such as G."""
+        rows, columns = self._at
+        found: Array = g[..., rows, columns]
+        return found
+
     def assemble(self, values: Array) -> Array:
         """Return G (q, q) from its free elements (m,)."""
         flat = self.directions.reshape(len(self.directions), -1)
@@ -185,13 +200,14 @@ class Structure(ABC):
         """
         directions = self.directions.reshape(len(self.directions), -1)
         factors = self.factors.reshape(len(self.factors), -1)
-        means = (directions @ psi.ravel()) / (directions**2).sum(axis=1)
+        wide, long = self._lengths
+        means = (directions @ psi.ravel()) / wide
         root = self._take_root((means @ directions).reshape(psi.shape))
-        return np.asarray((factors @ root.ravel()) / (factors**2).sum(axis=1))
+        return np.asarray((factors @ root.ravel()) / long)
 
     def _take_root(self, psi: Array) -> Array:
         """Return a square root (q, q) of a covariance of the structure, in the factors' span."""
-        return np.asarray(_semidefinite_cholesky(psi))
+        return np.asarray(semidefinite_cholesky(psi))
 
     def family(self) -> "Family":
         """Return the family of all covariance matrices of the structure."""
@@ -496,7 +512,7 @@ class Family:
 
 
 @kernel
-def _semidefinite_cholesky(matrix: Array) -> Array:
+def semidefinite_cholesky(matrix: Array) -> Array:
     """Return the lower Cholesky factor (q, q) of a matrix that may be singular."""
     q = len(matrix)
     root = np.zeros((q, q))
@@ -515,6 +531,23 @@ def _semidefinite_cholesky(matrix: Array) -> Array:
                     value -= root[k, i] * root[j, i]
                 root[k, j] = value / root[j, j]
     return root
+
+
+@kernel
+def bound_eigenvalues(matrix: Array) -> float:
+    """Return what the least eigenvalue of a symmetric matrix (q, q) is at least, 0 if not above it.
+
+    By its determinant: the product of the others is at most the power of their mean.
+    """
+    q = len(matrix)
+    root = semidefinite_cholesky(matrix)
+    least, trace = 1.0, 0.0
+    for a in range(q):
+        least *= root[a, a] ** 2
+        trace += matrix[a, a]
+    for _ in range(q - 1):
+        least *= (q - 1) / trace
+    return least if least > 0.0 else 0.0
 
 
 def _span_triangle(q: int) -> tuple[Array, Array, Labels]:

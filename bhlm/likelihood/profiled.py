@@ -378,7 +378,9 @@ def join_squares(
     equations[:m, :m] = -curve.logdet
     equations[:m, m] = equations[m, :m] = directions.reshape(m, -1) @ score.ravel()
     equations[m, m] = at.dof
-    return equations, np.append(-curve.rss_slope, at.rss)
+    squares = np.empty(m + 1)
+    squares[:m], squares[m] = -curve.rss_slope, at.rss
+    return equations, squares
 
 
 def join_bends(sums: Array, at: Criterion, directions: Array) -> Curvature:

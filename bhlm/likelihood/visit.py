@@ -10,6 +10,7 @@ import numba
 import numpy as np
 
 from bhlm.design.kernels import kernel
+from bhlm.likelihood.covariance import bound_eigenvalues
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,
@@ -237,6 +238,18 @@ def solve_convex(hessian: Array, gradient: Array) -> tuple[Array, bool]:
     return step, True
 
 
+@kernel
+def bound_least(lam: Array) -> float:
+    """Return what the least singular value of lam (q, q) is at least."""
+    q = len(lam)
+    psi = np.zeros((q, q))
+    for a in range(q):
+        for b in range(q):
+            for i in range(q):
+                psi[a, b] += lam[a, i] * lam[b, i]
+    return np.sqrt(bound_eigenvalues(psi))
+
+
 class Descent(NamedTuple):
     """Where Newton's steps lead to, and what was computed there."""
 
@@ -251,7 +264,9 @@ class Descent(NamedTuple):
     gradient: Array  # (c,)
     hessian: Array  # (c, c)
     bends: Array  # as by `profiled.sum_bends`
-    values: Array  # (steps,) of the criterion after each step that was not for its last digits
+    values: Array  # (1 + steps,) of the criterion: at first, and by steps not for last digits alone
+    is_convex: bool  # whether the Hessian is that of a bowl, and far from singular
+    least: float  # what no singular value of lam is below
 
 
 @kernel
@@ -274,7 +289,7 @@ def descend_panels(
     """
     p = len(total) - 1
     dof = n - p if restricted else n
-    values = np.empty(most)
+    values = np.empty(1 + most)
     count = steps = 0
     # One place visits, so that it is compiled once.
     point, share, is_first = theta, 1.0, True
@@ -302,22 +317,16 @@ def descend_panels(
         theta, lam, gradient, at, value = point, lam_there, gradient_there, to, to.value
         if not is_first:
             steps += 1
-            if is_far:
-                values[count] = value
-                count += 1
+        if is_first or is_far:
+            values[count] = value
+            count += 1
         is_first = False
         tangents = find_tangents(factors, lam)
         logdet, rss_slope, rss_bend, _ = join_sums(at.bends, len(lam), at.phi, restricted, tangents)
         hessian = bend_theta(at.score, logdet, rss_slope, rss_bend, at.rss, dof, held, factors)
         steepest = find_largest(gradient)
-        if (
-            steps == most
-            or not steepest >= POLISHED
-            or not np.isfinite(sum_squares(hessian.ravel()))
-        ):
-            break
         step, is_convex = solve_convex(hessian, gradient)
-        if not is_convex:
+        if steps == most or not steepest >= POLISHED or not is_convex:
             break
         is_far, share = steepest >= GRADIENT, 1.0
         point = theta - step
@@ -334,6 +343,8 @@ def descend_panels(
         hessian,
         at.bends,
         values[:count].copy(),
+        is_convex,
+        bound_least(lam),
     )
 
 

@@ -11,7 +11,7 @@ from bhlm.likelihood.covariance import Structure, arrange
 from bhlm.likelihood.effects import predict_effects, regress_groups, tabulate_effects
 from bhlm.likelihood.parameters import RESIDUAL, Parameter, Parameters
 from bhlm.likelihood.profiled import Criterion, Curvature, join_bends
-from bhlm.likelihood.responses import Arrival, search_beside
+from bhlm.likelihood.responses import search_beside
 from bhlm.likelihood.scores import Sandwich, find_scores
 from bhlm.likelihood.visit import SAME
 from bhlm.likelihood.whitening import (
@@ -30,6 +30,7 @@ from bhlm.reml.optimize import (
     Step,
     bend_criterion,
     has_few,
+    is_inside,
     list_tangents,
     maximize,
     may_be_lower,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-# Smallest eigenvalue of a Hessian, scaled to ones, beyond which it is far from singular.
-CURVED = 1e-6
-INSIDE = 1e-2  # relative SDs above this are far from the boundary
 MANY = 2000  # groups from which on products of their numbers would wake the threads of BLAS
 
 
@@ -287,7 +285,9 @@ def _search_beside(first: Estimate, others: Sequence[Moments]) -> list[Estimate 
         scored=first.errors != "model",
     )
     fits: list[Estimate | None] = [None] * len(others)
-    kept = [at for at, each in enumerate(arrivals.each) if each is not None and _is_inside(each)]
+    kept = [
+        at for at, each in enumerate(arrivals.each) if each is not None and is_inside(each.descent)
+    ]
     # The information that the model's own errors come from is not asked for by others.
     scored: Sequence[Scored | None] = [None] * len(kept)
     if arrivals.sandwich is not None:
@@ -334,27 +334,6 @@ def _score(sandwich: Sandwich, kept: Sequence[int], convention: str) -> list[Sco
         Scored(Sandwich(*own), Errors(*both))
         for own, both in zip(zip(*sandwich, strict=True), zip(*errors, strict=True), strict=True)
     ]
-
-
-def _is_inside(arrived: Arrival) -> bool:
-    """Return whether a search has come to where nothing is on a boundary, or near to one."""
-    found = arrived.descent
-    return find_least(found.lam) >= INSIDE and _is_curved(found.hessian)
-
-
-def find_least(lam: Array) -> float:
-    """Return the least singular value of a relative covariance factor (q, q)."""
-    if len(lam) == 1:
-        return abs(float(lam[0, 0]))
-    return float(np.linalg.svd(lam, compute_uv=False)[-1])
-
-
-def _is_curved(hessian: Array) -> bool:
-    """Return whether a Hessian is so far from singular that no direction needs a second look."""
-    if len(hessian) == 1:
-        return bool(hessian[0, 0] > 0.0)
-    size = np.sqrt(np.maximum(np.diag(hessian), np.finfo(float).tiny))
-    return bool(np.linalg.eigvalsh(hessian / (size[:, None] * size))[0] > CURVED)
 
 
 def _search(

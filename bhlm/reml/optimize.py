@@ -10,6 +10,7 @@ signs, so a variance of zero is an ordinary stationary point at which theta is 0
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -44,7 +45,7 @@ from bhlm.likelihood.visit import (
     take_criterion,
 )
 from bhlm.likelihood.weighted import weigh_panels
-from bhlm.likelihood.whitening import Whitened
+from bhlm.likelihood.whitening import EPS, Whitened
 
 Array = np.ndarray
 
@@ -53,6 +54,7 @@ FLOOR = 0.1  # share of a group's own error, squared, that a variance starts wit
 # whose derivative rounding leaves at some eps * n.
 STATIONARY = 1e-5
 ZERO = 1e-4  # a relative SD below this is tried at exactly zero, as lme4's isSingular does
+INSIDE = 1e-2  # relative SDs above this are far from the boundary
 # Of a Newton step, tried one after the other: the trust region costs more than half a step.
 SHARES = (1.0, 0.5)
 # Beyond such a relative SD the residual variance may be on its way to zero: then the criterion at
@@ -156,15 +158,12 @@ class Problem:
         white = self.white
         return score_psi(white.blocks, white.q, lam, at, panels=self.panels, groups=white.groups)
 
-    def descend(self, theta: Array) -> tuple[Array, list[float]]:
-        """Return where compiled Newton steps from theta (c,) lead to, and the values on the way.
+    def descend(self, theta: Array) -> Descent | None:
+        """Return where compiled Newton steps from theta (c,) lead to.
 
-        Of many groups, whose sums threads share, that is theta itself.
+        None of many groups, whose sums threads share.
         """
-        if not self.are_few:
-            return theta, []
-        found = self._descend(theta, NEWTON_STEPS)
-        return found.theta, found.values.tolist()
+        return self._descend(theta, NEWTON_STEPS) if self.are_few else None
 
     def expect_squares(self) -> tuple[Array, Array]:
         """Return the equations of MIVQUE(0) for Psi sigma^2 and sigma^2."""
@@ -369,17 +368,33 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
     """Return the maximum that Newton's descent from theta (c,) finds; it adds to the steps."""
     white, restricted = problem.white, problem.restricted
 
-    def record(theta: Array) -> None:
-        count = sum(step.phase == "newton" for step in steps)
-        value = problem.visit(np.asarray(theta))[1].value
-        steps.append(Step("newton", count, unwhiten_loglik(value, white, restricted)))
+    counted = count(sum(step.phase == "newton" for step in steps))
 
-    record(theta)
-    theta, values = problem.descend(theta)
-    steps += [
-        Step("newton", at, unwhiten_loglik(value, white, restricted))
-        for at, value in enumerate(values, steps[-1].iteration + 1)
-    ]
+    def note(value: float) -> None:
+        steps.append(Step("newton", next(counted), unwhiten_loglik(value, white, restricted)))
+
+    def record(theta: Array) -> None:
+        note(problem.visit(np.asarray(theta))[1].value)
+
+    if (found := problem.descend(theta)) is None:
+        record(theta)
+    else:
+        theta = found.theta
+        for value in found.values.tolist():
+            note(value)
+        if is_final(found):
+            return Optimum(
+                theta=theta,
+                lam=found.lam,
+                criterion=problem.visit(theta)[1],
+                gradient=found.gradient,
+                converged=True,
+                singular=False,
+                steps=tuple(steps),
+                linear=problem.at_zero().value,
+                bends=found.bends,
+                score=found.score,
+            )
     theta = descend(problem, theta, callback=record)
     theta, singular = _settle_boundary(problem, theta)
     theta = polish(problem, theta)
@@ -396,6 +411,20 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
         linear=problem.at_zero().value,
         bends=problem.bend(theta),
         score=score,
+    )
+
+
+def is_inside(found: Descent) -> bool:
+    """Return whether nothing is on a boundary, nor near to one, in a bowl of the criterion."""
+    return found.is_convex and found.least >= INSIDE
+
+
+def is_final(found: Descent) -> bool:
+    """Return whether a descent has come to a maximum that nothing after it would move."""
+    return (
+        is_inside(found)
+        and bool(np.abs(found.gradient).max() < POLISHED)
+        and bool(np.abs(found.theta).max() < STEEP)
     )
 
 
@@ -469,10 +498,12 @@ def solve_squares(equations: Array, squares: Array) -> tuple[Array, float]:
         squares: (m + 1,) the quadratic forms.
     """
     # A variance that the fixed effects leave nothing of counts as zero.
-    size = np.sqrt(np.maximum(np.diag(equations), NO_INFORMATION * np.max(np.diag(equations))))
+    own = equations.diagonal()
+    size = np.sqrt(np.maximum(own, NO_INFORMATION * own.max()))
     # By eigenvalues, of which those of what the equations do not tell apart are left out.
-    values, vectors = np.linalg.eigh(equations / np.outer(size, size))
-    told = np.abs(values) > len(values) * np.finfo(float).eps * np.abs(values).max()
+    values, vectors = np.linalg.eigh(equations / (size[:, None] * size))
+    sizes = np.abs(values)
+    told = sizes > len(values) * EPS * sizes.max()
     shares = vectors.T @ (squares / size)
     found = vectors @ np.where(told, shares / np.where(told, values, 1.0), 0.0) / size
     return found[:-1], max(float(found[-1]), 0.1 * float(squares[-1] / equations[-1, -1]))
