@@ -204,13 +204,15 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
     ]:
         shape = signature(function)
         kinds = {name: _read(each.annotation) for name, each in shape.parameters.items()}
-        # By argument, the types of which every value has been seen to be taken as it is.
+        # By argument, the types of which every value, or every plain text, is taken as it is.
         return shape, kinds, _list_positions(shape), {name: set() for name in kinds}
+
+    asks_whole = function.__name__ not in _AS_IT_IS
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         shape, kinds, positions, taken = read()
-        if function.__name__ not in _AS_IT_IS:
+        if asks_whole:
             for value in (*args, *kwargs.values()):
                 if (is_whole := getattr(type(value), "_check_whole", None)) is not None:
                     is_whole(value)
@@ -220,12 +222,14 @@ def _check_function(function: Callable[..., Any], *, at_once: bool = False) -> C
                 if name not in kinds:
                     break
                 kind = type(value)
-                if kind in taken[name]:
+                if kind in taken[name] and (kind is not str or _is_plain(value)):
                     continue
                 if _passes_by_type(value, kinds[name]):
                     taken[name].add(kind)
                 elif not _passes(name, value, kinds[name]):
                     break
+                elif kind is str:
+                    taken[name].add(kind)
             else:
                 return function(*args, **kwargs)
         try:
@@ -287,9 +291,14 @@ def _passes(name: str, value: Any, kinds: tuple["_Kind", ...]) -> bool:
         elif kind.name == "Sequence" and type(value) is list and kind.items:
             if all(_passes(name, item, kind.items) for item in value):
                 return True
-        elif kind.name == "str" and type(value) is str and value.isascii() and "\0" not in value:
+        elif kind.name == "str" and type(value) is str and _is_plain(value):
             return True
     return False
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether text goes into any file and onto any screen."""
+    return text.isascii() and "\0" not in text
 
 
 class _Kind:

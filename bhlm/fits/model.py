@@ -111,7 +111,7 @@ class Model:
             )
         stated = parse_formula(formula)
         meant = settle_factors(meant, tuple(stated.groupings), stated.find_grouping)
-        self.formula: Formula = replace(stated, weights=meant)
+        self.formula: Formula = stated if meant is None else replace(stated, weights=meant)
         self._strata: StratumMoments | None = None
         if residual is not None:
             self._state_strata(data, residual, meant, family=family)

@@ -1,12 +1,19 @@
 """Where a fit came from: the values behind its facade, and the model with the rows."""
 
+from collections.abc import Hashable
 from dataclasses import fields
+from functools import cache
 from inspect import Signature
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import ref
 
 if TYPE_CHECKING:
     from bhlm.fits.model import Model
+
+
+@cache
+def _list_fields(kind: Hashable) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cast(Any, kind)))
 
 
 class Fitted:
@@ -25,8 +32,8 @@ class Fitted:
         """Return a value (an Estimate, Draws) as the class that users hold."""
         # Every field as it is: what was checked and computed once is so still.
         fit = object.__new__(cls)
-        for field in fields(value):
-            object.__setattr__(fit, field.name, getattr(value, field.name))
+        for name in _list_fields(cast("Hashable", type(value))):
+            object.__setattr__(fit, name, getattr(value, name))
         object.__setattr__(fit, "_model", None if model is None else ref(model))
         return fit
 

@@ -9,7 +9,7 @@ is a maximum like any other, however the likelihood bends there.
 
 import numpy as np
 
-from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.covariance import Structure, bound_eigenvalues
 from bhlm.moments.sums import sum_blocks
 
 Array = np.ndarray
@@ -70,10 +70,29 @@ def find_flat(information: Array, size: Array, *, n_groups: int) -> Array:
 
     Where an element has none by itself, or less than none, only such elements are returned.
     """
-    scaled = information * np.outer(size, size)
-    own = np.diag(scaled)
-    none = np.abs(own) < NO_INFORMATION * n_groups
-    if none.any() or own.min() < 0.0:
-        return np.asarray(np.eye(len(own))[none])
-    values, vectors = np.linalg.eigh(scaled / np.sqrt(np.outer(own, own)))
-    return np.asarray((vectors / np.sqrt(own)[:, None]).T[np.abs(values) < REPEATED])
+    scaled = information * (size[:, None] * size)
+    own = scaled.diagonal()
+    least = NO_INFORMATION * n_groups
+    if own.min() < least:
+        return np.asarray(np.eye(len(own))[np.abs(own) < least])
+    unit = scaled / np.sqrt(own[:, None] * own)
+    if bound_eigenvalues(unit) > REPEATED:
+        return np.empty((0, len(own)))
+    values, vectors = np.linalg.eigh(unit)
+    flat = np.abs(values) < REPEATED
+    return np.asarray((vectors / np.sqrt(own)[:, None]).T[flat])
+
+
+def invert_told(matrix: Array, flat: float) -> Array:
+    """Return the pseudo-inverse of a symmetric matrix (k, k).
+
+    Eigenvalues below the share `flat` of the largest one's size count as zero.
+    """
+    if bound_eigenvalues(matrix) > flat * max(matrix.trace(), 0.0):
+        return np.linalg.inv(matrix)
+    values, vectors = np.linalg.eigh(matrix)
+    sizes = np.abs(values)
+    told = sizes > flat * sizes.max()
+    return np.asarray(
+        (vectors * np.where(told, 1.0 / np.where(told, values, 1.0), 0.0)) @ vectors.T
+    )

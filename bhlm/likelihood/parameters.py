@@ -202,7 +202,7 @@ def scale_covariance(g: Array, labels: Sequence[tuple[int, int]]) -> Array:
         else:
             both = sd[..., i] * sd[..., j]
             with np.errstate(invalid="ignore", divide="ignore"):
-                columns.append(np.clip(g[..., i, j] / both, -1.0, 1.0))
+                columns.append(np.minimum(np.maximum(g[..., i, j] / both, -1.0), 1.0))
     return np.stack(columns, axis=-1)
 
 

@@ -5,6 +5,7 @@ y~ = (y - X b) / s with b and s from ordinary least squares, the fit happens in 
 are orthonormal, of unit scale and free of offsets; the maps lead back exactly.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -217,12 +218,9 @@ class Whole(NamedTuple):
 def _check_sizes(moments: "Moments | CellMoments", *, whole: Whole) -> None:
     """Refuse columns of values whose squares are no doubles: they overflow, or vanish."""
     _, grand, total = whole
-    means, squares = np.abs(grand), np.diag(total)
-    small = (means > 0.0) & (means < 1.0 / LARGEST)
-    if np.isfinite(squares).all() and not (small | (means > LARGEST)).any():
-        return
+    means, squares = np.abs(grand).tolist(), total.diagonal().tolist()
     for name, mean, square in zip(moments.columns, means, squares, strict=True):
-        if not np.isfinite(square) or mean > LARGEST or 0.0 < mean < 1.0 / LARGEST:
+        if not math.isfinite(square) or mean > LARGEST or 0.0 < mean < 1.0 / LARGEST:
             raise IdentifiabilityError(
                 f"the square of '{name}', whose mean has the size {mean:.2g}, is no double; give "
                 f"'{name}' in other units"
@@ -276,19 +274,22 @@ def whiten_columns(
     n, grand, total = whole
     fixed_at = find_positions(moments, moments.fixed)
     _, a = orthonormalize(moments, moments.fixed, fixed_at, n, grand, total)
-    plain = _fit_plainly(moments, a, whole=whole)
+    plain = _fit_plainly(moments, a, fixed_at, whole=whole)
     q = sum(sizes)
     bases = []
     loadings = np.zeros((len(grand) + 1, q + p + 1))
     for structure, stop in zip(structures, np.cumsum(sizes).tolist(), strict=True):
-        random_at = find_positions(moments, structure.names)
-        whole_block = structure.whitening == "triangular" and len(structure.blocks) == 1
-        if whole_block and structure.names == moments.fixed:
+        is_same = structure.names == moments.fixed
+        random_at = fixed_at if is_same else find_positions(moments, structure.names)
+        if is_same and structure.whitening == "triangular" and len(structure.blocks) == 1:
             bases.append(np.ascontiguousarray(a) * np.sqrt(n))  # as `find_basis` finds it
         else:
             bases.append(find_basis(moments, structure, random_at, n, grand, total))
         loadings[random_at, stop - structure.q : stop] = bases[-1]
-    _load_fixed(loadings, moments, a, plain, q=q)
+    # The columns of X~ and y~.
+    loadings[fixed_at, q : q + p] = a
+    loadings[-1, -1] = 1.0 / plain.scale
+    loadings[fixed_at, -1] -= plain.ols / plain.scale
     blocks = _congruence(moments, loadings, grand)
     slogdet = float(np.linalg.slogdet(a)[1])
     return Columns(blocks, n, tuple(bases), a, plain.ols, plain.scale, slogdet, loadings)
@@ -301,13 +302,13 @@ class _Plain(NamedTuple):
     scale: float  # the residual SD
 
 
-def _fit_plainly(moments: "Moments | CellMoments", a: Array, *, whole: Whole) -> _Plain:
-    """Return ordinary least squares by A (p, p) with (X A)'(X A) = I.
+def _fit_plainly(moments: "Moments | CellMoments", a: Array, at: Array, *, whole: Whole) -> _Plain:
+    """Return ordinary least squares by A (p, p) with (X A)'(X A) = I, X the columns at `at` (p,).
 
     Raises `IdentifiabilityError` where nothing is left of the response.
     """
     n, grand, total = whole
-    at, shift = find_positions(moments, moments.fixed), INTERCEPT in moments.fixed
+    shift = INTERCEPT in moments.fixed
     xy = a.T @ _products(at, [len(grand)], n, grand, total, shift)[:, 0]
     rss = total[-1, -1] + (0.0 if shift else n * grand[-1] ** 2) - xy @ xy
     if not rss > PERFECT * total[-1, -1]:
@@ -320,16 +321,6 @@ def _fit_plainly(moments: "Moments | CellMoments", a: Array, *, whole: Whole) ->
     if shift:
         ols[moments.fixed.index(INTERCEPT)] += grand[-1]
     return _Plain(ols, float(np.sqrt(rss / ((rows - len(a)) * (n / rows)))))
-
-
-def _load_fixed(
-    loadings: Array, moments: "Moments | CellMoments", a: Array, plain: _Plain, *, q: int
-) -> None:
-    """Write the columns of X~ and y~ to loadings (1 + columns, q + p + 1)."""
-    at = find_positions(moments, moments.fixed)
-    loadings[at, q : q + len(a)] = a
-    loadings[-1, -1] = 1.0 / plain.scale
-    loadings[at, -1] -= plain.ols / plain.scale
 
 
 def find_positions(moments: "Moments | CellMoments", names: Sequence[str]) -> Array:
@@ -347,10 +338,10 @@ def _products(
     """
     extended = np.zeros((len(grand) + 1, len(grand) + 1))
     extended[1:, 1:] = total
-    means = np.concatenate([[1.0], grand])
     if shift:
         extended[0, 0] = n
     else:
+        means = np.concatenate([[1.0], grand])
         extended += n * np.outer(means, means)
     return extended[rows][:, columns]
 
@@ -382,15 +373,15 @@ def _inverse_factor(
     means: Array,
 ) -> Array:
     """Return R^-1 of gram = R'R, refusing columns that repeat the ones before them."""
-    size = np.sqrt(np.diag(gram))
-    for name, length, mean in zip(names, size, means, strict=True):
+    size = np.sqrt(gram.diagonal())
+    for name, length, mean in zip(names, size.tolist(), means.tolist(), strict=True):
         if name != INTERCEPT and not length**2 > ROUNDING * n * mean**2:
             raise IdentifiabilityError(
                 f"'{name}' does not vary over the {moments.n_rows} rows used, so it has no effect "
                 "to "
                 f"estimate; drop it from '{moments.formula}'"
             )
-    unit = gram / np.outer(size, size)
+    unit = gram / (size[:, None] * size)
     # Row by row, without LAPACK, which wakes its threads for the smallest triangle.
     root = np.zeros_like(unit)
     for j, name in enumerate(names):
@@ -400,11 +391,13 @@ def _inverse_factor(
                 f"'{name}' is a linear combination of {', '.join(names[:j])}, so their effects "
                 f"cannot be told apart; drop it from '{moments.formula}'"
             )
-        root[j, j:] = rest / np.sqrt(rest[0])
+        root[j, j:] = rest / math.sqrt(rest[0])
     inverse = np.zeros_like(unit, order="F")
-    for j in range(len(names) - 1, -1, -1):
-        inverse[j, j] = 1.0 / root[j, j]
-        inverse[j, j + 1 :] = -(root[j, j + 1 :] @ inverse[j + 1 :, j + 1 :]) * inverse[j, j]
+    last = len(names) - 1
+    for j in range(last, -1, -1):
+        inverse[j, j] = back = 1.0 / root[j, j]
+        if j < last:
+            inverse[j, j + 1 :] = -(root[j, j + 1 :] @ inverse[j + 1 :, j + 1 :]) * back
     return np.asarray(inverse / size[:, None])
 
 

@@ -19,14 +19,8 @@ _CALLED = re.compile(r"(?:.*[_. ])?(?:id|ID|Id)|.*[a-z]I[dD]")
 
 
 def doubt_columns(reduced: "AnyMoments | Patterns | LevelPatterns | StratumMoments") -> list[str]:
-    """Return a sentence about each predictor that is a row number, or called an identifier.
-
-    The numbers of n rows, in any order, are told by their sum of squares about their mean, which
-    is n (n^2 - 1) / 12 and no less for any n different integers.
-    """
+    """Return a sentence about each predictor that is a row number, or called an identifier."""
     design = reduced.design
-    n, squares = _sum_squares(reduced)
-    least = n * (n * n - 1.0) / 12.0
     found = []
     for name in design.fixed:
         column = name.strip("`") if name.startswith("`") else name
@@ -36,7 +30,7 @@ def doubt_columns(reduced: "AnyMoments | Patterns | LevelPatterns | StratumMomen
             what = "is a group column, taken as a number"
         elif _CALLED.fullmatch(column):
             what = "is called like an identifier, and taken as a number"
-        elif n >= FEWEST and abs(squares.get(name, 0.0) - least) <= SAME * least:
+        elif _numbers_rows(reduced, name):
             what = "numbers the rows one by one"
         else:
             continue
@@ -47,21 +41,34 @@ def doubt_columns(reduced: "AnyMoments | Patterns | LevelPatterns | StratumMomen
     return found
 
 
-def _sum_squares(
-    reduced: "AnyMoments | Patterns | LevelPatterns | StratumMoments",
-) -> tuple[float, dict[str, float]]:
-    """Return n, and each column's sum of squares about its mean; none where rows are merged."""
+def _numbers_rows(
+    reduced: "AnyMoments | Patterns | LevelPatterns | StratumMoments", name: str
+) -> bool:
+    """Return whether a predictor numbers the rows, in any order; not where rows are merged.
+
+    That is told by its sum of squares about the mean, which is n (n^2 - 1) / 12 and no less for any
+    n different integers.
+    """
     from bhlm.moments.level_patterns import LevelPatterns
-    from bhlm.moments.moments import pool
     from bhlm.moments.patterns import Patterns
     from bhlm.moments.strata import StratumMoments
 
+    columns = reduced.design.columns
+    if name not in columns:
+        return False
+    at = columns.index(name)
     if isinstance(reduced, Patterns | LevelPatterns):
         if reduced.n_patterns < reduced.n_rows:
-            return float(reduced.n_rows), {}
-        gaps = reduced.values - reduced.values.mean(axis=0)
-        sums = np.sum(gaps**2, axis=0).tolist()
-        return float(reduced.n_rows), dict(zip(reduced.columns, sums, strict=False))
-    moments = reduced.whole if isinstance(reduced, StratumMoments) else reduced
-    n, _, total = pool(moments)
-    return n, dict(zip(moments.columns, np.diag(total).tolist(), strict=False))
+            return False
+        mass, mean, square = np.ones(reduced.n_patterns), reduced.values[:, at], 0.0
+    else:
+        moments = reduced.whole if isinstance(reduced, StratumMoments) else reduced
+        mass, mean = moments.mass, moments.mean[:, at]
+        square = float(moments.cross[:, at, at].sum())
+    n = float(mass.sum())
+    if n < FEWEST:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no double numbers nothing
+        square += float(mass @ (mean - mass @ mean / n) ** 2)
+    least = n * (n * n - 1.0) / 12.0
+    return abs(square - least) <= SAME * least

@@ -99,10 +99,7 @@ class Maximum(ABC):
         of fixed effects are by z, whose df are infinite; `fixed_effects()` has t tests, which
         matter where groups are few.
         """
-        if "estimates" not in self._kept:
-            self._kept["estimates"] = tabulate_rows(self.parameter_rows)
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
+        return tabulate_rows(self.parameter_rows)
 
     @property
     def parameter_rows(self) -> dict[str, Row]:

@@ -10,13 +10,11 @@ from scipy import special
 
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.laws import chi_square_tail
-from bhlm.likelihood.parameters import scale_covariance
 from bhlm.moments.moments import INTERCEPT
 from bhlm.reml.standard_errors import (
     Z95,
     log_interval,
-    scale_slopes,
-    scaled_errors,
+    scale_errors,
     standard_errors,
 )
 
@@ -48,15 +46,15 @@ def lay_out(values: Array, names: tuple[str, ...], columns: tuple[str, ...]) -> 
     import pandas as pd
 
     # Views, so that a table whose index is renamed leaves the next one alone.
-    index, header = (_make_index(each).view() for each in (names, columns))
-    return pd.DataFrame(values, index.rename("parameter"), header)
+    index, header = _make_index(names, "parameter").view(), _make_index(columns, None).view()
+    return pd.DataFrame(values, index, header)
 
 
 @lru_cache(maxsize=64)  # text takes pandas longer than all that a small fit's table holds
-def _make_index(names: tuple[str, ...]) -> "pd.Index":
+def _make_index(names: tuple[str, ...], called: str | None) -> "pd.Index":
     import pandas as pd
 
-    return pd.Index(list(names))
+    return pd.Index(list(names), name=called)
 
 
 def wald_test(fixed: Sequence[str], beta: Array, cov: Array) -> dict[str, float]:
@@ -110,7 +108,7 @@ def list_variances(
 
 
 def _list_free(structure: Structure, g: Array, errors: Array) -> list[Row]:
-    values = (float(g[i, j]) for i, j in structure.labels)
+    values = structure.read(g).tolist()
     rows = []
     for parameter, value, se in zip(structure.variances, values, errors.tolist(), strict=True):
         if parameter.is_covariance:
@@ -122,12 +120,9 @@ def _list_free(structure: Structure, g: Array, errors: Array) -> list[Row]:
 
 
 def _list_scaled(structure: Structure, g: Array, cov: Array) -> list[Row]:
-    labels = structure.labels
-    values = scale_covariance(g, labels)
-    se = scaled_errors(scale_slopes(g, labels), cov)
     rows = []
-    found = zip(structure.scaled, values.tolist(), se.tolist(), strict=True)
-    for parameter, value, error in found:
+    found = scale_errors(g, structure.labels, cov)
+    for parameter, (value, error) in zip(structure.scaled, found, strict=True):
         if parameter.is_sd:
             rows.append(Row(value, error, *log_interval(value, error)))
         elif abs(value) < 1.0:

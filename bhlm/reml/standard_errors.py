@@ -1,6 +1,7 @@
 """Standard errors of variance components from the observed information, and their intervals."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
@@ -43,12 +44,11 @@ def variance_covariance(
     # The whitened elements of g are well scaled wherever the columns' zeros lie; the structure
     # is closed under the change of basis, so that g is linear in them.
     directions = structure.directions
-    psi = optimum.lam @ optimum.lam.T
+    root = white.basis @ optimum.lam
     turned = white.basis @ directions @ white.basis.T
     jacobian = np.zeros((m + 1, m + 1))
-    jacobian[:m, :m] = v * np.array([turned[:, i, j] for i, j in structure.labels])
-    psi = white.basis @ psi @ white.basis.T
-    jacobian[:m, m] = [psi[i, j] for i, j in structure.labels]
+    jacobian[:m, :m] = v * structure.read(turned).T
+    jacobian[:m, m] = structure.read(root @ root.T)
     jacobian[m, m] = 1.0
     return _carry(jacobian, np.linalg.inv(information), white)
 
@@ -116,10 +116,12 @@ def _find_flat(
             white.blocks, white.q, structure, n=white.n, restricted=at.restricted
         )
         return find_flat(expected, np.ones(len(expected)), n_groups=n_groups)
-    wide = np.maximum(np.diag(optimum.lam @ optimum.lam.T), 1.0)
-    size = np.sqrt([wide[i] * wide[j] for i, j in structure.labels])
-    flat = find_flat(information, np.append(size, at.sigma2 * white.scale**2), n_groups=n_groups)
-    return flat * np.append(size, 1.0)
+    wide = np.maximum((optimum.lam**2).sum(axis=1), 1.0)
+    size = np.ones(len(information))
+    size[:-1] = np.sqrt(structure.read(wide[:, None] * wide))
+    units = size.copy()
+    units[-1] = at.sigma2 * white.scale**2
+    return find_flat(information, units, n_groups=n_groups) * size
 
 
 def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: Array) -> None:
@@ -131,7 +133,7 @@ def _refuse_flat(moments: Moments, structure: Structure, white: Whitened, flat: 
     for direction in flat:
         turned = np.tensordot(direction[:-1], structure.directions, axes=1)
         turned = white.basis @ turned @ white.basis.T / np.outer(length, length)
-        share = np.array([*(turned[i, j] for i, j in structure.labels), direction[-1]])
+        share = np.append(structure.read(turned), direction[-1])
         seen |= np.abs(share) > 1e-6 * np.abs(share).max()
     parameters = (*structure.variances, RESIDUAL)
     shown = " and ".join(str(each) for each, named in zip(parameters, seen, strict=True) if named)
@@ -179,8 +181,8 @@ def _singular_covariance(structure: Structure, white: Whitened, optimum: Optimum
     tangents = white.basis @ tangents @ white.basis.T
     psi = white.basis @ lam @ lam.T @ white.basis.T
     jacobian = np.zeros((m + 1, len(factors) + 1))
-    jacobian[:m, :-1] = v * np.array([tangents[:, i, j] for i, j in structure.labels])
-    jacobian[:m, -1] = [psi[i, j] for i, j in structure.labels]
+    jacobian[:m, :-1] = v * structure.read(tangents).T
+    jacobian[:m, -1] = structure.read(psi)
     jacobian[m, -1] = 1.0
     result = _carry(jacobian, covariance, white)
     lost = [
@@ -198,38 +200,37 @@ def has_lost_rank(lam: Array, block: list[int]) -> bool:
     return bool(singular_values[-1] < ZERO)
 
 
-def scale_slopes(g: Array, labels: tuple[tuple[int, int], ...]) -> Array:
-    """Return the Jacobian (m, m) of SDs and correlations by g's elements at `labels`."""
+def scale_errors(
+    g: Array, labels: Sequence[tuple[int, int]], cov: Array
+) -> list[tuple[float, float]]:
+    """Return the SDs and correlations of G (q, q) at `labels`, each with its standard error.
+
+    By the delta method from the covariance (m, m) of G's elements at the labels. The error is nan
+    of an SD of zero, where an element that it depends on has none, and where rounding has left a
+    variance below zero.
+    """
     place = {label: index for index, label in enumerate(labels)}
-    slopes = np.zeros((len(labels), len(labels)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for row, (i, j) in enumerate(labels):
-            if i == j:
-                slopes[row, row] = 0.5 / np.sqrt(g[i, i])
-                continue
-            both = np.sqrt(g[i, i] * g[j, j])
-            slopes[row, row] = 1.0 / both
+    elements, spread = g.tolist(), cov.tolist()
+    sds = [math.sqrt(row[i]) for i, row in enumerate(elements)]
+    found = []
+    for at, (i, j) in enumerate(labels):
+        both = sds[i] * sds[j]
+        if not both > 0.0:
+            found.append((sds[i] if i == j else math.nan, math.nan))
+            continue
+        value, slopes = sds[i], {at: 0.5 / sds[i]}
+        if i != j:
+            value = elements[i][j] / both
+            slopes[at] = 1.0 / both
             for k in (i, j):
                 # The exchangeable structure reports one variance for both coefficients.
-                at = place.get((k, k), 0)
-                slopes[row, at] -= 0.5 * g[i, j] / (both * g[k, k])
-    return slopes
-
-
-def scaled_errors(slopes: Array, cov: Array) -> Array:
-    """Return the standard errors (m,) of functions with Jacobian `slopes` (m, m), by row.
-
-    A function is nan only if an element that it depends on has no standard error.
-    """
-    if np.isfinite(slopes).all() and np.isfinite(cov).all():
-        return standard_errors(slopes @ cov @ slopes.T)
-    variances = np.empty(len(slopes))
-    for row, slope in enumerate(slopes):
-        used = np.flatnonzero(slope)
-        part = slope[used]
-        finite = np.isfinite(part).all()
-        variances[row] = part @ cov[np.ix_(used, used)] @ part if finite else np.nan
-    return standard_errors(np.diag(variances))
+                own = place.get((k, k), 0)
+                slopes[own] = slopes.get(own, 0.0) - 0.5 * value / elements[k][k]
+        used = [each for each in slopes.items() if each[1]]
+        variance = sum(a * b * spread[row][column] for row, a in used for column, b in used)
+        error = math.sqrt(variance) if variance >= 0.0 else math.nan
+        found.append((value if i == j else min(max(value, -1.0), 1.0), error))
+    return found
 
 
 def log_interval(value: float, se: float) -> list[float]:

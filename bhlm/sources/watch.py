@@ -57,6 +57,7 @@ class Watch:
                 )
 
 
+_NO_FILES = Watch()
 _OPENED: "WeakKeyDictionary[Any, Watch]" = WeakKeyDictionary()
 
 
@@ -83,16 +84,17 @@ def find_watch(table: Any) -> Watch:
                 return known
             texts = [text.replace("''", "'") for text in _QUOTED.findall(table.sql_query())]
         except Exception:  # one of the many errors of DuckDB: such a relation has no query
-            return Watch()
+            return _NO_FILES
     elif kind.__name__ == "LazyFrame" and kind.__module__.startswith("polars"):
         try:
             plan = table.explain(optimized=False)
         except Exception:  # of a query that cannot be planned, which says so when it is run
-            return Watch()
+            return _NO_FILES
         texts = [text for listed in _SCANNED.findall(plan) for text in listed.split(", ")]
     else:
-        own = getattr(table, "watch", None)
-        return own if isinstance(own, Watch) else Watch()
+        # Asked of the class first: a dataframe looks for such a name among its columns.
+        own = getattr(table, "watch", None) if hasattr(kind, "watch") else None
+        return own if isinstance(own, Watch) else _NO_FILES
     return watch_files(dict.fromkeys(path for text in texts for path in _list_files(text)))
 
 

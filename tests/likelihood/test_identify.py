@@ -7,7 +7,7 @@ import pytest
 from bhlm.errors import IdentifiabilityError
 from bhlm.fits.model import Model
 from bhlm.likelihood.covariance import arrange
-from bhlm.likelihood.identify import expect_information
+from bhlm.likelihood.identify import expect_information, invert_told
 from bhlm.likelihood.whitening import whiten
 from tests.simulate import simulate_rows
 
@@ -153,3 +153,17 @@ def test_a_slope_of_what_is_constant_within_groups_is_that_of_dense_algebra() ->
     assert fit.loglik == pytest.approx(loglik(*at), abs=1e-8)
     for step in np.vstack([np.eye(4), -np.eye(4)]) * 0.01 * at[-1]:
         assert loglik(*(at + step)) < fit.loglik
+
+
+@pytest.mark.parametrize("rank", [4, 3, 1])
+def test_the_inverse_of_what_is_told_is_the_pseudo_inverse(rank: int) -> None:
+    rng = np.random.default_rng(rank)
+    for _ in range(50):
+        vectors = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+        values = np.zeros(4)
+        values[:rank] = rng.choice([-1.0, 1.0], rank) * 10.0 ** rng.uniform(-3, 3, rank)
+        matrix = (vectors * values) @ vectors.T
+        expected = np.linalg.pinv(matrix, rcond=1e-10, hermitian=True)
+        np.testing.assert_allclose(
+            invert_told(matrix, 1e-10), expected, atol=1e-9 * np.abs(expected).max()
+        )

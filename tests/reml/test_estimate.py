@@ -7,8 +7,12 @@ from simulate import Rows, dense_restricted, simulate_rows, simulate_table
 
 from bhlm.errors import ArgumentError, IdentifiabilityError
 from bhlm.fits.model import Model
+from bhlm.likelihood.covariance import STRUCTURES, combine
+from bhlm.likelihood.parameters import scale_covariance
 from bhlm.likelihood.whitening import whiten
+from bhlm.reml import optimize
 from bhlm.reml.optimize import maximize
+from bhlm.reml.standard_errors import scale_errors
 from bhlm.sources.gallery import find_model
 from tests.fuzz.tables import random_table
 
@@ -308,3 +312,54 @@ def test_groups_that_differ_far_more_than_their_rows_are_fitted_or_refused(ratio
     assert fit.converged == (ratio < 1e5)  # beyond, the intraclass correlation is 1 - 1e-10
     if fit.converged:
         assert fit.sigma2 == pytest.approx(within, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_nothing_after_a_final_descent_would_move_it(method, monkeypatch):
+    seen = {True: 0, False: 0}
+    is_final = optimize.is_final
+
+    def watch(found):
+        seen[is_final(found)] += 1
+        return is_final(found)
+
+    for seed in range(60):
+        model = Model("y ~ x + (x | g)", simulate_table(seed, n_groups=int(6 + seed % 30)))
+        monkeypatch.setattr(optimize, "is_final", watch)
+        fit = model.reml(method=method)
+        monkeypatch.setattr(optimize, "is_final", lambda found: False)
+        other = model.reml(method=method)
+        for name in ("theta", "beta", "g", "sigma2", "variance_cov", "gradient", "loglik"):
+            assert np.array_equal(getattr(fit, name), getattr(other, name), equal_nan=True), seed
+        assert (fit.steps, fit.converged, fit.singular) == (
+            *(other.steps, other.converged, other.singular),
+        )
+    assert min(seen.values()) > 5
+
+
+@pytest.mark.parametrize("kind", [None, *STRUCTURES])
+def test_errors_of_sds_and_correlations_are_by_the_slopes_of_these(kind):
+    structure = combine((("Intercept", "x"), ("t",)), group="g", covariance=kind)
+    rng = np.random.default_rng(3)
+    theta, m = rng.normal(size=len(structure.factors)), len(structure.labels)
+    lam = np.tensordot(theta, structure.factors, axes=1)
+    g, root = lam @ lam.T, rng.normal(size=(m, m))
+    cov, free, step = root @ root.T, structure.read(g), 1e-6
+    slopes = np.empty((m, m))
+    for column, unit in enumerate(step * np.eye(m)):
+        ahead, behind = (
+            scale_covariance(structure.assemble(free + sign * unit), structure.labels)
+            for sign in (1.0, -1.0)
+        )
+        slopes[:, column] = (ahead - behind) / (2.0 * step)
+    values, errors = np.array(scale_errors(g, structure.labels, cov)).T
+    np.testing.assert_array_equal(values, scale_covariance(g, structure.labels))
+    np.testing.assert_allclose(errors, np.sqrt(np.diag(slopes @ cov @ slopes.T)), rtol=1e-7)
+
+
+def test_an_sd_without_an_error_leaves_those_of_others_alone():
+    labels, cov = ((0, 0), (1, 1), (0, 1)), np.full((3, 3), np.nan)
+    cov[0, 0] = 4.0
+    (sd, error), gone, correlation = scale_errors(np.diag([9.0, 0.0]), labels, cov)
+    assert (sd, error) == (3.0, 2.0 * 0.5 / 3.0)
+    np.testing.assert_equal([*gone, *correlation], [0.0, np.nan, np.nan, np.nan])

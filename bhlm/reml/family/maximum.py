@@ -108,10 +108,7 @@ class FamilyMaximum(ABC):
         Standard errors are from the observed information, of the approximation where the fit is
         one; intervals are 95 % and tests by z, as of a Gaussian fit.
         """
-        if "estimates" not in self._kept:
-            self._kept["estimates"] = tabulate_rows(self.parameter_rows)
-        table: pd.DataFrame = self._kept["estimates"]
-        return table.copy()
+        return tabulate_rows(self.parameter_rows)
 
     @property
     def parameter_rows(self) -> dict[str, Row]:

@@ -39,7 +39,14 @@ def slope_variances(fit: Maximum, rows: Array) -> Array:
         bent = expect_one(fit).bent
         v, phi, slopes = bent.at.sigma2, bent.at.phi, bent.curve.fixed_slope
     leaning = rows @ phi
-    return np.asarray(-v * np.einsum("rp,cpq,rq->rc", leaning, slopes, leaning))
+    turned = leaning @ slopes  # (c, r, p)
+    return np.asarray(-v * (turned * leaning).sum(axis=2).T)
+
+
+def sum_squared(rows: Array, inner: Array) -> Array:
+    """Return l'C l (r,) of each of `rows` (r, k), C the symmetric `inner` (k, k)."""
+    found: Array = ((rows @ inner) * rows).sum(axis=1)
+    return found
 
 
 def bend_theta(fit: Maximum) -> Array:
@@ -52,7 +59,8 @@ def bend_theta(fit: Maximum) -> Array:
     c = len(factors)
     hessian = np.empty((c + 1, c + 1))
     hessian[:c, :c] = curve.logdet + curve.rss / at.sigma2
-    hessian[:c, :c] += 2.0 * np.einsum("cij,ik,dkj->cd", factors, score, factors)
+    turned = (score @ factors).reshape(c, -1)
+    hessian[:c, :c] += 2.0 * (factors.reshape(c, -1) @ turned.T)
     hessian[:c, c] = hessian[c, :c] = -curve.rss_slope / at.sigma2
     hessian[c, c] = at.dof
     return hessian

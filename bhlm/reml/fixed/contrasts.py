@@ -95,7 +95,7 @@ def tabulate_fixed(fit: Maximum, *, method: str, level: float = 0.95) -> "pd.Dat
     p = len(fit.beta)
     every = Hypotheses(tuple(fit.moments.fixed), np.eye(p), np.zeros(p))
     columns = _estimate(fit, every, method=method, level=level)
-    table = lay_out(np.column_stack(list(columns.values())), every.labels, tuple(columns))
+    table = lay_out(np.array(list(columns.values())).T, every.labels, tuple(columns))
     table.attrs["df"] = method
     return table
 

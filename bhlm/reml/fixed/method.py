@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bhlm.reml.estimate import Estimate
-from bhlm.reml.fixed.algebra import reduce_fixed
+from bhlm.reml.fixed.algebra import reduce_fixed, sum_squared
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, wald_test
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import Maximum
@@ -33,8 +33,7 @@ class FixedInference:
         By way of beta~, since the covariance as given cancels in contrasts such as the fitted
         value at a covariate far from zero.
         """
-        rows = contrasts @ self.loadings
-        return np.asarray(np.sqrt(np.einsum("ci,ij,cj->c", rows, self.inner, rows)))
+        return np.sqrt(sum_squared(contrasts @ self.loadings, self.inner))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ Source: Kuznetsova, Brockhoff & Christensen (2017), J. Stat. Softw. 82(13), sect
 appendix; Giesbrecht & Burns (1985), Biometrics 41, 477-486.
 """
 
+import math
+
 import numpy as np
 
+from bhlm.likelihood.identify import invert_told
 from bhlm.likelihood.laws import f_tail
-from bhlm.reml.fixed.algebra import bend_theta, reduce_fixed, slope_variances
+from bhlm.reml.fixed.algebra import bend_theta, reduce_fixed, slope_variances, sum_squared
 from bhlm.reml.fixed.method import Method, infer_plainly
 from bhlm.reml.fixed.wald import JointTest, check_contrasts, decorrelate
 from bhlm.reml.maximum import Maximum
@@ -64,17 +67,18 @@ def theta_covariance(fit: Maximum) -> Array:
     """Return the covariance (c + 1, c + 1) of (theta, log v), with vanished factors left out."""
     hessian = bend_theta(fit)
     # A theta of 30 (an ICC of .999) must not make its own curvature look flat.
-    size = np.append(np.full(len(fit.theta), max(1.0, float(np.linalg.norm(fit.theta)))), 1.0)
-    scaled = np.linalg.pinv(hessian * np.outer(size, size), rcond=FLAT, hermitian=True)
-    return np.asarray(2.0 * scaled * np.outer(size, size))
+    size = np.full(len(hessian), max(1.0, math.hypot(*fit.theta.tolist())))
+    size[-1] = 1.0
+    both = size[:, None] * size
+    return np.asarray(2.0 * invert_told(hessian * both, FLAT) * both)
 
 
 def _degrees(fit: Maximum, matrix: Array, cov: Array) -> Array:
     algebra = reduce_fixed(fit)
     rows = matrix @ algebra.loadings
-    variances = algebra.v * np.einsum("rp,pq,rq->r", rows, algebra.phi, rows)
-    gradient = np.column_stack([slope_variances(fit, rows), variances])
-    return np.asarray(2.0 * variances**2 / np.einsum("rc,cd,rd->r", gradient, cov, gradient))
+    variances = algebra.v * sum_squared(rows, algebra.phi)
+    gradient = np.concatenate([slope_variances(fit, rows), variances[:, None]], axis=1)
+    return np.asarray(2.0 * variances**2 / sum_squared(gradient, cov))
 
 
 def _pool_df(nu: Array) -> float:

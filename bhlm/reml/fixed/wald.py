@@ -48,9 +48,9 @@ def check_contrasts(contrasts: Array, p: int) -> Array:
         )
     if not np.isfinite(matrix).all():
         raise ArgumentError("a contrast holds a number that is not finite; give finite numbers")
-    for row, values in enumerate(matrix):
-        if not values.any():
-            raise ArgumentError(f"contrast {row} is zero in every fixed effect; drop that row")
+    if not (is_some := matrix.any(axis=1)).all():
+        row = int(is_some.argmin())
+        raise ArgumentError(f"contrast {row} is zero in every fixed effect; drop that row")
     return matrix
 
 
