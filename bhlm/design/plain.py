@@ -104,9 +104,10 @@ def choose_reader(table: Any) -> Any:
 
 
 def _take_pandas(table: Any, name: str) -> Array | None:
-    if name not in table.columns:
+    try:
+        column = table[name]
+    except KeyError:
         return None
-    column = table[name]
     dtype = getattr(column, "dtype", None)
     return _check(column.to_numpy()) if isinstance(dtype, np.dtype) else None
 

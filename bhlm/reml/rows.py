@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ class Row(NamedTuple):
 
 def tabulate_rows(rows: Mapping[str, Row]) -> "pd.DataFrame":
     """Return rows by their parameters' names as the table of estimates."""
-    return lay_out(np.array(list(rows.values())), tuple(rows), Row._fields)
+    values = np.fromiter(chain.from_iterable(rows.values()), np.float64)
+    return lay_out(values.reshape(-1, len(Row._fields)), tuple(rows), Row._fields)
 
 
 def lay_out(values: Array, names: tuple[str, ...], columns: tuple[str, ...]) -> "pd.DataFrame":

@@ -92,6 +92,8 @@ def _pool_df(nu: Array) -> float:
 
 SATTERTHWAITE = Method(
     "satterthwaite",
-    infer=lambda fit, contrasts: infer_plainly(fit, satterthwaite_df(fit, contrasts)),
+    infer=lambda fit, contrasts: infer_plainly(
+        fit, _degrees(fit, contrasts, theta_covariance(fit))
+    ),
     test=lambda fit, contrasts, values: satterthwaite_test(fit, contrasts, values=values),
 )

@@ -1,0 +1,146 @@
+"""Seconds, effective draws and memory of posteriors: here, and in another checkout beside it.
+
+    python comparisons/speed_posteriors.py                      # this checkout
+    python comparisons/speed_posteriors.py --before ../earlier  # and another one
+    python comparisons/speed_posteriors.py --large              # 10^6 groups too
+
+Every line is a process of its own, 4 chains of 1000 draws unless it says otherwise: seconds of a
+second call, from reduced data to the table of estimates, the median of the runs; the smallest bulk
+and tail ESS over the parameters, and the smaller of both per second; the most memory that the
+process has held. Table 4.4 is High School and Beyond; the others are simulated, ten rows in each
+group. Of independent draws `effective` is what their weights leave of them. What a checkout does
+not offer is left out. Both run in this environment, to which PYTHONPATH may add what an earlier one
+needs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+ROWS = 10  # in each group
+# What is asked of `sample()`, by the line: groups (none of Table 4.4), arguments and runs.
+LINES: dict[str, tuple[int, dict[str, Any], int]] = {
+    "Table 4.4": (0, {}, 9),
+    "1e5 groups by NUTS": (100_000, {"method": "nuts"}, 1),
+    "1e5 groups, independent": (100_000, {"method": "independent", "draws": 1100}, 3),
+}
+LARGE: dict[str, tuple[int, dict[str, Any], int]] = {"1e6 groups": (1_000_000, {}, 1)}
+
+
+def simulate(groups: int) -> pd.DataFrame:
+    """Return a table with random intercepts and slopes, of so many groups."""
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(groups), ROWS)
+    x = rng.normal(size=len(g))
+    u = rng.normal(size=(groups, 2)) @ np.array([[1.0, 0.3], [0.0, 0.5]])
+    y = 1.0 + 0.5 * x + u[g, 0] + u[g, 1] * x + rng.normal(scale=2.0, size=len(g))
+    return pd.DataFrame({"g": g, "x": x, "y": y})
+
+
+def sample(line: str) -> dict[str, Any]:
+    """Return what a line shows of the package that this process finds."""
+    import bhlm
+
+    groups, arguments, runs = (LINES | LARGE)[line]
+    small = bhlm.Model("y ~ x + (x | g)", simulate(100))
+    if groups:
+        model = bhlm.Model("y ~ x + (x | g)", simulate(groups))
+    else:
+        entry = bhlm.find_model("hsb_random_coefficient")
+        model = bhlm.Model(entry.formula, bhlm.load_dataset(entry.dataset))
+    try:
+        small.sample(seed=1, **(arguments | {"draws": 100}))  # compiles
+    except TypeError:  # an argument that this version does not have
+        if "independent" in arguments.values():
+            return {"note": "not there"}
+        arguments = {}
+    seconds, found = [], []
+    for seed in range(1, runs + 1):
+        start = time.perf_counter()
+        post = model.sample(seed=seed, **arguments)
+        estimates = post.estimates
+        seconds.append(time.perf_counter() - start)
+        found.append([float(estimates[name].min()) for name in ("ess_bulk", "ess_tail")])
+    bulk, tail = np.median(found, axis=0).tolist()
+    effective = None
+    if arguments.get("method") == "independent":
+        effective = float(post.diagnostics.certificate.effective)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "seconds": statistics.median(seconds), "bulk": bulk, "tail": tail, "mb": peak,
+        "effective": effective, "failures": list(map(str, post.diagnostics.failures)),
+    }  # fmt: skip
+
+
+def ask(checkout: Path, line: str) -> dict[str, Any]:
+    """Return what a process of a checkout finds for a line."""
+    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve()), "--line", line],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        return {"note": f"failed: {lines[-1]}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(checkouts: dict[str, Path], lines: list[str]) -> None:
+    """Print the lines of every checkout."""
+    print(
+        f"{'posterior':24} {'':7} {'seconds':>8} {'bulk ESS':>9} {'tail ESS':>9} {'ESS/s':>8} "
+        f"{'effective':>9} {'MB':>6}"
+    )
+    for line in lines:
+        for label, checkout in checkouts.items():
+            head = f"{line:24} {label:7} "
+            if line in LARGE and label != "now":
+                print(head + "not asked")
+                continue
+            found = ask(checkout, line)
+            if "note" in found:
+                print(head + found["note"], flush=True)
+                continue
+            kept = "" if found["effective"] is None else f"{found['effective']:.0f}"
+            rate = min(found["bulk"], found["tail"]) / found["seconds"]
+            print(
+                head + f"{found['seconds']:8.2f} {found['bulk']:9.0f} {found['tail']:9.0f} "
+                f"{rate:8.0f} {kept:>9} {found['mb']:6.0f} {' '.join(found['failures'])}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    parser.add_argument("--large", action="store_true", help="10^6 groups too")
+    parser.add_argument("--line", choices=[*LINES, *LARGE], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.line is not None:
+        print(json.dumps(sample(options.line)))
+        return
+    checkouts = {"now": CHECKOUT}
+    if options.before is not None:
+        checkouts = {"before": options.before.resolve()} | checkouts
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}"
+    )
+    compare(checkouts, [*LINES, *(LARGE if options.large else {})])
+
+
+if __name__ == "__main__":
+    main()
