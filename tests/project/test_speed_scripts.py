@@ -1,0 +1,57 @@
+"""The scripts of speed: they run, and what they print is of the package beside them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "comparisons"
+
+
+def run_script(*arguments: str) -> str:
+    """Return what a script of the folder prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import speed_commands
+
+    return speed_commands
+
+
+@pytest.mark.wide
+def test_a_posterior_is_timed_in_a_process_of_its_own() -> None:
+    found = json.loads(run_script("speed_posteriors.py", "--line", "Table 4.4"))
+    assert found["seconds"] > 0.0
+    assert min(found["bulk"], found["tail"]) > 1000.0
+    assert found["failures"] == []
+
+
+@pytest.mark.wide
+def test_a_command_that_fails_ends_the_comparison(
+    commands: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert commands.measure(commands.HERE, "import bhlm", cache=tmp_path) > 0.0
+    monkeypatch.setitem(commands.COMMANDS, "bhlm reml", ["reml", "no_such_model"])
+    with pytest.raises(SystemExit, match=r"'bhlm reml' of .* failed: .*no_such_model"):
+        commands.measure(commands.HERE, "bhlm reml", cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_steps_are_set_beside_the_machine() -> None:
+    lines = run_script("limits.py").splitlines()
+    shown = {line[:44].strip(): line[44:].split() for line in lines if line}
+    for name in ("likelihood, 5,000 groups, sixteen together", "gradient, 5,000 groups"):
+        seconds, read, rate, operations, pace = map(float, shown[name])
+        assert rate == pytest.approx(read / seconds, abs=0.02)
+        assert pace == pytest.approx(operations / seconds, abs=0.02)
+    assert float(shown["all of it"][0]) > float(shown["REML"][0]) > 0.0
