@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bhlm.bayes.marginal_mode import find_mode
+from bhlm.bayes.mixing import measure, measure_mean
 from bhlm.bayes.twin_chains import describe_twins, find_twins
 from bhlm.errors import DataError, check_arguments
 from bhlm.layout import count, format_fixed
@@ -101,14 +102,6 @@ class Diagnostics:
         )
 
 
-class Measured(NamedTuple):
-    """How far chains agree, and how many independent draws theirs are worth."""
-
-    rhat: Array  # (m,) rank-normalised split R-hat
-    ess_bulk: Array  # (m,)
-    ess_tail: Array  # (m,) of the 5 % and 95 % quantiles, the smaller
-
-
 class Summary(NamedTuple):
     """What is told of the draws of one parameter, in the order of the columns of tables."""
 
@@ -122,19 +115,6 @@ class Summary(NamedTuple):
     ess_tail: float
     rhat: float
     mcse_mean: float
-
-
-def measure(stack: Array) -> Measured:
-    """Return R-hat and ESS of m parameters' draws (m, chain, draw); nan of one that is constant."""
-    from arviz_stats.base import array_stats
-
-    axes = {"chain_axis": 1, "draw_axis": 2}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Measured(
-            np.atleast_1d(array_stats.rhat(stack, **axes)),
-            np.atleast_1d(array_stats.ess(stack, method="bulk", **axes)),
-            np.atleast_1d(array_stats.ess(stack, method="tail", prob=(0.05, 0.95), **axes)),
-        )
 
 
 def diagnose(
@@ -324,13 +304,12 @@ def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> di
         draws: parameter name -> (chain, draw).
         bounds: parameter name -> (lower, upper), of those that have bounds: the mode may be one.
     """
-    from arviz_stats.base import array_stats
-
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
     measured = measure(stack)
     limits = [(bounds or {}).get(name, (-np.inf, np.inf)) for name in names]
     flat = stack.reshape(len(names), -1)
+    sd = flat.std(axis=1, ddof=1)
     lower, median, upper = np.quantile(flat, [0.025, 0.5, 0.975], axis=1)
     columns = {
         "mean": flat.mean(axis=1),
@@ -341,12 +320,10 @@ def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> di
                 for row, (low, high), ess in zip(flat, limits, measured.ess_bulk, strict=True)
             ]
         ),
-        "sd": flat.std(axis=1, ddof=1),
+        "sd": sd,
         "lower": lower,
         "upper": upper,
-        "mcse_mean": np.atleast_1d(
-            array_stats.mcse(stack, method="mean", chain_axis=1, draw_axis=2)
-        ),
+        "mcse_mean": sd / np.sqrt(measure_mean(stack)),
         **measured._asdict(),
     }
     table = np.column_stack([columns[name] for name in Summary._fields])

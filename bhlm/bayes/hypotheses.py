@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bhlm.bayes.mixing import measure_mean
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import check_level
 from bhlm.likelihood.statements import (
@@ -242,10 +243,8 @@ def read_parameters(fit: "Posterior", text: str) -> Statement:
 
 def count_draws(holds: Array, *, text: str) -> Probability:
     """Return the share of true among `holds` (chain, draw), with its Monte Carlo error."""
-    from arviz_stats.base import array_stats
-
     share = float(holds.mean())
     if share in (0.0, 1.0):
         return Probability(share, 1.0 / holds.size, text, holds.size)
-    ess = float(array_stats.ess(holds.astype(float), method="mean", chain_axis=0, draw_axis=1))
+    ess = float(measure_mean(holds[None])[0])
     return Probability(share, float(np.sqrt(share * (1.0 - share) / ess)), text, holds.size)

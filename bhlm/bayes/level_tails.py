@@ -20,7 +20,6 @@ from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import special_ortho_group
 
 from bhlm.bayes.priors.families import Flat, Prior
 from bhlm.bayes.priors.resolve import Priors, ResolvedPriors
@@ -162,6 +161,8 @@ def _list_growths(
     structure: Structure, powers: Array, etas: Sequence[float]
 ) -> Iterator[list[Growth]]:
     """Yield the ways to grow of each block of each factor."""
+    from scipy.stats import special_ortho_group  # half a second to load; studies do without
+
     q, before = structure.q, 0
     for part, span, eta in zip(structure.parts, structure.spans, etas, strict=True):
         eye = np.eye(q)[:, span]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.convergence import ESS, RHAT, measure
+from bhlm.bayes.convergence import ESS, RHAT
+from bhlm.bayes.mixing import measure
 from bhlm.bayes.sampling import Progress, Reader
 from bhlm.errors import StoppedError as StoppedError
 

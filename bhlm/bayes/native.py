@@ -5,10 +5,13 @@ with each call. The callbacks rest on what nutpie keeps to itself; where that ha
 public interface serves, with the same draws at a quarter of the speed.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,9 +22,6 @@ from bhlm.bayes.packing import pack_density, pack_levels, pack_turned
 from bhlm.bayes.weighted_density import WeightedDensity, log_weighted, pack_weighted
 from bhlm.likelihood.level_pattern import FamilyPattern, NestedPattern
 from bhlm.processes import count_cores, limit_blas
-
-if TYPE_CHECKING:
-    pass
 
 Array = np.ndarray
 type AnyDensity = Turned | LevelDensity
@@ -86,6 +86,7 @@ def wrap_callback(callback: Any, packed: Array, *, d: int, start: Start) -> Any:
     from bhlm.bayes.callbacks import copy_callback
 
     try:
+        _load_nutpie()
         from nutpie.compile_pymc import CompiledPyMCModel
 
         model = CompiledPyMCModel(
@@ -134,6 +135,7 @@ class Moved(Protocol):
 
 def make_python(density: Moved, start: Start, *, evaluate: Evaluate) -> Any:
     """Return the density as a model of Python functions, nutpie's public interface."""
+    _load_nutpie()
     from nutpie.compiled_pyfunc import from_pyfunc
 
     d = density.dimension
@@ -160,9 +162,34 @@ def make_python(density: Moved, start: Start, *, evaluate: Evaluate) -> Any:
 
 def compile_pymc(model: Any) -> Any:
     """Return a pm.Model as nutpie's model, compiled in this process."""
+    _load_nutpie()
     import nutpie
 
     return nutpie.compile_pymc_model(model)
+
+
+class _Postponed(ModuleType):
+    """Stands for a module that is loaded where something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by whoever looks through all modules
+            raise AttributeError(name)
+        return getattr(import_module(self.__name__), name)
+
+
+def _load_nutpie() -> None:
+    """Load nutpie without ArviZ.
+
+    nutpie imports it with all its plots, which takes a second, and asks it only for trees of
+    arrays, which are not made of raw draws.
+    """
+    if "nutpie" in sys.modules or "arviz" in sys.modules:
+        return
+    sys.modules["arviz"] = _Postponed("arviz")
+    try:
+        import nutpie  # noqa: F401
+    finally:
+        del sys.modules["arviz"]
 
 
 def run_model(model: Any, arguments: dict[str, Any], wait: "Callable[[Any], Any]") -> Any:
@@ -173,6 +200,7 @@ def run_model(model: Any, arguments: dict[str, Any], wait: "Callable[[Any], Any]
     nutpie itself would take Ctrl-C for a wish to have the draws so far, as many in each chain as
     there happen to be.
     """
+    _load_nutpie()
     import nutpie
 
     at_once = min(arguments["chains"], arguments["cores"] or arguments["chains"])

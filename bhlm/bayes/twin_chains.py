@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from bhlm.bayes.mixing import rank_draws
 
 Array = np.ndarray
 
@@ -47,8 +48,9 @@ def find_twins(draws: Mapping[str, Array]) -> list[Twins]:
     if n_draws < DRAWS or not m:
         return []
     states = np.ascontiguousarray(stack).view(np.dtype((np.void, 8 * m)))[:, :, 0]
-    ranks = np.apply_along_axis(stats.rankdata, 1, stack)
-    ranks -= ranks.mean(axis=1, keepdims=True)
+    rows = np.moveaxis(stack, 1, 2).reshape(-1, n_draws)
+    ranks = np.moveaxis(rank_draws(rows).reshape(n_chains, m, n_draws), 2, 1)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
     size = np.sqrt((ranks**2).sum(axis=1))
     found = []
     for i in range(n_chains):

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from bhlm.bayes.importance.kernels import TAIL, Kernels, Located, tabulate_cdf
 from bhlm.bayes.importance.posterior import ImportancePosterior
+from bhlm.bayes.mixing import measure_mean
 from bhlm.bayes.pareto import measure_tails
 from bhlm.bayes.quadrature.posterior import QuadraturePosterior
 from bhlm.likelihood.parameters import Parameter
@@ -252,11 +253,9 @@ def _score_sd(x: Array, kernels: Kernels, weight: Array, located: Located) -> Sc
 
 def count_effective(statistic: Array) -> float:
     """Return the effective number of draws of a statistic (chain, draw); 1 if it does not vary."""
-    from arviz_stats.base import array_stats
-
     if np.ptp(statistic) == 0.0:
         return 1.0
-    found = float(array_stats.ess(statistic, chain_axis=0, draw_axis=1, method="mean"))
+    found = float(measure_mean(statistic[None])[0])
     return found if np.isfinite(found) and found > 0.0 else 1.0
 
 

@@ -8,8 +8,7 @@ Source: Saeilynoja, Buerkner & Vehtari (2022), Statistics and Computing 32:32, s
 """
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import binom
+from scipy.special import bdtrik, betainc, betaincc, gammaln, xlog1py, xlogy
 
 Array = np.ndarray
 
@@ -40,7 +39,7 @@ def uniformity_p(ranks: Array, n_draws: int, *, negligible: float = NEGLIGIBLE) 
     n = len(ranks)
     z = grid_points(n_draws)
     below = count_below(ranks, n_draws)
-    tails = np.minimum(binom.cdf(below, n, z), binom.sf(below - 1, n, z))
+    tails = np.minimum(_share_up_to(below, n, z), _share_from(below, n, z))
     smallest = float(tails.min())
     bound = 2.0 * n_draws * smallest
     if bound < negligible:
@@ -74,9 +73,25 @@ def grid_points(n_draws: int) -> Array:
 def _find_edges(n: int, z: Array, tail: float) -> tuple[Array, Array]:
     """Return the smallest and the largest counts whose tail probabilities pass `tail`."""
     passed = min(tail * (1.0 + SAME), 1.0)
-    low = binom.ppf(passed, n, z)
-    high = n - binom.ppf(passed, n, 1.0 - z)
-    return np.maximum(low, 0).astype(np.int64), high.astype(np.int64)
+    return _find_quantile(passed, n, z), n - _find_quantile(passed, n, 1.0 - z)
+
+
+def _find_quantile(tail: float, n: int, z: Array) -> Array:
+    """Return the smallest counts of Binomial(n, z) whose distribution functions reach `tail`."""
+    count = np.ceil(bdtrik(tail, n, z))
+    count = np.where(_share_up_to(count, n, z) < tail, np.minimum(count + 1.0, n), count)
+    below = np.maximum(count - 1.0, 0.0)  # which rounding may have passed over
+    return np.where(_share_up_to(below, n, z) >= tail, below, count).astype(np.int64)
+
+
+def _share_up_to(count: Array, n: int, z: Array) -> Array:
+    """Return the probability that Binomial(n, z) is `count` or less."""
+    return np.where(count < n, betaincc(count + 1.0, np.maximum(n - count, 1.0), z), 1.0)
+
+
+def _share_from(count: Array, n: int, z: Array) -> Array:
+    """Return the probability that Binomial(n, z) is `count` or more."""
+    return np.where(count > 0, betainc(np.maximum(count, 1.0), n - count + 1.0, z), 1.0)
 
 
 def _tail_probability(n: int, z: Array, tail: float) -> float:
@@ -85,7 +100,11 @@ def _tail_probability(n: int, z: Array, tail: float) -> float:
     if np.any(low > high):
         return 1.0
     log_factorial = gammaln(np.arange(n + 1) + 1.0)
-    mass = binom.pmf(np.arange(low[0], high[0] + 1), n, z[0])
+    first = np.arange(low[0], high[0] + 1)
+    mass = np.exp(
+        log_factorial[n] - log_factorial[first] - log_factorial[n - first]
+        + xlogy(first, z[0]) + xlog1py(n - first, -z[0])
+    )  # fmt: skip
     for i in range(1, len(z)):
         share = (z[i] - z[i - 1]) / (1.0 - z[i - 1])
         before = np.arange(low[i - 1], high[i - 1] + 1)[:, None]

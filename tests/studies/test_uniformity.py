@@ -8,12 +8,16 @@ from scipy.stats import binom
 
 from bhlm.studies.uniformity import (
     NEGLIGIBLE,
+    _find_quantile,
+    _share_from,
+    _share_up_to,
     count_below,
     grid_points,
     simultaneous_band,
     uniformity_p,
 )
 
+RELATIVE = 1e-10  # of one tail probability, as far out as doubles reach
 ROUNDING = 1e-12  # sums of some hundred probabilities of double precision
 
 
@@ -31,6 +35,18 @@ def smallest_tail(ranks, n_draws):
 def test_counts_below_each_point():
     assert count_below(np.array([0, 0, 2, 3]), 3).tolist() == [2, 2, 3]
     assert grid_points(3).tolist() == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 300, 20_000])
+@pytest.mark.parametrize("n_draws", [1, 3, 9, 99])
+def test_binomial_tails_and_quantiles_are_those_of_scipy(n, n_draws):
+    z = grid_points(n_draws)
+    for count in {0, 1, n // 2, n - 1, n}:
+        counts = np.full(n_draws, count)
+        np.testing.assert_allclose(_share_up_to(counts, n, z), binom.cdf(count, n, z), RELATIVE)
+        np.testing.assert_allclose(_share_from(counts, n, z), binom.sf(count - 1, n, z), RELATIVE)
+    for tail in (1e-30, 1e-9, 1e-4, 0.003, 0.02, 0.1234, 0.49, 0.9, 0.999):
+        assert _find_quantile(tail, n, z).tolist() == binom.ppf(tail, n, z).tolist()
 
 
 @pytest.mark.parametrize(("n", "n_draws"), [(3, 2), (4, 3), (3, 4), (2, 1)])

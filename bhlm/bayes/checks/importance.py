@@ -7,6 +7,7 @@ Stat. 15, 1174-1207, for the error of k-hat.
 
 import numpy as np
 
+from bhlm.bayes.mixing import measure_mean
 from bhlm.bayes.pareto import smooth_tails
 
 Array = np.ndarray
@@ -66,11 +67,9 @@ def score_ratio(logs: Array) -> tuple[float, float, float]:
 
     k-hat is the shape of the tail of exp(logs), from which on the mean rests on few draws.
     """
-    from arviz_stats.base import array_stats
-
     value = float(log_mean(logs.ravel()))
     ratio = np.exp(logs - value)
-    ess = float(array_stats.ess(ratio, chain_axis=0, draw_axis=1, method="mean"))
+    ess = float(measure_mean(ratio[None])[0])
     khat = smooth_tails(logs.ravel()).khat
     return value, float(ratio.std(ddof=1) / np.sqrt(ess)), float(khat)
 

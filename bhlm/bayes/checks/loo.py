@@ -18,6 +18,7 @@ from arviz_stats import ELPDDataLOO
 from bhlm.bayes.checks.group_refit import predict_left_out
 from bhlm.bayes.checks.importance import log_mean, score_units
 from bhlm.bayes.draws import Draws, Posterior, flatten_draws
+from bhlm.bayes.mixing import measure_mean
 from bhlm.errors import ArgumentError, DataError, check_arguments
 from bhlm.layout import (
     align_columns,
@@ -345,14 +346,10 @@ def khat_threshold(fit: Posterior) -> float:
 
 def relative_efficiency(fit: Posterior) -> float:
     """Return the mean effective sample size of the parameters, per draw; 1 for one chain."""
-    from arviz_stats.base import array_stats
-
     stack = np.stack(list(fit.draws.values()))
     if stack.shape[1] == 1:
         return 1.0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ess = array_stats.ess(stack, chain_axis=1, draw_axis=2, method="mean")
-    return float(np.nanmean(ess)) / stack[0].size
+    return float(np.nanmean(measure_mean(stack))) / stack[0].size
 
 
 def _stream_logliks(fit: Draws, held: int) -> Iterator[tuple[slice, Array]]:

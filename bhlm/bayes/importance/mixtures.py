@@ -11,7 +11,6 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
-from scipy.stats import qmc
 
 Array = np.ndarray
 
@@ -45,6 +44,8 @@ def draw_mixture(
     """
     d = mixture.mean.shape[1]
     if net:
+        from scipy.stats import qmc  # half a second to load, and draws of NUTS do without
+
         points = qmc.Sobol(d + 2, bits=BITS, rng=rng)
         u = points.random_base2(math.ceil(math.log2(max(count, 2))))[:count]
     else:

@@ -30,7 +30,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import qmc
 
 from bhlm.bayes.density import AnyWhitened, evaluate_prior, place_fixed
 from bhlm.bayes.importance.modes import Modes
@@ -704,6 +703,8 @@ def spread_starts(target: Target, *, count: int = SEARCH, seed: int = 0) -> Arra
     residual SD from 1/10 to 1.3 of that of least squares; the fixed effects of a family within a
     standard error.
     """
+    from scipy.stats import qmc  # half a second to load, and draws of NUTS do without
+
     s, d = target.n_sds, target.dimension
     low = np.full(d, -1.5)
     high = np.full(d, 1.5)

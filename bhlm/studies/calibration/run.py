@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import special
-from scipy.stats import rankdata
 
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import Settings, parameter_draws
 from bhlm.bayes.importance.target import build_target
 from bhlm.bayes.independent import resample_target
+from bhlm.bayes.mixing import measure_bulk
 from bhlm.bayes.priors.correlations import arrange_prior
 from bhlm.bayes.priors.resolve import (
     Priors,
@@ -315,7 +314,7 @@ def run_replicate(
         raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
     first, sampled = values[:, :1], values[:, 1:]
     ranks = (sampled[:, study.thin - 1 :: study.thin] < first).sum(axis=1)
-    ess = measure_bulk_ess(sampled)
+    ess = measure_bulk(sampled[:, None])
     return {
         "replicate": number,
         "ranks": ranks.tolist(),
@@ -323,21 +322,6 @@ def run_replicate(
         "independent": found is not None,
         "ess": float(np.nan_to_num(np.min(ess), nan=0.0)),  # nan if a chain did not move
     }
-
-
-def measure_bulk_ess(values: Array) -> Array:
-    """Return the bulk ESS (m,) of one chain's draws (m, n), as ArviZ does.
-
-    The normal scores of all quantities are computed at once: for each alone they take ArviZ
-    longer than all the rest.
-    """
-    from arviz_stats.base import array_stats
-
-    half = values.shape[1] // 2
-    split = np.hstack([values[:, :half], values[:, values.shape[1] - half :]])
-    scores = special.ndtri((rankdata(split, axis=1) - 0.375) / (split.shape[1] + 0.25))
-    found = array_stats.ess(scores[:, None], chain_axis=1, draw_axis=2, method="mean")
-    return np.atleast_1d(found)
 
 
 def _simulate(study: Study, true: Parameters, rng: np.random.Generator) -> Whitened | WhitenedCells:
