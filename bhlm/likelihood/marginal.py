@@ -31,6 +31,7 @@ from bhlm.moments.sums import sum_blocks
 from bhlm.processes import share_out
 
 Array = np.ndarray
+ABREAST = 16  # lanes of which a panel is used all or none, and which vectors hold side by side
 LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -53,14 +54,18 @@ def fill_marginal(
     Z'H^-1 Z lam = Z'Z lam K^-1.
     """
     _, q, k, _ = values.shape
+    if q == 2:
+        fill_two(values, reach, first, last, lam, beta, precision, out)
+        return
     p = k - q - 1
     turned = np.empty((q, q, LANES))
     low = np.empty((q, q, LANES))
     raw = np.empty((q, q, LANES))
-    room = np.zeros((3 * q + 1 + q * q, LANES))
-    gap, pivot, spread = room[:q], room[q : 2 * q], room[2 * q : 3 * q]
+    gap = np.empty((q, LANES))
+    pivot = np.empty((q, LANES))
     inverse = np.empty((q, LANES))
     w = np.empty((q, LANES))
+    spread = np.empty((q, LANES))
     back = np.empty((q, LANES))
     product = np.ones(LANES)
     lanes = np.zeros((2 + p + q * q, LANES))
@@ -68,12 +73,7 @@ def fill_marginal(
     for s in range(first, last):
         for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
             panel = values[t]
-            take_residual(panel, beta, gap)
-            if q == 2:
-                solve_two(panel, lam, precision, room)
-                add_determinants(pivot, every, t, product, lanes[0])
-                add_fixed(panel, spread, lanes)
-                continue
+            take_residual(panel, beta, LANES, gap)
             factor_panel(panel, lam, turned, low, raw, pivot, inverse)
             add_determinants(pivot, every, t, product, lanes[0])
             for a in range(q):
@@ -89,7 +89,7 @@ def fill_marginal(
                 set_scaled(lam[i, 0], w[0], spread[i])
                 for a in range(1, q):
                     add_scaled(lam[i, a], w[a], spread[i])
-            add_fixed(panel, spread, lanes)
+            add_fixed(panel, spread, LANES, lanes[2:])
             for i in range(q):
                 for a in range(q):
                     subtract_product(panel[i, a], spread[a], gap[i])
@@ -102,58 +102,105 @@ def fill_marginal(
                     at = 2 + p + i * q + a
                     for g in range(LANES):
                         lanes[at, g] += precision * gap[i, g] * w[a, g] - back[a, g]
-        if q == 2:
-            for i in range(5):
-                row = 1 if i == 0 else 1 + p + i
-                for g in range(LANES):
-                    lanes[row, g] = room[6 + i, g]
-                    room[6 + i, g] = 0.0
         take_logarithms(product, lanes[0])
         take_lanes(lanes, out[s])
 
 
 @kernel
-def take_residual(panel: Array, beta: Array, gap: Array) -> None:
-    """Write Z'r = Z'y - Z'X beta of a panel (q, k, LANES) to `gap` (q, LANES)."""
+def fill_two(
+    values: Array,
+    reach: float,
+    first: int,
+    last: int,
+    lam: Array,
+    beta: Array,
+    precision: float,
+    out: Array,
+) -> None:
+    """Do for two coefficients what `fill_marginal` does of any number of them, to the bit.
+
+    Lanes behind a panel's last group are left out, which is half of the work for thirty groups.
+    """
+    k = values.shape[2]
+    p = k - 3
+    # Z'r, the diagonal of D and lam w, two rows each; then what `out` has the sums of, with the
+    # gradient by lam, four rows, before the rest.
+    room = np.empty((12 + p, LANES))
+    gap, pivot, spread, slope, lanes = room[:2], room[2:4], room[4:6], room[6:10], room[10:]
+    room[6:] = 0.0
+    product = np.ones(LANES)
+    every = plan_logarithms(lam, reach)
+    for s in range(first, last):
+        for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
+            panel = values[t]
+            used = count_lanes(panel)
+            take_residual(panel, beta, used, gap)
+            for g in range(0, used, ABREAST):
+                solve_two(panel.ravel()[g:], k * LANES, lam, precision, room.ravel()[g:])
+            pivot[:, used:] = 1.0
+            add_determinants(pivot, every, t, product, lanes[0])
+            add_fixed(panel, spread, used, lanes[2:])
+        take_logarithms(product, lanes[0])
+        take_lanes(lanes, out[s, : 2 + p])
+        take_lanes(slope, out[s, 2 + p :])
+
+
+@kernel
+def count_lanes(panel: Array) -> int:
+    """Return how many lanes of a panel (q, k, LANES) have groups, a multiple of ABREAST.
+
+    What fills a panel has Z'Z = 0, and adds zeros.
+    """
+    for used in range(LANES, ABREAST, -ABREAST):
+        for a in range(panel.shape[0]):
+            for g in range(used - ABREAST, used):
+                if panel[a, a, g] != 0.0:
+                    return used
+    return ABREAST
+
+
+@kernel
+def take_residual(panel: Array, beta: Array, used: int, gap: Array) -> None:
+    """Write Z'r = Z'y - Z'X beta of the used lanes of a panel (q, k, LANES) to `gap` (q, LANES)."""
     q, k, _ = panel.shape
     for a in range(q):
-        for g in range(LANES):
+        for g in range(used):
             gap[a, g] = panel[a, k - 1, g]
         for i in range(len(beta)):
             share = beta[i]
-            for g in range(LANES):
+            for g in range(used):
                 gap[a, g] -= share * panel[a, q + i, g]
 
 
 @kernel
-def add_fixed(panel: Array, spread: Array, lanes: Array) -> None:
-    """Add X'Z lam w of a panel (q, k, LANES) to the rows of `lanes` from the third on."""
+def add_fixed(panel: Array, spread: Array, used: int, lanes: Array) -> None:
+    """Add X'Z lam w of the used lanes of a panel (q, k, LANES) to the first rows of `lanes`."""
     q, k, _ = panel.shape
     for i in range(k - q - 1):
         for a in range(q):
-            for g in range(LANES):
-                lanes[2 + i, g] += panel[a, q + i, g] * spread[a, g]
+            for g in range(used):
+                lanes[i, g] += panel[a, q + i, g] * spread[a, g]
 
 
 @kernel
-def solve_two(panel: Array, lam: Array, precision: float, room: Array) -> None:
-    """Do for a panel of two coefficients what `fill_marginal` does of any number of them.
+def solve_two(there: Array, second: int, lam: Array, precision: float, held: Array) -> None:
+    """Do for some lanes of two coefficients what `fill_marginal` does of any number of them.
 
     One pass over the lanes, whose numbers stay in registers; each is computed as there, to the bit.
-    All that is written has one address, so that the compiler sees that nothing overlaps.
+    All that is written has one address, and the number of lanes is known, so that the compiler sees
+    that nothing overlaps.
 
     Args:
-        panel: (2, k, LANES).
+        there: the numbers of a panel (2, k, LANES) from the first of these lanes on.
+        second: k LANES, where those of the second coefficient begin.
         lam: (2, 2).
         precision: one over sigma^2.
-        room: (11, LANES) Z'r in two rows. The diagonal of D and lam w are written to the next four,
-            and v'w and what the gradient by lam is made of are added to the others.
+        held: likewise those of (12 + p, LANES): Z'r in two rows. The diagonal of D and lam w are
+            written to the next four, what the gradient by lam is made of is added to the next
+            four, and v'w to the second one behind them.
     """
-    k = panel.shape[1]
-    there, held = panel.ravel(), room.ravel()
-    second = k * LANES
     l00, l01, l10, l11 = lam[0, 0], lam[0, 1], lam[1, 0], lam[1, 1]
-    for g in range(LANES):
+    for g in range(ABREAST):
         z00, z01 = there[g], there[LANES + g]
         z10, z11 = there[second + g], there[second + LANES + g]
         gap0, gap1 = held[g], held[LANES + g]
@@ -170,7 +217,7 @@ def solve_two(panel: Array, lam: Array, precision: float, room: Array) -> None:
         inverse1 = 1.0 / pivot1
         w0, w1 = l00 * gap0 + l10 * gap1, l01 * gap0 + l11 * gap1
         w1 -= low * w0
-        held[6 * LANES + g] = held[6 * LANES + g] + w0 * w0 * inverse0 + w1 * w1 * inverse1
+        held[11 * LANES + g] = held[11 * LANES + g] + w0 * w0 * inverse0 + w1 * w1 * inverse1
         w1 *= inverse1
         w0 = w0 * inverse0 - low * w1
         spread0, spread1 = l00 * w0 + l01 * w1, l10 * w0 + l11 * w1
@@ -178,12 +225,12 @@ def solve_two(panel: Array, lam: Array, precision: float, room: Array) -> None:
         gap1 = gap1 - z10 * spread0 - z11 * spread1
         back1 = (t01 - low * t00) * inverse1
         back0 = t00 * inverse0 - low * back1
-        held[7 * LANES + g] += precision * gap0 * w0 - back0
-        held[8 * LANES + g] += precision * gap0 * w1 - back1
+        held[6 * LANES + g] += precision * gap0 * w0 - back0
+        held[7 * LANES + g] += precision * gap0 * w1 - back1
         back1 = (t11 - low * t10) * inverse1
         back0 = t10 * inverse0 - low * back1
-        held[9 * LANES + g] += precision * gap1 * w0 - back0
-        held[10 * LANES + g] += precision * gap1 * w1 - back1
+        held[8 * LANES + g] += precision * gap1 * w0 - back0
+        held[9 * LANES + g] += precision * gap1 * w1 - back1
         held[2 * LANES + g], held[3 * LANES + g] = pivot0, pivot1
         held[4 * LANES + g], held[5 * LANES + g] = spread0, spread1
 

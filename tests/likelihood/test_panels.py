@@ -175,6 +175,18 @@ def sum_whole(pan: Panels, lam: np.ndarray, *, threads: int) -> list[np.ndarray]
     return [sums.copy(), np.array(logdet), e]
 
 
+@pytest.mark.parametrize("q", [1, 2, 3])
+@pytest.mark.parametrize("J", [1, 7, 15, 16, 17, 33, 48, 63, LANES + 1, LANES + 17])
+def test_a_last_panel_that_is_not_full_is_the_sum_of_its_groups(J: int, q: int) -> None:
+    """With groups among them that have no rows, as the lanes behind the last one have none."""
+    blocks = make_blocks(J, q, 2)
+    blocks[J // 3 : J // 2] = 0.0
+    lam = make_parameters(q, 2)[0]
+    found = sum_whole(build_panels(blocks, q), lam, threads=1)[0]
+    each = [sum_whole(build_panels(block[None], q), lam, threads=1)[0] for block in blocks]
+    np.testing.assert_allclose(found, np.sum(each, axis=0), rtol=1e-10)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads_change_no_bit(threads: int) -> None:
     pan = build_panels(make_blocks(5 * LANES * STRETCH + 11, 2, 2, rows=4), 2)
