@@ -69,6 +69,40 @@ def test_others_do_their_share() -> None:
     assert len({done_by for _, done_by in found}) == 2
 
 
+def name_cores(number: int) -> tuple[int, frozenset[int]]:
+    time.sleep(0.01)
+    return os.getpid(), frozenset(os.sched_getaffinity(0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be placed here")
+@pytest.mark.parametrize("spare", [0, 1])
+def test_as_many_processes_as_cores_keep_to_one_each(spare: int) -> None:
+    every = os.sched_getaffinity(0)
+    processes = len(every) + spare
+    found = set(run_here(name_cores, range(1000 * processes), processes=processes, refusal=""))
+    assert len(found) == processes  # none of them moved
+    if spare or processes == 1:
+        assert {cores for _, cores in found} == {frozenset(every)}
+    else:
+        assert {cores for _, cores in found} == {frozenset([core]) for core in every}
+    assert os.sched_getaffinity(0) == every
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be placed here")
+def test_where_processes_cannot_be_placed_they_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(process: int, cores: set[int]) -> None:
+        raise PermissionError("by the sandbox")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    processes = max(2, len(os.sched_getaffinity(0)))
+    assert sorted(run_here(abs, range(5), processes=processes, refusal="")) == [0, 1, 2, 3, 4]
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert sorted(run_here(abs, range(5), processes=processes, refusal="")) == [0, 1, 2, 3, 4]
+
+
 def fail_at(number: int) -> int:
     if number == 3:
         raise ValueError("three")
