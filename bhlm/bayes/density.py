@@ -163,6 +163,13 @@ def root_correlations(law: int, x: Array, sizes: Array, out: Array) -> None:
 
 
 @kernel
+def root_draws(law: int, x: Array, sizes: Array, out: Array) -> None:
+    """Write the lower roots (N, q, q) of the correlations at coordinates x (N, c) into `out`."""
+    for i in range(len(x)):
+        correlate(law, x[i], sizes, out[i])
+
+
+@kernel
 def log_density(x: Array, density: Density) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,).
 
@@ -301,8 +308,7 @@ def constrain(
     p, q, s = white.p, white.q, len(density.unit)
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
-    for row, position in enumerate(x):
-        root_correlations(density.law, position[p + s : -1], density.sizes, root[row])
+    root_draws(density.law, np.ascontiguousarray(x[:, p + s : -1]), density.sizes, root)
     sd = density.unit * np.where(density.signed, x[:, p : p + s], np.exp(x[:, p : p + s]))
     root *= sd[:, density.owners, None]
     return Parameters(beta, frame.unturn_root(root), np.exp(x[:, -1]))

@@ -30,8 +30,15 @@ def pack_density(density: Density) -> Array:
         density.unit, density.signed, density.owners, density.sizes, density.codes,
         density.numbers,
     )  # fmt: skip
-    body = np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
+    body = np.concatenate([_spell(np.asarray(part)) for part in parts])
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
+
+
+def _spell(part: Array) -> Array:
+    """Return an array as doubles; those of integers have their bits, which are read as they are."""
+    if part.dtype == np.int64:
+        return part.ravel().view(np.float64)
+    return np.asarray(part, dtype=np.float64).ravel()
 
 
 def pack_turned(packed: Array, axes: Axes) -> Array:
@@ -155,12 +162,12 @@ def unpack_density(data: Array) -> Density:
     at += s
     signed = data[at : at + s] > 0.0
     at += s
-    owners = data[at : at + q].astype(np.int64)
+    owners = data[at : at + q].view(np.int64)
     at += q
-    sizes = data[at : at + n_blocks].astype(np.int64)
+    sizes = data[at : at + n_blocks].view(np.int64)
     at += n_blocks
     count = p + s + 1
-    codes = data[at : at + count].astype(np.int64)
+    codes = data[at : at + count].view(np.int64)
     at += count
     numbers = data[at : at + width * count].reshape((count, width))
     return Density(

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.density import Density, add_priors, build_density, scale_coordinates
+from bhlm.bayes.density import (
+    Density,
+    add_priors,
+    build_density,
+    root_draws,
+    scale_coordinates,
+)
 from bhlm.bayes.priors.correlations import correlate, pull_correlations
 from bhlm.bayes.priors.families import log_prior
 from bhlm.bayes.priors.frame import Frame
@@ -150,8 +156,7 @@ def constrain_weighted(
     first = p + s + base.angles
     beta = white.ols + white.scale * x[:, :p] @ white.fixed.T
     root = np.empty((len(x), q, q))
-    for row, position in enumerate(x):
-        correlate(base.law, position[p + s : first], base.sizes, root[row])
+    root_draws(base.law, np.ascontiguousarray(x[:, p + s : first]), base.sizes, root)
     sd = base.unit * np.where(base.signed, x[:, p : p + s], np.exp(x[:, p : p + s]))
     root *= sd[:, base.owners, None]
     sigma = np.exp(x[:, first:]) if density.n_sigmas else np.full((len(x), 1), density.held)
