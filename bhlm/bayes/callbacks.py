@@ -5,7 +5,7 @@ import numpy as np
 from numba import types
 
 from bhlm.bayes.packing import evaluate_packed_turned
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import callback, kernel
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ def report(value: float, gradient: Array, value_out: Array, gradient_out: Array)
     return 0 if np.isfinite(value) else BAD_VALUE
 
 
-@numba.cfunc(DENSITY, cache=True, nopython=True)
+@callback(DENSITY)
 def density_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
     """Write value and gradient at z (d,); return 0, or how the point is bad."""
     data = numba.carray(data_, int(numba.carray(data_, 1)[0]))
@@ -37,7 +37,7 @@ def density_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untype
     return report(value, gradient, numba.carray(value_, 1), numba.carray(gradient_, d))
 
 
-@numba.cfunc(EXPANSION, cache=True, nopython=True)
+@callback(EXPANSION)
 def copy_callback(d, expanded, x_, out_, data_):  # type: ignore[no-untyped-def]
     """Copy x (d,): what is kept of a draw are the coordinates themselves."""
     x, out = numba.carray(x_, d), numba.carray(out_, expanded)

@@ -16,7 +16,7 @@ from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlation
 from bhlm.bayes.priors.families import LOG_2, Flat, Prior, PyMCPrior, log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.errors import ArgumentError, PriorError
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
@@ -169,7 +169,7 @@ def root_draws(law: int, x: Array, sizes: Array, out: Array) -> None:
         correlate(law, x[i], sizes, out[i])
 
 
-@kernel
+@light_kernel
 def log_density(x: Array, density: Density) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,).
 

@@ -4,9 +4,10 @@ import numba
 
 from bhlm.bayes.callbacks import DENSITY, report
 from bhlm.bayes.packing import evaluate_nested
+from bhlm.design.kernels import callback
 
 
-@numba.cfunc(DENSITY, cache=True, nopython=True)
+@callback(DENSITY)
 def nested_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
     """Write value and gradient at z (d,); return 0, or how the point is bad."""
     size = int(numba.carray(data_, 1)[0])

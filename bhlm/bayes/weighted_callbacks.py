@@ -6,9 +6,10 @@ from bhlm.bayes.callbacks import DENSITY, report
 from bhlm.bayes.centring import locate, pull_back
 from bhlm.bayes.packing import unpack_axes
 from bhlm.bayes.weighted_density import evaluate_weighted
+from bhlm.design.kernels import callback
 
 
-@numba.cfunc(DENSITY, cache=True, nopython=True)
+@callback(DENSITY)
 def weighted_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
     """Write value and gradient at z (d,); return 0, or how the point is bad."""
     data = numba.carray(data_, int(numba.carray(data_, 1)[0]))

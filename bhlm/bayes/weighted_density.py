@@ -22,7 +22,7 @@ from bhlm.bayes.priors.correlations import correlate, pull_correlations
 from bhlm.bayes.priors.families import log_prior
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import light_kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.panels import LANES
 from bhlm.likelihood.parameters import Parameters
@@ -80,7 +80,7 @@ def build_weighted(
     )
 
 
-@kernel
+@light_kernel
 def log_weighted(x: Array, density: WeightedDensity) -> tuple[float, Array]:
     """Return the log posterior density at x, Jacobian included, and its gradient (d,)."""
     base = density.base
@@ -192,7 +192,7 @@ def pack_weighted(density: WeightedDensity) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
-@kernel
+@light_kernel
 def evaluate_weighted(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_weighted` of a packed density: its value and gradient (d,)."""
     p, q, s, n_blocks, width = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import light_kernel
 from bhlm.errors import ArgumentError
 from bhlm.likelihood.parameters import Parameter
 from bhlm.moments.moments import Moments
@@ -511,7 +511,7 @@ class Family:
         return np.array([np.arctan2(weights[1], weights[0])]) if self.angular else weights
 
 
-@kernel
+@light_kernel
 def semidefinite_cholesky(matrix: Array) -> Array:
     """Return the lower Cholesky factor (q, q) of a matrix that may be singular."""
     q = len(matrix)
@@ -533,7 +533,7 @@ def semidefinite_cholesky(matrix: Array) -> Array:
     return root
 
 
-@kernel
+@light_kernel
 def bound_eigenvalues(matrix: Array) -> float:
     """Return what the least eigenvalue of a symmetric matrix (q, q) is at least, 0 if not above it.
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.densities import LOG, LOGIT, RELATIVE, contribute, depart, find_share
 
 Array = np.ndarray
@@ -587,7 +587,7 @@ def _scan_line(
     return best
 
 
-@kernel
+@light_kernel
 def _scan_plane(
     rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> float:
@@ -620,7 +620,7 @@ def _scan_plane(
     return best
 
 
-@kernel
+@light_kernel
 def _scan_space(
     rows: Rows, lo: int, hi: int, sums: Sums, net: Array, peak: float, derivatives: int
 ) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray
@@ -49,7 +49,7 @@ def allocate(groups: int, q: int, m: int) -> Integrated:
     )  # fmt: skip
 
 
-@kernel
+@light_kernel
 def sum_groups(rows: Rows, modes: Array, steps: Array, score: Array) -> float:
     """Return the log-likelihood of all groups, and write its score (m,) by beta and lam.
 
@@ -70,7 +70,7 @@ def sum_groups(rows: Rows, modes: Array, steps: Array, score: Array) -> float:
     return total
 
 
-@kernel
+@light_kernel
 def draw_groups(
     rows: Rows,
     beta: Array,

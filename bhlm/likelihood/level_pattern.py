@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from bhlm.design.kernels import LightCompiler
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.crossed import Crossed
 from bhlm.likelihood.crossed_marginal import crossed_marginal, pack_crossed
@@ -70,7 +71,7 @@ def marginal_cells(
     return found
 
 
-@overload(marginal_cells)
+@overload(marginal_cells, jit_options={"pipeline_class": LightCompiler})
 def _choose(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
     def choose_nested(pattern, n, lam, beta, sigma):  # type: ignore[no-untyped-def]
         return nested_marginal(pattern.data, n, lam, beta, sigma)

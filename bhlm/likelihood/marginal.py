@@ -8,7 +8,7 @@ sampler needs them. With r = y - X beta and H from lam,
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.panels import (
     LANES,
     STRETCH,
@@ -235,7 +235,7 @@ def solve_two(there: Array, second: int, lam: Array, precision: float, held: Arr
         held[4 * LANES + g], held[5 * LANES + g] = spread0, spread1
 
 
-@kernel
+@light_kernel
 def marginal_panels(
     values: Array, total: Array, reach: float, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:

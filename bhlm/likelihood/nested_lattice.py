@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.lattice import INFORMATION, SCORE, Integrated, Rows, integrate
 
 Array = np.ndarray
@@ -492,7 +492,7 @@ def count_most(tree: Tree) -> int:
     return int(most)
 
 
-@kernel
+@light_kernel
 def integrate_units(
     nest: Nest, level: int, members: Array, derivatives: int, out: Nested, information: Array
 ) -> None:
@@ -520,7 +520,7 @@ def integrate_units(
                     information[b, c] += work.information[level, b, c]
 
 
-@kernel
+@light_kernel
 def draw_unit(
     nest: Nest, level: int, unit: int, luck: Array, noise: Array, out: Nested, work: Work,
     draws: Array,

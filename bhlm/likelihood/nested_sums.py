@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.lattice import SCORE, Integrated, Rows, integrate
 from bhlm.likelihood.nested_families import NestIntegrator
 from bhlm.likelihood.nested_lattice import (
@@ -163,7 +163,7 @@ def _allocate(tree: Tree, p: int, m: int) -> Nested:
     )  # fmt: skip
 
 
-@kernel
+@light_kernel
 def _integrate_all(nest: Nest, derivatives: int, out: Nested, information: Array) -> None:
     """Integrate over the effects of all units, and write what the coarsest of them say."""
     tree = nest.tree
@@ -182,7 +182,7 @@ def _integrate_all(nest: Nest, derivatives: int, out: Nested, information: Array
             out.score[j, k] = out.inner.score[j, k]
 
 
-@kernel
+@light_kernel
 def family_marginal(
     data: Array, n: float, lam: Array, beta: Array, sigma: float
 ) -> tuple[float, Array, Array, float]:
@@ -223,7 +223,7 @@ def family_marginal(
     return total, dlam, dbeta, 0.0
 
 
-@kernel
+@light_kernel
 def value_units(data: Array, lam: Array, beta: Array) -> float:
     """Return the log-likelihood at lam (Q, Q) and beta~ (p,), arguments as `family_marginal`."""
     packed = _unpack(data)
@@ -237,7 +237,7 @@ def value_units(data: Array, lam: Array, beta: Array) -> float:
     return total
 
 
-@kernel
+@light_kernel
 def draw_units(
     data: Array, beta: Array, lam: Array, luck: Array, noise: Array, logliks: Array, draws: Array,
     errors: Array,

@@ -8,7 +8,7 @@ kept, and of a row's products with its own kind only one of two.
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.panels import (
     LANES,
     PARTS,
@@ -156,7 +156,7 @@ def add_weights(sums: Array, inner: Array, q: int) -> None:
         sums[i] += inner[1 + m + i]
 
 
-@kernel
+@light_kernel
 def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted: bool) -> Array:
     """Return the derivative by Psi (q, q) of the profiled criterion from a row of `fill_bends`.
 
@@ -179,7 +179,7 @@ def join_score(sums: Array, q: int, p: int, phi: Array, size: float, restricted:
     return score
 
 
-@kernel
+@light_kernel
 def join_sums(
     sums: Array, q: int, phi: Array, restricted: bool, directions: Array
 ) -> tuple[Array, Array, Array, Array]:

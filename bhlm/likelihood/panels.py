@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.moments.sums import STRETCH as BLOCKS
 from bhlm.moments.sums import sum_blocks
 from bhlm.processes import count_cores
@@ -122,35 +122,35 @@ def sum_stretches(
         list(pool.map(fill, edges[:-1], edges[1:]))
 
 
-@kernel
+@light_kernel
 def add_scaled(factor: float, x: Array, out: Array) -> None:
     """Add factor x to `out`, lane by lane."""
     for g in range(LANES):
         out[g] += factor * x[g]
 
 
-@kernel
+@light_kernel
 def set_scaled(factor: float, x: Array, out: Array) -> None:
     """Write factor x to `out`, lane by lane."""
     for g in range(LANES):
         out[g] = factor * x[g]
 
 
-@kernel
+@light_kernel
 def add_product(x: Array, y: Array, out: Array) -> None:
     """Add x y to `out`, lane by lane."""
     for g in range(LANES):
         out[g] += x[g] * y[g]
 
 
-@kernel
+@light_kernel
 def subtract_product(x: Array, y: Array, out: Array) -> None:
     """Subtract x y from `out`, lane by lane."""
     for g in range(LANES):
         out[g] -= x[g] * y[g]
 
 
-@kernel
+@light_kernel
 def add_products(x: Array, y: Array, out: Array) -> None:
     """Add x'y over the lanes to `out` (PARTS,), in parts that no processor's vectors change."""
     for g in range(PARTS):
@@ -158,7 +158,7 @@ def add_products(x: Array, y: Array, out: Array) -> None:
         out[g] += one + (x[g + 32] * y[g + 32] + x[g + 48] * y[g + 48])
 
 
-@kernel
+@light_kernel
 def take_parts(parts: Array, out: Array) -> None:
     """Write the sums of `parts` (m, PARTS) to `out` (m,), and zero to `parts`."""
     for i in range(parts.shape[0]):
@@ -171,7 +171,7 @@ def take_parts(parts: Array, out: Array) -> None:
         x[:] = 0.0
 
 
-@kernel
+@light_kernel
 def factor_panel(
     panel: Array, lam: Array, turned: Array, low: Array, raw: Array, pivot: Array, inverse: Array
 ) -> None:
@@ -207,7 +207,7 @@ def factor_panel(
                     own[g] = 1.0 / entry[g]
 
 
-@kernel
+@light_kernel
 def solve_forward(low: Array, x: Array) -> None:
     """Overwrite x (q, LANES) by E^-1 x."""
     for a in range(1, x.shape[0]):
@@ -215,7 +215,7 @@ def solve_forward(low: Array, x: Array) -> None:
             subtract_product(low[a, i], x[i], x[a])
 
 
-@kernel
+@light_kernel
 def solve_backward(low: Array, inverse: Array, x: Array) -> None:
     """Overwrite x (q, LANES) by E'^-1 D^-1 x."""
     q = x.shape[0]
@@ -227,7 +227,7 @@ def solve_backward(low: Array, inverse: Array, x: Array) -> None:
             subtract_product(low[i, a], x[i], out)
 
 
-@kernel
+@light_kernel
 def turn_panel(
     lam: Array,
     turned: Array,
@@ -276,7 +276,7 @@ def turn_panel(
             turn[i, i, g] += 1.0
 
 
-@kernel
+@light_kernel
 def plan_logarithms(lam: Array, reach: float) -> int:
     """Return how many panels' determinants may be multiplied before a logarithm is taken.
 
@@ -293,7 +293,7 @@ def plan_logarithms(lam: Array, reach: float) -> int:
     return STRETCH if bound * STRETCH < LOG_LARGEST else int(LOG_LARGEST / bound)
 
 
-@kernel
+@light_kernel
 def take_logarithms(product: Array, logdet: Array) -> None:
     """Move the logarithms of `product` (LANES,) to `logdet` (LANES,)."""
     for g in range(LANES):
@@ -302,7 +302,7 @@ def take_logarithms(product: Array, logdet: Array) -> None:
             product[g] = 1.0
 
 
-@kernel
+@light_kernel
 def add_determinants(pivot: Array, every: int, t: int, product: Array, logdet: Array) -> None:
     """Add log |K| of the t-th panel to what is in `product` and `logdet` (LANES,) together."""
     for a in range(pivot.shape[0]):
@@ -315,7 +315,7 @@ def add_determinants(pivot: Array, every: int, t: int, product: Array, logdet: A
         take_logarithms(product, logdet)
 
 
-@kernel
+@light_kernel
 def take_lanes(lanes: Array, out: Array) -> None:
     """Write the sums over lanes of `lanes` (m, LANES) to `out` (m,), and zero to `lanes`.
 

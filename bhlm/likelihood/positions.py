@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import light_kernel
 from bhlm.likelihood.panel_sums import fill_products
 from bhlm.likelihood.panels import STRETCH, sum_stretches
 from bhlm.processes import count_cores
@@ -35,7 +35,7 @@ def sum_positions(values: Array, total: Array, reach: float, lam: Array) -> tupl
     return logdet, e
 
 
-@kernel
+@light_kernel
 def _sum_positions(
     values: Array, total: Array, reach: float, lam: Array, logdet: Array, e: Array
 ) -> None:

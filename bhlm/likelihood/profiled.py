@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.panel_bends import (
     add_stretches,
     add_weights,
@@ -148,7 +148,7 @@ class Criterion:
         return float(self.value - profiled + held)
 
 
-@kernel
+@light_kernel
 def profile_products(
     logdet: float, e: Array, n: float, restricted: bool
 ) -> tuple[float, Array, Array, float]:

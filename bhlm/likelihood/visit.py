@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import light_kernel
 from bhlm.likelihood.covariance import bound_eigenvalues
 from bhlm.likelihood.panel_bends import (
     add_stretches,
@@ -69,7 +69,8 @@ def visit_panels(
     p, m = r - 1, q * (q + 1) // 2
     stretches = (len(panels) + STRETCH - 1) // STRETCH
     sums = np.empty((stretches, 1 + r * (r + 1) // 2))
-    fill_products(panels, reach, 0, stretches, lam, sums)
+    zero = np.int64(0)  # a literal one would compile the kernels again
+    fill_products(panels, reach, zero, stretches, lam, sums)
     products = add_stretches(sums)
     logdet = products[0]
     e = total.copy()
@@ -87,7 +88,7 @@ def visit_panels(
     beta, phi, rss = found[1:]
     value, size = hold_variance(found, p, n, restricted, held)
     every = np.empty((stretches, count_bends(q, p)))
-    fill_bends(panels, 0, stretches, lam, phi, beta, restricted, every)
+    fill_bends(panels, zero, stretches, lam, phi, beta, restricted, every)
     bends = add_stretches(every)
     if more is not None:
         add_weights(bends, inner[0], q)
@@ -95,7 +96,7 @@ def visit_panels(
     return Visit(value, logdet, beta, phi, rss, score, bends)
 
 
-@kernel
+@light_kernel
 def hold_variance(
     found: tuple[float, Array, Array, float], p: int, n: float, restricted: bool, held: float
 ) -> tuple[float, float]:
@@ -107,7 +108,7 @@ def hold_variance(
     return value + dof * np.log(held * dof / rss) + rss / held - dof, 1.0 / held
 
 
-@kernel
+@light_kernel
 def join_factors(factors: Array, theta: Array) -> Array:
     """Return lam (q, q) = sum theta_c N_c."""
     lam = np.zeros((factors.shape[1], factors.shape[2]))
@@ -116,7 +117,7 @@ def join_factors(factors: Array, theta: Array) -> Array:
     return lam
 
 
-@kernel
+@light_kernel
 def slope_theta(factors: Array, lam: Array, score: Array) -> Array:
     """Return the gradient (c,), 2 tr(score N_c lam')."""
     count, q, _ = factors.shape
@@ -133,7 +134,7 @@ def slope_theta(factors: Array, lam: Array, score: Array) -> Array:
     return gradient
 
 
-@kernel
+@light_kernel
 def bend_theta(
     score: Array,
     logdet: Array,
@@ -174,7 +175,7 @@ def bend_theta(
     return bend
 
 
-@kernel
+@light_kernel
 def find_tangents(factors: Array, lam: Array) -> Array:
     """Return d Psi / d theta (c, q, q) at lam (q, q)."""
     count, q, _ = factors.shape
@@ -188,7 +189,7 @@ def find_tangents(factors: Array, lam: Array) -> Array:
     return found
 
 
-@kernel
+@light_kernel
 def find_largest(x: Array) -> float:
     """Return the largest absolute value (n,); nan where there is one."""
     largest = 0.0
@@ -198,7 +199,7 @@ def find_largest(x: Array) -> float:
     return largest
 
 
-@kernel
+@light_kernel
 def sum_squares(x: Array) -> float:
     """Return x'x (n,)."""
     value = 0.0
@@ -207,7 +208,7 @@ def sum_squares(x: Array) -> float:
     return value
 
 
-@kernel
+@light_kernel
 def solve_convex(hessian: Array, gradient: Array) -> tuple[Array, bool]:
     """Return Newton's step (c,), H^-1 gradient, and whether H (c, c) is far from singular.
 
@@ -238,7 +239,7 @@ def solve_convex(hessian: Array, gradient: Array) -> tuple[Array, bool]:
     return step, True
 
 
-@kernel
+@light_kernel
 def bound_least(lam: Array) -> float:
     """Return what the least singular value of lam (q, q) is at least."""
     q = len(lam)
@@ -269,7 +270,7 @@ class Descent(NamedTuple):
     least: float  # what no singular value of lam is below
 
 
-@kernel
+@light_kernel
 def descend_panels(
     panels: Array,
     reach: float,

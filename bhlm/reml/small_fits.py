@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.design.kernels import kernel
+from bhlm.design.kernels import kernel, light_kernel
 from bhlm.likelihood.profiled import factor_group, profile_products, project_group
 
 Array = np.ndarray
@@ -194,7 +194,7 @@ def derivatives_at(blocks, q, n, restricted, factors, theta):  # type: ignore[no
     return value, gradient, hessian
 
 
-@kernel
+@light_kernel
 def search(blocks, q, n, restricted, factors, start):  # type: ignore[no-untyped-def]
     """Return the (value, theta, converged) that a search from `start` (c,) ends with."""
     m = len(start)

@@ -4,9 +4,10 @@ import numba
 
 from bhlm.bayes.callbacks import DENSITY, report
 from bhlm.bayes.family.packing import evaluate_packed
+from bhlm.design.kernels import callback
 
 
-@numba.cfunc(DENSITY, cache=True, nopython=True)
+@callback(DENSITY)
 def family_callback(d, z_, gradient_, value_, data_):  # type: ignore[no-untyped-def]
     """Write value and gradient at z (d,); return 0, or how the point is bad."""
     size = int(numba.carray(data_, 1)[0])
