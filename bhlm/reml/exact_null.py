@@ -35,6 +35,8 @@ from bhlm.reml.estimate import Estimate
 
 Array = np.ndarray
 
+# Up to here the mixture's 5 % point is off by more than a tenth, and refits are cheap.
+FEW_GROUPS = 50
 DRAWS = 20_000
 DENSE = 400  # eigenvalues that are computed one by one; counting is cheaper above
 WIDTH = 0.02  # of the bins in which many eigenvalues are counted, relative

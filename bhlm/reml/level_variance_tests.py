@@ -21,14 +21,13 @@ from bhlm.likelihood.simulate_cells import CellSimulator, build_cell_simulator
 from bhlm.likelihood.whitening import Whole, whiten_columns
 from bhlm.moments.moments import pool
 from bhlm.processes import count_cores
-from bhlm.reml.exact_null import NullDraws
+from bhlm.reml.exact_null import FEW_GROUPS, NullDraws
 from bhlm.reml.level_search import LevelsOptimum, maximize_levels
 from bhlm.reml.levels import LevelsEstimate
 from bhlm.reml.maximum import require_unweighted
 from bhlm.reml.null_bootstrap import REPLICATES, SETTLED
 from bhlm.reml.optimize import unwhiten_loglik
 from bhlm.reml.variance_tests import (
-    FEW_GROUPS,
     LEAST,
     VarianceTest,
     check_named,

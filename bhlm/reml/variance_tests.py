@@ -27,7 +27,7 @@ from bhlm.errors import ArgumentError
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.laws import chi_square_tail
 from bhlm.reml.estimate import Estimate, fit_moments
-from bhlm.reml.exact_null import DRAWS, null_of_component
+from bhlm.reml.exact_null import DRAWS, FEW_GROUPS, null_of_component
 from bhlm.reml.maximum import NOTHING, require_plain
 from bhlm.reml.null_bootstrap import REPLICATES, Progress, bootstrap_null
 
@@ -39,8 +39,6 @@ Null = Literal["mixture", "exact", "bootstrap"]
 
 NULLS: tuple[Null, ...] = ("mixture", "exact", "bootstrap")
 NULL_NAMES = {"exact": "exact null, any number of groups", "bootstrap": "parametric bootstrap"}
-# Up to here the mixture's 5 % point is off by more than a tenth, and refits are cheap.
-FEW_GROUPS = 50
 LEAST = 100  # replicates
 LEAST_PRINTED = 5e-5  # of p-values: a smaller one has no digit in four places
 

@@ -15,9 +15,8 @@ from bhlm.layout import (
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.parameters import RESIDUAL
 from bhlm.moments.moments import INTERCEPT
-from bhlm.reml.exact_null import null_of_component
+from bhlm.reml.exact_null import FEW_GROUPS, null_of_component
 from bhlm.reml.rows import Row
-from bhlm.reml.variance_tests import FEW_GROUPS
 
 if TYPE_CHECKING:
     from bhlm.reml.estimate import Estimate
