@@ -16,9 +16,6 @@ Array = np.ndarray
 SAME = 1e-9
 # A p-value with a smaller bound is not worth its computation: the bound is returned.
 NEGLIGIBLE = 1e-6
-# Halvings of the interval of log tail probabilities in which the band is sought; beyond them
-# the counts at its edges no longer change.
-HALVINGS = 26
 
 
 def count_below(ranks: Array, n_draws: int) -> Array:
@@ -54,15 +51,31 @@ def simultaneous_band(n: int, n_draws: int, level: float) -> tuple[Array, Array]
     `level`; some count is outside exactly if `uniformity_p` is at most 1 - level.
     """
     z = grid_points(n_draws)
-    # At the first bound every band is wide enough, at the second none is.
-    wide, narrow = np.log(1.0 - level) - np.log(2.0 * n_draws), np.log(1.0 - level)
-    for _ in range(HALVINGS):
-        middle = 0.5 * (wide + narrow)
-        if _tail_probability(n, z, float(np.exp(middle))) <= 1.0 - level:
-            wide = middle
+    # The band is another only behind a tail probability that some count has. Bonferroni's is wide
+    # enough, and that of a single grid point is not.
+    wide, narrow = (1.0 - level) / (2.0 * n_draws), 1.0 - level
+    steps = _list_tails(n, z, wide, narrow)
+    between = np.sqrt(np.append(wide, steps) * np.append(steps, narrow))
+    first, last = 0, len(between)
+    while last - first > 1:
+        middle = (first + last) // 2
+        if _tail_probability(n, z, float(between[middle])) <= 1.0 - level:
+            first = middle
         else:
-            narrow = middle
-    return _find_edges(n, z, float(np.exp(wide)))
+            last = middle
+    return _find_edges(n, z, float(between[first]))
+
+
+def _list_tails(n: int, z: Array, least: float, most: float) -> Array:
+    """Return the tail probabilities of counts between two bounds, in order, each of them once."""
+    found = []
+    for share in (z, 1.0 - z):
+        low, high = (_find_quantile(tail, n, share) for tail in (least, most))
+        counts = low + np.arange(int((high - low).max()) + 1)[:, None]
+        found.append(_share_up_to(np.minimum(counts, n), n, share).ravel())
+    tails = np.sort(np.concatenate(found))
+    tails = tails[(tails > least * (1.0 + SAME)) & (tails < most * (1.0 - SAME))]
+    return tails[np.append(True, tails[1:] > tails[:-1] * (1.0 + SAME))[: len(tails)]]
 
 
 def grid_points(n_draws: int) -> Array:
