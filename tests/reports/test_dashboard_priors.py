@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from simulate import simulate_table
 
+from bhlm.bayes.checks.model_checks import Checks
 from bhlm.bayes.checks.sensitivity import measure_sensitivity
 from bhlm.bayes.priors.families import Flat, HalfNormal, Normal
 from bhlm.bayes.priors.resolve import Priors
@@ -54,6 +55,14 @@ def test_blocks(post):
     assert f"{narrow} have a posterior interval less than a tenth" in (
         tables["prior_quantiles"].reading
     )
+
+
+def test_sensitivity_that_was_measured_is_not_measured_again(post, monkeypatch):
+    own = Checks(predictive=None, pit=None, sensitivity=measure_sensitivity(post))
+    monkeypatch.setattr("bhlm.reports.dashboard.priors.measure_sensitivity", pytest.fail)
+    section = build_priors(Subject(None, post, None, None, "t", {}, own_checks=own))
+    (table,) = [block for block in section.blocks if getattr(block, "name", "") == "power_scaling"]
+    assert table.frame is own.sensitivity.table
 
 
 def find_judgement(section):

@@ -51,7 +51,9 @@ def build_priors(subject: Subject) -> Section | None:
         told = f"The sensitivity to the priors is not measured yet with {weights.sentence}."
         blocks.append(Text((told,), heading="What was not measured"))
     else:
-        found = measure_sensitivity(post)
+        checks = subject.checks
+        known = None if checks is None else checks.sensitivity
+        found = known or measure_sensitivity(post)
         blocks += [
             _judge(found, subject.both),
             draw_sensitivity(found, default=list_drawn(post)),
