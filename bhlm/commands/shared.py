@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -42,6 +43,20 @@ def load_arviz() -> None:
     For each package that it does not find it looks through all modules that are loaded by then.
     """
     import arviz_base  # noqa: F401
+
+
+def load_plots() -> None:
+    """Load ArviZ's plots as where matplotlib is not installed, which no figure of a page needs.
+
+    They would load it to add their styles to its own, which takes longer than all the plots.
+    """
+    if "matplotlib.pyplot" in sys.modules or "arviz_plots" in sys.modules:
+        return
+    sys.modules["matplotlib.pyplot"] = cast(Any, None)  # what an import of it then fails by
+    try:
+        import arviz_plots  # noqa: F401
+    finally:
+        del sys.modules["matplotlib.pyplot"]
 
 
 def watch_garbage() -> None:
@@ -447,6 +462,7 @@ def report_both(
     if json:
         writers.append(lambda: write_json(both.to_dict(df=df), json))
     if page:
+        load_plots()
         from bhlm.reports.dashboard.subjects import write_reconciliation  # few commands need it
 
         writers.append(

@@ -170,6 +170,20 @@ def test_reml_never_imports_what_it_does_not_need():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_plots_of_a_page_are_loaded_without_matplotlib():
+    code = (
+        "import sys\nfrom bhlm.commands.shared import load_plots\n"
+        "load_plots()\nload_plots()\n"
+        "print('arviz_plots' in sys.modules, 'matplotlib.pyplot' in sys.modules)\n"
+        "import matplotlib.pyplot\nload_plots()\n"
+        "print('matplotlib.pyplot' in sys.modules)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert result.stdout.splitlines() == ["True False", "True"]
+
+
 def test_moments_of_two_sites_merge_into_the_whole(capsys, pupils, tmp_path):
     table = pd.read_csv(pupils)
     first = table["school"] < 5000
