@@ -14,6 +14,7 @@ from bhlm.likelihood.panels import (
     STRETCH,
     add_determinants,
     add_scaled,
+    build_panels,
     factor_panel,
     pack_panels,
     plan_logarithms,
@@ -328,6 +329,38 @@ def group_logliks(white: Whitened, n: Array, parameters: Parameters) -> Array:
         _fill_logliks(white.blocks, n, lam[d], beta[d], sigma[d], out[d])
 
     share_out(work, len(lam), each=len(n))
+    return out - n * np.log(white.scale)
+
+
+@kernel
+def _fill_totals(
+    values: Array, total: Array, reach: float, n: float, lam: Array, beta: Array, sigma: Array,
+    out: Array,
+) -> None:  # fmt: skip
+    for d in range(len(lam)):
+        out[d] = marginal_panels(values, total, reach, n, lam[d], beta[d], sigma[d])[0]
+
+
+def sum_logliks(white: Whitened, n: float, parameters: Parameters) -> Array:
+    """Return the marginal log-likelihood of all groups at each draw of the parameters (draws,).
+
+    By panels, which takes a fifth of the time of `group_logliks`.
+
+    Args:
+        white: whitened cross-products of the J groups.
+        n: rows of all groups.
+        parameters: in as many draws.
+    """
+    beta, lam, sigma = map(np.ascontiguousarray, whiten_parameters(white, *parameters))
+    panels = build_panels(white.blocks, white.q)
+    out = np.empty(len(lam))
+
+    def work(d: slice) -> None:
+        _fill_totals(
+            panels.values, panels.total, panels.reach, n, lam[d], beta[d], sigma[d], out[d]
+        )
+
+    share_out(work, len(lam), each=len(white.blocks))
     return out - n * np.log(white.scale)
 
 

@@ -31,7 +31,7 @@ from bhlm.layout import (
     show_name,
     wrap,
 )
-from bhlm.likelihood.marginal import group_logliks
+from bhlm.likelihood.marginal import sum_logliks
 from bhlm.markup import ShownAsText
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ READINGS = {
     "strong prior": "hardly on the data",
 }
 CORRELATIONS = "lkj|"  # before the name of one of several grouping factors
-BLOCK = 2**22  # log-likelihoods that are in memory at a time
 WIDTH = 80
 
 
@@ -176,11 +175,10 @@ def sum_prior_terms(fit: Posterior) -> dict[str, Array]:
     return terms
 
 
-def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
+def total_loglik(fit: Posterior) -> Array:
     """Return the log-likelihood of all rows (chain, draw), with random effects integrated out.
 
-    That of several factors is known but for a constant. `block` log-likelihoods of groups are in
-    memory at a time.
+    That of several factors is known but for a constant.
     """
     own = getattr(fit, "sum_logliks", None)  # of a family
     if own is not None:
@@ -190,13 +188,7 @@ def total_loglik(fit: Posterior, *, block: int = BLOCK) -> Array:
 
         assert isinstance(fit, LevelDraws)
         return whole_logliks(fit)
-    parameters = flatten_draws(fit)
-    total = np.empty(len(parameters.sigma))
-    size = max(1, block // fit.moments.n_groups)
-    for start in range(0, len(total), size):
-        part = slice(start, start + size)
-        logliks = group_logliks(fit.white, fit.moments.n, parameters.take(part))
-        total[part] = logliks.sum(axis=1)
+    total = sum_logliks(fit.white, float(fit.moments.n.sum()), flatten_draws(fit))
     return total.reshape(fit.data["posterior"]["beta"].shape[:2])
 
 

@@ -41,6 +41,7 @@ from bhlm.bayes.sampling import (
 from bhlm.errors import ArgumentError, PriorError, check_arguments
 from bhlm.likelihood.cells import CellBlocks, WhitenedCells, whiten_blocks, whiten_cells
 from bhlm.likelihood.covariance import Structure
+from bhlm.likelihood.marginal import sum_logliks
 from bhlm.likelihood.parameters import Parameters, list_parameters
 from bhlm.likelihood.simulate import Simulator, build_simulator, simulate_whitened
 from bhlm.likelihood.weighted_marginal import weigh_logliks
@@ -390,6 +391,8 @@ def evaluate_quantities(
         from bhlm.bayes.level_draws import marginal_logliks
 
         loglik = marginal_logliks(white, study.structure, parameters)
+    elif white.is_plain:
+        loglik = sum_logliks(white, white.n, parameters)
     else:
         loglik = weigh_logliks(cast("Moments", study.moments), white, parameters).sum(axis=1)
     terms = evaluate_priors(study.priors, study.structure, parameters)
