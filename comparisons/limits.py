@@ -29,7 +29,7 @@ from speed_reml import load_hsb
 import bhlm
 from bhlm.likelihood.marginal import marginal_panels
 from bhlm.likelihood.panels import build_panels
-from bhlm.likelihood.positions import sum_positions
+from bhlm.likelihood.positions import pair_columns, sum_positions
 from bhlm.reml.optimize import NEWTON_STEPS, Problem
 
 POSITIONS = 64
@@ -40,6 +40,8 @@ OPERATIONS = K + SOLVE + PRODUCTS
 # Of the same group with p = 2 fixed effects, see `marginal.solve_two`: Z'r, what stands there, the
 # determinant and X'Z lam w.
 GRADIENT = 8 + 88 + 1 + 8
+# Of the same group with products of pairs of columns, see `positions`: |K|, then six sums.
+PAIRS, PAIR_BYTES = 10 + 9 * 6, 8 * (4 + 4 * 6)
 BYTES = 8 * 2 * 5  # of Z'[Z X y]
 
 
@@ -77,20 +79,13 @@ def show_evaluations(groups: int) -> None:
     """Print the costs of an evaluation of the likelihood of so many groups."""
     fit = bhlm.Model("y ~ x + (x | g)", simulate(groups)).reml()
     panels = build_panels(fit.white.blocks, fit.white.q)
-    given = panels.values, panels.total, panels.reach
+    pairs = pair_columns(panels)
     lam = np.tile(fit.white.basis @ fit.root, (POSITIONS, 1, 1))
-
-    def one_by_one() -> None:
-        for at in range(POSITIONS):
-            sum_positions(*given, lam[at : at + 1])
-
-    for name, work in (
-        ("one after the other", one_by_one),
-        ("sixteen together", lambda: sum_positions(*given, lam)),
-    ):
-        each = clock(work) / (POSITIONS * groups)
-        label = f"likelihood, {groups:,} groups, {name}"
-        show_step(label, each, read=BYTES, operations=OPERATIONS)
+    label = f"likelihood, {groups:,} groups"
+    each = clock(lambda: sum_positions(panels, lam[:1])) / groups
+    show_step(label, each, read=BYTES, operations=OPERATIONS)
+    each = clock(lambda: sum_positions(panels, lam, pairs=pairs)) / (POSITIONS * groups)
+    show_step(f"{label}, {POSITIONS} positions", each, read=PAIR_BYTES, operations=PAIRS)
     beta, sigma = np.zeros(fit.white.p), 1.0
     each = clock(
         lambda: marginal_panels(

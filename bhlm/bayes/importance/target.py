@@ -46,7 +46,7 @@ from bhlm.likelihood.nested_families import NestIntegrator, WhitenedNest
 from bhlm.likelihood.nested_sums import value_units
 from bhlm.likelihood.panels import Panels, build_panels
 from bhlm.likelihood.patterns import Integrator, WhitenedPatterns
-from bhlm.likelihood.positions import sum_positions
+from bhlm.likelihood.positions import pair_columns, sum_positions
 from bhlm.likelihood.weighted_positions import Strata, spread_positions, sum_weighted
 from bhlm.likelihood.whitening import Whitened
 from bhlm.processes import count_cores
@@ -62,15 +62,15 @@ CLIMB = 30  # steps at most
 ACCURATE = 1e-6  # of the log-likelihood of a family, in the middle
 GLANCE = 5000  # groups that tell where modes may be
 SEARCH = 256  # positions at which the search for modes begins to look
+NO_PANELS = Panels(np.empty(0), np.empty(0), 0.0)  # of what is not read from panels
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """The posterior of (G, sigma) with the fixed effects integrated out, and what it reads."""
 
-    values: Array  # (T, q, k, LANES) panels of whitened cross-products
-    total: Array  # (p + 1, p + 1)
-    reach: float
+    panels: Panels  # of whitened cross-products
+    pairs: Array | None  # `pair_columns` of the panels
     n: float
     structure: Structure  # of the random coefficients
     basis: Array  # (q, q) B
@@ -225,11 +225,11 @@ def build_target(
     known = None if isinstance(white, WhitenedPatterns | WhitenedNest) else white.held
     held = 0.0 if known is None else math.sqrt(known) * white.scale
     if isinstance(white, WhitenedPatterns | WhitenedNest):
-        counted, panels = count_likelihood(white), Panels(np.empty(0), np.empty(0), 0.0)
+        counted, panels = count_likelihood(white), NO_PANELS
     elif isinstance(white, WhitenedCells):
-        levels, panels = white.levels, Panels(np.empty(0), np.empty(0), 0.0)
+        levels, panels = white.levels, NO_PANELS
     elif not white.is_plain:
-        strata, panels = spread_positions(white), Panels(np.empty(0), np.empty(0), 0.0)
+        strata, panels = spread_positions(white), NO_PANELS
     else:
         panels = build_panels(white.blocks, white.q)
     some = None
@@ -243,9 +243,8 @@ def build_target(
     normal = np.array([isinstance(prior, Normal) for prior in priors.fixed])
     flat = np.array([isinstance(prior, Flat) and prior.power == 0.0 for prior in priors.fixed])
     return Target(
-        values=panels.values,
-        total=panels.total,
-        reach=panels.reach,
+        panels=panels,
+        pairs=None if panels is NO_PANELS else pair_columns(panels),
         n=0.0 if isinstance(white, WhitenedPatterns | WhitenedNest) else white.n,
         structure=structure,
         basis=white.basis,
@@ -587,7 +586,7 @@ def sum_target(target: Target, lam: Array, sigma: Array) -> tuple[Array, Array]:
         by_stratum = sigma.reshape(len(lam), -1)
         return sum_weighted(target.strata, lam, (by_stratum[:, :1] / by_stratum) ** 2)
     if levels is None:
-        return sum_positions(target.values, target.total, target.reach, lam)
+        return sum_positions(target.panels, lam, pairs=target.pairs)
     r = len(target.ols) + 1
     logdet, e = np.empty(len(lam)), np.empty((len(lam), r, r))
 
