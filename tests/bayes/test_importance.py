@@ -311,7 +311,7 @@ def test_some_of_the_groups_tell_where_to_look(monkeypatch, sd):
     quick = build_target(white, priors, structure)
     assert plain.some is None
     assert quick.some is not None
-    assert quick.some.values.size < 0.3 * quick.values.size
+    assert quick.some.panels.values.size < 0.3 * quick.panels.values.size
     (_, one, _), (_, two, drawn) = (
         propose_target(each, seed=1, draws=512) for each in (plain, quick)
     )
