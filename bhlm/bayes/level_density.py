@@ -23,7 +23,7 @@ from bhlm.bayes.density import (
 from bhlm.bayes.priors.correlations import correlate, find_law, pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.design.kernels import kernel, light_kernel
+from bhlm.design.kernels import inlined_kernel, kernel, light_kernel
 from bhlm.likelihood.cells import WhitenedCells
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.level_pattern import Pattern, marginal_cells, pack_cells
@@ -153,7 +153,7 @@ def log_levels(x: Array, density: LevelDensity) -> tuple[float, Array]:
     return value - whole[d], gradient  # whose Jacobian it has not
 
 
-@light_kernel
+@inlined_kernel
 def log_turned(z: Array, density: LevelDensity) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
     value, gradient = log_levels(density.centre + density.turn @ z, density)

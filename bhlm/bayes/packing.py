@@ -8,7 +8,7 @@ import numpy as np
 from bhlm.bayes.centring import Axes, locate, pull_back
 from bhlm.bayes.density import Density, log_density
 from bhlm.bayes.level_density import PARTS, LevelDensity, log_turned
-from bhlm.design.kernels import kernel, light_kernel
+from bhlm.design.kernels import inlined_kernel, kernel
 from bhlm.likelihood.level_pattern import CrossedPattern, FamilyPattern, NestedPattern
 from bhlm.likelihood.panels import LANES
 
@@ -68,7 +68,7 @@ def pack_levels(density: LevelDensity) -> Array:
     return np.concatenate([np.array(header, dtype=np.float64), body])
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_packed(x: Array, data: Array) -> tuple[float, Array]:
     """Return `log_density` of a packed density: its value and gradient (d,)."""
     return log_density(x, unpack_density(data))
@@ -81,7 +81,7 @@ def unpack_axes(d: int, data: Array) -> tuple[Array, Array, Array]:
     return data[1:at], data[at : at + d * d].reshape((d, d)), data[at + d * d :]
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_packed_turned(z: Array, data: Array) -> tuple[float, Array]:
     """Return the value of a packed density of x at z, and its gradient by z (d,)."""
     centre, turn, packed = unpack_axes(len(z), data)
@@ -89,7 +89,7 @@ def evaluate_packed_turned(z: Array, data: Array) -> tuple[float, Array]:
     return value, pull_back(gradient, turn)
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of nested factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
@@ -100,7 +100,7 @@ def evaluate_nested(z: Array, data: Array) -> tuple[float, Array]:
     return log_turned(z, density)
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of crossed factors: value and gradient (d,)."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)
@@ -111,7 +111,7 @@ def evaluate_crossed(z: Array, data: Array) -> tuple[float, Array]:
     return log_turned(z, density)
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_nested_family(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density of a family's nested factors."""
     base, parts, etas, centre, turn, pattern = unpack_levels(data)

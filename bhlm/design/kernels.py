@@ -32,9 +32,23 @@ def light_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
+def inlined_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function within the kernel that calls it, and by itself only if Python calls it.
+
+    For what a kernel calls in one place: it has no machine code of its own then, which would hold
+    another copy of all that it calls.
+    """
+    compiled: Callable[..., Any] = numba.njit(**HOW, inline="always", pipeline_class=LightCompiler)(
+        function
+    )
+    return compiled
+
+
 def callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile a function at once, as lightly as `light_kernel`, for calls from C."""
-    return numba.cfunc(signature, cache=True, nopython=True, pipeline_class=LightCompiler)
+    return numba.cfunc(
+        signature, cache=True, nopython=True, error_model="numpy", pipeline_class=LightCompiler
+    )
 
 
 class _Light(JITCodeLibrary):

@@ -6,10 +6,9 @@ groups the steps in Python would take longer than the sums.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from bhlm.design.kernels import light_kernel
+from bhlm.design.kernels import inlined_kernel, light_kernel
 from bhlm.likelihood.covariance import bound_eigenvalues
 from bhlm.likelihood.panel_bends import (
     add_stretches,
@@ -48,8 +47,7 @@ class Visit(NamedTuple):
     bends: Array  # as by `profiled.sum_bends`
 
 
-# Within the search alone it is compiled once, and not once more by itself.
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined_kernel
 def visit_panels(
     panels: Array,
     reach: float,

@@ -25,7 +25,7 @@ from bhlm.bayes.density import (
 from bhlm.bayes.priors.correlations import pull_correlations
 from bhlm.bayes.priors.frame import Frame
 from bhlm.bayes.priors.resolve import ResolvedPriors
-from bhlm.design.kernels import light_kernel
+from bhlm.design.kernels import inlined_kernel, light_kernel
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.lattice import Rows
 from bhlm.likelihood.lattice_sums import move_rows, sum_groups
@@ -140,7 +140,7 @@ def evaluate_family(x: Array, density: Compiled) -> tuple[float, Array]:
     return logp, gradient[:d].copy()
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_turned(z: Array, density: Compiled) -> tuple[float, Array]:
     """Return the log density and its gradient (d,) by z, but for the constant log |turn|."""
     value, slope = evaluate_family(locate(z, density.centre, density.turn), density)

@@ -4,7 +4,7 @@ import numpy as np
 
 from bhlm.bayes.family.density import Compiled, FamilyDensity, compile_family, evaluate_turned
 from bhlm.bayes.packing import pack_density, unpack_density
-from bhlm.design.kernels import light_kernel
+from bhlm.design.kernels import inlined_kernel
 from bhlm.likelihood.lattice import Rows
 
 Array = np.ndarray
@@ -27,7 +27,7 @@ def pack_family(density: FamilyDensity) -> Array:
     return np.concatenate([np.array((HEADER + len(body), *header), dtype=np.float64), body])
 
 
-@light_kernel
+@inlined_kernel
 def evaluate_packed(z: Array, data: Array) -> tuple[float, Array]:
     """Return `log_turned` of a packed density: its value and gradient (d,)."""
     n_base, count, p, groups, q = (
