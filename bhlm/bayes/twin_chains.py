@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-
-from bhlm.bayes.mixing import rank_draws
+from scipy import stats
 
 Array = np.ndarray
 
@@ -48,9 +47,8 @@ def find_twins(draws: Mapping[str, Array]) -> list[Twins]:
     if n_draws < DRAWS or not m:
         return []
     states = np.ascontiguousarray(stack).view(np.dtype((np.void, 8 * m)))[:, :, 0]
-    rows = np.moveaxis(stack, 1, 2).reshape(-1, n_draws)
-    ranks = np.moveaxis(rank_draws(rows).reshape(n_chains, m, n_draws), 2, 1)
-    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    ranks = stats.rankdata(stack, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
     size = np.sqrt((ranks**2).sum(axis=1))
     found = []
     for i in range(n_chains):

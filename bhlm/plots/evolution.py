@@ -38,7 +38,7 @@ def plot_evolution(
     R-hat comes down to its limit of 1.01 and stays, and the ESS grows in proportion to the draws
     beyond its 400, where the chains explore the posterior; an ESS that levels off is a warning
     that more draws will not mend. R-hat and ESS are those of Vehtari, Gelman, Simpson, Carpenter
-    & Buerkner (2021), Bayesian Analysis 16, 667-718, sections 4.1 to 4.3.
+    & Buerkner (2021), Bayesian Analysis 16, 667-718, sections 4.1 to 4.3, by arviz_stats.
 
     The figure's table has one row per count of draws and parameter: `draws` (of each chain),
     `parameter`, `rhat`, `ess_bulk`, `ess_tail`.

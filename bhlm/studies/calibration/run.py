@@ -315,7 +315,7 @@ def run_replicate(
         raise PriorError(_explain_overflow(number, root[0], float(np.min(sigma[0]))))
     first, sampled = values[:, :1], values[:, 1:]
     ranks = (sampled[:, study.thin - 1 :: study.thin] < first).sum(axis=1)
-    ess = measure_bulk(sampled[:, None])
+    ess = measure_bulk(sampled)
     return {
         "replicate": number,
         "ranks": ranks.tolist(),
