@@ -170,6 +170,19 @@ def test_reml_never_imports_what_it_does_not_need():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_command_loads_no_compiler_of_fortran_unless_it_is_asked_for():
+    code = (
+        "import sys\nfrom bhlm_command import run\nsys.argv[1:] = ['reml', 'hsb_anova']\n"
+        "try:\n    run()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "print('scipy.special' in sys.modules, 'numpy.f2py.crackfortran' in sys.modules)\n"
+        "import numpy\nprint(numpy.f2py.get_include().endswith('src'))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert result.stdout.splitlines()[-2:] == ["True False", "True"]
+
+
 def test_plots_of_a_page_are_loaded_without_matplotlib():
     code = (
         "import sys\nfrom bhlm.commands.shared import load_plots\n"
