@@ -28,6 +28,7 @@ import bhlm
 HERE = Path(__file__).parent
 RIVALS = HERE.parent / ".venv-rivals" / "bin" / "python"
 # rows, groups, counted runs
+RUNS = 201  # of what takes milliseconds
 SIZES = {"1e5 rows": (100_000, 1_000, 5), "1e6 rows": (1_000_000, 10_000, 3)}
 LARGE = {"1e7 rows": (10_000_000, 100_000, 3)}
 # Beyond these rows a program takes minutes, and is not asked.
@@ -168,7 +169,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="also 10 million rows")
     parser.add_argument("--csv", type=Path, help="write the table here")
     options = parser.parse_args()
-    rows = compare("HSB", load_hsb(), 31)
+    rows = compare("HSB", load_hsb(), RUNS)
     for name, (n, groups, runs) in (SIZES | (LARGE if options.large else {})).items():
         rows += compare(name, simulate(n, groups), runs)
     table = pd.DataFrame(rows)

@@ -291,8 +291,11 @@ def whiten_columns(
     loadings[-1, -1] = 1.0 / plain.scale
     loadings[fixed_at, -1] -= plain.ols / plain.scale
     blocks = _congruence(moments, loadings, grand)
-    slogdet = float(np.linalg.slogdet(a)[1])
-    return Columns(blocks, n, tuple(bases), a, plain.ols, plain.scale, slogdet, loadings)
+    if INTERCEPT in moments.fixed[1:]:  # which leaves A no triangle
+        logdet = float(np.linalg.slogdet(a)[1])
+    else:
+        logdet = math.fsum(map(math.log, a.diagonal().tolist()))
+    return Columns(blocks, n, tuple(bases), a, plain.ols, plain.scale, logdet, loadings)
 
 
 class _Plain(NamedTuple):

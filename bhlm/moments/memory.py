@@ -218,7 +218,7 @@ def make_states(n_groups: int, k: int) -> Array:
     """Return empty states (J, width) of groups for k columns, each in cache lines of its own."""
     width = -(-(1 + 2 * k + k * (k + 1) // 2) // LINE) * LINE
     room = np.zeros((n_groups + 1) * width)
-    start = -room.ctypes.data // room.itemsize % LINE
+    start = -room.__array_interface__["data"][0] // room.itemsize % LINE
     return room[start : start + n_groups * width].reshape(n_groups, width)
 
 

@@ -369,9 +369,10 @@ def _search(problem: Problem, theta: Array, steps: list[Step]) -> Optimum:
     white, restricted = problem.white, problem.restricted
 
     counted = count(sum(step.phase == "newton" for step in steps))
+    unwhitened = choose_unit(white, restricted)
 
     def note(value: float) -> None:
-        steps.append(Step("newton", next(counted), unwhiten_loglik(value, white, restricted)))
+        steps.append(Step("newton", next(counted), unwhitened(value)))
 
     def record(theta: Array) -> None:
         note(problem.visit(np.asarray(theta))[1].value)
@@ -462,12 +463,15 @@ class Scaled(Protocol):
 
 def unwhiten_loglik(value: float, white: Scaled, restricted: bool) -> float:
     """Return the log-likelihood in the columns as given, from the whitened criterion."""
+    return choose_unit(white, restricted)(value)
+
+
+def choose_unit(white: Scaled, restricted: bool) -> Callable[[float], float]:
+    """Return what leads from the whitened criterion to that log-likelihood."""
     dof = white.n - white.p if restricted else white.n
-    value += 2.0 * dof * math.log(white.scale)
-    if restricted:
-        value -= 2.0 * white.logdet_fixed
-    offset = white.offset + (white.restricted_offset if restricted else 0.0)
-    return float(-0.5 * value * white.unit + offset)
+    rise, fall = 2.0 * dof * math.log(white.scale), 2.0 * white.logdet_fixed if restricted else 0.0
+    offset, unit = white.offset + (white.restricted_offset if restricted else 0.0), white.unit
+    return lambda value: float(-0.5 * (value + rise - fall) * unit + offset)
 
 
 def _begin(problem: Problem, steps: list[Step]) -> Array:

@@ -71,12 +71,13 @@ def wald_test(fixed: Sequence[str], beta: Array, cov: Array) -> dict[str, float]
 
 def list_fixed(beta: Array, cov: Array) -> list[Row]:
     """Return the rows of fixed effects (p,) with covariance (p, p)."""
-    se = np.sqrt(np.diag(cov))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        z = beta / se
-    p = 2.0 * special.ndtr(-np.abs(z))
-    columns = (beta, se, beta - Z95 * se, beta + Z95 * se, z, np.full(len(beta), np.inf), p)
-    return [Row(*values) for values in zip(*(each.tolist() for each in columns), strict=True)]
+    rows = []
+    for value, variance in zip(beta.tolist(), cov.diagonal().tolist(), strict=True):
+        se = math.sqrt(variance) if variance >= 0.0 else math.nan
+        z = value / se if se > 0.0 else math.nan
+        p = 2.0 * float(special.ndtr(-abs(z)))
+        rows.append(Row(value, se, value - Z95 * se, value + Z95 * se, z, math.inf, p))
+    return rows
 
 
 def list_variances(
