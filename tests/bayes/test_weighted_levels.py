@@ -117,11 +117,15 @@ def test_pymc_has_no_residual_to_sample_where_it_is_known(table):
 
 
 @pytest.fixture(scope="module")
-def both() -> bhlm.Reconciliation:
+def calendar() -> bhlm.Model:
     table = bhlm.load_dataset("school_calendar")
     formula = "effect ~ 1 + (1 | district) + (1 | study)"
-    model = bhlm.Model(formula, table, known_variance="variance")
-    return bhlm.reconcile(model.reml(), model.sample(seed=1))
+    return bhlm.Model(formula, table, known_variance="variance")
+
+
+@pytest.fixture(scope="module")
+def both(calendar) -> bhlm.Reconciliation:
+    return bhlm.reconcile(calendar.reml(), calendar.sample(seed=1))
 
 
 @pytest.mark.slow
@@ -135,12 +139,12 @@ def test_studies_in_districts_are_reconciled(both):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ask", ["icc", "r_squared", "check"])
-def test_what_rests_on_a_residual_variance_is_refused(ask, both):
+def test_what_rests_on_a_residual_variance_is_refused(ask, both, calendar):
     with pytest.raises(ArgumentError, match="is not there with known variances") as told:
         getattr(both.post, ask)()
     assert "\n" not in str(told.value)
     with pytest.raises(ArgumentError, match="a check of single rows is not there"):
-        both.model.check_rows(both.post)
+        calendar.check_rows(both.post)
 
 
 @pytest.mark.slow
