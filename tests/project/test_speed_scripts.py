@@ -50,7 +50,7 @@ def test_a_command_that_fails_ends_the_comparison(
 def test_steps_are_set_beside_the_machine() -> None:
     lines = run_script("limits.py").splitlines()
     shown = {line[:44].strip(): line[44:].split() for line in lines if line}
-    for name in ("likelihood, 5,000 groups, sixteen together", "gradient, 5,000 groups"):
+    for name in ("likelihood, 5,000 groups, 64 positions", "gradient, 5,000 groups"):
         seconds, read, rate, operations, pace = map(float, shown[name])
         assert rate == pytest.approx(read / seconds, abs=0.02)
         assert pace == pytest.approx(operations / seconds, abs=0.02)
