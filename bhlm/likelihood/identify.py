@@ -89,10 +89,5 @@ def invert_told(matrix: Array, flat: float) -> Array:
     Eigenvalues below the share `flat` of the largest one's size count as zero.
     """
     if bound_eigenvalues(matrix) > flat * max(matrix.trace(), 0.0):
-        return np.linalg.inv(matrix)
-    values, vectors = np.linalg.eigh(matrix)
-    sizes = np.abs(values)
-    told = sizes > flat * sizes.max()
-    return np.asarray(
-        (vectors * np.where(told, 1.0 / np.where(told, values, 1.0), 0.0)) @ vectors.T
-    )
+        return np.linalg.inv(matrix)  # all are told
+    return np.linalg.pinv(matrix, rcond=flat, hermitian=True)
