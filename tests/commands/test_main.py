@@ -155,6 +155,14 @@ def test_json_into_a_missing_folder_exits_2(capsys, tmp_path):
     assert "choose a folder that exists" in err
 
 
+def print_lines(code: str) -> list[str]:
+    """Return the lines that a new process prints which runs some code."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return result.stdout.splitlines()
+
+
 def test_reml_never_imports_what_it_does_not_need():
     code = (
         "import sys\nfrom bhlm.commands.main import main\n"
@@ -164,10 +172,7 @@ def test_reml_never_imports_what_it_does_not_need():
         " 'scipy.stats', 'bhlm.likelihood.marginal', 'bhlm.reml.null_bootstrap',"
         " 'bhlm.reml.variance_tests'} & set(sys.modules)))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert result.stdout.splitlines()[-1] == "[]"
+    assert print_lines(code)[-1] == "[]"
 
 
 def test_the_command_loads_no_compiler_of_fortran_unless_it_is_asked_for():
@@ -177,10 +182,7 @@ def test_the_command_loads_no_compiler_of_fortran_unless_it_is_asked_for():
         "print('scipy.special' in sys.modules, 'numpy.f2py.crackfortran' in sys.modules)\n"
         "import numpy\nprint(numpy.f2py.get_include().endswith('src'))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert result.stdout.splitlines()[-2:] == ["True False", "True"]
+    assert print_lines(code)[-2:] == ["True False", "True"]
 
 
 def test_plots_of_a_page_are_loaded_without_matplotlib():
@@ -191,10 +193,7 @@ def test_plots_of_a_page_are_loaded_without_matplotlib():
         "import matplotlib.pyplot\nload_plots()\n"
         "print('matplotlib.pyplot' in sys.modules)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert result.stdout.splitlines() == ["True False", "True"]
+    assert print_lines(code) == ["True False", "True"]
 
 
 def test_moments_of_two_sites_merge_into_the_whole(capsys, pupils, tmp_path):
