@@ -126,22 +126,26 @@ def fill_two(
     p = k - 3
     # Z'r, the diagonal of D and lam w, two rows each; then what `out` has the sums of, with the
     # gradient by lam, four rows, before the rest.
-    room = np.empty((12 + p, LANES))
-    gap, pivot, spread, slope, lanes = room[:2], room[2:4], room[4:6], room[6:10], room[10:]
+    room = np.empty((13 + p, LANES))
+    gap, pivot, spread, slope, lanes = room[:2], room[2:4], room[4:6], room[6:10], room[10:-1]
+    logdet, fixed = lanes[0], lanes[2:]
     room[6:] = 0.0
-    product = np.ones(LANES)
+    product = room[-1]
+    product[:] = 1.0
     every = plan_logarithms(lam, reach)
+    flat, held = values.ravel(), room.ravel()
     for s in range(first, last):
         for t in range(s * STRETCH, min((s + 1) * STRETCH, values.shape[0])):
             panel = values[t]
             used = count_lanes(panel)
             take_residual(panel, beta, used, gap)
             for g in range(0, used, ABREAST):
-                solve_two(panel.ravel()[g:], k * LANES, lam, precision, room.ravel()[g:])
-            pivot[:, used:] = 1.0
-            add_determinants(pivot, every, t, product, lanes[0])
-            add_fixed(panel, spread, used, lanes[2:])
-        take_logarithms(product, lanes[0])
+                solve_two(flat, 2 * t * k * LANES + g, k * LANES, lam, precision, held, g)
+            if used < LANES:
+                pivot[:, used:] = 1.0
+            add_determinants(pivot, every, t, product, logdet)
+            add_fixed(panel, spread, used, fixed)
+        take_logarithms(product, logdet)
         take_lanes(lanes, out[s, : 2 + p])
         take_lanes(slope, out[s, 2 + p :])
 
@@ -184,26 +188,32 @@ def add_fixed(panel: Array, spread: Array, used: int, lanes: Array) -> None:
 
 
 @kernel
-def solve_two(there: Array, second: int, lam: Array, precision: float, held: Array) -> None:
+def solve_two(
+    values: Array, at: int, second: int, lam: Array, precision: float, room: Array, lane: int
+) -> None:
     """Do for some lanes of two coefficients what `fill_marginal` does of any number of them.
 
     One pass over the lanes, whose numbers stay in registers; each is computed as there, to the bit.
     All that is written has one address, and the number of lanes is known, so that the compiler sees
-    that nothing overlaps.
+    that nothing overlaps. No index is a sum with an argument: it might be negative, for all that
+    the compiler sees, and then lanes are gathered one by one, which takes twice as long.
 
     Args:
-        there: the numbers of a panel (2, k, LANES) from the first of these lanes on.
-        second: k LANES, where those of the second coefficient begin.
+        values: the numbers of all panels (T, 2, k, LANES), in one row.
+        at: where those of a panel begin for the first coefficient, from the first of these lanes.
+        second: k LANES, from there to those for the second coefficient.
         lam: (2, 2).
         precision: one over sigma^2.
-        held: likewise those of (12 + p, LANES): Z'r in two rows. The diagonal of D and lam w are
-            written to the next four, what the gradient by lam is made of is added to the next
-            four, and v'w to the second one behind them.
+        room: the numbers of (13 + p, LANES), in one row: Z'r in two rows. The diagonal of D and
+            lam w are written to the next four, what the gradient by lam is made of is added to the
+            next four, and v'w to the second one behind them.
+        lane: the first of these lanes.
     """
     l00, l01, l10, l11 = lam[0, 0], lam[0, 1], lam[1, 0], lam[1, 1]
+    there, other, held = values[at:], values[at + second :], room[lane:]
     for g in range(ABREAST):
         z00, z01 = there[g], there[LANES + g]
-        z10, z11 = there[second + g], there[second + LANES + g]
+        z10, z11 = other[g], other[LANES + g]
         gap0, gap1 = held[g], held[LANES + g]
         # Z'Z lam, and K = lam'Z'Z lam + I by its pivots
         t00, t01 = l00 * z00 + l10 * z01, l01 * z00 + l11 * z01
@@ -258,7 +268,7 @@ def marginal_panels(
     for s in range(stretches):
         for i in range(len(whole)):
             whole[i] += sums[s, i]
-    dbeta = np.empty(p)
+    dbeta = whole[2 : 2 + p]
     rss = total[p, p] - whole[1]
     for i in range(p):
         value = total[i, p]
@@ -266,7 +276,10 @@ def marginal_panels(
             value -= total[i, m] * beta[m]
         rss -= beta[i] * (total[i, p] + value)
         dbeta[i] = precision * (value - whole[2 + i])
-    dlam = whole[2 + p :].copy().reshape((q, q))
+    dlam = np.empty((q, q))
+    for i in range(q):
+        for a in range(q):
+            dlam[i, a] = whole[2 + p + i * q + a]
     loglik = -0.5 * (n * (LOG_2PI + 2.0 * np.log(sigma)) + whole[0] + rss * precision)
     return loglik, dlam, dbeta, float(rss * precision - n)
 
