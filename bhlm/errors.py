@@ -112,6 +112,7 @@ _CLASSES = {
         "Maximum",
         "Draws",
         "Comparison",
+        "Contents",
         "Priors",
         "Prior",
         "TensorVariable",

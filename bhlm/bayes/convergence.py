@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bhlm.bayes.marginal_mode import find_mode
-from bhlm.bayes.mixing import measure, measure_mean
+from bhlm.bayes.mixing import Known, measure, measure_mean
 from bhlm.bayes.twin_chains import describe_twins, find_twins
 from bhlm.errors import DataError, check_arguments
 from bhlm.layout import count, format_fixed
@@ -123,6 +123,7 @@ def diagnose(
     energy: Array,
     diverging: Array,
     treedepth: Array,
+    known: Known | None = None,
 ) -> Diagnostics:
     """Return the verdict on draws of the parameters, each (chain, draw).
 
@@ -136,10 +137,11 @@ def diagnose(
         energy: Hamiltonian energy (chain, draw).
         diverging: whether each transition diverged (chain, draw).
         treedepth: whether each transition hit the tree-depth limit (chain, draw).
+        known: what was measured of these draws.
     """
     from arviz_stats.base import array_stats
 
-    found = _diagnose_values(draws, longer="run longer (tune, draws)")
+    found = _diagnose_values(draws, known, longer="run longer (tune, draws)")
     names, stack = list(draws), np.stack(list(draws.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         bfmi = np.atleast_1d(array_stats.bfmi(energy, chain_axis=0, draw_axis=1))
@@ -171,35 +173,52 @@ def diagnose(
     )
 
 
-def diagnose_independent(draws: Mapping[str, Array], certificate: Certificate) -> Diagnostics:
+def diagnose_independent(
+    draws: Mapping[str, Array], certificate: Certificate, known: Known | None = None
+) -> Diagnostics:
     """Return the verdict on independent draws of the parameters, each (chain, draw).
 
     It holds when k-hat, which is what tells whether the proposal reached the posterior, was at most
     0.7 (else there are no draws), and when R-hat and ESS are as of `diagnose`: they are of the
     draws as they stand, of which copies are autocorrelated. There are no transitions.
     """
-    found = _diagnose_values(draws, longer="take more draws")
+    found = _diagnose_values(draws, known, longer="take more draws")
     return replace(found, certificate=certificate)
 
 
+def measure_draws(draws: Mapping[str, Array]) -> Known:
+    """Return what is measured of the parameters' draws (chain, draw), and the draws."""
+    stack = np.stack(list(draws.values()))
+    return Known(stack, measure(stack))
+
+
 def diagnose_run(
-    draws: Mapping[str, Array], stats: Mapping[str, Array], certificate: Certificate | None
+    draws: Mapping[str, Array],
+    stats: Mapping[str, Array],
+    certificate: Certificate | None,
+    known: Known | None = None,
 ) -> Diagnostics:
-    """Return the verdict on draws with a sampler's statistics, or on independent ones."""
+    """Return the verdict on draws with a sampler's statistics, or on independent ones.
+
+    `known` is what `measure_draws` returned of these draws.
+    """
     if certificate is not None:
-        return diagnose_independent(draws, certificate)
+        return diagnose_independent(draws, certificate, known)
     return diagnose(
         draws,
         energy=stats["energy"],
         diverging=stats["diverging"],
         treedepth=stats["reached_max_treedepth"],
+        known=known,
     )
 
 
-def _diagnose_values(draws: Mapping[str, Array], *, longer: str) -> Diagnostics:
+def _diagnose_values(
+    draws: Mapping[str, Array], known: Known | None, *, longer: str
+) -> Diagnostics:
     """Return the verdict by R-hat and ESS alone; `longer` is the advice where R-hat fails."""
     names = list(draws)
-    rhat, bulk, tail = measure(np.stack([draws[name] for name in names]))
+    rhat, bulk, tail = measure(np.stack([draws[name] for name in names]), known)
     failures = (
         *describe_twins(find_twins(draws)),
         *_failing(names, "R-hat", rhat, rhat - RHAT, f"above {RHAT}", longer),
@@ -297,16 +316,19 @@ def _failing(
     return [f"{what} of {names[worst]}{more} is {value}, {limit}; {advice}"]
 
 
-def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> dict[str, Summary]:
+def summarize(
+    draws: Mapping[str, Array], *, bounds: Bounds | None = None, known: Known | None = None
+) -> dict[str, Summary]:
     """Return the summary of each parameter.
 
     Args:
         draws: parameter name -> (chain, draw).
         bounds: parameter name -> (lower, upper), of those that have bounds: the mode may be one.
+        known: what was measured of these draws, or of others.
     """
     names = list(draws)
     stack = np.stack([draws[name] for name in names])
-    measured = measure(stack)
+    measured = measure(stack, known)
     limits = [(bounds or {}).get(name, (-np.inf, np.inf)) for name in names]
     flat = stack.reshape(len(names), -1)
     sd = flat.std(axis=1, ddof=1)
@@ -331,7 +353,11 @@ def summarize(draws: Mapping[str, Array], *, bounds: Bounds | None = None) -> di
 
 
 def tabulate_summaries(
-    draws: Mapping[str, Array], *, index: str, bounds: Bounds | None = None
+    draws: Mapping[str, Array],
+    *,
+    index: str,
+    bounds: Bounds | None = None,
+    known: Known | None = None,
 ) -> "pd.DataFrame":
     """Return the summaries as a table, one row per parameter.
 
@@ -339,10 +365,11 @@ def tabulate_summaries(
         draws: parameter name -> (chain, draw).
         index: the name of the index.
         bounds: parameter name -> (lower, upper), of those that have bounds.
+        known: what was measured of these draws, or of others.
     """
     import pandas as pd
 
-    rows = summarize(draws, bounds=bounds)
+    rows = summarize(draws, bounds=bounds, known=known)
     return pd.DataFrame(
         list(rows.values()), pd.Index(list(rows), name=index), list(Summary._fields)
     )

@@ -5,22 +5,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from bhlm.bayes.adjust import Adjustment, adjust_draws
+from bhlm.bayes.contents import Arrays, Contents
 from bhlm.bayes.convergence import (
     Certificate,
     Diagnostics,
     diagnose_run,
+    measure_draws,
     tabulate_summaries,
 )
 from bhlm.bayes.density import AnyWhitened, evaluate_priors
 from bhlm.bayes.existence import explain_missing, index_tails
+from bhlm.bayes.mixing import Known
 from bhlm.bayes.priors.resolve import ResolvedPriors, find_residuals, measure_scales
 from bhlm.bayes.rounding import resolve_draws
-from bhlm.bayes.whole import check_draws, survey_draws
 from bhlm.errors import ArgumentError, check_arguments, check_fields
 from bhlm.likelihood.covariance import Structure
 from bhlm.likelihood.effects import draw_effects, tabulate_effects
@@ -111,7 +113,7 @@ class Posterior:
     moments: Reduced
     structure: Structure  # of the random coefficients of all factors
     priors: ResolvedPriors
-    data: "xr.DataTree"
+    contents: Contents
     diagnostics: Diagnostics
     settings: Settings
     seed: int
@@ -121,12 +123,29 @@ class Posterior:
     # What was computed once; a changed copy begins anew.
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self._kept["layout"] = survey_draws(self.data)
+    @property
+    def data(self) -> "xr.DataTree":
+        """The draws as ArviZ's functions take them, made at the first call; see the class."""
+        return self.contents.tree
+
+    def with_data(self, data: "xr.DataTree") -> Self:
+        """Return this posterior with other draws."""
+        return replace(self, contents=Contents.of(data))
 
     def _check_whole(self) -> None:
         """Raise `DataError` where `data` no longer holds what it did; see `check_arguments`."""
-        check_draws(self.data, self._kept["layout"])
+        self.contents.check()
+
+    @property
+    def known(self) -> Known | None:
+        """What was measured of the draws for the verdict; None of draws that were not sampled."""
+        found: Known | None = self._kept.get("known")
+        return found
+
+    def remember(self, known: Known) -> Self:
+        """Keep what was measured of the draws for the verdict, and return the posterior."""
+        self._kept["known"] = known
+        return self
 
     @property
     def flat(self) -> Parameters:
@@ -142,7 +161,7 @@ class Posterior:
     def shape(self) -> tuple[int, int]:
         """The numbers of chains and of draws in each."""
         self._check_whole()
-        chains, draws = self.data["posterior"]["beta"].shape[:2]
+        chains, draws = self.contents.read("posterior", "beta").shape[:2]
         return int(chains), int(draws)
 
     @property
@@ -177,8 +196,9 @@ class Posterior:
         self._check_whole()
         if "estimates" not in self._kept:
             table = tabulate_summaries(
-                self.draws, index="parameter", bounds=bound_parameters(self.parameters)
-            )
+                self.draws, index="parameter", bounds=bound_parameters(self.parameters),
+                known=self.known,
+            )  # fmt: skip
             index = table.index.map(self.tail_indices)
             table.loc[index <= 1.0, ["mean", "mcse_mean"]] = np.nan
             table.loc[index <= 2.0, ["sd", "mcse_mean"]] = np.nan
@@ -223,8 +243,7 @@ class Draws(Posterior):
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
         self._check_whole()
-        held = self.data["unconstrained_posterior"].dataset
-        return _flatten(self.data["posterior"].dataset, held["chol"].values)
+        return _flatten(self.contents, self.contents.read("unconstrained_posterior", "chol"))
 
     @property
     def sampled(self) -> "Draws":
@@ -244,15 +263,15 @@ class Draws(Posterior):
         held = self.data["unconstrained_posterior"].dataset
         moved = held.assign(chol=held["chol"].copy(data=root))
         tree["unconstrained_posterior"].dataset = moved
-        return replace(self, data=tree, adjustment=None)
+        return replace(self.with_data(tree), adjustment=None)
 
     @property
     def draws(self) -> dict[str, Array]:
         """Every parameter's draws (chain, draw), on the variance, SD and correlation scale."""
         self._check_whole()
         if "draws" not in self._kept:
-            posterior = self.data["posterior"].dataset
-            arrays = (posterior["beta"].values, posterior["G"].values, read_sigma(posterior))
+            beta, g = (self.contents.read("posterior", name) for name in ("beta", "G"))
+            arrays = beta, g, read_sigma(self.contents)
             self._kept["draws"] = parameter_draws(self.moments, self.structure, *arrays)
         return dict(self._kept["draws"])
 
@@ -303,16 +322,16 @@ class Draws(Posterior):
         return tabulate_effects(self.moments, summarize_effects(self))
 
 
-def read_sigma(posterior: "xr.Dataset") -> Array:
+def read_sigma(contents: Contents) -> Array:
     """Return sigma (chain, draw), of strata (chain, draw, S); 1 where variances are known."""
-    if "sigma" in posterior:
-        return np.asarray(posterior["sigma"].values)
-    return np.ones(posterior["beta"].shape[:2])
+    if contents.has("posterior", "sigma"):
+        return contents.read("posterior", "sigma")
+    return np.ones(contents.read("posterior", "beta").shape[:2])
 
 
-def _flatten(posterior: "xr.Dataset", root: Array) -> Parameters:
+def _flatten(contents: Contents, root: Array) -> Parameters:
     """Return the parameters of all N kept draws."""
-    beta, sigma = posterior["beta"].values, read_sigma(posterior)
+    beta, sigma = contents.read("posterior", "beta"), read_sigma(contents)
     return Parameters(
         beta.reshape(-1, beta.shape[-1]),
         root.reshape(-1, *root.shape[2:]),
@@ -393,22 +412,31 @@ def build_fit(
         beta, root, sigma = (each.reshape(*shape, *each.shape[1:]) for each in flat)
     root = sign_roots(Parameters(beta, root, sigma)).root
     g = root @ root.swapaxes(-1, -2)
-    content = _fill_groups(
-        moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
-    )
-    content["sample_stats"] = stats
+    arrays = {"posterior": {"beta": beta, "G": g}, "sample_stats": stats}
+    if white.held is None:
+        arrays["posterior"]["sigma"] = sigma
     if adjustment is not None and not adjustment.failure:
-        content["unadjusted_posterior"] = sampled
+        arrays["unadjusted_posterior"] = sampled
     # G alone would lose digits of its root where a column is far from zero.
-    content["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
+    arrays["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
+
+    def complete(arrays: Arrays) -> "xr.DataTree":
+        content = _fill_groups(
+            moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
+        )
+        return build_tree(moments, {**arrays, **content})
+
     named = parameter_draws(moments, structure, beta, g, sigma)
-    diagnostics = diagnose_run(resolve_draws(moments, structure, named, root), stats, certificate)
+    resolved = resolve_draws(moments, structure, named, root)
+    known = measure_draws(resolved)
+    diagnostics = diagnose_run(resolved, stats, certificate, known)
     diagnostics = tell_unbounded(diagnostics, f"{moments.n_groups} groups", unbounded)
-    return Draws(
-        moments=moments, structure=structure, priors=priors, data=build_tree(moments, content),
+    fit = Draws(
+        moments=moments, structure=structure, priors=priors, contents=Contents(arrays, complete),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white, adjustment=adjustment,
     )  # fmt: skip
+    return fit.remember(known)
 
 
 def sign_roots(parameters: Parameters) -> Parameters:

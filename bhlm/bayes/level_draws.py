@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bhlm.bayes.convergence import Certificate, diagnose_run
+from bhlm.bayes.contents import Arrays, Contents
+from bhlm.bayes.convergence import Certificate, diagnose_run, measure_draws
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import (
     HELD,
@@ -83,17 +84,15 @@ class FactorDraws(Posterior):
     def flat(self) -> Parameters:
         """The parameters of all N kept draws."""
         self._check_whole()
-        posterior = self.data["posterior"].dataset
-        held = self.data["unconstrained_posterior"].dataset
-        sigma = read_sigma(posterior).ravel()
+        beta, sigma = self.contents.read("posterior", "beta"), read_sigma(self.contents).ravel()
         root = np.zeros((len(sigma), self.structure.q, self.structure.q))
         parts = zip(
             self.structure.parts, self.structure.spans, name_factors(self.moments), strict=True
         )
         for part, span, name in parts:
-            own = held[f"chol|{name}"].values
+            own = self.contents.read("unconstrained_posterior", f"chol|{name}")
             root[:, span, span] = own.reshape(-1, part.q, part.q)
-        return Parameters(posterior["beta"].values.reshape(len(sigma), -1), root, sigma)
+        return Parameters(beta.reshape(len(sigma), -1), root, sigma)
 
     @check_arguments
     def effect_draws(self, factor: str) -> "xr.DataArray":
@@ -106,7 +105,7 @@ class FactorDraws(Posterior):
 
         at = self.find_factor(factor)
         u = self.all_effects[at]
-        shape = self.data["posterior"]["beta"].shape[:2]
+        shape = self.shape
         name = name_factors(self.moments)[at]
         part = self.structure.parts[at]
         return xr.DataArray(
@@ -319,7 +318,7 @@ def whole_logliks(fit: LevelDraws) -> Array:
     That of units that are independent of each other is added up, if it is held. Otherwise it is
     what the sampler's own density has beyond that of the prior, or evaluated anew.
     """
-    shape = fit.data["posterior"]["beta"].shape[:2]
+    shape = fit.shape
     if "log_likelihood" in fit.data.children:
         return np.asarray(fit.data["log_likelihood"]["loglik"].values.sum(axis=2))
     held = fit.data["unconstrained_posterior"].dataset.data_vars
@@ -381,25 +380,36 @@ def build_levels_fit(
     """
     flat = sign_roots(flat)
     shape = next(iter(stats.values())).shape
-    content = _fill_content(
-        moments, structure, priors, white, flat, shape,
-        settings=settings, seed=seed, held=held,
-    )  # fmt: skip
-    content["sample_stats"] = stats
-    if x is not None:
-        content["unconstrained_posterior"]["x"] = x
+    posterior, roots = split_factors(moments, structure, flat, shape)
+    if white.held is None:
+        posterior["sigma"] = flat.sigma.reshape(shape)
+
+    def complete(arrays: Arrays) -> "xr.DataTree":
+        content = _fill_content(
+            moments, structure, priors, white, flat, shape,
+            settings=settings, seed=seed, held=held,
+        )  # fmt: skip
+        content["posterior"] = arrays["posterior"] | content["posterior"]
+        rest = {name: arrays[name] for name in ("unconstrained_posterior", "sample_stats")}
+        return build_level_tree(moments, structure, content | rest, top=find_top(white))
+
+    arrays = {
+        "posterior": posterior,
+        "unconstrained_posterior": roots if x is None else roots | {"x": x},
+        "sample_stats": stats,
+    }
     chained = (each.reshape(*shape, *each.shape[1:]) for each in (flat.beta, flat.g, flat.sigma))
     named = parameter_draws(moments, structure, *chained)
-    diagnostics = diagnose_run(
-        resolve_draws(moments, structure, named, flat.root), stats, certificate
-    )
+    resolved = resolve_draws(moments, structure, named, flat.root)
+    known = measure_draws(resolved)
+    diagnostics = diagnose_run(resolved, stats, certificate, known)
     diagnostics = tell_unbounded(diagnostics, "the groups", unbounded)
-    return LevelDraws(
-        moments=moments, structure=structure, priors=priors,
-        data=build_level_tree(moments, structure, content, top=find_top(white)),
+    fit = LevelDraws(
+        moments=moments, structure=structure, priors=priors, contents=Contents(arrays, complete),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white,
     )  # fmt: skip
+    return fit.remember(known)
 
 
 def split_factors(
@@ -443,26 +453,23 @@ def _fill_content(
     seed: int,
     held: int,
 ) -> dict[str, dict[str, Array]]:
-    """Return the variables of the DataTree's groups, but for the sampler's own."""
+    """Return the variables of the DataTree's groups that are drawn or evaluated from the draws."""
 
     def chain(values: Array) -> Array:
         return values.reshape(*shape, *values.shape[1:])
 
-    posterior, roots = split_factors(moments, structure, flat, shape)
-    if white.held is None:
-        posterior["sigma"] = chain(flat.sigma)
+    effects: dict[str, Array] = {}
     levels = white.levels
     numbers = sum(count * q for count, q in zip(levels.counts, levels.sizes, strict=True))
     slow = isinstance(levels, Crossed) and levels.width > DENSE
     if len(flat.sigma) * numbers <= held and not slow:
         drawn = draw_all_effects(white, structure, flat, seed=seed, prior_only=settings.prior_only)
         named = zip(name_factors(moments), drawn, strict=True)
-        posterior |= {f"u|{name}": chain(u) for name, u in named}
+        effects |= {f"u|{name}": chain(u) for name, u in named}
     prior = evaluate_priors(priors, structure, flat)
     content = {
-        "posterior": posterior,
+        "posterior": effects,
         "log_prior": {name: chain(values) for name, values in prior.items()},
-        "unconstrained_posterior": roots,
     }
     top = find_top(white)
     if top is None or settings.prior_only or len(flat.sigma) * levels.counts[top] > held:

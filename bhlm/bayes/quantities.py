@@ -113,5 +113,5 @@ def _split_lams(fit: "LevelDraws", flat: Parameters) -> list[Array]:
 
 
 def _chain(fit: Posterior, flat: dict[str, Array]) -> Quantities:
-    shape = fit.data["posterior"]["beta"].shape[:2]
+    shape = fit.shape
     return Quantities({name: values.reshape(shape) for name, values in flat.items()})

@@ -150,7 +150,7 @@ def locate_bounds(
 
 def _draw(fit: Posterior, contrasts: Array) -> Array:
     """Return the draws (s, m) of m linear combinations (m, p) of the fixed effects."""
-    beta = fit.data["posterior"]["beta"].values
+    beta = fit.contents.read("posterior", "beta")
     return np.asarray(beta.reshape(-1, beta.shape[-1]) @ contrasts.T)
 
 

@@ -158,7 +158,7 @@ def _name_kind(kind: Any) -> str:
 
 def _find_beta(fit: Any) -> Array:
     if isinstance(fit, Draws):
-        return np.asarray(fit.data["posterior"]["beta"].values.mean(axis=(0, 1)))
+        return np.asarray(fit.contents.read("posterior", "beta").mean(axis=(0, 1)))
     return np.asarray(fit.beta)
 
 
@@ -167,7 +167,7 @@ def _find_covariance(fit: Any, method: Any) -> Array:
         return infer_fixed(fit, np.eye(len(fit.beta)), method=method).cov
     if method != "z":
         raise ArgumentError(f"vcov={method!r} is for a fit by REML or ML; leave it out")
-    beta = fit.data["posterior"]["beta"].values
+    beta = fit.contents.read("posterior", "beta")
     return np.asarray(
         np.cov(beta.reshape(-1, beta.shape[-1]).T, ddof=1).reshape(beta.shape[-1], -1)
     )

@@ -181,7 +181,7 @@ def find_band(post: Draws, j: int, lines: GroupLines, x: Array) -> tuple[Array, 
 def find_bands(post: Draws, groups: Array, column: str | None, x: Array) -> tuple[Array, Array]:
     """Return the 95 % intervals (L, m) of the lines of some groups (L,) at x (m,), pointwise."""
     moments = select_groups(post.moments, groups)
-    beta = post.data["posterior"]["beta"].values
+    beta = post.contents.read("posterior", "beta")
     beta = beta.reshape(-1, beta.shape[-1])
     ones = np.ones(len(groups))
     means = dict(zip(moments.columns, moments.mean.T, strict=True)) | {INTERCEPT: ones}

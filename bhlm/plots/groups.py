@@ -113,13 +113,13 @@ def thin_posterior(post: Draws, *, held: int = HELD) -> Draws:
     step = draws // DRAWS
     if step < 2 or draws * post.moments.n_groups * len(post.moments.random) <= held:
         return post
-    return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
+    return post.with_data(post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
 
 
 def count_draws(post: Draws) -> int:
     """Return how many draws all chains have together."""
-    sizes = post.data["posterior"].dataset.sizes
-    return int(sizes["chain"] * sizes["draw"])
+    chains, draws = post.shape
+    return chains * draws
 
 
 def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:
@@ -137,7 +137,7 @@ def rename_columns(reml: Estimate, taken: Sequence[str]) -> Estimate:
 
 def mean_beta(post: Draws) -> Array:
     """Return the posterior mean (p,) of the fixed effects."""
-    return np.asarray(post.data["posterior"]["beta"].values.mean(axis=(0, 1)))
+    return np.asarray(post.contents.read("posterior", "beta").mean(axis=(0, 1)))
 
 
 def find_column(moments: Moments) -> str | None:

@@ -32,6 +32,7 @@ def rejudge_draws(post: Posterior) -> Posterior:
         resolve_draws(post.moments, post.structure, post.draws, post.flat.root),
         {str(name): values.values for name, values in stats.items()},
         post.diagnostics.certificate,
+        post.known,
     )
     known = post.diagnostics
     new = [failure for failure in found.failures if failure not in known.failures]

@@ -1,7 +1,5 @@
 """The verdict fails when it must, and says which parameter and what to do."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -171,7 +169,7 @@ def test_estimates_are_computed_once_and_belong_to_their_draws():
     assert fit.estimates.loc["x", "mean"] == pytest.approx(fit.draws["x"].mean())
     moved = fit.data["posterior"].to_dataset()
     moved["beta"] = moved["beta"] + 1.0
-    other = replace(fit, data=xr.DataTree.from_dict({"posterior": moved}))
+    other = fit.with_data(xr.DataTree.from_dict({"posterior": moved}))
     assert other.estimates.loc["x", "mean"] == pytest.approx(fit.estimates.loc["x", "mean"] + 1.0)
 
 

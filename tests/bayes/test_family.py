@@ -200,9 +200,7 @@ def test_run_repeats_on_any_number_of_cores(model: Model) -> None:
 
 
 def test_effects_are_drawn_when_asked_for(model: Model, fit: FamilyBayesFit) -> None:
-    lean = FamilyBayesFit.of(
-        dataclasses.replace(fit, data=fit.data.drop_nodes("log_likelihood").copy())
-    )
+    lean = FamilyBayesFit.of(fit.with_data(fit.data.drop_nodes("log_likelihood").copy()))
     lean.data["posterior"] = lean.data["posterior"].to_dataset().drop_vars("u")
     table = fit.group_effects()
     assert table.shape == (12, 6)

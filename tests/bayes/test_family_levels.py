@@ -1,6 +1,5 @@
 """Posteriors of families with nested factors: density, draws of the effects, and the runs."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +314,7 @@ def test_checks(fit: FamilyLevelBayesFit) -> None:
 
 
 def test_checks_see_effects_that_are_wrong(fit: FamilyLevelBayesFit) -> None:
-    far = FamilyLevelBayesFit.of(dataclasses.replace(fit, data=fit.data.copy(deep=True)))
+    far = FamilyLevelBayesFit.of(fit.with_data(fit.data.copy(deep=True)))
     far.data["posterior"]["u|school"].values[..., 2, 0] = -9.0
     assert not far.check(draws=200).ok
 
@@ -331,7 +330,7 @@ def test_run_repeats_on_any_number_of_cores(model: Model) -> None:
 
 def test_effects_are_drawn_when_asked_for(fit: FamilyLevelBayesFit) -> None:
     tree = fit.data.drop_nodes("log_likelihood").copy()
-    lean = FamilyLevelBayesFit.of(dataclasses.replace(fit, data=tree))
+    lean = FamilyLevelBayesFit.of(fit.with_data(tree))
     kept = [name for name in fit.data["posterior"].data_vars if not name.startswith("u|")]
     lean.data["posterior"] = lean.data["posterior"].to_dataset()[kept]
     # The density's nodes start from other modes, by which a draw moves within rounding.

@@ -106,7 +106,7 @@ def test_one_seed_gives_one_density(fit):
 
 def test_chains_that_do_not_move_are_told(fit):
     frozen = fit.data.isel(chain=[0] * 4, draw=[0] * 300, missing_dims="ignore")
-    still = replace(fit, data=frozen, diagnostics=replace(fit.diagnostics, ok=True))
+    still = replace(fit.with_data(frozen), diagnostics=replace(fit.diagnostics, ok=True))
     found = predict_left_out(fit, 0, sample=lambda *_, **__: still)
     assert np.isnan(found.elpd)
     assert "no path of posteriors" in found.failure

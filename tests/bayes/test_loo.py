@@ -121,7 +121,7 @@ def test_draws_that_failed_are_told(post):
 def test_groups_are_streamed(post, smoothed):
     data = post.data.copy()
     del data["log_likelihood"]
-    part = leave_out_groups(replace(post, data=data), refit=False, held=5 * 4000)
+    part = leave_out_groups(post.with_data(data), refit=False, held=5 * 4000)
     pd.testing.assert_frame_equal(part.table, smoothed.table)
 
 
@@ -180,7 +180,7 @@ def test_wrong_arguments(table, post, smoothed):
 
 def test_threshold_falls_with_few_draws(post):
     assert khat_threshold(post) == 0.7
-    fewer = replace(post, data=post.data.isel(chain=slice(0, 1), draw=slice(0, 100)))
+    fewer = post.with_data(post.data.isel(chain=slice(0, 1), draw=slice(0, 100)))
     assert khat_threshold(fewer) == 0.5
     assert relative_efficiency(fewer) == 1.0
 

@@ -1,7 +1,5 @@
 """Posterior predictive checks pass where the model holds, and say what is wrong where not."""
 
-from dataclasses import replace
-
 import arviz as az
 import numpy as np
 import pandas as pd
@@ -166,7 +164,7 @@ def test_effects_that_are_not_held_are_drawn(right):
     data = right.data.copy()
     data["posterior"] = data["posterior"].to_dataset().drop_vars("u")
     pd.testing.assert_frame_equal(
-        check_groups(replace(right, data=data)).groups, check_groups(right).groups
+        check_groups(right.with_data(data)).groups, check_groups(right).groups
     )
 
 

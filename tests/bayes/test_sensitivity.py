@@ -1,7 +1,5 @@
 """Power-scaling: a prior that is too tight is seen, the defaults are not."""
 
-from dataclasses import replace
-
 import arviz as az
 import numpy as np
 import pandas as pd
@@ -141,7 +139,7 @@ def test_loglik_is_the_sum_over_groups(post):
 def test_a_parameter_that_does_not_vary_has_none(post):
     data = post.data.copy(deep=True)
     data["posterior"]["sigma"][:] = 1.0
-    table = replace(post, data=data).sensitivity().table
+    table = post.with_data(data).sensitivity().table
     assert np.isnan(table.loc["sd(Residual)", "prior"])
     assert table.loc["sd(Residual)", "diagnosis"] == "ok"
 

@@ -22,7 +22,7 @@ def post(hsb_post) -> BayesFit:
     drawn = np.random.default_rng(1).multivariate_normal(reml.beta, cov, DRAWS)
     beta = xr.Dataset({"beta": (("chain", "draw", "fixed"), drawn[None])})
     data = xr.DataTree.from_dict({"posterior": beta})
-    return BayesFit.of(replace(hsb_post, moments=reml.moments, data=data))
+    return BayesFit.of(replace(hsb_post.with_data(data), moments=reml.moments))
 
 
 def test_slopes_are_those_of_the_draws(post):

@@ -87,7 +87,7 @@ def test_an_older_description_names_the_blocks(random, covariance):
 def keep_posterior(fit: BayesFit) -> BayesFit:
     """Return a fit whose file has a third of the arrays, where a test saves many times."""
     posterior = fit.data["posterior"].to_dataset()
-    return replace(fit, data=xr.DataTree.from_dict({"posterior": posterior}))
+    return fit.with_data(xr.DataTree.from_dict({"posterior": posterior}))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_whatever_stands_in_data_comes_back(post, tmp_path, format):
     data = post.data.copy()
     data["mine"] = xr.DataTree(own, children={"deeper": xr.DataTree(own[["odd"]])})
     data.attrs["note"] = "kept"
-    fit = replace(post, data=data)
+    fit = post.with_data(data)
     path = tmp_path / f"fit.{format}"
     save(fit, path)
     back = load(path)
@@ -584,7 +584,7 @@ def test_content_that_has_no_place_in_a_file_is_refused(small, another, put, tmp
     path = tmp_path / f"fit.{format}"
     put(another, path)
     with pytest.raises(DataError, match=r"no place in a file|is the file's own"):
-        save(replace(small, data=data), path)
+        save(small.with_data(data), path)
     assert fingerprint(load(path)) == fingerprint(another)
 
 

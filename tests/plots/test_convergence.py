@@ -55,11 +55,11 @@ def alter(post, *, diverging=None, shift=0.0, scale=1.0):
     walk = energy.copy(data=np.cumsum(energy.values - energy.values.mean(), axis=1))
     tree["posterior"] = tree["posterior"].assign(beta=beta)
     tree["sample_stats"] = tree["sample_stats"].assign(energy=energy if scale == 1.0 else walk)
-    return replace(post, data=xr.DataTree.from_dict(tree))
+    return post.with_data(xr.DataTree.from_dict(tree))
 
 
 def first_draws(post, draws, chains=slice(None)):
-    return replace(post, data=post.data.isel(draw=slice(draws), chain=chains))
+    return post.with_data(post.data.isel(draw=slice(draws), chain=chains))
 
 
 def check_figure(figure):

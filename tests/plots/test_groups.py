@@ -1,7 +1,6 @@
 """Figures of the groups: their numbers against the fits and the rows, their words, their limits."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -404,5 +403,5 @@ def test_very_many_draws_are_thinned(both):
     # A mean of 1,000 draws is within 5 of its errors of that of 4,000, in all 320 of them.
     gap = (thin.group_effects()["mean"] - full["mean"]) / full["sd"]
     assert 0.0 < gap.abs().max() < 5.0 / np.sqrt(1000)
-    few = replace(both.post, data=both.post.data.isel(draw=slice(0, 300), missing_dims="ignore"))
+    few = both.post.with_data(both.post.data.isel(draw=slice(0, 300), missing_dims="ignore"))
     assert thin_posterior(few, held=1000) is few

@@ -136,7 +136,7 @@ class TestPriorPosterior:
     def test_a_parameter_that_does_not_vary_has_no_curve(self, post):
         data = post.data.copy(deep=True)
         data["posterior"]["sigma"][:] = 1.0
-        figure = plot_prior_posterior(replace(post, data=data))
+        figure = plot_prior_posterior(post.with_data(data))
         panel = next(panel for panel in figure.panels if panel.title == "sd(Residual)")
         assert [mark.role for mark in panel.marks if isinstance(mark, Line)] == ["prior"]
         figure.plotly()

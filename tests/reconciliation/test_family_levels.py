@@ -104,7 +104,7 @@ def change(post: FamilyLevelBayesFit, *, shift: float = 0.0, spread: float = 1.0
     beta = data["posterior"]["beta"].values
     mean, sd = beta[..., 1].mean(), beta[..., 1].std()
     beta[..., 1] = mean + shift * sd + spread * (beta[..., 1] - mean)
-    return FamilyLevelBayesFit.of(replace(post, data=data))
+    return FamilyLevelBayesFit.of(post.with_data(data))
 
 
 @pytest.mark.slow

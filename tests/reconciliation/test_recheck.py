@@ -18,7 +18,7 @@ def change(post: Posterior, **changed: np.ndarray) -> Posterior:
     tree = post.data.copy()
     parts = {name: posterior[name].copy(data=values) for name, values in changed.items()}
     tree["posterior"].dataset = posterior.assign(parts)
-    return replace(post, data=tree)
+    return post.with_data(tree)
 
 
 def read(post: Posterior, name: str) -> np.ndarray:

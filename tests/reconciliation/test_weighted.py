@@ -157,13 +157,13 @@ def test_the_adjustment_is_computed_again() -> None:
     data["posterior"]["G"].values[:] = wrong.g.reshape(*shape, 2, 2)
     data["posterior"]["sigma"].values[:] = wrong.sigma.reshape(shape)
     data["unconstrained_posterior"]["chol"].values[:] = wrong.root.reshape(*shape, 2, 2)
-    found = check_adjustment(WeightedBayesFit.of(replace(post, data=data)))
+    found = check_adjustment(WeightedBayesFit.of(post.with_data(data)))
     assert found.made
     assert "do not have the sandwich's covariance" in found.sentence
     # Draws of one parameter alone, moved.
     data = post.data.copy(deep=True)
     data["posterior"]["beta"].values[0, 0] += 0.1
-    found = check_adjustment(WeightedBayesFit.of(replace(post, data=data)))
+    found = check_adjustment(WeightedBayesFit.of(post.with_data(data)))
     assert "no linear map" in found.sentence
 
 
@@ -205,7 +205,7 @@ def change(post: WeightedBayesFit, *, shift: float = 0.0, spread: float = 1.0) -
             beta = data[name]["beta"].values
             mean, sd = beta[..., 1].mean(), beta[..., 1].std()
             beta[..., 1] = mean + shift * sd + spread * (beta[..., 1] - mean)
-    return WeightedBayesFit.of(replace(post, data=data))
+    return WeightedBayesFit.of(post.with_data(data))
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_a_number_that_does_not_exist_is_a_dot(good):
     frozen = good.data.copy(deep=True)
     frozen["posterior"]["sigma"][:] = 2.0
     diagnostics = replace(good.diagnostics, min_ess_bulk=np.nan)
-    text = render_posterior(replace(good, data=frozen, diagnostics=diagnostics))
+    text = render_posterior(replace(good.with_data(frozen), diagnostics=diagnostics))
     row, _ = re.findall(r"^  sd\(Residual\) .*$", text, re.M)  # the other is its prior
     assert "nan" not in text
     assert row.split()[1] == "2.0000"

@@ -96,4 +96,4 @@ def _weigh_loglik(fit: Draws, draws: Draws, j: int, weight: float) -> Array:
     """Return log l_w of group j (chain, draw) at the draws of a posterior."""
     white = replace(fit.white, blocks=weight * fit.white.blocks[j : j + 1])
     logliks = group_logliks(white, weight * fit.moments.n[j : j + 1], flatten_draws(draws))
-    return logliks.reshape(draws.data["posterior"]["beta"].shape[:2])
+    return logliks.reshape(draws.shape)

@@ -142,9 +142,9 @@ def run_level_checks(post: "LevelDraws", rows: "Callable[[], CellRows] | None" =
 
 def _thin(post: Draws) -> Draws:
     """Return the fit with as few draws as its groups call for."""
-    chains, length = post.data["posterior"]["beta"].shape[:2]
+    chains, length = post.shape
     draws = chains * length
     step = min(-(-draws * post.moments.n_groups // LOGLIKS), draws // DRAWS)
     if step < 2:
         return post
-    return replace(post, data=post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))
+    return post.with_data(post.data.isel(draw=slice(None, None, step), missing_dims="ignore"))

@@ -189,7 +189,7 @@ def total_loglik(fit: Posterior) -> Array:
         assert isinstance(fit, LevelDraws)
         return whole_logliks(fit)
     total = sum_logliks(fit.white, float(fit.moments.n.sum()), flatten_draws(fit))
-    return total.reshape(fit.data["posterior"]["beta"].shape[:2])
+    return total.reshape(fit.shape)
 
 
 def scale_term(draws: dict[str, Array], term: Array) -> Array:

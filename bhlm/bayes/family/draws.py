@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.convergence import Certificate, Diagnostics, diagnose_run
+from bhlm.bayes.contents import Contents
+from bhlm.bayes.convergence import Certificate, Diagnostics, diagnose_run, measure_draws
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import (
     HELD,
@@ -70,8 +72,8 @@ class FamilyDraws(Posterior):
     def flat(self) -> Parameters:
         """The parameters of all N kept draws; sigma is one."""
         self._check_whole()
-        beta = self.data["posterior"]["beta"].values
-        root = self.data["unconstrained_posterior"]["chol"].values
+        beta = self.contents.read("posterior", "beta")
+        root = self.contents.read("unconstrained_posterior", "chol")
         beta = beta.reshape(-1, beta.shape[-1])
         return Parameters(beta, root.reshape(-1, *root.shape[2:]), np.ones(len(beta)))
 
@@ -263,17 +265,19 @@ def build_family_fit(
     if not settings.prior_only and found.logliks.size <= held:
         content["log_likelihood"] = {"loglik": chain(found.logliks)}
     named = parameter_draws(patterns, structure, *map(chain, (flat.beta, g, flat.sigma)))
-    diagnostics = diagnose_run(
-        resolve_draws(patterns, structure, named, flat.root), stats, certificate
-    )
+    resolved = resolve_draws(patterns, structure, named, flat.root)
+    known = measure_draws(resolved)
+    diagnostics = diagnose_run(resolved, stats, certificate, known)
     diagnostics = tell_accuracy(diagnostics, found.error)
     diagnostics = tell_unbounded(diagnostics, f"{patterns.n_groups} groups", unbounded)
-    return FamilyDraws(
-        moments=patterns, structure=structure, priors=priors, data=build_tree(patterns, content),
+    fit = FamilyDraws(
+        moments=patterns, structure=structure, priors=priors,
+        contents=Contents(content, partial(build_tree, patterns)),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=nodes.white,
         nodes=nodes.steps.copy(), error=found.error,
     )  # fmt: skip
+    return fit.remember(known)
 
 
 def tell_accuracy(diagnostics: Diagnostics, error: float) -> Diagnostics:

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from bhlm.bayes.convergence import diagnose_run
+from bhlm.bayes.contents import Contents
+from bhlm.bayes.convergence import diagnose_run, measure_draws
 from bhlm.bayes.density import evaluate_priors
 from bhlm.bayes.draws import HELD, Settings, parameter_draws, sign_roots, tell_unbounded
 from bhlm.bayes.existence import index_tails
@@ -197,15 +199,18 @@ def build_family_levels_fit(
     if not settings.prior_only and found.logliks.size <= held:
         content["log_likelihood"] = {"loglik": chain(found.logliks)}
     named_draws = parameter_draws(patterns, structure, *map(chain, (flat.beta, flat.g, flat.sigma)))
-    diagnostics = diagnose_run(
-        resolve_draws(patterns, structure, named_draws, flat.root), stats, None
-    )
+    resolved = resolve_draws(patterns, structure, named_draws, flat.root)
+    known = measure_draws(resolved)
+    diagnostics = diagnose_run(resolved, stats, None, known)
     diagnostics = tell_accuracy(diagnostics, found.error)
     diagnostics = tell_unbounded(diagnostics, "the groups", unbounded)
-    return FamilyLevelDraws(
+    fit = FamilyLevelDraws(
         moments=patterns, structure=structure, priors=priors,
-        data=build_level_tree(patterns, structure, content, top=white.order[0]),
+        contents=Contents(
+            content, partial(build_level_tree, patterns, structure, top=white.order[0])
+        ),
         diagnostics=diagnostics, settings=settings, seed=seed,
         seconds=time.perf_counter() - start, sampler=sampler, white=white,
         nodes=nodes.steps.copy(), error=found.error,
     )  # fmt: skip
+    return fit.remember(known)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bhlm.bayes.adjust import Adjustment
+from bhlm.bayes.contents import Contents
 from bhlm.bayes.convergence import Certificate, Diagnostics
 from bhlm.bayes.draws import Draws, Posterior, Settings
 from bhlm.bayes.family.draws import FamilyDraws
@@ -172,7 +173,7 @@ def rebuild_fit(description: str, arrays: Arrays) -> Posterior:
             frame=_read_frame(priors, moments, structure),
             others=tuple(LKJ(eta) for eta in priors.get("others", [])),
         ),
-        "data": xr.DataTree.from_dict(datasets),
+        "contents": Contents.of(xr.DataTree.from_dict(datasets)),
         "diagnostics": _read_diagnostics(content["diagnostics"]),
         "settings": Settings(**content["settings"]),
         **{name: content[name] for name in ("seed", "seconds", "sampler")},

@@ -134,7 +134,7 @@ def _describe_data(subject: Subject) -> tuple[str, ...]:
     ]
     methods = [] if subject.levels is None else [subject.levels.method.upper()]
     if post is not None:
-        chains, draws = post.data["posterior"]["beta"].shape[:2]
+        chains, draws = post.shape
         run = f"{count(chains, 'chain')} of {count(draws, 'draw')}"
         methods.append(f"full Bayes ({run}, {post.sampler})")
     told = (
