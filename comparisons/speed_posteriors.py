@@ -3,14 +3,16 @@
     python comparisons/speed_posteriors.py                      # this checkout
     python comparisons/speed_posteriors.py --before ../earlier  # and another one
     python comparisons/speed_posteriors.py --large              # 10^6 groups too
+    python comparisons/speed_posteriors.py --few --before ../earlier  # divergences of few groups
 
 Every line is a process of its own, 4 chains of 1000 draws unless it says otherwise: seconds of a
 second call, from reduced data to the table of estimates, the median of the runs; the smallest bulk
 and tail ESS over the parameters, and the smaller of both per second; the most memory that the
 process has held. Table 4.4 is High School and Beyond; the others are simulated, ten rows in each
 group. Of independent draws `effective` is what their weights leave of them. What a checkout does
-not offer is left out. Both run in this environment, to which PYTHONPATH may add what an earlier one
-needs.
+not offer is left out. `--few` counts, over 40 seeds, the transitions that diverged where there are
+few groups, and the runs in which any did. Both run in this environment, to which PYTHONPATH may
+add what an earlier one needs.
 """
 
 import argparse
@@ -36,6 +38,9 @@ LINES: dict[str, tuple[int, dict[str, Any], int]] = {
     "1e5 groups by NUTS": (100_000, {"method": "nuts"}, 1),
     "1e5 groups, independent": (100_000, {"method": "independent", "draws": 1100}, 3),
 }
+# Models of the gallery with 6 to 18 groups, and eight groups of two rows whose variance is zero.
+FEW = ("rail", "dyestuff", "dyestuff2", "ergo_stool", "sleepstudy", "eight groups")
+SEEDS = 40
 LARGE: dict[str, tuple[int, dict[str, Any], int]] = {"1e6 groups": (1_000_000, {}, 1)}
 
 
@@ -84,6 +89,35 @@ def sample(line: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def count_divergences(name: str) -> dict[str, Any]:
+    """Return how many transitions diverge in the runs of all seeds, and in how many runs any do."""
+    import bhlm
+
+    if name in FEW[:-1]:
+        entry = bhlm.find_model(name)
+        model = bhlm.Model(entry.formula, bhlm.load_dataset(entry.dataset))
+    else:
+        rng = np.random.default_rng(8)
+        table = pd.DataFrame({"g": np.repeat(np.arange(8), 2), "y": rng.normal(size=16)})
+        model = bhlm.Model("y ~ 1 + (1 | g)", table)
+    runs = [model.sample(seed=seed).diagnostics for seed in range(SEEDS)]
+    counts = [each.divergences for each in runs]
+    return {"divergent": sum(counts), "runs": sum(each > 0 for each in counts),
+            "failed": sum(not each.ok for each in runs)}  # fmt: skip
+
+
+def compare_few(checkouts: dict[str, Path]) -> None:
+    """Print the divergences of models with few groups, by every checkout."""
+    print(f"{SEEDS} seeds {'':24} {'divergent':>9} {'runs':>5} {'failed':>6}")
+    for name in FEW:
+        for label, checkout in checkouts.items():
+            found = ask(checkout, name)
+            numbers = found.get("note") or (
+                f"{found['divergent']:9} {found['runs']:5} {found['failed']:6}"
+            )
+            print(f"{name:24} {label:7} {numbers}", flush=True)
+
+
 def ask(checkout: Path, line: str) -> dict[str, Any]:
     """Return what a process of a checkout finds for a line."""
     path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
@@ -127,10 +161,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, help="another checkout of this repository")
     parser.add_argument("--large", action="store_true", help="10^6 groups too")
-    parser.add_argument("--line", choices=[*LINES, *LARGE], help=argparse.SUPPRESS)
+    parser.add_argument("--few", action="store_true", help="divergences of few groups instead")
+    parser.add_argument("--line", choices=[*LINES, *LARGE, *FEW], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.line is not None:
-        print(json.dumps(sample(options.line)))
+        find = count_divergences if options.line in FEW else sample
+        print(json.dumps(find(options.line)))
         return
     checkouts = {"now": CHECKOUT}
     if options.before is not None:
@@ -139,6 +175,9 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}"
     )
+    if options.few:
+        compare_few(checkouts)
+        return
     compare(checkouts, [*LINES, *(LARGE if options.large else {})])
 
 

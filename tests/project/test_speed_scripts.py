@@ -47,6 +47,13 @@ def test_a_command_that_fails_ends_the_comparison(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["rail", "eight groups"])
+def test_few_groups_do_not_diverge(name: str) -> None:
+    found = json.loads(run_script("speed_posteriors.py", "--line", name))
+    assert found == {"divergent": 0, "runs": 0, "failed": 0}
+
+
+@pytest.mark.slow
 def test_steps_are_set_beside_the_machine() -> None:
     lines = run_script("limits.py").splitlines()
     shown = {line[:44].strip(): line[44:].split() for line in lines if line}
