@@ -31,8 +31,8 @@ class Contents:
             arrays: what every posterior is asked for: parameters, roots and statistics.
             complete: makes the tree of them, with all else that belongs there.
         """
-        self._arrays: Arrays = arrays
-        self._complete: Callable[[Arrays], xr.DataTree] | None = complete
+        self._arrays = arrays
+        self._complete = complete
         self._tree: xr.DataTree | None = None
         self._layout: Layout = {}
         self._lock = Lock()
@@ -58,10 +58,8 @@ class Contents:
         """The tree, the same at each call."""
         with self._lock:
             if self._tree is None:
-                assert self._complete is not None
                 tree = self._complete(self._arrays)
                 self._layout, self._tree = survey_draws(tree), tree
-                self._arrays, self._complete = {}, None
             return self._tree
 
     def read(self, node: str, name: str) -> Array:
