@@ -424,7 +424,8 @@ def build_fit(
         content = _fill_groups(
             moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
         )
-        return build_tree(moments, {**arrays, **content})
+        rest = {name: own for name, own in arrays.items() if name not in content}
+        return build_tree(moments, content | rest)
 
     named = parameter_draws(moments, structure, beta, g, sigma)
     resolved = resolve_draws(moments, structure, named, root)

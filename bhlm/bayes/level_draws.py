@@ -390,7 +390,7 @@ def build_levels_fit(
             settings=settings, seed=seed, held=held,
         )  # fmt: skip
         content["posterior"] = arrays["posterior"] | content["posterior"]
-        rest = {name: arrays[name] for name in ("unconstrained_posterior", "sample_stats")}
+        rest = {name: arrays[name] for name in ("sample_stats", "unconstrained_posterior")}
         return build_level_tree(moments, structure, content | rest, top=find_top(white))
 
     arrays = {
