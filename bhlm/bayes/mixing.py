@@ -42,9 +42,9 @@ def measure(stack: Array, known: Known | None = None) -> Measured:
     from arviz_stats.base import array_stats
 
     split = _join_halves(stack)
-    scores = _score(split)
-    folded = _score(np.abs(split - np.median(split, axis=(1, 2), keepdims=True)))
     with np.errstate(invalid="ignore", divide="ignore"):
+        scores = _score(split)
+        folded = _score(np.abs(split - np.median(split, axis=(1, 2), keepdims=True)))
         centre, spread = (
             np.atleast_1d(array_stats.rhat(each, method="split", **_AXES))
             for each in (scores, folded)

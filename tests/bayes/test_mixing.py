@@ -46,6 +46,7 @@ def test_what_does_not_vary_or_is_no_number_says_so_without_a_warning():
     stack = np.random.default_rng(1).normal(size=(3, 4, 100))
     stack[0], stack[1, 0, 0] = 2.0, np.nan
     found = measure(stack)
+    assert np.isnan(measure(np.full((1, 4, 100), np.inf)).rhat).all()
     assert np.isnan(found.rhat).tolist() == [True, True, False]
     assert np.isnan(found.ess_bulk).tolist() == [False, True, False]
     assert np.isnan(measure_mean(stack)).tolist() == [False, True, False]
