@@ -15,8 +15,6 @@ The second table is about bhlm alone: 10,000 groups and ever more rows.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from arviz_stats.base import array_stats
+from checkouts import describe_machine
 from speed_reml import load_hsb, simulate
 
 import bhlm
@@ -144,8 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", action="store_true", help="add the table of 10,000 groups")
     arguments = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
-          f"{platform.python_version()}")  # fmt: skip
+    print(describe_machine())
     with tempfile.TemporaryDirectory() as name:
         compare_programs(Path(name))
     if arguments.groups:

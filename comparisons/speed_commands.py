@@ -10,8 +10,6 @@ which PYTHONPATH may add what an earlier one needs.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +18,8 @@ import time
 import tomllib
 from pathlib import Path
 
-HERE = Path(__file__).parent.parent
+from checkouts import add_before, build_environment, describe_machine, list_checkouts
+
 MODEL = "hsb_random_coefficient"
 COMMANDS = {
     "import bhlm": None,
@@ -47,8 +46,7 @@ def list_command(checkout: Path, name: str, *, page: Path) -> list[str]:
 
 def measure(checkout: Path, name: str, *, cache: Path) -> float:
     """Return the seconds of a whole process, which may use and write a cache of compiled code."""
-    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(cache)}
+    environment = build_environment(checkout, NUMBA_CACHE_DIR=str(cache))
     with tempfile.TemporaryDirectory() as folder:
         command = list_command(checkout, name, page=Path(folder) / "page.html")
         start = time.perf_counter()
@@ -94,18 +92,12 @@ def show(name: str, seconds: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    add_before(parser)
     parser.add_argument("--runs", type=int, default=5, help="with a warm cache, per line")
     parser.add_argument("--firsts", type=int, default=2, help="with an empty cache")
     options = parser.parse_args()
-    checkouts = {"now": HERE.resolve()}
-    if options.before is not None:
-        checkouts = {"before": options.before.resolve()} | checkouts
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}"
-    )
-    compare(checkouts, runs=options.runs, firsts=options.firsts)
+    print(describe_machine())
+    compare(list_checkouts(options.before), runs=options.runs, firsts=options.firsts)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ add what an earlier one needs.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from checkouts import add_before, build_environment, describe_machine, list_checkouts
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 ROWS = 10  # in each group
 # What is asked of `sample()`, by the line: groups (none of Table 4.4), arguments and runs.
 LINES: dict[str, tuple[int, dict[str, Any], int]] = {
@@ -120,10 +118,9 @@ def compare_few(checkouts: dict[str, Path]) -> None:
 
 def ask(checkout: Path, line: str) -> dict[str, Any]:
     """Return what a process of a checkout finds for a line."""
-    path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--line", line],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        env=build_environment(checkout), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -159,7 +156,7 @@ def compare(checkouts: dict[str, Path], lines: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    add_before(parser)
     parser.add_argument("--large", action="store_true", help="10^6 groups too")
     parser.add_argument("--few", action="store_true", help="divergences of few groups instead")
     parser.add_argument("--line", choices=[*LINES, *LARGE, *FEW], help=argparse.SUPPRESS)
@@ -168,13 +165,8 @@ def main() -> None:
         find = count_divergences if options.line in FEW else sample
         print(json.dumps(find(options.line)))
         return
-    checkouts = {"now": CHECKOUT}
-    if options.before is not None:
-        checkouts = {"before": options.before.resolve()} | checkouts
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}"
-    )
+    checkouts = list_checkouts(options.before)
+    print(describe_machine())
     if options.few:
         compare_few(checkouts)
         return

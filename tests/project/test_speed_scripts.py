@@ -28,6 +28,16 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return speed_commands
 
 
+def test_checkouts_are_told_apart(commands: ModuleType, tmp_path: Path) -> None:
+    from checkouts import build_environment, list_checkouts
+
+    assert list(list_checkouts(tmp_path)) == ["before", "now"]
+    assert list_checkouts(None) == {"now": FOLDER.parent}
+    environment = build_environment(tmp_path, ONE="1")
+    assert environment["PYTHONPATH"].startswith(str(tmp_path))
+    assert environment["ONE"] == "1"
+
+
 @pytest.mark.wide
 def test_a_posterior_is_timed_in_a_process_of_its_own() -> None:
     found = json.loads(run_script("speed_posteriors.py", "--line", "Table 4.4"))
@@ -40,10 +50,10 @@ def test_a_posterior_is_timed_in_a_process_of_its_own() -> None:
 def test_a_command_that_fails_ends_the_comparison(
     commands: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert commands.measure(commands.HERE, "import bhlm", cache=tmp_path) > 0.0
+    assert commands.measure(FOLDER.parent, "import bhlm", cache=tmp_path) > 0.0
     monkeypatch.setitem(commands.COMMANDS, "bhlm reml", ["reml", "no_such_model"])
     with pytest.raises(SystemExit, match=r"'bhlm reml' of .* failed: .*no_such_model"):
-        commands.measure(commands.HERE, "bhlm reml", cache=tmp_path)
+        commands.measure(FOLDER.parent, "bhlm reml", cache=tmp_path)
 
 
 @pytest.mark.slow
