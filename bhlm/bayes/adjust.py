@@ -100,7 +100,7 @@ def take_logarithms(structure: Structure, parameters: Parameters) -> Array:
     kept = np.where(values > LEAST * values[:, -1:], values, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = (vectors * np.log(kept)[:, None, :]) @ vectors.swapaxes(1, 2)
-    free = np.stack([logs[:, i, j] for i, j in structure.labels], axis=1)
+    free = structure.read(logs)
     return np.concatenate([parameters.beta, free, np.log(parameters.sigma)[:, None]], axis=1)
 
 
@@ -139,7 +139,7 @@ def measure_spreads(
     for c, direction in enumerate(structure.directions):
         moved = white.scale**2 * white.basis @ direction @ white.basis.T
         inner = vectors @ (ratio * (vectors.T @ moved @ vectors)) @ vectors.T
-        slope[p : p + m, p + c] = [inner[i, j] for i, j in structure.labels]
+        slope[p : p + m, p + c] = structure.read(inner)
     slope[-1, -1] = 0.5 / v
     hessian = 0.5 * (found.hessian + found.hessian.T)
     if not np.linalg.eigvalsh(hessian)[0] > 0.0:

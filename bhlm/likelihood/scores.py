@@ -129,7 +129,7 @@ def lead_back(white: Whitened, structure: Structure) -> tuple[Array, Array]:
     m = len(structure.directions)
     given = white.basis @ structure.directions @ white.basis.T
     variances = np.zeros((m + 1, m + 1))
-    variances[:m, :m] = [given[:, i, j] for i, j in structure.labels]
+    variances[:m, :m] = structure.read(given).T
     variances[m, m] = 1.0
     return white.fixed, variances
 

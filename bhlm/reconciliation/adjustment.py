@@ -132,8 +132,7 @@ def difference_spreads(post: Draws, centre: Array) -> tuple[Array | None, Array 
 
 def _list_elements(structure: Structure, parameters: Parameters) -> Array:
     """Return beta, the free elements of G and sigma^2 of draws (N, d)."""
-    free = [parameters.g[:, i, j] for i, j in structure.labels]
-    return np.column_stack([parameters.beta, *free, parameters.sigma**2])
+    return np.column_stack([parameters.beta, structure.read(parameters.g), parameters.sigma**2])
 
 
 def _weigh_groups(white: Whitened, beta: Array, root: Array, sigma: float) -> Array:

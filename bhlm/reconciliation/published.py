@@ -185,14 +185,13 @@ def measure_shortfall(fit: Estimate, published: Published) -> float | None:
     None where some component is not printed, or where rounding in the last printed digit alone
     could account for the difference.
     """
-    labels = fit.structure.labels
     names = map(str, (*fit.structure.variances, RESIDUAL))
     printed = [published.estimates.get(name, {}).get("estimate") for name in names]
     if any(text is None for text in printed):
         return None
     texts = [text for text in printed if text is not None]
     values = np.array([float(text) for text in texts])
-    exact = np.array([*(fit.g[i, j] for i, j in labels), fit.sigma2])
+    exact = np.array([*fit.structure.read(fit.g), fit.sigma2])
     if all(
         abs(value - best) <= printed_tolerance(text)
         for value, best, text in zip(values, exact, texts, strict=True)

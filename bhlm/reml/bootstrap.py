@@ -297,7 +297,7 @@ def _spread(found: Sequence[Replicate], structures: Sequence[Structure]) -> Arra
     variances, scaled = [], []
     for factor, structure in enumerate(structures):
         g = np.array([each.gs[factor] for each in found])
-        variances.append(np.stack([g[:, i, j] for i, j in structure.labels], axis=1))
+        variances.append(structure.read(g))
         scaled.append(scale_covariance(g, structure.labels))
     sigma2 = np.array([[each.sigma2] for each in found])
     beta = np.array([each.beta for each in found])

@@ -51,7 +51,7 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
     import pandas as pd
 
     check_converged(fit, "influence")
-    moments, labels = fit.moments, fit.structure.labels
+    moments, structure = fit.moments, fit.structure
     if moments.n_groups < 3:
         raise ArgumentError(
             f"the fit has {moments.n_groups} '{moments.group}', and without one of them nothing is "
@@ -59,7 +59,7 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
         )
     names = [*moments.fixed, *map(str, (*fit.structure.variances, RESIDUAL))]
     *names, group = name_apart([*names, moments.group], table=(*DISTANCES, *FLAGS))
-    own = np.array([*fit.beta, *(fit.g[i, j] for i, j in labels), fit.sigma2])
+    own = np.array([*fit.beta, *structure.read(fit.g), fit.sigma2])
     # Distances are those of b = A^-1 beta, the same, but for digits that A would cost.
     cov = fit.sigma2 * reduce_groups(fit).phi
     rows = []
@@ -75,7 +75,7 @@ def measure_influence(fit: Estimate) -> "pd.DataFrame":
             root = white.basis @ found.lam * np.sqrt(sigma2)
             g = root @ root.T
             beta = white.ols + white.scale * white.fixed @ at.beta
-            changes = np.array([*beta, *(g[a, b] for a, b in labels), sigma2]) - own
+            changes = np.array([*beta, *structure.read(g), sigma2]) - own
             step = np.linalg.solve(fit.white.fixed, beta - fit.beta)
             turn = np.linalg.solve(fit.white.fixed, white.fixed)
             left = sigma2 * turn @ at.phi @ turn.T

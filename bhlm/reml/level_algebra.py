@@ -81,7 +81,7 @@ def sum_level_products(fit: LevelsEstimate) -> tuple[Array, Array, Array]:
     p = len(criterion.at.beta)
     psi = np.concatenate(
         [
-            [(lam @ lam.T)[i, j] for i, j in structure.labels]
+            structure.read(lam @ lam.T)
             for structure, lam in zip(fit.structures, fit.lams, strict=True)
         ]
     )

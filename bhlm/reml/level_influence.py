@@ -98,12 +98,8 @@ def _list_components(
     beta: Array, fit: LevelsEstimate, gs: tuple[Array, ...], sigma2: float
 ) -> Array:
     """Return fixed effects and the free elements of every G, sigma^2 last."""
-    free = [
-        g[i, j]
-        for structure, g in zip(fit.structures, gs, strict=True)
-        for i, j in structure.labels
-    ]
-    return np.array([*beta, *free, sigma2])
+    free = (structure.read(g) for structure, g in zip(fit.structures, gs, strict=True))
+    return np.concatenate([beta, *free, [sigma2]])
 
 
 def _refit_without(fit: LevelsEstimate, cells: CellBlocks, kept: Array) -> _Refit | None:

@@ -91,7 +91,7 @@ def find_level_scores(fit: "LevelsEstimate") -> Sandwich:
     maps = []
     for structure, basis in zip(structures, white.bases, strict=True):
         turned = basis @ structure.directions @ basis.T
-        maps.append(np.array([turned[:, i, j] for i, j in structure.labels]))
+        maps.append(structure.read(turned).T)
     variances = block_diag(*maps, np.ones((1, 1)))
     return Sandwich(scores, hessian, white.scale * white.fixed, white.scale**2 * variances)
 

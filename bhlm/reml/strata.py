@@ -381,13 +381,13 @@ def _join_errors(visit: Callable[[Array], _Visit], at: Estimate, free: Array, co
     What the fit knows at given ratios, and what their own errors (S - 1, S - 1) add by way of the
     estimates' dependence on them.
     """
-    labels = at.structure.labels
-    m, others = len(labels), len(free)
+    structure = at.structure
+    m, others = len(structure.labels), len(free)
 
     def values(point: Array) -> Array:
         moved = visit(point)
         sigma2 = moved.sigma2 * np.exp(2.0 * np.append(0.0, point))
-        return np.array([*(moved.g[i, j] for i, j in labels), *sigma2])
+        return np.array([*structure.read(moved.g), *sigma2])
 
     by_ratio = np.zeros((m + others + 1, others))
     for c in range(others):

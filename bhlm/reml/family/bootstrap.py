@@ -132,6 +132,6 @@ def _unwhiten(beta: Array, roots: Sequence[Array], converged: bool, singular: bo
 def _spread(structures: Sequence[Structure], found: _Refitted) -> Array:
     """Return every named parameter."""
     pairs = list(zip(structures, found.gs, strict=True))
-    variances = [g[i, j] for structure, g in pairs for i, j in structure.labels]
+    variances = [structure.read(g) for structure, g in pairs]
     scaled = [scale_covariance(g, structure.labels) for structure, g in pairs]
-    return np.concatenate([found.beta, variances, *scaled])
+    return np.concatenate([found.beta, *variances, *scaled])

@@ -221,7 +221,7 @@ def carry_errors(
     tangents = white.basis @ (turned + turned.transpose(0, 2, 1)) @ white.basis.T
     jacobian = np.zeros((p + m, len(cov)))
     jacobian[:p, :p] = white.fixed
-    jacobian[p:, p:] = np.array([tangents[:, i, j] for i, j in structure.labels])
+    jacobian[p:, p:] = structure.read(tangents).T
     result = np.asarray(jacobian @ cov @ jacobian.T)
     if singular:
         lost = [

@@ -392,9 +392,7 @@ def carry_level_errors(
         turned = structure.factors @ lam.T
         tangents = basis @ (turned + turned.transpose(0, 2, 1)) @ basis.T
         m, c = len(structure.labels), len(structure.factors)
-        jacobian[row : row + m, column : column + c] = np.array(
-            [tangents[:, i, j] for i, j in structure.labels]
-        )
+        jacobian[row : row + m, column : column + c] = structure.read(tangents).T
         if singular:
             lost += [
                 row + at

@@ -99,7 +99,7 @@ class FamilyMaximum(ABC):
     @property
     def components(self) -> Array:
         """The free elements (m,) of G of all factors, as `joint_cov` has them after beta."""
-        return np.array([part.g[i, j] for part in self.parts for i, j in part.structure.labels])
+        return np.concatenate([part.structure.read(part.g) for part in self.parts])
 
     @property
     def estimates(self) -> "pd.DataFrame":

@@ -103,7 +103,7 @@ def _average_population(
 ) -> tuple[Array, Array]:
     """Return means (n,) over all groups there may be, and their standard errors (n,)."""
     p, structure = len(fit.beta), fit.structure
-    values = np.append(fit.beta, [fit.g[i, j] for i, j in structure.labels])
+    values = np.append(fit.beta, structure.read(fit.g))
     mean = average_mean(fit.family, offset + x @ fit.beta, spread_effects(z, fit.g))
     variances = []
     for start in range(0, len(x), 256):

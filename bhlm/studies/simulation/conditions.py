@@ -123,7 +123,7 @@ def true_values(truth: Truth, condition: Condition) -> dict[str, float]:
     labels = truth.structure.labels
     values = [
         *(value for _, value in truth.fixed),
-        *(float(g[i, j]) for i, j in labels),
+        *truth.structure.read(g).tolist(),
         truth.residual_variance,
         *scale_covariance(g, labels).tolist(),
         float(np.sqrt(truth.residual_variance)),
