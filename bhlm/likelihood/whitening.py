@@ -37,6 +37,7 @@ PERFECT = 1e-13
 ROUNDING = 1e-26
 LARGEST = 1e150  # value whose square, times so many rows as there may be, is a double
 EPS = float(np.finfo(float).eps)
+TOGETHER = 4096  # groups of which cross-products are whitened at once, within a core's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,12 +550,17 @@ def _congruence(moments: "Moments | CellMoments", loadings: Array, grand: Array)
     inner = loadings[1:]
     means = _whiten_means(moments, loadings, grand)
     n_groups, (k, width) = len(moments.cross), inner.shape
-    # As two products of long matrices: one call for each small one is what would take the time.
-    half = (moments.cross.reshape(n_groups * k, k) @ inner).reshape(n_groups, k, width)
-    half = half.transpose(0, 2, 1).reshape(n_groups * width, k)
-    blocks = (half @ inner).reshape(n_groups, width, width)
-    add_squares(blocks, moments.mass, means)
-    return np.asarray(blocks)
+    blocks = np.empty((n_groups, width, width))
+    for start in range(0, n_groups, TOGETHER):
+        part = slice(start, start + TOGETHER)
+        cross, out = moments.cross[part], blocks[part]
+        count = len(cross)
+        # As two products of long matrices: one call for each small one is what would take the time.
+        half = (cross.reshape(count * k, k) @ inner).reshape(count, k, width)
+        half = half.transpose(0, 2, 1).reshape(count * width, k)
+        np.matmul(half, inner, out=out.reshape(count * width, width))
+        add_squares(out, moments.mass[part], means[part])
+    return blocks
 
 
 @kernel
