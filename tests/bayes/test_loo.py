@@ -91,7 +91,7 @@ def test_an_outlying_group_is_refitted():
     smoothed, exact = fit.loo(refit=False), fit.loo()
     assert smoothed.table.loc[0, "khat"] > 0.7
     assert not smoothed.trusted
-    assert "k-hat is above 0.70 for 0, so" in smoothed.summary()
+    assert "k-hat is above 0.70 for g 0, so" in smoothed.summary()
     # 12 groups are cheap: those above .5 are refitted too.
     assert exact.table["refitted"].tolist() == (smoothed.table["khat"] > 0.5).tolist()
     assert not exact.warning
