@@ -1,7 +1,7 @@
 """Where a fit came from: the values behind its facade, and the model with the rows."""
 
 from collections.abc import Hashable
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields
 from functools import cache
 from inspect import Signature
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -26,6 +26,16 @@ class Fitted:
     # Nobody makes a fit by hand: help() and notebooks need not show what it is made of.
     __signature__ = Signature()
     _model: "ref[Model] | None"  # a slot of each class of fits
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse it in one line: a frozen dataclass's own refusal fails in its subclasses."""
+        has_draws = name == "data" and hasattr(type(self), "with_data")
+        way_out = "; fit.with_data(tree) is the fit with other draws" if has_draws else ""
+        raise FrozenInstanceError(f"a fit stays as it is: '{name}' cannot be set{way_out}")
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse it in one line."""
+        raise FrozenInstanceError(f"a fit stays as it is: '{name}' cannot be deleted")
 
     @classmethod
     def of(cls, value: Any, *, model: "Model | None" = None) -> Self:
