@@ -129,8 +129,12 @@ class Posterior:
         return self.contents.tree
 
     def with_data(self, data: "xr.DataTree") -> Self:
-        """Return this posterior with other draws."""
-        return replace(self, contents=Contents.of(data))
+        """Return this posterior with other draws, such as some of its own.
+
+        Raises:
+            DataError: `data` has no draws of these parameters.
+        """
+        return replace(self, contents=self.contents.with_tree(data))
 
     def _check_whole(self) -> None:
         """Raise `DataError` where `data` no longer holds what it did; see `check_arguments`."""
@@ -420,11 +424,13 @@ def build_fit(
     # G alone would lose digits of its root where a column is far from zero.
     arrays["unconstrained_posterior"] = {"chol": root} if x is None else {"chol": root, "x": x}
 
+    # Of the draws as they are here: whoever reads them may write to what he got.
+    own = beta.copy("K"), root.copy("K"), g.copy("K"), sigma.copy("K")
+
     def complete(arrays: Arrays) -> "xr.DataTree":
-        content = _fill_groups(
-            moments, structure, priors, white, beta, root, g, sigma, settings, seed, held
-        )
-        rest = {name: own for name, own in arrays.items() if name not in content}
+        content = _fill_groups(moments, structure, priors, white, *own, settings, seed, held)
+        content["posterior"] |= arrays["posterior"]
+        rest = {name: each for name, each in arrays.items() if name not in content}
         return build_tree(moments, content | rest)
 
     named = parameter_draws(moments, structure, beta, g, sigma)

@@ -384,9 +384,12 @@ def build_levels_fit(
     if white.held is None:
         posterior["sigma"] = flat.sigma.reshape(shape)
 
+    # Of the draws as they are here: whoever reads them may write to what he got.
+    own = Parameters(*(each.copy("K") for each in flat))
+
     def complete(arrays: Arrays) -> "xr.DataTree":
         content = _fill_content(
-            moments, structure, priors, white, flat, shape,
+            moments, structure, priors, white, own, shape,
             settings=settings, seed=seed, held=held,
         )  # fmt: skip
         content["posterior"] = arrays["posterior"] | content["posterior"]

@@ -53,6 +53,22 @@ def check_draws(data: "xr.DataTree", layout: Layout) -> None:
             _check_values(name, np.asarray(variable.values))
 
 
+def check_place(data: "xr.DataTree", layout: Layout) -> None:
+    """Raise `DataError` where a tree has no draws, however many, of the parameters of a layout."""
+    for (node, name), (dims, shape) in layout.items():
+        if node != "posterior":
+            continue
+        held = data[node].dataset.variables if node in data.children else {}
+        own = dict(zip(held[name].dims, held[name].shape, strict=True)) if name in held else {}
+        wanted = dict(zip(dims, shape, strict=True))
+        if tuple(own) != dims or any(own[dim] != wanted[dim] for dim in dims[2:]):
+            now = f"has the dimensions {own}" if name in held else "is not there"
+            raise DataError(
+                f"'{name}' in '{node}' of the tree {now}, and the fit has {wanted}; give a tree "
+                "made from fit.data, of which chains and draws alone may be other ones"
+            )
+
+
 def _check_values(name: str, values: np.ndarray) -> None:
     kind = name.partition("|")[0]
     if values.dtype.kind not in "fiu":

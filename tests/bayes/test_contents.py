@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from simulate import simulate_table
 
 from bhlm.bayes.contents import Contents
 from bhlm.bayes.draws import Posterior
+from bhlm.errors import DataError
 from bhlm.fits.model import Model
 
 FORMULAS = {
@@ -106,3 +108,62 @@ def test_a_tree_that_cannot_be_made_is_tried_again() -> None:
         _ = contents.tree
     assert contents.has("posterior", "beta")
     assert isinstance(contents.tree, xr.DataTree)
+
+
+def test_what_is_read_may_be_written_to_without_moving_the_effects(sample) -> None:
+    """They are those of the draws that were sampled, made before or after."""
+    first, second = sample(), sample()
+    _ = first.data
+    for post in (first, second):
+        for values in (*post.draws.values(), *post.flat):
+            values *= 0.5
+    for node in ("posterior", "log_prior", "log_likelihood"):
+        assert second.data[node].dataset.equals(first.data[node].dataset)
+
+
+def test_copies_tell_what_the_tree_has_lost(sample) -> None:
+    post = sample()
+    post.data["posterior"].dataset = post.data["posterior"].dataset.drop_vars("beta")
+    for other in (
+        post,
+        replace(post, seed=1),
+        copy.deepcopy(post),
+        pickle.loads(pickle.dumps(post)),
+    ):
+        with pytest.raises(DataError, match="has lost 'beta'"):
+            _ = other.estimates
+
+
+@pytest.mark.parametrize("what", ["empty", "without beta", "of other columns", "of one chain only"])
+def test_a_tree_without_these_parameters_is_refused(sample, what) -> None:
+    post = sample()
+    tree = post.data.copy()
+    if what == "empty":
+        tree = xr.DataTree()
+    elif what == "without beta":
+        tree["posterior"].dataset = tree["posterior"].dataset.drop_vars("beta")
+    elif what == "of other columns":
+        tree = tree.isel(fixed=slice(0, 1), missing_dims="ignore")
+    else:
+        tree = tree.isel(chain=0, missing_dims="ignore")
+    with pytest.raises(
+        DataError, match=r"'beta' in 'posterior' of the tree .* give a tree made from"
+    ):
+        post.with_data(tree)
+
+
+def test_a_tree_without_roots_says_so_when_they_are_asked_for(sample) -> None:
+    post = sample()
+    bare = post.with_data(post.data.drop_nodes("unconstrained_posterior"))
+    with pytest.raises(DataError, match=r"fit.data\['unconstrained_posterior'\] has no 'chol"):
+        _ = bare.flat
+
+
+def test_a_fit_refuses_to_be_changed_in_one_line(sample) -> None:
+    post = sample()
+    with pytest.raises(FrozenInstanceError, match=r"'data' cannot be set; fit.with_data\("):
+        post.data = post.data
+    with pytest.raises(FrozenInstanceError, match="'note' cannot be set"):
+        post.note = "mine"
+    with pytest.raises(FrozenInstanceError, match="'seed' cannot be deleted"):
+        del post.seed

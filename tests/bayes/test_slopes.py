@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from gallery_fits import fit_reml
 
+from bhlm.bayes.contents import Contents
 from bhlm.fits.bayes_fit import BayesFit
 from bhlm.reml.fixed.contrasts import infer_fixed
 
@@ -22,7 +23,7 @@ def post(hsb_post) -> BayesFit:
     drawn = np.random.default_rng(1).multivariate_normal(reml.beta, cov, DRAWS)
     beta = xr.Dataset({"beta": (("chain", "draw", "fixed"), drawn[None])})
     data = xr.DataTree.from_dict({"posterior": beta})
-    return BayesFit.of(replace(hsb_post.with_data(data), moments=reml.moments))
+    return BayesFit.of(replace(hsb_post, contents=Contents.of(data), moments=reml.moments))
 
 
 def test_slopes_are_those_of_the_draws(post):
