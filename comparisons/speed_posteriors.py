@@ -147,11 +147,11 @@ def compare(checkouts: dict[str, Path], lines: list[str]) -> None:
                 continue
             kept = "" if found["effective"] is None else f"{found['effective']:.0f}"
             rate = min(found["bulk"], found["tail"]) / found["seconds"]
-            print(
+            shown = (
                 head + f"{found['seconds']:8.2f} {found['bulk']:9.0f} {found['tail']:9.0f} "
-                f"{rate:8.0f} {kept:>9} {found['mb']:6.0f} {' '.join(found['failures'])}",
-                flush=True,
+                f"{rate:8.0f} {kept:>9} {found['mb']:6.0f} {' '.join(found['failures'])}"
             )
+            print(shown.rstrip(), flush=True)
 
 
 def main() -> None:
