@@ -27,6 +27,10 @@ def light_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     call, so that of five that call each other the innermost would be optimised five times. Light is
     what is optimised with the kernel that calls it, what leaves the work to kernels that it calls,
     and what takes microseconds anyhow. Numbers are the same to the bit.
+
+    In the process that compiles both, calls that were not inlined run this code and not the copy
+    that was optimised with the caller, since a name means what was loaded first: likelihoods take
+    twice as long there as they do once they are read from the disk.
     """
     compiled: Callable[..., Any] = numba.njit(**HOW, pipeline_class=LightCompiler)(function)
     return compiled
